@@ -1,0 +1,1 @@
+"""The Segmind client. Knows nothing of Airflow."""

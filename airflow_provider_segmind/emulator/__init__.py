@@ -1,0 +1,1 @@
+"""An offline Segmind for tests. Shares no code with the client."""

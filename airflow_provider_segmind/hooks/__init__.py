@@ -1,0 +1,1 @@
+"""Airflow Connection to Segmind client."""
