@@ -1,0 +1,81 @@
+# The commands of this project. `make help` lists them.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+UV := $(BIN)/uv
+UV_VERSION := $(shell sed -n 's/^uv==//p' constraints.txt)
+COMPILE := $(UV) pip compile --quiet --no-header --no-annotate --no-emit-index-url --no-emit-find-links
+
+# What `make fast` runs: the rooms that import no Airflow, which it forbids while they run.
+FAST := $(wildcard tests/guards tests/wire tests/api tests/bulk tests/emulator tests/test_exceptions.py)
+SLOW := tests/packaging tests/e2e tests/crash tests/matrix
+PYTEST := $(BIN)/python -m pytest
+
+# $(call pytest,DIRECTORY,OPTIONS): an empty suite says so and passes; one that has files but runs no test fails (pytest's exit 5).
+pytest = if [ -n "$$(find $(1) -name 'test_*.py' -print -quit 2>/dev/null)" ]; then $(PYTEST) $(1) $(2); \
+	else echo "$(1) holds no tests."; fi
+
+.DEFAULT_GOAL := help
+.PHONY: help install constraints format lint fast test crash matrix bench demo clean
+
+help: ## List the commands
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+install: $(STAMP) ## Build .venv from the pinned constraints
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
+		echo "$(PYTHON) must be Python 3.11, 3.12 or 3.13: make install PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		if [ "$$(id -u)" = 0 ]; then apt-get -qq update && apt-get -qq install -y python3-venv; \
+		else echo "Python's venv module is missing. Run: sudo apt-get install python3-venv"; exit 1; fi; }
+	$(PYTHON) -m venv $(VENV)
+
+$(STAMP): pyproject.toml constraints.txt airflow_provider_segmind/__init__.py | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(UV) pip install --quiet --python $(BIN)/python --constraints constraints.txt --build-constraints constraints.txt \
+		--requirements pyproject.toml --all-extras --group dev --editable .
+	@touch $@
+
+constraints: $(STAMP) ## Renew constraints.txt: newest versions of everything but Airflow itself
+	$(COMPILE) --universal --fork-strategy fewest --python-version 3.11 --upgrade --all-extras --group dev \
+		--constraints constraints/airflow.txt pyproject.toml | sed 's/ *;.*//' > $(VENV)/constraints.new
+	@test -z "$$(cut -d= -f1 $(VENV)/constraints.new | sort | uniq -d)" || { echo "A package has two versions."; exit 1; }
+	mv $(VENV)/constraints.new constraints.txt
+
+format: $(STAMP) ## Format the code and mend what ruff can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: $(STAMP) ## Format check, lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fast: $(STAMP) ## What needs no Airflow, in under 60 s
+	@$(MAKE) --no-print-directory lint
+	SEGMIND_TESTS_FORBID_AIRFLOW=1 $(PYTEST) $(FAST)
+
+test: fast ## Everything but the long suites, fast first, stopping at the first stage that fails
+	$(PYTEST) tests $(FAST:%=--ignore=%) $(SLOW:%=--ignore=%)
+	@$(call pytest,tests/packaging)
+	@$(call pytest,tests/e2e)
+
+crash: $(STAMP) ## Kill real Airflow processes and count what was paid
+	@$(call pytest,tests/crash)
+
+matrix: $(STAMP) ## The DAG tests on every supported Airflow; MATRIX="2.11.2 3.3.2" takes some
+	$(BIN)/python -m tests.matrix $(MATRIX)
+
+bench: $(STAMP) ## Measure imports and throughput
+	@for script in benchmarks/*.py; do \
+		if [ -f "$$script" ]; then $(BIN)/python $$script || exit 1; else echo "benchmarks holds no scripts."; fi; done
+
+demo: $(STAMP) ## A request from DAG to result; KEEP=1 leaves the UI up, LIVE=1 asks the real service
+	@$(BIN)/python -m demo $(if $(KEEP),--keep) $(if $(LIVE),--live)
+
+clean: ## Remove what the commands above built
+	rm -rf $(VENV) .venvs .demo .tmp build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
