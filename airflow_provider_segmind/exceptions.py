@@ -6,33 +6,32 @@ The two questions asked of each: was money spent (``billed``), and does running 
 ::
 
     SegmindError
-    ├── SegmindConfigError                connection or parameter cannot work             billed no    retry no
-    ├── SegmindAPIError                   carries status_code, request_id, body
-    │   ├── SegmindConnectionError        no answer; nothing paid can have arrived        billed no    retry yes
-    │   ├── SegmindSubmissionUnknownError a paid call may have arrived; nobody knows      billed ?     by policy only
-    │   ├── SegmindAuthenticationError    the key is missing or wrong                     billed no    retry no
-    │   ├── SegmindPermissionError        the account may not use the model               billed no    retry no
-    │   ├── SegmindModelNotFoundError     no such model                                   billed no    retry no
-    │   ├── SegmindModelRetiredError      the model is gone                               billed no    retry no
-    │   ├── SegmindBadRequestError        Segmind refuses what was sent                   billed no    retry no
-    │   ├── SegmindCreditsError           the account cannot pay                          billed no    retry no
-    │   ├── SegmindRateLimitError         429 after the client's patience                 billed no    retry yes
-    │   ├── SegmindServerError            5xx on a free call after the client's patience  billed no    retry yes
-    │   └── SegmindResponseError          an answer that breaks the contract              billed ?     retry no
-    ├── SegmindRequestFailedError         Segmind reports FAILED; carries its words       billed no    retry no
-    ├── SegmindRequestExpiredError        the result is gone (over an hour)               billed yes   recover, or policy
-    ├── SegmindRequestTimeoutError        our deadline passed; it may still finish        billed yes   a retry re-attaches
-    ├── SegmindReplyError                 no text, truncated, blocked, not the JSON asked billed yes   retry no
-    ├── SegmindStateError                 what was noted before cannot be read            billed no    retry yes
-    └── SegmindBulkError                  a table could not be enriched as asked          see text     see text
+    ├── SegmindConfigError               connection or parameter cannot work         billed no   retry no
+    ├── SegmindAPIError                  carries status_code, request_id, body
+    │   ├── SegmindConnectionError       no answer; nothing paid can have arrived    billed no   retry yes
+    │   ├── SegmindSubmissionUnknownError  a paid call may have arrived; who knows   billed ?    by policy only
+    │   ├── SegmindAuthenticationError   the key is missing or wrong                 billed no   retry no
+    │   ├── SegmindPermissionError       the account may not use the model           billed no   retry no
+    │   ├── SegmindModelNotFoundError    no such model                               billed no   retry no
+    │   ├── SegmindModelRetiredError     the model is gone                           billed no   retry no
+    │   ├── SegmindBadRequestError       Segmind refuses what was sent               billed no   retry no
+    │   ├── SegmindCreditsError          the account cannot pay                      billed no   retry no
+    │   ├── SegmindRateLimitError        429 after the client's patience             billed no   retry yes
+    │   ├── SegmindServerError           5xx on a free call, patience over           billed no   retry yes
+    │   └── SegmindResponseError         an answer that breaks the contract          billed ?    retry no
+    ├── SegmindRequestError              what became of an accepted request
+    │   ├── SegmindRequestFailedError    Segmind reports FAILED; carries its words   billed no   retry no
+    │   ├── SegmindRequestExpiredError   the result is gone (over an hour)           billed yes  recover, or policy
+    │   └── SegmindRequestTimeoutError   our deadline passed; it may still finish    billed yes  a retry re-attaches
+    ├── SegmindReplyError                no text, truncated, blocked, bad JSON       billed yes  retry no
+    ├── SegmindStateError                an earlier try's note cannot be read        billed no   retry yes
+    └── SegmindBulkError                 a table could not be enriched as asked      see text    see text
 
 ``billed`` is True, False, or None where nobody can know. The HTTP meanings are those of Segmind's error pages
 (https://docs.segmind.com, "Errors") and of its Python SDK 1.3.0.
 """
 
 from __future__ import annotations
-
-from typing import ClassVar
 
 SHOWN_CHARACTERS = 200
 """How much of a server's answer or a model's reply a message may quote."""
@@ -46,7 +45,7 @@ def shorten(text: str, limit: int = SHOWN_CHARACTERS) -> str:
 class SegmindError(Exception):
     """The root of every error of this package."""
 
-    billed: ClassVar[bool | None] = False
+    billed: bool | None = False
     """Whether money was spent on what failed: True, False, or None for "nobody can know"."""
 
     retryable: bool = False
@@ -141,9 +140,26 @@ class SegmindServerError(SegmindAPIError):
 
 
 class SegmindResponseError(SegmindAPIError):
-    """The answer breaks the contract: no request id, not JSON, a redirect."""
+    """
+    The answer breaks the contract: no request id, not JSON, a redirect.
 
-    billed = None
+    :param billed: None after a paid call, whose fate is unknown; False where nothing paid was sent.
+    :param retryable: True for a free call whose answer was cut off.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        billed: bool | None = None,
+        retryable: bool = False,
+        status_code: int | None = None,
+        request_id: str | None = None,
+        body: str | None = None,
+    ) -> None:
+        super().__init__(message, status_code=status_code, request_id=request_id, body=body)
+        self.billed = billed
+        self.retryable = retryable
 
 
 class SegmindRequestError(SegmindError):
@@ -180,9 +196,7 @@ class SegmindRequestExpiredError(SegmindRequestError):
 
     billed = True
 
-    def __init__(
-        self, message: str, *, request_id: str, age: float | None = None, cost: float | None = None
-    ) -> None:
+    def __init__(self, message: str, *, request_id: str, age: float | None = None, cost: float | None = None) -> None:
         super().__init__(message, request_id=request_id)
         self.age = age
         self.cost = cost

@@ -1,0 +1,239 @@
+"""
+Pure: what an HTTP answer says, and which error it is.
+
+The status is not the state: FAILED comes as 422, 406 means four things, 405 and 502 may be HTML. So a body is read
+for Segmind's words first and the number second. Source: docs.segmind.com, "Errors" and "Rate limits"; the vendor
+documents no ``Retry-After``, only ``x-rate-limit-reset-at-utc`` in an unknown format.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, Literal
+
+from airflow_provider_segmind.exceptions import (
+    SegmindAPIError,
+    SegmindAuthenticationError,
+    SegmindBadRequestError,
+    SegmindCreditsError,
+    SegmindError,
+    SegmindModelNotFoundError,
+    SegmindModelRetiredError,
+    SegmindPermissionError,
+    SegmindRateLimitError,
+    SegmindRequestExpiredError,
+    SegmindResponseError,
+    SegmindServerError,
+    SegmindSubmissionUnknownError,
+    shorten,
+)
+
+NOT_BILLED = "Nothing was billed"
+FATE_UNKNOWN = (
+    "Whether the request was created, and will be billed, is unknown, so it was not sent again: look for it in "
+    "Segmind's request history before you submit again"
+)
+_KEY_PATTERN = re.compile(r"SG_[A-Za-z0-9]+")
+_MONEY_PATTERN = re.compile(r"insufficient|not enough|credits|spend(?:ing)? limit", re.IGNORECASE)
+_EPOCH_FLOOR = 1e8
+_EPOCH_MILLISECONDS = 1e11
+
+
+class BrokenAnswerError(Exception):
+    """A 2xx whose body is not what the contract says; :func:`broken` turns it into the public error."""
+
+    def __init__(self, message: str, *, cut: bool = False) -> None:
+        super().__init__(message)
+        self.cut = cut
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """
+    One HTTP answer, read whole.
+
+    :param headers: names in lower case.
+    :param received_at: epoch seconds, for headers that name a moment.
+    """
+
+    status_code: int
+    content: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+    received_at: float = 0.0
+
+    @property
+    def content_type(self) -> str:
+        """Return the media type without its parameters."""
+        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+    def json(self) -> Any:
+        """
+        Decode the body.
+
+        :raises BrokenAnswerError: it is not JSON, or was cut off.
+        """
+        try:
+            return json.loads(self.content)
+        except ValueError as error:
+            raise BrokenAnswerError("is not JSON", cut=True) from error
+
+    def json_object(self) -> dict[str, Any]:
+        """
+        Decode the body, which must be a JSON object.
+
+        :raises BrokenAnswerError: it is not.
+        """
+        body = self.json()
+        if not isinstance(body, dict):
+            raise BrokenAnswerError(f"is a JSON {type(body).__name__}, not an object")
+        return body
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """
+    What an answer is an answer to.
+
+    :param what: what was tried, for messages.
+    :param secret: the API key, masked wherever a server echoes it.
+    :param names: what the path names, which decides what a 404 means.
+    :param accepts: statuses besides 2xx whose body the reader understands.
+    """
+
+    what: str
+    secret: str = field(repr=False)
+    paid: bool = False
+    names: Literal["model", "request", "account", "path"] = "path"
+    request_id: str | None = None
+    accepts: tuple[int, ...] = ()
+    resubmit_on_server_error: bool = False
+
+
+def mask(text: str, secret: str) -> str:
+    """Replace the API key, and whatever looks like one, with asterisks."""
+    if secret:
+        text = text.replace(secret, "***")
+    return _KEY_PATTERN.sub("***", text)
+
+
+def server_words(answer: Answer, secret: str) -> str:
+    """Return what the server said, masked and shortened: the ``error`` of a JSON body, else the text of the page."""
+    text = answer.content[:20_000].decode("utf-8", "replace")
+    try:
+        body = json.loads(answer.content)
+    except ValueError:
+        text = re.sub(r"<(style|script)\b.*?</\1>", " ", text, flags=re.IGNORECASE | re.DOTALL)
+        text = re.sub(r"<[^>]*>", " ", text)
+    else:
+        if isinstance(body, dict):
+            found = next((body[key] for key in ("error", "error_message", "message", "detail") if body.get(key)), None)
+            text = found if isinstance(found, str) else text if found is None else json.dumps(found, ensure_ascii=False)
+    return shorten(mask(" ".join(text.split()), secret))
+
+
+def refusal(asked: Asked, answer: Answer) -> SegmindError:
+    """Return the error that a status outside 2xx stands for."""
+    code, words = answer.status_code, server_words(answer, asked.secret)
+    said = f"{asked.what} was answered HTTP {code}" + (f": {words!r}" if words else " without a body")
+    details: dict[str, Any] = {"status_code": code, "request_id": asked.request_id, "body": words}
+    if 300 <= code < 400:
+        target = mask(answer.headers.get("location", "nowhere"), asked.secret)
+        return SegmindResponseError(
+            f"{said}, a redirect to {shorten(target)!r}. It was not followed because the API key would travel with "
+            f"it: set the base URL of the connection to where Segmind really is. {NOT_BILLED}.",
+            billed=False,
+            **details,
+        )
+    if code == 429:
+        wait = seconds_until_reset(answer)
+        when = "" if wait is None else f" The limit resets in {wait:.0f} s."
+        return SegmindRateLimitError(
+            f"{said}.{when} {NOT_BILLED}; lower requests_per_minute of the connection or try later.",
+            retry_after=wait,
+            **details,
+        )
+    if code >= 500:
+        return _server_error(asked, said, details)
+    if code == 404 and asked.names == "request" and asked.request_id is not None:
+        return SegmindRequestExpiredError(
+            f"{said}. Segmind keeps a result for one hour after submission and answers so for an expired or unknown "
+            "id; what became of it stands in the request history (get_request_record).",
+            request_id=asked.request_id,
+        )
+    kind, advice = _client_error(asked, code, words)
+    return kind(f"{said}. {NOT_BILLED}; {advice}.", **details)
+
+
+def _server_error(asked: Asked, said: str, details: dict[str, Any]) -> SegmindAPIError:
+    if asked.paid and not asked.resubmit_on_server_error:
+        return SegmindSubmissionUnknownError(f"{said}. {FATE_UNKNOWN}.", **details)
+    return SegmindServerError(f"{said}. The call itself costs nothing; a later try may succeed.", **details)
+
+
+def _client_error(asked: Asked, code: int, words: str) -> tuple[type[SegmindAPIError], str]:
+    if code == 401:
+        return SegmindAuthenticationError, "check the API key (password) of the Segmind connection"
+    if code == 402 or (code == 406 and "content type" not in words.lower() and _MONEY_PATTERN.search(words)):
+        return SegmindCreditsError, "the account cannot pay: add credits or raise its spend limit, then clear the task"
+    if code == 403:
+        return SegmindPermissionError, "the account may not do this: ask Segmind or your team's admin for access"
+    if code == 404 and asked.names == "model":
+        return SegmindModelNotFoundError, "check the spelling of 'model' against Segmind's model list"
+    if code == 410:
+        return SegmindModelRetiredError, "Segmind has retired this model: choose another"
+    return SegmindBadRequestError, "the same call will be refused again: correct what is sent"
+
+
+def broken(asked: Asked, answer: Answer, problem: BrokenAnswerError) -> SegmindAPIError:
+    """Return the error of a 2xx that breaks the contract."""
+    words = server_words(answer, asked.secret)
+    said = f"{asked.what} was answered HTTP {answer.status_code}, but the answer {problem}: {words!r}"
+    details: dict[str, Any] = {"status_code": answer.status_code, "request_id": asked.request_id, "body": words}
+    if asked.paid:
+        return SegmindResponseError(f"{said}. {FATE_UNKNOWN}.", **details)
+    return SegmindResponseError(
+        f"{said}. The call itself costs nothing.", billed=False, retryable=problem.cut, **details
+    )
+
+
+def seconds_until_reset(answer: Answer) -> float | None:
+    """
+    Read when the rate limit resets, from ``x-rate-limit-reset-at-utc`` or ``Retry-After``.
+
+    ISO 8601 with or without zone (UTC then), epoch seconds or milliseconds, seconds from the answer's receipt, and
+    HTTP dates are understood; a moment in the past is 0; None when nothing readable is there.
+    """
+    for name in ("x-rate-limit-reset-at-utc", "retry-after"):
+        text = answer.headers.get(name, "").strip()
+        seconds = _seconds(text, answer.received_at) if text else None
+        if seconds is not None:
+            return max(0.0, seconds)
+    return None
+
+
+def _seconds(text: str, now: float) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        moment = _moment(text)
+        return None if moment is None else moment.timestamp() - now
+    if not 0 <= number < 1e15:
+        return None
+    if number >= _EPOCH_MILLISECONDS:
+        return number / 1000 - now
+    return number - now if number >= _EPOCH_FLOOR else number
+
+
+def _moment(text: str) -> datetime | None:
+    for read in (datetime.fromisoformat, parsedate_to_datetime):
+        try:
+            moment = read(re.sub(r"\s*UTC$", "", text))
+        except ValueError:
+            continue
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return None

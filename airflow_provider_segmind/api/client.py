@@ -1,0 +1,348 @@
+"""
+The client, twice: two short loops over the same decisions.
+
+What to send is decided in :mod:`protocol`, what may be sent again in :mod:`retry`, how to wait in :mod:`polling`. The
+classes here carry calls out with httpx, sync and async.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+
+from airflow_provider_segmind.api import polling
+from airflow_provider_segmind.api.answers import Answer
+from airflow_provider_segmind.api.models import (
+    Credits,
+    ModelInfo,
+    RequestRecord,
+    RequestResult,
+    RequestState,
+    SubmittedRequest,
+    SyncResult,
+)
+from airflow_provider_segmind.api.protocol import Call, Endpoints, Wire
+from airflow_provider_segmind.api.retry import ONE_LOOK, Patience, async_retrying, retrying
+from airflow_provider_segmind.api.transport import answer_headers, http_timeout, shared_tls, transport_error
+from airflow_provider_segmind.exceptions import SegmindError
+
+T = TypeVar("T")
+Quiet = Callable[[str], None]
+
+
+def _say_nothing(_: str) -> None:
+    """Stand in for a caller that wants no reports."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientConfig:
+    """
+    What a client needs to know of an account.
+
+    :param request_timeout: seconds for one call, its body included.
+    :param requests_per_minute: the account's limit, None when unknown.
+    :param model: the model to use where none is named.
+    :param patience: how long the client itself goes on over trouble.
+    """
+
+    api_key: str = field(repr=False)
+    endpoints: Endpoints = field(default_factory=Endpoints)
+    request_timeout: float = 60.0
+    requests_per_minute: float | None = None
+    model: str | None = None
+    resubmit_on_server_error: bool = False
+    patience: Patience = field(default_factory=Patience)
+
+    @property
+    def wire(self) -> Wire:
+        """Return the builder of this account's calls."""
+        return Wire(self.endpoints, self.api_key, self.resubmit_on_server_error)
+
+
+class _Calls:
+    """What both clients are made of: the account, a clock, and randomness."""
+
+    def __init__(self, config: ClientConfig, *, clock: Callable[[], float], rng: random.Random | None) -> None:
+        self.config = config
+        self.wire = config.wire
+        self._clock = clock
+        self._rng = rng or random.Random()
+
+    def _waiting(
+        self, pending: polling.Pending, *, fetch: bool, until: float | None, report: Quiet
+    ) -> Generator[polling.Step, Any, RequestState | None]:
+        return polling.wait(
+            self.wire, pending, fetch=fetch, clock=self._clock, jitter=self._rng.random, until=until, report=report
+        )
+
+    def _answer(self, response: httpx.Response, content: bytes) -> Answer:
+        return Answer(response.status_code, content, answer_headers(response), self._clock())
+
+
+class SegmindClient(_Calls):
+    """
+    The blocking client. Use it in a worker; in an event loop use :class:`AsyncSegmindClient`.
+
+    :param transport: stands in for the network in tests.
+    :param sleep: called between tries and looks.
+    """
+
+    def __init__(
+        self,
+        config: ClientConfig,
+        *,
+        transport: httpx.BaseTransport | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.time,
+        rng: random.Random | None = None,
+    ) -> None:
+        super().__init__(config, clock=clock, rng=rng)
+        self._sleep = sleep
+        self._http = httpx.Client(transport=transport, verify=shared_tls())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def submit(self, model: str, inputs: Mapping[str, Any]) -> SubmittedRequest:
+        """
+        Submit a request: one paid POST, billed when it completes.
+
+        :raises SegmindSubmissionUnknownError: it may have been created; it is not sent again.
+        :raises SegmindError: it was refused; nothing was billed.
+        """
+        return self.perform(self.wire.submit(model, inputs))
+
+    def run_sync(self, model: str, inputs: Mapping[str, Any], *, timeout: float | None = None) -> SyncResult:
+        """
+        Run a model through the blocking v1 call: one paid POST, billed when it is answered 200.
+
+        :param timeout: seconds for the whole call; the gateway itself gives up after about a minute.
+        """
+        return self.perform(self.wire.run_sync(model, inputs, timeout))
+
+    def get_status(self, request_id: str) -> RequestState:
+        """Return where a request stands; FAILED is a state here, not an error. Free."""
+        return self.perform(self.wire.status(request_id))
+
+    def get_result(self, request_id: str) -> RequestResult:
+        """
+        Fetch the body of a request; it is final only when ``completed``. Free.
+
+        :raises SegmindRequestFailedError: Segmind reports FAILED; nothing was billed.
+        :raises SegmindRequestExpiredError: the id is unknown, or older than an hour.
+        """
+        return _succeeded(self.perform(self.wire.result(request_id)))
+
+    def get_credits(self) -> Credits:
+        """Return the balance. Free; runs no model."""
+        return self.perform(self.wire.credits())
+
+    def list_models(self) -> list[ModelInfo]:
+        """List the models. Free; needs no key."""
+        return self.perform(self.wire.models())
+
+    def get_request_record(self, request_id: str) -> RequestRecord:
+        """Return what the request history holds of one own request of any age. Free; rows appear late."""
+        return self.perform(self.wire.request_record(request_id))
+
+    def list_request_records(self, **filters: Any) -> list[RequestRecord]:
+        """Return a page of the request history; filters as in :meth:`Wire.request_records`. Free."""
+        return self.perform(self.wire.request_records(**filters))
+
+    def upload(self, data_urls: Sequence[str]) -> list[str]:
+        """Store files given as ``data:`` URLs at Segmind and return their public URLs."""
+        return self.perform(self.wire.upload(data_urls))
+
+    def look(self, request_id: str, *, fetch: bool = False) -> RequestState:
+        """Look once, without patience; with ``fetch`` at the result itself."""
+        return self._drive(polling.look(self.wire, request_id, fetch=fetch))
+
+    def wait(
+        self, pending: polling.Pending, *, fetch: bool = False, until: float | None = None, report: Quiet = _say_nothing
+    ) -> RequestState | None:
+        """Wait for a request to end; see :func:`polling.wait`."""
+        return self._drive(self._waiting(pending, fetch=fetch, until=until, report=report))
+
+    def perform(self, call: Call[T], patience: Patience | None = None) -> T:
+        """Carry out a call, again where that is allowed."""
+        loop = retrying(patience or self.config.patience, sleep=self._sleep, rng=self._rng)
+        result: T = loop(self._send, call)
+        return result
+
+    def _drive(self, steps: Generator[Any, Any, T]) -> T:
+        try:
+            step = next(steps)
+            while True:
+                if isinstance(step, polling.Pause):
+                    self._sleep(step.seconds)
+                    step = next(steps)
+                    continue
+                try:
+                    value = self.perform(step, ONE_LOOK)
+                except SegmindError as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(value)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+
+    def _send(self, call: Call[T]) -> T:
+        seconds = call.timeout or self.config.request_timeout
+        deadline = time.monotonic() + seconds
+        chunks = []
+        try:
+            with self._http.stream(
+                call.method, call.url, content=call.body, headers=call.headers, timeout=http_timeout(seconds)
+            ) as response:
+                for chunk in response.iter_bytes():
+                    chunks.append(chunk)
+                    if time.monotonic() > deadline:
+                        raise httpx.ReadTimeout("the body took too long", request=response.request)
+        except httpx.HTTPError as error:
+            raise transport_error(call.asked, call.url, error) from error
+        return call.read(self._answer(response, b"".join(chunks)))
+
+
+class AsyncSegmindClient(_Calls):
+    """
+    The client for event loops; method for method like :class:`SegmindClient`.
+
+    Build it with :meth:`create`, which keeps the reading of certificates (tens of milliseconds) off the loop.
+    """
+
+    def __init__(
+        self,
+        config: ClientConfig,
+        *,
+        transport: httpx.AsyncBaseTransport | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Callable[[], float] = time.time,
+        rng: random.Random | None = None,
+    ) -> None:
+        super().__init__(config, clock=clock, rng=rng)
+        self._sleep = sleep
+        self._http = httpx.AsyncClient(transport=transport, verify=shared_tls())
+
+    @classmethod
+    async def create(cls, config: ClientConfig, **options: Any) -> Self:
+        """Return a client without blocking the event loop."""
+        await asyncio.to_thread(shared_tls)
+        return cls(config, **options)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def submit(self, model: str, inputs: Mapping[str, Any]) -> SubmittedRequest:
+        """Submit a request; see :meth:`SegmindClient.submit`."""
+        return await self.perform(self.wire.submit(model, inputs))
+
+    async def run_sync(self, model: str, inputs: Mapping[str, Any], *, timeout: float | None = None) -> SyncResult:
+        """Run a model through v1; see :meth:`SegmindClient.run_sync`."""
+        return await self.perform(self.wire.run_sync(model, inputs, timeout))
+
+    async def get_status(self, request_id: str) -> RequestState:
+        """Return where a request stands."""
+        return await self.perform(self.wire.status(request_id))
+
+    async def get_result(self, request_id: str) -> RequestResult:
+        """Fetch the body of a request; see :meth:`SegmindClient.get_result`."""
+        return _succeeded(await self.perform(self.wire.result(request_id)))
+
+    async def get_credits(self) -> Credits:
+        """Return the balance."""
+        return await self.perform(self.wire.credits())
+
+    async def list_models(self) -> list[ModelInfo]:
+        """List the models."""
+        return await self.perform(self.wire.models())
+
+    async def get_request_record(self, request_id: str) -> RequestRecord:
+        """Return what the request history holds of one request."""
+        return await self.perform(self.wire.request_record(request_id))
+
+    async def list_request_records(self, **filters: Any) -> list[RequestRecord]:
+        """Return a page of the request history."""
+        return await self.perform(self.wire.request_records(**filters))
+
+    async def upload(self, data_urls: Sequence[str]) -> list[str]:
+        """Store files at Segmind and return their public URLs."""
+        return await self.perform(self.wire.upload(data_urls))
+
+    async def look(self, request_id: str, *, fetch: bool = False) -> RequestState:
+        """Look once, without patience."""
+        return await self._drive(polling.look(self.wire, request_id, fetch=fetch))
+
+    async def wait(
+        self, pending: polling.Pending, *, fetch: bool = False, until: float | None = None, report: Quiet = _say_nothing
+    ) -> RequestState | None:
+        """Wait for a request to end; see :func:`polling.wait`."""
+        return await self._drive(self._waiting(pending, fetch=fetch, until=until, report=report))
+
+    async def perform(self, call: Call[T], patience: Patience | None = None) -> T:
+        """Carry out a call, again where that is allowed."""
+        loop = async_retrying(patience or self.config.patience, sleep=self._sleep, rng=self._rng)
+        return await loop(self._send, call)
+
+    async def _drive(self, steps: Generator[Any, Any, T]) -> T:
+        try:
+            step = next(steps)
+            while True:
+                if isinstance(step, polling.Pause):
+                    await self._sleep(step.seconds)
+                    step = next(steps)
+                    continue
+                try:
+                    value = await self.perform(step, ONE_LOOK)
+                except SegmindError as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(value)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+
+    async def _send(self, call: Call[T]) -> T:
+        seconds = call.timeout or self.config.request_timeout
+        try:
+            async with asyncio.timeout(seconds):
+                response = await self._http.request(
+                    call.method, call.url, content=call.body, headers=call.headers, timeout=http_timeout(seconds)
+                )
+        except TimeoutError as error:
+            late = httpx.ReadTimeout("the call took too long")
+            raise transport_error(call.asked, call.url, late) from error
+        except httpx.HTTPError as error:
+            raise transport_error(call.asked, call.url, error) from error
+        return call.read(self._answer(response, response.content))
+
+
+def _succeeded(result: RequestResult) -> RequestResult:
+    if result.failed:
+        raise polling.failed_error(result)
+    return result

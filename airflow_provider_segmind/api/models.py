@@ -1,0 +1,192 @@
+"""
+Pydantic models of the wire: what Segmind's answers hold.
+
+All are frozen and keep fields nobody has told us about: a new field from the server is news, not a crash. Every
+amount is in USD (Segmind's credits are dollars), every time in seconds. Sources: docs.segmind.com (async page,
+storage, credits) and the Python SDK 1.3.0.
+"""
+
+from __future__ import annotations
+
+import math
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+class RequestStatus(StrEnum):
+    """The states Segmind documents. Any other string means "in progress, unknown"."""
+
+    QUEUED = "QUEUED"
+    PROCESSING = "PROCESSING"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+
+
+def _number(value: Any) -> float | None:
+    """Read a number leniently; what is no number is unknown, never 0."""
+    if isinstance(value, bool) or value is None:
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _words(value: Any) -> str | None:
+    """Read Segmind's words: mostly a string, sometimes an object, null on success."""
+    if value is None or value == "" or value == {}:
+        return None
+    return value if isinstance(value, str) else str(value)
+
+
+LenientFloat = Annotated[float | None, BeforeValidator(_number)]
+LenientText = Annotated[str | None, BeforeValidator(_words)]
+
+
+class WireModel(BaseModel):
+    """Frozen, and open to fields the server adds."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", populate_by_name=True, protected_namespaces=())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as Segmind sent them, ready for JSON."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+
+class Metrics(WireModel):
+    """
+    What a request took and cost. Every field is None when Segmind did not say.
+
+    :param cost: USD as billed. Absent on failure, because nothing is charged; None is never 0.
+    :param remaining_credits: USD left on the account afterwards.
+    :param inference_time: seconds on the model.
+    :param queue_time: seconds waiting for a worker.
+    :param total_time: seconds in all.
+    """
+
+    cost: LenientFloat = None
+    remaining_credits: LenientFloat = None
+    inference_time: LenientFloat = None
+    queue_time: LenientFloat = None
+    total_time: LenientFloat = None
+    retry_count: LenientFloat = None
+
+
+def _metrics(value: Any) -> Any:
+    return value if isinstance(value, (dict, Metrics)) else {}
+
+
+AnyMetrics = Annotated[Metrics, BeforeValidator(_metrics)]
+
+
+class SubmittedRequest(WireModel):
+    """
+    Segmind accepted a submit; it will be billed when it completes.
+
+    :param request_id: opaque, seen as 32 hex characters and as a UUID.
+    :param status: always QUEUED here.
+    """
+
+    request_id: str
+    status: LenientText = RequestStatus.QUEUED.value
+
+
+class RequestState(WireModel):
+    """
+    Where a request stands.
+
+    :param status: Segmind's word, see :class:`RequestStatus`; anything else is still in progress.
+    :param error: Segmind's words about a failure, None otherwise.
+    """
+
+    request_id: str
+    status: str
+    error: LenientText = None
+    metrics: AnyMetrics = Metrics()
+
+    @property
+    def completed(self) -> bool:
+        """Whether the result is ready."""
+        return self.status == RequestStatus.COMPLETED
+
+    @property
+    def failed(self) -> bool:
+        """Whether Segmind reports FAILED."""
+        return self.status == RequestStatus.FAILED
+
+    @property
+    def finished(self) -> bool:
+        """Whether the state is final."""
+        return self.completed or self.failed
+
+
+class RequestResult(RequestState):
+    """
+    The body of a request; final only when :attr:`completed`.
+
+    :param output: a URL, a string of JSON, plain text, an object, a list, or None.
+    """
+
+    output: Any = None
+
+
+class Credits(WireModel):
+    """The balance of the account in USD. The wire's key of the free part has a hyphen."""
+
+    credits: LenientFloat = None
+    free_credits: LenientFloat = Field(default=None, alias="free-credits")
+
+    @property
+    def total(self) -> float:
+        """What can be spent: both parts together."""
+        return (self.credits or 0.0) + (self.free_credits or 0.0)
+
+
+class ModelInfo(WireModel):
+    """One row of the model list. ``is_depreciated`` is spelt as the server spells it."""
+
+    slug: LenientText = None
+    title: LenientText = None
+    type: LenientText = None
+    description: LenientText = None
+    parameters: Any = None
+    is_depreciated: Any = None
+
+
+class RequestRecord(WireModel):
+    """
+    One row of the request history, kept far beyond the hour a result lives.
+
+    :param model_status: COMPLETED, FAILED or PENDING (the history's own vocabulary).
+    :param credits_deduction: USD as billed.
+    :param generation_url: where the output file is, for seven days.
+    """
+
+    request_id: str
+    model_name: LenientText = None
+    model_status: LenientText = None
+    credits_deduction: LenientFloat = None
+    request_body: Any = None
+    generation_url: LenientText = None
+    latency_ms: LenientFloat = None
+    error: LenientText = None
+
+
+class SyncResult(WireModel):
+    """
+    The answer of the blocking v1 call.
+
+    :param content_type: the media type Segmind named.
+    :param json_body: the decoded body when it is JSON.
+    :param content: the bytes when it is not.
+    """
+
+    content_type: str
+    json_body: Any = None
+    content: bytes | None = None
+    request_id: LenientText = None
+    cost: LenientFloat = None
+    remaining_credits: LenientFloat = None

@@ -1,0 +1,61 @@
+"""What httpx needs to be told, and what its errors mean for money."""
+
+from __future__ import annotations
+
+import functools
+import ssl
+from urllib.parse import urlsplit
+
+import httpx
+
+from airflow_provider_segmind.api.answers import FATE_UNKNOWN, NOT_BILLED, Asked, mask
+from airflow_provider_segmind.exceptions import SegmindAPIError, SegmindConnectionError, SegmindSubmissionUnknownError
+
+CONNECT_TIMEOUT = 10.0
+"""Seconds to reach a host; past them nothing was sent."""
+_NEVER_LEFT = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.UnsupportedProtocol,
+    httpx.ProxyError,
+    httpx.LocalProtocolError,
+)
+
+
+@functools.cache
+def shared_tls() -> ssl.SSLContext:
+    """Return the one TLS context of the process; building one costs tens of milliseconds and half a megabyte."""
+    return httpx.create_ssl_context()
+
+
+def http_timeout(seconds: float) -> httpx.Timeout:
+    """Return httpx's timeouts for a call that may take ``seconds``."""
+    return httpx.Timeout(seconds, connect=min(CONNECT_TIMEOUT, seconds))
+
+
+def answer_headers(response: httpx.Response) -> dict[str, str]:
+    """Return the headers with lower-case names."""
+    return {name.lower(): value for name, value in response.headers.items()}
+
+
+def transport_error(asked: Asked, url: str, error: httpx.HTTPError) -> SegmindAPIError:
+    """
+    Return what it means that no whole answer came.
+
+    A call that never left cost nothing. One that was lost after sending may have been carried out: for a paid call
+    that is "unknown", for a free one it does not matter.
+    """
+    host = urlsplit(url).netloc
+    said = f"{asked.what} at {host!r} got no answer ({type(error).__name__}: {mask(str(error), asked.secret)})"
+    if isinstance(error, _NEVER_LEFT):
+        return SegmindConnectionError(
+            f"{said}. The call never left, so {NOT_BILLED[0].lower()}{NOT_BILLED[1:]}; check the connection's host "
+            "and the network.",
+            request_id=asked.request_id,
+        )
+    if asked.paid:
+        return SegmindSubmissionUnknownError(f"{said} after it was sent. {FATE_UNKNOWN}.", request_id=asked.request_id)
+    return SegmindConnectionError(
+        f"{said}. The call itself costs nothing; a later try may succeed.", request_id=asked.request_id
+    )
