@@ -171,13 +171,13 @@ class SegmindClient(_Calls):
 
     def look(self, request_id: str, *, fetch: bool = False) -> RequestState:
         """Look once, without patience; with ``fetch`` at the result itself."""
-        return self._drive(polling.look(self.wire, request_id, fetch=fetch))
+        return self.drive(polling.look(self.wire, request_id, fetch=fetch))
 
     def wait(
         self, pending: polling.Pending, *, fetch: bool = False, until: float | None = None, report: Quiet = _say_nothing
     ) -> RequestState | None:
         """Wait for a request to end; see :func:`polling.wait`."""
-        return self._drive(self._waiting(pending, fetch=fetch, until=until, report=report))
+        return self.drive(self._waiting(pending, fetch=fetch, until=until, report=report))
 
     def perform(self, call: Call[T], patience: Patience | None = None) -> T:
         """Carry out a call, again where that is allowed."""
@@ -185,7 +185,8 @@ class SegmindClient(_Calls):
         result: T = loop(self._send, call)
         return result
 
-    def _drive(self, steps: Generator[Any, Any, T]) -> T:
+    def drive(self, steps: Generator[Any, Any, T]) -> T:
+        """Carry out what ``steps`` yields, a call or a pause, until it returns. Calls are made without patience."""
         try:
             step = next(steps)
             while True:
@@ -296,20 +297,21 @@ class AsyncSegmindClient(_Calls):
 
     async def look(self, request_id: str, *, fetch: bool = False) -> RequestState:
         """Look once, without patience."""
-        return await self._drive(polling.look(self.wire, request_id, fetch=fetch))
+        return await self.drive(polling.look(self.wire, request_id, fetch=fetch))
 
     async def wait(
         self, pending: polling.Pending, *, fetch: bool = False, until: float | None = None, report: Quiet = _say_nothing
     ) -> RequestState | None:
         """Wait for a request to end; see :func:`polling.wait`."""
-        return await self._drive(self._waiting(pending, fetch=fetch, until=until, report=report))
+        return await self.drive(self._waiting(pending, fetch=fetch, until=until, report=report))
 
     async def perform(self, call: Call[T], patience: Patience | None = None) -> T:
         """Carry out a call, again where that is allowed."""
         loop = async_retrying(patience or self.config.patience, sleep=self._sleep, rng=self._rng)
         return await loop(self._send, call)
 
-    async def _drive(self, steps: Generator[Any, Any, T]) -> T:
+    async def drive(self, steps: Generator[Any, Any, T]) -> T:
+        """Carry out what ``steps`` yields, a call or a pause, until it returns. Calls are made without patience."""
         try:
             step = next(steps)
             while True:
