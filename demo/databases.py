@@ -1,0 +1,107 @@
+"""Metadata databases that last as long as one stack."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import uuid
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+POSTGRES = os.environ.get("SEGMIND_TEST_POSTGRES", "postgresql://postgres@127.0.0.1:5432/postgres")
+
+# Migrating an empty SQLite database takes about 12 s, copying the result nothing.
+TEMPLATES = Path(__file__).resolve().parent.parent / ".tmp"
+
+
+class Database(Protocol):
+    """What a stack asks of its database."""
+
+    def create(self, home: Path) -> str:
+        """Create the database and return its SQLAlchemy URL."""
+        ...
+
+    def migrate(self, run: Callable[[], None]) -> None:
+        """Give it Airflow's tables; ``run`` is ``airflow db migrate``."""
+        ...
+
+    def drop(self) -> None:
+        """Remove the database."""
+        ...
+
+
+class SqliteDatabase:
+    """A file in the home of the stack, copied from the first one that was migrated with this version of Airflow."""
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+
+    def create(self, home: Path) -> str:
+        """Choose the file."""
+        self._path = home / "airflow.db"
+        return f"sqlite:///{self._path}"
+
+    def migrate(self, run: Callable[[], None]) -> None:
+        """Copy the template, or make it."""
+        assert self._path is not None, "create() comes first"
+        template = TEMPLATES / f"airflow-{version('apache-airflow')}.db"
+        if template.exists():
+            shutil.copyfile(template, self._path)
+            return
+        run()
+        TEMPLATES.mkdir(exist_ok=True)
+        copy = template.with_suffix(f".{uuid.uuid4().hex}")
+        shutil.copyfile(self._path, copy)
+        copy.replace(template)
+
+    def drop(self) -> None:
+        """Leave the file to whoever removes the home."""
+
+
+class PostgresDatabase:
+    """
+    A database with a name of its own on a running PostgreSQL server.
+
+    :param server: libpq URL of a database from which others may be created.
+    """
+
+    def __init__(self, *, server: str = POSTGRES) -> None:
+        self._server = server
+        self._name = f"segmind_{uuid.uuid4().hex[:12]}"
+
+    def create(self, home: Path) -> str:
+        """Create the database."""
+        self._execute(f'CREATE DATABASE "{self._name}"')
+        prefix = self._server.rpartition("/")[0].partition("://")[2]
+        return f"postgresql+psycopg2://{prefix}/{self._name}"
+
+    def migrate(self, run: Callable[[], None]) -> None:
+        """Let Airflow make its tables."""
+        run()
+
+    def drop(self) -> None:
+        """Drop the database, whoever is still connected to it."""
+        self._execute(f'DROP DATABASE IF EXISTS "{self._name}" WITH (FORCE)')
+
+    def _execute(self, statement: str) -> None:
+        import psycopg2
+
+        with contextlib.closing(psycopg2.connect(self._server)) as connection:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(statement)
+
+
+@contextlib.contextmanager
+def lasting(database: Database, home: Path) -> Iterator[str]:
+    """Create a database, give its URL, and drop it whatever happens."""
+    url = database.create(home)
+    try:
+        yield url
+    finally:
+        database.drop()

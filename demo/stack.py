@@ -1,0 +1,245 @@
+"""A throw-away Airflow 3 of real processes on 127.0.0.1; several may run side by side."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import httpx
+import psutil
+
+from demo.databases import Database, SqliteDatabase, lasting
+from demo.processes import STOP_GRACE, ManagedProcess, Scope, free_port, stop_all
+from demo.rest import AirflowRest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import TracebackType
+
+# Scheduler and triggerer would serve their logs on 0.0.0.0; the API server reads the files itself.
+COMMANDS = {
+    "api-server": ["api-server"],
+    "scheduler": ["scheduler", "--skip-serve-logs"],
+    "dag-processor": ["dag-processor"],
+    "triggerer": ["triggerer", "--skip-serve-logs"],
+    "worker": ["celery", "worker", "--skip-serve-logs"],
+}
+
+HEALTHY = ("metadatabase", "scheduler", "dag_processor", "triggerer")
+
+
+class StackError(RuntimeError):
+    """Airflow did not start, or a process of it died on its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunningTask:
+    """The two processes behind a running task: the supervisor, and the runner that executes the operator."""
+
+    supervisor: int
+    runner: int
+
+
+class AirflowStack:
+    """
+    Start Airflow's processes, reach them over REST, kill and restart them, and leave nothing behind.
+
+    Use it as a context manager: entering migrates the database, starts every process and waits until all are healthy.
+
+    :param home: an empty or missing directory that becomes ``AIRFLOW_HOME``; the caller removes it.
+    :param dags: folders with DAG files.
+    :param connections: connection id → URI or JSON, as ``AIRFLOW_CONN_…`` takes them.
+    :param settings: Airflow options over the ones here, ``{"core.parallelism": "8"}``.
+    :param environment: further variables for every process.
+    :param database: SQLite unless told otherwise.
+    :param executor: ``LocalExecutor``, or ``CeleryExecutor`` with its broker in ``settings`` and a ``worker`` process.
+    :param start_timeout: seconds until all processes must be healthy.
+    """
+
+    def __init__(
+        self,
+        *,
+        home: Path,
+        dags: Sequence[Path],
+        connections: Mapping[str, str] | None = None,
+        settings: Mapping[str, str] | None = None,
+        environment: Mapping[str, str] | None = None,
+        database: Database | None = None,
+        executor: str = "LocalExecutor",
+        start_timeout: float = 180,
+    ) -> None:
+        self.home = home.resolve()
+        self.dags = [folder.resolve() for folder in dags]
+        self.port = free_port()
+        self.base_url = f"http://127.0.0.1:{self.port}"
+        self.rest = AirflowRest(base_url=self.base_url)
+        self.environment: dict[str, str] = {}
+        self.processes: dict[str, ManagedProcess] = {}
+        self._connections = dict(connections or {})
+        self._settings = dict(settings or {})
+        self._extra = dict(environment or {})
+        self._database = database or SqliteDatabase()
+        self._executor = executor
+        self._start_timeout = start_timeout
+        self._cleanup = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        self.home.mkdir(parents=True, exist_ok=True)
+        (self.home / "process-logs").mkdir(exist_ok=True)
+        # Should anything below fail, or the user press Ctrl-C, what was started so far is ended.
+        with contextlib.ExitStack() as cleanup:
+            cleanup.callback(self.rest.close)
+            url = cleanup.enter_context(lasting(self._database, self.home))
+            self.environment = self._build_environment(url)
+            self._database.migrate(self._migrate)
+            cleanup.callback(self._stop_everything)
+            for name in self._names():
+                self.start(name)
+            self.wait_healthy(timeout=self._start_timeout)
+            self._cleanup = cleanup.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._cleanup.close()
+
+    def start(self, name: str) -> ManagedProcess:
+        """
+        Start a process, or start it again.
+
+        :param name: a key of ``COMMANDS``; ``triggerer:2`` starts a second triggerer beside ``triggerer``.
+        """
+        process = self.processes.get(name)
+        if process is None:
+            process = self.processes[name] = ManagedProcess(
+                name=name,
+                command=[sys.executable, "-m", "airflow", *COMMANDS[name.partition(":")[0]]],
+                environment=self.environment,
+                log_path=self.home / "process-logs" / f"{name.replace(':', '-')}.log",
+            )
+        process.start()
+        return process
+
+    def stop(self, name: str, *, grace: float = STOP_GRACE) -> None:
+        """Ask a process to end and wait for it."""
+        self.processes[name].stop(grace=grace)
+
+    def kill(self, name: str, signal_number: int = signal.SIGKILL, *, scope: Scope = "group") -> None:
+        """Send a signal to a process; see :meth:`demo.processes.ManagedProcess.kill` for the scope."""
+        self.processes[name].kill(signal_number, scope=scope)
+
+    def pid(self, name: str) -> int:
+        """The process id of one of the processes."""
+        return self.processes[name].pid
+
+    def running_task(self, task_instance_id: str, *, timeout: float = 30) -> RunningTask:
+        """
+        Find the processes that execute a task instance.
+
+        :param task_instance_id: the ``id`` that the REST API gives a task instance.
+        :param timeout: seconds to wait for them to appear.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            for name in self.processes:
+                if name.partition(":")[0] not in ("scheduler", "worker"):
+                    continue
+                for process in self.processes[name].descendants():
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        if f"airflow worker -- {task_instance_id}" in " ".join(process.cmdline()):
+                            return RunningTask(supervisor=process.ppid(), runner=process.pid)
+            if time.monotonic() >= deadline:
+                raise StackError(f"No process executes task instance {task_instance_id!r}.")
+            time.sleep(0.1)
+
+    def wait_healthy(self, *, timeout: float) -> None:
+        """Wait until every component reports itself healthy."""
+        deadline = time.monotonic() + timeout
+        health: dict[str, str | None] = {}
+        while not all(health.get(name) == "healthy" for name in HEALTHY):
+            self.check_alive()
+            if time.monotonic() >= deadline:
+                raise StackError(f"Airflow was not healthy after {timeout:.0f} s: {health}. Logs: {self.home}")
+            time.sleep(0.3)
+            with contextlib.suppress(httpx.HTTPError):
+                health = self.rest.health()
+
+    def check_alive(self) -> None:
+        """Raise, with the end of its log, when a process died."""
+        for process in self.processes.values():
+            if process.exit_code is not None:
+                raise StackError(f"{process.name} ended with code {process.exit_code}:\n{process.log_tail()}")
+
+    def files_with(self, text: str) -> list[Path]:
+        """Every file below the home, logs and SQLite database included, that contains a text."""
+        needle = text.encode()
+        return [path for path in sorted(self.home.rglob("*")) if path.is_file() and needle in path.read_bytes()]
+
+    def _names(self) -> list[str]:
+        return [name for name in COMMANDS if name != "worker" or "Celery" in self._executor]
+
+    def _stop_everything(self) -> None:
+        stop_all(self.processes.values())
+
+    def _migrate(self) -> None:
+        log_path = self.home / "process-logs" / "migrate.log"
+        with log_path.open("wb") as log:
+            command = [sys.executable, "-m", "airflow", "db", "migrate"]
+            done = subprocess.run(command, env=self.environment, stdout=log, stderr=log, check=False, timeout=300)
+        if done.returncode:
+            raise StackError(f"airflow db migrate ended with code {done.returncode}:\n{log_path.read_text()[-3000:]}")
+
+    def _build_environment(self, database_url: str) -> dict[str, str]:
+        bundles = [
+            {
+                "name": "dags-folder" if number == 0 else f"dags-{number}",
+                "classpath": "airflow.dag_processing.bundles.local.LocalDagBundle",
+                "kwargs": {"path": str(folder)},
+            }
+            for number, folder in enumerate(self.dags)
+        ]
+        settings = {
+            "api.base_url": self.base_url,
+            "api.host": "127.0.0.1",
+            "api.port": str(self.port),
+            "api.workers": "1",
+            "api_auth.jwt_secret": secrets.token_hex(64),
+            "core.dags_folder": str(self.dags[0]),
+            "core.execution_api_server_url": f"{self.base_url}/execution/",
+            "core.executor": self._executor,
+            "core.load_examples": "False",
+            "core.parallelism": "4",
+            "core.simple_auth_manager_all_admins": "True",
+            "core.test_connection": "Enabled",
+            "dag_processor.dag_bundle_config_list": json.dumps(bundles),
+            "dag_processor.min_file_process_interval": "5",
+            "dag_processor.parsing_processes": "1",
+            "dag_processor.refresh_interval": "5",
+            "database.sql_alchemy_conn": database_url,
+            "scheduler.scheduler_idle_sleep_time": "0.5",
+            "usage_data_collection.enabled": "False",
+            **self._settings,
+        }
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "SEGMIND"))}
+        return {
+            **inherited,
+            "AIRFLOW_HOME": str(self.home),
+            **{f"AIRFLOW__{key.replace('.', '__', 1).upper()}": value for key, value in settings.items()},
+            **{f"AIRFLOW_CONN_{name.upper()}": value for name, value in self._connections.items()},
+            "NO_COLOR": "1",
+            # A proxy for the outside must not catch the calls between the processes.
+            "NO_PROXY": "127.0.0.1,localhost",
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+            "PYTHONUNBUFFERED": "1",
+            **self._extra,
+        }
