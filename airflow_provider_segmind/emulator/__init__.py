@@ -1,1 +1,33 @@
-"""An offline Segmind for tests. Shares no code with the client."""
+"""An offline Segmind for tests: the wire without network, key or money. Shares no code with the client.
+
+Nothing is imported until a name is asked for: pytest loads this package in every run through the fixture's entry point.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from airflow_provider_segmind.emulator.control import (
+        BillEntry,
+        CallEntry,
+        EmulatorControl,
+        JobEntry,
+        RecordedRequest,
+    )
+    from airflow_provider_segmind.emulator.server import SegmindEmulator
+
+__all__ = ["BillEntry", "CallEntry", "EmulatorControl", "JobEntry", "RecordedRequest", "SegmindEmulator"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name at its first use."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "SegmindEmulator":
+        from airflow_provider_segmind.emulator import server
+
+        return server.SegmindEmulator
+    from airflow_provider_segmind.emulator import control
+
+    return getattr(control, name)

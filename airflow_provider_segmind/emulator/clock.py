@@ -1,0 +1,70 @@
+"""The emulator's time: injected, scaled, and moved by hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+
+class EmulatorClock:
+    """Epoch seconds of the emulated service.
+
+    :param source: wall clock; a test may pass its own.
+    :param scale: emulated seconds for one second of ``source``: with 60 a minute of rate limiting passes in a second.
+    """
+
+    def __init__(self, source: Callable[[], float], *, scale: float = 1.0) -> None:
+        if scale <= 0:
+            raise ValueError(f"clock scale must be positive, not {scale!r}")
+        self.source = source
+        self.scale = scale
+        self._anchor = source()
+        self._base = self._anchor
+
+    def now(self) -> float:
+        """Return the emulated time."""
+        return self._base + (self.source() - self._anchor) * self.scale
+
+    def advance(self, seconds: float) -> float:
+        """Move the emulated time forward at once and return it.
+
+        :param seconds: emulated seconds, not negative.
+        """
+        if seconds < 0:
+            raise ValueError(f"time moves forward only, not by {seconds!r}")
+        self._base += seconds
+        return self.now()
+
+    def rescale(self, scale: float) -> None:
+        """Change the scale without a jump in time."""
+        if scale <= 0:
+            raise ValueError(f"clock scale must be positive, not {scale!r}")
+        self._base, self._anchor = self.now(), self.source()
+        self.scale = scale
+
+    def wall_seconds(self, seconds: float) -> float:
+        """Return how long an emulated span lasts on the wall clock."""
+        return max(0.0, seconds) / self.scale
+
+    def in_client_time(self, moment: float) -> float:
+        """Return the wall-clock time at which the emulated ``moment`` comes."""
+        return self.source() + (moment - self.now()) / self.scale
+
+
+def stamp(moment: float, *, form: str = "iso_z") -> str:
+    """Write epoch seconds the way ``form`` names: ``iso_z``, ``iso``, ``space`` or ``epoch``.
+
+    The format of the gateway's own reset header is not documented, so a client has to read all of them.
+    """
+    if form == "epoch":
+        return str(math.ceil(moment))
+    # rounding up: a client that waits until the stamp must not come too early
+    when = datetime.fromtimestamp(moment, tz=UTC).replace(tzinfo=None) + timedelta(microseconds=1)
+    text = when.isoformat(sep=" " if form == "space" else "T", timespec="microseconds")
+    return text + "Z" if form == "iso_z" else text
+
+
+def day(moment: float) -> str:
+    """Return the UTC date of epoch seconds as YYYY-MM-DD."""
+    return datetime.fromtimestamp(moment, tz=UTC).date().isoformat()

@@ -1,0 +1,157 @@
+"""The verbs a test steers the emulator with, on the test's side: one set of methods, two ways to carry them."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from typing import Any, TypeVar, cast
+
+from airflow_provider_segmind.emulator.entries import BillEntry, CallEntry, Entry, JobEntry, RecordedRequest
+
+__all__ = ["BillEntry", "CallEntry", "Controls", "EmulatorControl", "JobEntry", "RecordedRequest"]
+
+_E = TypeVar("_E", bound=Entry)
+
+
+class Controls:
+    """Script answers and trouble, move the clock, read what happened; times are emulated seconds."""
+
+    def _send(self, verb: str, fields: dict[str, Any]) -> Any:
+        raise NotImplementedError
+
+    def _rows(self, verb: str, kind: type[_E], fields: dict[str, Any]) -> list[_E]:
+        return [row if isinstance(row, kind) else kind.from_json(row) for row in self._send(verb, fields)]
+
+    def settings(self, **values: Any) -> dict[str, Any]:
+        """Change settings and return all of them.
+
+        :param values: fields of :class:`~airflow_provider_segmind.emulator.settings.Settings`.
+        """
+        return cast("dict[str, Any]", self._send("settings", values))
+
+    def script(self, **fields: Any) -> str:
+        """Say what a model answers; the newest script that fits a call wins.
+
+        :param fields: fields of :class:`~airflow_provider_segmind.emulator.scripts.Script`.
+        :return: id for :meth:`unscript`.
+        """
+        return cast("str", self._send("script", fields))
+
+    def unscript(self, script_id: str | None = None) -> None:
+        """Forget one script, or all."""
+        self._send("unscript", {"script_id": script_id})
+
+    @property
+    def scripts(self) -> list[dict[str, Any]]:
+        """Scripts in force, the newest first, with how often each was ``used``."""
+        return cast("list[dict[str, Any]]", self._send("scripts", {}))
+
+    def fault(self, route: str, **fields: Any) -> str:
+        """Line up trouble on a route.
+
+        :param route: submit, v1, status, result, credits, history, upload, models, files, ...; ``a|b`` or ``*``.
+        :param fields: fields of :class:`~airflow_provider_segmind.emulator.faults.Fault`.
+        :return: id for :meth:`unfault`.
+        """
+        return cast("str", self._send("fault", {"route": route, **fields}))
+
+    def outage(self, seconds: float) -> str:
+        """Reset every connection for a while."""
+        return self.fault("*", reset=True, seconds=seconds)
+
+    def unfault(self, fault_id: str | None = None) -> None:
+        """Forget one fault, or all."""
+        self._send("unfault", {"fault_id": fault_id})
+
+    @property
+    def faults(self) -> list[dict[str, Any]]:
+        """Faults in force, the oldest first, with how often each was ``used``."""
+        return cast("list[dict[str, Any]]", self._send("faults", {}))
+
+    def advance(self, seconds: float) -> float:
+        """Move the emulated clock forward; requests that come due complete and are billed."""
+        return cast("float", self._send("advance", {"seconds": seconds}))
+
+    def scale(self, scale: float) -> None:
+        """Set how many emulated seconds pass in one wall-clock second."""
+        self._send("scale", {"scale": scale})
+
+    def now(self) -> float:
+        """Return the emulated time, epoch seconds."""
+        return cast("float", self._send("now", {}))
+
+    def set_balance(self, credits: float | None, *, free: float = 0.0, key: str | None = None) -> None:
+        """Set what a key can spend, USD; None takes away its credits record."""
+        self._send("set_balance", {"credits": credits, "free": free, "key": key})
+
+    def balance(self, key: str | None = None) -> float:
+        """Return what a key has left, USD, free credits included."""
+        return cast("float", self._send("balance", {"key": key}))
+
+    @property
+    def bill(self) -> list[BillEntry]:
+        """Every charge, in the order the requests completed."""
+        return self._rows("bill", BillEntry, {})
+
+    @property
+    def jobs(self) -> list[JobEntry]:
+        """Every accepted request, in the order of submission."""
+        return self._rows("jobs", JobEntry, {})
+
+    @property
+    def requests(self) -> list[RecordedRequest]:
+        """Every recorded HTTP request, control routes left out."""
+        return self._rows("requests", RecordedRequest, {})
+
+    def posts(self, model: str | None = None) -> list[RecordedRequest]:
+        """Return the paid submits that arrived, refused and spoilt ones included."""
+        return self._rows("posts", RecordedRequest, {"model": model})
+
+    def calls(self, route: str | None = None) -> list[CallEntry]:
+        """Return time, route and status of every answered call; kept when requests are not recorded."""
+        return self._rows("calls", CallEntry, {"route": route})
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Return answered calls by route and status."""
+        return cast("dict[str, dict[str, int]]", self._send("counts", {}))
+
+    def most_accepted(self, seconds: float = 60.0, route: str | None = None) -> int:
+        """Return the largest number of accepted calls in any window of that many seconds."""
+        return cast("int", self._send("most_accepted", {"seconds": seconds, "route": route}))
+
+    @property
+    def leaks(self) -> list[str]:
+        """Paths on the public file host that were asked for with an API key."""
+        return cast("list[str]", self._send("leaks", {}))
+
+    def reset(self, what: str | None = None) -> None:
+        """Forget ``requests``, ``scripts``, ``faults``, ``records``, ``rate``, or all five; settings and time stay."""
+        self._send("reset", {"what": what})
+
+
+class EmulatorControl(Controls):
+    """Steer an emulator that runs in another process.
+
+    :param url: the address it printed.
+    :param timeout: wall-clock seconds for one verb.
+    """
+
+    def __init__(self, url: str, *, timeout: float = 30.0) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise ValueError(f"emulator url {url!r} is not http(s)")
+        self.url = url.rstrip("/")
+        self.timeout = timeout
+        # no proxy from the environment may come between a test and its own machine
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+    def _send(self, verb: str, fields: dict[str, Any]) -> Any:
+        data = json.dumps(fields).encode()
+        headers = {"content-type": "application/json"}
+        request = urllib.request.Request(f"{self.url}/_emulator/{verb}", data=data, headers=headers)  # noqa: S310 - checked above
+        try:
+            with self._opener.open(request, timeout=self.timeout) as answer:
+                return json.loads(answer.read())["value"]
+        except urllib.error.HTTPError as problem:
+            with problem:
+                raise ValueError(json.loads(problem.read())["error"]) from problem

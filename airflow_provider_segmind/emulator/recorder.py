@@ -1,0 +1,92 @@
+"""Every request and every answer, for assertions."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import replace
+
+from airflow_provider_segmind.emulator.entries import CallEntry, RecordedRequest
+from airflow_provider_segmind.emulator.settings import Settings
+from airflow_provider_segmind.emulator.wire import Call
+
+PAID_ROUTES = frozenset({"submit", "v1", "workflows"})
+
+
+class Recorder:
+    """Keeps requests (bounded or switched off by the settings) and a short line for each answered call."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._requests: deque[RecordedRequest] = deque()
+        self._by_number: dict[int, int] = {}
+        self._calls: list[tuple[float, str, int, str]] = []
+        self._number = 0
+
+    def arrived(self, call: Call, model: str) -> int:
+        """Note a request and return its number."""
+        self._number += 1
+        if self._settings.record_requests:
+            body = call.body if self._settings.record_bodies else b""
+            headers = call.headers if self._settings.record_headers else {}
+            row = RecordedRequest(
+                self._number,
+                call.time,
+                call.method,
+                call.path,
+                call.query_string,
+                headers,
+                body,
+                call.route,
+                model,
+                None,
+            )
+            self._requests.append(row)
+            limit = self._settings.record_limit
+            while limit is not None and len(self._requests) > limit:
+                self._by_number.pop(self._requests.popleft().number, None)
+        return self._number
+
+    def answered(self, number: int, call: Call, model: str, status: int) -> None:
+        """Note the answer to a request; ``status`` 0 is a dropped connection."""
+        self._calls.append((call.time, call.route, status, model))
+        if self._settings.record_requests:
+            self._by_number[number] = status
+
+    def requests(self) -> list[RecordedRequest]:
+        """Return the recorded requests in the order of arrival."""
+        return [replace(row, status=self._by_number.get(row.number)) for row in self._requests]
+
+    def posts(self, model: str | None) -> list[RecordedRequest]:
+        """Return the paid submits that arrived, of one model or all."""
+        paid = (row for row in self._requests if row.route in PAID_ROUTES and row.method == "POST")
+        return [replace(row, status=self._by_number.get(row.number)) for row in paid if model in (None, row.model)]
+
+    def calls(self, route: str | None) -> list[CallEntry]:
+        """Return a line for each answered call, of one route or all."""
+        return [CallEntry(*line) for line in self._calls if route in (None, line[1])]
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Return answered calls by route and status."""
+        counted: dict[str, dict[str, int]] = {}
+        for _, route, status, _ in self._calls:
+            row = counted.setdefault(route, {})
+            row[str(status)] = row.get(str(status), 0) + 1
+        return counted
+
+    def most_accepted(self, seconds: float, route: str | None) -> int:
+        """Return the largest number of calls answered below 400, or 422, within any window of ``seconds``."""
+        times = sorted(
+            when
+            for when, name, status, _ in self._calls
+            if route in (None, name) and (0 < status < 400 or status == 422)
+        )
+        most = start = 0
+        for end, moment in enumerate(times):
+            while times[start] <= moment - seconds:
+                start += 1
+            most = max(most, end - start + 1)
+        return most

@@ -1,0 +1,156 @@
+"""What a test wants a model to answer, and for which calls."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+
+_UNSET: Any = object()
+_IN_PROCESS = ("predicate", "answer")
+
+
+@dataclass(kw_only=True)
+class Script:
+    """One rule: which calls (``model``, ``match``, ``regex``, ``predicate``, ``times``) get which answer (the rest).
+
+    What is left None keeps its default. Times are emulator seconds, ``cost`` USD.
+    """
+
+    #: slug or shell pattern
+    model: str | None = None
+    #: substring of all text in the body
+    match: str | None = None
+    regex: str | None = None
+    #: in-process only: ``predicate(model, inputs) -> bool``
+    predicate: Callable[[str, dict[str, Any]], bool] | None = None
+    #: how many requests it answers; None: every one
+    times: int | None = None
+
+    text: str | None = None
+    #: in-process only: ``answer(model, inputs) -> str``
+    answer: Callable[[str, dict[str, Any]], str] | None = None
+    #: any JSON value; the text of the answer is its JSON
+    json: Any = field(default=_UNSET)
+    #: the model's whole native body
+    body: dict[str, Any] | None = None
+    #: merged over the v2 result body; a value of None removes nothing, it is sent as null
+    result: dict[str, Any] | None = None
+    #: neutral (stop, length, safety, tool) or the provider's own word
+    finish_reason: str | None = None
+    thoughts: str | list[str] | None = None
+    list_content: bool = False
+    tool_call: dict[str, Any] | None = None
+    #: no candidates / choices / content at all
+    empty: bool = False
+    #: the prompt is blocked, with this reason, inside COMPLETED
+    block: str | None = None
+    output_mode: str | None = None
+    #: any of input, output, thoughts, cached
+    usage: dict[str, int] | None = None
+    cost: float | None = None
+    latency: Any = None
+    queue_time: float | None = None
+    looks: list[int] | None = None
+    #: the request ends FAILED with these words
+    fail: str | None = None
+    #: files an image, video or audio model produces
+    outputs: int = 1
+
+    used: int = 0
+    id: str = ""
+
+    @classmethod
+    def parse(cls, fields: dict[str, Any]) -> Script:
+        """Check and build a script from keyword arguments.
+
+        :raises ValueError: naming the field that is wrong.
+        """
+        known = {item.name for item in dataclasses.fields(cls)} - {"used", "id"}
+        unknown = sorted(set(fields) - known)
+        if unknown:
+            raise ValueError(f"unknown script fields {unknown}; known: {sorted(known)}")
+        if fields.get("regex") is not None:
+            re.compile(fields["regex"])
+        draw_latency(fields.get("latency") or 0.0, 0)
+        return cls(**fields)
+
+    @property
+    def has_json(self) -> bool:
+        """Tell whether a JSON answer was given; null is one."""
+        return self.json is not _UNSET
+
+    def fits(self, model: str, inputs: dict[str, Any], everything: str) -> bool:
+        """Tell whether this rule answers a call."""
+        if self.times is not None and self.used >= self.times:
+            return False
+        if self.model is not None and self.model != model and not fnmatchcase(model, self.model):
+            return False
+        if self.match is not None and self.match not in everything:
+            return False
+        if self.regex is not None and not re.search(self.regex, everything):
+            return False
+        return self.predicate is None or bool(self.predicate(model, inputs))
+
+    def describe(self) -> dict[str, Any]:
+        """Return the rule as JSON-able fields, without what is unset."""
+        shown = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        return {key: value for key, value in shown.items() if value not in (None, _UNSET) and key not in _IN_PROCESS}
+
+
+NO_SCRIPT = Script()
+
+
+class ScriptBook:
+    """The rules in force; the newest one that fits wins."""
+
+    def __init__(self) -> None:
+        self._scripts: list[Script] = []
+        self._made = 0
+
+    def add(self, fields: dict[str, Any]) -> str:
+        """Add a rule and return its id."""
+        script = Script.parse(fields)
+        self._made += 1
+        script.id = f"script-{self._made}"
+        self._scripts.insert(0, script)
+        return script.id
+
+    def remove(self, script_id: str | None) -> None:
+        """Forget one rule, or all of them."""
+        self._scripts = [script for script in self._scripts if script_id is not None and script.id != script_id]
+
+    def choose(self, model: str, inputs: dict[str, Any], everything: str) -> Script:
+        """Return the rule for a call and count its use."""
+        for script in self._scripts:
+            if script.fits(model, inputs, everything):
+                script.used += 1
+                return script
+        return NO_SCRIPT
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Return all rules, the newest first."""
+        return [script.describe() for script in self._scripts]
+
+
+def draw_latency(plan: Any, number: int) -> float:
+    """Return the latency of the ``number``-th request under a plan.
+
+    :param plan: seconds; a list of seconds, repeated; or ``{"lognormal": {"median": s, "sigma": x, "seed": n}}``.
+    :param number: counts from 0; the same number draws the same latency in every run.
+    :raises ValueError: for any other plan.
+    """
+    if isinstance(plan, (int, float)) and not isinstance(plan, bool):
+        return float(plan)
+    if isinstance(plan, (list, tuple)) and plan:
+        return float(plan[number % len(plan)])
+    if isinstance(plan, dict) and set(plan) == {"lognormal"}:
+        shape = plan["lognormal"]
+        source = random.Random(f"{shape.get('seed', 0)}/{number}")
+        return float(shape["median"]) * math.exp(float(shape["sigma"]) * source.gauss(0.0, 1.0))
+    raise ValueError(f"latency {plan!r} is neither seconds, a list of seconds, nor a lognormal plan")

@@ -1,0 +1,224 @@
+"""Serve an emulator on a loopback port: in a thread for tests, in the foreground for the command line."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote, urlencode
+
+import uvicorn
+
+from airflow_provider_segmind.emulator.app import EmulatorApp
+from airflow_provider_segmind.emulator.control import Controls
+from airflow_provider_segmind.emulator.desk import Desk
+from airflow_provider_segmind.emulator.settings import Settings
+from airflow_provider_segmind.emulator.state import EmulatorState
+
+_START_TIMEOUT = 10.0
+
+
+class SegmindEmulator(Controls):
+    """An offline Segmind in a thread of this process; use it as a context manager.
+
+    :param host: loopback address to listen on.
+    :param port: 0 takes a free one.
+    :param clock: wall clock, epoch seconds.
+    :param scale: emulated seconds in one wall-clock second.
+    :param settings: fields of :class:`~airflow_provider_segmind.emulator.settings.Settings`.
+    """
+
+    def __init__(
+        self,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        clock: Callable[[], float] = time.time,
+        scale: float = 1.0,
+        **settings: Any,
+    ) -> None:
+        known = Settings()
+        known.change(settings)
+        self._state = EmulatorState(known, clock, scale=scale)
+        self._desk = Desk(self._state)
+        self._app = EmulatorApp(self._state)
+        self._host, self._port = host, port
+        self._thread: threading.Thread | None = None
+        self._server: _Server | None = None
+
+    def _send(self, verb: str, fields: dict[str, Any]) -> Any:
+        return self._desk.handle(verb, fields)
+
+    @property
+    def url(self) -> str:
+        """Address of all services: gateway (without its prefix: see :attr:`gateway_url`), storage, history, files."""
+        return self._state.base_url
+
+    @property
+    def gateway_url(self) -> str:
+        """Address of the gateway, path prefix included."""
+        return self.url + self._state.settings.prefix
+
+    @property
+    def api_key(self) -> str:
+        """A key that is accepted."""
+        return str(self._state.settings.api_keys[0])
+
+    @property
+    def connection(self) -> dict[str, Any]:
+        """The fields of an Airflow connection whose every address is this emulator."""
+        return connection_fields(self.url, self.gateway_url, self.api_key)
+
+    @property
+    def connection_json(self) -> str:
+        """The connection as ``AIRFLOW_CONN_...`` takes it in JSON."""
+        return json.dumps(self.connection)
+
+    @property
+    def connection_uri(self) -> str:
+        """The connection as ``AIRFLOW_CONN_...`` takes it as a URI."""
+        fields = self.connection
+        scheme, _, rest = fields["host"].partition("://")
+        address, _, path = rest.partition("/")
+        host = quote(f"{scheme}://{address}" + (f"/{path}" if path else ""), safe="")
+        return f"segmind://:{quote(fields['password'], safe='')}@{host}/?{urlencode(fields['extra'])}"
+
+    def start(self) -> Self:
+        """Listen, and return when calls are answered."""
+        if self._thread is not None:
+            raise RuntimeError("this emulator is already running")
+        listener = bind(self._host, self._port)
+        self._state.base_url = f"http://{self._host}:{listener.getsockname()[1]}"
+        self._server = _Server(self._app)
+        self._thread = threading.Thread(
+            target=self._server.run_on, args=(listener,), name="segmind-emulator", daemon=True
+        )
+        self._thread.start()
+        if not self._server.ready.wait(_START_TIMEOUT):
+            raise RuntimeError("the emulator did not start")
+        return self
+
+    def stop(self) -> None:
+        """Drop all connections and stop listening; bill, jobs and requests stay readable."""
+        if self._thread is None or self._server is None:
+            return
+        self._server.ask_to_stop()
+        self._thread.join(_START_TIMEOUT)
+        self._thread = None
+
+    def serve_forever(self, announce: Callable[[], None]) -> None:
+        """Serve in this thread until SIGINT or SIGTERM.
+
+        :param announce: called once the address is known and calls are answered.
+        """
+        listener = bind(self._host, self._port)
+        self._state.base_url = f"http://{self._host}:{listener.getsockname()[1]}"
+        self._server = _Server(self._app)
+        self._server.run_on(listener, announce=announce)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def connection_fields(url: str, gateway_url: str, api_key: str) -> dict[str, Any]:
+    """Return an Airflow connection that points every service at one address."""
+    extra = {"storage_url": url, "history_url": url, "models_url": url}
+    return {"conn_type": "segmind", "host": gateway_url, "password": api_key, "extra": extra}
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Listen on an address; in the caller's thread, so that a taken port is an error there."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(2048)
+    except OSError:
+        listener.close()
+        raise
+    listener.setblocking(False)
+    return listener
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its tenth-of-a-second ticks: starts and stops at once, and never waits for a client."""
+
+    def __init__(self, app: EmulatorApp) -> None:
+        self._emulator = app
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http="httptools" if importlib.util.find_spec("httptools") else "h11",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                date_header=False,
+                # a client may pool connections for as long as it likes; an idle one that closes looks like a fault
+                timeout_keep_alive=3600,
+            )
+        )
+        self.ready = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._asked = asyncio.Event()
+        self._announce: Callable[[], None] | None = None
+
+    def run_on(self, listener: socket.socket, *, announce: Callable[[], None] | None = None) -> None:
+        """Serve on a listening socket until asked to stop; signals count in the main thread only."""
+        self._announce = announce
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            self._loop = runner.get_loop()
+            try:
+                runner.run(self.serve(sockets=[listener]))
+            finally:
+                listener.close()
+
+    def ask_to_stop(self) -> None:
+        """Stop the server; from any thread."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._asked.set)
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """End on a signal, without uvicorn's raising it a second time for its caller."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._asked.set)
+
+    async def main_loop(self) -> None:
+        """Wait for the end."""
+        self.ready.set()
+        if self._announce is not None:
+            self._announce()
+        await self._asked.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the port and every connection at once."""
+        self._emulator.stop()
+        for server in self.servers:
+            server.close()
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        if self.server_state.tasks:
+            await asyncio.wait(list(self.server_state.tasks), timeout=1.0)
+        await asyncio.sleep(0)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if importlib.util.find_spec("uvloop") is None:
+        return None
+    import uvloop
+
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory

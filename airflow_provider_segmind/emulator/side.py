@@ -1,0 +1,214 @@
+"""The services beside the gateway: storage, files, model list, request history, generations, webhooks."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import uuid
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+from airflow_provider_segmind.emulator import catalogue
+from airflow_provider_segmind.emulator.clock import day, stamp
+from airflow_provider_segmind.emulator.state import EmulatorState, Job
+from airflow_provider_segmind.emulator.submit import store_file
+from airflow_provider_segmind.emulator.wire import Answer, Call, error, reply
+
+_LIST_KEY = "Inference Segmind Model Information List With Details"
+_FOLDERS = {"image": "images", "audio": "audios", "video": "videos"}
+_SORT_KEYS = ("model_created", "model_name", "credits_deduction")
+
+
+def upload(state: EmulatorState, call: Call, key: str) -> Answer:
+    """POST /upload-asset with data URLs."""
+    try:
+        sent = json.loads(call.body)
+    except ValueError:
+        return error(400, "Invalid JSON in request body")
+    data_urls = sent.get("data_urls") if isinstance(sent, dict) else None
+    if not isinstance(data_urls, list) or not data_urls:
+        return error(400, "data_urls is required")
+    decoded = [_data_url(item) for item in data_urls]
+    stored = []
+    for item in decoded:
+        if item is None:
+            return error(400, "Invalid data URL")
+        content_type, body = item
+        major, _, minor = content_type.partition("/")
+        folder, extension = _FOLDERS.get(major, "files"), minor.split("+")[0] or "bin"
+        name = f"assets/{state.settings.account_email}/{folder}/{uuid.uuid4()}.{extension}"
+        stored.append(store_file(state, name, "", (body, content_type))["url"])
+    if state.settings.upload_mode == "urls":
+        return reply({"urls": stored})
+    return reply({"file_urls": stored, "message": "Files uploaded successfully"})
+
+
+def _data_url(item: Any) -> tuple[str, bytes] | None:
+    if not isinstance(item, str) or not item.startswith("data:") or ";base64," not in item:
+        return None
+    head, _, data = item[5:].partition(";base64,")
+    try:
+        return head, base64.b64decode(data, validate=True)
+    except binascii.Error:
+        return None
+
+
+def files(state: EmulatorState, call: Call, key: str) -> Answer:
+    """GET /files/...: public, so a key sent here has leaked."""
+    if "x-api-key" in call.headers or "authorization" in call.headers:
+        state.leaks.append(call.path)
+        if state.settings.file_key == "reject":
+            return error(400, "an API key was sent to the public file host")
+    found = state.files.get(call.params["name"])
+    if found is None or call.time >= found[2] + state.settings.file_ttl:
+        return Answer(404, b"<Error><Code>NoSuchKey</Code></Error>", "application/xml")
+    return Answer(200, found[0], found[1])
+
+
+def models(state: EmulatorState, call: Call, key: str) -> Answer:
+    """GET /inference-model-information/list; open without a key."""
+    return reply({_LIST_KEY: catalogue.listing(state.settings.models, state.settings.retired)})
+
+
+def history(state: EmulatorState, call: Call, key: str) -> Answer:
+    """GET /inference-request/request-history: filtered, paged, one row for each output."""
+    now, query = state.settle(), call.query
+    try:
+        page, per_page = int(query.get("page", 1)), int(query.get("per_page", 20))
+        last = date.fromisoformat(query["to_date"]) if "to_date" in query else date.fromisoformat(day(now))
+        first = date.fromisoformat(query["from_date"]) if "from_date" in query else last - timedelta(days=7)
+    except ValueError as problem:
+        return error(400, f"Invalid parameter: {problem}")
+    complaint = _history_complaint(query, page, per_page, first, last)
+    if complaint:
+        return error(400, complaint)
+    rows = [row for job in _visible(state, key, now) for row in _rows(state, job, now)]
+    rows = [row for row in rows if first.isoformat() <= row["model_created"][:10] <= last.isoformat()]
+    rows = [row for row in rows if query.get("model_name", "") in row["model_name"]]
+    rows = [row for row in rows if query.get("status", row["model_status"]) == row["model_status"]]
+    rows.sort(
+        key=lambda row: row[query.get("sort_by", "model_created")], reverse=query.get("sort_order", "desc") == "desc"
+    )
+    shown = rows[(page - 1) * per_page : page * per_page]
+    envelope = state.settings.history_envelope
+    if envelope == "list":
+        return reply(shown)
+    return reply({envelope: shown, "total": len(rows), "page": page, "per_page": per_page})
+
+
+def _history_complaint(query: dict[str, str], page: int, per_page: int, first: date, last: date) -> str | None:
+    if not 1 <= per_page <= 100 or page < 1:
+        return "per_page must be between 1 and 100"
+    if (last - first).days > 31:
+        return "date range must not exceed 31 days"
+    if query.get("status", "COMPLETED") not in ("COMPLETED", "FAILED", "PENDING"):
+        return "status must be one of COMPLETED, FAILED, PENDING"
+    if query.get("sort_by", "model_created") not in _SORT_KEYS or query.get("sort_order", "desc") not in (
+        "asc",
+        "desc",
+    ):
+        return "invalid sort_by or sort_order"
+    return None
+
+
+def history_record(state: EmulatorState, call: Call, key: str) -> Answer:
+    """GET /inference-request/request-history/{id}: one own request of any age."""
+    now = state.settle()
+    job = state.jobs.get(call.params["id"])
+    if job is None or job.key != key or now < job.submitted + state.settings.history_delay:
+        return error(404, "Request not found")
+    return reply(_rows(state, job, now)[0])
+
+
+def _visible(state: EmulatorState, key: str, now: float) -> list[Job]:
+    delay = state.settings.history_delay
+    return [job for job in state.jobs.values() if job.key == key and now >= job.submitted + delay]
+
+
+def _rows(state: EmulatorState, job: Job, now: float) -> list[dict[str, Any]]:
+    ended = job.ended is not None
+    status = job.status(now) if ended else "PENDING"
+    row: dict[str, Any] = {
+        "request_id": job.id,
+        "model_name": job.model,
+        "model_status": status,
+        "credits_deduction": job.cost if status == "COMPLETED" else 0.0,
+        "request_body": _request_body(job),
+        "generation_url": None,
+        "latency_ms": round(((job.ended or now) - job.submitted) * 1000) if ended else None,
+        "model_created": stamp(job.submitted),
+        "model_updated": stamp(job.ended or job.submitted),
+        "user_email": state.settings.account_email,
+    }
+    if status == "FAILED":
+        row["error"] = job.words
+    if status != "COMPLETED" or not job.urls:
+        return [row]
+    # a request with several outputs has a row for each, every one with the full cost
+    return [{**row, "generation_url": url} for url in job.urls]
+
+
+def _request_body(job: Job) -> Any:
+    if not job.body:
+        return None
+    try:
+        return json.loads(job.body)
+    except ValueError:
+        return None
+
+
+def generations(state: EmulatorState, call: Call, key: str) -> Answer:
+    """GET /inference-request/generations and /recent-generations: requests that produced an output."""
+    now, query = state.settle(), call.query
+    done = [job for job in _visible(state, key, now) if job.ended is not None and job.words is None]
+    wanted = query.get("model_name")
+    rows = [
+        {
+            "request_id": row["request_id"],
+            "generation_url": row["generation_url"],
+            "status": row["model_status"],
+            "credits_deduction": row["credits_deduction"],
+            "latency_ms": row["latency_ms"],
+            "prompt": (row["request_body"] or {}).get("prompt"),
+            "parameters": row["request_body"],
+            "user_email": row["user_email"],
+        }
+        for job in reversed(done)
+        if wanted in (None, "", job.model)
+        for row in _rows(state, job, now)
+    ]
+    page = int(query.get("page", 1)) if query.get("page", "1").isdigit() else 1
+    return reply({"data": rows[(page - 1) * 20 : page * 20], "total": len(rows), "page": page})
+
+
+def webhooks(state: EmulatorState, call: Call, key: str) -> Answer:
+    """Webhooks of workflows, deleting by GET as the SDK does; bodies are assumed."""
+    verb = call.params["verb"]
+    if verb == "get":
+        return reply({"webhooks": [hook for hook in state.webhooks.values() if hook["active"]]})
+    if verb in ("add", "update"):
+        return _write_webhook(state, call, verb)
+    found = state.webhooks.get(call.query.get("webhook_id", ""))
+    if found is None:
+        return error(404, "Webhook not found")
+    if verb == "inactive":
+        found["active"] = False
+        return reply({"message": "Webhook deleted", "webhook_id": found["webhook_id"]})
+    return reply({"logs": [], "webhook_id": found["webhook_id"]})
+
+
+def _write_webhook(state: EmulatorState, call: Call, verb: str) -> Answer:
+    try:
+        sent = json.loads(call.body)
+        types = sent["event"]["types"]
+        url = sent["webhook_url"]
+        hook_id = sent["webhook_id"] if verb == "update" else uuid.uuid4().hex
+    except (ValueError, KeyError, TypeError):
+        return error(400, "webhook_url and event.types are required")
+    if verb == "update" and hook_id not in state.webhooks:
+        return error(404, "Webhook not found")
+    moment = datetime.fromtimestamp(call.time, tz=UTC).isoformat()
+    hook = {"webhook_id": hook_id, "webhook_url": url, "event": {"types": types}, "active": True, "updated": moment}
+    state.webhooks[hook_id] = hook
+    return reply({"message": "Webhook saved", **hook})

@@ -1,0 +1,208 @@
+"""Accept a paid POST: the checks in front, and the request with the end it will come to."""
+
+from __future__ import annotations
+
+import email.parser
+import email.policy
+import json
+from typing import Any
+
+from airflow_provider_segmind.emulator import catalogue, media, replies
+from airflow_provider_segmind.emulator.prompts import Question, read_question
+from airflow_provider_segmind.emulator.scripts import Script, draw_latency
+from airflow_provider_segmind.emulator.state import EmulatorState, Job
+from airflow_provider_segmind.emulator.wire import Answer, Call, error
+
+_EXTENSIONS = {"image": "png", "video": "mp4", "audio": "mp3"}
+
+
+def accept(state: EmulatorState, call: Call, key: str, model: str, *, via: str) -> Job | Answer:
+    """Check a submit and take it in, or say why not.
+
+    :param model: slug from the path.
+    :param via: ``v2``, ``v1`` or ``workflow``.
+    """
+    settings = state.settings
+    if model in settings.retired:
+        return error(410, f"Model {model} has been retired")
+    if model in settings.restricted:
+        return error(403, f"Your team does not have access to model {model}")
+    kind = "image" if via == "workflow" else catalogue.kind_of(model, settings.models)
+    if kind is None:
+        return error(404, f"Model {model} not found")
+    inputs = _inputs(call)
+    if isinstance(inputs, Answer):
+        return inputs
+    question = read_question(inputs, kind, strict_gemini=settings.strict_gemini_messages)
+    if question.problem and settings.eager_validation is not None:
+        return error(settings.eager_validation, question.problem)
+    job = _build(state, call, key, model, kind, inputs, question, via)
+    account = state.account(key)
+    if account.total - account.reserved < job.cost or (account.credits is None and job.cost > 0):
+        status = settings.credits_status_v1 if via == "v1" else settings.credits_status_v2
+        return error(status, f"Insufficient credits. You have {round(account.total, 8)} credits.")
+    state.add(job)
+    return job
+
+
+def _inputs(call: Call) -> dict[str, Any] | Answer:
+    declared = call.headers.get("content-type", "")
+    content_type = declared.split(";")[0].strip().lower()
+    if content_type == "multipart/form-data":
+        return _form(declared, call.body)
+    if content_type != "application/json":
+        return error(406, "Invalid content type")
+    try:
+        inputs = json.loads(call.body)
+    except ValueError:
+        return error(400, "Invalid JSON in request body")
+    return inputs if isinstance(inputs, dict) else error(400, "Request body must be a JSON object")
+
+
+def _form(declared: str, body: bytes) -> dict[str, Any]:
+    head = f"Content-Type: {declared}\r\n\r\n".encode()
+    message = email.parser.BytesParser(policy=email.policy.HTTP).parsebytes(head + body)
+    parts = list(message.iter_parts()) if message.is_multipart() else []
+    return {str(part.get_param("name", header="content-disposition")): part.get_content() for part in parts}
+
+
+def _build(
+    state: EmulatorState,
+    call: Call,
+    key: str,
+    model: str,
+    kind: str,
+    inputs: dict[str, Any],
+    question: Question,
+    via: str,
+) -> Job:
+    settings, now = state.settings, state.clock.now()
+    script = state.scripts.choose(model, inputs, question.everything)
+    plan = settings.latency if script.latency is None else script.latency
+    latency = draw_latency(plan, script.used - 1 if script.latency is not None else state.submitted)
+    if kind == "mock":
+        latency = float(inputs.get("sleep", latency))
+    queued = settings.queue_time if script.queue_time is None else script.queue_time
+    looks = settings.looks if script.looks is None else script.looks
+    job = Job(
+        id=state.new_id(),
+        key=key,
+        model=model,
+        kind=kind,
+        via=via,
+        submitted=now,
+        starts=now + queued,
+        finishes=now + queued + latency,
+        cost=0.0,
+        looks=(looks[0], looks[1]) if looks else None,
+        words=script.fail or question.problem,
+        body=call.body if settings.record_bodies else None,
+    )
+    if via == "workflow":
+        _fill_workflow(state, job, script, question)
+    elif kind in _EXTENSIONS:
+        _fill_media(state, job, script, question, inputs)
+    else:
+        _fill_text(state, job, script, question, inputs)
+    if kind == "mock" and "credits" in inputs:
+        job.cost = float(inputs["credits"])
+    if script.cost is not None:
+        job.cost = script.cost
+    if script.result:
+        job.fields |= script.result
+    return job
+
+
+def _fill_text(state: EmulatorState, job: Job, script: Script, question: Question, inputs: dict[str, Any]) -> None:
+    settings = state.settings
+    if job.kind == "embedding":
+        job.native = _embedding(question.text, job.model)
+        job.fields = {"output": json.dumps(job.native)}
+        job.cost = round(replies.count_tokens(question.text) * settings.price_input / 1e6, 10)
+        return
+    reply = replies.build_reply(job.kind, job.model, inputs, question, script, request_id=job.id, now=job.submitted)
+    job.native = reply.native
+    produced = reply.usage.output + reply.usage.thoughts
+    job.cost = round((reply.usage.input * settings.price_input + produced * settings.price_output) / 1e6, 10)
+    plain = "plain" if job.kind in ("mock", "transcript") else settings.output_mode
+    job.fields = _output(script.output_mode or plain, reply)
+    if job.kind == "mock":
+        job.fields |= {"reasoning": "", "partial": False}
+    if inputs.get("web_search"):
+        job.fields["grounding"] = {"queries": [question.text]}
+
+
+def _output(mode: str, reply: replies.Reply) -> dict[str, Any]:
+    if mode == "missing":
+        return dict(reply.native)
+    written = json.dumps(reply.native, ensure_ascii=False)
+    shapes = {
+        "double": written,
+        "plain": reply.text or "",
+        "dict": reply.native,
+        "invalid": written[: len(written) // 2],
+        "list": [reply.text],
+    }
+    if mode not in shapes:
+        raise ValueError(f"output_mode {mode!r} is not one of {[*shapes, 'missing']}")
+    return {"output": shapes[mode]}
+
+
+def _embedding(text: str, model: str) -> dict[str, Any]:
+    numbers = [round(byte / 255, 4) for byte in media.png(text)[-24:-16]]
+    usage = {"prompt_tokens": replies.count_tokens(text), "total_tokens": replies.count_tokens(text)}
+    return {
+        "object": "list",
+        "model": model,
+        "data": [{"object": "embedding", "index": 0, "embedding": numbers}],
+        "usage": usage,
+    }
+
+
+def _fill_media(state: EmulatorState, job: Job, script: Script, question: Question, inputs: dict[str, Any]) -> None:
+    extension = _EXTENSIONS[job.kind]
+    wanted = str(inputs.get("output_format") or inputs.get("image_format") or "").lower()
+    if job.kind == "image" and wanted in ("jpeg", "jpg", "png"):
+        extension = wanted
+    described = [
+        store_file(state, f"generations/{job.id}-{n}.{extension}", f"{question.text}/{n}")
+        for n in range(script.outputs)
+    ]
+    job.urls = tuple(str(item["url"]) for item in described)
+    job.fields = {"output": job.urls[0] if job.urls else None}
+    if job.kind == "image":
+        seed = inputs.get("seed", -1)
+        drawn = int(job.id.replace("-", "")[:6], 16) if seed == -1 else seed
+        job.fields |= {"images": described, "seed": str(drawn), "prompt": question.text, "timings": {}}
+    elif described:
+        job.fields[job.kind] = described[0]
+    job.cost = state.settings.media_price
+
+
+def _fill_workflow(state: EmulatorState, job: Job, script: Script, question: Question) -> None:
+    item = store_file(state, f"generations/{job.id}-0.png", job.model)
+    job.urls = (str(item["url"]),)
+    values = [{"keyname": "image_1", "value": {"data": item["url"], "type": "image"}}]
+    values += [{"keyname": "text_1", "value": {"data": script.text, "type": "text"}}] if script.text is not None else []
+    job.fields = {"output": json.dumps(values)}
+    job.cost = state.settings.media_price
+    # a workflow has inputs of its own naming, so nothing in them is mandatory
+    job.words = script.fail
+
+
+def store_file(state: EmulatorState, name: str, seed: str, content: tuple[bytes, str] | None = None) -> dict[str, Any]:
+    """Put a file on the file host and describe it as results do.
+
+    :param name: path on the file host.
+    :param seed: what made-up content is derived from.
+    :param content: bytes and content type, instead of made-up ones.
+    """
+    body, content_type = content or media.make(name.rsplit(".", 1)[-1], seed)
+    state.files[name] = (body, content_type, state.clock.now())
+    origin = (state.settings.files_url or state.base_url).rstrip("/")
+    return {
+        "url": f"{origin}/files/{name}",
+        "content_type": content_type,
+        "file_name": name.rsplit("/", 1)[-1],
+        "file_size": str(len(body)),
+    }
