@@ -1,0 +1,48 @@
+"""
+The only door from our errors to the failures Airflow acts on.
+
+Airflow asks one question of an exception: may the task be tried again? An error that a retry cannot mend becomes
+``AirflowFailException``, so that retries are not burnt on it; every other error passes as it is and follows the task's
+``retries``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSensorTimeout, AirflowSkipException
+
+from airflow_provider_segmind.exceptions import SegmindError, SegmindRequestTimeoutError
+
+
+@contextmanager
+def task_failures() -> Iterator[None]:
+    """Turn an error that a retry cannot mend into one that Airflow does not retry."""
+    try:
+        yield
+    except SegmindError as error:
+        if error.retryable:
+            raise
+        raise AirflowFailException(str(error)) from error
+
+
+@contextmanager
+def sensor_failures(*, soft_fail: bool, never_fail: bool) -> Iterator[None]:
+    """
+    Do the same for a sensor, whose deadline Airflow knows under a name of its own and never retries.
+
+    :param soft_fail: skip the task instead of failing it when it times out or cannot succeed.
+    :param never_fail: skip the task on every error.
+    """
+    try:
+        yield
+    except SegmindError as error:
+        final = not error.retryable or isinstance(error, SegmindRequestTimeoutError)
+        if never_fail or (soft_fail and final):
+            raise AirflowSkipException(f"Skipped instead of failed, as asked: {error}") from error
+        if isinstance(error, SegmindRequestTimeoutError):
+            raise AirflowSensorTimeout(str(error)) from error
+        if final:
+            raise AirflowFailException(str(error)) from error
+        raise

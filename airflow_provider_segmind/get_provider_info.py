@@ -1,0 +1,112 @@
+"""What Airflow asks a provider package about itself. Imports nothing: it runs in every Airflow process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_NUMBER = {"type": ["number", "null"], "exclusiveMinimum": 0}
+_TEXT = {"type": ["string", "null"]}
+_URL = {"type": ["string", "null"], "format": "url"}
+
+CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
+    "requests_per_minute": {
+        "label": "Requests per minute",
+        "description": "The account's limit. Empty: find it out from Segmind's answers.",
+        "schema": _NUMBER,
+    },
+    "model": {
+        "label": "Default model",
+        "description": "Used by tasks that name none, for example gemini-3.1-flash-lite.",
+        "schema": _TEXT,
+    },
+    "request_timeout": {
+        "label": "Request timeout (s)",
+        "description": "Seconds one HTTP call may take. 60 when empty.",
+        "schema": _NUMBER,
+    },
+    "storage_url": {
+        "label": "Storage URL",
+        "description": "Base URL for uploads, when they go through a proxy or the emulator.",
+        "schema": _URL,
+    },
+    "history_url": {
+        "label": "History URL",
+        "description": "Base URL of the request history, when it goes through a proxy or the emulator.",
+        "schema": _URL,
+    },
+    "models_url": {
+        "label": "Models URL",
+        "description": "Base URL of the model list, when it goes through a proxy or the emulator.",
+        "schema": _URL,
+    },
+}
+"""The extra fields of the connection; the form of every Airflow version is made from this table."""
+
+FIELD_BEHAVIOUR: dict[str, Any] = {
+    "hidden-fields": ["schema", "login", "port"],
+    "relabeling": {"password": "API Key", "host": "Base URL"},
+    "placeholders": {
+        "password": "empty: the environment variable SEGMIND_API_KEY",
+        "host": "https://api.segmind.com",
+        "requests_per_minute": "60",
+        "model": "gemini-3.1-flash-lite",
+        "request_timeout": "60",
+        "storage_url": "https://workflows-api.segmind.com",
+        "history_url": "https://api.spotprod.segmind.com",
+        "models_url": "https://api.spotprod.segmind.com",
+    },
+}
+
+
+def get_provider_info() -> dict[str, Any]:
+    """
+    Describe this package to Airflow.
+
+    ``package-name`` must be the canonical name of the distribution: another spelling breaks the provider list of the
+    whole deployment. Keys that an older Airflow does not know are ignored there.
+    """
+    return {
+        "package-name": "airflow-provider-segmind",
+        "name": "Segmind",
+        "description": "Run the models of Segmind (https://www.segmind.com) and pay once for each task.",
+        "integrations": [
+            {
+                "integration-name": "Segmind",
+                "external-doc-url": "https://docs.segmind.com",
+                "tags": ["service"],
+            }
+        ],
+        "connection-types": [
+            {
+                "connection-type": "segmind",
+                "hook-class-name": "airflow_provider_segmind.hooks.segmind.SegmindHook",
+                "hook-name": "Segmind",
+                "ui-field-behaviour": FIELD_BEHAVIOUR,
+                "conn-fields": CONNECTION_FIELDS,
+            }
+        ],
+        "hooks": [{"integration-name": "Segmind", "python-modules": ["airflow_provider_segmind.hooks.segmind"]}],
+        "operators": [
+            {"integration-name": "Segmind", "python-modules": ["airflow_provider_segmind.operators.request"]}
+        ],
+        "sensors": [{"integration-name": "Segmind", "python-modules": ["airflow_provider_segmind.sensors.request"]}],
+        "triggers": [{"integration-name": "Segmind", "python-modules": ["airflow_provider_segmind.triggers.request"]}],
+        "config": {
+            "segmind": {
+                "description": "Defaults of the Segmind provider.",
+                "options": {
+                    "state_path": {
+                        "description": (
+                            "Folder on object storage where tasks note what they have submitted, so that a retry finds "
+                            "it. Used where Airflow has no task state store (before 3.3) and the task names no "
+                            "state_path. Empty: Airflow Variables are used."
+                        ),
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "s3://aws_default@my-bucket/segmind-state",
+                        "default": "",
+                    }
+                },
+            }
+        },
+    }

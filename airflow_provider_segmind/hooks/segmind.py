@@ -1,0 +1,292 @@
+"""From an Airflow Connection to a Segmind client."""
+
+from __future__ import annotations
+
+import base64
+import logging
+import math
+import mimetypes
+import os
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from airflow.providers.common.compat.connection import get_async_connection, get_async_extra_dejson
+from airflow.providers.common.compat.sdk import BaseHook, Connection
+
+from airflow_provider_segmind.api.client import AsyncSegmindClient, ClientConfig, SegmindClient
+from airflow_provider_segmind.api.models import (
+    Credits,
+    ModelInfo,
+    RequestRecord,
+    RequestResult,
+    RequestState,
+    SubmittedRequest,
+    SyncResult,
+)
+from airflow_provider_segmind.api.protocol import Endpoints, base_url
+from airflow_provider_segmind.api.retry import ONE_LOOK
+from airflow_provider_segmind.exceptions import SegmindAPIError, SegmindAuthenticationError, SegmindConfigError
+from airflow_provider_segmind.get_provider_info import CONNECTION_FIELDS, FIELD_BEHAVIOUR
+
+API_KEY_VARIABLE = "SEGMIND_API_KEY"
+
+
+def client_config(connection: Connection, extra: Mapping[str, Any]) -> ClientConfig:
+    """
+    Read a Connection.
+
+    :param extra: the connection's extra, decoded; passed in because an event loop must read it asynchronously.
+    :raises SegmindConfigError: a field cannot work; the message names it.
+    """
+    api_key = (connection.password or os.environ.get(API_KEY_VARIABLE) or "").strip()
+    if not api_key:
+        raise SegmindConfigError(
+            f"Connection {connection.conn_id!r} has no API key: fill in its password or set {API_KEY_VARIABLE}. "
+            "Nothing was sent."
+        )
+    if not api_key.isascii() or not api_key.isprintable():
+        raise SegmindConfigError(
+            f"The API key (password) of connection {connection.conn_id!r} holds characters that no HTTP header can "
+            "carry."
+        )
+    defaults = Endpoints()
+    return ClientConfig(
+        api_key=api_key,
+        endpoints=Endpoints(
+            gateway=base_url(_host(connection), "host") if connection.host else defaults.gateway,
+            storage=base_url(extra.get("storage_url") or defaults.storage, "storage_url"),
+            history=base_url(extra.get("history_url") or defaults.history, "history_url"),
+            models=base_url(extra.get("models_url") or defaults.models, "models_url"),
+        ),
+        request_timeout=_positive(extra, "request_timeout") or 60.0,
+        requests_per_minute=_positive(extra, "requests_per_minute"),
+        model=str(extra["model"]).strip() if extra.get("model") else None,
+        resubmit_on_server_error=_flag(extra, "resubmit_on_server_error"),
+    )
+
+
+def _host(connection: Connection) -> str:
+    """Put a base URL together from the parts that the URI form of a connection scatters it into."""
+    host = str(connection.host).strip()
+    if "://" not in host:
+        scheme = connection.schema if connection.schema in ("http", "https") else "https"
+        host = f"{scheme}://{host}"
+    scheme, _, rest = host.partition("://")
+    authority, slash, path = rest.partition("/")
+    if connection.port and not authority.rpartition("]")[2].rpartition(":")[1]:
+        authority = f"{authority}:{connection.port}"
+    return f"{scheme}://{authority}{slash}{path}"
+
+
+def _positive(extra: Mapping[str, Any], name: str) -> float | None:
+    value = extra.get(name)
+    if value is None or value == "":
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if isinstance(value, bool) or not math.isfinite(number) or number <= 0:
+        raise SegmindConfigError(f"Field {name!r} of the Segmind connection is {value!r}; it must be a number above 0.")
+    return number
+
+
+def _flag(extra: Mapping[str, Any], name: str) -> bool:
+    value = extra.get(name, False)
+    if isinstance(value, str) and value.strip().lower() in ("", "true", "false"):
+        return value.strip().lower() == "true"
+    if isinstance(value, bool) or value is None:
+        return bool(value)
+    raise SegmindConfigError(f"Field {name!r} of the Segmind connection is {value!r}; it must be true or false.")
+
+
+class SegmindHook(BaseHook):
+    """
+    Talk to Segmind with the account of an Airflow Connection.
+
+    The methods block; an event loop uses :meth:`get_async_conn`, whose client has the same methods. Only :meth:`submit`
+    and :meth:`run_sync` cost money.
+
+    :param segmind_conn_id: the Connection: password is the API key (``SEGMIND_API_KEY`` when empty), host the base URL,
+        extra fields as in ``docs/connection.md``.
+    """
+
+    conn_name_attr = "segmind_conn_id"
+    default_conn_name = "segmind_default"
+    conn_type = "segmind"
+    hook_name = "Segmind"
+
+    def __init__(self, segmind_conn_id: str = default_conn_name, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.segmind_conn_id = segmind_conn_id
+        self._client: SegmindClient | None = None
+
+    @classmethod
+    def get_ui_field_behaviour(cls) -> dict[str, Any]:
+        """Return the form's hidden fields, labels and placeholders, for Airflow before 3.2."""
+        return {name.replace("-", "_"): value for name, value in FIELD_BEHAVIOUR.items()}
+
+    @classmethod
+    def get_connection_form_widgets(cls) -> dict[str, Any]:
+        """Return the form's extra fields, for Airflow before 3.2."""
+        from flask_appbuilder.fieldwidgets import BS3TextFieldWidget
+        from flask_babel import lazy_gettext
+        from wtforms import FloatField, StringField
+        from wtforms.validators import Optional
+
+        return {
+            name: (FloatField if "number" in details["schema"]["type"] else StringField)(
+                lazy_gettext(details["label"]),
+                widget=BS3TextFieldWidget(),
+                description=details["description"],
+                validators=[Optional()],
+            )
+            for name, details in CONNECTION_FIELDS.items()
+        }
+
+    @cached_property
+    def config(self) -> ClientConfig:
+        """Read the Connection; blocks, so not for event loops."""
+        connection = self.get_connection(self.segmind_conn_id)
+        return client_config(connection, connection.extra_dejson)
+
+    async def get_async_config(self) -> ClientConfig:
+        """Read the Connection without blocking an event loop."""
+        connection = await get_async_connection(self.segmind_conn_id, hook=self)
+        return client_config(connection, await get_async_extra_dejson(connection))
+
+    def get_conn(self) -> SegmindClient:
+        """Return the blocking client; the same one until :meth:`close`."""
+        if self._client is None:
+            _quieten_httpx()
+            self._client = SegmindClient(self.config)
+        return self._client
+
+    async def get_async_conn(self) -> AsyncSegmindClient:
+        """Return a new async client; close it, or use it with ``async with``."""
+        _quieten_httpx()
+        return await AsyncSegmindClient.create(await self.get_async_config())
+
+    def close(self) -> None:
+        """Close the connections of the blocking client."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def submit(self, model: str | None, inputs: Mapping[str, Any]) -> SubmittedRequest:
+        """
+        Submit a request: one paid POST, billed when it completes. Calling this twice pays twice.
+
+        :param model: the model to run (Segmind calls it the slug); the connection's default when None.
+        :param inputs: the JSON body, as the model's page describes it.
+        :raises SegmindSubmissionUnknownError: it may have been created; look for it in the request history.
+        :raises SegmindError: it was refused or never left; nothing was billed.
+        """
+        return self.get_conn().submit(self.model_or_default(model), inputs)
+
+    def run_sync(self, model: str | None, inputs: Mapping[str, Any], *, timeout: float | None = None) -> SyncResult:
+        """
+        Run a model through the blocking v1 call: one paid POST, billed when it is answered 200.
+
+        :param timeout: seconds for the whole call, the connection's ``request_timeout`` when None.
+        """
+        return self.get_conn().run_sync(self.model_or_default(model), inputs, timeout=timeout)
+
+    def get_status(self, request_id: str) -> RequestState:
+        """Return where a request stands; FAILED is a state here, not an error. Free."""
+        return self.get_conn().get_status(request_id)
+
+    def get_result(self, request_id: str) -> RequestResult:
+        """
+        Fetch the body of a request; it is final only when ``completed``. Free.
+
+        :raises SegmindRequestFailedError: Segmind reports FAILED; nothing was billed.
+        :raises SegmindRequestExpiredError: the id is unknown, or older than an hour.
+        """
+        return self.get_conn().get_result(request_id)
+
+    def get_credits(self) -> Credits:
+        """Return the balance in USD. Free; runs no model."""
+        return self.get_conn().get_credits()
+
+    def list_models(self) -> list[ModelInfo]:
+        """List the models. Free."""
+        return self.get_conn().list_models()
+
+    def get_request_record(self, request_id: str) -> RequestRecord:
+        """Return what the request history holds of one own request of any age. Free; rows appear late."""
+        return self.get_conn().get_request_record(request_id)
+
+    def list_request_records(self, **filters: Any) -> list[RequestRecord]:
+        """
+        Return a page of the request history. Free.
+
+        :param filters: ``model``, ``from_date``, ``to_date``, ``status``, ``page``, ``per_page``.
+        """
+        return self.get_conn().list_request_records(**filters)
+
+    def upload(self, *files: str | Path | bytes, media_type: str | None = None) -> list[str]:
+        """
+        Store files at Segmind and return their public URLs, which anybody who has them can open.
+
+        :param files: local paths, ``data:`` URLs, or bytes.
+        :param media_type: of the bytes, and of paths whose name does not tell.
+        """
+        return self.get_conn().upload([_data_url(file, media_type) for file in files])
+
+    def model_or_default(self, model: str | None) -> str:
+        """
+        Return ``model``, or the connection's default.
+
+        :raises SegmindConfigError: neither is there.
+        """
+        chosen = model or self.config.model
+        if not chosen:
+            raise SegmindConfigError(
+                f"No 'model' is given and connection {self.segmind_conn_id!r} names no default. Nothing was sent."
+            )
+        return chosen
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Ask for the balance: one free call that runs no model."""
+        try:
+            client = self.get_conn()
+            balance = client.perform(client.wire.credits(), ONE_LOOK)
+        except SegmindAuthenticationError as error:
+            return False, str(error)
+        except SegmindAPIError as error:
+            if error.status_code == 404:
+                return True, (
+                    "Segmind accepts the API key but has no balance record for the account: add credits before the "
+                    "first request."
+                )
+            return False, str(error)
+        except Exception as error:  # noqa: BLE001 - the form shows whatever is wrong instead of a stack trace
+            return False, f"{type(error).__name__}: {error}"
+        finally:
+            self.close()
+        return True, (
+            f"Connected to {self.config.endpoints.gateway}. Balance: {balance.total:.4f} USD "
+            f"(credits {balance.credits or 0:.4f}, free credits {balance.free_credits or 0:.4f})."
+        )
+
+
+def _data_url(file: str | Path | bytes, media_type: str | None) -> str:
+    if isinstance(file, str) and file.startswith("data:"):
+        return file
+    if isinstance(file, bytes):
+        content, kind = file, media_type
+    else:
+        content, kind = Path(file).read_bytes(), media_type or mimetypes.guess_type(str(file))[0]
+    if not kind:
+        raise SegmindConfigError("'media_type' is needed for a file whose name does not tell it. Nothing was sent.")
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _quieten_httpx() -> None:
+    """Keep httpx from logging every poll at INFO, unless the deployment has decided about its logger."""
+    logger = logging.getLogger("httpx")
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.WARNING)
