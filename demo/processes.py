@@ -52,6 +52,7 @@ class ManagedProcess:
         self.log_path = log_path
         self._process: subprocess.Popen[bytes] | None = None
         self._seen: set[psutil.Process] = set()
+        self.started_at = 0.0
 
     @property
     def pid(self) -> int:
@@ -74,6 +75,7 @@ class ManagedProcess:
         """Start the command."""
         if self.running:
             raise RuntimeError(f"{self.name} is running already.")
+        self.started_at = time.time()
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 self.command,
@@ -121,16 +123,20 @@ class ManagedProcess:
         """
         stop_all([self], grace=grace)
 
+    def kill_descendants(self) -> None:
+        """End at once everything that came out of the process, and leave the process itself."""
+        remaining = self.descendants()
+        _send([process.pid for process in remaining], signal.SIGKILL)
+        psutil.wait_procs(remaining, timeout=STOP_GRACE)
+
     def reap(self) -> None:
         """End at once what is left of the process and of all that came out of it."""
         if self._process is None:
             return
-        remaining = self.descendants()
-        _send([process.pid for process in remaining], signal.SIGKILL)
         if self.running:
             self._process.kill()
         self._process.wait(timeout=STOP_GRACE)
-        psutil.wait_procs(remaining, timeout=STOP_GRACE)
+        self.kill_descendants()
 
     def log_tail(self, *, lines: int = 25) -> str:
         """The last lines of its log."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
 import httpx
@@ -19,6 +21,21 @@ FINISHED_TASKS = frozenset({"success", "failed", "skipped", "upstream_failed", "
 
 class AirflowRestError(RuntimeError):
     """Airflow's REST API refused a call, or what was waited for did not happen in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What a component says of itself; ``heartbeat`` is in seconds since the epoch."""
+
+    status: str | None
+    heartbeat: float | None
+
+    @classmethod
+    def read(cls, name: str, component: Json) -> Health:
+        """Read one entry of the answer of ``/monitor/health``."""
+        heartbeat = component.get(f"latest_{name}_heartbeat")
+        seconds = datetime.fromisoformat(heartbeat).timestamp() if heartbeat else None
+        return cls(status=component.get("status"), heartbeat=seconds)
 
 
 class AirflowRest:
@@ -84,10 +101,10 @@ class AirflowRest:
                 raise AirflowRestError(f"Waited {timeout:.0f} s for {what}, in vain{trouble}.")
             time.sleep(self.poll_interval)
 
-    def health(self) -> dict[str, str | None]:
-        """Status by component: ``metadatabase``, ``scheduler``, ``triggerer``, ``dag_processor``."""
+    def health(self) -> dict[str, Health]:
+        """Health by component: ``metadatabase``, ``scheduler``, ``triggerer``, ``dag_processor``."""
         answer = self._client.get("/api/v2/monitor/health").raise_for_status().json()
-        return {name: (component or {}).get("status") for name, component in answer.items()}
+        return {name: Health.read(name, component or {}) for name, component in answer.items()}
 
     def import_errors(self) -> dict[str, str]:
         """Stack trace by DAG file."""

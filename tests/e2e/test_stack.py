@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from typing import TYPE_CHECKING
 
 import psutil
@@ -68,12 +69,16 @@ def test_a_triggerer_can_be_killed_and_started_again(airflow_stack: AirflowStack
     before = airflow_stack.pid("triggerer")
 
     airflow_stack.kill("triggerer", signal.SIGKILL, scope="tree")
+    killed_at = time.time()
     with pytest.raises(StackError, match="triggerer ended with code -9"):
         airflow_stack.check_alive()
     airflow_stack.start("triggerer")
 
     airflow_stack.wait_healthy(timeout=90)
     assert airflow_stack.pid("triggerer") != before
+    heartbeat = airflow_stack.rest.health()["triggerer"].heartbeat
+    assert heartbeat is not None
+    assert heartbeat > killed_at
 
 
 def test_waiting_for_what_never_comes_says_what_it_was(airflow_stack: AirflowStack) -> None:
@@ -112,7 +117,7 @@ def test_a_second_stack_on_postgresql_leaves_nothing_behind_when_its_user_fails(
     assert len(everything) >= 3
     assert [process for process in everything if process.is_running()] == []
     assert not any(process.running for process in other.processes.values())
-    assert airflow_stack.rest.health()["scheduler"] == "healthy"
+    assert airflow_stack.rest.health()["scheduler"].status == "healthy"
 
 
 def test_a_process_that_dies_at_once_is_reported_with_its_log(tmp_path: Path) -> None:
