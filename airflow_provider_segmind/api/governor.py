@@ -1,0 +1,337 @@
+"""
+How many calls a minute one account may make, and who goes first.
+
+One governor serves every task of a process that uses the same host and key. It holds a sliding window
+(:mod:`window`), a queue, and one silence for everybody after a 429. Decisions take ``now``; waiting is a generator
+that the sync and the async client drive, like all waiting here. Source: docs.segmind.com, "Rate limits", which leaves
+open whether polls count; they do here from the moment a poll is answered 429.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+import threading
+from bisect import bisect_left, insort
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import closing
+from dataclasses import dataclass, field
+from enum import IntEnum
+from functools import partial
+from typing import Any, NamedTuple
+
+from airflow_provider_segmind.api.protocol import Call
+from airflow_provider_segmind.api.window import LocalWindow, RedisWindow
+from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindConnectionError, SegmindRateLimitError
+
+LONGEST_SILENCE = 65.0
+"""Seconds a reset header is believed for; Segmind's windows are a minute long."""
+LONGEST_NAP = 5.0
+"""Seconds after which a waiting call asks again, because places may have come free early."""
+SHORT_NAP = 0.05
+"""Seconds between questions whose answer depends on calls that are under way."""
+EDGE_OF_RESET = 0.05
+"""Seconds added to a reset, so that nobody comes back just before it."""
+FULL_RAMP = 64
+"""Calls under way at once at which the slow start is over; each good answer lets one more go."""
+SMALLEST_PLAN = 5.0
+"""Calls a minute of the smallest plan; no guess goes below it."""
+DECREASE = 0.8
+"""What a 429 leaves of the limit."""
+INCREASE = 0.1
+"""Part of the limit that each minute without a 429 gives back."""
+REDIS_PATIENCE = 30.0
+"""Seconds a shared window may be out of reach before the caller hears of it."""
+
+
+class Priority(IntEnum):
+    """Who goes first. The value is how many seconds later than it came a call takes its place in the queue."""
+
+    EXPIRING = -3600
+    """A look at a result that is about to be gone."""
+    SUBMIT = 0
+    LOOK = 20
+    """Submits pass it for so long and no longer, so that it cannot starve."""
+
+
+@dataclass(frozen=True, slots=True)
+class RateSettings:
+    """
+    What an account may do.
+
+    :param requests_per_minute: the account's limit; None starts without one and learns it from 429s.
+    :param rate_share: this process's part of the limit, above 0 up to 1, where several share it without Redis.
+    :param count_polls: whether GETs count; None until a GET is answered 429.
+    :param redis_url: share the window through Redis instead; the limit must be given then.
+    :param window: seconds a minute has.
+    """
+
+    requests_per_minute: float | None = None
+    rate_share: float = 1.0
+    count_polls: bool | None = None
+    redis_url: str | None = field(default=None, repr=False)
+    window: float = 60.0
+
+    def __post_init__(self) -> None:
+        rate = self.requests_per_minute
+        if rate is not None and not 0 < rate < float("inf"):
+            raise SegmindConfigError(f"'requests_per_minute' is {rate!r}; it must be above 0. Nothing was sent.")
+        if not 0 < self.rate_share <= 1:
+            raise SegmindConfigError(f"'rate_share' is {self.rate_share!r}; it must be in (0, 1]. Nothing was sent.")
+
+    @property
+    def ceiling(self) -> float | None:
+        """Return the calls per window that this process may make at most, None for "unknown"."""
+        rate = self.requests_per_minute
+        return rate if rate is None or self.redis_url else rate * self.rate_share
+
+
+class Ticket(NamedTuple):
+    """A place in the queue."""
+
+    due: float
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """
+    Leave to send one call.
+
+    :param place: number in the window, None for a call that does not count.
+    """
+
+    sent_at: float
+    place: int | None
+    paid: bool
+
+
+Admission = Generator[float | Callable[[], float | None], Any, Permit]
+
+
+class Governor:
+    """
+    Decide which call may be sent when.
+
+    A caller drives :meth:`admission` (:meth:`acquire` and :meth:`acquire_async` do), sends, and tells :meth:`answered`
+    what came of it.
+
+    :param name: digest of host and key, the only trace of the key kept here.
+    """
+
+    def __init__(self, settings: RateSettings, *, name: str = "", rng: random.Random | None = None) -> None:
+        self.name = name
+        self._rng = rng or random.Random()
+        self._lock = threading.Lock()
+        self._queue: list[Ticket] = []
+        self._tickets = 0
+        self._silent_until = 0.0
+        self._elsewhere_full_until = 0.0
+        self._refusals = 0
+        self._ramp: int | None = None
+        self._window = LocalWindow(None, settings.window)
+        self._shared: RedisWindow | None = None
+        self.configure(settings)
+
+    def __repr__(self) -> str:
+        return f"Governor({self.name[:8]!r}, limit={self.limit!r}, waiting={len(self._queue)})"
+
+    def configure(self, settings: RateSettings) -> None:
+        """Take over settings; what was sent before stays counted."""
+        with self._lock:
+            self.settings = settings
+            self.counts_polls = bool(settings.count_polls)
+            self.limit = settings.ceiling
+            self._fit_window()
+            rate = settings.requests_per_minute
+            if settings.redis_url and rate:
+                seconds = settings.window / min(1.0, rate)
+                self._shared = RedisWindow(settings.redis_url, self.name, max(1, int(rate)), seconds)
+            else:
+                self._shared = None
+
+    def counts(self, call: Call[Any]) -> bool:
+        """Tell whether a call takes a place in the window."""
+        return call.method != "GET" or self.counts_polls
+
+    def silence(self, now: float) -> float:
+        """Return the seconds for which nobody may send anything."""
+        return max(0.0, self._silent_until - now)
+
+    def interval(self) -> float:
+        """Return the seconds per call that the limit allows, 0 while polls are free or the limit is unknown."""
+        return self.settings.window / self.limit if self.counts_polls and self.limit else 0.0
+
+    def join(self, priority: Priority, now: float) -> Ticket:
+        """Queue up."""
+        with self._lock:
+            self._tickets += 1
+            ticket = Ticket(now + priority * self.settings.window / 60, self._tickets)
+            insort(self._queue, ticket)
+        return ticket
+
+    def leave(self, ticket: Ticket) -> None:
+        """Leave the queue, admitted or not."""
+        with self._lock:
+            del self._queue[bisect_left(self._queue, ticket)]
+
+    def seconds_to_wait(self, ticket: Ticket, now: float) -> float:
+        """Say in how many seconds to ask again; 0 is leave to go."""
+        with self._lock:
+            if now < self._silent_until:
+                return self._silent_until - now
+            if now < self._elsewhere_full_until:
+                return self._elsewhere_full_until - now
+            position = bisect_left(self._queue, ticket)
+            if self._ramp is not None and self._window.open(now) + position >= self._ramp:
+                return SHORT_NAP * (1 + min(position, 20))
+            wait = self._window.seconds_until(position + 1, now)
+            if wait <= 0 and position > 0 and self._shared is not None:
+                return SHORT_NAP
+            return min(wait, LONGEST_NAP)
+
+    def admission(self, call: Call[Any], clock: Callable[[], float], priority: Priority | None) -> Admission:
+        """
+        Wait for leave to send a call: yield seconds to sleep, or a blocking question to put to Redis.
+
+        :raises SegmindConnectionError: the shared window stays out of reach; nothing was sent.
+        """
+        paid = call.asked.paid
+        if not self.counts(call):
+            while (left := self.silence(clock())) > 0:
+                yield left + self._rng.random() * min(1.0, left)
+            return Permit(clock(), None, paid)
+        ticket = self.join((Priority.SUBMIT if paid else Priority.LOOK) if priority is None else priority, clock())
+        try:
+            while True:
+                wait = self.seconds_to_wait(ticket, clock())
+                if wait <= 0 and self._shared is not None:
+                    wait = yield from self._ask_redis(self._shared, clock)
+                if wait <= 0:
+                    now = clock()
+                    with self._lock:
+                        return Permit(now, self._window.take(now), paid)
+                yield wait
+        finally:
+            self.leave(ticket)
+
+    def _ask_redis(self, shared: RedisWindow, clock: Callable[[], float]) -> Generator[Any, Any, float]:
+        began = clock()
+        while True:
+            wait: float | None = yield shared.take
+            if wait is not None:
+                break
+            if clock() - began > REDIS_PATIENCE:
+                raise SegmindConnectionError(
+                    "The rate limit shared through Redis is out of reach. Nothing was sent and nothing was billed; "
+                    "check the Redis URL of the connection."
+                )
+            yield 0.5 + self._rng.random()
+        if wait > 0:
+            wait += self._rng.random() * 0.1
+            self._elsewhere_full_until = clock() + min(wait, LONGEST_NAP)
+        return wait
+
+    def answered(self, permit: Permit, now: float, error: BaseException | None = None) -> Callable[[], None] | None:
+        """
+        Learn from what came of a call.
+
+        :returns: what to tell Redis, if there is something to tell; it blocks.
+        """
+        with self._lock:
+            if permit.place is not None:
+                self._window.give(permit.place, now)
+            if not isinstance(error, SegmindRateLimitError):
+                if permit.sent_at >= self._silent_until:
+                    self._relax(counted=permit.place is not None)
+                return None
+            if not permit.paid and self.settings.count_polls is None:
+                self.counts_polls = True
+            seconds = self._cool(permit, now, error)
+            return None if self._shared is None else partial(self._shared.cool, seconds)
+
+    def _relax(self, *, counted: bool) -> None:
+        self._refusals = 0
+        if self._ramp is not None:
+            self._ramp = None if self._ramp >= FULL_RAMP else self._ramp + 1
+        ceiling = self.settings.ceiling
+        if counted and self.limit is not None and (ceiling is None or self.limit < ceiling):
+            # Over a window of `limit` calls this adds up to the increase.
+            self.limit += max(1.0, INCREASE * (ceiling or self.limit)) / self.limit
+            self.limit = self.limit if ceiling is None else min(self.limit, ceiling)
+            self._fit_window()
+
+    def _cool(self, permit: Permit, now: float, error: SegmindRateLimitError) -> float:
+        # Calls that were under way when the silence began say nothing new.
+        news = permit.sent_at >= self._silent_until
+        self._refusals += news
+        if error.retry_after is not None:
+            seconds = min(error.retry_after, LONGEST_SILENCE) + EDGE_OF_RESET
+        else:
+            seconds = min(LONGEST_SILENCE, 2.0 ** min(self._refusals, 6)) * (0.5 + self._rng.random() / 2)
+        self._silent_until = max(self._silent_until, now + seconds)
+        self._ramp = 1
+        if news and permit.place is not None:
+            # Unknown, the limit is near what was answered before the refusal; known, others may be using it up.
+            limit = self._window.answered(now) - 1.0 if self.limit is None else self.limit
+            self.limit = max(DECREASE * limit, min(SMALLEST_PLAN, self.settings.ceiling or SMALLEST_PLAN))
+            self._fit_window()
+        return seconds
+
+    def _fit_window(self) -> None:
+        limit, window = self.limit, self.settings.window
+        self._window.amount = None if limit is None else max(1, int(limit + 1e-9))
+        self._window.seconds = window if limit is None or limit >= 1 else window / limit
+
+    def acquire(
+        self,
+        call: Call[Any],
+        *,
+        clock: Callable[[], float],
+        sleep: Callable[[float], object],
+        priority: Priority | None = None,
+    ) -> Permit:
+        """Wait for leave to send ``call``, blocking."""
+        with closing(self.admission(call, clock, priority)) as steps:
+            try:
+                step = next(steps)
+                while True:
+                    step = steps.send(step() if callable(step) else sleep(step))
+            except StopIteration as stop:
+                permit: Permit = stop.value
+                return permit
+
+    async def acquire_async(
+        self,
+        call: Call[Any],
+        *,
+        clock: Callable[[], float],
+        sleep: Callable[[float], Awaitable[None]],
+        priority: Priority | None = None,
+    ) -> Permit:
+        """Wait for leave to send ``call``, without blocking the loop."""
+        with closing(self.admission(call, clock, priority)) as steps:
+            try:
+                step = next(steps)
+                while True:
+                    step = steps.send(await (asyncio.to_thread(step) if callable(step) else sleep(step)))
+            except StopIteration as stop:
+                permit: Permit = stop.value
+                return permit
+
+
+_governors: dict[str, Governor] = {}
+_registry_lock = threading.Lock()
+
+
+def governor_for(gateway: str, api_key: str, settings: RateSettings) -> Governor:
+    """Return the governor of an account in this process; newer settings replace older ones."""
+    name = hashlib.sha256(f"{gateway}\0{api_key}".encode()).hexdigest()[:32]
+    with _registry_lock:
+        governor = _governors.get(name)
+        if governor is None:
+            governor = _governors[name] = Governor(settings, name=name)
+        elif governor.settings != settings:
+            governor.configure(settings)
+        return governor

@@ -1,0 +1,349 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import uuid
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from airflow_provider_segmind.api.governor import (
+    LONGEST_SILENCE,
+    Governor,
+    Permit,
+    Priority,
+    RateSettings,
+    governor_for,
+)
+from airflow_provider_segmind.api.window import LocalWindow, RedisWindow
+from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindConnectionError, SegmindRateLimitError
+from tests.api.virtual import Server, World, a_call, fleet, seeded, send
+
+REDIS = "redis://127.0.0.1:6379/0"
+
+
+def governor_of(**options: Any) -> Governor:
+    return Governor(RateSettings(**options), name=uuid.uuid4().hex, rng=seeded())
+
+
+def admitted(governor: Governor, call: Any, now: float) -> Permit:
+    with pytest.raises(StopIteration) as stop:
+        next(governor.admission(call, lambda: now, None))
+    return stop.value.value
+
+
+def refused(retry_after: float | None = None) -> SegmindRateLimitError:
+    return SegmindRateLimitError("Too many.", status_code=429, retry_after=retry_after)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    amount=st.integers(1, 8),
+    calls=st.lists(st.tuples(st.floats(0, 30), st.floats(0, 12), st.floats(0, 1)), min_size=1, max_size=60),
+)
+def test_no_minute_holds_more_than_the_limit_wherever_between_sending_and_answer_it_counts(
+    amount: int, calls: list[tuple[float, float, float]]
+) -> None:
+    window, now = LocalWindow(amount, 60.0), 0.0
+    counted, open_calls = [], []
+    for pause, duration, when in calls:
+        now += pause
+        while (wait := window.seconds_until(1, now)) > 0:
+            for end, number in sorted(open_calls):
+                if end <= now + wait:
+                    window.give(number, end)
+                    open_calls.remove((end, number))
+            now += wait
+        for end, number in sorted(open_calls):
+            if end <= now:
+                window.give(number, end)
+                open_calls.remove((end, number))
+        open_calls.append((now + duration, window.take(now)))
+        counted.append(now + min(duration, 10.0) * when)
+    counted.sort()
+    assert all(counted[i + amount] - counted[i] >= 60.0 for i in range(len(counted) - amount))
+
+
+def test_300_requests_keep_to_50_calls_a_minute_without_a_429_and_use_85_percent_of_it() -> None:
+    world, done = World(), Counter[str]()
+    server = Server(world)
+    governor = governor_of(requests_per_minute=50, count_polls=True)
+    for worker in fleet(world, server, governor, 300, done):
+        world.start(worker)
+    began = world.now
+    world.run()
+    assert done == {"POST": 300, "GET": 300}
+    assert not server.refused
+    assert server.most_in_a_minute() <= 50
+    assert 600 / ((world.now - began) / 60) >= 0.85 * 50
+
+
+def test_three_processes_with_shares_never_exceed_the_limit_together() -> None:
+    world, done = World(), Counter[str]()
+    server = Server(world)
+    for share in (0.5, 0.3, 0.2):
+        governor = governor_of(requests_per_minute=50, rate_share=share, count_polls=True)
+        for worker in fleet(world, server, governor, int(200 * share), done):
+            world.start(worker)
+    world.run()
+    assert done == {"POST": 200, "GET": 200}
+    assert server.most_in_a_minute() <= 50
+    assert not server.refused
+
+
+def test_a_limit_nobody_declared_is_learned_from_its_429s() -> None:
+    world, done = World(), Counter[str]()
+    server = Server(world, allowed=120)
+    governor = governor_of()
+    for worker in fleet(world, server, governor, 1200, done):
+        world.start(worker)
+    began = world.now
+    world.run()
+    assert done == {"POST": 1200, "GET": 1200}
+    assert len(server.accepted) <= 120
+    # All 1,200 leave at once before the first answer: that is what nobody can know. Afterwards 429s are rare.
+    late = [moment for moment in server.refused if moment > began + 120]
+    assert len(late) <= 0.05 * 2400
+    assert world.now - began <= 2400 / 120 * 60 * 1.6
+
+
+@pytest.mark.parametrize("polls_count", [True, False])
+def test_a_429_silences_every_worker_until_the_reset(polls_count: bool) -> None:
+    world, done = World(), Counter[str]()
+    server = Server(world, allowed=1000)
+    governor = governor_of(requests_per_minute=1000, count_polls=polls_count)
+    permit = admitted(governor, a_call(), world.now)
+    governor.answered(permit, world.now, refused(7.0))
+    for worker in fleet(world, server, governor, 20, done):
+        world.start(worker)
+    for _ in range(20):
+        world.start(send(world, server, governor, a_call("GET"), done))
+    began = world.now
+    world.run(began + 7.0)
+    assert not server.arrivals
+    world.run(began + 60.0)
+    assert done == {"POST": 20, "GET": 40}
+
+
+def test_after_a_silence_calls_come_back_one_then_two_then_four() -> None:
+    world, done = World(), Counter[str]()
+    server = Server(world, allowed=1000, latency=lambda: 1.0)
+    governor = governor_of(requests_per_minute=1000)
+    governor.answered(admitted(governor, a_call(), world.now), world.now, refused(5.0))
+    for _ in range(100):
+        world.start(send(world, server, governor, a_call(), done))
+    began = world.now
+    world.run()
+    first = [moment - began for moment in server.arrivals]
+    assert sum(moment < 6.5 for moment in first) == 1
+    assert sum(moment < 7.5 for moment in first) == 3
+    assert done["POST"] == 100
+
+
+def test_without_a_reset_the_silence_grows_with_jitter_and_stays_bounded() -> None:
+    governor, now, silences = governor_of(), 0.0, []
+    for _ in range(10):
+        permit = admitted(governor, a_call(), now)
+        governor.answered(permit, now, refused())
+        silences.append(governor.silence(now))
+        now += silences[-1] + 61.0
+    assert 1.0 <= silences[0] <= 2.0
+    assert silences[3] > silences[0] * 2
+    assert max(silences) <= LONGEST_SILENCE
+    assert governor.silence(now) == 0
+
+
+def test_a_reset_far_away_is_believed_for_little_more_than_a_minute() -> None:
+    governor = governor_of()
+    governor.answered(admitted(governor, a_call(), 0.0), 0.0, refused(86_400.0))
+    assert 60 <= governor.silence(0.0) <= 66
+
+
+def test_a_submit_goes_ahead_of_looks_and_a_look_before_expiry_ahead_of_all() -> None:
+    governor = governor_of(requests_per_minute=50)
+    look = governor.join(Priority.LOOK, 0.0)
+    submit = governor.join(Priority.SUBMIT, 1.0)
+    expiring = governor.join(Priority.EXPIRING, 2.0)
+    assert sorted([look, submit, expiring]) == [expiring, submit, look]
+
+
+def test_a_look_is_not_passed_for_ever_by_a_stream_of_submits() -> None:
+    world, done = World(), Counter[str]()
+    server = Server(world, allowed=60)
+    governor = governor_of(requests_per_minute=60, count_polls=True)
+
+    def stream() -> Any:
+        while world.now < 1_000_400.0:
+            world.start(send(world, server, governor, a_call(), done))
+            yield 0.5
+
+    for _ in range(60):
+        world.start(send(world, server, governor, a_call(), done))
+    world.start(stream())
+    world.run(1_000_010.0)
+    world.start(send(world, server, governor, a_call("GET"), done))
+    world.run(1_000_150.0)
+    assert done["GET"] == 1
+
+
+def test_equals_are_served_in_the_order_they_came() -> None:
+    world, order = World(), []
+    governor = governor_of(requests_per_minute=5)
+
+    def one(number: int) -> Any:
+        permit = yield from governor.admission(a_call(), world.clock, None)
+        order.append(number)
+        yield 0.1
+        governor.answered(permit, world.now)
+
+    for number in range(23):
+        world.start(one(number), after=number * 0.01)
+    world.run()
+    assert order == list(range(23))
+
+
+def test_a_caller_that_is_cancelled_gives_its_place_in_the_queue_back() -> None:
+    governor = governor_of(requests_per_minute=1)
+    admitted(governor, a_call(), 0.0)
+    waiting = governor.admission(a_call(), lambda: 0.0, None)
+    assert next(waiting) > 0
+    waiting.close()
+    assert repr(governor).endswith("waiting=0)")
+
+
+def test_polls_are_free_until_one_is_answered_429() -> None:
+    governor = governor_of(requests_per_minute=50)
+    call = a_call("GET")
+    assert not governor.counts(call)
+    governor.answered(admitted(governor, call, 0.0), 0.0, refused(1.0))
+    assert governor.counts(call)
+
+
+def test_polls_declared_free_stay_free() -> None:
+    governor = governor_of(requests_per_minute=50, count_polls=False)
+    call = a_call("GET")
+    governor.answered(admitted(governor, call, 0.0), 0.0, refused(1.0))
+    assert not governor.counts(call)
+
+
+def test_a_share_below_one_call_a_minute_stretches_the_window() -> None:
+    governor, now = governor_of(requests_per_minute=5, rate_share=0.1), 0.0
+    governor.answered(admitted(governor, a_call(), now), now)
+    ticket = governor.join(Priority.SUBMIT, 61.0)
+    assert governor.seconds_to_wait(ticket, 61.0) > 0
+    assert governor.seconds_to_wait(ticket, 120.1) == 0
+
+
+@pytest.mark.parametrize(
+    "options", [{"requests_per_minute": 0}, {"requests_per_minute": -1}, {"rate_share": 0}, {"rate_share": 1.1}]
+)
+def test_a_rate_that_cannot_work_is_refused_before_anything_is_sent(options: dict[str, float]) -> None:
+    with pytest.raises(SegmindConfigError, match="Nothing was sent"):
+        RateSettings(**options)
+
+
+def test_one_governor_serves_an_account_and_shows_neither_key_nor_password() -> None:
+    key = "SG_0123456789abcdef"
+    rate = RateSettings(requests_per_minute=5, redis_url=None)
+    governor = governor_for("https://one.test", key, rate)
+    assert governor_for("https://one.test", key, RateSettings(requests_per_minute=9)) is governor
+    assert governor.limit == 9
+    assert governor_for("https://two.test", key, rate) is not governor
+    assert governor_for("https://one.test", "SG_other", rate) is not governor
+    assert key not in repr(governor) + repr(vars(governor))
+    assert "secret" not in repr(RateSettings(redis_url="redis://:secret@127.0.0.1"))
+
+
+def test_both_drives_sleep_what_the_decision_says() -> None:
+    now, naps = [0.0], []
+
+    def sleep(seconds: float) -> None:
+        naps.append(seconds)
+        now[0] += seconds
+
+    async def async_sleep(seconds: float) -> None:
+        sleep(seconds)
+
+    for use_async in (False, True):
+        governor = governor_of(requests_per_minute=1)
+        began = now[0]
+        for _ in range(2):
+            if use_async:
+                coroutine = governor.acquire_async(a_call(), clock=lambda: now[0], sleep=async_sleep)
+                permit = asyncio.run(coroutine)
+            else:
+                permit = governor.acquire(a_call(), clock=lambda: now[0], sleep=sleep)
+            governor.answered(permit, now[0])
+        assert 60 <= now[0] - began <= 66
+    assert len(naps) > 10
+
+
+@pytest.mark.redis
+def test_three_governors_share_one_window_through_redis() -> None:
+    name, moments, lock = uuid.uuid4().hex, [], threading.Lock()
+    stop = time.time() + 3.5
+
+    def process(governor: Governor) -> None:
+        while time.time() < stop:
+            permit = governor.acquire(a_call(), clock=time.time, sleep=lambda s: time.sleep(min(s, 0.3)))
+            with lock:
+                moments.append(time.time())
+            governor.answered(permit, time.time())
+
+    rate = RateSettings(requests_per_minute=10, redis_url=REDIS, window=2.0)
+    threads = [threading.Thread(target=process, args=[Governor(rate, name=name)]) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    moments.sort()
+    assert len(moments) >= 15
+    assert all(moments[i + 10] - moments[i] > 2.0 for i in range(len(moments) - 10))
+
+
+@pytest.mark.redis
+async def test_a_429_seen_by_one_process_silences_the_others_through_redis() -> None:
+    name = uuid.uuid4().hex
+    rate = RateSettings(requests_per_minute=50, redis_url=REDIS)
+    first, second = (Governor(rate, name=name) for _ in range(2))
+    tell = first.answered(admitted_blocking(first), time.time(), refused(7.0))
+    assert tell is not None
+    await asyncio.to_thread(tell)
+    naps: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        naps.append(seconds)
+        raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        await second.acquire_async(a_call(), clock=time.time, sleep=sleep)
+    assert 6.0 < naps[0] < 7.5
+
+
+def admitted_blocking(governor: Governor) -> Permit:
+    return governor.acquire(a_call(), clock=time.time, sleep=time.sleep)
+
+
+def test_redis_out_of_reach_stops_the_call_after_half_a_minute() -> None:
+    pytest.importorskip("redis")
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    governor = governor_of(requests_per_minute=5, redis_url="redis://127.0.0.1:1/0")
+    with pytest.raises(SegmindConnectionError, match="Nothing was sent"):
+        governor.acquire(a_call(), clock=lambda: now[0], sleep=sleep)
+    assert 30 <= now[0] <= 35
+
+
+def test_a_redis_url_that_cannot_be_read_is_not_quoted() -> None:
+    pytest.importorskip("redis")
+    with pytest.raises(SegmindConfigError) as caught:
+        RedisWindow("http://:hunter2@localhost", "name", 5, 60.0)
+    assert "hunter2" not in str(caught.value)
+    assert caught.value.__cause__ is None
