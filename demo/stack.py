@@ -248,7 +248,7 @@ class AirflowStack:
             **{f"AIRFLOW_CONN_{name.upper()}": value for name, value in self._connections.items()},
             "NO_COLOR": "1",
             # A proxy for the outside must not catch the calls between the processes.
-            "NO_PROXY": "127.0.0.1,localhost",
+            "NO_PROXY": ",".join(filter(None, ["127.0.0.1,localhost", os.environ.get("NO_PROXY")])),
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
             "PYTHONUNBUFFERED": "1",
             **self._extra,

@@ -1,0 +1,181 @@
+"""``make demo``: one request from DAG to result, on a real Airflow, against the emulator or the real Segmind."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+from rich.console import Console
+
+from airflow_provider_segmind.api.replies import read_reply
+from demo.display import Display
+from demo.emulator import EmulatorProcess
+from demo.rest import AirflowRest, AirflowRestError, Json
+from demo.stack import AirflowStack, StackError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from types import FrameType
+
+ROOT = Path(__file__).resolve().parent.parent
+DAG_ID = "example_segmind_request"
+SUBMIT, WAIT, RESULT = "submit", "wait", "result"
+RUN_TIMEOUT = 900
+# Long enough to see the wait, short enough for a demonstration.
+EMULATED_SECONDS = "3"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the demonstration; 0 when its DAG run succeeded."""
+    parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
+    parser.add_argument("--keep", action="store_true", help="leave Airflow's UI up until Ctrl-C")
+    parser.add_argument("--live", action="store_true", help="ask the real Segmind, with the key in SEGMIND_API_KEY")
+    parser.add_argument("--dags", type=Path, default=ROOT / "dags_examples", help="folder with the DAG to run")
+    options = parser.parse_args(arguments)
+    display = Display(Console())
+    if options.live and not os.environ.get("SEGMIND_API_KEY"):
+        display.trouble("LIVE=1 needs the API key: SEGMIND_API_KEY=… make demo LIVE=1")
+        return 2
+    # Unwinds the with blocks below, which end what was started.
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with _home() as home, _segmind(display, home=home, live=options.live) as connection:
+            return _demonstrate(display, home=home, dags=options.dags, connection=connection, keep=options.keep)
+    except KeyboardInterrupt:
+        display.trouble("Interrupted; everything that was started is ended.")
+        return 130
+    except (StackError, AirflowRestError, RuntimeError, httpx.HTTPError) as error:
+        display.trouble(str(error))
+        return 1
+
+
+def _demonstrate(display: Display, *, home: Path, dags: Path, connection: str, keep: bool) -> int:
+    with contextlib.ExitStack() as scope:
+        with display.step("Starting Airflow"):
+            stack = scope.enter_context(
+                AirflowStack(home=home / "airflow", dags=[dags], connections={"segmind_default": connection})
+            )
+        rest = stack.rest
+        with display.step(f"Reading DAG {DAG_ID}"):
+            rest.wait_for_dag(DAG_ID)
+        with display.step("Running it") as step:
+            run_id = rest.trigger(DAG_ID)
+            state = rest.wait_for_run(DAG_ID, run_id, timeout=RUN_TIMEOUT, on_look=_progress(step.show))
+        instances = rest.task_instances(DAG_ID, run_id)
+        if state == "success":
+            _show_answer(display, rest, run_id)
+        else:
+            _show_failure(display, rest, run_id, instances)
+        display.facts(_durations(display, instances))
+        if keep:
+            _stay(display, stack, run_id)
+    return 0 if state == "success" else 1
+
+
+def _progress(show: Callable[[str], None]) -> Callable[[list[Json]], None]:
+    def on_look(instances: list[Json]) -> None:
+        ordered = sorted(instances, key=lambda each: (each["start_date"] or "~", each["task_id"]))
+        show(", ".join(f"{each['task_id']} {each['state'] or 'not started'}" for each in ordered))
+
+    return on_look
+
+
+def _show_answer(display: Display, rest: AirflowRest, run_id: str) -> None:
+    submitted = rest.xcom(DAG_ID, run_id, SUBMIT)
+    body = rest.xcom(DAG_ID, run_id, RESULT)
+    reply = read_reply(body, model=submitted["model"])
+    display.answer(reply.text)
+    cost = (body.get("metrics") or {}).get("cost")
+    display.facts(
+        {
+            "request id": str(submitted["request_id"]),
+            "model": str(submitted["model"]),
+            "tokens": f"{_known(reply.usage.input_tokens)} in, {_known(reply.usage.output_tokens)} out",
+            "cost": "not said" if cost is None else f"{cost:.8f} USD",
+        }
+    )
+
+
+def _show_failure(display: Display, rest: AirflowRest, run_id: str, instances: list[Json]) -> None:
+    for each in instances:
+        if each["state"] in ("failed", "up_for_retry"):
+            log = rest.log(DAG_ID, run_id, each["task_id"], try_number=each["try_number"])
+            display.trouble(f"Task {each['task_id']} {each['state']}:\n" + "\n".join(log.splitlines()[-15:]))
+    display.trouble(f"Run {run_id} did not succeed.")
+
+
+def _known(count: int | None) -> str:
+    return "?" if count is None else str(count)
+
+
+def _durations(display: Display, instances: list[Json]) -> dict[str, str]:
+    rows = {title: f"{seconds:.1f} s" for title, seconds in display.seconds.items()}
+    for each in sorted(instances, key=lambda each: str(each["start_date"])):
+        if each["start_date"] and each["end_date"]:
+            began, ended = (datetime.fromisoformat(each[name]) for name in ("start_date", "end_date"))
+            rows[f"  task {each['task_id']}"] = f"{(ended - began).total_seconds():.1f} s"
+    return rows
+
+
+def _stay(display: Display, stack: AirflowStack, run_id: str) -> None:
+    display.facts(
+        {
+            "Airflow": f"{stack.base_url}/dags/{DAG_ID}/runs/{run_id}",
+            "login": "none: everybody who opens the page is an admin",
+            "files": str(stack.home),
+            "end": "Ctrl-C",
+        }
+    )
+    with contextlib.suppress(KeyboardInterrupt):
+        while True:
+            stack.check_alive()
+            time.sleep(1)
+
+
+@contextlib.contextmanager
+def _home() -> Iterator[Path]:
+    parent = ROOT / ".demo"
+    parent.mkdir(exist_ok=True)
+    home = Path(tempfile.mkdtemp(prefix="run-", dir=parent))
+    try:
+        yield home
+    finally:
+        # When Airflow did not start, the message names log files below it.
+        if not isinstance(sys.exception(), StackError):
+            shutil.rmtree(home, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _segmind(display: Display, *, home: Path, live: bool) -> Iterator[str]:
+    if live:
+        yield json.dumps({"conn_type": "segmind", "password": os.environ["SEGMIND_API_KEY"]})
+        return
+    with contextlib.ExitStack() as scope:
+        with display.step("Starting the emulator"):
+            emulator = EmulatorProcess(
+                log_path=home / "emulator.log",
+                api_key=f"SG_{secrets.token_hex(8)}",
+                options=["--latency", EMULATED_SECONDS],
+            )
+            scope.enter_context(emulator)
+        yield emulator.connection_json
+
+
+def _interrupt(signal_number: int, frame: FrameType | None) -> Any:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())
