@@ -61,7 +61,7 @@ class EmulatorApp:
                 Route("/inference-request/recent-generations", Door(self, "generations", side.generations, "GET")),
                 Route("/inference-model-information/list", Door(self, "models", side.models, "GET")),
                 Route("/upload-asset", Door(self, "upload", side.upload, "POST")),
-                Route("/files/{name:path}", Door(self, "files", side.files, "GET")),
+                Route("/files/{name:path}", Door(self, "files", side.files, "GET", "HEAD")),
                 Route("/webhook/{verb:str}", Door(self, "webhooks", side.webhooks, "GET", "POST")),
                 Route("/_emulator/{verb:str}", desk.ControlDoor(state)),
             ],

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
+#: how the v2 result carries a language model's answer
+OUTPUT_MODES = ("double", "plain", "dict", "missing", "invalid", "list")
 _UNSET: Any = object()
 _IN_PROCESS = ("predicate", "answer")
 
@@ -77,6 +79,8 @@ class Script:
             raise ValueError(f"unknown script fields {unknown}; known: {sorted(known)}")
         if fields.get("regex") is not None:
             re.compile(fields["regex"])
+        if fields.get("output_mode") not in (None, *OUTPUT_MODES):
+            raise ValueError(f"script output_mode={fields['output_mode']!r} is not one of {list(OUTPUT_MODES)}")
         draw_latency(fields.get("latency") or 0.0, 0)
         return cls(**fields)
 

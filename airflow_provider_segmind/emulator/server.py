@@ -93,8 +93,7 @@ class SegmindEmulator(Controls):
         """Listen, and return when calls are answered."""
         if self._thread is not None:
             raise RuntimeError("this emulator is already running")
-        listener = bind(self._host, self._port)
-        self._state.base_url = f"http://{self._host}:{listener.getsockname()[1]}"
+        listener = self._listen()
         self._server = _Server(self._app)
         self._thread = threading.Thread(
             target=self._server.run_on, args=(listener,), name="segmind-emulator", daemon=True
@@ -112,13 +111,18 @@ class SegmindEmulator(Controls):
         self._thread.join(_START_TIMEOUT)
         self._thread = None
 
+    def _listen(self) -> socket.socket:
+        listener = bind(self._host, self._port)
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        self._state.base_url = f"http://{host}:{listener.getsockname()[1]}"
+        return listener
+
     def serve_forever(self, announce: Callable[[], None]) -> None:
         """Serve in this thread until SIGINT or SIGTERM.
 
         :param announce: called once the address is known and calls are answered.
         """
-        listener = bind(self._host, self._port)
-        self._state.base_url = f"http://{self._host}:{listener.getsockname()[1]}"
+        listener = self._listen()
         self._server = _Server(self._app)
         self._server.run_on(listener, announce=announce)
 
@@ -195,6 +199,15 @@ class _Server(uvicorn.Server):
         """End on a signal, without uvicorn's raising it a second time for its caller."""
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._asked.set)
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until asked to stop, without a word in the log of the process that tests something else."""
+        with self.capture_signals():
+            self.config.load()
+            self.lifespan = self.config.lifespan_class(self.config)
+            await self.startup(sockets=sockets)
+            await self.main_loop()
+            await self.shutdown(sockets=sockets)
 
     async def main_loop(self) -> None:
         """Wait for the end."""

@@ -6,10 +6,12 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+from airflow_provider_segmind.emulator.scripts import OUTPUT_MODES, draw_latency
+
 DEFAULT_API_KEY = "SG_0000000000000000"
 
 _CHOICES = {
-    "output_mode": ("double", "plain", "dict", "missing", "invalid", "list"),
+    "output_mode": OUTPUT_MODES,
     "metrics": ("full", "old"),
     "id_format": ("hex", "uuid"),
     "history_envelope": ("list", "data", "requests"),
@@ -101,6 +103,8 @@ class Settings:
             value = values.get(name, getattr(self, name))
             if value not in choices:
                 raise ValueError(f"emulator setting {name}={value!r} is not one of {list(choices)}")
+        if "latency" in values:
+            draw_latency(values["latency"], 0)
         for name, value in values.items():
             setattr(self, name, list(value) if isinstance(value, (tuple, set, frozenset)) else value)
         self.prefix = "/" + self.prefix.strip("/") if self.prefix.strip("/") else ""

@@ -6,6 +6,7 @@ import base64
 import binascii
 import json
 import uuid
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -17,7 +18,6 @@ from airflow_provider_segmind.emulator.wire import Answer, Call, error, reply
 
 _LIST_KEY = "Inference Segmind Model Information List With Details"
 _FOLDERS = {"image": "images", "audio": "audios", "video": "videos"}
-_SORT_KEYS = ("model_created", "model_name", "credits_deduction")
 
 
 def upload(state: EmulatorState, call: Call, key: str) -> Answer:
@@ -83,18 +83,17 @@ def history(state: EmulatorState, call: Call, key: str) -> Answer:
     complaint = _history_complaint(query, page, per_page, first, last)
     if complaint:
         return error(400, complaint)
-    rows = [row for job in _visible(state, key, now) for row in _rows(state, job, now)]
-    rows = [row for row in rows if first.isoformat() <= row["model_created"][:10] <= last.isoformat()]
-    rows = [row for row in rows if query.get("model_name", "") in row["model_name"]]
-    rows = [row for row in rows if query.get("status", row["model_status"]) == row["model_status"]]
-    rows.sort(
-        key=lambda row: row[query.get("sort_by", "model_created")], reverse=query.get("sort_order", "desc") == "desc"
-    )
-    shown = rows[(page - 1) * per_page : page * per_page]
+    jobs = [job for job in _visible(state, key, now) if first.isoformat() <= day(job.submitted) <= last.isoformat()]
+    jobs = [job for job in jobs if query.get("model_name", "") in job.model]
+    jobs = [job for job in jobs if query.get("status") in (None, _word(job, now))]
+    sort_key = _SORT_KEYS[query.get("sort_by", "model_created")]
+    jobs.sort(key=lambda job: sort_key(job, now), reverse=query.get("sort_order", "desc") == "desc")
+    outputs = [(job, url) for job in jobs for url in _output_urls(job)]
+    shown = [_row(state, job, now, url) for job, url in outputs[(page - 1) * per_page : page * per_page]]
     envelope = state.settings.history_envelope
     if envelope == "list":
         return reply(shown)
-    return reply({envelope: shown, "total": len(rows), "page": page, "per_page": per_page})
+    return reply({envelope: shown, "total": len(outputs), "page": page, "per_page": per_page})
 
 
 def _history_complaint(query: dict[str, str], page: int, per_page: int, first: date, last: date) -> str | None:
@@ -118,7 +117,7 @@ def history_record(state: EmulatorState, call: Call, key: str) -> Answer:
     job = state.jobs.get(call.params["id"])
     if job is None or job.key != key or now < job.submitted + state.settings.history_delay:
         return error(404, "Request not found")
-    return reply(_rows(state, job, now)[0])
+    return reply(_row(state, job, now, _output_urls(job)[0]))
 
 
 def _visible(state: EmulatorState, key: str, now: float) -> list[Job]:
@@ -126,27 +125,44 @@ def _visible(state: EmulatorState, key: str, now: float) -> list[Job]:
     return [job for job in state.jobs.values() if job.key == key and now >= job.submitted + delay]
 
 
-def _rows(state: EmulatorState, job: Job, now: float) -> list[dict[str, Any]]:
-    ended = job.ended is not None
-    status = job.status(now) if ended else "PENDING"
+def _word(job: Job, now: float) -> str:
+    """Return a request's state in the history's own vocabulary."""
+    return job.status(now) if job.ended is not None else "PENDING"
+
+
+def _charged(job: Job, now: float) -> float:
+    return job.cost if _word(job, now) == "COMPLETED" else 0.0
+
+
+_SORT_KEYS: dict[str, Callable[[Job, float], Any]] = {
+    "model_created": lambda job, now: job.submitted,
+    "model_name": lambda job, now: job.model,
+    "credits_deduction": _charged,
+}
+
+
+def _output_urls(job: Job) -> tuple[str | None, ...]:
+    """Return one entry for each row a request has in the history: one for each output, at least one."""
+    return job.urls if job.urls and job.ended is not None and job.words is None else (None,)
+
+
+def _row(state: EmulatorState, job: Job, now: float, url: str | None) -> dict[str, Any]:
+    # a request with several outputs has a row for each, every one with the full cost
     row: dict[str, Any] = {
         "request_id": job.id,
         "model_name": job.model,
-        "model_status": status,
-        "credits_deduction": job.cost if status == "COMPLETED" else 0.0,
+        "model_status": _word(job, now),
+        "credits_deduction": _charged(job, now),
         "request_body": _request_body(job),
-        "generation_url": None,
-        "latency_ms": round(((job.ended or now) - job.submitted) * 1000) if ended else None,
+        "generation_url": url,
+        "latency_ms": None if job.ended is None else round((job.ended - job.submitted) * 1000),
         "model_created": stamp(job.submitted),
         "model_updated": stamp(job.ended or job.submitted),
         "user_email": state.settings.account_email,
     }
-    if status == "FAILED":
+    if row["model_status"] == "FAILED":
         row["error"] = job.words
-    if status != "COMPLETED" or not job.urls:
-        return [row]
-    # a request with several outputs has a row for each, every one with the full cost
-    return [{**row, "generation_url": url} for url in job.urls]
+    return row
 
 
 def _request_body(job: Job) -> Any:
@@ -176,7 +192,7 @@ def generations(state: EmulatorState, call: Call, key: str) -> Answer:
         }
         for job in reversed(done)
         if wanted in (None, "", job.model)
-        for row in _rows(state, job, now)
+        for row in (_row(state, job, now, url) for url in _output_urls(job))
     ]
     page = int(query.get("page", 1)) if query.get("page", "1").isdigit() else 1
     return reply({"data": rows[(page - 1) * 20 : page * 20], "total": len(rows), "page": page})

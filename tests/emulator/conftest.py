@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -10,9 +11,24 @@ from airflow_provider_segmind.emulator.server import SegmindEmulator
 MODEL = "gemini-3.1-flash-lite"
 
 
+class FixedClock:
+    """A wall clock that moves only when told to."""
+
+    def __init__(self, start: float = 1_800_000_000.0) -> None:
+        self.time = start
+
+    def __call__(self) -> float:
+        return self.time
+
+
 @pytest.fixture
-def emulator() -> Iterator[SegmindEmulator]:
-    with SegmindEmulator() as running:
+def wall() -> FixedClock:
+    return FixedClock()
+
+
+@pytest.fixture
+def emulator(wall: FixedClock) -> Iterator[SegmindEmulator]:
+    with SegmindEmulator(clock=wall) as running:
         yield running
 
 
@@ -20,3 +36,13 @@ def emulator() -> Iterator[SegmindEmulator]:
 def http(emulator: SegmindEmulator) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=emulator.url, headers={"x-api-key": emulator.api_key}, trust_env=False) as client:
         yield client
+
+
+@pytest.fixture
+def submit(http: httpx.Client) -> Callable[..., str]:
+    def send(model: str = MODEL, **inputs: Any) -> str:
+        answer = http.post(f"/v2/{model}", json=inputs or {"prompt": "hello"})
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["request_id"])
+
+    return send

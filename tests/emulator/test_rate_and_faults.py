@@ -1,0 +1,293 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import httpx
+import pytest
+
+from airflow_provider_segmind.emulator import SegmindEmulator
+
+MODEL = "gemini-3.1-flash-lite"
+
+
+def post(http):
+    return http.post(f"/v2/{MODEL}", json={"prompt": "x"})
+
+
+def test_the_limiter_takes_n_posts_in_any_sliding_minute(http, emulator, wall):
+    """E43"""
+    emulator.settings(rpm=3)
+    statuses = []
+    for _ in range(14):
+        statuses.append(post(http).status_code)
+        wall.time += 10
+
+    assert statuses == [200, 200, 200, 429, 429, 429, 200, 200, 200, 429, 429, 429, 200, 200]
+    assert emulator.most_accepted(60, "submit") == 3
+    assert [call.status for call in emulator.calls("submit")] == statuses
+
+
+def test_a_429_names_the_reset_and_has_no_retry_after(http, emulator, wall):
+    """E43"""
+    emulator.settings(rpm=1)
+    post(http)
+    wall.time += 20
+
+    answer = post(http)
+
+    assert (answer.status_code, answer.json()) == (429, {"error": "rate_limit_exceeded"})
+    assert "retry-after" not in answer.headers
+    told = datetime.fromisoformat(answer.headers["x-rate-limit-reset-at-utc"]).timestamp()
+    assert told - wall.time == pytest.approx(40, abs=0.01)
+    wall.time = told
+    assert post(http).status_code == 200
+
+
+@pytest.mark.parametrize("form", ["iso_z", "iso", "space", "epoch", "absent", "retry_after"])
+def test_the_reset_comes_in_every_form_a_client_may_meet(http, emulator, wall, form):
+    """E43"""
+    emulator.settings(rpm=1, reset_format=form)
+    post(http)
+
+    headers = post(http).headers
+
+    told = headers.get("x-rate-limit-reset-at-utc", "")
+    expected = datetime.fromtimestamp(wall.time + 60, tz=UTC)
+    assert {
+        "iso_z": told.endswith("Z") and told.startswith(expected.strftime("%Y-%m-%dT%H:%M:%S")),
+        "iso": told.startswith(expected.strftime("%Y-%m-%dT%H:%M:%S")) and not told.endswith("Z"),
+        "space": told.startswith(expected.strftime("%Y-%m-%d %H:%M:%S")),
+        "epoch": told == str(int(wall.time + 60)),
+        "absent": told == "" and "retry-after" not in headers,
+        "retry_after": told == "" and headers.get("retry-after") == "60",
+    }[form]
+
+
+def test_polls_count_only_when_the_settings_say_so(http, emulator):
+    """E43"""
+    emulator.settings(rpm=2)
+    post(http)
+    assert {http.get("/v1/get-user-credits").status_code for _ in range(5)} == {200}
+
+    emulator.settings(rpm_counts_gets=True)
+    assert [http.get("/v1/get-user-credits").status_code for _ in range(2)] == [200, 429]
+
+
+def test_each_key_has_a_window_of_its_own(http, emulator):
+    """E43"""
+    emulator.settings(rpm=1, api_keys=[emulator.api_key, "SG_2222222222222222"])
+    other = {"x-api-key": "SG_2222222222222222"}
+
+    assert [post(http).status_code, post(http).status_code] == [200, 429]
+    assert http.post(f"/v2/{MODEL}", json={"prompt": "x"}, headers=other).status_code == 200
+
+
+def test_a_scaled_clock_makes_a_minute_pass_in_a_second_and_tells_the_reset_in_wall_time(wall):
+    """E43"""
+    with SegmindEmulator(clock=wall, scale=60, rpm=1) as emulator:
+        headers = {"x-api-key": emulator.api_key}
+        with httpx.Client(base_url=emulator.url, headers=headers, trust_env=False) as http:
+            post(http)
+            refused = post(http)
+            told = datetime.fromisoformat(refused.headers["x-rate-limit-reset-at-utc"]).timestamp()
+            assert told - wall.time == pytest.approx(1, abs=0.01)
+            wall.time += 1.001
+            assert post(http).status_code == 200
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504])
+@pytest.mark.parametrize("shape", [{}, {"html": True}, {"empty": True}])
+@pytest.mark.parametrize(("when", "jobs"), [("before", 0), ("after", 1)])
+def test_a_server_error_comes_before_or_after_acceptance_in_json_html_or_nothing(http, emulator, status, shape, when, jobs):
+    """E44"""
+    emulator.fault("submit", status=status, when=when, **shape)
+
+    answer = post(http)
+
+    assert answer.status_code == status
+    assert len(emulator.jobs) == jobs
+    if shape == {"empty": True}:
+        assert answer.content == b""
+    else:
+        assert ("html" in answer.headers["content-type"]) == bool(shape)
+    assert post(http).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("route", "path"),
+    [
+        ("status", "/v2/requests/{}/status"),
+        ("result", "/v2/requests/{}"),
+        ("legacy_poll", "/v1/requests/{}"),
+        ("credits", "/v1/get-user-credits"),
+        ("history", "/inference-request/request-history"),
+        ("history", "/inference-request/request-history/{}"),
+        ("models", "/inference-model-information/list"),
+        ("files", "/files/none"),
+    ],
+)
+def test_every_route_can_be_in_trouble(http, emulator, submit, route, path):
+    """E44"""
+    request_id = submit()
+    emulator.fault(route, status=503, times=1)
+
+    assert http.get(path.format(request_id)).status_code == 503
+    assert http.get(path.format(request_id)).status_code != 503
+
+
+@pytest.mark.parametrize(("when", "jobs"), [("before", 0), ("after", 1)])
+def test_a_connection_is_reset_before_or_after_acceptance(http, emulator, when, jobs):
+    """E44, E45"""
+    emulator.fault("submit", reset=True, when=when)
+
+    with pytest.raises(httpx.ReadError, match="reset by peer"):
+        post(http)
+    assert len(emulator.jobs) == jobs
+    assert emulator.posts()[0].status == 0
+
+
+def test_a_connection_can_end_without_an_answer(http, emulator):
+    """E45"""
+    emulator.fault("submit", close=True)
+
+    with pytest.raises(httpx.RemoteProtocolError, match="without sending a response"):
+        post(http)
+
+
+@pytest.mark.parametrize(("when", "jobs"), [("before", 0), ("after", 1)])
+def test_a_delay_outlasts_a_clients_patience(http, emulator, when, jobs):
+    """E45"""
+    emulator.fault("submit", delay=5, when=when, reset=True)
+
+    with pytest.raises(httpx.ReadTimeout):
+        http.post(f"/v2/{MODEL}", json={"prompt": "x"}, timeout=0.1)
+    assert len(emulator.jobs) == jobs
+
+
+def test_a_slow_body_arrives_whole_or_outlasts_the_clients_patience(http, emulator):
+    """E45"""
+    emulator.fault("submit", slow=0.1)
+    assert post(http).json()["request_id"]
+
+    emulator.fault("submit", slow=10)
+    with pytest.raises(httpx.ReadTimeout):
+        http.post(f"/v2/{MODEL}", json={"prompt": "x"}, timeout=0.1)
+
+
+def test_json_is_cut_in_the_text_or_on_the_wire(http, emulator):
+    """E45"""
+    emulator.fault("submit", truncate="json")
+    emulator.fault("submit", truncate="connection")
+
+    with pytest.raises(ValueError, match=r"delimiter|Expecting|Unterminated"):
+        post(http).json()
+    with pytest.raises((httpx.ReadError, httpx.RemoteProtocolError)):
+        post(http)
+    assert len(emulator.jobs) == 2
+
+
+def test_a_status_can_redirect_to_another_host(http, emulator, submit):
+    """E46"""
+    emulator.fault("status", redirect="http://127.0.0.1:9{path}")
+    request_id = submit()
+
+    answer = http.get(f"/v2/requests/{request_id}/status")
+
+    assert (answer.status_code, answer.content) == (307, b"")
+    assert answer.headers["location"] == f"http://127.0.0.1:9/v2/requests/{request_id}/status"
+
+
+def test_a_submit_can_lack_its_id_or_its_urls(http, emulator):
+    """E47"""
+    emulator.fault("submit", drop=["request_id"])
+    emulator.fault("submit", drop=["status_url", "response_url", "poll_url"])
+
+    assert "request_id" not in post(http).json()
+    assert sorted(post(http).json()) == ["request_id", "status"]
+    assert len(emulator.jobs) == 2
+
+
+def test_a_status_url_can_name_a_foreign_host(http, emulator):
+    """E47"""
+    emulator.fault("submit", patch={"status_url": "https://evil.example/v2/requests/1/status"})
+
+    assert post(http).json()["status_url"] == "https://evil.example/v2/requests/1/status"
+
+
+@pytest.mark.parametrize(("body", "text"), [("<html>hello</html>", "<html>hello</html>"), ([1, 2], "[1, 2]")])
+def test_a_200_can_hold_no_json_or_a_list(http, emulator, body, text):
+    """E48"""
+    emulator.fault("status", body=body)
+
+    answer = http.get("/v2/requests/any/status")
+
+    assert (answer.status_code, answer.text) == (200, text)
+
+
+def test_completed_can_be_followed_by_404(http, emulator, submit):
+    """E26, E44"""
+    emulator.fault("result", status=404, body={"error": "Request r not found"})
+    request_id = submit()
+
+    assert http.get(f"/v2/requests/{request_id}/status").json()["status"] == "COMPLETED"
+    assert http.get(f"/v2/requests/{request_id}").status_code == 404
+
+
+def test_an_outage_resets_every_connection_for_a_period_of_the_emulated_clock(http, emulator, wall):
+    """E45"""
+    emulator.outage(30)
+    for _ in range(2):
+        with pytest.raises(httpx.ReadError):
+            http.get("/v1/get-user-credits")
+
+    wall.time += 30
+
+    assert http.get("/v1/get-user-credits").status_code == 200
+
+
+def test_faults_line_up_skip_calls_and_strike_with_a_seeded_probability(http, emulator):
+    """E44"""
+    emulator.fault("submit", status=500, skip=1, times=1)
+    emulator.fault("submit", status=503)
+    assert [post(http).status_code for _ in range(4)] == [503, 500, 200, 200]
+
+    emulator.unfault()
+    emulator.fault("submit", status=500, probability=0.3, seed=3, times=None)
+    first = [post(http).status_code for _ in range(60)]
+    emulator.unfault()
+    emulator.fault("submit", status=500, probability=0.3, seed=3, times=None)
+    assert [post(http).status_code for _ in range(60)] == first
+    assert 8 <= first.count(500) <= 30
+
+
+def test_a_scripted_429_names_its_reset(http, emulator, wall):
+    """E43, E44"""
+    emulator.fault("status", status=429, reset_in=7)
+    emulator.fault("status", status=429, reset_in=7, reset_format="retry_after")
+    emulator.fault("status", status=429, headers={"x-extra": "1"})
+
+    answers = [http.get("/v2/requests/r/status") for _ in range(3)]
+
+    told = datetime.fromisoformat(answers[0].headers["x-rate-limit-reset-at-utc"]).timestamp()
+    assert told - wall.time == pytest.approx(7, abs=0.01)
+    assert answers[1].headers["retry-after"] == "7"
+    assert "x-rate-limit-reset-at-utc" not in answers[2].headers
+    assert answers[2].headers["x-extra"] == "1"
+
+
+def test_a_fault_falls_on_one_model_or_one_prompt_only(http, emulator):
+    emulator.fault("submit", status=500, model="gpt-5")
+    emulator.fault("submit", status=502, match="poison")
+
+    assert post(http).status_code == 200
+    assert http.post("/v2/gpt-5", json={"prompt": "x"}).status_code == 500
+    assert http.post(f"/v2/{MODEL}", json={"prompt": "poison"}).status_code == 502
+
+
+@pytest.mark.parametrize(
+    "fields", [{"route": "sumbit"}, {"route": "submit", "wen": "after"}, {"route": "submit", "when": "later"},
+               {"route": "submit", "truncate": "half"}]
+)  # fmt: skip
+def test_a_misspelt_fault_is_refused_by_name(emulator, fields):
+    with pytest.raises(ValueError, match=r"sumbit|wen|later|half"):
+        emulator.fault(**fields)
