@@ -1,0 +1,185 @@
+"""
+Rows, the placeholders filled from them, and the fingerprint by which the same question is asked only once.
+
+A placeholder is ``{column}``, a name and nothing else: no expressions, attributes, format codes or Jinja, so that
+what stands in a row can never run. Braces that are no placeholder stay byte for byte, which lets JSON examples stand in
+a prompt; ``{{column}}`` writes the literal ``{column}``.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import date, datetime, time
+from decimal import Decimal
+from typing import Any
+
+from airflow_provider_segmind.exceptions import SegmindConfigError
+
+_BRACES = re.compile(r"\{\{([^\W\d]\w*)\}\}|\{([^{}]+)\}")
+_NAME = re.compile(r"[^\W\d]\w*\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """
+    One row of a table.
+
+    :param number: its place in the source, from 0.
+    :param values: its columns by name.
+    """
+
+    number: int
+    values: Mapping[str, Any]
+
+    def key(self, columns: tuple[str, ...]) -> dict[str, Any]:
+        """
+        Return the key columns.
+
+        :raises SegmindConfigError: a key column is missing; names it.
+        """
+        return {name: self._column(name, "key") for name in columns}
+
+    def fill(self, text: str) -> str:
+        """
+        Fill the placeholders of a text.
+
+        :raises SegmindConfigError: a column is missing; names it.
+        """
+        return _BRACES.sub(lambda match: self._filled(match), text)
+
+    def fill_inputs(self, inputs: Any) -> Any:
+        """
+        Fill the placeholders in every text of a JSON value; the names of its fields are left alone.
+
+        A text that is one placeholder and nothing else takes over the column's own value, so that
+        ``{"seed": "{seed}"}`` sends a number.
+
+        :raises SegmindConfigError: a column is missing; names it.
+        """
+        if isinstance(inputs, str):
+            whole = _BRACES.fullmatch(inputs)
+            if whole is not None and whole[2] is not None and self._is_column(whole[2]):
+                return json_value(self._column(whole[2], "placeholder"))
+            return self.fill(inputs)
+        if isinstance(inputs, Mapping):
+            return {name: self.fill_inputs(value) for name, value in inputs.items()}
+        if isinstance(inputs, (list, tuple)):
+            return [self.fill_inputs(value) for value in inputs]
+        return inputs
+
+    def _filled(self, match: re.Match[str]) -> str:
+        if match[1] is not None:
+            return match[0][1:-1]
+        name = match[2]
+        return plain_text(self._column(name, "placeholder")) if self._is_column(name) else match[0]
+
+    def _is_column(self, name: str) -> bool:
+        return name in self.values or _NAME.match(name) is not None
+
+    def _column(self, name: str, role: str) -> Any:
+        try:
+            return self.values[name]
+        except KeyError:
+            raise SegmindConfigError(
+                f"Row {self.number} has no column {name!r}, which a {role} names. Its columns are: "
+                f"{', '.join(sorted(map(str, self.values)))}. Nothing was sent for this row."
+            ) from None
+
+
+def placeholders(template: Any) -> frozenset[str]:
+    """Return the columns a text, or the texts of a JSON value, must find in every row."""
+    return frozenset(_names(template))
+
+
+def _names(template: Any) -> Iterator[str]:
+    if isinstance(template, str):
+        yield from (match[2] for match in _BRACES.finditer(template) if match[2] is not None and _NAME.match(match[2]))
+    elif isinstance(template, Mapping):
+        for value in template.values():
+            yield from _names(value)
+    elif isinstance(template, (list, tuple)):
+        for value in template:
+            yield from _names(value)
+
+
+def plain_text(value: Any) -> str:
+    """
+    Write a value into a text, the same for the same value whatever file format it came from.
+
+    None and NaN, which tables use for "nothing", are empty; numbers keep their digits and never turn to exponents where
+    they are exact; dates are ISO 8601; bytes are Base64; lists and objects are JSON.
+    """
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return "" if math.isnan(value) else repr(value)
+    if isinstance(value, Decimal):
+        return "" if value.is_nan() else format(value, "f")
+    if isinstance(value, (Mapping, list, tuple)):
+        return canonical_json(value)
+    return str(_scalar(value))
+
+
+def json_value(value: Any) -> Any:
+    """Return what JSON can carry of a value; a number JSON cannot hold exactly becomes a text, NaN becomes None."""
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Decimal):
+        return _json_decimal(value)
+    if isinstance(value, Mapping):
+        return {str(name): json_value(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_value(inner) for inner in value]
+    return _scalar(value)
+
+
+def _json_decimal(value: Decimal) -> Any:
+    if not value.is_finite():
+        return None
+    if value == value.to_integral_value():
+        return int(value)
+    return float(value) if Decimal(repr(float(value))) == value else format(value, "f")
+
+
+def _scalar(value: Any) -> Any:
+    if isinstance(value, (date, datetime, time)):
+        return value.isoformat()
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return base64.b64encode(bytes(value)).decode("ascii")
+    return str(value)
+
+
+def canonical_json(value: Any) -> str:
+    """Write JSON with one spelling for one meaning: names sorted, no spaces, letters unescaped."""
+    return json.dumps(json_value(value), ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(value: Any) -> bytes:
+    """Return the SHA-256 of a JSON value, whatever the order of its names."""
+    return hashlib.sha256(canonical_json(value).encode("utf-8", "surrogatepass")).digest()
+
+
+def fingerprint(*, model: str, inputs: Mapping[str, Any], schema: Any = None, options: Any = None) -> bytes:
+    """
+    Return what identifies a question: 32 bytes that change when, and only when, the answer could.
+
+    Where the row stands and what its key is do not count, so a table that is reordered costs nothing.
+
+    :param model: the model to run.
+    :param inputs: the body with its placeholders filled.
+    :param schema: the JSON Schema the answer must fit.
+    :param options: what else decides how the answer is read.
+    """
+    return digest({"version": 1, "model": model, "inputs": inputs, "schema": schema, "options": options})
