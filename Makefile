@@ -39,11 +39,12 @@ $(STAMP): pyproject.toml constraints.txt airflow_provider_segmind/__init__.py | 
 		--requirements pyproject.toml --all-extras --group dev --editable .
 	@touch $@
 
-constraints: $(STAMP) ## Renew constraints.txt: newest versions of everything but Airflow itself
+constraints: $(STAMP) ## Renew all pins: newest of everything but Airflow itself
 	$(COMPILE) --universal --fork-strategy fewest --python-version 3.11 --upgrade --all-extras --group dev \
 		--constraints constraints/airflow.txt pyproject.toml | sed 's/ *;.*//' > $(VENV)/constraints.new
 	@test -z "$$(cut -d= -f1 $(VENV)/constraints.new | sort | uniq -d)" || { echo "A package has two versions."; exit 1; }
 	mv $(VENV)/constraints.new constraints.txt
+	$(BIN)/python -m tests.matrix --renew
 
 format: $(STAMP) ## Format the code and mend what ruff can mend
 	$(BIN)/ruff format .

@@ -1,0 +1,53 @@
+"""``make matrix``: the tests of this directory on every supported version of Airflow, each in its own environment."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+
+from tests.matrix.environments import NoPythonError, build, renew
+from tests.matrix.versions import ROOT, VERSIONS, Version
+
+
+def main() -> int:
+    """Test the versions asked for, all by default; 0 when every one passed."""
+    parser = argparse.ArgumentParser(prog="python -m tests.matrix", description=__doc__)
+    known = {version.airflow: version for version in VERSIONS}
+    parser.add_argument("versions", nargs="*", metavar="VERSION", help=f"of {', '.join(known)}")
+    parser.add_argument("--renew", action="store_true", help="write the pins anew instead of testing")
+    options = parser.parse_args()
+    if unknown := set(options.versions) - set(known):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}")
+    chosen = [known[name] for name in options.versions] or list(VERSIONS)
+    if options.renew:
+        for version in chosen:
+            renew(version)
+        return 0
+    results = {version.airflow: _test(version) for version in chosen}
+    print("\n".join(f"Airflow {airflow}: {result}" for airflow, result in results.items()), flush=True)
+    return 1 if "failed" in results.values() else 0
+
+
+def _test(version: Version) -> str:
+    started = time.monotonic()
+    try:
+        interpreter = build(version)
+    except NoPythonError as error:
+        print(error, flush=True)
+        return "failed" if os.environ.get("CI") == "true" else "skipped"
+    print(f"=== Airflow {version.airflow}, built in {time.monotonic() - started:.0f} s", flush=True)
+    suites = ["tests/matrix"]
+    if version.lowest:
+        suites += [folder for folder in ("tests/api", "tests/bulk") if (ROOT / folder).is_dir()]
+    # Older Airflows warn about themselves; warnings are errors where the newest one is tested.
+    command = [str(interpreter), "-m", "pytest", "-o", "filterwarnings=", *suites]
+    environment = {**os.environ, "SEGMIND_MATRIX_AIRFLOW": version.airflow}
+    done = subprocess.run(command, cwd=ROOT, env=environment, check=False)
+    return "failed" if done.returncode else "passed"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
