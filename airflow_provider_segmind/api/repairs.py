@@ -1,0 +1,230 @@
+"""
+What to do with a reply: take it, ask again with more room, ask the model to mend it, or give up. One decision, pure.
+
+=========================================  ==========================================  ===========================
+the reply                                  first                                       when no tries are left
+=========================================  ==========================================  ===========================
+text, or valid data                        accept
+truncated                                  the same request with a larger output cap   refuse, ``truncated``
+blocked                                    refuse, ``blocked``, with the category
+empty                                      refuse, ``empty``
+a tool call, a malformed response          refuse, ``invalid``
+text, not the data asked for               re-ask with the validator's error           refuse, ``invalid``
+no finish reason, JSON ends in the middle  as truncated                                as truncated
+=========================================  ==========================================  ===========================
+
+Every further request is a paid one. A truncated answer is never put back to the model: what it lacks is room.
+
+Where the output cap belongs: an option that already is one is enlarged where it stands (``max_tokens``,
+``max_completion_tokens``, ``max_output_tokens``, ``maxOutputTokens``, also inside ``generationConfig``, also inside
+Gemini's own ``messages`` object); without one, ``max_tokens`` is set beside ``messages`` for every family, because
+Segmind documents no place for Gemini's ``generationConfig``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from airflow_provider_segmind.api.outcomes import ChatReply, FinishReason, outcome
+from airflow_provider_segmind.api.structured import ParsedReply
+from airflow_provider_segmind.exceptions import SegmindReplyError, shorten
+
+DEFAULT_OUTPUT_CAP = 8_192
+"""The cap taken to have been in force, in tokens, when neither the request nor the usage tells."""
+
+LARGEST_OUTPUT_CAP = 65_536
+"""Largest cap asked for, in tokens (the output limit of Gemini 3.1 Flash Lite)."""
+
+QUOTED_ANSWER_CHARACTERS = 20_000
+"""How much of an invalid answer is sent back to the model; more costs more than it tells."""
+
+_GROWTH = 4
+_CAP_KEYS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "maxOutputTokens")
+_CAP_HOLDERS = ("generationConfig", "generation_config")
+
+RefusalReason: TypeAlias = Literal["empty", "truncated", "blocked", "invalid"]
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """Take the reply: its text, or the validated data."""
+
+    result: Any
+
+
+@dataclass(frozen=True, slots=True)
+class AskAgainLarger:
+    """Submit the same request with room for ``cap`` tokens of output."""
+
+    cap: int
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """Submit the conversation with the answer and the validator's ``error``."""
+
+    answer: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Give up; ``detail`` says why in words that fit into a message."""
+
+    reason: RefusalReason
+    detail: str
+
+
+Decision: TypeAlias = Accept | AskAgainLarger | Repair | Refuse
+
+
+def decide(
+    reply: ChatReply,
+    parsed: ParsedReply | None,
+    *,
+    repairs_left: int,
+    truncation_retries_left: int,
+    output_cap: int | None = None,
+) -> Decision:
+    """
+    Decide what to do with a reply.
+
+    :param reply: the reply as read.
+    :param parsed: its data, None when text was asked for.
+    :param repairs_left: re-asks still allowed.
+    :param truncation_retries_left: requests with a larger cap still allowed; one at first.
+    :param output_cap: the cap of the request, in tokens, see :func:`output_cap_of`.
+    """
+    found = outcome(reply)
+    unsaid = reply.finish_reason is FinishReason.UNKNOWN and parsed is not None and parsed.cut_short
+    if found == "truncated" or (found == "success" and unsaid):
+        cap = larger_cap(output_cap or reply.usage.output_tokens)
+        if truncation_retries_left > 0 and cap is not None:
+            return AskAgainLarger(cap)
+        return Refuse("truncated", f"the answer was cut off ({reply.native_finish_reason or 'no finish reason'})")
+    if found == "blocked":
+        return Refuse("blocked", f"the provider blocked it ({reply.block_reason or reply.native_finish_reason})")
+    if found == "empty":
+        return Refuse("empty", f"there is no text in it (finish reason {reply.native_finish_reason})")
+    if found == "invalid":
+        return Refuse("invalid", f"the model stopped without an answer ({reply.native_finish_reason})")
+    if parsed is None:
+        return Accept(reply.text)
+    if parsed.error is None:
+        return Accept(parsed.data)
+    if repairs_left > 0:
+        return Repair(answer=reply.text, error=parsed.error)
+    return Refuse("invalid", f"it is not the data asked for: {parsed.error}")
+
+
+def larger_cap(cap: int | None) -> int | None:
+    """Return the next larger output cap in tokens, None when there is no room above ``cap``."""
+    base = cap or DEFAULT_OUTPUT_CAP
+    return min(base * _GROWTH, LARGEST_OUTPUT_CAP) if base < LARGEST_OUTPUT_CAP else None
+
+
+def output_cap_of(inputs: Mapping[str, Any]) -> int | None:
+    """Return the largest output cap a request carries, in tokens, None when it carries none."""
+    caps = [holder[key] for holder in _cap_holders(inputs) for key in _CAP_KEYS if _is_cap(holder.get(key))]
+    return max(caps, default=None)
+
+
+def enlarge_inputs(inputs: Mapping[str, Any], cap: int) -> dict[str, Any]:
+    """
+    Return the request with room for ``cap`` tokens of output; the one given stays as it is.
+
+    :param inputs: the body that was sent.
+    :param cap: tokens.
+    """
+    enlarged: dict[str, Any] = _with_cap(inputs, cap)
+    messages = inputs.get("messages")
+    for holder in _CAP_HOLDERS:
+        if isinstance(inputs.get(holder), Mapping):
+            enlarged[holder] = _with_cap(inputs[holder], cap)
+        if isinstance(messages, Mapping) and isinstance(messages.get(holder), Mapping):
+            enlarged["messages"] = {**enlarged["messages"], holder: _with_cap(messages[holder], cap)}
+    if output_cap_of(inputs) is None:
+        enlarged["max_tokens"] = cap
+    return enlarged
+
+
+def repair_prompt(error: str) -> str:
+    """
+    Write the re-ask.
+
+    :param error: what the validator says.
+    """
+    return (
+        "Your last answer is not valid JSON of the form that was asked for. The validator says:\n"
+        f"{error}\n"
+        "Answer again with the whole corrected JSON and nothing else."
+    )
+
+
+def repair_inputs(inputs: Mapping[str, Any], repair: Repair) -> dict[str, Any]:
+    """
+    Return the request with the invalid answer and the re-ask as its last two turns; the one given stays as it is.
+
+    Works on the body, whichever family it is for, so that files are neither read nor encoded again.
+
+    :param inputs: the body that was sent, as :func:`.chat.build_chat_inputs` makes it.
+    :param repair: the decision.
+    """
+    turns = (
+        ("assistant", shorten(repair.answer, QUOTED_ANSWER_CHARACTERS)),
+        ("user", repair_prompt(repair.error)),
+    )
+    messages = inputs["messages"]
+    if isinstance(messages, Mapping):
+        added = [{"role": "model" if role == "assistant" else role, "parts": [{"text": text}]} for role, text in turns]
+        return {**inputs, "messages": {**messages, "contents": [*messages["contents"], *added]}}
+    return {**inputs, "messages": [*messages, *({"role": role, "content": text} for role, text in turns)]}
+
+
+def reply_error(
+    refusal: Refuse, reply: ChatReply, *, model: str, request_id: str | None = None, paid_requests: int = 1
+) -> SegmindReplyError:
+    """
+    Make the error for a refusal.
+
+    :param refusal: the decision.
+    :param reply: the last reply; its first 200 characters are told.
+    :param model: the model that ran.
+    :param request_id: the last request.
+    :param paid_requests: how many requests were paid for this answer.
+    """
+    times = "The request was billed" if paid_requests == 1 else f"{paid_requests} requests were billed"
+    advice = {
+        "empty": "change the prompt or the model",
+        "truncated": "raise the output cap (max_tokens) or ask for less",
+        "blocked": "asking the same again cannot help: change the prompt or the files",
+        "invalid": "change the prompt, the output type or the model, or allow more repairs",
+    }[refusal.reason]
+    began = f" The reply begins: {shorten(reply.text)!r}." if reply.text else ""
+    request = f" to request {request_id!r}" if request_id else ""
+    return SegmindReplyError(
+        f"The reply of model {model!r}{request} cannot be used: {shorten(refusal.detail)}. {times}; {advice}.{began}",
+        reason=refusal.reason,
+        reply=reply.text,
+        request_id=request_id,
+    )
+
+
+def _is_cap(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _with_cap(holder: Mapping[str, Any], cap: int) -> dict[str, Any]:
+    return {key: cap if key in _CAP_KEYS and _is_cap(value) else value for key, value in holder.items()}
+
+
+def _cap_holders(inputs: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    messages = inputs.get("messages")
+    places = [inputs, *([messages] if isinstance(messages, Mapping) else [])]
+    yield inputs
+    for place in places:
+        for key in _CAP_HOLDERS:
+            if isinstance(place.get(key), Mapping):
+                yield place[key]
