@@ -1,0 +1,194 @@
+"""
+What a request may cost, before it is paid: a range in USD, or nothing where nobody knows the price.
+
+What a request did cost is Segmind's to say (``metrics.cost``). This table is for looking ahead. Its prices are the list
+prices of the models' makers on the date they carry: Segmind publishes no prices per token, and its own may differ, so
+every entry can be replaced (``prices=``, or ``prices`` in a connection's extra).
+
+Tokens are counted by a rule of thumb: one for every four bytes of UTF-8 text (about four characters of English, one and
+a third of Chinese), and a fixed number for a picture. Documents, audio and video depend on pages and seconds that
+nobody has counted; they are left out of the count and named in it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+from airflow_provider_segmind.exceptions import SegmindConfigError
+
+BYTES_PER_TOKEN = 4
+IMAGE_TOKENS = 1_120
+"""Tokens of one picture at Gemini 3's default resolution (Google's media resolution guide)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """
+    Prices of one model.
+
+    :param input: USD for a million tokens read.
+    :param output: USD for a million tokens written, thinking included.
+    :param cached_input: USD for a million tokens read from a cache, None when unknown.
+    :param max_output_tokens: what the model can write at most, None when unknown.
+    :param average_request: USD of an average request as the vendor's catalogue tells it, None when unknown.
+    :param as_of: when these prices were looked up, None for a user's own.
+    :param source: where.
+    """
+
+    input: float
+    output: float
+    cached_input: float | None = None
+    max_output_tokens: int | None = None
+    average_request: float | None = None
+    as_of: date | None = None
+    source: str = ""
+
+
+PRICES: Mapping[str, Price] = {
+    "gemini-3.1-flash-lite": Price(
+        input=0.25,
+        output=1.50,
+        cached_input=0.025,
+        max_output_tokens=65_536,
+        average_request=0.00105109,
+        as_of=date(2026, 11, 22),
+        source="Google's list price; the average request is Segmind's model directory of August 2026",
+    )
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputTokens:
+    """
+    Tokens a request will be read as, estimated.
+
+    :param tokens: of its texts and pictures.
+    :param uncounted_files: documents, audio, video and addresses of unknown kind, which come on top.
+    """
+
+    tokens: int
+    uncounted_files: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostEstimate:
+    """
+    What a request may cost.
+
+    :param low: USD when nothing is written.
+    :param high: USD when all the output allowed is written; None when nothing limits it.
+    :param input_tokens: the count it stands on.
+    :param price: the prices it stands on.
+    """
+
+    low: float
+    high: float | None
+    input_tokens: int
+    price: Price
+
+
+def estimate_cost(
+    model: str,
+    *,
+    input_tokens: int,
+    output_cap: int | None = None,
+    prices: Mapping[str, Price] | None = None,
+) -> CostEstimate | None:
+    """
+    Estimate the cost of one request; None for a model without a known price, never zero.
+
+    :param model: the model to run (Segmind calls it the slug).
+    :param input_tokens: see :func:`estimate_input_tokens`.
+    :param output_cap: tokens the request may write at most; the model's own limit when None.
+    :param prices: a user's own prices; they win over :data:`PRICES`.
+    """
+    price = (prices or {}).get(model) or PRICES.get(model)
+    if price is None:
+        return None
+    low = input_tokens * price.input / 1_000_000
+    limits = [limit for limit in (output_cap, price.max_output_tokens) if limit is not None]
+    high = low + min(limits) * price.output / 1_000_000 if limits else None
+    return CostEstimate(low=low, high=high, input_tokens=input_tokens, price=price)
+
+
+def estimate_input_tokens(inputs: Mapping[str, Any]) -> InputTokens:
+    """
+    Estimate what a request will be read as, from its body of any family.
+
+    :param inputs: the body, as :func:`.chat.build_chat_inputs` makes it.
+    """
+    text_bytes = images = uncounted = 0
+    for kind, size in _weighed({key: value for key, value in inputs.items() if key != "response_format"}):
+        text_bytes += size if kind == "text" else 0
+        images += kind == "image"
+        uncounted += kind == "other"
+    if "response_format" in inputs:
+        text_bytes += len(json.dumps(inputs["response_format"], ensure_ascii=False, default=str).encode())
+    return InputTokens(
+        tokens=math.ceil(text_bytes / BYTES_PER_TOKEN) + images * IMAGE_TOKENS, uncounted_files=uncounted
+    )
+
+
+def read_prices(given: object, field: str = "prices") -> dict[str, Price]:
+    """
+    Read a user's own prices, as a connection's extra holds them.
+
+    :param given: ``{"my-model": {"input": 0.1, "output": 0.4}}``, USD for a million tokens.
+    :param field: what to call it in a message.
+    :raises SegmindConfigError: names the entry that cannot work.
+    """
+    if not isinstance(given, Mapping):
+        raise SegmindConfigError(f"{field} is a {type(given).__name__}: it must map models to prices.")
+    return {str(model): _read_price(entry, f"{field}.{model}") for model, entry in given.items()}
+
+
+def _read_price(entry: object, field: str) -> Price:
+    if not isinstance(entry, Mapping):
+        raise SegmindConfigError(f"{field} is a {type(entry).__name__}: it must hold input and output.")
+    for key in entry.keys() - {"input", "output", "cached_input", "max_output_tokens"}:
+        raise SegmindConfigError(f"{field}.{key} is unknown: input, output, cached_input and max_output_tokens are.")
+    for key in ("input", "output"):
+        if key not in entry:
+            raise SegmindConfigError(f"{field}.{key} is missing: USD for a million tokens.")
+    for key, value in entry.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not math.isfinite(value) or value < 0:
+            raise SegmindConfigError(f"{field}.{key} is {value!r}: it must be a number of at least 0.")
+    cap = entry.get("max_output_tokens")
+    return Price(
+        input=float(entry["input"]),
+        output=float(entry["output"]),
+        cached_input=float(entry["cached_input"]) if "cached_input" in entry else None,
+        max_output_tokens=int(cap) if cap is not None else None,
+        source="your own price",
+    )
+
+
+def _weighed(node: Any) -> Iterator[tuple[str, int]]:
+    """Yield each text with its size, and each file by kind, of a body of any family."""
+    if isinstance(node, Mapping):
+        media_type = node.get("mimeType") or node.get("mime_type") or node.get("media_type")
+        if node.get("type") in ("document", "file", "input_audio", "video_url"):
+            yield "other", 0
+        elif isinstance(media_type, str):
+            yield _kind(media_type), 0
+        elif node.get("type") == "url" or "image_url" in node:
+            yield "image", 0
+        else:
+            for key, value in node.items():
+                if key not in ("role", "type"):
+                    yield from _weighed(value)
+    elif isinstance(node, list | tuple):
+        for item in node:
+            yield from _weighed(item)
+    elif isinstance(node, str):
+        yield "text", len(node.encode("utf-8", "replace"))
+
+
+def _kind(media_type: str) -> str:
+    return "image" if media_type.startswith("image/") else "other"

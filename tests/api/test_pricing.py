@@ -1,0 +1,115 @@
+"""What a request may cost: a range, or nothing where nobody knows; never zero for unknown."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+
+from airflow_provider_segmind.api.chat import build_chat_inputs
+from airflow_provider_segmind.api.files import FilePart
+from airflow_provider_segmind.api.pricing import (
+    IMAGE_TOKENS,
+    PRICES,
+    InputTokens,
+    Price,
+    estimate_cost,
+    estimate_input_tokens,
+    read_prices,
+)
+from airflow_provider_segmind.exceptions import SegmindConfigError
+
+GEMINI, GPT, CLAUDE = "gemini-3.1-flash-lite", "gpt-5.4-mini", "claude-4.5-sonnet"
+
+
+def test_the_range_goes_from_no_output_to_all_that_is_allowed():
+    found = estimate_cost(GEMINI, input_tokens=1_000_000, output_cap=1000)
+
+    assert found is not None
+    assert (found.low, found.high) == (pytest.approx(0.25), pytest.approx(0.2515))
+
+
+def test_without_a_cap_the_limit_of_the_model_counts():
+    found = estimate_cost(GEMINI, input_tokens=0)
+
+    assert found is not None
+    assert found.high == pytest.approx(65_536 * 1.5e-6)
+
+
+def test_without_any_limit_there_is_no_upper_end():
+    found = estimate_cost("mine", input_tokens=4, prices={"mine": Price(input=1, output=1)})
+
+    assert found is not None
+    assert (found.low, found.high) == (pytest.approx(4e-6), None)
+
+
+def test_an_unknown_model_costs_nobody_knows_what():
+    assert estimate_cost("no-such-model", input_tokens=5) is None
+
+
+def test_own_prices_win():
+    found = estimate_cost(
+        GEMINI, input_tokens=1_000_000, output_cap=0, prices=read_prices({GEMINI: {"input": 2, "output": 3}})
+    )
+
+    assert found is not None
+    assert found.low == pytest.approx(2)
+
+
+def test_every_price_carries_its_date_and_source():
+    assert all(price.as_of and price.source for price in PRICES.values())
+    assert PRICES[GEMINI].cached_input == 0.025
+    assert PRICES[GEMINI].average_request == 0.00105109
+
+
+@pytest.mark.parametrize("model", [GEMINI, GPT, CLAUDE])
+def test_pictures_count_as_pictures_and_not_as_their_base64(model):
+    big = FilePart(media_type="image/png", data=b"0" * 1_000_000)
+    linked = FilePart.from_url("https://files.test/a.png")
+
+    found = estimate_input_tokens(build_chat_inputs(model=model, prompt="x" * 400, files=[big, linked]))
+
+    assert found == InputTokens(tokens=100 + 2 * IMAGE_TOKENS)
+
+
+@pytest.mark.parametrize("model", [GEMINI, GPT, CLAUDE])
+def test_documents_are_named_and_not_guessed(model):
+    part = FilePart(media_type="application/pdf", data=base64.b64decode("JVBERi0="))
+
+    found = estimate_input_tokens(build_chat_inputs(model=model, prompt="x" * 400, files=[part]))
+
+    assert found == InputTokens(tokens=100, uncounted_files=1)
+
+
+def test_a_document_by_address_is_uncounted_too():
+    part = FilePart.from_url("https://files.test/a.pdf")
+
+    assert estimate_input_tokens(build_chat_inputs(model=CLAUDE, prompt="Hi", files=[part])).uncounted_files == 1
+
+
+def test_text_is_counted_by_its_bytes_and_the_schema_counts():
+    plain = estimate_input_tokens(build_chat_inputs(model=GPT, prompt="字" * 40, system="x" * 40)).tokens
+    asked = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}}
+    structured = estimate_input_tokens(
+        build_chat_inputs(model=GPT, prompt="字" * 40, system="x" * 40, response_format=asked)
+    ).tokens
+
+    assert plain == 40
+    assert structured > plain + 10
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([], "prices is a list"),
+        ({"a": 1}, r"prices\.a is a int"),
+        ({"a": {"input": 1}}, r"prices\.a\.output is missing"),
+        ({"a": {"input": 1, "output": "2"}}, r"prices\.a\.output is '2'"),
+        ({"a": {"input": -1, "output": 2}}, r"prices\.a\.input is -1"),
+        ({"a": {"input": 1, "output": float("nan")}}, r"prices\.a\.output is nan"),
+        ({"a": {"input": 1, "output": 2, "outptu": 2}}, r"prices\.a\.outptu is unknown"),
+    ],
+)
+def test_prices_that_cannot_work_are_errors_that_name_the_entry(given, message):
+    with pytest.raises(SegmindConfigError, match=message):
+        read_prices(given)
