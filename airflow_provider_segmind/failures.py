@@ -15,6 +15,15 @@ from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSen
 
 from airflow_provider_segmind.exceptions import SegmindError, SegmindRequestTimeoutError
 
+try:
+    from airflow.sdk.exceptions import TaskDeferralTimeout
+except ImportError:
+    # Airflow 2.11 and 3.0 have it here.
+    from airflow.exceptions import TaskDeferralTimeout  # type: ignore[no-redef]
+
+DEFERRAL_TIMEOUTS = (TaskDeferralTimeout, AirflowSensorTimeout)
+"""What Airflow raises when no trigger spoke in time; sensors get it under a name of their own."""
+
 
 @contextmanager
 def task_failures() -> Iterator[None]:

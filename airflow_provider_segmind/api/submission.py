@@ -1,0 +1,183 @@
+"""
+Pure: submit once for one task instance, however often the task is tried.
+
+Segmind has no idempotency key, so the promise is held by a note that outlives a try: it is written before the POST (the
+intent) and again with the id right after it. What to do next follows from the note alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Literal, Self
+
+from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindStateError
+
+OnStale = Literal["resubmit", "fail"]
+OnUnknown = Literal["fail", "resubmit", "wait"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """
+    What a submitted request was made from; another one means the answer would not fit.
+
+    :param inputs: SHA-256 of the canonical JSON of the body, so that no prompt is stored.
+    :param connection: the connection's id and base URL; a rotated key is still the same account.
+    """
+
+    model: str
+    inputs: str
+    connection: str
+
+    @classmethod
+    def of(cls, *, model: str, inputs: Mapping[str, Any], connection: str) -> Self:
+        """Take the fingerprint of what is about to be submitted."""
+        return cls(model=model, inputs=digest(inputs), connection=connection)
+
+    def changes_from(self, earlier: Fingerprint) -> list[str]:
+        """Name what differs from ``earlier``."""
+        return [name for name in ("model", "inputs", "connection") if getattr(self, name) != getattr(earlier, name)]
+
+
+def digest(value: Any) -> str:
+    """Return the SHA-256 of the canonical JSON of ``value``."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """
+    What one task instance has submitted.
+
+    :param intent_at: epoch seconds, just before the POST.
+    :param request_id: Segmind's id, None while the fate of the POST is unknown.
+    :param submitted_at: epoch seconds from which age and expiry count.
+    :param outcome: ``refused`` or ``failed`` when nothing was billed and a new try starts from nothing.
+    :param resubmits: how many times a policy has already submitted again for this task instance.
+    :param landed: the manifest of the result on object storage, once it is there.
+    """
+
+    fingerprint: Fingerprint
+    intent_at: float
+    request_id: str | None = None
+    submitted_at: float | None = None
+    outcome: Literal["refused", "failed"] | None = None
+    resubmits: int = 0
+    landed: dict[str, Any] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the note as plain JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Any) -> Self:
+        """
+        Read a note back.
+
+        :raises SegmindStateError: it is not one; nothing may be submitted until somebody has looked.
+        """
+        try:
+            fingerprint = Fingerprint(**value["fingerprint"])
+            note = cls(**{**value, "fingerprint": fingerprint})
+            valid = isinstance(note.intent_at, (int, float)) and isinstance(note.request_id, (str, type(None)))
+        except (TypeError, KeyError) as error:
+            raise SegmindStateError(_unreadable(value)) from error
+        if not valid:
+            raise SegmindStateError(_unreadable(value))
+        return note
+
+    @property
+    def age_from(self) -> float:
+        """Return the epoch second from which the age of the request counts."""
+        return self.intent_at if self.submitted_at is None else self.submitted_at
+
+    def accepted(self, request_id: str, submitted_at: float) -> Note:
+        """Return the note with the id Segmind gave."""
+        return replace(self, request_id=request_id, submitted_at=submitted_at, outcome=None)
+
+    def ended(self, outcome: Literal["refused", "failed"]) -> Note:
+        """Return the note of a request that cost nothing and is over."""
+        return replace(self, outcome=outcome)
+
+
+def _unreadable(value: Any) -> str:
+    return (
+        f"What an earlier try noted about its request cannot be read (found {type(value).__name__}). Nothing is "
+        "submitted until it can be: repair or delete the note, then clear the task."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitNew:
+    """Submit; nothing that was paid for is waiting. ``warning`` says what a policy gives up."""
+
+    resubmits: int = 0
+    warning: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attach:
+    """Go on with the request of an earlier try."""
+
+    note: Note
+
+
+@dataclass(frozen=True, slots=True)
+class LookUp:
+    """Find out what became of a POST whose answer nobody saw."""
+
+    note: Note
+
+
+def decide(note: Note | None, fingerprint: Fingerprint, on_stale: OnStale) -> SubmitNew | Attach | LookUp:
+    """
+    Say what a try has to do.
+
+    :param note: what earlier tries noted, None when this is the first.
+    :raises SegmindConfigError: the task changed since it submitted, and ``on_stale`` is ``fail``.
+    """
+    if note is None:
+        return SubmitNew()
+    if note.outcome is not None:
+        return SubmitNew(resubmits=note.resubmits)
+    changes = note_changes(note, fingerprint)
+    if changes:
+        earlier = f"request {note.request_id!r}" if note.request_id else "a request whose id is not known"
+        said = f"{changes} changed since an earlier try of this task submitted {earlier}"
+        if on_stale == "fail":
+            raise SegmindConfigError(
+                f"{said}, and on_stale is 'fail'. Nothing more was submitted; the earlier request may be billed. "
+                "Undo the change, or set on_stale='resubmit' to pay for a new one."
+            )
+        return SubmitNew(
+            warning=f"{said}. Submitting again, as on_stale='resubmit' asks: the earlier one may be billed as well.",
+        )
+    return Attach(note) if note.request_id else LookUp(note)
+
+
+def note_changes(note: Note, fingerprint: Fingerprint) -> str:
+    """Name in words what changed since ``note``, empty when nothing did."""
+    names = fingerprint.changes_from(note.fingerprint)
+    described = []
+    for name in names:
+        before, after = getattr(note.fingerprint, name), getattr(fingerprint, name)
+        described.append("'inputs'" if name == "inputs" else f"{name!r} ({before!r} to {after!r})")
+    return " and ".join(described)
+
+
+def unknown_message(note: Note, looks: str) -> str:
+    """Say what is known of a POST whose fate is not."""
+    return (
+        f"A request to model {note.fingerprint.model!r} was about to be sent at {iso(note.intent_at)} (fingerprint "
+        f"{note.fingerprint.inputs[:16]}) and its answer was never seen. {looks}"
+    )
+
+
+def iso(moment: float) -> str:
+    """Return epoch seconds as ISO 8601 in UTC."""
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds")

@@ -1,0 +1,151 @@
+"""What operator arguments must be, checked when the DAG is parsed, and what is checked before anything is paid."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from airflow.providers.common.compat.sdk import SET_DURING_EXECUTION, XComArg
+
+from airflow_provider_segmind.exceptions import SegmindConfigError, shorten
+
+
+def is_given_later(value: Any) -> bool:
+    """Tell whether a value is only known when the task runs: an XCom, a template, a decorated function's return."""
+    return value is SET_DURING_EXECUTION or isinstance(value, XComArg) or (isinstance(value, str) and "{{" in value)
+
+
+def check_model(model: Any) -> None:
+    """
+    Check ``model`` at parse time.
+
+    :raises SegmindConfigError: it is neither a name nor given later; None means the connection's default.
+    """
+    if model is None or is_given_later(model):
+        return
+    if not isinstance(model, str) or not model.strip():
+        raise SegmindConfigError(f"'model' is {model!r}; it must be the name of a Segmind model.")
+
+
+def check_inputs(inputs: Any) -> None:
+    """
+    Check ``inputs`` at parse time.
+
+    :raises SegmindConfigError: they are no object.
+    """
+    if not is_given_later(inputs) and not isinstance(inputs, Mapping):
+        raise SegmindConfigError(
+            f"'inputs' is {type(inputs).__name__}; it must be an object (dict) as the model's page describes it."
+        )
+
+
+def check_number(name: str, value: Any, *, zero: bool = False) -> None:
+    """
+    Check a number of seconds, bytes or times.
+
+    :param zero: whether 0 is allowed.
+    :raises SegmindConfigError: it is no number, or too small.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not (value >= 0 if zero else value > 0):
+        raise SegmindConfigError(f"{name!r} is {value!r}; it must be a number {'of at least' if zero else 'above'} 0.")
+
+
+def check_waiting(*, sync_wait: Any, poll_interval: Any, timeout: Any) -> None:
+    """
+    Check what says how long and how often to wait.
+
+    :raises SegmindConfigError: one of them is no number, or too small.
+    """
+    check_number("sync_wait", sync_wait, zero=True)
+    if poll_interval is not None:
+        check_number("poll_interval", poll_interval)
+    check_number("timeout", timeout)
+
+
+def check_choice(name: str, value: Any, choices: Any) -> None:
+    """
+    Check a policy.
+
+    :param choices: the ``Literal`` of what it may be.
+    :raises SegmindConfigError: it is something else.
+    """
+    allowed = get_args(choices)
+    if value not in allowed:
+        raise SegmindConfigError(f"{name!r} is {value!r}; it must be one of {', '.join(map(repr, allowed))}.")
+
+
+def check_schema(name: str, schema: Any) -> None:
+    """
+    Check a JSON Schema at parse time; a path is read when the task runs.
+
+    :raises SegmindConfigError: it is no schema.
+    """
+    if schema is None or isinstance(schema, str):
+        return
+    if not isinstance(schema, Mapping):
+        raise SegmindConfigError(f"{name!r} is {type(schema).__name__}; it must be a JSON Schema or the path of one.")
+    import jsonschema
+
+    try:
+        jsonschema.validators.validator_for(schema).check_schema(dict(schema))
+    except jsonschema.SchemaError as error:
+        raise SegmindConfigError(f"{name!r} is no JSON Schema: {error.message} at {error.json_path}.") from error
+
+
+def load_schema(name: str, schema: Mapping[str, Any] | str) -> Mapping[str, Any]:
+    """
+    Return a schema, read from its path (any ObjectStoragePath URI) when it is one.
+
+    :raises SegmindConfigError: there is no such file, or no schema in it.
+    """
+    if not isinstance(schema, str):
+        return schema
+    from airflow.providers.common.compat.sdk import ObjectStoragePath
+
+    try:
+        loaded = json.loads(ObjectStoragePath(schema).read_text())
+    except FileNotFoundError as error:
+        raise SegmindConfigError(f"{name!r} names {schema!r}, where there is no file. Nothing was sent.") from error
+    except ValueError as error:
+        raise SegmindConfigError(f"{name!r} names {schema!r}, which is no JSON. Nothing was sent.") from error
+    check_schema(name, loaded)
+    return dict(loaded)
+
+
+def validate_inputs(inputs: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
+    """
+    Check the body against a schema before anything is paid.
+
+    :raises SegmindConfigError: it does not fit; the message names where and which rule, never the value.
+    """
+    import jsonschema
+
+    validator = jsonschema.validators.validator_for(schema)(schema)
+    problems = sorted(validator.iter_errors(inputs), key=lambda problem: problem.json_path)
+    if problems:
+        said = "; ".join(f"{problem.json_path} breaks {_rule(problem)}" for problem in problems[:3])
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise SegmindConfigError(f"'inputs' do not fit 'inputs_schema': {said}{more}. Nothing was sent or billed.")
+
+
+def _rule(problem: Any) -> str:
+    return f"{problem.validator!r}: {shorten(json.dumps(problem.validator_value, default=str))}"
+
+
+def as_inputs(value: Any) -> Mapping[str, Any]:
+    """
+    Return what a template made of ``inputs``: an object, or the text of one.
+
+    :raises SegmindConfigError: it is neither.
+    """
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise SegmindConfigError(
+                "'inputs' is text that is no JSON after templating; it must be an object. Nothing was sent."
+            ) from error
+    check_inputs(value)
+    result: Mapping[str, Any] = value
+    return result

@@ -1,0 +1,33 @@
+"""How long Airflow is told to let a task wait in the triggerer."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from airflow_provider_segmind.api.polling import Pending
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+BACKSTOP_SECONDS = 60.0
+"""Seconds after our own deadline at which Airflow ends a deferral whose trigger said nothing."""
+TRIGGER_FAILED = "__fail__"
+"""What Airflow resumes a task with when its trigger ended without an event."""
+
+
+def waiting_ends(pending: Pending, context: Context, execution_timeout: timedelta | None) -> float:
+    """
+    Return the epoch second at which the trigger gives up.
+
+    Airflow 3 does not count the time in the triggerer towards ``execution_timeout``, so the deadline has to.
+    """
+    started = getattr(context["ti"], "start_date", None)
+    if execution_timeout is None or started is None:
+        return pending.end_time
+    return float(min(pending.end_time, started.timestamp() + execution_timeout.total_seconds()))
+
+
+def backstop(end_time: float, now: float) -> timedelta:
+    """Return after how long Airflow is to end a deferral whose trigger said nothing by its own deadline."""
+    return timedelta(seconds=max(0.0, end_time - now) + BACKSTOP_SECONDS)

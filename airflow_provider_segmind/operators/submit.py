@@ -1,0 +1,138 @@
+"""Submit one request, once for a task instance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow.providers.common.compat.sdk import BaseOperator
+
+from airflow_provider_segmind.api.submission import Note, OnStale, OnUnknown, iso
+from airflow_provider_segmind.arguments import (
+    as_inputs,
+    check_choice,
+    check_inputs,
+    check_model,
+    check_schema,
+    load_schema,
+    validate_inputs,
+)
+from airflow_provider_segmind.failures import task_failures
+from airflow_provider_segmind.hooks.segmind import SegmindHook
+from airflow_provider_segmind.journal import journal_for
+from airflow_provider_segmind.operators.submission import Policies, Submission
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+
+class SegmindSubmitOperator(BaseOperator):
+    """
+    Submit one request to Segmind, once for this task instance, and hand on its id.
+
+    Use it with :class:`~airflow_provider_segmind.sensors.request.SegmindRequestSensor` and
+    :class:`~airflow_provider_segmind.operators.request.SegmindResultOperator` where other work is done meanwhile;
+    :class:`~airflow_provider_segmind.operators.request.SegmindRunOperator` does all of it in one task.
+
+    **XCom**: ``request_id`` under the key ``request_id``; as return value ``{"request_id", "model", "submitted_at"}``
+    with ``submitted_at`` as ISO 8601.
+
+    **A retry or a clear** finds the request of the earlier try and submits nothing: one task instance is one paid
+    request. A worker that died between the POST and its answer leaves an intent; the request is then looked for in
+    Segmind's history.
+
+    **Templated**: ``model``, ``inputs``, ``inputs_schema``, ``segmind_conn_id``, ``state_path``.
+
+    :param model: the model to run (Segmind calls it the slug); the connection's default when None.
+    :param inputs: the JSON body, as the model's page describes it.
+    :param inputs_schema: JSON Schema of the body, or the path of one; checked before anything is paid.
+    :param segmind_conn_id: the Connection.
+    :param state_path: folder on object storage for the note of what was submitted, where Airflow has no task state
+        store.
+    :param on_stale: the task changed since an earlier try submitted: ``resubmit`` pays for a new request, ``fail``
+        stops.
+    :param on_unknown: a POST was lost and the history does not show it: ``fail``, ``resubmit`` (may pay twice), or
+        ``wait`` (keep looking for an hour after the POST).
+    :raises AirflowFailException: where a retry cannot help; the message says whether money was spent.
+    """
+
+    template_fields: Sequence[str] = ("model", "inputs", "inputs_schema", "segmind_conn_id", "state_path")
+    template_fields_renderers: ClassVar[dict[str, str]] = {"inputs": "json", "inputs_schema": "json"}
+    ui_color = "#e3f1ff"
+
+    def __init__(
+        self,
+        *,
+        inputs: Mapping[str, Any],
+        model: str | None = None,
+        inputs_schema: Mapping[str, Any] | str | None = None,
+        segmind_conn_id: str = SegmindHook.default_conn_name,
+        state_path: str | None = None,
+        on_stale: OnStale = "resubmit",
+        on_unknown: OnUnknown = "fail",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        check_model(model)
+        check_inputs(inputs)
+        check_schema("inputs_schema", inputs_schema)
+        check_choice("on_stale", on_stale, OnStale)
+        check_choice("on_unknown", on_unknown, OnUnknown)
+        self.model = model
+        self.inputs = inputs
+        self.inputs_schema = inputs_schema
+        self.segmind_conn_id = segmind_conn_id
+        self.state_path = state_path
+        self.on_stale = on_stale
+        self.on_unknown = on_unknown
+        self.request_id: str | None = None
+
+    @cached_property
+    def hook(self) -> SegmindHook:
+        """Return the hook of the connection."""
+        return SegmindHook(self.segmind_conn_id)
+
+    @property
+    def policies(self) -> Policies:
+        """Return what to do where the safe answer is not the only one."""
+        return Policies(on_stale=self.on_stale, on_unknown=self.on_unknown)
+
+    def execute(self, context: Context) -> Any:
+        """Submit, or find what an earlier try submitted."""
+        with task_failures():
+            note = self._submission(context).begin()
+            self._announce(context, note)
+            return {
+                "request_id": note.request_id,
+                "model": note.fingerprint.model,
+                "submitted_at": iso(note.age_from),
+            }
+
+    def on_kill(self) -> None:
+        """Say what becomes of the request: Segmind has no cancel call."""
+        if self.request_id:
+            self.log.warning(
+                "This task stops, but Segmind has no cancel call: request %s goes on and may be billed; the next "
+                "try goes on with it.",
+                self.request_id,
+            )
+
+    def _submission(self, context: Context) -> Submission:
+        inputs = as_inputs(self.inputs)
+        if self.inputs_schema is not None:
+            validate_inputs(inputs, load_schema("inputs_schema", self.inputs_schema))
+        return Submission(
+            client=self.hook.get_conn(),
+            journal=journal_for(context, self.state_path),
+            model=self.hook.model_or_default(self.model),
+            inputs=inputs,
+            connection=f"{self.segmind_conn_id} at {self.hook.config.endpoints.gateway}",
+            policies=self.policies,
+            log=self.log,
+        )
+
+    def _announce(self, context: Context, note: Note) -> None:
+        self.request_id = note.request_id
+        if self.do_xcom_push:
+            context["ti"].xcom_push(key="request_id", value=note.request_id)

@@ -1,0 +1,215 @@
+"""Wait for a request that another task submitted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+from airflow.providers.common.compat.sdk import BaseSensorOperator, PokeReturnValue, conf
+
+from airflow_provider_segmind.api.models import RequestResult, RequestStatus
+from airflow_provider_segmind.api.polling import RESULT_LIFETIME, Pending
+from airflow_provider_segmind.api.reference import RequestRef
+from airflow_provider_segmind.api.submission import iso
+from airflow_provider_segmind.arguments import check_choice, check_waiting
+from airflow_provider_segmind.deferral import TRIGGER_FAILED, backstop, waiting_ends
+from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindRequestExpiredError
+from airflow_provider_segmind.failures import DEFERRAL_TIMEOUTS, sensor_failures
+from airflow_provider_segmind.hooks.segmind import SegmindHook
+from airflow_provider_segmind.landing import Place, land, recover
+from airflow_provider_segmind.triggers.events import RequestEvent
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+
+class SegmindRequestSensor(BaseSensorOperator):
+    """
+    Wait for a request to complete.
+
+    In deferrable mode it looks inline for ``sync_wait`` seconds, then waits in the triggerer without a worker slot.
+    In poke and reschedule mode it behaves like any sensor. Looking is free; blips of Segmind or the network cost
+    nothing but time.
+
+    **XCom**: ``{"request_id", "model", "status", "submitted_at", "metrics"}``, which
+    :class:`~airflow_provider_segmind.operators.request.SegmindResultOperator` takes as its ``request_id``.
+
+    **A retry** looks at the same request again; its deadline does not move. A sensor that times out is not retried, as
+    Airflow has it.
+
+    **Templated**: ``request_id``, ``submitted_at``, ``segmind_conn_id``, ``output_path``.
+
+    :param request_id: the id, or the output of a submit task.
+    :param submitted_at: when it was submitted, ISO 8601 or epoch seconds; known from a submit task's output, else the
+        first look counts as submission.
+    :param segmind_conn_id: the Connection.
+    :param poll_interval: seconds between looks, None to choose; the ``poke_interval`` of the other modes.
+    :param timeout: seconds after submission for which to wait.
+    :param sync_wait: seconds to look inline before deferring; a finished request is never deferred.
+    :param deferrable: wait in the triggerer; Airflow's ``[operators] default_deferrable`` when not given.
+    :param output_path: ObjectStoragePath URI of the folder (or file) where the body is landed the moment it is
+        complete.
+    :param on_expired: the result is gone: ``recover`` what the request history holds, or ``fail``.
+    :raises AirflowFailException: the request failed, or its result is gone for good.
+    :raises AirflowSensorTimeout: the deadline passed; the request goes on and may be billed.
+    """
+
+    template_fields: Sequence[str] = ("request_id", "submitted_at", "segmind_conn_id", "output_path")
+    ui_color = "#e3f1ff"
+
+    def __init__(
+        self,
+        *,
+        request_id: Any,
+        submitted_at: Any = None,
+        segmind_conn_id: str = SegmindHook.default_conn_name,
+        poll_interval: float | None = None,
+        timeout: float = RESULT_LIFETIME,
+        sync_wait: float = 10.0,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        output_path: str | None = None,
+        on_expired: Literal["recover", "fail"] = "recover",
+        **kwargs: Any,
+    ) -> None:
+        check_waiting(sync_wait=sync_wait, poll_interval=poll_interval, timeout=timeout)
+        check_choice("on_expired", on_expired, Literal["recover", "fail"])
+        if request_id in (None, ""):
+            raise SegmindConfigError(
+                f"'request_id' is {request_id!r}; it must be an id or the output of a submit task."
+            )
+        kwargs.setdefault("poke_interval", 10.0 if poll_interval is None else poll_interval)
+        super().__init__(timeout=timeout, **kwargs)
+        self.request_id = request_id
+        self.submitted_at = submitted_at
+        self.segmind_conn_id = segmind_conn_id
+        self.poll_interval = poll_interval
+        self.sync_wait = sync_wait
+        self.deferrable = deferrable
+        self.output_path = output_path
+        self.on_expired = on_expired
+
+    @cached_property
+    def hook(self) -> SegmindHook:
+        """Return the hook of the connection."""
+        return SegmindHook(self.segmind_conn_id)
+
+    @cached_property
+    def pending(self) -> Pending:
+        """Return the request that is waited for; a bare id counts as submitted when it was first looked at."""
+        ref = RequestRef.read(self.request_id, self.submitted_at)
+        submitted_at = time.time() if ref.submitted_at is None else ref.submitted_at
+        return Pending(ref.request_id, submitted_at, submitted_at + self.timeout, self.poll_interval, ref.model)
+
+    def execute(self, context: Context) -> Any:
+        """Wait, here or in the triggerer."""
+        if not self.deferrable:
+            return super().execute(context)
+        with self._failures():
+            return self._look_then_defer(context)
+
+    def poke(self, context: Context) -> bool | PokeReturnValue:
+        """Look once."""
+        with self._failures():
+            report = self._look(self.pending, until=0.0)
+            return False if report is None else PokeReturnValue(is_done=True, xcom_value=report)
+
+    def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
+        """Go on where the trigger woke the task; without an event, look for ourselves."""
+        with self._failures():
+            if event is None:
+                return self._look_then_defer(context)
+            read = RequestEvent.read(event)
+            try:
+                if (error := read.error()) is not None:
+                    raise error
+            except SegmindRequestExpiredError as error:
+                return self._expired(error)
+            self.log.info("Request %s is COMPLETED", read.request_id)
+            return self._report(read.value if read.has_value else {})
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Look once more when Airflow ended the deferral because no trigger spoke."""
+        try:
+            return super().resume_execution(next_method, next_kwargs, context)
+        except DEFERRAL_TIMEOUTS:
+            if next_method != TRIGGER_FAILED:
+                raise
+            self.log.warning("No triggerer reported before the deadline; looking for ourselves")
+        with self._failures():
+            state = self._look(replace(self.pending, end_time=0.0))
+            raise AssertionError(f"a look at its deadline ends with an answer or an error, not with {state!r}")
+
+    def on_kill(self) -> None:
+        """Say what becomes of the request: Segmind has no cancel call."""
+        self.log.warning(
+            "This sensor stops waiting, but Segmind has no cancel call: the request goes on and may be billed."
+        )
+
+    def _failures(self) -> AbstractContextManager[None]:
+        return sensor_failures(soft_fail=self.soft_fail, never_fail=getattr(self, "never_fail", False))
+
+    def _look(self, pending: Pending, until: float | None = None) -> dict[str, Any] | None:
+        """Wait until ``until`` and return what XCom carries, None when the request still goes on then."""
+        client = self.hook.get_conn()
+        wants_body = self.output_path is not None
+        try:
+            state = client.wait(pending, fetch=wants_body, until=until, report=self.log.warning)
+        except SegmindRequestExpiredError as error:
+            return self._expired(error)
+        if state is None:
+            return None
+        self.log.info("Request %s is COMPLETED", pending.request_id)
+        if isinstance(state, RequestResult) and wants_body:
+            return self._report(land(state, model=pending.model, place=self.place))
+        return self._report({"metrics": state.metrics.to_json()})
+
+    def _look_then_defer(self, context: Context) -> Any:
+        pending = self.pending
+        report = self._look(pending, until=time.time() + self.sync_wait)
+        if report is not None:
+            return report
+        from airflow_provider_segmind.triggers.request import SegmindRequestTrigger, earliest_event
+
+        now = time.time()
+        end = waiting_ends(pending, context, self.execution_timeout)
+        self.log.info("Request %s goes on; waiting for it in the triggerer", pending.request_id)
+        self.defer(
+            trigger=SegmindRequestTrigger(
+                request_id=pending.request_id,
+                segmind_conn_id=self.segmind_conn_id,
+                submitted_at=pending.submitted_at,
+                end_time=end,
+                poll_interval=pending.poll_interval,
+                model=pending.model,
+                output_path=self.output_path,
+                max_xcom_bytes=0,
+                not_before=earliest_event(now),
+            ),
+            method_name="execute_complete",
+            timeout=backstop(end, now),
+        )
+        return None
+
+    def _expired(self, error: SegmindRequestExpiredError) -> dict[str, Any]:
+        if self.on_expired == "fail":
+            raise error
+        return self._report(recover(self.hook.get_conn(), error, model=self.pending.model, place=self.place))
+
+    def _report(self, found: Any) -> dict[str, Any]:
+        pending = self.pending
+        report = {
+            "request_id": pending.request_id,
+            "model": pending.model,
+            "status": RequestStatus.COMPLETED.value,
+            "submitted_at": iso(pending.submitted_at),
+        }
+        return {**found, **report} if isinstance(found, dict) else report
+
+    @property
+    def place(self) -> Place:
+        """Return where a body goes; XCom carries none of it."""
+        return Place(self.output_path, max_xcom_bytes=0)

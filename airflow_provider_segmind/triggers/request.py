@@ -1,0 +1,139 @@
+"""Wait for one request without a worker slot."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+from asgiref.sync import sync_to_async
+
+from airflow_provider_segmind.api.models import RequestResult
+from airflow_provider_segmind.api.polling import Pending
+from airflow_provider_segmind.exceptions import SegmindError
+from airflow_provider_segmind.hooks.segmind import SegmindHook
+from airflow_provider_segmind.landing import MAX_XCOM_BYTES, Place, land
+from airflow_provider_segmind.triggers.events import RequestEvent
+
+HOLD_SECONDS = 12.0
+"""Seconds after a deferral in which an event can fail the task on affected Airflow versions; measured: up to 10.3."""
+LAST_AFFECTED = (3, 3, 2)
+"""The newest Airflow whose scheduler takes the late "success" of a deferred try for a state mismatch."""
+
+
+def earliest_event(now: float) -> float:
+    """Return the epoch second before which a trigger deferred at ``now`` must not fire on this Airflow."""
+    from airflow import __version__
+    from packaging.version import Version
+
+    return now + HOLD_SECONDS if Version(__version__).release[:3] <= LAST_AFFECTED else 0.0
+
+
+class SegmindRequestTrigger(BaseTrigger):
+    """
+    Wait in the triggerer for a request to end, and say how in one event.
+
+    The arguments are stored in the metadata database as plain text: ids, times and paths, never a key or a prompt. The
+    deadline is a moment, so that it survives a restart of the triggerer.
+
+    :param request_id: the request.
+    :param segmind_conn_id: the Connection.
+    :param submitted_at: epoch seconds of the submission.
+    :param end_time: epoch seconds after which waiting ends with a ``timeout`` event.
+    :param poll_interval: seconds between looks, None to choose.
+    :param model: the model, for messages.
+    :param fetch: whether the event carries the result (or its manifest), not only the state.
+    :param output_path: where to land the result the moment it is complete.
+    :param max_xcom_bytes: bytes up to which the event carries the result itself.
+    :param not_before: epoch seconds before which the event is held back, see :func:`earliest_event`.
+    """
+
+    def __init__(
+        self,
+        *,
+        request_id: str,
+        segmind_conn_id: str = SegmindHook.default_conn_name,
+        submitted_at: float,
+        end_time: float,
+        poll_interval: float | None = None,
+        model: str | None = None,
+        fetch: bool = False,
+        output_path: str | None = None,
+        max_xcom_bytes: int = MAX_XCOM_BYTES,
+        not_before: float = 0.0,
+        **_: Any,
+    ) -> None:
+        # A task deferred by another version of this package may name arguments this one does not know.
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.request_id = request_id
+        self.segmind_conn_id = segmind_conn_id
+        self.submitted_at = submitted_at
+        self.end_time = end_time
+        self.poll_interval = poll_interval
+        self.model = model
+        self.fetch = fetch
+        self.output_path = output_path
+        self.max_xcom_bytes = max_xcom_bytes
+        self.not_before = not_before
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return the class and the arguments to build it from again."""
+        return (
+            f"{type(self).__module__}.{type(self).__qualname__}",
+            {
+                "request_id": self.request_id,
+                "segmind_conn_id": self.segmind_conn_id,
+                "submitted_at": self.submitted_at,
+                "end_time": self.end_time,
+                "poll_interval": self.poll_interval,
+                "model": self.model,
+                "fetch": self.fetch,
+                "output_path": self.output_path,
+                "max_xcom_bytes": self.max_xcom_bytes,
+                "not_before": self.not_before,
+            },
+        )
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Wait, land what was waited for, and yield one event."""
+        try:
+            event = await self._outcome()
+        except SegmindError as error:
+            event = RequestEvent.of_error(self.request_id, error)
+        except Exception as error:  # Raising tells the task nothing, and nothing is paid for here.
+            self.log.exception("Waiting for request %s broke off", self.request_id)
+            event = RequestEvent.of_error(self.request_id, error)
+        held = self.not_before - time.time()
+        if held > 0:
+            await asyncio.sleep(held)
+        yield TriggerEvent(event.to_json())  # type: ignore[no-untyped-call]
+
+    async def on_kill(self) -> None:
+        """Say what becomes of the request; Airflow 3.3 calls this when the deferred task is killed or cleared."""
+        self.log.warning(
+            "Nobody waits for request %s in this trigger any more. Segmind has no cancel call: it goes on and may be "
+            "billed; a retry of the task finds it again.",
+            self.request_id,
+        )
+
+    async def _outcome(self) -> RequestEvent:
+        wants_body = self.fetch or self.output_path is not None
+        pending = Pending(
+            request_id=self.request_id,
+            submitted_at=self.submitted_at,
+            end_time=self.end_time,
+            poll_interval=self.poll_interval,
+            model=self.model,
+        )
+        client = await SegmindHook(self.segmind_conn_id).get_async_conn()
+        async with client:
+            state = await client.wait(pending, fetch=wants_body, report=self.log.warning)
+        self.log.info("Request %s is COMPLETED", self.request_id)
+        if not isinstance(state, RequestResult):
+            return RequestEvent(self.request_id, "success")
+        place = Place(self.output_path, self.max_xcom_bytes)
+        # Threads of sync_to_async may ask the supervisor for connections of the object store; plain threads may not.
+        value = await sync_to_async(land, thread_sensitive=False)(state, model=self.model, place=place)
+        return RequestEvent(self.request_id, "success", value=value, has_value=True)

@@ -1,0 +1,22 @@
+"""Make a picture and land the file on object storage; XCom carries its URI, status and cost."""
+
+from __future__ import annotations
+
+import os
+
+from airflow.providers.common.compat.sdk import DAG  # on Airflow 3 also: from airflow.sdk import DAG
+
+from airflow_provider_segmind.operators.request import SegmindRunOperator
+
+# Any ObjectStoragePath URI: "s3://aws_default@my-bucket/segmind", "gs://…", or a local folder.
+OUTPUT = os.environ.get("SEGMIND_EXAMPLE_OUTPUT", "file:///tmp/segmind-example")
+
+with DAG("example_segmind_image", schedule=None, tags=["segmind", "example"]):
+    SegmindRunOperator(
+        task_id="draw",
+        model="seedream-4.5",
+        inputs={"prompt": "a lighthouse at dusk, watercolour", "aspect_ratio": "1:1", "seed": 7},
+        output_path=OUTPUT + "/{{ run_id }}",
+        deferrable=True,
+        retries=2,
+    )
