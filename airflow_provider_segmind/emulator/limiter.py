@@ -34,7 +34,8 @@ class RateLimiter:
         while accepted and accepted[0] <= now - WINDOW:
             accepted.popleft()
         if len(accepted) >= limit:
-            return accepted[len(accepted) - limit] + WINDOW
+            # with a limit of zero no place ever becomes free
+            return (accepted[len(accepted) - limit] if limit > 0 else now) + WINDOW
         accepted.append(now)
         return None
 

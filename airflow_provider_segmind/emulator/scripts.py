@@ -77,8 +77,10 @@ class Script:
         unknown = sorted(set(fields) - known)
         if unknown:
             raise ValueError(f"unknown script fields {unknown}; known: {sorted(known)}")
-        if fields.get("regex") is not None:
-            re.compile(fields["regex"])
+        try:
+            re.compile(fields.get("regex") or "")
+        except re.error as problem:
+            raise ValueError(f"script regex={fields['regex']!r}: {problem}") from problem
         if fields.get("output_mode") not in (None, *OUTPUT_MODES):
             raise ValueError(f"script output_mode={fields['output_mode']!r} is not one of {list(OUTPUT_MODES)}")
         draw_latency(fields.get("latency") or 0.0, 0)

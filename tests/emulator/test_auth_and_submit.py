@@ -96,7 +96,9 @@ def test_a_body_that_is_no_json_object_is_400(http, content):
     assert answer.json()["error"]
 
 
-@pytest.mark.parametrize(("slug", "status"), [("no-such-model", 404), ("gemini-1.5-pro", 410), ("restricted-model", 403)])
+@pytest.mark.parametrize(
+    ("slug", "status"), [("no-such-model", 404), ("gemini-1.5-pro", 410), ("restricted-model", 403)]
+)
 def test_unknown_retired_and_restricted_slugs_fail_fast_in_json(http, emulator, slug, status):
     """E10, E11, E12"""
     answer = http.post(f"/v2/{slug}", json={"prompt": "x"})
@@ -142,7 +144,9 @@ def test_requests_under_way_hold_their_estimate_back(http, emulator):
     assert http.post("/v2/seedream-4.5", json={"prompt": "x"}).status_code == 402
 
 
-@pytest.mark.parametrize(("method", "path"), [("GET", f"/v2/{MODEL}"), ("POST", "/v2/requests/abc/status"), ("PUT", "/v1/x")])
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", f"/v2/{MODEL}"), ("POST", "/v2/requests/abc/status"), ("PUT", "/v1/x")]
+)
 def test_a_wrong_verb_is_405_in_html(http, method, path):
     """E14"""
     answer = http.request(method, path)
@@ -179,7 +183,12 @@ def test_a_bad_body_can_be_refused_at_once(http, emulator, status):
 
 GEMINI_BODIES = [
     {"messages": {"contents": [{"role": "user", "parts": [{"text": "ask"}]}]}},
-    {"messages": {"system_instruction": {"parts": {"text": "s"}}, "contents": [{"role": "user", "parts": {"text": "ask"}}]}},
+    {
+        "messages": {
+            "system_instruction": {"parts": {"text": "s"}},
+            "contents": [{"role": "user", "parts": {"text": "ask"}}],
+        }
+    },
     {"messages": {"systemInstruction": {"parts": [{"text": "s"}]}, "contents": [{"parts": [{"text": "ask"}]}]}},
     {"prompt": "ask"},
     {"messages": [{"role": "user", "content": "ask"}]},

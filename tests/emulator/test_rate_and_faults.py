@@ -98,7 +98,9 @@ def test_a_scaled_clock_makes_a_minute_pass_in_a_second_and_tells_the_reset_in_w
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
 @pytest.mark.parametrize("shape", [{}, {"html": True}, {"empty": True}])
 @pytest.mark.parametrize(("when", "jobs"), [("before", 0), ("after", 1)])
-def test_a_server_error_comes_before_or_after_acceptance_in_json_html_or_nothing(http, emulator, status, shape, when, jobs):
+def test_a_server_error_comes_before_or_after_acceptance_in_json_html_or_nothing(
+    http, emulator, status, shape, when, jobs
+):
     """E44"""
     emulator.fault("submit", status=status, when=when, **shape)
 

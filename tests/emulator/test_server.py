@@ -1,8 +1,16 @@
 from __future__ import annotations
 
+import asyncio
+import json
+import threading
+import time
+from urllib.parse import parse_qsl, unquote, urlsplit
+
 import httpx
+import pytest
 
 from airflow_provider_segmind.emulator import EmulatorControl, SegmindEmulator
+from airflow_provider_segmind.emulator.clock import EmulatorClock
 
 
 def test_a_request_goes_from_submit_to_result_and_is_billed_once(emulator, http):
@@ -32,3 +40,100 @@ def test_the_control_client_has_the_same_verbs_and_rows_as_the_emulator_itself(e
     assert control.posts("gpt-5")[0].json == {"prompt": "x"}
     assert control.calls() == emulator.calls()
     assert control.settings(ttl=20)["ttl"] == emulator.settings()["ttl"] == 20
+
+
+def test_what_happened_stays_readable_after_the_end():
+    with SegmindEmulator() as emulator:
+        httpx.post(
+            f"{emulator.url}/v2/gpt-5", json={"prompt": "x"}, headers={"x-api-key": emulator.api_key}, trust_env=False
+        )
+
+    assert (len(emulator.bill), len(emulator.posts())) == (1, 1)
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{emulator.url}/v1/get-user-credits", trust_env=False)
+
+
+def test_it_ends_at_once_while_calls_hang():
+    started = time.monotonic()
+    with SegmindEmulator() as emulator:
+        emulator.fault("credits", delay=60)
+        caller = threading.Thread(target=hang, args=[emulator])
+        caller.start()
+        while not emulator.requests:
+            time.sleep(0.001)
+    caller.join()
+
+    assert time.monotonic() - started < 2
+
+
+def hang(emulator):
+    with pytest.raises(httpx.HTTPError):
+        httpx.get(f"{emulator.url}/v1/get-user-credits", headers={"x-api-key": emulator.api_key}, trust_env=False)
+
+
+def test_it_can_be_started_and_stopped_by_hand_but_not_twice():
+    emulator = SegmindEmulator().start()
+    with pytest.raises(RuntimeError, match="already running"):
+        emulator.start()
+    emulator.stop()
+    emulator.stop()
+
+
+def test_the_connection_points_every_service_at_the_emulator_in_json_and_as_a_uri(emulator):
+    fields = json.loads(emulator.connection_json)
+    parts = urlsplit(emulator.connection_uri)
+
+    assert fields["conn_type"] == parts.scheme == "segmind"
+    assert fields["host"] == unquote(parts.netloc.partition("@")[2]) == emulator.url
+    assert fields["password"] == parts.password == emulator.api_key
+    assert fields["extra"] == dict(parse_qsl(parts.query))
+    assert set(fields["extra"].values()) == {emulator.url}
+
+
+@pytest.mark.airflow
+def test_airflow_reads_both_forms_of_the_connection_alike():
+    from airflow.models.connection import Connection
+
+    with SegmindEmulator(prefix="/proxy") as emulator:
+        read = [Connection(uri=emulator.connection_uri), Connection.from_json(emulator.connection_json)]
+
+    assert [connection.host for connection in read] == [emulator.gateway_url] * 2
+    assert [connection.password for connection in read] == [emulator.api_key] * 2
+    assert read[0].extra_dejson == read[1].extra_dejson
+
+
+@pytest.mark.parametrize("source", [time.time, lambda: 5.0])
+def test_the_clock_scales_and_moves_forward_only(source):
+    clock = EmulatorClock(source, scale=60)
+    before = clock.now()
+
+    assert clock.advance(10) >= before + 10
+    clock.rescale(1)
+    assert clock.now() == pytest.approx(before + 10, abs=1)
+    with pytest.raises(ValueError, match="forward"):
+        clock.advance(-1)
+    with pytest.raises(ValueError, match="positive"):
+        clock.rescale(0)
+
+
+def test_a_thousand_requests_are_a_matter_of_seconds(emulator):
+    """Far below what it can do; it fails when a submit becomes slower with every request before it."""
+    script = [("POST", "/v2/gpt-5", b'{"prompt": "x"}')]
+    started = time.monotonic()
+    asyncio.run(pump(emulator, script * 1000))
+
+    assert len(emulator.bill) == 1000
+    assert time.monotonic() - started < 5
+
+
+async def pump(emulator, calls):
+    host, port = emulator.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    for method, path, body in calls:
+        head = f"{method} {path} HTTP/1.1\r\nhost: x\r\nx-api-key: {emulator.api_key}\r\n"
+        head += "content-type: application/json\r\n"
+        writer.write(head.encode() + b"content-length: %d\r\n\r\n" % len(body) + body)
+        answer = await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(int(answer.lower().split(b"content-length: ")[1].split(b"\r")[0]))
+    writer.close()
+    await writer.wait_closed()

@@ -34,7 +34,13 @@ def test_a_request_can_move_by_looks_instead(http, emulator, submit):
     emulator.settings(looks=[1, 2])
     request_id = submit()
 
-    assert [words(http, request_id) for _ in range(5)] == ["QUEUED", "PROCESSING", "PROCESSING", "COMPLETED", "COMPLETED"]
+    assert [words(http, request_id) for _ in range(5)] == [
+        "QUEUED",
+        "PROCESSING",
+        "PROCESSING",
+        "COMPLETED",
+        "COMPLETED",
+    ]
     assert len(emulator.bill) == 1
 
 

@@ -1,0 +1,284 @@
+from __future__ import annotations
+
+import base64
+import json
+
+import httpx
+import pytest
+
+from airflow_provider_segmind.emulator import SegmindEmulator
+from airflow_provider_segmind.emulator.clock import day
+
+HISTORY = "/inference-request/request-history"
+DATA_URL = "data:image/png;base64," + base64.b64encode(b"picture").decode()
+
+
+def test_an_upload_answers_with_public_file_urls(http, emulator):
+    """E54"""
+    answer = http.post("/upload-asset", json={"data_urls": [DATA_URL, DATA_URL]}).json()
+
+    assert answer["message"] == "Files uploaded successfully"
+    assert len(set(answer["file_urls"])) == 2
+    assert f"/assets/{emulator.settings()['account_email']}/images/" in answer["file_urls"][0]
+    stored = httpx.get(answer["file_urls"][0], trust_env=False)
+    assert (stored.content, stored.headers["content-type"]) == (b"picture", "image/png")
+
+
+def test_an_upload_can_answer_as_the_old_docs_say(http, emulator):
+    """E54"""
+    emulator.settings(upload_mode="urls")
+
+    assert list(http.post("/upload-asset", json={"data_urls": [DATA_URL]}).json()) == ["urls"]
+
+
+@pytest.mark.parametrize(
+    "sent", [{}, {"data_urls": []}, {"data_urls": ["https://x/y.png"]}, {"data_urls": ["data:a;base64,!"]}, []]
+)
+def test_an_upload_of_anything_but_data_urls_is_400(http, sent):
+    """E54"""
+    assert http.post("/upload-asset", json=sent).status_code == 400
+
+
+def test_the_model_list_has_its_odd_key_and_spelling(http):
+    """E55"""
+    body = http.get("/inference-model-information/list").json()
+
+    assert list(body) == ["Inference Segmind Model Information List With Details"]
+    rows = {row["slug"]: row for [*rows] in body.values() for row in rows}
+    assert rows["gemini-3.1-flash-lite"]["is_depreciated"] is False
+    assert rows["gemini-1.5-pro"]["is_depreciated"] is True
+
+
+def rows(http, **query):
+    return http.get(HISTORY, params=query).json()["data"]
+
+
+def test_the_history_shows_cost_inputs_and_outcome(http, emulator, submit):
+    """E56"""
+    emulator.settings(latency=2)
+    done = submit("seedream-4.5", prompt="a cat")
+    emulator.script(fail="bad", times=1)
+    failed = submit("gpt-5", prompt="x")
+    emulator.advance(2)
+    pending = submit("gpt-5", prompt="y")
+
+    found = {row["request_id"]: row for row in rows(http)}
+
+    assert [found[each]["model_status"] for each in (done, failed, pending)] == ["COMPLETED", "FAILED", "PENDING"]
+    assert found[done]["credits_deduction"] == 0.05
+    assert found[done]["request_body"] == {"prompt": "a cat"}
+    assert found[done]["latency_ms"] == 2000
+    assert found[done]["generation_url"].endswith(".png")
+    assert (found[failed]["error"], found[failed]["credits_deduction"]) == ("bad", 0.0)
+
+
+def test_the_history_is_filtered_sorted_and_paged(http, emulator, submit):
+    """E56"""
+    emulator.script(match="bad", fail="bad")
+    for model, prompt in (("gpt-5", "a"), ("gpt-5-mini", "bad"), ("seedream-4.5", "c")):
+        submit(model, prompt=prompt)
+        emulator.advance(1)
+
+    assert [row["model_name"] for row in rows(http)] == ["seedream-4.5", "gpt-5-mini", "gpt-5"]
+    assert rows(http, sort_by="model_name", sort_order="asc")[0]["model_name"] == "gpt-5"
+    assert rows(http, sort_by="credits_deduction")[0]["model_name"] == "seedream-4.5"
+    assert len(rows(http, model_name="gpt")) == 2
+    assert [row["model_name"] for row in rows(http, status="FAILED")] == ["gpt-5-mini"]
+    assert [row["model_name"] for row in rows(http, per_page=2, page=2)] == ["gpt-5"]
+
+
+def test_the_history_looks_back_seven_days_or_any_31_by_date(http, emulator, submit):
+    """E56"""
+    submit()
+    born = day(emulator.now())
+    emulator.advance(9 * 86400)
+
+    assert rows(http) == []
+    assert len(rows(http, from_date=born)) == 1
+    assert len(rows(http, from_date=born, to_date=born)) == 1
+    emulator.advance(30 * 86400)
+    assert http.get(HISTORY, params={"from_date": born}).status_code == 400
+
+
+@pytest.mark.parametrize(
+    "query", [{"per_page": 101}, {"page": 0}, {"status": "QUEUED"}, {"sort_by": "x"}, {"from_date": "soon"}]
+)
+def test_the_history_refuses_what_it_does_not_know(http, query):
+    """E56"""
+    assert http.get(HISTORY, params=query).status_code == 400
+
+
+def test_a_request_with_three_outputs_is_three_rows_each_with_the_full_cost(http, emulator, submit):
+    """E56"""
+    emulator.script(outputs=3, cost=0.3)
+    request_id = submit("seedream-4.5", prompt="x")
+
+    found = rows(http)
+
+    assert [row["request_id"] for row in found] == [request_id] * 3
+    assert [row["credits_deduction"] for row in found] == [0.3] * 3
+    assert len({row["generation_url"] for row in found}) == 3
+    assert len(emulator.bill) == 1
+
+
+def test_the_history_comes_late_when_told_to(http, emulator, submit):
+    """E56"""
+    emulator.settings(history_delay=7200)
+    request_id = submit()
+
+    assert rows(http) == []
+    assert http.get(f"{HISTORY}/{request_id}").status_code == 404
+    emulator.advance(7200)
+    assert len(rows(http)) == 1
+    assert http.get(f"{HISTORY}/{request_id}").json()["request_id"] == request_id
+
+
+def test_one_own_request_of_any_age_is_found_by_its_id_and_a_foreign_one_is_not(http, emulator, submit):
+    """E56"""
+    emulator.settings(api_keys=[emulator.api_key, "SG_3333333333333333"])
+    request_id = submit()
+    emulator.advance(400 * 86400)
+
+    assert http.get(f"{HISTORY}/{request_id}").json()["model_status"] == "COMPLETED"
+    foreign = http.get(f"{HISTORY}/{request_id}", headers={"x-api-key": "SG_3333333333333333"})
+    assert foreign.status_code == 404
+
+
+@pytest.mark.parametrize("envelope", ["list", "data", "requests"])
+def test_the_history_comes_in_each_envelope_a_client_may_meet(http, emulator, submit, envelope):
+    """E56"""
+    emulator.settings(history_envelope=envelope)
+    submit()
+
+    body = http.get(HISTORY).json()
+
+    assert len(body if envelope == "list" else body[envelope]) == 1
+    assert envelope == "list" or body["total"] == 1
+
+
+def test_generations_are_the_requests_that_produced_an_output(http, emulator, submit):
+    """E56"""
+    emulator.script(fail="no", times=1)
+    submit("seedream-4.5", prompt="first")
+    submit("seedream-4.5", prompt="second")
+    submit("gpt-5", prompt="third")
+
+    [row] = http.get("/inference-request/generations", params={"model_name": "seedream-4.5"}).json()["data"]
+    recent = http.get("/inference-request/recent-generations", params={"model_name": "gpt-5"}).json()["data"]
+
+    assert (row["prompt"], row["status"], row["credits_deduction"]) == ("second", "COMPLETED", 0.05)
+    assert len(recent) == 1
+
+
+def test_webhooks_are_added_changed_listed_and_deleted_by_get(http):
+    """E57"""
+    event = {"event": {"types": ["PIXELFLOW"]}}
+    hook = http.post("/webhook/add", json={"webhook_url": "https://a", **event}).json()["webhook_id"]
+    http.post("/webhook/update", json={"webhook_id": hook, "webhook_url": "https://b", **event})
+
+    [listed] = http.get("/webhook/get").json()["webhooks"]
+    assert listed["webhook_url"] == "https://b"
+    assert http.get("/webhook/dispatch-logs", params={"webhook_id": hook}).json()["logs"] == []
+    assert http.get("/webhook/inactive", params={"webhook_id": hook}).status_code == 200
+    assert http.get("/webhook/get").json()["webhooks"] == []
+    assert http.get("/webhook/inactive", params={"webhook_id": "nope"}).status_code == 404
+    assert http.post("/webhook/add", json={}).status_code == 400
+
+
+def test_a_legacy_workflow_is_polled_at_its_own_url(http, emulator):
+    """E58"""
+    emulator.settings(latency=5)
+    sent = http.post("/workflows/my-flow-v1", json={"image": "https://x"}).json()
+    assert sorted(sent) == ["message", "poll_url", "request_id", "status"]
+    assert http.get(sent["poll_url"]).json() == {"output": "", "status": "PROCESSING"}
+
+    emulator.advance(5)
+    done = http.get(sent["poll_url"]).json()
+
+    assert json.loads(done["output"])[0]["value"]["type"] == "image"
+
+
+def test_a_failed_legacy_workflow_comes_in_200(http, emulator):
+    """E58"""
+    emulator.script(fail="node 2 broke")
+    sent = http.post("/workflows/my-flow-v1", json={}).json()
+
+    answer = http.get(f"/workflows/request/{sent['request_id']}")
+
+    assert (answer.status_code, answer.json()["status"]) == (200, "FAILED")
+
+
+def test_a_current_workflow_follows_the_v2_contract(http, emulator):
+    """E58"""
+    sent = http.post("/workflows/v2/my-flow", json={"image": "https://x"}).json()
+
+    assert {"request_id", "status_url", "response_url"} <= set(sent)
+    assert isinstance(json.loads(http.get(sent["response_url"]).json()["output"]), list)
+    assert len(emulator.posts("my-flow")) == 1
+
+
+@pytest.mark.parametrize("path", ["/openapi.json", "/docs", "/", "/v3/x", "/v2/a/b/c"])
+def test_an_unknown_path_is_a_generic_400(http, path):
+    """E59"""
+    answer = http.get(path)
+
+    assert (answer.status_code, "error" in answer.json()) == (400, True)
+
+
+def test_every_request_is_recorded_as_it_arrived(http, emulator):
+    """E60"""
+    http.post("/v2/gpt-5?a=1", json={"prompt": "x"}, headers={"X-Initiator": "TEST"})
+    http.get("/v1/get-user-credits")
+
+    first, second = emulator.requests
+    assert (first.method, first.path, first.query, first.route, first.model) == (
+        "POST",
+        "/v2/gpt-5",
+        {"a": "1"},
+        "submit",
+        "gpt-5",
+    )
+    assert (first.headers["x-initiator"], first.json, first.status) == ("TEST", {"prompt": "x"}, 200)
+    assert first.time <= second.time
+    assert emulator.posts() == [first]
+    assert emulator.posts("gemini-3.1-flash-lite") == []
+
+
+def test_recording_can_be_bounded_or_switched_off_while_the_calls_stay_counted(http, emulator, submit):
+    """E60"""
+    emulator.settings(record_bodies=False, record_limit=2)
+    for _ in range(5):
+        submit()
+    assert [request.body for request in emulator.requests] == [b"", b""]
+    assert len(emulator.calls("submit")) == 5
+
+    emulator.settings(record_requests=False)
+    submit()
+    assert emulator.counts() == {"submit": {"200": 6}}
+
+
+def test_reset_forgets_what_it_is_told_and_no_more(http, emulator, submit):
+    emulator.settings(rpm=1)
+    emulator.script(text="x")
+    emulator.fault("credits", status=500)
+    submit()
+
+    emulator.reset("rate")
+    submit()
+    emulator.reset("faults")
+    assert http.get("/v1/get-user-credits").status_code == 200
+    assert (len(emulator.jobs), len(emulator.scripts)) == (2, 1)
+    emulator.reset()
+    assert (emulator.jobs, emulator.bill, emulator.requests, emulator.scripts) == ([], [], [], [])
+    assert emulator.settings()["rpm"] == 1
+    with pytest.raises(ValueError, match="everything"):
+        emulator.reset("everything")
+
+
+def test_settings_are_checked_by_name_and_choice():
+    with pytest.raises(ValueError, match="lattency"):
+        SegmindEmulator(lattency=3)
+    with SegmindEmulator() as emulator:
+        for wrong in ({"output_mode": "x"}, {"reset_format": "x"}, {"prefix": "/p"}, {"latency": "x"}):
+            with pytest.raises(ValueError, match=next(iter(wrong))):
+                emulator.settings(**wrong)
