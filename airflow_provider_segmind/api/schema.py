@@ -226,14 +226,16 @@ class _Writer:
         return True
 
     def _write_array(self, node: Schema, written: dict[str, Any], seen: tuple[str, ...]) -> bool:
-        tuple_items = node.get("prefixItems")
+        rest = node.get("items", {})
+        # Until draft 2019-09 a tuple was a list under items.
+        tuple_items = rest if isinstance(rest, list) else node.get("prefixItems")
         if tuple_items:
-            rest = node.get("items")
-            items = self._any_of({}, [*tuple_items, *([rest] if isinstance(rest, Mapping) else [])], seen)
+            more = [node["items"]] if isinstance(node.get("items"), Mapping) else []
+            items = self._any_of({}, [*tuple_items, *more], seen)
             if items is None:
                 return False
         else:
-            items = self.write(node.get("items", {}), seen)
+            items = self.write(rest, seen)
         if items is not None:
             written["items"] = items
             return True

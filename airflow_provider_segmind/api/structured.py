@@ -182,7 +182,10 @@ def _adapted(output_type: Any) -> TypeAdapter[Any]:
     try:
         return TypeAdapter(output_type)
     except (PydanticUserError, PydanticUndefinedAnnotation) as error:
-        raise SegmindConfigError(f"output_type {shorten(repr(output_type), 80)} is no type pydantic takes.") from error
+        why = shorten(str(error).partition("\n")[0])
+        raise SegmindConfigError(
+            f"output_type {shorten(repr(output_type), 80)} is no type pydantic takes: {why}"
+        ) from error
 
 
 def _schema_of(adapter: TypeAdapter[Any], output_type: Any) -> dict[str, Any]:

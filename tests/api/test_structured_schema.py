@@ -219,6 +219,12 @@ def test_a_tuple_becomes_a_list_of_its_kinds():
     }
 
 
+def test_a_tuple_of_an_old_draft_is_understood():
+    schema = {"$schema": "http://json-schema.org/draft-07/schema#", "type": "array", "items": [{"type": "string"}]}
+
+    assert sent(schema, GEMINI)["schema"]["properties"]["value"] == {"type": "array", "items": {"type": "string"}}
+
+
 def test_all_of_is_merged_and_one_of_becomes_any_of():
     schema = {
         "allOf": [{"$ref": "#/$defs/A"}, {"properties": {"b": {"oneOf": [{"const": 1}, {"const": "x"}]}}}],
