@@ -17,7 +17,7 @@ The two questions asked of each: was money spent (``billed``), and does running 
     │   ├── SegmindBadRequestError       Segmind refuses what was sent               billed no   retry no
     │   ├── SegmindCreditsError          the account cannot pay                      billed no   retry no
     │   ├── SegmindRateLimitError        429 after the client's patience             billed no   retry yes
-    │   ├── SegmindServerError           5xx on a free call, patience over           billed no   retry yes
+    │   ├── SegmindServerError           5xx, patience over; paid: only by policy    billed no   retry yes
     │   └── SegmindResponseError         an answer that breaks the contract          billed ?    retry no
     ├── SegmindRequestError              what became of an accepted request
     │   ├── SegmindRequestFailedError    Segmind reports FAILED; carries its words   billed no   retry no
@@ -32,6 +32,8 @@ The two questions asked of each: was money spent (``billed``), and does running 
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 SHOWN_CHARACTERS = 200
 """How much of a server's answer or a model's reply a message may quote."""
@@ -50,6 +52,17 @@ class SegmindError(Exception):
 
     retryable: bool = False
     """Whether running the same task again can end differently."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The default calls the class with the message alone, and several classes need more than that.
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+def _rebuild(kind: type[SegmindError], args: tuple[Any, ...], attributes: dict[str, Any]) -> SegmindError:
+    """Make an error again from what was pickled of it."""
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(attributes)
+    return error
 
 
 class SegmindConfigError(SegmindError):
@@ -134,7 +147,11 @@ class SegmindRateLimitError(SegmindAPIError):
 
 
 class SegmindServerError(SegmindAPIError):
-    """A free call was answered 5xx until the client's patience was over. A retry helps."""
+    """
+    A call was answered 5xx until the client's patience was over. A retry helps.
+
+    Of a free call, or of a paid one where the connection's ``resubmit_on_server_error`` says a 5xx created nothing.
+    """
 
     retryable = True
 

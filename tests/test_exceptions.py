@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+
+import pytest
+
+from airflow_provider_segmind import exceptions
+from airflow_provider_segmind.exceptions import (
+    SegmindAPIError,
+    SegmindError,
+    SegmindRateLimitError,
+    SegmindReplyError,
+    SegmindRequestFailedError,
+    SegmindResponseError,
+    shorten,
+)
+
+CLASSES = {
+    name: kind
+    for name, kind in vars(exceptions).items()
+    if inspect.isclass(kind) and issubclass(kind, SegmindError) and kind is not SegmindError
+}
+NEEDED = {"request_id": "r-1", "reason": "empty"}
+
+
+def build(kind: type[SegmindError]) -> SegmindError:
+    parameters = inspect.signature(kind.__init__).parameters.values()
+    needed = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY and each.default is each.empty]
+    return kind("It broke.", **{name: NEEDED[name] for name in needed})
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_every_error_stands_in_the_drawing_of_the_tree(name: str) -> None:
+    assert f"─ {name} " in (exceptions.__doc__ or "")
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_the_drawing_says_what_the_class_says_of_money_and_retries(name: str) -> None:
+    line = next(line for line in (exceptions.__doc__ or "").splitlines() if f"─ {name} " in line)
+    error = build(CLASSES[name])
+
+    for word, value in (("billed no", False), ("billed yes", True), ("billed ?", None)):
+        if word in line:
+            assert error.billed is value
+    if "retry no" in line:
+        assert not error.retryable
+    if "retry yes" in line or "re-attaches" in line:
+        assert error.retryable
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_every_error_survives_pickling_and_copying(name: str) -> None:
+    error = build(CLASSES[name])
+
+    for again in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert type(again) is type(error)
+        assert str(again) == "It broke."
+        assert vars(again) == vars(error)
+
+
+def test_an_error_keeps_its_details_through_pickling() -> None:
+    error = SegmindRateLimitError("Slow down.", retry_after=7.5, request_id="r-1", body="slow")
+
+    again = pickle.loads(pickle.dumps(error))
+
+    assert (again.retry_after, again.request_id, again.body, again.status_code) == (7.5, "r-1", "slow", 429)
+    assert again.retryable
+
+
+def test_a_broken_answer_says_for_itself_whether_money_was_spent() -> None:
+    assert SegmindResponseError("m").billed is None
+    again = pickle.loads(pickle.dumps(SegmindResponseError("m", billed=False, retryable=True)))
+    assert (again.billed, again.retryable) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("error", "attribute"),
+    [
+        (SegmindAPIError("m", body="x" * 1000), "body"),
+        (SegmindRequestFailedError("m", request_id="r", reason="x" * 1000), "reason"),
+        (SegmindReplyError("m", reason="empty", reply="x" * 1000), "reply"),
+    ],
+)
+def test_an_error_quotes_two_hundred_characters_at_most(error: SegmindError, attribute: str) -> None:
+    assert getattr(error, attribute) == "x" * 200 + "…"
+
+
+@pytest.mark.parametrize(("text", "shown"), [("", ""), ("x" * 200, "x" * 200), ("x" * 201, "x" * 200 + "…")])
+def test_only_what_is_cut_carries_the_mark_of_a_cut(text: str, shown: str) -> None:
+    assert shorten(text) == shown
