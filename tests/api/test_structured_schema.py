@@ -283,6 +283,10 @@ WRONG = {
     "a reference to nowhere under not": ({"type": "array", "not": {"$ref": "#/$defs/A"}}, "leads nowhere"),
     "a pattern that is none": ({"type": "string", "pattern": "("}, "output_type is no JSON Schema"),
     "a reference to itself": ({"$ref": "#"}, "without end"),
+    "only endless alternatives": (
+        {"type": "object", "properties": {"a": {"anyOf": [{"$ref": "#"}]}}, "required": ["a"]},
+        "without end",
+    ),
 }
 
 
