@@ -107,6 +107,8 @@ class Door:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Take one call through the door."""
         body = await read_body(receive)
+        if body is None:
+            return
         state = self._state
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         params = {name: str(value) for name, value in scope.get("path_params", {}).items()}

@@ -6,6 +6,7 @@ import json
 import urllib.error
 import urllib.request
 from typing import Any, TypeVar, cast
+from urllib.parse import quote, urlencode
 
 from airflow_provider_segmind.emulator.entries import BillEntry, CallEntry, Entry, JobEntry, RecordedRequest
 
@@ -19,6 +20,39 @@ class Controls:
 
     def _send(self, verb: str, fields: dict[str, Any]) -> Any:
         raise NotImplementedError
+
+    @property
+    def url(self) -> str:
+        """Address of all services: gateway (without its prefix: see :attr:`gateway_url`), storage, history, files."""
+        raise NotImplementedError
+
+    @property
+    def gateway_url(self) -> str:
+        """Address of the gateway, path prefix included."""
+        return self.url + str(self.settings()["prefix"])
+
+    @property
+    def api_key(self) -> str:
+        """A key that is accepted."""
+        return str(self.settings()["api_keys"][0])
+
+    @property
+    def connection(self) -> dict[str, Any]:
+        """The fields of an Airflow connection whose every address is this emulator."""
+        extra = {"storage_url": self.url, "history_url": self.url, "models_url": self.url}
+        return {"conn_type": "segmind", "host": self.gateway_url, "password": self.api_key, "extra": extra}
+
+    @property
+    def connection_json(self) -> str:
+        """The connection as ``AIRFLOW_CONN_...`` takes it in JSON."""
+        return json.dumps(self.connection)
+
+    @property
+    def connection_uri(self) -> str:
+        """The connection as ``AIRFLOW_CONN_...`` takes it as a URI."""
+        fields = self.connection
+        password, host = quote(fields["password"], safe=""), quote(fields["host"], safe="")
+        return f"segmind://:{password}@{host}/?{urlencode(fields['extra'])}"
 
     def _rows(self, verb: str, kind: type[_E], fields: dict[str, Any]) -> list[_E]:
         return [row if isinstance(row, kind) else kind.from_json(row) for row in self._send(verb, fields)]
@@ -140,10 +174,15 @@ class EmulatorControl(Controls):
     def __init__(self, url: str, *, timeout: float = 30.0) -> None:
         if not url.startswith(("http://", "https://")):
             raise ValueError(f"emulator url {url!r} is not http(s)")
-        self.url = url.rstrip("/")
+        self._url = url.rstrip("/")
         self.timeout = timeout
         # no proxy from the environment may come between a test and its own machine
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+    @property
+    def url(self) -> str:
+        """Address of all services."""
+        return self._url
 
     def _send(self, verb: str, fields: dict[str, Any]) -> Any:
         data = json.dumps(fields).encode()

@@ -102,7 +102,7 @@ class ControlDoor:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer ``{"value": ...}``, or 400 with the reason."""
-        body = await read_body(receive)
+        body = await read_body(receive) or b""
         try:
             fields = json.loads(body) if body else {}
             if not isinstance(fields, dict):

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-import json
 import socket
 import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import quote, urlencode
 
 import uvicorn
 
@@ -60,35 +58,6 @@ class SegmindEmulator(Controls):
         """Address of all services: gateway (without its prefix: see :attr:`gateway_url`), storage, history, files."""
         return self._state.base_url
 
-    @property
-    def gateway_url(self) -> str:
-        """Address of the gateway, path prefix included."""
-        return self.url + self._state.settings.prefix
-
-    @property
-    def api_key(self) -> str:
-        """A key that is accepted."""
-        return str(self._state.settings.api_keys[0])
-
-    @property
-    def connection(self) -> dict[str, Any]:
-        """The fields of an Airflow connection whose every address is this emulator."""
-        return connection_fields(self.url, self.gateway_url, self.api_key)
-
-    @property
-    def connection_json(self) -> str:
-        """The connection as ``AIRFLOW_CONN_...`` takes it in JSON."""
-        return json.dumps(self.connection)
-
-    @property
-    def connection_uri(self) -> str:
-        """The connection as ``AIRFLOW_CONN_...`` takes it as a URI."""
-        fields = self.connection
-        scheme, _, rest = fields["host"].partition("://")
-        address, _, path = rest.partition("/")
-        host = quote(f"{scheme}://{address}" + (f"/{path}" if path else ""), safe="")
-        return f"segmind://:{quote(fields['password'], safe='')}@{host}/?{urlencode(fields['extra'])}"
-
     def start(self) -> Self:
         """Listen, and return when calls are answered."""
         if self._thread is not None:
@@ -133,12 +102,6 @@ class SegmindEmulator(Controls):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
-
-
-def connection_fields(url: str, gateway_url: str, api_key: str) -> dict[str, Any]:
-    """Return an Airflow connection that points every service at one address."""
-    extra = {"storage_url": url, "history_url": url, "models_url": url}
-    return {"conn_type": "segmind", "host": gateway_url, "password": api_key, "extra": extra}
 
 
 def bind(host: str, port: int) -> socket.socket:

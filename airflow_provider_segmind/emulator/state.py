@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import threading
 import uuid
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -100,6 +101,7 @@ class EmulatorState:
         self.leaks: list[str] = []
         self.submitted = 0
         self._ends: list[tuple[float, int, str]] = []
+        self._kept: deque[Job] = deque()
 
     def account(self, key: str) -> Account:
         """Return the account of a key, opened at its first use."""
@@ -116,6 +118,7 @@ class EmulatorState:
         """Accept a request: reserve its cost and put its end on the calendar."""
         self.jobs[job.id] = job
         self.submitted += 1
+        self._kept.append(job)
         self.account(job.key).reserved += job.cost
         if job.looks is None:
             heapq.heappush(self._ends, (job.finishes, self.submitted, job.id))
@@ -126,6 +129,10 @@ class EmulatorState:
         while self._ends and self._ends[0][0] <= now:
             moment, _, job_id = heapq.heappop(self._ends)
             self._end(self.jobs[job_id], moment)
+        # nobody can read an expired result, so a long run need not hold it
+        while self._kept and now >= self._kept[0].submitted + self.settings.ttl and self._kept[0].ended is not None:
+            expired = self._kept.popleft()
+            expired.fields, expired.native = {}, None
         return now
 
     def look(self, job: Job, now: float) -> str:

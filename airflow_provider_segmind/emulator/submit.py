@@ -121,7 +121,8 @@ def _fill_text(state: EmulatorState, job: Job, script: Script, question: Questio
         job.cost = round(replies.count_tokens(question.text) * settings.price_input / 1e6, 10)
         return
     reply = replies.build_reply(job.kind, job.model, inputs, question, script, request_id=job.id, now=job.submitted)
-    job.native = reply.native
+    # only a v1 answer needs the object again; a v2 result has it as text
+    job.native = reply.native if job.via == "v1" else None
     produced = reply.usage.output + reply.usage.thoughts
     job.cost = round((reply.usage.input * settings.price_input + produced * settings.price_output) / 1e6, 10)
     plain = "plain" if job.kind in ("mock", "transcript") else settings.output_mode

@@ -72,14 +72,14 @@ def html(status: int, title: str) -> Answer:
     return Answer(status, page.encode(), "text/html")
 
 
-async def read_body(receive: Receive) -> bytes:
-    """Read the whole body of a request."""
+async def read_body(receive: Receive) -> bytes | None:
+    """Read the whole body of a request; None when the client left before it was complete."""
     message = await receive()
     body: bytes = message.get("body", b"")
     while message.get("more_body"):
         message = await receive()
         body += message.get("body", b"")
-    return body
+    return None if message["type"] == "http.disconnect" else body
 
 
 async def send_answer(send: Send, answer: Answer, *, cut_at: int | None = None) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import threading
 import time
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -39,6 +40,7 @@ def test_the_control_client_has_the_same_verbs_and_rows_as_the_emulator_itself(e
     assert control.requests == emulator.requests
     assert control.posts("gpt-5")[0].json == {"prompt": "x"}
     assert control.calls() == emulator.calls()
+    assert control.connection_uri == emulator.connection_uri
     assert control.settings(ttl=20)["ttl"] == emulator.settings()["ttl"] == 20
 
 
@@ -137,3 +139,20 @@ async def pump(emulator, calls):
         await reader.readexactly(int(answer.lower().split(b"content-length: ")[1].split(b"\r")[0]))
     writer.close()
     await writer.wait_closed()
+
+
+def test_a_client_that_leaves_within_its_body_was_never_there(emulator):
+    address = emulator.url.removeprefix("http://").split(":")
+    with socket.create_connection((address[0], int(address[1]))) as connection:
+        connection.sendall(b"POST /v2/gpt-5 HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+    httpx.get(f"{emulator.url}/inference-model-information/list", trust_env=False)
+
+    assert [request.route for request in emulator.requests] == ["models"]
+
+
+def test_an_expired_result_is_not_held_but_its_record_is(emulator, http, submit):
+    request_id = submit("seedream-4.5", prompt="x")
+    emulator.advance(3600)
+
+    assert emulator._state.jobs[request_id].fields == {}
+    assert http.get(f"/inference-request/request-history/{request_id}").json()["generation_url"]
