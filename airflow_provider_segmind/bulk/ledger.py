@@ -1,0 +1,224 @@
+"""
+The ledger: what was asked, what was paid for, and what came back, so that a crash costs nothing twice.
+
+It is content-addressed (see :func:`~airflow_provider_segmind.bulk.rows.fingerprint`) and may be shared by runs and
+DAGs. In memory stand the open rows and some 40 bytes for each finished one; answers are read back from a spool on the
+local disk.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
+
+from airflow_provider_segmind.bulk.events import Event, Finished, from_line, to_line
+from airflow_provider_segmind.bulk.index import CompactIndex
+from airflow_provider_segmind.bulk.segments import (
+    read_segment,
+    segment_name,
+    segment_names,
+    write_segment,
+)
+from airflow_provider_segmind.bulk.spool import Spool
+from airflow_provider_segmind.bulk.standing import OpenRow, RunTotals, Standing
+from airflow_provider_segmind.bulk.storage import StorePath, make_folder
+from airflow_provider_segmind.bulk.verdicts import Outcome
+from airflow_provider_segmind.exceptions import SegmindBulkError
+
+_SUCCESS = 1
+_ATTEMPT_BITS = 15
+_FLUSH_LINES = 1000
+
+
+Batch: TypeAlias = tuple[list[bytes], dict[int, bytes]]
+
+
+class Ledger:
+    """
+    One writer's view of a ledger folder.
+
+    :param folder: where the segments are; created when absent.
+    :param run: the run whose spending is added up.
+    :param writer: a name no other writer has, part of its segments' names.
+    :param clock: epoch seconds.
+    """
+
+    def __init__(self, folder: StorePath, *, run: str, writer: str, clock: Callable[[], float] = time.time) -> None:
+        self.folder = folder
+        self.run = run
+        self.writer = writer
+        self.own_segments: list[str] = []
+        self._clock = clock
+        self._open: dict[bytes, OpenRow] = {}
+        self._index = CompactIndex()
+        self._spool = Spool()
+        self._totals = RunTotals()
+        self._lines: list[bytes] = []
+        self._answers: dict[int, bytes] = {}
+        self._writing: dict[int, bytes] = {}
+        self._number = 0
+
+    def close(self) -> None:
+        """Drop the local working copy; the segments stay."""
+        self._spool.close()
+
+    def replay(self, names: list[str] | None = None) -> None:
+        """
+        Read the segments, those named or all that are there.
+
+        :raises SegmindBulkError: one cannot be read; a retry may.
+        """
+        make_folder(self.folder)
+        known: set[str] = set()
+        while True:
+            wanted = [name for name in (names or segment_names(self.folder)) if name not in known]
+            missing = False
+            for name in wanted:
+                lines = read_segment(self.folder, name)
+                # Another writer compacted it meanwhile, so that its content stands under a new name.
+                missing = missing or lines is None
+                self._replay_lines(name, lines or [])
+                known.add(name)
+            if names is not None or not missing:
+                break
+        self._write_answers()
+
+    def append(self, event: Event) -> None:
+        """Take an event into the view at once; it becomes durable with the next :meth:`commit`."""
+        line = to_line(event)
+        self._lines.append(line)
+        self._apply(event, line)
+
+    def take(self) -> Batch:
+        """Hand over what was appended since the last time, for :meth:`write`."""
+        lines, self._lines = self._lines, []
+        self._writing, self._answers = self._answers, {}
+        return lines, self._writing
+
+    def write(self, batch: Batch) -> None:
+        """Make a batch durable; may run in another thread, one batch at a time and in order."""
+        lines, answers = batch
+        if answers:
+            self._spool.write(list(answers.values()))
+        if lines:
+            name = segment_name(self._clock(), self.writer, self._number)
+            self._number += 1
+            write_segment(self.folder, name, lines)
+            self.own_segments.append(name)
+
+    def commit(self) -> None:
+        """Make everything appended durable."""
+        self.write(self.take())
+
+    def standing(self, fingerprint: bytes) -> Standing:
+        """Return where a row stands."""
+        entry = self._index.get(fingerprint)
+        row = self._open.get(fingerprint)
+        attempt = max(_attempt(entry), row.attempt if row else 0)
+        unfinished = row if row and not row.is_free else None
+        if not entry:
+            return Standing(open=unfinished, attempt=attempt)
+        return Standing(open=unfinished, place=_place(entry), success=bool(entry & _SUCCESS), attempt=attempt)
+
+    def finished(self, fingerprint: bytes) -> Finished | None:
+        """Return the latest outcome of a row, None when it has none."""
+        entry = self._index.get(fingerprint)
+        return self._read(_place(entry)) if entry else None
+
+    def open_rows(self) -> Iterator[tuple[bytes, OpenRow]]:
+        """Yield the rows that are claimed or submitted and not finished."""
+        return ((fingerprint, row) for fingerprint, row in list(self._open.items()) if not row.is_free)
+
+    def totals(self) -> RunTotals:
+        """Return what the run has used up, rows still open included."""
+        totals = RunTotals(self._totals.rows, self._totals.cost, self._totals.unpriced, self._totals.outcomes.copy())
+        for _, row in self.open_rows():
+            claim = row.claim
+            if claim is not None and claim.run == self.run:
+                totals.rows += 1
+                totals.cost += claim.cost
+        return totals
+
+    def dump(self) -> Iterator[bytes]:
+        """Yield the lines that say the same as everything read, without what later events made void."""
+        for place, line in self._spool.lines():
+            event = from_line(line)
+            if _place(self._index.get(event.fingerprint)) == place:
+                yield line
+        for row in list(self._open.values()):
+            yield from (to_line(event) for event in row.events())
+
+    def _replay_lines(self, name: str, lines: list[bytes]) -> None:
+        for line in lines:
+            try:
+                event = from_line(line)
+            except ValueError as error:
+                raise SegmindBulkError(
+                    f"The ledger segment {name!r} holds a line this version cannot read ({error}). Nothing is asked "
+                    "while it is not known what was paid for already: use the version that wrote it, or a new ledger.",
+                    retryable=True,
+                ) from error
+            self._apply(event, line)
+            if len(self._answers) >= _FLUSH_LINES:
+                self._write_answers()
+
+    def _apply(self, event: Event, line: bytes) -> None:
+        if isinstance(event, Finished):
+            self._apply_finished(event, line)
+            return
+        entry = self._index.get(event.fingerprint)
+        if entry & _SUCCESS or event.attempt <= _attempt(entry):
+            return
+        row = self._open.get(event.fingerprint)
+        if row is None or row.attempt < event.attempt:
+            row = self._open[event.fingerprint] = OpenRow(event.attempt)
+        if row.attempt == event.attempt:
+            row.add(event)
+
+    def _apply_finished(self, event: Finished, line: bytes) -> None:
+        entry = self._index.get(event.fingerprint)
+        if entry:
+            old = self._read(_place(entry))
+            if _precedence(event) <= _precedence(old):
+                return
+            if old.run == self.run:
+                self._totals.add(old, sign=-1)
+        if event.run == self.run:
+            self._totals.add(event)
+        success = event.outcome is Outcome.SUCCESS
+        place = self._spool.reserve(line)
+        self._answers[place] = line
+        self._index.put(event.fingerprint, _entry(place, event.attempt, success=success))
+        row = self._open.get(event.fingerprint)
+        if row is not None and (success or row.attempt <= event.attempt):
+            del self._open[event.fingerprint]
+
+    def _write_answers(self) -> None:
+        self._spool.write(list(self._answers.values()))
+        self._answers = {}
+
+    def _read(self, place: int) -> Finished:
+        event = from_line(self._answers.get(place) or self._writing.get(place) or self._spool.read(place))
+        if not isinstance(event, Finished):
+            raise TypeError(f"the spool holds a {event.kind} line at {place}")
+        return event
+
+
+def _precedence(event: Finished) -> tuple[bool, int, float, tuple[str, ...], str]:
+    """Order outcomes of one row so that every reader, in whatever order it reads, keeps the same one."""
+    success = event.outcome is Outcome.SUCCESS
+    return (success, -event.attempt if success else event.attempt, -event.at, event.request_ids, event.outcome)
+
+
+def _entry(place: int, attempt: int, *, success: bool) -> int:
+    capped = min(attempt, (1 << _ATTEMPT_BITS) - 1)
+    return ((place + 1) << (_ATTEMPT_BITS + 1)) | (capped << 1) | (_SUCCESS if success else 0)
+
+
+def _attempt(entry: int) -> int:
+    return (entry >> 1) & ((1 << _ATTEMPT_BITS) - 1)
+
+
+def _place(entry: int) -> int:
+    return (entry >> (_ATTEMPT_BITS + 1)) - 1

@@ -1,0 +1,96 @@
+"""Where a row stands in the ledger, and what a run has used up."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from airflow_provider_segmind.bulk.events import Claimed, Finished, Freed, Submitted
+from airflow_provider_segmind.bulk.verdicts import Outcome
+
+
+@dataclass(slots=True)
+class OpenRow:
+    """
+    The latest attempt of a row that is not finished: every event of it, whichever order they came in.
+
+    :param attempt: the number of that attempt.
+    :param claims: the claim of each writer; more than one only where two runs ask about the same row at the same time.
+    :param freed: the writers that are certain to have sent nothing.
+    """
+
+    attempt: int
+    claims: dict[str, Claimed] = field(default_factory=dict)
+    submitted: Submitted | None = None
+    freed: dict[str, Freed] = field(default_factory=dict)
+
+    def add(self, event: Claimed | Submitted | Freed) -> None:
+        """Take in an event of this attempt; the result does not depend on the order of events."""
+        if isinstance(event, Claimed):
+            self.claims[event.writer] = event
+        elif isinstance(event, Freed):
+            self.freed[event.writer] = event
+        elif self.submitted is None or event.request_id < self.submitted.request_id:
+            self.submitted = event
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it is certain that nothing was sent."""
+        return self.submitted is None and bool(self.freed) and self.claims.keys() <= self.freed.keys()
+
+    @property
+    def claim(self) -> Claimed | None:
+        """The claim that counts: the earliest that was not freed."""
+        held = [claim for writer, claim in self.claims.items() if writer not in self.freed] or list(
+            self.claims.values()
+        )
+        return min(held, key=lambda claim: (claim.at, claim.writer), default=None)
+
+    def events(self) -> Iterator[Claimed | Submitted | Freed]:
+        """Yield the events this row is made of."""
+        yield from self.claims.values()
+        yield from self.freed.values()
+        if self.submitted is not None:
+            yield self.submitted
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """
+    Where a row stands.
+
+    :param open: its unfinished attempt, None when there is none or it was freed.
+    :param place: where its latest outcome lies, None when it has none.
+    :param success: whether that outcome is an answer.
+    :param attempt: the latest attempt, 0 when it was never claimed.
+    """
+
+    open: OpenRow | None = None
+    place: int | None = None
+    success: bool = False
+    attempt: int = 0
+
+
+@dataclass(slots=True)
+class RunTotals:
+    """
+    What a run has used up so far, over all its tries.
+
+    :param rows: distinct rows it asked about.
+    :param cost: USD billed as far as known.
+    :param unpriced: rows whose cost Segmind did not say.
+    :param outcomes: finished rows by outcome.
+    """
+
+    rows: int = 0
+    cost: float = 0.0
+    unpriced: int = 0
+    outcomes: Counter[Outcome] = field(default_factory=Counter)
+
+    def add(self, event: Finished, sign: int = 1) -> None:
+        """Count a finished row in, or with ``sign=-1`` out."""
+        self.rows += sign
+        self.cost += sign * (event.cost or 0.0)
+        self.unpriced += sign * (event.cost is None and event.billed is not False)
+        self.outcomes[event.outcome] += sign

@@ -1,0 +1,92 @@
+"""A stand-in for an object store: a dict of whole objects behind the path methods that the bulk room uses."""
+
+from __future__ import annotations
+
+import fnmatch
+import io
+from collections.abc import Iterator
+from typing import Any
+
+
+class _Upload(io.BytesIO):
+    def __init__(self, store: ObjectStore, key: str) -> None:
+        super().__init__()
+        self._store, self._key = store, key
+
+    def write(self, data: Any) -> int:
+        if self._store.broken:
+            raise OSError("the store is out of reach")
+        return super().write(data)
+
+    def discard(self) -> None:
+        super().close()
+
+    def close(self) -> None:
+        if not self.closed:
+            self._store.objects[self._key] = self.getvalue()
+        super().close()
+
+
+class ObjectStore:
+    """Objects by key; there are no folders, and no append."""
+
+    def __init__(self, protocol: str = "s3") -> None:
+        self.protocol = protocol
+        self.objects: dict[str, bytes] = {}
+        self.broken = False
+
+    def path(self, key: str) -> ObjectPath:
+        return ObjectPath(self, key)
+
+
+class ObjectPath:
+    """One key of an :class:`ObjectStore`."""
+
+    def __init__(self, store: ObjectStore, key: str) -> None:
+        self.store, self.key, self.protocol = store, key.strip("/"), store.protocol
+
+    def __str__(self) -> str:
+        return f"{self.protocol}://{self.key}"
+
+    def __truediv__(self, other: str) -> ObjectPath:
+        return ObjectPath(self.store, f"{self.key}/{other}")
+
+    @property
+    def name(self) -> str:
+        return self.key.rpartition("/")[2]
+
+    @property
+    def parent(self) -> ObjectPath:
+        return ObjectPath(self.store, self.key.rpartition("/")[0])
+
+    def open(self, mode: str = "rb") -> Any:
+        if "w" in mode:
+            return _Upload(self.store, self.key)
+        if self.key not in self.store.objects:
+            raise FileNotFoundError(self.key)
+        return io.BytesIO(self.store.objects[self.key])
+
+    def exists(self) -> bool:
+        return self.key in self.store.objects or self.is_dir()
+
+    def is_dir(self) -> bool:
+        return any(key.startswith(f"{self.key}/") for key in self.store.objects)
+
+    def iterdir(self) -> Iterator[ObjectPath]:
+        return iter([self / key.removeprefix(f"{self.key}/") for key in self.store.objects if self._holds(key)])
+
+    def glob(self, pattern: str) -> Iterator[ObjectPath]:
+        return (path for path in self.iterdir() if fnmatch.fnmatch(path.name, pattern))
+
+    def unlink(self, missing_ok: bool = False) -> None:
+        if self.store.objects.pop(self.key, None) is None and not missing_ok:
+            raise FileNotFoundError(self.key)
+
+    def replace(self, target: ObjectPath) -> None:
+        self.store.objects[target.key] = self.store.objects.pop(self.key)
+
+    def mkdir(self, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
+        pass
+
+    def _holds(self, key: str) -> bool:
+        return key.startswith(f"{self.key}/") and "/" not in key.removeprefix(f"{self.key}/")

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_segmind.bulk.index import CompactIndex
+from airflow_provider_segmind.bulk.ledger import Ledger
+from airflow_provider_segmind.bulk.spool import Spool
+from airflow_provider_segmind.bulk.storage import store_path, write_whole
+from tests.bulk.events import claimed, finished, mark
+from tests.bulk.stores import ObjectStore
+
+
+def test_a_local_file_appears_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    with write_whole(path) as file:
+        file.write(b"half")
+        assert not path.exists()
+    assert path.read_bytes() == b"half"
+    assert [inner.name for inner in tmp_path.iterdir()] == ["out.jsonl"]
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_scraps(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    path.write_bytes(b"old")
+
+    def interrupted() -> None:
+        with write_whole(path) as file:
+            file.write(b"new")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert path.read_bytes() == b"old"
+    assert [inner.name for inner in tmp_path.iterdir()] == ["out.jsonl"]
+
+
+@pytest.mark.parametrize("protocol", ["s3", "sftp"])
+def test_an_object_appears_when_it_is_whole(protocol: str) -> None:
+    store = ObjectStore(protocol)
+    with write_whole(store.path("b/out.jsonl")) as file:
+        file.write(b"half")
+        assert store.objects == {}
+    assert store.objects == {"b/out.jsonl": b"half"}
+
+
+def test_a_failed_upload_publishes_nothing() -> None:
+    store = ObjectStore()
+
+    def cut_off() -> None:
+        with write_whole(store.path("b/out.jsonl")) as file:
+            file.write(b"half")
+            store.broken = True
+
+    with pytest.raises(OSError, match="out of reach"):
+        cut_off()
+    assert store.objects == {}
+
+
+def test_a_wrapped_local_path_becomes_a_plain_one() -> None:
+    class Wrapped:
+        protocol, path = "file", "/data/x"
+
+    assert store_path(Wrapped()) == Path("/data/x")  # type: ignore[arg-type]
+    other = ObjectStore().path("b/x")
+    assert store_path(other) is other
+
+
+def test_a_ledger_lives_in_an_object_store_too() -> None:
+    folder = ObjectStore().path("bucket/ledger")
+    ledger = Ledger(folder, run="r", writer="w", clock=lambda: 5.0)
+    ledger.replay()
+    ledger.append(claimed(1))
+    ledger.append(finished(1))
+    ledger.commit()
+    again = Ledger(folder, run="r", writer="v", clock=lambda: 6.0)
+    again.replay()
+    assert again.finished(mark(1)) == finished(1)
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(1, 2**64 - 1))))
+def test_the_index_is_a_map(pairs: list[tuple[int, int]]) -> None:
+    index = CompactIndex(slots=4)
+    for number, value in pairs:
+        index.put(mark(number), value)
+    expected = dict(pairs)
+    assert [index.get(mark(number)) for number in range(31)] == [expected.get(number, 0) for number in range(31)]
+    assert len(index) == len(expected)
+
+
+def test_the_spool_gives_lines_back_from_their_places() -> None:
+    rng = random.Random(1)
+    lines = [b"x" * rng.choice([0, 1, 100, 4095, 4096, 4097, 70_000]) for _ in range(200)]
+    with Spool() as spool:
+        places = [spool.reserve(line) for line in lines]
+        spool.write(lines)
+        assert [spool.read(place) for place in places] == lines
+        assert list(spool.lines()) == list(zip(places, lines, strict=True))
+        with pytest.raises(EOFError):
+            spool.read(spool.reserve(b"never written"))
