@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from airflow_provider_segmind.api.polling import Pending
-
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_segmind.api.polling import Pending
 
 BACKSTOP_SECONDS = 60.0
 """Seconds after our own deadline at which Airflow ends a deferral whose trigger said nothing."""

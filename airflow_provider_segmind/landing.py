@@ -16,14 +16,12 @@ from airflow_provider_segmind.api import history
 from airflow_provider_segmind.api.client import SegmindClient
 from airflow_provider_segmind.api.media import MediaFile, download, media_files
 from airflow_provider_segmind.api.models import RequestResult, RequestState, RequestStatus
+from airflow_provider_segmind.api.policies import MAX_XCOM_BYTES
 from airflow_provider_segmind.api.polling import failed_error
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindError, SegmindRequestExpiredError
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import ObjectStoragePath
-
-MAX_XCOM_BYTES = 48 * 1024
-"""Bytes of JSON up to which a result is the XCom value."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from airflow_provider_segmind.api.models import RequestState
+from airflow_provider_segmind.api.policies import RESULT_LIFETIME
 from airflow_provider_segmind.api.protocol import Call, Wire
 from airflow_provider_segmind.exceptions import (
     SegmindError,
+    SegmindRateLimitError,
     SegmindRequestError,
     SegmindRequestExpiredError,
     SegmindRequestFailedError,
@@ -22,8 +24,8 @@ from airflow_provider_segmind.exceptions import (
     shorten,
 )
 
-RESULT_LIFETIME = 3600.0
-"""Seconds after submission for which Segmind keeps a result (vendor's model page)."""
+LAST_CALL = RESULT_LIFETIME - 30.0
+"""Age in seconds at which even a request with a long ``poll_interval`` is looked at before its result is gone."""
 URGENT_AGE = 0.8 * RESULT_LIFETIME
 """Age in seconds from which looks come close together, because the result is about to be gone."""
 REPLICATION_GRACE = 10.0
@@ -98,9 +100,9 @@ def expired_error(pending: Pending, now: float) -> SegmindRequestExpiredError:
 def timeout_error(pending: Pending, now: float, last: str) -> SegmindRequestTimeoutError:
     """Return the error of a deadline that passed."""
     return SegmindRequestTimeoutError(
-        f"{pending.name.capitalize()} was {last}, {pending.age(now):.0f} s after it was submitted, when its timeout "
-        "ended. Segmind has no cancel call, so it goes on and may be billed; a retry of the task looks at the same "
-        "request again.",
+        f"Waiting for {pending.name} ended with its timeout: it was {last}, {pending.age(now):.0f} s after it "
+        "was submitted. Segmind has no cancel call, so it goes on and may be billed; a retry of the task looks at the "
+        "same request again.",
         request_id=pending.request_id,
     )
 
@@ -111,7 +113,7 @@ def look(wire: Wire, request_id: str, *, fetch: bool) -> Generator[Call[Any], An
 
     With ``fetch`` the result is asked for directly, which saves a call when it is ready. What a server answers there
     before completion is undocumented, so anything but a plain state is checked against ``/status`` before it is
-    believed.
+    believed. Where that says COMPLETED the result is asked for again: the request may have ended between the calls.
 
     :returns: a :class:`RequestResult` when ``fetch`` and completed, else a :class:`RequestState`.
     """
@@ -119,20 +121,17 @@ def look(wire: Wire, request_id: str, *, fetch: bool) -> Generator[Call[Any], An
     if not fetch:
         state = yield wire.status(request_id)
         return state
-    trouble: SegmindError
     try:
-        result: RequestState = yield wire.result(request_id)
+        state = yield wire.result(request_id)
     except SegmindError as error:
         if error.retryable:
             raise
-        trouble = error
     else:
-        if not result.failed:
-            return result
-        trouble = failed_error(result)
+        if not state.failed:
+            return state
     state = yield wire.status(request_id)
     if state.completed:
-        raise trouble
+        state = yield wire.result(request_id)
     return state
 
 
@@ -163,6 +162,7 @@ def wait(
     last = "still in progress"
     troubled = False
     while True:
+        at_least = 0.0
         try:
             state = yield from look(wire, pending.request_id, fetch=fetch)
         except SegmindError as error:
@@ -171,6 +171,8 @@ def wait(
             if not troubled:
                 report(f"{error} Waiting for {pending.name} goes on.")
             last, troubled = f"out of reach ({type(error).__name__})", True
+            if isinstance(error, SegmindRateLimitError):
+                at_least = error.retry_after or 0.0
         else:
             if troubled:
                 report(f"Segmind answers again; {pending.name} is {state.status}.")
@@ -186,22 +188,25 @@ def wait(
         if until is not None and now >= until:
             return None
         end = pending.end_time if until is None else min(until, pending.end_time)
-        yield Pause(min(next_look(pending, now=now, looks=looks, jitter=jitter()), max(0.0, end - now)))
+        pause = max(at_least, next_look(pending, now=now, looks=looks, jitter=jitter()))
+        yield Pause(min(pause, max(0.0, end - now)))
 
 
 def next_look(pending: Pending, *, now: float, looks: int, jitter: float) -> float:
     """
     Say in how many seconds to look again.
 
-    A user's ``poll_interval`` is obeyed as it is. Otherwise looks thin out as the request ages, because what has taken
-    long will take longer, and come closer together again when the result is about to expire.
+    A user's ``poll_interval`` is obeyed, but never steps over the last moment before the result expires. Otherwise
+    looks thin out as the request ages, because what has taken long will take longer, and come closer together again
+    when the result is about to expire.
 
     :param looks: how often this request was looked at.
     :param jitter: a random number from 0 to 1, so that requests submitted together are not polled together.
     """
-    if pending.poll_interval is not None:
-        return pending.poll_interval
     age = pending.age(now)
+    if pending.poll_interval is not None:
+        step = max(0.0, pending.poll_interval)
+        return LAST_CALL - age if age < LAST_CALL < age + step else step
     step = 2.0 if age >= URGENT_AGE else min(15.0, max(0.5, 0.25 * age))
     return step * (0.9 + 0.2 * jitter)
 

@@ -14,10 +14,8 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, Self
 
+from airflow_provider_segmind.api.policies import OnStale
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindStateError
-
-OnStale = Literal["resubmit", "fail"]
-OnUnknown = Literal["fail", "resubmit", "wait"]
 
 
 @dataclass(frozen=True, slots=True)

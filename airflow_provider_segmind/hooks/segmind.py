@@ -25,6 +25,7 @@ from airflow_provider_segmind.api.models import (
     SubmittedRequest,
     SyncResult,
 )
+from airflow_provider_segmind.api.policies import DEFAULT_CONNECTION
 from airflow_provider_segmind.api.protocol import Endpoints, base_url
 from airflow_provider_segmind.api.retry import ONE_LOOK
 from airflow_provider_segmind.exceptions import SegmindAPIError, SegmindAuthenticationError, SegmindConfigError
@@ -114,7 +115,7 @@ class SegmindHook(BaseHook):
     """
 
     conn_name_attr = "segmind_conn_id"
-    default_conn_name = "segmind_default"
+    default_conn_name = DEFAULT_CONNECTION
     conn_type = "segmind"
     hook_name = "Segmind"
 

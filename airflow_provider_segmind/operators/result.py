@@ -5,24 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
-from airflow_provider_segmind.api.polling import Pending, expired_error
-from airflow_provider_segmind.api.reference import RequestRef
+from airflow_provider_segmind.api.policies import DEFAULT_CONNECTION, MAX_XCOM_BYTES, OnExpiredFree
 from airflow_provider_segmind.arguments import check_choice, check_number
 from airflow_provider_segmind.exceptions import (
     SegmindConfigError,
     SegmindRequestExpiredError,
     SegmindRequestTimeoutError,
 )
-from airflow_provider_segmind.failures import task_failures
-from airflow_provider_segmind.hooks.segmind import SegmindHook
-from airflow_provider_segmind.landing import MAX_XCOM_BYTES, Place, land, landed_before, recover
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_segmind.api.reference import RequestRef
+    from airflow_provider_segmind.hooks.segmind import SegmindHook
+    from airflow_provider_segmind.landing import Place
 
 
 class SegmindResultOperator(BaseOperator):
@@ -53,10 +53,10 @@ class SegmindResultOperator(BaseOperator):
         self,
         *,
         request_id: Any,
-        segmind_conn_id: str = SegmindHook.default_conn_name,
+        segmind_conn_id: str = DEFAULT_CONNECTION,
         output_path: str | None = None,
         max_xcom_bytes: int = MAX_XCOM_BYTES,
-        on_expired: Literal["recover", "fail"] = "recover",
+        on_expired: OnExpiredFree = "recover",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -65,7 +65,7 @@ class SegmindResultOperator(BaseOperator):
                 f"'request_id' is {request_id!r}; it must be an id or the output of a submit task."
             )
         check_number("max_xcom_bytes", max_xcom_bytes, zero=True)
-        check_choice("on_expired", on_expired, Literal["recover", "fail"])
+        check_choice("on_expired", on_expired, OnExpiredFree)
         self.request_id = request_id
         self.segmind_conn_id = segmind_conn_id
         self.output_path = output_path
@@ -75,10 +75,16 @@ class SegmindResultOperator(BaseOperator):
     @cached_property
     def hook(self) -> SegmindHook:
         """Return the hook of the connection."""
+        from airflow_provider_segmind.hooks.segmind import SegmindHook
+
         return SegmindHook(self.segmind_conn_id)
 
     def execute(self, context: Context) -> Any:
         """Fetch and land the body."""
+        from airflow_provider_segmind.api.reference import RequestRef
+        from airflow_provider_segmind.failures import task_failures
+        from airflow_provider_segmind.landing import Place, landed_before, recover
+
         with task_failures():
             ref = RequestRef.read(self.request_id)
             place = Place(self.output_path, self.max_xcom_bytes)
@@ -95,6 +101,9 @@ class SegmindResultOperator(BaseOperator):
                 return recover(self.hook.get_conn(), error, model=ref.model, place=place)
 
     def _fetch(self, ref: RequestRef, place: Place) -> Any:
+        from airflow_provider_segmind.api.polling import Pending, expired_error
+        from airflow_provider_segmind.landing import land
+
         try:
             result = self.hook.get_result(ref.request_id)
         except SegmindRequestExpiredError as error:

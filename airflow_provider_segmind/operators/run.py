@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import conf
 
-from airflow_provider_segmind.api.models import RequestResult
-from airflow_provider_segmind.api.polling import RESULT_LIFETIME, Pending
-from airflow_provider_segmind.api.submission import Note
-from airflow_provider_segmind.arguments import check_choice, check_number, check_waiting
-from airflow_provider_segmind.deferral import backstop, waiting_ends
-from airflow_provider_segmind.exceptions import (
-    SegmindRequestExpiredError,
-    SegmindRequestFailedError,
-    SegmindStateError,
+from airflow_provider_segmind.api.policies import (
+    MAX_RESUBMITS,
+    MAX_XCOM_BYTES,
+    RESULT_LIFETIME,
+    SYNC_WAIT,
+    OnExpired,
+    OnFailed,
 )
-from airflow_provider_segmind.failures import DEFERRAL_TIMEOUTS, task_failures
-from airflow_provider_segmind.landing import MAX_XCOM_BYTES, Place, land, landed_before, recover
-from airflow_provider_segmind.operators.submission import OnExpired, OnFailed, Policies, Submission
+from airflow_provider_segmind.arguments import check_choice, check_number, check_waiting
 from airflow_provider_segmind.operators.submit import SegmindSubmitOperator
-from airflow_provider_segmind.triggers.events import RequestEvent
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_segmind.landing import Place
+    from airflow_provider_segmind.operators.submission import Policies
 
 
 class SegmindRunOperator(SegmindSubmitOperator):
@@ -60,14 +57,14 @@ class SegmindRunOperator(SegmindSubmitOperator):
         self,
         *,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
-        sync_wait: float = 10.0,
+        sync_wait: float = SYNC_WAIT,
         poll_interval: float | None = None,
         timeout: float = RESULT_LIFETIME,
         output_path: str | None = None,
         max_xcom_bytes: int = MAX_XCOM_BYTES,
         on_failed: OnFailed = "fail",
         on_expired: OnExpired = "recover",
-        max_resubmits: int = 2,
+        max_resubmits: int = MAX_RESUBMITS,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -89,6 +86,8 @@ class SegmindRunOperator(SegmindSubmitOperator):
     @property
     def policies(self) -> Policies:
         """Return what to do where the safe answer is not the only one."""
+        from airflow_provider_segmind.operators.submission import Policies
+
         return Policies(
             on_stale=self.on_stale,
             on_unknown=self.on_unknown,
@@ -101,119 +100,36 @@ class SegmindRunOperator(SegmindSubmitOperator):
     @property
     def place(self) -> Place:
         """Return where the result goes."""
+        from airflow_provider_segmind.landing import Place
+
         return Place(self.output_path, self.max_xcom_bytes)
 
     def execute(self, context: Context) -> Any:
         """Submit, wait a little, and return the result or defer."""
+        from airflow_provider_segmind.failures import task_failures
+        from airflow_provider_segmind.operators.settling import settle
+
         with task_failures():
             submission = self._submission(context)
-            return self._settle(context, submission, submission.begin(), None)
+            return settle(self, context, submission, submission.begin())
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
         """Go on where the trigger woke the task; without an event, look for ourselves."""
+        from airflow_provider_segmind.failures import task_failures
+        from airflow_provider_segmind.operators.settling import settle
+        from airflow_provider_segmind.triggers.events import RequestEvent
+
         with task_failures():
             read = None if event is None else RequestEvent.read(event)
             submission = self._submission(context)
-            note = submission.current()
-            if note is None:
-                raise SegmindStateError(
-                    f"The note of request {read.request_id if read else 'unknown'!r} is gone while the task was "
-                    "deferred. The request goes on and may be billed; nothing was submitted again."
-                )
-            return self._settle(context, submission, note, read)
+            return settle(self, context, submission, submission.current(), read)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Look once more when Airflow ended the deferral because no trigger spoke: the result may be there."""
+        from airflow_provider_segmind.failures import DEFERRAL_TIMEOUTS
+
         try:
             return super().resume_execution(next_method, next_kwargs, context)
         except DEFERRAL_TIMEOUTS:
             self.log.warning("No triggerer reported before the deadline; looking for ourselves")
         return self.execute_complete(context)
-
-    def _settle(self, context: Context, submission: Submission, note: Note, event: RequestEvent | None) -> Any:
-        while True:
-            self._announce(context, note)
-            try:
-                return self._outcome(context, submission, note, event)
-            except SegmindRequestFailedError as error:
-                note = submission.after_failure(note, error)
-            except SegmindRequestExpiredError as error:
-                if self.on_expired == "fail":
-                    raise
-                if self.on_expired == "recover":
-                    return recover(submission.client, error, model=note.fingerprint.model, place=self.place)
-                note = submission.again(note, error, "This pays a second time: the first request may have been billed.")
-            event = None
-
-    def _outcome(self, context: Context, submission: Submission, note: Note, event: RequestEvent | None) -> Any:
-        error = event.error() if event else None
-        if error is not None:
-            raise error
-        if event is not None and event.has_value:
-            return self._done(submission, note, event.value)
-        body = landed_before(str(note.request_id), self.place, note.landed)
-        if body is not None:
-            return body
-        pending = self._pending(note)
-        until = time.time() + self.sync_wait if self.deferrable else None
-        state = submission.client.wait(pending, fetch=True, until=until, report=self.log.warning)
-        if not isinstance(state, RequestResult):
-            return self._defer(context, pending)
-        return self._done(submission, note, land(state, model=note.fingerprint.model, place=self.place))
-
-    def _done(self, submission: Submission, note: Note, value: Any) -> Any:
-        if isinstance(value, dict) and value.get("uris"):
-            submission.remember(note, value)
-        self.log.info("%s", summary(note, value))
-        return value
-
-    def _pending(self, note: Note) -> Pending:
-        return Pending(
-            request_id=str(note.request_id),
-            submitted_at=note.age_from,
-            end_time=note.age_from + self.timeout,
-            poll_interval=self.poll_interval,
-            model=note.fingerprint.model,
-        )
-
-    def _defer(self, context: Context, pending: Pending) -> None:
-        from airflow_provider_segmind.triggers.request import SegmindRequestTrigger, earliest_event
-
-        now = time.time()
-        end = waiting_ends(pending, context, self.execution_timeout)
-        self.log.info("Request %s goes on; waiting for it in the triggerer", pending.request_id)
-        self.defer(
-            trigger=SegmindRequestTrigger(
-                request_id=pending.request_id,
-                segmind_conn_id=self.segmind_conn_id,
-                submitted_at=pending.submitted_at,
-                end_time=end,
-                poll_interval=pending.poll_interval,
-                model=pending.model,
-                fetch=True,
-                output_path=self.output_path,
-                max_xcom_bytes=self.max_xcom_bytes,
-                not_before=earliest_event(now),
-            ),
-            method_name="execute_complete",
-            timeout=backstop(end, now),
-        )
-
-
-def summary(note: Note, value: Any) -> str:
-    """Say in one line how a request ended: cost as billed and times, as far as Segmind told."""
-    metrics = value.get("metrics") if isinstance(value, dict) else None
-    told = metrics if isinstance(metrics, dict) else {}
-    parts = [
-        f"{label} {told[name]}{unit}"
-        for name, label, unit in (
-            ("cost", "cost", " USD"),
-            ("total_time", "total", " s"),
-            ("queue_time", "queued", " s"),
-            ("inference_time", "inference", " s"),
-        )
-        if told.get(name) is not None
-    ]
-    return f"Request {note.request_id} (model {note.fingerprint.model}) completed" + (
-        f": {', '.join(parts)}" if parts else ""
-    )

@@ -5,19 +5,25 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from tenacity import Retrying, stop_after_attempt, wait_fixed
 
 from airflow_provider_segmind.api import history
 from airflow_provider_segmind.api.client import SegmindClient
+from airflow_provider_segmind.api.policies import (
+    MAX_RESUBMITS,
+    RESULT_LIFETIME,
+    OnExpired,
+    OnFailed,
+    OnStale,
+    OnUnknown,
+)
 from airflow_provider_segmind.api.submission import (
     Attach,
     Fingerprint,
     LookUp,
     Note,
-    OnStale,
-    OnUnknown,
     SubmitNew,
     decide,
     iso,
@@ -27,12 +33,10 @@ from airflow_provider_segmind.exceptions import (
     SegmindError,
     SegmindRequestError,
     SegmindRequestFailedError,
+    SegmindStateError,
     SegmindSubmissionUnknownError,
 )
 from airflow_provider_segmind.journal import Journal
-
-OnFailed = Literal["fail", "resubmit"]
-OnExpired = Literal["recover", "resubmit", "fail"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +56,8 @@ class Policies:
     on_unknown: OnUnknown = "fail"
     on_failed: OnFailed = "fail"
     on_expired: OnExpired = "recover"
-    max_resubmits: int = 2
-    unknown_patience: float = 3600.0
+    max_resubmits: int = MAX_RESUBMITS
+    unknown_patience: float = RESULT_LIFETIME
 
 
 class Submission:
@@ -107,10 +111,19 @@ class Submission:
             return self._resolve_unknown(decision.note, None)
         return self._submit(decision)
 
-    def current(self) -> Note | None:
-        """Return the note as it stands, without submitting anything."""
+    def current(self) -> Note:
+        """
+        Return the note as it stands when a deferred task wakes up; nothing is ever submitted here.
+
+        :raises SegmindStateError: it is gone.
+        """
         note = self._journal.read()
-        return note if note is not None and note.request_id else None
+        if note is None or note.request_id is None:
+            raise SegmindStateError(
+                f"The note of this task's request is gone from {self._journal.name} while it was deferred. The request "
+                "goes on and may be billed; nothing was submitted again."
+            )
+        return note
 
     def after_failure(self, note: Note, error: SegmindRequestFailedError) -> Note:
         """

@@ -8,23 +8,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
-from airflow_provider_segmind.api.submission import Note, OnStale, OnUnknown, iso
-from airflow_provider_segmind.arguments import (
-    as_inputs,
-    check_choice,
-    check_inputs,
-    check_model,
-    check_schema,
-    load_schema,
-    validate_inputs,
-)
-from airflow_provider_segmind.failures import task_failures
-from airflow_provider_segmind.hooks.segmind import SegmindHook
-from airflow_provider_segmind.journal import journal_for
-from airflow_provider_segmind.operators.submission import Policies, Submission
+from airflow_provider_segmind.api.policies import DEFAULT_CONNECTION, OnStale, OnUnknown
+from airflow_provider_segmind.arguments import check_choice, check_inputs, check_model, check_schema
 
 if TYPE_CHECKING:
+    # Every DAG parse imports this module, so what only a running task needs is imported where it runs.
     from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_segmind.api.submission import Note
+    from airflow_provider_segmind.hooks.segmind import SegmindHook
+    from airflow_provider_segmind.operators.submission import Policies, Submission
 
 
 class SegmindSubmitOperator(BaseOperator):
@@ -67,7 +60,7 @@ class SegmindSubmitOperator(BaseOperator):
         inputs: Mapping[str, Any],
         model: str | None = None,
         inputs_schema: Mapping[str, Any] | str | None = None,
-        segmind_conn_id: str = SegmindHook.default_conn_name,
+        segmind_conn_id: str = DEFAULT_CONNECTION,
         state_path: str | None = None,
         on_stale: OnStale = "resubmit",
         on_unknown: OnUnknown = "fail",
@@ -91,18 +84,25 @@ class SegmindSubmitOperator(BaseOperator):
     @cached_property
     def hook(self) -> SegmindHook:
         """Return the hook of the connection."""
+        from airflow_provider_segmind.hooks.segmind import SegmindHook
+
         return SegmindHook(self.segmind_conn_id)
 
     @property
     def policies(self) -> Policies:
         """Return what to do where the safe answer is not the only one."""
+        from airflow_provider_segmind.operators.submission import Policies
+
         return Policies(on_stale=self.on_stale, on_unknown=self.on_unknown)
 
     def execute(self, context: Context) -> Any:
         """Submit, or find what an earlier try submitted."""
+        from airflow_provider_segmind.api.submission import iso
+        from airflow_provider_segmind.failures import task_failures
+
         with task_failures():
             note = self._submission(context).begin()
-            self._announce(context, note)
+            self.announce(context, note)
             return {
                 "request_id": note.request_id,
                 "model": note.fingerprint.model,
@@ -119,6 +119,10 @@ class SegmindSubmitOperator(BaseOperator):
             )
 
     def _submission(self, context: Context) -> Submission:
+        from airflow_provider_segmind.arguments import as_inputs, load_schema, validate_inputs
+        from airflow_provider_segmind.journal import journal_for
+        from airflow_provider_segmind.operators.submission import Submission
+
         inputs = as_inputs(self.inputs)
         if self.inputs_schema is not None:
             validate_inputs(inputs, load_schema("inputs_schema", self.inputs_schema))
@@ -132,7 +136,8 @@ class SegmindSubmitOperator(BaseOperator):
             log=self.log,
         )
 
-    def _announce(self, context: Context, note: Note) -> None:
+    def announce(self, context: Context, note: Note) -> None:
+        """Tell Airflow, and ourselves for a kill, which request this task is about."""
         self.request_id = note.request_id
         if self.do_xcom_push:
             context["ti"].xcom_push(key="request_id", value=note.request_id)

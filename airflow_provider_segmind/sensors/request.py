@@ -7,24 +7,21 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseSensorOperator, PokeReturnValue, conf
 
-from airflow_provider_segmind.api.models import RequestResult, RequestStatus
-from airflow_provider_segmind.api.polling import RESULT_LIFETIME, Pending
-from airflow_provider_segmind.api.reference import RequestRef
-from airflow_provider_segmind.api.submission import iso
+from airflow_provider_segmind.api.policies import DEFAULT_CONNECTION, RESULT_LIFETIME, SYNC_WAIT, OnExpiredFree
 from airflow_provider_segmind.arguments import check_choice, check_waiting
 from airflow_provider_segmind.deferral import TRIGGER_FAILED, backstop, waiting_ends
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindRequestExpiredError
-from airflow_provider_segmind.failures import DEFERRAL_TIMEOUTS, sensor_failures
-from airflow_provider_segmind.hooks.segmind import SegmindHook
-from airflow_provider_segmind.landing import Place, land, recover
-from airflow_provider_segmind.triggers.events import RequestEvent
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_segmind.api.polling import Pending
+    from airflow_provider_segmind.hooks.segmind import SegmindHook
+    from airflow_provider_segmind.landing import Place
 
 
 class SegmindRequestSensor(BaseSensorOperator):
@@ -66,17 +63,17 @@ class SegmindRequestSensor(BaseSensorOperator):
         *,
         request_id: Any,
         submitted_at: Any = None,
-        segmind_conn_id: str = SegmindHook.default_conn_name,
+        segmind_conn_id: str = DEFAULT_CONNECTION,
         poll_interval: float | None = None,
         timeout: float = RESULT_LIFETIME,
-        sync_wait: float = 10.0,
+        sync_wait: float = SYNC_WAIT,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         output_path: str | None = None,
-        on_expired: Literal["recover", "fail"] = "recover",
+        on_expired: OnExpiredFree = "recover",
         **kwargs: Any,
     ) -> None:
         check_waiting(sync_wait=sync_wait, poll_interval=poll_interval, timeout=timeout)
-        check_choice("on_expired", on_expired, Literal["recover", "fail"])
+        check_choice("on_expired", on_expired, OnExpiredFree)
         if request_id in (None, ""):
             raise SegmindConfigError(
                 f"'request_id' is {request_id!r}; it must be an id or the output of a submit task."
@@ -95,11 +92,16 @@ class SegmindRequestSensor(BaseSensorOperator):
     @cached_property
     def hook(self) -> SegmindHook:
         """Return the hook of the connection."""
+        from airflow_provider_segmind.hooks.segmind import SegmindHook
+
         return SegmindHook(self.segmind_conn_id)
 
     @cached_property
     def pending(self) -> Pending:
         """Return the request that is waited for; a bare id counts as submitted when it was first looked at."""
+        from airflow_provider_segmind.api.polling import Pending
+        from airflow_provider_segmind.api.reference import RequestRef
+
         ref = RequestRef.read(self.request_id, self.submitted_at)
         submitted_at = time.time() if ref.submitted_at is None else ref.submitted_at
         return Pending(ref.request_id, submitted_at, submitted_at + self.timeout, self.poll_interval, ref.model)
@@ -119,6 +121,8 @@ class SegmindRequestSensor(BaseSensorOperator):
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
         """Go on where the trigger woke the task; without an event, look for ourselves."""
+        from airflow_provider_segmind.triggers.events import RequestEvent
+
         with self._failures():
             if event is None:
                 return self._look_then_defer(context)
@@ -133,6 +137,8 @@ class SegmindRequestSensor(BaseSensorOperator):
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Look once more when Airflow ended the deferral because no trigger spoke."""
+        from airflow_provider_segmind.failures import DEFERRAL_TIMEOUTS
+
         try:
             return super().resume_execution(next_method, next_kwargs, context)
         except DEFERRAL_TIMEOUTS:
@@ -150,10 +156,15 @@ class SegmindRequestSensor(BaseSensorOperator):
         )
 
     def _failures(self) -> AbstractContextManager[None]:
+        from airflow_provider_segmind.failures import sensor_failures
+
         return sensor_failures(soft_fail=self.soft_fail, never_fail=getattr(self, "never_fail", False))
 
     def _look(self, pending: Pending, until: float | None = None) -> dict[str, Any] | None:
         """Wait until ``until`` and return what XCom carries, None when the request still goes on then."""
+        from airflow_provider_segmind.api.models import RequestResult
+        from airflow_provider_segmind.landing import land
+
         client = self.hook.get_conn()
         wants_body = self.output_path is not None
         try:
@@ -195,11 +206,16 @@ class SegmindRequestSensor(BaseSensorOperator):
         return None
 
     def _expired(self, error: SegmindRequestExpiredError) -> dict[str, Any]:
+        from airflow_provider_segmind.landing import recover
+
         if self.on_expired == "fail":
             raise error
         return self._report(recover(self.hook.get_conn(), error, model=self.pending.model, place=self.place))
 
     def _report(self, found: Any) -> dict[str, Any]:
+        from airflow_provider_segmind.api.models import RequestStatus
+        from airflow_provider_segmind.api.submission import iso
+
         pending = self.pending
         report = {
             "request_id": pending.request_id,
@@ -212,4 +228,6 @@ class SegmindRequestSensor(BaseSensorOperator):
     @property
     def place(self) -> Place:
         """Return where a body goes; XCom carries none of it."""
+        from airflow_provider_segmind.landing import Place
+
         return Place(self.output_path, max_xcom_bytes=0)

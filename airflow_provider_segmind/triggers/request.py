@@ -11,10 +11,11 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from asgiref.sync import sync_to_async
 
 from airflow_provider_segmind.api.models import RequestResult
+from airflow_provider_segmind.api.policies import DEFAULT_CONNECTION, MAX_XCOM_BYTES
 from airflow_provider_segmind.api.polling import Pending
 from airflow_provider_segmind.exceptions import SegmindError
 from airflow_provider_segmind.hooks.segmind import SegmindHook
-from airflow_provider_segmind.landing import MAX_XCOM_BYTES, Place, land
+from airflow_provider_segmind.landing import Place, land
 from airflow_provider_segmind.triggers.events import RequestEvent
 
 HOLD_SECONDS = 12.0
@@ -54,7 +55,7 @@ class SegmindRequestTrigger(BaseTrigger):
         self,
         *,
         request_id: str,
-        segmind_conn_id: str = SegmindHook.default_conn_name,
+        segmind_conn_id: str = DEFAULT_CONNECTION,
         submitted_at: float,
         end_time: float,
         poll_interval: float | None = None,
