@@ -39,7 +39,12 @@ FATE_UNKNOWN = (
     "Segmind's request history before you submit again"
 )
 _KEY_PATTERN = re.compile(r"SG_[A-Za-z0-9]+")
-_MONEY_PATTERN = re.compile(r"insufficient|not enough|credits|spend(?:ing)? limit", re.IGNORECASE)
+_MONEY_PATTERN = re.compile(r"\bcredits?\b|\bbalance\b|\bfunds\b|\bspend(?:ing)?[ _-](?:limit|cap)", re.IGNORECASE)
+_MEDIA_TYPE_PATTERN = re.compile(r"content[ -]?type", re.IGNORECASE)
+_SURROGATE_PATTERN = re.compile(rb"\\u[dD][89a-fA-F]")
+_WORD_KEYS = ("error", "error_message", "message", "detail")
+LONGEST_RESET_WAIT = 65.0
+"""Seconds a reset header is believed for; Segmind's windows are a minute long."""
 _EPOCH_FLOOR = 1e8
 _EPOCH_MILLISECONDS = 1e11
 
@@ -62,8 +67,8 @@ class Answer:
     """
 
     status_code: int
-    content: bytes
-    headers: Mapping[str, str] = field(default_factory=dict)
+    content: bytes = field(repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     received_at: float = 0.0
 
     @property
@@ -75,12 +80,18 @@ class Answer:
         """
         Decode the body.
 
+        NaN and infinity, which JSON does not have, are read as null; half of a surrogate pair, which a reply cut in the
+        middle of an emoji holds and no UTF-8 file can, as a question mark.
+
         :raises BrokenAnswerError: it is not JSON, or was cut off.
         """
         try:
-            return json.loads(self.content)
-        except ValueError as error:
+            body = json.loads(self.content, parse_constant=lambda _: None)
+            if _SURROGATE_PATTERN.search(self.content):
+                body = json.loads(json.dumps(body, ensure_ascii=False).encode("utf-8", "replace"))
+        except (ValueError, RecursionError) as error:
             raise BrokenAnswerError("is not JSON", cut=True) from error
+        return body
 
     def json_object(self) -> dict[str, Any]:
         """
@@ -101,17 +112,22 @@ class Asked:
 
     :param what: what was tried, for messages.
     :param secret: the API key, masked wherever a server echoes it.
-    :param names: what the path names, which decides what a 404 means.
+    :param names: what the path names, which decides what a 404 means; a record is a row of the request history.
     :param accepts: statuses besides 2xx whose body the reader understands.
     """
 
     what: str
     secret: str = field(repr=False)
     paid: bool = False
-    names: Literal["model", "request", "account", "path"] = "path"
+    names: Literal["model", "request", "record", "account", "path"] = "path"
     request_id: str | None = None
     accepts: tuple[int, ...] = ()
     resubmit_on_server_error: bool = False
+
+    @property
+    def costs(self) -> str:
+        """Return what a refusal means for money, for messages; a refused look does not end what it looks at."""
+        return NOT_BILLED if self.paid else "The call itself costs nothing"
 
 
 def mask(text: str, secret: str) -> str:
@@ -121,19 +137,27 @@ def mask(text: str, secret: str) -> str:
     return _KEY_PATTERN.sub("***", text)
 
 
+def spoken(body: Mapping[str, Any], secret: str) -> str | None:
+    """Return the server's own words in a JSON object, masked; None when it has none."""
+    found = next((body[key] for key in _WORD_KEYS if body.get(key)), None)
+    if found is None:
+        return None
+    return mask(found if isinstance(found, str) else json.dumps(found, ensure_ascii=False), secret)
+
+
 def server_words(answer: Answer, secret: str) -> str:
     """Return what the server said, masked and shortened: the ``error`` of a JSON body, else the text of the page."""
-    text = answer.content[:20_000].decode("utf-8", "replace")
+    # Masked before any cut, which could leave half a key that no pattern knows.
+    text = mask(answer.content.decode("utf-8", "replace"), secret)[:20_000]
     try:
-        body = json.loads(answer.content)
-    except ValueError:
+        body = answer.json()
+    except BrokenAnswerError:
         text = re.sub(r"<(style|script)\b.*?</\1>", " ", text, flags=re.IGNORECASE | re.DOTALL)
-        text = re.sub(r"<[^>]*>", " ", text)
+        text = re.sub(r"<[^<>]*>", " ", text)
     else:
         if isinstance(body, dict):
-            found = next((body[key] for key in ("error", "error_message", "message", "detail") if body.get(key)), None)
-            text = found if isinstance(found, str) else text if found is None else json.dumps(found, ensure_ascii=False)
-    return shorten(mask(" ".join(text.split()), secret))
+            text = spoken(body, secret) or text
+    return shorten(" ".join(text.split()))
 
 
 def refusal(asked: Asked, answer: Answer) -> SegmindError:
@@ -145,7 +169,7 @@ def refusal(asked: Asked, answer: Answer) -> SegmindError:
         target = mask(answer.headers.get("location", "nowhere"), asked.secret)
         return SegmindResponseError(
             f"{said}, a redirect to {shorten(target)!r}. It was not followed because the API key would travel with "
-            f"it: set the base URL of the connection to where Segmind really is. {NOT_BILLED}.",
+            f"it: set the base URL of the connection to where Segmind really is. {asked.costs}.",
             billed=False,
             **details,
         )
@@ -153,40 +177,56 @@ def refusal(asked: Asked, answer: Answer) -> SegmindError:
         wait = seconds_until_reset(answer)
         when = "" if wait is None else f" The limit resets in {wait:.0f} s."
         return SegmindRateLimitError(
-            f"{said}.{when} {NOT_BILLED}; lower requests_per_minute of the connection or try later.",
+            f"{said}.{when} {asked.costs}; lower requests_per_minute of the connection or try later.",
             retry_after=wait,
             **details,
         )
     if code >= 500:
         return _server_error(asked, said, details)
-    if code == 404 and asked.names == "request" and asked.request_id is not None:
+    if code in (404, 410) and asked.names == "request" and asked.request_id is not None:
         return SegmindRequestExpiredError(
             f"{said}. Segmind keeps a result for one hour after submission and answers so for an expired or unknown "
-            "id; what became of it stands in the request history (get_request_record).",
+            "id; if it completed it was billed, and what became of it stands in the request history "
+            "(get_request_record).",
             request_id=asked.request_id,
         )
     kind, advice = _client_error(asked, code, words)
-    return kind(f"{said}. {NOT_BILLED}; {advice}.", **details)
+    return kind(f"{said}. {asked.costs}; {advice}.", **details)
 
 
 def _server_error(asked: Asked, said: str, details: dict[str, Any]) -> SegmindAPIError:
     if asked.paid and not asked.resubmit_on_server_error:
         return SegmindSubmissionUnknownError(f"{said}. {FATE_UNKNOWN}.", **details)
-    return SegmindServerError(f"{said}. The call itself costs nothing; a later try may succeed.", **details)
+    if asked.paid:
+        meaning = "As resubmit_on_server_error of the connection says, nothing was created and nothing was billed"
+        return SegmindServerError(f"{said}. {meaning}; a later try may succeed.", **details)
+    return SegmindServerError(f"{said}. {asked.costs}; a later try may succeed.", **details)
 
 
 def _client_error(asked: Asked, code: int, words: str) -> tuple[type[SegmindAPIError], str]:
     if code == 401:
         return SegmindAuthenticationError, "check the API key (password) of the Segmind connection"
-    if code == 402 or (code == 406 and "content type" not in words.lower() and _MONEY_PATTERN.search(words)):
+    if code == 402 or (code == 406 and not _MEDIA_TYPE_PATTERN.search(words) and _MONEY_PATTERN.search(words)):
         return SegmindCreditsError, "the account cannot pay: add credits or raise its spend limit, then clear the task"
     if code == 403:
         return SegmindPermissionError, "the account may not do this: ask Segmind or your team's admin for access"
     if code == 404 and asked.names == "model":
         return SegmindModelNotFoundError, "check the spelling of 'model' against Segmind's model list"
-    if code == 410:
+    if code == 410 and asked.names == "model":
         return SegmindModelRetiredError, "Segmind has retired this model: choose another"
-    return SegmindBadRequestError, "the same call will be refused again: correct what is sent"
+    return SegmindBadRequestError, _bad_request_advice(asked, code, words)
+
+
+def _bad_request_advice(asked: Asked, code: int, words: str) -> str:
+    if code == 404 and asked.names == "record":
+        return "the request history does not know it: rows appear up to two hours late, and only for one's own account"
+    if code == 404 and asked.names == "account":
+        return "the key is good, but the account has no balance record: add credits"
+    if code == 405 or (code == 406 and _MEDIA_TYPE_PATTERN.search(words)):
+        return "the call is well-formed, so look at what stands between: the base URL of the connection, or a proxy"
+    if code == 413:
+        return "it is too large: upload the files and send their URLs instead"
+    return "the same call will be refused again: correct what is sent"
 
 
 def broken(asked: Asked, answer: Answer, problem: BrokenAnswerError) -> SegmindAPIError:
@@ -196,9 +236,7 @@ def broken(asked: Asked, answer: Answer, problem: BrokenAnswerError) -> SegmindA
     details: dict[str, Any] = {"status_code": answer.status_code, "request_id": asked.request_id, "body": words}
     if asked.paid:
         return SegmindResponseError(f"{said}. {FATE_UNKNOWN}.", **details)
-    return SegmindResponseError(
-        f"{said}. The call itself costs nothing.", billed=False, retryable=problem.cut, **details
-    )
+    return SegmindResponseError(f"{said}. {asked.costs}.", billed=False, retryable=problem.cut, **details)
 
 
 def seconds_until_reset(answer: Answer) -> float | None:
@@ -206,13 +244,14 @@ def seconds_until_reset(answer: Answer) -> float | None:
     Read when the rate limit resets, from ``x-rate-limit-reset-at-utc`` or ``Retry-After``.
 
     ISO 8601 with or without zone (UTC then), epoch seconds or milliseconds, seconds from the answer's receipt, and
-    HTTP dates are understood; a moment in the past is 0; None when nothing readable is there.
+    HTTP dates are understood; a moment in the past is 0, one further away than a window lasts is cut to
+    :data:`LONGEST_RESET_WAIT`; None when nothing readable is there.
     """
     for name in ("x-rate-limit-reset-at-utc", "retry-after"):
         text = answer.headers.get(name, "").strip()
         seconds = _seconds(text, answer.received_at) if text else None
         if seconds is not None:
-            return max(0.0, seconds)
+            return min(max(0.0, seconds), LONGEST_RESET_WAIT)
     return None
 
 
@@ -233,7 +272,7 @@ def _moment(text: str) -> datetime | None:
     for read in (datetime.fromisoformat, parsedate_to_datetime):
         try:
             moment = read(re.sub(r"\s*UTC$", "", text))
-        except ValueError:
+        except (ValueError, TypeError, IndexError, OverflowError):
             continue
         return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return None

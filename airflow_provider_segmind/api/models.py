@@ -8,7 +8,9 @@ storage, credits) and the Python SDK 1.3.0.
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -30,16 +32,16 @@ def _number(value: Any) -> float | None:
         return None
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
 
 
 def _words(value: Any) -> str | None:
     """Read Segmind's words: mostly a string, sometimes an object, null on success."""
-    if value is None or value == "" or value == {}:
+    if not value:
         return None
-    return value if isinstance(value, str) else str(value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 LenientFloat = Annotated[float | None, BeforeValidator(_number)]
@@ -47,9 +49,22 @@ LenientText = Annotated[str | None, BeforeValidator(_words)]
 
 
 class WireModel(BaseModel):
-    """Frozen, and open to fields the server adds."""
+    """Frozen, and open to fields the server adds. What a reader pays for or typed never shows in a ``repr``."""
 
-    model_config = ConfigDict(frozen=True, extra="allow", populate_by_name=True, protected_namespaces=())
+    # pydantic's errors quote what they refuse, and tracebacks end up in logs.
+    model_config = ConfigDict(
+        frozen=True,
+        extra="allow",
+        populate_by_name=True,
+        protected_namespaces=(),
+        hide_input_in_errors=True,
+        ser_json_bytes="base64",
+    )
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        for name, details in type(self).model_fields.items():
+            if details.repr:
+                yield name, getattr(self, name)
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as Segmind sent them, ready for JSON."""
@@ -110,12 +125,12 @@ class RequestState(WireModel):
     @property
     def completed(self) -> bool:
         """Whether the result is ready."""
-        return self.status == RequestStatus.COMPLETED
+        return self.status.upper() == RequestStatus.COMPLETED
 
     @property
     def failed(self) -> bool:
         """Whether Segmind reports FAILED."""
-        return self.status == RequestStatus.FAILED
+        return self.status.upper() == RequestStatus.FAILED
 
     @property
     def finished(self) -> bool:
@@ -130,7 +145,7 @@ class RequestResult(RequestState):
     :param output: a URL, a string of JSON, plain text, an object, a list, or None.
     """
 
-    output: Any = None
+    output: Any = Field(default=None, repr=False)
 
 
 class Credits(WireModel):
@@ -152,7 +167,7 @@ class ModelInfo(WireModel):
     title: LenientText = None
     type: LenientText = None
     description: LenientText = None
-    parameters: Any = None
+    parameters: Any = Field(default=None, repr=False)
     is_depreciated: Any = None
 
 
@@ -169,8 +184,8 @@ class RequestRecord(WireModel):
     model_name: LenientText = None
     model_status: LenientText = None
     credits_deduction: LenientFloat = None
-    request_body: Any = None
-    generation_url: LenientText = None
+    request_body: Any = Field(default=None, repr=False)
+    generation_url: LenientText = Field(default=None, repr=False)
     latency_ms: LenientFloat = None
     error: LenientText = None
 
@@ -185,8 +200,8 @@ class SyncResult(WireModel):
     """
 
     content_type: str
-    json_body: Any = None
-    content: bytes | None = None
+    json_body: Any = Field(default=None, repr=False)
+    content: bytes | None = Field(default=None, repr=False)
     request_id: LenientText = None
     cost: LenientFloat = None
     remaining_credits: LenientFloat = None

@@ -29,11 +29,15 @@ from airflow_provider_segmind.api.models import (
     SubmittedRequest,
     SyncResult,
 )
-from airflow_provider_segmind.exceptions import SegmindConfigError
+from airflow_provider_segmind.exceptions import SegmindConfigError, shorten
 
 T = TypeVar("T")
 S = TypeVar("S", bound=RequestState)
 
+_BASE_URL = re.compile(
+    r"https?://(?:\[[0-9a-f:.]+\]|[a-z0-9_](?:[a-z0-9._-]*[a-z0-9_.])?)(?::\d+)?(?:/[\w.~%!$&'()*+,;=:@/-]*)?",
+    re.IGNORECASE | re.ASCII,
+)
 MAX_RECORDS_PER_PAGE = 100
 """Rows a page of the request history holds at most (SDK 1.3.0)."""
 
@@ -69,10 +73,11 @@ class Call(Generic[T]):
     asked: Asked
     method: str
     url: str
-    read: Callable[[Answer], T]
-    body: bytes | None = None
+    # Reader and headers hold the key, the body holds prompts.
+    read: Callable[[Answer], T] = field(repr=False)
+    body: bytes | None = field(default=None, repr=False)
     timeout: float | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 def base_url(text: str, field_name: str) -> str:
@@ -85,17 +90,21 @@ def base_url(text: str, field_name: str) -> str:
     url = text.strip()
     if "://" not in url:
         url = f"https://{url}"
-    parts = urlsplit(url)
-    try:
-        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        valid = False
-    if not valid or parts.query or parts.fragment or parts.username or parts.password:
+    if not _BASE_URL.fullmatch(url) or not _can_be_dialled(url):
+        shown = shorten(re.sub(r"//.*@", "//***@", text))
         raise SegmindConfigError(
-            f"Field {field_name!r} of the Segmind connection is {text!r}, which is no base URL: give scheme, host and, "
-            "behind a proxy, its path, like 'https://api.segmind.com'. Nothing was sent."
+            f"Field {field_name!r} of the Segmind connection is {shown!r}, which is no base URL: give scheme, host "
+            "and, behind a proxy, its path, like 'https://api.segmind.com'. Nothing was sent."
         )
     return re.sub(r"/v[12]$", "", url.rstrip("/")).rstrip("/")
+
+
+def _can_be_dialled(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def path_segment(value: object, field_name: str) -> str:
@@ -106,8 +115,8 @@ def path_segment(value: object, field_name: str) -> str:
     """
     if not isinstance(value, str) or not readers.PATH_SEGMENT.fullmatch(value):
         raise SegmindConfigError(
-            f"{field_name!r} is {value!r}; letters, digits, '.', '_' and '-' are allowed and it cannot be empty. "
-            "Nothing was sent."
+            f"{field_name!r} is {shorten(repr(value))}; up to 200 letters, digits, '.', '_' and '-' are allowed and it "
+            "cannot be empty. Nothing was sent."
         )
     return quote(value, safe="")
 
@@ -131,12 +140,20 @@ class Wire:
     api_key: str = field(repr=False)
     resubmit_on_server_error: bool = False
 
+    def __post_init__(self) -> None:
+        # httpx would quote the whole header in its own error.
+        if not re.fullmatch(r"[!-~]*", self.api_key):
+            raise SegmindConfigError(
+                "The API key (password) of the Segmind connection holds a blank, a line break or another character "
+                "that no key has: copy it again. Nothing was sent."
+            )
+
     @property
     def headers(self) -> dict[str, str]:
         """Return the headers every authenticated call carries."""
         return {
             "x-api-key": self.api_key,
-            "accept": "application/json",
+            "accept": "application/json, */*",
             "user-agent": f"airflow-provider-segmind/{__version__}",
         }
 
@@ -165,7 +182,7 @@ class Wire:
     def credits(self) -> Call[Credits]:
         """``GET /v1/get-user-credits``: free, runs no model; 404 means a good key without a balance record."""
         asked = self._asked("Asking for the balance", names="account")
-        return self._call(asked, f"{self.endpoints.gateway}/v1/get-user-credits", partial(readers.model, Credits))
+        return self._call(asked, f"{self.endpoints.gateway}/v1/get-user-credits", readers.credits)
 
     def models(self) -> Call[list[ModelInfo]]:
         """List the models; the wire wraps the list in an object with one oddly named key."""
@@ -175,8 +192,8 @@ class Wire:
     def request_record(self, request_id: str) -> Call[RequestRecord]:
         """Look up one row of the request history: one own request of any age."""
         url = f"{self.endpoints.history}/inference-request/request-history/{path_segment(request_id, 'request_id')}"
-        asked = self._asked(f"Looking up the record of request {request_id!r}", names="request", request_id=request_id)
-        return self._call(asked, url, partial(readers.record, request_id))
+        asked = self._asked(f"Looking up the record of request {request_id!r}", names="record", request_id=request_id)
+        return self._call(asked, url, partial(readers.record, request_id, self.api_key))
 
     def request_records(
         self,
@@ -201,7 +218,7 @@ class Wire:
         }
         text = urlencode({name: value for name, value in query.items() if value is not None})
         url = f"{self.endpoints.history}/inference-request/request-history?{text}"
-        return self._call(self._asked("Searching the request history"), url, readers.record_list)
+        return self._call(self._asked("Searching the request history"), url, partial(readers.record_list, self.api_key))
 
     def upload(self, data_urls: Sequence[str]) -> Call[list[str]]:
         """Store files at Segmind; the public URLs come back. Nothing is billed as far as Segmind documents."""
@@ -248,6 +265,6 @@ def encode_inputs(inputs: Mapping[str, Any]) -> bytes:
     if not isinstance(inputs, Mapping):
         raise SegmindConfigError(f"'inputs' must be an object (dict), not {type(inputs).__name__}. Nothing was sent.")
     try:
-        return json.dumps(inputs, ensure_ascii=False, allow_nan=False).encode()
-    except (TypeError, ValueError) as error:
+        return json.dumps(dict(inputs), ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
         raise SegmindConfigError(f"'inputs' cannot be written as JSON: {error}. Nothing was sent.") from error

@@ -8,8 +8,18 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from airflow_provider_segmind.api.answers import Answer, Asked, BrokenAnswerError, broken, mask, refusal, server_words
+from airflow_provider_segmind.api.answers import (
+    Answer,
+    Asked,
+    BrokenAnswerError,
+    broken,
+    mask,
+    refusal,
+    server_words,
+    spoken,
+)
 from airflow_provider_segmind.api.models import (
+    Credits,
     ModelInfo,
     RequestRecord,
     RequestState,
@@ -18,13 +28,15 @@ from airflow_provider_segmind.api.models import (
     SyncResult,
     WireModel,
 )
+from airflow_provider_segmind.exceptions import shorten
 
 T = TypeVar("T")
 M = TypeVar("M", bound=WireModel)
 S = TypeVar("S", bound=RequestState)
 
-PATH_SEGMENT = re.compile(r"(?!\.+$)[A-Za-z0-9._-]+")
+PATH_SEGMENT = re.compile(r"(?!\.+$)[A-Za-z0-9._-]{1,200}")
 """What a model name or request id may hold; all 503 names of the vendor's directory fit."""
+_RECORD_FIELDS = {"model_name", "model_status", "credits_deduction"}
 
 
 def checked(asked: Asked, read: Callable[[Answer], T], answer: Answer) -> T:
@@ -49,9 +61,12 @@ def _validate(kind: type[M], body: Mapping[str, Any]) -> M:
         raise BrokenAnswerError(f"lacks a usable {fields}") from error
 
 
-def model(kind: type[M], answer: Answer) -> M:
-    """Read a JSON object as ``kind``."""
-    return _validate(kind, answer.json_object())
+def credits(answer: Answer) -> Credits:
+    """Read the balance; an answer that names none is not a balance of 0."""
+    balance = _validate(Credits, answer.json_object())
+    if balance.credits is None and balance.free_credits is None:
+        raise BrokenAnswerError("names neither credits nor free-credits")
+    return balance
 
 
 def submitted(answer: Answer) -> SubmittedRequest:
@@ -65,20 +80,25 @@ def submitted(answer: Answer) -> SubmittedRequest:
 
 def state(request_id: str, kind: type[S], secret: str, answer: Answer) -> S:
     """Read where a request stands, whatever HTTP status carries it: FAILED comes as 422, and sometimes inside 200."""
-    if answer.status_code == 422:
-        try:
-            body = answer.json_object()
-        except BrokenAnswerError:
-            body = {}
-        if not isinstance(body.get("status"), str):
-            words = server_words(answer, secret) or "no reason given"
-            body = {**body, "status": RequestStatus.FAILED.value, "error": words}
-    else:
+    try:
         body = answer.json_object()
-    # The id is the one we asked about: some answers leave it out, and another one would be somebody else's.
-    if isinstance(body.get("error"), str):
-        body = {**body, "error": mask(body["error"], secret)}
-    return _validate(kind, {**body, "request_id": request_id})
+    except BrokenAnswerError:
+        if answer.status_code != 422:
+            raise
+        body = {}
+    # The id is the one we asked about: some answers leave it out or write it differently.
+    known: dict[str, Any] = {"request_id": request_id}
+    if isinstance(body.get("status"), str):
+        known["status"] = shorten(mask(body["status"], secret))
+    elif answer.status_code == 422:
+        known |= {"status": RequestStatus.FAILED.value, "error": server_words(answer, secret)}
+    if "error" in body:
+        known["error"] = spoken({"error": body["error"]}, secret)
+    found = _validate(kind, {**body, **known})
+    if found.failed and not found.error:
+        # Only of a failure: a result may hold a message of its own.
+        found = found.model_copy(update={"error": spoken(body, secret)})
+    return found
 
 
 def sync_result(answer: Answer) -> SyncResult:
@@ -95,19 +115,19 @@ def sync_result(answer: Answer) -> SyncResult:
 
 
 def _rows(body: Any) -> list[Any]:
-    """Find the list in an envelope: the body itself, or the first list one or two objects down."""
+    """
+    Find the rows in an envelope: the body itself, or a list one or two objects down.
+
+    A list that holds objects goes before one that does not, so that an empty list of warnings is not "no rows".
+    """
     if isinstance(body, list):
         return body
-    if isinstance(body, dict):
-        for value in body.values():
-            if isinstance(value, list):
-                return value
-        for value in body.values():
-            if isinstance(value, dict):
-                for inner in value.values():
-                    if isinstance(inner, list):
-                        return inner
-    raise BrokenAnswerError("holds no list")
+    outer = list(body.values()) if isinstance(body, dict) else []
+    inner = [value for envelope in outer if isinstance(envelope, dict) for value in envelope.values()]
+    lists = [value for value in (*outer, *inner) if isinstance(value, list)]
+    if not lists:
+        raise BrokenAnswerError("holds no list")
+    return next((rows for rows in lists if any(isinstance(row, dict) for row in rows)), lists[0])
 
 
 def model_list(answer: Answer) -> list[ModelInfo]:
@@ -115,23 +135,29 @@ def model_list(answer: Answer) -> list[ModelInfo]:
     return [_validate(ModelInfo, row) for row in _rows(answer.json()) if isinstance(row, dict)]
 
 
-def record_list(answer: Answer) -> list[RequestRecord]:
+def record_list(secret: str, answer: Answer) -> list[RequestRecord]:
     """Read a page of the request history; its envelope is undocumented."""
     rows = _rows(answer.json())
-    return [_validate(RequestRecord, row) for row in rows if isinstance(row, dict) and row.get("request_id")]
+    return [_record(row, secret) for row in rows if isinstance(row, dict) and row.get("request_id")]
 
 
-def record(request_id: str, answer: Answer) -> RequestRecord:
-    """Read one row of the request history."""
+def record(request_id: str, secret: str, answer: Answer) -> RequestRecord:
+    """Read one row of the request history; an object or a list are both plausible envelopes."""
     body = answer.json()
-    if isinstance(body, dict) and not body.get("request_id"):
-        # The envelope is undocumented: an object or a list one level down are both plausible.
-        body = next((value for value in body.values() if isinstance(value, (dict, list)) and value), body)
-    if isinstance(body, list):
-        body = next((row for row in body if isinstance(row, dict) and row.get("request_id") == request_id), None)
-    if not isinstance(body, dict):
+    outer = list(body.values()) if isinstance(body, dict) else []
+    inner = [item for value in (body, *outer) if isinstance(value, list) for item in value]
+    rows = [row for row in (body, *outer, *inner) if isinstance(row, dict)]
+    found = next((row for row in rows if row.get("request_id") == request_id), None)
+    if found is None:
+        found = next((row for row in rows if not row.get("request_id") and _RECORD_FIELDS & row.keys()), None)
+    if found is None:
         raise BrokenAnswerError(f"holds no record of request {request_id!r}")
-    return _validate(RequestRecord, {**body, "request_id": request_id})
+    return _record({**found, "request_id": request_id}, secret)
+
+
+def _record(row: Mapping[str, Any], secret: str) -> RequestRecord:
+    words = spoken({"error": row.get("error")}, secret)
+    return _validate(RequestRecord, {**row, "error": words})
 
 
 def urls(count: int, answer: Answer) -> list[str]:
