@@ -11,7 +11,6 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -19,6 +18,7 @@ import httpx
 
 from airflow_provider_segmind.api import polling
 from airflow_provider_segmind.api.answers import Answer
+from airflow_provider_segmind.api.config import ClientConfig
 from airflow_provider_segmind.api.models import (
     Credits,
     ModelInfo,
@@ -28,10 +28,12 @@ from airflow_provider_segmind.api.models import (
     SubmittedRequest,
     SyncResult,
 )
-from airflow_provider_segmind.api.protocol import Call, Endpoints, Wire
+from airflow_provider_segmind.api.protocol import Call
 from airflow_provider_segmind.api.retry import ONE_LOOK, Patience, async_retrying, retrying
 from airflow_provider_segmind.api.transport import answer_headers, http_timeout, shared_tls, transport_error
 from airflow_provider_segmind.exceptions import SegmindError
+
+__all__ = ["AsyncSegmindClient", "ClientConfig", "SegmindClient"]
 
 T = TypeVar("T")
 Quiet = Callable[[str], None]
@@ -39,31 +41,6 @@ Quiet = Callable[[str], None]
 
 def _say_nothing(_: str) -> None:
     """Stand in for a caller that wants no reports."""
-
-
-@dataclass(frozen=True, slots=True)
-class ClientConfig:
-    """
-    What a client needs to know of an account.
-
-    :param request_timeout: seconds for one call, its body included.
-    :param requests_per_minute: the account's limit, None when unknown.
-    :param model: the model to use where none is named.
-    :param patience: how long the client itself goes on over trouble.
-    """
-
-    api_key: str = field(repr=False)
-    endpoints: Endpoints = field(default_factory=Endpoints)
-    request_timeout: float = 60.0
-    requests_per_minute: float | None = None
-    model: str | None = None
-    resubmit_on_server_error: bool = False
-    patience: Patience = field(default_factory=Patience)
-
-    @property
-    def wire(self) -> Wire:
-        """Return the builder of this account's calls."""
-        return Wire(self.endpoints, self.api_key, self.resubmit_on_server_error)
 
 
 class _Calls:
@@ -181,7 +158,7 @@ class SegmindClient(_Calls):
 
     def perform(self, call: Call[T], patience: Patience | None = None) -> T:
         """Carry out a call, again where that is allowed."""
-        loop = retrying(patience or self.config.patience, sleep=self._sleep, rng=self._rng)
+        loop = retrying(patience or self.config.patience, sleep=self._sleep, rng=self._rng, paid=call.asked.paid)
         result: T = loop(self._send, call)
         return result
 
@@ -207,16 +184,19 @@ class SegmindClient(_Calls):
     def _send(self, call: Call[T]) -> T:
         seconds = call.timeout or self.config.request_timeout
         deadline = time.monotonic() + seconds
-        chunks = []
+        chunks: list[bytes] = []
+        late = False
         try:
             with self._http.stream(
                 call.method, call.url, content=call.body, headers=call.headers, timeout=http_timeout(seconds)
             ) as response:
                 for chunk in response.iter_bytes():
+                    if late:
+                        raise httpx.ReadTimeout("the body took too long")
                     chunks.append(chunk)
-                    if time.monotonic() > deadline:
-                        raise httpx.ReadTimeout("the body took too long", request=response.request)
-        except httpx.HTTPError as error:
+                    # A last piece that comes late completes an answer that may have been paid for.
+                    late = time.monotonic() > deadline
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise transport_error(call.asked, call.url, error) from error
         return call.read(self._answer(response, b"".join(chunks)))
 
@@ -307,7 +287,7 @@ class AsyncSegmindClient(_Calls):
 
     async def perform(self, call: Call[T], patience: Patience | None = None) -> T:
         """Carry out a call, again where that is allowed."""
-        loop = async_retrying(patience or self.config.patience, sleep=self._sleep, rng=self._rng)
+        loop = async_retrying(patience or self.config.patience, sleep=self._sleep, rng=self._rng, paid=call.asked.paid)
         return await loop(self._send, call)
 
     async def drive(self, steps: Generator[Any, Any, T]) -> T:
@@ -339,7 +319,7 @@ class AsyncSegmindClient(_Calls):
         except TimeoutError as error:
             late = httpx.ReadTimeout("the call took too long")
             raise transport_error(call.asked, call.url, late) from error
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise transport_error(call.asked, call.url, error) from error
         return call.read(self._answer(response, response.content))
 

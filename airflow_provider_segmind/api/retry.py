@@ -6,7 +6,7 @@ what happened                               free call               paid call
 ==========================================  ======================  ===============================
 never left (refused, connect, pool timeout) again                   again
 429                                         again, after the reset  again, after the reset
-5xx answered to the call itself             again                   unknown (again, if configured)
+5xx answered to the call itself             again                   unknown (twice more, if configured)
 lost after sending (timeout, reset, cut)    again                   **unknown**
 ==========================================  ======================  ===============================
 
@@ -23,10 +23,10 @@ from typing import Any
 
 from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception, stop_after_attempt, stop_before_delay
 
-from airflow_provider_segmind.exceptions import SegmindError, SegmindRateLimitError
+from airflow_provider_segmind.exceptions import SegmindError, SegmindRateLimitError, SegmindServerError
 
-LONGEST_RESET_WAIT = 65.0
-"""Seconds a reset header is believed for; Segmind's windows are a minute long."""
+RESUBMIT_ATTEMPTS = 3
+"""Paid calls in all where a 5xx may be answered with another: a 500 is often a bad value that fails each time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,31 +61,37 @@ def seconds_before_retry(error: BaseException | None, attempt: int, jitter: floa
 
     :param jitter: a random number from 0 to 1; without it, all tasks that met the same limit would come back together.
     """
+    growing = float(min(30.0, 0.5 * 2 ** min(attempt, 10)) * (0.5 + jitter))
     if isinstance(error, SegmindRateLimitError) and error.retry_after is not None:
-        return min(error.retry_after, LONGEST_RESET_WAIT) + 0.1 + 0.9 * jitter
-    return float(min(30.0, 0.5 * 2 ** min(attempt, 10)) * (0.5 + jitter))
+        # Never less than without a reset time: a clock that is ahead reads every reset as past.
+        return max(growing, error.retry_after + 0.1 + 0.9 * jitter)
+    return growing
 
 
-def _options(patience: Patience, rng: random.Random) -> dict[str, Any]:
+def _options(patience: Patience, rng: random.Random, paid: bool) -> dict[str, Any]:
+    def resubmitted_enough(state: RetryCallState) -> bool:
+        error = state.outcome.exception() if state.outcome else None
+        return paid and isinstance(error, SegmindServerError) and state.attempt_number >= RESUBMIT_ATTEMPTS
+
     def wait(state: RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
         return seconds_before_retry(error, state.attempt_number, rng.random())
 
     return {
         "retry": retry_if_exception(may_send_again),
-        "stop": stop_after_attempt(patience.attempts) | stop_before_delay(patience.seconds),
+        "stop": stop_after_attempt(patience.attempts) | stop_before_delay(patience.seconds) | resubmitted_enough,
         "wait": wait,
         "reraise": True,
     }
 
 
-def retrying(patience: Patience, *, sleep: Callable[[float], None], rng: random.Random) -> Retrying:
+def retrying(patience: Patience, *, sleep: Callable[[float], None], rng: random.Random, paid: bool = False) -> Retrying:
     """Return the retry loop of the sync client."""
-    return Retrying(sleep=sleep, **_options(patience, rng))
+    return Retrying(sleep=sleep, **_options(patience, rng, paid))
 
 
 def async_retrying(
-    patience: Patience, *, sleep: Callable[[float], Awaitable[None]], rng: random.Random
+    patience: Patience, *, sleep: Callable[[float], Awaitable[None]], rng: random.Random, paid: bool = False
 ) -> AsyncRetrying:
     """Return the retry loop of the async client."""
-    return AsyncRetrying(sleep=sleep, **_options(patience, rng))
+    return AsyncRetrying(sleep=sleep, **_options(patience, rng, paid))

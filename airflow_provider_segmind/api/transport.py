@@ -9,7 +9,13 @@ from urllib.parse import urlsplit
 import httpx
 
 from airflow_provider_segmind.api.answers import FATE_UNKNOWN, NOT_BILLED, Asked, mask
-from airflow_provider_segmind.exceptions import SegmindAPIError, SegmindConnectionError, SegmindSubmissionUnknownError
+from airflow_provider_segmind.exceptions import (
+    SegmindConfigError,
+    SegmindConnectionError,
+    SegmindError,
+    SegmindSubmissionUnknownError,
+    shorten,
+)
 
 CONNECT_TIMEOUT = 10.0
 """Seconds to reach a host; past them nothing was sent."""
@@ -30,8 +36,13 @@ def shared_tls() -> ssl.SSLContext:
 
 
 def http_timeout(seconds: float) -> httpx.Timeout:
-    """Return httpx's timeouts for a call that may take ``seconds``."""
-    return httpx.Timeout(seconds, connect=min(CONNECT_TIMEOUT, seconds))
+    """
+    Return httpx's timeouts for a call that may take ``seconds``.
+
+    Waiting for a free connection, TCP and TLS (``connect`` each) together end before ``seconds`` do, so that a call
+    which ran out of time as a whole is never one that had not left yet.
+    """
+    return httpx.Timeout(seconds, connect=min(CONNECT_TIMEOUT, seconds / 4), pool=seconds / 3)
 
 
 def answer_headers(response: httpx.Response) -> dict[str, str]:
@@ -39,7 +50,7 @@ def answer_headers(response: httpx.Response) -> dict[str, str]:
     return {name.lower(): value for name, value in response.headers.items()}
 
 
-def transport_error(asked: Asked, url: str, error: httpx.HTTPError) -> SegmindAPIError:
+def transport_error(asked: Asked, url: str, error: httpx.HTTPError | httpx.InvalidURL) -> SegmindError:
     """
     Return what it means that no whole answer came.
 
@@ -47,7 +58,12 @@ def transport_error(asked: Asked, url: str, error: httpx.HTTPError) -> SegmindAP
     that is "unknown", for a free one it does not matter.
     """
     host = urlsplit(url).netloc
-    said = f"{asked.what} at {host!r} got no answer ({type(error).__name__}: {mask(str(error), asked.secret)})"
+    if isinstance(error, httpx.InvalidURL):
+        return SegmindConfigError(
+            f"{asked.what} is impossible: {host!r} is no host ({error}). Nothing was sent; check the connection's host."
+        )
+    words = shorten(mask(str(error), asked.secret)) or "no details"
+    said = f"{asked.what} at {host!r} got no answer ({type(error).__name__}: {words})"
     if isinstance(error, _NEVER_LEFT):
         return SegmindConnectionError(
             f"{said}. The call never left, so {NOT_BILLED[0].lower()}{NOT_BILLED[1:]}; check the connection's host "
