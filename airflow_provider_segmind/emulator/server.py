@@ -106,7 +106,9 @@ class SegmindEmulator(Controls):
 
 def bind(host: str, port: int) -> socket.socket:
     """Listen on an address; in the caller's thread, so that a taken port is an error there."""
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # asyncio turns Nagle's delay off only on sockets that say they are TCP; accepted ones inherit the word
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
