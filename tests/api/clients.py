@@ -16,6 +16,7 @@ from airflow_provider_segmind.api.client import AsyncSegmindClient, ClientConfig
 KEY = "SG_0123456789abcdef"
 PLAIN_KEY = "b7f3e1d09c8a4466"
 """A key without the prefix, which only an exact match can mask."""
+PROMPT = "a prompt nobody may log"
 START = 1_000_000_000.0
 
 Reply = httpx.Response | Exception | Callable[[httpx.Request], httpx.Response]
@@ -106,7 +107,7 @@ class World:
 
 
 def submit(client: Any) -> Any:
-    return client.submit("a-model", {"prompt": "canary"})
+    return client.submit("a-model", {"prompt": PROMPT})
 
 
 def status(client: Any) -> Any:
