@@ -441,7 +441,7 @@ def silence(peer: socket.socket) -> None:
 
 def drip(peer: socket.socket) -> None:
     peer.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n")
-    for _ in range(60):
+    for _ in range(200):
         peer.sendall(b" ")
         time.sleep(0.05)
 
