@@ -41,14 +41,23 @@ def search(
     "not there yet".
 
     :param waits: seconds before each look; the tuple bounds how often.
-    :returns: the row that fits best, or None.
+    :returns: the row that fits best, None when the history does not show it.
+    :raises SegmindError: the last look got no answer: that is not the same as an answer without the row.
     """
+    trouble: SegmindError | None = None
     for wait in waits:
         if wait:
             yield Pause(wait)
-        found = yield from _search_once(wire, note, inputs)
+        try:
+            found = yield from _search_once(wire, note, inputs)
+        except SegmindError as error:
+            trouble = error
+            continue
         if found is not None:
             return found
+        trouble = None
+    if trouble is not None:
+        raise trouble
     return None
 
 
@@ -62,7 +71,9 @@ def _search_once(wire: Wire, note: Note, inputs: Mapping[str, Any]) -> Generator
                 model=note.fingerprint.model, from_date=first, to_date=last, page=page, per_page=MAX_RECORDS_PER_PAGE
             )
         except SegmindError:
-            break
+            if candidates:
+                break
+            raise
         for row in rows:
             distance = fit(row, note, inputs)
             if distance is not None:
@@ -76,10 +87,13 @@ def fit(row: RequestRecord, note: Note, inputs: Mapping[str, Any]) -> float | No
     """
     Say how well a history row fits a lost POST: the seconds between them, or None when it is another request.
 
-    It must be of the same model, hold the same body (the server may have added defaults to it) and carry a moment
-    inside the window of the POST. The name of the row's time field is undocumented, so every field is tried.
+    It must be of the same model, be no request this task instance had before, hold the same body (the server may have
+    added defaults to it) and carry a moment inside the window of the POST. The name of the row's time field is
+    undocumented, so every field is tried.
     """
     if row.model_name is not None and row.model_name != note.fingerprint.model:
+        return None
+    if row.request_id in note.former:
         return None
     body = row.request_body
     if isinstance(body, str):

@@ -58,6 +58,8 @@ class Note:
     :param outcome: ``refused`` or ``failed`` when nothing was billed and a new try starts from nothing.
     :param resubmits: how many times a policy has already submitted again for this task instance.
     :param landed: the manifest of the result on object storage, once it is there.
+    :param former: ids of the requests this task instance had before, which a lost POST must not be taken for.
+    :param before: what the requests came to that this one carries on from, for a task that asks more than once.
     """
 
     fingerprint: Fingerprint
@@ -67,10 +69,13 @@ class Note:
     outcome: Literal["refused", "failed"] | None = None
     resubmits: int = 0
     landed: dict[str, Any] | None = None
+    former: tuple[str, ...] = ()
+    before: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the note as plain JSON."""
-        return asdict(self)
+        # The task state store takes JSON values only, and a tuple is none.
+        return {**asdict(self), "former": list(self.former)}
 
     @classmethod
     def from_json(cls, value: Any) -> Self:
@@ -81,13 +86,31 @@ class Note:
         """
         try:
             fingerprint = Fingerprint(**value["fingerprint"])
-            note = cls(**{**value, "fingerprint": fingerprint})
-            valid = isinstance(note.intent_at, (int, float)) and isinstance(note.request_id, (str, type(None)))
-        except (TypeError, KeyError) as error:
+            former = tuple(value.get("former", ()))
+            note = cls(**{**value, "fingerprint": fingerprint, "former": former})
+        except (AttributeError, TypeError, KeyError) as error:
             raise SegmindStateError(_unreadable(value)) from error
-        if not valid:
+        if not note._plausible():
             raise SegmindStateError(_unreadable(value))
         return note
+
+    def _plausible(self) -> bool:
+        # An outcome nobody here knows, read as "nothing was billed", would pay a second time.
+        return (
+            all(isinstance(text, str) for text in (*asdict(self.fingerprint).values(), *self.former))
+            and _is_number(self.intent_at)
+            and (self.submitted_at is None or _is_number(self.submitted_at))
+            and (self.request_id is None or (isinstance(self.request_id, str) and self.request_id != ""))
+            and self.outcome in (None, "refused", "failed")
+            and isinstance(self.resubmits, int)
+            and (self.landed is None or (isinstance(self.landed, dict) and isinstance(self.landed.get("uri"), str)))
+            and (self.before is None or isinstance(self.before, dict))
+        )
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """Return the ids of every request this task instance is known to have had."""
+        return self.former if self.request_id is None else (*self.former, self.request_id)
 
     @property
     def age_from(self) -> float:
@@ -103,6 +126,10 @@ class Note:
         return replace(self, outcome=outcome)
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def _unreadable(value: Any) -> str:
     return (
         f"What an earlier try noted about its request cannot be read (found {type(value).__name__}). Nothing is "
@@ -112,10 +139,16 @@ def _unreadable(value: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class SubmitNew:
-    """Submit; nothing that was paid for is waiting. ``warning`` says what a policy gives up."""
+    """
+    Submit; nothing that was paid for is waiting.
+
+    :param warning: what a policy gives up.
+    :param former: ids of the requests this task instance had before.
+    """
 
     resubmits: int = 0
     warning: str | None = None
+    former: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +175,7 @@ def decide(note: Note | None, fingerprint: Fingerprint, on_stale: OnStale) -> Su
     if note is None:
         return SubmitNew()
     if note.outcome is not None:
-        return SubmitNew(resubmits=note.resubmits)
+        return SubmitNew(resubmits=note.resubmits, former=note.known)
     changes = note_changes(note, fingerprint)
     if changes:
         earlier = f"request {note.request_id!r}" if note.request_id else "a request whose id is not known"
@@ -154,6 +187,7 @@ def decide(note: Note | None, fingerprint: Fingerprint, on_stale: OnStale) -> Su
             )
         return SubmitNew(
             warning=f"{said}. Submitting again, as on_stale='resubmit' asks: the earlier one may be billed as well.",
+            former=note.known,
         )
     return Attach(note) if note.request_id else LookUp(note)
 

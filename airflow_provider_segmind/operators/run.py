@@ -122,7 +122,8 @@ class SegmindRunOperator(SegmindSubmitOperator):
         with task_failures():
             read = None if event is None else RequestEvent.read(event)
             submission = self._submission(context)
-            return settle(self, context, submission, submission.current(), read)
+            note = submission.current(read.request_id if read else None)
+            return settle(self, context, submission, note, read)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Look once more when Airflow ended the deferral because no trigger spoke: the result may be there."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from tenacity import Retrying, stop_after_attempt, wait_fixed
 
 from airflow_provider_segmind.api import history
 from airflow_provider_segmind.api.client import SegmindClient
+from airflow_provider_segmind.api.models import RequestRecord
 from airflow_provider_segmind.api.policies import (
     MAX_RESUBMITS,
     RESULT_LIFETIME,
@@ -19,6 +22,7 @@ from airflow_provider_segmind.api.policies import (
     OnStale,
     OnUnknown,
 )
+from airflow_provider_segmind.api.retry import ONE_LOOK, retrying
 from airflow_provider_segmind.api.submission import (
     Attach,
     Fingerprint,
@@ -65,7 +69,11 @@ class Submission:
     The one request of one task instance.
 
     :param journal: where its note is kept across tries.
+    :param inputs: the body, or what makes it when it is needed: a task that only goes on waiting needs none.
     :param connection: the connection's id and base URL, part of the fingerprint.
+    :param before: noted with every request submitted here, see :class:`Note`.
+    :param prepare: makes what is sent out of ``inputs``, before the intent is noted; what it adds (the address of an
+        uploaded file) is no part of the fingerprint.
     :param log: the task's logger, whose type differs between Airflow versions.
     """
 
@@ -75,27 +83,46 @@ class Submission:
         client: SegmindClient,
         journal: Journal,
         model: str,
-        inputs: Mapping[str, Any],
+        inputs: Mapping[str, Any] | Callable[[], Mapping[str, Any]],
         connection: str,
         policies: Policies,
         log: Any,
+        before: dict[str, Any] | None = None,
+        prepare: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.client = client
         self.model = model
-        self.inputs = inputs
         self.policies = policies
+        self._given = inputs
+        self._prepare = prepare
+        self._before = before
+        self._connection = connection
         self._journal = journal
-        self._fingerprint = Fingerprint.of(model=model, inputs=inputs, connection=connection)
         self._log = log
         self._clock = clock
         self._sleep = sleep
 
-    def begin(self) -> Note:
+    @cached_property
+    def inputs(self) -> Mapping[str, Any]:
+        """Return the body of the request."""
+        return self._given() if callable(self._given) else self._given
+
+    @cached_property
+    def _body(self) -> Mapping[str, Any]:
+        return self.inputs if self._prepare is None else self._prepare(self.inputs)
+
+    @cached_property
+    def _fingerprint(self) -> Fingerprint:
+        return Fingerprint.of(model=self.model, inputs=self.inputs, connection=self._connection)
+
+    def begin(self, *, replace_failed: bool = False) -> Note:
         """
         Return the note of a request that Segmind has accepted: the one of an earlier try, else a new one.
 
+        :param replace_failed: look whether the request of an earlier try has FAILED, which cost nothing, and submit a
+            new one then; for a task that does not wait for its request and so never hears of it.
         :raises SegmindSubmissionUnknownError: a POST may have arrived and nobody knows; nothing more was sent.
         :raises SegmindError: it was refused; nothing was billed.
         """
@@ -106,18 +133,21 @@ class Submission:
                 decision.note.request_id,
                 iso(decision.note.intent_at),
             )
-            return decision.note
+            return self._unless_failed(decision.note) if replace_failed else decision.note
         if isinstance(decision, LookUp):
             return self._resolve_unknown(decision.note, None)
         return self._submit(decision)
 
-    def current(self) -> Note:
+    def current(self, request_id: str | None = None) -> Note:
         """
         Return the note as it stands when a deferred task wakes up; nothing is ever submitted here.
 
+        :param request_id: the request the trigger waited for; it completes a note whose id could not be written.
         :raises SegmindStateError: it is gone.
         """
         note = self._journal.read()
+        if note is not None and note.request_id is None and note.outcome is None and request_id is not None:
+            return self._write(note.accepted(request_id, note.intent_at))
         if note is None or note.request_id is None:
             raise SegmindStateError(
                 f"The note of this task's request is gone from {self._journal.name} while it was deferred. The request "
@@ -145,7 +175,8 @@ class Submission:
         if note.resubmits >= self.policies.max_resubmits:
             self._log.error("Not submitting again: max_resubmits (%d) is reached", self.policies.max_resubmits)
             raise error
-        return self._submit(SubmitNew(note.resubmits + 1, f"{error} Submitting again, as the task asks. {cost}"))
+        warning = f"{error} Submitting again, as the task asks. {cost}"
+        return self._submit(SubmitNew(note.resubmits + 1, warning, note.known))
 
     def remember(self, note: Note, landed: dict[str, Any]) -> None:
         """Note where the result was landed, so that a cleared task finds it after Segmind has dropped it."""
@@ -154,46 +185,94 @@ class Submission:
     def _submit(self, decision: SubmitNew) -> Note:
         if decision.warning:
             self._log.warning(decision.warning)
-        note = Note(self._fingerprint, intent_at=self._clock(), resubmits=decision.resubmits)
-        self._journal.write(note)
+        body = self._body
+        note = Note(
+            self._fingerprint,
+            intent_at=self._clock(),
+            resubmits=decision.resubmits,
+            former=decision.former,
+            before=self._before,
+        )
+        attempts = retrying(self.client.config.patience, sleep=self._sleep, rng=random.Random(), paid=True)
+        try:
+            return self._write(attempts(self._send, note, body))
+        except SegmindError as error:
+            if error.billed is not None:
+                raise
+            return self._resolve_unknown(self._sending, error)
+
+    def _send(self, note: Note, body: Mapping[str, Any]) -> Note:
+        """
+        Send the POST once, between two notes.
+
+        A worker that dies between two attempts leaves a note that says nothing was created, so the next try need not
+        ask the history; only one that dies with the POST under way leaves a bare intent.
+        """
+        self._sending = replace(note, intent_at=self._clock())
+        self._journal.write(self._sending)
         self._log.info("Noted the intent to submit to model %s in %s", self.model, self._journal.name)
         submitted_at = self._clock()
         try:
-            accepted = self.client.submit(self.model, self.inputs)
+            accepted = self.client.perform(self.client.wire.submit(self.model, body), ONE_LOOK)
         except SegmindError as error:
-            if error.billed is None:
-                return self._resolve_unknown(note, error)
-            self._write(note.ended("refused"))
+            if error.billed is not None:
+                self._write(self._sending.ended("refused"))
             raise
         self._log.info("Submitted request %s to model %s", accepted.request_id, self.model)
-        return self._write(note.accepted(accepted.request_id, submitted_at))
+        return self._sending.accepted(accepted.request_id, submitted_at)
+
+    def _unless_failed(self, note: Note) -> Note:
+        try:
+            state = self.client.look(str(note.request_id))
+        except SegmindError:
+            # Whoever waits for it will find out; without an answer the request counts as going on.
+            return note
+        if not state.failed:
+            return note
+        said = f"Segmind reports request {note.request_id!r} as FAILED: {state.error or 'no reason given'!r}."
+        return self._submit(SubmitNew(note.resubmits, f"{said} It cost nothing: submitting a new one", note.known))
 
     def _resolve_unknown(self, note: Note, cause: SegmindError | None) -> Note:
         self._log.warning(unknown_message(note, "Looking for it in Segmind's request history; it is not sent again."))
-        record = self.client.drive(history.search(self.client.wire, note, self.inputs))
+        record, trouble = self._look_up(note, history.HISTORY_WAITS)
         deadline = note.intent_at + self.policies.unknown_patience
         pause = 2 * history.HISTORY_WAITS[-1]
         while record is None and self.policies.on_unknown == "wait" and self._clock() < deadline:
             self._sleep(min(pause, max(0.0, deadline - self._clock())))
             pause = min(2 * pause, history.LONGEST_WAIT)
-            record = self.client.drive(history.search(self.client.wire, note, self.inputs, waits=(0.0,)))
+            record, trouble = self._look_up(note, (0.0,))
         if record is not None:
             self._log.info("Found it: request %s. Going on with it, nothing is paid again", record.request_id)
             return self._write(note.accepted(record.request_id, history.submission_moment(record, note)))
-        if self.policies.on_unknown == "resubmit":
+        # A history that cannot be asked just now has not said that the request is not there.
+        unheard = trouble is not None and trouble.retryable
+        if self.policies.on_unknown == "resubmit" and not unheard and note.resubmits < self.policies.max_resubmits:
             risk = "If that POST did arrive, it is billed as well."
             said = unknown_message(note, f"The request history does not show it. Submitting again as asked. {risk}")
-            return self._submit(SubmitNew(note.resubmits + 1, said))
-        first = f"{cause} " if cause else ""
-        raise SegmindSubmissionUnknownError(
-            first
-            + unknown_message(
-                note,
-                "The request history does not show it (rows appear up to two hours late). Nothing was sent again. "
-                "Clear the task to look again; on_unknown='resubmit' submits again, which pays twice if that POST "
-                "did arrive.",
-            )
-        ) from cause
+            return self._submit(SubmitNew(note.resubmits + 1, said, note.former))
+        raise self._unknown(note, cause, trouble) from (cause or trouble)
+
+    def _look_up(self, note: Note, waits: tuple[float, ...]) -> tuple[RequestRecord | None, SegmindError | None]:
+        try:
+            return self.client.drive(history.search(self.client.wire, note, self.inputs, waits=waits)), None
+        except SegmindError as trouble:
+            return None, trouble
+
+    def _unknown(
+        self, note: Note, cause: SegmindError | None, trouble: SegmindError | None
+    ) -> SegmindSubmissionUnknownError:
+        if trouble is not None:
+            found = f"The request history cannot be asked: {trouble}"
+        else:
+            found = "The request history does not show it (rows appear up to two hours late)."
+        risk = "submits again, which pays twice if that POST did arrive"
+        if self.policies.on_unknown == "resubmit" and note.resubmits >= self.policies.max_resubmits:
+            risk = f"has submitted again as often as it may ({self.policies.max_resubmits} times)"
+        look = f"{found} Nothing was sent again. Clear the task to look again; on_unknown='resubmit' {risk}."
+        error = SegmindSubmissionUnknownError((f"{cause} " if cause else "") + unknown_message(note, look))
+        # Trying the task again only looks again: the intent stays.
+        error.retryable = trouble is not None and trouble.retryable
+        return error
 
     def _write(self, note: Note) -> Note:
         try:

@@ -101,7 +101,7 @@ class SegmindSubmitOperator(BaseOperator):
         from airflow_provider_segmind.failures import task_failures
 
         with task_failures():
-            note = self._submission(context).begin()
+            note = self._submission(context).begin(replace_failed=True)
             self.announce(context, note)
             return {
                 "request_id": note.request_id,
