@@ -23,6 +23,8 @@ except ImportError:
 
 DEFERRAL_TIMEOUTS = (TaskDeferralTimeout, AirflowSensorTimeout)
 """What Airflow raises when no trigger spoke in time; sensors get it under a name of their own."""
+SENSOR_DEFERRAL_ENDS = (*DEFERRAL_TIMEOUTS, AirflowSkipException)
+"""The same for a sensor: with ``soft_fail`` Airflow skips it before anybody has looked whether the result is there."""
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from airflow_provider_segmind.exceptions import (
     SegmindRequestFailedError,
     SegmindRequestTimeoutError,
     SegmindStateError,
+    shorten,
 )
 
 Status = Literal["success", "failed", "timeout", "error"]
@@ -64,7 +65,7 @@ class RequestEvent:
             request_id=request_id,
             status=status,
             error_class=name,
-            message=str(error) if isinstance(error, SegmindError) else f"{name}: {error}",
+            message=str(error) if isinstance(error, SegmindError) else shorten(f"{name}: {error}"),
             reason=getattr(error, "reason", ""),
         )
 

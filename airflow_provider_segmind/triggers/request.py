@@ -133,7 +133,8 @@ class SegmindRequestTrigger(BaseTrigger):
             state = await client.wait(pending, fetch=wants_body, report=self.log.warning)
         self.log.info("Request %s is COMPLETED", self.request_id)
         if not isinstance(state, RequestResult):
-            return RequestEvent(self.request_id, "success")
+            value = {"metrics": state.metrics.to_json()} if state is not None else {}
+            return RequestEvent(self.request_id, "success", value=value, has_value=True)
         place = Place(self.output_path, self.max_xcom_bytes)
         # Threads of sync_to_async may ask the supervisor for connections of the object store; plain threads may not.
         value = await sync_to_async(land, thread_sensitive=False)(state, model=self.model, place=place)
