@@ -9,6 +9,7 @@ id, so that landing twice writes the same files.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -29,8 +30,9 @@ class Place:
     """
     Where results go.
 
-    :param output_path: an ObjectStoragePath URI: a folder, or a file when its last part has an ending. None keeps
-        results in XCom, where only small ones fit.
+    :param output_path: an ObjectStoragePath URI: a folder, or a file when its last part has an ending like ``.json``
+        (a letter, then up to four letters or digits) and no slash follows. None keeps results in XCom, where only
+        small ones fit.
     :param max_xcom_bytes: bytes of JSON up to which a result is the XCom value.
     """
 
@@ -43,13 +45,20 @@ class Place:
 
         path = ObjectStoragePath(cast(str, self.output_path))
         tail = f"-{number + 1}" if number else ""
-        if path.suffix and not str(self.output_path).endswith("/"):
+        if self._names_file:
             ending = path.suffix if suffix != ".json" or path.suffix == ".json" else f"{path.suffix}.json"
             path, name = path.parent, f"{path.stem}{tail}{ending}"
         else:
             name = f"{request_id}{tail}{suffix}"
         path.mkdir(parents=True, exist_ok=True)
         return path / name
+
+    @property
+    def _names_file(self) -> bool:
+        # Neither a run id with microseconds nor a bucket with a dot in its name is a file.
+        scheme, _, rest = str(self.output_path).rpartition("://")
+        below = rest.partition("/")[2] if scheme else rest
+        return re.search(r"[^/]\.[A-Za-z][A-Za-z0-9]{0,4}$", below) is not None
 
 
 def land(result: RequestResult, *, model: str | None, place: Place) -> Any:
@@ -93,7 +102,8 @@ def landed_before(request_id: str, place: Place, manifest: dict[str, Any] | None
     from airflow.providers.common.compat.sdk import ObjectStoragePath
 
     if manifest is not None and not str(manifest["uri"]).endswith(".json"):
-        return manifest
+        there = all(ObjectStoragePath(uri).exists() for uri in manifest.get("uris") or [manifest["uri"]])
+        return manifest if there else None
     if manifest is None and not place.output_path:
         return None
     path = ObjectStoragePath(manifest["uri"]) if manifest else place.file(request_id, ".json")
