@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any, get_args
 
@@ -13,7 +14,9 @@ from airflow_provider_segmind.exceptions import SegmindConfigError, shorten
 
 def is_given_later(value: Any) -> bool:
     """Tell whether a value is only known when the task runs: an XCom, a template, a decorated function's return."""
-    return value is SET_DURING_EXECUTION or isinstance(value, XComArg) or (isinstance(value, str) and "{{" in value)
+    if isinstance(value, str):
+        return "{{" in value or "{%" in value
+    return value is SET_DURING_EXECUTION or isinstance(value, XComArg)
 
 
 def check_model(model: Any) -> None:
@@ -47,7 +50,8 @@ def check_number(name: str, value: Any, *, zero: bool = False) -> None:
     :param zero: whether 0 is allowed.
     :raises SegmindConfigError: it is no number, or too small.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not (value >= 0 if zero else value > 0):
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or value < 0 or (value == 0 and not zero):
         raise SegmindConfigError(f"{name!r} is {value!r}; it must be a number {'of at least' if zero else 'above'} 0.")
 
 
@@ -120,9 +124,18 @@ def validate_inputs(inputs: Mapping[str, Any], schema: Mapping[str, Any]) -> Non
     :raises SegmindConfigError: it does not fit; the message names where and which rule, never the value.
     """
     import jsonschema
+    from referencing import Registry
+    from referencing.exceptions import Unresolvable
 
-    validator = jsonschema.validators.validator_for(schema)(schema)
-    problems = sorted(validator.iter_errors(inputs), key=lambda problem: problem.json_path)
+    # An empty registry keeps jsonschema from fetching a remote $ref over the network.
+    validator = jsonschema.validators.validator_for(schema)(schema, registry=Registry())
+    try:
+        problems = sorted(validator.iter_errors(inputs), key=lambda problem: problem.json_path)
+    except Unresolvable as error:
+        raise SegmindConfigError(
+            f"'inputs_schema' refers to {shorten(repr(error.ref))}, which is not in it; put it under '$defs'. "
+            "Nothing was sent."
+        ) from error
     if problems:
         said = "; ".join(f"{problem.json_path} breaks {_rule(problem)}" for problem in problems[:3])
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
@@ -144,7 +157,8 @@ def as_inputs(value: Any) -> Mapping[str, Any]:
             value = json.loads(value)
         except ValueError as error:
             raise SegmindConfigError(
-                "'inputs' is text that is no JSON after templating; it must be an object. Nothing was sent."
+                "'inputs' is text that is no JSON after templating; it must be an object: end the template with "
+                "'| tojson', or set render_template_as_native_obj on the DAG. Nothing was sent."
             ) from error
     check_inputs(value)
     result: Mapping[str, Any] = value
