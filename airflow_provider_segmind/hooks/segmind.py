@@ -78,6 +78,9 @@ def _host(connection: Connection) -> str:
     authority, slash, path = rest.partition("/")
     if connection.port and not authority.rpartition("]")[2].rpartition(":")[1]:
         authority = f"{authority}:{connection.port}"
+    if connection.schema and connection.schema not in ("http", "https") and not path.strip("/"):
+        # A URI has its path in the field "schema"; a proxy's prefix stands there.
+        slash, path = "/", connection.schema.strip("/")
     return f"{scheme}://{authority}{slash}{path}"
 
 
@@ -131,14 +134,19 @@ class SegmindHook(BaseHook):
 
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:
-        """Return the form's extra fields, for Airflow before 3.2."""
+        """
+        Return the form's extra fields, for Airflow before 3.2.
+
+        Airflow 3.0 and 3.1 put classes of their own in the place of a few of wtforms' fields and show no other;
+        FloatField is not among them.
+        """
         from flask_appbuilder.fieldwidgets import BS3TextFieldWidget
         from flask_babel import lazy_gettext
-        from wtforms import FloatField, StringField
+        from wtforms import IntegerField, StringField
         from wtforms.validators import Optional
 
         return {
-            name: (FloatField if "number" in details["schema"]["type"] else StringField)(
+            name: (IntegerField if "number" in details["schema"]["type"] else StringField)(
                 lazy_gettext(details["label"]),
                 widget=BS3TextFieldWidget(),
                 description=details["description"],
