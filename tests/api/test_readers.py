@@ -313,11 +313,8 @@ def test_a_key_that_is_echoed_anywhere_is_in_no_message_and_no_repr(body: Any, s
     read_all(secret, json.dumps(body).encode(), status, {"content-type": "application/json", "location": secret})
 
 
-@given(before=st.integers(min_value=19_000, max_value=20_100), spaces=st.booleans())
-def test_no_half_of_a_key_is_left_by_a_cut(before: int, spaces: bool) -> None:
-    filler = b" " * before if spaces else b"x" * before
-    answer = Answer(502, filler + PLAIN_KEY.encode() + b"tail")
+@pytest.mark.parametrize("before", range(19_980, 20_004))
+def test_no_half_of_a_key_is_left_by_a_cut(before: int) -> None:
+    words = server_words(Answer(502, b" " * before + PLAIN_KEY.encode() + b" tail"), PLAIN_KEY)
 
-    words = server_words(answer, PLAIN_KEY)
-
-    assert PLAIN_KEY[:6] not in words
+    assert PLAIN_KEY[:1] not in words
