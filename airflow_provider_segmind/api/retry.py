@@ -21,7 +21,15 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception, stop_after_attempt, stop_before_delay
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    stop_any,
+    stop_before_delay,
+)
 
 from airflow_provider_segmind.exceptions import SegmindError, SegmindRateLimitError, SegmindServerError
 
@@ -79,7 +87,9 @@ def _options(patience: Patience, rng: random.Random, paid: bool) -> dict[str, An
 
     return {
         "retry": retry_if_exception(may_send_again),
-        "stop": stop_after_attempt(patience.attempts) | stop_before_delay(patience.seconds) | resubmitted_enough,
+        "stop": stop_any(
+            stop_after_attempt(patience.attempts), stop_before_delay(patience.seconds), resubmitted_enough
+        ),
         "wait": wait,
         "reraise": True,
     }
