@@ -27,9 +27,9 @@ from tenacity import (
     Retrying,
     retry_if_exception,
     stop_after_attempt,
-    stop_any,
     stop_before_delay,
 )
+from tenacity.stop import stop_base
 
 from airflow_provider_segmind.exceptions import SegmindError, SegmindRateLimitError, SegmindServerError
 
@@ -76,20 +76,23 @@ def seconds_before_retry(error: BaseException | None, attempt: int, jitter: floa
     return growing
 
 
-def _options(patience: Patience, rng: random.Random, paid: bool) -> dict[str, Any]:
-    def resubmitted_enough(state: RetryCallState) -> bool:
-        error = state.outcome.exception() if state.outcome else None
-        return paid and isinstance(error, SegmindServerError) and state.attempt_number >= RESUBMIT_ATTEMPTS
+class _ResubmittedEnough(stop_base):
+    """Stop after a 5xx to a paid call, however much patience is left."""
 
+    def __call__(self, retry_state: RetryCallState) -> bool:
+        error = retry_state.outcome.exception() if retry_state.outcome else None
+        return isinstance(error, SegmindServerError) and retry_state.attempt_number >= RESUBMIT_ATTEMPTS
+
+
+def _options(patience: Patience, rng: random.Random, paid: bool) -> dict[str, Any]:
     def wait(state: RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
         return seconds_before_retry(error, state.attempt_number, rng.random())
 
+    stop = stop_after_attempt(patience.attempts) | stop_before_delay(patience.seconds)
     return {
         "retry": retry_if_exception(may_send_again),
-        "stop": stop_any(
-            stop_after_attempt(patience.attempts), stop_before_delay(patience.seconds), resubmitted_enough
-        ),
+        "stop": stop | _ResubmittedEnough() if paid else stop,
         "wait": wait,
         "reraise": True,
     }
