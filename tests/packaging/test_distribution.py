@@ -1,0 +1,148 @@
+"""What is published: built, looked into, and installed where nothing else is."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tarfile
+import zipfile
+from email import message_from_bytes
+from importlib.resources import files
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+UV = Path(sys.executable).parent / "uv"
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(built: Path) -> Path:
+    return next(built.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment that holds the wheel and what it asks for, and nothing of this checkout."""
+    venv = tmp_path_factory.mktemp("venv")
+    python = venv / "bin" / "python"
+    subprocess.run(
+        [UV, "venv", "--quiet", "--clear", "--seed", "--python", sys.executable, venv], check=True, timeout=120
+    )
+    pins = ["--constraints", ROOT / "constraints.txt"]
+    subprocess.run([UV, "pip", "install", "--quiet", "--python", python, *pins, wheel], check=True, timeout=300)
+    return python
+
+
+def run(python: Path, code: str, cwd: Path) -> str:
+    environment = {"AIRFLOW_HOME": str(cwd), "AIRFLOW__CORE__LOAD_EXAMPLES": "False", "PATH": str(python.parent)}
+    done = subprocess.run(
+        [python, "-c", code], cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_wheel_holds_the_package_with_its_types_and_the_emulator_and_nothing_else(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+
+    assert {
+        "airflow_provider_segmind/py.typed",
+        "airflow_provider_segmind/get_provider_info.py",
+        "airflow_provider_segmind/emulator/__main__.py",
+    } <= set(names)
+    assert {name.partition("/")[0].partition("-")[0] for name in names} == {"airflow_provider_segmind"}
+
+
+def test_the_wheel_holds_every_module_of_the_package(wheel: Path) -> None:
+    listed = subprocess.run(
+        ["git", "ls-files", "airflow_provider_segmind"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+
+    assert set(listed.stdout.split()) <= set(zipfile.ZipFile(wheel).namelist())
+
+
+def test_the_wheel_says_its_name_licence_and_pythons(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        name = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        metadata = message_from_bytes(archive.read(name))
+
+    assert metadata["Name"] == "airflow-provider-segmind"
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert metadata["Requires-Python"] == "<3.14,>=3.11"
+    assert metadata.get_payload().startswith("# airflow-provider-segmind")
+
+
+def test_the_source_archive_holds_what_is_needed_to_build_and_test_it(built: Path) -> None:
+    with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+
+    assert {"pyproject.toml", "LICENSE", "README.md", "tests/conftest.py", "airflow_provider_segmind/py.typed"} <= names
+    assert not [name for name in names if name.startswith((".venv", ".demo", ".tmp"))]
+
+
+def test_the_wheel_installs_alone_and_its_requirements_agree(installed: Path) -> None:
+    subprocess.run([installed, "-m", "pip", "check"], check=True, capture_output=True, timeout=120)
+
+
+def test_its_entry_points_load(installed: Path, tmp_path: Path) -> None:
+    code = """
+import json
+from importlib.metadata import distribution
+points = distribution("airflow-provider-segmind").entry_points
+info = points.select(group="apache_airflow_provider")["provider_info"].load()()
+print(json.dumps([sorted({point.group for point in points}), info["package-name"]]))
+"""
+
+    groups, name = json.loads(run(installed, code, tmp_path).splitlines()[-1])
+
+    assert {"apache_airflow_provider", "pytest11"} <= set(groups)
+    assert name == "airflow-provider-segmind"
+
+
+def test_airflow_lists_the_installed_provider(installed: Path, tmp_path: Path) -> None:
+    code = """
+import json
+from airflow.providers_manager import ProvidersManager
+manager = ProvidersManager()
+print(json.dumps([manager.providers["airflow-provider-segmind"].version, "segmind" in manager.hooks]))
+"""
+
+    version, has_hook = json.loads(run(installed, code, tmp_path).splitlines()[-1])
+
+    assert version in str(next(installed.parent.parent.rglob("airflow_provider_segmind-*.dist-info")))
+    assert has_hook
+
+
+def test_provider_info_fits_airflows_schema() -> None:
+    from airflow_provider_segmind.get_provider_info import get_provider_info
+
+    schema = json.loads((files("airflow") / "provider_info.schema.json").read_text())
+
+    jsonschema.validate(get_provider_info(), schema)
+
+
+def test_every_module_that_provider_info_names_is_there() -> None:
+    from airflow_provider_segmind.get_provider_info import get_provider_info
+
+    info = get_provider_info()
+    named = [
+        module
+        for kind in ("hooks", "operators", "sensors", "triggers")
+        for each in info.get(kind, [])
+        for module in each["python-modules"]
+    ]
+
+    assert named
+    for module in named:
+        assert (ROOT / (module.replace(".", "/") + ".py")).is_file(), module
