@@ -1,0 +1,250 @@
+"""
+A server that costs next to nothing, so that a benchmark measures the client.
+
+It answers in a process of its own: Segmind's status and result, the two batch APIs of the peers, and 404 for a sensor
+that waits for a page. A request's id says when it is done (``r-<number>-<epoch seconds>``), so nothing is remembered.
+``/count`` tells how many connections and calls there were.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass
+class Counts:
+    connections: int = 0
+    calls: int = 0
+    posts: int = 0
+    refused: int = 0
+    busiest: int = 0
+
+
+class Answers:
+    """Decides what a path is answered."""
+
+    def __init__(self, allowed: int, window: float, latency: float) -> None:
+        self.counts = Counts()
+        self.allowed, self.window, self.latency = allowed, window, latency
+        self.accepted: deque[float] = deque()
+
+    def to(self, method: str, path: str) -> tuple[int, bytes]:
+        if path == "/count":
+            return 200, json.dumps(vars(self.counts)).encode()
+        self.counts.calls += 1
+        if self.allowed and not self._admitted():
+            self.counts.refused += 1
+            return 429, b'{"error":"slow down"}'
+        if method == "POST":
+            self.counts.posts += 1
+            request_id = f"r-{self.counts.posts}-{time.time() + self.latency:.3f}"
+            return 200, b'{"request_id":"%s","status":"QUEUED"}' % request_id.encode()
+        if path.startswith("/v2/requests/"):
+            request_id = path.split("/")[3]
+            done = float(request_id.rsplit("-", 1)[1]) <= time.time()
+            status = "COMPLETED" if done else "PROCESSING"
+            return 200, f'{{"request_id":"{request_id}","status":"{status}","output":"https://x.test/1.png"}}'.encode()
+        if "messages/batches" in path:
+            return 200, _ANTHROPIC
+        if "batches" in path:
+            return 200, _OPENAI
+        return 404, b"{}"
+
+    def _admitted(self) -> bool:
+        now = time.time()
+        while self.accepted and self.accepted[0] <= now - self.window:
+            self.accepted.popleft()
+        if len(self.accepted) >= self.allowed:
+            return False
+        self.accepted.append(now)
+        self.counts.busiest = max(self.counts.busiest, len(self.accepted))
+        return True
+
+
+_COUNTS = {"processing": 1, "succeeded": 0, "errored": 0, "canceled": 0, "expired": 0}
+_ANTHROPIC = json.dumps(
+    {
+        "id": "b-1",
+        "type": "message_batch",
+        "processing_status": "in_progress",
+        "request_counts": _COUNTS,
+        "created_at": "2026-01-01T00:00:00Z",
+        "expires_at": "2026-01-02T00:00:00Z",
+    }
+).encode()
+_OPENAI = json.dumps(
+    {
+        "id": "b-1",
+        "object": "batch",
+        "status": "in_progress",
+        "endpoint": "/v1/chat/completions",
+        "completion_window": "24h",
+        "created_at": 1_760_000_000,
+        "input_file_id": "f-1",
+    }
+).encode()
+
+
+class Http1(asyncio.Protocol):
+    """HTTP/1.1 with keep-alive."""
+
+    def __init__(self, answers: Answers, delay: float) -> None:
+        self.answers, self.delay, self.buffer = answers, delay, b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+        self.answers.counts.connections += 1
+
+    def data_received(self, data: bytes) -> None:
+        self.buffer += data
+        while (end := self.buffer.find(b"\r\n\r\n")) >= 0:
+            head = self.buffer[:end]
+            length = 0
+            if head.startswith(b"POST"):
+                lower = head.lower()
+                start = lower.find(b"content-length:")
+                length = int(lower[start + 15 :].split(b"\r\n", 1)[0]) if start >= 0 else 0
+            if len(self.buffer) < end + 4 + length:
+                return
+            self.buffer = self.buffer[end + 4 + length :]
+            method, path, _ = head.split(b" ", 2)
+            if self.delay:
+                asyncio.get_running_loop().call_later(self.delay, self.respond, method, path)
+            else:
+                self.respond(method, path)
+
+    def respond(self, method: bytes, path: bytes) -> None:
+        status, body = self.answers.to(method.decode(), path.decode())
+        head = b"HTTP/1.1 %d X\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % (status, len(body))
+        self.transport.write(head + body)  # type: ignore[attr-defined]
+
+
+class Http2(asyncio.Protocol):
+    """HTTP/2, by the h2 package."""
+
+    def __init__(self, answers: Answers, delay: float) -> None:
+        from h2.config import H2Configuration
+        from h2.connection import H2Connection
+
+        self.answers, self.delay = answers, delay
+        self.h2 = H2Connection(H2Configuration(client_side=False))
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+        self.answers.counts.connections += 1
+        self.h2.initiate_connection()
+        self.flush()
+
+    def data_received(self, data: bytes) -> None:
+        from h2.events import RequestReceived
+
+        for event in self.h2.receive_data(data):
+            if isinstance(event, RequestReceived):
+                headers = dict(event.headers)
+                args = event.stream_id, headers[b":method"], headers[b":path"]
+                if self.delay:
+                    asyncio.get_running_loop().call_later(self.delay, self.respond, *args)
+                else:
+                    self.respond(*args)
+        self.flush()
+
+    def respond(self, stream: int, method: bytes, path: bytes) -> None:
+        status, body = self.answers.to(method.decode(), path.decode())
+        self.h2.send_headers(stream, [(":status", str(status)), ("content-type", "application/json")])
+        self.h2.send_data(stream, body, end_stream=True)
+        self.flush()
+
+    def flush(self) -> None:
+        self.transport.write(self.h2.data_to_send())  # type: ignore[attr-defined]
+
+
+async def serve(options: dict[str, float], certificate: str | None) -> None:
+    context = None
+    if certificate:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(certificate)
+        if options["http2"]:
+            context.set_alpn_protocols(["h2"])
+    answers = Answers(int(options["allowed"]), options["window"], options["latency"])
+    kind = Http2 if options["http2"] else Http1
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(
+        lambda: kind(answers, options["delay"]), "127.0.0.1", 0, ssl=context, backlog=4096
+    )
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+
+@dataclass(frozen=True)
+class Server:
+    """
+    A running server.
+
+    :param trust: file of the certificate to trust, None without TLS.
+    """
+
+    url: str
+    trust: str | None
+
+    def count(self) -> Counts:
+        with urllib.request.urlopen(f"{self.url}/count") as answer:
+            return Counts(**json.load(answer))
+
+
+@contextlib.contextmanager
+def running(
+    *,
+    delay: float = 0.0,
+    tls: bool = False,
+    http2: bool = False,
+    allowed: int = 0,
+    window: float = 60.0,
+    latency: float = 0.0,
+) -> Iterator[Server]:
+    """
+    Serve from a process of its own.
+
+    :param delay: seconds before each answer.
+    :param allowed: calls in a window, 0 for any number.
+    :param latency: seconds after which a submitted request is done.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        trust = certificate = ""
+        if tls or http2:
+            trust, certificate = _certificates(Path(folder))
+        options = {"delay": delay, "http2": http2, "allowed": allowed, "window": window, "latency": latency}
+        arguments = [sys.executable, __file__, json.dumps(options), certificate]
+        with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                assert process.stdout
+                port = int(process.stdout.readline())
+                yield Server(f"{'https' if certificate else 'http'}://127.0.0.1:{port}", trust or None)
+            finally:
+                process.terminate()
+
+
+def _certificates(folder: Path) -> tuple[str, str]:
+    import trustme
+
+    authority = trustme.CA()
+    trust, certificate = folder / "trust.pem", folder / "server.pem"
+    authority.cert_pem.write_to_path(str(trust))
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(certificate))
+    return str(trust), str(certificate)
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(serve(json.loads(sys.argv[1]), sys.argv[2] or None))
