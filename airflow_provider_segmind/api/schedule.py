@@ -40,7 +40,7 @@ FINENESS = 0.05
 """Part of its age by which a step must be long, however sure the history seems."""
 OVERDUE = 0.01
 """Part of requests still unfinished below which the history says nothing about those that are."""
-GRID = tuple(0.1 * 1.09**index for index in range(123))
+GRID = tuple(0.2 * 1.1**index for index in range(105))
 """Ages in seconds at which the hazard is read; they end beyond an hour."""
 
 
@@ -151,9 +151,9 @@ def plan_for(latencies: tuple[float, ...], prior: Prior, budget: float) -> Plan:
     :param latencies: seconds from submission to completion of past requests.
     """
     alive = survival(latencies, prior)
-    low, high = 1e-3, 1e3
+    low, high = 1e-2, 1e2
     plan = _plan(alive, 1.0, budget)
-    for _ in range(24):
+    for _ in range(14):
         middle = math.sqrt(low * high)
         plan = _plan(alive, middle, budget)
         if _expected_looks(plan, alive) > budget:

@@ -52,11 +52,11 @@ def simulate(
     return Waited(statistics.mean(looks), max(looks), statistics.mean(delays), delays[int(0.99 * count)])
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_after_50_completions_three_looks_find_a_result_within_a_second(seed: int) -> None:
     history, draw = LatencyHistory(), lognormal(4, 0.5)
     simulate(history, draw, 50, seed=seed)
-    waited = simulate(history, draw, 1000, seed=seed + 100)
+    waited = simulate(history, draw, 600, seed=seed + 100)
     assert waited.looks <= 3.2
     assert waited.delay <= 0.8
     assert waited.p99 <= 3.0
@@ -81,7 +81,7 @@ def test_a_model_that_becomes_ten_times_slower_is_learned_anew() -> None:
     surprise = simulate(history, lognormal(40, 0.5), 12, seed=2)
     assert surprise.most_looks <= 22
     assert surprise.delay <= 0.3 * 40
-    after = simulate(history, lognormal(40, 0.5), 300, seed=3)
+    after = simulate(history, lognormal(40, 0.5), 200, seed=3)
     assert after.looks <= 3.3
     assert after.delay <= 8.5
 
@@ -90,7 +90,7 @@ def test_a_model_that_becomes_ten_times_faster_is_learned_anew() -> None:
     history = LatencyHistory()
     simulate(history, lognormal(40, 0.5), 100)
     simulate(history, lognormal(4, 0.5), 12, seed=2)
-    after = simulate(history, lognormal(4, 0.5), 300, seed=3)
+    after = simulate(history, lognormal(4, 0.5), 200, seed=3)
     assert after.delay <= 0.9
 
 
@@ -100,7 +100,7 @@ def test_two_habits_of_one_model_are_both_found() -> None:
 
     history = LatencyHistory()
     simulate(history, draw, 100)
-    waited = simulate(history, draw, 500, seed=2)
+    waited = simulate(history, draw, 250, seed=2)
     assert waited.looks <= 5
     assert waited.delay <= 10
 
@@ -108,7 +108,7 @@ def test_two_habits_of_one_model_are_both_found() -> None:
 def test_where_looks_take_a_submits_place_the_first_waits_for_most_to_be_done() -> None:
     history, draw = LatencyHistory(), lognormal(4, 0.5)
     simulate(history, draw, 50)
-    waited = simulate(history, draw, 1000, budget=SCARCE_BUDGET)
+    waited = simulate(history, draw, 400, budget=SCARCE_BUDGET)
     assert waited.looks <= 1.2
     assert history.plan(MODEL, SCARCE_BUDGET).after(0.0) >= 4 * math.exp(0.5)
 
