@@ -86,7 +86,8 @@ def _demonstrate(display: Display, *, home: Path, dags: Path, connection: str, k
 
 def _progress(show: Callable[[str], None]) -> Callable[[list[Json]], None]:
     def on_look(instances: list[Json]) -> None:
-        ordered = sorted(instances, key=lambda each: (each["start_date"] or "~", each["task_id"]))
+        order = {SUBMIT: 0, WAIT: 1, RESULT: 2}
+        ordered = sorted(instances, key=lambda each: order.get(each["task_id"], len(order)))
         show(", ".join(f"{each['task_id']} {each['state'] or 'not started'}" for each in ordered))
 
     return on_look
