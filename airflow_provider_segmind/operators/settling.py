@@ -6,7 +6,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_segmind.api.models import RequestResult
+from airflow_provider_segmind.api.outcomes import TokenUsage
 from airflow_provider_segmind.api.polling import Pending
+from airflow_provider_segmind.api.replies import read_reply
 from airflow_provider_segmind.api.submission import Note
 from airflow_provider_segmind.deferral import backstop, waiting_ends
 from airflow_provider_segmind.exceptions import SegmindRequestExpiredError, SegmindRequestFailedError
@@ -30,6 +32,9 @@ def settle(
     :param event: how waiting in the triggerer ended, None when this worker waits itself.
     :raises SegmindError: the request ended otherwise, and no policy mends it.
     """
+    if event is not None and event.request_id != note.request_id:
+        # A trigger of an earlier request speaks for that one only.
+        event = None
     while True:
         task.announce(context, note)
         try:
@@ -39,9 +44,14 @@ def settle(
         except SegmindRequestExpiredError as error:
             if task.on_expired == "fail":
                 raise
-            if task.on_expired == "recover":
-                return recover(submission.client, error, model=note.fingerprint.model, place=task.place)
-            note = submission.again(note, error, "This pays a second time: the first request may have been billed.")
+            if task.on_expired == "resubmit":
+                risk = "This pays a second time: the first request may have been billed."
+                note = submission.again(note, error, risk)
+            else:
+                try:
+                    return recover(submission.client, error, model=note.fingerprint.model, place=task.place)
+                except SegmindRequestFailedError as failed:
+                    note = submission.after_failure(note, failed)
         event = None
 
 
@@ -49,7 +59,7 @@ def _outcome(
     task: SegmindRunOperator, context: Context, submission: Submission, note: Note, event: RequestEvent | None
 ) -> Any:
     error = event.error() if event else None
-    if error is not None:
+    if error is not None and not error.retryable:
         raise error
     if event is not None and event.has_value:
         return _done(task, submission, note, event.value)
@@ -63,9 +73,16 @@ def _outcome(
         poll_interval=task.poll_interval,
         model=note.fingerprint.model,
     )
-    until = time.time() + task.sync_wait if task.deferrable else None
+    if error is not None:
+        # The triggerer could not do it, which need not be true of this worker: look once before the try is given up.
+        task.log.warning("%s Looking once more from here", error)
+        until: float | None = 0.0
+    else:
+        until = time.time() + task.sync_wait if task.deferrable else None
     state = submission.client.wait(pending, fetch=True, until=until, report=task.log.warning)
     if not isinstance(state, RequestResult):
+        if error is not None:
+            raise error
         return _defer(task, context, pending)
     return _done(task, submission, note, land(state, model=note.fingerprint.model, place=task.place))
 
@@ -73,7 +90,7 @@ def _outcome(
 def _done(task: SegmindRunOperator, submission: Submission, note: Note, value: Any) -> Any:
     if isinstance(value, dict) and value.get("uris"):
         submission.remember(note, value)
-    task.log.info("%s", summary(note, value))
+    task.report(note, value)
     return value
 
 
@@ -92,7 +109,7 @@ def _defer(task: SegmindRunOperator, context: Context, pending: Pending) -> None
             poll_interval=pending.poll_interval,
             model=pending.model,
             fetch=True,
-            output_path=task.output_path,
+            output_path=task.place.output_path,
             max_xcom_bytes=task.max_xcom_bytes,
             not_before=earliest_event(now),
         ),
@@ -101,11 +118,17 @@ def _defer(task: SegmindRunOperator, context: Context, pending: Pending) -> None
     )
 
 
-def summary(note: Note, value: Any) -> str:
-    """Say in one line how a request ended: cost as billed and times, as far as Segmind told."""
+def summary(request_id: str | None, model: str, value: Any) -> str:
+    """Say in one line how a request ended: tokens, cost as billed and times, as far as Segmind told."""
     metrics = value.get("metrics") if isinstance(value, dict) else None
     told = metrics if isinstance(metrics, dict) else {}
+    usage = read_reply(value, model=model).usage if isinstance(value, dict) and "output" in value else TokenUsage()
     parts = [
+        f"{count} tokens {way}"
+        for count, way in ((usage.input_tokens, "in"), (usage.output_tokens, "out"))
+        if count is not None
+    ]
+    parts += [
         f"{label} {told[name]}{unit}"
         for name, label, unit in (
             ("cost", "cost", " USD"),
@@ -115,6 +138,4 @@ def summary(note: Note, value: Any) -> str:
         )
         if told.get(name) is not None
     ]
-    return f"Request {note.request_id} (model {note.fingerprint.model}) completed" + (
-        f": {', '.join(parts)}" if parts else ""
-    )
+    return f"Request {request_id} (model {model}) completed" + (f": {', '.join(parts)}" if parts else "")
