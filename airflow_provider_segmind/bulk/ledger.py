@@ -117,9 +117,12 @@ class Ledger:
         row = self._open.get(fingerprint)
         attempt = max(_attempt(entry), row.attempt if row else 0)
         unfinished = row if row and not row.is_free else None
+        claim = row.claim if row else None
         if not entry:
-            return Standing(open=unfinished, attempt=attempt)
-        return Standing(open=unfinished, place=_place(entry), success=bool(entry & _SUCCESS), attempt=attempt)
+            return Standing(open=unfinished, claim=claim, attempt=attempt)
+        return Standing(
+            open=unfinished, claim=claim, place=_place(entry), success=bool(entry & _SUCCESS), attempt=attempt
+        )
 
     def finished(self, fingerprint: bytes) -> Finished | None:
         """Return the latest outcome of a row, None when it has none."""
@@ -133,9 +136,10 @@ class Ledger:
     def totals(self) -> RunTotals:
         """Return what the run has used up, rows still open included."""
         totals = RunTotals(self._totals.rows, self._totals.cost, self._totals.unpriced, self._totals.outcomes.copy())
-        for _, row in self.open_rows():
+        for row in self._open.values():
             claim = row.claim
-            if claim is not None and claim.run == self.run:
+            # A freed attempt cost nothing, but what it followed may have.
+            if claim is not None and claim.run == self.run and (claim.request_ids or not row.is_free):
                 totals.rows += 1
                 totals.cost += claim.cost
         return totals

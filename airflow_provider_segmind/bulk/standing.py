@@ -61,12 +61,14 @@ class Standing:
     Where a row stands.
 
     :param open: its unfinished attempt, None when there is none or it was freed.
+    :param claim: the claim of its latest attempt, also when that was freed.
     :param place: where its latest outcome lies, None when it has none.
     :param success: whether that outcome is an answer.
     :param attempt: the latest attempt, 0 when it was never claimed.
     """
 
     open: OpenRow | None = None
+    claim: Claimed | None = None
     place: int | None = None
     success: bool = False
     attempt: int = 0

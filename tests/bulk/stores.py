@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 
@@ -23,7 +23,9 @@ class _Upload(io.BytesIO):
 
     def close(self) -> None:
         if not self.closed:
+            self._store.before_put()
             self._store.objects[self._key] = self.getvalue()
+            self._store.after_put()
         super().close()
 
 
@@ -34,6 +36,8 @@ class ObjectStore:
         self.protocol = protocol
         self.objects: dict[str, bytes] = {}
         self.broken = False
+        self.before_put: Callable[[], None] = lambda: None
+        self.after_put: Callable[[], None] = lambda: None
 
     def path(self, key: str) -> ObjectPath:
         return ObjectPath(self, key)

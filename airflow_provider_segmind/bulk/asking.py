@@ -1,0 +1,307 @@
+"""
+The way of one distinct row: claim, submit, wait, read, and what each kind of trouble means for it.
+
+Every paid POST is preceded by a durable claim; every answer ends as one ``finished`` event. Where a POST may have
+arrived and nobody knows, the row is set aside as lost and nothing is sent.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+
+from airflow_provider_segmind.api.models import RequestResult, SubmittedRequest
+from airflow_provider_segmind.api.polling import Pending
+from airflow_provider_segmind.bulk.budget import Budget, Permission
+from airflow_provider_segmind.bulk.commits import GroupCommit
+from airflow_provider_segmind.bulk.events import Claimed, Submitted
+from airflow_provider_segmind.bulk.ledger import Ledger
+from airflow_provider_segmind.bulk.plan import Client, Prepared, Question, Settings
+from airflow_provider_segmind.bulk.rows import digest
+from airflow_provider_segmind.bulk.steps import Step
+from airflow_provider_segmind.bulk.tally import Tally
+from airflow_provider_segmind.bulk.verdicts import Accept, AskAgain, Outcome, Refuse, Reply, Verdict
+from airflow_provider_segmind.exceptions import (
+    SegmindAuthenticationError,
+    SegmindCreditsError,
+    SegmindError,
+    SegmindModelNotFoundError,
+    SegmindModelRetiredError,
+    SegmindPermissionError,
+    SegmindReplyError,
+    SegmindRequestExpiredError,
+    SegmindRequestFailedError,
+    shorten,
+)
+
+HOPELESS = (
+    SegmindAuthenticationError,
+    SegmindCreditsError,
+    SegmindPermissionError,
+    SegmindModelNotFoundError,
+    SegmindModelRetiredError,
+)
+"""What the next row would meet as well: the run stops at the first."""
+STOPPED = "the run stopped before it was asked"
+_REPLY_OUTCOMES = {"truncated": Outcome.TRUNCATED, "blocked": Outcome.BLOCKED}
+
+
+class Run(Protocol):
+    """What a row needs to know of the run it is part of."""
+
+    ledger: Ledger
+    commits: GroupCommit
+    budget: Budget
+    tally: Tally
+
+    @property
+    def stopping(self) -> bool:
+        """Whether no more rows may be begun."""
+
+    @property
+    def halted(self) -> bool:
+        """Whether not even what was permitted before may be submitted any more."""
+
+    def stop(self, reason: str, *, hurry: bool = False, error: SegmindError | None = None) -> None:
+        """Submit nothing more."""
+
+    def leave(self, prepared: Prepared, reason: str, *, lost_at: float | None = None) -> None:
+        """Set a row aside without an outcome; ``lost_at`` is from when on its request was not sent any more."""
+
+    async def budget_changed(self) -> None:
+        """Wait until what is in flight has been billed, or the run stops."""
+
+
+class Asker:
+    """
+    Asks about one row at a time, as often as several rows call it at once.
+
+    :param clock: epoch seconds.
+    """
+
+    def __init__(
+        self, run: Run, question: Question, client: Client, settings: Settings, *,
+        clock: Callable[[], float], sleep: Callable[[float], Awaitable[None]], rng: random.Random,
+    ) -> None:  # fmt: skip
+        self._run = run
+        self._question = question
+        self._client = client
+        self._settings = settings
+        self._clock = clock
+        self._sleep = sleep
+        self._rng = rng
+        self._last_success = clock()
+
+    async def ask(self, prepared: Prepared) -> None:
+        """Bring a row to its outcome, or leave it."""
+        standing = self._run.ledger.standing(prepared.fingerprint)
+        row = standing.open
+        freed = standing.claim
+        submitted: Submitted | None = None
+        if row is not None and row.submitted is not None:
+            submitted = row.submitted
+            step = Step(row.claim or self._claim(prepared, attempt=row.attempt))
+        elif freed is not None and freed.question > 1 and freed.run == self._run.ledger.run:
+            step, submitted = Step(freed).before_the_last_question()
+        else:
+            step = Step(self._claim(prepared, attempt=standing.attempt + 1), new_row=True)
+            step = step.carrying(standing.claim or self._run.ledger.finished(prepared.fingerprint))
+        if submitted is not None:
+            self._run.budget.began(new_row=False)
+            self._run.tally.resumed += 1
+        following: tuple[Step, Mapping[str, Any]] | None = (step, prepared.inputs)
+        while following is not None:
+            step, inputs = following
+            submitted = submitted or await self._submit(prepared, step, inputs)
+            if submitted is None:
+                return
+            following = await self._collect(prepared, step, submitted)
+            submitted = None
+
+    def _claim(self, prepared: Prepared, *, attempt: int) -> Claimed:
+        ledger = self._run.ledger
+        return Claimed(
+            fingerprint=prepared.fingerprint,
+            attempt=attempt,
+            at=self._clock(),
+            run=ledger.run,
+            writer=ledger.writer,
+            model=self._question.model,
+            body=prepared.body,
+        )
+
+    async def _submit(self, prepared: Prepared, step: Step, inputs: Mapping[str, Any]) -> Submitted | None:
+        """Send the paid POST, or return None when the row was finished or left instead."""
+        if not await self._permitted(prepared, step):
+            return None
+        claim = step.claim
+        try:
+            await self._run.commits.durable(claim)
+            accepted = None if self._run.halted else await self._post(inputs)
+        except SegmindError as error:
+            self._not_accepted(prepared, step, error)
+            return None
+        if accepted is None:
+            self._free(prepared, step, STOPPED)
+            return None
+        self._last_success = self._clock()
+        submitted = Submitted(
+            fingerprint=claim.fingerprint, attempt=claim.attempt, at=self._last_success, request_id=accepted.request_id
+        )
+        self._run.commits.note(submitted)
+        self._run.tally.submitted(submitted.request_id, claim.body, submitted.at)
+        return submitted
+
+    async def _permitted(self, prepared: Prepared, step: Step) -> bool:
+        run = self._run
+        if not run.stopping:
+            await self._settings.before_post()
+        while not run.stopping:
+            permission = run.budget.permission(new_row=step.new_row)
+            if permission is Permission.GO:
+                run.budget.began(new_row=step.new_row)
+                return True
+            if permission is Permission.STOP:
+                run.stop(run.budget.explain(new_row=step.new_row))
+                break
+            await run.budget_changed()
+        if step.claim.question > 1:
+            self._finish(step, Outcome.INVALID, reason="no usable answer, and the run stopped before asking again")
+        else:
+            run.leave(prepared, STOPPED)
+        return False
+
+    async def _post(self, inputs: Mapping[str, Any]) -> SubmittedRequest:
+        """Submit, and go on trying through an outage as long as nothing can have been created."""
+        pause = 1.0
+        while True:
+            self._run.tally.posts += 1
+            try:
+                return await self._client.submit(self._question.model, inputs)
+            except SegmindError as error:
+                patient = self._clock() - self._last_success < self._settings.outage_patience
+                if not error.retryable or error.billed is not False or not patient or self._run.halted:
+                    raise
+            await self._sleep(pause * (0.5 + self._rng.random()))
+            pause = min(30.0, 2 * pause)
+
+    def _not_accepted(self, prepared: Prepared, step: Step, error: SegmindError) -> None:
+        run = self._run
+        if error is run.commits.error:
+            # The claim may or may not stand in the ledger, but nothing was sent.
+            run.budget.gave_back(new_row=step.new_row)
+            run.leave(prepared, "the ledger could not be written")
+        elif error.billed is not False:
+            run.budget.lost_sight()
+            run.leave(prepared, f"it may have been asked and nobody knows: {_words(error)}", lost_at=self._clock())
+        elif isinstance(error, HOPELESS) or error.retryable:
+            self._free(prepared, step, f"it was not asked: {_words(error)}")
+            run.stop(_words(error), error=error)
+        else:
+            run.budget.billed(0.0)
+            self._finish(step, Outcome.FAILED, reason=_words(error))
+
+    def _free(self, prepared: Prepared, step: Step, reason: str) -> None:
+        self._run.commits.note(step.freed(self._clock()))
+        self._run.budget.gave_back(new_row=step.new_row)
+        self._run.leave(prepared, reason)
+
+    async def _collect(
+        self, prepared: Prepared, step: Step, submitted: Submitted
+    ) -> tuple[Step, Mapping[str, Any]] | None:
+        """Wait for the answer and settle the row, or return the next question about it."""
+        run, request_id = self._run, submitted.request_id
+        try:
+            result = await self._wait(submitted)
+        except SegmindRequestFailedError as error:
+            run.budget.billed(0.0)
+            step = step.answered(request_id, cost=0.0)
+            failures = step.failures + 1
+            if failures < self._settings.failed_attempts and step.claim.question == 1:
+                return self._following(step, prepared.body, question=1, failures=failures), prepared.inputs
+            self._finish(step, Outcome.FAILED, reason=error.reason, submitted=submitted)
+        except SegmindRequestExpiredError as error:
+            cost = await self._recorded_cost(request_id) if error.cost is None else error.cost
+            run.budget.billed(cost)
+            step = step.answered(request_id, cost=cost)
+            self._finish(step, Outcome.FAILED, reason=_words(error), submitted=submitted, billed=True)
+        except SegmindError as error:
+            run.budget.lost_sight()
+            run.leave(prepared, f"request {request_id!r} was accepted, its answer is not there: {_words(error)}")
+            if isinstance(error, HOPELESS):
+                run.stop(_words(error), error=error)
+        else:
+            return self._judge(prepared, step, submitted, result)
+        return None
+
+    async def _wait(self, submitted: Submitted) -> RequestResult:
+        pending = Pending(
+            request_id=submitted.request_id,
+            submitted_at=submitted.at,
+            end_time=submitted.at + self._settings.request_timeout,
+            poll_interval=self._settings.poll_interval,
+            model=self._question.model,
+        )
+        state = await self._client.wait(pending, fetch=True)
+        if not isinstance(state, RequestResult):
+            raise TypeError("the client's wait(fetch=True) must return a RequestResult")
+        return state
+
+    async def _recorded_cost(self, request_id: str) -> float | None:
+        try:
+            record = await self._client.get_request_record(request_id)
+        except SegmindError:
+            return None
+        return record.credits_deduction
+
+    def _judge(
+        self, prepared: Prepared, step: Step, submitted: Submitted, result: RequestResult
+    ) -> tuple[Step, Mapping[str, Any]] | None:
+        self._last_success = self._clock()
+        self._run.budget.billed(0.0 if step.counted else result.metrics.cost)
+        verdict = self._read(Reply(result, prepared.inputs, step.claim.question))
+        step = step.answered(submitted.request_id, cost=result.metrics.cost, tokens=verdict.tokens)
+        if isinstance(verdict, AskAgain):
+            question = step.claim.question + 1
+            if question <= self._settings.max_questions:
+                body = digest(verdict.inputs).hex()
+                return self._following(step, body, question=question, failures=step.failures), verdict.inputs
+            verdict = Refuse(Outcome.INVALID, verdict.reason)
+        if isinstance(verdict, Accept):
+            self._finish(step, Outcome.SUCCESS, answer=dict(verdict.answer), submitted=submitted, billed=True)
+        else:
+            self._finish(step, verdict.outcome, reason=verdict.reason, submitted=submitted, billed=True)
+        return None
+
+    def _read(self, reply: Reply) -> Verdict:
+        try:
+            return self._question.read(reply)
+        except SegmindReplyError as error:
+            return Refuse(_REPLY_OUTCOMES.get(error.reason, Outcome.INVALID), str(error))
+
+    def _following(self, step: Step, body: str, *, question: int, failures: int) -> Step:
+        writer = self._run.ledger.writer
+        return step.following(at=self._clock(), writer=writer, body=body, question=question, failures=failures)
+
+    def _finish(
+        self, step: Step, outcome: Outcome, *, reason: str = "", answer: object = None,
+        submitted: Submitted | None = None, billed: bool = False,
+    ) -> None:  # fmt: skip
+        run = self._run
+        event = step.finished(
+            outcome,
+            at=self._clock(),
+            run=run.ledger.run,
+            reason=shorten(reason),
+            answer=answer,
+            submitted=submitted,
+            billed=billed,
+        )
+        run.commits.note(event)
+        run.budget.settled(outcome)
+        run.tally.settled(event)
+
+
+def _words(error: SegmindError) -> str:
+    return shorten(str(error))

@@ -1,0 +1,160 @@
+"""
+How much a run may spend, ask and get wrong; asked before each paid call.
+
+A retry has no fresh budget: what earlier tries of the run used up is taken from the ledger.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from enum import StrEnum
+
+from airflow_provider_segmind.bulk.standing import RunTotals
+from airflow_provider_segmind.bulk.verdicts import Outcome
+from airflow_provider_segmind.exceptions import SegmindConfigError
+
+FAILURES = frozenset({Outcome.FAILED, Outcome.BLOCKED, Outcome.TRUNCATED, Outcome.INVALID})
+"""The outcomes that ``max_failed_rows`` counts."""
+SMALLEST_SAMPLE = 50
+"""Rows that must have an outcome before a share of failures stops a run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """
+    What a run may use up, over all its tries.
+
+    :param max_cost: USD; None for no limit.
+    :param max_rows: distinct rows asked about.
+    :param max_failed_rows: rows without a usable answer: a count (int), or a share of those asked (float up to 1.0).
+    :param expected_cost: USD a request is assumed to cost until one has been billed.
+    """
+
+    max_cost: float | None = None
+    max_rows: int | None = None
+    max_failed_rows: int | float | None = None
+    expected_cost: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("max_cost", "max_rows", "max_failed_rows", "expected_cost"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not value >= 0):
+                raise SegmindConfigError(f"{name}={value!r} must be a number of at least 0.")
+        if isinstance(self.max_failed_rows, float) and self.max_failed_rows > 1:
+            raise SegmindConfigError(f"max_failed_rows={self.max_failed_rows!r} is a share: give an int for a count.")
+
+    def too_many_failed(self, failed: int, rows: int, *, final: bool = False) -> str | None:
+        """
+        Say in words that too many rows have no usable answer, or return None.
+
+        :param rows: how many have an outcome.
+        :param final: whether no more rows come, so that a share can be judged however few there are.
+        """
+        allowed = self.max_failed_rows
+        if allowed is None:
+            return None
+        if isinstance(allowed, int):
+            too_many = failed > allowed
+        else:
+            too_many = failed > allowed * rows and (final or rows >= SMALLEST_SAMPLE)
+        return f"{failed} of {rows} rows failed, max_failed_rows={allowed}" if too_many else None
+
+
+class Permission(StrEnum):
+    """The answer to "may I send one more paid call?"."""
+
+    GO = "go"
+    WAIT = "wait"
+    STOP = "stop"
+
+
+class Budget:
+    """
+    Keeps count against the limits.
+
+    :param totals: what earlier tries of the run used up.
+    """
+
+    def __init__(self, limits: Limits, totals: RunTotals | None = None) -> None:
+        totals = totals or RunTotals()
+        self.limits = limits
+        self.spent = totals.cost
+        self.rows = totals.rows
+        self.in_flight = 0
+        self.lost = 0
+        self.outcomes: Counter[Outcome] = Counter()
+        self._priced = max(0, totals.rows - totals.unpriced) if totals.cost else 0
+
+    @property
+    def failed(self) -> int:
+        """Rows without a usable answer, those of earlier tries included that were not asked again."""
+        return sum(count for outcome, count in self.outcomes.items() if outcome in FAILURES)
+
+    @property
+    def mean_cost(self) -> float:
+        """What a request is expected to cost, in USD."""
+        return self.spent / self._priced if self._priced else self.limits.expected_cost
+
+    def permission(self, *, new_row: bool) -> Permission:
+        """
+        Say whether one more paid call may be sent.
+
+        ``WAIT`` means: not before what is in flight has been billed.
+
+        :param new_row: whether the call is about a row this run did not ask about before.
+        """
+        if self.exceeded(new_row=new_row):
+            return Permission.STOP
+        if self.limits.max_cost is None:
+            return Permission.GO
+        if self.spent + (self.in_flight + self.lost + 1) * self.mean_cost <= self.limits.max_cost * (1 + 1e-9):
+            return Permission.GO
+        return Permission.WAIT if self.in_flight else Permission.STOP
+
+    def exceeded(self, *, new_row: bool = False) -> str | None:
+        """Return which limit is used up, in words, or None."""
+        limits = self.limits
+        if limits.max_cost is not None and self.spent >= limits.max_cost:
+            return f"max_cost={limits.max_cost} USD is used up ({self.spent:.6g} USD billed)"
+        if new_row and limits.max_rows is not None and self.rows >= limits.max_rows:
+            return f"max_rows={limits.max_rows} is used up"
+        return limits.too_many_failed(self.failed, self.outcomes.total())
+
+    def explain(self, *, new_row: bool) -> str:
+        """Return why the last permission was refused, in words."""
+        return self.exceeded(new_row=new_row) or (
+            f"max_cost={self.limits.max_cost} USD leaves no room for one more request of {self.mean_cost:.6g} USD "
+            f"({self.spent:.6g} USD billed)"
+        )
+
+    def began(self, *, new_row: bool) -> None:
+        """Note a paid call that is about to be sent, or a request taken over from an earlier try."""
+        self.in_flight += 1
+        self.rows += new_row
+
+    def billed(self, cost: float | None) -> None:
+        """Note what a request cost when it ended; None where Segmind did not say, 0 where nothing is charged."""
+        self.in_flight -= 1
+        if cost is not None and cost > 0:
+            self.spent += cost
+            self._priced += 1
+
+    def gave_back(self, *, new_row: bool) -> None:
+        """Note a paid call that was certainly not sent after all."""
+        self.in_flight -= 1
+        self.rows -= new_row
+
+    def lost_sight(self) -> None:
+        """Note a paid call of unknown fate; it may be billed, so its price stays set aside."""
+        self.in_flight -= 1
+        self.lost += 1
+
+    def found(self, *, absent: bool = False) -> None:
+        """Note that a lost call was found again, or with ``absent`` that it is known never to have arrived."""
+        self.lost -= 1
+        self.rows -= absent
+
+    def settled(self, outcome: Outcome) -> None:
+        """Note the outcome of a distinct row."""
+        self.outcomes[outcome] += 1

@@ -1,0 +1,132 @@
+"""Group commit: many events become durable with one write, because a write to an object store takes tens of ms."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+from airflow_provider_segmind.bulk.compaction import compact
+from airflow_provider_segmind.bulk.events import Event
+from airflow_provider_segmind.bulk.ledger import Ledger
+from airflow_provider_segmind.exceptions import SegmindBulkError, SegmindError
+
+WRITE_TRIES = 4
+
+
+class GroupCommit:
+    """
+    Writes what was appended to the ledger, some time after the first event or as soon as enough callers wait.
+
+    :param delay: seconds an event may wait for company.
+    :param urgent: how many waiting callers end the wait.
+    :param fold_at: how many own segments are folded into one.
+    :param failed: is called once when the ledger cannot be written; nothing paid may be sent after that.
+    """
+
+    def __init__(
+        self, ledger: Ledger, *, delay: float, urgent: int, fold_at: int, clock: Callable[[], float],
+        failed: Callable[[SegmindBulkError], None],
+    ) -> None:  # fmt: skip
+        self.error: SegmindBulkError | None = None
+        self._ledger = ledger
+        self._delay = delay
+        self._urgent = urgent
+        self._fold_at = fold_at
+        self._clock = clock
+        self._failed = failed
+        self._waiting = 0
+        self._closing = False
+        self._dirty = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._group: asyncio.Future[None] | None = None
+        self._folding: asyncio.Task[None] | None = None
+        self._task = asyncio.create_task(self._run(), name="segmind-ledger-commits")
+
+    def note(self, event: Event) -> None:
+        """Append an event that may become durable a little later."""
+        self._ledger.append(event)
+        self._dirty.set()
+
+    async def durable(self, event: Event) -> None:
+        """
+        Append an event and return when it is durable.
+
+        :raises SegmindBulkError: it could not be written; a retry may.
+        """
+        if self.error is not None:
+            raise self.error
+        self.note(event)
+        if self._group is None:
+            self._group = asyncio.get_running_loop().create_future()
+        group = self._group
+        self._waiting += 1
+        if self._waiting >= self._urgent:
+            self._hurry.set()
+        # A caller that is cancelled must not take the others' future with it.
+        await asyncio.shield(group)
+
+    async def close(self) -> None:
+        """Write what is left and end."""
+        self._closing = True
+        self._hurry.set()
+        self._dirty.set()
+        await asyncio.gather(self._task, *([self._folding] if self._folding else []))
+
+    async def _run(self) -> None:
+        while not self._closing:
+            await self._dirty.wait()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), self._delay)
+            await self._write()
+        await self._write()
+
+    async def _write(self) -> None:
+        self._dirty.clear()
+        self._hurry.clear()
+        self._waiting = 0
+        group, self._group = self._group, None
+        batch = self._ledger.take()
+        try:
+            if self.error is None:
+                await asyncio.to_thread(self._write_patiently, batch)
+                self._fold()
+        except SegmindBulkError as error:
+            self.error = error
+            self._failed(error)
+        if group is not None and not group.done():
+            if self.error is None:
+                group.set_result(None)
+            else:
+                group.set_exception(self.error)
+                group.exception()
+
+    def _write_patiently(self, batch: tuple[list[bytes], dict[int, bytes]]) -> None:
+        lines, answers = batch
+        for tries_left in reversed(range(WRITE_TRIES)):
+            try:
+                self._ledger.write((lines, answers))
+            except OSError as error:
+                answers = {}
+                if not tries_left:
+                    raise SegmindBulkError(
+                        f"The ledger under {str(self._ledger.folder)!r} cannot be written: {error}. Nothing more is "
+                        "asked; requests that were accepted are fetched by a retry, within an hour.",
+                        retryable=True,
+                    ) from error
+            else:
+                return
+
+    def _fold(self) -> None:
+        names = self._ledger.own_segments
+        if len(names) < self._fold_at or (self._folding is not None and not self._folding.done()):
+            return
+        self._ledger.own_segments = []
+        self._folding = asyncio.create_task(self._fold_segments(names), name="segmind-ledger-fold")
+
+    async def _fold_segments(self, names: list[str]) -> None:
+        try:
+            await asyncio.to_thread(compact, self._ledger.folder, clock=self._clock, names=names)
+        except (SegmindError, OSError):
+            # Folding only saves later readers time; the small segments are still there and say the same.
+            return

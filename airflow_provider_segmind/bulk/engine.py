@@ -1,0 +1,348 @@
+"""
+The engine: one asyncio loop that asks about every distinct row of a table once.
+
+Rows stream in, answers stream into the ledger; in memory stand the rows in flight and some bytes for each finished one.
+The engine ends when every row has an outcome or is left with a reason. Writing the output is a step of its own
+(:mod:`~airflow_provider_segmind.bulk.output`), from what the ledger then holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from airflow_provider_segmind.bulk.asking import Asker
+from airflow_provider_segmind.bulk.budget import Budget, Limits
+from airflow_provider_segmind.bulk.commits import GroupCommit
+from airflow_provider_segmind.bulk.feeder import Feeder
+from airflow_provider_segmind.bulk.history import Lost
+from airflow_provider_segmind.bulk.ledger import Ledger
+from airflow_provider_segmind.bulk.plan import Client, OnUnknown, Prepared, Question, Rerun, Settings, Shard
+from airflow_provider_segmind.bulk.recovery import free, recover
+from airflow_provider_segmind.bulk.storage import StorePath
+from airflow_provider_segmind.bulk.tally import Tally
+from airflow_provider_segmind.bulk.verdicts import Outcome
+from airflow_provider_segmind.exceptions import SegmindError
+
+RECOVERY_ROUNDS = 3
+"""How often lost requests are looked for at the end of a try; a row asked again may get lost again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """
+    How far a run has come.
+
+    :param rows_read: rows of the source so far.
+    :param outcomes: distinct rows that got their outcome in this try.
+    :param in_flight: requests under way.
+    :param cost: USD billed in the run so far, all tries.
+    :param seconds: since the try began.
+    """
+
+    rows_read: int
+    outcomes: Mapping[Outcome, int]
+    in_flight: int
+    lost: int
+    cost: float
+    seconds: float
+
+
+@dataclass(slots=True)
+class Stop:
+    """
+    Why nothing more is submitted.
+
+    :param hurry: whether what is in flight has only the grace period left.
+    :param error: what Segmind or the ledger said, when that is the reason.
+    """
+
+    reason: str
+    hurry: bool = False
+    error: SegmindError | None = None
+
+
+@dataclass(slots=True)
+class _Rows:
+    """What is known of distinct rows beside the ledger, in this try only."""
+
+    busy: set[bytes] = field(default_factory=set)
+    done_badly: set[bytes] = field(default_factory=set)
+    left: dict[bytes, str] = field(default_factory=dict)
+    lost: dict[bytes, tuple[Prepared, float]] = field(default_factory=dict)
+
+
+class Engine:
+    """
+    One try of one run over one table (or one shard of it).
+
+    :param rows: the table; read once, in another thread.
+    :param ledger_folder: where the ledger lives.
+    :param run_id: names the run whose budget counts; a retry has the same.
+    :param progress: called every ``settings.progress_interval`` seconds and at the end.
+    :param clock: epoch seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        question: Question,
+        rows: Iterable[Mapping[str, Any]],
+        ledger_folder: StorePath,
+        client: Client,
+        run_id: str,
+        limits: Limits | None = None,
+        settings: Settings | None = None,
+        shard: Shard | None = None,
+        progress: Callable[[Progress], None] | None = None,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.question = question
+        self.settings = settings or Settings()
+        self.limits = limits or Limits()
+        self.shard = shard or Shard()
+        self.feeder = Feeder(rows, question, self.shard, self.settings.block_rows)
+        self.ledger = Ledger(ledger_folder, run=run_id, writer=uuid.uuid4().hex[:12], clock=clock)
+        self.budget = Budget(self.limits)
+        self.tally = Tally()
+        self.stopped: Stop | None = None
+        self.commits: GroupCommit
+        self.clock = clock
+        self.client = client
+        self._sleep = sleep
+        self._rng = rng or random.Random()
+        self._report = progress
+        self._rows = _Rows()
+        self._queue: asyncio.Queue[Prepared | None]
+        self.seconds = 0.0
+        self._started = clock()
+        self._changed = asyncio.Event()
+        self._stop_signal = asyncio.Event()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether no more rows may be begun."""
+        return self.stopped is not None
+
+    @property
+    def halted(self) -> bool:
+        """Whether not even what was permitted before may be submitted any more."""
+        return self.stopped is not None and (self.stopped.hurry or self.stopped.error is not None)
+
+    def stop(self, reason: str, *, hurry: bool = False, error: SegmindError | None = None) -> None:
+        """
+        Submit nothing more; call it from the loop's own thread.
+
+        :param hurry: give what is in flight only the grace period, because somebody waits for the process to end.
+        """
+        if self.stopped is None:
+            self.stopped = Stop(reason, hurry, error)
+        elif hurry:
+            self.stopped.hurry = True
+        self._changed.set()
+        if hurry:
+            self._stop_signal.set()
+
+    def leave(self, prepared: Prepared, reason: str, *, lost_at: float | None = None) -> None:
+        """
+        Set a row aside without an outcome.
+
+        :param lost_at: epoch seconds after which its request was certainly not sent, when nobody knows whether it was.
+        """
+        self._rows.left[prepared.fingerprint] = reason
+        if lost_at is not None:
+            self._rows.lost[prepared.fingerprint] = (prepared, lost_at)
+
+    def reason_left(self, fingerprint: bytes) -> str | None:
+        """Return why a row was set aside, None when it was not."""
+        return self._rows.left.get(fingerprint)
+
+    async def budget_changed(self) -> None:
+        """Wait until what is in flight has been billed, or the run stops."""
+        self._changed.clear()
+        if not self.stopping:
+            await self._changed.wait()
+
+    async def run(self) -> None:
+        """
+        Ask about every row.
+
+        A stop is no error here; :attr:`stopped` tells of it.
+
+        :raises SegmindBulkError: the ledger cannot be read or written. What was accepted is fetched by a retry.
+        :raises SegmindConfigError: the question cannot be built for the first row. Nothing was sent.
+        """
+        self._started = self.clock()
+        await asyncio.to_thread(self.ledger.replay)
+        self.budget = Budget(self.limits, self.ledger.totals())
+        self.commits = GroupCommit(
+            self.ledger,
+            delay=self.settings.commit_delay,
+            urgent=max(1, self.settings.concurrency // 2),
+            fold_at=self.settings.fold_at,
+            clock=self.clock,
+            failed=lambda error: self.stop(str(error), error=error),
+        )
+        reporting = asyncio.create_task(self._reports(), name="segmind-progress")
+        try:
+            await self._recover()
+            await self._through(self._feed())
+            for _ in range(RECOVERY_ROUNDS):
+                again = await self._lost_to_ask_again()
+                if not again:
+                    break
+                await self._through(self._refeed(again))
+        finally:
+            reporting.cancel()
+            await self.commits.close()
+        self.seconds = self.clock() - self._started
+        self._tell()
+        if self.commits.error is not None:
+            raise self.commits.error
+
+    def close(self) -> None:
+        """Drop the local working copies; the ledger stays."""
+        self.ledger.close()
+        self.feeder.close()
+
+    async def _through(self, feeding: Coroutine[Any, Any, None]) -> None:
+        """Feed rows to the workers and return when they are settled or the grace period is over."""
+        asker = Asker(
+            self, self.question, self.client, self.settings, clock=self.clock, sleep=self._sleep, rng=self._rng
+        )
+        queue: asyncio.Queue[Prepared | None] = asyncio.Queue(self.settings.concurrency)
+        self._queue = queue
+        tasks = {asyncio.create_task(self._work(asker, queue)) for _ in range(self.settings.concurrency)}
+        tasks.add(asyncio.create_task(feeding))
+        signal = asyncio.create_task(self._stop_signal.wait())
+        try:
+            pending: set[asyncio.Task[Any]] = {*tasks, signal}
+            while pending - {signal} and not signal.done():
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                _raise_first(done)
+            if pending - {signal}:
+                done, _ = await asyncio.wait(pending - {signal}, timeout=self.settings.grace)
+                _raise_first(done)
+        finally:
+            for task in {*tasks, signal}:
+                task.cancel()
+            await asyncio.gather(*tasks, signal, return_exceptions=True)
+
+    async def _feed(self) -> None:
+        while not self.feeder.exhausted and not self._stop_signal.is_set():
+            for prepared in await asyncio.to_thread(self.feeder.next_block):
+                if self._to_ask(prepared):
+                    await self._queue.put(prepared)
+        await self._end_queue()
+
+    async def _refeed(self, block: Iterable[Prepared]) -> None:
+        for prepared in block:
+            if self._to_ask(prepared):
+                await self._queue.put(prepared)
+        await self._end_queue()
+
+    async def _end_queue(self) -> None:
+        for _ in range(self.settings.concurrency):
+            await self._queue.put(None)
+
+    async def _work(self, asker: Asker, queue: asyncio.Queue[Prepared | None]) -> None:
+        while (prepared := await queue.get()) is not None:
+            await asker.ask(prepared)
+            mark = prepared.fingerprint
+            self._rows.busy.discard(mark)
+            if mark not in self._rows.left and not self.ledger.standing(mark).success:
+                self._rows.done_badly.add(mark)
+            self._changed.set()
+
+    def _to_ask(self, prepared: Prepared) -> bool:
+        """Say whether a row must go to a worker; if not, it has its outcome, gets it from another row, or is left."""
+        mark, rows = prepared.fingerprint, self._rows
+        if mark in rows.busy or mark in rows.left or mark in rows.done_badly:
+            return False
+        standing = self.ledger.standing(mark)
+        if standing.success:
+            self.budget.settled(Outcome.SUCCESS)
+            return False
+        if standing.open is not None and standing.open.submitted is None:
+            self.budget.lost += 1
+            self.leave(prepared, "an earlier try may have asked it and nobody knows", lost_at=self._started)
+            return False
+        if standing.open is None and standing.place is not None and not self._is_asked_again(mark):
+            rows.done_badly.add(mark)
+            return False
+        if self.stopping and standing.open is None:
+            return False
+        rows.busy.add(mark)
+        return True
+
+    def _is_asked_again(self, mark: bytes) -> bool:
+        stored = self.ledger.finished(mark)
+        if stored is None or self.settings.rerun is Rerun.DEAD_LETTERS:
+            return True
+        if self.settings.rerun is Rerun.UNBILLED and stored.outcome is Outcome.FAILED and stored.billed is False:
+            return True
+        self.budget.settled(stored.outcome)
+        return False
+
+    async def _recover(self) -> None:
+        """Find out, before anything is asked, what became of the lost requests of earlier tries."""
+        lost = {
+            mark: Lost(row.claim, until=self._started)
+            for mark, row in self.ledger.open_rows()
+            if row.submitted is None
+            and row.claim is not None
+            and row.claim.model == self.question.model
+            and self.shard.owns(mark)
+        }
+        await recover(self, lost)
+
+    async def _lost_to_ask_again(self) -> list[Prepared]:
+        """Look once more for lost requests, and return the rows that can go on."""
+        lost = self._rows.lost
+        if not lost or self._stop_signal.is_set():
+            return []
+        claims = {
+            mark: Lost(row.claim, until=lost[mark][1])
+            for mark, row in self.ledger.open_rows()
+            if mark in lost and row.claim is not None
+        }
+        findings = await recover(self, claims)
+        resubmit = self.settings.on_unknown is OnUnknown.RESUBMIT
+        decided = [mark for mark in claims if resubmit or mark in findings.found or mark in findings.absent]
+        for mark in decided:
+            if mark not in findings.found:
+                free(self, mark)
+            self.budget.found(absent=mark not in findings.found)
+            del self._rows.left[mark]
+        return [lost.pop(mark)[0] for mark in decided]
+
+    async def _reports(self) -> None:
+        while True:
+            await asyncio.sleep(self.settings.progress_interval)
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._report is not None:
+            self._report(
+                Progress(
+                    rows_read=self.feeder.rows_read,
+                    outcomes=dict(self.tally.outcomes),
+                    in_flight=self.budget.in_flight,
+                    lost=len(self._rows.lost),
+                    cost=self.budget.spent,
+                    seconds=self.clock() - self._started,
+                )
+            )
+
+
+def _raise_first(done: Iterable[asyncio.Task[Any]]) -> None:
+    for task in done:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            raise error

@@ -1,0 +1,143 @@
+"""
+Reads the table once, in blocks, and remembers on the local disk in which order its rows came.
+
+The rows themselves are not kept: their number, key columns and fingerprint are enough to write the output later, in
+input order, from what the ledger holds.
+"""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import date, datetime, time
+from decimal import Decimal
+from typing import Any
+
+from airflow_provider_segmind.bulk.plan import Prepared, Question, Shard
+from airflow_provider_segmind.bulk.rows import Row
+from airflow_provider_segmind.bulk.spool import Spool
+from airflow_provider_segmind.exceptions import SegmindConfigError, shorten
+
+_TAG = "\x00segmind"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """
+    One row of the output.
+
+    :param number: its place in the source, from 0.
+    :param key: its key columns.
+    :param fingerprint: what was asked for it, None when its question could not be built.
+    :param trouble: why it could not.
+    """
+
+    number: int
+    key: Mapping[str, Any]
+    fingerprint: bytes | None = None
+    trouble: str = ""
+
+
+class Feeder:
+    """
+    Turns rows into questions, and remembers their order.
+
+    :param rows: the table; read once.
+    :param question: what is asked of each.
+    """
+
+    def __init__(self, rows: Iterable[Mapping[str, Any]], question: Question, shard: Shard, block_rows: int) -> None:
+        self.rows_seen = 0
+        self.rows_elsewhere = 0
+        self.exhausted = False
+        self._rows = iter(rows)
+        self._question = question
+        self._shard = shard
+        self._block_rows = block_rows
+        self._order = Spool()
+
+    @property
+    def rows_read(self) -> int:
+        """Return how many rows of this shard were read."""
+        return self.rows_seen - self.rows_elsewhere
+
+    def close(self) -> None:
+        """Forget the order."""
+        self._order.close()
+
+    def next_block(self) -> list[Prepared]:
+        """
+        Read some rows; an empty list need not be the end, see :attr:`exhausted`. Blocks on the source.
+
+        :raises SegmindConfigError: the question cannot be built for the very first row.
+        """
+        block, lines = [], []
+        rows = list(itertools.islice(self._rows, self._block_rows))
+        self.exhausted = len(rows) < self._block_rows
+        for values in rows:
+            place, prepared = self._prepare(Row(self.rows_seen, values))
+            self.rows_seen += 1
+            if place is None:
+                self.rows_elsewhere += 1
+                continue
+            lines.append(_to_line(place))
+            if prepared is not None:
+                block.append(prepared)
+        if lines:
+            self._order.write(lines)
+        return block
+
+    def places(self) -> Iterator[Place]:
+        """Yield every row read, in order."""
+        return (_from_line(line) for _, line in self._order.lines())
+
+    def _prepare(self, row: Row) -> tuple[Place | None, Prepared | None]:
+        key: dict[str, Any] = {}
+        try:
+            key = row.key(self._question.key)
+            prepared = self._question.prepare(row)
+        except SegmindConfigError as error:
+            if row.number == 0:
+                raise
+            # A row without a question belongs to the first shard, so that it is counted once.
+            return (Place(row.number, key, trouble=shorten(str(error))) if self._shard.index == 0 else None), None
+        if not self._shard.owns(prepared.fingerprint):
+            return None, None
+        return Place(row.number, key, prepared.fingerprint), prepared
+
+
+def _to_line(place: Place) -> bytes:
+    mark = place.fingerprint.hex() if place.fingerprint else None
+    values = (place.number, dict(place.key), mark, place.trouble)
+    return json.dumps(values, default=_tagged, separators=(",", ":")).encode("ascii")
+
+
+def _from_line(line: bytes) -> Place:
+    number, key, mark, trouble = json.loads(line, object_hook=_untagged)
+    return Place(number, key, bytes.fromhex(mark) if mark else None, trouble)
+
+
+def _tagged(value: Any) -> Any:
+    """Write what JSON has no form for, so that a key column keeps its type from source to output."""
+    for name, (kind, write, _) in _TYPES.items():
+        if isinstance(value, kind):
+            return {_TAG: name, "value": write(value)}
+    return str(value)
+
+
+def _untagged(value: dict[str, Any]) -> Any:
+    if _TAG not in value:
+        return value
+    return _TYPES[value[_TAG]][2](value["value"])
+
+
+_TYPES: dict[str, tuple[Any, Any, Any]] = {
+    "datetime": (datetime, datetime.isoformat, datetime.fromisoformat),
+    "date": (date, date.isoformat, date.fromisoformat),
+    "time": (time, time.isoformat, time.fromisoformat),
+    "decimal": (Decimal, str, Decimal),
+    "bytes": (bytes, lambda value: base64.b64encode(value).decode("ascii"), base64.b64decode),
+}

@@ -1,0 +1,220 @@
+"""
+Write the output of a run from what the ledger holds: every row read, in input order, with its outcome.
+
+Nothing is asked here, and it can be done again. Equal rows share one answer; only the first of them carries its cost
+and tokens, so that sums over a column are right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from airflow_provider_segmind.bulk.asking import STOPPED
+from airflow_provider_segmind.bulk.columns import Kinds
+from airflow_provider_segmind.bulk.engine import Engine
+from airflow_provider_segmind.bulk.events import Finished
+from airflow_provider_segmind.bulk.feeder import Place
+from airflow_provider_segmind.bulk.index import CompactIndex
+from airflow_provider_segmind.bulk.manifest import Manifest, set_latency
+from airflow_provider_segmind.bulk.sinks import Write, needs_kinds, open_sink
+from airflow_provider_segmind.bulk.storage import StorePath
+from airflow_provider_segmind.bulk.tally import Latencies
+from airflow_provider_segmind.bulk.verdicts import Outcome
+
+STATUS_COLUMNS = (
+    "_segmind_status",
+    "_segmind_error",
+    "_segmind_request_id",
+    "_segmind_model",
+    "_segmind_cost",
+    "_segmind_tokens",
+)
+ROW_COLUMN = "_segmind_row"
+"""The row's number in the source, from 0; only in the output of a shard, so that shards can be put in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputRow:
+    """
+    One row with its outcome.
+
+    :param event: what the ledger holds of it, None when it has no outcome there.
+    :param first: whether no equal row came before it.
+    :param request_ids: what was submitted for it.
+    """
+
+    place: Place
+    outcome: Outcome
+    reason: str
+    event: Finished | None
+    first: bool
+    request_ids: tuple[str, ...] = ()
+
+
+class Output:
+    """
+    The rows of an engine that has run.
+
+    :param engine: it must have ended, and not be closed.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        question, shard = engine.question, engine.shard
+        numbered = (ROW_COLUMN,) if shard.count > 1 else ()
+        self.columns = (*numbered, *question.key, *question.answer_columns, *STATUS_COLUMNS)
+
+    def rows(self) -> Iterator[OutputRow]:
+        """Yield every row read, in input order."""
+        seen = CompactIndex()
+        for place in self._engine.feeder.places():
+            if place.fingerprint is None:
+                yield OutputRow(place, Outcome.SKIPPED, place.trouble, None, first=True)
+                continue
+            first = not seen.get(place.fingerprint)
+            if first:
+                seen.put(place.fingerprint, 1)
+            yield self._row(place, place.fingerprint, first)
+
+    def values(self, row: OutputRow) -> dict[str, Any]:
+        """Return the columns of a row by name."""
+        event = row.event
+        values: dict[str, Any] = {ROW_COLUMN: row.place.number} if ROW_COLUMN in self.columns else {}
+        values.update({name: row.place.key.get(name) for name in self._engine.question.key})
+        answer = event.answer if event is not None and row.outcome is Outcome.SUCCESS else {}
+        values.update({name: answer.get(name) for name in self._engine.question.answer_columns})
+        values["_segmind_status"] = str(row.outcome)
+        values["_segmind_error"] = row.reason or None
+        values["_segmind_request_id"] = row.request_ids[-1] if row.request_ids else None
+        values["_segmind_model"] = self._engine.question.model
+        values["_segmind_cost"] = (event.cost if row.first else 0.0) if event is not None else None
+        values["_segmind_tokens"] = (event.tokens if row.first else 0) if event is not None else None
+        return values
+
+    def _row(self, place: Place, mark: bytes, first: bool) -> OutputRow:
+        engine = self._engine
+        row, left = engine.ledger.standing(mark).open, engine.reason_left(mark)
+        if row is not None:
+            ids = row.claim.request_ids if row.claim else ()
+            if row.submitted is not None:
+                ids = (*ids, row.submitted.request_id)
+                left = left or "the request was accepted and the run ended before its answer; a retry fetches it"
+            return OutputRow(
+                place, Outcome.UNKNOWN, left or "it may have been asked and nobody knows", None, first, ids
+            )
+        event = engine.ledger.finished(mark)
+        if event is None:
+            why = left or (engine.stopped.reason if engine.stopped else STOPPED)
+            return OutputRow(place, Outcome.SKIPPED, why, None, first)
+        return OutputRow(place, event.outcome, event.reason, event, first, event.request_ids)
+
+
+def land(
+    engine: Engine,
+    *,
+    output: StorePath | None = None,
+    dead_letters: StorePath | None = None,
+    each: Callable[[Mapping[str, Any]], None] | None = None,
+) -> Manifest:
+    """
+    Write the output and the dead letters of an engine that has run, and count. Blocks; call it off the loop.
+
+    :param output: a table; its name says the format.
+    :param dead_letters: a JSONL file of the rows without an answer.
+    :param each: is called with the columns of every row, for outputs that are no file.
+    :raises SegmindBulkError: the counts do not add up.
+    """
+    rows = Output(engine)
+    kinds = None
+    if output is not None and needs_kinds(output):
+        kinds = Kinds(rows.columns)
+        for row in rows.rows():
+            kinds.observe(rows.values(row))
+    count = _Count(engine)
+    with _sink(output, rows.columns, kinds) as write, _dead_letter_sink(dead_letters) as bury:
+        for row in rows.rows():
+            count.add(row)
+            values = rows.values(row)
+            write(values)
+            if each is not None:
+                each(values)
+            if row.outcome is not Outcome.SUCCESS:
+                bury(_dead_letter(row))
+    manifest = count.manifest()
+    manifest.outputs = [str(output)] if output is not None else []
+    manifest.dead_letters = [str(dead_letters)] if dead_letters is not None else []
+    return manifest.check()
+
+
+def _sink(path: StorePath | None, columns: tuple[str, ...], kinds: Kinds | None) -> AbstractContextManager[Write]:
+    return nullcontext(_discard) if path is None else open_sink(path, columns, kinds)
+
+
+def _dead_letter_sink(path: StorePath | None) -> AbstractContextManager[Write]:
+    return nullcontext(_discard) if path is None else open_sink(path, ())
+
+
+def _discard(_: Mapping[str, Any]) -> None:
+    """Stand in for an output nobody asked for."""
+
+
+def _dead_letter(row: OutputRow) -> dict[str, Any]:
+    return {
+        "row": row.place.number,
+        "key": row.place.key,
+        "outcome": str(row.outcome),
+        "reason": row.reason,
+        "attempts": len(row.request_ids),
+        "request_ids": list(row.request_ids),
+        "cost": row.event.cost if row.event is not None and row.first else None,
+        "fingerprint": row.place.fingerprint.hex() if row.place.fingerprint else None,
+    }
+
+
+class _Count:
+    """Counts rows into a manifest."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._latencies = Latencies()
+        self._manifest = Manifest(
+            run_id=engine.ledger.run,
+            model=engine.question.model,
+            shard_index=engine.shard.index,
+            shard_count=engine.shard.count,
+            rows_in_source=engine.feeder.rows_seen,
+            rows_read=engine.feeder.rows_read,
+            complete=engine.feeder.exhausted,
+            stopped=engine.stopped.reason if engine.stopped else None,
+            posts=engine.tally.posts,
+            resumed=engine.tally.resumed,
+            seconds=round(engine.seconds, 3),
+        )
+
+    def add(self, row: OutputRow) -> None:
+        """Count a row."""
+        manifest, event = self._manifest, row.event
+        manifest.outcomes[row.outcome] += 1
+        manifest.distinct_rows += row.first
+        if event is None:
+            manifest.requests += len(row.request_ids) if row.first else 0
+        elif not row.first:
+            manifest.duplicates_saved += event.outcome is Outcome.SUCCESS
+        elif event.run != manifest.run_id:
+            manifest.cache_hits += 1
+        else:
+            manifest.requests += len(event.request_ids)
+            manifest.cost += event.cost or 0.0
+            manifest.unpriced += event.cost is None and event.billed is not False
+            manifest.tokens += event.tokens or 0
+            if event.seconds is not None:
+                self._latencies.add(event.seconds)
+
+    def manifest(self) -> Manifest:
+        """Return the counts."""
+        self._manifest.cost = round(self._manifest.cost, 9)
+        set_latency(self._manifest, self._latencies)
+        return self._manifest

@@ -1,0 +1,166 @@
+"""What to ask of each row, whom, and how patiently: everything the engine is told from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Protocol
+
+from airflow_provider_segmind.api.models import RequestRecord, RequestState, SubmittedRequest
+from airflow_provider_segmind.api.polling import Pending
+from airflow_provider_segmind.bulk.rows import Row, digest, fingerprint
+from airflow_provider_segmind.bulk.verdicts import Read
+from airflow_provider_segmind.exceptions import SegmindConfigError
+
+
+class Client(Protocol):
+    """What the engine needs of a client; :class:`~airflow_provider_segmind.api.client.AsyncSegmindClient` has it."""
+
+    async def submit(self, model: str, inputs: Mapping[str, Any], /) -> SubmittedRequest:
+        """Send the paid POST."""
+
+    async def wait(self, pending: Pending, /, *, fetch: bool = ...) -> RequestState | None:
+        """Wait for the request to end and return its result."""
+
+    async def get_request_record(self, request_id: str, /) -> RequestRecord:
+        """Look up one request of any age."""
+
+    async def list_request_records(self, **filters: Any) -> list[RequestRecord]:
+        """List a page of the request history."""
+
+
+class OnUnknown(StrEnum):
+    """
+    What to do about a row that may have been asked, when the history cannot tell.
+
+    ``LEAVE`` never pays twice: the row's outcome is ``unknown`` and the next try looks again. ``RESUBMIT`` asks again.
+    """
+
+    LEAVE = "leave"
+    RESUBMIT = "resubmit"
+
+
+class Rerun(StrEnum):
+    """
+    Which rows that have an outcome already are asked again.
+
+    ``UNBILLED`` asks again what failed without being billed; ``DEAD_LETTERS`` everything without an answer, which may
+    be billed again; ``NOTHING`` none.
+    """
+
+    UNBILLED = "unbilled"
+    DEAD_LETTERS = "dead_letters"
+    NOTHING = "nothing"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """
+    What is asked of each row.
+
+    :param model: the model to run.
+    :param build: makes the body from a row; raises SegmindConfigError when it cannot.
+    :param read: decides what an answer is worth.
+    :param key: the columns that identify a row; they stand in the output.
+    :param answer_columns: the columns of an accepted answer.
+    :param schema: the JSON Schema of the answer, part of the fingerprint.
+    :param options: what else decides how an answer is read, part of the fingerprint.
+    """
+
+    model: str
+    build: Callable[[Row], Mapping[str, Any]]
+    read: Read
+    key: tuple[str, ...]
+    answer_columns: tuple[str, ...]
+    schema: Any = None
+    options: Any = None
+
+    def __post_init__(self) -> None:
+        both = set(self.key) & set(self.answer_columns)
+        if both:
+            raise SegmindConfigError(f"{sorted(both)} are key columns and answer columns at once: rename the answers.")
+
+    def prepare(self, row: Row) -> Prepared:
+        """
+        Build what is sent for a row.
+
+        :raises SegmindConfigError: it cannot be built; nothing was sent.
+        """
+        inputs = self.build(row)
+        mark = fingerprint(model=self.model, inputs=inputs, schema=self.schema, options=self.options)
+        return Prepared(mark, inputs, digest(inputs).hex())
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """
+    A question ready to be asked.
+
+    :param body: SHA-256 of the inputs in hex.
+    """
+
+    fingerprint: bytes
+    inputs: Mapping[str, Any]
+    body: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """
+    One of several workers over the same table.
+
+    Rows are dealt out by fingerprint, so that equal rows meet in one shard and are paid for once. Every shard reads the
+    whole table and leaves out what is not its own.
+    """
+
+    index: int = 0
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.count:
+            raise SegmindConfigError(f"shard_index={self.index} must be from 0 to shard_count-1={self.count - 1}.")
+
+    def owns(self, mark: bytes) -> bool:
+        """Tell whether the row belongs to this shard."""
+        return self.count == 1 or int.from_bytes(mark[-8:], "big") % self.count == self.index
+
+
+async def at_once() -> None:
+    """Stand in for a rate limit where there is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """
+    How the engine goes about it. Times in seconds.
+
+    :param concurrency: requests in flight.
+    :param request_timeout: how long to wait for a request after it was submitted.
+    :param poll_interval: between looks, None to choose.
+    :param before_post: awaited before each paid call, for a rate limit.
+    :param failed_attempts: how often in all a row is asked that Segmind reports as FAILED (it bills nothing).
+    :param max_questions: how often in all a row is asked whose answers cannot be used.
+    :param outage_patience: how long nothing may get through before the run stops.
+    :param grace: how long what is in flight may go on after a hurried stop.
+    :param history_settles_after: age from which a request that is in no history is believed never to have existed.
+    :param commit_delay: how long an event may wait to become durable together with others.
+    :param fold_at: how many small segments are folded into one.
+    :param block_rows: rows read at a time.
+    """
+
+    concurrency: int = 64
+    request_timeout: float = 3600.0
+    poll_interval: float | None = None
+    before_post: Callable[[], Awaitable[None]] = at_once
+    on_unknown: OnUnknown = OnUnknown.LEAVE
+    rerun: Rerun = Rerun.UNBILLED
+    failed_attempts: int = 1
+    max_questions: int = 3
+    outage_patience: float = 900.0
+    grace: float = 30.0
+    history_settles_after: float = 3 * 3600.0
+    commit_delay: float = 0.25
+    fold_at: int = 256
+    block_rows: int = 256
+    progress_interval: float = 30.0

@@ -1,0 +1,89 @@
+"""What to note in the ledger once the history has told what became of lost requests."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
+
+from airflow_provider_segmind.bulk.commits import GroupCommit
+from airflow_provider_segmind.bulk.events import Freed, Submitted
+from airflow_provider_segmind.bulk.history import Findings, Lost, Witness, find_lost
+from airflow_provider_segmind.bulk.ledger import Ledger
+from airflow_provider_segmind.bulk.plan import Client, Question, Settings
+from airflow_provider_segmind.bulk.tally import Tally
+from airflow_provider_segmind.exceptions import SegmindError
+
+log = logging.getLogger(__name__)
+
+
+class Run(Protocol):
+    """What the recovery needs to know of the run it is part of."""
+
+    ledger: Ledger
+    commits: GroupCommit
+    tally: Tally
+    question: Question
+    settings: Settings
+    client: Client
+    clock: Callable[[], float]
+
+
+async def recover(run: Run, lost: Mapping[bytes, Lost]) -> Findings:
+    """
+    Look for lost requests in the history and note what is certain.
+
+    Trouble with the history is no trouble of the run: the fates stay open.
+
+    :param lost: each of them, by fingerprint.
+    """
+    if not lost:
+        return Findings()
+    try:
+        findings = await find_lost(
+            run.client,
+            run.question.model,
+            lost,
+            witnesses=_witnesses(run),
+            former=_former(run.ledger, lost),
+            now=run.clock(),
+            settles_after=run.settings.history_settles_after,
+        )
+    except SegmindError as error:
+        log.warning("The fate of %d requests stays unknown: the request history cannot be read: %s", len(lost), error)
+        return Findings()
+    for mark, record in findings.found.items():
+        claim = lost[mark].claim
+        # The claim is the earliest moment it can have been sent, so its expiry is not overestimated.
+        run.commits.note(Submitted(fingerprint=mark, attempt=claim.attempt, at=claim.at, request_id=record.request_id))
+    for mark in findings.absent:
+        free(run, mark)
+    log.info(
+        "Of %d requests of unknown fate, the request history shows %d; %d were never created.",
+        len(lost),
+        len(findings.found),
+        len(findings.absent),
+    )
+    return findings
+
+
+def free(run: Run, mark: bytes) -> None:
+    """Note that a claimed row is to be asked as if for the first time."""
+    row = run.ledger.standing(mark).open
+    if row is not None:
+        for writer in row.claims:
+            run.commits.note(Freed(fingerprint=mark, attempt=row.attempt, at=run.clock(), writer=writer))
+
+
+def _witnesses(run: Run) -> list[Witness]:
+    stored = [
+        Witness(row.submitted.request_id, row.claim.body, row.submitted.at)
+        for _, row in run.ledger.open_rows()
+        if row.submitted is not None and row.claim is not None
+    ]
+    return [*stored, *run.tally.witnesses]
+
+
+def _former(ledger: Ledger, lost: Iterable[bytes]) -> frozenset[str]:
+    stored = (ledger.finished(mark) for mark in lost)
+    return frozenset(request_id for event in stored if event for request_id in event.request_ids)
