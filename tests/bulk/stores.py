@@ -39,6 +39,12 @@ class ObjectStore:
         self.before_put: Callable[[], None] = lambda: None
         self.after_put: Callable[[], None] = lambda: None
 
+    def view(self) -> ObjectStore:
+        """Return the same objects as another process sees them, with troubles of its own."""
+        view = ObjectStore(self.protocol)
+        view.objects = self.objects
+        return view
+
     def path(self, key: str) -> ObjectPath:
         return ObjectPath(self, key)
 
@@ -74,10 +80,10 @@ class ObjectPath:
         return self.key in self.store.objects or self.is_dir()
 
     def is_dir(self) -> bool:
-        return any(key.startswith(f"{self.key}/") for key in self.store.objects)
+        return any(key.startswith(f"{self.key}/") for key in list(self.store.objects))
 
     def iterdir(self) -> Iterator[ObjectPath]:
-        return iter([self / key.removeprefix(f"{self.key}/") for key in self.store.objects if self._holds(key)])
+        return iter([self / key.removeprefix(f"{self.key}/") for key in list(self.store.objects) if self._holds(key)])
 
     def glob(self, pattern: str) -> Iterator[ObjectPath]:
         return (path for path in self.iterdir() if fnmatch.fnmatch(path.name, pattern))

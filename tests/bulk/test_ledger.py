@@ -60,7 +60,7 @@ def test_a_submitted_row_is_known_by_its_request(tmp_path: Path) -> None:
 
 def test_a_freed_row_may_be_asked_as_if_for_the_first_time(tmp_path: Path) -> None:
     written(tmp_path, [claimed(1), freed(1)])
-    assert opened(tmp_path).standing(mark(1)) == Standing(attempt=1)
+    assert opened(tmp_path).standing(mark(1)) == Standing(claim=claimed(1), attempt=1)
 
 
 def test_a_row_freed_by_one_writer_stays_claimed_by_the_other(tmp_path: Path) -> None:
