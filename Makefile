@@ -58,9 +58,10 @@ lint: $(STAMP) ## Format check, lint, types, import contracts
 
 fast: $(STAMP) ## What needs no Airflow, in under 60 s
 	@$(MAKE) --no-print-directory lint
-	SEGMIND_TESTS_FORBID_AIRFLOW=1 $(PYTEST) $(FAST)
+	SEGMIND_TESTS_FORBID_AIRFLOW=1 $(PYTEST) $(FAST) -m "not airflow"
 
 test: fast ## Everything but the long suites, fast first, stopping at the first stage that fails
+	$(PYTEST) $(FAST) -m airflow
 	$(PYTEST) tests $(FAST:%=--ignore=%) $(SLOW:%=--ignore=%)
 	@$(call pytest,tests/packaging)
 	@$(call pytest,tests/e2e)
