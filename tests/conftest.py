@@ -72,6 +72,17 @@ def airflow_database() -> Iterator[Path]:
 
 
 @pytest.fixture(autouse=True)
+def _nothing_learned() -> Iterator[None]:
+    """Forget rates and latencies that an earlier test taught this process."""
+    yield
+    gate, schedule = (sys.modules.get(f"airflow_provider_segmind.api.{name}") for name in ("gate", "schedule"))
+    if gate is not None:
+        gate.forget_accounts()
+    if schedule is not None:
+        schedule.shared_history.forget()
+
+
+@pytest.fixture(autouse=True)
 def _services(request: pytest.FixtureRequest) -> None:
     """Skip, or in CI fail, a marked test whose service is missing."""
     if request.node.get_closest_marker("postgres"):

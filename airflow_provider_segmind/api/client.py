@@ -19,6 +19,7 @@ import httpx
 from airflow_provider_segmind.api import polling
 from airflow_provider_segmind.api.answers import Answer
 from airflow_provider_segmind.api.config import ClientConfig
+from airflow_provider_segmind.api.gate import Gate, governor_for
 from airflow_provider_segmind.api.models import (
     Credits,
     ModelInfo,
@@ -29,7 +30,9 @@ from airflow_provider_segmind.api.models import (
     SyncResult,
 )
 from airflow_provider_segmind.api.protocol import Call
-from airflow_provider_segmind.api.retry import ONE_LOOK, Patience, async_retrying, retrying
+from airflow_provider_segmind.api.rates import Priority
+from airflow_provider_segmind.api.retry import Patience, async_retrying, retrying
+from airflow_provider_segmind.api.schedule import shared_history
 from airflow_provider_segmind.api.transport import answer_headers, http_timeout, shared_tls, transport_error
 from airflow_provider_segmind.exceptions import SegmindError
 
@@ -51,13 +54,22 @@ class _Calls:
         self.wire = config.wire
         self._clock = clock
         self._rng = rng or random.Random()
+        gateway = config.endpoints.gateway
+        self.governor = governor_for(gateway, config.api_key, config.rate)
+        self._gate = Gate(self.governor, gateway, clock)
+        self.pace = polling.Pace(shared_history, self.governor.interval, lambda: self.governor.silence(self._clock()))
+        shared_history.prime(dict(config.typical_seconds))
 
     def _waiting(
         self, pending: polling.Pending, *, fetch: bool, until: float | None, report: Quiet
     ) -> Generator[polling.Step, Any, RequestState | None]:
+        clock, jitter = self._clock, self._rng.random
         return polling.wait(
-            self.wire, pending, fetch=fetch, clock=self._clock, jitter=self._rng.random, until=until, report=report
+            self.wire, pending, fetch=fetch, clock=clock, jitter=jitter, until=until, report=report, pace=self.pace
         )
+
+    def _priority(self, pending: polling.Pending | None) -> Priority | None:
+        return Priority.EXPIRING if pending is not None and polling.urgent(pending, self._clock()) else None
 
     def _answer(self, response: httpx.Response, content: bytes) -> Answer:
         return Answer(response.status_code, content, answer_headers(response), self._clock())
@@ -154,15 +166,15 @@ class SegmindClient(_Calls):
         self, pending: polling.Pending, *, fetch: bool = False, until: float | None = None, report: Quiet = _say_nothing
     ) -> RequestState | None:
         """Wait for a request to end; see :func:`polling.wait`."""
-        return self.drive(self._waiting(pending, fetch=fetch, until=until, report=report))
+        return self.drive(self._waiting(pending, fetch=fetch, until=until, report=report), pending)
 
     def perform(self, call: Call[T], patience: Patience | None = None) -> T:
         """Carry out a call, again where that is allowed."""
         loop = retrying(patience or self.config.patience, sleep=self._sleep, rng=self._rng, paid=call.asked.paid)
-        result: T = loop(self._send, call)
+        result: T = loop(self._admitted, call)
         return result
 
-    def drive(self, steps: Generator[Any, Any, T]) -> T:
+    def drive(self, steps: Generator[Any, Any, T], pending: polling.Pending | None = None) -> T:
         """Carry out what ``steps`` yields, a call or a pause, until it returns. Calls are made without patience."""
         try:
             step = next(steps)
@@ -172,7 +184,7 @@ class SegmindClient(_Calls):
                     step = next(steps)
                     continue
                 try:
-                    value = self.perform(step, ONE_LOOK)
+                    value = self._admitted(step, self._priority(pending))
                 except SegmindError as error:
                     step = steps.throw(error)
                 else:
@@ -180,6 +192,9 @@ class SegmindClient(_Calls):
         except StopIteration as stop:
             result: T = stop.value
             return result
+
+    def _admitted(self, call: Call[T], priority: Priority | None = None) -> T:
+        return self._gate.send(call, self._send, self._sleep, priority)
 
     def _send(self, call: Call[T]) -> T:
         seconds = call.timeout or self.config.request_timeout
@@ -283,14 +298,14 @@ class AsyncSegmindClient(_Calls):
         self, pending: polling.Pending, *, fetch: bool = False, until: float | None = None, report: Quiet = _say_nothing
     ) -> RequestState | None:
         """Wait for a request to end; see :func:`polling.wait`."""
-        return await self.drive(self._waiting(pending, fetch=fetch, until=until, report=report))
+        return await self.drive(self._waiting(pending, fetch=fetch, until=until, report=report), pending)
 
     async def perform(self, call: Call[T], patience: Patience | None = None) -> T:
         """Carry out a call, again where that is allowed."""
         loop = async_retrying(patience or self.config.patience, sleep=self._sleep, rng=self._rng, paid=call.asked.paid)
-        return await loop(self._send, call)
+        return await loop(self._admitted, call)
 
-    async def drive(self, steps: Generator[Any, Any, T]) -> T:
+    async def drive(self, steps: Generator[Any, Any, T], pending: polling.Pending | None = None) -> T:
         """Carry out what ``steps`` yields, a call or a pause, until it returns. Calls are made without patience."""
         try:
             step = next(steps)
@@ -300,7 +315,7 @@ class AsyncSegmindClient(_Calls):
                     step = next(steps)
                     continue
                 try:
-                    value = await self.perform(step, ONE_LOOK)
+                    value = await self._admitted(step, self._priority(pending))
                 except SegmindError as error:
                     step = steps.throw(error)
                 else:
@@ -308,6 +323,9 @@ class AsyncSegmindClient(_Calls):
         except StopIteration as stop:
             result: T = stop.value
             return result
+
+    async def _admitted(self, call: Call[T], priority: Priority | None = None) -> T:
+        return await self._gate.send_async(call, self._send, self._sleep, priority)
 
     async def _send(self, call: Call[T]) -> T:
         seconds = call.timeout or self.config.request_timeout

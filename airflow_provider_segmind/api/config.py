@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from airflow_provider_segmind.api.protocol import Endpoints, Wire
+from airflow_provider_segmind.api.rates import RateSettings
 from airflow_provider_segmind.api.retry import Patience
 
 
@@ -15,6 +16,10 @@ class ClientConfig:
 
     :param request_timeout: seconds for one call, its body included.
     :param requests_per_minute: the account's limit, None when unknown.
+    :param rate_share: this process's part of the limit, where several processes use the account.
+    :param count_polls: whether GETs count towards the limit, None to find out.
+    :param redis_url: where processes share the limit's window; may hold a password.
+    :param typical_seconds: what models usually take, until their own completions are known.
     :param model: the model to use where none is named.
     :param patience: how long the client itself goes on over trouble.
     """
@@ -23,6 +28,10 @@ class ClientConfig:
     endpoints: Endpoints = field(default_factory=Endpoints)
     request_timeout: float = 60.0
     requests_per_minute: float | None = None
+    rate_share: float = 1.0
+    count_polls: bool | None = None
+    redis_url: str | None = field(default=None, repr=False)
+    typical_seconds: tuple[tuple[str, float], ...] = ()
     model: str | None = None
     resubmit_on_server_error: bool = False
     patience: Patience = field(default_factory=Patience)
@@ -31,3 +40,13 @@ class ClientConfig:
     def wire(self) -> Wire:
         """Return the builder of this account's calls."""
         return Wire(self.endpoints, self.api_key, self.resubmit_on_server_error)
+
+    @property
+    def rate(self) -> RateSettings:
+        """Return what this process may send in a minute."""
+        return RateSettings(
+            requests_per_minute=self.requests_per_minute,
+            rate_share=self.rate_share,
+            count_polls=self.count_polls,
+            redis_url=self.redis_url,
+        )

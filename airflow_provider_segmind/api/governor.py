@@ -10,20 +10,19 @@ open whether polls count; they do here from the moment a poll is answered 429.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import random
 import threading
 from bisect import bisect_left, insort
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import closing
-from dataclasses import dataclass, field
-from enum import IntEnum
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 from airflow_provider_segmind.api.protocol import Call
+from airflow_provider_segmind.api.rates import Priority, RateSettings
 from airflow_provider_segmind.api.window import LocalWindow, RedisWindow
-from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindConnectionError, SegmindRateLimitError
+from airflow_provider_segmind.exceptions import SegmindConnectionError, SegmindRateLimitError
 
 LONGEST_SILENCE = 65.0
 """Seconds a reset header is believed for; Segmind's windows are a minute long."""
@@ -43,48 +42,6 @@ INCREASE = 0.1
 """Part of the limit that each minute without a 429 gives back."""
 REDIS_PATIENCE = 30.0
 """Seconds a shared window may be out of reach before the caller hears of it."""
-
-
-class Priority(IntEnum):
-    """Who goes first. The value is how many seconds later than it came a call takes its place in the queue."""
-
-    EXPIRING = -3600
-    """A look at a result that is about to be gone."""
-    SUBMIT = 0
-    LOOK = 20
-    """Submits pass it for so long and no longer, so that it cannot starve."""
-
-
-@dataclass(frozen=True, slots=True)
-class RateSettings:
-    """
-    What an account may do.
-
-    :param requests_per_minute: the account's limit; None starts without one and learns it from 429s.
-    :param rate_share: this process's part of the limit, above 0 up to 1, where several share it without Redis.
-    :param count_polls: whether GETs count; None until a GET is answered 429.
-    :param redis_url: share the window through Redis instead; the limit must be given then.
-    :param window: seconds a minute has.
-    """
-
-    requests_per_minute: float | None = None
-    rate_share: float = 1.0
-    count_polls: bool | None = None
-    redis_url: str | None = field(default=None, repr=False)
-    window: float = 60.0
-
-    def __post_init__(self) -> None:
-        rate = self.requests_per_minute
-        if rate is not None and not 0 < rate < float("inf"):
-            raise SegmindConfigError(f"'requests_per_minute' is {rate!r}; it must be above 0. Nothing was sent.")
-        if not 0 < self.rate_share <= 1:
-            raise SegmindConfigError(f"'rate_share' is {self.rate_share!r}; it must be in (0, 1]. Nothing was sent.")
-
-    @property
-    def ceiling(self) -> float | None:
-        """Return the calls per window that this process may make at most, None for "unknown"."""
-        rate = self.requests_per_minute
-        return rate if rate is None or self.redis_url else rate * self.rate_share
 
 
 class Ticket(NamedTuple):
@@ -319,19 +276,3 @@ class Governor:
             except StopIteration as stop:
                 permit: Permit = stop.value
                 return permit
-
-
-_governors: dict[str, Governor] = {}
-_registry_lock = threading.Lock()
-
-
-def governor_for(gateway: str, api_key: str, settings: RateSettings) -> Governor:
-    """Return the governor of an account in this process; newer settings replace older ones."""
-    name = hashlib.sha256(f"{gateway}\0{api_key}".encode()).hexdigest()[:32]
-    with _registry_lock:
-        governor = _governors.get(name)
-        if governor is None:
-            governor = _governors[name] = Governor(settings, name=name)
-        elif governor.settings != settings:
-            governor.configure(settings)
-        return governor

@@ -14,6 +14,13 @@ from typing import Any
 from airflow_provider_segmind.api.models import RequestState
 from airflow_provider_segmind.api.policies import RESULT_LIFETIME
 from airflow_provider_segmind.api.protocol import Call, Wire
+from airflow_provider_segmind.api.schedule import (
+    DEFAULT_BUDGET,
+    SCARCE_BUDGET,
+    LatencyHistory,
+    Plan,
+    latency_of,
+)
 from airflow_provider_segmind.exceptions import (
     SegmindError,
     SegmindRateLimitError,
@@ -67,6 +74,29 @@ class Pending:
     def name(self) -> str:
         """Return how messages speak of the request."""
         return f"request {self.request_id!r}" + (f" (model {self.model!r})" if self.model else "")
+
+
+def _nothing() -> float:
+    return 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """
+    What is known of models and of the account, for all that wait.
+
+    :param history: how long models take; it is told of each completion.
+    :param spacing: seconds that looks must lie apart where each takes a place under the rate limit; 0 while they are
+        free.
+    :param silence: seconds for which nobody may send anything.
+    :param trust_prior: go by the family's usual latency for a model without completions; without it such a request is
+        looked at at once and then by its age.
+    """
+
+    history: LatencyHistory | None = None
+    spacing: Callable[[], float] = _nothing
+    silence: Callable[[], float] = _nothing
+    trust_prior: bool = False
 
 
 def failed_error(state: RequestState, model: str | None = None) -> SegmindRequestFailedError:
@@ -144,6 +174,7 @@ def wait(
     jitter: Callable[[], float],
     until: float | None = None,
     report: Callable[[str], None] = lambda _: None,
+    pace: Pace | None = None,
 ) -> Generator[Step, Any, RequestState | None]:
     """
     Wait for a request to end.
@@ -153,6 +184,7 @@ def wait(
     :param fetch: whether the result itself is wanted, not only the state.
     :param until: epoch seconds at which to return None when the request is still going on; None waits to the deadline.
     :param report: is told, in one line each, when trouble starts and when it is over.
+    :param pace: what is known of the model and the account; None looks by the request's age alone.
     :raises SegmindRequestFailedError: Segmind reports FAILED; nothing was billed.
     :raises SegmindRequestExpiredError: the result is gone; it may have been billed.
     :raises SegmindRequestTimeoutError: the deadline passed; the request goes on.
@@ -161,6 +193,8 @@ def wait(
     looks = 0
     last = "still in progress"
     troubled = False
+    waiting = _Waiting(pending, pace or Pace(), clock, until)
+    yield from waiting.before_first_look()
     while True:
         at_least = 0.0
         try:
@@ -179,20 +213,83 @@ def wait(
             if state.failed:
                 raise failed_error(state, pending.model)
             if state.completed:
+                waiting.completed(state)
                 return state
+            waiting.going()
             last, troubled = state.status, False
         looks += 1
-        now = clock()
-        if now >= pending.end_time:
-            raise timeout_error(pending, now, last)
-        if until is not None and now >= until:
+        if not (yield from waiting.until_next_look(last, looks, at_least, jitter())):
             return None
-        end = pending.end_time if until is None else min(until, pending.end_time)
-        pause = max(at_least, next_look(pending, now=now, looks=looks, jitter=jitter()))
-        yield Pause(min(pause, max(0.0, end - now)))
 
 
-def next_look(pending: Pending, *, now: float, looks: int, jitter: float) -> float:
+class _Waiting:
+    """When to look at one request, and what it teaches about its model."""
+
+    __slots__ = ("_clock", "_end", "_pace", "_pending", "_seen_going")
+
+    def __init__(self, pending: Pending, pace: Pace, clock: Callable[[], float], until: float | None) -> None:
+        self._pending = pending
+        self._pace = pace
+        self._clock = clock
+        self._end = pending.end_time if until is None else min(until, pending.end_time)
+        self._seen_going = 0.0
+
+    def before_first_look(self) -> Generator[Pause, Any, None]:
+        """Wait while a first look can find nothing; an old request is looked at at once."""
+        plan = self._plan(self._pace.spacing())
+        if plan is not None:
+            now = self._clock()
+            early = min(plan.after(0.0) - self._pending.age(now), self._end - now)
+            if early > 0:
+                yield Pause(early)
+
+    def until_next_look(self, last: str, looks: int, at_least: float, jitter: float) -> Generator[Pause, Any, bool]:
+        """
+        Wait until the next look is due.
+
+        :returns: False when the moment came until which the caller wanted to wait.
+        :raises SegmindRequestTimeoutError: the deadline passed.
+        """
+        now, pace = self._clock(), self._pace
+        if now < self._end:
+            gap = pace.spacing()
+            step = next_look(self._pending, now=now, looks=looks, jitter=jitter, plan=self._plan(gap))
+            yield Pause(min(max(at_least, gap, pace.silence(), step), self._end - now))
+            # A last look at the end itself, unless it would have to wait far beyond it.
+            now = self._clock()
+            if now < self._end or pace.silence() <= 0:
+                return True
+        if now >= self._pending.end_time:
+            raise timeout_error(self._pending, now, last)
+        return False
+
+    def going(self) -> None:
+        """Note that a look found the request in progress."""
+        self._seen_going = self._pending.age(self._clock())
+
+    def completed(self, state: RequestState) -> None:
+        """Teach the history how long it took."""
+        if self._pace.history is not None:
+            age = self._pending.age(self._clock())
+            latency = latency_of(state, seen_going=self._seen_going, seen_done=age)
+            if latency is not None:
+                self._pace.history.observe(self._pending.model, latency)
+
+    def _plan(self, gap: float) -> Plan | None:
+        history, pending = self._pace.history, self._pending
+        if history is None or pending.poll_interval is not None:
+            return None
+        if not self._pace.trust_prior and not history.knows(pending.model):
+            return None
+        return history.plan(pending.model, SCARCE_BUDGET if gap > 0 else DEFAULT_BUDGET)
+
+
+def urgent(pending: Pending, now: float) -> bool:
+    """Tell whether the result may be gone before many more looks."""
+    return pending.age(now) >= URGENT_AGE
+
+
+def next_look(pending: Pending, *, now: float, looks: int, jitter: float, plan: Plan | None = None) -> float:
     """
     Say in how many seconds to look again.
 
@@ -201,12 +298,15 @@ def next_look(pending: Pending, *, now: float, looks: int, jitter: float) -> flo
     when the result is about to expire.
 
     :param looks: how often this request was looked at.
+    :param plan: where the model's latencies say to look; None goes by age.
     :param jitter: a random number from 0 to 1, so that requests submitted together are not polled together.
     """
     age = pending.age(now)
     if pending.poll_interval is not None:
         step = max(0.0, pending.poll_interval)
         return LAST_CALL - age if age < LAST_CALL < age + step else step
+    if plan is not None and age < URGENT_AGE:
+        return plan.after(age, 0.9 + 0.2 * jitter) - age
     step = 2.0 if age >= URGENT_AGE else min(15.0, max(0.5, 0.25 * age))
     return step * (0.9 + 0.2 * jitter)
 

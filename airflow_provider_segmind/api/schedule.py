@@ -209,6 +209,25 @@ class LatencyHistory:
         self._models: OrderedDict[str | None, _Model] = OrderedDict()
         self._lock = threading.Lock()
 
+    def prime(self, typical: Mapping[str, float]) -> None:
+        """Take over what models usually take, for those without completions of their own."""
+        with self._lock:
+            for model, seconds in typical.items():
+                if self._primed.get(model) != seconds:
+                    self._primed[model] = seconds
+                    self._seen(model).plans.clear()
+
+    def knows(self, model: str | None) -> bool:
+        """Tell whether anything is known of a model but its name."""
+        seen = self._models.get(model)
+        return model in self._primed or (seen is not None and len(seen.latencies) > 0)
+
+    def forget(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._models.clear()
+            self._primed.clear()
+
     def observe(self, model: str | None, seconds: float) -> None:
         """Note that a request of ``model`` completed so long after its submission."""
         if not 0 < seconds < 86_400:
@@ -256,14 +275,21 @@ def _changed(latencies: deque[float]) -> bool:
     return min(recent) > older[(9 * len(older)) // 10] or max(recent) < older[len(older) // 10]
 
 
-def latency_of(state: RequestState, *, seen_going: float, seen_done: float) -> float:
+def latency_of(state: RequestState, *, seen_going: float, seen_done: float) -> float | None:
     """
     Return how long a request took: as Segmind measured it, else the middle of when it can have completed.
 
     :param seen_going: age in seconds at the last look that found it in progress.
     :param seen_done: age at the look that found it completed.
+    :returns: None when nobody was watching, so that it may have been done for long.
     """
     measured = state.metrics.total_time
     if measured is not None and 0 < measured <= seen_done + 1:
         return measured
+    if seen_done - seen_going > max(5.0, 0.5 * seen_done):
+        return None
     return (seen_going + seen_done) / 2
+
+
+shared_history = LatencyHistory()
+"""What this process has learned; models behave alike whoever asks."""

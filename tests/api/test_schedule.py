@@ -146,3 +146,10 @@ def test_the_history_stays_bounded_and_ignores_latencies_that_cannot_be() -> Non
 def test_a_latency_is_segminds_own_unless_it_cannot_be_right(measured: float | None, expected: float) -> None:
     state = RequestState(request_id="r", status="COMPLETED", metrics=Metrics(total_time=measured))
     assert latency_of(state, seen_going=4.0, seen_done=8.0) == expected
+
+
+def test_a_request_nobody_watched_teaches_nothing_unless_segmind_tells() -> None:
+    state = RequestState(request_id="r", status="COMPLETED")
+    assert latency_of(state, seen_going=0.0, seen_done=900.0) is None
+    told = RequestState(request_id="r", status="COMPLETED", metrics=Metrics(total_time=3.0))
+    assert latency_of(told, seen_going=0.0, seen_done=900.0) == 3.0

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from airflow_provider_segmind.api.answers import Asked
-from airflow_provider_segmind.api.governor import Governor, Priority
+from airflow_provider_segmind.api.governor import Governor
 from airflow_provider_segmind.api.protocol import Call
+from airflow_provider_segmind.api.rates import Priority
 from airflow_provider_segmind.exceptions import SegmindError, SegmindRateLimitError
 
 Worker = Generator[float, None, None]
