@@ -67,6 +67,17 @@ def check_waiting(*, sync_wait: Any, poll_interval: Any, timeout: Any) -> None:
     check_number("timeout", timeout)
 
 
+def check_flag(name: str, value: Any, *, none: bool = False) -> None:
+    """
+    Check a switch.
+
+    :param none: whether None is allowed.
+    :raises SegmindConfigError: it is no boolean.
+    """
+    if not isinstance(value, bool) and not (none and value is None):
+        raise SegmindConfigError(f"{name!r} is {value!r}; it must be True or False.")
+
+
 def check_choice(name: str, value: Any, choices: Any) -> None:
     """
     Check a policy.
@@ -117,10 +128,11 @@ def load_schema(name: str, schema: Mapping[str, Any] | str) -> Mapping[str, Any]
     return dict(loaded)
 
 
-def validate_inputs(inputs: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
+def validate_inputs(inputs: Mapping[str, Any], schema: Mapping[str, Any], name: str = "'inputs_schema'") -> None:
     """
     Check the body against a schema before anything is paid.
 
+    :param name: what messages call the schema.
     :raises SegmindConfigError: it does not fit; the message names where and which rule, never the value.
     """
     import jsonschema
@@ -133,13 +145,13 @@ def validate_inputs(inputs: Mapping[str, Any], schema: Mapping[str, Any]) -> Non
         problems = sorted(validator.iter_errors(inputs), key=lambda problem: problem.json_path)
     except Unresolvable as error:
         raise SegmindConfigError(
-            f"'inputs_schema' refers to {shorten(repr(error.ref))}, which is not in it; put it under '$defs'. "
+            f"{name} refers to {shorten(repr(error.ref))}, which is not in it; put it under '$defs'. "
             "Nothing was sent."
         ) from error
     if problems:
         said = "; ".join(f"{problem.json_path} breaks {_rule(problem)}" for problem in problems[:3])
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise SegmindConfigError(f"'inputs' do not fit 'inputs_schema': {said}{more}. Nothing was sent or billed.")
+        raise SegmindConfigError(f"'inputs' do not fit {name}: {said}{more}. Nothing was sent or billed.")
 
 
 def _rule(problem: Any) -> str:

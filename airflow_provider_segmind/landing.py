@@ -45,7 +45,7 @@ class Place:
 
         path = ObjectStoragePath(cast(str, self.output_path))
         tail = f"-{number + 1}" if number else ""
-        if self._names_file:
+        if self.names_file:
             ending = path.suffix if suffix != ".json" or path.suffix == ".json" else f"{path.suffix}.json"
             path, name = path.parent, f"{path.stem}{tail}{ending}"
         else:
@@ -54,7 +54,8 @@ class Place:
         return path / name
 
     @property
-    def _names_file(self) -> bool:
+    def names_file(self) -> bool:
+        """Whether ``output_path`` is a file and not a folder."""
         # Neither a run id with microseconds nor a bucket with a dot in its name is a file.
         scheme, _, rest = str(self.output_path).rpartition("://")
         below = rest.partition("/")[2] if scheme else rest

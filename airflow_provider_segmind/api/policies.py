@@ -9,6 +9,7 @@ OnUnknown = Literal["fail", "resubmit", "wait"]
 OnFailed = Literal["fail", "resubmit"]
 OnExpired = Literal["recover", "resubmit", "fail"]
 OnExpiredFree = Literal["recover", "fail"]
+OnLargeFile = Literal["fail", "upload"]
 
 DEFAULT_CONNECTION = "segmind_default"
 RESULT_LIFETIME = 3600.0

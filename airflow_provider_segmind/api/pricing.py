@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
+from airflow_provider_segmind.api.repairs import output_cap_of
 from airflow_provider_segmind.exceptions import SegmindConfigError
 
 BYTES_PER_TOKEN = 4
@@ -134,14 +135,67 @@ def estimate_input_tokens(inputs: Mapping[str, Any]) -> InputTokens:
     )
 
 
+def foresee(
+    model: str, inputs: Mapping[str, Any], *, prices: Mapping[str, Price] | None, balance: float | None
+) -> dict[str, Any]:
+    """
+    Say what a request may cost and whether the balance covers it, as plain data.
+
+    :param inputs: the body, as :func:`.chat.build_chat_inputs` makes it.
+    :param prices: a user's own prices.
+    :param balance: USD on the account, None when unknown.
+    """
+    read = estimate_input_tokens(inputs)
+    cost = estimate_cost(model, input_tokens=read.tokens, output_cap=output_cap_of(inputs), prices=prices)
+    most = None if cost is None else cost.low if cost.high is None else cost.high
+    covered = None if most is None or balance is None else balance >= most
+    told = f"A request to {model!r} reads about {read.tokens} tokens"
+    if read.uncounted_files:
+        told += f" and {read.uncounted_files} files that cannot be counted"
+    told += "; its price is not known" if cost is None else f" and costs {_range(cost)}"
+    warning = None
+    if cost is None:
+        warning = f"Nobody told the price of {model!r}: add it to the field 'prices' of the connection's extra."
+    elif covered is False:
+        warning = (
+            f"The balance of {balance:.6f} USD does not cover what a request to {model!r} may cost ({_range(cost)})."
+        )
+    return {
+        "model": model,
+        "input_tokens": read.tokens,
+        "uncounted_files": read.uncounted_files,
+        "low": None if cost is None else cost.low,
+        "high": None if cost is None else cost.high,
+        "price": None if cost is None else _told(cost.price),
+        "balance": balance,
+        "covered": covered,
+        "summary": f"{told}. Nothing was submitted.",
+        "warning": warning,
+    }
+
+
+def _range(cost: CostEstimate) -> str:
+    return f"at least {cost.low:.6f} USD" if cost.high is None else f"{cost.low:.6f} to {cost.high:.6f} USD"
+
+
+def _told(price: Price) -> dict[str, Any]:
+    as_of = price.as_of.isoformat() if price.as_of else None
+    return {"input": price.input, "output": price.output, "as_of": as_of, "source": price.source}
+
+
 def read_prices(given: object, field: str = "prices") -> dict[str, Price]:
     """
     Read a user's own prices, as a connection's extra holds them.
 
-    :param given: ``{"my-model": {"input": 0.1, "output": 0.4}}``, USD for a million tokens.
+    :param given: ``{"my-model": {"input": 0.1, "output": 0.4}}``, USD for a million tokens; or the text of it.
     :param field: what to call it in a message.
     :raises SegmindConfigError: names the entry that cannot work.
     """
+    if isinstance(given, str):
+        try:
+            given = json.loads(given)
+        except ValueError as error:
+            raise SegmindConfigError(f"{field} is a text that is no JSON: it must map models to prices.") from error
     if not isinstance(given, Mapping):
         raise SegmindConfigError(f"{field} is a {type(given).__name__}: it must map models to prices.")
     return {str(model): _read_price(entry, f"{field}.{model}") for model, entry in given.items()}

@@ -224,6 +224,36 @@ class SegmindHook(BaseHook):
         """List the models. Free."""
         return self.get_conn().list_models()
 
+    def get_inputs_schema(self, model: str | None) -> dict[str, Any] | None:
+        """Return the JSON Schema of a model's body as far as the model list tells, None when it does not. Free."""
+        from airflow_provider_segmind.api.parameters import schema_of_parameters
+
+        chosen = self.model_or_default(model)
+        rows = [row for row in self.list_models() if row.slug == chosen]
+        return schema_of_parameters(rows[0].parameters) if rows else None
+
+    def estimate(self, model: str | None, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """
+        Say what a request may cost before it is paid. Free: nothing is submitted.
+
+        :param inputs: the JSON body, as the model's page describes it.
+        :returns: ``model``, ``input_tokens``, ``uncounted_files``, ``low`` and ``high`` (USD), ``price``, ``balance``
+            (USD), ``covered``, ``summary`` and ``warning``; what nobody knows is None.
+        """
+        from airflow_provider_segmind.api.pricing import foresee, read_prices
+
+        given = self.get_connection(self.segmind_conn_id).extra_dejson.get("prices")
+        try:
+            balance = self.get_credits().total
+        except SegmindAPIError as error:
+            # An account that never had credits has no balance record.
+            if error.status_code != 404:
+                raise
+            balance = None
+        return foresee(
+            self.model_or_default(model), inputs, prices=read_prices(given) if given else None, balance=balance
+        )
+
     def get_request_record(self, request_id: str) -> RequestRecord:
         """Return what the request history holds of one own request of any age. Free; rows appear late."""
         return self.get_conn().get_request_record(request_id)

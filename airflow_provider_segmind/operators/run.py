@@ -21,6 +21,7 @@ from airflow_provider_segmind.operators.submit import SegmindSubmitOperator
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
+    from airflow_provider_segmind.api.submission import Note
     from airflow_provider_segmind.landing import Place
     from airflow_provider_segmind.operators.submission import Policies
 
@@ -110,8 +111,10 @@ class SegmindRunOperator(SegmindSubmitOperator):
         from airflow_provider_segmind.operators.settling import settle
 
         with task_failures():
+            if self.estimate_only:
+                return self.estimate(context)
             submission = self._submission(context)
-            return settle(self, context, submission, submission.begin())
+            return self._point_to(settle(self, context, submission, submission.begin()))
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
         """Go on where the trigger woke the task; without an event, look for ourselves."""
@@ -123,7 +126,19 @@ class SegmindRunOperator(SegmindSubmitOperator):
             read = None if event is None else RequestEvent.read(event)
             submission = self._submission(context)
             note = submission.current(read.request_id if read else None)
-            return settle(self, context, submission, note, read)
+            return self._point_to(settle(self, context, submission, note, read))
+
+    def report(self, note: Note, value: Any) -> None:
+        """Log in one line how a request ended."""
+        from airflow_provider_segmind.operators.settling import summary
+
+        self.log.info("%s", summary(note.request_id, note.fingerprint.model, value))
+
+    def _point_to(self, value: Any) -> Any:
+        from airflow_provider_segmind.links import result_address
+
+        self.result_uri = result_address(value)
+        return value
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Look once more when Airflow ended the deferral because no trigger spoke: the result may be there."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_provider_segmind.api.policies import DEFAULT_CONNECTION, OnStale, OnUnknown
-from airflow_provider_segmind.arguments import check_choice, check_inputs, check_model, check_schema
+from airflow_provider_segmind.arguments import check_choice, check_flag, check_inputs, check_model, check_schema
+from airflow_provider_segmind.links import SegmindModelLink, SegmindOutputLink
 
 if TYPE_CHECKING:
     # Every DAG parse imports this module, so what only a running task needs is imported where it runs.
@@ -40,6 +41,9 @@ class SegmindSubmitOperator(BaseOperator):
     :param model: the model to run (Segmind calls it the slug); the connection's default when None.
     :param inputs: the JSON body, as the model's page describes it.
     :param inputs_schema: JSON Schema of the body, or the path of one; checked before anything is paid.
+    :param validate_inputs: True checks ``inputs`` against ``inputs_schema``, or without one against what Segmind's
+        model list says of the model; False checks nothing; None checks when there is an ``inputs_schema``.
+    :param dry_run: submit nothing and return what the request may cost, see :meth:`estimate`.
     :param segmind_conn_id: the Connection.
     :param state_path: folder on object storage for the note of what was submitted, where Airflow has no task state
         store.
@@ -53,6 +57,7 @@ class SegmindSubmitOperator(BaseOperator):
     template_fields: Sequence[str] = ("model", "inputs", "inputs_schema", "segmind_conn_id", "state_path")
     template_fields_renderers: ClassVar[dict[str, str]] = {"inputs": "json", "inputs_schema": "json"}
     ui_color = "#e3f1ff"
+    operator_extra_links = (SegmindModelLink(), SegmindOutputLink())
 
     def __init__(
         self,
@@ -60,6 +65,8 @@ class SegmindSubmitOperator(BaseOperator):
         inputs: Mapping[str, Any],
         model: str | None = None,
         inputs_schema: Mapping[str, Any] | str | None = None,
+        validate_inputs: bool | None = None,
+        dry_run: bool = False,
         segmind_conn_id: str = DEFAULT_CONNECTION,
         state_path: str | None = None,
         on_stale: OnStale = "resubmit",
@@ -70,16 +77,23 @@ class SegmindSubmitOperator(BaseOperator):
         check_model(model)
         check_inputs(inputs)
         check_schema("inputs_schema", inputs_schema)
+        check_flag("validate_inputs", validate_inputs, none=True)
+        check_flag("dry_run", dry_run)
         check_choice("on_stale", on_stale, OnStale)
         check_choice("on_unknown", on_unknown, OnUnknown)
         self.model = model
         self.inputs = inputs
         self.inputs_schema = inputs_schema
+        self.validate_inputs = validate_inputs
+        # The name "dry_run" is a method of every operator.
+        self.estimate_only = dry_run
         self.segmind_conn_id = segmind_conn_id
         self.state_path = state_path
         self.on_stale = on_stale
         self.on_unknown = on_unknown
         self.request_id: str | None = None
+        self.model_used: str | None = None
+        self.result_uri: str | None = None
 
     @cached_property
     def hook(self) -> SegmindHook:
@@ -101,6 +115,8 @@ class SegmindSubmitOperator(BaseOperator):
         from airflow_provider_segmind.failures import task_failures
 
         with task_failures():
+            if self.estimate_only:
+                return self.estimate(context)
             note = self._submission(context).begin(replace_failed=True)
             self.announce(context, note)
             return {
@@ -118,19 +134,58 @@ class SegmindSubmitOperator(BaseOperator):
                 self.request_id,
             )
 
+    def build_inputs(self, context: Context) -> Mapping[str, Any]:
+        """
+        Return the body of the request, checked as the task asks.
+
+        :raises SegmindConfigError: it cannot work; nothing was sent.
+        """
+        from airflow_provider_segmind.arguments import as_inputs
+
+        inputs = as_inputs(self.inputs)
+        self.check_inputs(inputs)
+        return inputs
+
+    def check_inputs(self, inputs: Mapping[str, Any]) -> None:
+        """
+        Check a body as ``validate_inputs`` asks. Free.
+
+        :raises SegmindConfigError: it does not fit; nothing was sent.
+        """
+        from airflow_provider_segmind.arguments import load_schema, validate_inputs
+
+        if self.validate_inputs is False:
+            return
+        if self.inputs_schema is not None:
+            validate_inputs(inputs, load_schema("inputs_schema", self.inputs_schema))
+        elif self.validate_inputs:
+            schema = self.hook.get_inputs_schema(self.model)
+            if schema is None:
+                self.log.warning("Segmind lists no readable parameters for this model: the inputs go unchecked")
+            else:
+                validate_inputs(inputs, schema, "the parameters Segmind lists for the model")
+
+    def estimate(self, context: Context) -> dict[str, Any]:
+        """
+        Say what this task's request may cost. Free: nothing is submitted.
+
+        :returns: as :meth:`~airflow_provider_segmind.hooks.segmind.SegmindHook.estimate`.
+        """
+        estimate = self.hook.estimate(self.model, self.build_inputs(context))
+        self.log.info("%s", estimate["summary"])
+        if estimate["warning"]:
+            self.log.warning("%s", estimate["warning"])
+        return estimate
+
     def _submission(self, context: Context) -> Submission:
-        from airflow_provider_segmind.arguments import as_inputs, load_schema, validate_inputs
         from airflow_provider_segmind.journal import journal_for
         from airflow_provider_segmind.operators.submission import Submission
 
-        inputs = as_inputs(self.inputs)
-        if self.inputs_schema is not None:
-            validate_inputs(inputs, load_schema("inputs_schema", self.inputs_schema))
         return Submission(
             client=self.hook.get_conn(),
             journal=journal_for(context, self.state_path),
             model=self.hook.model_or_default(self.model),
-            inputs=inputs,
+            inputs=partial(self.build_inputs, context),
             connection=f"{self.segmind_conn_id} at {self.hook.config.endpoints.gateway}",
             policies=self.policies,
             log=self.log,
@@ -139,5 +194,6 @@ class SegmindSubmitOperator(BaseOperator):
     def announce(self, context: Context, note: Note) -> None:
         """Tell Airflow, and ourselves for a kill, which request this task is about."""
         self.request_id = note.request_id
+        self.model_used = note.fingerprint.model
         if self.do_xcom_push:
             context["ti"].xcom_push(key="request_id", value=note.request_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 
 import pytest
 
@@ -15,6 +16,7 @@ from airflow_provider_segmind.api.pricing import (
     Price,
     estimate_cost,
     estimate_input_tokens,
+    foresee,
     read_prices,
 )
 from airflow_provider_segmind.exceptions import SegmindConfigError
@@ -113,3 +115,33 @@ def test_text_is_counted_by_its_bytes_and_the_schema_counts():
 def test_prices_that_cannot_work_are_errors_that_name_the_entry(given, message):
     with pytest.raises(SegmindConfigError, match=message):
         read_prices(given)
+
+
+def test_what_is_foreseen_is_plain_data_with_a_range_and_the_balance():
+    seen = foresee("gemini-3.1-flash-lite", {"prompt": "x" * 400, "max_tokens": 1000}, prices=None, balance=5.0)
+
+    assert (seen["input_tokens"], seen["covered"], seen["warning"]) == (100, True, None)
+    assert seen["low"] == pytest.approx(100 * 0.25e-6)
+    assert seen["high"] == pytest.approx(100 * 0.25e-6 + 1000 * 1.5e-6)
+    assert seen["price"]["as_of"] == "2026-11-22"
+    assert json.loads(json.dumps(seen)) == seen
+
+
+def test_a_balance_that_does_not_cover_the_range_is_warned_of():
+    seen = foresee("gemini-3.1-flash-lite", {"prompt": "x"}, prices=None, balance=0.01)
+
+    assert seen["covered"] is False
+    assert "balance of 0.010000 USD does not cover" in seen["warning"]
+
+
+def test_an_unknown_price_is_said_and_is_not_zero():
+    seen = foresee("my-model", {"prompt": "x"}, prices=None, balance=0.0)
+
+    assert (seen["low"], seen["high"], seen["covered"]) == (None, None, None)
+    assert "Nobody told the price of 'my-model'" in seen["warning"]
+
+
+def test_prices_may_stand_in_the_extra_as_a_text():
+    assert read_prices('{"m": {"input": 1, "output": 2}}')["m"].output == 2.0
+    with pytest.raises(SegmindConfigError, match="prices is a text that is no JSON"):
+        read_prices("{")
