@@ -87,10 +87,23 @@ def get_provider_info() -> dict[str, Any]:
         ],
         "hooks": [{"integration-name": "Segmind", "python-modules": ["airflow_provider_segmind.hooks.segmind"]}],
         "operators": [
-            {"integration-name": "Segmind", "python-modules": ["airflow_provider_segmind.operators.request"]}
+            {
+                "integration-name": "Segmind",
+                "python-modules": [
+                    "airflow_provider_segmind.operators.request",
+                    "airflow_provider_segmind.operators.chat",
+                ],
+            }
         ],
         "sensors": [{"integration-name": "Segmind", "python-modules": ["airflow_provider_segmind.sensors.request"]}],
         "triggers": [{"integration-name": "Segmind", "python-modules": ["airflow_provider_segmind.triggers.request"]}],
+        "task-decorators": [
+            {"name": "segmind", "class-name": "airflow_provider_segmind.decorators.chat.segmind_task"}
+        ],
+        "extra-links": [
+            "airflow_provider_segmind.links.SegmindModelLink",
+            "airflow_provider_segmind.links.SegmindOutputLink",
+        ],
         "config": {
             "segmind": {
                 "description": "Defaults of the Segmind provider.",

@@ -1,0 +1,172 @@
+"""``@task.segmind``: a function returns what to ask, the task returns what the model answered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, Protocol, overload
+
+from airflow.providers.common.compat.sdk import (
+    SET_DURING_EXECUTION,
+    DecoratedOperator,
+    context_merge,
+    determine_kwargs,
+    task_decorator_factory,
+)
+
+from airflow_provider_segmind.exceptions import SegmindConfigError
+from airflow_provider_segmind.operators.chat import MAX_REPAIRS, SegmindChatOperator
+from airflow_provider_segmind.operators.questions import Question
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_segmind.api.policies import OnExpired, OnFailed, OnLargeFile, OnStale, OnUnknown
+
+Asked = ParamSpec("Asked")
+_QUESTION = ("prompt", "system", "messages", "files")
+
+
+class _SegmindDecoratedOperator(DecoratedOperator, SegmindChatOperator):
+    """
+    Ask a chat model what a function returns.
+
+    The function returns the prompt, or a dict of ``prompt``, ``system``, ``messages`` and ``files``. What it returns
+    is data: Jinja never renders it and it is never taken for a path, or a stray ``{{ conn… }}`` in a customer's letter
+    would read secrets.
+
+    The function runs again in a retry, and after a deferral when a further request has to be made: let it return the
+    same every time, as a changed question is a new paid request.
+    """
+
+    custom_operator_name = "@task.segmind"
+    template_fields: Sequence[str] = (
+        *DecoratedOperator.template_fields,
+        *(field for field in SegmindChatOperator.template_fields if field not in ("prompt", "messages")),
+    )
+    template_fields_renderers: ClassVar[dict[str, str]] = {
+        **DecoratedOperator.template_fields_renderers,
+        "system": "md",
+        "options": "json",
+        "inputs_schema": "json",
+    }
+
+    def __init__(
+        self,
+        *,
+        python_callable: Callable[..., Any],
+        op_args: Sequence[Any] | None = None,
+        op_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        for name in ("prompt", "messages"):
+            if name in kwargs:
+                raise SegmindConfigError(f"{name!r} is what the function of @task.segmind returns: it is no argument.")
+        super().__init__(
+            python_callable=python_callable,
+            op_args=op_args,
+            op_kwargs=op_kwargs,
+            prompt=SET_DURING_EXECUTION,
+            **kwargs,
+        )
+
+    def question(self, context: Context) -> Question:
+        """Call the function and return what it asks."""
+        names: Any = dict(context)
+        context_merge(names, self.op_kwargs)
+        kwargs = determine_kwargs(self.python_callable, self.op_args, names)
+        asked = self.python_callable(*self.op_args, **kwargs)
+        if isinstance(asked, str):
+            return Question(asked, self.system, None, self.files)
+        if not isinstance(asked, Mapping):
+            raise SegmindConfigError(
+                f"The function of @task.segmind returned a {type(asked).__name__}: it must return the prompt, or a "
+                f"dict of {', '.join(_QUESTION)}. Nothing was sent."
+            )
+        for name in asked.keys() - set(_QUESTION):
+            raise SegmindConfigError(
+                f"The function of @task.segmind returned a dict with {name!r}: only {', '.join(_QUESTION)} may be in "
+                "it. Nothing was sent."
+            )
+        return Question(
+            asked.get("prompt"),
+            asked.get("system", self.system),
+            asked.get("messages"),
+            asked.get("files", self.files),
+        )
+
+
+class SegmindTask(Protocol[Asked]):
+    """A decorated function: called in a DAG it makes a task and returns what the task will answer."""
+
+    def __call__(self, *args: Asked.args, **kwargs: Asked.kwargs) -> Any:
+        """Make the task."""
+
+    def expand(self, **kwargs: Any) -> Any:
+        """Make one task instance for each value."""
+
+    def expand_kwargs(self, kwargs: Any, *, strict: bool = True) -> Any:
+        """Make one task instance for each mapping."""
+
+    def partial(self, **kwargs: Any) -> SegmindTask[...]:
+        """Fix arguments that every mapped task instance shares."""
+
+    def override(self, **kwargs: Any) -> SegmindTask[Asked]:
+        """Change arguments of the operator for one use."""
+
+
+@overload
+def segmind_task(python_callable: Callable[Asked, Any]) -> SegmindTask[Asked]: ...
+
+
+@overload
+def segmind_task(
+    *,
+    multiple_outputs: bool = False,
+    task_id: str = ...,
+    model: str | None = None,
+    system: str | None = None,
+    files: Sequence[Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+    api_format: str | None = None,
+    output_type: Any = None,
+    max_repairs: int = MAX_REPAIRS,
+    max_inline_bytes: int | None = None,
+    large_files: OnLargeFile = "fail",
+    validate_inputs: bool | None = None,
+    inputs_schema: Mapping[str, Any] | str | None = None,
+    dry_run: bool = False,
+    segmind_conn_id: str = ...,
+    state_path: str | None = None,
+    deferrable: bool = ...,
+    sync_wait: float = ...,
+    poll_interval: float | None = None,
+    timeout: float = ...,
+    output_path: str | None = None,
+    max_xcom_bytes: int = ...,
+    on_stale: OnStale = "resubmit",
+    on_unknown: OnUnknown = "fail",
+    on_failed: OnFailed = "fail",
+    on_expired: OnExpired = "recover",
+    max_resubmits: int = ...,
+    retries: int = ...,
+    **kwargs: Any,
+) -> Callable[[Callable[Asked, Any]], SegmindTask[Asked]]: ...
+
+
+def segmind_task(python_callable: Any = None, multiple_outputs: bool = False, **kwargs: Any) -> Any:
+    """
+    Turn a function that returns a question into a task that returns the answer; registered as ``@task.segmind``.
+
+    Import it by this name where a type checker is to know its arguments: to one, every provider's ``@task.…`` is a
+    decorator of anything.
+
+    :param multiple_outputs: also push each key of an answer that is an object.
+    :param kwargs: as :class:`~airflow_provider_segmind.operators.chat.SegmindChatOperator` takes them.
+    """
+    # Airflow would infer multiple_outputs from the function's own return type, which is that of the question.
+    return task_decorator_factory(
+        python_callable=python_callable,
+        multiple_outputs=bool(multiple_outputs),
+        decorated_operator_class=_SegmindDecoratedOperator,
+        **kwargs,
+    )

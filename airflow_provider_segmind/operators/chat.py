@@ -1,0 +1,179 @@
+"""Ask a chat model and get a text, or data of a type."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow_provider_segmind.api.policies import OnLargeFile
+from airflow_provider_segmind.arguments import check_choice
+from airflow_provider_segmind.exceptions import SegmindConfigError
+from airflow_provider_segmind.operators import questions
+from airflow_provider_segmind.operators.run import SegmindRunOperator
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_segmind.api.files import FilePart
+    from airflow_provider_segmind.api.structured import OutputType
+    from airflow_provider_segmind.api.submission import Note
+    from airflow_provider_segmind.landing import Place
+    from airflow_provider_segmind.operators.questions import Question
+
+MAX_REPAIRS = 1
+
+
+class SegmindChatOperator(SegmindRunOperator):
+    """
+    Ask a chat model, in one task that holds no worker slot while it waits, and return what it answered.
+
+    ``prompt``, ``system``, ``messages`` and ``files`` say the same to every model; the form of the request follows from
+    the model's name. For anything but chat use :class:`~airflow_provider_segmind.operators.request.SegmindRunOperator`.
+
+    **XCom**: as return value the text, or plain JSON data when there is an ``output_type``; a manifest with ``uri``
+    when that is larger than ``max_xcom_bytes``. Keys: ``usage`` (tokens), ``cost`` (USD as billed), ``request_id``,
+    ``finish_reason``. Usage and cost are those of all requests this answer took.
+
+    **What is paid**: one request; one more when the answer was cut off (with a larger output cap); up to
+    ``max_repairs`` more when it is not the data asked for. Each is noted by itself, so that **a retry, a clear, a
+    killed worker or triggerer** goes on where the task was and pays none of them again.
+
+    **Templated**: ``prompt``, ``system``, ``messages``, ``files``, ``options``, ``model``, ``output_path``,
+    ``inputs_schema``, ``segmind_conn_id``, ``state_path``. A ``prompt`` or ``system`` that is as a whole the path of a
+    ``.md``, ``.txt`` or ``.json`` file, without spaces and braces, is read from that file. What comes out of XCom
+    arrives byte for byte: it is neither rendered nor taken for a path.
+
+    :param prompt: the question; the last turn when ``messages`` are given too.
+    :param system: what the model is told before the conversation.
+    :param messages: turns of ``role`` and ``content``, or Gemini's own object with ``contents``.
+    :param files: paths, ObjectStoragePath URIs, ``http(s)`` addresses or bytes, sent beside the prompt.
+    :param options: what else the model takes (``temperature``, ``max_tokens``…), sent as it is.
+    :param api_format: ``gemini``, ``openai`` or ``anthropic``, for a model whose name does not tell.
+    :param output_type: what the answer must be: a pydantic model, a type pydantic can adapt, or a JSON Schema.
+    :param max_repairs: how often to ask again, each time paid, when the answer is not of ``output_type``.
+    :param max_inline_bytes: largest file sent inside the request, in bytes; 7,000,000 when None.
+    :param large_files: a file is larger: ``fail``, or ``upload`` it to Segmind's storage, where anybody who has its
+        address can read it.
+    :raises AirflowFailException: where a retry cannot help, an answer that cannot be used included; the message says
+        how many requests were paid.
+    """
+
+    template_fields: Sequence[str] = (
+        *("prompt", "system", "messages", "files", "options"),
+        *(field for field in SegmindRunOperator.template_fields if field != "inputs"),
+    )
+    template_fields_renderers: ClassVar[dict[str, str]] = {
+        "prompt": "md",
+        "system": "md",
+        "messages": "json",
+        "options": "json",
+        "inputs_schema": "json",
+    }
+
+    def __init__(
+        self,
+        *,
+        prompt: str | None = None,
+        system: str | None = None,
+        messages: Sequence[Mapping[str, Any]] | Mapping[str, Any] | None = None,
+        files: Sequence[str | os.PathLike[str] | bytes | FilePart] | None = None,
+        options: Mapping[str, Any] | None = None,
+        api_format: str | None = None,
+        output_type: Any = None,
+        max_repairs: int = MAX_REPAIRS,
+        max_inline_bytes: int | None = None,
+        large_files: OnLargeFile = "fail",
+        **kwargs: Any,
+    ) -> None:
+        if "inputs" in kwargs:
+            raise SegmindConfigError("'inputs' are made by this operator: give prompt, messages, files and options.")
+        super().__init__(inputs={}, **kwargs)
+        questions.check_question(prompt=prompt, system=system, messages=messages, files=files)
+        questions.check_request(model=self.model, api_format=api_format, options=options, output_type=output_type)
+        questions.check_limits(max_repairs=max_repairs, max_inline_bytes=max_inline_bytes)
+        check_choice("large_files", large_files, OnLargeFile)
+        self.prompt = prompt
+        self.system = system
+        self.messages = messages
+        self.files = questions.without_bytes(files)
+        self.options = options
+        self.api_format = api_format
+        self.output_type = output_type
+        self.max_repairs = max_repairs
+        self.max_inline_bytes = max_inline_bytes
+        self.large_files = large_files
+        self.uploads: dict[str, FilePart] = {}
+        # A mapped task is built on the worker, where the text may be data that came out of XCom.
+        mapped = getattr(self, "_BaseOperator__from_mapped", False)
+        self._text_files = {} if mapped else questions.named_files(prompt=prompt, system=system)
+
+    @cached_property
+    def answer_type(self) -> OutputType | None:
+        """Return what the answer must be, None for a text."""
+        return questions.read_output_type(self.output_type)
+
+    @property
+    def place(self) -> Place:
+        """Return where the bodies of the requests go: beside the answer, under the names of their requests."""
+        import sys
+
+        from airflow_provider_segmind.landing import Place
+
+        place = Place(self.output_path, self.max_xcom_bytes)
+        folder = self.output_path
+        if self.output_path and place.names_file:
+            folder = self.output_path.rpartition("/")[0] + "/" if "/" in self.output_path else "./"
+        # This process reads the body whatever its size; only what a trigger hands over has to be small.
+        return Place(folder, sys.maxsize)
+
+    def question(self, context: Context) -> Question:
+        """Return what to ask."""
+        return questions.Question(self.prompt, self.system, self.messages, self.files)
+
+    def build_inputs(self, context: Context) -> Mapping[str, Any]:
+        """
+        Load the files and return the body of the first request, checked as the task asks.
+
+        :raises SegmindConfigError: it cannot work; nothing was sent.
+        """
+        inputs = questions.build(self, self.question(context))
+        self.check_inputs(inputs)
+        return inputs
+
+    def execute(self, context: Context) -> Any:
+        """Ask, wait a little, and return the answer or defer."""
+        from airflow_provider_segmind.failures import task_failures
+        from airflow_provider_segmind.operators.conversation import Conversation
+
+        with task_failures():
+            if self.estimate_only:
+                return self.estimate(context)
+            return Conversation(self, context).begin()
+
+    def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
+        """Go on where the trigger woke the task; without an event, look for ourselves."""
+        from airflow_provider_segmind.failures import task_failures
+        from airflow_provider_segmind.operators.conversation import Conversation
+        from airflow_provider_segmind.triggers.events import RequestEvent
+
+        with task_failures():
+            return Conversation(self, context).go_on(None if event is None else RequestEvent.read(event))
+
+    def report(self, note: Note, value: Any) -> None:
+        """Leave the line about a request to the conversation, which has read its reply."""
+
+    def resolve_template_files(self) -> None:
+        """Read ``prompt`` and ``system`` from files, at DAG parse."""
+        self._read_text_files()
+
+    def render_template_fields(self, context: Context, jinja_env: Any = None) -> None:
+        """Render; the files are read here where no DAG parse has done it (``dag.test()`` of a script)."""
+        self._read_text_files()
+        super().render_template_fields(context, jinja_env)
+
+    def _read_text_files(self) -> None:
+        while self._text_files:
+            field, path = self._text_files.popitem()
+            setattr(self, field, questions.read_text_file(self.get_template_env(), field, path))

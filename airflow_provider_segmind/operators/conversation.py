@@ -1,0 +1,250 @@
+"""
+Bring a chat task to its answer: ask, judge the reply, and ask again where that can mend it.
+
+Each request is submitted once and noted by itself, so that whoever goes on (a retry, a cleared task, a task that a
+trigger woke) goes on from the last request that was noted and pays none of them again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_segmind.api.models import RequestResult
+from airflow_provider_segmind.api.outcomes import ChatReply, FinishReason
+from airflow_provider_segmind.api.repairs import (
+    Accept,
+    AskAgainLarger,
+    Decision,
+    Refuse,
+    Repair,
+    decide,
+    output_cap_of,
+    reply_error,
+)
+from airflow_provider_segmind.api.replies import read_reply
+from airflow_provider_segmind.api.submission import Note
+from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindRequestExpiredError
+from airflow_provider_segmind.journal import Journal, journal_for
+from airflow_provider_segmind.landing import Place, landed_before
+from airflow_provider_segmind.operators.questions import upload_files
+from airflow_provider_segmind.operators.rounds import MAX_ENLARGEMENTS, Spent, further_inputs, part_after
+from airflow_provider_segmind.operators.settling import settle, summary
+from airflow_provider_segmind.operators.submission import Submission
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_segmind.operators.chat import SegmindChatOperator
+    from airflow_provider_segmind.triggers.events import RequestEvent
+
+Inputs = Callable[[], Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One request of the chain, and what was spent before it."""
+
+    submission: Submission
+    note: Note
+    inputs: Inputs
+    before: Spent
+
+
+class Conversation:
+    """
+    The requests of one chat task instance.
+
+    :param task: the operator, its fields rendered.
+    """
+
+    def __init__(self, task: SegmindChatOperator, context: Context) -> None:
+        self._task = task
+        self._context = context
+        self._client = task.hook.get_conn()
+        self._model = task.hook.model_or_default(task.model)
+        self._connection = f"{task.segmind_conn_id} at {task.hook.config.endpoints.gateway}"
+
+    def begin(self) -> Any:
+        """Ask, or go on from what an earlier try asked; return the answer or defer."""
+        submission = self._submission(self._first_inputs, Spent(), self._journal())
+        return self._answer(self._latest(Round(submission, submission.begin(), self._first_inputs, Spent())))
+
+    def go_on(self, event: RequestEvent | None) -> Any:
+        """
+        Go on after a deferral; nothing is submitted but what the reply asks for.
+
+        :param event: how waiting ended, None when this worker is to look itself.
+        """
+        submission = self._submission(self._first_inputs, Spent(), self._journal())
+        note = submission.current(event.request_id if event else None)
+        latest = self._latest(Round(submission, note, self._first_inputs, Spent()), event)
+        if event is not None and event.error_class == SegmindConfigError.__name__:
+            # The result was too large for an event; here only its answer has to be small.
+            event = None
+        return self._answer(latest, event)
+
+    def _answer(self, asked: Round, event: RequestEvent | None = None) -> Any:
+        while True:
+            value = settle(self._task, self._context, asked.submission, asked.note, event)
+            event = None
+            request_id = str(self._task.request_id)
+            result = self._result(value, request_id)
+            reply = self._read(result)
+            spent = asked.before.plus(result.metrics.cost, reply.usage)
+            self._tell(result, reply, spent)
+            decision = self._decide(reply, asked)
+            if isinstance(decision, Accept):
+                return self._land(decision.result, result)
+            if isinstance(decision, Refuse):
+                raise reply_error(
+                    decision, reply, model=self._model, request_id=request_id, paid_requests=spent.requests
+                )
+            asked = self._ask_again(asked, request_id, decision, spent)
+
+    def _ask_again(self, asked: Round, request_id: str, decision: AskAgainLarger | Repair, spent: Spent) -> Round:
+        if isinstance(decision, Repair):
+            why = f"is not the data asked for: {decision.error}"
+        else:
+            why = f"was cut off; the output cap becomes {decision.cap} tokens"
+        self._task.log.warning("The answer to request %s %s. Asking again is a further paid request", request_id, why)
+
+        def inputs() -> Mapping[str, Any]:
+            return further_inputs(asked.inputs(), decision)
+
+        before = spent.toward(decision)
+        submission = self._submission(inputs, before, self._journal(request_id))
+        return Round(submission, submission.begin(), inputs, before)
+
+    def _latest(self, asked: Round, event: RequestEvent | None = None) -> Round:
+        """Follow the chain of notes to the last request that Segmind has accepted."""
+        while True:
+            request_id = str(asked.note.request_id)
+            journal = self._journal(request_id)
+            note = journal.read()
+            inputs = self._inputs_after(asked)
+            before = Spent.from_json(note.before if note else None)
+            submission = self._submission(inputs, before, journal)
+            if note is not None and event is not None and event.request_id != request_id:
+                note = submission.current(event.request_id)
+            if note is None or note.request_id is None or note.outcome is not None:
+                # What is unknown or refused is decided where its body is at hand: after the reply before it.
+                return asked
+            self._task.log.info(
+                "Request %s is paid and done with; an earlier try went on with %s", request_id, note.request_id
+            )
+            asked = Round(submission, note, inputs, before)
+
+    def _inputs_after(self, asked: Round) -> Inputs:
+        def inputs() -> Mapping[str, Any]:
+            request_id = str(asked.note.request_id)
+            try:
+                value = landed_before(request_id, self._task.place, asked.note.landed)
+                result = self._result(value or self._client.get_result(request_id).to_json(), request_id)
+            except SegmindRequestExpiredError:
+                self._task.log.warning("The reply to request %s is gone; going on without it", request_id)
+                return asked.inputs()
+            decision = self._decide(self._read(result), asked)
+            if isinstance(decision, AskAgainLarger | Repair):
+                return further_inputs(asked.inputs(), decision)
+            return asked.inputs()
+
+        return inputs
+
+    def _decide(self, reply: ChatReply, asked: Round) -> Decision:
+        task = self._task
+        parsed = task.answer_type.parse(reply.text) if task.answer_type else None
+        # Only a reply that may be cut off needs the request's own cap, and with it the body and its files.
+        capped = reply.finish_reason in (FinishReason.LENGTH, FinishReason.UNKNOWN) and (
+            asked.before.enlargements < MAX_ENLARGEMENTS
+        )
+        return decide(
+            reply,
+            parsed,
+            repairs_left=task.max_repairs - asked.before.repairs,
+            truncation_retries_left=MAX_ENLARGEMENTS - asked.before.enlargements,
+            output_cap=output_cap_of(asked.inputs()) if capped else None,
+        )
+
+    def _tell(self, result: RequestResult, reply: ChatReply, spent: Spent) -> None:
+        task = self._task
+        line = summary(result.request_id, self._model, result.to_json())
+        task.log.info("%s, finish reason %s", line, reply.finish_reason)
+        if spent.requests > 1:
+            cost = "an unknown amount" if spent.cost is None else f"{spent.cost} USD"
+            task.log.info("This answer has taken %d paid requests, %s in all", spent.requests, cost)
+        if task.do_xcom_push:
+            push = self._context["ti"].xcom_push
+            push(key="usage", value=dict(spent.usage or {}))
+            push(key="cost", value=spent.cost)
+            push(key="finish_reason", value=str(reply.finish_reason))
+
+    def _land(self, answer: Any, result: RequestResult) -> Any:
+        task = self._task
+        text = answer if task.answer_type is None else json.dumps(answer, ensure_ascii=False)
+        encoded = text.encode()
+        small = len(json.dumps(answer, ensure_ascii=False).encode()) <= task.max_xcom_bytes
+        if not task.output_path:
+            if small:
+                return answer
+            raise SegmindConfigError(
+                f"The answer to request {result.request_id!r} is {len(encoded)} bytes, over max_xcom_bytes "
+                f"({task.max_xcom_bytes}), and no output_path says where to land it. It was billed and stays at "
+                "Segmind until an hour after its submission: set output_path (or raise max_xcom_bytes) and clear this "
+                "task; fetching it is free."
+            )
+        place = Place(task.output_path, task.max_xcom_bytes)
+        path = place.file(result.request_id, ".answer.txt" if task.answer_type is None else ".answer.json")
+        path.write_bytes(encoded)
+        task.result_uri = str(path)
+        if small:
+            return answer
+        return {
+            "request_id": result.request_id,
+            "model": self._model,
+            "status": result.status,
+            "metrics": result.metrics.to_json(),
+            "uri": str(path),
+            "uris": [str(path)],
+            "bytes": len(encoded),
+        }
+
+    def _result(self, value: Any, request_id: str) -> RequestResult:
+        """Return the body of a request from what settling it gave: itself, or the manifest of where it was landed."""
+        if isinstance(value, dict) and "uris" in value:
+            value = landed_before(request_id, self._task.place, value)
+        if not isinstance(value, dict) or "uris" in value:
+            # A reply that is nothing but an address counts as media when it is landed; Segmind has the text.
+            return self._client.get_result(request_id)
+        return RequestResult.model_validate({"status": "COMPLETED", **value, "request_id": request_id})
+
+    def _read(self, result: RequestResult) -> ChatReply:
+        return read_reply(result.to_json(), model=self._model, api_format=self._task.api_format)
+
+    @cached_property
+    def _body(self) -> Mapping[str, Any]:
+        return self._task.build_inputs(self._context)
+
+    def _first_inputs(self) -> Mapping[str, Any]:
+        return self._body
+
+    def _submission(self, inputs: Inputs, before: Spent, journal: Journal) -> Submission:
+        task = self._task
+        return Submission(
+            client=self._client,
+            journal=journal,
+            model=self._model,
+            inputs=inputs,
+            connection=self._connection,
+            policies=task.policies,
+            log=task.log,
+            before=before.to_json() if before.requests else None,
+            prepare=lambda body: upload_files(task, body),
+        )
+
+    def _journal(self, after: str | None = None) -> Journal:
+        part = "" if after is None else part_after(after)
+        return journal_for(self._context, self._task.state_path, part)
