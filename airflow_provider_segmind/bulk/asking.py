@@ -7,6 +7,7 @@ arrived and nobody knows, the row is set aside as lost and nothing is sent.
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
@@ -150,7 +151,7 @@ class Asker:
             fingerprint=claim.fingerprint, attempt=claim.attempt, at=self._last_success, request_id=accepted.request_id
         )
         self._run.commits.note(submitted)
-        self._run.tally.submitted(submitted.request_id, claim.body, submitted.at)
+        self._run.tally.submitted(submitted.request_id, claim.body, claim.at)
         return submitted
 
     async def _permitted(self, prepared: Prepared, step: Step) -> bool:
@@ -222,10 +223,7 @@ class Asker:
                 return self._following(step, prepared.body, question=1, failures=failures), prepared.inputs
             self._finish(step, Outcome.FAILED, reason=error.reason, submitted=submitted)
         except SegmindRequestExpiredError as error:
-            cost = await self._recorded_cost(request_id) if error.cost is None else error.cost
-            run.budget.billed(cost)
-            step = step.answered(request_id, cost=cost)
-            self._finish(step, Outcome.FAILED, reason=_words(error), submitted=submitted, billed=True)
+            await self._settle_expired(step, submitted, error)
         except SegmindError as error:
             run.budget.lost_sight()
             run.leave(prepared, f"request {request_id!r} was accepted, its answer is not there: {_words(error)}")
@@ -248,12 +246,17 @@ class Asker:
             raise TypeError("the client's wait(fetch=True) must return a RequestResult")
         return state
 
-    async def _recorded_cost(self, request_id: str) -> float | None:
-        try:
-            record = await self._client.get_request_record(request_id)
-        except SegmindError:
-            return None
-        return record.credits_deduction
+    async def _settle_expired(self, step: Step, submitted: Submitted, error: SegmindRequestExpiredError) -> None:
+        """Settle a row whose result is gone from what the history says; asking again would be paid again."""
+        cost, reason, billed = error.cost, _words(error), True
+        with contextlib.suppress(SegmindError):
+            record = await self._client.get_request_record(submitted.request_id)
+            cost = record.credits_deduction if cost is None else cost
+            if record.model_status == "FAILED":
+                cost, reason, billed = 0.0, record.error or reason, False
+        self._run.budget.billed(cost)
+        step = step.answered(submitted.request_id, cost=cost)
+        self._finish(step, Outcome.FAILED, reason=reason, submitted=submitted, billed=billed)
 
     def _judge(
         self, prepared: Prepared, step: Step, submitted: Submitted, result: RequestResult

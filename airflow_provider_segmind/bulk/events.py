@@ -80,6 +80,7 @@ class Finished:
     What became of a row, for good.
 
     :param reason: why there is no answer; empty on success.
+    :param body: SHA-256 in hex of the body that the last request was sent.
     :param answer: the answer columns, None without success.
     :param request_ids: every request of this run for the row, the last one answered it.
     :param cost: USD billed for them in this run, None when Segmind did not say.
@@ -94,6 +95,7 @@ class Finished:
     run: str
     model: str
     outcome: Outcome
+    body: str = ""
     reason: str = ""
     answer: Any = None
     request_ids: tuple[str, ...] = ()

@@ -19,19 +19,11 @@ from airflow_provider_segmind.api.models import RequestRecord
 from airflow_provider_segmind.bulk.events import Claimed
 from airflow_provider_segmind.bulk.plan import Client
 from airflow_provider_segmind.bulk.rows import digest
+from airflow_provider_segmind.bulk.standing import Witness
 
 LONGEST_SPAN = 30.0
 """Days the history is asked about at most; it takes 31."""
 MOST_PAGES = 300
-
-
-@dataclass(frozen=True, slots=True)
-class Witness:
-    """A request of ours whose body and submission (epoch seconds) are known."""
-
-    request_id: str
-    body: str
-    submitted_at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +89,7 @@ async def find_lost(
         witness = known.get(record.request_id)
         if witness is not None:
             if witness.body == body:
-                caught_up = max(caught_up, witness.submitted_at)
+                caught_up = max(caught_up, witness.not_before)
             continue
         owner = next((mark for mark in wanted.get(body, ()) if _may_be(record, lost[mark].claim)), None)
         if owner is not None and record.request_id not in taken:

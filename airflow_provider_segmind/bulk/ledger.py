@@ -9,9 +9,11 @@ local disk.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
+from airflow_provider_segmind.api.history import POST_DURATION
 from airflow_provider_segmind.bulk.events import Event, Finished, from_line, to_line
 from airflow_provider_segmind.bulk.index import CompactIndex
 from airflow_provider_segmind.bulk.segments import (
@@ -21,7 +23,7 @@ from airflow_provider_segmind.bulk.segments import (
     write_segment,
 )
 from airflow_provider_segmind.bulk.spool import Spool
-from airflow_provider_segmind.bulk.standing import OpenRow, RunTotals, Standing
+from airflow_provider_segmind.bulk.standing import WITNESSES, OpenRow, RunTotals, Standing, Witness
 from airflow_provider_segmind.bulk.storage import StorePath, make_folder
 from airflow_provider_segmind.bulk.verdicts import Outcome
 from airflow_provider_segmind.exceptions import SegmindBulkError
@@ -58,6 +60,7 @@ class Ledger:
         self._answers: dict[int, bytes] = {}
         self._writing: dict[int, bytes] = {}
         self._number = 0
+        self._recent: deque[Witness] = deque(maxlen=WITNESSES)
 
     def close(self) -> None:
         """Drop the local working copy; the segments stay."""
@@ -133,6 +136,15 @@ class Ledger:
         """Yield the rows that are claimed or submitted and not finished."""
         return ((fingerprint, row) for fingerprint, row in list(self._open.items()) if not row.is_free)
 
+    def witnesses(self) -> list[Witness]:
+        """Return requests whose body and submission are known: those still open, and the latest that ended."""
+        waiting = [
+            Witness(row.submitted.request_id, row.claim.body, row.claim.at)
+            for _, row in self.open_rows()
+            if row.submitted is not None and row.claim is not None
+        ]
+        return [*waiting, *self._recent]
+
     def totals(self) -> RunTotals:
         """Return what the run has used up, rows still open included."""
         totals = RunTotals(self._totals.rows, self._totals.cost, self._totals.unpriced, self._totals.outcomes.copy())
@@ -190,6 +202,10 @@ class Ledger:
                 self._totals.add(old, sign=-1)
         if event.run == self.run:
             self._totals.add(event)
+        if event.seconds is not None and event.request_ids:
+            # It was accepted some time before its submission was noted.
+            accepted = event.at - event.seconds - POST_DURATION
+            self._recent.append(Witness(event.request_ids[-1], event.body, accepted))
         success = event.outcome is Outcome.SUCCESS
         place = self._spool.reserve(line)
         self._answers[place] = line

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from airflow_provider_segmind.bulk.commits import GroupCommit
 from airflow_provider_segmind.bulk.events import Freed, Submitted
-from airflow_provider_segmind.bulk.history import Findings, Lost, Witness, find_lost
+from airflow_provider_segmind.bulk.history import Findings, Lost, find_lost
 from airflow_provider_segmind.bulk.ledger import Ledger
 from airflow_provider_segmind.bulk.plan import Client, Question, Settings
 from airflow_provider_segmind.bulk.tally import Tally
@@ -44,7 +44,7 @@ async def recover(run: Run, lost: Mapping[bytes, Lost]) -> Findings:
             run.client,
             run.question.model,
             lost,
-            witnesses=_witnesses(run),
+            witnesses=[*run.ledger.witnesses(), *run.tally.witnesses],
             former=_former(run.ledger, lost),
             now=run.clock(),
             settles_after=run.settings.history_settles_after,
@@ -73,15 +73,6 @@ def free(run: Run, mark: bytes) -> None:
     if row is not None:
         for writer in row.claims:
             run.commits.note(Freed(fingerprint=mark, attempt=row.attempt, at=run.clock(), writer=writer))
-
-
-def _witnesses(run: Run) -> list[Witness]:
-    stored = [
-        Witness(row.submitted.request_id, row.claim.body, row.submitted.at)
-        for _, row in run.ledger.open_rows()
-        if row.submitted is not None and row.claim is not None
-    ]
-    return [*stored, *run.tally.witnesses]
 
 
 def _former(ledger: Ledger, lost: Iterable[bytes]) -> frozenset[str]:

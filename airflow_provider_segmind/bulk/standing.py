@@ -74,6 +74,24 @@ class Standing:
     attempt: int = 0
 
 
+WITNESSES = 256
+"""How many recent requests are remembered, to tell how far Segmind's history has come."""
+
+
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """
+    A request of ours that can tell how far the history has come.
+
+    :param body: SHA-256 in hex of what was sent.
+    :param not_before: epoch seconds before which Segmind cannot have accepted it.
+    """
+
+    request_id: str
+    body: str
+    not_before: float
+
+
 @dataclass(slots=True)
 class RunTotals:
     """

@@ -8,6 +8,9 @@ from typing import Self
 from airflow_provider_segmind.bulk.events import Claimed, Finished, Freed, Submitted
 from airflow_provider_segmind.bulk.verdicts import Outcome
 
+LONG_AGO = 0.0
+"""Stands for a time of submission that is no longer known."""
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -61,7 +64,7 @@ class Step:
         """
         claim = replace(self.claim, question=self.claim.question - 1)
         submitted = Submitted(
-            fingerprint=claim.fingerprint, attempt=claim.attempt, at=claim.at, request_id=claim.request_ids[-1]
+            fingerprint=claim.fingerprint, attempt=claim.attempt, at=LONG_AGO, request_id=claim.request_ids[-1]
         )
         return replace(self, claim=claim, new_row=False, counted=True), submitted
 
@@ -87,11 +90,12 @@ class Step:
             run=run,
             model=claim.model,
             outcome=outcome,
+            body=claim.body,
             reason=reason,
             answer=answer,
             request_ids=claim.request_ids,
             cost=None if self.unpriced and not claim.cost else round(claim.cost, 12),
             tokens=claim.tokens or None,
-            seconds=None if submitted is None else max(0.0, at - submitted.at),
+            seconds=None if submitted is None or submitted.at == LONG_AGO else max(0.0, at - submitted.at),
             billed=billed or claim.cost > 0,
         )

@@ -8,12 +8,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from airflow_provider_segmind.bulk.events import Finished
-from airflow_provider_segmind.bulk.history import Witness
+from airflow_provider_segmind.bulk.standing import WITNESSES, Witness
 from airflow_provider_segmind.bulk.verdicts import Outcome
 
 _GROWTH = math.log(1.05)
-WITNESSES = 256
-"""How many recent requests are remembered, to tell how far Segmind's history has come."""
 
 
 class Latencies:
@@ -62,7 +60,7 @@ class Tally:
     witnesses: deque[Witness] = field(default_factory=lambda: deque(maxlen=WITNESSES))
 
     def submitted(self, request_id: str, body: str, at: float) -> None:
-        """Note a request that Segmind accepted; ``at`` in epoch seconds."""
+        """Note a request that Segmind accepted, no earlier than ``at`` in epoch seconds."""
         self.witnesses.append(Witness(request_id, body, at))
 
     def settled(self, event: Finished) -> None:

@@ -172,6 +172,7 @@ class FakeSegmind:
             model_status="COMPLETED" if job.failed is None else "FAILED",
             credits_deduction=job.cost if job.failed is None else 0.0,
             request_body=job.body,
+            error=job.failed,
             model_created=job.at,
         )
 

@@ -24,6 +24,8 @@ from tests.bulk.stores import ObjectStore
 
 SEEDS = range(50)
 CONCURRENCY = 5
+SETTLED = 600.0
+"""Seconds after which the history is believed; short of the hour for which a result lives."""
 TEXTS = [str(number % 45) for number in range(60)]
 
 
@@ -57,7 +59,12 @@ class Night:
         self.faults = faults
         self.limits = Limits(**limits)
         self.segmind = FakeSegmind(
-            self.clock, trouble=self.trouble, failing=failing, steps=4, rng=random.Random(seed + 1000)
+            self.clock,
+            trouble=self.trouble,
+            failing=failing,
+            history_delay=(seed % 3) * 0.4,
+            steps=4,
+            rng=random.Random(seed + 1000),
         )
 
     def trouble(self, _: Mapping[str, Any]) -> str | None:
@@ -71,7 +78,9 @@ class Night:
             client=self.segmind,
             run_id="night",
             limits=self.limits,
-            settings=Settings(concurrency=CONCURRENCY, commit_delay=0.001, block_rows=7, fold_at=12, grace=0.1),
+            settings=Settings(
+                concurrency=CONCURRENCY, commit_delay=0.001, block_rows=7, fold_at=12, history_settles_after=SETTLED
+            ),
             clock=self.clock,
             sleep=self.clock.sleep,
             rng=self.rng,
@@ -95,13 +104,14 @@ class Night:
             engine = await self.one_try(self.rng.randint(1, 400))
             if engine is not None:
                 engine.close()
-        for _ in range(8):
+        for wait in (60.0, SETTLED, 60.0, SETTLED):
             engine = await self.one_try(None)
             assert engine is not None
             if not land(engine).rows_left or engine.stopped:
                 return engine
             engine.close()
-            self.clock.now += 4 * 3600
+            self.clock.now += wait
+            self.faults = 0.0
         raise AssertionError("rows are left after every fate must be known")
 
 
