@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 import httpx
-import pytest
 
-from airflow_provider_segmind.api import client as client_module
+from airflow_provider_segmind.api.client import SegmindClient
+from airflow_provider_segmind.hooks.segmind import SegmindHook
 
 KEY = "SG_5ecretKeyOfATest"
 CANARY = "canary-prompt-6f1c"
@@ -70,14 +72,6 @@ class Run:
         return {"ti": self.ti, "task_state_store": self.store}
 
 
-@pytest.fixture
-def fast(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Make every client of the hook sleep by moving its own clock; returns what was slept."""
-    slept: list[float] = []
-    monkeypatch.setattr(client_module.time, "sleep", slept.append)
-    return slept
-
-
 def answers(*replies: Any) -> httpx.MockTransport:
     """Answer with the replies in turn, the last one for ever; an exception is raised."""
     left = list(replies)
@@ -89,3 +83,45 @@ def answers(*replies: Any) -> httpx.MockTransport:
         return reply(request) if callable(reply) else reply
 
     return httpx.MockTransport(handle)
+
+
+class Clock:
+    """A wall clock that also moves when somebody sleeps by it."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+        self.slept: list[float] = []
+        self.hooks: list[SegmindHook] = []
+
+    def __call__(self) -> float:
+        return time.time() + self.ahead
+
+    def sleep(self, seconds: float) -> None:
+        assert seconds >= 0
+        self.slept.append(seconds)
+        self.ahead += seconds
+
+
+def hook_by(clock: Clock, *, transport: httpx.BaseTransport | None = None) -> SegmindHook:
+    """Return a hook of ``segmind_default`` whose client never really sleeps."""
+    hook = SegmindHook()
+    hook._client = SegmindClient(hook.config, clock=clock, sleep=clock.sleep, transport=transport)
+    clock.hooks.append(hook)
+    return hook
+
+
+def by_hand(task: Any, clock: Clock, *, transport: httpx.BaseTransport | None = None) -> Any:
+    """Let a task run in this process: by the test's clock, and logging to where ``caplog`` listens."""
+    task.hook = hook_by(clock, transport=transport)
+    # Airflow 3 logs through structlog, 2.11 through a logger under the other name.
+    task._cached_logger = task._log = logging.getLogger("a_task")
+    if hasattr(task, "_submission"):
+        make = task._submission
+
+        def submission(context: Any) -> Any:
+            made = make(context)
+            made._clock, made._sleep = clock, clock.sleep
+            return made
+
+        task._submission = submission
+    return task

@@ -201,7 +201,10 @@ def wait(
             state = yield from look(wire, pending.request_id, fetch=fetch)
         except SegmindError as error:
             if not _may_pass(error, pending, clock()):
-                raise _final(error, pending, clock()) from error
+                if isinstance(error, SegmindRequestExpiredError):
+                    raise expired_error(pending, clock()) from error
+                # Not "from error": structlog, with which Airflow logs it, never ends with an error that causes itself.
+                raise
             if not troubled:
                 report(f"{error} Waiting for {pending.name} goes on.")
             last, troubled = f"out of reach ({type(error).__name__})", True
@@ -315,9 +318,3 @@ def _may_pass(error: SegmindError, pending: Pending, now: float) -> bool:
     if isinstance(error, SegmindRequestExpiredError):
         return pending.age(now) < REPLICATION_GRACE
     return error.retryable and not isinstance(error, SegmindRequestError)
-
-
-def _final(error: SegmindError, pending: Pending, now: float) -> SegmindError:
-    if isinstance(error, SegmindRequestExpiredError):
-        return expired_error(pending, now)
-    return error
