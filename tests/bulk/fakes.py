@@ -20,7 +20,6 @@ from airflow_provider_segmind.exceptions import (
     SegmindRateLimitError,
     SegmindRequestExpiredError,
     SegmindRequestFailedError,
-    SegmindRequestTimeoutError,
     SegmindSubmissionUnknownError,
 )
 from tests.bulk.stores import ObjectStore
@@ -140,8 +139,6 @@ class FakeSegmind:
         job = self.jobs.get(pending.request_id)
         if job is None or self.clock.now - job.at > RESULT_LIFETIME:
             raise SegmindRequestExpiredError("404", request_id=pending.request_id)
-        if self.clock.now > pending.end_time:
-            raise SegmindRequestTimeoutError("too late", request_id=pending.request_id)
         await self.pause()
         self.in_flight -= 1
         if job.failed is not None:
