@@ -1,0 +1,170 @@
+"""What cannot work is said when the DAG is parsed, or before the POST, and names the field."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from airflow.providers.common.compat.sdk import DAG, AirflowFailException
+
+from airflow_provider_segmind.exceptions import SegmindConfigError
+from airflow_provider_segmind.operators.chat import SegmindChatOperator
+from airflow_provider_segmind.operators.request import SegmindSubmitOperator
+from tests.operators.chatting import GEMINI, PIXEL, Chat
+
+
+class Strange:
+    """No type pydantic can adapt."""
+
+
+USER = {"role": "user", "content": "hello"}
+AT_PARSE: list[tuple[dict[str, Any], str]] = [
+    ({}, "'prompt' is missing"),
+    ({"prompt": ""}, "'prompt' is empty"),
+    ({"prompt": 7}, "'prompt' is a int"),
+    ({"prompt": "x", "system": " "}, "'system' is empty"),
+    ({"messages": [{"role": "wizard", "content": "x"}]}, r"messages\[0\].role is 'wizard'"),
+    ({"messages": [USER, {"role": "user", "content": ""}]}, r"messages\[1\].content is empty"),
+    ({"messages": [{"role": "user"}]}, r"messages\[0\].content is missing"),
+    ({"messages": []}, "messages is empty"),
+    ({"messages": 7}, "messages is a int"),
+    ({"messages": [{"role": "system", "content": "be kind"}]}, "only the role 'system'"),
+    ({"messages": {"contents": []}}, r"'messages.contents' must be a list"),
+    ({"messages": {"contents": [{}]}, "prompt": "x"}, "'prompt' cannot join 'messages'"),
+    ({"prompt": "x", "options": {"stop": {"a", "b"}}}, "options.stop is a set"),
+    ({"prompt": "x", "options": {"temperature": float("nan")}}, "options.temperature is nan"),
+    ({"prompt": "x", "options": ["temperature"]}, "options is a list"),
+    ({"prompt": "x", "options": {"messages": []}}, "options.messages belongs outside"),
+    ({"prompt": "x", "output_type": {"type": "objekt"}}, "output_type is no JSON Schema"),
+    ({"prompt": "x", "output_type": {"x": 1}}, "output_type is a mapping without any JSON Schema keyword"),
+    ({"prompt": "x", "output_type": Strange}, "output_type .*Strange.* is no type pydantic takes"),
+    ({"prompt": "x", "output_type": "Ticket"}, "output_type is a str"),
+    ({"prompt": "x", "output_type": int, "options": {"response_format": {}}}, "options.response_format"),
+    ({"prompt": "x", "api_format": "mistral"}, "api_format='mistral' is no chat format"),
+    ({"prompt": "x", "model": "my-own-model"}, "model='my-own-model' is not a chat model known by name"),
+    ({"prompt": "x", "model": 7}, "'model' is 7"),
+    ({"prompt": "x", "max_repairs": -1}, "'max_repairs' is -1"),
+    ({"prompt": "x", "max_repairs": 1.5}, "'max_repairs' is 1.5"),
+    ({"prompt": "x", "files": "cat.jpg"}, "'files' is a str"),
+    ({"prompt": "x", "files": [7]}, r"'files\[0\]' is a int"),
+    ({"prompt": "x", "files": [b""]}, r"'files\[0\]' is empty"),
+    ({"prompt": "x", "files": [b"????"]}, r"files\[0\]: neither its name nor its first bytes"),
+    ({"prompt": "x", "max_inline_bytes": 0}, "'max_inline_bytes' is 0"),
+    ({"prompt": "x", "large_files": "skip"}, "'large_files' is 'skip'"),
+    ({"prompt": "x", "inputs": {}}, "'inputs' are made by this operator"),
+    ({"prompt": "x", "validate_inputs": "yes"}, "'validate_inputs' is 'yes'"),
+    ({"prompt": "x", "dry_run": None}, "'dry_run' is None"),
+    ({"prompt": "x", "timeout": 0}, "'timeout' is 0"),
+]
+
+
+@pytest.mark.parametrize(("fields", "words"), AT_PARSE, ids=lambda value: value if isinstance(value, str) else "")
+def test_what_cannot_work_is_said_at_dag_parse_and_names_the_field(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(SegmindConfigError, match=words):
+        SegmindChatOperator(task_id="t", **{"model": GEMINI, **fields})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"prompt": "{{ params.question }}", "model": "{{ params.model }}"},
+        {"prompt": "{% include 'a.md' %}", "options": {"seed": "{{ params.seed }}"}},
+        {"messages": "{{ params.messages | tojson }}"},
+        {"messages": [{"role": "{{ params.role }}", "content": "x"}]},
+        {"messages": [USER], "prompt": "and now?"},
+        {"prompt": "x", "model": None},
+        {"prompt": "x", "model": "my-own-model", "api_format": "openai"},
+        {"prompt": "x", "files": ["{{ params.file }}", Path("cat.jpg"), PIXEL, "https://x.example/a.png"]},
+        {"prompt": "x", "output_type": list[int]},
+    ],
+)
+def test_what_is_known_only_later_or_right_passes_the_parse(fields: dict[str, Any]) -> None:
+    SegmindChatOperator(task_id="t", **{"model": GEMINI, **fields})
+
+
+def test_what_an_upstream_task_gives_passes_the_parse() -> None:
+    with DAG("d", schedule=None):
+        up = SegmindSubmitOperator(task_id="up", model=GEMINI, inputs={})
+
+        SegmindChatOperator(task_id="t", model=GEMINI, prompt=up.output, files=up.output)
+        SegmindChatOperator(task_id="u", model=GEMINI, messages=[{"role": "user", "content": up.output["text"]}])
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"files": ["absent.jpg"]}, r"files\[0\] names 'absent.jpg', where there is no file"),
+        ({"files": ["{big}"]}, r"files\[0\] \(big.png\) has 200 bytes, over the 100"),
+        ({"files": ["{odd}"]}, r"files\[0\] \(odd.bin\): neither its name nor its first bytes"),
+        ({"files": ["{movie}"], "model": "gpt-5"}, r"files\[0\] \(a.mp4\): models of the openai form take no video"),
+        ({"files": "no JSON"}, "'files' is a text that is no JSON"),
+        ({"messages": "no JSON"}, "'messages' is a text that is no JSON"),
+        ({"prompt": {"a": 1}}, "prompt is a dict"),
+        ({"prompt": "  "}, "prompt is empty"),
+        ({"options": {"prompt": "x"}}, "options.prompt belongs outside options"),
+        ({"model": "my-own-model"}, "model='my-own-model' is not a chat model known by name"),
+    ],
+)
+def test_what_shows_only_on_the_worker_is_said_before_the_post(
+    fields: dict[str, Any], words: str, chat: Chat, tmp_path: Path
+) -> None:
+    for name, content in (("big.png", PIXEL.ljust(200)), ("odd.bin", b"????"), ("a.mp4", b"0000ftyp")):
+        (tmp_path / name).write_bytes(content)
+    task = chat.task(max_inline_bytes=100)
+    places = {"{big}": "big.png", "{odd}": "odd.bin", "{movie}": "a.mp4"}
+    for name, value in fields.items():
+        # As a template or an XCom would: after the checks of the parse.
+        listed = [str(tmp_path / places[item]) if item in places else item for item in value]
+        setattr(task, name, listed if isinstance(value, list) else value)
+
+    with pytest.raises(AirflowFailException, match=words):
+        task.execute(chat.run.context())
+    assert chat.posts == 0
+
+
+def test_a_file_that_is_too_large_is_not_even_read(chat: Chat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    big = tmp_path / "big.png"
+    big.write_bytes(b"x" * 101)
+    monkeypatch.setattr("pathlib.Path.read_bytes", lambda self: pytest.fail("read"))
+
+    with pytest.raises(AirflowFailException, match="101 bytes"):
+        chat.ask(files=[str(big)], max_inline_bytes=100)
+
+
+class TestValidation:
+    SCHEMA: ClassVar[dict[str, Any]] = {"type": "object", "properties": {"temperature": {"maximum": 1}}}
+
+    def test_a_schema_file_is_checked_before_anything_is_paid(self, chat: Chat, tmp_path: Path) -> None:
+        path = tmp_path / "chat.schema.json"
+        path.write_text('{"properties": {"temperature": {"maximum": 1}}}')
+
+        with pytest.raises(AirflowFailException, match=r"\$.temperature breaks 'maximum': 1"):
+            chat.ask(options={"temperature": 3}, inputs_schema=str(path))
+        assert chat.posts == 0
+        assert chat.ask(options={"temperature": 1}, inputs_schema=str(path)) == "echo: question"
+
+    def test_false_checks_nothing(self, chat: Chat) -> None:
+        asked: dict[str, Any] = {"options": {"temperature": 3}, "inputs_schema": self.SCHEMA}
+
+        assert chat.ask(validate_inputs=False, **asked) == "echo: question"
+
+    def test_without_a_schema_the_model_list_is_asked(self, chat: Chat) -> None:
+        task = SegmindSubmitOperator(
+            task_id="a_task", model="seedream-4.5", inputs={"prompt": 7, "seed": "x"}, validate_inputs=True
+        )
+        task.hook = chat.task().hook
+
+        with pytest.raises(AirflowFailException, match=r"the parameters Segmind lists for the model: \$.prompt breaks"):
+            task.execute(chat.run.context())
+        assert chat.posts == 0
+
+    def test_a_listed_model_takes_what_fits(self, chat: Chat) -> None:
+        assert chat.ask(validate_inputs=True) == "echo: question"
+
+    def test_a_model_that_is_not_listed_goes_unchecked_with_a_warning(self, chat: Chat, capsys: Any) -> None:
+        chat.emulator.settings(models={"my-chat": "openai"})
+        chat.emulator.fault("models", patch={"Inference Segmind Model Information List With Details": []})
+
+        assert chat.ask(model="my-chat", api_format="openai", validate_inputs=True) == "echo: question"
+        assert "the inputs go unchecked" in capsys.readouterr().out
