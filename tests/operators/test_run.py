@@ -1,0 +1,272 @@
+"""One task from submit to result: inline, deferred, resumed, cleared, and by policy."""
+
+from __future__ import annotations
+
+import json
+import logging
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
+
+from airflow_provider_segmind.api.submission import iso
+from airflow_provider_segmind.emulator import SegmindEmulator
+from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindRequestTimeoutError, SegmindStateError
+from airflow_provider_segmind.operators.request import (
+    SegmindResultOperator,
+    SegmindRunOperator,
+    SegmindSubmitOperator,
+)
+from tests.stand_ins import CANARY, INPUTS, KEY, Clock, Run, by_hand
+
+MODEL = "gemini-3.1-flash-lite"
+
+
+def make(clock: Clock, **fields: Any) -> Any:
+    given = {"task_id": "a_task", "model": MODEL, "inputs": INPUTS, "deferrable": False, **fields}
+    return by_hand(SegmindRunOperator(**given), clock)
+
+
+def deferred(task: Any, run: Run) -> TaskDeferred:
+    with pytest.raises(TaskDeferred) as caught:
+        task.execute(run.context())
+    return caught.value
+
+
+def test_a_request_that_ends_within_sync_wait_is_never_deferred(
+    emulator: SegmindEmulator, clock: Clock, run: Run
+) -> None:
+    emulator.settings(latency=4.0)
+    assert make(clock, deferrable=True).execute(run.context())["status"] == "COMPLETED"
+    assert run.ti.pushed["request_id"] == emulator.jobs[0].request_id
+
+
+def test_what_a_deferral_stores_is_plain_json_without_key_or_prompt(
+    emulator: SegmindEmulator, clock: Clock, run: Run
+) -> None:
+    emulator.settings(latency=500.0)
+    left = deferred(make(clock, deferrable=True, output_path="memory://out"), run)
+    _, kwargs = left.trigger.serialize()
+    text = json.dumps(kwargs)
+    assert KEY not in text
+    assert CANARY not in text
+    assert kwargs["end_time"] == pytest.approx(kwargs["submitted_at"] + 3600)
+    assert left.timeout > timedelta(seconds=3500)
+
+
+def test_execution_timeout_shortens_the_wait_of_the_trigger(emulator: SegmindEmulator, clock: Clock, run: Run) -> None:
+    emulator.settings(latency=500.0)
+    left = deferred(make(clock, deferrable=True, execution_timeout=timedelta(seconds=90)), run)
+    assert left.trigger.end_time == pytest.approx(run.ti.start_date.timestamp() + 90)
+
+
+@pytest.mark.parametrize("payload", [None, "text", {}, {"status": "success"}, {"status": "odd", "request_id": "r"}, []])
+def test_an_event_that_is_none_of_ours_is_no_reason_to_submit(
+    payload: Any, emulator: SegmindEmulator, clock: Clock, run: Run
+) -> None:
+    emulator.settings(latency=500.0)
+    task = make(clock, deferrable=True)
+    deferred(task, run)
+    clock.ahead += 600
+    if payload is None:
+        assert task.execute_complete(run.context(), None)["status"] == "COMPLETED"
+    else:
+        with pytest.raises(SegmindStateError, match="no Segmind event"):
+            task.execute_complete(run.context(), payload)
+    assert len(emulator.posts()) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "raised", "words"),
+    [
+        ("failed", AirflowFailException, "content policy"),
+        ("timeout", SegmindRequestTimeoutError, "goes on"),
+        ("error", SegmindStateError, "broke off"),
+    ],
+)
+def test_an_event_of_trouble_becomes_the_error_it_is(
+    status: str, raised: type[Exception], words: str, emulator: SegmindEmulator, clock: Clock, run: Run
+) -> None:
+    emulator.settings(latency=500.0)
+    task = make(clock, deferrable=True)
+    left = deferred(task, run)
+    event = {"request_id": left.trigger.request_id, "status": status, "message": f"{words}", "error_class": "KeyError"}
+    with pytest.raises(raised, match=words):
+        task.execute_complete(run.context(), event)
+    assert len(emulator.posts()) == 1
+
+
+def test_an_event_of_another_request_is_not_taken_for_ours(emulator: SegmindEmulator, clock: Clock, run: Run) -> None:
+    emulator.settings(latency=500.0)
+    task = make(clock, deferrable=True)
+    deferred(task, run)
+    clock.ahead += 600
+    event = {"request_id": "r-other", "status": "success", "value": {"output": "not ours"}}
+    assert task.execute_complete(run.context(), event)["request_id"] == emulator.jobs[0].request_id
+
+
+def test_a_note_that_is_gone_while_deferred_stops_the_task(emulator: SegmindEmulator, clock: Clock, run: Run) -> None:
+    emulator.settings(latency=500.0)
+    task = make(clock, deferrable=True)
+    left = deferred(task, run)
+    run.store.values.clear()
+    with pytest.raises(SegmindStateError, match="nothing was submitted again"):
+        task.execute_complete(run.context(), {"request_id": left.trigger.request_id, "status": "success"})
+    assert len(emulator.posts()) == 1
+
+
+def test_a_cleared_task_returns_the_result_it_paid_for(emulator: SegmindEmulator, clock: Clock, run: Run) -> None:
+    first = make(clock).execute(run.context())
+    assert make(clock).execute(run.context()) == first
+    assert len(emulator.posts()) == 1
+
+
+def test_a_task_cleared_after_failed_submits_anew(emulator: SegmindEmulator, clock: Clock, run: Run) -> None:
+    emulator.script(fail="the model broke", times=1)
+    with pytest.raises(AirflowFailException, match="the model broke"):
+        make(clock).execute(run.context())
+    assert make(clock).execute(run.context())["status"] == "COMPLETED"
+    assert (len(emulator.posts()), len(emulator.bill)) == (2, 1)
+
+
+def test_failed_is_submitted_again_as_often_as_the_policy_says(
+    emulator: SegmindEmulator, clock: Clock, run: Run
+) -> None:
+    emulator.script(fail="the model broke")
+    with pytest.raises(AirflowFailException, match="the model broke"):
+        make(clock, on_failed="resubmit", max_resubmits=3).execute(run.context())
+    assert (len(emulator.posts()), len(emulator.bill)) == (4, 0)
+
+
+@pytest.mark.parametrize(("policy", "posts"), [("fail", 1), ("recover", 1), ("resubmit", 2)])
+def test_an_expired_result_follows_its_policy(
+    policy: str, posts: int, emulator: SegmindEmulator, clock: Clock, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    make(clock).execute(run.context())
+    clock.ahead += 4000
+    task = make(clock, on_expired=policy)
+    if policy == "resubmit":
+        assert task.execute(run.context())["status"] == "COMPLETED"
+        assert "pays a second time" in caplog.text
+    else:
+        with pytest.raises(AirflowFailException, match=emulator.jobs[0].request_id):
+            task.execute(run.context())
+    assert len(emulator.posts()) == posts
+
+
+def test_an_expired_picture_is_recovered_from_the_history(
+    emulator: SegmindEmulator, clock: Clock, run: Run, tmp_path: Path
+) -> None:
+    make(clock, model="seedream-4.5").execute(run.context())
+    clock.ahead += 4000
+    task = make(clock, model="seedream-4.5", output_path=tmp_path.as_uri())
+    manifest = task.execute(run.context())
+    assert Path(manifest["uri"].removeprefix("file://")).stat().st_size == manifest["bytes"] > 0
+    assert manifest["metrics"]["cost"] > 0
+    assert len(emulator.posts()) == 1
+    assert emulator.leaks == []
+
+
+def test_a_deferral_nobody_ended_looks_once_more(emulator: SegmindEmulator, clock: Clock, run: Run) -> None:
+    emulator.settings(latency=500.0)
+    task = make(clock, deferrable=True)
+    deferred(task, run)
+    clock.ahead += 600
+    value = task.resume_execution("__fail__", {"error": "Trigger timeout"}, run.context())
+    assert value["status"] == "COMPLETED"
+    assert len(emulator.posts()) == 1
+
+
+def test_a_deadline_that_passes_says_that_the_request_goes_on(
+    emulator: SegmindEmulator, clock: Clock, run: Run
+) -> None:
+    emulator.settings(latency=500.0)
+    with pytest.raises(SegmindRequestTimeoutError, match="no cancel call"):
+        make(clock, timeout=60).execute(run.context())
+    assert make(clock).execute(run.context())["status"] == "COMPLETED"
+    assert len(emulator.posts()) == 1
+
+
+def test_the_intent_is_stored_before_the_post_and_the_id_right_after(
+    emulator: SegmindEmulator, clock: Clock, run: Run
+) -> None:
+    seen: list[tuple[str | None, int, int]] = []
+    run.store.on_write = lambda note: seen.append((note["request_id"], len(emulator.posts()), len(emulator.requests)))
+    make(clock).execute(run.context())
+    request_id = emulator.jobs[0].request_id
+    assert seen[0] == (None, 0, 0)
+    assert seen[1] == (request_id, 1, 1)
+    assert CANARY not in json.dumps(run.store.written)
+
+
+def test_a_kill_says_in_one_line_what_becomes_of_the_request(
+    emulator: SegmindEmulator, clock: Clock, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    task = make(clock)
+    task.on_kill()
+    assert caplog.text == ""
+    task.execute(run.context())
+    caplog.clear()
+    task.on_kill()
+    assert len(caplog.records) == 1
+    assert emulator.jobs[0].request_id in caplog.text
+    assert "may be billed" in caplog.text
+
+
+def test_without_xcom_push_nothing_is_pushed(emulator: SegmindEmulator, clock: Clock, run: Run) -> None:
+    make(clock, do_xcom_push=False).execute(run.context())
+    assert run.ti.pushed == {}
+
+
+def test_a_result_too_large_for_xcom_stays_free_to_fetch(
+    emulator: SegmindEmulator, clock: Clock, run: Run, tmp_path: Path
+) -> None:
+    emulator.script(text="x" * 5000)
+    with pytest.raises(AirflowFailException, match="over max_xcom_bytes") as caught:
+        make(clock, max_xcom_bytes=1000).execute(run.context())
+    assert isinstance(caught.value.__cause__, SegmindConfigError)
+    manifest = make(clock, max_xcom_bytes=1000, output_path=tmp_path.as_uri()).execute(run.context())
+    assert json.loads(Path(manifest["uri"].removeprefix("file://")).read_text())["status"] == "COMPLETED"
+    assert len(emulator.posts()) == 1
+
+
+def test_submit_hands_on_what_the_others_take(emulator: SegmindEmulator, clock: Clock, run: Run) -> None:
+    emulator.settings(latency=30.0)
+    handed = by_hand(SegmindSubmitOperator(task_id="s", model=MODEL, inputs=INPUTS), clock).execute(run.context())
+    assert handed["model"] == MODEL
+    assert handed["submitted_at"] <= iso(clock())
+    result = by_hand(SegmindResultOperator(task_id="r", request_id=handed), clock)
+    with pytest.raises(SegmindRequestTimeoutError, match="has no result yet"):
+        result.execute(run.context())
+    clock.ahead += 40
+    for form in (handed, str(handed), handed["request_id"]):
+        task = by_hand(SegmindResultOperator(task_id="r", request_id=form), clock)
+        assert task.execute(run.context())["request_id"] == handed["request_id"]
+    assert len(emulator.posts()) == 1
+
+
+def test_a_cleared_submit_task_replaces_a_request_that_failed(
+    emulator: SegmindEmulator, clock: Clock, run: Run
+) -> None:
+    emulator.script(fail="the model broke", times=1)
+
+    def submit() -> Any:
+        task = by_hand(SegmindSubmitOperator(task_id="s", model=MODEL, inputs=INPUTS), clock)
+        return task.execute(run.context())["request_id"]
+
+    first = submit()
+    second = submit()
+    assert first != second
+    assert submit() == second
+    assert (len(emulator.posts()), len(emulator.bill)) == (2, 1)
+
+
+def test_no_canary_is_logged_at_info(
+    emulator: SegmindEmulator, clock: Clock, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    make(clock).execute(run.context())
+    assert "completed: " in caplog.text
+    assert CANARY not in caplog.text

@@ -1,0 +1,107 @@
+"""The sensor: poke, reschedule and deferrable, deadlines, and what it hands on."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import (
+    AirflowFailException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    TaskDeferred,
+)
+
+from airflow_provider_segmind.emulator import SegmindEmulator
+from airflow_provider_segmind.sensors.request import SegmindRequestSensor
+from tests.stand_ins import INPUTS, Clock, Run, by_hand, hook_by
+
+MODEL = "gemini-3.1-flash-lite"
+
+
+@pytest.fixture
+def handed(emulator: SegmindEmulator, clock: Clock) -> dict[str, Any]:
+    emulator.settings(latency=100.0)
+    request = hook_by(clock).submit(MODEL, INPUTS)
+    return {"request_id": request.request_id, "model": MODEL, "submitted_at": time.time()}
+
+
+def make(clock: Clock, request_id: Any, **fields: Any) -> Any:
+    given = {"task_id": "a_sensor", "request_id": request_id, "deferrable": False, **fields}
+    return by_hand(SegmindRequestSensor(**given), clock)
+
+
+def test_a_poke_looks_once_and_hands_on_what_the_result_task_takes(
+    clock: Clock, run: Run, handed: dict[str, Any]
+) -> None:
+    sensor = make(clock, handed)
+    assert sensor.poke(run.context()) is False
+    clock.ahead += 120
+    value = sensor.poke(run.context()).xcom_value
+    assert value["status"] == "COMPLETED"
+    assert value["metrics"]["cost"] > 0
+    assert value["request_id"] == handed["request_id"]
+
+
+def test_a_deadline_is_measured_from_the_submission(clock: Clock, run: Run, handed: dict[str, Any]) -> None:
+    with pytest.raises(AirflowSensorTimeout, match="goes on and may be billed"):
+        make(clock, {**handed, "submitted_at": time.time() - 90}, timeout=60).poke(run.context())
+
+
+@pytest.mark.parametrize("flag", ["soft_fail", "never_fail"])
+def test_a_sensor_that_may_not_fail_is_skipped(flag: str, clock: Clock, run: Run, handed: dict[str, Any]) -> None:
+    late = {**handed, "submitted_at": time.time() - 90}
+    with pytest.raises(AirflowSkipException, match="as asked"):
+        make(clock, late, timeout=60, **{flag: True}).poke(run.context())
+
+
+def test_failed_is_final(emulator: SegmindEmulator, clock: Clock, run: Run) -> None:
+    emulator.script(fail="blocked by policy")
+    request = hook_by(clock).submit(MODEL, INPUTS)
+    with pytest.raises(AirflowFailException, match="blocked by policy"):
+        make(clock, request.request_id, deferrable=True).execute(run.context())
+
+
+def test_both_ways_of_waiting_hand_on_the_same(clock: Clock, run: Run, handed: dict[str, Any]) -> None:
+    sensor = make(clock, handed, deferrable=True)
+    with pytest.raises(TaskDeferred):
+        sensor.execute(run.context())
+    event = {"request_id": handed["request_id"], "status": "success", "value": {"metrics": {"cost": 0.1}}}
+    woken = sensor.execute_complete(run.context(), event)
+    clock.ahead += 120
+    assert woken.keys() == make(clock, handed, deferrable=True).execute(run.context()).keys()
+
+
+@pytest.mark.parametrize("soft_fail", [False, True])
+def test_a_deferral_nobody_ended_looks_once_more(
+    soft_fail: bool, clock: Clock, run: Run, handed: dict[str, Any]
+) -> None:
+    sensor = make(clock, handed, deferrable=True, soft_fail=soft_fail)
+    clock.ahead += 120
+    value = sensor.resume_execution("__fail__", {"error": "Trigger timeout"}, run.context())
+    assert value["status"] == "COMPLETED"
+
+
+def test_a_deferral_nobody_ended_times_out_while_the_request_goes_on(
+    clock: Clock, run: Run, handed: dict[str, Any]
+) -> None:
+    sensor = make(clock, handed, deferrable=True)
+    with pytest.raises(AirflowSensorTimeout, match="goes on and may be billed"):
+        sensor.resume_execution("__fail__", {"error": "Trigger timeout"}, run.context())
+
+
+def test_the_body_is_landed_the_moment_it_is_complete(
+    clock: Clock, run: Run, handed: dict[str, Any], tmp_path: Path
+) -> None:
+    clock.ahead += 120
+    value = make(clock, handed, output_path=tmp_path.as_uri()).poke(run.context()).xcom_value
+    assert Path(value["uri"].removeprefix("file://")).name == f"{handed['request_id']}.json"
+    assert "output" not in value
+
+
+@pytest.mark.parametrize("empty", ["", None])
+def test_an_empty_request_id_fails_at_parse_time(empty: Any) -> None:
+    with pytest.raises(Exception, match="'request_id'"):
+        SegmindRequestSensor(task_id="a_sensor", request_id=empty)

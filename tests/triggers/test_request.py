@@ -1,0 +1,100 @@
+"""The trigger: one event, plain JSON, never a blocked loop."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from blockbuster import BlockBuster
+
+from airflow_provider_segmind.emulator import SegmindEmulator
+from airflow_provider_segmind.hooks.segmind import SegmindHook
+from airflow_provider_segmind.triggers.events import RequestEvent
+from airflow_provider_segmind.triggers.request import SegmindRequestTrigger
+from tests.stand_ins import CANARY, INPUTS, KEY, Clock, hook_by
+
+MODEL = "gemini-3.1-flash-lite"
+
+
+@pytest.fixture
+def strict() -> Iterator[None]:
+    """Forbid blocking calls that our package makes on a running loop."""
+    guard = BlockBuster("airflow_provider_segmind")
+    guard.activate()
+    yield
+    guard.deactivate()
+
+
+def make(clock: Clock, model: str = MODEL, **fields: Any) -> SegmindRequestTrigger:
+    request = hook_by(clock).submit(model, INPUTS)
+    given = {"submitted_at": time.time(), "end_time": time.time() + 60, "poll_interval": 0.05, "model": model}
+    return SegmindRequestTrigger(request_id=request.request_id, **{**given, **fields})
+
+
+async def fire(trigger: SegmindRequestTrigger) -> dict[str, Any]:
+    events = [event async for event in trigger.run()]
+    assert len(events) == 1
+    payload: dict[str, Any] = json.loads(json.dumps(events[0].payload))
+    assert KEY not in str(payload)
+    return payload
+
+
+async def test_a_landed_result_comes_as_one_event(
+    emulator: SegmindEmulator, clock: Clock, tmp_path: Path, strict: None
+) -> None:
+    trigger = await asyncio.to_thread(make, clock, "seedream-4.5", fetch=True, output_path=tmp_path.as_uri())
+    event = RequestEvent.read(await fire(trigger))
+    assert event.status == "success"
+    assert event.value["bytes"] > 0
+    assert emulator.leaks == []
+
+
+async def test_a_trigger_that_only_waits_tells_metrics_and_no_body(emulator: SegmindEmulator, clock: Clock) -> None:
+    event = await fire(make(clock))
+    assert set(event["value"]) == {"metrics"}
+
+
+async def test_an_event_is_held_back_until_it_does_no_harm(emulator: SegmindEmulator, clock: Clock) -> None:
+    started = time.time()
+    await fire(make(clock, not_before=started + 0.4))
+    assert time.time() - started >= 0.4
+
+
+async def test_failed_deadline_and_bugs_each_have_an_event(
+    emulator: SegmindEmulator, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    emulator.script(fail="blocked", match=CANARY, times=1)
+    assert (await fire(make(clock)))["status"] == "failed"
+    emulator.settings(latency=50.0)
+    assert (await fire(make(clock, end_time=time.time())))["status"] == "timeout"
+
+    async def broken(self: SegmindHook) -> Any:
+        raise KeyError("a bug")
+
+    trigger = make(clock)
+    monkeypatch.setattr(SegmindHook, "get_async_conn", broken)
+    event = await fire(trigger)
+    assert (event["status"], event["error_class"]) == ("error", "KeyError")
+
+
+async def test_being_cancelled_is_no_event(emulator: SegmindEmulator, clock: Clock) -> None:
+    emulator.settings(latency=50.0)
+    task = asyncio.create_task(fire(make(clock)))
+    await asyncio.sleep(0.3)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+def test_a_trigger_is_rebuilt_from_what_it_serialises_and_from_newer_arguments(
+    emulator: SegmindEmulator, clock: Clock
+) -> None:
+    path, kwargs = make(clock, fetch=True, output_path="memory://x").serialize()
+    assert path == "airflow_provider_segmind.triggers.request.SegmindRequestTrigger"
+    again = SegmindRequestTrigger(**json.loads(json.dumps(kwargs)), of_tomorrow=1)
+    assert again.serialize() == (path, kwargs)
