@@ -1,0 +1,82 @@
+"""From a Connection to a client, in every form a Connection has."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from airflow_provider_segmind.emulator import SegmindEmulator
+from airflow_provider_segmind.exceptions import SegmindConfigError
+from airflow_provider_segmind.hooks.segmind import SegmindHook
+from tests.stand_ins import KEY
+
+VARIABLE = "AIRFLOW_CONN_SEGMIND_DEFAULT"
+
+
+@pytest.mark.parametrize(
+    ("given", "gateway"),
+    [
+        ("segmind://:k@", "https://api.segmind.com"),
+        ("segmind://:k@proxy.example", "https://proxy.example"),
+        ("segmind://:k@127.0.0.1:8080/http", "http://127.0.0.1:8080"),
+        ("segmind://:k@http%3A%2F%2F127.0.0.1%3A8080", "http://127.0.0.1:8080"),
+        ("segmind://:k@https%3A%2F%2Fproxy.example%2Fai%2Fv2", "https://proxy.example/ai"),
+        ("segmind://:k@proxy.example:8443/ai", "https://proxy.example:8443/ai"),
+        ("segmind://:k@api.segmind.com/v1", "https://api.segmind.com"),
+        ('{"conn_type": "segmind", "password": "k", "host": "http://[::1]:81/v1/"}', "http://[::1]:81"),
+        ('{"conn_type": "segmind", "password": "k", "host": "h.example/p", "port": 99}', "https://h.example:99/p"),
+        ('{"conn_type": "segmind", "password": "k"}', "https://api.segmind.com"),
+    ],
+)
+def test_both_forms_of_a_connection_name_the_same_gateway(
+    given: str, gateway: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, given)
+    assert SegmindHook().config.endpoints.gateway == gateway
+
+
+@pytest.mark.parametrize(
+    ("extra", "field"),
+    [
+        ({"requests_per_minute": 0}, "requests_per_minute"),
+        ({"requests_per_minute": "many"}, "requests_per_minute"),
+        ({"request_timeout": True}, "request_timeout"),
+        ({"request_timeout": "inf"}, "request_timeout"),
+        ({"storage_url": "ftp://x"}, "storage_url"),
+        ({"history_url": "http://"}, "history_url"),
+        ({"models_url": "http://a b"}, "models_url"),
+        ({"resubmit_on_server_error": "perhaps"}, "resubmit_on_server_error"),
+    ],
+)
+def test_a_field_that_cannot_work_is_named(
+    extra: dict[str, object], field: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, json.dumps({"conn_type": "segmind", "password": KEY, "extra": extra}))
+    with pytest.raises(SegmindConfigError, match=field) as caught:
+        _ = SegmindHook().config
+    assert KEY not in str(caught.value)
+
+
+def test_the_environment_lends_a_key_to_a_connection_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, '{"conn_type": "segmind"}')
+    with pytest.raises(SegmindConfigError, match="SEGMIND_API_KEY"):
+        _ = SegmindHook().config
+    monkeypatch.setenv("SEGMIND_API_KEY", f" {KEY}\n")
+    assert SegmindHook().config.api_key == KEY
+
+
+def test_the_connection_test_says_what_is_wrong_and_runs_nothing(
+    emulator: SegmindEmulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, said = SegmindHook().test_connection()
+    assert (good, "100.0000 USD" in said) == (True, True)
+    emulator.set_balance(None)
+    assert "no balance record" in SegmindHook().test_connection()[1]
+    emulator.settings(api_keys=["SG_other"])
+    good, said = SegmindHook().test_connection()
+    assert (good, "check the API key" in said, KEY in said) == (False, True, False)
+    assert emulator.posts() == []
+    emulator.stop()
+    good, said = SegmindHook().test_connection()
+    assert (good, "never left" in said, KEY in said) == (False, True, False)
