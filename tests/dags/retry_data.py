@@ -1,0 +1,12 @@
+"""One task that may be tried again, for the test that asks Airflow whether it would be."""
+
+from __future__ import annotations
+
+from airflow.providers.common.compat.sdk import DAG
+
+from airflow_provider_segmind.operators.request import SegmindRunOperator
+
+with DAG("retry_data", schedule=None):
+    SegmindRunOperator(
+        task_id="ask", model="gemini-3.1-flash-lite", inputs={"prompt": "hello"}, deferrable=False, retries=1
+    )
