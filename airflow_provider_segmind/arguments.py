@@ -145,8 +145,7 @@ def validate_inputs(inputs: Mapping[str, Any], schema: Mapping[str, Any], name: 
         problems = sorted(validator.iter_errors(inputs), key=lambda problem: problem.json_path)
     except Unresolvable as error:
         raise SegmindConfigError(
-            f"{name} refers to {shorten(repr(error.ref))}, which is not in it; put it under '$defs'. "
-            "Nothing was sent."
+            f"{name} refers to {shorten(repr(error.ref))}, which is not in it; put it under '$defs'. Nothing was sent."
         ) from error
     if problems:
         said = "; ".join(f"{problem.json_path} breaks {_rule(problem)}" for problem in problems[:3])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -14,6 +14,13 @@ BACKSTOP_SECONDS = 60.0
 """Seconds after our own deadline at which Airflow ends a deferral whose trigger said nothing."""
 TRIGGER_FAILED = "__fail__"
 """What Airflow resumes a task with when its trigger ended without an event."""
+TIMED_OUT = ("Trigger timeout", "Trigger/execution timeout")
+"""Airflow's words for a deferral that nobody ended in time, from 3.0 on and before; 2.11 has no exception for it."""
+
+
+def timed_out(next_method: str, next_kwargs: dict[str, Any] | None) -> bool:
+    """Tell whether Airflow resumes a task because no trigger spoke before the deferral's deadline."""
+    return next_method == TRIGGER_FAILED and (next_kwargs or {}).get("error") in TIMED_OUT
 
 
 def waiting_ends(pending: Pending, context: Context, execution_timeout: timedelta | None) -> float:

@@ -15,17 +15,6 @@ from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSen
 
 from airflow_provider_segmind.exceptions import SegmindError, SegmindRequestTimeoutError
 
-try:
-    from airflow.sdk.exceptions import TaskDeferralTimeout
-except ImportError:
-    # Airflow 2.11 and 3.0 have it here.
-    from airflow.exceptions import TaskDeferralTimeout  # type: ignore[no-redef]
-
-DEFERRAL_TIMEOUTS = (TaskDeferralTimeout, AirflowSensorTimeout)
-"""What Airflow raises when no trigger spoke in time; sensors get it under a name of their own."""
-SENSOR_DEFERRAL_ENDS = (*DEFERRAL_TIMEOUTS, AirflowSkipException)
-"""The same for a sensor: with ``soft_fail`` Airflow skips it before anybody has looked whether the result is there."""
-
 
 @contextmanager
 def task_failures() -> Iterator[None]:

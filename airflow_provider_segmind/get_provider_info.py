@@ -97,9 +97,7 @@ def get_provider_info() -> dict[str, Any]:
         ],
         "sensors": [{"integration-name": "Segmind", "python-modules": ["airflow_provider_segmind.sensors.request"]}],
         "triggers": [{"integration-name": "Segmind", "python-modules": ["airflow_provider_segmind.triggers.request"]}],
-        "task-decorators": [
-            {"name": "segmind", "class-name": "airflow_provider_segmind.decorators.chat.segmind_task"}
-        ],
+        "task-decorators": [{"name": "segmind", "class-name": "airflow_provider_segmind.decorators.chat.segmind_task"}],
         "extra-links": [
             "airflow_provider_segmind.links.SegmindModelLink",
             "airflow_provider_segmind.links.SegmindOutputLink",

@@ -1,8 +1,8 @@
 """
 What a DAG parse pays for this package: importing its modules on top of ``airflow.sdk``, and building one task.
 
-Prints our modules beside those of the peers that are installed (HttpOperator and the AI providers are measured when they can
-be imported). Every figure is the median of several fresh processes. Run it with ``make bench`` or
+Prints our modules beside those of the peers that are installed (HttpOperator and the AI providers are measured when
+they can be imported). Every figure is the median of several fresh processes. Run it with ``make bench`` or
 ``python benchmarks/imports.py``; it is no test, because machines are shared and noisy.
 """
 

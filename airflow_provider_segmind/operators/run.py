@@ -16,6 +16,7 @@ from airflow_provider_segmind.api.policies import (
     OnFailed,
 )
 from airflow_provider_segmind.arguments import check_choice, check_number, check_waiting
+from airflow_provider_segmind.deferral import timed_out
 from airflow_provider_segmind.operators.submit import SegmindSubmitOperator
 
 if TYPE_CHECKING:
@@ -142,10 +143,7 @@ class SegmindRunOperator(SegmindSubmitOperator):
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Look once more when Airflow ended the deferral because no trigger spoke: the result may be there."""
-        from airflow_provider_segmind.failures import DEFERRAL_TIMEOUTS
-
-        try:
+        if not timed_out(next_method, next_kwargs):
             return super().resume_execution(next_method, next_kwargs, context)
-        except DEFERRAL_TIMEOUTS:
-            self.log.warning("No triggerer reported before the deadline; looking for ourselves")
+        self.log.warning("No triggerer reported before the deadline; looking for ourselves")
         return self.execute_complete(context)

@@ -13,7 +13,7 @@ from airflow.providers.common.compat.sdk import BaseSensorOperator, PokeReturnVa
 
 from airflow_provider_segmind.api.policies import DEFAULT_CONNECTION, RESULT_LIFETIME, SYNC_WAIT, OnExpiredFree
 from airflow_provider_segmind.arguments import check_choice, check_waiting
-from airflow_provider_segmind.deferral import TRIGGER_FAILED, backstop, waiting_ends
+from airflow_provider_segmind.deferral import backstop, timed_out, waiting_ends
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindRequestExpiredError
 
 if TYPE_CHECKING:
@@ -137,14 +137,9 @@ class SegmindRequestSensor(BaseSensorOperator):
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Look once more when Airflow ended the deferral because no trigger spoke."""
-        from airflow_provider_segmind.failures import SENSOR_DEFERRAL_ENDS
-
-        try:
+        if not timed_out(next_method, next_kwargs):
             return super().resume_execution(next_method, next_kwargs, context)
-        except SENSOR_DEFERRAL_ENDS:
-            if next_method != TRIGGER_FAILED:
-                raise
-            self.log.warning("No triggerer reported before the deadline; looking for ourselves")
+        self.log.warning("No triggerer reported before the deadline; looking for ourselves")
         with self._failures():
             return self._look(replace(self.pending, end_time=0.0))
 
