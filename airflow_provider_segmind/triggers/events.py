@@ -25,6 +25,13 @@ Status = Literal["success", "failed", "timeout", "error"]
 _STATUSES = ("success", "failed", "timeout", "error")
 
 
+class Payload(dict[str, Any]):
+    """An event on its way. Airflow's triggerer logs its ``repr`` at INFO, where no answer of a model belongs."""
+
+    def __repr__(self) -> str:
+        return repr({name: "(not logged)" if name == "value" else value for name, value in self.items()})
+
+
 @dataclass(frozen=True, slots=True)
 class RequestEvent:
     """
@@ -45,7 +52,7 @@ class RequestEvent:
 
     def to_json(self) -> dict[str, Any]:
         """Return the event's payload."""
-        payload: dict[str, Any] = {"request_id": self.request_id, "status": self.status}
+        payload = Payload(request_id=self.request_id, status=self.status)
         if self.has_value:
             payload["value"] = self.value
         if self.status != "success":

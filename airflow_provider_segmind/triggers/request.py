@@ -17,6 +17,7 @@ from airflow_provider_segmind.exceptions import SegmindError
 from airflow_provider_segmind.hooks.segmind import SegmindHook
 from airflow_provider_segmind.landing import Place, land
 from airflow_provider_segmind.triggers.events import RequestEvent
+from airflow_provider_segmind.triggers.poller import wait_for_request
 
 HOLD_SECONDS = 12.0
 """Seconds after a deferral in which an event can fail the task on affected Airflow versions; measured: up to 10.3."""
@@ -128,12 +129,16 @@ class SegmindRequestTrigger(BaseTrigger):
             poll_interval=self.poll_interval,
             model=self.model,
         )
-        client = await SegmindHook(self.segmind_conn_id).get_async_conn()
-        async with client:
-            state = await client.wait(pending, fetch=wants_body, report=self.log.warning)
+        state = await wait_for_request(
+            self.segmind_conn_id,
+            pending,
+            fetch=wants_body,
+            report=self.log.warning,
+            find_config=SegmindHook(self.segmind_conn_id).get_async_config,
+        )
         self.log.info("Request %s is COMPLETED", self.request_id)
         if not isinstance(state, RequestResult):
-            value = {"metrics": state.metrics.to_json()} if state is not None else {}
+            value = {"metrics": state.metrics.to_json()}
             return RequestEvent(self.request_id, "success", value=value, has_value=True)
         place = Place(self.output_path, self.max_xcom_bytes)
         # Threads of sync_to_async may ask the supervisor for connections of the object store; plain threads may not.

@@ -76,8 +76,8 @@ async def test_failed_deadline_and_bugs_each_have_an_event(
     async def broken(self: SegmindHook) -> Any:
         raise KeyError("a bug")
 
-    trigger = make(clock)
-    monkeypatch.setattr(SegmindHook, "get_async_conn", broken)
+    trigger = make(clock, segmind_conn_id="looked_up_by_nobody_yet")
+    monkeypatch.setattr(SegmindHook, "get_async_config", broken)
     event = await fire(trigger)
     assert (event["status"], event["error_class"]) == ("error", "KeyError")
 

@@ -1,0 +1,269 @@
+"""
+One poller for every trigger of an account in an event loop.
+
+A trigger that opens its own client costs the triggerer 850 KB and tens of milliseconds; here it leaves an entry in a
+queue. The poller drives the generators of :func:`polling.wait` from one heap with one timer and sends their looks over
+a few connections, opened at the first look and closed when the last trigger has left. Everything lives in one event
+loop, so nothing is locked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import random
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from airflow_provider_segmind.api import polling
+from airflow_provider_segmind.api.config import ClientConfig
+from airflow_provider_segmind.api.gate import Gate, account_name, governor_for
+from airflow_provider_segmind.api.looks import CONNECTIONS, Looks, open_looks
+from airflow_provider_segmind.api.models import RequestState
+from airflow_provider_segmind.api.protocol import Call
+from airflow_provider_segmind.api.rates import Priority
+from airflow_provider_segmind.api.schedule import shared_history
+from airflow_provider_segmind.exceptions import SegmindError
+
+CONFIG_LIFETIME = 60.0
+"""Seconds for which a Connection is not looked up again; a thousand triggers would each ask the supervisor."""
+STEPS_PER_TURN = 50
+"""Entries a worker may handle without a look before the loop's other tasks have their turn."""
+
+Report = Callable[[str], None]
+Opener = Callable[[ClientConfig, Callable[[], float]], Awaitable[Looks]]
+
+
+class _Entry:
+    """One trigger's request: how its waiting goes on, and the future it will be told."""
+
+    __slots__ = ("fetch", "future", "pending", "report", "steps")
+
+    def __init__(
+        self, pending: polling.Pending, fetch: bool, report: Report, future: asyncio.Future[RequestState]
+    ) -> None:
+        self.pending = pending
+        self.fetch = fetch
+        self.report = report
+        self.future = future
+        self.steps: Generator[polling.Step, Any, RequestState | None] | None = None
+
+
+class Poller:
+    """
+    Wait for many requests of one account.
+
+    :param opener: opens the connections; :func:`open_looks` outside tests.
+    """
+
+    def __init__(
+        self,
+        config: ClientConfig,
+        *,
+        opener: Opener = open_looks,
+        clock: Callable[[], float] = time.time,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._config = config
+        self._wire = config.wire
+        self._opener = opener
+        self._clock = clock
+        self._rng = rng or random.Random()
+        self._governor = governor_for(config.endpoints.gateway, config.api_key, config.rate)
+        self._gate = Gate(self._governor, config.endpoints.gateway, clock)
+        self._pace = polling.Pace(shared_history, self._spacing, self._silence, trust_prior=True)
+        self._due: list[tuple[float, int, _Entry]] = []
+        self._ready: deque[_Entry] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._workers: set[asyncio.Task[None]] = set()
+        self._looks: Looks | None = None
+        self._opening = asyncio.Lock()
+        self._numbers = 0
+        self.waiting = 0
+
+    async def wait(self, pending: polling.Pending, *, fetch: bool, report: Report) -> RequestState:
+        """
+        Wait for a request to end; errors as in :func:`polling.wait`.
+
+        :param fetch: whether the result itself is wanted.
+        :param report: is told when trouble starts and when it is over.
+        """
+        entry = _Entry(pending, fetch, report, asyncio.get_running_loop().create_future())
+        self.waiting += 1
+        self._queue(entry)
+        try:
+            return await entry.future
+        finally:
+            if entry.steps is not None:
+                entry.steps.close()
+            self.waiting -= 1
+            if not self.waiting:
+                await self._rest()
+
+    def _spacing(self) -> float:
+        return self._governor.interval() * self.waiting
+
+    def _silence(self) -> float:
+        return self._governor.silence(self._clock())
+
+    def _queue(self, entry: _Entry) -> None:
+        """Hand an entry to the workers; one whose result is about to be gone goes first."""
+        if polling.urgent(entry.pending, self._clock()):
+            self._ready.appendleft(entry)
+        else:
+            self._ready.append(entry)
+        if len(self._workers) < CONNECTIONS:
+            worker = asyncio.get_running_loop().create_task(self._work())
+            self._workers.add(worker)
+            worker.add_done_callback(self._workers.discard)
+
+    async def _work(self) -> None:
+        idle = 0
+        while self._ready:
+            entry = self._ready.popleft()
+            if entry.future.done():
+                continue
+            try:
+                looked = await self._go_on(entry)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the trigger must hear it; looks are free
+                if not entry.future.done():
+                    entry.future.set_exception(error)
+                looked = True
+            idle = 0 if looked else idle + 1
+            if idle >= STEPS_PER_TURN:
+                idle = 0
+                await asyncio.sleep(0)
+
+    async def _go_on(self, entry: _Entry) -> bool:
+        """Carry out what the entry's generator yields until it pauses or ends, and tell whether there was a look."""
+        if entry.steps is None:
+            entry.steps = polling.wait(
+                self._wire,
+                entry.pending,
+                fetch=entry.fetch,
+                clock=self._clock,
+                jitter=self._rng.random,
+                report=entry.report,
+                pace=self._pace,
+            )
+        steps, looked = entry.steps, False
+        try:
+            step = next(steps)
+            while not isinstance(step, polling.Pause):
+                looked = True
+                try:
+                    value = await self._look(step, entry.pending)
+                except SegmindError as error:
+                    if entry.future.done():
+                        return True
+                    step = steps.throw(error)
+                else:
+                    if entry.future.done():
+                        return True
+                    step = steps.send(value)
+        except StopIteration as stop:
+            if not entry.future.done():
+                entry.future.set_result(stop.value)
+            return looked
+        self._postpone(entry, step.seconds)
+        return looked
+
+    async def _look(self, call: Call[Any], pending: polling.Pending) -> Any:
+        looks = self._looks
+        if looks is None:
+            async with self._opening:
+                if self._looks is None:
+                    self._looks = await self._opener(self._config, self._clock)
+                looks = self._looks
+        priority = Priority.EXPIRING if polling.urgent(pending, self._clock()) else None
+        return await self._gate.send_async(call, looks.send, asyncio.sleep, priority)
+
+    def _postpone(self, entry: _Entry, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        when = loop.time() + seconds
+        self._numbers += 1
+        heapq.heappush(self._due, (when, self._numbers, entry))
+        if self._timer is None or when < self._timer.when():
+            self._set_timer(loop, when)
+
+    def _set_timer(self, loop: asyncio.AbstractEventLoop, when: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = loop.call_at(when, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        while self._due and self._due[0][0] <= now:
+            _, _, entry = heapq.heappop(self._due)
+            if not entry.future.done():
+                self._queue(entry)
+        if self._due:
+            self._set_timer(loop, self._due[0][0])
+
+    async def _rest(self) -> None:
+        """Let go of everything; the next trigger opens anew."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._due.clear()
+        self._ready.clear()
+        looks, self._looks = self._looks, None
+        workers, self._workers = self._workers, set()
+        for worker in workers:
+            worker.cancel()
+        if looks is not None:
+            await looks.close()
+
+
+class _Loop:
+    """What one event loop shares: pollers, and Connections that were looked up lately."""
+
+    def __init__(self) -> None:
+        self.pollers: dict[tuple[str, float], Poller] = {}
+        self.configs: dict[str, tuple[float, asyncio.Task[ClientConfig]]] = {}
+
+
+_loops: WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop] = WeakKeyDictionary()
+
+
+async def wait_for_request(
+    connection_id: str,
+    pending: polling.Pending,
+    *,
+    fetch: bool,
+    report: Report,
+    find_config: Callable[[], Coroutine[Any, Any, ClientConfig]],
+) -> RequestState:
+    """
+    Wait for a request with the poller of its account in this loop.
+
+    :param find_config: looks the Connection up; called once for all triggers that ask within a minute.
+    :raises SegmindError: as in :func:`polling.wait`, or the Connection cannot work.
+    """
+    shared = _loops.setdefault(asyncio.get_running_loop(), _Loop())
+    config = await _config(shared, connection_id, find_config)
+    key = account_name(config.endpoints.gateway, config.api_key), config.request_timeout
+    poller = shared.pollers.get(key)
+    if poller is None:
+        poller = shared.pollers[key] = Poller(config)
+    try:
+        return await poller.wait(pending, fetch=fetch, report=report)
+    finally:
+        if not poller.waiting and shared.pollers.get(key) is poller:
+            del shared.pollers[key]
+
+
+async def _config(
+    shared: _Loop, connection_id: str, find_config: Callable[[], Coroutine[Any, Any, ClientConfig]]
+) -> ClientConfig:
+    loop = asyncio.get_running_loop()
+    known = shared.configs.get(connection_id)
+    if known is None or known[0] < loop.time() or (known[1].done() and (known[1].cancelled() or known[1].exception())):
+        known = shared.configs[connection_id] = loop.time() + CONFIG_LIFETIME, loop.create_task(find_config())
+    # Shielded, because a trigger that is cancelled must not take the answer from the others.
+    return await asyncio.shield(known[1])

@@ -1,0 +1,324 @@
+"""One poller for all: few connections, one timer, no blocked loop, nobody forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+from blockbuster import BlockBuster
+
+from airflow_provider_segmind.api.answers import Answer
+from airflow_provider_segmind.api.client import ClientConfig
+from airflow_provider_segmind.api.looks import CONNECTIONS, AiohttpLooks, HttpxLooks, Looks, open_looks
+from airflow_provider_segmind.api.polling import Pending
+from airflow_provider_segmind.api.protocol import Call, Endpoints
+from airflow_provider_segmind.api.schedule import shared_history
+from airflow_provider_segmind.api.transport import shared_tls
+from airflow_provider_segmind.exceptions import (
+    SegmindConnectionError,
+    SegmindRequestFailedError,
+    SegmindRequestTimeoutError,
+)
+from airflow_provider_segmind.triggers import poller as room
+from airflow_provider_segmind.triggers.poller import Poller, wait_for_request
+
+CONFIG = ClientConfig(api_key="SG_0123456789abcdef")
+
+
+@pytest.fixture
+def strict() -> Iterator[None]:
+    """Forbid blocking calls that our package makes on a running loop."""
+    guard = BlockBuster("airflow_provider_segmind")
+    guard.activate()
+    yield
+    guard.deactivate()
+
+
+class Fake:
+    """Answers looks from memory and counts what matters."""
+
+    def __init__(self, body: Callable[[str, int], bytes], *, latency: float = 0.001) -> None:
+        self.body, self.latency = body, latency
+        self.looked: dict[str, int] = {}
+        self.order: list[str] = []
+        self.open = self.at_once = self.most_at_once = self.opened = 0
+
+    async def opener(self, config: ClientConfig, clock: Callable[[], float]) -> Looks:
+        self.open += 1
+        self.opened += 1
+        return self
+
+    async def send(self, call: Call[Any]) -> Any:
+        request_id = call.url.split("/requests/")[1].split("/")[0]
+        self.looked[request_id] = self.looked.get(request_id, 0) + 1
+        self.order.append(request_id)
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            await asyncio.sleep(self.latency)
+        finally:
+            self.at_once -= 1
+        return call.read(Answer(200, self.body(request_id, self.looked[request_id])))
+
+    async def close(self) -> None:
+        self.open -= 1
+
+
+def after(looks: int) -> Callable[[str, int], bytes]:
+    return lambda _, count: b'{"status": "COMPLETED"}' if count >= looks else b'{"status": "PROCESSING"}'
+
+
+def pending(number: int = 0, **options: Any) -> Pending:
+    now = time.time()
+    details = {"submitted_at": now, "end_time": now + 60, "poll_interval": 0.02, **options}
+    return Pending(f"r-{number}", **details)
+
+
+def quiet(_: str) -> None:
+    """Hear nothing."""
+
+
+async def test_all_are_waited_for_over_few_connections_that_close_with_the_last(strict: None) -> None:
+    fake = Fake(after(3))
+    poller = Poller(CONFIG, opener=fake.opener)
+    states = await asyncio.gather(*(poller.wait(pending(i), fetch=False, report=quiet) for i in range(300)))
+    assert [state.request_id for state in states] == [f"r-{i}" for i in range(300)]
+    assert set(fake.looked.values()) == {3}
+    assert fake.most_at_once <= CONNECTIONS
+    assert (fake.open, fake.opened, poller.waiting) == (0, 1, 0)
+    await asyncio.sleep(0)
+    assert not [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+
+
+async def test_a_poller_that_rested_works_again() -> None:
+    fake = Fake(after(1))
+    poller = Poller(CONFIG, opener=fake.opener)
+    for number in range(3):
+        state = await poller.wait(pending(number), fetch=False, report=quiet)
+        assert state.completed
+    assert (fake.open, fake.opened) == (0, 3)
+
+
+async def test_a_failed_request_and_a_passed_deadline_reach_their_own_trigger_only() -> None:
+    def body(request_id: str, _: int) -> bytes:
+        return b'{"status": "FAILED", "error": "no"}' if request_id == "r-1" else b'{"status": "PROCESSING"}'
+
+    poller = Poller(CONFIG, opener=Fake(body).opener)
+    outcomes = await asyncio.gather(
+        poller.wait(pending(1), fetch=False, report=quiet),
+        poller.wait(pending(2, end_time=time.time() + 0.1), fetch=False, report=quiet),
+        return_exceptions=True,
+    )
+    assert [type(outcome) for outcome in outcomes] == [SegmindRequestFailedError, SegmindRequestTimeoutError]
+
+
+async def test_a_cancelled_trigger_is_forgotten_and_the_others_go_on() -> None:
+    fake = Fake(after(8))
+    poller = Poller(CONFIG, opener=fake.opener)
+    first, second = (asyncio.create_task(poller.wait(pending(i), fetch=False, report=quiet)) for i in range(2))
+    await asyncio.sleep(0.05)
+    first.cancel()
+    state = await second
+    assert state.completed
+    assert fake.looked["r-0"] < 8
+    assert fake.open == 0
+
+
+async def test_the_last_trigger_cancelled_while_it_looks_leaves_nothing_behind() -> None:
+    fake = Fake(after(99), latency=5.0)
+    poller = Poller(CONFIG, opener=fake.opener)
+    task = asyncio.create_task(poller.wait(pending(), fetch=False, report=quiet))
+    await asyncio.sleep(0.02)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    again = await Poller(CONFIG, opener=Fake(after(1)).opener).wait(pending(), fetch=False, report=quiet)
+    assert again.completed
+    assert fake.open == 0
+
+
+async def test_a_trigger_that_comes_while_the_last_leaves_is_served() -> None:
+    fake = Fake(after(1))
+    poller = Poller(CONFIG, opener=fake.opener)
+
+    async def chain(number: int) -> None:
+        for step in range(20):
+            await poller.wait(pending(100 * number + step), fetch=False, report=quiet)
+
+    await asyncio.wait_for(asyncio.gather(*(chain(number) for number in range(12))), timeout=10)
+    assert fake.open == 0
+
+
+async def test_an_answer_nobody_expected_fails_its_trigger_and_not_the_poller() -> None:
+    def body(request_id: str, _: int) -> bytes:
+        if request_id == "r-1":
+            raise ZeroDivisionError
+        return b'{"status": "COMPLETED"}'
+
+    poller = Poller(CONFIG, opener=Fake(body).opener)
+    outcomes = await asyncio.gather(
+        *(poller.wait(pending(i), fetch=False, report=quiet) for i in range(3)), return_exceptions=True
+    )
+    assert isinstance(outcomes[1], ZeroDivisionError)
+    assert getattr(outcomes[0], "completed", False)
+    assert getattr(outcomes[2], "completed", False)
+
+
+async def test_a_result_about_to_be_gone_is_looked_at_before_the_others() -> None:
+    fake = Fake(after(1))
+    poller = Poller(CONFIG, opener=fake.opener)
+    old = pending(99, submitted_at=time.time() - 3500)
+    waits = [poller.wait(pending(i), fetch=False, report=quiet) for i in range(40)]
+    await asyncio.gather(*waits, poller.wait(old, fetch=False, report=quiet))
+    assert fake.order.index("r-99") <= CONNECTIONS
+
+
+async def test_looks_of_a_known_model_fall_where_it_is_done() -> None:
+    for _ in range(20):
+        shared_history.observe("a-model", 0.4)
+    fake = Fake(after(1))
+    began = time.monotonic()
+    await Poller(CONFIG, opener=fake.opener).wait(
+        pending(model="a-model", poll_interval=None), fetch=False, report=quiet
+    )
+    assert 0.15 <= time.monotonic() - began <= 2
+    assert fake.looked == {"r-0": 1}
+
+
+async def test_the_loop_keeps_its_beat_while_a_thousand_start() -> None:
+    fake = Fake(after(2))
+    poller = Poller(CONFIG, opener=fake.opener)
+    stalls: list[float] = []
+
+    async def beat() -> None:
+        while True:
+            before = time.perf_counter()
+            await asyncio.sleep(0.005)
+            stalls.append(time.perf_counter() - before - 0.005)
+
+    ticking = asyncio.create_task(beat())
+    await asyncio.gather(*(poller.wait(pending(i, poll_interval=0.5), fetch=False, report=quiet) for i in range(1000)))
+    ticking.cancel()
+    # Ten times what it is on a quiet machine; a blocked loop would be at seconds.
+    assert max(stalls) < 0.25
+
+
+async def test_triggers_of_a_connection_share_one_lookup_and_one_poller(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Fake(after(2))
+    made: list[Poller] = []
+
+    def make(config: ClientConfig) -> Poller:
+        made.append(Poller(config, opener=fake.opener))
+        return made[-1]
+
+    monkeypatch.setattr(room, "Poller", make)
+    asked: list[int] = []
+
+    async def find() -> ClientConfig:
+        asked.append(1)
+        await asyncio.sleep(0.01)
+        return CONFIG
+
+    def wait(number: int) -> Awaitable[Any]:
+        return wait_for_request("c", pending(number), fetch=False, report=quiet, find_config=find)
+
+    await asyncio.gather(*(wait(i) for i in range(50)))
+    assert (len(asked), len(made)) == (1, 1)
+    await wait(51)
+    assert (len(asked), len(made)) == (1, 2)
+
+
+async def test_a_lookup_that_failed_is_tried_again_by_the_next() -> None:
+    asked: list[int] = []
+
+    async def find() -> ClientConfig:
+        asked.append(1)
+        raise SegmindConnectionError("no")
+
+    for _ in range(2):
+        with pytest.raises(SegmindConnectionError):
+            await wait_for_request("c", pending(), fetch=False, report=quiet, find_config=find)
+    assert len(asked) == 2
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[tuple[str, list[str]]]:
+    """Serve COMPLETED to everybody and count connections; /slow never answers, /cut hangs up."""
+    connections: list[str] = []
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append("one")
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                if b"/slow" in head:
+                    await asyncio.sleep(30)
+                if b"/cut" in head:
+                    break
+                body = b'{"status": "COMPLETED"}'
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            pass
+        finally:
+            writer.close()
+
+    listener = await asyncio.start_server(talk, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    yield f"http://127.0.0.1:{port}", connections
+    listener.close()
+
+
+@pytest.mark.parametrize("kind", [HttpxLooks, AiohttpLooks])
+async def test_either_library_looks_over_few_connections(
+    kind: type[Any], server: tuple[str, list[str]], strict: None
+) -> None:
+    if kind is AiohttpLooks:
+        pytest.importorskip("aiohttp")
+    url, connections = server
+
+    async def opener(config: ClientConfig, clock: Callable[[], float]) -> Looks:
+        await asyncio.to_thread(shared_tls)
+        looks: Looks = kind(config, clock)
+        return looks
+
+    config = ClientConfig(api_key="SG_k", endpoints=Endpoints(gateway=url))
+    poller = Poller(config, opener=opener)
+    states = await asyncio.gather(*(poller.wait(pending(i), fetch=False, report=quiet) for i in range(100)))
+    assert all(state.completed for state in states)
+    assert len(connections) <= CONNECTIONS
+
+
+@pytest.mark.parametrize("kind", [HttpxLooks, AiohttpLooks])
+@pytest.mark.parametrize("request_id", ["slow", "cut"])
+async def test_either_library_calls_a_lost_look_retryable_and_free(
+    kind: type[Any], request_id: str, server: tuple[str, list[str]]
+) -> None:
+    if kind is AiohttpLooks:
+        pytest.importorskip("aiohttp")
+    config = ClientConfig(api_key="SG_k", endpoints=Endpoints(gateway=server[0]), request_timeout=0.2)
+    looks = kind(config, time.time)
+    with pytest.raises(SegmindConnectionError, match="costs nothing") as caught:
+        await looks.send(config.wire.status(request_id))
+    assert caught.value.retryable
+    assert caught.value.billed is False
+    assert "SG_k" not in str(caught.value)
+    await looks.close()
+
+
+@pytest.mark.parametrize("kind", [HttpxLooks, AiohttpLooks])
+async def test_neither_library_sends_a_paid_call(kind: type[Any]) -> None:
+    if kind is AiohttpLooks:
+        pytest.importorskip("aiohttp")
+    looks = kind(CONFIG, time.time)
+    with pytest.raises(ValueError, match="paid"):
+        await looks.send(CONFIG.wire.submit("m", {}))
+    await looks.close()
+
+
+async def test_aiohttp_is_taken_where_it_is_installed() -> None:
+    pytest.importorskip("aiohttp")
+    looks = await open_looks(CONFIG, time.time)
+    assert isinstance(looks, AiohttpLooks)
+    await looks.close()
