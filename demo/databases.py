@@ -18,6 +18,9 @@ POSTGRES = os.environ.get("SEGMIND_TEST_POSTGRES", "postgresql://postgres@127.0.
 # Migrating an empty SQLite database takes about 12 s, copying the result nothing.
 TEMPLATES = Path(__file__).resolve().parent.parent / ".tmp"
 
+LOCK_TIMEOUT = 60
+"""Seconds for which a process waits for the others' writes to SQLite."""
+
 
 class Database(Protocol):
     """What a stack asks of its database."""
@@ -44,7 +47,8 @@ class SqliteDatabase:
     def create(self, home: Path) -> str:
         """Choose the file."""
         self._path = home / "airflow.db"
-        return f"sqlite:///{self._path}"
+        # Many processes write: five seconds, the default, do not always see the others through.
+        return f"sqlite:///{self._path}?timeout={LOCK_TIMEOUT}"
 
     def migrate(self, run: Callable[[], None]) -> None:
         """Copy the template, or make it."""

@@ -18,6 +18,9 @@ Json = dict[str, Any]
 FINISHED_RUNS = frozenset({"success", "failed"})
 FINISHED_TASKS = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
 
+LOCKED_PAUSES = (1.0, 2.0, 4.0)
+"""Seconds before a call is made again whose transaction found the database locked."""
+
 
 class AirflowRestError(RuntimeError):
     """Airflow's REST API refused a call, or what was waited for did not happen in time."""
@@ -73,6 +76,12 @@ class AirflowRest:
             token = self._client.get("/auth/token").raise_for_status().json()["access_token"]
             self._client.headers["Authorization"] = f"Bearer {token}"
         answer = self._client.request(method, f"/api/v2{path}", json=json, params=params)
+        for pause in LOCKED_PAUSES:
+            # SQLite under load: the transaction was rolled back, so nothing was done.
+            if answer.status_code != 500 or "Database error" not in answer.text:
+                break
+            time.sleep(pause)
+            answer = self._client.request(method, f"/api/v2{path}", json=json, params=params)
         if answer.is_error:
             raise AirflowRestError(f"{method} {path} was answered {answer.status_code}: {answer.text[:500]}")
         return answer.json() if answer.content else None
