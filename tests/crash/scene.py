@@ -1,0 +1,224 @@
+"""Many DAG runs at once on one stack, each killed at a point of its own, and what is known of each afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from demo.rest import AirflowRestError
+from demo.stack import StackError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from airflow_provider_segmind.emulator.control import EmulatorControl
+    from demo.stack import AirflowStack
+
+Point = Literal["start", "intent", "accepted", "polling", "landing", "end"]
+
+# A killed worker is noticed by its missing heartbeat.
+SETTINGS = {
+    "core.parallelism": "8",
+    "core.max_active_runs_per_dag": "64",
+    "core.max_active_tasks_per_dag": "64",
+    "scheduler.task_instance_heartbeat_timeout": "20",
+    "scheduler.task_instance_heartbeat_timeout_detection_interval": "3",
+    "triggerer.job_heartbeat_sec": "2",
+    "triggerer.triggerer_health_check_threshold": "10",
+    "workers.min_heartbeat_interval": "2",
+}
+HELD = 90.0
+"""Seconds for which the emulator keeps an answer back; the kill comes long before."""
+VOLATILE = frozenset({"remaining_credits", "inference_time", "queue_time", "total_time", "submitted_at"})
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """
+    One DAG run.
+
+    :param name: also the name of a model of its own, by which the emulator's bill and requests are told apart.
+    :param stop: where its worker is killed, None to leave it alone: at the ``start`` of the task, after the ``intent``
+        was noted and before the POST was seen, after the POST was ``accepted`` and before its answer, while
+        ``polling``, while ``landing`` files of a COMPLETED request, at the ``end`` with the result in hand.
+    :param task_id: the task whose worker is killed.
+    :param kind: of the model, ``gemini`` or ``image``.
+    :param latency: emulated seconds the request takes.
+    """
+
+    name: str
+    dag_id: str
+    stop: Point | None = None
+    task_id: str = "ask"
+    kind: str = "gemini"
+    latency: float = 4.0
+    connection: str = "segmind_default"
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of a case; logs and XComs are read once the run is over."""
+
+    case: Case
+    run_id: str
+    killed: bool = False
+    state: str = ""
+    trouble: str = ""
+    tries: dict[str, int] = field(default_factory=dict)
+    xcom: dict[str, Any] = field(default_factory=dict)
+    log: str = ""
+    posts: int = 0
+    accepted: list[str] = field(default_factory=list)
+    billed: int = 0
+
+    def plain(self) -> dict[str, Any]:
+        """Return the XComs without what differs from run to run: ids, names, times."""
+        text = json.dumps(self.xcom)
+        for number, request_id in enumerate(self.accepted):
+            text = text.replace(request_id, f"<request {number}>")
+        return dict(_without_volatile(json.loads(text.replace(self.case.name, "<model>"))))
+
+
+class Scene:
+    """
+    Run cases against emulators and kill their workers.
+
+    :param emulators: connection id → the emulator behind it.
+    :param folder: for marker files and outputs.
+    """
+
+    def __init__(self, stack: AirflowStack, emulators: dict[str, EmulatorControl], folder: Path) -> None:
+        self.stack = stack
+        self.emulators = emulators
+        self.folder = folder
+        self._faults: dict[str, str] = {}
+
+    def start(self, case: Case) -> Outcome:
+        """Prepare the emulator and trigger the run."""
+        emulator = self.emulators[case.connection]
+        emulator.settings(models={**emulator.settings()["models"], case.name: case.kind})
+        emulator.script(model=case.name, latency=case.latency)
+        if case.stop == "intent":
+            # The service never sees the call; its answer would come when nobody listens any more.
+            emulator.fault("submit", model=case.name, status=503, delay=HELD)
+        elif case.stop == "accepted":
+            emulator.fault("submit", model=case.name, when="after", delay=HELD)
+        conf = {
+            "model": case.name,
+            "prompt": f"What is {case.kind}?",
+            "connection": case.connection,
+            "output": f"file://{self.folder}/{case.name}" if case.kind == "image" else "",
+            "stop": f"{case.task_id}:{case.stop}",
+            "marker": str(self._marker(case)),
+        }
+        self.stack.rest.wait_for_dag(case.dag_id)
+        return Outcome(case, self.stack.rest.trigger(case.dag_id, conf=conf))
+
+    def play(self, cases: Iterable[Case], *, timeout: float) -> dict[str, Outcome]:
+        """
+        Start all cases, kill each where it says, wait until all are over, and read what is known of them.
+
+        A case that never gets there does not hold up the others: its ``trouble`` says so.
+        """
+        outcomes = [self.start(case) for case in cases]
+        self.kill_workers(outcomes, timeout=timeout)
+        self.finish(outcomes, timeout=timeout)
+        return {outcome.case.name: outcome for outcome in outcomes}
+
+    def kill_workers(self, outcomes: Sequence[Outcome], *, timeout: float) -> None:
+        """Kill the worker of each case as soon as it is where the case says."""
+        deadline = time.monotonic() + timeout
+        waiting = [outcome for outcome in outcomes if outcome.case.stop is not None]
+        while waiting and time.monotonic() < deadline:
+            for outcome in waiting:
+                if self._arrived(outcome.case):
+                    self._kill_worker(outcome)
+            waiting = [outcome for outcome in waiting if not outcome.killed and not outcome.trouble]
+            time.sleep(0.1)
+        for outcome in waiting:
+            outcome.trouble = f"never got to {outcome.case.stop!r}"
+
+    def finish(self, outcomes: Iterable[Outcome], *, timeout: float) -> None:
+        """Wait until the runs are over and read what is known of them."""
+        deadline = time.monotonic() + timeout
+        for outcome in outcomes:
+            try:
+                outcome.state = self.stack.rest.wait_for_run(
+                    outcome.case.dag_id, outcome.run_id, timeout=max(1.0, deadline - time.monotonic())
+                )
+            except AirflowRestError as error:
+                outcome.trouble = outcome.trouble or str(error)
+            self.read(outcome)
+
+    def read(self, outcome: Outcome) -> None:
+        """Read tries, XComs, logs and the bill."""
+        rest, case = self.stack.rest, outcome.case
+        outcome.log = ""
+        for instance in rest.task_instances(case.dag_id, outcome.run_id):
+            task_id = instance["task_id"]
+            outcome.tries[task_id] = instance["try_number"]
+            with contextlib.suppress(AirflowRestError):
+                outcome.xcom[task_id] = rest.xcom(case.dag_id, outcome.run_id, task_id)
+            for number in range(1, instance["try_number"] + 1):
+                with contextlib.suppress(AirflowRestError):
+                    outcome.log += rest.log(case.dag_id, outcome.run_id, task_id, try_number=number) + "\n"
+        emulator = self.emulators[case.connection]
+        outcome.posts = len(emulator.posts(case.name))
+        outcome.accepted = [job.request_id for job in emulator.jobs if job.model == case.name]
+        outcome.billed = sum(entry.model == case.name for entry in emulator.bill)
+
+    def deferred(self, outcomes: Iterable[Outcome], *, timeout: float) -> None:
+        """Wait until the task of every case waits in the triggerer."""
+        for outcome in outcomes:
+            self.stack.rest.wait_for_task(
+                outcome.case.dag_id, outcome.run_id, outcome.case.task_id, states={"deferred"}, timeout=timeout
+            )
+
+    def _arrived(self, case: Case) -> bool:
+        emulator = self.emulators[case.connection]
+        if case.stop in ("start", "end"):
+            return self._marker(case).exists()
+        if case.stop == "intent":
+            return bool(emulator.posts(case.name))
+        jobs = [job for job in emulator.jobs if job.model == case.name]
+        if case.stop == "accepted" or not jobs:
+            return bool(jobs)
+        if case.name not in self._faults:
+            route = "files" if case.stop == "landing" else "result|status"
+            self._faults[case.name] = emulator.fault(
+                route, match=jobs[0].request_id, when="after", delay=HELD, **({} if route == "files" else {"skip": 1})
+            )
+        used = {fault["id"]: fault.get("used", 0) for fault in emulator.faults}
+        return used[self._faults[case.name]] > 0
+
+    def _kill_worker(self, outcome: Outcome) -> None:
+        case = outcome.case
+        instance = self.stack.rest.task_instance(case.dag_id, outcome.run_id, case.task_id)
+        if instance["state"] != "running":
+            outcome.trouble = f"its task is {instance['state']!r} instead of running"
+            return
+        try:
+            task = self.stack.running_task(instance["id"], timeout=5)
+        except StackError as error:
+            outcome.trouble = str(error)
+            return
+        # The supervisor first: it would report the end of the runner, as it does for a task that crashed alone.
+        for pid in (task.supervisor, task.runner):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        outcome.killed = True
+
+    def _marker(self, case: Case) -> Path:
+        return self.folder / f"{case.name}.marker"
+
+
+def _without_volatile(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_volatile(each) for name, each in value.items() if name not in VOLATILE}
+    return [_without_volatile(each) for each in value] if isinstance(value, list) else value

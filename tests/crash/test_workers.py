@@ -1,0 +1,144 @@
+"""
+Workers are killed with SIGKILL at every point of a request's life; the emulator's bill is the witness.
+
+All cases run at once, so that the minute Airflow takes to miss a worker's heartbeat is spent once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.crash.scene import Case, Outcome
+
+if TYPE_CHECKING:
+    from tests.crash.scene import Scene
+
+MODES = ("sync", "deferrable")
+KINDS = {"start": "gemini", "accepted": "gemini", "polling": "gemini", "landing": "image", "end": "gemini"}
+STEPS = {"submit": "accepted", "wait": "polling", "result": "end"}
+CALM = ("calm-gemini", "calm-image", "steps-calm")
+# A POST that never arrived, and one that did while the history is two hours behind: the same note, the same look.
+UNKNOWN = {"lost": ("intent", "segmind_default"), "late": ("accepted", "segmind_late_history")}
+
+
+def _cases(mode: str) -> list[Case]:
+    def dag(policy: str) -> str:
+        return f"crash_{mode}_{policy}"
+
+    kills: list[Case] = [
+        Case(f"{mode}-start", dag("safe"), "start"),
+        Case(f"{mode}-accepted", dag("safe"), "accepted"),
+        Case(f"{mode}-polling", dag("patient"), "polling", latency=15.0),
+        Case(f"{mode}-landing", dag("patient"), "landing", kind="image"),
+        # The deferrable task is killed on the worker that the trigger woke.
+        Case(f"{mode}-end", dag("safe"), "end", latency=10.0),
+        Case(f"{mode}-steps-submit", dag("steps"), "accepted", task_id="submit"),
+        Case(f"{mode}-steps-wait", dag("steps"), "polling", task_id="wait", latency=15.0),
+        Case(f"{mode}-steps-result", dag("steps"), "end", task_id="result"),
+    ]
+    calm = [Case(f"{mode}-calm-{kind}", dag("safe"), kind=kind) for kind in ("gemini", "image")]
+    calm.append(Case(f"{mode}-steps-calm", dag("steps"), task_id="result"))
+    unknown = [
+        Case(f"{mode}-{name}-{policy}", dag(policy), point, connection=connection)
+        for name, (point, connection) in UNKNOWN.items()
+        for policy in ("safe", "unknown_resubmit")
+    ]
+    return [*calm, *kills, *unknown]
+
+
+@pytest.fixture(scope="session")
+def outcomes(scene: Scene) -> dict[str, Outcome]:
+    """Play every case, all at once."""
+    return scene.play([case for mode in MODES for case in _cases(mode)], timeout=420)
+
+
+@pytest.fixture(scope="session")
+def cleared(scene: Scene, outcomes: dict[str, Outcome]) -> dict[str, Outcome]:
+    """Clear the runs that nothing happened to, and let them run again."""
+    again = {}
+    for name in [f"{mode}-{calm}" for mode in MODES for calm in CALM]:
+        before = outcomes[name]
+        scene.stack.rest.clear(before.case.dag_id, before.run_id, list(before.tries))
+        again[name] = dataclasses.replace(before, tries={}, xcom={}, log="")
+    scene.finish(again.values(), timeout=240)
+    return again
+
+
+def _check_killed_once(outcome: Outcome, task_id: str = "ask") -> None:
+    assert outcome.trouble == ""
+    assert outcome.killed
+    assert outcome.tries[task_id] == 2
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("point", KINDS)
+def test_a_killed_worker_costs_nothing_and_changes_nothing(outcomes: dict[str, Outcome], mode: str, point: str) -> None:
+    outcome = outcomes[f"{mode}-{point}"]
+
+    _check_killed_once(outcome)
+    assert outcome.state == "success", outcome.log
+    assert (outcome.posts, len(outcome.accepted), outcome.billed) == (1, 1, 1), outcome.log
+    assert outcome.plain() == outcomes[f"{mode}-calm-{KINDS[point]}"].plain()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("task_id", STEPS)
+def test_a_killed_step_costs_nothing_and_changes_nothing(outcomes: dict[str, Outcome], mode: str, task_id: str) -> None:
+    outcome = outcomes[f"{mode}-steps-{task_id}"]
+
+    _check_killed_once(outcome, task_id)
+    assert outcome.state == "success", outcome.log
+    assert (outcome.posts, len(outcome.accepted), outcome.billed) == (1, 1, 1), outcome.log
+    assert outcome.plain() == outcomes[f"{mode}-steps-calm"].plain()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_request_whose_answer_was_lost_is_adopted_from_the_history(outcomes: dict[str, Outcome], mode: str) -> None:
+    outcome = outcomes[f"{mode}-accepted"]
+
+    assert f"Found it: request {outcome.accepted[0]}" in outcome.log
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("name", "accepted"), [("lost", 0), ("late", 1)])
+def test_a_post_that_the_history_does_not_show_stops_the_task_and_says_what_is_known(
+    outcomes: dict[str, Outcome], mode: str, name: str, accepted: int
+) -> None:
+    outcome = outcomes[f"{mode}-{name}-safe"]
+
+    _check_killed_once(outcome)
+    assert outcome.state == "failed"
+    assert (outcome.posts, len(outcome.accepted)) == (1, accepted)
+    said = re.search(r"about to be sent at (\S+) \(fingerprint ([0-9a-f]{16})\)", outcome.log)
+    assert said is not None, outcome.log
+    assert said[1].startswith("20")
+    assert "Nothing was sent again" in outcome.log
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("name", "accepted"), [("lost", 1), ("late", 2)])
+def test_a_task_that_asks_for_it_submits_an_unknown_post_again_and_says_the_risk(
+    outcomes: dict[str, Outcome], mode: str, name: str, accepted: int
+) -> None:
+    outcome = outcomes[f"{mode}-{name}-unknown_resubmit"]
+
+    _check_killed_once(outcome)
+    assert outcome.state == "success", outcome.log
+    assert (outcome.posts, len(outcome.accepted), outcome.billed) == (2, accepted, accepted)
+    assert "If that POST did arrive, it is billed as well." in outcome.log
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("calm", CALM)
+def test_a_finished_task_that_is_cleared_returns_the_same_result_and_pays_nothing(
+    outcomes: dict[str, Outcome], cleared: dict[str, Outcome], mode: str, calm: str
+) -> None:
+    before, after = outcomes[f"{mode}-{calm}"], cleared[f"{mode}-{calm}"]
+
+    assert set(after.tries.values()) == {2}, after.trouble
+    assert (after.state, after.posts, after.billed) == ("success", 1, 1)
+    assert after.plain() == before.plain()
