@@ -1,18 +1,26 @@
-"""One real Airflow for the whole directory, started at the first test that asks for it (about 30 s)."""
+"""One real Airflow and one emulator for the whole directory, started at the first test that asks (about 30 s)."""
 
 from __future__ import annotations
 
+import json
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from airflow_provider_segmind.emulator.control import EmulatorControl
+from demo.emulator import EmulatorProcess
+from demo.processes import free_port
 from demo.stack import AirflowStack
+from tests.crash.scene import SETTINGS, Scene
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parents[2]
+# Without the prefix that Airflow or we might mask, so that a leak shows.
+CANARY_KEY = "q7Zr1xWc93-canary-key-Jm52"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -23,8 +31,37 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def airflow_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowStack]:
-    """Airflow on SQLite with the example DAGs and those of this directory."""
-    dags = [ROOT / "dags_examples", ROOT / "tests" / "e2e" / "dags"]
-    with AirflowStack(home=tmp_path_factory.mktemp("airflow"), dags=dags) as stack:
+def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmulatorControl]:
+    """The Segmind behind ``segmind_default``."""
+    log_path = tmp_path_factory.mktemp("emulator") / "emulator.log"
+    with EmulatorProcess(log_path=log_path, api_key=CANARY_KEY) as process:
+        yield EmulatorControl(process.url)
+
+
+@pytest.fixture(scope="session")
+def later_port() -> int:
+    """The port of ``segmind_later``, where nobody listens until a test does."""
+    return free_port()
+
+
+@pytest.fixture(scope="session")
+def airflow_stack(
+    tmp_path_factory: pytest.TempPathFactory, emulator: EmulatorControl, later_port: int
+) -> Iterator[AirflowStack]:
+    """Airflow on SQLite with the example DAGs, those of the crash tests, and those of this directory."""
+    # A test run that is told to end ends what it started, as on Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    later = {"conn_type": "segmind", "host": f"http://127.0.0.1:{later_port}", "password": CANARY_KEY}
+    with AirflowStack(
+        home=tmp_path_factory.mktemp("airflow"),
+        dags=[ROOT / "dags_examples", ROOT / "tests" / "crash" / "dags", ROOT / "tests" / "e2e" / "dags"],
+        connections={"segmind_default": emulator.connection_json, "segmind_later": json.dumps(later)},
+        settings=SETTINGS,
+    ) as stack:
         yield stack
+
+
+@pytest.fixture(scope="session")
+def scene(airflow_stack: AirflowStack, emulator: EmulatorControl, tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    """DAG runs on that stack, with a model of its own for each."""
+    return Scene(airflow_stack, {"segmind_default": emulator}, tmp_path_factory.mktemp("scene"))

@@ -1,0 +1,187 @@
+"""Failed requests, refused submits, deadlines and kills by hand: what the task becomes, what was sent, what is said."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from airflow_provider_segmind.emulator.control import EmulatorControl
+from demo.emulator import EmulatorProcess
+from tests.e2e.conftest import CANARY_KEY
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from demo.stack import AirflowStack
+
+REFUSED_WORDS = "content policy: no lighthouses"
+DAGS = {
+    "failed-sync": "e2e_sync",
+    "failed-deferrable": "e2e_deferrable",
+    "limited": "e2e_sync",
+    "refused": "e2e_sync",
+    "picture-sync": "e2e_sync",
+    "picture-deferrable": "e2e_deferrable",
+    # These four are stopped before their requests are complete, and cleared afterwards.
+    "overdue-sync": "e2e_limited",
+    "overdue-deferrable": "e2e_limited_deferrable",
+    "killed-sync": "e2e_sync",
+    "killed-deferrable": "e2e_deferrable",
+}
+STOPPED = [name for name in DAGS if name.startswith(("overdue", "killed"))]
+PICTURES = [name for name in DAGS if name.startswith("picture")]
+
+
+@dataclass
+class Runs:
+    """The run of each name, how it ended, and the logs of all its tries."""
+
+    stack: AirflowStack
+    ids: dict[str, str]
+    folder: Path
+    later: EmulatorControl
+
+    def end(self, name: str) -> str:
+        """Wait for the end of a run."""
+        return self.stack.rest.wait_for_run(DAGS[name], self.ids[name], timeout=150)
+
+    def tries(self, name: str) -> int:
+        """How often its task was tried."""
+        return int(self.stack.rest.task_instance(DAGS[name], self.ids[name], "ask")["try_number"])
+
+    def log(self, name: str, try_number: int = 1) -> str:
+        """What one try said."""
+        return self.stack.rest.log(DAGS[name], self.ids[name], "ask", try_number=try_number)
+
+
+@pytest.fixture(scope="module")
+def runs(
+    airflow_stack: AirflowStack, emulator: EmulatorControl, later_port: int, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Runs]:
+    """Start everything at once, and stop by hand what is to be stopped."""
+    rest, folder = airflow_stack.rest, tmp_path_factory.mktemp("trouble")
+    models = {name: "image" if name in PICTURES else "gemini" for name in DAGS}
+    emulator.settings(models={**emulator.settings()["models"], **models})
+    emulator.script(model="failed-*", fail=REFUSED_WORDS, latency=4.0)
+    emulator.script(model="picture-*", latency=4.0)
+    for name in STOPPED:
+        emulator.script(model=name, latency=900)
+    emulator.fault("submit", model="limited", status=429, times=6)
+    for dag_id in set(DAGS.values()):
+        rest.wait_for_dag(dag_id)
+    ids = {}
+    for name, dag_id in DAGS.items():
+        conf = {
+            "model": name,
+            "prompt": "a lighthouse",
+            "output": f"file://{folder}/{name}" if name in PICTURES else "",
+        }
+        conf |= {"connection": "segmind_later"} if name == "refused" else {}
+        ids[name] = rest.trigger(dag_id, conf=conf)
+    with contextlib.ExitStack() as scope:
+        rest.wait_for("the retry of 'refused'", lambda: _tried_once(airflow_stack, ids["refused"]), timeout=120)
+        process = EmulatorProcess(
+            log_path=folder / "later.log", api_key=CANARY_KEY, options=["--port", str(later_port), "--latency", "1"]
+        )
+        scope.enter_context(process)
+        later = EmulatorControl(process.url)
+        later.settings(models={"refused": "gemini"})
+        yield Runs(airflow_stack, ids, folder, later)
+
+
+def _tried_once(stack: AirflowStack, run_id: str) -> bool:
+    instance = stack.rest.task_instance("e2e_sync", run_id, "ask")
+    return instance["state"] == "up_for_retry" or instance["try_number"] > 1
+
+
+@pytest.fixture(scope="module")
+def stopped(runs: Runs, emulator: EmulatorControl) -> Runs:
+    """Stop two by hand, let two run into their deadline, let the requests complete, and clear all four."""
+    rest = runs.stack.rest
+    rest.wait_for_task(DAGS["killed-deferrable"], runs.ids["killed-deferrable"], "ask", states={"deferred"}, timeout=60)
+    rest.wait_for("polls of 'killed-sync'", lambda: _looks(emulator, "killed-sync"), timeout=60)
+    for name in ("killed-sync", "killed-deferrable"):
+        rest.mark(DAGS[name], runs.ids[name], "ask", "failed")
+    for name in STOPPED:
+        assert runs.end(name) == "failed"
+        rest.wait_for(f"the last words of {name!r}", lambda name=name: "may be billed" in runs.log(name), timeout=30)
+    emulator.advance(900)
+    for name in STOPPED:
+        rest.clear(DAGS[name], runs.ids[name], ["ask"])
+    return runs
+
+
+def _looks(emulator: EmulatorControl, model: str) -> int:
+    return sum(job.looks for job in emulator.jobs if job.model == model) or sum(
+        any(job.request_id in call.path for job in emulator.jobs if job.model == model) for call in emulator.requests
+    )
+
+
+def _id(emulator: EmulatorControl, model: str) -> str:
+    (job,) = [job for job in emulator.jobs if job.model == model]
+    return job.request_id
+
+
+@pytest.mark.parametrize("name", ["failed-sync", "failed-deferrable"])
+def test_a_failed_request_fails_the_task_at_once_in_segminds_words(
+    runs: Runs, emulator: EmulatorControl, name: str
+) -> None:
+    assert runs.end(name) == "failed"
+    assert runs.tries(name) == 1
+    assert REFUSED_WORDS in runs.log(name)
+    assert len(emulator.posts(name)) == 1
+    assert [entry for entry in emulator.bill if entry.model == name] == []
+
+
+def test_a_submit_that_is_refused_for_its_rate_is_retried_and_accepted_once(
+    runs: Runs, emulator: EmulatorControl
+) -> None:
+    assert runs.end("limited") == "success"
+    assert runs.tries("limited") == 2
+    assert [post.status for post in emulator.posts("limited")] == [429] * 6 + [200]
+    assert "429" in runs.log("limited")
+
+
+def test_a_submit_that_reaches_nobody_is_retried_and_accepted_once(runs: Runs) -> None:
+    assert runs.end("refused") == "success"
+    assert runs.tries("refused") == 2
+    assert len(runs.later.posts("refused")) == 1
+    assert len(runs.later.bill) == 1
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_picture_lands_on_object_storage_and_xcom_says_where(
+    runs: Runs, emulator: EmulatorControl, name: str
+) -> None:
+    assert runs.end(name) == "success"
+    manifest = runs.stack.rest.xcom(DAGS[name], runs.ids[name], "ask")
+    request_id = _id(emulator, name)
+    landed = runs.folder / name / f"{request_id}.png"
+    (served,) = [each for each in emulator.requests if each.route == "files" and request_id in each.path]
+
+    assert manifest["uri"] == f"file://{landed}"
+    assert (manifest["status"], manifest["metrics"]["cost"]) == ("COMPLETED", 0.05)
+    assert landed.read_bytes().startswith(b"\x89PNG")
+    assert "x-api-key" not in served.headers
+    assert "authorization" not in served.headers
+
+
+@pytest.mark.parametrize("name", STOPPED)
+def test_a_task_that_is_stopped_says_so_and_goes_on_with_its_request_when_cleared(
+    stopped: Runs, emulator: EmulatorControl, name: str
+) -> None:
+    request_id = _id(emulator, name)
+    words = [line for line in stopped.log(name).splitlines() if "may be billed" in line]
+
+    assert words != []
+    assert any(request_id in line for line in words)
+    assert stopped.end(name) == "success"
+    assert stopped.tries(name) == 2
+    assert "nothing is submitted or paid again" in stopped.log(name, 2)
+    assert stopped.stack.rest.xcom(DAGS[name], stopped.ids[name], "ask")["request_id"] == request_id
+    assert len(emulator.posts(name)) == 1
+    assert [entry.model for entry in emulator.bill].count(name) == 1
