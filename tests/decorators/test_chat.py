@@ -1,0 +1,161 @@
+"""``@task.segmind``: what a function returns is what is asked, and nothing else is made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import DAG, AirflowFailException, TaskDeferred
+
+from airflow_provider_segmind.decorators.chat import segmind_task
+from airflow_provider_segmind.emulator import SegmindEmulator
+from airflow_provider_segmind.exceptions import SegmindConfigError
+from airflow_provider_segmind.get_provider_info import get_provider_info
+from airflow_provider_segmind.triggers.events import RequestEvent
+from tests.operators.chatting import NUMBER, PIXEL
+from tests.stand_ins import KEY, Clock, Run, hook_by
+
+GEMINI = "gemini-3.1-flash-lite"
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def emulator(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[SegmindEmulator]:
+    with SegmindEmulator(clock=clock, api_keys=[KEY]) as running:
+        monkeypatch.setenv("AIRFLOW_CONN_SEGMIND_DEFAULT", running.connection_json)
+        yield running
+
+
+@pytest.fixture
+def made(emulator: SegmindEmulator, clock: Clock) -> Iterator[Callable[..., Any]]:
+    """Make the operator of a decorated function."""
+    hooks = []
+
+    def make(function: Callable[..., Any], *args: Any, **fields: Any) -> Any:
+        with DAG("d", schedule=None):
+            task = segmind_task(model=GEMINI, deferrable=False, **fields)(function)(*args).operator
+        task.hook = hook_by(clock)
+        hooks.append(task.hook)
+        return task
+
+    yield make
+    for hook in hooks:
+        hook.close()
+
+
+def parts(emulator: SegmindEmulator) -> Any:
+    return emulator.posts()[-1].json["messages"]
+
+
+def test_a_string_is_the_prompt(made: Any, emulator: SegmindEmulator) -> None:
+    def ask(name: str) -> str:
+        return f"Greet {name}."
+
+    assert made(ask, "Ada").execute(Run().context()) == "echo: Greet Ada."
+
+
+def test_a_dict_is_prompt_system_and_files(made: Any, emulator: SegmindEmulator) -> None:
+    def ask() -> dict[str, Any]:
+        return {"prompt": "What is this?", "system": "Be brief.", "files": [PIXEL]}
+
+    made(ask, system="Be long.").execute(Run().context())
+
+    assert parts(emulator)["system_instruction"] == {"parts": {"text": "Be brief."}}
+    assert [set(part) for part in parts(emulator)["contents"][0]["parts"]] == [{"text"}, {"inlineData"}]
+
+
+def test_a_dict_may_hold_messages(made: Any, emulator: SegmindEmulator) -> None:
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+
+    made(lambda: {"messages": messages, "prompt": "c"}, task_id="t").execute(Run().context())
+
+    assert [turn["role"] for turn in parts(emulator)["contents"]] == ["user", "model", "user"]
+
+
+def test_the_arguments_of_the_decorator_hold_where_the_function_says_nothing(
+    made: Any, emulator: SegmindEmulator
+) -> None:
+    made(lambda: "hello", task_id="t", system="Be kind.", output_type=NUMBER).execute(Run().context())
+
+    assert parts(emulator)["system_instruction"] == {"parts": {"text": "Be kind."}}
+    assert emulator.posts()[-1].json["response_format"]["type"] == "json_schema"
+
+
+@pytest.mark.parametrize(
+    ("returned", "words"),
+    [
+        (None, "returned a NoneType: it must return the prompt, or a dict of prompt, system, messages, files"),
+        (7, "returned a int"),
+        ({"promt": "x"}, "returned a dict with 'promt'"),
+        ({"prompt": "x", "model": "gpt-5"}, "returned a dict with 'model'"),
+        ({}, "prompt is missing"),
+        ("", "prompt is empty"),
+        ({"prompt": "x", "files": "cat.jpg"}, "'files' is a text that is no JSON"),
+    ],
+)
+def test_what_is_no_question_is_said_before_the_post(
+    returned: Any, words: str, made: Any, emulator: SegmindEmulator
+) -> None:
+    with pytest.raises(AirflowFailException, match=words):
+        made(lambda: returned, task_id="t").execute(Run().context())
+    assert emulator.posts() == []
+
+
+@pytest.mark.parametrize("name", ["prompt", "messages"])
+def test_the_question_is_no_argument_of_the_decorator(name: str) -> None:
+    with DAG("d", schedule=None), pytest.raises(SegmindConfigError, match=f"'{name}' is what the function"):
+        segmind_task(**{name: "x"})(lambda: "y")()
+
+
+def test_wrong_arguments_are_said_at_dag_parse() -> None:
+    with DAG("d", schedule=None), pytest.raises(SegmindConfigError, match="max_repairs"):
+        segmind_task(max_repairs=-1, task_id="t")(lambda: "y")()
+
+
+def test_an_annotated_dict_does_not_turn_the_answer_into_multiple_outputs() -> None:
+    def ask() -> dict[str, str]:
+        return {"prompt": "x"}
+
+    with DAG("d", schedule=None):
+        assert segmind_task(ask)().operator.multiple_outputs is False  # type: ignore[attr-defined]
+        assert segmind_task(multiple_outputs=True)(ask)().operator.multiple_outputs is True
+
+
+def test_the_function_runs_once_for_a_deferred_task_that_gets_its_answer(made: Any, emulator: SegmindEmulator) -> None:
+    calls = []
+    run = Run()
+    emulator.settings(latency=30.0)
+
+    def ask() -> str:
+        calls.append(1)
+        return "hello"
+
+    task = made(ask, sync_wait=0)
+    task.deferrable = True
+
+    with pytest.raises(TaskDeferred) as deferred:
+        task.execute(run.context())
+    emulator.advance(31)
+    event = RequestEvent(deferred.value.trigger.request_id, "success").to_json()
+
+    assert made(ask).execute_complete(run.context(), event) == "echo: hello"
+    assert len(calls) == 1
+
+
+def test_a_retry_pays_nothing_when_the_function_returns_the_same(made: Any, emulator: SegmindEmulator) -> None:
+    run = Run()
+
+    for _ in range(2):
+        assert made(lambda: "hello", task_id="t").execute(run.context()) == "echo: hello"
+    assert len(emulator.posts()) == 1
+
+
+def test_it_is_registered_under_its_name() -> None:
+    assert get_provider_info()["task-decorators"] == [
+        {"name": "segmind", "class-name": "airflow_provider_segmind.decorators.chat.segmind_task"}
+    ]
