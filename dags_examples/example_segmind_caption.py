@@ -1,0 +1,22 @@
+"""Describe a picture that lies on object storage."""
+
+from __future__ import annotations
+
+import os
+
+from airflow.providers.common.compat.sdk import DAG  # on Airflow 3 also: from airflow.sdk import DAG
+
+from airflow_provider_segmind.operators.chat import SegmindChatOperator
+
+# Any ObjectStoragePath URI: "s3://aws_default@my-bucket/cat.png", "gs://…", or a local file.
+PICTURE = os.environ.get("SEGMIND_EXAMPLE_PICTURE", "file:///tmp/segmind-example/cat.png")
+
+with DAG("example_segmind_caption", schedule=None, tags=["segmind", "example"]):
+    SegmindChatOperator(
+        task_id="describe",
+        model="gemini-3.1-flash-lite",
+        prompt="Describe this picture in one sentence, for somebody who cannot see it.",
+        files=[PICTURE],
+        deferrable=True,
+        retries=2,
+    )

@@ -1,0 +1,23 @@
+"""Summarise a PDF into a file on object storage; XCom carries the text while it is small, else the file's URI."""
+
+from __future__ import annotations
+
+import os
+
+from airflow.providers.common.compat.sdk import DAG  # on Airflow 3 also: from airflow.sdk import DAG
+
+from airflow_provider_segmind.operators.chat import SegmindChatOperator
+
+DOCUMENT = os.environ.get("SEGMIND_EXAMPLE_DOCUMENT", "file:///tmp/segmind-example/report.pdf")
+OUTPUT = os.environ.get("SEGMIND_EXAMPLE_OUTPUT", "file:///tmp/segmind-example")
+
+with DAG("example_segmind_summarize_pdf", schedule=None, params={"sentences": 5}, tags=["segmind", "example"]):
+    SegmindChatOperator(
+        task_id="summarize",
+        model="gemini-3.1-flash-lite",
+        prompt="Summarise this document in {{ params.sentences }} sentences.",
+        files=[DOCUMENT],
+        options={"max_tokens": 2000},
+        output_path=OUTPUT + "/{{ run_id }}/summary.md",
+        retries=2,
+    )
