@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
+from concurrent.futures import Executor
+from functools import partial
 
 from airflow_provider_segmind.bulk.compaction import compact
 from airflow_provider_segmind.bulk.events import Event
@@ -21,12 +23,13 @@ class GroupCommit:
     :param delay: seconds an event may wait for company.
     :param urgent: how many waiting callers end the wait.
     :param fold_at: how many own segments are folded into one.
+    :param threads: where files are written.
     :param failed: is called once when the ledger cannot be written; nothing paid may be sent after that.
     """
 
     def __init__(
         self, ledger: Ledger, *, delay: float, urgent: int, fold_at: int, clock: Callable[[], float],
-        failed: Callable[[SegmindBulkError], None],
+        failed: Callable[[SegmindBulkError], None], threads: Executor,
     ) -> None:  # fmt: skip
         self.error: SegmindBulkError | None = None
         self._ledger = ledger
@@ -35,6 +38,7 @@ class GroupCommit:
         self._fold_at = fold_at
         self._clock = clock
         self._failed = failed
+        self._in_thread = partial(asyncio.get_running_loop().run_in_executor, threads)
         self._waiting = 0
         self._closing = False
         self._dirty = asyncio.Event()
@@ -89,7 +93,7 @@ class GroupCommit:
         batch = self._ledger.take()
         try:
             if self.error is None:
-                await asyncio.to_thread(self._write_patiently, batch)
+                await self._in_thread(self._write_patiently, batch)
                 self._fold()
         except SegmindBulkError as error:
             self.error = error
@@ -126,7 +130,7 @@ class GroupCommit:
 
     async def _fold_segments(self, names: list[str]) -> None:
         try:
-            await asyncio.to_thread(compact, self._ledger.folder, clock=self._clock, names=names)
+            await self._in_thread(partial(compact, self._ledger.folder, clock=self._clock, names=names))
         except (SegmindError, OSError):
             # Folding only saves later readers time; the small segments are still there and say the same.
             return

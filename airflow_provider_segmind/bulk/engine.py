@@ -13,15 +13,16 @@ import random
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from airflow_provider_segmind.bulk.asking import Asker
 from airflow_provider_segmind.bulk.budget import Budget, Limits
 from airflow_provider_segmind.bulk.commits import GroupCommit
 from airflow_provider_segmind.bulk.feeder import Feeder
 from airflow_provider_segmind.bulk.history import Lost
-from airflow_provider_segmind.bulk.ledger import Ledger
+from airflow_provider_segmind.bulk.ledger import MANY_ROWS, Ledger
 from airflow_provider_segmind.bulk.plan import Client, OnUnknown, Prepared, Question, Rerun, Settings, Shard
 from airflow_provider_segmind.bulk.recovery import free, recover
 from airflow_provider_segmind.bulk.storage import StorePath
@@ -29,6 +30,7 @@ from airflow_provider_segmind.bulk.tally import Tally
 from airflow_provider_segmind.bulk.verdicts import Outcome
 from airflow_provider_segmind.exceptions import SegmindError
 
+T = TypeVar("T")
 RECOVERY_ROUNDS = 3
 """How often lost requests are looked for at the end of a try; a row asked again may get lost again."""
 
@@ -109,7 +111,7 @@ class Engine:
         self.limits = limits or Limits()
         self.shard = shard or Shard()
         self.feeder = Feeder(rows, question, self.shard, self.settings.block_rows)
-        self.ledger = Ledger(ledger_folder, run=run_id, writer=uuid.uuid4().hex[:12], clock=clock)
+        self.ledger = Ledger(ledger_folder, run=run_id, writer=uuid.uuid4().hex[:12], clock=clock, slots=MANY_ROWS)
         self.budget = Budget(self.limits)
         self.tally = Tally()
         self.stopped: Stop | None = None
@@ -119,6 +121,8 @@ class Engine:
         self._sleep = sleep
         self._rng = rng or random.Random()
         self._report = progress
+        # Few threads of its own: each one that touches many rows keeps some memory for itself.
+        self._threads = ThreadPoolExecutor(3, thread_name_prefix="segmind-bulk")
         self._rows = _Rows()
         self._queue: asyncio.Queue[Prepared | None]
         self.seconds = 0.0
@@ -180,7 +184,7 @@ class Engine:
         :raises SegmindConfigError: the question cannot be built for the first row. Nothing was sent.
         """
         self._started = self.clock()
-        await asyncio.to_thread(self.ledger.replay)
+        await self._in_thread(self.ledger.replay)
         self.budget = Budget(self.limits, self.ledger.totals())
         self.commits = GroupCommit(
             self.ledger,
@@ -189,6 +193,7 @@ class Engine:
             fold_at=self.settings.fold_at,
             clock=self.clock,
             failed=lambda error: self.stop(str(error), error=error),
+            threads=self._threads,
         )
         reporting = asyncio.create_task(self._reports(), name="segmind-progress")
         try:
@@ -209,8 +214,12 @@ class Engine:
 
     def close(self) -> None:
         """Drop the local working copies; the ledger stays."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
         self.ledger.close()
         self.feeder.close()
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     async def _through(self, feeding: Coroutine[Any, Any, None]) -> None:
         """Feed rows to the workers and return when they are settled or the grace period is over."""
@@ -237,7 +246,7 @@ class Engine:
 
     async def _feed(self) -> None:
         while not self.feeder.exhausted and not self._stop_signal.is_set():
-            for prepared in await asyncio.to_thread(self.feeder.next_block):
+            for prepared in await self._in_thread(self.feeder.next_block):
                 if self._to_ask(prepared):
                     await self._queue.put(prepared)
         await self._end_queue()

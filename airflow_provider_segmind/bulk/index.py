@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
 
 KEY_BYTES = 16
 """How much of a fingerprint is kept: 128 bits, so that a billion rows do not collide."""
@@ -39,9 +38,21 @@ class CompactIndex:
             self._keys[slot * KEY_BYTES : slot * KEY_BYTES + KEY_BYTES] = key
         self._values[slot] = value
 
-    def values(self) -> Iterator[int]:
-        """Yield every value, in no particular order."""
-        return (value for value in self._values if value)
+    def first_sight(self, fingerprint: bytes, seen: bytearray) -> bool:
+        """
+        Tell whether an entry is met for the first time, and remember it in ``seen``.
+
+        :param seen: what :meth:`no_sights` gave; good as long as nothing is added.
+        """
+        byte, bit = divmod(self._slot(fingerprint[:KEY_BYTES]), 8)
+        if seen[byte] >> bit & 1:
+            return False
+        seen[byte] |= 1 << bit
+        return True
+
+    def no_sights(self) -> bytearray:
+        """Return a note that no entry was met yet: one bit each."""
+        return bytearray((self._mask + 8) // 8)
 
     def _slot(self, key: bytes) -> int:
         slot = int.from_bytes(key[:8], "little") & self._mask

@@ -69,15 +69,19 @@ class Output:
 
     def rows(self) -> Iterator[OutputRow]:
         """Yield every row read, in input order."""
-        seen = CompactIndex()
+        first_sight = self._engine.ledger.first_sights()
+        others = CompactIndex()
         for place in self._engine.feeder.places():
-            if place.fingerprint is None:
+            mark = place.fingerprint
+            if mark is None:
                 yield OutputRow(place, Outcome.SKIPPED, place.trouble, None, first=True)
                 continue
-            first = not seen.get(place.fingerprint)
-            if first:
-                seen.put(place.fingerprint, 1)
-            yield self._row(place, place.fingerprint, first)
+            if self._engine.ledger.standing(mark).place is not None:
+                first = first_sight(mark)
+            else:
+                first = not others.get(mark)
+                others.put(mark, 1)
+            yield self._row(place, mark, first)
 
     def values(self, row: OutputRow) -> dict[str, Any]:
         """Return the columns of a row by name."""

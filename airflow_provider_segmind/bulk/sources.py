@@ -7,6 +7,7 @@ hold.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import io
@@ -78,8 +79,14 @@ def _rows_of_files(paths: Sequence[StorePath]) -> Iterator[Mapping[str, Any]]:
             yield from _READERS[known_kind(file.name).format](file, known_kind(file.name))
 
 
-def _opened(path: StorePath, kind: FileKind) -> IO[bytes]:
-    return gzip.open(path.open("rb"), "rb") if kind.compressed else path.open("rb")
+@contextlib.contextmanager
+def _opened(path: StorePath, kind: FileKind) -> Iterator[IO[bytes]]:
+    with path.open("rb") as file:
+        if kind.compressed:
+            with gzip.open(file, "rb") as unpacked:
+                yield unpacked
+        else:
+            yield file
 
 
 def _read_jsonl(path: StorePath, kind: FileKind) -> Iterator[Mapping[str, Any]]:
