@@ -85,7 +85,7 @@ def land(result: RequestResult, *, model: str | None, place: Place) -> Any:
             "Segmind until an hour after its submission: set output_path (or raise max_xcom_bytes) and clear this "
             "task; fetching it is free."
         )
-    media = media_files(result)
+    media = media_files(result, model)
     if media:
         landed = [_land_file(file, result.request_id, place, number) for number, file in enumerate(media)]
         return _manifest(result, model, [uri for uri, _ in landed], sum(size for _, size in landed))
@@ -156,8 +156,8 @@ def recover(client: SegmindClient, error: SegmindRequestExpiredError, *, model: 
     billed = "an unknown amount" if cost is None else f"{cost} USD"
     raise SegmindRequestExpiredError(
         f"{error} Its record says {record.model_status or 'nothing of its state'}, {billed} billed, and names no "
-        "output file, so the answer is lost: on_expired='resubmit' pays for a new one; output_path keeps this from "
-        "happening.",
+        "output file, so the answer is lost. To ask again, start another DAG run, or let SegmindRunOperator pay for a "
+        "new request with on_expired='resubmit'; output_path keeps this from happening.",
         request_id=request_id,
         age=error.age,
         cost=cost,

@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 import httpx
 
 from airflow_provider_segmind.api.answers import Answer, Asked, refusal
+from airflow_provider_segmind.api.families import known_family
 from airflow_provider_segmind.api.models import RequestResult
 from airflow_provider_segmind.api.retry import Patience, retrying
 from airflow_provider_segmind.api.transport import answer_headers, http_timeout, shared_tls, transport_error
@@ -46,12 +47,15 @@ class MediaFile:
         return mimetypes.guess_extension(content_type or self.content_type or "") or ""
 
 
-def media_files(result: RequestResult) -> list[MediaFile]:
+def media_files(result: RequestResult, model: str | None = None) -> list[MediaFile]:
     """
     Return the files a result points to, in order and each once.
 
     Images stand under ``images[]``, video and audio under an object, and ``output`` repeats the first one; results of
     other shapes (a list of URLs, nested objects) are read too.
+
+    :param model: what made the result; the ``output`` of a language model is its answer, and an address that a model
+        writes is never fetched.
     """
     found: dict[str, MediaFile] = {}
 
@@ -75,6 +79,8 @@ def media_files(result: RequestResult) -> list[MediaFile]:
     extra = result.model_extra or {}
     for name in ("images", "video", "videos", "audio", "audios"):
         visit(extra.get(name))
+    if model is not None and known_family(model) is not None:
+        return list(found.values())
     if isinstance(result.output, (str, list)) or (isinstance(result.output, dict) and not _is_reply(result.output)):
         visit(result.output)
     return list(found.values())

@@ -55,3 +55,10 @@ def test_a_file_that_is_gone_is_an_error_at_once() -> None:
     transport = httpx.MockTransport(lambda _: httpx.Response(404, text="NoSuchKey"))
     with pytest.raises(SegmindError, match="NoSuchKey"):
         download(MediaFile(URL), lambda _: io.BytesIO(), transport=transport, sleep=lambda _: None)
+
+
+def test_an_address_that_a_language_model_writes_is_never_fetched() -> None:
+    result = RequestResult(request_id="r", status="COMPLETED", output="https://example.com/cat.png")
+
+    assert media_files(result, "gemini-3.1-flash-lite") == []
+    assert [file.url for file in media_files(result, "seedream-4.5")] == ["https://example.com/cat.png"]
