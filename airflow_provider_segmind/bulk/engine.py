@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from airflow_provider_segmind.bulk.asking import Asker
@@ -23,8 +23,9 @@ from airflow_provider_segmind.bulk.commits import GroupCommit
 from airflow_provider_segmind.bulk.feeder import Feeder
 from airflow_provider_segmind.bulk.history import Lost
 from airflow_provider_segmind.bulk.ledger import MANY_ROWS, Ledger
-from airflow_provider_segmind.bulk.plan import Client, OnUnknown, Prepared, Question, Rerun, Settings, Shard
+from airflow_provider_segmind.bulk.plan import Client, OnUnknown, Prepared, Question, Settings, Shard
 from airflow_provider_segmind.bulk.recovery import free, recover
+from airflow_provider_segmind.bulk.rowbook import RowBook
 from airflow_provider_segmind.bulk.storage import StorePath
 from airflow_provider_segmind.bulk.tally import Tally
 from airflow_provider_segmind.bulk.verdicts import Outcome
@@ -67,16 +68,6 @@ class Stop:
     reason: str
     hurry: bool = False
     error: SegmindError | None = None
-
-
-@dataclass(slots=True)
-class _Rows:
-    """What is known of distinct rows beside the ledger, in this try only."""
-
-    busy: set[bytes] = field(default_factory=set)
-    done_badly: set[bytes] = field(default_factory=set)
-    left: dict[bytes, str] = field(default_factory=dict)
-    lost: dict[bytes, tuple[Prepared, float]] = field(default_factory=dict)
 
 
 class Engine:
@@ -123,10 +114,10 @@ class Engine:
         self._report = progress
         # Few threads of its own: each one that touches many rows keeps some memory for itself.
         self._threads = ThreadPoolExecutor(3, thread_name_prefix="segmind-bulk")
-        self._rows = _Rows()
         self._queue: asyncio.Queue[Prepared | None]
         self.seconds = 0.0
         self._started = clock()
+        self._rows = self._new_book()
         self._changed = asyncio.Event()
         self._stop_signal = asyncio.Event()
 
@@ -148,21 +139,16 @@ class Engine:
         """
         if self.stopped is None:
             self.stopped = Stop(reason, hurry, error)
-        elif hurry:
-            self.stopped.hurry = True
+        else:
+            self.stopped.hurry |= hurry
+            self.stopped.error = self.stopped.error or error
         self._changed.set()
         if hurry:
             self._stop_signal.set()
 
     def leave(self, prepared: Prepared, reason: str, *, lost_at: float | None = None) -> None:
-        """
-        Set a row aside without an outcome.
-
-        :param lost_at: epoch seconds after which its request was certainly not sent, when nobody knows whether it was.
-        """
-        self._rows.left[prepared.fingerprint] = reason
-        if lost_at is not None:
-            self._rows.lost[prepared.fingerprint] = (prepared, lost_at)
+        """Set a row aside without an outcome; see :meth:`RowBook.leave`."""
+        self._rows.leave(prepared, reason, lost_at=lost_at)
 
     def reason_left(self, fingerprint: bytes) -> str | None:
         """Return why a row was set aside, None when it was not."""
@@ -186,6 +172,7 @@ class Engine:
         self._started = self.clock()
         await self._in_thread(self.ledger.replay)
         self.budget = Budget(self.limits, self.ledger.totals())
+        self._rows = self._new_book()
         self.commits = GroupCommit(
             self.ledger,
             delay=self.settings.commit_delay,
@@ -218,6 +205,9 @@ class Engine:
         self.ledger.close()
         self.feeder.close()
 
+    def _new_book(self) -> RowBook:
+        return RowBook(self.ledger, self.budget, rerun=self.settings.rerun, started=self._started)
+
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
@@ -246,16 +236,17 @@ class Engine:
 
     async def _feed(self) -> None:
         while not self.feeder.exhausted and not self._stop_signal.is_set():
-            for prepared in await self._in_thread(self.feeder.next_block):
-                if self._to_ask(prepared):
-                    await self._queue.put(prepared)
+            await self._offer(await self._in_thread(self.feeder.next_block))
         await self._end_queue()
 
     async def _refeed(self, block: Iterable[Prepared]) -> None:
-        for prepared in block:
-            if self._to_ask(prepared):
-                await self._queue.put(prepared)
+        await self._offer(block)
         await self._end_queue()
+
+    async def _offer(self, block: Iterable[Prepared]) -> None:
+        for prepared in block:
+            if self._rows.must_ask(prepared, stopping=self.stopping):
+                await self._queue.put(prepared)
 
     async def _end_queue(self) -> None:
         for _ in range(self.settings.concurrency):
@@ -264,41 +255,8 @@ class Engine:
     async def _work(self, asker: Asker, queue: asyncio.Queue[Prepared | None]) -> None:
         while (prepared := await queue.get()) is not None:
             await asker.ask(prepared)
-            mark = prepared.fingerprint
-            self._rows.busy.discard(mark)
-            if mark not in self._rows.left and not self.ledger.standing(mark).success:
-                self._rows.done_badly.add(mark)
+            self._rows.asked(prepared)
             self._changed.set()
-
-    def _to_ask(self, prepared: Prepared) -> bool:
-        """Say whether a row must go to a worker; if not, it has its outcome, gets it from another row, or is left."""
-        mark, rows = prepared.fingerprint, self._rows
-        if mark in rows.busy or mark in rows.left or mark in rows.done_badly:
-            return False
-        standing = self.ledger.standing(mark)
-        if standing.success:
-            self.budget.settled(Outcome.SUCCESS)
-            return False
-        if standing.open is not None and standing.open.submitted is None:
-            self.budget.lost += 1
-            self.leave(prepared, "an earlier try may have asked it and nobody knows", lost_at=self._started)
-            return False
-        if standing.open is None and standing.place is not None and not self._is_asked_again(mark):
-            rows.done_badly.add(mark)
-            return False
-        if self.stopping and standing.open is None:
-            return False
-        rows.busy.add(mark)
-        return True
-
-    def _is_asked_again(self, mark: bytes) -> bool:
-        stored = self.ledger.finished(mark)
-        if stored is None or self.settings.rerun is Rerun.DEAD_LETTERS:
-            return True
-        if self.settings.rerun is Rerun.UNBILLED and stored.outcome is Outcome.FAILED and stored.billed is False:
-            return True
-        self.budget.settled(stored.outcome)
-        return False
 
     async def _recover(self) -> None:
         """Find out, before anything is asked, what became of the lost requests of earlier tries."""
@@ -329,8 +287,7 @@ class Engine:
             if mark not in findings.found:
                 free(self, mark)
             self.budget.found(absent=mark not in findings.found)
-            del self._rows.left[mark]
-        return [lost.pop(mark)[0] for mark in decided]
+        return [self._rows.take_up(mark) for mark in decided]
 
     async def _reports(self) -> None:
         while True:
