@@ -115,6 +115,7 @@ class Engine:
         # Few threads of its own: each one that touches many rows keeps some memory for itself.
         self._threads = ThreadPoolExecutor(3, thread_name_prefix="segmind-bulk")
         self._queue: asyncio.Queue[Prepared | None]
+        self._source_error: SegmindError | OSError | None = None
         self.seconds = 0.0
         self._started = clock()
         self._rows = self._new_book()
@@ -167,7 +168,8 @@ class Engine:
         A stop is no error here; :attr:`stopped` tells of it.
 
         :raises SegmindBulkError: the ledger cannot be read or written. What was accepted is fetched by a retry.
-        :raises SegmindConfigError: the question cannot be built for the first row. Nothing was sent.
+        :raises SegmindConfigError: the question cannot be built for the first row, and nothing was sent; or the source
+            breaks off, and what was asked before is in the ledger.
         """
         self._started = self.clock()
         await self._in_thread(self.ledger.replay)
@@ -190,14 +192,15 @@ class Engine:
                 again = await self._lost_to_ask_again()
                 if not again:
                     break
-                await self._through(self._refeed(again))
+                await self._through(self._offer(again))
         finally:
             reporting.cancel()
             await self.commits.close()
         self.seconds = self.clock() - self._started
         self._tell()
-        if self.commits.error is not None:
-            raise self.commits.error
+        for error in (self.commits.error, self._source_error):
+            if error is not None:
+                raise error
 
     def close(self) -> None:
         """Drop the local working copies; the ledger stays."""
@@ -219,7 +222,7 @@ class Engine:
         queue: asyncio.Queue[Prepared | None] = asyncio.Queue(self.settings.concurrency)
         self._queue = queue
         tasks = {asyncio.create_task(self._work(asker, queue)) for _ in range(self.settings.concurrency)}
-        tasks.add(asyncio.create_task(feeding))
+        tasks.add(asyncio.create_task(self._fed(feeding)))
         signal = asyncio.create_task(self._stop_signal.wait())
         try:
             pending: set[asyncio.Task[Any]] = {*tasks, signal}
@@ -237,20 +240,21 @@ class Engine:
     async def _feed(self) -> None:
         while not self.feeder.exhausted and not self._stop_signal.is_set():
             await self._offer(await self._in_thread(self.feeder.next_block))
-        await self._end_queue()
 
-    async def _refeed(self, block: Iterable[Prepared]) -> None:
-        await self._offer(block)
-        await self._end_queue()
+    async def _fed(self, feeding: Coroutine[Any, Any, None]) -> None:
+        """Feed to the end, or to where the source breaks; what is in flight then still settles."""
+        try:
+            await feeding
+        except (SegmindError, OSError) as error:
+            self._source_error = error
+            self.stop(f"the source could not be read on: {error}")
+        for _ in range(self.settings.concurrency):
+            await self._queue.put(None)
 
     async def _offer(self, block: Iterable[Prepared]) -> None:
         for prepared in block:
             if self._rows.must_ask(prepared, stopping=self.stopping):
                 await self._queue.put(prepared)
-
-    async def _end_queue(self) -> None:
-        for _ in range(self.settings.concurrency):
-            await self._queue.put(None)
 
     async def _work(self, asker: Asker, queue: asyncio.Queue[Prepared | None]) -> None:
         while (prepared := await queue.get()) is not None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -459,6 +459,20 @@ async def test_concurrency_bounds_the_requests_in_flight() -> None:
     world = World(steps=4)
     await world.run(table(*map(str, range(50))), settings={"concurrency": 3})
     assert 1 < world.segmind.most_in_flight <= 3
+
+
+async def test_a_source_that_breaks_off_loses_nothing_that_was_paid_for() -> None:
+    def broken() -> Iterator[dict[str, Any]]:
+        yield from table(*map(str, range(20)))
+        raise SegmindConfigError("line 21 is no JSON")
+
+    world = World(steps=4)
+    with pytest.raises(SegmindConfigError, match="line 21"):
+        await world.run(broken())  # type: ignore[arg-type]
+    landed = await world.run(table(*map(str, range(20))))
+    assert (landed.manifest.outcomes["success"], world.segmind.posts) == (20, len(world.segmind.jobs))
+    assert world.segmind.bill == pytest.approx(20 * PRICE)
+    assert world.segmind.history_calls == 0
 
 
 async def test_progress_is_told_at_the_end() -> None:
