@@ -1,0 +1,80 @@
+"""Every Python snippet of the documentation runs; the DAGs among them run to their end against the emulator."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_provider_segmind.emulator import SegmindEmulator
+from tests.running import run_dags
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").rglob("*.md") if path.name != "emulator.md")]
+"""Those of docs/emulator.md run in tests/emulator."""
+FENCED = re.compile(r"^```python\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
+DAG_ID = re.compile(r'DAG\(\s*"(\w+)"')
+
+
+def snippets() -> list[tuple[str, str]]:
+    return [
+        (f"{page.relative_to(ROOT)}[{number}]", text)
+        for page in PAGES
+        for number, text in enumerate(FENCED.findall(page.read_text()))
+    ]
+
+
+ALL = snippets()
+RUNNABLE = [(name, text) for name, text in ALL if DAG_ID.search(text) and "schedule=None" in text]
+
+
+@pytest.mark.parametrize(("name", "text"), ALL, ids=[name for name, _ in ALL])
+def test_a_snippet_runs(name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A module of its own name, as pydantic looks there for the names of annotations.
+    with SegmindEmulator() as emulator:
+        monkeypatch.setenv("AIRFLOW_CONN_SEGMIND_DEFAULT", emulator.connection_json)
+        namespace: dict[str, Any] = {"__name__": "__main__"}
+        exec(compile(text, name, "exec"), namespace)
+    for value in namespace.values():
+        if type(value).__name__ == "SegmindHook":
+            value.close()
+
+
+@pytest.fixture(scope="module")
+def ended(airflow_database: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("snippets")
+    dags = []
+    for number, (_, text) in enumerate(RUNNABLE):
+        path = folder / f"snippet_{number}.py"
+        path.write_text(text)
+        dags.append((str(path), DAG_ID.findall(text)[0]))
+    bundle = {
+        "name": "dags-folder",
+        "classpath": "airflow.dag_processing.bundles.local.LocalDagBundle",
+        "kwargs": {"path": str(folder)},
+    }
+    with SegmindEmulator() as emulator:
+        return run_dags(
+            *dags,
+            connection=emulator.connection_json,
+            AIRFLOW__CORE__DAGS_FOLDER=str(folder),
+            AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST=json.dumps([bundle]),
+        )
+
+
+@pytest.mark.airflow
+@pytest.mark.parametrize(("name", "text"), RUNNABLE, ids=[name for name, _ in RUNNABLE])
+def test_a_dag_of_the_documentation_succeeds(name: str, text: str, ended: dict[str, Any]) -> None:
+    run = ended[DAG_ID.findall(text)[0]]
+
+    assert run["state"] == "success", run["log"]
+
+
+def test_the_first_dag_has_at_most_twelve_lines() -> None:
+    name, text = next(one for one in RUNNABLE if one[0].startswith("docs/chat.md"))
+
+    assert name == "docs/chat.md[0]"
+    assert len(text.strip().splitlines()) <= 12
