@@ -216,6 +216,14 @@ class Conversation:
         """Return the body of a request from what settling it gave: itself, or the manifest of where it was landed."""
         if isinstance(value, dict) and "uris" in value:
             value = landed_before(request_id, self._task.place, value)
+        if isinstance(value, dict) and value.get("recovered"):
+            # The history knows of an output file at most, and that is not what the model said.
+            raise SegmindRequestExpiredError(
+                f"The answer to request {request_id!r} is gone: Segmind keeps one for an hour after submission, and "
+                "its request history holds no text. It was billed. on_expired='resubmit' pays for a new one; "
+                "output_path keeps this from happening.",
+                request_id=request_id,
+            )
         if not isinstance(value, dict) or "uris" in value:
             # A reply that is nothing but an address counts as media when it is landed; Segmind has the text.
             return self._client.get_result(request_id)

@@ -267,3 +267,14 @@ def test_an_unknown_cost_stays_unknown_and_a_part_is_a_plain_name() -> None:
     assert Spent.from_json(spent.to_json()) == spent
     assert part_after("a-1_b") == "after-a-1_b"
     assert part_after("../../x").removeprefix("after-").isalnum()
+
+
+def test_an_output_address_out_of_the_history_is_never_taken_for_the_answer(chat: Chat) -> None:
+    chat.ask()
+    chat.emulator.advance(4000)
+    record = {"model_status": "COMPLETED", "generation_url": "https://images.example/a.png"}
+    chat.emulator.fault("history", patch=record, times=None)
+
+    with pytest.raises(AirflowFailException, match="holds no text"):
+        chat.ask()
+    assert chat.posts == 1
