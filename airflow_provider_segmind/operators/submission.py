@@ -22,7 +22,7 @@ from airflow_provider_segmind.api.policies import (
     OnStale,
     OnUnknown,
 )
-from airflow_provider_segmind.api.retry import ONE_LOOK, retrying
+from airflow_provider_segmind.api.retry import retrying
 from airflow_provider_segmind.api.submission import (
     Attach,
     Fingerprint,
@@ -208,18 +208,21 @@ class Submission:
         A worker that dies between two attempts leaves a note that says nothing was created, so the next try need not
         ask the history; only one that dies with the POST under way leaves a bare intent.
         """
-        self._sending = replace(note, intent_at=self._clock())
-        self._journal.write(self._sending)
-        self._log.info("Noted the intent to submit to model %s in %s", self.model, self._journal.name)
-        submitted_at = self._clock()
+        self._sending = note
         try:
-            accepted = self.client.perform(self.client.wire.submit(self.model, body), ONE_LOOK)
+            accepted = self.client.submit_once(self.model, body, before=lambda: self._note_intent(note))
         except SegmindError as error:
-            if error.billed is not None:
+            if error.billed is not None and self._sending is not note:
                 self._write(self._sending.ended("refused"))
             raise
         self._log.info("Submitted request %s to model %s", accepted.request_id, self.model)
-        return self._sending.accepted(accepted.request_id, submitted_at)
+        return self._sending.accepted(accepted.request_id, self._sending.intent_at)
+
+    def _note_intent(self, note: Note) -> None:
+        intent = replace(note, intent_at=self._clock())
+        self._journal.write(intent)
+        self._sending = intent
+        self._log.info("Noted the intent to submit to model %s in %s", self.model, self._journal.name)
 
     def _unless_failed(self, note: Note) -> Note:
         try:

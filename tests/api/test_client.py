@@ -557,3 +557,20 @@ def test_cancelling_an_async_call_is_not_swallowed(loopback: Callable[..., Loopb
 
     asyncio.run(go())
     assert len(server.received) == 1
+
+
+def test_what_is_done_before_a_submit_waits_until_the_governor_lets_it_through() -> None:
+    now, order = [1_000_000.0], []
+
+    def sleep(seconds: float) -> None:
+        order.append("waited")
+        now[0] += seconds
+
+    config = ClientConfig(api_key="SG_one_a_minute", requests_per_minute=1)
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, json={"request_id": "r"}))
+    with SegmindClient(config, transport=transport, sleep=sleep, clock=lambda: now[0]) as client:
+        client.submit("gemini-3.1-flash-lite", {})
+        client.submit_once("gemini-3.1-flash-lite", {}, before=lambda: order.append("noted"))
+
+    assert order[0] == "waited"
+    assert order.index("noted") == len(order) - 1

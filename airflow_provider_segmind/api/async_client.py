@@ -1,0 +1,169 @@
+"""The client for event loops; :mod:`client` has the blocking one."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+
+from airflow_provider_segmind.api import polling
+from airflow_provider_segmind.api.calls import AccountCalls, Quiet, say_nothing, succeeded
+from airflow_provider_segmind.api.config import ClientConfig
+from airflow_provider_segmind.api.models import (
+    Credits,
+    ModelInfo,
+    RequestRecord,
+    RequestResult,
+    RequestState,
+    SubmittedRequest,
+    SyncResult,
+)
+from airflow_provider_segmind.api.protocol import Call
+from airflow_provider_segmind.api.rates import Priority
+from airflow_provider_segmind.api.retry import Patience, async_retrying
+from airflow_provider_segmind.api.transport import http_timeout, shared_tls, transport_error
+from airflow_provider_segmind.exceptions import SegmindError
+
+T = TypeVar("T")
+
+
+class AsyncSegmindClient(AccountCalls):
+    """
+    The client for event loops; method for method like :class:`SegmindClient`.
+
+    Build it with :meth:`create`, which keeps the reading of certificates (tens of milliseconds) off the loop.
+    """
+
+    def __init__(
+        self,
+        config: ClientConfig,
+        *,
+        transport: httpx.AsyncBaseTransport | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Callable[[], float] = time.time,
+        rng: random.Random | None = None,
+    ) -> None:
+        super().__init__(config, clock=clock, rng=rng)
+        self._sleep = sleep
+        self._http = httpx.AsyncClient(transport=transport, verify=shared_tls())
+
+    @classmethod
+    async def create(cls, config: ClientConfig, **options: Any) -> Self:
+        """Return a client without blocking the event loop."""
+        await asyncio.to_thread(shared_tls)
+        return cls(config, **options)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def submit(self, model: str, inputs: Mapping[str, Any]) -> SubmittedRequest:
+        """Submit a request; see :meth:`SegmindClient.submit`."""
+        return await self.perform(self.wire.submit(model, inputs))
+
+    async def submit_once(
+        self, model: str, inputs: Mapping[str, Any], *, before: Callable[[], Awaitable[object]]
+    ) -> SubmittedRequest:
+        """Submit with one POST; see :meth:`SegmindClient.submit_once`."""
+
+        async def exchange(call: Call[SubmittedRequest]) -> SubmittedRequest:
+            await before()
+            return await self._send(call)
+
+        return await self.gate.send_async(self.wire.submit(model, inputs), exchange, self._sleep)
+
+    async def run_sync(self, model: str, inputs: Mapping[str, Any], *, timeout: float | None = None) -> SyncResult:
+        """Run a model through v1; see :meth:`SegmindClient.run_sync`."""
+        return await self.perform(self.wire.run_sync(model, inputs, timeout))
+
+    async def get_status(self, request_id: str) -> RequestState:
+        """Return where a request stands."""
+        return await self.perform(self.wire.status(request_id))
+
+    async def get_result(self, request_id: str) -> RequestResult:
+        """Fetch the body of a request; see :meth:`SegmindClient.get_result`."""
+        return succeeded(await self.perform(self.wire.result(request_id)))
+
+    async def get_credits(self) -> Credits:
+        """Return the balance."""
+        return await self.perform(self.wire.credits())
+
+    async def list_models(self) -> list[ModelInfo]:
+        """List the models."""
+        return await self.perform(self.wire.models())
+
+    async def get_request_record(self, request_id: str) -> RequestRecord:
+        """Return what the request history holds of one request."""
+        return await self.perform(self.wire.request_record(request_id))
+
+    async def list_request_records(self, **filters: Any) -> list[RequestRecord]:
+        """Return a page of the request history."""
+        return await self.perform(self.wire.request_records(**filters))
+
+    async def upload(self, data_urls: Sequence[str]) -> list[str]:
+        """Store files at Segmind and return their public URLs."""
+        return await self.perform(self.wire.upload(data_urls))
+
+    async def look(self, request_id: str, *, fetch: bool = False) -> RequestState:
+        """Look once, without patience."""
+        return await self.drive(polling.look(self.wire, request_id, fetch=fetch))
+
+    async def wait(
+        self, pending: polling.Pending, *, fetch: bool = False, until: float | None = None, report: Quiet = say_nothing
+    ) -> RequestState | None:
+        """Wait for a request to end; see :func:`polling.wait`."""
+        return await self.drive(self.waiting(pending, fetch=fetch, until=until, report=report), pending)
+
+    async def perform(self, call: Call[T], patience: Patience | None = None) -> T:
+        """Carry out a call, again where that is allowed."""
+        loop = async_retrying(patience or self.config.patience, sleep=self._sleep, rng=self.rng, paid=call.asked.paid)
+        return await loop(self._admitted, call)
+
+    async def drive(self, steps: Generator[Any, Any, T], pending: polling.Pending | None = None) -> T:
+        """Carry out what ``steps`` yields, a call or a pause, until it returns. Calls are made without patience."""
+        try:
+            step = next(steps)
+            while True:
+                if isinstance(step, polling.Pause):
+                    await self._sleep(step.seconds)
+                    step = next(steps)
+                    continue
+                try:
+                    value = await self._admitted(step, self.priority(pending))
+                except SegmindError as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(value)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+
+    async def _admitted(self, call: Call[T], priority: Priority | None = None) -> T:
+        return await self.gate.send_async(call, self._send, self._sleep, priority)
+
+    async def _send(self, call: Call[T]) -> T:
+        seconds = call.timeout or self.config.request_timeout
+        try:
+            async with asyncio.timeout(seconds):
+                response = await self._http.request(
+                    call.method, call.url, content=call.body, headers=call.headers, timeout=http_timeout(seconds)
+                )
+        except TimeoutError as error:
+            late = httpx.ReadTimeout("the call took too long")
+            raise transport_error(call.asked, call.url, late) from error
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise transport_error(call.asked, call.url, error) from error
+        return call.read(self.answer(response, response.content))

@@ -1,0 +1,66 @@
+"""What the sync and the async client are made of."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Generator
+from typing import Any
+
+import httpx
+
+from airflow_provider_segmind.api import polling
+from airflow_provider_segmind.api.answers import Answer
+from airflow_provider_segmind.api.config import ClientConfig
+from airflow_provider_segmind.api.gate import Gate, governor_for
+from airflow_provider_segmind.api.models import (
+    RequestResult,
+    RequestState,
+)
+from airflow_provider_segmind.api.rates import Priority
+from airflow_provider_segmind.api.schedule import shared_history
+from airflow_provider_segmind.api.transport import answer_headers
+
+Quiet = Callable[[str], None]
+
+
+def say_nothing(_: str) -> None:
+    """Stand in for a caller that wants no reports."""
+
+
+class AccountCalls:
+    """What both clients are made of: the account, a clock, and randomness."""
+
+    def __init__(self, config: ClientConfig, *, clock: Callable[[], float], rng: random.Random | None) -> None:
+        self.config = config
+        self.wire = config.wire
+        self.clock = clock
+        self.rng = rng or random.Random()
+        gateway = config.endpoints.gateway
+        self.governor = governor_for(gateway, config.api_key, config.rate)
+        self.gate = Gate(self.governor, gateway, clock)
+        self.pace = polling.Pace(shared_history, self.governor.interval, lambda: self.governor.silence(self.clock()))
+        shared_history.prime(dict(config.typical_seconds))
+
+    def waiting(
+        self, pending: polling.Pending, *, fetch: bool, until: float | None, report: Quiet
+    ) -> Generator[polling.Step, Any, RequestState | None]:
+        """Return the steps of waiting for a request."""
+        clock, jitter = self.clock, self.rng.random
+        return polling.wait(
+            self.wire, pending, fetch=fetch, clock=clock, jitter=jitter, until=until, report=report, pace=self.pace
+        )
+
+    def priority(self, pending: polling.Pending | None) -> Priority | None:
+        """Return who goes first when calls queue: a request whose result is about to be gone."""
+        return Priority.EXPIRING if pending is not None and polling.urgent(pending, self.clock()) else None
+
+    def answer(self, response: httpx.Response, content: bytes) -> Answer:
+        """Return what httpx received in our own terms."""
+        return Answer(response.status_code, content, answer_headers(response), self.clock())
+
+
+def succeeded(result: RequestResult) -> RequestResult:
+    """Return a result, or raise that its request has FAILED."""
+    if result.failed:
+        raise polling.failed_error(result)
+    return result
