@@ -107,7 +107,9 @@ class SegmindChatOperator(SegmindRunOperator):
         self.uploads: dict[str, FilePart] = {}
         # A mapped task is built on the worker, where the text may be data that came out of XCom.
         mapped = getattr(self, "_BaseOperator__from_mapped", False)
-        self._text_files = {} if mapped else questions.named_files(prompt=prompt, system=system)
+        named = questions.named_files(prompt=prompt, system=system)
+        self._text_files = {} if mapped else named
+        self._unread = sorted(named) if mapped else []
 
     @cached_property
     def answer_type(self) -> OutputType | None:
@@ -138,6 +140,8 @@ class SegmindChatOperator(SegmindRunOperator):
 
         :raises SegmindConfigError: it cannot work; nothing was sent.
         """
+        for field in self._unread:
+            self.log.warning("%r looks like the path of a file and is sent as it is: this task is mapped", field)
         inputs = questions.build(self, self.question(context))
         self.check_inputs(inputs)
         return inputs

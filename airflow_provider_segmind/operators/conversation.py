@@ -107,7 +107,8 @@ class Conversation:
 
     def _ask_again(self, asked: Round, request_id: str, decision: AskAgainLarger | Repair, spent: Spent) -> Round:
         if isinstance(decision, Repair):
-            why = f"is not the data asked for: {decision.error}"
+            # The validator quotes what it refuses, and a log is no place for that.
+            why = "is not the data asked for"
         else:
             why = f"was cut off; the output cap becomes {decision.cap} tokens"
         self._task.log.warning("The answer to request %s %s. Asking again is a further paid request", request_id, why)

@@ -305,3 +305,20 @@ class TestTemplates:
 
         assert "IHDR" not in str(task.files)
         assert "image/png" in str(task.files)
+
+    def test_a_mapped_task_takes_no_text_for_a_path_and_says_so(self, chat: Chat, capsys: Any) -> None:
+        task = chat.task(prompt="question", system="be.txt", _airflow_from_mapped=True)
+
+        assert task.execute(chat.run.context()) == "echo: question"
+        assert chat.body()["messages"]["system_instruction"] == {"parts": {"text": "be.txt"}}
+        assert "'system' looks like the path of a file and is sent as it is" in capsys.readouterr().out
+
+
+def test_the_log_of_a_repair_quotes_nothing_of_the_reply(chat: Chat, capsys: Any) -> None:
+    chat.emulator.script(match="The validator says", json={"x": 1})
+    chat.emulator.script(json={"x": "canary-reply"}, times=1)
+
+    assert chat.ask(output_type=NUMBER) == {"x": 1}
+    said = capsys.readouterr().out
+    assert "Asking again is a further paid request" in said
+    assert "canary-reply" not in said
