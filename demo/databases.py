@@ -18,7 +18,7 @@ POSTGRES = os.environ.get("SEGMIND_TEST_POSTGRES", "postgresql://postgres@127.0.
 # Migrating an empty SQLite database takes about 12 s, copying the result nothing.
 TEMPLATES = Path(__file__).resolve().parent.parent / ".tmp"
 
-LOCK_TIMEOUT = 60
+LOCK_TIMEOUT = 15
 """Seconds for which a process waits for the others' writes to SQLite."""
 
 
@@ -47,7 +47,7 @@ class SqliteDatabase:
     def create(self, home: Path) -> str:
         """Choose the file."""
         self._path = home / "airflow.db"
-        # Many processes write: five seconds, the default, do not always see the others through.
+        # Many processes write: the default of five seconds does not always see them through.
         return f"sqlite:///{self._path}?timeout={LOCK_TIMEOUT}"
 
     def migrate(self, run: Callable[[], None]) -> None:

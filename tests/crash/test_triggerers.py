@@ -46,7 +46,7 @@ EXPIRING = tuple(
 MOVED = tuple(Case(f"moved-{number}", "crash_deferrable_safe", latency=45.0) for number in range(4))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def outcomes(scene: Scene) -> dict[str, Outcome]:
     """Kill the triggerer under running triggers, and leave it away until some results are gone."""
     waiting = [scene.start(case) for case in WAITING]
@@ -65,7 +65,7 @@ def outcomes(scene: Scene) -> dict[str, Outcome]:
     return {outcome.case.name: outcome for outcome in outcomes}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def moved(scene: Scene, outcomes: dict[str, Outcome]) -> Iterator[dict[str, Outcome]]:
     """Freeze one of two triggerers until the other has its triggers, and wake it when the requests are complete."""
     stack, emulator = scene.stack, scene.emulators["segmind_default"]

@@ -37,7 +37,7 @@ def _cases(mode: str) -> list[Case]:
         # The deferrable task is killed on the worker that the trigger woke.
         Case(f"{mode}-end", dag("safe"), "end", latency=10.0),
         Case(f"{mode}-steps-submit", dag("steps"), "accepted", task_id="submit"),
-        Case(f"{mode}-steps-wait", dag("steps"), "polling", task_id="wait", latency=15.0),
+        Case(f"{mode}-steps-wait", dag("patient_steps"), "polling", task_id="wait", latency=15.0),
         Case(f"{mode}-steps-result", dag("steps"), "end", task_id="result"),
     ]
     calm = [Case(f"{mode}-calm-{kind}", dag("safe"), kind=kind) for kind in ("gemini", "image")]
@@ -50,13 +50,13 @@ def _cases(mode: str) -> list[Case]:
     return [*calm, *kills, *unknown]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def outcomes(scene: Scene) -> dict[str, Outcome]:
     """Play every case, all at once."""
     return scene.play([case for mode in MODES for case in _cases(mode)], timeout=420)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cleared(scene: Scene, outcomes: dict[str, Outcome]) -> dict[str, Outcome]:
     """Clear the runs that nothing happened to, and let them run again."""
     again = {}

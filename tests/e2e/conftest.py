@@ -39,6 +39,14 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmulatorContr
 
 
 @pytest.fixture(scope="session")
+def steady(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmulatorControl]:
+    """The Segmind behind ``segmind_steady``, whose clock no test moves: a lost POST is looked for by its time."""
+    log_path = tmp_path_factory.mktemp("steady") / "emulator.log"
+    with EmulatorProcess(log_path=log_path, api_key=CANARY_KEY) as process:
+        yield EmulatorControl(process.url)
+
+
+@pytest.fixture(scope="session")
 def later_port() -> int:
     """The port of ``segmind_later``, where nobody listens until a test does."""
     return free_port()
@@ -46,7 +54,7 @@ def later_port() -> int:
 
 @pytest.fixture(scope="session")
 def airflow_stack(
-    tmp_path_factory: pytest.TempPathFactory, emulator: EmulatorControl, later_port: int
+    tmp_path_factory: pytest.TempPathFactory, emulator: EmulatorControl, steady: EmulatorControl, later_port: int
 ) -> Iterator[AirflowStack]:
     """Airflow on SQLite with the example DAGs, those of the crash tests, and those of this directory."""
     # A test run that is told to end ends what it started, as on Ctrl-C.
@@ -55,13 +63,17 @@ def airflow_stack(
     with AirflowStack(
         home=tmp_path_factory.mktemp("airflow"),
         dags=[ROOT / "dags_examples", ROOT / "tests" / "crash" / "dags", ROOT / "tests" / "e2e" / "dags"],
-        connections={"segmind_default": emulator.connection_json, "segmind_later": json.dumps(later)},
+        connections={
+            "segmind_default": emulator.connection_json,
+            "segmind_steady": steady.connection_json,
+            "segmind_later": json.dumps(later),
+        },
         settings=SETTINGS,
     ) as stack:
         yield stack
 
 
 @pytest.fixture(scope="session")
-def scene(airflow_stack: AirflowStack, emulator: EmulatorControl, tmp_path_factory: pytest.TempPathFactory) -> Scene:
-    """DAG runs on that stack, with a model of its own for each."""
-    return Scene(airflow_stack, {"segmind_default": emulator}, tmp_path_factory.mktemp("scene"))
+def scene(airflow_stack: AirflowStack, steady: EmulatorControl, tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    """DAG runs on that stack whose workers are killed."""
+    return Scene(airflow_stack, {"segmind_steady": steady}, tmp_path_factory.mktemp("scene"))

@@ -1,8 +1,11 @@
-"""Failed requests, refused submits, deadlines and kills by hand: what the task becomes, what was sent, what is said."""
+"""
+Failed requests, refused submits, deadlines and kills: what the task becomes, what was sent, what is said.
+
+Everything runs at once, because most of it is waiting: for the client's own patience, for a heartbeat that is missing.
+"""
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,6 +13,7 @@ import pytest
 
 from airflow_provider_segmind.emulator.control import EmulatorControl
 from demo.emulator import EmulatorProcess
+from tests.crash.scene import Case
 from tests.e2e.conftest import CANARY_KEY
 
 if TYPE_CHECKING:
@@ -17,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from demo.stack import AirflowStack
+    from tests.crash.scene import Outcome, Scene
 
 REFUSED_WORDS = "content policy: no lighthouses"
 DAGS = {
@@ -34,16 +39,23 @@ DAGS = {
 }
 STOPPED = [name for name in DAGS if name.startswith(("overdue", "killed"))]
 PICTURES = [name for name in DAGS if name.startswith("picture")]
+# `make crash` has many more.
+CASES = (
+    Case("kill-sync-accepted", "crash_sync_safe", "accepted", connection="segmind_steady"),
+    Case("kill-sync-landing", "crash_sync_safe", "landing", kind="image", connection="segmind_steady"),
+    Case("kill-deferrable-end", "crash_deferrable_safe", "end", latency=5.0, connection="segmind_steady"),
+)
 
 
 @dataclass
 class Runs:
-    """The run of each name, how it ended, and the logs of all its tries."""
+    """The run of each name, and what became of the cases whose workers were killed."""
 
     stack: AirflowStack
     ids: dict[str, str]
     folder: Path
     later: EmulatorControl
+    outcomes: dict[str, Outcome]
 
     def end(self, name: str) -> str:
         """Wait for the end of a run."""
@@ -59,11 +71,9 @@ class Runs:
 
 
 @pytest.fixture(scope="module")
-def runs(
-    airflow_stack: AirflowStack, emulator: EmulatorControl, later_port: int, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Runs]:
-    """Start everything at once, and stop by hand what is to be stopped."""
-    rest, folder = airflow_stack.rest, tmp_path_factory.mktemp("trouble")
+def runs(scene: Scene, emulator: EmulatorControl, later_port: int) -> Iterator[Runs]:
+    """Start everything at once, kill some workers, and let the submits that reached nobody reach somebody."""
+    rest, folder = scene.stack.rest, scene.folder
     models = {name: "image" if name in PICTURES else "gemini" for name in DAGS}
     emulator.settings(models={**emulator.settings()["models"], **models})
     emulator.script(model="failed-*", fail=REFUSED_WORDS, latency=4.0)
@@ -82,15 +92,11 @@ def runs(
         }
         conf |= {"connection": "segmind_later"} if name == "refused" else {}
         ids[name] = rest.trigger(dag_id, conf=conf)
-    with contextlib.ExitStack() as scope:
-        rest.wait_for("the retry of 'refused'", lambda: _tried_once(airflow_stack, ids["refused"]), timeout=120)
-        process = EmulatorProcess(
-            log_path=folder / "later.log", api_key=CANARY_KEY, options=["--port", str(later_port), "--latency", "1"]
-        )
-        scope.enter_context(process)
-        later = EmulatorControl(process.url)
-        later.settings(models={"refused": "gemini"})
-        yield Runs(airflow_stack, ids, folder, later)
+    outcomes = scene.play(CASES, timeout=150)
+    rest.wait_for("the retry of 'refused'", lambda: _tried_once(scene.stack, ids["refused"]), timeout=120)
+    options = ["--port", str(later_port), "--latency", "1", "--set", 'models={"refused": "gemini"}']
+    with EmulatorProcess(log_path=folder / "later.log", api_key=CANARY_KEY, options=options) as process:
+        yield Runs(scene.stack, ids, folder, EmulatorControl(process.url), outcomes)
 
 
 def _tried_once(stack: AirflowStack, run_id: str) -> bool:
@@ -148,7 +154,7 @@ def test_a_submit_that_is_refused_for_its_rate_is_retried_and_accepted_once(
 
 def test_a_submit_that_reaches_nobody_is_retried_and_accepted_once(runs: Runs) -> None:
     assert runs.end("refused") == "success"
-    assert runs.tries("refused") == 2
+    assert runs.tries("refused") in (2, 3)
     assert len(runs.later.posts("refused")) == 1
     assert len(runs.later.bill) == 1
 
@@ -185,3 +191,12 @@ def test_a_task_that_is_stopped_says_so_and_goes_on_with_its_request_when_cleare
     assert stopped.stack.rest.xcom(DAGS[name], stopped.ids[name], "ask")["request_id"] == request_id
     assert len(emulator.posts(name)) == 1
     assert [entry.model for entry in emulator.bill].count(name) == 1
+
+
+@pytest.mark.parametrize("name", [case.name for case in CASES])
+def test_a_killed_worker_is_followed_by_one_that_pays_nothing(runs: Runs, name: str) -> None:
+    outcome = runs.outcomes[name]
+
+    assert (outcome.trouble, outcome.state) == ("", "success"), outcome.log
+    assert outcome.tries == {"ask": 2}
+    assert (outcome.posts, len(outcome.accepted), outcome.billed) == (1, 1, 1)

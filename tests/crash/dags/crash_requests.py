@@ -69,26 +69,29 @@ for mode in ("sync", "deferrable"):
                 post_execute=at_end,
                 **{"sync_wait": 2, **TASK, **arguments},
             )
-    with DAG(f"crash_{mode}_steps", schedule=None):
-        submit = SegmindSubmitOperator(task_id="submit", **REQUEST, pre_execute=at_start, post_execute=at_end, **TASK)
-        wait = SegmindRequestSensor(
-            task_id="wait",
-            request_id=submit.output,
-            segmind_conn_id=CONNECTION,
-            deferrable=mode == "deferrable",
-            poll_interval=2,
-            sync_wait=2,
-            pre_execute=at_start,
-            post_execute=at_end,
-            **TASK,
-        )
-        result = SegmindResultOperator(
-            task_id="result",
-            request_id=submit.output,
-            segmind_conn_id=CONNECTION,
-            output_path=OUTPUT,
-            pre_execute=at_start,
-            post_execute=at_end,
-            **TASK,
-        )
-        submit >> wait >> result
+    for name, sync_wait in (("steps", 2), ("patient_steps", 20)):
+        with DAG(f"crash_{mode}_{name}", schedule=None):
+            submit = SegmindSubmitOperator(
+                task_id="submit", **REQUEST, pre_execute=at_start, post_execute=at_end, **TASK
+            )
+            wait = SegmindRequestSensor(
+                task_id="wait",
+                request_id=submit.output,
+                segmind_conn_id=CONNECTION,
+                deferrable=mode == "deferrable",
+                poll_interval=2,
+                sync_wait=sync_wait,
+                pre_execute=at_start,
+                post_execute=at_end,
+                **TASK,
+            )
+            result = SegmindResultOperator(
+                task_id="result",
+                request_id=submit.output,
+                segmind_conn_id=CONNECTION,
+                output_path=OUTPUT,
+                pre_execute=at_start,
+                post_execute=at_end,
+                **TASK,
+            )
+            submit >> wait >> result
