@@ -31,6 +31,7 @@ SETTINGS = {
     "scheduler.task_instance_heartbeat_timeout_detection_interval": "3",
     "triggerer.job_heartbeat_sec": "2",
     "triggerer.triggerer_health_check_threshold": "10",
+    "workers.execution_api_timeout": "20",
     "workers.min_heartbeat_interval": "2",
 }
 HELD = 90.0

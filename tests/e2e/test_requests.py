@@ -33,25 +33,26 @@ class Day:
     fast: str = ""
     brisk: str = ""
     states: dict[str, str] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
 
 
 @pytest.fixture(scope="module")
 def day(airflow_stack: AirflowStack, emulator: EmulatorControl) -> Day:
     """Let 20 slow runs wait, take the triggerer away for a while, and send 112 quick requests meanwhile."""
     rest = airflow_stack.rest
-    emulator.settings(models={**emulator.settings()["models"], "slow": "gemini", "fast": "gemini", "brisk": "gemini"})
+    models = dict.fromkeys(("warm", "slow", "fast", "brisk"), "gemini")
+    emulator.settings(models={**emulator.settings()["models"], **models})
     emulator.script(model="slow", latency=1200)
     emulator.script(model="fast", latency=[0.3, 1.0, 2.5])
     emulator.script(model="brisk", latency=[2.0, 3.0, 4.0])
-    for dag_id in ("e2e_steps", "e2e_fast", "e2e_brisk"):
+    for dag_id in ("e2e_sync", "e2e_steps", "e2e_fast", "e2e_brisk"):
         rest.wait_for_dag(dag_id)
-    began = time.monotonic()
+    # The first call of all finds an API server that has yet to import what it answers with; twenty at once lose some.
+    warm = rest.trigger("e2e_sync", conf={"model": "warm", "prompt": "warm"})
+    assert rest.wait_for_run("e2e_sync", warm, timeout=90) == "success"
     slow = [rest.trigger("e2e_steps", conf={"model": "slow", "prompt": f"slow {number}"}) for number in range(SLOW)]
     for run_id in slow:
         rest.wait_for_task("e2e_steps", run_id, "wait", states={"deferred"}, timeout=120)
     found = Day(slow, rest.wait_for("free slots", lambda: _quiet_pool(airflow_stack), timeout=15), _waiting(rest, slow))
-    found.seconds["until all wait"] = time.monotonic() - began
     airflow_stack.stop("triggerer")
     try:
         stopped = time.monotonic()
@@ -66,7 +67,6 @@ def day(airflow_stack: AirflowStack, emulator: EmulatorControl) -> Day:
         found.states[run_id] = rest.wait_for_run("e2e_steps", run_id, timeout=240)
     found.states["fast"] = rest.wait_for_run("e2e_fast", found.fast, timeout=240)
     found.states["brisk"] = rest.wait_for_run("e2e_brisk", found.brisk, timeout=120)
-    found.seconds["in all"] = time.monotonic() - began
     return found
 
 
@@ -80,7 +80,10 @@ def _waiting(rest: Any, runs: list[str]) -> list[str]:
 
 
 def _mismatches(rest: Any, dag_id: str) -> list[Json]:
-    return [each for each in rest.event_logs(dag_id=dag_id) if "mismatch" in f"{each['event']} {each['extra']}"]
+    # A task whose process never came up is told by the same event, but has nothing to do with deferral.
+    words = ("mismatch", "finished with state success")
+    logs = rest.event_logs(dag_id=dag_id)
+    return [each for each in logs if all(word in f"{each['event']} {each['extra']}" for word in words)]
 
 
 def test_while_twenty_requests_wait_no_task_holds_a_slot(day: Day, airflow_stack: AirflowStack) -> None:
