@@ -15,6 +15,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -57,6 +58,7 @@ class Poller:
     Wait for many requests of one account.
 
     :param opener: opens the connections; :func:`open_looks` outside tests.
+    :param on_rest: is called when the last trigger has left.
     """
 
     def __init__(
@@ -64,12 +66,14 @@ class Poller:
         config: ClientConfig,
         *,
         opener: Opener = open_looks,
+        on_rest: Callable[[], object] = lambda: None,
         clock: Callable[[], float] = time.time,
         rng: random.Random | None = None,
     ) -> None:
         self._config = config
         self._wire = config.wire
         self._opener = opener
+        self._on_rest = on_rest
         self._clock = clock
         self._rng = rng or random.Random()
         self._governor = governor_for(config.endpoints.gateway, config.api_key, config.rate)
@@ -207,6 +211,7 @@ class Poller:
 
     async def _rest(self) -> None:
         """Let go of everything; the next trigger opens anew."""
+        self._on_rest()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -231,31 +236,20 @@ class _Loop:
 _loops: WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop] = WeakKeyDictionary()
 
 
-async def wait_for_request(
-    connection_id: str,
-    pending: polling.Pending,
-    *,
-    fetch: bool,
-    report: Report,
-    find_config: Callable[[], Coroutine[Any, Any, ClientConfig]],
-) -> RequestState:
+async def poller_of(connection_id: str, find_config: Callable[[], Coroutine[Any, Any, ClientConfig]]) -> Poller:
     """
-    Wait for a request with the poller of its account in this loop.
+    Return the poller of a Connection's account in this loop; call its ``wait`` at once.
 
     :param find_config: looks the Connection up; called once for all triggers that ask within a minute.
-    :raises SegmindError: as in :func:`polling.wait`, or the Connection cannot work.
+    :raises SegmindError: the Connection cannot work.
     """
     shared = _loops.setdefault(asyncio.get_running_loop(), _Loop())
     config = await _config(shared, connection_id, find_config)
     key = account_name(config.endpoints.gateway, config.api_key), config.request_timeout
     poller = shared.pollers.get(key)
     if poller is None:
-        poller = shared.pollers[key] = Poller(config)
-    try:
-        return await poller.wait(pending, fetch=fetch, report=report)
-    finally:
-        if not poller.waiting and shared.pollers.get(key) is poller:
-            del shared.pollers[key]
+        poller = shared.pollers[key] = Poller(config, on_rest=partial(shared.pollers.pop, key, None))
+    return poller
 
 
 async def _config(
@@ -265,5 +259,7 @@ async def _config(
     known = shared.configs.get(connection_id)
     if known is None or known[0] < loop.time() or (known[1].done() and (known[1].cancelled() or known[1].exception())):
         known = shared.configs[connection_id] = loop.time() + CONFIG_LIFETIME, loop.create_task(find_config())
+    if known[1].done():
+        return known[1].result()
     # Shielded, because a trigger that is cancelled must not take the answer from the others.
     return await asyncio.shield(known[1])

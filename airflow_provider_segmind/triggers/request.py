@@ -17,7 +17,7 @@ from airflow_provider_segmind.exceptions import SegmindError
 from airflow_provider_segmind.hooks.segmind import SegmindHook
 from airflow_provider_segmind.landing import Place, land
 from airflow_provider_segmind.triggers.events import RequestEvent
-from airflow_provider_segmind.triggers.poller import wait_for_request
+from airflow_provider_segmind.triggers.poller import poller_of
 
 HOLD_SECONDS = 12.0
 """Seconds after a deferral in which an event can fail the task on affected Airflow versions; measured: up to 10.3."""
@@ -120,6 +120,10 @@ class SegmindRequestTrigger(BaseTrigger):
             self.request_id,
         )
 
+    def _warn(self, text: str) -> None:
+        # Not `self.log.warning` itself: a logger for each trigger would be a tenth of what waiting costs.
+        self.log.warning(text)
+
     async def _outcome(self) -> RequestEvent:
         wants_body = self.fetch or self.output_path is not None
         pending = Pending(
@@ -129,13 +133,8 @@ class SegmindRequestTrigger(BaseTrigger):
             poll_interval=self.poll_interval,
             model=self.model,
         )
-        state = await wait_for_request(
-            self.segmind_conn_id,
-            pending,
-            fetch=wants_body,
-            report=self.log.warning,
-            find_config=SegmindHook(self.segmind_conn_id).get_async_config,
-        )
+        poller = await poller_of(self.segmind_conn_id, SegmindHook(self.segmind_conn_id).get_async_config)
+        state = await poller.wait(pending, fetch=wants_body, report=self._warn)
         self.log.info("Request %s is COMPLETED", self.request_id)
         if not isinstance(state, RequestResult):
             value = {"metrics": state.metrics.to_json()}

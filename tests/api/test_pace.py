@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import math
+import random
+from collections import Counter
 from typing import Any
 
 import pytest
 
-from airflow_provider_segmind.api.polling import Pending
-from airflow_provider_segmind.api.schedule import shared_history
+from airflow_provider_segmind.api.answers import Answer
+from airflow_provider_segmind.api.governor import Governor
+from airflow_provider_segmind.api.polling import Pace, Pause, Pending, wait
+from airflow_provider_segmind.api.protocol import Endpoints, Wire
+from airflow_provider_segmind.api.rates import RateSettings
+from airflow_provider_segmind.api.schedule import LatencyHistory, shared_history
 from airflow_provider_segmind.exceptions import SegmindRequestTimeoutError
+from tests.api import virtual
 from tests.api.clients import START, World, answer, result, status, submit
 
 BUSY = {"request_id": "r-1", "status": "PROCESSING"}
@@ -128,3 +137,41 @@ def test_polls_take_places_where_they_count(world: World) -> None:
 
     world.run(answer(200, DONE), act, requests_per_minute=1, count_polls=True)
     assert world.now - START >= 60
+
+
+def test_under_a_counted_limit_a_fleet_takes_little_more_than_two_calls_each() -> None:
+    world, done, rng = virtual.World(), Counter[str](), random.Random(3)
+    server = virtual.Server(world)
+    rate = RateSettings(requests_per_minute=50, count_polls=True)
+    governor, history = Governor(rate, rng=random.Random(1)), LatencyHistory()
+    pace = Pace(history, governor.interval, lambda: governor.silence(world.now))
+    for _ in range(50):
+        history.observe("a-model", rng.lognormvariate(math.log(4), 0.5))
+
+    def journey() -> Any:
+        yield from virtual.send(world, server, governor, virtual.a_call(), done)
+        began, latency = world.now, rng.lognormvariate(math.log(4), 0.5)
+        what = pending(submitted_at=began, end_time=began + 3000)
+        steps = wait(Wire(Endpoints(), "k"), what, fetch=True, clock=world.clock, jitter=rng.random, pace=pace)
+        step = next(steps)
+        try:
+            while True:
+                if isinstance(step, Pause):
+                    yield step.seconds
+                    step = next(steps)
+                    continue
+                yield from virtual.send(world, server, governor, step, done)
+                body = DONE if world.now - began >= latency else BUSY
+                step = steps.send(step.read(Answer(200, json.dumps(body).encode())))
+        except StopIteration:
+            done["finished"] += 1
+
+    for _ in range(300):
+        world.start(journey())
+    began = world.now
+    world.run()
+    assert done["finished"] == 300
+    assert not server.refused
+    assert server.most_in_a_minute() <= 50
+    assert len(server.arrivals) / 300 <= 2.25
+    assert world.now - began <= 1.25 * (600 / 50 * 60)

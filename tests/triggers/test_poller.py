@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -12,7 +12,14 @@ from blockbuster import BlockBuster
 
 from airflow_provider_segmind.api.answers import Answer
 from airflow_provider_segmind.api.client import ClientConfig
-from airflow_provider_segmind.api.looks import CONNECTIONS, AiohttpLooks, HttpxLooks, Looks, open_looks
+from airflow_provider_segmind.api.looks import (
+    CONNECTIONS,
+    AiohttpLooks,
+    HttpxLooks,
+    Looks,
+    environment_proxy,
+    open_looks,
+)
 from airflow_provider_segmind.api.polling import Pending
 from airflow_provider_segmind.api.protocol import Call, Endpoints
 from airflow_provider_segmind.api.schedule import shared_history
@@ -23,7 +30,7 @@ from airflow_provider_segmind.exceptions import (
     SegmindRequestTimeoutError,
 )
 from airflow_provider_segmind.triggers import poller as room
-from airflow_provider_segmind.triggers.poller import Poller, wait_for_request
+from airflow_provider_segmind.triggers.poller import Poller, poller_of
 
 CONFIG = ClientConfig(api_key="SG_0123456789abcdef")
 
@@ -210,8 +217,8 @@ async def test_triggers_of_a_connection_share_one_lookup_and_one_poller(monkeypa
     fake = Fake(after(2))
     made: list[Poller] = []
 
-    def make(config: ClientConfig) -> Poller:
-        made.append(Poller(config, opener=fake.opener))
+    def make(config: ClientConfig, **options: Any) -> Poller:
+        made.append(Poller(config, opener=fake.opener, **options))
         return made[-1]
 
     monkeypatch.setattr(room, "Poller", make)
@@ -222,8 +229,9 @@ async def test_triggers_of_a_connection_share_one_lookup_and_one_poller(monkeypa
         await asyncio.sleep(0.01)
         return CONFIG
 
-    def wait(number: int) -> Awaitable[Any]:
-        return wait_for_request("c", pending(number), fetch=False, report=quiet, find_config=find)
+    async def wait(number: int) -> None:
+        poller = await poller_of("c", find)
+        await poller.wait(pending(number), fetch=False, report=quiet)
 
     await asyncio.gather(*(wait(i) for i in range(50)))
     assert (len(asked), len(made)) == (1, 1)
@@ -240,7 +248,7 @@ async def test_a_lookup_that_failed_is_tried_again_by_the_next() -> None:
 
     for _ in range(2):
         with pytest.raises(SegmindConnectionError):
-            await wait_for_request("c", pending(), fetch=False, report=quiet, find_config=find)
+            await poller_of("c", find)
     assert len(asked) == 2
 
 
@@ -322,3 +330,11 @@ async def test_aiohttp_is_taken_where_it_is_installed() -> None:
     looks = await open_looks(CONFIG, time.time)
     assert isinstance(looks, AiohttpLooks)
     await looks.close()
+
+
+def test_a_proxy_of_the_environment_is_used_unless_the_host_is_excepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "http://proxy.test:3128")
+    monkeypatch.setenv("no_proxy", "inside.test")
+    assert environment_proxy("https://api.segmind.com") == "http://proxy.test:3128"
+    assert environment_proxy("https://inside.test") is None
+    assert environment_proxy("http://api.segmind.com") is None
