@@ -72,9 +72,14 @@ crash: $(STAMP) ## Kill real Airflow processes and count what was paid
 matrix: $(STAMP) ## The DAG tests on every supported Airflow; MATRIX="2.11.2 3.3.2" takes some
 	$(BIN)/python -m tests.matrix $(MATRIX)
 
-bench: $(STAMP) ## Measure imports and throughput
-	@for script in benchmarks/*.py; do \
-		if [ -f "$$script" ]; then $(BIN)/python $$script || exit 1; else echo "benchmarks holds no scripts."; fi; done
+.venvs/bench/.installed: $(STAMP) benchmarks/requirements.txt
+	$(UV) venv --quiet --allow-existing --python $(BIN)/python .venvs/bench
+	$(UV) pip install --quiet --python .venvs/bench/bin/python --constraints constraints.txt \
+		--requirements benchmarks/requirements.txt --editable .
+	@touch $@
+
+bench: .venvs/bench/.installed ## Measure imports, HTTP clients and waiting, beside the peers (15 minutes)
+	@for script in benchmarks/*.py; do .venvs/bench/bin/python $$script </dev/null || exit 1; done
 
 demo: $(STAMP) ## A request from DAG to result; KEEP=1 leaves the UI up, LIVE=1 asks the real service
 	@$(BIN)/python -m demo $(if $(KEEP),--keep) $(if $(LIVE),--live)

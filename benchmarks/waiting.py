@@ -30,7 +30,7 @@ os.environ.setdefault("AIRFLOW__CORE__UNIT_TEST_MODE", "True")
 os.environ.setdefault("AIRFLOW__LOGGING__LOGGING_LEVEL", "ERROR")
 sys.path.insert(0, str(Path(__file__).parent))
 
-from local.server import Server, running
+from local.server import Server, running  # noqa: E402 - the environment comes first
 
 INTERVAL = 5.0
 ROUNDS = 3
@@ -189,7 +189,7 @@ def child(row: str, url: str, pending: int) -> None:
 
 
 def ratio(name: str, row: dict[str, float], base: dict[str, float]) -> str:
-    return "" if row is base else f" (×{row[name] / max(base[name], 1e-9):,.1f})"
+    return "" if row is base else f" ({row[name] / max(base[name], 1e-9):,.1f} times)"
 
 
 def compare(pending: int, runs: int) -> None:
@@ -215,10 +215,11 @@ def compare(pending: int, runs: int) -> None:
         median = {name: statistics.median(run[name] for run in found) for name in found[0]}
         base = base or median
 
+        memory, start, looks = (ratio(name, median, base) for name in ("memory", "start", "looks"))
         print(
-            f"| {row} | {median['memory']:,.1f} KB{ratio('memory', median, base)} | {median['start']:.2f} ms{ratio('start', median, base)} "
+            f"| {row} | {median['memory']:,.1f} KB{memory} | {median['start']:.2f} ms{start} "
             f"| {median['stall'] * 1000:,.0f} ms | {median['later'] * 1000:,.0f} ms "
-            f"| {median['connections']:,.0f} | {median['looks']:.2f}{ratio('looks', median, base)} |",
+            f"| {median['connections']:,.0f} | {median['looks']:.2f}{looks} |",
             flush=True,
         )
 
@@ -253,7 +254,7 @@ def real_time() -> None:
         seconds, count = asyncio.run(run(server.url)), server.count()
     floor = (2 * requests / allowed - 1) * 60
     print(
-        f"\n{requests} requests past {allowed} calls a minute: {seconds:.0f} s (floor of two calls each {floor:.0f} s), "
+        f"\n{requests} requests past {allowed} calls a minute: {seconds:.0f} s (floor {floor:.0f} s), "
         f"{count.calls / requests:.2f} calls each, {count.refused} answered 429, busiest minute {count.busiest}"
     )
 

@@ -125,9 +125,7 @@ class RedisWindow:
                 "Nothing was sent."
             ) from error
         try:
-            self._storage: RedisStorage = RedisStorage(
-                url, key_prefix="segmind-rate", socket_timeout=5.0, socket_connect_timeout=5.0
-            )
+            self._storage: RedisStorage = RedisStorage(url, socket_timeout=5.0, socket_connect_timeout=5.0)
         except (ValueError, ConfigurationError) as error:
             # `from None`, because both libraries quote the URL and it may hold a password.
             raise SegmindConfigError(
@@ -136,7 +134,7 @@ class RedisWindow:
             ) from None
         kinds: Any = self._storage.base_exceptions
         self._errors: tuple[type[Exception], ...] = (*(kinds if isinstance(kinds, tuple) else (kinds,)), OSError)
-        self._name = name
+        self._name = f"segmind-rate/{name}"
         self._amount = amount
         self._seconds = math.ceil(seconds) + REMOTE_MARGIN
 
