@@ -5,19 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
-from asgiref.sync import sync_to_async
 
-from airflow_provider_segmind.api.models import RequestResult
 from airflow_provider_segmind.api.policies import DEFAULT_CONNECTION, MAX_XCOM_BYTES
-from airflow_provider_segmind.api.polling import Pending
 from airflow_provider_segmind.exceptions import SegmindError
-from airflow_provider_segmind.hooks.segmind import SegmindHook
-from airflow_provider_segmind.landing import Place, land
 from airflow_provider_segmind.triggers.events import RequestEvent
-from airflow_provider_segmind.triggers.poller import poller_of
 
 HOLD_SECONDS = 12.0
 """Seconds after a deferral in which an event can fail the task on affected Airflow versions; measured: up to 10.3."""
@@ -31,6 +27,20 @@ def earliest_event(now: float) -> float:
     from packaging.version import Version
 
     return now + HOLD_SECONDS if Version(__version__).release[:3] <= LAST_AFFECTED else 0.0
+
+
+_loaded: list[ModuleType] = []
+
+
+async def _waiting() -> ModuleType:
+    """
+    Return the module that waits.
+
+    Workers import this module to defer; what only a triggerer needs is imported there, once and off its event loop.
+    """
+    if not _loaded:
+        _loaded.append(await asyncio.to_thread(import_module, "airflow_provider_segmind.triggers.waiting"))
+    return _loaded[0]
 
 
 class SegmindRequestTrigger(BaseTrigger):
@@ -101,7 +111,7 @@ class SegmindRequestTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, land what was waited for, and yield one event."""
         try:
-            event = await self._outcome()
+            event = await (await _waiting()).outcome(self)
         except SegmindError as error:
             event = RequestEvent.of_error(self.request_id, error)
         except Exception as error:  # Raising tells the task nothing, and nothing is paid for here.
@@ -120,26 +130,7 @@ class SegmindRequestTrigger(BaseTrigger):
             self.request_id,
         )
 
-    def _warn(self, text: str) -> None:
+    def warn(self, text: str) -> None:
+        """Log trouble while waiting."""
         # Not `self.log.warning` itself: a logger for each trigger would be a tenth of what waiting costs.
         self.log.warning(text)
-
-    async def _outcome(self) -> RequestEvent:
-        wants_body = self.fetch or self.output_path is not None
-        pending = Pending(
-            request_id=self.request_id,
-            submitted_at=self.submitted_at,
-            end_time=self.end_time,
-            poll_interval=self.poll_interval,
-            model=self.model,
-        )
-        poller = await poller_of(self.segmind_conn_id, SegmindHook(self.segmind_conn_id).get_async_config)
-        state = await poller.wait(pending, fetch=wants_body, report=self._warn)
-        self.log.info("Request %s is COMPLETED", self.request_id)
-        if not isinstance(state, RequestResult):
-            value = {"metrics": state.metrics.to_json()}
-            return RequestEvent(self.request_id, "success", value=value, has_value=True)
-        place = Place(self.output_path, self.max_xcom_bytes)
-        # Threads of sync_to_async may ask the supervisor for connections of the object store; plain threads may not.
-        value = await sync_to_async(land, thread_sensitive=False)(state, model=self.model, place=place)
-        return RequestEvent(self.request_id, "success", value=value, has_value=True)
