@@ -50,7 +50,7 @@ class Case:
         ``polling``, while ``landing`` files of a COMPLETED request, at the ``end`` with the result in hand.
     :param task_id: the task whose worker is killed.
     :param kind: of the model, ``gemini`` or ``image``.
-    :param latency: emulated seconds the request takes.
+    :param latency: emulated seconds the request takes; while polling, it takes five looks instead.
     """
 
     name: str
@@ -104,7 +104,9 @@ class Scene:
         """Prepare the emulator and trigger the run."""
         emulator = self.emulators[case.connection]
         emulator.settings(models={**emulator.settings()["models"], case.name: case.kind})
-        emulator.script(model=case.name, latency=case.latency)
+        # Whoever is to be killed while polling must find the request in progress, however late it comes.
+        plan = {"looks": [0, 4]} if case.stop == "polling" else {"latency": case.latency}
+        emulator.script(model=case.name, **plan)
         if case.stop == "intent":
             # The service never sees the call; its answer would come when nobody listens any more.
             emulator.fault("submit", model=case.name, status=503, delay=HELD)

@@ -32,12 +32,12 @@ def _cases(mode: str) -> list[Case]:
     kills: list[Case] = [
         Case(f"{mode}-start", dag("safe"), "start"),
         Case(f"{mode}-accepted", dag("safe"), "accepted"),
-        Case(f"{mode}-polling", dag("patient"), "polling", latency=15.0),
+        Case(f"{mode}-polling", dag("patient"), "polling"),
         Case(f"{mode}-landing", dag("patient"), "landing", kind="image"),
         # The deferrable task is killed on the worker that the trigger woke.
         Case(f"{mode}-end", dag("safe"), "end", latency=10.0),
         Case(f"{mode}-steps-submit", dag("steps"), "accepted", task_id="submit"),
-        Case(f"{mode}-steps-wait", dag("patient_steps"), "polling", task_id="wait", latency=15.0),
+        Case(f"{mode}-steps-wait", dag("patient_steps"), "polling", task_id="wait"),
         Case(f"{mode}-steps-result", dag("steps"), "end", task_id="result"),
     ]
     calm = [Case(f"{mode}-calm-{kind}", dag("safe"), kind=kind) for kind in ("gemini", "image")]
