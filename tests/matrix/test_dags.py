@@ -1,0 +1,164 @@
+"""The same DAGs on every supported Airflow: ``dag.test()`` against the emulator."""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.version import Version
+
+from airflow_provider_segmind.emulator import SegmindEmulator
+from tests.operators.chatting import PIXEL
+from tests.running import run_dags
+
+pytestmark = [pytest.mark.matrix, pytest.mark.airflow]
+
+AIRFLOW = Version(version("apache-airflow")).release
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = sorted(path.stem for path in (ROOT / "dags_examples").glob("example_segmind_*.py"))
+OURS = ("matrix_three_steps", "matrix_deferred", "matrix_tried_again")
+MODEL = "gemini-3.1-flash-lite"
+DEFERRED = "Request {} goes on; waiting for it in the triggerer"
+TRIAGE = {"team": "billing", "urgent": True, "summary": "Charged twice."}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("store")
+    (folder / "cat.png").write_bytes(PIXEL)
+    (folder / "report.pdf").write_bytes(b"%PDF-1.7 quarterly figures")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def environment(airflow_database: Path, store: Path) -> dict[str, str]:
+    return {
+        "SEGMIND_EXAMPLE_PICTURE": f"file://{store}/cat.png",
+        "SEGMIND_EXAMPLE_DOCUMENT": f"file://{store}/report.pdf",
+        "SEGMIND_EXAMPLE_OUTPUT": f"file://{store}/out",
+        "SEGMIND_TESTS_STATE": f"file://{store}/state",
+        # Airflow 2.11's settings for its own unit tests name an executor that SQLite cannot serve.
+        "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
+    }
+
+
+@pytest.fixture(scope="module")
+def examples(environment: dict[str, str]) -> Any:
+    with SegmindEmulator() as emulator:
+        emulator.script(match="Sort this ticket", json=TRIAGE)
+        dags = [(f"dags_examples/{name}.py", name) for name in EXAMPLES]
+        return run_dags(*dags, connection=emulator.connection_json, hold=0.5, **environment), emulator
+
+
+@pytest.fixture(scope="module")
+def ours(environment: dict[str, str]) -> Any:
+    # Every request takes two looks, so that a task which looks once defers, however slow the machine.
+    with SegmindEmulator(looks=[1, 1]) as emulator:
+        dags = [("tests/dags/matrix_data.py", name) for name in OURS]
+        return run_dags(*dags, connection=emulator.connection_json, hold=0.5, **environment), emulator
+
+
+def text(value: Any) -> str:
+    """Return what the model said, out of the body of a result."""
+    said: str = json.loads(value["output"])["candidates"][0]["content"]["parts"][0]["text"]
+    return said
+
+
+def told(log: str, words: str) -> set[str]:
+    """Return the requests of which a log says something; some versions write every line twice."""
+    return set(re.findall(words.replace("{}", r"(\w+)"), log))
+
+
+def posts(emulator: SegmindEmulator, *said: str) -> dict[str, int]:
+    """Count the paid POSTs for each text."""
+    bodies = [post.json["messages"]["contents"][0]["parts"][0]["text"] for post in emulator.posts()]
+    return {each: bodies.count(each) for each in said}
+
+
+@pytest.mark.parametrize("dag_id", EXAMPLES)
+def test_an_example_succeeds(dag_id: str, examples: Any) -> None:
+    ended = examples[0][dag_id]
+
+    assert ended["state"] == "success", ended["log"]
+
+
+def test_every_example_pays_once_for_each_request(examples: Any) -> None:
+    ended, emulator = examples
+
+    requests = {"caption": 1, "families": 3, "image": 1, "request": 1, "run": 1, "summarize_pdf": 1, "triage": 3}
+    assert {f"example_segmind_{name}" for name in requests} <= set(ended)
+    assert len(emulator.posts()) == len(emulator.bill) >= sum(requests.values())
+    assert emulator.api_key not in str(ended)
+
+
+def test_values_of_the_examples_are_what_the_models_said(examples: Any, store: Path) -> None:
+    ended = {name.removeprefix("example_segmind_"): one["values"] for name, one in examples[0].items()}
+
+    assert text(ended["request"]["result"]) == "echo: What's in this image?"
+    assert text(ended["run"]["ask"]) == "echo: Why is the sky blue?"
+    assert ended["triage"]["triage"] == [TRIAGE] * 3
+    assert ended["triage"]["count"] == {"billing": 3}
+    assert ended["families"]["ask"] == ["echo: Write a haiku about a data pipeline."] * 3
+    assert ended["caption"]["describe"].startswith("echo: Describe this picture")
+    assert ended["image"]["draw"]["uri"].startswith(f"file://{store}/out/")
+    assert Path(ended["image"]["draw"]["uri"].removeprefix("file://")).stat().st_size > 0
+
+
+@pytest.mark.parametrize("dag_id", OURS)
+def test_a_dag_of_every_kind_of_task_succeeds(dag_id: str, ours: Any) -> None:
+    ended = ours[0][dag_id]
+
+    assert ended["state"] == "success", ended["log"]
+
+
+def test_three_steps_are_one_request_that_is_waited_for_in_the_trigger(ours: Any) -> None:
+    ended, emulator = ours
+    values, log = ended["matrix_three_steps"]["values"], ended["matrix_three_steps"]["log"]
+
+    assert posts(emulator, "three steps") == {"three steps": 1}
+    assert told(log, DEFERRED) == {values["submit"]["request_id"]}
+    assert {values[task]["request_id"] for task in ("submit", "wait", "result", "rescheduled")} == {
+        values["submit"]["request_id"]
+    }
+    assert values["wait"]["status"] == values["rescheduled"]["status"] == "COMPLETED"
+    assert text(values["result"]) == "echo: three steps"
+
+
+def test_deferred_tasks_return_what_the_trigger_fetched(ours: Any) -> None:
+    ended, emulator = ours
+    values, log = ended["matrix_deferred"]["values"], ended["matrix_deferred"]["log"]
+
+    assert len(told(log, DEFERRED)) == 5
+    assert text(values["run"]) == "echo: run"
+    assert [text(value) for value in values["mapped"]] == ["echo: first", "echo: second"]
+    assert (values["chat"], values["decorated"]) == ("echo: chat", "echo: decorated")
+    assert set(posts(emulator, "run", "first", "second", "chat", "decorated").values()) == {1}
+
+
+def test_a_second_try_goes_on_with_the_request_of_the_first(ours: Any) -> None:
+    ended, emulator = ours
+    values, log = ended["matrix_tried_again"]["values"], ended["matrix_tried_again"]["log"]
+
+    said = ("submitted", "inline", "deferred", "first again", "second again")
+    assert posts(emulator, *said) == dict.fromkeys(said, 1)
+    assert len(told(log, "An earlier try submitted request {}")) == len(said)
+    assert values["submitted"]["request_id"] in told(log, "An earlier try submitted request {}")
+    assert text(values["inline"]) == "echo: inline"
+    assert text(values["deferred"]) == "echo: deferred"
+    assert [text(value) for value in values["mapped"]] == ["echo: first again", "echo: second again"]
+
+
+def test_the_note_of_a_request_is_kept_where_this_airflow_can_keep_it(ours: Any, store: Path) -> None:
+    log = ours[0]["matrix_tried_again"]["log"]
+    places = ("Airflow's task state store", "object storage (", "the Airflow Variable ")
+    noted = [place for place in places if f"Noted the intent to submit to model {MODEL} in {place}" in log]
+    files = sorted(path.name for path in (store / "state").rglob("*.json"))
+
+    if AIRFLOW >= (3, 3):
+        assert (noted, files) == ([places[0]], [])
+    else:
+        assert (noted, files) == (list(places[1:]), ["task_id=deferred.json", "task_id=submitted.json"])
