@@ -44,7 +44,7 @@ def build(version: Version) -> Path:
     airflow = f"apache-airflow=={version.airflow}"
     install = [UV, "pip", "install", "--quiet", "--python", str(interpreter), *pins]
     project = ["--requirements", str(ROOT / "pyproject.toml"), "--all-extras", "--editable", str(ROOT)]
-    _run([*install, airflow, *TEST_TOOLS, *project])
+    _run([*install, airflow, *version.beside, *TEST_TOOLS, *project])
     stamp.write_text(key)
     return interpreter
 
@@ -58,7 +58,7 @@ def renew(version: Version) -> None:
     if version.lowest:
         ours = [each.replace(">=", "==", 1) for each in ours]
     extras = [each for group in project["optional-dependencies"].values() for each in group]
-    wanted = [f"apache-airflow=={version.airflow}", *ours, *extras, *TEST_TOOLS]
+    wanted = [f"apache-airflow=={version.airflow}", *version.beside, *ours, *extras, *TEST_TOOLS]
     pins: list[str] = []
     for python in sorted(version.pythons):
         # What one Python has pinned holds for the next, so that a package has one version.
