@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSensorTimeout, AirflowSkipException
 
@@ -25,6 +26,11 @@ def task_failures() -> Iterator[None]:
         if error.retryable:
             raise
         raise AirflowFailException(str(error)) from error
+
+
+def skip(reason: str) -> NoReturn:
+    """Skip the task, and with it what follows by the usual trigger rule."""
+    raise AirflowSkipException(reason)
 
 
 @contextmanager

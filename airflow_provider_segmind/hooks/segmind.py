@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.connection import get_async_connection, get_async_extra_dejson
 from airflow.providers.common.compat.sdk import BaseHook, Connection
@@ -30,6 +30,9 @@ from airflow_provider_segmind.api.protocol import Endpoints, base_url
 from airflow_provider_segmind.api.retry import ONE_LOOK
 from airflow_provider_segmind.exceptions import SegmindAPIError, SegmindAuthenticationError, SegmindConfigError
 from airflow_provider_segmind.get_provider_info import CONNECTION_FIELDS, FIELD_BEHAVIOUR
+
+if TYPE_CHECKING:
+    from airflow_provider_segmind.api.pricing import Price
 
 API_KEY_VARIABLE = "SEGMIND_API_KEY"
 
@@ -220,6 +223,27 @@ class SegmindHook(BaseHook):
         """Return the balance in USD. Free; runs no model."""
         return self.get_conn().get_credits()
 
+    def get_balance(self) -> float | None:
+        """Return the balance in USD, None for an account that never had credits. Free; runs no model."""
+        try:
+            return self.get_credits().total
+        except SegmindAPIError as error:
+            # Such an account has no balance record.
+            if error.status_code != 404:
+                raise
+            return None
+
+    def get_prices(self) -> dict[str, Price] | None:
+        """
+        Return the user's own prices out of the connection's extra, None when there are none.
+
+        :raises SegmindConfigError: one cannot work; names it.
+        """
+        from airflow_provider_segmind.api.pricing import read_prices
+
+        given = self.get_connection(self.segmind_conn_id).extra_dejson.get("prices")
+        return read_prices(given) if given else None
+
     def list_models(self) -> list[ModelInfo]:
         """List the models. Free."""
         return self.get_conn().list_models()
@@ -240,19 +264,10 @@ class SegmindHook(BaseHook):
         :returns: ``model``, ``input_tokens``, ``uncounted_files``, ``low`` and ``high`` (USD), ``price``, ``balance``
             (USD), ``covered``, ``summary`` and ``warning``; what nobody knows is None.
         """
-        from airflow_provider_segmind.api.pricing import foresee, read_prices
+        from airflow_provider_segmind.api.pricing import foresee
 
-        given = self.get_connection(self.segmind_conn_id).extra_dejson.get("prices")
-        try:
-            balance = self.get_credits().total
-        except SegmindAPIError as error:
-            # An account that never had credits has no balance record.
-            if error.status_code != 404:
-                raise
-            balance = None
-        return foresee(
-            self.model_or_default(model), inputs, prices=read_prices(given) if given else None, balance=balance
-        )
+        prices = self.get_prices()
+        return foresee(self.model_or_default(model), inputs, prices=prices, balance=self.get_balance())
 
     def get_request_record(self, request_id: str) -> RequestRecord:
         """Return what the request history holds of one own request of any age. Free; rows appear late."""
