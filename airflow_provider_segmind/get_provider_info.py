@@ -92,6 +92,7 @@ def get_provider_info() -> dict[str, Any]:
                 "python-modules": [
                     "airflow_provider_segmind.operators.request",
                     "airflow_provider_segmind.operators.chat",
+                    "airflow_provider_segmind.operators.enrich",
                 ],
             }
         ],

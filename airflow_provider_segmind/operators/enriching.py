@@ -1,0 +1,266 @@
+"""
+One try of a table task: the engine on a loop of its own, what it finished written, and what to make of the rest.
+
+The loop runs in a second thread. Airflow stops a task by an exception in the main thread (execution_timeout, SIGTERM
+before Airflow 3) or by a call of ``on_kill`` there; inside a loop the exception would tear paid requests apart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import statistics
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_segmind.api.client import AsyncSegmindClient
+from airflow_provider_segmind.api.pricing import PRICES
+from airflow_provider_segmind.bulk.budget import Limits
+from airflow_provider_segmind.bulk.engine import Engine, Progress
+from airflow_provider_segmind.bulk.manifest import Manifest
+from airflow_provider_segmind.bulk.output import land
+from airflow_provider_segmind.bulk.plan import Client, OnUnknown, Rerun, Settings, Shard
+from airflow_provider_segmind.bulk.verdicts import Outcome
+from airflow_provider_segmind.exceptions import SegmindBulkError, shorten
+from airflow_provider_segmind.failures import skip
+from airflow_provider_segmind.operators.row_question import row_question
+from airflow_provider_segmind.operators.tables import LEDGER_FOLDER, beside, locate, table_rows
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_segmind.bulk.storage import StorePath
+    from airflow_provider_segmind.operators.enrich import SegmindEnrichFileOperator
+
+GRACE = 3.0
+"""Seconds for what is in flight after a kill: Airflow 3's supervisor sends SIGKILL five seconds after SIGTERM."""
+PROGRESS_INTERVAL = 30.0
+CONFIDENCE = 2.0
+"""Standard errors to either side of an extrapolated cost, which covers about 95 %."""
+
+
+class Enriching:
+    """
+    One try of one task instance.
+
+    :param task: the operator, its fields rendered.
+    """
+
+    def __init__(self, task: SegmindEnrichFileOperator, context: Context) -> None:
+        self._task = task
+        self._context = context
+        self._engine: Engine | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop_reason: str | None = None
+        self._costs: list[float] = []
+        output = locate(task.output_path)
+        if task.shard_count > 1:
+            output = beside(output, f"{task.shard_index}-of-{task.shard_count}")
+        if task.sample is not None:
+            output = beside(output, "sample")
+        self._output = output
+        self._ledger = ledger_folder(task)
+        self._question = row_question(task)
+        self._rows: Iterator[Mapping[str, Any]] = table_rows(task.source)
+
+    def go(self) -> dict[str, Any]:
+        """
+        Ask about the rows, write what has finished, and return the manifest.
+
+        :raises SegmindError: the run stopped for a reason; everything that finished is written.
+        """
+        self._task.model_used = self._question.model
+        self._warn_of_balance()
+        with ThreadPoolExecutor(1, thread_name_prefix="segmind-engine") as thread:
+            running = thread.submit(asyncio.run, self._run())
+            try:
+                wait([running])
+            except BaseException:
+                # Whatever Airflow raises here to end the task; what finishes within the grace period is kept.
+                self.stop("the task was interrupted")
+                wait([running])
+                self._land(running)
+                raise
+        manifest = self._land(running)
+        if (error := running.exception()) is not None:
+            raise error
+        if manifest is None:
+            raise SegmindBulkError("The task was told to stop before it began. Nothing was sent.", retryable=True)
+        return self._judge(manifest)
+
+    def stop(self, reason: str) -> None:
+        """Submit nothing more and finish within the grace period; from any thread, or a signal handler."""
+        self._stop_reason = reason
+        if self._loop is not None:
+            # The loop may have ended by itself, which is as good.
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._stop_engine)
+
+    def _stop_engine(self) -> None:
+        if self._engine is not None and self._stop_reason is not None:
+            self._engine.stop(self._stop_reason, hurry=True)
+
+    async def _run(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        async with await AsyncSegmindClient.create(self._task.hook.config) as client:
+            self._engine = self._new_engine(client)
+            self._stop_engine()
+            await self._engine.run()
+
+    def _new_engine(self, client: Client) -> Engine:
+        task, ti = self._task, self._context["ti"]
+        model = self._question.model
+        price = PRICES.get(model)
+        return Engine(
+            question=self._question,
+            rows=islice(self._rows, task.sample),
+            ledger_folder=self._ledger,
+            client=client,
+            # The same in every try, so that a retry has no fresh budget.
+            run_id=f"{ti.dag_id}/{ti.run_id}/{ti.task_id}/{ti.map_index}",
+            limits=Limits(
+                max_cost=task.max_cost,
+                max_rows=task.max_rows,
+                max_failed_rows=task.max_failed_rows,
+                expected_cost=(price.average_request if price else None) or 0.0,
+            ),
+            settings=Settings(
+                concurrency=task.concurrency,
+                request_timeout=task.timeout,
+                poll_interval=task.poll_interval,
+                on_unknown=OnUnknown(task.on_unknown),
+                rerun=Rerun(task.rerun),
+                max_questions=1 + task.max_repairs,
+                grace=GRACE,
+                progress_interval=PROGRESS_INTERVAL,
+            ),
+            shard=Shard(index=task.shard_index, count=task.shard_count),
+            progress=partial(_tell, task),
+        )
+
+    def _warn_of_balance(self) -> None:
+        balance = self._task.hook.get_balance()
+        if balance is None:
+            self._task.log.warning("Segmind has no balance record for this account: add credits before the first row")
+        elif balance <= 0 or (self._task.max_cost is not None and balance < self._task.max_cost):
+            self._task.log.warning("The balance of %.6f USD may not cover this table", balance)
+
+    def _land(self, running: Future[None]) -> Manifest | None:
+        """Write what the ledger holds; nothing when not even the first row could be read."""
+        engine = self._engine
+        if engine is None:
+            return None
+        try:
+            if running.exception() is not None and not engine.feeder.rows_read:
+                return None
+            sampled = self._task.sample is not None
+            manifest = land(
+                engine,
+                output=self._output,
+                dead_letters=beside(self._output, "dead_letters", ending=".jsonl"),
+                each=self._note_cost if sampled else None,
+            )
+            manifest.write(beside(self._output, "manifest", ending=".json"))
+        finally:
+            engine.close()
+        self._task.result_uri = str(self._output)
+        self._task.log.info("%s", summary(manifest))
+        return manifest
+
+    def _note_cost(self, values: Mapping[str, Any]) -> None:
+        self._costs.append(values["_segmind_cost"] or 0.0)
+
+    def _judge(self, manifest: Manifest) -> dict[str, Any]:
+        """Return the manifest, or raise what the rest of the rows calls for."""
+        task, engine = self._task, self._engine
+        stopped = engine.stopped if engine is not None else None
+        value = manifest.to_json()
+        if stopped is not None and stopped.error is not None:
+            raise stopped.error
+        if self._stop_reason is not None:
+            raise SegmindBulkError(
+                f"Stopped because {self._stop_reason}: {summary(manifest)}. A retry goes on where this try was.",
+                retryable=True,
+            )
+        limits = Limits(max_failed_rows=task.max_failed_rows)
+        too_many = limits.too_many_failed(manifest.failed_rows, manifest.rows_read, final=True)
+        if too_many is not None:
+            raise SegmindBulkError(
+                f"{too_many}: {summary(manifest)}. See {', '.join(manifest.dead_letters)}; what was answered is in the "
+                "output and is not paid again.",
+                # Rows that Segmind did not bill are asked again by themselves; of others the outcome stands.
+                retryable=task.rerun != "nothing" and manifest.outcomes[Outcome.FAILED] > 0,
+            )
+        if task.sample is not None:
+            self._extrapolate()
+        if manifest.rows_left or not manifest.complete:
+            self._left(manifest, value)
+        return value
+
+    def _left(self, manifest: Manifest, value: dict[str, Any]) -> None:
+        """Do about rows that have no outcome what the user chose."""
+        told = f"{summary(manifest)}. {manifest.stopped or 'See the dead letters for the reasons'}"
+        if self._task.on_partial == "succeed":
+            self._task.log.warning("The table is not complete: %s", told)
+            return
+        if self._task.on_partial == "skip_downstream":
+            if self._task.do_xcom_push:
+                self._context["ti"].xcom_push(key="return_value", value=value)
+            skip(f"The table is not complete: {told}")
+        raise SegmindBulkError(
+            f"The table is not complete: {told}. What was answered is in the output and is not paid again.",
+            # A lost request may be found by the next try; a limit has no fresh budget in it.
+            retryable=manifest.outcomes[Outcome.UNKNOWN] > 0,
+        )
+
+    def _extrapolate(self) -> None:
+        """Say what the whole table would cost, from what the sample's rows cost."""
+        asked = len(self._costs)
+        if not asked:
+            return
+        total = asked + sum(1 for _ in self._rows)
+        mean = statistics.fmean(self._costs)
+        spread = statistics.stdev(self._costs) / math.sqrt(asked) if asked > 1 else mean
+        estimate = {
+            "rows": total,
+            "sample": asked,
+            "cost": mean * total,
+            "low": max(sum(self._costs), (mean - CONFIDENCE * spread) * total),
+            "high": (mean + CONFIDENCE * spread) * total,
+        }
+        self._task.log.info(
+            "All %d rows would cost about %.4f USD (%.4f to %.4f), from a sample of %d",
+            *(total, estimate["cost"], estimate["low"], estimate["high"], asked),
+        )
+        if self._task.do_xcom_push:
+            self._context["ti"].xcom_push(key="estimate", value=estimate)
+
+
+def ledger_folder(task: SegmindEnrichFileOperator) -> StorePath:
+    """Return where the ledger lives: where the task says, else beside the output."""
+    if task.ledger_path:
+        return locate(task.ledger_path)
+    return locate(task.output_path).parent / LEDGER_FOLDER
+
+
+def summary(manifest: Manifest) -> str:
+    """Say in one line what became of a table."""
+    counts = ", ".join(f"{count} {outcome}" for outcome, count in manifest.outcomes.items() if count)
+    return (
+        f"{manifest.rows_read} rows read ({counts or 'none'}), {manifest.posts} POSTs in this try, "
+        f"{manifest.cost:.6f} USD billed in this run"
+    )
+
+
+def _tell(task: SegmindEnrichFileOperator, progress: Progress) -> None:
+    done = sum(progress.outcomes.values())
+    rate = done / progress.seconds if progress.seconds > 0 else 0.0
+    counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(progress.outcomes.items()))
+    task.log.info(
+        "%d rows read; distinct rows finished in this try: %s (%.1f a second); %d in flight, %d lost; %.6f USD",
+        *(progress.rows_read, shorten(counts or "none"), rate, progress.in_flight, progress.lost, progress.cost),
+    )

@@ -1,0 +1,120 @@
+"""What a table may cost, before any of it is paid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_segmind.api.pricing import Price, estimate_cost, estimate_input_tokens
+from airflow_provider_segmind.api.repairs import output_cap_of
+from airflow_provider_segmind.bulk.index import CompactIndex
+from airflow_provider_segmind.bulk.ledger import Ledger
+from airflow_provider_segmind.bulk.plan import Prepared, Question, Shard
+from airflow_provider_segmind.bulk.rows import Row
+from airflow_provider_segmind.exceptions import SegmindConfigError
+from airflow_provider_segmind.operators.enriching import ledger_folder
+from airflow_provider_segmind.operators.row_question import row_question
+from airflow_provider_segmind.operators.tables import table_rows
+
+if TYPE_CHECKING:
+    from airflow_provider_segmind.operators.enrich import SegmindEnrichFileOperator
+
+
+def foresee_table(task: SegmindEnrichFileOperator) -> dict[str, Any]:
+    """
+    Say what asking about a table may cost. Free: nothing is submitted, nothing is written.
+
+    :returns: ``model``, ``rows``, ``distinct_rows``, ``answered_rows`` (distinct ones that the ledger knows and that
+        cost nothing), ``skipped_rows`` (their question cannot be built), ``input_tokens``, ``low`` and ``high`` (USD,
+        None where nobody knows the price), ``balance`` (USD) and ``covered``.
+    :raises SegmindConfigError: the question cannot be built for the first row, or there is no such source.
+    """
+    question = row_question(task)
+    foreseen = Foreseen(question.model)
+    ledger = _ledger(task)
+    try:
+        prices = task.hook.get_prices()
+        for prepared in _distinct(task, question, foreseen):
+            if ledger is not None and ledger.standing(prepared.fingerprint).success:
+                foreseen.answered_rows += 1
+            else:
+                foreseen.add(prepared.inputs, prices)
+        foreseen.balance = task.hook.get_balance()
+    finally:
+        if ledger is not None:
+            ledger.close()
+    if foreseen.balance is not None and foreseen.high is not None:
+        foreseen.covered = foreseen.balance >= foreseen.high
+    task.log.info("%s", foreseen)
+    if foreseen.covered is False:
+        task.log.warning("The balance of %.6f USD does not cover what the table may cost", foreseen.balance)
+    return asdict(foreseen)
+
+
+@dataclass(slots=True)
+class Foreseen:
+    """What was counted; see :func:`foresee_table`."""
+
+    model: str
+    rows: int = 0
+    distinct_rows: int = 0
+    answered_rows: int = 0
+    skipped_rows: int = 0
+    input_tokens: int = 0
+    low: float | None = 0.0
+    high: float | None = 0.0
+    balance: float | None = None
+    covered: bool | None = None
+
+    def __str__(self) -> str:
+        cost = "of unknown price" if self.low is None else f"at least {self.low:.6f} USD"
+        if self.high is not None:
+            cost = f"{self.low:.6f} to {self.high:.6f} USD"
+        return (
+            f"{self.rows} rows, {self.distinct_rows} distinct, {self.answered_rows} answered before, "
+            f"{self.skipped_rows} that cannot be asked; about {self.input_tokens} tokens to read, {cost}. Nothing was "
+            "submitted"
+        )
+
+    def add(self, inputs: Mapping[str, Any], prices: Mapping[str, Price] | None) -> None:
+        """Add a request that would be paid."""
+        tokens = estimate_input_tokens(inputs).tokens
+        self.input_tokens += tokens
+        cost = estimate_cost(self.model, input_tokens=tokens, output_cap=output_cap_of(inputs), prices=prices)
+        self.low = None if self.low is None or cost is None else self.low + cost.low
+        self.high = None if self.high is None or cost is None or cost.high is None else self.high + cost.high
+
+
+def _distinct(task: SegmindEnrichFileOperator, question: Question, foreseen: Foreseen) -> Iterator[Prepared]:
+    """Yield each question of this shard once, and count rows."""
+    shard = Shard(index=task.shard_index, count=task.shard_count)
+    seen = CompactIndex()
+    for number, values in enumerate(islice(table_rows(task.source), task.sample)):
+        row = Row(number, values)
+        try:
+            row.key(question.key)
+            prepared = question.prepare(row)
+        except SegmindConfigError:
+            if number == 0:
+                raise
+            foreseen.skipped_rows += 1
+            continue
+        if not shard.owns(prepared.fingerprint):
+            continue
+        foreseen.rows += 1
+        if not seen.get(prepared.fingerprint):
+            seen.put(prepared.fingerprint, 1)
+            foreseen.distinct_rows += 1
+            yield prepared
+
+
+def _ledger(task: SegmindEnrichFileOperator) -> Ledger | None:
+    """Read the ledger of earlier runs, None when there is none."""
+    folder = ledger_folder(task)
+    if not folder.exists():
+        return None
+    ledger = Ledger(folder, run="dry-run", writer="dry-run")
+    ledger.replay()
+    return ledger

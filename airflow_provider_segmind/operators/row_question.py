@@ -1,0 +1,113 @@
+"""The question of a table task: the body for a row, and what an answer is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_segmind.api import repairs
+from airflow_provider_segmind.api.chat import build_chat_inputs
+from airflow_provider_segmind.api.families import family_of
+from airflow_provider_segmind.api.replies import read_reply
+from airflow_provider_segmind.arguments import as_inputs
+from airflow_provider_segmind.bulk.plan import Question
+from airflow_provider_segmind.bulk.rows import Row
+from airflow_provider_segmind.bulk.verdicts import Accept, AskAgain, Outcome, Refuse, Reply, Verdict
+from airflow_provider_segmind.operators.questions import read_output_type
+from airflow_provider_segmind.operators.tables import ANSWER_COLUMN, answer_columns, check_question, fields_of
+
+if TYPE_CHECKING:
+    from airflow_provider_segmind.operators.enrich import SegmindEnrichFileOperator
+
+
+def row_question(task: SegmindEnrichFileOperator) -> Question:
+    """
+    Return what is asked of each row.
+
+    :raises SegmindConfigError: it cannot work; nothing was sent.
+    """
+    check_question(
+        prompt=task.prompt,
+        system=task.system,
+        inputs=None if task.inputs is None else as_inputs(task.inputs),
+        options=task.options,
+        api_format=task.api_format,
+        model=task.hook.model_or_default(task.model),
+    )
+    asked = RowQuestion(task)
+    return Question(
+        model=asked.model,
+        build=asked.build,
+        read=asked.read,
+        key=(task.key,) if isinstance(task.key, str) else tuple(task.key),
+        answer_columns=asked.columns,
+        schema=asked.output_type.schema if asked.output_type else None,
+    )
+
+
+class RowQuestion:
+    """
+    Builds the question about a row, and reads its answer.
+
+    :param task: the operator, its fields rendered.
+    """
+
+    def __init__(self, task: SegmindEnrichFileOperator) -> None:
+        self._task = task
+        self._inputs = None if task.inputs is None else as_inputs(task.inputs)
+        self._format: dict[str, Any] | None = None
+        self.model = task.hook.model_or_default(task.model)
+        self.output_type = read_output_type(task.output_type)
+        self.columns = answer_columns(self.output_type)
+        self._fields = fields_of(self.output_type)
+        if self.output_type is not None and self._inputs is None:
+            self._format = self.output_type.response_format(family_of(self.model, task.api_format))
+
+    def build(self, row: Row) -> Mapping[str, Any]:
+        """
+        Build the body for a row.
+
+        :raises SegmindConfigError: a column is missing, or what stands in it cannot be sent.
+        """
+        task = self._task
+        if self._inputs is not None:
+            filled: Mapping[str, Any] = row.fill_inputs(self._inputs)
+            return filled
+        return build_chat_inputs(
+            model=self.model,
+            prompt=row.fill(str(task.prompt)),
+            system=None if task.system is None else row.fill(task.system),
+            options=task.options,
+            api_format=task.api_format,
+            response_format=self._format,
+        )
+
+    def read(self, reply: Reply) -> Verdict:
+        """Decide what an answer is worth, and whether asking again, which is paid as well, may mend it."""
+        said = read_reply(reply.result.to_json(), model=self.model, api_format=self._task.api_format)
+        tokens = said.usage.total_tokens
+        left = self._task.max_repairs - (reply.attempt - 1)
+        cap = repairs.output_cap_of(reply.inputs)
+        if reply.attempt > 1 and said.usage.output_tokens:
+            # An earlier question may have been given more room than the first.
+            cap = max(cap or 0, said.usage.output_tokens)
+        decision = repairs.decide(
+            said,
+            self.output_type.parse(said.text) if self.output_type else None,
+            repairs_left=left if "messages" in reply.inputs else 0,
+            truncation_retries_left=left,
+            output_cap=cap,
+        )
+        if isinstance(decision, repairs.Accept):
+            return Accept(self._columns_of(decision.result), tokens)
+        if isinstance(decision, repairs.AskAgainLarger):
+            return AskAgain(repairs.enlarge_inputs(reply.inputs, decision.cap), "the answer was cut off", tokens)
+        if isinstance(decision, repairs.Repair):
+            return AskAgain(repairs.repair_inputs(reply.inputs, decision), "not the data asked for", tokens)
+        outcome = Outcome.INVALID if decision.reason == "empty" else Outcome(decision.reason)
+        return Refuse(outcome, decision.detail, tokens)
+
+    def _columns_of(self, data: Any) -> dict[str, Any]:
+        if not self._fields:
+            return {ANSWER_COLUMN: data}
+        return {name: data.get(name) for name in self._fields}

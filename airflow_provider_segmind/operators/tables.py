@@ -1,0 +1,222 @@
+"""
+Where the rows of a table task come from and go to, and its arguments, checked at DAG parse.
+
+Every DAG parse imports this module, so the core is imported where an argument needs it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from airflow_provider_segmind.arguments import check_inputs, check_number, is_given_later
+from airflow_provider_segmind.exceptions import SegmindConfigError
+from airflow_provider_segmind.operators import questions
+
+if TYPE_CHECKING:
+    from airflow_provider_segmind.api.structured import OutputType
+    from airflow_provider_segmind.bulk.storage import StorePath
+
+OnPartial = Literal["fail", "succeed", "skip_downstream"]
+OnUnknownRow = Literal["leave", "resubmit"]
+Rerun = Literal["unbilled", "dead_letters", "nothing"]
+
+ANSWER_COLUMN = "answer"
+"""Where an answer stands that is no object with named fields."""
+LEDGER_FOLDER = "_segmind_ledger"
+
+
+class TableRows:
+    """Rows given as such. Airflow renders, prints and stores what a templated field holds, but not what is in here."""
+
+    def __init__(self, rows: Any) -> None:
+        self._rows = rows
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._rows)
+
+    def __repr__(self) -> str:
+        return "<rows of a table>"
+
+    @classmethod
+    def hide(cls, source: Any) -> Any:
+        """Wrap a source that holds rows; a path, paths, and what is only known later stay as they are."""
+        if isinstance(source, str | os.PathLike | cls) or is_given_later(source) or hasattr(source, "resolve"):
+            return source
+        if isinstance(source, list | tuple) and all(_is_path(item) for item in source):
+            return source
+        return cls(source)
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str | os.PathLike) or is_given_later(value)
+
+
+def check_places(*, source: Any, key: Any, output_path: Any) -> None:
+    """
+    Check at parse time where rows come from and where answers go.
+
+    :raises SegmindConfigError: it cannot work; names the field.
+    """
+    if source is None or isinstance(source, bytes | Mapping):
+        raise SegmindConfigError(f"'source' is a {type(source).__name__}: it must be a path, or a list of rows.")
+    if not is_given_later(key):
+        names = [key] if isinstance(key, str) else key
+        if not isinstance(names, list | tuple) or not names or not all(isinstance(one, str) and one for one in names):
+            raise SegmindConfigError(f"'key' is {key!r}; it must name at least one column.")
+    if not is_given_later(output_path):
+        from airflow_provider_segmind.bulk.formats import known_kind
+
+        if not isinstance(output_path, str | os.PathLike):
+            raise SegmindConfigError(f"'output_path' is {output_path!r}; it must be the path of a table.")
+        known_kind(os.fspath(output_path).rpartition("/")[2])
+        if isinstance(source, str) and source == os.fspath(output_path):
+            raise SegmindConfigError("'output_path' is the source itself: its rows would be lost.")
+
+
+def check_question(*, prompt: Any, system: Any, inputs: Any, options: Any, api_format: Any, model: Any) -> None:
+    """
+    Check at parse time what is asked, as far as it is known.
+
+    :raises SegmindConfigError: it cannot work; names the field.
+    """
+    if inputs is not None:
+        for name, value in (("prompt", prompt), ("system", system), ("options", options), ("api_format", api_format)):
+            if value is not None:
+                raise SegmindConfigError(
+                    f"{name!r} cannot join 'inputs', which are the whole body: write it into them."
+                )
+        check_inputs(inputs)
+    else:
+        questions.check_question(prompt=prompt, system=system, messages=None, files=None)
+        questions.check_request(model=model, api_format=api_format, options=options, output_type=None)
+    if not any(_held_back(value) for value in (prompt, system, inputs)):
+        check_placeholders(prompt, system, inputs)
+
+
+def _held_back(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(_held_back(item) for item in value.values())
+    if isinstance(value, list | tuple):
+        return any(_held_back(item) for item in value)
+    return is_given_later(value)
+
+
+def check_placeholders(prompt: Any, system: Any, inputs: Any) -> None:
+    """
+    Check that the question is one about the row.
+
+    :raises SegmindConfigError: it names no column, so that every row would get the same answer.
+    """
+    from airflow_provider_segmind.bulk.rows import placeholders
+
+    if not placeholders([prompt, system, inputs]):
+        name = "inputs" if inputs is not None else "prompt"
+        raise SegmindConfigError(
+            f"{name!r} has no {{column}} placeholder: every row would be asked the same. Braces in an f-string are "
+            "filled when the DAG is parsed. Nothing was sent."
+        )
+
+
+def check_answers(*, output_type: Any, key: Any, max_repairs: Any) -> None:
+    """
+    Check at parse time what comes back.
+
+    :raises SegmindConfigError: it cannot work; names the field.
+    """
+    questions.check_limits(max_repairs=max_repairs, max_inline_bytes=None)
+    both = {key} if isinstance(key, str) else set(key) if isinstance(key, list | tuple) else set()
+    both &= set(answer_columns(questions.read_output_type(output_type)))
+    if both:
+        raise SegmindConfigError(f"{sorted(both)} are key columns and answer columns at once: rename one of them.")
+
+
+def check_limits(*, max_cost: Any, max_rows: Any, max_failed_rows: Any, sample: Any) -> None:
+    """
+    Check what a run may use up.
+
+    :raises SegmindConfigError: one is no number, or none that makes sense.
+    """
+    for name, value in (("max_cost", max_cost), ("max_failed_rows", max_failed_rows)):
+        if value is not None:
+            check_number(name, value, zero=True)
+    for name, value in (("max_rows", max_rows), ("sample", sample)):
+        if value is not None:
+            check_count(name, value)
+    if isinstance(max_failed_rows, float) and max_failed_rows > 1:
+        raise SegmindConfigError(f"'max_failed_rows' is {max_failed_rows!r}, a share above 1: give an int for a count.")
+
+
+def check_count(name: str, value: Any) -> None:
+    """
+    Check a whole number of at least 1.
+
+    :raises SegmindConfigError: it is none.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise SegmindConfigError(f"{name!r} is {value!r}; it must be a whole number of at least 1.")
+
+
+def check_shard(index: Any, count: Any) -> None:
+    """
+    Check which share of the rows is asked about.
+
+    :raises SegmindConfigError: there is no such shard.
+    """
+    check_count("shard_count", count)
+    if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < count:
+        raise SegmindConfigError(f"'shard_index' is {index!r}; it must be from 0 to shard_count - 1 ({count - 1}).")
+
+
+def answer_columns(output_type: OutputType | None) -> tuple[str, ...]:
+    """Return the columns of an answer: the fields of an object, else one."""
+    return fields_of(output_type) or (ANSWER_COLUMN,)
+
+
+def fields_of(output_type: OutputType | None) -> tuple[str, ...]:
+    """Return the fields that a type names; none for a text, a list, or an object of free names."""
+    if output_type is None or output_type.wrapped:
+        return ()
+    from airflow_provider_segmind.api.schema import resolve
+
+    node: Any = output_type.schema
+    while isinstance(node, Mapping) and "$ref" in node:
+        node = resolve(output_type.schema, node["$ref"])
+    return tuple(node.get("properties") or ())
+
+
+def locate(path: str | os.PathLike[str]) -> StorePath:
+    """Return a path in the store that its URI names; what a remote store needs of Airflow is fetched here."""
+    from airflow.providers.common.compat.sdk import ObjectStoragePath
+
+    from airflow_provider_segmind.bulk.storage import store_path
+
+    text = str(path)
+    found = store_path(ObjectStoragePath(text) if "://" in text else text)
+    # The engine's threads must not be the first to ask Airflow for the store's connection.
+    getattr(found, "fs", None)
+    return found
+
+
+def beside(path: StorePath, mark: str, *, ending: str | None = None) -> StorePath:
+    """Return the path of a file beside a table, named after it."""
+    match = re.fullmatch(r"(.*?)((?:\.[A-Za-z]+)(?:\.gz)?)", path.name)
+    stem, own = (match[1], match[2]) if match else (path.name, "")
+    return path.parent / f"{stem}.{mark}{own if ending is None else ending}"
+
+
+def table_rows(source: Any) -> Iterator[Mapping[str, Any]]:
+    """
+    Return the rows of a source.
+
+    :raises SegmindConfigError: it is no table.
+    """
+    from airflow_provider_segmind.bulk.sources import open_source
+
+    if isinstance(source, str | os.PathLike):
+        return open_source(locate(source))
+    if source is None or isinstance(source, bytes | Mapping) or not hasattr(source, "__iter__"):
+        raise SegmindConfigError(f"'source' is a {type(source).__name__}: it must be a path, or a list of rows.")
+    return open_source(locate(item) if isinstance(item, str | os.PathLike) else item for item in source)

@@ -1,0 +1,55 @@
+"""Sort a file of support tickets: JSONL in, JSONL out, and each distinct ticket is paid for once."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any, Literal
+
+from airflow.providers.common.compat.sdk import DAG, ObjectStoragePath, task  # on Airflow 3 also from airflow.sdk
+from pydantic import BaseModel, Field
+
+from airflow_provider_segmind.operators.enrich import SegmindEnrichFileOperator
+
+FOLDER = os.environ.get("SEGMIND_EXAMPLE_OUTPUT", "file:///tmp/segmind") + "/tickets"
+TICKETS = ["I was charged twice!", "Where is my parcel?", "The lid does not close.", "Where is my parcel?"]
+
+
+class Triage(BaseModel):
+    team: Literal["billing", "delivery", "product"]
+    urgent: bool
+    summary: str = Field(description="One sentence, in English.")
+
+
+with DAG("example_segmind_enrich_file", schedule=None, tags=["segmind", "example"]):
+
+    @task
+    def export_tickets() -> str:
+        folder = ObjectStoragePath(FOLDER)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "tickets.jsonl"
+        rows = [{"ticket_id": number, "text": text} for number, text in enumerate(TICKETS, 1)]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return str(path)
+
+    triage = SegmindEnrichFileOperator(
+        task_id="triage",
+        model="gemini-3.1-flash-lite",
+        source=export_tickets(),
+        key="ticket_id",
+        system="You sort tickets of a shop.",
+        prompt="Sort this ticket:\n\n{text}",
+        output_type=Triage,
+        # Tomorrow's run asks only about tickets that today's did not.
+        ledger_path=f"{FOLDER}/ledger",
+        output_path=f"{FOLDER}/triage.jsonl",
+        max_cost=1.0,
+        retries=2,
+    )
+
+    @task
+    def report(manifest: dict[str, Any]) -> str:
+        answered = manifest["outcomes"]["success"]
+        return f"{answered} of {manifest['rows_read']} tickets sorted for {manifest['cost']:.6f} USD"
+
+    report(triage.output)
