@@ -40,6 +40,7 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
 
 def test_a_user_gets_a_fresh_emulator_and_a_connection_for_one_test(tmp_path):
     (tmp_path / "test_mine.py").write_text(TEST_FILE)
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")  # no file further up decides
     # where the package is installed its entry point has loaded the plugin already; naming it a second time does no harm
     command = [
         sys.executable,
@@ -61,6 +62,7 @@ def test_a_user_gets_a_fresh_emulator_and_a_connection_for_one_test(tmp_path):
 
 
 def run_pytest(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    (folder / "pytest.ini").write_text("[pytest]\n")  # no file further up decides
     command = [sys.executable, "-m", "pytest", "-q", "-p", PLUGIN, "-p", "no:cacheprovider", *options, str(folder)]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, env=_environment())
 
