@@ -67,6 +67,18 @@ def check_waiting(*, sync_wait: Any, poll_interval: Any, timeout: Any) -> None:
     check_number("timeout", timeout)
 
 
+def check_share(rate_share: Any) -> None:
+    """
+    Check a part of the account's rate limit.
+
+    :raises SegmindConfigError: it is no number above 0 up to 1.
+    """
+    if rate_share is not None:
+        check_number("rate_share", rate_share)
+        if rate_share > 1:
+            raise SegmindConfigError(f"'rate_share' is {rate_share!r}; it must be above 0 and at most 1.")
+
+
 def check_flag(name: str, value: Any, *, none: bool = False) -> None:
     """
     Check a switch.

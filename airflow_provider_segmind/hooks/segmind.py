@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import base64
 import logging
-import math
 import mimetypes
-import os
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.connection import get_async_connection, get_async_extra_dejson
-from airflow.providers.common.compat.sdk import BaseHook, Connection
+from airflow.providers.common.compat.sdk import BaseHook
 
 from airflow_provider_segmind.api.client import AsyncSegmindClient, ClientConfig, SegmindClient
 from airflow_provider_segmind.api.models import (
@@ -26,87 +24,13 @@ from airflow_provider_segmind.api.models import (
     SyncResult,
 )
 from airflow_provider_segmind.api.policies import DEFAULT_CONNECTION
-from airflow_provider_segmind.api.protocol import Endpoints, base_url
 from airflow_provider_segmind.api.retry import ONE_LOOK
 from airflow_provider_segmind.exceptions import SegmindAPIError, SegmindAuthenticationError, SegmindConfigError
 from airflow_provider_segmind.get_provider_info import CONNECTION_FIELDS, FIELD_BEHAVIOUR
+from airflow_provider_segmind.hooks.account import client_config
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.api.pricing import Price
-
-API_KEY_VARIABLE = "SEGMIND_API_KEY"
-
-
-def client_config(connection: Connection, extra: Mapping[str, Any]) -> ClientConfig:
-    """
-    Read a Connection.
-
-    :param extra: the connection's extra, decoded; passed in because an event loop must read it asynchronously.
-    :raises SegmindConfigError: a field cannot work; the message names it.
-    """
-    api_key = (connection.password or os.environ.get(API_KEY_VARIABLE) or "").strip()
-    if not api_key:
-        raise SegmindConfigError(
-            f"Connection {connection.conn_id!r} has no API key: fill in its password or set {API_KEY_VARIABLE}. "
-            "Nothing was sent."
-        )
-    if not api_key.isascii() or not api_key.isprintable():
-        raise SegmindConfigError(
-            f"The API key (password) of connection {connection.conn_id!r} holds characters that no HTTP header can "
-            "carry."
-        )
-    defaults = Endpoints()
-    return ClientConfig(
-        api_key=api_key,
-        endpoints=Endpoints(
-            gateway=base_url(_host(connection), "host") if connection.host else defaults.gateway,
-            storage=base_url(extra.get("storage_url") or defaults.storage, "storage_url"),
-            history=base_url(extra.get("history_url") or defaults.history, "history_url"),
-            models=base_url(extra.get("models_url") or defaults.models, "models_url"),
-        ),
-        request_timeout=_positive(extra, "request_timeout") or 60.0,
-        requests_per_minute=_positive(extra, "requests_per_minute"),
-        model=str(extra["model"]).strip() if extra.get("model") else None,
-        resubmit_on_server_error=_flag(extra, "resubmit_on_server_error"),
-    )
-
-
-def _host(connection: Connection) -> str:
-    """Put a base URL together from the parts that the URI form of a connection scatters it into."""
-    host = str(connection.host).strip()
-    if "://" not in host:
-        scheme = connection.schema if connection.schema in ("http", "https") else "https"
-        host = f"{scheme}://{host}"
-    scheme, _, rest = host.partition("://")
-    authority, slash, path = rest.partition("/")
-    if connection.port and not authority.rpartition("]")[2].rpartition(":")[1]:
-        authority = f"{authority}:{connection.port}"
-    if connection.schema and connection.schema not in ("http", "https") and not path.strip("/"):
-        # A URI has its path in the field "schema"; a proxy's prefix stands there.
-        slash, path = "/", connection.schema.strip("/")
-    return f"{scheme}://{authority}{slash}{path}"
-
-
-def _positive(extra: Mapping[str, Any], name: str) -> float | None:
-    value = extra.get(name)
-    if value is None or value == "":
-        return None
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if isinstance(value, bool) or not math.isfinite(number) or number <= 0:
-        raise SegmindConfigError(f"Field {name!r} of the Segmind connection is {value!r}; it must be a number above 0.")
-    return number
-
-
-def _flag(extra: Mapping[str, Any], name: str) -> bool:
-    value = extra.get(name, False)
-    if isinstance(value, str) and value.strip().lower() in ("", "true", "false"):
-        return value.strip().lower() == "true"
-    if isinstance(value, bool) or value is None:
-        return bool(value)
-    raise SegmindConfigError(f"Field {name!r} of the Segmind connection is {value!r}; it must be true or false.")
 
 
 class SegmindHook(BaseHook):
@@ -118,6 +42,7 @@ class SegmindHook(BaseHook):
 
     :param segmind_conn_id: the Connection: password is the API key (``SEGMIND_API_KEY`` when empty), host the base URL,
         extra fields as in ``docs/connection.md``.
+    :param rate_share: this process's part of the account's limit, above 0 up to 1; the connection's when None.
     """
 
     conn_name_attr = "segmind_conn_id"
@@ -125,9 +50,12 @@ class SegmindHook(BaseHook):
     conn_type = "segmind"
     hook_name = "Segmind"
 
-    def __init__(self, segmind_conn_id: str = default_conn_name, **kwargs: Any) -> None:
+    def __init__(
+        self, segmind_conn_id: str = default_conn_name, *, rate_share: float | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.segmind_conn_id = segmind_conn_id
+        self.rate_share = rate_share
         self._client: SegmindClient | None = None
 
     @classmethod
@@ -162,12 +90,12 @@ class SegmindHook(BaseHook):
     def config(self) -> ClientConfig:
         """Read the Connection; blocks, so not for event loops."""
         connection = self.get_connection(self.segmind_conn_id)
-        return client_config(connection, connection.extra_dejson)
+        return client_config(connection, connection.extra_dejson, rate_share=self.rate_share)
 
     async def get_async_config(self) -> ClientConfig:
         """Read the Connection without blocking an event loop."""
         connection = await get_async_connection(self.segmind_conn_id, hook=self)
-        return client_config(connection, await get_async_extra_dejson(connection))
+        return client_config(connection, await get_async_extra_dejson(connection), rate_share=self.rate_share)
 
     def get_conn(self) -> SegmindClient:
         """Return the blocking client; the same one until :meth:`close`."""

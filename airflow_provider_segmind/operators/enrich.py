@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_provider_segmind.api.policies import DEFAULT_CONNECTION, RESULT_LIFETIME
-from airflow_provider_segmind.arguments import check_choice, check_flag, check_model, check_number
+from airflow_provider_segmind.arguments import check_choice, check_flag, check_model, check_number, check_share
 from airflow_provider_segmind.links import SegmindModelLink, SegmindOutputLink
 from airflow_provider_segmind.operators import tables
 from airflow_provider_segmind.operators.tables import OnPartial, OnUnknownRow, Rerun, TableRows
@@ -77,6 +77,8 @@ class SegmindEnrichFileOperator(BaseOperator):
     :param sample: ask about the first so many rows only, write them to ``….sample.…``, and extrapolate the cost.
     :param dry_run: submit nothing and return what the table may cost.
     :param segmind_conn_id: the Connection.
+    :param rate_share: the part of the account's limit for this task, above 0 up to 1, where several run at once; a
+        share each for a pool of mapped tasks is one divided by the slots of the pool.
     :raises AirflowFailException: where a retry cannot help; what was answered is written by then.
     """
 
@@ -122,6 +124,7 @@ class SegmindEnrichFileOperator(BaseOperator):
         sample: int | None = None,
         dry_run: bool = False,
         segmind_conn_id: str = DEFAULT_CONNECTION,
+        rate_share: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -141,6 +144,7 @@ class SegmindEnrichFileOperator(BaseOperator):
         check_choice("on_unknown", on_unknown, OnUnknownRow)
         check_choice("rerun", rerun, Rerun)
         check_flag("dry_run", dry_run)
+        check_share(rate_share)
         self.source = TableRows.hide(source)
         self.key = key
         self.output_path = output_path
@@ -168,6 +172,7 @@ class SegmindEnrichFileOperator(BaseOperator):
         # The name "dry_run" is a method of every operator.
         self.estimate_only = dry_run
         self.segmind_conn_id = segmind_conn_id
+        self.rate_share = rate_share
         self.model_used: str | None = None
         self.result_uri: str | None = None
         self._enriching: Enriching | None = None
@@ -177,7 +182,7 @@ class SegmindEnrichFileOperator(BaseOperator):
         """Return the hook of the connection."""
         from airflow_provider_segmind.hooks.segmind import SegmindHook
 
-        return SegmindHook(self.segmind_conn_id)
+        return SegmindHook(self.segmind_conn_id, rate_share=self.rate_share)
 
     def render_template_fields(self, context: Context, jinja_env: Any = None) -> None:
         """Render, and keep rows that came out of XCom from being stored as a rendered field."""

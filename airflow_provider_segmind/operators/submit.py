@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_provider_segmind.api.policies import DEFAULT_CONNECTION, OnStale, OnUnknown
-from airflow_provider_segmind.arguments import check_choice, check_flag, check_inputs, check_model, check_schema
+from airflow_provider_segmind.arguments import (
+    check_choice,
+    check_flag,
+    check_inputs,
+    check_model,
+    check_schema,
+    check_share,
+)
 from airflow_provider_segmind.links import SegmindModelLink, SegmindOutputLink
 
 if TYPE_CHECKING:
@@ -45,6 +52,8 @@ class SegmindSubmitOperator(BaseOperator):
         model list says of the model; False checks nothing; None checks when there is an ``inputs_schema``.
     :param dry_run: submit nothing and return what the request may cost, see :meth:`estimate`.
     :param segmind_conn_id: the Connection.
+    :param rate_share: the part of the account's limit for this task, above 0 up to 1, where several run at once; a
+        share each for a pool of mapped tasks is one divided by the slots of the pool.
     :param state_path: folder on object storage for the note of what was submitted, where Airflow has no task state
         store.
     :param on_stale: the task changed since an earlier try submitted: ``resubmit`` pays for a new request, ``fail``
@@ -68,6 +77,7 @@ class SegmindSubmitOperator(BaseOperator):
         validate_inputs: bool | None = None,
         dry_run: bool = False,
         segmind_conn_id: str = DEFAULT_CONNECTION,
+        rate_share: float | None = None,
         state_path: str | None = None,
         on_stale: OnStale = "resubmit",
         on_unknown: OnUnknown = "fail",
@@ -79,6 +89,7 @@ class SegmindSubmitOperator(BaseOperator):
         check_schema("inputs_schema", inputs_schema)
         check_flag("validate_inputs", validate_inputs, none=True)
         check_flag("dry_run", dry_run)
+        check_share(rate_share)
         check_choice("on_stale", on_stale, OnStale)
         check_choice("on_unknown", on_unknown, OnUnknown)
         self.model = model
@@ -88,6 +99,7 @@ class SegmindSubmitOperator(BaseOperator):
         # The name "dry_run" is a method of every operator.
         self.estimate_only = dry_run
         self.segmind_conn_id = segmind_conn_id
+        self.rate_share = rate_share
         self.state_path = state_path
         self.on_stale = on_stale
         self.on_unknown = on_unknown
@@ -100,7 +112,7 @@ class SegmindSubmitOperator(BaseOperator):
         """Return the hook of the connection."""
         from airflow_provider_segmind.hooks.segmind import SegmindHook
 
-        return SegmindHook(self.segmind_conn_id)
+        return SegmindHook(self.segmind_conn_id, rate_share=self.rate_share)
 
     @property
     def policies(self) -> Policies:

@@ -9,6 +9,7 @@ import pytest
 from airflow_provider_segmind.emulator import SegmindEmulator
 from airflow_provider_segmind.exceptions import SegmindConfigError
 from airflow_provider_segmind.hooks.segmind import SegmindHook
+from airflow_provider_segmind.operators.request import SegmindSubmitOperator
 from tests.stand_ins import KEY
 
 VARIABLE = "AIRFLOW_CONN_SEGMIND_DEFAULT"
@@ -42,6 +43,10 @@ def test_both_forms_of_a_connection_name_the_same_gateway(
         ({"requests_per_minute": 0}, "requests_per_minute"),
         ({"requests_per_minute": "many"}, "requests_per_minute"),
         ({"request_timeout": True}, "request_timeout"),
+        ({"rate_share": "half"}, "rate_share"),
+        ({"count_polls": "perhaps"}, "count_polls"),
+        ({"typical_seconds": "[]"}, "typical_seconds"),
+        ({"typical_seconds": {"my-model": -1}}, "my-model"),
         ({"request_timeout": "inf"}, "request_timeout"),
         ({"storage_url": "ftp://x"}, "storage_url"),
         ({"history_url": "http://"}, "history_url"),
@@ -80,3 +85,32 @@ def test_the_connection_test_says_what_is_wrong_and_runs_nothing(
     emulator.stop()
     good, said = SegmindHook().test_connection()
     assert (good, "never left" in said, KEY in said) == (False, True, False)
+
+
+def test_an_account_tells_how_fast_it_may_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    extra = {
+        "requests_per_minute": "50",
+        "rate_share": 0.5,
+        "count_polls": "true",
+        "redis_url": "redis://127.0.0.1:6379/0",
+        "typical_seconds": '{"my-model": 12}',
+    }
+    connection = {"conn_type": "segmind", "password": "SG_1", "extra": extra}
+    monkeypatch.setenv(VARIABLE, json.dumps(connection))
+
+    rate = SegmindHook().config.rate
+
+    assert (rate.requests_per_minute, rate.rate_share, rate.count_polls) == (50.0, 0.5, True)
+    assert rate.redis_url == "redis://127.0.0.1:6379/0"
+    assert SegmindHook().config.typical_seconds == (("my-model", 12.0),)
+    assert SegmindHook(rate_share=0.2).config.rate.rate_share == 0.2
+
+
+def test_a_task_of_a_part_of_the_limit_says_so_to_its_hook(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, json.dumps({"conn_type": "segmind", "password": "SG_1"}))
+
+    task = SegmindSubmitOperator(task_id="t", model="gemini-3.1-flash-lite", inputs={}, rate_share=0.3)
+
+    assert task.hook.config.rate.rate_share == 0.3
+    with pytest.raises(SegmindConfigError, match="rate_share"):
+        SegmindSubmitOperator(task_id="u", model="gemini-3.1-flash-lite", inputs={}, rate_share=1.5)
