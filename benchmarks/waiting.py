@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import atexit
 import contextlib
 import gc
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -24,13 +26,15 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-HOME = tempfile.mkdtemp(prefix="segmind-bench-") if "AIRFLOW_HOME" not in os.environ else os.environ["AIRFLOW_HOME"]
-os.environ["AIRFLOW_HOME"] = HOME
+if "AIRFLOW_HOME" not in os.environ:
+    # The processes that measure inherit it; the first one takes it away.
+    os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="segmind-bench-")
+    atexit.register(shutil.rmtree, os.environ["AIRFLOW_HOME"], ignore_errors=True)
 os.environ.setdefault("AIRFLOW__CORE__UNIT_TEST_MODE", "True")
 os.environ.setdefault("AIRFLOW__LOGGING__LOGGING_LEVEL", "ERROR")
 sys.path.insert(0, str(Path(__file__).parent))
 
-from local.server import Server, running  # noqa: E402 - the environment comes first
+from local.server import Server, running
 
 INTERVAL = 5.0
 ROUNDS = 3
