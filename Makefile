@@ -58,7 +58,7 @@ lint: $(STAMP) ## Format check, lint, types, import contracts
 
 fast: $(STAMP) ## What needs no Airflow, in under 60 s
 	@$(MAKE) --no-print-directory lint
-	SEGMIND_TESTS_FORBID_AIRFLOW=1 $(PYTEST) $(FAST) -m "not airflow"
+	SEGMIND_TESTS_FORBID_AIRFLOW=1 $(PYTEST) $(FAST) -m "not airflow" --numprocesses 2 --dist loadfile
 
 test: fast ## Everything but the long suites, fast first, stopping at the first stage that fails
 	$(PYTEST) $(FAST) -m airflow
