@@ -1,0 +1,80 @@
+"""What a process makes of a limit of 50 calls a minute over every call."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from airflow_provider_segmind.api.async_client import AsyncSegmindClient
+from airflow_provider_segmind.api.config import ClientConfig
+from airflow_provider_segmind.api.protocol import Endpoints
+from airflow_provider_segmind.emulator import SegmindEmulator
+from tests.rates.clocks import DistantTransport, LeapingClock
+from tests.rates.journeys import MODEL, journey
+
+LIMIT = 50
+LATENCY = {"lognormal": {"median": 4, "sigma": 0.5, "seed": 1}}
+
+
+@pytest.fixture
+def clock() -> LeapingClock:
+    return LeapingClock()
+
+
+@pytest.fixture
+def emulator(clock: LeapingClock) -> Iterator[SegmindEmulator]:
+    """Yield a service that counts every call and takes some seconds for a request."""
+    with SegmindEmulator(clock=clock, rpm=LIMIT, rpm_counts_gets=True, latency=LATENCY) as running:
+        yield running
+
+
+def client_of(emulator: SegmindEmulator, clock: LeapingClock, seed: int = 1, **rate: object) -> AsyncSegmindClient:
+    config = ClientConfig(emulator.api_key, Endpoints(gateway=emulator.gateway_url), **rate)  # type: ignore[arg-type]
+    rng = random.Random(seed)
+    return AsyncSegmindClient(config, transport=DistantTransport(clock, rng), sleep=clock.sleep, clock=clock, rng=rng)
+
+
+async def test_300_requests_finish_near_the_theoretical_rate_and_hardly_any_call_is_refused(
+    emulator: SegmindEmulator, clock: LeapingClock
+) -> None:
+    async with client_of(emulator, clock, requests_per_minute=LIMIT, count_polls=True) as client:
+        states = await clock.run(*(journey(client, str(number)) for number in range(300)))
+
+    assert sum(state.completed for state in states) == len(emulator.posts()) == len(emulator.bill) == 300
+    calls = emulator.calls()
+    refused = [call for call in calls if call.status == 429]
+    assert len(refused) <= 0.02 * len(calls)
+    # The first minute's calls may all go at once; from then on every place has to come free.
+    minutes = (calls[-1].time - calls[0].time) / 60
+    assert (len(calls) - len(refused) - LIMIT) / minutes >= 0.85 * LIMIT
+    assert minutes <= 1.25 * (2 * 300 - LIMIT) / LIMIT
+
+
+@pytest.mark.parametrize("route", ["status", "submit"])
+async def test_a_429_whose_reset_is_7_s_away_silences_every_worker_of_the_account_for_7_s(
+    emulator: SegmindEmulator, clock: LeapingClock, route: str
+) -> None:
+    emulator.settings(rpm=None)
+    emulator.fault(route, status=429, reset_in=7, skip=200)
+    end = clock() + 30
+
+    async def worker(client: AsyncSegmindClient) -> None:
+        submitted = await client.submit(MODEL, {"prompt": "first"})
+        while clock() < end:
+            await client.get_status(submitted.request_id)
+            await client.submit(MODEL, {"prompt": "next"})
+
+    async with client_of(emulator, clock, seed=1) as one, client_of(emulator, clock, seed=2) as other:
+        await clock.run(*(worker(client) for client in (one, other) for _ in range(10)))
+
+    calls = emulator.calls()
+    [refused] = [call.time for call in calls if call.status == 429]
+    before = [call.time for call in calls if refused - 1 < call.time < refused]
+    after = [call.time for call in calls if call.time > refused]
+    # What had left before the answer was back, at most two journeys of 0.3 s, arrives all the same.
+    silent = [moment for moment in after if refused + 0.6 < moment < refused + 7]
+    assert len(before) >= 10
+    assert silent == []
+    assert min(moment for moment in after if moment > refused + 0.6) < refused + 9
