@@ -14,7 +14,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, TypeGuard
 
 WHOLE_PUT_PROTOCOLS = frozenset(
     {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss", "oci", "r2", "wasb", "memory"}
@@ -59,10 +59,10 @@ class StorePath(Protocol):
 
 def store_path(path: str | os.PathLike[str] | StorePath) -> StorePath:
     """Return a path object; one that only wraps the local disk becomes a plain local path, which can rename."""
-    if isinstance(path, (str, Path)):
-        return Path(path)
     if _protocol(path) in ("file", "local"):
         return Path(str(getattr(path, "path", path)))
+    if isinstance(path, str) or _is_local(path):
+        return Path(path)
     return path  # type: ignore[return-value]
 
 
@@ -79,7 +79,7 @@ def write_whole(path: StorePath) -> Iterator[IO[bytes]]:
     The parent folder of a local path must exist. What is written is first collected on the local disk where the store
     has no rename, because closing a half-written upload would publish it.
     """
-    if isinstance(path, Path):
+    if _is_local(path):
         with _renamed(path) as file:
             yield file
         return
@@ -123,6 +123,11 @@ def _upload(source: IO[bytes], path: StorePath) -> None:
         getattr(target, "discard", lambda: None)()
         raise
     target.close()
+
+
+def _is_local(path: object) -> TypeGuard[Path]:
+    """Tell a plain local path from one of an object store, which universal_pathlib before 0.3 derives from it."""
+    return isinstance(path, Path) and not _protocol(path)
 
 
 def _protocol(path: object) -> str:

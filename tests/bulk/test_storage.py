@@ -102,3 +102,23 @@ def test_the_spool_gives_lines_back_from_their_places() -> None:
         assert list(spool.lines()) == list(zip(places, lines, strict=True))
         with pytest.raises(EOFError):
             spool.read(spool.reserve(b"never written"))
+
+
+class _DerivedPath(type(Path())):  # type: ignore[misc]
+    """A path of an object store as universal_pathlib before 0.3 makes it: a ``pathlib.Path`` with a protocol."""
+
+    @property
+    def protocol(self) -> str:
+        return str(self).partition(":")[0]
+
+    @property
+    def path(self) -> str:
+        return str(self).partition(":")[2]
+
+
+def test_a_path_that_is_a_pathlib_path_by_descent_only_is_read_by_its_protocol() -> None:
+    local, remote = _DerivedPath("file:/data/out.jsonl"), _DerivedPath("s3:/data/out.jsonl")
+
+    assert store_path(local) == Path("/data/out.jsonl")
+    assert type(store_path(local)) is type(Path())
+    assert store_path(remote) is remote
