@@ -88,6 +88,7 @@ class Governor:
         self._refusals = 0
         self._ramp: int | None = None
         self._window = LocalWindow(None, settings.window)
+        self._accepted = LocalWindow(None, settings.window)
         self._shared: RedisWindow | None = None
         self.configure(settings)
 
@@ -100,6 +101,7 @@ class Governor:
             self.settings = settings
             self.counts_polls = bool(settings.count_polls)
             self.limit = settings.ceiling
+            self._accepted.seconds = settings.window
             self._fit_window()
             rate = settings.requests_per_minute
             if settings.redis_url and rate:
@@ -200,8 +202,12 @@ class Governor:
             if permit.place is not None:
                 self._window.give(permit.place, now)
             if not isinstance(error, SegmindRateLimitError):
+                if permit.place is not None and error is None:
+                    self._accepted.give(self._accepted.take(now), now)
                 if permit.sent_at >= self._silent_until:
                     self._relax(counted=permit.place is not None)
+                else:
+                    self._raise_to_accepted(now)
                 return None
             if not permit.paid and self.settings.count_polls is None:
                 self.counts_polls = True
@@ -217,6 +223,13 @@ class Governor:
             # Over a window of `limit` calls this adds up to the increase.
             self.limit += max(1.0, INCREASE * (ceiling or self.limit)) / self.limit
             self.limit = self.limit if ceiling is None else min(self.limit, ceiling)
+            self._fit_window()
+
+    def _raise_to_accepted(self, now: float) -> None:
+        # In a burst the first refusal overtakes answers to calls that were accepted before it.
+        seen = DECREASE * self._accepted.answered(now)
+        if self.settings.ceiling is None and self.limit is not None and self.limit < seen:
+            self.limit = seen
             self._fit_window()
 
     def _cool(self, permit: Permit, now: float, error: SegmindRateLimitError) -> float:

@@ -106,6 +106,30 @@ def test_a_limit_nobody_declared_is_learned_from_its_429s() -> None:
     assert world.now - began <= 2400 / 120 * 60 * 1.6
 
 
+def test_calls_accepted_before_a_refusal_that_overtook_their_answers_raise_the_guess() -> None:
+    governor = governor_of()
+    permits = [admitted(governor, a_call(), 0.0) for _ in range(60)]
+    for permit in permits[:4]:
+        governor.answered(permit, 0.1)
+    governor.answered(permits[4], 0.2, refused(60.0))
+    assert governor.limit == 5
+    for permit in permits[5:51]:
+        governor.answered(permit, 0.3)
+    for permit in permits[51:]:
+        governor.answered(permit, 0.4, refused(60.0))
+    assert governor.limit == pytest.approx(0.8 * 50)
+
+
+def test_a_declared_limit_is_not_raised_by_answers_that_come_late() -> None:
+    governor = governor_of(requests_per_minute=10)
+    permits = [admitted(governor, a_call(), 0.0) for _ in range(10)]
+    governor.answered(permits[0], 0.1, refused(60.0))
+    lowered = governor.limit
+    for permit in permits[1:]:
+        governor.answered(permit, 0.2)
+    assert governor.limit == lowered
+
+
 @pytest.mark.parametrize("polls_count", [True, False])
 def test_a_429_silences_every_worker_until_the_reset(polls_count: bool) -> None:
     world, done = World(), Counter[str]()

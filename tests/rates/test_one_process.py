@@ -52,6 +52,20 @@ async def test_300_requests_finish_near_the_theoretical_rate_and_hardly_any_call
     assert minutes <= 1.25 * (2 * 300 - LIMIT) / LIMIT
 
 
+async def test_300_requests_finish_in_good_time_under_a_limit_that_nobody_declared(
+    emulator: SegmindEmulator, clock: LeapingClock
+) -> None:
+    async with client_of(emulator, clock) as client:
+        states = await clock.run(*(journey(client, str(number)) for number in range(300)))
+
+    calls = emulator.calls()
+    assert sum(state.completed for state in states) == len(emulator.bill) == 300
+    # All 300 leave before the first refusal; from then on the limit is roughly known, that of polls too.
+    late = [call for call in calls if call.status == 429 and call.time > calls[0].time + 60]
+    assert len(late) <= 0.1 * len(calls)
+    assert (calls[-1].time - calls[0].time) / 60 <= 1.5 * (2 * 300 - LIMIT) / LIMIT
+
+
 @pytest.mark.parametrize("route", ["status", "submit"])
 async def test_a_429_whose_reset_is_7_s_away_silences_every_worker_of_the_account_for_7_s(
     emulator: SegmindEmulator, clock: LeapingClock, route: str

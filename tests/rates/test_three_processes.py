@@ -86,7 +86,7 @@ def shared() -> Iterator[SegmindEmulator]:
     """Yield a service whose account is new to Redis, and take its traces out of there in the end."""
     import redis
 
-    with service(scale=30, latency=0.0) as emulator:
+    with service(scale=30, latency=0.1) as emulator:
         yield emulator
         with redis.Redis.from_url(REDIS) as connection:
             traces = list(connection.scan_iter(f"*{account_name(emulator.gateway_url, emulator.api_key)}*"))
