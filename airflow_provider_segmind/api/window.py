@@ -84,6 +84,8 @@ class LocalWindow:
         """Note that the call of a place was answered, or failed."""
         if self._open.pop(number, None) is not None:
             self._end(now)
+        # Here too, because without a limit nobody asks how many places are taken.
+        self._tidy(now)
 
     def _end(self, moment: float) -> None:
         if self._ended and self._ended[-1] > moment:

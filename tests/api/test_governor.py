@@ -130,6 +130,13 @@ def test_a_declared_limit_is_not_raised_by_answers_that_come_late() -> None:
     assert governor.limit == lowered
 
 
+def test_a_window_without_a_limit_remembers_a_minute_and_no_longer() -> None:
+    window = LocalWindow(None, 60.0)
+    for second in range(1000):
+        window.give(window.take(float(second)), second + 0.5)
+    assert len(window._ended) <= 61
+
+
 @pytest.mark.parametrize("polls_count", [True, False])
 def test_a_429_silences_every_worker_until_the_reset(polls_count: bool) -> None:
     world, done = World(), Counter[str]()
