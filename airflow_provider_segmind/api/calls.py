@@ -11,7 +11,7 @@ import httpx
 from airflow_provider_segmind.api import polling
 from airflow_provider_segmind.api.answers import Answer
 from airflow_provider_segmind.api.config import ClientConfig
-from airflow_provider_segmind.api.gate import Gate, governor_for
+from airflow_provider_segmind.api.gate import CountCall, Gate, governor_for
 from airflow_provider_segmind.api.models import (
     RequestResult,
     RequestState,
@@ -40,6 +40,10 @@ class AccountCalls:
         self.gate = Gate(self.governor, gateway, clock)
         self.pace = polling.Pace(shared_history, self.governor.interval, lambda: self.governor.silence(self.clock()))
         shared_history.prime(dict(config.typical_seconds))
+
+    def count_calls(self, count: CountCall) -> None:
+        """Tell somebody of each call to the gateway, each repetition included, and whether it is a paid one."""
+        self.gate.count = count
 
     def waiting(
         self, pending: polling.Pending, *, fetch: bool, until: float | None, report: Quiet

@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import threading
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from airflow_provider_segmind.api.governor import Governor
 from airflow_provider_segmind.api.protocol import Call
@@ -19,6 +19,8 @@ from airflow_provider_segmind.api.rates import Priority, RateSettings
 from airflow_provider_segmind.exceptions import SegmindError
 
 T = TypeVar("T")
+CountCall: TypeAlias = Callable[[bool], None]
+"""Is told of each call that is sent, and whether it is a paid one."""
 
 _governors: dict[str, Governor] = {}
 _registry_lock = threading.Lock()
@@ -47,18 +49,24 @@ def forget_accounts() -> None:
         _governors.clear()
 
 
+def _ignore(_: bool) -> None:
+    """Stand in for somebody who counts."""
+
+
 class Gate:
     """
     Sends what the governor lets through.
 
     :param gateway: base URL of the calls that count; others pass unasked.
     :param clock: epoch seconds.
+    :ivar count: is told of each call when its turn has come, each repetition included.
     """
 
     def __init__(self, governor: Governor, gateway: str, clock: Callable[[], float]) -> None:
         self.governor = governor
         self._prefix = f"{gateway}/"
         self._clock = clock
+        self.count: CountCall = _ignore
 
     def send(
         self,
@@ -71,6 +79,7 @@ class Gate:
         if not call.url.startswith(self._prefix):
             return exchange(call)
         permit = self.governor.acquire(call, clock=self._clock, sleep=sleep, priority=priority)
+        self.count(call.asked.paid)
         trouble: SegmindError | None = None
         try:
             return exchange(call)
@@ -93,6 +102,7 @@ class Gate:
         if not call.url.startswith(self._prefix):
             return await exchange(call)
         permit = await self.governor.acquire_async(call, clock=self._clock, sleep=sleep, priority=priority)
+        self.count(call.asked.paid)
         trouble: SegmindError | None = None
         try:
             return await exchange(call)

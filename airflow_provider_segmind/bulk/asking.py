@@ -177,7 +177,6 @@ class Asker:
         """Submit, and go on trying through an outage as long as nothing can have been created."""
         pause = 1.0
         while True:
-            self._run.tally.posts += 1
             try:
                 return await self._client.submit(self._question.model, inputs)
             except SegmindError as error:

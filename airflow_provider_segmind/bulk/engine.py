@@ -104,7 +104,8 @@ class Engine:
         self.feeder = Feeder(rows, question, self.shard, self.settings.block_rows)
         self.ledger = Ledger(ledger_folder, run=run_id, writer=uuid.uuid4().hex[:12], clock=clock, slots=MANY_ROWS)
         self.budget = Budget(self.limits)
-        self.tally = Tally()
+        self.tally = Tally(clock)
+        client.count_calls(self.tally.called)
         self.stopped: Stop | None = None
         self.commits: GroupCommit
         self.clock = clock

@@ -7,14 +7,15 @@ It is small enough for XCom, and stands beside the output as ``manifest.json``.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from airflow_provider_segmind.bulk.budget import FAILURES
+from airflow_provider_segmind.bulk.reasons import Reasons
 from airflow_provider_segmind.bulk.storage import StorePath, make_folder, write_whole
 from airflow_provider_segmind.bulk.tally import Latencies
+from airflow_provider_segmind.bulk.timeline import Timeline
 from airflow_provider_segmind.bulk.verdicts import Outcome
 from airflow_provider_segmind.exceptions import SegmindBulkError
 
@@ -35,7 +36,8 @@ class Manifest:
     :param duplicates_saved: rows that got the answer of an equal row before them.
     :param cache_hits: different questions that another run had answered.
     :param requests: requests of this run, all tries.
-    :param posts: paid calls sent in this try, refused ones included.
+    :param calls: HTTP calls sent to the gateway about rows in this try: ``posts``, looks and fetches, each repetition.
+    :param posts: paid calls among them, refused ones included.
     :param resumed: requests of an earlier try whose answer was fetched in this one.
     :param cost: USD billed in this run, all tries, as far as Segmind said.
     :param unpriced: rows that were billed and Segmind did not say how much.
@@ -43,8 +45,12 @@ class Manifest:
     :param latency: seconds from submission to answer, by quantile.
     :param latency_counts: what the quantiles were made of, so that those of shards can be added.
     :param seconds: how long this try took.
+    :param reasons: rows without an answer by outcome and reason, the most frequent ones; they add up as well.
+    :param timeline: calls, distinct rows and USD of this try over time; see :class:`Timeline`.
+    :param columns: the columns of the output.
     :param outputs: where the answers are.
     :param dead_letters: where the rows without an answer are listed.
+    :param report: where the report is, None when there is none.
     """
 
     run_id: str
@@ -60,6 +66,7 @@ class Manifest:
     duplicates_saved: int = 0
     cache_hits: int = 0
     requests: int = 0
+    calls: int = 0
     posts: int = 0
     resumed: int = 0
     cost: float = 0.0
@@ -68,9 +75,19 @@ class Manifest:
     latency: dict[str, float] = field(default_factory=dict)
     latency_counts: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
+    reasons: dict[str, dict[str, int]] = field(default_factory=dict)
+    timeline: dict[str, Any] = field(default_factory=dict)
+    columns: list[str] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
     dead_letters: list[str] = field(default_factory=list)
+    report: str | None = None
     version: int = VERSION
+
+    @property
+    def run(self) -> str:
+        """The run without the part after the last slash, in which the shards of one run may differ."""
+        head, slash, _ = self.run_id.rpartition("/")
+        return head if slash and self.shard_count > 1 else self.run_id
 
     @property
     def failed_rows(self) -> int:
@@ -89,10 +106,11 @@ class Manifest:
         :raises SegmindBulkError: they do not, which is an error of this package.
         """
         total = sum(self.outcomes.values())
-        if total != self.rows_read:
+        explained = sum(sum(counts.values()) for counts in self.reasons.values())
+        if total != self.rows_read or explained != total - self.outcomes[Outcome.SUCCESS]:
             raise SegmindBulkError(
-                f"The outcomes of run {self.run_id!r} add up to {total}, but {self.rows_read} rows were read. The "
-                "answers are safe in the ledger; the output must not be trusted."
+                f"The outcomes of run {self.run_id!r} add up to {total}, {explained} of them with a reason, but "
+                f"{self.rows_read} rows were read. The answers are safe in the ledger; the output must not be trusted."
             )
         return self
 
@@ -119,8 +137,8 @@ class Manifest:
 
 
 _SUMS = (
-    "rows_read", "distinct_rows", "duplicates_saved", "cache_hits", "requests", "posts", "resumed", "cost", "unpriced",
-    "tokens",
+    "rows_read", "distinct_rows", "duplicates_saved", "cache_hits", "requests", "calls", "posts", "resumed", "cost",
+    "unpriced", "tokens",
 )  # fmt: skip
 
 
@@ -132,25 +150,29 @@ def merge(manifests: Sequence[Manifest]) -> Manifest:
     """
     if not manifests:
         raise SegmindBulkError("There is no manifest to merge.")
-    first = manifests[0]
-    found = sorted(manifest.shard_index for manifest in manifests)
+    shards = sorted(manifests, key=lambda manifest: manifest.shard_index)
+    first = shards[0]
+    found = [manifest.shard_index for manifest in shards]
     if found != list(range(first.shard_count)):
         raise SegmindBulkError(f"Shards {found} are there, 0 to {first.shard_count - 1} are needed, each once.")
-    for name in ("run_id", "model", "shard_count"):
-        if len({getattr(manifest, name) for manifest in manifests}) != 1:
+    for name in ("run", "model", "shard_count", "columns"):
+        if any(getattr(manifest, name) != getattr(first, name) for manifest in shards):
             raise SegmindBulkError(f"The shards differ in {name}: they are not of one run.")
-    merged = Manifest(run_id=first.run_id, model=first.model, rows_in_source=first.rows_in_source)
+    merged = Manifest(run_id=first.run, model=first.model, rows_in_source=first.rows_in_source)
     for name in _SUMS:
-        setattr(merged, name, sum(getattr(manifest, name) for manifest in manifests))
+        setattr(merged, name, sum(getattr(manifest, name) for manifest in shards))
     for outcome in merged.outcomes:
-        merged.outcomes[outcome] = sum(manifest.outcomes[outcome] for manifest in manifests)
-    merged.complete = all(manifest.complete for manifest in manifests)
-    merged.stopped = next((manifest.stopped for manifest in manifests if manifest.stopped), None)
-    merged.seconds = max(manifest.seconds for manifest in manifests)
-    merged.outputs = [path for manifest in _in_order(manifests) for path in manifest.outputs]
-    merged.dead_letters = [path for manifest in _in_order(manifests) for path in manifest.dead_letters]
-    set_latency(merged, _added_latencies(manifests))
-    _check_rows(merged, manifests)
+        merged.outcomes[outcome] = sum(manifest.outcomes[outcome] for manifest in shards)
+    merged.complete = all(manifest.complete for manifest in shards)
+    merged.stopped = next((manifest.stopped for manifest in shards if manifest.stopped), None)
+    merged.seconds = max(manifest.seconds for manifest in shards)
+    merged.reasons = Reasons.sum_of(manifest.reasons for manifest in shards).to_json()
+    merged.timeline = Timeline.sum_of(manifest.timeline for manifest in shards).to_json()
+    merged.columns = first.columns
+    merged.outputs = [path for manifest in shards for path in manifest.outputs]
+    merged.dead_letters = [path for manifest in shards for path in manifest.dead_letters]
+    set_latency(merged, Latencies.sum_of(manifest.latency_counts for manifest in shards))
+    _check_rows(merged, shards)
     return merged.check()
 
 
@@ -167,14 +189,3 @@ def _check_rows(merged: Manifest, manifests: Sequence[Manifest]) -> None:
             f"The shards read {merged.rows_read} rows between them, of sources of {sorted(sizes)} rows: the source "
             "changed while they ran. Run the shards again; what was answered costs nothing."
         )
-
-
-def _in_order(manifests: Sequence[Manifest]) -> list[Manifest]:
-    return sorted(manifests, key=lambda manifest: manifest.shard_index)
-
-
-def _added_latencies(manifests: Sequence[Manifest]) -> Latencies:
-    total: Counter[int] = Counter()
-    for manifest in manifests:
-        total.update({int(bucket): count for bucket, count in manifest.latency_counts.items()})
-    return Latencies(total)

@@ -19,6 +19,7 @@ from airflow_provider_segmind.bulk.events import Finished
 from airflow_provider_segmind.bulk.feeder import Place
 from airflow_provider_segmind.bulk.index import CompactIndex
 from airflow_provider_segmind.bulk.manifest import Manifest, set_latency
+from airflow_provider_segmind.bulk.reasons import Reasons
 from airflow_provider_segmind.bulk.sinks import Write, needs_kinds, open_sink
 from airflow_provider_segmind.bulk.storage import StorePath
 from airflow_provider_segmind.bulk.tally import Latencies
@@ -148,6 +149,7 @@ def land(
             if row.outcome is not Outcome.SUCCESS:
                 bury(_dead_letter(row))
     manifest = count.manifest()
+    manifest.columns = list(rows.columns)
     manifest.outputs = [str(output)] if output is not None else []
     manifest.dead_letters = [str(dead_letters)] if dead_letters is not None else []
     return manifest.check()
@@ -184,6 +186,7 @@ class _Count:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._latencies = Latencies()
+        self._reasons = Reasons()
         self._manifest = Manifest(
             run_id=engine.ledger.run,
             model=engine.question.model,
@@ -193,9 +196,11 @@ class _Count:
             rows_read=engine.feeder.rows_read,
             complete=engine.feeder.exhausted,
             stopped=engine.stopped.reason if engine.stopped else None,
+            calls=engine.tally.posts + engine.tally.looks,
             posts=engine.tally.posts,
             resumed=engine.tally.resumed,
             seconds=round(engine.seconds, 3),
+            timeline=engine.tally.timeline.to_json(),
         )
 
     def add(self, row: OutputRow) -> None:
@@ -203,6 +208,8 @@ class _Count:
         manifest, event = self._manifest, row.event
         manifest.outcomes[row.outcome] += 1
         manifest.distinct_rows += row.first
+        if row.outcome is not Outcome.SUCCESS:
+            self._reasons.add(row.outcome, row.reason)
         if event is None:
             manifest.requests += len(row.request_ids) if row.first else 0
         elif not row.first:
@@ -220,5 +227,6 @@ class _Count:
     def manifest(self) -> Manifest:
         """Return the counts."""
         self._manifest.cost = round(self._manifest.cost, 9)
+        self._manifest.reasons = self._reasons.to_json()
         set_latency(self._manifest, self._latencies)
         return self._manifest

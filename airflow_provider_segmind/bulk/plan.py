@@ -17,6 +17,9 @@ from airflow_provider_segmind.exceptions import SegmindConfigError
 class Client(Protocol):
     """What the engine needs of a client; :class:`~airflow_provider_segmind.api.client.AsyncSegmindClient` has it."""
 
+    def count_calls(self, count: Callable[[bool], None], /) -> None:
+        """Tell somebody of each HTTP call to the gateway, and whether it is a paid one."""
+
     async def submit(self, model: str, inputs: Mapping[str, Any], /) -> SubmittedRequest:
         """Send the paid POST."""
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from airflow_provider_segmind.bulk.events import Finished
+from airflow_provider_segmind.bulk.reasons import Reasons
 from airflow_provider_segmind.bulk.standing import WITNESSES, Witness
+from airflow_provider_segmind.bulk.timeline import Timeline
 from airflow_provider_segmind.bulk.verdicts import Outcome
 
 _GROWTH = math.log(1.05)
@@ -33,6 +35,18 @@ class Latencies:
         total = self.counts.total()
         return {f"p{100 * share:g}": self._quantile(share * total) for share in shares} if total else {}
 
+    @classmethod
+    def sum_of(cls, several: Iterable[Mapping[str, int]]) -> Latencies:
+        """Add up counts, such as those of shards, whose buckets are named in JSON."""
+        total = cls()
+        for counts in several:
+            total.counts.update({int(bucket): count for bucket, count in counts.items()})
+        return total
+
+    def bounds(self, bucket: int) -> tuple[float, float]:
+        """Return between which seconds a bucket lies."""
+        return math.exp((bucket - 0.5) * _GROWTH), math.exp((bucket + 0.5) * _GROWTH)
+
     def _quantile(self, rank: float) -> float:
         passed = 0
         for bucket, count in sorted(self.counts.items()):
@@ -47,17 +61,31 @@ class Tally:
     """
     Counts of one try.
 
-    :param posts: paid calls sent, those included that were refused.
+    :param clock: epoch seconds.
+    :param posts: paid calls sent, each repetition and those included that were refused.
+    :param looks: free calls to the gateway sent.
     :param resumed: requests of an earlier try whose answer was fetched.
     :param outcomes: distinct rows that got their outcome.
     :param cost: USD billed for them as far as known.
     """
 
+    clock: Callable[[], float]
     posts: int = 0
+    looks: int = 0
     resumed: int = 0
     outcomes: Counter[Outcome] = field(default_factory=Counter)
     cost: float = 0.0
+    reasons: Reasons = field(default_factory=Reasons)
+    timeline: Timeline = field(default_factory=Timeline)
     witnesses: deque[Witness] = field(default_factory=lambda: deque(maxlen=WITNESSES))
+
+    def called(self, paid: bool) -> None:
+        """Note a call that is sent."""
+        if paid:
+            self.posts += 1
+        else:
+            self.looks += 1
+        self.timeline.add(self.clock(), "posts" if paid else "looks")
 
     def submitted(self, request_id: str, body: str, at: float) -> None:
         """Note a request that Segmind accepted, no earlier than ``at`` in epoch seconds."""
@@ -67,3 +95,9 @@ class Tally:
         """Note an outcome."""
         self.outcomes[event.outcome] += 1
         self.cost += event.cost or 0.0
+        answered = event.outcome is Outcome.SUCCESS
+        if not answered:
+            self.reasons.add(event.outcome, event.reason)
+        self.timeline.add(event.at, "answered" if answered else "unanswered")
+        if event.cost:
+            self.timeline.add(event.at, "cost", event.cost)

@@ -91,6 +91,10 @@ class FakeSegmind:
         self.steps = steps
         self.rng = rng or random.Random(0)
         self.tick: Callable[[], None] = lambda: None
+        self.count: Callable[[bool], None] = lambda paid: None
+
+    def count_calls(self, count: Callable[[bool], None]) -> None:
+        self.count = count
 
     @property
     def bill(self) -> float:
@@ -111,6 +115,7 @@ class FakeSegmind:
     async def submit(self, model: str, inputs: Mapping[str, Any]) -> SubmittedRequest:
         await self.pause()
         self.posts += 1
+        self.count(True)
         trouble = self.trouble(inputs)
         if isinstance(trouble, BaseException):
             raise trouble
@@ -136,6 +141,7 @@ class FakeSegmind:
         assert fetch
         await self.pause()
         self.fetches += 1
+        self.count(False)
         job = self.jobs.get(pending.request_id)
         if job is None or self.clock.now - job.at > RESULT_LIFETIME:
             raise SegmindRequestExpiredError("404", request_id=pending.request_id)

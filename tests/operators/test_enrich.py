@@ -95,6 +95,22 @@ def test_every_row_has_its_answer_in_order_and_equal_rows_are_paid_once(table: T
     assert json.loads(table.output.with_name("colours.manifest.json").read_text()) == manifest
 
 
+def test_the_manifest_counts_every_call_to_the_gateway_and_says_when(table: Table) -> None:
+    table.emulator.fault("submit", status=429, headers={"Retry-After": "0"}, times=2)
+    table.emulator.script(match="rose", fail="too red")
+
+    manifest = table.ask(source=table.write(things("sky", "rose", "leaf")), max_failed_rows=None)
+
+    counts = table.emulator.counts()
+    made = sum(sum(counts[route].values()) for route in ("submit", "status", "result") if route in counts)
+    assert manifest["calls"] == made
+    assert manifest["posts"] == table.posts == 5
+    assert sum(manifest["timeline"]["posts"]) == 5
+    assert sum(manifest["timeline"]["cost"]) == pytest.approx(manifest["cost"])
+    assert manifest["reasons"] == {"failed": {"too red": 1}}
+    assert manifest["columns"][:2] == ["id", "answer"]
+
+
 def test_an_output_type_becomes_columns(table: Table) -> None:
     table.emulator.script(json={"colour": "blue", "warm": False})
 

@@ -1,0 +1,80 @@
+"""
+Why rows have no answer, counted by reason.
+
+A reason is cut down before it is counted, because its words may come from Segmind or from an answer: what stands in
+quotes or brackets, numbers and ids are left out, and one line of at most 100 characters remains. So equal troubles of
+different rows count as one, and what a row or a prompt says is not repeated in logs, manifests and reports; the dead
+letters hold the whole reason.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from airflow_provider_segmind.bulk.verdicts import Outcome
+
+OTHER = "other reasons"
+NO_REASON = "no reason given"
+MOST_KEPT = 100
+MOST_TOLD = 10
+LONGEST = 100
+_GAP = "…"
+# An apostrophe within a word neither opens nor closes a quote; one that was cut off runs to the end.
+_QUOTED = re.compile(
+    r"(?<!\w)(?:\".*?(?:\"(?!\w)|$)|'.*?(?:'(?!\w)|$)|`.*?(?:`|$)"
+    r"|\u201c.*?(?:\u201d|$)|\u2018.*?(?:\u2019(?!\w)|$))"
+)
+_BRACKETED = re.compile(r"[\[{].*")
+_NUMBER = re.compile(r"\b(?:[0-9a-fA-F]+-)*[0-9a-fA-F]*\d[\w.:-]*\b|\d+")
+
+
+def in_short(reason: str) -> str:
+    """Return what many rows may have in common of a reason."""
+    line = reason.strip().split("\n", 1)[0]
+    for pattern in (_QUOTED, _BRACKETED, _NUMBER):
+        line = pattern.sub(_GAP, line)
+    line = re.sub(rf"{_GAP}(?:[\s,]*{_GAP})+", _GAP, " ".join(line.split())).strip()
+    if len(line) > LONGEST:
+        line = line[: LONGEST - 1].rstrip() + _GAP
+    return line if line.strip(f" {_GAP}.,:;") else NO_REASON
+
+
+class Reasons:
+    """Rows without an answer by outcome and reason; small whatever the reasons are."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, Counter[str]] = {}
+
+    def add(self, outcome: Outcome, reason: str) -> None:
+        """Count a row."""
+        self._put(outcome, in_short(reason), 1)
+
+    def to_json(self, most: int = MOST_TOLD) -> dict[str, dict[str, int]]:
+        """
+        Return the most frequent ones first.
+
+        :param most: how many of each outcome; the others are added up as :data:`OTHER`.
+        """
+        return {outcome: _most_frequent(counts, most) for outcome, counts in self._counts.items()}
+
+    @classmethod
+    def sum_of(cls, several: Iterable[Mapping[str, Mapping[str, int]]]) -> Reasons:
+        """Add up counts, each as :meth:`to_json` returns them."""
+        total = cls()
+        for one in several:
+            for outcome, counts in one.items():
+                for reason, count in counts.items():
+                    total._put(outcome, reason, count)
+        return total
+
+    def _put(self, outcome: str, reason: str, count: int) -> None:
+        counts = self._counts.setdefault(str(outcome), Counter())
+        counts[reason if reason in counts or len(counts) < MOST_KEPT else OTHER] += count
+
+
+def _most_frequent(counts: Counter[str], most: int) -> dict[str, int]:
+    told = dict(Counter({reason: count for reason, count in counts.items() if reason != OTHER}).most_common(most))
+    rest = counts.total() - sum(told.values())
+    return {**told, OTHER: rest} if rest else told
