@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import math
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from itertools import islice
@@ -22,19 +22,17 @@ from airflow_provider_segmind.api.pricing import PRICES
 from airflow_provider_segmind.bulk.budget import Limits
 from airflow_provider_segmind.bulk.engine import Engine, Progress
 from airflow_provider_segmind.bulk.manifest import Manifest
-from airflow_provider_segmind.bulk.output import land
 from airflow_provider_segmind.bulk.plan import Client, OnUnknown, Rerun, Settings, Shard
 from airflow_provider_segmind.bulk.verdicts import Outcome
 from airflow_provider_segmind.exceptions import SegmindBulkError, shorten
 from airflow_provider_segmind.failures import skip
 from airflow_provider_segmind.operators.row_question import row_question
-from airflow_provider_segmind.operators.tables import LEDGER_FOLDER, beside, locate, table_rows
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_segmind.bulk.storage import StorePath
-    from airflow_provider_segmind.operators.enrich import SegmindEnrichFileOperator
+    from airflow_provider_segmind.operators.ends import Ends
+    from airflow_provider_segmind.operators.enrich_rows import SegmindEnrichOperator
 
 GRACE = 3.0
 """Seconds for what is in flight after a kill: Airflow 3's supervisor sends SIGKILL five seconds after SIGTERM."""
@@ -50,22 +48,15 @@ class Enriching:
     :param task: the operator, its fields rendered.
     """
 
-    def __init__(self, task: SegmindEnrichFileOperator, context: Context) -> None:
+    def __init__(self, task: SegmindEnrichOperator, context: Context) -> None:
         self._task = task
         self._context = context
         self._engine: Engine | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop_reason: str | None = None
         self._costs: list[float] = []
-        output = locate(task.output_path)
-        if task.shard_count > 1:
-            output = beside(output, f"{task.shard_index}-of-{task.shard_count}")
-        if task.sample is not None:
-            output = beside(output, "sample")
-        self._output = output
-        self._ledger = ledger_folder(task)
         self._question = row_question(task)
-        self._rows: Iterator[Mapping[str, Any]] = table_rows(task.source)
+        self._ends: Ends = task.ends(self._question)
 
     def go(self) -> dict[str, Any]:
         """
@@ -117,8 +108,8 @@ class Enriching:
         price = PRICES.get(model)
         return Engine(
             question=self._question,
-            rows=islice(self._rows, task.sample),
-            ledger_folder=self._ledger,
+            rows=islice(self._ends.rows(), task.sample),
+            ledger_folder=self._ends.ledger,
             client=client,
             # The same in every try, so that a retry has no fresh budget.
             run_id=f"{ti.dag_id}/{ti.run_id}/{ti.task_id}/{ti.map_index}",
@@ -158,16 +149,10 @@ class Enriching:
             if running.exception() is not None and not engine.feeder.rows_read:
                 return None
             sampled = self._task.sample is not None
-            manifest = land(
-                engine,
-                output=self._output,
-                dead_letters=beside(self._output, "dead_letters", ending=".jsonl"),
-                each=self._note_cost if sampled else None,
-            )
-            manifest.write(beside(self._output, "manifest", ending=".json"))
+            manifest = self._ends.land(engine, self._note_cost if sampled else None)
         finally:
             engine.close()
-        self._task.result_uri = str(self._output)
+        self._task.result_uri = self._ends.address
         self._task.log.info("%s", summary(manifest))
         return manifest
 
@@ -222,7 +207,7 @@ class Enriching:
         asked = len(self._costs)
         if not asked:
             return
-        total = asked + sum(1 for _ in self._rows)
+        total = self._ends.count(asked)
         mean = statistics.fmean(self._costs)
         spread = statistics.stdev(self._costs) / math.sqrt(asked) if asked > 1 else mean
         estimate = {
@@ -240,13 +225,6 @@ class Enriching:
             self._context["ti"].xcom_push(key="estimate", value=estimate)
 
 
-def ledger_folder(task: SegmindEnrichFileOperator) -> StorePath:
-    """Return where the ledger lives: where the task says, else beside the output."""
-    if task.ledger_path:
-        return locate(task.ledger_path)
-    return locate(task.output_path).parent / LEDGER_FOLDER
-
-
 def summary(manifest: Manifest) -> str:
     """Say in one line what became of a table."""
     counts = ", ".join(f"{count} {outcome}" for outcome, count in manifest.outcomes.items() if count)
@@ -256,7 +234,7 @@ def summary(manifest: Manifest) -> str:
     )
 
 
-def _tell(task: SegmindEnrichFileOperator, progress: Progress) -> None:
+def _tell(task: SegmindEnrichOperator, progress: Progress) -> None:
     done = sum(progress.outcomes.values())
     rate = done / progress.seconds if progress.seconds > 0 else 0.0
     counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(progress.outcomes.items()))

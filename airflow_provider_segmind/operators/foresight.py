@@ -14,15 +14,15 @@ from airflow_provider_segmind.bulk.ledger import Ledger
 from airflow_provider_segmind.bulk.plan import Prepared, Question, Shard
 from airflow_provider_segmind.bulk.rows import Row
 from airflow_provider_segmind.exceptions import SegmindConfigError
-from airflow_provider_segmind.operators.enriching import ledger_folder
 from airflow_provider_segmind.operators.row_question import row_question
-from airflow_provider_segmind.operators.tables import table_rows
 
 if TYPE_CHECKING:
-    from airflow_provider_segmind.operators.enrich import SegmindEnrichFileOperator
+    from airflow_provider_segmind.bulk.storage import StorePath
+    from airflow_provider_segmind.operators.ends import Ends
+    from airflow_provider_segmind.operators.enrich_rows import SegmindEnrichOperator
 
 
-def foresee_table(task: SegmindEnrichFileOperator) -> dict[str, Any]:
+def foresee_table(task: SegmindEnrichOperator) -> dict[str, Any]:
     """
     Say what asking about a table may cost. Free: nothing is submitted, nothing is written.
 
@@ -32,11 +32,12 @@ def foresee_table(task: SegmindEnrichFileOperator) -> dict[str, Any]:
     :raises SegmindConfigError: the question cannot be built for the first row, or there is no such source.
     """
     question = row_question(task)
+    ends = task.ends(question)
     foreseen = Foreseen(question.model)
-    ledger = _ledger(task)
+    ledger = _ledger(ends.ledger)
     try:
         prices = task.hook.get_prices()
-        for prepared in _distinct(task, question, foreseen):
+        for prepared in _distinct(task, ends, question, foreseen):
             if ledger is not None and ledger.standing(prepared.fingerprint).success:
                 foreseen.answered_rows += 1
             else:
@@ -87,11 +88,11 @@ class Foreseen:
         self.high = None if self.high is None or cost is None or cost.high is None else self.high + cost.high
 
 
-def _distinct(task: SegmindEnrichFileOperator, question: Question, foreseen: Foreseen) -> Iterator[Prepared]:
+def _distinct(task: SegmindEnrichOperator, ends: Ends, question: Question, foreseen: Foreseen) -> Iterator[Prepared]:
     """Yield each question of this shard once, and count rows."""
     shard = Shard(index=task.shard_index, count=task.shard_count)
     seen = CompactIndex()
-    for number, values in enumerate(islice(table_rows(task.source), task.sample)):
+    for number, values in enumerate(islice(ends.rows(), task.sample)):
         row = Row(number, values)
         try:
             row.key(question.key)
@@ -110,9 +111,8 @@ def _distinct(task: SegmindEnrichFileOperator, question: Question, foreseen: For
             yield prepared
 
 
-def _ledger(task: SegmindEnrichFileOperator) -> Ledger | None:
+def _ledger(folder: StorePath) -> Ledger | None:
     """Read the ledger of earlier runs, None when there is none."""
-    folder = ledger_folder(task)
     if not folder.exists():
         return None
     ledger = Ledger(folder, run="dry-run", writer="dry-run")

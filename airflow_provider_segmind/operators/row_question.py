@@ -17,10 +17,10 @@ from airflow_provider_segmind.operators.questions import read_output_type
 from airflow_provider_segmind.operators.tables import ANSWER_COLUMN, answer_columns, check_question, fields_of
 
 if TYPE_CHECKING:
-    from airflow_provider_segmind.operators.enrich import SegmindEnrichFileOperator
+    from airflow_provider_segmind.operators.enrich_rows import SegmindEnrichOperator
 
 
-def row_question(task: SegmindEnrichFileOperator) -> Question:
+def row_question(task: SegmindEnrichOperator) -> Question:
     """
     Return what is asked of each row.
 
@@ -52,7 +52,7 @@ class RowQuestion:
     :param task: the operator, its fields rendered.
     """
 
-    def __init__(self, task: SegmindEnrichFileOperator) -> None:
+    def __init__(self, task: SegmindEnrichOperator) -> None:
         self._task = task
         self._inputs = None if task.inputs is None else as_inputs(task.inputs)
         self._format: dict[str, Any] | None = None

@@ -54,18 +54,26 @@ def _is_path(value: Any) -> bool:
     return isinstance(value, str | os.PathLike) or is_given_later(value)
 
 
-def check_places(*, source: Any, key: Any, output_path: Any) -> None:
+def check_key(key: Any) -> None:
     """
-    Check at parse time where rows come from and where answers go.
+    Check at parse time which columns name a row.
+
+    :raises SegmindConfigError: none do.
+    """
+    if not is_given_later(key):
+        names = [key] if isinstance(key, str) else key
+        if not isinstance(names, list | tuple) or not names or not all(isinstance(one, str) and one for one in names):
+            raise SegmindConfigError(f"'key' is {key!r}; it must name at least one column.")
+
+
+def check_places(*, source: Any, output_path: Any) -> None:
+    """
+    Check at parse time where the rows of a file come from and where answers go.
 
     :raises SegmindConfigError: it cannot work; names the field.
     """
     if source is None or isinstance(source, bytes | Mapping):
         raise SegmindConfigError(f"'source' is a {type(source).__name__}: it must be a path, or a list of rows.")
-    if not is_given_later(key):
-        names = [key] if isinstance(key, str) else key
-        if not isinstance(names, list | tuple) or not names or not all(isinstance(one, str) and one for one in names):
-            raise SegmindConfigError(f"'key' is {key!r}; it must name at least one column.")
     if not is_given_later(output_path):
         from airflow_provider_segmind.bulk.formats import known_kind
 

@@ -1,0 +1,92 @@
+"""Where the rows of a table task come from, and where its answers go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+from airflow_provider_segmind.bulk.engine import Engine
+from airflow_provider_segmind.bulk.manifest import Manifest
+from airflow_provider_segmind.bulk.output import land
+from airflow_provider_segmind.bulk.storage import StorePath
+from airflow_provider_segmind.operators.tables import LEDGER_FOLDER, beside, locate, table_rows
+
+if TYPE_CHECKING:
+    from airflow_provider_segmind.operators.enrich import SegmindEnrichFileOperator
+    from airflow_provider_segmind.operators.enrich_rows import SegmindEnrichOperator
+
+Each: TypeAlias = Callable[[Mapping[str, Any]], None]
+
+
+class Ends(Protocol):
+    """
+    What a table task needs to know of its table. Made in the task's main thread, for one try.
+
+    An object that opens something opens it no earlier than when it is asked for it.
+    """
+
+    @property
+    def ledger(self) -> StorePath:
+        """The folder of the ledger."""
+
+    @property
+    def address(self) -> str:
+        """Where the answers are, for the link in the UI."""
+
+    def rows(self) -> Iterator[Mapping[str, Any]]:
+        """
+        Return the rows of the source, one after the other; read in the engine's threads.
+
+        :raises SegmindConfigError: there is no such table.
+        """
+
+    def count(self, rows_read: int) -> int:
+        """Return how many rows the source has, when so many of :meth:`rows` were read."""
+
+    def land(self, engine: Engine, each: Each | None) -> Manifest:
+        """
+        Write every row read with its outcome, the dead letters and the manifest. It can be done again.
+
+        :param engine: it has run.
+        :param each: is called with the columns of every row.
+        """
+
+
+class FileEnds:
+    """
+    A file of rows, and a file of answers.
+
+    :param task: the operator, its fields rendered.
+    """
+
+    def __init__(self, task: SegmindEnrichFileOperator) -> None:
+        self.output = path_of_part(locate(task.output_path), task)
+        self.ledger = locate(task.ledger_path) if task.ledger_path else self.output.parent / LEDGER_FOLDER
+        self._rows = table_rows(task.source)
+
+    @property
+    def address(self) -> str:
+        """The file of answers."""
+        return str(self.output)
+
+    def rows(self) -> Iterator[Mapping[str, Any]]:
+        """Return the rows of the source."""
+        return self._rows
+
+    def count(self, rows_read: int) -> int:
+        """Read the source to its end."""
+        return rows_read + sum(1 for _ in self._rows)
+
+    def land(self, engine: Engine, each: Each | None) -> Manifest:
+        """Write the file of answers, the dead letters and the manifest beside it."""
+        dead_letters = beside(self.output, "dead_letters", ending=".jsonl")
+        manifest = land(engine, output=self.output, dead_letters=dead_letters, each=each)
+        manifest.write(beside(self.output, "manifest", ending=".json"))
+        return manifest
+
+
+def path_of_part(path: StorePath, task: SegmindEnrichOperator) -> StorePath:
+    """Return the path of what a shard, or a sample, writes of its own."""
+    if task.shard_count > 1:
+        path = beside(path, f"{task.shard_index}-of-{task.shard_count}")
+    return path if task.sample is None else beside(path, "sample")

@@ -1,0 +1,202 @@
+"""What every task that asks about a table shares: the question, the limits, the run."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow.providers.common.compat.sdk import BaseOperator
+
+from airflow_provider_segmind.api.policies import DEFAULT_CONNECTION, RESULT_LIFETIME
+from airflow_provider_segmind.arguments import check_choice, check_flag, check_model, check_number, check_share
+from airflow_provider_segmind.links import SegmindModelLink, SegmindOutputLink
+from airflow_provider_segmind.operators import tables
+from airflow_provider_segmind.operators.tables import OnPartial, OnUnknownRow, Rerun
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_segmind.bulk.plan import Question
+    from airflow_provider_segmind.hooks.segmind import SegmindHook
+    from airflow_provider_segmind.operators.ends import Ends
+    from airflow_provider_segmind.operators.enriching import Enriching
+
+CONCURRENCY = 64
+MAX_FAILED_ROWS = 0.1
+
+
+class SegmindEnrichOperator(BaseOperator):
+    """
+    Ask a model about every row of a table; a subclass says where the rows come from and where the answers go.
+
+    A row is paid for once for as long as its question, the model, the schema and the options stay the same: the ledger
+    at ``ledger_path`` knows what was asked, whichever run, DAG or row number it was. Equal rows share one answer.
+
+    **XCom**: the manifest: rows by outcome, which add up to the rows read, cost, tokens, latencies, and where the
+    outputs are. It stands on storage as well. Rows never go into XCom.
+
+    **A retry, a clear, a killed worker**: rows that have an answer cost nothing, requests that were accepted are
+    fetched by id, and a POST of unknown fate is looked for in Segmind's history and never sent again by itself.
+    Whatever ends the task, what has finished is written first, except by SIGKILL; then the retry writes it.
+
+    **Templated**, once, before any row is read: ``prompt``, ``system``, ``inputs``, ``options``, ``key``,
+    ``ledger_path``, ``model``, ``segmind_conn_id``. ``{column}`` is filled afterwards, by name only, so that nothing in
+    a row can run.
+
+    :param key: the columns that name a row; they stand in the output.
+    :param prompt: the question, with ``{column}`` placeholders.
+    :param system: what the model is told before it, with or without placeholders.
+    :param inputs: instead of both, the JSON body as the model's page describes it, with placeholders in its texts.
+    :param options: what else a chat model takes, sent as it is.
+    :param api_format: ``gemini``, ``openai`` or ``anthropic``, for a model whose name does not tell.
+    :param output_type: what an answer must be: a pydantic model, a type, or a JSON Schema. The fields of an object
+        become columns; anything else stands in the column ``answer``. With ``inputs`` it only checks the answer.
+    :param max_repairs: how often a row is asked again, each time paid, because its answer was cut off or is not of
+        ``output_type``.
+    :param model: the model to run; the connection's default when None.
+    :param ledger_path: folder of the ledger. Runs that share it share answers.
+    :param max_cost: USD the task instance may spend over all its tries.
+    :param max_rows: distinct rows it may ask about.
+    :param max_failed_rows: rows that may fail: a count (int), or a share (float). None for any number.
+    :param on_partial: rows are left without being asked, because of a limit or of what stands in them: ``fail`` the
+        task, ``succeed``, or ``skip_downstream``, which skips the task and with it what follows.
+    :param on_unknown: a POST was lost and the history does not show it: ``leave`` the row, or ``resubmit`` (may pay
+        twice).
+    :param rerun: which rows without an answer are asked again: those that were not billed (``unbilled``), all of them
+        (``dead_letters``), or ``nothing``.
+    :param concurrency: requests in flight; the account's rate limit holds whatever it is.
+    :param timeout: seconds after its submission for which to wait for a request.
+    :param poll_interval: seconds between looks, None to choose.
+    :param shard_index: which share of the rows is this task's, from 0.
+    :param shard_count: over how many task instances the rows are dealt out. Limits count for each.
+    :param sample: ask about the first so many rows only, write them to ``….sample.…``, and extrapolate the cost.
+    :param dry_run: submit nothing and return what the table may cost.
+    :param segmind_conn_id: the Connection.
+    :param rate_share: the part of the account's limit for this task, above 0 up to 1, where several run at once; a
+        share each for a pool of mapped tasks is one divided by the slots of the pool.
+    :raises AirflowFailException: where a retry cannot help; what was answered is written by then.
+    """
+
+    template_fields: Sequence[str] = (
+        *("prompt", "system", "inputs", "options", "key"),
+        *("ledger_path", "model", "segmind_conn_id"),
+    )
+    template_fields_renderers: ClassVar[dict[str, str]] = {
+        "prompt": "md",
+        "system": "md",
+        "inputs": "json",
+        "options": "json",
+    }
+    ui_color = "#e3f1ff"
+    operator_extra_links = (SegmindModelLink(), SegmindOutputLink())
+
+    def __init__(
+        self,
+        *,
+        key: str | Sequence[str],
+        prompt: str | None = None,
+        system: str | None = None,
+        inputs: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+        api_format: str | None = None,
+        output_type: Any = None,
+        max_repairs: int = 1,
+        model: str | None = None,
+        ledger_path: Any = None,
+        max_cost: float | None = None,
+        max_rows: int | None = None,
+        max_failed_rows: int | float | None = MAX_FAILED_ROWS,
+        on_partial: OnPartial = "fail",
+        on_unknown: OnUnknownRow = "leave",
+        rerun: Rerun = "unbilled",
+        concurrency: int = CONCURRENCY,
+        timeout: float = RESULT_LIFETIME,
+        poll_interval: float | None = None,
+        shard_index: int = 0,
+        shard_count: int = 1,
+        sample: int | None = None,
+        dry_run: bool = False,
+        segmind_conn_id: str = DEFAULT_CONNECTION,
+        rate_share: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        check_model(model)
+        tables.check_key(key)
+        tables.check_question(
+            prompt=prompt, system=system, inputs=inputs, options=options, api_format=api_format, model=model
+        )
+        tables.check_answers(output_type=output_type, key=key, max_repairs=max_repairs)
+        tables.check_limits(max_cost=max_cost, max_rows=max_rows, max_failed_rows=max_failed_rows, sample=sample)
+        tables.check_shard(shard_index, shard_count)
+        tables.check_count("concurrency", concurrency)
+        check_number("timeout", timeout)
+        if poll_interval is not None:
+            check_number("poll_interval", poll_interval)
+        check_choice("on_partial", on_partial, OnPartial)
+        check_choice("on_unknown", on_unknown, OnUnknownRow)
+        check_choice("rerun", rerun, Rerun)
+        check_flag("dry_run", dry_run)
+        check_share(rate_share)
+        self.key = key
+        self.prompt = prompt
+        self.system = system
+        self.inputs = inputs
+        self.options = options
+        self.api_format = api_format
+        self.output_type = output_type
+        self.max_repairs = max_repairs
+        self.model = model
+        self.ledger_path = ledger_path
+        self.max_cost = max_cost
+        self.max_rows = max_rows
+        self.max_failed_rows = max_failed_rows
+        self.on_partial = on_partial
+        self.on_unknown = on_unknown
+        self.rerun = rerun
+        self.concurrency = concurrency
+        self.timeout = timeout
+        self.poll_interval = poll_interval
+        self.shard_index = shard_index
+        self.shard_count = shard_count
+        self.sample = sample
+        # The name "dry_run" is a method of every operator.
+        self.estimate_only = dry_run
+        self.segmind_conn_id = segmind_conn_id
+        self.rate_share = rate_share
+        self.model_used: str | None = None
+        self.result_uri: str | None = None
+        self._enriching: Enriching | None = None
+
+    @cached_property
+    def hook(self) -> SegmindHook:
+        """Return the hook of the connection."""
+        from airflow_provider_segmind.hooks.segmind import SegmindHook
+
+        return SegmindHook(self.segmind_conn_id, rate_share=self.rate_share)
+
+    @abstractmethod
+    def ends(self, question: Question) -> Ends:
+        """Return where the rows come from and where their answers go; called with the fields rendered."""
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Ask about every row, write the output, and return the manifest."""
+        from airflow_provider_segmind.failures import task_failures
+        from airflow_provider_segmind.operators.enriching import Enriching
+        from airflow_provider_segmind.operators.foresight import foresee_table
+
+        with task_failures():
+            try:
+                if self.estimate_only:
+                    return foresee_table(self)
+                self._enriching = Enriching(self, context)
+                return self._enriching.go()
+            finally:
+                self.hook.close()
+
+    def on_kill(self) -> None:
+        """Submit nothing more, give what is in flight a moment, and write what has finished."""
+        if self._enriching is not None:
+            self._enriching.stop("the task was told to stop")
