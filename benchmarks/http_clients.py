@@ -88,6 +88,24 @@ async def bare_transport(server: Server, size: int) -> AsyncIterator[Get]:
 
 
 @contextlib.asynccontextmanager
+async def own_connections(server: Server, size: int) -> AsyncIterator[Get]:
+    from airflow_provider_segmind.api import connections
+    from airflow_provider_segmind.api.answers import Asked
+    from airflow_provider_segmind.api.protocol import Call
+
+    trusting = context(server)
+    connections.shared_tls = lambda: trusting  # type: ignore[assignment,return-value]
+    sender = connections.Connections(most=size, seconds=60)
+
+    async def get(url: str) -> bytes:
+        call = Call(Asked("Looking", ""), "GET", url, lambda answer: answer.content, headers=HEADERS)
+        return await sender.send(call)
+
+    yield get
+    await sender.close()
+
+
+@contextlib.asynccontextmanager
 async def over_aiohttp(server: Server, size: int) -> AsyncIterator[Get]:
     import aiohttp
     from httpx_aiohttp import AiohttpTransport
@@ -121,6 +139,8 @@ ROWS: list[tuple[str, Opener, int]] = [
     ("ring of 4 httpx clients of 4", ring, 16),
     ("httpx transport without its client, 8", bare_transport, 8),
     ("httpx over HTTP/2, 1 connection", http2, 1),
+    ("own connections over httpcore, 64", own_connections, 64),
+    ("own connections over httpcore, 8", own_connections, 8),
     ("httpx over httpx-aiohttp, 64", over_aiohttp, 64),
     ("httpx over httpx-aiohttp, 8", over_aiohttp, 8),
     ("aiohttp itself, 64", aiohttp_itself, 64),

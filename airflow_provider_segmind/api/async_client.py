@@ -25,11 +25,15 @@ from airflow_provider_segmind.api.models import (
 )
 from airflow_provider_segmind.api.protocol import Call
 from airflow_provider_segmind.api.rates import Priority
-from airflow_provider_segmind.api.retry import Patience, async_retrying
-from airflow_provider_segmind.api.transport import http_timeout, shared_tls, transport_error
+from airflow_provider_segmind.api.retry import Patience, async_retrying, may_send_again
+from airflow_provider_segmind.api.senders import sender_for
+from airflow_provider_segmind.api.transport import shared_tls
 from airflow_provider_segmind.exceptions import SegmindError
 
 T = TypeVar("T")
+
+CONNECTIONS = 64
+"""Connections a client opens at most; more calls at once wait for one."""
 
 
 class AsyncSegmindClient(AccountCalls):
@@ -50,7 +54,7 @@ class AsyncSegmindClient(AccountCalls):
     ) -> None:
         super().__init__(config, clock=clock, rng=rng)
         self._sleep = sleep
-        self._http = httpx.AsyncClient(transport=transport, verify=shared_tls())
+        self._sender = sender_for(config, most=CONNECTIONS, clock=clock, transport=transport)
 
     @classmethod
     async def create(cls, config: ClientConfig, **options: Any) -> Self:
@@ -68,7 +72,7 @@ class AsyncSegmindClient(AccountCalls):
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._http.aclose()
+        await self._sender.close()
 
     async def submit(self, model: str, inputs: Mapping[str, Any]) -> SubmittedRequest:
         """Submit a request; see :meth:`SegmindClient.submit`."""
@@ -81,7 +85,7 @@ class AsyncSegmindClient(AccountCalls):
 
         async def exchange(call: Call[SubmittedRequest]) -> SubmittedRequest:
             await before()
-            return await self._send(call)
+            return await self._sender.send(call)
 
         return await self.gate.send_async(self.wire.submit(model, inputs), exchange, self._sleep)
 
@@ -129,8 +133,15 @@ class AsyncSegmindClient(AccountCalls):
 
     async def perform(self, call: Call[T], patience: Patience | None = None) -> T:
         """Carry out a call, again where that is allowed."""
+        try:
+            return await self._admitted(call)
+        except SegmindError as error:
+            if not may_send_again(error):
+                raise
+            first = error
+        # The loop costs a tenth of a call to set up, so it is only made when there is something to repeat.
         loop = async_retrying(patience or self.config.patience, sleep=self._sleep, rng=self.rng, paid=call.asked.paid)
-        return await loop(self._admitted, call)
+        return await loop(_after(first, self._admitted), call)
 
     async def drive(self, steps: Generator[Any, Any, T], pending: polling.Pending | None = None) -> T:
         """Carry out what ``steps`` yields, a call or a pause, until it returns. Calls are made without patience."""
@@ -152,18 +163,16 @@ class AsyncSegmindClient(AccountCalls):
             return result
 
     async def _admitted(self, call: Call[T], priority: Priority | None = None) -> T:
-        return await self.gate.send_async(call, self._send, self._sleep, priority)
+        return await self.gate.send_async(call, self._sender.send, self._sleep, priority)
 
-    async def _send(self, call: Call[T]) -> T:
-        seconds = call.timeout or self.config.request_timeout
-        try:
-            async with asyncio.timeout(seconds):
-                response = await self._http.request(
-                    call.method, call.url, content=call.body, headers=call.headers, timeout=http_timeout(seconds)
-                )
-        except TimeoutError as error:
-            late = httpx.ReadTimeout("the call took too long")
-            raise transport_error(call.asked, call.url, late) from error
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise transport_error(call.asked, call.url, error) from error
-        return call.read(self.answer(response, response.content))
+
+def _after(first: SegmindError, again: Callable[[Call[T]], Awaitable[T]]) -> Callable[[Call[T]], Awaitable[T]]:
+    """Return ``again``, whose first attempt was made and ended with ``first``."""
+    trouble = [first]
+
+    async def attempt(call: Call[T]) -> T:
+        if trouble:
+            raise trouble.pop()
+        return await again(call)
+
+    return attempt

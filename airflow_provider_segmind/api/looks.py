@@ -1,9 +1,9 @@
 """
 Free calls over few connections, for the one poller of an event loop.
 
-aiohttp where it is installed, because a GET costs it an eighth of httpx's CPU (``docs/performance.md``); httpx
-otherwise. Neither sends a paid call: what an error of theirs means for money is decided in :mod:`transport`, for
-httpx only.
+aiohttp where it is installed, because a GET costs it less than half of what it costs otherwise
+(``docs/performance.md``). It sends no paid call: what an error means for money is decided in :mod:`transport`, for
+the errors of httpx and httpcore only.
 """
 
 from __future__ import annotations
@@ -12,16 +12,14 @@ import asyncio
 import importlib
 import importlib.util
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol, TypeVar
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
-
-import httpx
+from typing import TYPE_CHECKING, TypeVar
 
 from airflow_provider_segmind.api.answers import Answer, mask
 from airflow_provider_segmind.api.config import ClientConfig
+from airflow_provider_segmind.api.connections import KEEP_ALIVE
 from airflow_provider_segmind.api.protocol import Call
-from airflow_provider_segmind.api.transport import answer_headers, http_timeout, shared_tls, transport_error
+from airflow_provider_segmind.api.senders import Sender, environment_proxy, sender_for
+from airflow_provider_segmind.api.transport import http_timeout, shared_tls
 from airflow_provider_segmind.exceptions import SegmindConnectionError, shorten
 
 if TYPE_CHECKING:
@@ -30,54 +28,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CONNECTIONS = 8
-"""Connections to a host. httpx searches its pool for each call, and more of them cost more than they bring."""
-KEEP_ALIVE = 30.0
-"""Seconds an idle connection is kept, longer than most looks are apart."""
-
-
-class Looks(Protocol):
-    """Sends free calls."""
-
-    async def send(self, call: Call[T]) -> T:
-        """Carry out ``call`` and read its answer."""
-
-    async def close(self) -> None:
-        """Close the connections."""
+"""Connections of a poller: looks are short, so more of them bring nothing."""
 
 
 def _only_free(call: Call[T]) -> None:
     if call.asked.paid:
         raise ValueError("A paid call is sent by a client, which knows what a lost answer means for money.")
-
-
-class HttpxLooks:
-    """Sends free calls with httpx."""
-
-    def __init__(self, config: ClientConfig, clock: Callable[[], float]) -> None:
-        limits = httpx.Limits(
-            max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS, keepalive_expiry=KEEP_ALIVE
-        )
-        self._http = httpx.AsyncClient(verify=shared_tls(), limits=limits)
-        self._seconds = config.request_timeout
-        self._clock = clock
-
-    async def send(self, call: Call[T]) -> T:
-        """Carry out ``call`` and read its answer."""
-        _only_free(call)
-        try:
-            async with asyncio.timeout(self._seconds):
-                response = await self._http.request(
-                    call.method, call.url, headers=call.headers, timeout=http_timeout(self._seconds)
-                )
-        except TimeoutError as error:
-            raise transport_error(call.asked, call.url, httpx.ReadTimeout("the call took too long")) from error
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise transport_error(call.asked, call.url, error) from error
-        return call.read(Answer(response.status_code, response.content, answer_headers(response), self._clock()))
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._http.aclose()
 
 
 class AiohttpLooks:
@@ -118,23 +74,10 @@ class AiohttpLooks:
         await self._session.close()
 
 
-def environment_proxy(url: str) -> str | None:
-    """
-    Return the proxy that the environment names for ``url``, as httpx would.
-
-    Read once, because aiohttp's ``trust_env`` reads it in a thread for every call, at half of what the call costs.
-    """
-    parts = urlsplit(url)
-    if not parts.hostname or proxy_bypass(parts.netloc):
-        return None
-    proxies = getproxies()
-    return proxies.get(parts.scheme) or proxies.get("all")
-
-
-async def open_looks(config: ClientConfig, clock: Callable[[], float]) -> Looks:
+async def open_looks(config: ClientConfig, clock: Callable[[], float]) -> Sender:
     """Return the cheapest way to look that is installed, without blocking the loop."""
     await asyncio.to_thread(shared_tls)
     if importlib.util.find_spec("aiohttp") is None:
-        return HttpxLooks(config, clock)
+        return sender_for(config, most=CONNECTIONS, clock=clock)
     await asyncio.to_thread(importlib.import_module, "aiohttp")
     return AiohttpLooks(config, clock, await asyncio.to_thread(environment_proxy, config.endpoints.gateway))

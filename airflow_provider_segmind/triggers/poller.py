@@ -22,11 +22,12 @@ from weakref import WeakKeyDictionary
 from airflow_provider_segmind.api import polling
 from airflow_provider_segmind.api.config import ClientConfig
 from airflow_provider_segmind.api.gate import Gate, account_name, governor_for
-from airflow_provider_segmind.api.looks import CONNECTIONS, Looks, open_looks
+from airflow_provider_segmind.api.looks import CONNECTIONS, open_looks
 from airflow_provider_segmind.api.models import RequestState
 from airflow_provider_segmind.api.protocol import Call
 from airflow_provider_segmind.api.rates import Priority
 from airflow_provider_segmind.api.schedule import shared_history
+from airflow_provider_segmind.api.senders import Sender
 from airflow_provider_segmind.exceptions import SegmindError
 
 CONFIG_LIFETIME = 60.0
@@ -35,7 +36,7 @@ STEPS_PER_TURN = 50
 """Entries a worker may handle without a look before the loop's other tasks have their turn."""
 
 Report = Callable[[str], None]
-Opener = Callable[[ClientConfig, Callable[[], float]], Awaitable[Looks]]
+Opener = Callable[[ClientConfig, Callable[[], float]], Awaitable[Sender]]
 
 
 class _Entry:
@@ -83,7 +84,7 @@ class Poller:
         self._ready: deque[_Entry] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._workers: set[asyncio.Task[None]] = set()
-        self._looks: Looks | None = None
+        self._looks: Sender | None = None
         self._opening = asyncio.Lock()
         self._numbers = 0
         self.waiting = 0

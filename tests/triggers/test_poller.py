@@ -12,17 +12,12 @@ from blockbuster import BlockBuster
 
 from airflow_provider_segmind.api.answers import Answer
 from airflow_provider_segmind.api.client import ClientConfig
-from airflow_provider_segmind.api.looks import (
-    CONNECTIONS,
-    AiohttpLooks,
-    HttpxLooks,
-    Looks,
-    environment_proxy,
-    open_looks,
-)
+from airflow_provider_segmind.api.connections import Connections
+from airflow_provider_segmind.api.looks import CONNECTIONS, AiohttpLooks, open_looks
 from airflow_provider_segmind.api.polling import Pending
 from airflow_provider_segmind.api.protocol import Call, Endpoints
 from airflow_provider_segmind.api.schedule import shared_history
+from airflow_provider_segmind.api.senders import HttpxSender, Sender, sender_for
 from airflow_provider_segmind.api.transport import shared_tls
 from airflow_provider_segmind.exceptions import (
     SegmindConnectionError,
@@ -53,7 +48,7 @@ class Fake:
         self.order: list[str] = []
         self.open = self.at_once = self.most_at_once = self.opened = 0
 
-    async def opener(self, config: ClientConfig, clock: Callable[[], float]) -> Looks:
+    async def opener(self, config: ClientConfig, clock: Callable[[], float]) -> Sender:
         self.open += 1
         self.opened += 1
         return self
@@ -278,18 +273,30 @@ async def server() -> AsyncIterator[tuple[str, list[str]]]:
     listener.close()
 
 
-@pytest.mark.parametrize("kind", [HttpxLooks, AiohttpLooks])
+Kind = Callable[[ClientConfig, Callable[[], float]], Sender]
+
+
+def straight(config: ClientConfig, clock: Callable[[], float]) -> Sender:
+    sender = sender_for(config, most=CONNECTIONS, clock=clock)
+    assert isinstance(sender, Connections)
+    return sender
+
+
+def through_httpx(config: ClientConfig, clock: Callable[[], float]) -> Sender:
+    return HttpxSender(most=CONNECTIONS, seconds=config.request_timeout, clock=clock)
+
+
+@pytest.mark.parametrize("kind", [straight, through_httpx, AiohttpLooks])
 async def test_either_library_looks_over_few_connections(
-    kind: type[Any], server: tuple[str, list[str]], strict: None
+    kind: Kind, server: tuple[str, list[str]], strict: None
 ) -> None:
     if kind is AiohttpLooks:
         pytest.importorskip("aiohttp")
     url, connections = server
 
-    async def opener(config: ClientConfig, clock: Callable[[], float]) -> Looks:
+    async def opener(config: ClientConfig, clock: Callable[[], float]) -> Sender:
         await asyncio.to_thread(shared_tls)
-        looks: Looks = kind(config, clock)
-        return looks
+        return kind(config, clock)
 
     config = ClientConfig(api_key="SG_k", endpoints=Endpoints(gateway=url))
     poller = Poller(config, opener=opener)
@@ -298,10 +305,10 @@ async def test_either_library_looks_over_few_connections(
     assert len(connections) <= CONNECTIONS
 
 
-@pytest.mark.parametrize("kind", [HttpxLooks, AiohttpLooks])
+@pytest.mark.parametrize("kind", [straight, through_httpx, AiohttpLooks])
 @pytest.mark.parametrize("request_id", ["slow", "cut"])
 async def test_either_library_calls_a_lost_look_retryable_and_free(
-    kind: type[Any], request_id: str, server: tuple[str, list[str]]
+    kind: Kind, request_id: str, server: tuple[str, list[str]]
 ) -> None:
     if kind is AiohttpLooks:
         pytest.importorskip("aiohttp")
@@ -315,11 +322,9 @@ async def test_either_library_calls_a_lost_look_retryable_and_free(
     await looks.close()
 
 
-@pytest.mark.parametrize("kind", [HttpxLooks, AiohttpLooks])
-async def test_neither_library_sends_a_paid_call(kind: type[Any]) -> None:
-    if kind is AiohttpLooks:
-        pytest.importorskip("aiohttp")
-    looks = kind(CONFIG, time.time)
+async def test_aiohttp_sends_no_paid_call() -> None:
+    pytest.importorskip("aiohttp")
+    looks = AiohttpLooks(CONFIG, time.time)
     with pytest.raises(ValueError, match="paid"):
         await looks.send(CONFIG.wire.submit("m", {}))
     await looks.close()
@@ -330,11 +335,3 @@ async def test_aiohttp_is_taken_where_it_is_installed() -> None:
     looks = await open_looks(CONFIG, time.time)
     assert isinstance(looks, AiohttpLooks)
     await looks.close()
-
-
-def test_a_proxy_of_the_environment_is_used_unless_the_host_is_excepted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("https_proxy", "http://proxy.test:3128")
-    monkeypatch.setenv("no_proxy", "inside.test")
-    assert environment_proxy("https://api.segmind.com") == "http://proxy.test:3128"
-    assert environment_proxy("https://inside.test") is None
-    assert environment_proxy("http://api.segmind.com") is None

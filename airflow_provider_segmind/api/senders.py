@@ -1,0 +1,95 @@
+"""Who carries a call out: connections of our own where the way is straight, httpx where a proxy stands between."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import httpx
+
+from airflow_provider_segmind.api.answers import Answer
+from airflow_provider_segmind.api.config import ClientConfig
+from airflow_provider_segmind.api.connections import Connections
+from airflow_provider_segmind.api.protocol import Call
+from airflow_provider_segmind.api.transport import answer_headers, http_timeout, shared_tls, transport_error
+
+T = TypeVar("T")
+
+
+class Sender(Protocol):
+    """Sends calls."""
+
+    async def send(self, call: Call[T]) -> T:
+        """Carry out ``call`` once and read its answer."""
+
+    async def close(self) -> None:
+        """Close the connections."""
+
+
+class HttpxSender:
+    """
+    Sends calls with httpx, which knows the proxies of the environment.
+
+    :param seconds: for a call that names no time of its own.
+    :param clock: epoch seconds.
+    :param transport: stands in for the network in tests.
+    """
+
+    def __init__(
+        self,
+        *,
+        most: int,
+        seconds: float,
+        clock: Callable[[], float],
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        limits = httpx.Limits(max_connections=most, max_keepalive_connections=most)
+        self._http = httpx.AsyncClient(transport=transport, verify=shared_tls(), limits=limits)
+        self._seconds = seconds
+        self._clock = clock
+
+    async def send(self, call: Call[T]) -> T:
+        """Carry out ``call`` once and read its answer."""
+        seconds = call.timeout or self._seconds
+        try:
+            async with asyncio.timeout(seconds):
+                response = await self._http.request(
+                    call.method, call.url, content=call.body, headers=call.headers, timeout=http_timeout(seconds)
+                )
+        except TimeoutError as error:
+            raise transport_error(call.asked, call.url, httpx.ReadTimeout("the call took too long")) from error
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise transport_error(call.asked, call.url, error) from error
+        return call.read(Answer(response.status_code, response.content, answer_headers(response), self._clock()))
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+
+def sender_for(
+    config: ClientConfig, *, most: int, clock: Callable[[], float], transport: httpx.AsyncBaseTransport | None = None
+) -> Sender:
+    """
+    Return what sends an account's calls.
+
+    :param most: connections open at once.
+    :param transport: stands in for the network in tests.
+    """
+    ends = config.endpoints
+    hosts = (ends.gateway, ends.storage, ends.history, ends.models)
+    if transport is not None or any(environment_proxy(url) for url in hosts):
+        return HttpxSender(most=most, seconds=config.request_timeout, clock=clock, transport=transport)
+    return Connections(most=most, seconds=config.request_timeout, clock=clock)
+
+
+def environment_proxy(url: str) -> str | None:
+    """Return the proxy that the environment names for ``url``, as httpx would."""
+    parts = urlsplit(url)
+    if not parts.hostname or proxy_bypass(parts.netloc):
+        return None
+    proxies = getproxies()
+    return proxies.get(parts.scheme) or proxies.get("all")
