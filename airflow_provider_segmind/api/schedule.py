@@ -33,6 +33,9 @@ RECENT = 8
 PRIOR_WEIGHT = 1.5
 """How many completions the prior counts for."""
 SHORTEST_STEP = 0.25
+"""Seconds between looks at least, except at a request so young that this would be long."""
+YOUNGEST = 0.01
+"""Seconds below which nothing is told apart."""
 LONGEST_STEP = 30.0
 GROWTH = 0.75
 """Part of its age by which a step may be long, so that a model that became slow is not missed for long."""
@@ -40,7 +43,7 @@ FINENESS = 0.05
 """Part of its age by which a step must be long, however sure the history seems."""
 OVERDUE = 0.01
 """Part of requests still unfinished below which the history says nothing about those that are."""
-GRID = tuple(0.2 * 1.1**index for index in range(105))
+GRID = tuple(YOUNGEST * 1.1**index for index in range(137))
 """Ages in seconds at which the hazard is read; they end beyond an hour."""
 
 
@@ -169,7 +172,8 @@ def _plan(alive: list[float], scale: float, budget: float) -> Plan:
         width = age - previous_age
         hazard = max(0.0, math.log(previous_alive / left)) / width
         step = scale / math.sqrt(hazard) if hazard > 0 else math.inf
-        shortest = max(SHORTEST_STEP, min(LONGEST_STEP, (FINENESS if left > OVERDUE else 0.2) * age))
+        fineness = FINENESS if left > OVERDUE else 0.2
+        shortest = max(min(SHORTEST_STEP, GROWTH * age), min(LONGEST_STEP, fineness * age))
         # A first look waits for as long as next to nothing can be done; where looks are scarce, until most is.
         bounded = left < (0.97 if budget >= 2 else 0.1)
         longest = min(LONGEST_STEP, max(1.0, GROWTH * age)) if bounded else math.inf
@@ -194,6 +198,7 @@ def _expected_looks(plan: Plan, alive: list[float]) -> float:
 class _Model:
     latencies: deque[float] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
     plans: dict[float, Plan] = field(default_factory=dict)
+    completions: int = 0
     unplanned: int = 0
 
 
@@ -234,15 +239,16 @@ class LatencyHistory:
             return
         with self._lock:
             seen = self._seen(model)
-            seen.latencies.append(max(0.05, seconds))
+            seen.latencies.append(max(YOUNGEST / 2, seconds))
+            seen.completions += 1
             seen.unplanned += 1
             if _changed(seen.latencies):
                 recent = list(seen.latencies)[-RECENT:]
                 seen.latencies.clear()
                 seen.latencies.extend(recent)
-                seen.unplanned = RECENT
-            # A plan takes a millisecond or two, so it is not made anew for every completion.
-            if seen.unplanned >= max(1, len(seen.latencies) // 8):
+                seen.completions = seen.unplanned = RECENT
+            # A plan takes milliseconds, so it is not made anew for every completion.
+            if seen.unplanned >= min(REMEMBERED, max(1, seen.completions // 8)):
                 seen.plans.clear()
                 seen.unplanned = 0
 
