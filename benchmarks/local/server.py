@@ -1,9 +1,10 @@
 """
 A server that costs next to nothing, so that a benchmark measures the client.
 
-It answers in a process of its own: Segmind's status and result, the two batch APIs of the peers, and 404 for a sensor
-that waits for a page. A request's id says when it is done (``r-<number>-<epoch seconds>``), so nothing is remembered.
-``/count`` tells how many connections and calls there were.
+It answers in a process of its own: Segmind's submit, status, result and balance, the two batch APIs of the peers, and
+404 for a sensor that waits for a page. A request's id says what it was about and when it is done
+(``r-<number>-<item>-<epoch seconds>``), so nothing is remembered unless the request history is wanted as well.
+``/count`` tells how many connections and calls there were, and how much CPU they cost here.
 """
 
 from __future__ import annotations
@@ -20,7 +21,11 @@ import urllib.request
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
+
+from local import bodies
 
 
 @dataclass
@@ -30,39 +35,88 @@ class Counts:
     posts: int = 0
     refused: int = 0
     busiest: int = 0
+    cpu: float = 0.0
 
 
 class Answers:
     """Decides what a path is answered."""
 
-    def __init__(self, allowed: int, window: float, latency: float) -> None:
+    def __init__(self, options: dict[str, float], url: str = "") -> None:
         self.counts = Counts()
-        self.allowed, self.window, self.latency = allowed, window, latency
+        self.allowed, self.window, self.latency = int(options["allowed"]), options["window"], options["latency"]
         self.accepted: deque[float] = deque()
+        self.url = url
+        self.result = bodies.gemini(int(options["answer"])) if options["answer"] else None
+        self.history: list[tuple[str, float, bytes]] | None = [] if options["history"] else None
 
-    def to(self, method: str, path: str) -> tuple[int, bytes]:
+    def to(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
         if path == "/count":
             # The question is not part of what is counted.
             self.counts.connections -= 1
+            self.counts.cpu = time.process_time()
             return 200, json.dumps(vars(self.counts)).encode()
         self.counts.calls += 1
         if self.allowed and not self._admitted():
             self.counts.refused += 1
             return 429, b'{"error":"slow down"}'
         if method == "POST":
-            self.counts.posts += 1
-            request_id = f"r-{self.counts.posts}-{time.time() + self.latency:.3f}"
-            return 200, b'{"request_id":"%s","status":"QUEUED"}' % request_id.encode()
+            return 200, self._accept(body)
         if path.startswith("/v2/requests/"):
-            request_id = path.split("/")[3]
-            done = float(request_id.rsplit("-", 1)[1]) <= time.time()
-            status = "COMPLETED" if done else "PROCESSING"
-            return 200, f'{{"request_id":"{request_id}","status":"{status}","output":"https://x.test/1.png"}}'.encode()
+            return 200, self._look(path)
+        if path == "/v1/get-user-credits":
+            return 200, b'{"credits":1000.0,"free-credits":0.0}'
+        if self.history is not None and path.startswith("/inference-request/request-history"):
+            return 200, self._page(path)
         if "messages/batches" in path:
-            return 200, _ANTHROPIC
+            return 200, bodies.ANTHROPIC
         if "batches" in path:
-            return 200, _OPENAI
+            return 200, bodies.OPENAI
         return 404, b"{}"
+
+    def _accept(self, body: bytes) -> bytes:
+        self.counts.posts += 1
+        now = time.time()
+        _, _, after = body.partition(bodies.ITEM)
+        item = after[: bodies.ITEM_DIGITS].decode() or "0"
+        request_id = f"r-{self.counts.posts}-{item}-{f'{now + self.latency:.3f}' if self.latency else 0}"
+        if self.history is not None:
+            self.history.append((request_id, now, body))
+        base = f"{self.url}/v2/requests/{request_id}"
+        return (
+            f'{{"poll_url":"{self.url}/v1/requests/{request_id}","request_id":"{request_id}",'
+            f'"response_url":"{base}","status":"QUEUED","status_url":"{base}/status"}}'
+        ).encode()
+
+    def _look(self, path: str) -> bytes:
+        _, _, _, request_id, *rest = path.split("/")
+        _, _, *item, done = request_id.split("-")
+        if float(done) > time.time():
+            return b'{"request_id":"%s","status":"PROCESSING","metrics":{}}' % request_id.encode()
+        if rest:
+            return b'{"request_id":"%s","status":"COMPLETED","metrics":%s}' % (request_id.encode(), bodies.METRICS)
+        if self.result:
+            before, between, after = self.result
+            return b"".join((before, request_id.encode(), between, item[0].encode() if item else b"", after))
+        return f'{{"request_id":"{request_id}","status":"COMPLETED","output":"https://x.test/1.png"}}'.encode()
+
+    def _page(self, path: str) -> bytes:
+        """Return a page of the request history, newest first."""
+        assert self.history is not None
+        query = dict(parse_qsl(urlsplit(path).query))
+        size = int(query.get("per_page", 20))
+        end = len(self.history) - (int(query.get("page", 1)) - 1) * size
+        rows = [
+            {
+                "request_id": request_id,
+                "model_name": query.get("model_name"),
+                "model_status": "COMPLETED",
+                "credits_deduction": bodies.COST,
+                "request_body": json.loads(body),
+                "model_created": datetime.fromtimestamp(at, UTC).isoformat(),
+            }
+            for request_id, at, body in reversed(self.history[max(0, end - size) : max(0, end)])
+        ]
+        return json.dumps({"data": rows, "total": len(self.history)}).encode()
 
     def _admitted(self) -> bool:
         now = time.time()
@@ -73,30 +127,6 @@ class Answers:
         self.accepted.append(now)
         self.counts.busiest = max(self.counts.busiest, len(self.accepted))
         return True
-
-
-_COUNTS = {"processing": 1, "succeeded": 0, "errored": 0, "canceled": 0, "expired": 0}
-_ANTHROPIC = json.dumps(
-    {
-        "id": "b-1",
-        "type": "message_batch",
-        "processing_status": "in_progress",
-        "request_counts": _COUNTS,
-        "created_at": "2026-01-01T00:00:00Z",
-        "expires_at": "2026-01-02T00:00:00Z",
-    }
-).encode()
-_OPENAI = json.dumps(
-    {
-        "id": "b-1",
-        "object": "batch",
-        "status": "in_progress",
-        "endpoint": "/v1/chat/completions",
-        "completion_window": "24h",
-        "created_at": 1_760_000_000,
-        "input_file_id": "f-1",
-    }
-).encode()
 
 
 class Http1(asyncio.Protocol):
@@ -120,15 +150,16 @@ class Http1(asyncio.Protocol):
                 length = int(lower[start + 15 :].split(b"\r\n", 1)[0]) if start >= 0 else 0
             if len(self.buffer) < end + 4 + length:
                 return
+            body = self.buffer[end + 4 : end + 4 + length]
             self.buffer = self.buffer[end + 4 + length :]
             method, path, _ = head.split(b" ", 2)
             if self.delay:
-                asyncio.get_running_loop().call_later(self.delay, self.respond, method, path)
+                asyncio.get_running_loop().call_later(self.delay, self.respond, method, path, body)
             else:
-                self.respond(method, path)
+                self.respond(method, path, body)
 
-    def respond(self, method: bytes, path: bytes) -> None:
-        status, body = self.answers.to(method.decode(), path.decode())
+    def respond(self, method: bytes, path: bytes, sent: bytes) -> None:
+        status, body = self.answers.to(method.decode(), path.decode(), sent)
         head = b"HTTP/1.1 %d X\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % (status, len(body))
         self.transport.write(head + body)  # type: ignore[attr-defined]
 
@@ -179,13 +210,15 @@ async def serve(options: dict[str, float], certificate: str | None) -> None:
         context.load_cert_chain(certificate)
         if options["http2"]:
             context.set_alpn_protocols(["h2"])
-    answers = Answers(int(options["allowed"]), options["window"], options["latency"])
+    answers = Answers(options)
     kind = Http2 if options["http2"] else Http1
     loop = asyncio.get_running_loop()
     server = await loop.create_server(
         lambda: kind(answers, options["delay"]), "127.0.0.1", 0, ssl=context, backlog=4096
     )
-    print(server.sockets[0].getsockname()[1], flush=True)
+    port = server.sockets[0].getsockname()[1]
+    answers.url = f"{'https' if certificate else 'http'}://127.0.0.1:{port}"
+    print(port, flush=True)
     await server.serve_forever()
 
 
@@ -214,6 +247,8 @@ def running(
     allowed: int = 0,
     window: float = 60.0,
     latency: float = 0.0,
+    answer: int = 0,
+    history: bool = False,
 ) -> Iterator[Server]:
     """
     Serve from a process of its own.
@@ -221,14 +256,25 @@ def running(
     :param delay: seconds before each answer.
     :param allowed: calls in a window, 0 for any number.
     :param latency: seconds after which a submitted request is done.
+    :param answer: characters of the text of a result, which then looks like Gemini's; 0 for an image's URL.
+    :param history: remember what was submitted and serve the request history.
     """
     with tempfile.TemporaryDirectory() as folder:
         trust = certificate = ""
         if tls or http2:
             trust, certificate = _certificates(Path(folder))
-        options = {"delay": delay, "http2": http2, "allowed": allowed, "window": window, "latency": latency}
-        arguments = [sys.executable, __file__, json.dumps(options), certificate]
-        with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
+        options = {
+            "delay": delay,
+            "http2": http2,
+            "allowed": allowed,
+            "window": window,
+            "latency": latency,
+            "answer": answer,
+            "history": history,
+        }
+        arguments = [sys.executable, "-m", "local.server", json.dumps(options), certificate]
+        home = Path(__file__).parents[1]
+        with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, cwd=home) as process:
             try:
                 assert process.stdout
                 port = int(process.stdout.readline())

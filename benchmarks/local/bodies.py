@@ -1,0 +1,60 @@
+"""What the local server answers, made once."""
+
+from __future__ import annotations
+
+import json
+
+ITEM = b"item-"
+ITEM_DIGITS = 7
+"""A question that holds "item-0000012" is answered with a text that begins so; which answer it is can be checked."""
+COST = 0.0001
+METRICS = json.dumps(
+    {"cost": COST, "remaining_credits": 999.0, "inference_time": 0.8, "queue_time": 0.1, "total_time": 0.9}
+).encode()
+
+
+def gemini(size: int) -> tuple[bytes, ...]:
+    """Return a result whose answer is ``{"text": "item-… <size> characters"}``, cut where the id and the item go."""
+    words = ("item-@ITEM@ " + "The quick brown fox jumps over the lazy dog. " * (size // 45 + 1))[:size]
+    text = json.dumps({"text": words})
+    output = {
+        "candidates": [
+            {
+                "content": {"parts": [{"text": text}], "role": "model"},
+                "finishReason": "STOP",
+                "index": 0,
+                "safetyRatings": [],
+            }
+        ],
+        "usageMetadata": {"promptTokenCount": 30, "candidatesTokenCount": size // 4, "totalTokenCount": 30 + size // 4},
+    }
+    body = {"error": None, "metrics": json.loads(METRICS), "request_id": "@ID@", "status": "COMPLETED"}
+    # Segmind sends a model's own JSON as a string.
+    whole = json.dumps({**body, "output": json.dumps(output)}).encode()
+    before, _, rest = whole.partition(b"@ID@")
+    between, _, after = rest.partition(b"@ITEM@")
+    return before, between, after
+
+
+_COUNTS = {"processing": 1, "succeeded": 0, "errored": 0, "canceled": 0, "expired": 0}
+ANTHROPIC = json.dumps(
+    {
+        "id": "b-1",
+        "type": "message_batch",
+        "processing_status": "in_progress",
+        "request_counts": _COUNTS,
+        "created_at": "2026-01-01T00:00:00Z",
+        "expires_at": "2026-01-02T00:00:00Z",
+    }
+).encode()
+OPENAI = json.dumps(
+    {
+        "id": "b-1",
+        "object": "batch",
+        "status": "in_progress",
+        "endpoint": "/v1/chat/completions",
+        "completion_window": "24h",
+        "created_at": 1_760_000_000,
+        "input_file_id": "f-1",
+    }
+).encode()
