@@ -10,7 +10,7 @@ COMPILE := $(UV) pip compile --quiet --no-header --no-annotate --no-emit-index-u
 
 # What `make fast` runs: the rooms that import no Airflow, which it forbids while they run.
 FAST := $(wildcard tests/guards tests/wire tests/api tests/bulk tests/emulator tests/test_exceptions.py)
-SLOW := tests/packaging tests/e2e tests/crash tests/matrix
+SLOW := tests/packaging tests/browser tests/e2e tests/crash tests/matrix
 PYTEST := $(BIN)/python -m pytest
 
 # $(call pytest,DIRECTORY,OPTIONS): an empty suite says so and passes; one that has files but runs no test fails (pytest's exit 5).
@@ -18,7 +18,7 @@ pytest = if [ -n "$$(find $(1) -name 'test_*.py' -print -quit 2>/dev/null)" ]; t
 	else echo "$(1) holds no tests."; fi
 
 .DEFAULT_GOAL := help
-.PHONY: help install constraints format lint fast test crash matrix bench demo clean
+.PHONY: help install constraints format lint fast test browser crash matrix bench demo clean
 
 help: ## List the commands
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -64,7 +64,14 @@ test: fast ## Everything but the long suites, fast first, stopping at the first 
 	$(PYTEST) $(FAST) -m airflow
 	$(PYTEST) tests $(FAST:%=--ignore=%) $(SLOW:%=--ignore=%)
 	@$(call pytest,tests/packaging)
+	@$(MAKE) --no-print-directory browser
 	@$(call pytest,tests/e2e)
+
+browser: $(STAMP) ## The report in a real browser; installs Debian's chromium where it may
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+		apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y chromium >/dev/null; } || \
+		echo "chromium is missing. Run: sudo apt-get install chromium"
+	@$(call pytest,tests/browser)
 
 crash: $(STAMP) ## Kill real Airflow processes and count what was paid
 	@$(call pytest,tests/crash)

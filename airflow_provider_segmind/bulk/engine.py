@@ -24,36 +24,16 @@ from airflow_provider_segmind.bulk.feeder import Feeder
 from airflow_provider_segmind.bulk.history import Lost
 from airflow_provider_segmind.bulk.ledger import MANY_ROWS, Ledger
 from airflow_provider_segmind.bulk.plan import Client, OnUnknown, Prepared, Question, Settings, Shard
+from airflow_provider_segmind.bulk.progress import Meter, Progress, outcomes_of
 from airflow_provider_segmind.bulk.recovery import free, recover
 from airflow_provider_segmind.bulk.rowbook import RowBook
 from airflow_provider_segmind.bulk.storage import StorePath
 from airflow_provider_segmind.bulk.tally import Tally
-from airflow_provider_segmind.bulk.verdicts import Outcome
 from airflow_provider_segmind.exceptions import SegmindError
 
 T = TypeVar("T")
 RECOVERY_ROUNDS = 3
 """How often lost requests are looked for at the end of a try; a row asked again may get lost again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """
-    How far a run has come.
-
-    :param rows_read: rows of the source so far.
-    :param outcomes: distinct rows that got their outcome in this try.
-    :param in_flight: requests under way.
-    :param cost: USD billed in the run so far, all tries.
-    :param seconds: since the try began.
-    """
-
-    rows_read: int
-    outcomes: Mapping[Outcome, int]
-    in_flight: int
-    lost: int
-    cost: float
-    seconds: float
 
 
 @dataclass(slots=True)
@@ -75,6 +55,7 @@ class Engine:
     One try of one run over one table (or one shard of it).
 
     :param rows: the table; read once, in another thread.
+    :param rows_total: how many rows it has, None when nobody knows before it was read.
     :param ledger_folder: where the ledger lives.
     :param run_id: names the run whose budget counts; a retry has the same.
     :param progress: called every ``settings.progress_interval`` seconds and at the end.
@@ -86,6 +67,7 @@ class Engine:
         *,
         question: Question,
         rows: Iterable[Mapping[str, Any]],
+        rows_total: int | None = None,
         ledger_folder: StorePath,
         client: Client,
         run_id: str,
@@ -113,6 +95,9 @@ class Engine:
         self._sleep = sleep
         self._rng = rng or random.Random()
         self._report = progress
+        self._rows_total = rows_total
+        self._meter = Meter()
+        self._unseen = 0
         # Few threads of its own: each one that touches many rows keeps some memory for itself.
         self._threads = ThreadPoolExecutor(3, thread_name_prefix="segmind-bulk")
         self._queue: asyncio.Queue[Prepared | None]
@@ -253,7 +238,9 @@ class Engine:
             await self._queue.put(None)
 
     async def _offer(self, block: Iterable[Prepared]) -> None:
-        for prepared in block:
+        waiting = list(block)
+        for number, prepared in enumerate(waiting, 1):
+            self._unseen = len(waiting) - number
             if self._rows.must_ask(prepared, stopping=self.stopping):
                 await self._queue.put(prepared)
 
@@ -301,16 +288,29 @@ class Engine:
 
     def _tell(self) -> None:
         if self._report is not None:
-            self._report(
-                Progress(
-                    rows_read=self.feeder.rows_read,
-                    outcomes=dict(self.tally.outcomes),
-                    in_flight=self.budget.in_flight,
-                    lost=len(self._rows.lost),
-                    cost=self.budget.spent,
-                    seconds=self.clock() - self._started,
-                )
-            )
+            self._report(self._progress())
+
+    def _progress(self) -> Progress:
+        feeder, seconds = self.feeder, self.clock() - self._started
+        unsettled = self._unseen + self._rows.busy
+        total = feeder.rows_seen if feeder.exhausted else self._rows_total
+        passed, done = max(0, feeder.rows_seen - unsettled), max(0, feeder.rows_read - unsettled)
+        self._meter.show(seconds, passed=passed, done=done)
+        alone = feeder.exhausted or self.shard.count == 1
+        return Progress(
+            rows_read=feeder.rows_read,
+            rows_done=done,
+            rows_total=None if total is None or not alone else total - feeder.rows_elsewhere,
+            share=min(1.0, passed / total) if total else None,
+            rate=self._meter.rate,
+            eta=None if self.stopping else self._meter.left(total),
+            outcomes=outcomes_of(self.tally.outcomes),
+            reasons=self.tally.reasons.to_json(),
+            in_flight=self.budget.in_flight,
+            lost=len(self._rows.lost),
+            cost=self.budget.spent,
+            seconds=seconds,
+        )
 
 
 def _raise_first(done: Iterable[asyncio.Task[Any]]) -> None:

@@ -28,6 +28,11 @@ class RowBook:
         self._busy: set[bytes] = set()
         self._refused: set[bytes] = set()
 
+    @property
+    def busy(self) -> int:
+        """How many rows wait for a worker or are with one."""
+        return len(self._busy)
+
     def leave(self, prepared: Prepared, reason: str, *, lost_at: float | None = None) -> None:
         """
         Set a row aside without an outcome.

@@ -69,6 +69,33 @@ def source_files(path: StorePath) -> list[StorePath]:
     return files
 
 
+def rows_in(source: Any) -> int | None:
+    """
+    Return how many rows a table has, None when only reading it to its end would tell.
+
+    :param source: as for :func:`open_source`; what must not be read twice is not touched.
+    :raises SegmindConfigError: nothing is there, or it cannot be read as a table.
+    """
+    if isinstance(source, Sequence) and not isinstance(source, (str, bytes)):
+        counts = [1 if isinstance(item, Mapping) else rows_in(item) for item in source]
+        return None if None in counts else sum(count or 0 for count in counts)
+    if not isinstance(source, str) and not hasattr(source, "open"):
+        return None
+    files = source_files(store_path(source))
+    if any(known_kind(file.name).format is not Format.PARQUET for file in files):
+        return None
+    return sum(_rows_of_parquet(file) for file in files)
+
+
+def _rows_of_parquet(path: StorePath) -> int:
+    arrow = pyarrow()
+    with path.open("rb") as file:
+        try:
+            return int(arrow.parquet.ParquetFile(file).metadata.num_rows)
+        except arrow.ArrowInvalid as error:
+            raise SegmindConfigError(f"{str(path)!r} cannot be read as Parquet: {type(error).__name__}.") from error
+
+
 def _is_table(path: StorePath) -> bool:
     return path.name[0] not in "._" and kind_of(path.name) is not None
 

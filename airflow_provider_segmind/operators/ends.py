@@ -9,7 +9,7 @@ from airflow_provider_segmind.bulk.engine import Engine
 from airflow_provider_segmind.bulk.manifest import Manifest
 from airflow_provider_segmind.bulk.output import land
 from airflow_provider_segmind.bulk.storage import StorePath
-from airflow_provider_segmind.operators.tables import LEDGER_FOLDER, beside, locate, table_rows
+from airflow_provider_segmind.operators.tables import LEDGER_FOLDER, beside, locate, table_rows, table_size
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.operators.enrich import SegmindEnrichFileOperator
@@ -32,6 +32,13 @@ class Ends(Protocol):
     @property
     def address(self) -> str:
         """Where the answers are, for the link in the UI."""
+
+    @property
+    def manifest_path(self) -> StorePath:
+        """Where the manifest is written; its name ends with ``.manifest.json``."""
+
+    def total(self) -> int | None:
+        """Return how many rows the source has, None when that is not known without reading it. For the display only."""
 
     def rows(self) -> Iterator[Mapping[str, Any]]:
         """
@@ -62,12 +69,22 @@ class FileEnds:
     def __init__(self, task: SegmindEnrichFileOperator) -> None:
         self.output = path_of_part(locate(task.output_path), task)
         self.ledger = locate(task.ledger_path) if task.ledger_path else self.output.parent / LEDGER_FOLDER
+        self._source = task.source
         self._rows = table_rows(task.source)
 
     @property
     def address(self) -> str:
         """The file of answers."""
         return str(self.output)
+
+    @property
+    def manifest_path(self) -> StorePath:
+        """Beside the file of answers."""
+        return beside(self.output, "manifest", ending=".json")
+
+    def total(self) -> int | None:
+        """Tell from a list, or from what Parquet files say of themselves."""
+        return table_size(self._source)
 
     def rows(self) -> Iterator[Mapping[str, Any]]:
         """Return the rows of the source."""
@@ -81,7 +98,7 @@ class FileEnds:
         """Write the file of answers, the dead letters and the manifest beside it."""
         dead_letters = beside(self.output, "dead_letters", ending=".jsonl")
         manifest = land(engine, output=self.output, dead_letters=dead_letters, each=each)
-        manifest.write(beside(self.output, "manifest", ending=".json"))
+        manifest.write(self.manifest_path)
         return manifest
 
 

@@ -73,6 +73,8 @@ class SegmindEnrichOperator(BaseOperator):
     :param shard_count: over how many task instances the rows are dealt out. Limits count for each.
     :param sample: ask about the first so many rows only, write them to ``….sample.…``, and extrapolate the cost.
     :param dry_run: submit nothing and return what the table may cost.
+    :param report: write a report with charts beside the manifest, ``….report.html``; None: where the extra ``[report]``
+        is installed.
     :param segmind_conn_id: the Connection.
     :param rate_share: the part of the account's limit for this task, above 0 up to 1, where several run at once; a
         share each for a pool of mapped tasks is one divided by the slots of the pool.
@@ -118,6 +120,7 @@ class SegmindEnrichOperator(BaseOperator):
         shard_count: int = 1,
         sample: int | None = None,
         dry_run: bool = False,
+        report: bool | None = None,
         segmind_conn_id: str = DEFAULT_CONNECTION,
         rate_share: float | None = None,
         **kwargs: Any,
@@ -139,6 +142,7 @@ class SegmindEnrichOperator(BaseOperator):
         check_choice("on_unknown", on_unknown, OnUnknownRow)
         check_choice("rerun", rerun, Rerun)
         check_flag("dry_run", dry_run)
+        check_flag("report", report, none=True)
         check_share(rate_share)
         self.key = key
         self.prompt = prompt
@@ -164,6 +168,7 @@ class SegmindEnrichOperator(BaseOperator):
         self.sample = sample
         # The name "dry_run" is a method of every operator.
         self.estimate_only = dry_run
+        self.report = report
         self.segmind_conn_id = segmind_conn_id
         self.rate_share = rate_share
         self.model_used: str | None = None

@@ -13,20 +13,21 @@ import math
 import statistics
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_segmind.api.client import AsyncSegmindClient
 from airflow_provider_segmind.api.pricing import PRICES
 from airflow_provider_segmind.bulk.budget import Limits
-from airflow_provider_segmind.bulk.engine import Engine, Progress
+from airflow_provider_segmind.bulk.engine import Engine
 from airflow_provider_segmind.bulk.manifest import Manifest
 from airflow_provider_segmind.bulk.plan import Client, OnUnknown, Rerun, Settings, Shard
 from airflow_provider_segmind.bulk.verdicts import Outcome
-from airflow_provider_segmind.exceptions import SegmindBulkError, shorten
+from airflow_provider_segmind.exceptions import SegmindBulkError
 from airflow_provider_segmind.failures import skip
+from airflow_provider_segmind.operators.reporting import add_report, check_report
 from airflow_provider_segmind.operators.row_question import row_question
+from airflow_provider_segmind.operators.telling import LOOK_INTERVAL, Telling
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 GRACE = 3.0
 """Seconds for what is in flight after a kill: Airflow 3's supervisor sends SIGKILL five seconds after SIGTERM."""
-PROGRESS_INTERVAL = 30.0
 CONFIDENCE = 2.0
 """Standard errors to either side of an extrapolated cost, which covers about 95 %."""
 
@@ -55,6 +55,9 @@ class Enriching:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop_reason: str | None = None
         self._costs: list[float] = []
+        self._rows_total: int | None = None
+        self._telling = Telling(task, context)
+        check_report(task.report)
         self._question = row_question(task)
         self._ends: Ends = task.ends(self._question)
 
@@ -66,10 +69,11 @@ class Enriching:
         """
         self._task.model_used = self._question.model
         self._warn_of_balance()
+        self._rows_total = self._total()
         with ThreadPoolExecutor(1, thread_name_prefix="segmind-engine") as thread:
             running = thread.submit(asyncio.run, self._run())
             try:
-                wait([running])
+                self._telling.until_done(running)
             except BaseException:
                 # Whatever Airflow raises here to end the task; what finishes within the grace period is kept.
                 self.stop("the task was interrupted")
@@ -109,6 +113,7 @@ class Enriching:
         return Engine(
             question=self._question,
             rows=islice(self._ends.rows(), task.sample),
+            rows_total=self._rows_total,
             ledger_folder=self._ends.ledger,
             client=client,
             # The same in every try, so that a retry has no fresh budget.
@@ -127,11 +132,15 @@ class Enriching:
                 rerun=Rerun(task.rerun),
                 max_questions=1 + task.max_repairs,
                 grace=GRACE,
-                progress_interval=PROGRESS_INTERVAL,
+                progress_interval=LOOK_INTERVAL,
             ),
             shard=Shard(index=task.shard_index, count=task.shard_count),
-            progress=partial(_tell, task),
+            progress=self._telling.note,
         )
+
+    def _total(self) -> int | None:
+        total, sample = self._ends.total(), self._task.sample
+        return total if sample is None or total is None else min(total, sample)
 
     def _warn_of_balance(self) -> None:
         balance = self._task.hook.get_balance()
@@ -154,6 +163,9 @@ class Enriching:
             engine.close()
         self._task.result_uri = self._ends.address
         self._task.log.info("%s", summary(manifest))
+        if self._stop_reason is None:
+            # Somebody who ends a task does not wait for drawings; a retry makes them.
+            add_report(manifest, self._ends.manifest_path, wanted=self._task.report, log=self._task.log)
         return manifest
 
     def _note_cost(self, values: Mapping[str, Any]) -> None:
@@ -231,14 +243,4 @@ def summary(manifest: Manifest) -> str:
     return (
         f"{manifest.rows_read} rows read ({counts or 'none'}), {manifest.posts} POSTs in this try, "
         f"{manifest.cost:.6f} USD billed in this run"
-    )
-
-
-def _tell(task: SegmindEnrichOperator, progress: Progress) -> None:
-    done = sum(progress.outcomes.values())
-    rate = done / progress.seconds if progress.seconds > 0 else 0.0
-    counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(progress.outcomes.items()))
-    task.log.info(
-        "%d rows read; distinct rows finished in this try: %s (%.1f a second); %d in flight, %d lost; %.6f USD",
-        *(progress.rows_read, shorten(counts or "none"), rate, progress.in_flight, progress.lost, progress.cost),
     )

@@ -32,10 +32,10 @@ class TableRows:
     """Rows given as such. Airflow renders, prints and stores what a templated field holds, but not what is in here."""
 
     def __init__(self, rows: Any) -> None:
-        self._rows = rows
+        self.given = rows
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._rows)
+        return iter(self.given)
 
     def __repr__(self) -> str:
         return "<rows of a table>"
@@ -228,3 +228,19 @@ def table_rows(source: Any) -> Iterator[Mapping[str, Any]]:
     if source is None or isinstance(source, bytes | Mapping) or not hasattr(source, "__iter__"):
         raise SegmindConfigError(f"'source' is a {type(source).__name__}: it must be a path, or a list of rows.")
     return open_source(locate(item) if isinstance(item, str | os.PathLike) else item for item in source)
+
+
+def table_size(source: Any) -> int | None:
+    """Return how many rows a source has, None when only reading it to its end, which may fail, would tell."""
+    from airflow_provider_segmind.bulk.sources import rows_in
+
+    items = source.given if isinstance(source, TableRows) else source
+    try:
+        if isinstance(items, str | os.PathLike):
+            return rows_in(locate(items))
+        if isinstance(items, list | tuple):
+            return rows_in([locate(item) if isinstance(item, str | os.PathLike) else item for item in items])
+    except (SegmindConfigError, OSError):
+        # Whoever reads the rows meets the same, and says so.
+        return None
+    return None

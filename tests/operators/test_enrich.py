@@ -42,7 +42,14 @@ class Table:
         return str(path)
 
     def task(self, **fields: Any) -> SegmindEnrichFileOperator:
-        given = {"model": MODEL, "key": "id", "prompt": BLANK, "output_path": str(self.output), **fields}
+        given = {
+            "model": MODEL,
+            "key": "id",
+            "prompt": BLANK,
+            "output_path": str(self.output),
+            "report": False,
+            **fields,
+        }
         if "inputs" in given:
             del given["prompt"]
         task = SegmindEnrichFileOperator(task_id="a_task", **given)

@@ -1,0 +1,94 @@
+"""The report of a real run, opened in a real browser."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pytest
+from PIL import Image
+
+from airflow_provider_segmind.bulk.report import write_report
+from airflow_provider_segmind.emulator import SegmindEmulator
+from tests.bulk.manifests import HOSTILE, manifest_of
+from tests.operators.test_enrich import Table, things
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+
+class Opened:
+    """A page, and what happened while it was opened."""
+
+    def __init__(self, browser: Browser, path: Path, scheme: Literal["light", "dark"] = "light") -> None:
+        self.page: Page = browser.new_page(viewport={"width": 1200, "height": 900}, color_scheme=scheme)
+        self.requests: list[str] = []
+        self.trouble: list[str] = []
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("console", lambda message: self.trouble.append(message.text))
+        self.page.on("pageerror", lambda error: self.trouble.append(str(error)))
+        self.page.on("dialog", lambda dialog: self.trouble.append(dialog.message))
+        self.page.goto(path.as_uri())
+
+    def picture(self) -> Image.Image:
+        return Image.open(io.BytesIO(self.page.screenshot(full_page=True))).convert("RGB")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    with SegmindEmulator(latency={"lognormal": {"median": 0.2, "sigma": 0.5, "seed": 1}}) as emulator:
+        emulator.script(match="thing 7", fail=HOSTILE)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("AIRFLOW_CONN_SEGMIND_DEFAULT", emulator.connection_json)
+            table = Table(tmp_path_factory.mktemp("report"), emulator)
+            rows = things(*(f"thing {number % 40}" for number in range(60)))
+            manifest = table.ask(source=rows, report=True, max_failed_rows=None)
+    return Path(manifest["report"]), manifest
+
+
+def test_the_report_of_a_run_shows_its_figures_and_charts_and_reaches_for_nothing(
+    browser: Browser, run: tuple[Path, dict[str, Any]]
+) -> None:
+    path, manifest = run
+    opened = Opened(browser, path)
+
+    assert (opened.trouble, opened.requests) == ([], [path.as_uri()])
+    charts = opened.page.get_by_role("img").all()
+    assert len(charts) == 5
+    for chart in charts:
+        box = chart.bounding_box()
+        assert box is not None
+        assert box["width"] > 400
+        assert box["height"] > 150
+    text = opened.page.inner_text("main")
+    for said in ("60 rows with gemini-3.1-flash-lite", "Every row has its outcome", f"{manifest['calls']}", "success"):
+        assert said in text
+    assert "<script>alert(document.cookie)</script>" in text
+    assert opened.page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    assert opened.page.get_by_role("link").first.get_attribute("href") == "colours.jsonl"
+
+
+@pytest.mark.parametrize(("scheme", "page", "ink"), [("light", 246, "#1c2430"), ("dark", 20, "#e6eaf0")])
+def test_it_can_be_read_on_a_light_and_on_a_dark_screen(
+    browser: Browser, run: tuple[Path, dict[str, Any]], scheme: Literal["light", "dark"], page: int, ink: str
+) -> None:
+    opened = Opened(browser, run[0], scheme)
+    picture = opened.picture()
+
+    assert picture.getpixel((5, 5))[0] == page  # type: ignore[index]
+    colours = {colour for _, colour in picture.getcolors(1 << 24) or []}
+    assert len(colours) > 100
+    assert tuple(bytes.fromhex(ink[1:])) in colours
+    label = opened.page.locator("svg text").first
+    assert label.evaluate("one => getComputedStyle(one).fill") == f"rgb{tuple(bytes.fromhex(ink[1:]))}"
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_a_run_with_next_to_nothing_in_it_has_a_page_too(browser: Browser, tmp_path: Path, rows: int) -> None:
+    write_report(manifest_of(rows), tmp_path / "r.report.html")
+    opened = Opened(browser, tmp_path / "r.report.html")
+
+    assert opened.trouble == []
+    assert opened.page.get_by_role("img").count() == (5 if rows else 0)
+    assert ("There were no rows" if rows == 0 else "1 row with") in opened.page.inner_text("main")
