@@ -119,7 +119,8 @@ async def reset(send: Send, *, abrupt: bool = True) -> None:
     if transport is None:
         raise ConnectionResetError("this server gives no access to its transport")
     sock = transport.get_extra_info("socket")
-    if abrupt and sock is not None:
+    # the socket of a client that has left meanwhile is no socket any more
+    if abrupt and sock is not None and not transport.is_closing():
         # no lingering: close() then sends RST instead of FIN
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         transport.abort()

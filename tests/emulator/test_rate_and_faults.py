@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 
 import httpx
@@ -245,6 +246,18 @@ def test_an_outage_resets_every_connection_for_a_period_of_the_emulated_clock(ht
     wall.time += 30
 
     assert http.get("/v1/get-user-credits").status_code == 200
+
+
+def test_a_reset_comes_too_late_for_a_client_that_has_left_and_troubles_nobody(http, emulator, caplog):
+    emulator.fault("submit", reset=True, delay=0.2)
+    with pytest.raises(httpx.ReadTimeout):
+        http.post(f"/v2/{MODEL}", json={"prompt": "x"}, timeout=0.05)
+    http.close()
+    while emulator.counts().get("submit") is None:
+        time.sleep(0.02)
+    emulator.stop()
+
+    assert caplog.records == []
 
 
 def test_faults_line_up_skip_calls_and_strike_with_a_seeded_probability(http, emulator):
