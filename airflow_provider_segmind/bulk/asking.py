@@ -45,6 +45,7 @@ HOPELESS = (
 )
 """What the next row would meet as well: the run stops at the first."""
 STOPPED = "the run stopped before it was asked"
+STOPPED_BETWEEN = "no usable answer yet, and the run stopped before asking again; a retry does"
 _REPLY_OUTCOMES = {"truncated": Outcome.TRUNCATED, "blocked": Outcome.BLOCKED}
 
 
@@ -98,13 +99,12 @@ class Asker:
         """Bring a row to its outcome, or leave it."""
         standing = self._run.ledger.standing(prepared.fingerprint)
         row = standing.open
-        freed = standing.claim
         submitted: Submitted | None = None
         if row is not None and row.submitted is not None:
             submitted = row.submitted
             step = Step(row.claim or self._claim(prepared, attempt=row.attempt))
-        elif freed is not None and freed.question > 1 and freed.run == self._run.ledger.run:
-            step, submitted = Step(freed).before_the_last_question()
+        elif (further := standing.half_asked(self._run.ledger.run)) is not None:
+            step, submitted = Step(further).before_the_last_question()
         else:
             step = Step(self._claim(prepared, attempt=standing.attempt + 1), new_row=True)
             step = step.carrying(standing.claim or self._run.ledger.finished(prepared.fingerprint))
@@ -167,10 +167,15 @@ class Asker:
                 run.stop(run.budget.explain(new_row=step.new_row))
                 break
             await run.budget_changed()
-        if step.claim.question > 1:
-            self._finish(step, Outcome.INVALID, reason="no usable answer, and the run stopped before asking again")
-        else:
+        if step.claim.question == 1:
             run.leave(prepared, STOPPED)
+        elif run.halted:
+            # The same run goes on here when it is tried again; its budget may have room for this question.
+            run.commits.note(step.claim)
+            run.commits.note(step.freed(self._clock()))
+            run.leave(prepared, STOPPED_BETWEEN)
+        else:
+            self._finish(step, Outcome.INVALID, reason="no usable answer, and the run stopped before asking again")
         return False
 
     async def _post(self, inputs: Mapping[str, Any]) -> SubmittedRequest:

@@ -15,7 +15,7 @@ from typing import Any
 from airflow_provider_segmind.bulk.asking import STOPPED
 from airflow_provider_segmind.bulk.columns import Kinds
 from airflow_provider_segmind.bulk.engine import Engine
-from airflow_provider_segmind.bulk.events import Finished
+from airflow_provider_segmind.bulk.events import Claimed, Finished
 from airflow_provider_segmind.bulk.feeder import Place
 from airflow_provider_segmind.bulk.index import CompactIndex
 from airflow_provider_segmind.bulk.manifest import Manifest, set_latency
@@ -45,6 +45,8 @@ class OutputRow:
     :param event: what the ledger holds of it, None when it has no outcome there.
     :param first: whether no equal row came before it.
     :param request_ids: what was submitted for it.
+    :param cost: USD billed for them as far as known.
+    :param tokens: tokens they used.
     """
 
     place: Place
@@ -53,6 +55,8 @@ class OutputRow:
     event: Finished | None
     first: bool
     request_ids: tuple[str, ...] = ()
+    cost: float | None = None
+    tokens: int | None = None
 
 
 class Output:
@@ -95,26 +99,40 @@ class Output:
         values["_segmind_error"] = row.reason or None
         values["_segmind_request_id"] = row.request_ids[-1] if row.request_ids else None
         values["_segmind_model"] = self._engine.question.model
-        values["_segmind_cost"] = (event.cost if row.first else 0.0) if event is not None else None
-        values["_segmind_tokens"] = (event.tokens if row.first else 0) if event is not None else None
+        values["_segmind_cost"] = _only_once(row.cost, row)
+        values["_segmind_tokens"] = _only_once(row.tokens, row)
         return values
 
     def _row(self, place: Place, mark: bytes, first: bool) -> OutputRow:
         engine = self._engine
-        row, left = engine.ledger.standing(mark).open, engine.reason_left(mark)
-        if row is not None:
-            ids = row.claim.request_ids if row.claim else ()
-            if row.submitted is not None:
-                ids = (*ids, row.submitted.request_id)
-                left = left or "the request was accepted and the run ended before its answer; a retry fetches it"
-            return OutputRow(
-                place, Outcome.UNKNOWN, left or "it may have been asked and nobody knows", None, first, ids
-            )
-        event = engine.ledger.finished(mark)
-        if event is None:
+        standing, left = engine.ledger.standing(mark), engine.reason_left(mark)
+        event = None if standing.open else engine.ledger.finished(mark)
+        if event is not None:
+            spent = (event.request_ids, event.cost, event.tokens)
+            return OutputRow(place, event.outcome, event.reason, event, first, *spent)
+        if standing.open is None:
             why = left or (engine.stopped.reason if engine.stopped else STOPPED)
-            return OutputRow(place, Outcome.SKIPPED, why, None, first)
-        return OutputRow(place, event.outcome, event.reason, event, first, event.request_ids)
+            spent = _spent(standing.half_asked(engine.ledger.run), engine)
+            return OutputRow(place, Outcome.SKIPPED, why, None, first, *spent)
+        ids, cost, tokens = _spent(standing.open.claim, engine)
+        if standing.open.submitted is not None:
+            ids = (*ids, standing.open.submitted.request_id)
+            left = left or "the request was accepted and the run ended before its answer; a retry fetches it"
+        left = left or "it may have been asked and nobody knows"
+        return OutputRow(place, Outcome.UNKNOWN, left, None, first, ids, cost, tokens)
+
+
+def _spent(claim: Claimed | None, engine: Engine) -> tuple[tuple[str, ...], float | None, int | None]:
+    """Return what a run submitted for a row before it came to a stand, and what that cost."""
+    if claim is None or not claim.request_ids:
+        return (), None, None
+    if claim.run != engine.ledger.run:
+        return claim.request_ids, None, None
+    return claim.request_ids, claim.cost, claim.tokens or None
+
+
+def _only_once(amount: float | None, row: OutputRow) -> float | None:
+    return amount if row.first or amount is None else 0
 
 
 def land(
@@ -175,7 +193,7 @@ def _dead_letter(row: OutputRow) -> dict[str, Any]:
         "reason": row.reason,
         "attempts": len(row.request_ids),
         "request_ids": list(row.request_ids),
-        "cost": row.event.cost if row.event is not None and row.first else None,
+        "cost": row.cost if row.first else None,
         "fingerprint": row.place.fingerprint.hex() if row.place.fingerprint else None,
     }
 
@@ -211,18 +229,22 @@ class _Count:
         if row.outcome is not Outcome.SUCCESS:
             self._reasons.add(row.outcome, row.reason)
         if event is None:
-            manifest.requests += len(row.request_ids) if row.first else 0
+            self._spend(row)
         elif not row.first:
             manifest.duplicates_saved += event.outcome is Outcome.SUCCESS
         elif event.run != manifest.run_id:
             manifest.cache_hits += 1
         else:
-            manifest.requests += len(event.request_ids)
-            manifest.cost += event.cost or 0.0
+            self._spend(row)
             manifest.unpriced += event.cost is None and event.billed is not False
-            manifest.tokens += event.tokens or 0
             if event.seconds is not None:
                 self._latencies.add(event.seconds)
+
+    def _spend(self, row: OutputRow) -> None:
+        if row.first:
+            self._manifest.requests += len(row.request_ids)
+            self._manifest.cost += row.cost or 0.0
+            self._manifest.tokens += row.tokens or 0
 
     def manifest(self) -> Manifest:
         """Return the counts."""

@@ -52,7 +52,7 @@ class RowBook:
         """
         Say whether a row must go to a worker; if not, it has its outcome, shares that of another row, or is left.
 
-        :param stopping: whether only requests that were accepted before are still fetched.
+        :param stopping: whether only rows that something was accepted for before are still brought to an end.
         """
         mark = prepared.fingerprint
         if mark in self._busy or mark in self.left or mark in self._refused:
@@ -68,7 +68,7 @@ class RowBook:
         if standing.open is None and standing.place is not None and not self._is_asked_again(mark):
             self._refused.add(mark)
             return False
-        if stopping and standing.open is None:
+        if stopping and standing.open is None and standing.half_asked(self._ledger.run) is None:
             return False
         self._busy.add(mark)
         return True

@@ -73,6 +73,17 @@ class Standing:
     success: bool = False
     attempt: int = 0
 
+    def half_asked(self, run: str) -> Claimed | None:
+        """
+        Return the claim of a further question that a run certainly did not send, None when there is none.
+
+        The answers before it were paid for in this run and can be fetched for nothing.
+        """
+        claim = self.claim
+        if self.open is None and claim is not None and claim.question > 1 and claim.run == run:
+            return claim
+        return None
+
 
 WITNESSES = 256
 """How many recent requests are remembered, to tell how far Segmind's history has come."""

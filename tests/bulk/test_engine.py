@@ -227,6 +227,40 @@ async def test_mending_ends_after_so_many_questions() -> None:
     assert landed.manifest.cost == pytest.approx(world.segmind.bill) == pytest.approx(2 * PRICE)
 
 
+async def test_a_row_that_a_kill_left_between_two_questions_is_gone_on_with_by_the_retry() -> None:
+    def read(reply: Reply) -> Verdict:
+        engine.stop("the task was killed", hurry=True)
+        return mend(reply)
+
+    world = World()
+    engine = world.engine(table("a"), question(read=read))
+    await engine.run()
+    landed = Landed(engine)
+    engine.close()
+    assert landed.statuses == ["skipped"]
+    assert (landed.manifest.cost, landed.manifest.requests) == (PRICE, 1)
+
+    landed = await world.run(table("a"), question(read=mend))
+
+    assert landed.statuses == ["success"]
+    assert landed.manifest.cost == pytest.approx(world.segmind.bill) == pytest.approx(3 * PRICE)
+
+
+async def test_a_row_whose_further_question_was_lost_is_accounted_for_when_the_budget_is_used_up() -> None:
+    script: list[str | None] = [None, None, None, None, "gone"]
+    world = World(trouble=lambda _: script.pop(0))
+    settings = {"concurrency": 1, "history_settles_after": 60.0}
+    await world.run(table("a", "b"), question(read=mend), settings=settings)
+    world.clock.now += 60
+
+    landed = await world.run(
+        table("x", "y", "z", "a", "b"), question(read=mend), settings=settings, limits=Limits(max_cost=4 * PRICE)
+    )
+
+    assert landed.statuses == ["skipped"] * 3 + ["success", "invalid"]
+    assert landed.manifest.cost == pytest.approx(world.segmind.bill) == pytest.approx(4 * PRICE)
+
+
 async def test_a_limit_or_a_refused_connection_is_outlasted() -> None:
     script: list[str | None] = ["limit", "refused", "refused", None]
     world = World(trouble=lambda _: script.pop(0))
