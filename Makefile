@@ -73,8 +73,9 @@ browser: $(STAMP) ## The report in a real browser; installs Debian's chromium wh
 		echo "chromium is missing. Run: sudo apt-get install chromium"
 	@$(call pytest,tests/browser)
 
-crash: $(STAMP) ## Kill real Airflow processes and count what was paid
-	@$(call pytest,tests/crash)
+crash: $(STAMP) ## Kill runs over tables and real Airflow processes, and count what was paid
+	$(PYTEST) tests/crash/test_enrich.py --numprocesses 2
+	@$(call pytest,tests/crash,--ignore=tests/crash/test_enrich.py)
 
 matrix: $(STAMP) ## The DAG tests on every supported Airflow; MATRIX="2.11.2 3.3.2" takes some
 	$(BIN)/python -m tests.matrix $(MATRIX)
