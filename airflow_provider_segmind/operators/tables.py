@@ -74,14 +74,24 @@ def check_places(*, source: Any, output_path: Any) -> None:
     """
     if source is None or isinstance(source, bytes | Mapping):
         raise SegmindConfigError(f"'source' is a {type(source).__name__}: it must be a path, or a list of rows.")
-    if not is_given_later(output_path):
-        from airflow_provider_segmind.bulk.formats import known_kind
+    check_output_path(output_path)
+    if isinstance(source, str) and isinstance(output_path, str | os.PathLike) and source == os.fspath(output_path):
+        raise SegmindConfigError("'output_path' is the source itself: its rows would be lost.")
 
-        if not isinstance(output_path, str | os.PathLike):
-            raise SegmindConfigError(f"'output_path' is {output_path!r}; it must be the path of a table.")
-        known_kind(os.fspath(output_path).rpartition("/")[2])
-        if isinstance(source, str) and source == os.fspath(output_path):
-            raise SegmindConfigError("'output_path' is the source itself: its rows would be lost.")
+
+def check_output_path(output_path: Any) -> None:
+    """
+    Check at parse time where answers go.
+
+    :raises SegmindConfigError: it is no path, or its name does not say the format.
+    """
+    if is_given_later(output_path):
+        return
+    from airflow_provider_segmind.bulk.formats import known_kind
+
+    if not isinstance(output_path, str | os.PathLike):
+        raise SegmindConfigError(f"'output_path' is {output_path!r}; it must be the path of a table.")
+    known_kind(os.fspath(output_path).rpartition("/")[2])
 
 
 def check_question(*, prompt: Any, system: Any, inputs: Any, options: Any, api_format: Any, model: Any) -> None:

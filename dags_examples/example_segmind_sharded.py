@@ -1,0 +1,63 @@
+"""Sort a large file of support tickets with four workers: JSONL in, one Parquet file out, each ticket paid once."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any, Literal
+
+from airflow.providers.common.compat.sdk import DAG, ObjectStoragePath, task  # on Airflow 3 also from airflow.sdk
+from pydantic import BaseModel, Field
+
+from airflow_provider_segmind.operators.enrich import SegmindEnrichFileOperator
+from airflow_provider_segmind.operators.merge import SegmindMergeOperator
+
+FOLDER = os.environ.get("SEGMIND_EXAMPLE_OUTPUT", "file:///tmp/segmind") + "/tickets_in_shards"
+TROUBLES = ["I was charged twice for order {}.", "Where is parcel {}?", "The lid of {} does not close."]
+SHARDS = 4
+
+
+class Triage(BaseModel):
+    team: Literal["billing", "delivery", "product"]
+    urgent: bool
+    summary: str = Field(description="One sentence, in English.")
+
+
+with DAG("example_segmind_sharded", schedule=None, tags=["segmind", "example"]):
+
+    @task
+    def export_tickets(count: int = 40) -> str:
+        folder = ObjectStoragePath(FOLDER)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "tickets.jsonl"
+        texts = [TROUBLES[number % 3].format(number % 30) for number in range(count)]
+        path.write_text("".join(json.dumps({"ticket_id": n, "text": text}) + "\n" for n, text in enumerate(texts)))
+        return str(path)
+
+    shards = SegmindEnrichFileOperator.partial(
+        task_id="triage",
+        model="gemini-3.1-flash-lite",
+        source=export_tickets(),
+        key="ticket_id",
+        system="You sort tickets of a shop.",
+        prompt="Sort this ticket:\n\n{text}",
+        output_type=Triage,
+        ledger_path=f"{FOLDER}/ledger",
+        # Each shard writes a file of its own: triage.0-of-4.parquet, and so on.
+        output_path=f"{FOLDER}/triage.parquet",
+        shard_count=SHARDS,
+        # All four together keep the account's limit.
+        rate_share=1 / SHARDS,
+        retries=2,
+    ).expand(shard_index=list(range(SHARDS)))
+
+    merge = SegmindMergeOperator(
+        task_id="merge", manifests=shards.output, output_path=f"{FOLDER}/triage_of_all_shards.parquet"
+    )
+
+    @task
+    def report(manifest: dict[str, Any]) -> str:
+        answered = manifest["outcomes"]["success"]
+        return f"{answered} of {manifest['rows_read']} tickets sorted for {manifest['cost']:.6f} USD"
+
+    report(merge.output)
