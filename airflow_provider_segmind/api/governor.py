@@ -40,6 +40,8 @@ DECREASE = 0.8
 """What a 429 leaves of the limit."""
 INCREASE = 0.1
 """Part of the limit that each minute without a 429 gives back."""
+PROOF = 1.2
+"""How far past the limit a look must go through to show that looks do not count; our minute is longer than theirs."""
 REDIS_PATIENCE = 30.0
 """Seconds a shared window may be out of reach before the caller hears of it."""
 
@@ -57,11 +59,13 @@ class Permit:
     Leave to send one call.
 
     :param place: number in the window, None for a call that does not count.
+    :param look: number among the calls of which nobody knows yet whether they count.
     """
 
     sent_at: float
     place: int | None
     paid: bool
+    look: int | None = None
 
 
 Admission = Generator[float | Callable[[], float | None], Any, Permit]
@@ -89,6 +93,7 @@ class Governor:
         self._ramp: int | None = None
         self._window = LocalWindow(None, settings.window)
         self._accepted = LocalWindow(None, settings.window)
+        self._looks = LocalWindow(None, settings.window)
         self._shared: RedisWindow | None = None
         self.configure(settings)
 
@@ -100,8 +105,10 @@ class Governor:
         with self._lock:
             self.settings = settings
             self.counts_polls = bool(settings.count_polls)
+            # A declared limit tells whether polls count as soon as one goes through beyond it.
+            self._polls_in_doubt = settings.count_polls is None and settings.ceiling is not None
             self.limit = settings.ceiling
-            self._accepted.seconds = settings.window
+            self._accepted.seconds = self._looks.seconds = settings.window
             self._fit_window()
             rate = settings.requests_per_minute
             if settings.redis_url and rate:
@@ -157,10 +164,15 @@ class Governor:
         :raises SegmindConnectionError: the shared window stays out of reach; nothing was sent.
         """
         paid = call.asked.paid
-        if not self.counts(call):
-            while (left := self.silence(clock())) > 0:
+        while not self.counts(call):
+            if (left := self.silence(clock())) > 0:
                 yield left + self._rng.random() * min(1.0, left)
-            return Permit(clock(), None, paid)
+            elif self._polls_in_doubt and self._overdrawn(clock()) and self._looks.open(clock()):
+                yield SHORT_NAP * (1 + self._rng.random())
+            else:
+                with self._lock:
+                    now = clock()
+                    return Permit(now, None, paid, self._looks.take(now) if self._polls_in_doubt else None)
         ticket = self.join((Priority.SUBMIT if paid else Priority.LOOK) if priority is None else priority, clock())
         try:
             while True:
@@ -201,18 +213,29 @@ class Governor:
         with self._lock:
             if permit.place is not None:
                 self._window.give(permit.place, now)
+            if permit.look is not None:
+                self._looks.give(permit.look, now)
             if not isinstance(error, SegmindRateLimitError):
                 if permit.place is not None and error is None:
                     self._accepted.give(self._accepted.take(now), now)
+                if error is None and permit.look is not None and self._overdrawn(permit.sent_at, PROOF):
+                    self._polls_in_doubt = False
                 if permit.sent_at >= self._silent_until:
                     self._relax(counted=permit.place is not None)
                 else:
                     self._raise_to_accepted(now)
                 return None
             if not permit.paid and self.settings.count_polls is None:
-                self.counts_polls = True
+                self.counts_polls, self._polls_in_doubt = True, False
+                # Those that went through took places that submits must not be given now.
+                self._window.take_over(self._looks, now)
             seconds = self._cool(permit, now, error)
             return None if self._shared is None else partial(self._shared.cool, seconds)
+
+    def _overdrawn(self, now: float, times: float = 1.0) -> bool:
+        """Tell whether submits and looks are past the limit together, so that one look shows whether looks count."""
+        limit = self.limit
+        return limit is not None and self._window.used(now) + self._looks.used(now) > times * limit
 
     def _relax(self, *, counted: bool) -> None:
         self._refusals = 0

@@ -87,6 +87,15 @@ class LocalWindow:
         # Here too, because without a limit nobody asks how many places are taken.
         self._tidy(now)
 
+    def take_over(self, other: LocalWindow, now: float) -> None:
+        """Count the calls of another window as well; those still under way count as answered now."""
+        self._tidy(now)
+        other._tidy(now)
+        for moment in (*other._ended, *(now for _ in other._open)):
+            self._end(moment)
+        other._ended.clear()
+        other._open.clear()
+
     def _end(self, moment: float) -> None:
         if self._ended and self._ended[-1] > moment:
             insort(self._ended, moment)

@@ -249,6 +249,41 @@ def test_polls_are_free_until_one_is_answered_429() -> None:
     assert governor.counts(call)
 
 
+def test_beyond_a_declared_limit_one_look_at_a_time_finds_out_whether_looks_count() -> None:
+    governor = governor_of(requests_per_minute=10)
+    for _ in range(10):
+        governor.answered(admitted(governor, a_call(), 0.0), 0.1)
+    first = admitted(governor, a_call("GET"), 4.0)
+    assert next(governor.admission(a_call("GET"), lambda: 4.1, None)) > 0
+
+    governor.answered(first, 4.2, refused(20.0))
+    # What went through before takes its place in the window from now on.
+    assert governor.counts_polls
+    assert governor.seconds_to_wait(governor.join(Priority.LOOK, 25.0), 25.0) > 0
+
+
+def test_looks_that_go_through_far_beyond_a_declared_limit_are_free_from_then_on() -> None:
+    governor = governor_of(requests_per_minute=10)
+    for number in range(13):
+        governor.answered(admitted(governor, a_call("GET"), 1.0 + number / 10), 1.05 + number / 10)
+    governor.answered(admitted(governor, a_call("GET"), 3.0), 3.1)
+
+    assert not governor.counts_polls
+    assert [admitted(governor, a_call("GET"), 3.2).place for _ in range(20)] == [None] * 20
+
+
+def test_looks_that_went_through_are_counted_once_looks_are_known_to_count() -> None:
+    governor = governor_of(requests_per_minute=10)
+    for number in range(9):
+        governor.answered(admitted(governor, a_call("GET"), number / 10), number / 10 + 0.05)
+    governor.answered(admitted(governor, a_call("GET"), 1.0), 1.1, refused(0.0))
+
+    # Ten calls are in the minute, although all of them were looks.
+    ticket = governor.join(Priority.SUBMIT, 2.0)
+    assert governor.seconds_to_wait(ticket, 2.0) > 1
+    assert governor.seconds_to_wait(ticket, 62.0) == 0
+
+
 def test_polls_declared_free_stay_free() -> None:
     governor = governor_of(requests_per_minute=50, count_polls=False)
     call = a_call("GET")
