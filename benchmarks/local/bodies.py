@@ -37,24 +37,24 @@ def gemini(size: int) -> tuple[bytes, ...]:
 
 
 _COUNTS = {"processing": 1, "succeeded": 0, "errored": 0, "canceled": 0, "expired": 0}
-ANTHROPIC = json.dumps(
-    {
-        "id": "b-1",
-        "type": "message_batch",
-        "processing_status": "in_progress",
-        "request_counts": _COUNTS,
-        "created_at": "2026-01-01T00:00:00Z",
-        "expires_at": "2026-01-02T00:00:00Z",
-    }
-).encode()
-OPENAI = json.dumps(
-    {
-        "id": "b-1",
-        "object": "batch",
-        "status": "in_progress",
-        "endpoint": "/v1/chat/completions",
-        "completion_window": "24h",
-        "created_at": 1_760_000_000,
-        "input_file_id": "f-1",
-    }
-).encode()
+_ANTHROPIC = {
+    "id": "b-1",
+    "type": "message_batch",
+    "processing_status": "in_progress",
+    "request_counts": _COUNTS,
+    "created_at": "2026-01-01T00:00:00Z",
+    "expires_at": "2026-01-02T00:00:00Z",
+}
+ANTHROPIC = json.dumps(_ANTHROPIC).encode()
+ANTHROPIC_ENDED = json.dumps(_ANTHROPIC | {"processing_status": "ended"}).encode()
+_OPENAI = {
+    "id": "b-1",
+    "object": "batch",
+    "status": "in_progress",
+    "endpoint": "/v1/chat/completions",
+    "completion_window": "24h",
+    "created_at": 1_760_000_000,
+    "input_file_id": "f-1",
+}
+OPENAI = json.dumps(_OPENAI).encode()
+OPENAI_ENDED = json.dumps(_OPENAI | {"status": "completed"}).encode()

@@ -2,7 +2,7 @@
 A server that costs next to nothing, so that a benchmark measures the client.
 
 It answers in a process of its own: Segmind's submit, status, result and balance, the two batch APIs of the peers, and
-404 for a sensor that waits for a page. A request's id says what it was about and when it is done
+404 for a sensor that waits for a page. An id says what it was about and when it is done
 (``r-<number>-<item>-<epoch seconds>``), so nothing is remembered unless the request history is wanted as well.
 ``/count`` tells how many connections and calls there were, and how much CPU they cost here.
 """
@@ -67,11 +67,12 @@ class Answers:
             return 200, b'{"credits":1000.0,"free-credits":0.0}'
         if self.history is not None and path.startswith("/inference-request/request-history"):
             return 200, self._page(path)
+        ended = path.count("-") == 3 and float(path.rsplit("-", 1)[1]) <= time.time()
         if "messages/batches" in path:
-            return 200, bodies.ANTHROPIC
+            return 200, bodies.ANTHROPIC_ENDED if ended else bodies.ANTHROPIC
         if "batches" in path:
-            return 200, bodies.OPENAI
-        return 404, b"{}"
+            return 200, bodies.OPENAI_ENDED if ended else bodies.OPENAI
+        return (200 if ended else 404), b"{}"
 
     def _accept(self, body: bytes) -> bytes:
         self.counts.posts += 1

@@ -1,0 +1,9 @@
+"""The DAG whose task instances are deferred by hand."""
+
+from __future__ import annotations
+
+from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.sdk import DAG
+
+with DAG("waiting", schedule=None, catchup=False):
+    EmptyOperator(task_id="wait")
