@@ -23,7 +23,7 @@ from airflow_provider_segmind.bulk.commits import GroupCommit
 from airflow_provider_segmind.bulk.feeder import Feeder
 from airflow_provider_segmind.bulk.history import Lost
 from airflow_provider_segmind.bulk.ledger import MANY_ROWS, Ledger
-from airflow_provider_segmind.bulk.plan import Client, OnUnknown, Prepared, Question, Settings, Shard
+from airflow_provider_segmind.bulk.plan import Client, KeyedTarget, OnUnknown, Prepared, Question, Settings, Shard
 from airflow_provider_segmind.bulk.progress import Meter, Progress, outcomes_of
 from airflow_provider_segmind.bulk.recovery import free, recover
 from airflow_provider_segmind.bulk.rowbook import RowBook
@@ -58,6 +58,7 @@ class Engine:
     :param rows_total: how many rows it has, None when nobody knows before it was read.
     :param ledger_folder: where the ledger lives.
     :param run_id: names the run whose budget counts; a retry has the same.
+    :param target: where the answers go, when that has a say in which rows are asked about.
     :param progress: called every ``settings.progress_interval`` seconds and at the end.
     :param clock: epoch seconds.
     """
@@ -74,6 +75,7 @@ class Engine:
         limits: Limits | None = None,
         settings: Settings | None = None,
         shard: Shard | None = None,
+        target: KeyedTarget | None = None,
         progress: Callable[[Progress], None] | None = None,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -83,7 +85,7 @@ class Engine:
         self.settings = settings or Settings()
         self.limits = limits or Limits()
         self.shard = shard or Shard()
-        self.feeder = Feeder(rows, question, self.shard, self.settings.block_rows)
+        self.feeder = Feeder(rows, question, self.shard, self.settings.block_rows, target)
         self.ledger = Ledger(ledger_folder, run=run_id, writer=uuid.uuid4().hex[:12], clock=clock, slots=MANY_ROWS)
         self.budget = Budget(self.limits)
         self.tally = Tally(clock)

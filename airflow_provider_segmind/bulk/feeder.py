@@ -16,7 +16,7 @@ from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any
 
-from airflow_provider_segmind.bulk.plan import Prepared, Question, Shard
+from airflow_provider_segmind.bulk.plan import KeyedTarget, Prepared, Question, Shard
 from airflow_provider_segmind.bulk.rows import Row
 from airflow_provider_segmind.bulk.spool import Spool
 from airflow_provider_segmind.exceptions import SegmindConfigError, shorten
@@ -47,16 +47,26 @@ class Feeder:
 
     :param rows: the table; read once.
     :param question: what is asked of each.
+    :param target: where the answers go, when that has a say in which rows are asked about.
     """
 
-    def __init__(self, rows: Iterable[Mapping[str, Any]], question: Question, shard: Shard, block_rows: int) -> None:
+    def __init__(
+        self,
+        rows: Iterable[Mapping[str, Any]],
+        question: Question,
+        shard: Shard,
+        block_rows: int,
+        target: KeyedTarget | None = None,
+    ) -> None:
         self.rows_seen = 0
         self.rows_elsewhere = 0
+        self.rows_unchanged = 0
         self.exhausted = False
         self._rows = iter(rows)
         self._question = question
         self._shard = shard
         self._block_rows = block_rows
+        self._target = target
         self._order = Spool()
 
     @property
@@ -80,10 +90,8 @@ class Feeder:
         for values in rows:
             place, prepared = self._prepare(Row(self.rows_seen, values))
             self.rows_seen += 1
-            if place is None:
-                self.rows_elsewhere += 1
-                continue
-            lines.append(_to_line(place))
+            if place is not None:
+                lines.append(_to_line(place))
             if prepared is not None:
                 block.append(prepared)
         if lines:
@@ -102,11 +110,23 @@ class Feeder:
         except SegmindConfigError as error:
             if row.number == 0:
                 raise
-            # A row without a question belongs to the first shard, so that it is counted once.
-            return (Place(row.number, key, trouble=shorten(str(error))) if self._shard.index == 0 else None), None
+            return self._unasked(row, key, shorten(str(error))), None
+        if self._target is not None and (trouble := self._target.trouble(key)):
+            return self._unasked(row, key, f"{trouble}; nothing was sent for it"), None
         if not self._shard.owns(prepared.fingerprint):
+            self.rows_elsewhere += 1
+            return None, None
+        if self._target is not None and self._target.holds(key, prepared.fingerprint):
+            self.rows_unchanged += 1
             return None, None
         return Place(row.number, key, prepared.fingerprint), prepared
+
+    def _unasked(self, row: Row, key: Mapping[str, Any], trouble: str) -> Place | None:
+        """Return the place of a row without a question; it belongs to the first shard, so that it is counted once."""
+        if self._shard.index == 0:
+            return Place(row.number, key, trouble=trouble)
+        self.rows_elsewhere += 1
+        return None
 
 
 def _to_line(place: Place) -> bytes:

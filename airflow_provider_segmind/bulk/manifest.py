@@ -32,6 +32,8 @@ class Manifest:
     :param complete: whether the source was read to its end.
     :param stopped: why the run stopped early, None when it did not.
     :param outcomes: rows by outcome; they add up to ``rows_read``.
+    :param rows_unchanged: those of them whose answer stood in the target already, so that they were neither asked about
+        nor written; they count as ``success``, and in none of the other figures.
     :param distinct_rows: different questions among the rows.
     :param duplicates_saved: rows that got the answer of an equal row before them.
     :param cache_hits: different questions that another run had answered.
@@ -62,6 +64,7 @@ class Manifest:
     complete: bool = True
     stopped: str | None = None
     outcomes: dict[str, int] = field(default_factory=lambda: {str(outcome): 0 for outcome in Outcome})
+    rows_unchanged: int = 0
     distinct_rows: int = 0
     duplicates_saved: int = 0
     cache_hits: int = 0
@@ -137,8 +140,8 @@ class Manifest:
 
 
 _SUMS = (
-    "rows_read", "distinct_rows", "duplicates_saved", "cache_hits", "requests", "calls", "posts", "resumed", "cost",
-    "unpriced", "tokens",
+    "rows_read", "rows_unchanged", "distinct_rows", "duplicates_saved", "cache_hits", "requests", "calls", "posts",
+    "resumed", "cost", "unpriced", "tokens",
 )  # fmt: skip
 
 
@@ -169,7 +172,8 @@ def merge(manifests: Sequence[Manifest]) -> Manifest:
     merged.reasons = Reasons.sum_of(manifest.reasons for manifest in shards).to_json()
     merged.timeline = Timeline.sum_of(manifest.timeline for manifest in shards).to_json()
     merged.columns = first.columns
-    merged.outputs = [path for manifest in shards for path in manifest.outputs]
+    # Shards may write into one table.
+    merged.outputs = list(dict.fromkeys(path for manifest in shards for path in manifest.outputs))
     merged.dead_letters = [path for manifest in shards for path in manifest.dead_letters]
     set_latency(merged, Latencies.sum_of(manifest.latency_counts for manifest in shards))
     _check_rows(merged, shards)

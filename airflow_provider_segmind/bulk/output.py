@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from airflow_provider_segmind.bulk.asking import STOPPED
 from airflow_provider_segmind.bulk.columns import Kinds
@@ -35,6 +35,11 @@ STATUS_COLUMNS = (
 )
 ROW_COLUMN = "_segmind_row"
 """The row's number in the source, from 0; only in the output of a shard, so that shards can be put in order."""
+
+
+FINGERPRINT_COLUMN = "_segmind_fingerprint"
+"""The row's fingerprint in hex, where an output is asked what it holds."""
+Misfit: TypeAlias = Callable[[Mapping[str, Any]], str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +69,12 @@ class Output:
     The rows of an engine that has run.
 
     :param engine: it must have ended, and not be closed.
+    :param misfit: says why the output cannot hold an answer, which then counts as ``invalid``.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, misfit: Misfit | None = None) -> None:
         self._engine = engine
+        self._misfit = misfit
         question, shard = engine.question, engine.shard
         numbered = (ROW_COLUMN,) if shard.count > 1 else ()
         self.columns = (*numbered, *question.key, *question.answer_columns, *STATUS_COLUMNS)
@@ -109,7 +116,10 @@ class Output:
         event = None if standing.open else engine.ledger.finished(mark)
         if event is not None:
             spent = (event.request_ids, event.cost, event.tokens)
-            return OutputRow(place, event.outcome, event.reason, event, first, *spent)
+            outcome, reason = event.outcome, event.reason
+            if self._misfit is not None and outcome is Outcome.SUCCESS and (misfit := self._misfit(event.answer or {})):
+                outcome, reason = Outcome.INVALID, misfit
+            return OutputRow(place, outcome, reason, event, first, *spent)
         if standing.open is None:
             why = left or (engine.stopped.reason if engine.stopped else STOPPED)
             spent = _spent(standing.half_asked(engine.ledger.run), engine)
@@ -141,16 +151,21 @@ def land(
     output: StorePath | None = None,
     dead_letters: StorePath | None = None,
     each: Callable[[Mapping[str, Any]], None] | None = None,
+    keyed: Callable[[Mapping[str, Any], bytes], None] | None = None,
+    misfit: Misfit | None = None,
 ) -> Manifest:
     """
     Write the output and the dead letters of an engine that has run, and count. Blocks; call it off the loop.
 
     :param output: a table; its name says the format.
     :param dead_letters: a JSONL file of the rows without an answer.
-    :param each: is called with the columns of every row, for outputs that are no file.
+    :param each: is called with the columns of every row.
+    :param keyed: is called with the columns and the fingerprint of every row that has a question, for an output that is
+        no file.
+    :param misfit: says why that output cannot hold an answer, which then counts as ``invalid``.
     :raises SegmindBulkError: the counts do not add up.
     """
-    rows = Output(engine)
+    rows = Output(engine, misfit)
     kinds = None
     if output is not None and needs_kinds(output):
         kinds = Kinds(rows.columns)
@@ -164,6 +179,8 @@ def land(
             write(values)
             if each is not None:
                 each(values)
+            if keyed is not None and row.place.fingerprint is not None:
+                keyed(values, row.place.fingerprint)
             if row.outcome is not Outcome.SUCCESS:
                 bury(_dead_letter(row))
     manifest = count.manifest()
@@ -212,6 +229,7 @@ class _Count:
             shard_count=engine.shard.count,
             rows_in_source=engine.feeder.rows_seen,
             rows_read=engine.feeder.rows_read,
+            rows_unchanged=engine.feeder.rows_unchanged,
             complete=engine.feeder.exhausted,
             stopped=engine.stopped.reason if engine.stopped else None,
             calls=engine.tally.posts + engine.tally.looks,
@@ -220,6 +238,7 @@ class _Count:
             seconds=round(engine.seconds, 3),
             timeline=engine.tally.timeline.to_json(),
         )
+        self._manifest.outcomes[Outcome.SUCCESS] += engine.feeder.rows_unchanged
 
     def add(self, row: OutputRow) -> None:
         """Count a row."""

@@ -12,6 +12,7 @@ from airflow_provider_segmind.bulk.storage import StorePath
 from airflow_provider_segmind.operators.tables import LEDGER_FOLDER, beside, locate, table_rows, table_size
 
 if TYPE_CHECKING:
+    from airflow_provider_segmind.bulk.plan import KeyedTarget
     from airflow_provider_segmind.operators.enrich import SegmindEnrichFileOperator
     from airflow_provider_segmind.operators.enrich_rows import SegmindEnrichOperator
 
@@ -40,6 +41,14 @@ class Ends(Protocol):
     def total(self) -> int | None:
         """Return how many rows the source has, None when that is not known without reading it. For the display only."""
 
+    def prepare(self, *, dry: bool) -> KeyedTarget | None:
+        """
+        Make sure that answers can be written, and return what the target says of rows, if it has a say. Blocks.
+
+        :param dry: change nothing.
+        :raises SegmindConfigError: they cannot. Nothing was sent.
+        """
+
     def rows(self) -> Iterator[Mapping[str, Any]]:
         """
         Return the rows of the source, one after the other; read in the engine's threads.
@@ -57,6 +66,9 @@ class Ends(Protocol):
         :param engine: it has run.
         :param each: is called with the columns of every row.
         """
+
+    def close(self) -> None:
+        """Close what is open, however the try ended."""
 
 
 class FileEnds:
@@ -86,6 +98,9 @@ class FileEnds:
         """Tell from a list, or from what Parquet files say of themselves."""
         return table_size(self._source)
 
+    def prepare(self, *, dry: bool) -> None:
+        """Do nothing: a file is written whole, at the end."""
+
     def rows(self) -> Iterator[Mapping[str, Any]]:
         """Return the rows of the source."""
         return self._rows
@@ -100,6 +115,9 @@ class FileEnds:
         manifest = land(engine, output=self.output, dead_letters=dead_letters, each=each)
         manifest.write(self.manifest_path)
         return manifest
+
+    def close(self) -> None:
+        """Do nothing: files close where they end."""
 
 
 def path_of_part(path: StorePath, task: SegmindEnrichOperator) -> StorePath:

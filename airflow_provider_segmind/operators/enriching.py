@@ -21,7 +21,7 @@ from airflow_provider_segmind.api.pricing import PRICES
 from airflow_provider_segmind.bulk.budget import Limits
 from airflow_provider_segmind.bulk.engine import Engine
 from airflow_provider_segmind.bulk.manifest import Manifest
-from airflow_provider_segmind.bulk.plan import Client, OnUnknown, Rerun, Settings, Shard
+from airflow_provider_segmind.bulk.plan import Client, KeyedTarget, OnUnknown, Rerun, Settings, Shard
 from airflow_provider_segmind.bulk.verdicts import Outcome
 from airflow_provider_segmind.exceptions import SegmindBulkError
 from airflow_provider_segmind.failures import skip
@@ -52,6 +52,7 @@ class Enriching:
         self._task = task
         self._context = context
         self._engine: Engine | None = None
+        self._target: KeyedTarget | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop_reason: str | None = None
         self._costs: list[float] = []
@@ -69,7 +70,14 @@ class Enriching:
         """
         self._task.model_used = self._question.model
         self._warn_of_balance()
-        self._rows_total = self._total()
+        try:
+            self._target = self._ends.prepare(dry=False)
+            self._rows_total = self._total()
+            return self._judge(self._ask())
+        finally:
+            self._ends.close()
+
+    def _ask(self) -> Manifest:
         with ThreadPoolExecutor(1, thread_name_prefix="segmind-engine") as thread:
             running = thread.submit(asyncio.run, self._run())
             try:
@@ -85,7 +93,7 @@ class Enriching:
             raise error
         if manifest is None:
             raise SegmindBulkError("The task was told to stop before it began. Nothing was sent.", retryable=True)
-        return self._judge(manifest)
+        return manifest
 
     def stop(self, reason: str) -> None:
         """Submit nothing more and finish within the grace period; from any thread, or a signal handler."""
@@ -135,6 +143,7 @@ class Enriching:
                 progress_interval=LOOK_INTERVAL,
             ),
             shard=Shard(index=task.shard_index, count=task.shard_count),
+            target=self._target,
             progress=self._telling.note,
         )
 
@@ -184,7 +193,9 @@ class Enriching:
                 retryable=True,
             )
         limits = Limits(max_failed_rows=task.max_failed_rows)
-        too_many = limits.too_many_failed(manifest.failed_rows, manifest.rows_read, final=True)
+        too_many = limits.too_many_failed(
+            manifest.failed_rows, manifest.rows_read - manifest.rows_unchanged, final=True
+        )
         if too_many is not None:
             raise SegmindBulkError(
                 f"{too_many}: {summary(manifest)}. See {', '.join(manifest.dead_letters)}; what was answered is in the "

@@ -11,7 +11,7 @@ from airflow_provider_segmind.api.pricing import Price, estimate_cost, estimate_
 from airflow_provider_segmind.api.repairs import output_cap_of
 from airflow_provider_segmind.bulk.index import CompactIndex
 from airflow_provider_segmind.bulk.ledger import Ledger
-from airflow_provider_segmind.bulk.plan import Prepared, Question, Shard
+from airflow_provider_segmind.bulk.plan import KeyedTarget, Prepared, Question, Shard
 from airflow_provider_segmind.bulk.rows import Row
 from airflow_provider_segmind.exceptions import SegmindConfigError
 from airflow_provider_segmind.operators.row_question import row_question
@@ -26,18 +26,26 @@ def foresee_table(task: SegmindEnrichOperator) -> dict[str, Any]:
     """
     Say what asking about a table may cost. Free: nothing is submitted, nothing is written.
 
-    :returns: ``model``, ``rows``, ``distinct_rows``, ``answered_rows`` (distinct ones that the ledger knows and that
-        cost nothing), ``skipped_rows`` (their question cannot be built), ``input_tokens``, ``low`` and ``high`` (USD,
-        None where nobody knows the price), ``balance`` (USD) and ``covered``.
+    :returns: ``model``, ``rows``, ``distinct_rows``, ``answered_rows`` (distinct ones that the ledger or the target
+        knows and that cost nothing), ``skipped_rows`` (they cannot be asked), ``input_tokens``, ``low`` and ``high``
+        (USD, None where nobody knows the price), ``balance`` (USD) and ``covered``.
     :raises SegmindConfigError: the question cannot be built for the first row, or there is no such source.
     """
     question = row_question(task)
     ends = task.ends(question)
+    try:
+        return _foresee(task, ends, question)
+    finally:
+        ends.close()
+
+
+def _foresee(task: SegmindEnrichOperator, ends: Ends, question: Question) -> dict[str, Any]:
+    target = ends.prepare(dry=True)
     foreseen = Foreseen(question.model)
     ledger = _ledger(ends.ledger)
     try:
         prices = task.hook.get_prices()
-        for prepared in _distinct(task, ends, question, foreseen):
+        for prepared in _distinct(task, ends, question, foreseen, target):
             if ledger is not None and ledger.standing(prepared.fingerprint).success:
                 foreseen.answered_rows += 1
             else:
@@ -88,18 +96,23 @@ class Foreseen:
         self.high = None if self.high is None or cost is None or cost.high is None else self.high + cost.high
 
 
-def _distinct(task: SegmindEnrichOperator, ends: Ends, question: Question, foreseen: Foreseen) -> Iterator[Prepared]:
+def _distinct(
+    task: SegmindEnrichOperator, ends: Ends, question: Question, foreseen: Foreseen, target: KeyedTarget | None
+) -> Iterator[Prepared]:
     """Yield each question of this shard once, and count rows."""
     shard = Shard(index=task.shard_index, count=task.shard_count)
     seen = CompactIndex()
     for number, values in enumerate(islice(ends.rows(), task.sample)):
         row = Row(number, values)
         try:
-            row.key(question.key)
+            key = row.key(question.key)
             prepared = question.prepare(row)
         except SegmindConfigError:
             if number == 0:
                 raise
+            foreseen.skipped_rows += 1
+            continue
+        if target is not None and target.trouble(key):
             foreseen.skipped_rows += 1
             continue
         if not shard.owns(prepared.fingerprint):
@@ -108,7 +121,10 @@ def _distinct(task: SegmindEnrichOperator, ends: Ends, question: Question, fores
         if not seen.get(prepared.fingerprint):
             seen.put(prepared.fingerprint, 1)
             foreseen.distinct_rows += 1
-            yield prepared
+            if target is not None and target.holds(key, prepared.fingerprint):
+                foreseen.answered_rows += 1
+            else:
+                yield prepared
 
 
 def _ledger(folder: StorePath) -> Ledger | None:

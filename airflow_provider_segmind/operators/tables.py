@@ -195,14 +195,19 @@ def answer_columns(output_type: OutputType | None) -> tuple[str, ...]:
 
 def fields_of(output_type: OutputType | None) -> tuple[str, ...]:
     """Return the fields that a type names; none for a text, a list, or an object of free names."""
+    return tuple(properties_of(output_type))
+
+
+def properties_of(output_type: OutputType | None) -> Mapping[str, Any]:
+    """Return the fields that a type names, each with its JSON Schema."""
     if output_type is None or output_type.wrapped:
-        return ()
+        return {}
     from airflow_provider_segmind.api.schema import resolve
 
     node: Any = output_type.schema
     while isinstance(node, Mapping) and "$ref" in node:
         node = resolve(output_type.schema, node["$ref"])
-    return tuple(node.get("properties") or ())
+    return dict(node.get("properties") or {})
 
 
 def locate(path: str | os.PathLike[str]) -> StorePath:

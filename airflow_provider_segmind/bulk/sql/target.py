@@ -1,0 +1,246 @@
+"""A table of answers: made if it is not there, checked before anything is paid, and written by key."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from airflow_provider_segmind.bulk.rows import digest
+from airflow_provider_segmind.bulk.sql.dialects import Dialect
+from airflow_provider_segmind.bulk.sql.drivers import described, driver_errors
+from airflow_provider_segmind.bulk.sql.kinds import Kind, MisfitError, cell, compared, key_cell, kind_of_values
+from airflow_provider_segmind.bulk.sql.names import TableName
+from airflow_provider_segmind.bulk.sql.query import Query
+from airflow_provider_segmind.bulk.sql.statements import OWN_COLUMNS, Statements
+from airflow_provider_segmind.exceptions import SegmindBulkError, SegmindConfigError
+
+KEPT = "The answers are in the ledger: a retry writes them and pays nothing again."
+
+
+class Target:
+    """
+    One table of answers.
+
+    :param connect: opens a connection of PEP 249.
+    :param place: what messages call the database.
+    :param answers: the answer columns.
+    :param batch_rows: how many rows a transaction holds.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Any],
+        *,
+        dialect: Dialect,
+        name: TableName,
+        place: str,
+        key: Sequence[str],
+        answers: Mapping[str, Kind],
+        batch_rows: int,
+    ) -> None:
+        self._connect = connect
+        self._title = f"the table {str(name)!r} of {place!r}"
+        self._batch_rows = batch_rows
+        self._statements = Statements(dialect=dialect, name=name, key=dict.fromkeys(key), answers=answers)
+        self.rows_refused = 0
+        self._refusal = ""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that are written."""
+        return self._statements.columns
+
+    def prepare(self, first_rows: Callable[[], Iterable[Mapping[str, Any]]] | None) -> bool:
+        """
+        Create the table if it is absent, and try without a row whether rows can be written. Blocks.
+
+        :param first_rows: gives some rows of the source, whose keys tell what their columns must hold; None to create
+            nothing.
+        :returns: whether the table is there. It is not created for an empty source, which tells no types.
+        :raises SegmindConfigError: the table lacks columns, or a key to write by; names them. Nothing was sent.
+        :raises SegmindBulkError: the database did not answer.
+        """
+        with self._opened() as connection:
+            columns = self._columns(connection)
+            if columns is None:
+                rows = list(first_rows()) if first_rows is not None else []
+                if not rows:
+                    return False
+                kinds = {name: kind_of_values(row.get(name) for row in rows) for name in self._statements.key}
+                self._statements = Statements(
+                    dialect=self._statements.dialect,
+                    name=self._statements.name,
+                    key=kinds,
+                    answers=self._statements.answers,
+                )
+                columns = self._create(connection)
+            missing = [name for name in self._statements.columns if name not in columns]
+            if missing:
+                raise SegmindConfigError(
+                    f"{self._title} has no column {', '.join(map(repr, missing))}. Nothing was sent. Add what is "
+                    f"missing: {'; '.join(map(self._statements.add, missing))}"
+                )
+            self._rehearse(connection)
+            return True
+
+    def held(self) -> Iterator[tuple[bytes, str]]:
+        """Yield the mark of the key (see :func:`key_mark`) and the fingerprint of every row that has its answer."""
+        key = list(self._statements.key)
+        query = Query(self._connect, self._statements.held(), name=self._title, hold=False)
+        for row in query:
+            *values, fingerprint = row.values()
+            yield key_mark(dict(zip(key, values, strict=True))), fingerprint
+
+    def misfit(self, answer: Mapping[str, Any]) -> str | None:
+        """Say why an answer does not fit the columns, None when it does."""
+        for name, kind in self._statements.answers.items():
+            try:
+                cell(kind, answer.get(name))
+            except MisfitError as error:
+                return f"the answer is in the ledger, but its {name!r} does not fit: {error}"
+        return None
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+        """
+        Give a function that takes the columns of one row by name, for one row a key; rows are written in transactions.
+
+        What was written stays when the block fails. Rows that the database refuses for themselves are counted in
+        :attr:`rows_refused`, and the others written.
+
+        :raises SegmindBulkError: the database cannot be written to.
+        """
+        self.rows_refused = 0
+        waiting: list[Mapping[str, Any]] = []
+        with self._opened() as connection:
+
+            def write(row: Mapping[str, Any]) -> None:
+                waiting.append(self._cells(row))
+                if len(waiting) >= self._batch_rows:
+                    self._write(connection, waiting)
+                    waiting.clear()
+
+            yield write
+            if waiting:
+                self._write(connection, waiting)
+
+    def check_refused(self) -> None:
+        """
+        Say that rows were refused.
+
+        :raises SegmindBulkError: some were.
+        """
+        if self.rows_refused:
+            raise SegmindBulkError(
+                f"{self._title} refused {self.rows_refused} rows ({self._refusal}); the others are in it. Their "
+                "answers are in the ledger: change the table so that it takes them and clear the task; nothing is paid "
+                "again."
+            )
+
+    def _cells(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        kinds = {**self._statements.answers, **OWN_COLUMNS}
+        cells = {name: key_cell(kind, row[name]) for name, kind in self._statements.key.items()}
+        return cells | {name: cell(kind, row.get(name)) for name, kind in kinds.items()}
+
+    def _write(self, connection: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write rows in one transaction; if that fails, each in its own, to find those that cannot be written."""
+        refusal = self._transact(connection, rows)
+        if refusal is None:
+            return
+        self._refusal = refusal
+        if len(rows) == 1:
+            self.rows_refused += 1
+            return
+        refused = self.rows_refused
+        for row in rows:
+            self._write(connection, [row])
+        if self.rows_refused - refused == len(rows):
+            # Not even one of them could be written: that is the table's fault, or the connection's.
+            raise SegmindBulkError(f"Writing to {self._title} failed: {self._refusal}. {KEPT}", retryable=True)
+
+    def _transact(self, connection: Any, rows: Sequence[Mapping[str, Any]]) -> str | None:
+        """Write rows in one transaction; return what the driver says when it refused them, so that none was written."""
+        statements, step = self._statements, self._statements.rows_per_statement
+        with (
+            driver_errors(f"Writing to {self._title}", meaning=KEPT, values=True, retryable=True),
+            contextlib.closing(connection.cursor()) as cursor,
+        ):
+            try:
+                if statements.dialect.begin:
+                    cursor.execute(statements.dialect.begin)
+                for start in range(0, len(rows), step):
+                    part = rows[start : start + step]
+                    cursor.execute(statements.write(len(part)), statements.parameters(part))
+                self._end(connection, cursor, "COMMIT")
+            except Exception as error:  # noqa: BLE001 (PEP 249 gives the drivers no common class)
+                self._end(connection, cursor, "ROLLBACK")
+                return described(error, values=True)
+        return None
+
+    def _end(self, connection: Any, cursor: Any, how: Literal["COMMIT", "ROLLBACK"]) -> None:
+        """End a transaction where it was begun: a cursor of DuckDB is a connection of its own."""
+        if self._statements.dialect.begin:
+            cursor.execute(how)
+        else:
+            (connection.commit if how == "COMMIT" else connection.rollback)()
+
+    def _columns(self, connection: Any) -> list[str] | None:
+        """Return the table's columns, None when it cannot be read."""
+        with contextlib.closing(connection.cursor()) as cursor:
+            try:
+                cursor.execute(self._statements.look())
+                return [str(column[0]) for column in cursor.description]
+            except Exception:  # noqa: BLE001 (PEP 249 gives the drivers no common class); creating it will tell
+                return None
+            finally:
+                self._roll_back(connection)
+
+    def _create(self, connection: Any) -> list[str]:
+        with contextlib.closing(connection.cursor()) as cursor:
+            try:
+                cursor.execute(self._statements.create())
+                connection.commit()
+            except Exception as error:  # noqa: BLE001 (PEP 249 gives the drivers no common class)
+                self._roll_back(connection)
+                # Another shard may have been quicker.
+                refusal: Exception | None = error
+            else:
+                refusal = None
+        columns = self._columns(connection)
+        if columns is None:
+            with driver_errors(f"Creating {self._title}", meaning="Nothing was sent."):
+                raise refusal or RuntimeError("it is not there afterwards")
+        return columns or []
+
+    def _rehearse(self, connection: Any) -> None:
+        with contextlib.closing(connection.cursor()) as cursor:
+            try:
+                cursor.execute(self._statements.rehearse())
+            except Exception as error:
+                raise SegmindConfigError(
+                    f"{self._title} cannot be written by key: {described(error, values=False)}. Nothing was sent. It "
+                    f"needs a primary key or a unique constraint on {', '.join(self._statements.key)}."
+                ) from error
+            finally:
+                self._roll_back(connection)
+
+    def _roll_back(self, connection: Any) -> None:
+        # Drivers that commit by themselves have nothing to roll back, and some say so.
+        with contextlib.suppress(Exception):
+            connection.rollback()
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[Any]:
+        with driver_errors(f"Opening {self._title}", meaning="Nothing was sent for it."):
+            connection = self._connect()
+        try:
+            yield connection
+        finally:
+            with contextlib.suppress(Exception):
+                connection.close()
+
+
+def key_mark(key: Mapping[str, Any]) -> bytes:
+    """Return 32 bytes that are the same for the same key, whichever database its values came from."""
+    return digest([compared(value) for value in key.values()])

@@ -1,0 +1,199 @@
+"""A query in, a table of a database out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_segmind.bulk.engine import Engine
+from airflow_provider_segmind.bulk.manifest import Manifest
+from airflow_provider_segmind.bulk.output import FINGERPRINT_COLUMN, land
+from airflow_provider_segmind.bulk.sql.dialects import dialect_of, quotation_mark
+from airflow_provider_segmind.bulk.sql.held import HeldRows
+from airflow_provider_segmind.bulk.sql.kinds import Kind, kind_of_schema
+from airflow_provider_segmind.bulk.sql.names import TableName, quoted
+from airflow_provider_segmind.bulk.sql.query import Query
+from airflow_provider_segmind.bulk.sql.target import Target
+from airflow_provider_segmind.bulk.storage import StorePath
+from airflow_provider_segmind.exceptions import SegmindConfigError
+from airflow_provider_segmind.operators.ends import Each, path_of_part
+from airflow_provider_segmind.operators.questions import read_output_type
+from airflow_provider_segmind.operators.tables import ANSWER_COLUMN, beside, locate, properties_of
+
+if TYPE_CHECKING:
+    from airflow_provider_segmind.api.structured import OutputType
+    from airflow_provider_segmind.bulk.plan import KeyedTarget, Question
+    from airflow_provider_segmind.operators.enrich_sql import SegmindEnrichSqlOperator
+
+FIRST_ROWS = 1000
+"""How many rows tell what the key columns of a new table must hold."""
+REPORTS_FOLDER = "reports"
+SAMPLE_ENDING = "_sample"
+
+
+class SqlEnds:
+    """
+    The rows of a query, and a table of answers.
+
+    :param task: the operator, its fields rendered.
+    """
+
+    def __init__(self, task: SegmindEnrichSqlOperator, question: Question) -> None:
+        self._task = task
+        self._question = question
+        self.ledger = locate(task.ledger_path)
+        target_conn_id = task.target_conn_id or task.sql_conn_id
+        name = TableName.parse(task.target_table, "target_table")
+        if task.sample is not None:
+            name = name.beside(SAMPLE_ENDING)
+        hook = database_hook(target_conn_id, "target_conn_id")
+        self._place = f"{target_conn_id}:{name}"
+        self._reports = self._report_paths(name)
+        self._target = Target(
+            hook.get_conn,
+            dialect=dialect_of(hook.conn_type),
+            name=name,
+            place=target_conn_id,
+            key=question.key,
+            answers=answer_kinds(read_output_type(task.output_type)),
+            batch_rows=task.batch_rows,
+        )
+        self._source_hook = database_hook(task.sql_conn_id, "sql_conn_id")
+        self._sql = self._select()
+        self._held = HeldRows()
+        self._source = self._query(self._sql)
+
+    @property
+    def address(self) -> str:
+        """The manifest, since a table has no address."""
+        return str(self.manifest_path)
+
+    @property
+    def manifest_path(self) -> StorePath:
+        """Among the reports."""
+        return beside(self._reports, "manifest", ending=".json")
+
+    def total(self) -> int | None:
+        """Let the database count a table; counting a query would be running it twice."""
+        return self.count(0) if self._task.sql is None else None
+
+    def prepare(self, *, dry: bool) -> KeyedTarget:
+        """
+        Create the target if it is absent, check it, and read what it holds.
+
+        :param dry: create nothing.
+        """
+        there = self._target.prepare(None if dry else self._first_rows)
+        if there and self._task.incremental and self._task.sample is None:
+            self._held = HeldRows(self._target.held())
+        elif not there and not dry:
+            self._task.log.info("The source is empty, so that %s is not created yet", self._place)
+        # From here, because only the main thread of a task may ask Airflow for a connection on every version.
+        self._source.open()
+        return self._held
+
+    def rows(self) -> Iterator[Mapping[str, Any]]:
+        """Return the rows of the query."""
+        return iter(self._source)
+
+    def count(self, rows_read: int) -> int:
+        """Let the database count."""
+        counting = self._query(f"SELECT COUNT(*) AS rows_in_all FROM ({self._source.sql}) AS counted")  # noqa: S608
+        return max(rows_read, *(int(next(iter(row.values()))) for row in counting))
+
+    def land(self, engine: Engine, each: Each | None) -> Manifest:
+        """Write the rows into the target, and the dead letters and the manifest into files."""
+        # SQLite writes nothing while somebody reads.
+        self._source.close()
+        with self._target.writing() as write:
+
+            def keyed(values: Mapping[str, Any], fingerprint: bytes) -> None:
+                write(self._priced(values, fingerprint))
+
+            manifest = land(
+                engine,
+                dead_letters=beside(self._reports, "dead_letters", ending=".jsonl"),
+                each=each,
+                keyed=keyed,
+                misfit=self._target.misfit,
+            )
+        manifest.columns, manifest.outputs = list(self._target.columns), [self._place]
+        manifest.write(self.manifest_path)
+        self._target.check_refused()
+        return manifest
+
+    def close(self) -> None:
+        """Close the query."""
+        self._source.close()
+
+    def _priced(self, values: Mapping[str, Any], fingerprint: bytes) -> dict[str, Any]:
+        """Add the fingerprint; an answer that another row of the table was billed for costs nothing again."""
+        row = {**values, FINGERPRINT_COLUMN: fingerprint.hex()}
+        if self._held.knows(fingerprint) and row["_segmind_cost"] is not None:
+            row["_segmind_cost"], row["_segmind_tokens"] = 0.0, 0
+        return row
+
+    def _first_rows(self) -> Iterator[Mapping[str, Any]]:
+        peek = self._query(self._sql, hold=False)
+        try:
+            yield from islice(peek, FIRST_ROWS)
+        finally:
+            peek.close()
+
+    def _query(self, sql: str, *, hold: bool = True) -> Query:
+        return Query(self._source_hook.get_conn, sql, name=f"the source at {self._task.sql_conn_id!r}", hold=hold)
+
+    def _select(self) -> str:
+        task = self._task
+        if task.sql is not None:
+            return str(task.sql)
+        name = TableName.parse(str(task.source_table), "source_table")
+        mark = quotation_mark(self._source_hook.conn_type)
+        return f"SELECT * FROM {'.'.join(quoted(part, mark) for part in name.parts)}"  # noqa: S608 (all is quoted)
+
+    def _report_paths(self, name: TableName) -> StorePath:
+        folder = self._task.report_path
+        reports = locate(folder) if folder else self.ledger / REPORTS_FOLDER
+        return path_of_part(reports / (re.sub(r"[^\w.\-]+", "_", str(name)) + ".jsonl"), self._task)
+
+
+def database_hook(conn_id: str, field: str) -> Any:
+    """
+    Return the hook of a database.
+
+    :param field: what the message calls the connection.
+    :raises SegmindConfigError: it is no database.
+    """
+    from airflow.providers.common.compat.sdk import AirflowException, BaseHook
+
+    try:
+        from airflow.providers.common.sql.hooks.sql import DbApiHook
+    except ImportError as error:
+        raise SegmindConfigError(
+            "Tables of a database need apache-airflow-providers-common-sql: install airflow-provider-segmind[sql]. "
+            "Nothing was sent."
+        ) from error
+    connection: Any = BaseHook.get_connection(conn_id)
+    try:
+        hook = connection.get_hook(hook_params=connection.extra_dejson)
+    except AirflowException as error:
+        raise SegmindConfigError(
+            f"{field!r} names {conn_id!r}, a connection of type {connection.conn_type!r}, which no installed provider "
+            "knows. Install the provider of that database. Nothing was sent."
+        ) from error
+    if not isinstance(hook, DbApiHook):
+        raise SegmindConfigError(
+            f"{field!r} names {conn_id!r}, a connection of type {connection.conn_type!r}, which is no database "
+            f"({type(hook).__name__} is no DbApiHook). Nothing was sent."
+        )
+    return hook
+
+
+def answer_kinds(output_type: OutputType | None) -> dict[str, Kind]:
+    """Return the answer columns with what they hold."""
+    if output_type is None:
+        return {ANSWER_COLUMN: Kind.TEXT}
+    properties = properties_of(output_type) or {ANSWER_COLUMN: output_type.schema}
+    return {name: kind_of_schema(node, output_type.schema) for name, node in properties.items()}

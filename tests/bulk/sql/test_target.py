@@ -1,0 +1,268 @@
+"""A table of answers is made, checked before anything is paid, and written so that nothing good is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from airflow_provider_segmind.bulk.sql.dialects import dialect_of
+from airflow_provider_segmind.bulk.sql.held import HeldRows
+from airflow_provider_segmind.bulk.sql.kinds import Kind
+from airflow_provider_segmind.bulk.sql.names import TableName
+from airflow_provider_segmind.bulk.sql.target import Target
+from airflow_provider_segmind.exceptions import SegmindBulkError, SegmindConfigError
+from tests.databases import OneDatabase
+
+ANSWERS = {"team": Kind.TEXT}
+MARK = "ab" * 32
+
+
+def target(database: OneDatabase, name: str = "answers", **fields: Any) -> Target:
+    given: dict[str, Any] = {"key": ["id"], "answers": ANSWERS, "batch_rows": 3, **fields}
+    return Target(
+        database.connect,
+        dialect=dialect_of(database.conn_type),
+        name=TableName.parse(name, "target_table"),
+        place="db",
+        **given,
+    )
+
+
+def row(key: Any, team: Any = "shop", status: str = "success", mark: str = MARK, **fields: Any) -> dict[str, Any]:
+    return {
+        "id": key,
+        "team": team if status == "success" else None,
+        "_segmind_fingerprint": mark,
+        "_segmind_status": status,
+        "_segmind_request_id": f"r-{team}",
+        "_segmind_cost": 0.5,
+        **fields,
+    }
+
+
+def load(made: Target, *rows: Mapping[str, Any], first: Any = ({"id": 1},)) -> None:
+    assert made.prepare(lambda: first)
+    with made.writing() as write:
+        for one in rows:
+            write(one)
+
+
+def test_an_absent_table_is_made_and_what_was_written_is_held(database: OneDatabase) -> None:
+    made = target(database)
+
+    load(made, *(row(number) for number in range(8)), row(8, status="failed"))
+
+    assert len(database.rows("SELECT * FROM answers")) == 9
+    held = HeldRows(made.held())
+    assert held.holds({"id": 7}, bytes.fromhex(MARK))
+    assert not held.holds({"id": 8}, bytes.fromhex(MARK))
+    assert not held.holds({"id": 7}, bytes.fromhex("cd" * 32))
+    assert held.knows(bytes.fromhex(MARK))
+
+
+def test_types_survive(database: OneDatabase) -> None:
+    answers = {
+        "t": Kind.TEXT, "i": Kind.INTEGER, "n": Kind.NUMBER, "b": Kind.BOOLEAN, "d": Kind.DATE, "m": Kind.MOMENT,
+        "l": Kind.TEXT,
+    }  # fmt: skip
+    values = {
+        "t": "ünï 😀 \"'\\ %s ? {x}", "i": 2**63 - 1, "n": 0.1, "b": True, "d": "2026-02-28",
+        "m": "2026-02-28T12:00:00Z", "l": ["a", {"b": None}],
+    }  # fmt: skip
+
+    load(target(database, answers=answers), row(1, **values), row(2))
+
+    (one, empty) = database.dicts("answers", "id")
+    assert (one["t"], one["i"], one["n"]) == (values["t"], 2**63 - 1, 0.1)
+    assert one["b"] == 1
+    assert json.loads(one["l"]) == values["l"]
+    if database.conn_type != "sqlite":
+        assert one["b"] is True
+        assert one["d"] == date(2026, 2, 28)
+        assert one["m"] == datetime(2026, 2, 28, 12, tzinfo=UTC)
+    else:
+        assert (one["d"], one["m"]) == ("2026-02-28", "2026-02-28 12:00:00+00:00")
+    assert [empty[name] for name in answers] == [None] * len(answers)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *(2**63 - 1, "ключ '\"; --", date(2026, 1, 1), datetime(2026, 1, 1, 5, tzinfo=UTC)),
+        *(Decimal("1.50"), UUID(int=7), b"\x00'"),
+    ],
+    ids=["big", "text", "date", "moment", "decimal", "uuid", "bytes"],
+)
+def test_a_key_of_any_type_is_found_again(database: OneDatabase, key: Any) -> None:
+    made = target(database)
+
+    for _ in range(2):
+        load(made, row(key), first=[{"id": key}])
+
+    assert len(database.rows("SELECT * FROM answers")) == 1
+    assert HeldRows(made.held()).holds({"id": key}, bytes.fromhex(MARK))
+
+
+def test_a_key_of_several_columns(database: OneDatabase) -> None:
+    made = target(database, key=["shop", "id"])
+
+    for team in ("a", "b"):
+        load(made, row(1, team, shop="x"), row(1, team, shop="y"), first=[{"shop": "x", "id": 1}])
+
+    assert database.rows("SELECT shop, id, team FROM answers ORDER BY shop") == [("x", 1, "b"), ("y", 1, "b")]
+
+
+class TestWhatReplacesWhat:
+    OTHER = "cd" * 32
+
+    @pytest.mark.parametrize(
+        ("before", "after", "team"),
+        [
+            (row(1, "old"), row(1, "new"), "new"),
+            (row(1, "old"), row(1, "old", mark=OTHER), "old"),
+            (row(1, "old"), row(1, "new", "blocked"), "old"),
+            (row(1, "old"), row(1, "new", "failed", mark=OTHER), None),
+            (row(1, "old"), row(1, "new", "unknown", mark=OTHER), "old"),
+            (row(1, "old"), row(1, "new", "skipped", mark=OTHER), "old"),
+            (row(1, "old", "failed"), row(1, "new"), "new"),
+            (row(1, "old", "failed"), row(1, "new", "invalid"), None),
+            (row(1, "old", "skipped"), row(1, "new", "unknown"), None),
+        ],
+    )
+    def test_a_row_of_the_same_key(
+        self, database: OneDatabase, before: dict[str, Any], after: dict[str, Any], team: str | None
+    ) -> None:
+        made = target(database)
+
+        load(made, before)
+        load(made, after)
+
+        (found,) = database.dicts("answers", "id")
+        kept = team == "old" and before["_segmind_fingerprint"] == found["_segmind_fingerprint"]
+        assert found["team"] == team
+        assert found["_segmind_status"] == (before if kept else after)["_segmind_status"]
+
+    @pytest.mark.postgres
+    def test_loading_twice_writes_nothing(self, postgres: OneDatabase) -> None:
+        made = target(postgres)
+        load(made, row(1), row(2, status="failed"), row(3, status="skipped"))
+        # What is written anew gets the number of the transaction that wrote it.
+        before = postgres.rows("SELECT id, xmin::text, team FROM answers ORDER BY id")
+        load(made, row(1), row(2, status="failed"), row(3, status="skipped"))
+
+        assert postgres.rows("SELECT id, xmin::text, team FROM answers ORDER BY id") == before
+
+
+class TestATableThatIsThere:
+    OWN = "_segmind_fingerprint TEXT, _segmind_status TEXT, _segmind_error TEXT, _segmind_request_id TEXT, "
+    OWN += "_segmind_model TEXT, _segmind_cost REAL, _segmind_tokens BIGINT"
+
+    def test_missing_columns_are_named_with_the_statement_that_adds_them(self, database: OneDatabase) -> None:
+        database.run("CREATE TABLE answers (id BIGINT PRIMARY KEY, more TEXT)")
+
+        with pytest.raises(
+            SegmindConfigError, match=r"no column 'team', '_segmind_fingerprint'.*Nothing was sent"
+        ) as caught:
+            target(database).prepare(list)
+        statements = str(caught.value).partition("Add what is missing: ")[2].split("; ")
+        database.run(*statements)
+
+        assert target(database).prepare(list)
+
+    def test_without_a_key_to_write_by_nothing_is_sent(self, database: OneDatabase) -> None:
+        database.run(f"CREATE TABLE answers (id BIGINT, team TEXT, {self.OWN})")
+
+        with pytest.raises(SegmindConfigError, match=r"cannot be written by key.*unique constraint on id"):
+            target(database).prepare(list)
+
+    def test_other_columns_are_left_alone(self, database: OneDatabase) -> None:
+        database.run(f"CREATE TABLE answers (note TEXT, id BIGINT PRIMARY KEY, team TEXT, {self.OWN})")
+        made = target(database)
+        load(made, row(1, "old"))
+        database.run("UPDATE answers SET note = 'mine'")
+
+        load(made, row(1, "new"))
+
+        assert database.rows("SELECT note, team FROM answers") == [("mine", "new")]
+
+    def test_a_row_it_refuses_costs_no_other_row(self, database: OneDatabase) -> None:
+        database.run(f"CREATE TABLE answers (id BIGINT PRIMARY KEY, team TEXT CHECK (team <> 'canary'), {self.OWN})")
+        made = target(database)
+
+        load(made, *(row(number, "canary" if number == 4 else "shop") for number in range(8)))
+
+        assert [found for (found,) in database.rows("SELECT id FROM answers ORDER BY id")] == [0, 1, 2, 3, 5, 6, 7]
+        with pytest.raises(SegmindBulkError, match=r"refused 1 rows.*nothing is paid again") as caught:
+            made.check_refused()
+        assert "canary" not in str(caught.value)
+
+    def test_a_table_that_refuses_all_is_an_error_and_shows_no_row(self, database: OneDatabase) -> None:
+        database.run(f"CREATE TABLE answers (id BIGINT PRIMARY KEY, team TEXT CHECK (team = 'x'), {self.OWN})")
+
+        with pytest.raises(SegmindBulkError, match=r"Writing to.*failed.*in the ledger") as caught:
+            load(target(database), *(row(number, "canary") for number in range(8)))
+
+        assert "canary" not in str(caught.value)
+        assert caught.value.retryable
+
+
+def test_nothing_is_made_for_an_empty_source_or_a_dry_run(database: OneDatabase) -> None:
+    assert not target(database).prepare(list)
+    assert not target(database).prepare(None)
+
+    assert target(database).prepare(lambda: [{"id": 1}])
+
+
+def test_odd_names_are_names(database: OneDatabase) -> None:
+    key = 'id"; DROP TABLE other; --'
+    team = "te'am %s ? $1 {x} größe"
+    database.run("CREATE TABLE other (id INTEGER)")
+    made = target(database, name='"an ""odd"" table; DROP TABLE other"', key=[key], answers={team: Kind.TEXT})
+
+    for number in range(2):
+        load(made, {**row(1), key: 1, team: f"a{number}"}, first=[{key: 1}])
+
+    assert database.rows("SELECT * FROM other") == []
+    (found,) = database.dicts('"an ""odd"" table; DROP TABLE other"', "1")
+    assert (found[key], found[team]) == (1, "a0")
+
+
+def test_an_answer_that_fits_no_column_is_told(database: OneDatabase) -> None:
+    made = target(database, answers={"many": Kind.INTEGER})
+
+    assert made.misfit({"many": 7}) is None
+    assert "'many' does not fit: it is no integer" in str(made.misfit({"many": 2**70}))
+
+
+def test_what_was_written_before_a_failure_stays(database: OneDatabase) -> None:
+    made = target(database)
+    assert made.prepare(lambda: [{"id": 1}])
+
+    with contextlib.suppress(KeyboardInterrupt), made.writing() as write:
+        for number in range(7):
+            write(row(number))
+        raise KeyboardInterrupt
+
+    assert len(database.rows("SELECT * FROM answers")) == 6
+
+
+class TestKeysThatHaveNoPlace:
+    def test_null_and_repeated_keys(self) -> None:
+        held = HeldRows()
+
+        assert held.trouble({"a": 1, "b": 2}) is None
+        assert held.trouble({"a": 2, "b": 1}) is None
+        assert "'b' is NULL" in str(held.trouble({"a": 1, "b": None}))
+        assert "earlier row" in str(held.trouble({"a": 1, "b": 2}))
+
+    def test_what_is_no_fingerprint_is_not_held(self) -> None:
+        held = HeldRows([(b"k" * 32, "nonsense"), (b"l" * 32, ""), (b"m" * 32, None)])  # type: ignore[list-item]
+
+        assert not held.knows(b"")

@@ -1,0 +1,402 @@
+"""A query goes in, a table comes out, each distinct row is paid once, and loading twice changes nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException
+from pydantic import BaseModel
+
+from airflow_provider_segmind.bulk.sql.target import Target
+from airflow_provider_segmind.emulator import SegmindEmulator
+from airflow_provider_segmind.exceptions import SegmindBulkError
+from airflow_provider_segmind.operators import enriching
+from airflow_provider_segmind.operators.enrich_sql import SegmindEnrichSqlOperator
+from tests.databases import OneDatabase, database, opened, postgres, postgres_server
+from tests.stand_ins import Run
+
+__all__ = ["database", "postgres", "postgres_server"]
+
+MODEL = "gemini-3.1-flash-lite"
+
+
+class Colour(BaseModel):
+    colour: str
+    warm: bool
+    shades: list[str] = []
+
+
+class Shop:
+    """A table of things, and task instances that ask about it."""
+
+    def __init__(self, folder: Path, emulator: SegmindEmulator, source: OneDatabase) -> None:
+        self.folder, self.emulator, self.source = folder, emulator, source
+        self.run = Run()
+
+    def stock(self, *names: str) -> None:
+        self.source.run("DROP TABLE IF EXISTS things")
+        rows = list(enumerate(names, 1))
+        self.source.fill("things", "id INTEGER, thing VARCHAR(100)", rows)
+
+    def task(self, **fields: Any) -> SegmindEnrichSqlOperator:
+        given = {
+            "sql_conn_id": "shop",
+            "sql": "SELECT id, thing FROM things ORDER BY id",
+            "key": "id",
+            "target_table": "answers",
+            "model": MODEL,
+            "prompt": "The colour of {thing}?",
+            "ledger_path": str(self.folder / "ledger"),
+            **fields,
+        }
+        task = SegmindEnrichSqlOperator(task_id="a_task", **given)
+        # Airflow 3 logs through structlog, 2.11 through a logger under the other name.
+        hand: Any = task
+        hand._cached_logger = hand._log = logging.getLogger("a_task")
+        return task
+
+    def ask(self, **fields: Any) -> Any:
+        return self.task(**fields).execute(self.run.context())
+
+    def ask_the_next_day(self, **fields: Any) -> Any:
+        self.run = Run(run_id=f"{self.run.ti.run_id}+")
+        return self.ask(**fields)
+
+    @property
+    def answers(self) -> list[dict[str, Any]]:
+        return self.source.dicts("answers", "id")
+
+    @property
+    def dead_letters(self) -> list[dict[str, Any]]:
+        path = self.folder / "ledger" / "reports" / "answers.dead_letters.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()]
+
+    @property
+    def posts(self) -> int:
+        return len(self.emulator.posts())
+
+    @property
+    def billed(self) -> float:
+        return sum(entry.cost for entry in self.emulator.bill)
+
+
+@pytest.fixture
+def shop(
+    database: OneDatabase, tmp_path: Path, segmind_emulator: SegmindEmulator, monkeypatch: pytest.MonkeyPatch
+) -> Shop:
+    monkeypatch.setenv("AIRFLOW_CONN_SHOP", json.dumps(database.airflow))
+    return Shop(tmp_path, segmind_emulator, database)
+
+
+@pytest.fixture
+def small(tmp_path: Path, segmind_emulator: SegmindEmulator, monkeypatch: pytest.MonkeyPatch) -> Shop:
+    """Give a shop in SQLite, for what no database has a say in."""
+    with opened("sqlite", tmp_path) as made:
+        monkeypatch.setenv("AIRFLOW_CONN_SHOP", json.dumps(made.airflow))
+        return Shop(tmp_path, segmind_emulator, made)
+
+
+def test_every_row_has_its_answer_and_equal_rows_are_paid_once(shop: Shop) -> None:
+    shop.stock("sky", "rose", "sky")
+
+    manifest = shop.ask()
+
+    assert [row["answer"] for row in shop.answers] == [
+        "echo: The colour of sky?",
+        "echo: The colour of rose?",
+        "echo: The colour of sky?",
+    ]
+    assert shop.posts == 2
+    assert manifest["outcomes"]["success"] == manifest["rows_read"] == 3
+    assert manifest["outputs"] == ["shop:answers"]
+    assert sum(row["_segmind_cost"] for row in shop.answers) == pytest.approx(shop.billed)
+    assert {row["_segmind_status"] for row in shop.answers} == {"success"}
+    assert json.loads((shop.folder / "ledger" / "reports" / "answers.manifest.json").read_text()) == manifest
+
+
+def test_an_output_type_becomes_typed_columns(shop: Shop) -> None:
+    shop.stock("sky")
+    shop.emulator.script(json={"colour": "blue", "warm": False, "shades": ["grey", "ü"]})
+
+    shop.ask(output_type=Colour)
+
+    (row,) = shop.answers
+    assert (row["colour"], row["warm"], json.loads(row["shades"])) == ("blue", False, ["grey", "ü"])
+
+
+class TestTheNextDay:
+    def test_nothing_changed_so_nothing_is_asked_and_nothing_written(self, shop: Shop) -> None:
+        shop.stock("sky", "rose", "sky")
+        shop.ask()
+        before = shop.answers
+
+        again = shop.ask_the_next_day()
+        whole = shop.ask_the_next_day(incremental=False)
+
+        assert shop.answers == before
+        assert shop.posts == 2
+        assert (again["rows_unchanged"], again["rows_read"], again["outcomes"]["success"]) == (3, 3, 3)
+        assert (whole["rows_unchanged"], whole["cache_hits"]) == (0, 2)
+
+    def test_only_rows_that_changed_or_are_new_are_asked(self, shop: Shop) -> None:
+        shop.stock("sky", "rose")
+        shop.ask()
+        shop.stock("sky", "leaf", "sky", "sea")
+
+        manifest = shop.ask_the_next_day()
+
+        assert [row["answer"][-7:] for row in shop.answers] == ["of sky?", "f leaf?", "of sky?", "of sea?"]
+        assert shop.posts == 4
+        assert (manifest["rows_unchanged"], manifest["rows_read"]) == (1, 4)
+        # The rose was billed, and is no longer in the table.
+        gone = shop.emulator.bill[0].cost
+        assert sum(row["_segmind_cost"] for row in shop.answers) == pytest.approx(shop.billed - gone, rel=0.2)
+
+    def test_a_ledger_that_is_lost_costs_nothing_for_what_the_table_holds(self, small: Shop) -> None:
+        small.stock("sky", "rose")
+        small.ask()
+
+        small.ask_the_next_day(ledger_path=str(small.folder / "another"))
+
+        assert small.posts == 2
+
+    def test_another_schema_asks_all_again_and_names_the_column_it_needs(self, small: Shop) -> None:
+        small.stock("sky", "rose")
+        small.emulator.script(json={"colour": "blue", "warm": False, "shades": []})
+        small.ask(output_type={"type": "object", "properties": {"colour": {"type": "string"}}, "required": ["colour"]})
+
+        with pytest.raises(AirflowFailException, match=r"no column 'warm', 'shades'.*Nothing was sent"):
+            small.ask_the_next_day(output_type=Colour)
+        assert small.posts == 2
+        small.source.run("ALTER TABLE answers ADD COLUMN warm BOOLEAN", "ALTER TABLE answers ADD COLUMN shades TEXT")
+        small.ask_the_next_day(output_type=Colour)
+
+        assert small.posts == 4
+        assert [row["warm"] for row in small.answers] == [0, 0]
+
+    def test_a_failure_is_written_and_never_over_a_good_answer_to_the_same_question(self, small: Shop) -> None:
+        small.stock("sky", "rose")
+        small.ask()
+        small.emulator.script(finish_reason="safety")
+        small.stock("sky", "leaf")
+
+        fields: dict[str, Any] = {
+            "incremental": False,
+            "ledger_path": str(small.folder / "new"),
+            "max_failed_rows": None,
+        }
+        manifest = small.ask_the_next_day(**fields)
+
+        assert manifest["outcomes"]["blocked"] == 2
+        kept, failed = small.answers
+        assert (kept["answer"], kept["_segmind_status"]) == ("echo: The colour of sky?", "success")
+        assert (failed["answer"], failed["_segmind_status"]) == (None, "blocked")
+        assert failed["_segmind_error"]
+
+
+class TestKeys:
+    def test_a_row_without_a_key_and_a_repeated_key_are_named_and_counted(self, shop: Shop) -> None:
+        shop.source.fill(
+            "things", "id INTEGER, thing VARCHAR(10)", [(1, "sky"), (None, "sea"), (1, "rose"), (2, "leaf")]
+        )
+
+        with pytest.raises(AirflowFailException, match="2 skipped"):
+            shop.ask(sql="SELECT id, thing FROM things")
+
+        assert len(shop.answers) == 2
+        assert shop.posts == 2
+        reasons = sorted(letter["reason"] for letter in shop.dead_letters)
+        assert reasons[0].startswith("its key column 'id' is NULL")
+        assert reasons[1].startswith("its key stands in an earlier row")
+
+    def test_a_key_of_two_columns_and_a_table_as_the_source(self, shop: Shop) -> None:
+        shop.source.fill(
+            "things", "shop VARCHAR(5), id INTEGER, thing VARCHAR(10)", [("a", 1, "sky"), ("b", 1, "rose")]
+        )
+
+        shop.ask(sql=None, source_table="things", key=["shop", "id"])
+        manifest = shop.ask_the_next_day(sql=None, source_table="things", key=["shop", "id"])
+
+        assert sorted((row["shop"], row["answer"][-6:]) for row in shop.answers) == [("a", "f sky?"), ("b", " rose?")]
+        assert manifest["rows_unchanged"] == 2
+
+    def test_shards_agree_on_a_repeated_key(self, small: Shop) -> None:
+        small.source.fill("things", "id INTEGER, thing TEXT", [(number % 30, f"t{number}") for number in range(40)])
+        read = skipped = 0
+        for index in range(3):
+            small.run = Run(map_index=index)
+            manifest = small.ask(
+                sql="SELECT * FROM things", shard_index=index, shard_count=3, on_partial="succeed", key="id"
+            )
+            read += manifest["rows_read"]
+            skipped += manifest["outcomes"]["skipped"]
+
+        assert (read, skipped, small.posts) == (40, 10, 30)
+        assert len(small.answers) == 30
+
+
+class TestTrouble:
+    def test_a_kill_lands_what_finished_and_the_retry_pays_once(
+        self, shop: Shop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(enriching, "GRACE", 0.2)
+        shop.emulator.script(latency=600.0, match="rose")
+        shop.stock("sky", "rose")
+        task = shop.task()
+
+        def kill() -> None:
+            pause = threading.Event()
+            while len(shop.emulator.jobs) < 2 or len(shop.emulator.bill) < 1:
+                pause.wait(0.01)
+            # The answer has to arrive, too.
+            pause.wait(1.5)
+            task.on_kill()
+
+        threading.Thread(target=kill, daemon=True).start()
+        with pytest.raises(SegmindBulkError, match="told to stop"):
+            task.execute(shop.run.context())
+
+        assert [row["_segmind_status"] for row in shop.answers] == ["success", "unknown"]
+        shop.emulator.advance(600.0)
+        manifest = shop.ask()
+        assert manifest["outcomes"]["success"] == 2
+        assert [row["_segmind_status"] for row in shop.answers] == ["success", "success"]
+        assert shop.posts == 2
+
+    def test_a_database_that_fails_in_the_middle_loses_nothing_that_was_paid(
+        self, shop: Shop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shop.stock(*map(str, range(9)))
+        transact, calls = Target._transact, []
+
+        def breaks(self: Target, connection: Any, rows: Any) -> Any:
+            calls.append(len(rows))
+            if len(calls) > 2:
+                connection.close()
+            return transact(self, connection, rows)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Target, "_transact", breaks)
+            with pytest.raises(
+                SegmindBulkError, match=r"Writing to the table 'answers' of 'shop' failed.*in the ledger"
+            ):
+                shop.ask(batch_rows=3)
+
+        assert len(shop.answers) == 6
+        manifest = shop.ask()
+        assert manifest["rows_unchanged"] == 6
+        assert len(shop.answers) == 9
+        assert shop.posts == 9
+
+    def test_an_answer_that_fits_no_column_is_invalid_and_stays_in_the_ledger(self, small: Shop) -> None:
+        small.stock("sky", "rose")
+        small.emulator.script(json={"many": 2**70}, match="rose")
+        small.emulator.script(json={"many": 7}, match="sky")
+        schema = {"type": "object", "properties": {"many": {"type": "integer"}}, "required": ["many"]}
+
+        manifest = small.ask(output_type=schema, max_failed_rows=1)
+
+        assert manifest["outcomes"] == {**dict.fromkeys(manifest["outcomes"], 0), "success": 1, "invalid": 1}
+        assert [row["many"] for row in small.answers] == [7, None]
+        assert "'many' does not fit" in small.dead_letters[0]["reason"]
+
+    def test_a_missing_column_is_named_before_anything_is_sent(self, shop: Shop) -> None:
+        shop.stock("sky")
+
+        with pytest.raises(AirflowFailException, match=r"no column 'colour'.*Nothing was sent"):
+            shop.ask(prompt="{colour}?")
+
+        assert shop.posts == 0
+
+    def test_a_query_that_is_wrong_sends_nothing(self, shop: Shop) -> None:
+        with pytest.raises((SegmindBulkError, AirflowFailException), match="nothings"):
+            shop.ask(sql="SELECT * FROM nothings")
+
+        assert shop.posts == 0
+
+    @pytest.mark.parametrize(
+        ("connection", "said"),
+        [
+            ({"conn_type": "segmind"}, "'target_conn_id' names 'other'.*no database"),
+            ({"conn_type": "morse"}, "'target_conn_id' names 'other'.*no installed provider"),
+        ],
+    )
+    def test_a_target_that_is_no_database(
+        self, small: Shop, connection: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AIRFLOW_CONN_OTHER", json.dumps(connection))
+
+        with pytest.raises(AirflowFailException, match=said):
+            small.ask(target_conn_id="other")
+
+
+def test_a_dry_run_changes_nothing_and_knows_what_the_table_holds(shop: Shop) -> None:
+    shop.stock("sky", "rose")
+    before = shop.ask(dry_run=True)
+    with contextlib.suppress(Exception):
+        assert not shop.answers
+    shop.ask(sql="SELECT * FROM things WHERE id = 1")
+
+    after = shop.ask(dry_run=True, ledger_path=str(shop.folder / "another"))
+
+    assert (before["rows"], before["answered_rows"]) == (2, 0)
+    assert (after["rows"], after["distinct_rows"], after["answered_rows"]) == (2, 2, 1)
+    assert shop.posts == 1
+
+
+def test_a_sample_goes_into_a_table_of_its_own(shop: Shop) -> None:
+    shop.stock(*map(str, range(20)))
+
+    shop.ask(sample=4)
+    manifest = shop.ask_the_next_day()
+
+    estimate = shop.run.ti.pushed.get("estimate")
+    assert estimate is None
+    assert len(shop.source.rows("SELECT * FROM answers_sample")) == 4
+    assert (shop.posts, manifest["cache_hits"], len(shop.answers)) == (20, 4, 20)
+
+
+def test_a_sample_counts_the_rest(shop: Shop) -> None:
+    shop.stock(*map(str, range(20)))
+
+    shop.ask(sample=4)
+
+    assert shop.run.ti.pushed["estimate"]["rows"] == 20
+    assert shop.run.ti.pushed["estimate"]["cost"] == pytest.approx(5 * shop.billed)
+
+
+@pytest.mark.postgres
+def test_another_database_may_be_the_target(
+    small: Shop, postgres: OneDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", json.dumps(postgres.airflow))
+    postgres.run("CREATE SCHEMA shop")
+    small.source.fill("things", "id INTEGER, thing TEXT, day DATE", [(1, "sky", "2026-01-01")])
+
+    for _ in range(2):
+        manifest = small.ask_the_next_day(
+            sql="SELECT * FROM things", key=["id", "day"], target_conn_id="warehouse", target_table="shop.answers"
+        )
+
+    assert postgres.rows("SELECT id, day, answer FROM shop.answers") == [(1, "2026-01-01", "echo: The colour of sky?")]
+    assert manifest["rows_unchanged"] == 1
+
+
+def test_no_row_stands_in_the_log_or_in_a_rendered_field(small: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    small.stock("canary-thing")
+    task = small.task(sql="SELECT * FROM things WHERE '{{ ds }}' <> ''")
+
+    task.render_template_fields({"ds": "2026-11-25"})
+    task.execute(small.run.context())
+
+    assert task.sql == "SELECT * FROM things WHERE '2026-11-25' <> ''"
+    assert "1 rows read (1 success)" in caplog.text
+    assert "canary" not in caplog.text
+    assert "canary" not in str([getattr(task, field) for field in task.template_fields])
