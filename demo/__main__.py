@@ -6,30 +6,22 @@ import argparse
 import contextlib
 import json
 import os
-import secrets
-import shutil
-import signal
 import sys
-import tempfile
-import time
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import httpx
 from rich.console import Console
 
 from airflow_provider_segmind.api.replies import read_reply
 from demo.display import Display
-from demo.emulator import EmulatorProcess
-from demo.rest import AirflowRest, AirflowRestError, Json
-from demo.stack import AirflowStack, StackError
+from demo.rest import AirflowRest, Json
+from demo.stack import AirflowStack
+from demo.stage import ROOT, emulated_segmind, play, show_failure, stay, temporary_home
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from types import FrameType
 
-ROOT = Path(__file__).resolve().parent.parent
 DAG_ID = "example_segmind_request"
 SUBMIT, WAIT, RESULT = "submit", "wait", "result"
 RUN_TIMEOUT = 900
@@ -48,17 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.live and not os.environ.get("SEGMIND_API_KEY"):
         display.trouble("LIVE=1 needs the API key: SEGMIND_API_KEY=… make demo LIVE=1")
         return 2
-    # Unwinds the with blocks below, which end what was started.
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        with _home() as home, _segmind(display, home=home, live=options.live) as connection:
+
+    def demonstrate() -> int:
+        with temporary_home() as home, _segmind(display, home=home, live=options.live) as connection:
             return _demonstrate(display, home=home, dags=options.dags, connection=connection, keep=options.keep)
-    except KeyboardInterrupt:
-        display.trouble("Interrupted; everything that was started is ended.")
-        return 130
-    except (StackError, AirflowRestError, RuntimeError, httpx.HTTPError) as error:
-        display.trouble(str(error))
-        return 1
+
+    return play(display, demonstrate)
 
 
 def _demonstrate(display: Display, *, home: Path, dags: Path, connection: str, keep: bool) -> int:
@@ -77,10 +64,10 @@ def _demonstrate(display: Display, *, home: Path, dags: Path, connection: str, k
         if state == "success":
             _show_answer(display, rest, run_id)
         else:
-            _show_failure(display, rest, run_id, instances)
+            show_failure(display, rest, DAG_ID, run_id, instances)
         display.facts(_durations(display, instances))
         if keep:
-            _stay(display, stack, run_id)
+            stay(display, stack, DAG_ID, run_id)
     return 0 if state == "success" else 1
 
 
@@ -109,14 +96,6 @@ def _show_answer(display: Display, rest: AirflowRest, run_id: str) -> None:
     )
 
 
-def _show_failure(display: Display, rest: AirflowRest, run_id: str, instances: list[Json]) -> None:
-    for each in instances:
-        if each["state"] in ("failed", "up_for_retry"):
-            log = rest.log(DAG_ID, run_id, each["task_id"], try_number=each["try_number"])
-            display.trouble(f"Task {each['task_id']} {each['state']}:\n" + "\n".join(log.splitlines()[-15:]))
-    display.trouble(f"Run {run_id} did not succeed.")
-
-
 def _known(count: int | None) -> str:
     return "?" if count is None else str(count)
 
@@ -130,52 +109,13 @@ def _durations(display: Display, instances: list[Json]) -> dict[str, str]:
     return rows
 
 
-def _stay(display: Display, stack: AirflowStack, run_id: str) -> None:
-    display.facts(
-        {
-            "Airflow": f"{stack.base_url}/dags/{DAG_ID}/runs/{run_id}",
-            "login": "none: everybody who opens the page is an admin",
-            "files": str(stack.home),
-            "end": "Ctrl-C",
-        }
-    )
-    with contextlib.suppress(KeyboardInterrupt):
-        while True:
-            stack.check_alive()
-            time.sleep(1)
-
-
-@contextlib.contextmanager
-def _home() -> Iterator[Path]:
-    parent = ROOT / ".demo"
-    parent.mkdir(exist_ok=True)
-    home = Path(tempfile.mkdtemp(prefix="run-", dir=parent))
-    try:
-        yield home
-    finally:
-        # When Airflow did not start, the message names log files below it.
-        if not isinstance(sys.exception(), StackError):
-            shutil.rmtree(home, ignore_errors=True)
-
-
 @contextlib.contextmanager
 def _segmind(display: Display, *, home: Path, live: bool) -> Iterator[str]:
     if live:
         yield json.dumps({"conn_type": "segmind", "password": os.environ["SEGMIND_API_KEY"]})
         return
-    with contextlib.ExitStack() as scope:
-        with display.step("Starting the emulator"):
-            emulator = EmulatorProcess(
-                log_path=home / "emulator.log",
-                api_key=f"SG_{secrets.token_hex(8)}",
-                options=["--latency", EMULATED_SECONDS],
-            )
-            scope.enter_context(emulator)
+    with emulated_segmind(display, home=home, options=["--latency", EMULATED_SECONDS]) as emulator:
         yield emulator.connection_json
-
-
-def _interrupt(signal_number: int, frame: FrameType | None) -> Any:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
