@@ -159,12 +159,17 @@ class Ledger:
     def totals(self) -> RunTotals:
         """Return what the run has used up, rows still open included."""
         totals = RunTotals(self._totals.rows, self._totals.cost, self._totals.unpriced, self._totals.outcomes.copy())
-        for row in self._open.values():
+        for mark, row in self._open.items():
             claim = row.claim
             # A freed attempt cost nothing, but what it followed may have.
             if claim is not None and claim.run == self.run and (claim.request_ids or not row.is_free):
                 totals.rows += 1
                 totals.cost += claim.cost
+                earlier = self.finished(mark)
+                if earlier is not None and earlier.run == self.run:
+                    # Its claim carries what the row has cost so far.
+                    totals.rows -= 1
+                    totals.cost -= earlier.cost or 0.0
         return totals
 
     def dump(self) -> Iterator[bytes]:

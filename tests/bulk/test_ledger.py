@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -118,6 +119,13 @@ def test_a_row_asked_twice_in_one_run_counts_once(tmp_path: Path) -> None:
     written(tmp_path, [finished(1, outcome=Outcome.INVALID)], [finished(1, 2, cost=1.5)])
     totals = opened(tmp_path).totals()
     assert (totals.rows, totals.cost, totals.outcomes[Outcome.INVALID]) == (1, 1.5, 0)
+
+
+def test_a_row_that_is_being_asked_again_in_one_run_counts_once(tmp_path: Path) -> None:
+    further = replace(claimed(1, 2), request_ids=("q1-1",), cost=0.5)
+    written(tmp_path, [finished(1, outcome=Outcome.INVALID, cost=0.5)], [further])
+    totals = opened(tmp_path).totals()
+    assert (totals.rows, totals.cost) == (1, 0.5)
 
 
 def test_segments_can_be_read_with_ls_and_jq(tmp_path: Path) -> None:
