@@ -43,6 +43,8 @@ FINENESS = 0.05
 """Part of its age by which a step must be long, however sure the history seems."""
 OVERDUE = 0.01
 """Part of requests still unfinished below which the history says nothing about those that are."""
+WAY_OF_A_SUBMIT = 0.25
+"""Seconds by which Segmind may have begun to count before we knew that the request was accepted."""
 GRID = tuple(YOUNGEST * 1.1**index for index in range(137))
 """Ages in seconds at which the hazard is read; they end beyond an hour."""
 
@@ -283,15 +285,16 @@ def _changed(latencies: deque[float]) -> bool:
 
 def latency_of(state: RequestState, *, seen_going: float, seen_done: float) -> float | None:
     """
-    Return how long a request took: as Segmind measured it, else the middle of when it can have completed.
+    Return how long a request took: as Segmind measured it where that can be true, else the middle of when it can have
+    completed.
 
     :param seen_going: age in seconds at the last look that found it in progress.
     :param seen_done: age at the look that found it completed.
     :returns: None when nobody was watching, so that it may have been done for long.
     """
     measured = state.metrics.total_time
-    if measured is not None and 0 < measured <= seen_done + 1:
-        return measured
+    if measured is not None and 0 < measured <= seen_done + WAY_OF_A_SUBMIT:
+        return min(measured, seen_done)
     if seen_done - seen_going > max(5.0, 0.5 * seen_done):
         return None
     return (seen_going + seen_done) / 2
