@@ -26,8 +26,7 @@ from airflow_provider_segmind.api.models import (
 from airflow_provider_segmind.api.protocol import Call
 from airflow_provider_segmind.api.rates import Priority
 from airflow_provider_segmind.api.retry import Patience, async_retrying, may_send_again
-from airflow_provider_segmind.api.senders import sender_for
-from airflow_provider_segmind.api.transport import shared_tls
+from airflow_provider_segmind.api.senders import prepare, sender_for
 from airflow_provider_segmind.exceptions import SegmindError
 
 T = TypeVar("T")
@@ -59,7 +58,7 @@ class AsyncSegmindClient(AccountCalls):
     @classmethod
     async def create(cls, config: ClientConfig, **options: Any) -> Self:
         """Return a client without blocking the event loop."""
-        await asyncio.to_thread(shared_tls)
+        await prepare()
         return cls(config, **options)
 
     async def __aenter__(self) -> Self:

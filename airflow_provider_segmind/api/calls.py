@@ -60,7 +60,7 @@ class AccountCalls:
 
     def answer(self, response: httpx.Response, content: bytes) -> Answer:
         """Return what httpx received in our own terms."""
-        return Answer(response.status_code, content, answer_headers(response), self.clock())
+        return Answer(response.status_code, content, answer_headers(response.headers.multi_items()), self.clock())
 
 
 def succeeded(result: RequestResult) -> RequestResult:

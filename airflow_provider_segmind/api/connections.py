@@ -21,7 +21,7 @@ import httpx
 from airflow_provider_segmind.api.answers import Answer
 from airflow_provider_segmind.api.network import AsyncioNetwork
 from airflow_provider_segmind.api.protocol import Call
-from airflow_provider_segmind.api.transport import http_timeout, shared_tls, transport_error
+from airflow_provider_segmind.api.transport import answer_headers, http_timeout, shared_tls, transport_error
 
 T = TypeVar("T")
 
@@ -111,7 +111,8 @@ class Connections:
                 await self._give(host, connection)
         finally:
             self._slots.release()
-        headers = _lower(response.headers)
+        pairs = ((name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers)
+        headers = answer_headers(pairs)
         return Answer(response.status, _unpacked(response.content, headers), headers, self._clock())
 
     async def _slot(self, seconds: float | None) -> None:
@@ -173,14 +174,6 @@ def _host(base: str) -> _Host:
 def _headers(host: _Host, call: Call[T]) -> list[tuple[bytes, bytes]]:
     named: Iterable[tuple[str, str]] = (*_PACKED, *call.headers.items())
     return [(b"host", host.header), *((name.encode(), value.encode()) for name, value in named)]
-
-
-def _lower(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for raw_name, raw_value in headers:
-        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
-        found[name] = f"{found[name]}, {value}" if name in found else value
-    return found
 
 
 def _unpacked(content: bytes, headers: dict[str, str]) -> bytes:

@@ -115,7 +115,12 @@ def download(
             ):
                 if response.status_code != 200:
                     words = response.read()
-                    raise refusal(asked, Answer(response.status_code, words, answer_headers(response), time.time()))
+                    raise refusal(
+                        asked,
+                        Answer(
+                            response.status_code, words, answer_headers(response.headers.multi_items()), time.time()
+                        ),
+                    )
                 kind = response.headers.get("content-type", "").partition(";")[0]
                 written = 0
                 with open_sink(file.suffix(kind)) as sink:

@@ -1,8 +1,14 @@
-"""Who carries a call out: connections of our own where the way is straight, httpx where a proxy stands between."""
+"""
+Who carries a call out: aiohttp where it is installed, else connections of our own; httpx where a proxy stands between.
+
+``docs/performance.md`` has what each costs.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import importlib
+import importlib.util
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
@@ -10,9 +16,10 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
+from airflow_provider_segmind.api.aiohttp_sender import AiohttpSender
 from airflow_provider_segmind.api.answers import Answer
 from airflow_provider_segmind.api.config import ClientConfig
-from airflow_provider_segmind.api.connections import Connections
+from airflow_provider_segmind.api.connections import FRESH, Connections
 from airflow_provider_segmind.api.protocol import Call
 from airflow_provider_segmind.api.transport import answer_headers, http_timeout, shared_tls, transport_error
 
@@ -63,7 +70,11 @@ class HttpxSender:
             raise transport_error(call.asked, call.url, httpx.ReadTimeout("the call took too long")) from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise transport_error(call.asked, call.url, error) from error
-        return call.read(Answer(response.status_code, response.content, answer_headers(response), self._clock()))
+        return call.read(
+            Answer(
+                response.status_code, response.content, answer_headers(response.headers.multi_items()), self._clock()
+            )
+        )
 
     async def close(self) -> None:
         """Close the connections."""
@@ -71,19 +82,39 @@ class HttpxSender:
 
 
 def sender_for(
-    config: ClientConfig, *, most: int, clock: Callable[[], float], transport: httpx.AsyncBaseTransport | None = None
+    config: ClientConfig,
+    *,
+    most: int,
+    idle: float = FRESH,
+    clock: Callable[[], float],
+    transport: httpx.AsyncBaseTransport | None = None,
 ) -> Sender:
     """
     Return what sends an account's calls.
 
     :param most: connections open at once.
+    :param idle: seconds for which an idle connection is kept; over :data:`FRESH` only where no call is paid.
     :param transport: stands in for the network in tests.
     """
-    ends = config.endpoints
+    ends, seconds = config.endpoints, config.request_timeout
     hosts = (ends.gateway, ends.storage, ends.history, ends.models)
     if transport is not None or any(environment_proxy(url) for url in hosts):
-        return HttpxSender(most=most, seconds=config.request_timeout, clock=clock, transport=transport)
-    return Connections(most=most, seconds=config.request_timeout, clock=clock)
+        return HttpxSender(most=most, seconds=seconds, clock=clock, transport=transport)
+    if has_aiohttp():
+        return AiohttpSender(most=most, seconds=seconds, idle=idle, clock=clock)
+    return Connections(most=most, seconds=seconds, clock=clock)
+
+
+def has_aiohttp() -> bool:
+    """Tell whether the extra is installed."""
+    return importlib.util.find_spec("aiohttp") is not None
+
+
+async def prepare() -> None:
+    """Load, off the loop, what the first call would load on it: certificates and libraries."""
+    await asyncio.to_thread(shared_tls)
+    if has_aiohttp():
+        await asyncio.to_thread(importlib.import_module, "aiohttp")
 
 
 def environment_proxy(url: str) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import ssl
+from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 import httpx
@@ -45,9 +46,13 @@ def http_timeout(seconds: float) -> httpx.Timeout:
     return httpx.Timeout(seconds, connect=min(CONNECT_TIMEOUT, seconds / 4), pool=seconds / 3)
 
 
-def answer_headers(response: httpx.Response) -> dict[str, str]:
-    """Return the headers with lower-case names."""
-    return {name.lower(): value for name, value in response.headers.items()}
+def answer_headers(items: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return headers with lower-case names; those that come twice are joined."""
+    found: dict[str, str] = {}
+    for name, value in items:
+        lower = name.lower()
+        found[lower] = f"{found[lower]}, {value}" if lower in found else value
+    return found
 
 
 def transport_error(asked: Asked, url: str, error: httpx.HTTPError | httpx.InvalidURL) -> SegmindError:

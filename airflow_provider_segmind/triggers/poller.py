@@ -21,13 +21,13 @@ from weakref import WeakKeyDictionary
 
 from airflow_provider_segmind.api import polling
 from airflow_provider_segmind.api.config import ClientConfig
+from airflow_provider_segmind.api.connections import KEEP_ALIVE
 from airflow_provider_segmind.api.gate import Gate, account_name, governor_for
-from airflow_provider_segmind.api.looks import CONNECTIONS, open_looks
 from airflow_provider_segmind.api.models import RequestState
 from airflow_provider_segmind.api.protocol import Call
 from airflow_provider_segmind.api.rates import Priority
 from airflow_provider_segmind.api.schedule import shared_history
-from airflow_provider_segmind.api.senders import Sender
+from airflow_provider_segmind.api.senders import Sender, prepare, sender_for
 from airflow_provider_segmind.exceptions import SegmindError
 
 CONFIG_LIFETIME = 60.0
@@ -35,8 +35,17 @@ CONFIG_LIFETIME = 60.0
 STEPS_PER_TURN = 50
 """Entries a worker may handle without a look before the loop's other tasks have their turn."""
 
+CONNECTIONS = 8
+"""Connections of a poller: looks are short, so more of them bring nothing."""
+
 Report = Callable[[str], None]
 Opener = Callable[[ClientConfig, Callable[[], float]], Awaitable[Sender]]
+
+
+async def open_looks(config: ClientConfig, clock: Callable[[], float]) -> Sender:
+    """Return what sends looks, without blocking the loop."""
+    await prepare()
+    return sender_for(config, most=CONNECTIONS, idle=KEEP_ALIVE, clock=clock)
 
 
 class _Entry:

@@ -104,7 +104,7 @@ def test_certificates_are_read_once() -> None:
     assert shared_tls() is shared_tls()
 
 
-def test_header_names_are_lower_case() -> None:
-    response = httpx.Response(200, headers=[("X-Cost", "0.05"), ("Retry-After", "1")])
+def test_header_names_are_lower_case_and_what_comes_twice_is_joined() -> None:
+    pairs = [("X-Cost", "0.05"), ("Retry-After", "1"), ("Via", "a"), ("via", "b")]
 
-    assert answer_headers(response) == {"x-cost": "0.05", "retry-after": "1"}
+    assert answer_headers(pairs) == {"x-cost": "0.05", "retry-after": "1", "via": "a, b"}

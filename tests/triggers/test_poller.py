@@ -13,19 +13,17 @@ from blockbuster import BlockBuster
 from airflow_provider_segmind.api.answers import Answer
 from airflow_provider_segmind.api.client import ClientConfig
 from airflow_provider_segmind.api.connections import Connections
-from airflow_provider_segmind.api.looks import CONNECTIONS, AiohttpLooks, open_looks
 from airflow_provider_segmind.api.polling import Pending
 from airflow_provider_segmind.api.protocol import Call, Endpoints
 from airflow_provider_segmind.api.schedule import shared_history
-from airflow_provider_segmind.api.senders import HttpxSender, Sender, sender_for
-from airflow_provider_segmind.api.transport import shared_tls
+from airflow_provider_segmind.api.senders import AiohttpSender, HttpxSender, Sender, prepare
 from airflow_provider_segmind.exceptions import (
     SegmindConnectionError,
     SegmindRequestFailedError,
     SegmindRequestTimeoutError,
 )
 from airflow_provider_segmind.triggers import poller as room
-from airflow_provider_segmind.triggers.poller import Poller, poller_of
+from airflow_provider_segmind.triggers.poller import CONNECTIONS, Poller, open_looks, poller_of
 
 CONFIG = ClientConfig(api_key="SG_0123456789abcdef")
 
@@ -273,30 +271,22 @@ async def server() -> AsyncIterator[tuple[str, list[str]]]:
     listener.close()
 
 
-Kind = Callable[[ClientConfig, Callable[[], float]], Sender]
+KINDS = {
+    "straight": lambda: Connections(most=CONNECTIONS, seconds=0.4),
+    "httpx": lambda: HttpxSender(most=CONNECTIONS, seconds=0.4, clock=time.time),
+    "aiohttp": lambda: AiohttpSender(most=CONNECTIONS, seconds=0.4, idle=30),
+}
 
 
-def straight(config: ClientConfig, clock: Callable[[], float]) -> Sender:
-    sender = sender_for(config, most=CONNECTIONS, clock=clock)
-    assert isinstance(sender, Connections)
-    return sender
-
-
-def through_httpx(config: ClientConfig, clock: Callable[[], float]) -> Sender:
-    return HttpxSender(most=CONNECTIONS, seconds=config.request_timeout, clock=clock)
-
-
-@pytest.mark.parametrize("kind", [straight, through_httpx, AiohttpLooks])
+@pytest.mark.parametrize("kind", KINDS)
 async def test_either_library_looks_over_few_connections(
-    kind: Kind, server: tuple[str, list[str]], strict: None
+    kind: str, server: tuple[str, list[str]], strict: None
 ) -> None:
-    if kind is AiohttpLooks:
-        pytest.importorskip("aiohttp")
     url, connections = server
 
     async def opener(config: ClientConfig, clock: Callable[[], float]) -> Sender:
-        await asyncio.to_thread(shared_tls)
-        return kind(config, clock)
+        await prepare()
+        return KINDS[kind]()
 
     config = ClientConfig(api_key="SG_k", endpoints=Endpoints(gateway=url))
     poller = Poller(config, opener=opener)
@@ -305,15 +295,13 @@ async def test_either_library_looks_over_few_connections(
     assert len(connections) <= CONNECTIONS
 
 
-@pytest.mark.parametrize("kind", [straight, through_httpx, AiohttpLooks])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("request_id", ["slow", "cut"])
 async def test_either_library_calls_a_lost_look_retryable_and_free(
-    kind: Kind, request_id: str, server: tuple[str, list[str]]
+    kind: str, request_id: str, server: tuple[str, list[str]]
 ) -> None:
-    if kind is AiohttpLooks:
-        pytest.importorskip("aiohttp")
     config = ClientConfig(api_key="SG_k", endpoints=Endpoints(gateway=server[0]), request_timeout=0.2)
-    looks = kind(config, time.time)
+    looks = KINDS[kind]()
     with pytest.raises(SegmindConnectionError, match="costs nothing") as caught:
         await looks.send(config.wire.status(request_id))
     assert caught.value.retryable
@@ -322,16 +310,8 @@ async def test_either_library_calls_a_lost_look_retryable_and_free(
     await looks.close()
 
 
-async def test_aiohttp_sends_no_paid_call() -> None:
-    pytest.importorskip("aiohttp")
-    looks = AiohttpLooks(CONFIG, time.time)
-    with pytest.raises(ValueError, match="paid"):
-        await looks.send(CONFIG.wire.submit("m", {}))
-    await looks.close()
-
-
 async def test_aiohttp_is_taken_where_it_is_installed() -> None:
     pytest.importorskip("aiohttp")
     looks = await open_looks(CONFIG, time.time)
-    assert isinstance(looks, AiohttpLooks)
+    assert isinstance(looks, AiohttpSender)
     await looks.close()

@@ -1,4 +1,4 @@
-"""Our own connections against a real server that misbehaves: what left, what did not, and which connection is taken."""
+"""Whatever sends, against a real server that misbehaves: what left, what did not, and which connection is taken."""
 
 from __future__ import annotations
 
@@ -21,10 +21,18 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from airflow_provider_segmind.api import connections as room
+from airflow_provider_segmind.api import senders
 from airflow_provider_segmind.api.client import AsyncSegmindClient, ClientConfig
 from airflow_provider_segmind.api.connections import Connections
 from airflow_provider_segmind.api.protocol import Endpoints
-from airflow_provider_segmind.api.senders import HttpxSender, environment_proxy, sender_for
+from airflow_provider_segmind.api.senders import (
+    AiohttpSender,
+    HttpxSender,
+    Sender,
+    environment_proxy,
+    prepare,
+    sender_for,
+)
 from airflow_provider_segmind.exceptions import (
     SegmindBadRequestError,
     SegmindConfigError,
@@ -36,6 +44,12 @@ from airflow_provider_segmind.exceptions import (
 KEY = "SG_0123456789abcdef"
 SUBMITTED = b'{"request_id":"r-1","status":"QUEUED"}'
 DONE = b'{"status":"COMPLETED"}'
+SENDERS = {
+    "straight": lambda most, seconds: Connections(most=most, seconds=seconds),
+    "aiohttp": lambda most, seconds: AiohttpSender(most=most, seconds=seconds, idle=room.FRESH),
+    "httpx": lambda most, seconds: HttpxSender(most=most, seconds=seconds, clock=time.time),
+}
+Make = Callable[[int, float], Sender]
 Talk = Callable[[bytes, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
@@ -110,13 +124,20 @@ def certificate_of_localhost(folder: Path) -> Path:
     return path
 
 
+@pytest.fixture(params=SENDERS)
+async def make(request: pytest.FixtureRequest) -> Make:
+    await prepare()
+    found: Make = SENDERS[request.param]
+    return found
+
+
 async def polite(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     writer.write(page(SUBMITTED if head.startswith(b"POST") else DONE))
 
 
-async def test_calls_one_after_the_other_share_a_connection_and_many_at_once_stay_within_the_bound() -> None:
+async def test_calls_one_after_the_other_share_a_connection_and_many_at_once_stay_within_the_bound(make: Make) -> None:
     async with serving(polite) as scene:
-        wire, sender = scene.config().wire, Connections(most=4, seconds=5)
+        wire, sender = scene.config().wire, make(4, 5)
         for _ in range(5):
             assert (await sender.send(wire.status("r-1"))).completed
         assert scene.opened == 1
@@ -127,9 +148,9 @@ async def test_calls_one_after_the_other_share_a_connection_and_many_at_once_sta
         assert scene.open == 0
 
 
-async def test_a_post_carries_its_body_and_headers_and_its_host() -> None:
+async def test_a_post_carries_its_body_and_headers_and_its_host(make: Make) -> None:
     async with serving(polite) as scene:
-        sender = Connections(most=1, seconds=5)
+        sender = make(1, 5)
         found = await sender.send(scene.config().wire.submit("m", {"prompt": "Grüße"}))
         assert found.request_id == "r-1"
         head = scene.heads[0].decode().lower()
@@ -141,10 +162,10 @@ async def test_a_post_carries_its_body_and_headers_and_its_host() -> None:
         await sender.close()
 
 
-async def test_a_path_of_a_proxied_base_url_is_kept() -> None:
+async def test_a_path_of_a_proxied_base_url_is_kept(make: Make) -> None:
     async with serving(polite) as scene:
         config = ClientConfig(api_key=KEY, endpoints=Endpoints(gateway=f"{scene.url}/segmind/a%20b"))
-        sender = Connections(most=1, seconds=5)
+        sender = make(1, 5)
         await sender.send(config.wire.status("r-1"))
         assert scene.heads[0].startswith(b"GET /segmind/a%20b/v2/requests/r-1/status HTTP/1.1\r\n")
         await sender.close()
@@ -223,9 +244,11 @@ async def packs_badly(head: bytes, reader: asyncio.StreamReader, writer: asyncio
 
 
 @pytest.mark.parametrize("trouble", [hangs_up, resets, cuts, babbles, says_nothing, packs_badly])
-async def test_a_call_lost_after_it_was_sent_is_unknown_when_paid_and_free_to_repeat_when_not(trouble: Talk) -> None:
+async def test_a_call_lost_after_it_was_sent_is_unknown_when_paid_and_free_to_repeat_when_not(
+    trouble: Talk, make: Make
+) -> None:
     async with serving(trouble) as scene:
-        wire, sender = scene.config().wire, Connections(most=1, seconds=0.3)
+        wire, sender = scene.config().wire, make(1, 0.3)
         with pytest.raises(SegmindSubmissionUnknownError) as paid:
             await sender.send(wire.submit("m", {}))
         with pytest.raises(SegmindConnectionError) as free:
@@ -238,21 +261,21 @@ async def test_a_call_lost_after_it_was_sent_is_unknown_when_paid_and_free_to_re
         assert scene.open == 0 or trouble is says_nothing
 
 
-async def test_a_call_that_finds_nobody_never_left() -> None:
+async def test_a_call_that_finds_nobody_never_left(make: Make) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
         config = ClientConfig(api_key=KEY, endpoints=Endpoints(gateway=url))
-        sender = Connections(most=1, seconds=5)
+        sender = make(1, 5)
         with pytest.raises(SegmindConnectionError, match="never left") as caught:
             await sender.send(config.wire.submit("m", {}))
         assert caught.value.billed is False
         await sender.close()
 
 
-async def test_a_call_that_gets_no_connection_in_time_never_left() -> None:
+async def test_a_call_that_gets_no_connection_in_time_never_left(make: Make) -> None:
     async with serving(says_nothing) as scene:
-        wire, sender = scene.config().wire, Connections(most=1, seconds=1.2)
+        wire, sender = scene.config().wire, make(1, 1.2)
         first = asyncio.create_task(sender.send(wire.status("r-1")))
         await asyncio.sleep(0.05)
         with pytest.raises(SegmindConnectionError, match="never left"):
@@ -266,14 +289,14 @@ async def test_a_call_that_gets_no_connection_in_time_never_left() -> None:
         await sender.close()
 
 
-async def test_a_cancelled_call_leaves_no_half_read_connection_behind() -> None:
+async def test_a_cancelled_call_leaves_no_half_read_connection_behind(make: Make) -> None:
     async def slowly(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if b"/slow" in head:
             await asyncio.sleep(0.1)
         await polite(head, reader, writer)
 
     async with serving(slowly) as scene:
-        wire, sender = scene.config().wire, Connections(most=1, seconds=5)
+        wire, sender = scene.config().wire, make(1, 5)
         task = asyncio.create_task(sender.send(wire.status("slow")))
         await asyncio.sleep(0.03)
         task.cancel()
@@ -284,18 +307,18 @@ async def test_a_cancelled_call_leaves_no_half_read_connection_behind() -> None:
         await sender.close()
 
 
-async def test_a_packed_answer_is_unpacked() -> None:
+async def test_a_packed_answer_is_unpacked(make: Make) -> None:
     async def packs(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(page(gzip.compress(DONE), "Content-Encoding: gzip"))
 
     async with serving(packs) as scene:
-        sender = Connections(most=1, seconds=5)
+        sender = make(1, 5)
         assert (await sender.send(scene.config().wire.status("r-1"))).completed
         await sender.close()
 
 
-async def test_a_handshake_that_fails_is_a_call_that_never_left() -> None:
-    sender = Connections(most=1, seconds=5)
+async def test_a_handshake_that_fails_is_a_call_that_never_left(make: Make) -> None:
+    sender = make(1, 5)
     server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -331,7 +354,8 @@ async def test_tls_is_spoken_and_the_name_is_checked(tmp_path: Path, monkeypatch
         await sender.close()
 
 
-async def test_a_large_body_that_is_refused_unread_is_refused_and_not_lost() -> None:
+@pytest.mark.parametrize("make", [SENDERS["straight"], SENDERS["aiohttp"]], ids=["straight", "aiohttp"])
+async def test_a_large_body_that_is_refused_unread_is_refused_and_not_lost(make: Make) -> None:
     refused = asyncio.Event()
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -344,7 +368,7 @@ async def test_a_large_body_that_is_refused_unread_is_refused_and_not_lost() -> 
     listener = await asyncio.start_server(talk, "127.0.0.1", 0)
     gateway = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
     config = ClientConfig(api_key=KEY, endpoints=Endpoints(gateway=gateway))
-    sender = Connections(most=1, seconds=5)
+    sender = make(1, 5)
     with pytest.raises(SegmindBadRequestError, match="too large"):
         await sender.send(config.wire.submit("m", {"file": "x" * 20_000_000}))
     refused.set()
@@ -369,9 +393,9 @@ async def test_head_and_body_of_a_post_leave_together() -> None:
     await sender.close()
 
 
-async def test_a_host_that_is_none_is_a_matter_of_the_connection() -> None:
+async def test_a_host_that_is_none_is_a_matter_of_the_connection(make: Make) -> None:
     config = ClientConfig(api_key=KEY, endpoints=Endpoints(gateway="https://999.1.1.1:99999"))
-    sender = Connections(most=1, seconds=5)
+    sender = make(1, 5)
     with pytest.raises((SegmindConfigError, SegmindConnectionError)) as caught:
         await sender.send(config.wire.submit("m", {}))
     assert caught.value.billed is False
@@ -388,7 +412,7 @@ def test_every_error_of_httpcore_has_its_twin_in_httpx() -> None:
         assert issubclass(getattr(httpx, kind.__name__), httpx.HTTPError)
 
 
-async def test_names_are_looked_up_and_headers_that_come_twice_are_joined() -> None:
+async def test_names_are_looked_up_and_headers_are_read() -> None:
     async def twice(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(page(b"{}", "Retry-After: 3", "X-Two: a", "x-two: b", status="429 Too Many Requests"))
 
@@ -398,14 +422,17 @@ async def test_names_are_looked_up_and_headers_that_come_twice_are_joined() -> N
         with pytest.raises(SegmindError) as caught:
             await sender.send(config.wire.status("r-1"))
         assert getattr(caught.value, "retry_after", None) == 3.0
-        assert room._lower([(b"X-Two", b"a"), (b"x-two", b"b")]) == {"x-two": "a, b"}
         await sender.close()
 
 
-async def test_the_client_goes_straight_unless_a_proxy_stands_between(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_sends_depends_on_the_extra_and_on_a_proxy_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     config = ClientConfig(api_key=KEY)
+    assert isinstance(sender_for(config, most=1, clock=time.time), AiohttpSender)
+    monkeypatch.setattr(senders, "has_aiohttp", lambda: False)
     assert isinstance(sender_for(config, most=1, clock=time.time), Connections)
     monkeypatch.setenv("https_proxy", "http://proxy.test:3128")
     through = sender_for(config, most=1, clock=time.time)
