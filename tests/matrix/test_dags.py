@@ -41,6 +41,8 @@ def environment(airflow_database: Path, store: Path) -> dict[str, str]:
         "SEGMIND_EXAMPLE_PICTURE": f"file://{store}/cat.png",
         "SEGMIND_EXAMPLE_DOCUMENT": f"file://{store}/report.pdf",
         "SEGMIND_EXAMPLE_OUTPUT": f"file://{store}/out",
+        "SEGMIND_EXAMPLE_DUCKDB": f"{store}/catalogue.duckdb",
+        "SEGMIND_EXAMPLE_ROWS": "20",
         "SEGMIND_TESTS_STATE": f"file://{store}/state",
         # Airflow 2.11's settings for its own unit tests name an executor that SQLite cannot serve.
         "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
@@ -92,7 +94,7 @@ def test_every_example_pays_once_for_each_request(examples: Any) -> None:
     ended, emulator = examples
 
     requests = {"caption": 1, "families": 3, "image": 1, "request": 1, "run": 1, "summarize_pdf": 1, "triage": 3}
-    requests["sharded"] = 30
+    requests |= {"sharded": 30, "catalogue": 18}
     assert {f"example_segmind_{name}" for name in requests} <= set(ended)
     assert len(emulator.posts()) == len(emulator.bill) >= sum(requests.values())
     assert emulator.api_key not in str([one["values"] for one in ended.values()])

@@ -7,7 +7,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
+# DuckDB is the database of the example of a catalogue.
 TEST_TOOLS = (
+    "airflow-provider-duckdb>=0.2.0",
     "blockbuster>=1.5",
     "hatchling>=1.26",
     "hypothesis>=6.100",

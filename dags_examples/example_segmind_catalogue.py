@@ -1,0 +1,77 @@
+"""
+Describe a product catalogue night by night: table in, table out; only what is new or changed is asked and paid.
+
+It runs with nothing set up, in a file of DuckDB (``pip install airflow-provider-duckdb``). For a PostgreSQL of yours,
+give the id of its Connection in SEGMIND_EXAMPLE_DATABASE.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any, Literal
+
+from airflow.providers.common.compat.sdk import DAG, BaseHook, task  # on Airflow 3 also from airflow.sdk
+from pydantic import BaseModel, Field
+
+from airflow_provider_segmind.operators.enrich_sql import SegmindEnrichSqlOperator
+
+FOLDER = os.environ.get("SEGMIND_EXAMPLE_OUTPUT", "file:///tmp/segmind") + "/catalogue"
+ROWS = int(os.environ.get("SEGMIND_EXAMPLE_ROWS", "100"))
+DATABASE = os.environ.get("SEGMIND_EXAMPLE_DATABASE", "segmind_catalogue")
+if DATABASE == "segmind_catalogue":
+    # In place of a Connection that somebody would have to make first.
+    path = os.environ.get("SEGMIND_EXAMPLE_DUCKDB", "/tmp/segmind_catalogue.duckdb")
+    os.environ["AIRFLOW_CONN_SEGMIND_CATALOGUE"] = json.dumps({"conn_type": "duckdb", "host": path})
+
+TABLE = "CREATE TABLE IF NOT EXISTS segmind_products (sku BIGINT PRIMARY KEY, name TEXT, material TEXT)"
+# Every tenth product is the one before it under another number.
+PRODUCTS = """
+INSERT INTO segmind_products
+SELECT i, 'Chair no. ' || CASE WHEN MOD(i, 10) = 0 THEN i - 1 ELSE i END, 'oak' FROM generate_series(1, {}) AS t(i)
+ON CONFLICT (sku) DO NOTHING
+"""
+
+
+class Product(BaseModel):
+    room: Literal["kitchen", "office", "garden"]
+    outdoor: bool
+    text: str = Field(description="One sentence that sells it.")
+    words: list[str] = Field(description="What people search for.")
+
+
+with DAG("example_segmind_catalogue", schedule=None, params={"rows": ROWS}, tags=["segmind", "example"]):
+
+    @task
+    def make_catalogue(params: dict[str, Any] | None = None) -> int:
+        rows = int((params or {})["rows"])
+        BaseHook.get_connection(DATABASE).get_hook().run([TABLE, PRODUCTS.format(rows)])
+        return rows
+
+    describe = SegmindEnrichSqlOperator(
+        task_id="describe",
+        model="gemini-3.1-flash-lite",
+        sql_conn_id=DATABASE,
+        sql="SELECT sku, name, material FROM segmind_products WHERE sku <= {{ params.rows }} ORDER BY sku",
+        key="sku",
+        target_table="segmind_product_texts",
+        system="You write the catalogue of a furniture shop.",
+        prompt="Describe {name}, made of {material}.",
+        output_type=Product,
+        ledger_path=f"{FOLDER}/ledger",
+        max_cost=10.0,
+        retries=2,
+    )
+
+    @task
+    def report(manifest: dict[str, Any]) -> str:
+        count = "SELECT COUNT(*), SUM(_segmind_cost) FROM segmind_product_texts WHERE _segmind_status = 'success'"
+        described, cost = BaseHook.get_connection(DATABASE).get_hook().get_first(count)
+        return (
+            f"{manifest['outcomes']['success']} of {manifest['rows_read']} products described: "
+            f"{manifest['rows_unchanged']} before, {manifest['posts']} asked for {manifest['cost']:.6f} USD. "
+            f"The table holds {described}, for {cost:.6f} USD"
+        )
+
+    make_catalogue() >> describe
+    report(describe.output)
