@@ -35,6 +35,8 @@ LAST_CALL = RESULT_LIFETIME - 30.0
 """Age in seconds at which even a request with a long ``poll_interval`` is looked at before its result is gone."""
 URGENT_AGE = 0.8 * RESULT_LIFETIME
 """Age in seconds from which looks come close together, because the result is about to be gone."""
+WORTH_A_PAUSE = 0.02
+"""Seconds below which a first look is not put off."""
 REPLICATION_GRACE = 10.0
 """Seconds after submission in which a 404 may mean "not known yet" rather than "gone"."""
 
@@ -243,7 +245,7 @@ class _Waiting:
         if plan is not None:
             now = self._clock()
             early = min(plan.after(0.0) - self._pending.age(now), self._end - now)
-            if early > 0:
+            if early > WORTH_A_PAUSE:
                 yield Pause(early)
 
     def until_next_look(self, last: str, looks: int, at_least: float, jitter: float) -> Generator[Pause, Any, bool]:

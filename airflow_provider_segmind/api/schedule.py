@@ -26,6 +26,8 @@ SCARCE_BUDGET = 1.12
 """Looks a request may cost on average while each takes a submit's place: the first is due when nine in ten are done."""
 REMEMBERED = 50
 """Latencies kept of a model."""
+REPLAN = 4 * REMEMBERED
+"""Completions after which a plan is made anew at the latest."""
 MODELS = 256
 """Models kept; the one not seen for longest is forgotten first."""
 RECENT = 8
@@ -250,7 +252,7 @@ class LatencyHistory:
                 seen.latencies.extend(recent)
                 seen.completions = seen.unplanned = RECENT
             # A plan takes milliseconds, so it is not made anew for every completion.
-            if seen.unplanned >= min(REMEMBERED, max(1, seen.completions // 8)):
+            if seen.unplanned >= min(REPLAN, max(1, seen.completions // 8)):
                 seen.plans.clear()
                 seen.unplanned = 0
 
