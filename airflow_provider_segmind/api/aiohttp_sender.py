@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
 import httpx
@@ -54,18 +55,13 @@ class AiohttpSender:
         import aiohttp
 
         session = self._session or self._open()
-        seconds = call.timeout or self._seconds
-        times = http_timeout(seconds)
-        # Ends before the whole time does, so that what runs out of that has left.
-        connect = (times.pool or 0.0) + 2 * (times.connect or 0.0)
-        timeout = aiohttp.ClientTimeout(total=seconds, connect=connect, sock_connect=times.connect)
         try:
             async with session.request(
                 call.method,
                 call.url,
                 data=_payload(call.body),
                 headers=call.headers,
-                timeout=timeout,
+                timeout=_timeout(call.timeout or self._seconds),
                 allow_redirects=False,
             ) as response:
                 content = await response.read()
@@ -85,6 +81,16 @@ class AiohttpSender:
         connector = aiohttp.TCPConnector(limit=self._most, keepalive_timeout=self._idle, ssl=shared_tls())
         self._session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
         return self._session
+
+
+@lru_cache(maxsize=8)
+def _timeout(seconds: float) -> aiohttp.ClientTimeout:
+    import aiohttp
+
+    times = http_timeout(seconds)
+    # Ends before the whole time does, so that what runs out of that has left.
+    connect = (times.pool or 0.0) + 2 * (times.connect or 0.0)
+    return aiohttp.ClientTimeout(total=seconds, connect=connect, sock_connect=times.connect)
 
 
 def _payload(body: bytes | None) -> bytes | io.BytesIO | None:

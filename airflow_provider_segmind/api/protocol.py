@@ -139,6 +139,8 @@ class Wire:
     endpoints: Endpoints
     api_key: str = field(repr=False)
     resubmit_on_server_error: bool = False
+    headers: dict[str, str] = field(init=False, repr=False)
+    """What every authenticated call carries."""
 
     def __post_init__(self) -> None:
         # httpx would quote the whole header in its own error.
@@ -147,15 +149,12 @@ class Wire:
                 "The API key (password) of the Segmind connection holds a blank, a line break or another character "
                 "that no key has: copy it again. Nothing was sent."
             )
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """Return the headers every authenticated call carries."""
-        return {
+        headers = {
             "x-api-key": self.api_key,
             "accept": "application/json, */*",
             "user-agent": f"airflow-provider-segmind/{__version__}",
         }
+        object.__setattr__(self, "headers", headers)
 
     def submit(self, model: str, inputs: Mapping[str, Any]) -> Call[SubmittedRequest]:
         """``POST /v2/{model}``: paid, never idempotent."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
 from airflow_provider_segmind.api.models import RequestRecord, RequestState, SubmittedRequest
 from airflow_provider_segmind.api.polling import Pending
-from airflow_provider_segmind.bulk.rows import Row, digest, fingerprint
+from airflow_provider_segmind.bulk.rows import Row, canonical_json, fingerprint_within, frame, text_digest
 from airflow_provider_segmind.bulk.verdicts import Read
 from airflow_provider_segmind.exceptions import SegmindConfigError
 
@@ -78,8 +78,10 @@ class Question:
     answer_columns: tuple[str, ...]
     schema: Any = None
     options: Any = None
+    _frame: str = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "_frame", frame(model=self.model, schema=self.schema, options=self.options))
         both = set(self.key) & set(self.answer_columns)
         if both:
             raise SegmindConfigError(f"{sorted(both)} are key columns and answer columns at once: rename the answers.")
@@ -91,8 +93,8 @@ class Question:
         :raises SegmindConfigError: it cannot be built; nothing was sent.
         """
         inputs = self.build(row)
-        mark = fingerprint(model=self.model, inputs=inputs, schema=self.schema, options=self.options)
-        return Prepared(mark, inputs, digest(inputs).hex())
+        text = canonical_json(inputs)
+        return Prepared(fingerprint_within(self._frame, text), inputs, text_digest(text).hex())
 
 
 @dataclass(frozen=True, slots=True)

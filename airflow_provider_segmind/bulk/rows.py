@@ -168,7 +168,12 @@ def canonical_json(value: Any) -> str:
 
 def digest(value: Any) -> bytes:
     """Return the SHA-256 of a JSON value, whatever the order of its names."""
-    return hashlib.sha256(canonical_json(value).encode("utf-8", "surrogatepass")).digest()
+    return text_digest(canonical_json(value))
+
+
+def text_digest(canonical: str) -> bytes:
+    """Return the SHA-256 of what :func:`canonical_json` wrote."""
+    return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).digest()
 
 
 def fingerprint(*, model: str, inputs: Mapping[str, Any], schema: Any = None, options: Any = None) -> bytes:
@@ -182,4 +187,20 @@ def fingerprint(*, model: str, inputs: Mapping[str, Any], schema: Any = None, op
     :param schema: the JSON Schema the answer must fit.
     :param options: what else decides how the answer is read.
     """
-    return digest({"version": 1, "model": model, "inputs": inputs, "schema": schema, "options": options})
+    return fingerprint_within(frame(model=model, schema=schema, options=options), canonical_json(inputs))
+
+
+def frame(*, model: str, schema: Any = None, options: Any = None) -> str:
+    """Return the part of a fingerprint that all rows of a question share, as canonical JSON."""
+    return canonical_json({"version": 1, "model": model, "schema": schema, "options": options})
+
+
+def fingerprint_within(shared: str, inputs: str) -> bytes:
+    """
+    Return the fingerprint of a row.
+
+    :param shared: what :func:`frame` returned.
+    :param inputs: the row's body as canonical JSON.
+    """
+    # "inputs" sorts before the names in the frame.
+    return text_digest(f'{{"inputs":{inputs},{shared[1:]}')

@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_segmind.bulk.rows import Row, canonical_json, fingerprint, json_value, placeholders, plain_text
+from airflow_provider_segmind.bulk.rows import (
+    Row,
+    canonical_json,
+    digest,
+    fingerprint,
+    json_value,
+    placeholders,
+    plain_text,
+)
 from airflow_provider_segmind.exceptions import SegmindConfigError
 
 
@@ -85,6 +93,14 @@ def test_the_fingerprint_does_not_depend_on_the_order_of_names(inputs: dict[str,
     turned = dict(reversed(inputs.items()))
     assert fingerprint(model="m", inputs=inputs) == fingerprint(model="m", inputs=turned)
     assert json.loads(canonical_json(inputs)) == inputs
+
+
+def test_the_fingerprint_is_that_of_the_whole_question() -> None:
+    inputs, schema = {"prompt": "Grüße", "n": Decimal("0.5")}, {"type": "object"}
+    whole = {"version": 1, "model": "m", "inputs": inputs, "schema": schema, "options": None}
+    assert fingerprint(model="m", inputs=inputs, schema=schema) == digest(whole)
+    # Ledgers written by any version are read by this one.
+    assert fingerprint(model="m", inputs={"a": 1}).hex().startswith("7baf8cb61bdd4baf")
 
 
 def test_the_fingerprint_changes_with_everything_the_answer_depends_on() -> None:
