@@ -18,10 +18,10 @@ pytest = if [ -n "$$(find $(1) -name 'test_*.py' -print -quit 2>/dev/null)" ]; t
 	else echo "$(1) holds no tests."; fi
 
 .DEFAULT_GOAL := help
-.PHONY: help install constraints format lint fast test browser crash matrix bench demo clean
+.PHONY: help install constraints format lint fast test browser crash matrix bench demo demo-enrich clean
 
 help: ## List the commands
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 install: $(STAMP) ## Build .venv from the pinned constraints
 
@@ -91,6 +91,9 @@ bench: .venvs/bench/.installed ## Measure imports, HTTP clients and waiting, bes
 
 demo: $(STAMP) ## A request from DAG to result; KEEP=1 leaves the UI up, LIVE=1 asks the real service
 	@$(BIN)/python -m demo $(if $(KEEP),--keep) $(if $(LIVE),--live)
+
+demo-enrich: $(STAMP) ## A table of ROWS products described row by row; KEEP=1 leaves the UI up
+	@$(BIN)/python -m demo.enrich $(if $(ROWS),--rows $(ROWS)) $(if $(KEEP),--keep)
 
 clean: ## Remove what the commands above built
 	rm -rf $(VENV) .venvs .demo .tmp build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

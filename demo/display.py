@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
     from rich.console import Console
     from rich.status import Status
@@ -38,6 +39,35 @@ class Step:
             self.console.print(f"  {self.title}: {detail}", markup=False, highlight=False, soft_wrap=True)
 
 
+WIDEST_CELL = 22
+LINE_INTERVAL = 5.0
+"""Seconds between two lines where there is no terminal to draw a bar on."""
+
+
+@dataclass
+class Bar:
+    """Something that is done bit by bit."""
+
+    title: str
+    total: int
+    console: Console
+    progress: Progress | None
+    printed: float = float("-inf")
+
+    def __post_init__(self) -> None:
+        if self.progress is not None:
+            self.progress.add_task(self.title, total=self.total, detail="")
+
+    def show(self, done: int, detail: str) -> None:
+        """Say how far it is."""
+        if self.progress is not None:
+            self.progress.update(self.progress.task_ids[0], completed=done, detail=detail)
+        elif time.monotonic() - self.printed >= LINE_INTERVAL:
+            self.printed = time.monotonic()
+            line = f"  {self.title}: {done} of {self.total}; {detail}"
+            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
 class Display:
     """
     Show steps and remember how long each took.
@@ -60,8 +90,39 @@ class Display:
             else:
                 self.console.print(f"{title} …", markup=False, highlight=False)
             yield Step(title, self.console, status)
+        self._done(title, begun)
+
+    def _done(self, title: str, begun: float) -> None:
         self.seconds[title] = time.monotonic() - begun
         self.console.print(Text.assemble(("✓ ", "green"), f"{title}  ", (f"{self.seconds[title]:.1f} s", "dim")))
+
+    @contextlib.contextmanager
+    def bar(self, title: str, total: int) -> Iterator[Bar]:
+        """
+        Show a bar that fills until the block ends, and how long it took.
+
+        :param total: what it holds when it is full.
+        """
+        begun = time.monotonic()
+        with contextlib.ExitStack() as scope:
+            progress = None
+            if self.console.is_terminal:
+                # All of it fits into 80 columns.
+                columns = (SpinnerColumn(), BarColumn(16), MofNCompleteColumn(), TextColumn("{task.fields[detail]}"))
+                progress = scope.enter_context(Progress(*columns, console=self.console))
+            else:
+                self.console.print(f"{title} …", markup=False, highlight=False)
+            yield Bar(title, total, self.console, progress)
+        self._done(title, begun)
+
+    def table(self, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Show rows below the names of their columns."""
+        table = Table(title=title, title_justify="left", show_lines=False)
+        for name in rows[0] if rows else ():
+            table.add_column(name, no_wrap=True)
+        for row in rows:
+            table.add_row(*(Text(_cut(value)) for value in row.values()))
+        self.console.print(table)
 
     def facts(self, rows: dict[str, str]) -> None:
         """Show a name and a value a line."""
@@ -70,6 +131,12 @@ class Display:
             table.add_row(Text(name, "bold"), Text(value))
         self.console.print(table)
 
+    def places(self, places: Mapping[str, str]) -> None:
+        """Show where things are, each in one line however long it is, so that it can be copied."""
+        width = max(map(len, places), default=0)
+        for name, place in places.items():
+            self.console.print(Text.assemble((name.ljust(width + 2), "bold"), place), soft_wrap=True)
+
     def answer(self, text: str) -> None:
         """Show what the model answered, as it is."""
         self.console.print(Panel(Text(text or "(no text)"), title="Answer", title_align="left"))
@@ -77,3 +144,8 @@ class Display:
     def trouble(self, text: str) -> None:
         """Show what went wrong."""
         self.console.print(Text.assemble(("✗ ", "red"), text), soft_wrap=True)
+
+
+def _cut(value: Any) -> str:
+    text = "" if value is None else str(value)
+    return text if len(text) <= WIDEST_CELL else text[: WIDEST_CELL - 1] + "…"

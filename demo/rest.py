@@ -172,6 +172,12 @@ class AirflowRest:
         path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}"
         return dict(self.call("GET", path if map_index < 0 else f"{path}/{map_index}"))
 
+    def task_state(self, dag_id: str, run_id: str, task_id: str, key: str) -> Any:
+        """What a task keeps in its state store under a key, ``None`` when there is nothing (Airflow 3.3)."""
+        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/state-store"
+        entries = self.call("GET", path)["task_state_store"]
+        return next((each["value"] for each in entries if each["key"] == key), None)
+
     def wait_for_task(
         self,
         dag_id: str,

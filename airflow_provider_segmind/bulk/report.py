@@ -150,7 +150,10 @@ def _key_figures(manifest: Manifest) -> Iterator[tuple[str, str, str]]:
     yield "USD billed in this run", money(manifest.cost), f"{each}{unpriced}"
     yield "tokens in this run", f"{manifest.tokens:,}", ""
     yield "duplicates saved", f"{manifest.duplicates_saved:,}", "rows that share an answer"
-    yield "answered before", f"{manifest.cache_hits:,}", "distinct rows, by another run"
+    unchanged = (
+        f"; {counted(manifest.rows_unchanged, 'row')} unchanged in the target" if manifest.rows_unchanged else ""
+    )
+    yield "answered before", f"{manifest.cache_hits:,}", f"distinct rows, by another run{unchanged}"
     done = sum(sum(manifest.timeline.get(name, ())) for name in ("answered", "unanswered"))
     each = f"{manifest.calls / done:.3g} for each distinct row" if done else ""
     yield "calls in this try", f"{manifest.calls:,}", each

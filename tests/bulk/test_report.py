@@ -80,6 +80,8 @@ def test_the_page_says_what_the_manifest_holds() -> None:
     for said in ("200,000", "199,300", "69.75", "400,000", "1 h 23 min", "overloaded", "700", "p90"):
         assert said in page.text
     assert "/data/out/described.jsonl" in page.text
+    assert "unchanged" not in page.text
+    assert "12 rows unchanged in the target" in render(manifest_of(20, rows_unchanged=12))
 
 
 def test_what_others_wrote_is_text_and_nothing_else() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -75,3 +76,30 @@ def test_the_demo_against_the_real_service_asks_for_a_key() -> None:
 
     assert done.returncode == 2
     assert "SEGMIND_API_KEY=" in done.stdout
+
+
+def test_a_table_is_enriched_in_the_demo_and_its_files_are_where_it_says(tmp_path: Path) -> None:
+    homes = set((ROOT / ".demo").glob("run-*"))
+    output = tmp_path / "output"
+
+    with output.open("wb") as sink:
+        command = [sys.executable, "-m", "demo.enrich", "--rows", "120", "--output", str(tmp_path / "files")]
+        demo = subprocess.Popen(command, cwd=ROOT, stdout=sink, stderr=sink)
+    started: set[psutil.Process] = set()
+    while demo.poll() is None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            started.update(psutil.Process(demo.pid).children(recursive=True))
+        time.sleep(0.5)
+    text = output.read_text()
+
+    assert demo.returncode == 0, text
+    assert re.search(r"rows +120: \d+ success", text)
+    assert re.search(r"cost +0\.\d+ USD", text)
+    assert re.search(r"Asking about rows: [1-9]\d* of 120; \d+ rows/s", text), text
+    report = re.search(r"report +(\S+\.report\.html)", text)
+    assert report
+    assert Path(report.group(1)).is_relative_to(tmp_path / "files")
+    assert "120 rows with" in Path(report.group(1)).read_text()
+    assert len(started) >= 5
+    assert [process for process in started if process.is_running()] == []
+    assert set((ROOT / ".demo").glob("run-*")) <= homes

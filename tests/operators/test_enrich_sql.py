@@ -53,6 +53,7 @@ class Shop:
             "model": MODEL,
             "prompt": "The colour of {thing}?",
             "ledger_path": str(self.folder / "ledger"),
+            "report": False,
             **fields,
         }
         task = SegmindEnrichSqlOperator(task_id="a_task", **given)
