@@ -61,7 +61,8 @@ class AirflowStack:
     :param settings: Airflow options over the ones here, ``{"core.parallelism": "8"}``.
     :param environment: further variables for every process.
     :param database: SQLite unless told otherwise.
-    :param executor: ``LocalExecutor``, or ``CeleryExecutor`` with its broker in ``settings`` and a ``worker`` process.
+    :param executor: ``LocalExecutor``, or ``CeleryExecutor`` with its broker in ``settings``.
+    :param workers: how many Celery workers: ``worker``, ``worker:2``, …
     :param start_timeout: seconds until all processes must be healthy.
     """
 
@@ -75,6 +76,7 @@ class AirflowStack:
         environment: Mapping[str, str] | None = None,
         database: Database | None = None,
         executor: str = "LocalExecutor",
+        workers: int = 1,
         start_timeout: float = 180,
     ) -> None:
         self.home = home.resolve()
@@ -89,6 +91,7 @@ class AirflowStack:
         self._extra = dict(environment or {})
         self._database = database or SqliteDatabase()
         self._executor = executor
+        self._workers = workers
         self._start_timeout = start_timeout
         self._cleanup = contextlib.ExitStack()
 
@@ -117,13 +120,14 @@ class AirflowStack:
         """
         Start a process, or start it again.
 
-        :param name: a key of ``COMMANDS``; ``triggerer:2`` starts a second triggerer beside ``triggerer``.
+        :param name: a key of ``COMMANDS``; ``triggerer:2`` starts a second triggerer beside ``triggerer``, ``worker:2``
+            a second worker.
         """
         process = self.processes.get(name)
         if process is None:
             process = self.processes[name] = ManagedProcess(
                 name=name,
-                command=[sys.executable, "-m", "airflow", *COMMANDS[name.partition(":")[0]]],
+                command=[sys.executable, "-m", "airflow", *self._command(name)],
                 environment=self.environment,
                 log_path=self.home / "process-logs" / f"{name.replace(':', '-')}.log",
             )
@@ -192,12 +196,24 @@ class AirflowStack:
         # The heartbeat of a process that was killed counts as healthy for half a minute.
         return process is None or (health.heartbeat is not None and health.heartbeat > process.started_at)
 
+    def _command(self, name: str) -> list[str]:
+        command = COMMANDS[name.partition(":")[0]]
+        if name.startswith("worker"):
+            # Celery tells workers of one machine apart by these; the file outlives a worker that was killed.
+            node = name.replace(":", "-")
+            return [*command, "--celery-hostname", f"{node}@127.0.0.1", "--pid", str(self.home / f"{node}.pid")]
+        return command
+
     def _names(self) -> list[str]:
-        return [name for name in COMMANDS if name != "worker" or "Celery" in self._executor]
+        workers = ["worker", *(f"worker:{number}" for number in range(2, self._workers + 1))]
+        return [*(name for name in COMMANDS if name != "worker"), *(workers if "Celery" in self._executor else [])]
 
     def _stop_everything(self) -> None:
         # A scheduler waits for its tasks and a triggerer 10 s for its runner; nobody will ask for what they would do.
-        for process in self.processes.values():
+        for name, process in self.processes.items():
+            if name.startswith("worker"):
+                # A worker would replace its pool and wait for it.
+                process.kill(scope="tree")
             process.kill_descendants()
         stop_all(self.processes.values())
 

@@ -1,0 +1,64 @@
+"""A table of PostgreSQL through four shards under one account, whose minute is short."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from datetime import timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import DAG
+
+from airflow_provider_segmind.operators.enrich_sql import SegmindEnrichSqlOperator
+from airflow_provider_segmind.operators.merge import SegmindMergeOperator
+
+if TYPE_CHECKING:
+    from airflow_provider_segmind.hooks.segmind import SegmindHook
+
+MINUTE = 6.0
+"""Seconds of the minute in which the account's calls are counted; the emulator's clock is as much faster."""
+
+
+def short_minute(config: Any) -> Any:
+    """Return what a client needs to know of the account, where a minute is short."""
+    from airflow_provider_segmind.api.config import ClientConfig
+    from airflow_provider_segmind.api.rates import RateSettings
+
+    @dataclass(frozen=True)
+    class ShortMinute(ClientConfig):
+        @property
+        def rate(self) -> RateSettings:
+            return replace(config.rate, window=MINUTE)
+
+    return ShortMinute(**{field.name: getattr(config, field.name) for field in fields(config)})
+
+
+class EnrichOperator(SegmindEnrichSqlOperator):
+    @cached_property
+    def hook(self) -> SegmindHook:
+        from airflow_provider_segmind.hooks.segmind import SegmindHook
+
+        class Hook(SegmindHook):
+            @cached_property
+            def config(self) -> Any:
+                return short_minute(super().config)
+
+        return Hook(self.segmind_conn_id, rate_share=self.rate_share)
+
+
+with DAG("crash_table", schedule=None, params={"ledger": ""}):
+    shards = EnrichOperator.partial(
+        task_id="ask",
+        model="gemini-3.1-flash-lite",
+        sql_conn_id="warehouse",
+        source_table="products",
+        target_table="described",
+        key="sku",
+        prompt="Describe {name}.",
+        ledger_path="{{ params.ledger }}",
+        concurrency=32,
+        shard_count=4,
+        retries=2,
+        retry_delay=timedelta(seconds=1),
+    ).expand(shard_index=[0, 1, 2, 3])
+    SegmindMergeOperator(task_id="merge", manifests=shards.output)
