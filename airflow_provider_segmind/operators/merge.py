@@ -88,6 +88,7 @@ class SegmindMergeOperator(BaseOperator):
         return manifest.to_json()
 
     def _write(self, manifest: Manifest) -> None:
+        from airflow_provider_segmind.bulk.formats import kind_of
         from airflow_provider_segmind.bulk.joining import join_dead_letters, join_outputs
         from airflow_provider_segmind.operators.reporting import add_report
         from airflow_provider_segmind.operators.tables import beside, locate
@@ -95,6 +96,12 @@ class SegmindMergeOperator(BaseOperator):
         output = locate(os.fspath(self.output_path or ""))
         dead_letters = beside(output, "dead_letters", ending=".jsonl")
         parts = [locate(part) for part in manifest.outputs]
+        tables_of_databases = [part for part in manifest.outputs if kind_of(part) is None]
+        if tables_of_databases:
+            raise SegmindConfigError(
+                f"The shards answered into {', '.join(tables_of_databases)} and not into files: the rows are together "
+                "already. Leave out 'output_path'."
+            )
         if any(str(part) == str(output) for part in parts):
             raise SegmindConfigError(f"'output_path' {str(output)!r} is the output of a shard: its rows would be lost.")
         manifest.columns = join_outputs(manifest, parts, output)

@@ -87,6 +87,16 @@ def test_the_output_of_a_shard_is_not_written_over(shards: list[dict[str, Any]])
         merge(shards, output_path=shards[0]["outputs"][0])
 
 
+def test_shards_that_answered_into_a_table_of_a_database_have_no_files_to_join(
+    shards: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    into_a_table = [{**shard, "outputs": ["warehouse:answers"]} for shard in shards]
+
+    assert merge(into_a_table)["outputs"] == ["warehouse:answers"]
+    with pytest.raises(AirflowFailException, match="into warehouse:answers and not into files"):
+        merge(into_a_table, output_path=str(tmp_path / "whole.jsonl"))
+
+
 @pytest.mark.parametrize("given", ["a text", [None, None], [{"rows": 3, "low": 0.1}]])
 def test_what_is_no_manifest_is_named(given: Any) -> None:
     with pytest.raises(AirflowFailException, match="'manifests' holds"):
