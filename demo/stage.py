@@ -80,7 +80,7 @@ def show_failure(display: Display, rest: AirflowRest, dag_id: str, run_id: str, 
 
 def stay(display: Display, stack: AirflowStack, dag_id: str, run_id: str, **more: str) -> None:
     """Leave everything up until Ctrl-C."""
-    display.facts(
+    display.places(
         {
             "Airflow": f"{stack.base_url}/dags/{dag_id}/runs/{run_id}",
             "login": "none: everybody who opens the page is an admin",

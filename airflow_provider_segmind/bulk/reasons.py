@@ -26,7 +26,8 @@ _QUOTED = re.compile(
     r"(?<!\w)(?:\".*?(?:\"(?!\w)|$)|'.*?(?:'(?!\w)|$)|`.*?(?:`|$)"
     r"|\u201c.*?(?:\u201d|$)|\u2018.*?(?:\u2019(?!\w)|$))"
 )
-_BRACKETED = re.compile(r"[\[{].*")
+# What stands after the first bracket goes as well, since brackets nest; a place in a list, as in a path, stays.
+_BRACKETED = re.compile(r"(?:\{|\[(?!\d+\])).*")
 _NUMBER = re.compile(r"\b(?:[0-9a-fA-F]+-)*[0-9a-fA-F]*\d[\w.:-]*\b|\d+")
 
 

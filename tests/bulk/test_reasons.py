@@ -19,6 +19,8 @@ from airflow_provider_segmind.bulk.verdicts import Outcome
         ("'it's Bob's row' is refused", "… is refused"),
         ("the model doesn't know \"a prompt that was cut o", "the model doesn't know …"),
         ("422: [{'input': {'prompt': 'of a row'}}] at body", NO_REASON),
+        ("$.words[0]: 'long secret' is too long", "$.words[…]: … is too long"),
+        ("$: [1, 2] is not of type 'object'", "$: …"),
         ("bad prompt\nDear Sir, I was charged twice", "bad prompt"),
         ("", NO_REASON),
     ],
