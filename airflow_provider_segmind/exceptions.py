@@ -7,6 +7,7 @@ The two questions asked of each: was money spent (``billed``), and does running 
 
     SegmindError
     ├── SegmindConfigError               connection or parameter cannot work         billed no   retry no
+    │   └── SegmindRowError              one row of a table cannot be asked about    billed no   retry no
     ├── SegmindAPIError                  carries status_code, request_id, body
     │   ├── SegmindConnectionError       no answer; nothing paid can have arrived    billed no   retry yes
     │   ├── SegmindSubmissionUnknownError  a paid call may have arrived; who knows   billed ?    by policy only
@@ -67,6 +68,10 @@ def _rebuild(kind: type[SegmindError], args: tuple[Any, ...], attributes: dict[s
 
 class SegmindConfigError(SegmindError):
     """A connection or a parameter cannot work. Nothing was sent."""
+
+
+class SegmindRowError(SegmindConfigError):
+    """What stands in one row of a table cannot be asked about; other rows can. Nothing was sent for it."""
 
 
 class SegmindAPIError(SegmindError):

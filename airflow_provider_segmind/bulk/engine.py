@@ -26,6 +26,7 @@ from airflow_provider_segmind.bulk.ledger import MANY_ROWS, Ledger
 from airflow_provider_segmind.bulk.plan import Client, KeyedTarget, OnUnknown, Prepared, Question, Settings, Shard
 from airflow_provider_segmind.bulk.progress import Meter, Progress, outcomes_of
 from airflow_provider_segmind.bulk.recovery import free, recover
+from airflow_provider_segmind.bulk.room import Room
 from airflow_provider_segmind.bulk.rowbook import RowBook
 from airflow_provider_segmind.bulk.storage import StorePath
 from airflow_provider_segmind.bulk.tally import Tally
@@ -85,7 +86,7 @@ class Engine:
         self.settings = settings or Settings()
         self.limits = limits or Limits()
         self.shard = shard or Shard()
-        self.feeder = Feeder(rows, question, self.shard, self.settings.block_rows, target)
+        self.feeder = Feeder(rows, question, self.shard, self.settings, target)
         self.ledger = Ledger(ledger_folder, run=run_id, writer=uuid.uuid4().hex[:12], clock=clock, slots=MANY_ROWS)
         self.budget = Budget(self.limits)
         self.tally = Tally(clock)
@@ -103,6 +104,7 @@ class Engine:
         # Few threads of its own: each one that touches many rows keeps some memory for itself.
         self._threads = ThreadPoolExecutor(3, thread_name_prefix="segmind-bulk")
         self._queue: asyncio.Queue[Prepared | None]
+        self._room: Room
         self._source_error: SegmindError | OSError | None = None
         self.seconds = 0.0
         self._started = clock()
@@ -208,7 +210,7 @@ class Engine:
             self, self.question, self.client, self.settings, clock=self.clock, sleep=self._sleep, rng=self._rng
         )
         queue: asyncio.Queue[Prepared | None] = asyncio.Queue(self.settings.concurrency)
-        self._queue = queue
+        self._queue, self._room = queue, Room(self.settings.bytes_in_flight)
         tasks = {asyncio.create_task(self._work(asker, queue)) for _ in range(self.settings.concurrency)}
         tasks.add(asyncio.create_task(self._fed(feeding)))
         signal = asyncio.create_task(self._stop_signal.wait())
@@ -244,12 +246,14 @@ class Engine:
         for number, prepared in enumerate(waiting, 1):
             self._unseen = len(waiting) - number
             if self._rows.must_ask(prepared, stopping=self.stopping):
+                await self._room.enter(prepared.size)
                 await self._queue.put(prepared)
 
     async def _work(self, asker: Asker, queue: asyncio.Queue[Prepared | None]) -> None:
         while (prepared := await queue.get()) is not None:
             await asker.ask(prepared)
             self._rows.asked(prepared)
+            self._room.leave(prepared.size)
             self._changed.set()
 
     async def _recover(self) -> None:

@@ -11,16 +11,18 @@ import base64
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeAlias
 
-from airflow_provider_segmind.bulk.plan import KeyedTarget, Prepared, Question, Shard
+from airflow_provider_segmind.bulk.plan import KeyedTarget, Prepared, Question, Settings, Shard
 from airflow_provider_segmind.bulk.rows import Row
 from airflow_provider_segmind.bulk.spool import Spool
-from airflow_provider_segmind.exceptions import SegmindConfigError, shorten
+from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindRowError, shorten
 
+_Built: TypeAlias = tuple[Row, Mapping[str, Any], Prepared | SegmindConfigError]
 _TAG = "\x00segmind"
 
 
@@ -55,18 +57,19 @@ class Feeder:
         rows: Iterable[Mapping[str, Any]],
         question: Question,
         shard: Shard,
-        block_rows: int,
+        settings: Settings,
         target: KeyedTarget | None = None,
     ) -> None:
         self.rows_seen = 0
         self.rows_elsewhere = 0
         self.rows_unchanged = 0
         self.exhausted = False
-        self._rows = iter(rows)
         self._question = question
         self._shard = shard
-        self._block_rows = block_rows
+        self._settings = settings
         self._target = target
+        self._pool = ThreadPoolExecutor(question.abreast, "segmind-rows") if question.abreast > 1 else None
+        self._rows = self._built(rows)
         self._order = Spool()
 
     @property
@@ -76,6 +79,8 @@ class Feeder:
 
     def close(self) -> None:
         """Forget the order."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
         self._order.close()
 
     def next_block(self) -> list[Prepared]:
@@ -85,15 +90,20 @@ class Feeder:
         :raises SegmindConfigError: the question cannot be built for the very first row.
         """
         block, lines = [], []
-        rows = list(itertools.islice(self._rows, self._block_rows))
-        self.exhausted = len(rows) < self._block_rows
-        for values in rows:
-            place, prepared = self._prepare(Row(self.rows_seen, values))
+        room, left = self._settings.block_bytes, self._settings.block_rows
+        while left and room > 0:
+            built = next(self._rows, None)
+            if built is None:
+                self.exhausted = True
+                break
+            place, prepared = self._prepare(built)
             self.rows_seen += 1
+            left -= 1
             if place is not None:
                 lines.append(_to_line(place))
             if prepared is not None:
                 block.append(prepared)
+                room -= prepared.size
         if lines:
             self._order.write(lines)
         return block
@@ -102,15 +112,28 @@ class Feeder:
         """Yield every row read, in order."""
         return (_from_line(line) for _, line in self._order.lines())
 
-    def _prepare(self, row: Row) -> tuple[Place | None, Prepared | None]:
+    def _built(self, rows: Iterable[Mapping[str, Any]]) -> Iterator[_Built]:
+        numbered = (Row(number, values) for number, values in enumerate(rows))
+        if self._pool is None:
+            yield from map(self._build, numbered)
+            return
+        while group := list(itertools.islice(numbered, self._question.abreast)):
+            yield from self._pool.map(self._build, group)
+
+    def _build(self, row: Row) -> _Built:
         key: dict[str, Any] = {}
         try:
             key = row.key(self._question.key)
-            prepared = self._question.prepare(row)
+            return row, key, self._question.prepare(row)
         except SegmindConfigError as error:
-            if row.number == 0:
-                raise
-            return self._unasked(row, key, shorten(str(error))), None
+            return row, key, error
+
+    def _prepare(self, built: _Built) -> tuple[Place | None, Prepared | None]:
+        row, key, prepared = built
+        if isinstance(prepared, SegmindConfigError):
+            if row.number == 0 and not isinstance(prepared, SegmindRowError):
+                raise prepared
+            return self._unasked(row, key, shorten(str(prepared))), None
         if self._target is not None and (trouble := self._target.trouble(key)):
             return self._unasked(row, key, f"{trouble}; nothing was sent for it"), None
         if not self._shard.owns(prepared.fingerprint):

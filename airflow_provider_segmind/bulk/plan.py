@@ -69,6 +69,7 @@ class Question:
     :param answer_columns: the columns of an accepted answer.
     :param schema: the JSON Schema of the answer, part of the fingerprint.
     :param options: what else decides how an answer is read, part of the fingerprint.
+    :param abreast: how many rows are built at a time; more than one where building waits for files.
     """
 
     model: str
@@ -78,6 +79,7 @@ class Question:
     answer_columns: tuple[str, ...]
     schema: Any = None
     options: Any = None
+    abreast: int = 1
     _frame: str = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -94,7 +96,7 @@ class Question:
         """
         inputs = self.build(row)
         text = canonical_json(inputs)
-        return Prepared(fingerprint_within(self._frame, text), inputs, text_digest(text).hex())
+        return Prepared(fingerprint_within(self._frame, text), inputs, text_digest(text).hex(), len(text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +105,13 @@ class Prepared:
     A question ready to be asked.
 
     :param body: SHA-256 of the inputs in hex.
+    :param size: about how many bytes the inputs have.
     """
 
     fingerprint: bytes
     inputs: Mapping[str, Any]
     body: str
+    size: int = 0
 
 
 class KeyedTarget(Protocol):
@@ -162,6 +166,8 @@ class Settings:
     :param commit_delay: how long an event may wait to become durable together with others.
     :param fold_at: how many small segments are folded into one.
     :param block_rows: rows read at a time.
+    :param block_bytes: bytes of bodies after which no more rows are read at a time.
+    :param bytes_in_flight: bytes of bodies that wait for their turn or for an answer, above which no row joins them.
     """
 
     concurrency: int = 64
@@ -178,4 +184,6 @@ class Settings:
     commit_delay: float = 0.25
     fold_at: int = 256
     block_rows: int = 256
+    block_bytes: int = 32 << 20
+    bytes_in_flight: int = 128 << 20
     progress_interval: float = 30.0

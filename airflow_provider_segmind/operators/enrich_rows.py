@@ -41,14 +41,17 @@ class SegmindEnrichOperator(BaseOperator):
     fetched by id, and a POST of unknown fate is looked for in Segmind's history and never sent again by itself.
     Whatever ends the task, what has finished is written first, except by SIGKILL; then the retry writes it.
 
-    **Templated**, once, before any row is read: ``prompt``, ``system``, ``inputs``, ``options``, ``key``,
-    ``ledger_path``, ``model``, ``segmind_conn_id``. ``{column}`` is filled afterwards, by name only, so that nothing in
-    a row can run.
+    **Templated**, once, before any row is read: ``prompt``, ``system``, ``files``, ``inputs``, ``options``,
+    ``key``, ``ledger_path``, ``model``, ``segmind_conn_id``. ``{column}`` is filled afterwards, by name only, so that
+    nothing in a row can run.
 
     :param key: the columns that name a row; they stand in the output.
     :param prompt: the question, with ``{column}`` placeholders.
     :param system: what the model is told before it, with or without placeholders.
-    :param inputs: instead of both, the JSON body as the model's page describes it, with placeholders in its texts.
+    :param files: what goes with the question: paths, object storage URIs or http(s) addresses, with placeholders;
+        files of at most 7 MB are read and sent, addresses are passed on. A column of bytes may stand alone. A row whose
+        file is missing, too large or of a type the model does not take is ``skipped`` with the reason, unpaid.
+    :param inputs: instead of all three, the JSON body as the model's page describes it, with placeholders in its texts.
     :param options: what else a chat model takes, sent as it is.
     :param api_format: ``gemini``, ``openai`` or ``anthropic``, for a model whose name does not tell.
     :param output_type: what an answer must be: a pydantic model, a type, or a JSON Schema. The fields of an object
@@ -82,7 +85,7 @@ class SegmindEnrichOperator(BaseOperator):
     """
 
     template_fields: Sequence[str] = (
-        *("prompt", "system", "inputs", "options", "key"),
+        *("prompt", "system", "files", "inputs", "options", "key"),
         *("ledger_path", "model", "segmind_conn_id"),
     )
     template_fields_renderers: ClassVar[dict[str, str]] = {
@@ -100,6 +103,7 @@ class SegmindEnrichOperator(BaseOperator):
         key: str | Sequence[str],
         prompt: str | None = None,
         system: str | None = None,
+        files: Sequence[str] | None = None,
         inputs: Mapping[str, Any] | None = None,
         options: Mapping[str, Any] | None = None,
         api_format: str | None = None,
@@ -129,7 +133,13 @@ class SegmindEnrichOperator(BaseOperator):
         check_model(model)
         tables.check_key(key)
         tables.check_question(
-            prompt=prompt, system=system, inputs=inputs, options=options, api_format=api_format, model=model
+            prompt=prompt,
+            system=system,
+            files=files,
+            inputs=inputs,
+            options=options,
+            api_format=api_format,
+            model=model,
         )
         tables.check_answers(output_type=output_type, key=key, max_repairs=max_repairs)
         tables.check_limits(max_cost=max_cost, max_rows=max_rows, max_failed_rows=max_failed_rows, sample=sample)
@@ -147,6 +157,7 @@ class SegmindEnrichOperator(BaseOperator):
         self.key = key
         self.prompt = prompt
         self.system = system
+        self.files = files
         self.inputs = inputs
         self.options = options
         self.api_format = api_format

@@ -13,7 +13,7 @@ from airflow_provider_segmind.bulk.index import CompactIndex
 from airflow_provider_segmind.bulk.ledger import Ledger
 from airflow_provider_segmind.bulk.plan import KeyedTarget, Prepared, Question, Shard
 from airflow_provider_segmind.bulk.rows import Row
-from airflow_provider_segmind.exceptions import SegmindConfigError
+from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindRowError
 from airflow_provider_segmind.operators.row_question import row_question
 
 if TYPE_CHECKING:
@@ -107,8 +107,8 @@ def _distinct(
         try:
             key = row.key(question.key)
             prepared = question.prepare(row)
-        except SegmindConfigError:
-            if number == 0:
+        except SegmindConfigError as error:
+            if number == 0 and not isinstance(error, SegmindRowError):
                 raise
             foreseen.skipped_rows += 1
             continue

@@ -14,10 +14,14 @@ from airflow_provider_segmind.bulk.plan import Question
 from airflow_provider_segmind.bulk.rows import Row
 from airflow_provider_segmind.bulk.verdicts import Accept, AskAgain, Outcome, Refuse, Reply, Verdict
 from airflow_provider_segmind.operators.questions import read_output_type
+from airflow_provider_segmind.operators.row_files import RowFiles
 from airflow_provider_segmind.operators.tables import ANSWER_COLUMN, answer_columns, check_question, fields_of
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.operators.enrich_rows import SegmindEnrichOperator
+
+FILES_ABREAST = 8
+"""Rows whose files are loaded at the same time, because a store takes tens of milliseconds for each."""
 
 
 def row_question(task: SegmindEnrichOperator) -> Question:
@@ -33,6 +37,7 @@ def row_question(task: SegmindEnrichOperator) -> Question:
         options=task.options,
         api_format=task.api_format,
         model=task.hook.model_or_default(task.model),
+        files=task.files,
     )
     asked = RowQuestion(task)
     return Question(
@@ -42,6 +47,7 @@ def row_question(task: SegmindEnrichOperator) -> Question:
         key=(task.key,) if isinstance(task.key, str) else tuple(task.key),
         answer_columns=asked.columns,
         schema=asked.output_type.schema if asked.output_type else None,
+        abreast=FILES_ABREAST if task.files else 1,
     )
 
 
@@ -60,6 +66,7 @@ class RowQuestion:
         self.output_type = read_output_type(task.output_type)
         self.columns = answer_columns(self.output_type)
         self._fields = fields_of(self.output_type)
+        self._files = RowFiles(task.files, family_of(self.model, task.api_format)) if task.files else None
         if self.output_type is not None and self._inputs is None:
             self._format = self.output_type.response_format(family_of(self.model, task.api_format))
 
@@ -68,6 +75,7 @@ class RowQuestion:
         Build the body for a row.
 
         :raises SegmindConfigError: a column is missing, or what stands in it cannot be sent.
+        :raises OSError: a store of files cannot be reached.
         """
         task = self._task
         if self._inputs is not None:
@@ -77,6 +85,7 @@ class RowQuestion:
             model=self.model,
             prompt=row.fill(str(task.prompt)),
             system=None if task.system is None else row.fill(task.system),
+            files=self._files.load(row) if self._files else (),
             options=task.options,
             api_format=task.api_format,
             response_format=self._format,

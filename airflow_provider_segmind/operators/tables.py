@@ -94,24 +94,28 @@ def check_output_path(output_path: Any) -> None:
     known_kind(os.fspath(output_path).rpartition("/")[2])
 
 
-def check_question(*, prompt: Any, system: Any, inputs: Any, options: Any, api_format: Any, model: Any) -> None:
+def check_question(
+    *, prompt: Any, system: Any, inputs: Any, options: Any, api_format: Any, model: Any, files: Any = None
+) -> None:
     """
     Check at parse time what is asked, as far as it is known.
 
     :raises SegmindConfigError: it cannot work; names the field.
     """
     if inputs is not None:
-        for name, value in (("prompt", prompt), ("system", system), ("options", options), ("api_format", api_format)):
+        others = {"prompt": prompt, "system": system, "files": files, "options": options, "api_format": api_format}
+        for name, value in others.items():
             if value is not None:
                 raise SegmindConfigError(
                     f"{name!r} cannot join 'inputs', which are the whole body: write it into them."
                 )
         check_inputs(inputs)
     else:
-        questions.check_question(prompt=prompt, system=system, messages=None, files=None)
+        questions.check_question(prompt=prompt, system=system, messages=None, files=files)
+        check_files(files)
         questions.check_request(model=model, api_format=api_format, options=options, output_type=None)
-    if not any(_held_back(value) for value in (prompt, system, inputs)):
-        check_placeholders(prompt, system, inputs)
+    if not any(_held_back(value) for value in (prompt, system, inputs, files)):
+        check_placeholders(prompt, system, inputs, files)
 
 
 def _held_back(value: Any) -> bool:
@@ -122,7 +126,21 @@ def _held_back(value: Any) -> bool:
     return is_given_later(value)
 
 
-def check_placeholders(prompt: Any, system: Any, inputs: Any) -> None:
+def check_files(files: Any) -> None:
+    """
+    Check at parse time where the files of each row are.
+
+    :raises SegmindConfigError: one is no text, so that it could not be about the row.
+    """
+    for index, file in enumerate(files if isinstance(files, list | tuple) else ()):
+        if not isinstance(file, str):
+            raise SegmindConfigError(
+                f"'files[{index}]' is a {type(file).__name__}; it must be a path or an address, with {{column}} "
+                "placeholders."
+            )
+
+
+def check_placeholders(prompt: Any, system: Any, inputs: Any, files: Any = None) -> None:
     """
     Check that the question is one about the row.
 
@@ -130,7 +148,7 @@ def check_placeholders(prompt: Any, system: Any, inputs: Any) -> None:
     """
     from airflow_provider_segmind.bulk.rows import placeholders
 
-    if not placeholders([prompt, system, inputs]):
+    if not placeholders([prompt, system, inputs, files]):
         name = "inputs" if inputs is not None else "prompt"
         raise SegmindConfigError(
             f"{name!r} has no {{column}} placeholder: every row would be asked the same. Braces in an f-string are "

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from airflow_provider_segmind.bulk.engine import Engine, Progress
 from airflow_provider_segmind.bulk.manifest import Manifest
 from airflow_provider_segmind.bulk.output import land
 from airflow_provider_segmind.bulk.plan import OnUnknown, Question, Rerun, Settings, Shard
+from airflow_provider_segmind.bulk.rows import Row
 from airflow_provider_segmind.bulk.verdicts import Accept, AskAgain, Outcome, Refuse, Reply, Verdict
 from airflow_provider_segmind.exceptions import (
     SegmindAuthenticationError,
@@ -19,8 +21,9 @@ from airflow_provider_segmind.exceptions import (
     SegmindConfigError,
     SegmindReplyError,
     SegmindRequestTimeoutError,
+    SegmindRowError,
 )
-from tests.bulk.fakes import PRICE, Clock, FakeSegmind, question, table
+from tests.bulk.fakes import PRICE, Clock, FakeSegmind, build, question, table
 from tests.bulk.stores import ObjectStore
 
 
@@ -493,6 +496,46 @@ async def test_concurrency_bounds_the_requests_in_flight() -> None:
     world = World(steps=4)
     await world.run(table(*map(str, range(50))), settings={"concurrency": 3})
     assert 1 < world.segmind.most_in_flight <= 3
+
+
+async def test_rows_on_their_way_are_bounded_by_their_bytes() -> None:
+    world = World(steps=3)
+    texts = table(*(f"{number}{'x' * 1000}" for number in range(40)))
+    landed = await world.run(texts, settings={"concurrency": 16, "bytes_in_flight": 3500, "block_bytes": 2500})
+    assert landed.manifest.outcomes["success"] == 40
+    assert world.segmind.most_in_flight == 3
+
+
+async def test_a_row_larger_than_the_room_goes_alone() -> None:
+    world = World()
+    landed = await world.run(table("x" * 900, "y" * 900), settings={"bytes_in_flight": 100, "block_bytes": 100})
+    assert landed.statuses == ["success", "success"]
+    assert world.segmind.most_in_flight == 1
+
+
+async def test_rows_that_wait_for_files_are_built_abreast_and_stay_in_order() -> None:
+    together = threading.Barrier(4, timeout=10)
+
+    def slowly(row: Row) -> dict[str, Any]:
+        together.wait()
+        return build(row)
+
+    landed = await World().run(table(*map(str, range(12))), question(build=slowly, abreast=4))
+
+    assert landed.column("said") == [f"SAY {number}" for number in range(12)]
+
+
+@pytest.mark.parametrize("bad", [0, 2])
+async def test_a_row_that_cannot_be_asked_about_is_skipped_wherever_it_stands(bad: int) -> None:
+    def choosy(row: Row) -> dict[str, Any]:
+        if row.number == bad:
+            raise SegmindRowError("its picture is not there")
+        return build(row)
+
+    landed = await World().run(table("a", "b", "c"), question(build=choosy))
+
+    assert [status == "skipped" for status in landed.statuses] == [number == bad for number in range(3)]
+    assert "its picture is not there" in landed.column("_segmind_error")
 
 
 async def test_a_source_that_breaks_off_loses_nothing_that_was_paid_for() -> None:

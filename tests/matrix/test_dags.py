@@ -94,7 +94,7 @@ def test_every_example_pays_once_for_each_request(examples: Any) -> None:
     ended, emulator = examples
 
     requests = {"caption": 1, "families": 3, "image": 1, "request": 1, "run": 1, "summarize_pdf": 1, "triage": 3}
-    requests |= {"sharded": 30, "catalogue": 18}
+    requests |= {"captions": 3, "sharded": 30, "catalogue": 18}
     assert {f"example_segmind_{name}" for name in requests} <= set(ended)
     assert len(emulator.posts()) == len(emulator.bill) >= sum(requests.values())
     assert emulator.api_key not in str([one["values"] for one in ended.values()])

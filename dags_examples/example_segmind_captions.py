@@ -1,0 +1,66 @@
+"""Caption the pictures of a folder: listed into rows, one Parquet file of captions out, each picture paid once."""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from typing import Any
+
+from airflow.providers.common.compat.sdk import DAG, ObjectStoragePath, task  # on Airflow 3 also from airflow.sdk
+from pydantic import BaseModel, Field
+
+from airflow_provider_segmind.operators.enrich import SegmindEnrichFileOperator
+
+FOLDER = os.environ.get("SEGMIND_EXAMPLE_OUTPUT", "file:///tmp/segmind") + "/captions"
+COLOURS = {"sky.png": (90, 160, 255), "grass.png": (60, 170, 60), "brick.png": (170, 60, 50)}
+
+
+class Caption(BaseModel):
+    caption: str = Field(description="One sentence, in English.")
+    colours: list[str]
+
+
+def png(colour: tuple[int, int, int], size: int = 16) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", size, size, 8, 2, 0, 0, 0)
+    lines = (b"\0" + bytes(colour) * size) * size
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+
+
+with DAG("example_segmind_captions", schedule=None, tags=["segmind", "example"]):
+
+    @task
+    def take_photos() -> str:
+        folder = ObjectStoragePath(FOLDER) / "photos"
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, colour in COLOURS.items():
+            (folder / name).write_bytes(png(colour))
+        return str(folder)
+
+    @task
+    def list_photos(folder: str) -> list[dict[str, Any]]:
+        return [{"name": path.name} for path in sorted(ObjectStoragePath(folder).iterdir(), key=lambda path: path.name)]
+
+    captions = SegmindEnrichFileOperator(
+        task_id="caption",
+        model="gemini-3.1-flash-lite",
+        source=list_photos(take_photos()),
+        key="name",
+        prompt="Describe this picture for somebody who cannot see it.",
+        # Read one by one when its turn comes; a picture that has changed is asked about again.
+        files=[f"{FOLDER}/photos/{{name}}"],
+        output_type=Caption,
+        ledger_path=f"{FOLDER}/ledger",
+        output_path=f"{FOLDER}/captions.parquet",
+        max_cost=1.0,
+        retries=2,
+    )
+
+    @task
+    def report(manifest: dict[str, Any]) -> str:
+        return f"{manifest['outcomes']['success']} pictures captioned for {manifest['cost']:.6f} USD"
+
+    report(captions.output)
