@@ -1,0 +1,68 @@
+"""The examples that enrich files run unchanged, one after the other on a real task runner."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from airflow_provider_segmind.bulk.sources import open_source
+from airflow_provider_segmind.emulator import SegmindEmulator
+from tests.running import run_dags
+
+pytestmark = pytest.mark.airflow
+
+ALONE, SHARDED = "example_segmind_enrich_file", "example_segmind_sharded"
+TRIAGE = {"team": "delivery", "urgent": False, "summary": "A question."}
+
+
+class Ended(NamedTuple):
+    runs: dict[str, dict[str, Any]]
+    folder: Path
+    posts: int
+    billed: int
+
+
+@pytest.fixture(scope="module")
+def ended(airflow_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Ended:
+    folder = tmp_path_factory.mktemp("files")
+    with SegmindEmulator() as emulator:
+        emulator.script(json=TRIAGE)
+        dags = [(f"dags_examples/{name}.py", name) for name in (ALONE, SHARDED)]
+        runs = run_dags(*dags, connection=emulator.connection_json, SEGMIND_EXAMPLE_OUTPUT=folder.as_uri())
+        return Ended(runs, folder, len(emulator.posts()), len(emulator.bill))
+
+
+def test_tickets_are_sorted_into_a_file_and_equal_ones_paid_once(ended: Ended) -> None:
+    run = ended.runs[ALONE]
+
+    assert run["state"] == "success", run["log"]
+    assert run["values"]["report"].startswith("4 of 4 tickets sorted")
+    assert run["values"]["triage"]["posts"] == 3
+    rows = [json.loads(line) for line in (ended.folder / "tickets" / "triage.jsonl").read_text().splitlines()]
+    assert [row["ticket_id"] for row in rows] == [1, 2, 3, 4]
+    assert {row["team"] for row in rows} == {"delivery"}
+    assert run["values"]["triage"]["duplicates_saved"] == 1
+    assert "I was charged twice" not in run["log"]
+
+
+def test_four_shards_become_one_file_in_the_order_of_the_source(ended: Ended) -> None:
+    run = ended.runs[SHARDED]
+
+    assert run["state"] == "success", run["log"]
+    assert run["values"]["report"].startswith("40 of 40 tickets sorted")
+    shards, whole = run["values"]["triage"], run["values"]["merge"]
+    assert [shard["shard_index"] for shard in shards] == [0, 1, 2, 3]
+    assert sum(shard["rows_read"] for shard in shards) == whole["rows_read"] == 40
+    assert whole["posts"] == whole["distinct_rows"] == 30
+    folder = ended.folder / "tickets_in_shards"
+    rows = list(open_source(folder / "triage_of_all_shards.parquet"))
+    assert [row["ticket_id"] for row in rows] == list(range(40))
+    assert {row["team"] for row in rows} == {"delivery"}
+    assert (folder / "triage_of_all_shards.report.html").stat().st_size > 1000
+
+
+def test_the_account_was_billed_once_for_each_different_ticket_of_each_example(ended: Ended) -> None:
+    assert ended.posts == ended.billed == 3 + 30
