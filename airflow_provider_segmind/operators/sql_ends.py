@@ -100,7 +100,8 @@ class SqlEnds:
 
     def count(self, rows_read: int) -> int:
         """Let the database count."""
-        counting = self._query(f"SELECT COUNT(*) AS rows_in_all FROM ({self._source.sql}) AS counted")  # noqa: S608
+        # On lines of its own, since the query may end with a comment; without AS, which not every database takes here.
+        counting = self._query(f"SELECT COUNT(*) FROM (\n{self._source.sql}\n) counted")  # noqa: S608
         return max(rows_read, *(int(next(iter(row.values()))) for row in counting))
 
     def land(self, engine: Engine, each: Each | None) -> Manifest:

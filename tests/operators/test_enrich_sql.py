@@ -366,7 +366,7 @@ def test_a_sample_goes_into_a_table_of_its_own(shop: Shop) -> None:
 def test_a_sample_counts_the_rest(shop: Shop) -> None:
     shop.stock(*map(str, range(20)))
 
-    shop.ask(sample=4)
+    shop.ask(sample=4, sql="SELECT id, thing FROM things ORDER BY id -- all of them")
 
     assert shop.run.ti.pushed["estimate"]["rows"] == 20
     assert shop.run.ti.pushed["estimate"]["cost"] == pytest.approx(5 * shop.billed)

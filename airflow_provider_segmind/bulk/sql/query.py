@@ -12,7 +12,7 @@ from airflow_provider_segmind.exceptions import SegmindConfigError
 
 BLOCK_ROWS = 1000
 CURSOR = "segmind_rows"
-CLOSING_SECONDS = 2.0
+CLOSING_SECONDS = 0.5
 """How long a cursor may take to close; a driver that hangs must not hold up what has finished."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
@@ -218,6 +219,14 @@ def test_nothing_is_made_for_an_empty_source_or_a_dry_run(database: OneDatabase)
     assert not target(database).prepare(None)
 
     assert target(database).prepare(lambda: [{"id": 1}])
+
+
+@pytest.mark.postgres
+def test_shards_that_begin_at_once_make_one_table(postgres: OneDatabase) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        prepared = list(threads.map(lambda _: target(postgres).prepare(lambda: [{"id": 1}]), range(8)))
+
+    assert prepared == [True] * 8
 
 
 def test_odd_names_are_names(database: OneDatabase) -> None:
