@@ -13,6 +13,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 from pydantic import BaseModel
 
+from airflow_provider_segmind.bulk.sql.query import BLOCK_ROWS
 from airflow_provider_segmind.bulk.sql.target import Target
 from airflow_provider_segmind.emulator import SegmindEmulator
 from airflow_provider_segmind.exceptions import SegmindBulkError
@@ -68,6 +69,22 @@ class Shop:
     def ask_the_next_day(self, **fields: Any) -> Any:
         self.run = Run(run_id=f"{self.run.ti.run_id}+")
         return self.ask(**fields)
+
+    def ask_and_kill(self) -> None:
+        """Ask, and tell the task to stop when one request has its answer and another has none."""
+        task = self.task()
+
+        def kill() -> None:
+            pause = threading.Event()
+            while len(self.emulator.jobs) < 2 or len(self.emulator.bill) < 1:
+                pause.wait(0.01)
+            # The answer has to arrive, too.
+            pause.wait(1.5)
+            task.on_kill()
+
+        threading.Thread(target=kill, daemon=True).start()
+        with pytest.raises(SegmindBulkError, match="told to stop"):
+            task.execute(self.run.context())
 
     @property
     def answers(self) -> list[dict[str, Any]]:
@@ -249,19 +266,8 @@ class TestTrouble:
         monkeypatch.setattr(enriching, "GRACE", 0.2)
         shop.emulator.script(latency=600.0, match="rose")
         shop.stock("sky", "rose")
-        task = shop.task()
 
-        def kill() -> None:
-            pause = threading.Event()
-            while len(shop.emulator.jobs) < 2 or len(shop.emulator.bill) < 1:
-                pause.wait(0.01)
-            # The answer has to arrive, too.
-            pause.wait(1.5)
-            task.on_kill()
-
-        threading.Thread(target=kill, daemon=True).start()
-        with pytest.raises(SegmindBulkError, match="told to stop"):
-            task.execute(shop.run.context())
+        shop.ask_and_kill()
 
         assert [row["_segmind_status"] for row in shop.answers] == ["success", "unknown"]
         shop.emulator.advance(600.0)
@@ -269,6 +275,17 @@ class TestTrouble:
         assert manifest["outcomes"]["success"] == 2
         assert [row["_segmind_status"] for row in shop.answers] == ["success", "success"]
         assert shop.posts == 2
+
+    def test_a_kill_lands_while_the_source_is_only_half_read(
+        self, small: Shop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(enriching, "GRACE", 0.2)
+        small.emulator.script(latency=600.0, match="rose")
+        small.stock("sky", *(f"rose {number}" for number in range(2 * BLOCK_ROWS)))
+
+        small.ask_and_kill()
+
+        assert small.answers[0]["_segmind_status"] == "success"
 
     def test_a_database_that_fails_in_the_middle_loses_nothing_that_was_paid(
         self, shop: Shop, monkeypatch: pytest.MonkeyPatch

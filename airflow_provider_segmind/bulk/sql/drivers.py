@@ -9,6 +9,8 @@ from airflow_provider_segmind.exceptions import SegmindBulkError, SegmindError, 
 
 _FINAL = frozenset({"ProgrammingError", "NotSupportedError"})
 """The classes of PEP 249 for statements that cannot work; others may come from the connection."""
+_NO_ROW = frozenset({"OperationalError", "InterfaceError", "InternalError"})
+"""The classes for what goes wrong with a connection or a server: a lock, a deadlock, a full disk."""
 
 
 @contextlib.contextmanager
@@ -28,7 +30,7 @@ def driver_errors(doing: str, *, meaning: str, values: bool = False, retryable: 
         raise
     except Exception as error:  # noqa: BLE001 (PEP 249 gives the drivers no common class)
         if retryable is None:
-            retryable = not _FINAL & {kind.__name__ for kind in type(error).__mro__}
+            retryable = not _FINAL & _classes(error)
         raise SegmindBulkError(
             f"{doing} failed: {described(error, values=values)}. {meaning}",
             retryable=retryable,
@@ -44,3 +46,12 @@ def described(error: Exception, *, values: bool) -> str:
     code = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
     name = type(error).__name__ + (f" ({code})" if code else "")
     return name if values else f"{name}: {shorten(' '.join(str(error).split()))}"
+
+
+def may_be_a_row(error: Exception) -> bool:
+    """Tell whether a statement may have failed for what stands in one of its rows."""
+    return not _NO_ROW & _classes(error)
+
+
+def _classes(error: Exception) -> set[str]:
+    return {kind.__name__ for kind in type(error).__mro__}

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from airflow_provider_segmind.bulk.rows import digest
 from airflow_provider_segmind.bulk.sql.dialects import Dialect
-from airflow_provider_segmind.bulk.sql.drivers import described, driver_errors
+from airflow_provider_segmind.bulk.sql.drivers import described, driver_errors, may_be_a_row
 from airflow_provider_segmind.bulk.sql.kinds import Kind, MisfitError, cell, compared, key_cell, kind_of_values
 from airflow_provider_segmind.bulk.sql.names import TableName
 from airflow_provider_segmind.bulk.sql.query import Query
@@ -16,6 +16,8 @@ from airflow_provider_segmind.bulk.sql.statements import OWN_COLUMNS, Statements
 from airflow_provider_segmind.exceptions import SegmindBulkError, SegmindConfigError
 
 KEPT = "The answers are in the ledger: a retry writes them and pays nothing again."
+MOST_REFUSED = 100
+"""Rows that a database may refuse before it is taken for a table that takes none."""
 
 
 class Target:
@@ -144,20 +146,28 @@ class Target:
         return cells | {name: cell(kind, row.get(name)) for name, kind in kinds.items()}
 
     def _write(self, connection: Any, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write rows in one transaction; if that fails, each in its own, to find those that cannot be written."""
+        """Write rows in one transaction; if they are refused, all but those that cannot be written."""
+        refused = self.rows_refused
+        self._write_what_can_be(connection, rows)
+        if 1 < len(rows) == self.rows_refused - refused:
+            # Not even one of them could be written: that is the table's fault, and no row's.
+            raise SegmindBulkError(f"Writing to {self._title} failed: {self._refusal}. {KEPT}", retryable=True)
+
+    def _write_what_can_be(self, connection: Any, rows: Sequence[Mapping[str, Any]]) -> None:
         refusal = self._transact(connection, rows)
         if refusal is None:
             return
         self._refusal = refusal
-        if len(rows) == 1:
-            self.rows_refused += 1
+        if len(rows) > 1:
+            middle = len(rows) // 2
+            self._write_what_can_be(connection, rows[:middle])
+            self._write_what_can_be(connection, rows[middle:])
             return
-        refused = self.rows_refused
-        for row in rows:
-            self._write(connection, [row])
-        if self.rows_refused - refused == len(rows):
-            # Not even one of them could be written: that is the table's fault, or the connection's.
-            raise SegmindBulkError(f"Writing to {self._title} failed: {self._refusal}. {KEPT}", retryable=True)
+        self.rows_refused += 1
+        if self.rows_refused > MOST_REFUSED:
+            raise SegmindBulkError(
+                f"{self._title} refused more than {MOST_REFUSED} rows ({refusal}). {KEPT}", retryable=True
+            )
 
     def _transact(self, connection: Any, rows: Sequence[Mapping[str, Any]]) -> str | None:
         """Write rows in one transaction; return what the driver says when it refused them, so that none was written."""
@@ -173,8 +183,10 @@ class Target:
                     part = rows[start : start + step]
                     cursor.execute(statements.write(len(part)), statements.parameters(part))
                 self._end(connection, cursor, "COMMIT")
-            except Exception as error:  # noqa: BLE001 (PEP 249 gives the drivers no common class)
+            except Exception as error:
                 self._end(connection, cursor, "ROLLBACK")
+                if not may_be_a_row(error):
+                    raise
                 return described(error, values=True)
         return None
 

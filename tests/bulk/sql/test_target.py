@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sqlite3
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -19,7 +22,7 @@ from airflow_provider_segmind.bulk.sql.kinds import Kind
 from airflow_provider_segmind.bulk.sql.names import TableName
 from airflow_provider_segmind.bulk.sql.target import Target
 from airflow_provider_segmind.exceptions import SegmindBulkError, SegmindConfigError
-from tests.databases import OneDatabase
+from tests.databases import OneDatabase, opened
 
 ANSWERS = {"team": Kind.TEXT}
 MARK = "ab" * 32
@@ -50,6 +53,10 @@ def row(key: Any, team: Any = "shop", status: str = "success", mark: str = MARK,
 
 def load(made: Target, *rows: Mapping[str, Any], first: Any = ({"id": 1},)) -> None:
     assert made.prepare(lambda: first)
+    write_all(made, *rows)
+
+
+def write_all(made: Target, *rows: Mapping[str, Any]) -> None:
     with made.writing() as write:
         for one in rows:
             write(one)
@@ -212,6 +219,21 @@ class TestATableThatIsThere:
 
         assert "canary" not in str(caught.value)
         assert caught.value.retryable
+
+
+def test_a_table_that_is_locked_is_left_at_once(tmp_path: Path) -> None:
+    with opened("sqlite", tmp_path) as database:
+        made = target(database, batch_rows=50)
+        made._connect = lambda: sqlite3.connect(tmp_path / "test.sqlite", timeout=0.05)
+        assert made.prepare(lambda: [{"id": 1}])
+        with contextlib.closing(database.connect()) as other:
+            other.execute("BEGIN EXCLUSIVE")
+
+            began = time.monotonic()
+            with pytest.raises(SegmindBulkError, match=r"Writing to .* failed: OperationalError.*in the ledger"):
+                write_all(made, *(row(number) for number in range(50)))
+
+        assert time.monotonic() - began < 2
 
 
 def test_nothing_is_made_for_an_empty_source_or_a_dry_run(database: OneDatabase) -> None:
