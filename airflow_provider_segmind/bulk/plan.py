@@ -184,6 +184,6 @@ class Settings:
     commit_delay: float = 0.25
     fold_at: int = 256
     block_rows: int = 256
-    block_bytes: int = 32 << 20
-    bytes_in_flight: int = 128 << 20
+    block_bytes: int = 16 << 20
+    bytes_in_flight: int = 64 << 20
     progress_interval: float = 30.0

@@ -20,7 +20,7 @@ from airflow_provider_segmind.operators.tables import ANSWER_COLUMN, answer_colu
 if TYPE_CHECKING:
     from airflow_provider_segmind.operators.enrich_rows import SegmindEnrichOperator
 
-FILES_ABREAST = 8
+FILES_ABREAST = 4
 """Rows whose files are loaded at the same time, because a store takes tens of milliseconds for each."""
 
 
