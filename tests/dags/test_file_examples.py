@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,18 +11,20 @@ import pytest
 
 from airflow_provider_segmind.bulk.sources import open_source
 from airflow_provider_segmind.emulator import SegmindEmulator
+from airflow_provider_segmind.emulator.control import RecordedRequest
 from tests.running import run_dags
 
 pytestmark = pytest.mark.airflow
 
-ALONE, SHARDED = "example_segmind_enrich_file", "example_segmind_sharded"
+ALONE, SHARDED, PICTURES = "example_segmind_enrich_file", "example_segmind_sharded", "example_segmind_captions"
 TRIAGE = {"team": "delivery", "urgent": False, "summary": "A question."}
+CAPTION = {"caption": "A plain picture.", "colours": ["blue"]}
 
 
 class Ended(NamedTuple):
     runs: dict[str, dict[str, Any]]
     folder: Path
-    posts: int
+    posts: list[RecordedRequest]
     billed: int
 
 
@@ -30,9 +33,10 @@ def ended(airflow_database: Path, tmp_path_factory: pytest.TempPathFactory) -> E
     folder = tmp_path_factory.mktemp("files")
     with SegmindEmulator() as emulator:
         emulator.script(json=TRIAGE)
-        dags = [(f"dags_examples/{name}.py", name) for name in (ALONE, SHARDED)]
+        emulator.script(match="picture", json=CAPTION)
+        dags = [(f"dags_examples/{name}.py", name) for name in (ALONE, SHARDED, PICTURES)]
         runs = run_dags(*dags, connection=emulator.connection_json, SEGMIND_EXAMPLE_OUTPUT=folder.as_uri())
-        return Ended(runs, folder, len(emulator.posts()), len(emulator.bill))
+        return Ended(runs, folder, emulator.posts(), len(emulator.bill))
 
 
 def test_tickets_are_sorted_into_a_file_and_equal_ones_paid_once(ended: Ended) -> None:
@@ -64,5 +68,19 @@ def test_four_shards_become_one_file_in_the_order_of_the_source(ended: Ended) ->
     assert (folder / "triage_of_all_shards.report.html").stat().st_size > 1000
 
 
-def test_the_account_was_billed_once_for_each_different_ticket_of_each_example(ended: Ended) -> None:
-    assert ended.posts == ended.billed == 3 + 30
+def test_each_picture_of_a_folder_travels_with_its_question_and_gets_a_caption(ended: Ended) -> None:
+    run = ended.runs[PICTURES]
+
+    assert run["state"] == "success", run["log"]
+    assert run["values"]["report"].startswith("3 pictures captioned")
+    folder = ended.folder / "captions"
+    rows = list(open_source(folder / "captions.parquet"))
+    assert [row["name"] for row in rows] == ["brick.png", "grass.png", "sky.png"]
+    assert {row["caption"] for row in rows} == {CAPTION["caption"]}
+    parts = [post.json["messages"]["contents"][0]["parts"] for post in ended.posts]
+    sent = [base64.b64decode(files[0]["inlineData"]["data"]) for _, *files in parts if files]
+    assert sorted(sent) == sorted(path.read_bytes() for path in (folder / "photos").iterdir())
+
+
+def test_the_account_was_billed_once_for_each_different_row_of_each_example(ended: Ended) -> None:
+    assert len(ended.posts) == ended.billed == 3 + 30 + 3
