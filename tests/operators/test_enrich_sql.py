@@ -13,6 +13,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 from pydantic import BaseModel
 
+from airflow_provider_segmind.bulk.manifest import Manifest, merge
 from airflow_provider_segmind.bulk.sql.query import BLOCK_ROWS
 from airflow_provider_segmind.bulk.sql.target import Target
 from airflow_provider_segmind.emulator import SegmindEmulator
@@ -244,19 +245,20 @@ class TestKeys:
         assert sorted((row["shop"], row["answer"][-6:]) for row in shop.answers) == [("a", "f sky?"), ("b", " rose?")]
         assert manifest["rows_unchanged"] == 2
 
-    def test_shards_agree_on_a_repeated_key(self, small: Shop) -> None:
+    def test_shards_agree_on_a_repeated_key_and_their_manifests_add_up(self, small: Shop) -> None:
         small.source.fill("things", "id INTEGER, thing TEXT", [(number % 30, f"t{number}") for number in range(40)])
-        read = skipped = 0
-        for index in range(3):
-            small.run = Run(map_index=index)
-            manifest = small.ask(
-                sql="SELECT * FROM things", shard_index=index, shard_count=3, on_partial="succeed", key="id"
-            )
-            read += manifest["rows_read"]
-            skipped += manifest["outcomes"]["skipped"]
 
-        assert (read, skipped, small.posts) == (40, 10, 30)
+        first, second = (merge([self.shard(small, index) for index in range(3)]) for _ in range(2))
+
+        assert (first.rows_read, first.outcomes["skipped"], small.posts) == (40, 10, 30)
+        assert (second.rows_read, second.outcomes["skipped"], second.rows_unchanged) == (40, 10, 30)
+        assert first.outputs == second.outputs == ["shop:answers"]
         assert len(small.answers) == 30
+
+    def shard(self, shop: Shop, index: int) -> Manifest:
+        shop.run = Run(map_index=index)
+        fields: dict[str, Any] = {"sql": "SELECT * FROM things", "on_partial": "succeed"}
+        return Manifest.from_json(shop.ask(shard_index=index, shard_count=3, **fields))
 
 
 class TestTrouble:
@@ -387,6 +389,32 @@ def test_a_sample_counts_the_rest(shop: Shop) -> None:
 
     assert shop.run.ti.pushed["estimate"]["rows"] == 20
     assert shop.run.ti.pushed["estimate"]["cost"] == pytest.approx(5 * shop.billed)
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("three", [False, True], ids=["psycopg2", "psycopg3"])
+@pytest.mark.parametrize("extra", [{}, {"cursor": "dictcursor"}], ids=["tuples", "dicts"])
+def test_every_driver_of_postgresql(
+    small: Shop, postgres: OneDatabase, three: bool, extra: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow.providers.postgres.hooks import postgres as module
+
+    # What the provider takes depends on what is installed; here both are.
+    monkeypatch.setattr(module, "USE_PSYCOPG3", three)
+    monkeypatch.setenv("AIRFLOW_CONN_SHOP", json.dumps({**postgres.airflow, "extra": json.dumps(extra)}))
+    small.source = postgres
+    postgres.run("CREATE TABLE things (id UUID, thing TEXT, price NUMERIC(8, 2), at TIMESTAMPTZ, tags TEXT[])")
+    postgres.run("INSERT INTO things VALUES (gen_random_uuid(), 'sky', 1.50, now(), '{a,b}')")
+    key = ["id", "price", "at"]
+
+    small.ask(sql="SELECT * FROM things", key=key, prompt="{thing} {price} {at} {tags}")
+    again = small.ask_the_next_day(sql="SELECT * FROM things", key=key, prompt="{thing} {price} {at} {tags}")
+
+    assert again["rows_unchanged"] == 1
+    assert postgres.rows(
+        "SELECT count(*) FROM answers JOIN things USING (price, at) WHERE answers.id::uuid = things.id"
+    ) == [(1,)]
+    assert small.emulator.posts()[0].json["messages"]["contents"][0]["parts"][0]["text"].startswith("sky 1.50 20")
 
 
 @pytest.mark.postgres
