@@ -162,7 +162,7 @@ class Engine:
             breaks off, and what was asked before is in the ledger.
         """
         self._started = self.clock()
-        await self._in_thread(self.ledger.replay)
+        await self._in_thread(self._replay)
         self.budget = Budget(self.limits, self.ledger.totals())
         self._rows = self._new_book()
         self.commits = GroupCommit(
@@ -200,6 +200,12 @@ class Engine:
 
     def _new_book(self) -> RowBook:
         return RowBook(self.ledger, self.budget, rerun=self.settings.rerun, started=self._started)
+
+    def _replay(self) -> None:
+        self.ledger.replay()
+        if self.ledger.totals().rows:
+            for fingerprint in self.ledger.answered_in_run():
+                self.feeder.of_this_run.put(fingerprint, 1)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)

@@ -17,6 +17,7 @@ from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any, TypeAlias
 
+from airflow_provider_segmind.bulk.index import CompactIndex
 from airflow_provider_segmind.bulk.plan import KeyedTarget, Prepared, Question, Settings, Shard
 from airflow_provider_segmind.bulk.rows import Row
 from airflow_provider_segmind.bulk.spool import Spool
@@ -64,6 +65,7 @@ class Feeder:
         self.rows_elsewhere = 0
         self.rows_unchanged = 0
         self.exhausted = False
+        self.of_this_run = CompactIndex()
         self._question = question
         self._shard = shard
         self._settings = settings
@@ -139,10 +141,15 @@ class Feeder:
         if not self._shard.owns(prepared.fingerprint):
             self.rows_elsewhere += 1
             return None, None
-        if self._target is not None and self._target.holds(key, prepared.fingerprint):
+        if self._holds(key, prepared.fingerprint):
             self.rows_unchanged += 1
             return None, None
         return Place(row.number, key, prepared.fingerprint), prepared
+
+    def _holds(self, key: Mapping[str, Any], fingerprint: bytes) -> bool:
+        """Tell whether the target has the answer, and from another run: of its own a run must tell the cost."""
+        held = self._target is not None and self._target.holds(key, fingerprint)
+        return held and not self.of_this_run.get(fingerprint)
 
     def _unasked(self, row: Row, key: Mapping[str, Any], trouble: str) -> Place | None:
         """Return the place of a row without a question; it belongs to the first shard, so that it is counted once."""

@@ -172,6 +172,13 @@ class Ledger:
                     totals.cost -= earlier.cost or 0.0
         return totals
 
+    def answered_in_run(self) -> Iterator[bytes]:
+        """Yield the rows that the run has an answer for, out of what was replayed."""
+        for _, line in self._spool.lines():
+            event = from_line(line)
+            if isinstance(event, Finished) and event.run == self.run:
+                yield event.fingerprint
+
     def dump(self) -> Iterator[bytes]:
         """Yield the lines that say the same as everything read, without what later events made void."""
         for place, line in self._spool.lines():

@@ -151,7 +151,7 @@ def land(
     output: StorePath | None = None,
     dead_letters: StorePath | None = None,
     each: Callable[[Mapping[str, Any]], None] | None = None,
-    keyed: Callable[[Mapping[str, Any], bytes], None] | None = None,
+    keyed: Callable[[Mapping[str, Any], OutputRow], None] | None = None,
     misfit: Misfit | None = None,
 ) -> Manifest:
     """
@@ -160,7 +160,7 @@ def land(
     :param output: a table; its name says the format.
     :param dead_letters: a JSONL file of the rows without an answer.
     :param each: is called with the columns of every row.
-    :param keyed: is called with the columns and the fingerprint of every row that has a question, for an output that is
+    :param keyed: is called with the columns of every row that has a question, and with the row, for an output that is
         no file.
     :param misfit: says why that output cannot hold an answer, which then counts as ``invalid``.
     :raises SegmindBulkError: the counts do not add up.
@@ -180,7 +180,7 @@ def land(
             if each is not None:
                 each(values)
             if keyed is not None and row.place.fingerprint is not None:
-                keyed(values, row.place.fingerprint)
+                keyed(values, row)
             if row.outcome is not Outcome.SUCCESS:
                 bury(_dead_letter(row))
     manifest = count.manifest()

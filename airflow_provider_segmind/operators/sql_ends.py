@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_segmind.bulk.engine import Engine
 from airflow_provider_segmind.bulk.manifest import Manifest
-from airflow_provider_segmind.bulk.output import FINGERPRINT_COLUMN, land
+from airflow_provider_segmind.bulk.output import FINGERPRINT_COLUMN, OutputRow, land
 from airflow_provider_segmind.bulk.sql.dialects import dialect_of, quotation_mark
 from airflow_provider_segmind.bulk.sql.held import HeldRows
 from airflow_provider_segmind.bulk.sql.kinds import Kind, kind_of_schema
@@ -110,8 +110,8 @@ class SqlEnds:
         self._source.close()
         with self._target.writing() as write:
 
-            def keyed(values: Mapping[str, Any], fingerprint: bytes) -> None:
-                write(self._priced(values, fingerprint))
+            def keyed(values: Mapping[str, Any], row: OutputRow) -> None:
+                write(self._priced(values, row, engine.ledger.run))
 
             manifest = land(
                 engine,
@@ -129,12 +129,13 @@ class SqlEnds:
         """Close the query."""
         self._source.close()
 
-    def _priced(self, values: Mapping[str, Any], fingerprint: bytes) -> dict[str, Any]:
-        """Add the fingerprint; an answer that another row of the table was billed for costs nothing again."""
-        row = {**values, FINGERPRINT_COLUMN: fingerprint.hex()}
-        if self._held.knows(fingerprint) and row["_segmind_cost"] is not None:
-            row["_segmind_cost"], row["_segmind_tokens"] = 0.0, 0
-        return row
+    def _priced(self, values: Mapping[str, Any], row: OutputRow, run: str) -> dict[str, Any]:
+        """Add the fingerprint; an answer that another row of the table was billed for before costs nothing again."""
+        fingerprint = row.place.fingerprint or b""
+        priced = {**values, FINGERPRINT_COLUMN: fingerprint.hex()}
+        if row.event is not None and row.event.run != run and self._held.knows(fingerprint):
+            priced["_segmind_cost"], priced["_segmind_tokens"] = 0.0, 0
+        return priced
 
     def _first_rows(self) -> Iterator[Mapping[str, Any]]:
         peek = self._query(self._sql, hold=False)

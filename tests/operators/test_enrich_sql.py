@@ -87,6 +87,12 @@ class Shop:
         with pytest.raises(SegmindBulkError, match="told to stop"):
             task.execute(self.run.context())
 
+    def check_money(self, manifest: dict[str, Any]) -> None:
+        """Check that a run of several tries accounts for all that was billed, and so does its table."""
+        assert manifest["cost"] == pytest.approx(self.billed)
+        assert manifest["requests"] == len(self.emulator.bill)
+        assert sum(row["_segmind_cost"] for row in self.answers) == pytest.approx(self.billed)
+
     @property
     def answers(self) -> list[dict[str, Any]]:
         return self.source.dicts("answers", "id")
@@ -248,15 +254,15 @@ class TestKeys:
     def test_shards_agree_on_a_repeated_key_and_their_manifests_add_up(self, small: Shop) -> None:
         small.source.fill("things", "id INTEGER, thing TEXT", [(number % 30, f"t{number}") for number in range(40)])
 
-        first, second = (merge([self.shard(small, index) for index in range(3)]) for _ in range(2))
+        first, second = (merge([self.shard(small, index, night) for index in range(3)]) for night in ("1", "2"))
 
         assert (first.rows_read, first.outcomes["skipped"], small.posts) == (40, 10, 30)
         assert (second.rows_read, second.outcomes["skipped"], second.rows_unchanged) == (40, 10, 30)
         assert first.outputs == second.outputs == ["shop:answers"]
         assert len(small.answers) == 30
 
-    def shard(self, shop: Shop, index: int) -> Manifest:
-        shop.run = Run(map_index=index)
+    def shard(self, shop: Shop, index: int, night: str) -> Manifest:
+        shop.run = Run(map_index=index, run_id=night)
         fields: dict[str, Any] = {"sql": "SELECT * FROM things", "on_partial": "succeed"}
         return Manifest.from_json(shop.ask(shard_index=index, shard_count=3, **fields))
 
@@ -277,6 +283,7 @@ class TestTrouble:
         assert manifest["outcomes"]["success"] == 2
         assert [row["_segmind_status"] for row in shop.answers] == ["success", "success"]
         assert shop.posts == 2
+        shop.check_money(manifest)
 
     def test_a_kill_lands_while_the_source_is_only_half_read(
         self, small: Shop, monkeypatch: pytest.MonkeyPatch
@@ -310,9 +317,9 @@ class TestTrouble:
 
         assert len(shop.answers) == 6
         manifest = shop.ask()
-        assert manifest["rows_unchanged"] == 6
         assert len(shop.answers) == 9
         assert shop.posts == 9
+        shop.check_money(manifest)
 
     def test_an_answer_that_fits_no_column_is_invalid_and_stays_in_the_ledger(self, small: Shop) -> None:
         small.stock("sky", "rose")
