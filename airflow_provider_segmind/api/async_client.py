@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -73,20 +74,22 @@ class AsyncSegmindClient(AccountCalls):
         """Close the connections."""
         await self._sender.close()
 
-    async def submit(self, model: str, inputs: Mapping[str, Any]) -> SubmittedRequest:
-        """Submit a request; see :meth:`SegmindClient.submit`."""
-        return await self.perform(self.wire.submit(model, inputs))
+    async def submit(
+        self, model: str, inputs: Mapping[str, Any], *, before: Callable[[], Awaitable[object]] | None = None
+    ) -> SubmittedRequest:
+        """
+        Submit a request; see :meth:`SegmindClient.submit`.
+
+        :param before: awaited when the governor lets the call through, right before each attempt is sent.
+        """
+        return await self.perform(self.wire.submit(model, inputs), before=before)
 
     async def submit_once(
         self, model: str, inputs: Mapping[str, Any], *, before: Callable[[], Awaitable[object]]
     ) -> SubmittedRequest:
         """Submit with one POST; see :meth:`SegmindClient.submit_once`."""
 
-        async def exchange(call: Call[SubmittedRequest]) -> SubmittedRequest:
-            await before()
-            return await self._sender.send(call)
-
-        return await self.gate.send_async(self.wire.submit(model, inputs), exchange, self._sleep)
+        return await self._admitted(self.wire.submit(model, inputs), before=before)
 
     async def run_sync(self, model: str, inputs: Mapping[str, Any], *, timeout: float | None = None) -> SyncResult:
         """Run a model through v1; see :meth:`SegmindClient.run_sync`."""
@@ -130,17 +133,19 @@ class AsyncSegmindClient(AccountCalls):
         """Wait for a request to end; see :func:`polling.wait`."""
         return await self.drive(self.waiting(pending, fetch=fetch, until=until, report=report), pending)
 
-    async def perform(self, call: Call[T], patience: Patience | None = None) -> T:
-        """Carry out a call, again where that is allowed."""
+    async def perform(
+        self, call: Call[T], patience: Patience | None = None, before: Callable[[], Awaitable[object]] | None = None
+    ) -> T:
+        """Carry out a call, again where that is allowed; ``before`` as in :meth:`submit`."""
         try:
-            return await self._admitted(call)
+            return await self._admitted(call, before=before)
         except SegmindError as error:
             if not may_send_again(error):
                 raise
             first = error
         # The loop costs a tenth of a call to set up, so it is only made when there is something to repeat.
         loop = async_retrying(patience or self.config.patience, sleep=self._sleep, rng=self.rng, paid=call.asked.paid)
-        return await loop(_after(first, self._admitted), call)
+        return await loop(_after(first, partial(self._admitted, before=before)), call)
 
     async def drive(self, steps: Generator[Any, Any, T], pending: polling.Pending | None = None) -> T:
         """Carry out what ``steps`` yields, a call or a pause, until it returns. Calls are made without patience."""
@@ -161,8 +166,18 @@ class AsyncSegmindClient(AccountCalls):
             result: T = stop.value
             return result
 
-    async def _admitted(self, call: Call[T], priority: Priority | None = None) -> T:
-        return await self.gate.send_async(call, self._sender.send, self._sleep, priority)
+    async def _admitted(
+        self,
+        call: Call[T],
+        priority: Priority | None = None,
+        before: Callable[[], Awaitable[object]] | None = None,
+    ) -> T:
+        async def exchange(call: Call[T]) -> T:
+            if before is not None:
+                await before()
+            return await self._sender.send(call)
+
+        return await self.gate.send_async(call, exchange, self._sleep, priority)
 
 
 def _after(first: SegmindError, again: Callable[[Call[T]], Awaitable[T]]) -> Callable[[Call[T]], Awaitable[T]]:

@@ -54,6 +54,14 @@ class AccountCalls:
             self.wire, pending, fetch=fetch, clock=clock, jitter=jitter, until=until, report=report, pace=self.pace
         )
 
+    def seconds_until_submit(self) -> float:
+        """Return in how many seconds the governor lets the next submit through at the earliest."""
+        return self.governor.seconds_until_room(self.clock())
+
+    def typical_seconds(self, model: str) -> float:
+        """Return how many seconds a request of the model usually takes."""
+        return shared_history.typical(model)
+
     def priority(self, pending: polling.Pending | None) -> Priority | None:
         """Return who goes first when calls queue: a request whose result is about to be gone."""
         return Priority.EXPIRING if pending is not None and polling.urgent(pending, self.clock()) else None

@@ -129,6 +129,11 @@ class Governor:
         """Return the seconds per call that the limit allows, 0 while polls are free or the limit is unknown."""
         return self.settings.window / self.limit if self.counts_polls and self.limit else 0.0
 
+    def seconds_until_room(self, now: float) -> float:
+        """Return in how many seconds a call may be sent at the earliest, were nobody else waiting."""
+        with self._lock:
+            return max(0.0, self._silent_until - now, self._window.seconds_until(1, now))
+
     def join(self, priority: Priority, now: float) -> Ticket:
         """Queue up."""
         with self._lock:

@@ -231,6 +231,13 @@ class LatencyHistory:
         seen = self._models.get(model)
         return model in self._primed or (seen is not None and len(seen.latencies) > 0)
 
+    def typical(self, model: str | None) -> float:
+        """Return the median of a model's latencies, or what its family usually takes."""
+        with self._lock:
+            seen = self._models.get(model)
+            latencies = sorted(seen.latencies) if seen is not None else []
+        return latencies[len(latencies) // 2] if latencies else prior_of(model, self._primed).median
+
     def forget(self) -> None:
         """Forget everything."""
         with self._lock:

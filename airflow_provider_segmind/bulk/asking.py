@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 from airflow_provider_segmind.api.models import RequestResult, SubmittedRequest
@@ -56,6 +57,10 @@ class Run(Protocol):
     commits: GroupCommit
     budget: Budget
     tally: Tally
+    waiting: dict[str, Submitted]
+    """Requests whose answer is waited for, by id."""
+    held: int
+    """Rows that wait for leave to be asked: of the budget or of the rate limit. Nothing is claimed for them yet."""
 
     @property
     def stopping(self) -> bool:
@@ -73,6 +78,47 @@ class Run(Protocol):
 
     async def budget_changed(self) -> None:
         """Wait until what is in flight has been billed, or the run stops."""
+
+
+class _NotSentError(Exception):
+    """The rate limit let a POST go and it was not sent: the run had halted, or its claim could not be written."""
+
+    def __init__(self, trouble: SegmindError | None = None) -> None:
+        super().__init__()
+        self.trouble = trouble
+
+
+class _Leave:
+    """
+    What happens between the rate limit's leave for a POST and the POST: its claim becomes durable.
+
+    Not earlier, because rows that queue for the rate limit would all be of unknown fate when the worker dies.
+    """
+
+    def __init__(self, run: Run, claim: Claimed, clock: Callable[[], float]) -> None:
+        self.claim = claim
+        self._run = run
+        self._clock = clock
+        self._holds = True
+        self._claimed = False
+
+    def let_go(self) -> None:
+        """Note that nobody waits for leave here any more."""
+        self._run.held -= self._holds
+        self._holds = False
+
+    async def taken(self) -> None:
+        """Claim the row, once; called before each attempt of its POST."""
+        self.let_go()
+        if not self._claimed:
+            self.claim = replace(self.claim, at=self._clock())
+            try:
+                await self._run.commits.durable(self.claim)
+            except SegmindError as error:
+                raise _NotSentError(error) from error
+            self._claimed = True
+        if self._run.halted:
+            raise _NotSentError
 
 
 class Asker:
@@ -134,30 +180,35 @@ class Asker:
 
     async def _submit(self, prepared: Prepared, step: Step, inputs: Mapping[str, Any]) -> Submitted | None:
         """Send the paid POST, or return None when the row was finished or left instead."""
-        if not await self._permitted(prepared, step):
-            return None
-        claim = step.claim
+        run = self._run
+        run.held += 1
+        leave = _Leave(run, step.claim, self._clock)
         try:
-            await self._run.commits.durable(claim)
-            accepted = None if self._run.halted else await self._post(inputs)
+            if not await self._permitted(prepared, step):
+                return None
+            accepted = await self._post(inputs, leave)
+        except _NotSentError as held:
+            if held.trouble is not None:
+                self._not_accepted(prepared, step, held.trouble)
+            else:
+                self._free(prepared, step, STOPPED)
+            return None
         except SegmindError as error:
             self._not_accepted(prepared, step, error)
             return None
-        if accepted is None:
-            self._free(prepared, step, STOPPED)
-            return None
+        finally:
+            leave.let_go()
         self._last_success = self._clock()
+        claim = leave.claim
         submitted = Submitted(
             fingerprint=claim.fingerprint, attempt=claim.attempt, at=self._last_success, request_id=accepted.request_id
         )
-        self._run.commits.note(submitted)
-        self._run.tally.submitted(submitted.request_id, claim.body, claim.at)
+        run.commits.note(submitted)
+        run.tally.submitted(submitted.request_id, claim.body, claim.at)
         return submitted
 
     async def _permitted(self, prepared: Prepared, step: Step) -> bool:
         run = self._run
-        if not run.stopping:
-            await self._settings.before_post()
         while not run.stopping:
             permission = run.budget.permission(new_row=step.new_row)
             if permission is Permission.GO:
@@ -178,12 +229,12 @@ class Asker:
             self._finish(step, Outcome.INVALID, reason="no usable answer, and the run stopped before asking again")
         return False
 
-    async def _post(self, inputs: Mapping[str, Any]) -> SubmittedRequest:
+    async def _post(self, inputs: Mapping[str, Any], leave: _Leave) -> SubmittedRequest:
         """Submit, and go on trying through an outage as long as nothing can have been created."""
         pause = 1.0
         while True:
             try:
-                return await self._client.submit(self._question.model, inputs)
+                return await self._client.submit(self._question.model, inputs, before=leave.taken)
             except SegmindError as error:
                 patient = self._clock() - self._last_success < self._settings.outage_patience
                 if not error.retryable or error.billed is not False or not patient or self._run.halted:
@@ -245,7 +296,11 @@ class Asker:
             poll_interval=self._settings.poll_interval,
             model=self._question.model,
         )
-        state = await self._client.wait(pending, fetch=True)
+        self._run.waiting[submitted.request_id] = submitted
+        try:
+            state = await self._client.wait(pending, fetch=True)
+        finally:
+            del self._run.waiting[submitted.request_id]
         if not isinstance(state, RequestResult):
             raise TypeError("the client's wait(fetch=True) must return a RequestResult")
         return state

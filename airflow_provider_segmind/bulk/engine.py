@@ -20,12 +20,13 @@ from typing import Any, TypeVar
 from airflow_provider_segmind.bulk.asking import Asker
 from airflow_provider_segmind.bulk.budget import Budget, Limits
 from airflow_provider_segmind.bulk.commits import GroupCommit
+from airflow_provider_segmind.bulk.events import Submitted
 from airflow_provider_segmind.bulk.feeder import Feeder
-from airflow_provider_segmind.bulk.history import Lost
 from airflow_provider_segmind.bulk.ledger import MANY_ROWS, Ledger
-from airflow_provider_segmind.bulk.plan import Client, KeyedTarget, OnUnknown, Prepared, Question, Settings, Shard
+from airflow_provider_segmind.bulk.plan import Client, KeyedTarget, Prepared, Question, Settings, Shard
 from airflow_provider_segmind.bulk.progress import Meter, Progress, outcomes_of
-from airflow_provider_segmind.bulk.recovery import free, recover
+from airflow_provider_segmind.bulk.recovery import decide_lost, recover_earlier
+from airflow_provider_segmind.bulk.rest import Rest, rest_of
 from airflow_provider_segmind.bulk.room import Room
 from airflow_provider_segmind.bulk.rowbook import RowBook
 from airflow_provider_segmind.bulk.storage import StorePath
@@ -60,6 +61,7 @@ class Engine:
     :param ledger_folder: where the ledger lives.
     :param run_id: names the run whose budget counts; a retry has the same.
     :param target: where the answers go, when that has a say in which rows are asked about.
+    :param carried: what :meth:`carried` of the try's last leg returned, when it rested.
     :param progress: called every ``settings.progress_interval`` seconds and at the end.
     :param clock: epoch seconds.
     """
@@ -78,6 +80,7 @@ class Engine:
         shard: Shard | None = None,
         target: KeyedTarget | None = None,
         progress: Callable[[Progress], None] | None = None,
+        carried: Mapping[str, Any] | None = None,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         rng: random.Random | None = None,
@@ -90,8 +93,15 @@ class Engine:
         self.ledger = Ledger(ledger_folder, run=run_id, writer=uuid.uuid4().hex[:12], clock=clock, slots=MANY_ROWS)
         self.budget = Budget(self.limits)
         self.tally = Tally(clock)
+        self.tally.take_over(carried or {})
+        self._seconds_before = float((carried or {}).get("seconds", 0.0))
         client.count_calls(self.tally.called)
         self.stopped: Stop | None = None
+        self.rest: Rest | None = None
+        self.waiting: dict[str, Submitted] = {}
+        self.held = 0
+        self._asking = 0
+        self._fed_all = False
         self.commits: GroupCommit
         self.clock = clock
         self.client = client
@@ -155,7 +165,7 @@ class Engine:
         """
         Ask about every row.
 
-        A stop is no error here; :attr:`stopped` tells of it.
+        A stop is no error here; :attr:`stopped` tells of it, and :attr:`rest` of one that is only for a while.
 
         :raises SegmindBulkError: the ledger cannot be read or written. What was accepted is fetched by a retry.
         :raises SegmindConfigError: the question cannot be built for the first row, and nothing was sent; or the source
@@ -176,7 +186,7 @@ class Engine:
         )
         reporting = asyncio.create_task(self._reports(), name="segmind-progress")
         try:
-            await self._recover()
+            await recover_earlier(self, until=self._started)
             await self._through(self._feed())
             for _ in range(RECOVERY_ROUNDS):
                 again = await self._lost_to_ask_again()
@@ -186,11 +196,15 @@ class Engine:
         finally:
             reporting.cancel()
             await self.commits.close()
-        self.seconds = self.clock() - self._started
+        self.seconds = self._seconds_before + self.clock() - self._started
         self._tell()
         for error in (self.commits.error, self._source_error):
             if error is not None:
                 raise error
+
+    def carried(self) -> dict[str, Any]:
+        """Return the counts of this try as plain JSON, for its next leg."""
+        return {**self.tally.to_json(), "seconds": round(self.seconds, 3)}
 
     def close(self) -> None:
         """Drop the local working copies; the ledger stays."""
@@ -226,7 +240,8 @@ class Engine:
                 done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
                 _raise_first(done)
             if pending - {signal}:
-                done, _ = await asyncio.wait(pending - {signal}, timeout=self.settings.grace)
+                grace = self.settings.grace if self.rest is None else 0.0
+                done, _ = await asyncio.wait(pending - {signal}, timeout=grace)
                 _raise_first(done)
         finally:
             for task in {*tasks, signal}:
@@ -239,11 +254,13 @@ class Engine:
 
     async def _fed(self, feeding: Coroutine[Any, Any, None]) -> None:
         """Feed to the end, or to where the source breaks; what is in flight then still settles."""
+        self._fed_all = False
         try:
             await feeding
         except (SegmindError, OSError) as error:
             self._source_error = error
             self.stop(f"the source could not be read on: {error}")
+        self._fed_all = True
         for _ in range(self.settings.concurrency):
             await self._queue.put(None)
 
@@ -257,46 +274,48 @@ class Engine:
 
     async def _work(self, asker: Asker, queue: asyncio.Queue[Prepared | None]) -> None:
         while (prepared := await queue.get()) is not None:
-            await asker.ask(prepared)
+            self._asking += 1
+            try:
+                await asker.ask(prepared)
+            finally:
+                self._asking -= 1
             self._rows.asked(prepared)
             self._room.leave(prepared.size)
             self._changed.set()
-
-    async def _recover(self) -> None:
-        """Find out, before anything is asked, what became of the lost requests of earlier tries."""
-        lost = {
-            mark: Lost(row.claim, until=self._started)
-            for mark, row in self.ledger.open_rows()
-            if row.submitted is None
-            and row.claim is not None
-            and row.claim.model == self.question.model
-            and self.shard.owns(mark)
-        }
-        await recover(self, lost)
 
     async def _lost_to_ask_again(self) -> list[Prepared]:
         """Look once more for lost requests, and return the rows that can go on."""
         lost = self._rows.lost
         if not lost or self._stop_signal.is_set():
             return []
-        claims = {
-            mark: Lost(row.claim, until=lost[mark][1])
-            for mark, row in self.ledger.open_rows()
-            if mark in lost and row.claim is not None
-        }
-        findings = await recover(self, claims)
-        resubmit = self.settings.on_unknown is OnUnknown.RESUBMIT
-        decided = [mark for mark in claims if resubmit or mark in findings.found or mark in findings.absent]
-        for mark in decided:
-            if mark not in findings.found:
-                free(self, mark)
-            self.budget.found(absent=mark not in findings.found)
-        return [self._rows.take_up(mark) for mark in decided]
+        return [self._rows.take_up(mark) for mark in await decide_lost(self, lost)]
 
     async def _reports(self) -> None:
         while True:
             await asyncio.sleep(self.settings.progress_interval)
             self._tell()
+            self._consider_rest()
+
+    def _consider_rest(self) -> None:
+        """End the run for now, when all its workers would only wait for minutes."""
+        at_least = self.settings.rest_after
+        if at_least is None or self.stopping or self._asking == 0 or self._asking != len(self.waiting) + self.held:
+            return
+        more = not self._fed_all or self._rows.busy > self._asking
+        if more and self._asking < self.settings.concurrency:
+            return
+        rest = rest_of(
+            self.waiting.values(),
+            more=more,
+            held=self.held > 0,
+            typical=self.client.typical_seconds(self.question.model),
+            until_submit=self.client.seconds_until_submit(),
+            now=self.clock(),
+            at_least=at_least,
+        )
+        if rest is not None:
+            self.rest = rest
+            self.stop("there is nothing to do but wait", hurry=True)
 
     def _tell(self) -> None:
         if self._report is not None:

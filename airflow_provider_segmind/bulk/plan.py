@@ -20,8 +20,16 @@ class Client(Protocol):
     def count_calls(self, count: Callable[[bool], None], /) -> None:
         """Tell somebody of each HTTP call to the gateway, and whether it is a paid one."""
 
-    async def submit(self, model: str, inputs: Mapping[str, Any], /) -> SubmittedRequest:
-        """Send the paid POST."""
+    async def submit(
+        self, model: str, inputs: Mapping[str, Any], /, *, before: Callable[[], Awaitable[object]]
+    ) -> SubmittedRequest:
+        """Send the paid POST; ``before`` is awaited when the rate limit has given leave, right before it is sent."""
+
+    def seconds_until_submit(self) -> float:
+        """Return in how many seconds the rate limit gives leave for the next POST at the earliest."""
+
+    def typical_seconds(self, model: str, /) -> float:
+        """Return how many seconds a request of the model usually takes."""
 
     async def wait(self, pending: Pending, /, *, fetch: bool = ...) -> RequestState | None:
         """Wait for the request to end and return its result."""
@@ -145,10 +153,6 @@ class Shard:
         return self.count == 1 or int.from_bytes(mark[-8:], "big") % self.count == self.index
 
 
-async def at_once() -> None:
-    """Stand in for a rate limit where there is none."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """
@@ -157,7 +161,6 @@ class Settings:
     :param concurrency: requests in flight.
     :param request_timeout: how long to wait for a request after it was submitted.
     :param poll_interval: between looks, None to choose.
-    :param before_post: awaited before each paid call, for a rate limit.
     :param failed_attempts: how often in all a row is asked that Segmind reports as FAILED (it bills nothing).
     :param max_questions: how often in all a row is asked whose answers cannot be used.
     :param outage_patience: how long nothing may get through before the run stops.
@@ -168,12 +171,12 @@ class Settings:
     :param block_rows: rows read at a time.
     :param block_bytes: bytes of bodies after which no more rows are read at a time.
     :param bytes_in_flight: bytes of bodies that wait for their turn or for an answer, above which no row joins them.
+    :param rest_after: how long there must be nothing to do but wait before the run rests; None: it never does.
     """
 
     concurrency: int = 64
     request_timeout: float = 3600.0
     poll_interval: float | None = None
-    before_post: Callable[[], Awaitable[None]] = at_once
     on_unknown: OnUnknown = OnUnknown.LEAVE
     rerun: Rerun = Rerun.UNBILLED
     failed_attempts: int = 1
@@ -186,4 +189,5 @@ class Settings:
     block_rows: int = 256
     block_bytes: int = 16 << 20
     bytes_in_flight: int = 64 << 20
+    rest_after: float | None = None
     progress_interval: float = 30.0

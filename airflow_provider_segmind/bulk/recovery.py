@@ -6,11 +6,12 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
+from airflow_provider_segmind.bulk.budget import Budget
 from airflow_provider_segmind.bulk.commits import GroupCommit
 from airflow_provider_segmind.bulk.events import Freed, Submitted
 from airflow_provider_segmind.bulk.history import Findings, Lost, find_lost
 from airflow_provider_segmind.bulk.ledger import Ledger
-from airflow_provider_segmind.bulk.plan import Client, Question, Settings
+from airflow_provider_segmind.bulk.plan import Client, OnUnknown, Prepared, Question, Settings, Shard
 from airflow_provider_segmind.bulk.tally import Tally
 from airflow_provider_segmind.exceptions import SegmindError
 
@@ -22,11 +23,51 @@ class Run(Protocol):
 
     ledger: Ledger
     commits: GroupCommit
+    budget: Budget
+    shard: Shard
     tally: Tally
     question: Question
     settings: Settings
     client: Client
     clock: Callable[[], float]
+
+
+async def recover_earlier(run: Run, *, until: float) -> None:
+    """
+    Find out, before anything is asked, what became of the lost requests of earlier tries.
+
+    :param until: epoch seconds by which those had ended.
+    """
+    lost = {
+        mark: Lost(row.claim, until=until)
+        for mark, row in run.ledger.open_rows()
+        if row.submitted is None
+        and row.claim is not None
+        and row.claim.model == run.question.model
+        and run.shard.owns(mark)
+    }
+    await recover(run, lost)
+
+
+async def decide_lost(run: Run, lost: Mapping[bytes, tuple[Prepared, float]]) -> list[bytes]:
+    """
+    Look once more for requests that were lost in this try, and return those whose rows can go on.
+
+    :param lost: by fingerprint, the row, and epoch seconds after which its request was certainly not sent.
+    """
+    claims = {
+        mark: Lost(row.claim, until=lost[mark][1])
+        for mark, row in run.ledger.open_rows()
+        if mark in lost and row.claim is not None
+    }
+    findings = await recover(run, claims)
+    resubmit = run.settings.on_unknown is OnUnknown.RESUBMIT
+    decided = [mark for mark in claims if resubmit or mark in findings.found or mark in findings.absent]
+    for mark in decided:
+        if mark not in findings.found:
+            free(run, mark)
+        run.budget.found(absent=mark not in findings.found)
+    return decided
 
 
 async def recover(run: Run, lost: Mapping[bytes, Lost]) -> Findings:

@@ -6,6 +6,7 @@ import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from airflow_provider_segmind.bulk.events import Finished
 from airflow_provider_segmind.bulk.reasons import Reasons
@@ -78,6 +79,20 @@ class Tally:
     reasons: Reasons = field(default_factory=Reasons)
     timeline: Timeline = field(default_factory=Timeline)
     witnesses: deque[Witness] = field(default_factory=lambda: deque(maxlen=WITNESSES))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what the next leg of the try takes over with :meth:`take_over`."""
+        return {
+            "posts": self.posts,
+            "looks": self.looks,
+            "resumed": self.resumed,
+            "timeline": self.timeline.to_json(),
+        }
+
+    def take_over(self, earlier: Mapping[str, Any]) -> None:
+        """Begin with what an earlier leg of the try had counted."""
+        self.posts, self.looks, self.resumed = (int(earlier.get(name, 0)) for name in ("posts", "looks", "resumed"))
+        self.timeline = Timeline.sum_of([earlier.get("timeline") or {}])
 
     def called(self, paid: bool) -> None:
         """Note a call that is sent."""

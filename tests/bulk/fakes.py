@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,6 +90,8 @@ class FakeSegmind:
         self.history_delay = history_delay
         self.steps = steps
         self.rng = rng or random.Random(0)
+        self.typical = 1.0
+        self.until_submit = 0.0
         self.tick: Callable[[], None] = lambda: None
         self.count: Callable[[bool], None] = lambda paid: None
 
@@ -112,8 +114,17 @@ class FakeSegmind:
             await asyncio.sleep(0)
         self.tick()
 
-    async def submit(self, model: str, inputs: Mapping[str, Any]) -> SubmittedRequest:
+    def seconds_until_submit(self) -> float:
+        return self.until_submit
+
+    def typical_seconds(self, model: str) -> float:
+        return self.typical
+
+    async def submit(
+        self, model: str, inputs: Mapping[str, Any], *, before: Callable[[], Awaitable[object]]
+    ) -> SubmittedRequest:
         await self.pause()
+        await before()
         self.posts += 1
         self.count(True)
         trouble = self.trouble(inputs)

@@ -9,6 +9,7 @@ import pytest
 
 from airflow_provider_segmind.bulk.budget import Limits
 from airflow_provider_segmind.bulk.engine import Engine, Progress
+from airflow_provider_segmind.bulk.ledger import Ledger
 from airflow_provider_segmind.bulk.manifest import Manifest
 from airflow_provider_segmind.bulk.output import land
 from airflow_provider_segmind.bulk.plan import OnUnknown, Question, Rerun, Settings, Shard
@@ -559,15 +560,34 @@ async def test_progress_is_told_at_the_end() -> None:
     assert told[-1].cost == pytest.approx(2 * PRICE)
 
 
-async def test_a_rate_limit_is_asked_before_each_paid_call() -> None:
-    asked = []
-
-    async def before_post() -> None:
-        asked.append(1)
-
+async def test_a_row_that_queues_for_the_rate_limit_is_not_claimed() -> None:
     world = World()
-    await world.run(table("a", "b", "a"), settings={"before_post": before_post})
-    assert len(asked) == world.segmind.posts == 2
+    inner = world.segmind.submit
+    served = 0
+
+    async def limited(model: str, inputs: Any, *, before: Any) -> Any:
+        nonlocal served
+        served += 1
+        if served > 2:
+            # The rate limit gives no more leave; then somebody kills the process.
+            await asyncio.sleep(3600)
+        return await inner(model, inputs, before=before)
+
+    world.segmind.submit = limited  # type: ignore[method-assign]
+    running = asyncio.create_task(world.run(table(*map(str, range(9))), settings={"concurrency": 5}))
+    while served < 7:
+        await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+    ledger = Ledger(world.store.path("bucket/ledger"), run="r", writer="w")
+    ledger.replay()
+    assert list(ledger.open_rows()) == []
+    ledger.close()
+    world.segmind.submit = inner  # type: ignore[method-assign]
+    landed = await world.run(table(*map(str, range(9))))
+    assert set(landed.statuses) == {"success"}
+    assert world.segmind.history_calls == 0
 
 
 async def test_small_segments_are_folded_while_the_run_goes_on() -> None:

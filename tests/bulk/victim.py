@@ -91,9 +91,12 @@ class MortalClient(AsyncSegmindClient):
 
     death: Death
 
-    async def submit(self, model: str, inputs: Any) -> SubmittedRequest:
-        self.death.may_come("claimed")
-        submitted = await super().submit(model, inputs)
+    async def submit(self, model: str, inputs: Any, *, before: Any = None) -> SubmittedRequest:
+        async def claimed() -> None:
+            await before()
+            self.death.may_come("claimed")
+
+        submitted = await super().submit(model, inputs, before=claimed)
         self.death.may_come("accepted")
         return submitted
 
