@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -24,15 +25,20 @@ def timed_out(next_method: str, next_kwargs: dict[str, Any] | None) -> bool:
 
 
 def waiting_ends(pending: Pending, context: Context, execution_timeout: timedelta | None) -> float:
-    """
-    Return the epoch second at which the trigger gives up.
+    """Return the epoch second at which the trigger gives up."""
+    return min(pending.end_time, deadline_of_task(context, execution_timeout))
 
-    Airflow 3 does not count the time in the triggerer towards ``execution_timeout``, so the deadline has to.
+
+def deadline_of_task(context: Context, execution_timeout: timedelta | None) -> float:
+    """
+    Return the epoch second at which the task must have ended, infinity without an ``execution_timeout``.
+
+    Airflow 3 does not count the time in the triggerer towards ``execution_timeout``, so a trigger's deadline has to.
     """
     started = getattr(context["ti"], "start_date", None)
     if execution_timeout is None or started is None:
-        return pending.end_time
-    return float(min(pending.end_time, started.timestamp() + execution_timeout.total_seconds()))
+        return math.inf
+    return float(started.timestamp() + execution_timeout.total_seconds())
 
 
 def backstop(end_time: float, now: float) -> timedelta:

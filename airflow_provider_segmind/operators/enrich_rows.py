@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow.providers.common.compat.sdk import BaseOperator
+from airflow.providers.common.compat.sdk import BaseOperator, conf
 
 from airflow_provider_segmind.api.policies import DEFAULT_CONNECTION, RESULT_LIFETIME
 from airflow_provider_segmind.arguments import check_choice, check_flag, check_model, check_number, check_share
@@ -76,6 +76,8 @@ class SegmindEnrichOperator(BaseOperator):
     :param shard_count: over how many task instances the rows are dealt out. Limits count for each.
     :param sample: ask about the first so many rows only, write them to ``….sample.…``, and extrapolate the cost.
     :param dry_run: submit nothing and return what the table may cost.
+    :param deferrable: give the worker slot back while all there is to do is to wait for minutes: for slow models, or
+        for a tiny rate. Airflow's ``[operators] default_deferrable`` when not given.
     :param report: write a report with charts beside the manifest, ``….report.html``; None: where the extra ``[report]``
         is installed.
     :param segmind_conn_id: the Connection.
@@ -124,6 +126,7 @@ class SegmindEnrichOperator(BaseOperator):
         shard_count: int = 1,
         sample: int | None = None,
         dry_run: bool = False,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         report: bool | None = None,
         segmind_conn_id: str = DEFAULT_CONNECTION,
         rate_share: float | None = None,
@@ -179,6 +182,7 @@ class SegmindEnrichOperator(BaseOperator):
         self.sample = sample
         # The name "dry_run" is a method of every operator.
         self.estimate_only = dry_run
+        self.deferrable = deferrable
         self.report = report
         self.segmind_conn_id = segmind_conn_id
         self.rate_share = rate_share
@@ -199,6 +203,27 @@ class SegmindEnrichOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Ask about every row, write the output, and return the manifest."""
+        return self._leg(context, None)
+
+    def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Go on after a rest: what has ended is fetched by id, and further rows are asked about."""
+        told = event or {}
+        self.log.info(
+            "Going on with the table; %s requests ended meanwhile", told.get("ended", "it is unknown how many")
+        )
+        return self._leg(context, told.get("carried"))
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Go on also when Airflow ended the rest because no trigger spoke; then without another one."""
+        from airflow_provider_segmind.deferral import timed_out
+
+        if not timed_out(next_method, next_kwargs):
+            return super().resume_execution(next_method, next_kwargs, context)
+        self.log.warning("No triggerer reported in time; going on with the table and keeping the worker")
+        self.deferrable = False
+        return self.execute_complete(context)
+
+    def _leg(self, context: Context, carried: dict[str, Any] | None) -> dict[str, Any]:
         from airflow_provider_segmind.failures import task_failures
         from airflow_provider_segmind.operators.enriching import Enriching
         from airflow_provider_segmind.operators.foresight import foresee_table
@@ -207,7 +232,7 @@ class SegmindEnrichOperator(BaseOperator):
             try:
                 if self.estimate_only:
                     return foresee_table(self)
-                self._enriching = Enriching(self, context)
+                self._enriching = Enriching(self, context, carried)
                 return self._enriching.go()
             finally:
                 self.hook.close()

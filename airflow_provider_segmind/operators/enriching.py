@@ -26,6 +26,7 @@ from airflow_provider_segmind.bulk.verdicts import Outcome
 from airflow_provider_segmind.exceptions import SegmindBulkError
 from airflow_provider_segmind.failures import skip
 from airflow_provider_segmind.operators.reporting import add_report, check_report
+from airflow_provider_segmind.operators.resting import REST_AFTER, rest_in_triggerer
 from airflow_provider_segmind.operators.row_question import row_question
 from airflow_provider_segmind.operators.telling import LOOK_INTERVAL, Telling
 
@@ -46,11 +47,13 @@ class Enriching:
     One try of one task instance.
 
     :param task: the operator, its fields rendered.
+    :param carried: counts of the try before it rested, None when it begins.
     """
 
-    def __init__(self, task: SegmindEnrichOperator, context: Context) -> None:
+    def __init__(self, task: SegmindEnrichOperator, context: Context, carried: dict[str, Any] | None = None) -> None:
         self._task = task
         self._context = context
+        self._carried = carried
         self._engine: Engine | None = None
         self._target: KeyedTarget | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -88,12 +91,22 @@ class Enriching:
                 wait([running])
                 self._land(running)
                 raise
+        self._rest(running)
         manifest = self._land(running)
         if (error := running.exception()) is not None:
             raise error
         if manifest is None:
             raise SegmindBulkError("The task was told to stop before it began. Nothing was sent.", retryable=True)
         return manifest
+
+    def _rest(self, running: Future[None]) -> None:
+        """Give the worker back when the run rests; nothing is written until it has gone on."""
+        engine = self._engine
+        if engine is None or engine.rest is None or self._stop_reason is not None or running.exception() is not None:
+            return
+        carried, rest = engine.carried(), engine.rest
+        engine.close()
+        rest_in_triggerer(self._task, self._context, rest, model=self._question.model, carried=carried)
 
     def stop(self, reason: str) -> None:
         """Submit nothing more and finish within the grace period; from any thread, or a signal handler."""
@@ -141,10 +154,12 @@ class Enriching:
                 max_questions=1 + task.max_repairs,
                 grace=GRACE,
                 progress_interval=LOOK_INTERVAL,
+                rest_after=REST_AFTER if task.deferrable else None,
             ),
             shard=Shard(index=task.shard_index, count=task.shard_count),
             target=self._target,
             progress=self._telling.note,
+            carried=self._carried,
         )
 
     def _total(self) -> int | None:

@@ -134,3 +134,86 @@ class SegmindRequestTrigger(BaseTrigger):
         """Log trouble while waiting."""
         # Not `self.log.warning` itself: a logger for each trigger would be a tenth of what waiting costs.
         self.log.warning(text)
+
+
+class SegmindRequestsTrigger(BaseTrigger):
+    """
+    Wait in the triggerer until enough of several requests have ended, whatever became of them, and say so in one event.
+
+    For a table task that has nothing to do but wait: it fetches the results itself, by id, and goes on. The arguments
+    are stored in the metadata database as plain text: ids, times and counts.
+
+    :param requests: id and epoch seconds of the submission of each request; may be empty.
+    :param enough: how many of them must have ended.
+    :param until: epoch seconds at which the event comes in any case.
+    :param segmind_conn_id: the Connection.
+    :param model: the model, for messages.
+    :param poll_interval: seconds between looks, None to choose.
+    :param carried: counts of the try so far, given back in the event.
+    :param not_before: epoch seconds before which the event is held back, see :func:`earliest_event`.
+    """
+
+    def __init__(
+        self,
+        *,
+        requests: list[Any],
+        enough: int,
+        until: float,
+        segmind_conn_id: str = DEFAULT_CONNECTION,
+        model: str | None = None,
+        poll_interval: float | None = None,
+        carried: dict[str, Any] | None = None,
+        not_before: float = 0.0,
+        **_: Any,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.requests = requests
+        self.enough = enough
+        self.until = until
+        self.segmind_conn_id = segmind_conn_id
+        self.model = model
+        self.poll_interval = poll_interval
+        self.carried = carried
+        self.not_before = not_before
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return the class and the arguments to build it from again."""
+        return (
+            f"{type(self).__module__}.{type(self).__qualname__}",
+            {
+                "requests": [list(one) for one in self.requests],
+                "enough": self.enough,
+                "until": self.until,
+                "segmind_conn_id": self.segmind_conn_id,
+                "model": self.model,
+                "poll_interval": self.poll_interval,
+                "carried": self.carried,
+                "not_before": self.not_before,
+            },
+        )
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Wait and yield one event: ``ended`` (how many requests), ``trouble`` (in words, or None) and ``carried``."""
+        trouble: str | None = None
+        ended = 0
+        try:
+            ended = await (await _waiting()).enough_ended(self)
+        except Exception as error:  # Raising tells the task nothing; the task looks for itself, and looks are free.
+            self.log.warning("Waiting for %d requests broke off", len(self.requests), exc_info=True)
+            trouble = type(error).__name__
+        held = self.not_before - time.time()
+        if held > 0:
+            await asyncio.sleep(held)
+        yield TriggerEvent({"ended": ended, "trouble": trouble, "carried": self.carried})  # type: ignore[no-untyped-call]
+
+    async def on_kill(self) -> None:
+        """Say what becomes of the requests; Airflow 3.3 calls this when the deferred task is killed or cleared."""
+        self.log.warning(
+            "Nobody waits for %d requests in this trigger any more. Segmind has no cancel call: they go on and may be "
+            "billed; a retry of the task fetches them by id.",
+            len(self.requests),
+        )
+
+    def warn(self, text: str) -> None:
+        """Log trouble while waiting."""
+        self.log.warning(text)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
 
 from airflow_provider_segmind.api.models import RequestResult
 from airflow_provider_segmind.api.polling import Pending
+from airflow_provider_segmind.exceptions import SegmindRequestExpiredError, SegmindRequestFailedError
 from airflow_provider_segmind.hooks.segmind import SegmindHook
 from airflow_provider_segmind.landing import Place, land
 from airflow_provider_segmind.triggers.events import RequestEvent
 from airflow_provider_segmind.triggers.poller import poller_of
 
 if TYPE_CHECKING:
-    from airflow_provider_segmind.triggers.request import SegmindRequestTrigger
+    from airflow_provider_segmind.triggers.request import SegmindRequestsTrigger, SegmindRequestTrigger
+
+ONE_HOUR = 3600.0
 
 
 async def outcome(trigger: SegmindRequestTrigger) -> RequestEvent:
@@ -42,3 +47,53 @@ async def outcome(trigger: SegmindRequestTrigger) -> RequestEvent:
     else:
         value = {"metrics": state.metrics.to_json()}
     return RequestEvent(trigger.request_id, "success", value=value, has_value=True)
+
+
+async def enough_ended(trigger: SegmindRequestsTrigger) -> int:
+    """
+    Wait until enough requests of ``trigger`` have ended or its time is up; return how many have.
+
+    A request that failed, or whose result is gone, has ended as well: its task decides what that means.
+
+    :raises SegmindError: the account cannot be asked at all.
+    """
+    if not trigger.requests:
+        await asyncio.sleep(max(0.0, trigger.until - time.time()))
+        return 0
+    poller = await poller_of(trigger.segmind_conn_id, SegmindHook(trigger.segmind_conn_id).get_async_config)
+    waits = {
+        asyncio.create_task(
+            poller.wait(
+                Pending(
+                    request_id=request_id,
+                    submitted_at=submitted_at,
+                    # The moment at which this trigger ends is its own.
+                    end_time=trigger.until + ONE_HOUR,
+                    poll_interval=trigger.poll_interval,
+                    model=trigger.model,
+                ),
+                fetch=False,
+                report=trigger.warn,
+            )
+        )
+        for request_id, submitted_at in trigger.requests
+    }
+    ended = 0
+    try:
+        while ended < trigger.enough and (left := trigger.until - time.time()) > 0:
+            done, waits = await asyncio.wait(waits, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                _raise_unless_ended(task)
+            ended += len(done)
+    finally:
+        for task in waits:
+            task.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
+    trigger.log.info("%d of %d requests have ended", ended, len(trigger.requests))
+    return ended
+
+
+def _raise_unless_ended(task: asyncio.Task[Any]) -> None:
+    error = task.exception()
+    if error is not None and not isinstance(error, SegmindRequestFailedError | SegmindRequestExpiredError):
+        raise error
