@@ -86,7 +86,7 @@ matrix: $(STAMP) ## The DAG tests on every supported Airflow; MATRIX="2.11.2 3.3
 		--requirements benchmarks/requirements.txt --editable .
 	@touch $@
 
-bench: .venvs/bench/.installed ## Measure imports, HTTP clients and waiting, beside the peers (15 minutes)
+bench: .venvs/bench/.installed ## Measure imports, HTTP clients, waiting and tables, beside the peers (40 minutes)
 	@for script in benchmarks/*.py; do .venvs/bench/bin/python $$script </dev/null || exit 1; done
 
 demo: $(STAMP) ## A request from DAG to result; KEEP=1 leaves the UI up, LIVE=1 asks the real service
