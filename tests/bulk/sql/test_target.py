@@ -130,32 +130,30 @@ def test_a_key_of_several_columns(database: OneDatabase) -> None:
 class TestWhatReplacesWhat:
     OTHER = "cd" * 32
 
-    @pytest.mark.parametrize(
-        ("before", "after", "team"),
-        [
+    def test_a_row_of_the_same_key(self, database: OneDatabase) -> None:
+        cases: list[tuple[dict[str, Any], dict[str, Any], str]] = [
             (row(1, "old"), row(1, "new"), "new"),
-            (row(1, "old"), row(1, "old", mark=OTHER), "old"),
-            (row(1, "old"), row(1, "new", "blocked"), "old"),
-            (row(1, "old"), row(1, "new", "failed", mark=OTHER), None),
-            (row(1, "old"), row(1, "new", "unknown", mark=OTHER), "old"),
-            (row(1, "old"), row(1, "new", "skipped", mark=OTHER), "old"),
-            (row(1, "old", "failed"), row(1, "new"), "new"),
-            (row(1, "old", "failed"), row(1, "new", "invalid"), None),
-            (row(1, "old", "skipped"), row(1, "new", "unknown"), None),
-        ],
-    )
-    def test_a_row_of_the_same_key(
-        self, database: OneDatabase, before: dict[str, Any], after: dict[str, Any], team: str | None
-    ) -> None:
+            (row(2, "old"), row(2, "old", mark=self.OTHER), "new"),
+            (row(3, "old"), row(3, "new", "blocked"), "old"),
+            (row(4, "old"), row(4, "new", "failed", mark=self.OTHER), "new"),
+            (row(5, "old"), row(5, "new", "unknown", mark=self.OTHER), "old"),
+            (row(6, "old"), row(6, "new", "skipped", mark=self.OTHER), "old"),
+            (row(7, "old", "failed"), row(7, "new"), "new"),
+            (row(8, "old", "failed"), row(8, "new", "invalid"), "new"),
+            (row(9, "old", "skipped"), row(9, "new", "unknown"), "new"),
+            (row(10, "old", "failed"), row(10, "new", "skipped"), "old"),
+        ]
         made = target(database)
 
-        load(made, before)
-        load(made, after)
+        load(made, *(before for before, _, _ in cases))
+        load(made, *(after for _, after, _ in cases))
 
-        (found,) = database.dicts("answers", "id")
-        kept = team == "old" and before["_segmind_fingerprint"] == found["_segmind_fingerprint"]
-        assert found["team"] == team
-        assert found["_segmind_status"] == (before if kept else after)["_segmind_status"]
+        kept = {"old": 0, "new": 1}
+        expected = [case[kept[case[2]]] for case in cases]
+        names = ("id", "team", "_segmind_status", "_segmind_fingerprint", "_segmind_request_id")
+        assert [[found[name] for name in names] for found in database.dicts("answers", "id")] == [
+            [one[name] for name in names] for one in expected
+        ]
 
     @pytest.mark.postgres
     def test_loading_twice_writes_nothing(self, postgres: OneDatabase) -> None:
