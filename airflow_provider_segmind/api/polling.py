@@ -37,6 +37,7 @@ URGENT_AGE = 0.8 * RESULT_LIFETIME
 """Age in seconds from which looks come close together, because the result is about to be gone."""
 WORTH_A_PAUSE = 0.02
 """Seconds below which a first look is not put off."""
+SHORT_PAUSE = 0.25
 REPLICATION_GRACE = 10.0
 """Seconds after submission in which a 404 may mean "not known yet" rather than "gone"."""
 
@@ -60,6 +61,7 @@ class Pending:
     :param end_time: epoch seconds after which nobody waits any more.
     :param poll_interval: seconds between looks when the user gave them, None to choose.
     :param model: the model, for messages.
+    :param frugal: whether to save looks rather than seconds, also where looks are free.
     """
 
     request_id: str
@@ -67,6 +69,7 @@ class Pending:
     end_time: float
     poll_interval: float | None = None
     model: str | None = None
+    frugal: bool = False
 
     def age(self, now: float) -> float:
         """Return the seconds since submission."""
@@ -241,12 +244,24 @@ class _Waiting:
 
     def before_first_look(self) -> Generator[Pause, Any, None]:
         """Wait while a first look can find nothing; an old request is looked at at once."""
+        yield from self._let_others_find_out()
         plan = self._plan(self._pace.spacing())
         if plan is not None:
             now = self._clock()
             early = min(plan.after(0.0) - self._pending.age(now), self._end - now)
             if early > WORTH_A_PAUSE:
                 yield Pause(early)
+
+    def _let_others_find_out(self) -> Generator[Pause, Any, None]:
+        """Where looks are to be few, leave it to a few requests to find out how long an unknown model takes."""
+        history, pending = self._pace.history, self._pending
+        if history is None or not pending.frugal or pending.poll_interval is not None:
+            return
+        if history.knows(pending.model) or history.scout(pending.model):
+            return
+        latest = min(history.plan(pending.model, SCARCE_BUDGET).after(0.0) + pending.submitted_at, self._end)
+        while not history.knows(pending.model) and self._clock() < latest:
+            yield Pause(SHORT_PAUSE)
 
     def until_next_look(self, last: str, looks: int, at_least: float, jitter: float) -> Generator[Pause, Any, bool]:
         """
@@ -286,7 +301,7 @@ class _Waiting:
             return None
         if not self._pace.trust_prior and not history.knows(pending.model):
             return None
-        return history.plan(pending.model, SCARCE_BUDGET if gap > 0 else DEFAULT_BUDGET)
+        return history.plan(pending.model, SCARCE_BUDGET if gap > 0 or pending.frugal else DEFAULT_BUDGET)
 
 
 def urgent(pending: Pending, now: float) -> bool:

@@ -26,6 +26,8 @@ SCARCE_BUDGET = 1.12
 """Looks a request may cost on average while each takes a submit's place: the first is due when nine in ten are done."""
 REMEMBERED = 50
 """Latencies kept of a model."""
+SCOUTS = 4
+"""Requests that find out how long a model takes where looks are to be few; others wait for what those find."""
 REPLAN = 4 * REMEMBERED
 """Completions after which a plan is made anew at the latest."""
 MODELS = 256
@@ -203,6 +205,7 @@ class _Model:
     latencies: deque[float] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
     plans: dict[float, Plan] = field(default_factory=dict)
     completions: int = 0
+    scouts: int = 0
     unplanned: int = 0
 
 
@@ -230,6 +233,13 @@ class LatencyHistory:
         """Tell whether anything is known of a model but its name."""
         seen = self._models.get(model)
         return model in self._primed or (seen is not None and len(seen.latencies) > 0)
+
+    def scout(self, model: str | None) -> bool:
+        """Tell whether a request of a model without completions is one of the few that are looked at often."""
+        with self._lock:
+            seen = self._seen(model)
+            seen.scouts += 1
+            return seen.scouts <= SCOUTS
 
     def typical(self, model: str | None) -> float:
         """Return the median of a model's latencies, or what its family usually takes."""

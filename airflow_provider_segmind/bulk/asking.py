@@ -295,6 +295,8 @@ class Asker:
             end_time=submitted.at + self._settings.request_timeout,
             poll_interval=self._settings.poll_interval,
             model=self._question.model,
+            # In a table calls are worth more than the seconds of one row.
+            frugal=True,
         )
         self._run.waiting[submitted.request_id] = submitted
         try:

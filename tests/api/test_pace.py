@@ -15,7 +15,7 @@ from airflow_provider_segmind.api.governor import Governor
 from airflow_provider_segmind.api.polling import Pace, Pause, Pending, wait
 from airflow_provider_segmind.api.protocol import Endpoints, Wire
 from airflow_provider_segmind.api.rates import RateSettings
-from airflow_provider_segmind.api.schedule import LatencyHistory, shared_history
+from airflow_provider_segmind.api.schedule import SCOUTS, LatencyHistory, shared_history
 from airflow_provider_segmind.exceptions import SegmindRequestTimeoutError
 from tests.api import virtual
 from tests.api.clients import START, World, answer, result, status, submit
@@ -58,6 +58,27 @@ def test_a_first_look_is_not_put_off_beyond_the_callers_own_end(world: World) ->
 def test_each_completion_teaches_the_history_segminds_own_time(world: World) -> None:
     world.run([answer(200, BUSY), answer(200, DONE)], lambda client: client.wait(pending(poll_interval=5.0)))
     assert list(shared_history._models["a-model"].latencies) == [4.0]
+
+
+def test_a_frugal_look_waits_until_most_requests_are_done(world: World) -> None:
+    for seconds in (2.0, 3.0, 4.0, 5.0, 9.0) * 10:
+        shared_history.observe("a-model", seconds)
+    world.run([answer(200, DONE)], lambda client: client.wait(pending(frugal=True)))
+    assert len(world.seen) == 1
+    assert sum(world.pauses) > 6
+
+
+def test_where_looks_are_to_be_few_some_find_out_how_long_an_unknown_model_takes(world: World) -> None:
+    world.run([answer(200, DONE)], lambda client: client.wait(pending(frugal=True)))
+    assert world.pauses == []
+
+
+def test_the_others_wait_for_what_those_find_out_but_not_for_ever(world: World) -> None:
+    for _ in range(SCOUTS):
+        shared_history.scout("a-model")
+    world.run([answer(200, DONE)], lambda client: client.wait(pending(frugal=True)))
+    assert len(world.seen) == 1
+    assert 5 < sum(world.pauses) < 60
 
 
 def test_a_poll_interval_is_obeyed_whatever_was_learned(world: World) -> None:
