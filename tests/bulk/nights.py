@@ -10,29 +10,31 @@ import asyncio
 import contextlib
 import functools
 import json
+import multiprocessing
 import random
 import re
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from airflow_provider_segmind.emulator.server import SegmindEmulator
-from tests.bulk.victim import CONCURRENCY, POINTS, SCALE, Order, work
+from tests.bulk.victim import CONCURRENCY, POINTS, SCALE, Order, live, work
 
-ROOT = Path(__file__).resolve().parents[2]
+CONTEXT = multiprocessing.get_context("forkserver")
+# A process that is forked from one which has imported everything begins at once.
+CONTEXT.set_forkserver_preload(["tests.bulk.victim"])
 SHAPES = ((60, 45), (90, 80), (120, 100), (150, 90), (200, 150))
 """Tables by rows and distinct rows."""
 LATENCY = {"lognormal": {"median": 0.6, "sigma": 0.7, "seed": 1}}
-LONGEST = 1.5
+LONGEST = 1.2
 """Seconds after its start within which a process is killed; it would take about as long."""
 OFTEN = {"claimed": 40, "accepted": 40, "answered": 40, "landing": 60}
 """How often a process gets to a point, where it is more than a few times."""
@@ -154,19 +156,22 @@ class Night:
         return found
 
     @contextlib.contextmanager
-    def a_try(self, **death: Any) -> Iterator[subprocess.Popen[str]]:
+    def a_try(self, **death: Any) -> Iterator[ForkServerProcess]:
         """Give a process that has begun its work; at the end of the block it is over."""
         order = order_of(
             self.emulator, self.folder, rows=self.rows, distinct=self.distinct, max_cost=self.max_cost, **death
         )
-        command = [sys.executable, "-m", "tests.bulk.victim", json.dumps(asdict(order))]
-        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        told, begun = CONTEXT.Pipe(duplex=False)
+        with told:
+            with begun:
+                process = CONTEXT.Process(target=live, args=(order, begun))
+                process.start()
             try:
-                assert process.stdout is not None
-                assert process.stdout.readline() == "ready\n"
+                assert told.recv() == "begun"
                 yield process
             finally:
                 process.kill()
+                process.join()
 
     def killed_try(self) -> None:
         """Let a process be killed by the clock or at a certain point; it may end before."""
@@ -176,13 +181,14 @@ class Night:
         else:
             point = self.rng.choice(POINTS)
             with self.a_try(point=point, nth=self.rng.randint(1, OFTEN.get(point, 5))) as process:
-                process.wait(timeout=60)
-        assert process.returncode in (0, -signal.SIGKILL)
+                process.join(timeout=60)
+        assert process.exitcode in (0, -signal.SIGKILL)
 
     def whole_try(self) -> None:
         """Let a process live."""
         with self.a_try() as process:
-            assert process.wait(timeout=60) == 0
+            process.join(timeout=60)
+            assert process.exitcode == 0
         manifest = self.manifest()
         assert sum(manifest["outcomes"].values()) == manifest["rows_read"] == self.rows
 

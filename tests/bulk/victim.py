@@ -1,18 +1,18 @@
 """
-A run over a table as a process of its own, made to be killed: ``python -m tests.bulk.victim JSON``.
+A run over a table as a process of its own, made to be killed.
 
 It is what a task does without Airflow, whose import would take longer than the run: the engine, the real client over
-real sockets, a ledger on disk, and the output. It says ``ready`` when it begins.
+real sockets, a ledger on disk, and the output.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
-import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +165,12 @@ def question() -> Question:
     )
 
 
-async def work(order: Order) -> None:
+def live(order: Order, begun: Connection) -> None:
+    """Carry out the order as a process, and tell when the work begins."""
+    asyncio.run(work(order, begin=lambda: begun.send("begun")))
+
+
+async def work(order: Order, *, begin: Callable[[], None] = lambda: None) -> None:
     """Carry out the order; a try that is not killed leaves out.jsonl, dead_letters.jsonl and manifest.json."""
     death = MortalPath.death = MortalClient.death = Death(order)
     folder = MortalPath(order.folder)
@@ -192,7 +197,7 @@ async def work(order: Order) -> None:
             clock=clock,
             sleep=clock.sleep,
         )
-        print("ready", flush=True)
+        begin()
         await engine.run()
     manifest = land(
         engine,
@@ -202,7 +207,3 @@ async def work(order: Order) -> None:
     )
     manifest.write(folder / "manifest.json")
     engine.close()
-
-
-if __name__ == "__main__":
-    asyncio.run(work(Order(**json.loads(sys.argv[1]))))
