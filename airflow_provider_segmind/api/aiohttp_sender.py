@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 import httpx
 
 from airflow_provider_segmind.api.answers import Answer
+from airflow_provider_segmind.api.connections import FRESH
 from airflow_provider_segmind.api.protocol import Call
 from airflow_provider_segmind.api.transport import answer_headers, http_timeout, shared_tls, transport_error
 
@@ -35,14 +36,12 @@ class AiohttpSender:
 
     :param most: connections open at once.
     :param seconds: for a call that names no time of its own.
-    :param idle: seconds after which an idle connection is not used any more.
     :param clock: epoch seconds.
     """
 
-    def __init__(self, *, most: int, seconds: float, idle: float, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, *, most: int, seconds: float, clock: Callable[[], float] = time.time) -> None:
         self._most = most
         self._seconds = seconds
-        self._idle = idle
         self._clock = clock
         self._session: aiohttp.ClientSession | None = None
 
@@ -78,7 +77,7 @@ class AiohttpSender:
     def _open(self) -> aiohttp.ClientSession:
         import aiohttp
 
-        connector = aiohttp.TCPConnector(limit=self._most, keepalive_timeout=self._idle, ssl=shared_tls())
+        connector = aiohttp.TCPConnector(limit=self._most, keepalive_timeout=FRESH, ssl=shared_tls())
         self._session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
         return self._session
 

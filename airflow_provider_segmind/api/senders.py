@@ -19,7 +19,7 @@ import httpx
 from airflow_provider_segmind.api.aiohttp_sender import AiohttpSender
 from airflow_provider_segmind.api.answers import Answer
 from airflow_provider_segmind.api.config import ClientConfig
-from airflow_provider_segmind.api.connections import FRESH, Connections
+from airflow_provider_segmind.api.connections import Connections
 from airflow_provider_segmind.api.protocol import Call
 from airflow_provider_segmind.api.transport import answer_headers, http_timeout, shared_tls, transport_error
 
@@ -85,23 +85,23 @@ def sender_for(
     config: ClientConfig,
     *,
     most: int,
-    idle: float = FRESH,
     clock: Callable[[], float],
     transport: httpx.AsyncBaseTransport | None = None,
+    light: bool = False,
 ) -> Sender:
     """
     Return what sends an account's calls.
 
     :param most: connections open at once.
-    :param idle: seconds for which an idle connection is kept; over :data:`FRESH` only where no call is paid.
     :param transport: stands in for the network in tests.
+    :param light: whether ten megabytes for aiohttp are worth more than its speed.
     """
     ends, seconds = config.endpoints, config.request_timeout
     hosts = (ends.gateway, ends.storage, ends.history, ends.models)
     if transport is not None or any(environment_proxy(url) for url in hosts):
         return HttpxSender(most=most, seconds=seconds, clock=clock, transport=transport)
-    if has_aiohttp():
-        return AiohttpSender(most=most, seconds=seconds, idle=idle, clock=clock)
+    if has_aiohttp() and not light:
+        return AiohttpSender(most=most, seconds=seconds, clock=clock)
     return Connections(most=most, seconds=seconds, clock=clock)
 
 

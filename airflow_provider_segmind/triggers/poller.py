@@ -21,13 +21,13 @@ from weakref import WeakKeyDictionary
 
 from airflow_provider_segmind.api import polling
 from airflow_provider_segmind.api.config import ClientConfig
-from airflow_provider_segmind.api.connections import KEEP_ALIVE
 from airflow_provider_segmind.api.gate import Gate, account_name, governor_for
 from airflow_provider_segmind.api.models import RequestState
 from airflow_provider_segmind.api.protocol import Call
 from airflow_provider_segmind.api.rates import Priority
 from airflow_provider_segmind.api.schedule import shared_history
-from airflow_provider_segmind.api.senders import Sender, prepare, sender_for
+from airflow_provider_segmind.api.senders import Sender, sender_for
+from airflow_provider_segmind.api.transport import shared_tls
 from airflow_provider_segmind.exceptions import SegmindError
 
 CONFIG_LIFETIME = 60.0
@@ -44,8 +44,8 @@ Opener = Callable[[ClientConfig, Callable[[], float]], Awaitable[Sender]]
 
 async def open_looks(config: ClientConfig, clock: Callable[[], float]) -> Sender:
     """Return what sends looks, without blocking the loop."""
-    await prepare()
-    return sender_for(config, most=CONNECTIONS, idle=KEEP_ALIVE, clock=clock)
+    await asyncio.to_thread(shared_tls)
+    return sender_for(config, most=CONNECTIONS, clock=clock, light=True)
 
 
 class _Entry:

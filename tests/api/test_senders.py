@@ -46,7 +46,7 @@ SUBMITTED = b'{"request_id":"r-1","status":"QUEUED"}'
 DONE = b'{"status":"COMPLETED"}'
 SENDERS = {
     "straight": lambda most, seconds: Connections(most=most, seconds=seconds),
-    "aiohttp": lambda most, seconds: AiohttpSender(most=most, seconds=seconds, idle=room.FRESH),
+    "aiohttp": lambda most, seconds: AiohttpSender(most=most, seconds=seconds),
     "httpx": lambda most, seconds: HttpxSender(most=most, seconds=seconds, clock=time.time),
 }
 Make = Callable[[int, float], Sender]
@@ -432,6 +432,7 @@ async def test_what_sends_depends_on_the_extra_and_on_a_proxy_of_the_environment
         monkeypatch.delenv(name, raising=False)
     config = ClientConfig(api_key=KEY)
     assert isinstance(sender_for(config, most=1, clock=time.time), AiohttpSender)
+    assert isinstance(sender_for(config, most=1, clock=time.time, light=True), Connections)
     monkeypatch.setattr(senders, "has_aiohttp", lambda: False)
     assert isinstance(sender_for(config, most=1, clock=time.time), Connections)
     monkeypatch.setenv("https_proxy", "http://proxy.test:3128")
