@@ -38,6 +38,7 @@ FATE_UNKNOWN = (
     "Whether the request was created, and will be billed, is unknown, so it was not sent again: look for it in "
     "Segmind's request history before you submit again"
 )
+_DECODER = json.JSONDecoder(parse_constant=lambda _: None)
 _KEY_PATTERN = re.compile(r"SG_[A-Za-z0-9]+")
 _MONEY_PATTERN = re.compile(r"\bcredits?\b|\bbalance\b|\bfunds\b|\bspend(?:ing)?[ _-](?:limit|cap)", re.IGNORECASE)
 _MEDIA_TYPE_PATTERN = re.compile(r"content[ -]?type", re.IGNORECASE)
@@ -86,7 +87,7 @@ class Answer:
         :raises BrokenAnswerError: it is not JSON, or was cut off.
         """
         try:
-            body = json.loads(self.content, parse_constant=lambda _: None)
+            body = _DECODER.decode(self.content.decode(json.detect_encoding(self.content), "surrogatepass"))
             if _SURROGATE_PATTERN.search(self.content):
                 body = json.loads(json.dumps(body, ensure_ascii=False).encode("utf-8", "replace"))
         except (ValueError, RecursionError) as error:

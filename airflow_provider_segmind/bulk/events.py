@@ -106,6 +106,7 @@ class Finished:
 
 
 Event: TypeAlias = Claimed | Submitted | Freed | Finished
+_COMPACT = json.JSONEncoder(separators=(",", ":"))
 _KINDS: dict[str, type[Event]] = {kind.kind: kind for kind in (Claimed, Submitted, Freed, Finished)}
 _NAMES = {kind: [field.name for field in fields(kind)] for kind in _KINDS.values()}
 
@@ -116,7 +117,7 @@ def to_line(event: Event) -> bytes:
     for name in _NAMES[type(event)]:
         values[name] = getattr(event, name)
     values["fingerprint"] = event.fingerprint.hex()
-    return json.dumps(values, ensure_ascii=True, separators=(",", ":")).encode("ascii")
+    return _COMPACT.encode(values).encode("ascii")
 
 
 def from_line(line: bytes) -> Event:

@@ -98,6 +98,8 @@ async def find_lost(
             taken.add(record.request_id)
             # It was sent after its claim, so the history has come that far.
             caught_up = max(caught_up, lost[owner].claim.at)
+            if len(findings.found) == len(lost):
+                break
     if complete:
         comparable = caught_up > float("-inf") or not seen
         for mark, one in lost.items():

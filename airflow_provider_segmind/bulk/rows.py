@@ -21,6 +21,7 @@ from typing import Any
 
 from airflow_provider_segmind.exceptions import SegmindConfigError
 
+_CANONICAL = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
 _BRACES = re.compile(r"\{\{([^\W\d]\w*)\}\}|\{([^{}]+)\}")
 _NAME = re.compile(r"[^\W\d]\w*\Z")
 
@@ -163,7 +164,7 @@ def _scalar(value: Any) -> Any:
 
 def canonical_json(value: Any) -> str:
     """Write JSON with one spelling for one meaning: names sorted, no spaces, letters unescaped."""
-    return json.dumps(json_value(value), ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _CANONICAL.encode(json_value(value))
 
 
 def digest(value: Any) -> bytes:

@@ -48,6 +48,12 @@ async def test_a_lost_request_is_known_by_its_body_whatever_the_order_of_its_nam
     assert findings.found[mark(1)].request_id == "z"
 
 
+async def test_no_further_page_is_read_once_all_are_found() -> None:
+    history = History(record("x", "a"), *(record(f"o-{number}", "other") for number in range(9)))
+    assert (await found(history, lost(1, "a"))).found
+    assert len(history.asked) == 1
+
+
 async def test_a_body_that_stands_in_the_history_as_text_is_read() -> None:
     row = record("z", "a").model_copy(update={"request_body": json.dumps({"prompt": "a", "t": 0})})
     assert (await found(History(row), lost(1, "a"))).found
