@@ -13,6 +13,7 @@ TEST_TOOLS = (
     "blockbuster>=1.5",
     "hatchling>=1.26",
     "hypothesis>=6.100",
+    "psycopg2-binary>=2.9",
     "pytest>=8.3",
     "pytest-asyncio>=0.25",
     "pytest-timeout>=2.3",
