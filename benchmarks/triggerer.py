@@ -37,11 +37,6 @@ INTERVAL = 5.0
 UNTIL = 60.0
 """Seconds after the triggerer's start when every request is done."""
 PATIENCE = 240.0
-WITHOUT_AIOHTTP = """
-import importlib.util
-_find = importlib.util.find_spec
-importlib.util.find_spec = lambda name, *rest: None if name == "aiohttp" else _find(name, *rest)
-"""
 Kwargs = dict[str, Any]
 
 
@@ -57,7 +52,6 @@ class Row:
     classpath: str
     kwargs: Callable[[int, float], Kwargs]
     well: str = '"success"'
-    without_aiohttp: bool = False
 
 
 def ours(number: int, due: float) -> Kwargs:
@@ -72,8 +66,7 @@ def ours(number: int, due: float) -> Kwargs:
 SEGMIND = "airflow_provider_segmind.triggers.request.SegmindRequestTrigger"
 ROWS = {
     "idle triggers": Row("local.idle.IdleTrigger", lambda _, due: {"due": due}),
-    "SegmindRequestTrigger, aiohttp installed": Row(SEGMIND, ours),
-    "SegmindRequestTrigger, httpx only": Row(SEGMIND, ours, without_aiohttp=True),
+    "SegmindRequestTrigger": Row(SEGMIND, ours),
     "HttpSensorTrigger": Row(
         "airflow.providers.http.triggers.http.HttpSensorTrigger",
         lambda number, due: {"endpoint": f"pending/p-{number}-0-{due:.3f}", "poke_interval": INTERVAL},
@@ -164,13 +157,7 @@ def count_of_events(url: str) -> int:
 
 def measure(stack: Bare, name: str, server: Server, pending: int) -> dict[str, float]:
     row, url = ROWS[name], stack.environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].replace("+psycopg2", "")
-    path = [str(HOME)]
-    if row.without_aiohttp:
-        place = stack.home / "without-aiohttp"
-        place.mkdir(exist_ok=True)
-        (place / "sitecustomize.py").write_text(WITHOUT_AIOHTTP)
-        path.insert(0, str(place))
-    stack.environment["PYTHONPATH"] = ":".join(path)
+    stack.environment["PYTHONPATH"] = str(HOME)
     due = time.time() + UNTIL + 10  # what inserting takes
     job = {"classpath": row.classpath, "kwargs": [row.kwargs(number, due) for number in range(pending)]}
     command = [sys.executable, "-m", "local.deferred"]

@@ -58,13 +58,8 @@ def drain(make: Callable[[int], Any]) -> Run:
     return run
 
 
-def ours(url: str, library: str) -> Run:
+def ours(url: str) -> Run:
     connection("segmind", url)
-    if library == "httpx":
-        import importlib.util
-
-        find = importlib.util.find_spec
-        importlib.util.find_spec = lambda name, *rest: None if name == "aiohttp" else find(name, *rest)
     from airflow_provider_segmind.triggers.request import SegmindRequestTrigger
 
     now = time.time()
@@ -123,8 +118,7 @@ def client_each(url: str) -> Run:
 
 
 ROWS: dict[str, Callable[[str], Run]] = {
-    "SegmindRequestTrigger, aiohttp installed": lambda url: ours(url, "aiohttp"),
-    "SegmindRequestTrigger, httpx only": lambda url: ours(url, "httpx"),
+    "SegmindRequestTrigger": ours,
     "HttpSensorTrigger": http_sensor,
     "AnthropicBatchTrigger": anthropic,
     "OpenAIBatchTrigger": openai,
