@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 import httpx
 
 from airflow_provider_segmind.api.answers import Answer
-from airflow_provider_segmind.api.connections import FRESH
+from airflow_provider_segmind.api.connections import FRESH, host_and_target
 from airflow_provider_segmind.api.protocol import Call
 from airflow_provider_segmind.api.transport import answer_headers, http_timeout, shared_tls, transport_error
 
@@ -55,6 +55,8 @@ class AiohttpSender:
 
         session = self._session or self._open()
         try:
+            # What nobody can connect to is no matter of the network, which aiohttp would make of some of it.
+            host_and_target(call.url)
             async with session.request(
                 call.method,
                 call.url,
@@ -64,6 +66,8 @@ class AiohttpSender:
                 allow_redirects=False,
             ) as response:
                 content = await response.read()
+        except httpx.InvalidURL as error:
+            raise transport_error(call.asked, call.url, error) from error
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise transport_error(call.asked, call.url, _in_httpx_words(error)) from error
         headers = answer_headers(response.headers.items())

@@ -33,7 +33,7 @@ nobody can tell whether it arrived. Servers wait five seconds or more (uvicorn's
 _PACKED = (("accept-encoding", "gzip, deflate"),)
 
 
-class _Host(NamedTuple):
+class Host(NamedTuple):
     """Where a connection leads."""
 
     scheme: bytes
@@ -63,7 +63,7 @@ class Connections:
         self._seconds = seconds
         self._clock = clock
         self._networks = {b"http": AsyncioNetwork(None), b"https": AsyncioNetwork(shared_tls())}
-        self._idle: dict[_Host, deque[_Idle]] = {}
+        self._idle: dict[Host, deque[_Idle]] = {}
         self._closed = False
 
     async def send(self, call: Call[T]) -> T:
@@ -93,8 +93,7 @@ class Connections:
                 await one.connection.aclose()
 
     async def _exchange(self, call: Call[T], seconds: float) -> Answer:
-        base, _, path = call.url.partition("://")[2].partition("/")
-        host = _host(f"{call.url.partition('://')[0]}://{base}")
+        host, target = host_and_target(call.url)
         times = http_timeout(seconds)
         await self._slot(times.pool)
         try:
@@ -102,7 +101,7 @@ class Connections:
             try:
                 response = await connection.request(
                     call.method,
-                    httpcore.URL(scheme=host.scheme, host=host.name, port=host.port, target=b"/" + path.encode()),
+                    httpcore.URL(scheme=host.scheme, host=host.name, port=host.port, target=target),
                     headers=_headers(host, call),
                     content=call.body,
                     extensions={"timeout": {"connect": times.connect, "read": times.read, "write": times.write}},
@@ -125,7 +124,7 @@ class Connections:
         except TimeoutError as error:
             raise httpcore.PoolTimeout("no connection was free") from error
 
-    async def _take(self, host: _Host, *, paid: bool) -> httpcore.AsyncHTTPConnection:
+    async def _take(self, host: Host, *, paid: bool) -> httpcore.AsyncHTTPConnection:
         stack = self._idle.get(host)
         longest = FRESH if paid else KEEP_ALIVE
         while stack:
@@ -138,7 +137,7 @@ class Connections:
             origin, ssl_context=shared_tls(), network_backend=self._networks[host.scheme]
         )
 
-    async def _give(self, host: _Host, connection: httpcore.AsyncHTTPConnection) -> None:
+    async def _give(self, host: Host, connection: httpcore.AsyncHTTPConnection) -> None:
         if self._closed or not connection.is_available():
             await connection.aclose()
             return
@@ -164,14 +163,25 @@ def _in_httpx_words(error: Exception) -> httpx.HTTPError:
     return kind(str(error))
 
 
+def host_and_target(url: str) -> tuple[Host, bytes]:
+    """
+    Split a URL into where to connect and what to ask for there.
+
+    :raises httpx.InvalidURL: nobody can connect there.
+    """
+    scheme, _, rest = url.partition("://")
+    name, _, path = rest.partition("/")
+    return _host(f"{scheme}://{name}"), b"/" + path.encode()
+
+
 @lru_cache(maxsize=64)
-def _host(base: str) -> _Host:
+def _host(base: str) -> Host:
     # httpx knows how a name with letters beyond ASCII is written.
     url = httpx.URL(base)
-    return _Host(url.raw_scheme, url.raw_host, url.port, url.netloc)
+    return Host(url.raw_scheme, url.raw_host, url.port, url.netloc)
 
 
-def _headers(host: _Host, call: Call[T]) -> list[tuple[bytes, bytes]]:
+def _headers(host: Host, call: Call[T]) -> list[tuple[bytes, bytes]]:
     named: Iterable[tuple[str, str]] = (*_PACKED, *call.headers.items())
     return [(b"host", host.header), *((name.encode(), value.encode()) for name, value in named)]
 

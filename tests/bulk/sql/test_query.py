@@ -14,7 +14,7 @@ from airflow_provider_segmind.exceptions import SegmindBulkError, SegmindConfigE
 from tests.databases import OneDatabase, Postgres
 
 ROWS = 2 * BLOCK_ROWS + 7
-MANY = 60_000
+MANY = 100_000
 GROWTH = """
 import re, sys
 from pathlib import Path
@@ -115,5 +115,5 @@ def test_memory_does_not_grow_with_the_table(database: OneDatabase) -> None:
 
     rows, growth = done.stdout.split()
     assert int(rows) == MANY
-    # All of it is 120 MB; a block of it two.
-    assert float(growth) < 60
+    # All of it is 200 MB; a block of it two. DuckDB 1.5 keeps up to 90 MB of its own.
+    assert float(growth) < 120
