@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
 from typing import Any, Protocol
 
 from airflow_provider_segmind.api.models import RequestResult, SubmittedRequest
@@ -18,6 +17,7 @@ from airflow_provider_segmind.api.polling import Pending
 from airflow_provider_segmind.bulk.budget import Budget, Permission
 from airflow_provider_segmind.bulk.commits import GroupCommit
 from airflow_provider_segmind.bulk.events import Claimed, Submitted
+from airflow_provider_segmind.bulk.leave import Leave, NotSentError
 from airflow_provider_segmind.bulk.ledger import Ledger
 from airflow_provider_segmind.bulk.plan import Client, Prepared, Question, Settings
 from airflow_provider_segmind.bulk.rows import digest
@@ -78,47 +78,6 @@ class Run(Protocol):
 
     async def budget_changed(self) -> None:
         """Wait until what is in flight has been billed, or the run stops."""
-
-
-class _NotSentError(Exception):
-    """The rate limit let a POST go and it was not sent: the run had halted, or its claim could not be written."""
-
-    def __init__(self, trouble: SegmindError | None = None) -> None:
-        super().__init__()
-        self.trouble = trouble
-
-
-class _Leave:
-    """
-    What happens between the rate limit's leave for a POST and the POST: its claim becomes durable.
-
-    Not earlier, because rows that queue for the rate limit would all be of unknown fate when the worker dies.
-    """
-
-    def __init__(self, run: Run, claim: Claimed, clock: Callable[[], float]) -> None:
-        self.claim = claim
-        self._run = run
-        self._clock = clock
-        self._holds = True
-        self._claimed = False
-
-    def let_go(self) -> None:
-        """Note that nobody waits for leave here any more."""
-        self._run.held -= self._holds
-        self._holds = False
-
-    async def taken(self) -> None:
-        """Claim the row, once; called before each attempt of its POST."""
-        self.let_go()
-        if not self._claimed:
-            self.claim = replace(self.claim, at=self._clock())
-            try:
-                await self._run.commits.durable(self.claim)
-            except SegmindError as error:
-                raise _NotSentError(error) from error
-            self._claimed = True
-        if self._run.halted:
-            raise _NotSentError
 
 
 class Asker:
@@ -182,12 +141,12 @@ class Asker:
         """Send the paid POST, or return None when the row was finished or left instead."""
         run = self._run
         run.held += 1
-        leave = _Leave(run, step.claim, self._clock)
+        leave = Leave(run, step.claim, self._clock)
         try:
             if not await self._permitted(prepared, step):
                 return None
             accepted = await self._post(inputs, leave)
-        except _NotSentError as held:
+        except NotSentError as held:
             if held.trouble is not None:
                 self._not_accepted(prepared, step, held.trouble)
             else:
@@ -229,7 +188,7 @@ class Asker:
             self._finish(step, Outcome.INVALID, reason="no usable answer, and the run stopped before asking again")
         return False
 
-    async def _post(self, inputs: Mapping[str, Any], leave: _Leave) -> SubmittedRequest:
+    async def _post(self, inputs: Mapping[str, Any], leave: Leave) -> SubmittedRequest:
         """Submit, and go on trying through an outage as long as nothing can have been created."""
         pause = 1.0
         while True:
