@@ -62,7 +62,7 @@ fast: $(STAMP) ## What needs no Airflow, in under 60 s
 
 test: fast ## Everything but the long suites, fast first, stopping at the first stage that fails
 	$(PYTEST) $(FAST) -m airflow
-	$(PYTEST) tests $(FAST:%=--ignore=%) $(SLOW:%=--ignore=%)
+	$(PYTEST) tests $(FAST:%=--ignore=%) $(SLOW:%=--ignore=%) --numprocesses 2 --dist loadfile
 	@$(call pytest,tests/packaging)
 	@$(MAKE) --no-print-directory browser
 	@$(call pytest,tests/e2e)
