@@ -28,7 +28,7 @@ REMEMBERED = 50
 """Latencies kept of a model."""
 SCOUTS = 4
 """Requests that find out how long a model takes where looks are to be few; others wait for what those find."""
-REPLAN = 4 * REMEMBERED
+REPLAN = 20 * REMEMBERED
 """Completions after which a plan is made anew at the latest."""
 MODELS = 256
 """Models kept; the one not seen for longest is forgotten first."""
