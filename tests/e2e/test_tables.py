@@ -1,0 +1,44 @@
+"""A table task that has nothing to do but wait gives its slot back, and goes on where it was."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from airflow_provider_segmind.emulator.control import EmulatorControl
+    from demo.stack import AirflowStack
+
+DAG_ID, TASK_ID, MODEL = "e2e_table", "ask", "slow-video"
+
+
+def test_a_table_of_a_slow_model_rests_in_the_triggerer_and_is_paid_once(
+    airflow_stack: AirflowStack, emulator: EmulatorControl, tmp_path: Path
+) -> None:
+    rest = airflow_stack.rest
+    emulator.settings(models={**emulator.settings()["models"], MODEL: "gemini"})
+    emulator.script(model=MODEL, latency=1200)
+    rest.wait_for_dag(DAG_ID)
+
+    run_id = rest.trigger(DAG_ID, conf={"folder": str(tmp_path)})
+    rest.wait_for_task(DAG_ID, run_id, TASK_ID, states={"deferred"}, timeout=120)
+    assert len(emulator.posts(MODEL)) == 2
+    assert not (tmp_path / "out.jsonl").exists()
+
+    emulator.advance(1200)
+    rest.wait_for("the third row", lambda: len(emulator.posts(MODEL)) == 3, timeout=120)
+    emulator.advance(1200)
+    state = rest.wait_for_run(DAG_ID, run_id, timeout=120)
+
+    log = rest.log(DAG_ID, run_id, TASK_ID, try_number=1)
+    assert state == "success", log
+    manifest = rest.xcom(DAG_ID, run_id, TASK_ID)
+    assert (manifest["posts"], manifest["outcomes"]["success"]) == (3, 3)
+    # The third row may lead to a rest of its own.
+    assert manifest["resumed"] in (2, 3)
+    assert sum(entry.model == MODEL for entry in emulator.bill) == 3
+    assert [json.loads(line)["id"] for line in (tmp_path / "out.jsonl").read_text().splitlines()] == [0, 1, 2]
+    assert rest.task_instance(DAG_ID, run_id, TASK_ID)["try_number"] == 1
+    assert "Film thing" not in log
