@@ -148,12 +148,12 @@ class Asker:
             accepted = await self._post(inputs, leave)
         except NotSentError as held:
             if held.trouble is not None:
-                self._not_accepted(prepared, step, held.trouble)
+                self._not_accepted(prepared, step, held.trouble, leave)
             else:
-                self._free(prepared, step, STOPPED)
+                self._free(prepared, step, STOPPED, leave)
             return None
         except SegmindError as error:
-            self._not_accepted(prepared, step, error)
+            self._not_accepted(prepared, step, error, leave)
             return None
         finally:
             leave.let_go()
@@ -201,7 +201,7 @@ class Asker:
             await self._sleep(pause * (0.5 + self._rng.random()))
             pause = min(30.0, 2 * pause)
 
-    def _not_accepted(self, prepared: Prepared, step: Step, error: SegmindError) -> None:
+    def _not_accepted(self, prepared: Prepared, step: Step, error: SegmindError, leave: Leave) -> None:
         run = self._run
         if error is run.commits.error:
             # The claim may or may not stand in the ledger, but nothing was sent.
@@ -211,14 +211,16 @@ class Asker:
             run.budget.lost_sight()
             run.leave(prepared, f"it may have been asked and nobody knows: {_words(error)}", lost_at=self._clock())
         elif isinstance(error, HOPELESS) or error.retryable:
-            self._free(prepared, step, f"it was not asked: {_words(error)}")
+            self._free(prepared, step, f"it was not asked: {_words(error)}", leave)
             run.stop(_words(error), error=error)
         else:
             run.budget.billed(0.0)
             self._finish(step, Outcome.FAILED, reason=_words(error))
 
-    def _free(self, prepared: Prepared, step: Step, reason: str) -> None:
-        self._run.commits.note(step.freed(self._clock()))
+    def _free(self, prepared: Prepared, step: Step, reason: str, leave: Leave) -> None:
+        if leave.claimed:
+            # Without a claim this would only hide the attempt before it, and what that was answered and paid.
+            self._run.commits.note(step.freed(self._clock()))
         self._run.budget.gave_back(new_row=step.new_row)
         self._run.leave(prepared, reason)
 

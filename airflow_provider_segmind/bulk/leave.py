@@ -35,6 +35,8 @@ class Leave:
     What happens between the rate limit's leave for a POST and the POST: its claim becomes durable.
 
     Not earlier, because rows that queue for the rate limit would all be of unknown fate when the worker dies.
+
+    :ivar claimed: whether the ledger holds the claim.
     """
 
     def __init__(self, run: Claimant, claim: Claimed, clock: Callable[[], float]) -> None:
@@ -42,7 +44,7 @@ class Leave:
         self._run = run
         self._clock = clock
         self._holds = True
-        self._claimed = False
+        self.claimed = False
 
     def let_go(self) -> None:
         """Note that nobody waits for leave here any more."""
@@ -52,12 +54,12 @@ class Leave:
     async def taken(self) -> None:
         """Claim the row, once; called before each attempt of its POST."""
         self.let_go()
-        if not self._claimed:
+        if not self.claimed:
             self.claim = replace(self.claim, at=self._clock())
             try:
                 await self._run.commits.durable(self.claim)
             except SegmindError as error:
                 raise NotSentError(error) from error
-            self._claimed = True
+            self.claimed = True
         if self._run.halted:
             raise NotSentError

@@ -208,6 +208,8 @@ class SegmindEnrichOperator(BaseOperator):
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
         """Go on after a rest: what has ended is fetched by id, and further rows are asked about."""
         told = event or {}
+        if told.get("trouble"):
+            self.log.warning("Waiting in the triggerer broke off (%s); nothing is lost by it", told["trouble"])
         self.log.info(
             "Going on with the table; %s requests ended meanwhile", told.get("ended", "it is unknown how many")
         )

@@ -26,10 +26,10 @@ _STATUSES = ("success", "failed", "timeout", "error")
 
 
 class Payload(dict[str, Any]):
-    """An event on its way. Airflow's triggerer logs its ``repr`` at INFO, where no answer of a model belongs."""
+    """An event on its way. Airflow's triggerer logs its ``repr`` at INFO, where no answer and no tally belongs."""
 
     def __repr__(self) -> str:
-        return repr({name: "(not logged)" if name == "value" else value for name, value in self.items()})
+        return repr({name: "(not logged)" if name in ("value", "carried") else value for name, value in self.items()})
 
 
 @dataclass(frozen=True, slots=True)

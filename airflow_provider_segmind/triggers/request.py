@@ -13,7 +13,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_segmind.api.policies import DEFAULT_CONNECTION, MAX_XCOM_BYTES
 from airflow_provider_segmind.exceptions import SegmindError
-from airflow_provider_segmind.triggers.events import RequestEvent
+from airflow_provider_segmind.triggers.events import Payload, RequestEvent
 
 HOLD_SECONDS = 12.0
 """Seconds after a deferral in which an event can fail the task on affected Airflow versions; measured: up to 10.3."""
@@ -204,7 +204,7 @@ class SegmindRequestsTrigger(BaseTrigger):
         held = self.not_before - time.time()
         if held > 0:
             await asyncio.sleep(held)
-        yield TriggerEvent({"ended": ended, "trouble": trouble, "carried": self.carried})  # type: ignore[no-untyped-call]
+        yield TriggerEvent(Payload(ended=ended, trouble=trouble, carried=self.carried))  # type: ignore[no-untyped-call]
 
     async def on_kill(self) -> None:
         """Say what becomes of the requests; Airflow 3.3 calls this when the deferred task is killed or cleared."""

@@ -20,6 +20,7 @@ from airflow_provider_segmind.exceptions import (
     SegmindBadRequestError,
     SegmindBulkError,
     SegmindConfigError,
+    SegmindConnectionError,
     SegmindReplyError,
     SegmindRequestTimeoutError,
     SegmindRowError,
@@ -588,6 +589,31 @@ async def test_a_row_that_queues_for_the_rate_limit_is_not_claimed() -> None:
     landed = await world.run(table(*map(str, range(9))))
     assert set(landed.statuses) == {"success"}
     assert world.segmind.history_calls == 0
+
+
+async def test_a_further_question_refused_before_its_claim_leaves_the_paid_answer_to_the_retry() -> None:
+    def read(reply: Reply) -> Verdict:
+        return AskAgain({"prompt": "again"}, "no") if reply.attempt == 1 else Accept({"said": "yes"})
+
+    world = World()
+    inner = world.segmind.submit
+
+    async def out_of_reach(model: str, inputs: Any, *, before: Any) -> Any:
+        if inputs["prompt"] == "again":
+            raise SegmindConnectionError("The rate limit shared through Redis is out of reach.")
+        return await inner(model, inputs, before=before)
+
+    world.segmind.submit = out_of_reach  # type: ignore[method-assign]
+    first = await world.run(table("a"), question(read=read), settings={"outage_patience": 0.0})
+    assert first.statuses == ["unknown"]
+    world.segmind.submit = inner  # type: ignore[method-assign]
+
+    retry = await world.run(table("a"), question(read=read))
+
+    assert retry.statuses == ["success"]
+    # The row's own question and the further one, each once.
+    assert world.segmind.posts == 2
+    assert retry.manifest.cost == pytest.approx(2 * PRICE)
 
 
 async def test_small_segments_are_folded_while_the_run_goes_on() -> None:
