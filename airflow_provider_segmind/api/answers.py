@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
+from airflow_provider_segmind.api.json_values import read_json
 from airflow_provider_segmind.exceptions import (
     SegmindAPIError,
     SegmindAuthenticationError,
@@ -38,7 +39,6 @@ FATE_UNKNOWN = (
     "Whether the request was created, and will be billed, is unknown, so it was not sent again: look for it in "
     "Segmind's request history before you submit again"
 )
-_DECODER = json.JSONDecoder(parse_constant=lambda _: None)
 _KEY_PATTERN = re.compile(r"SG_[A-Za-z0-9]+")
 _MONEY_PATTERN = re.compile(r"\bcredits?\b|\bbalance\b|\bfunds\b|\bspend(?:ing)?[ _-](?:limit|cap)", re.IGNORECASE)
 _MEDIA_TYPE_PATTERN = re.compile(r"content[ -]?type", re.IGNORECASE)
@@ -82,12 +82,13 @@ class Answer:
         Decode the body.
 
         NaN and infinity, which JSON does not have, are read as null; half of a surrogate pair, which a reply cut in the
-        middle of an emoji holds and no UTF-8 file can, as a question mark.
+        middle of an emoji holds and no UTF-8 file can, as a question mark. Numbers of hundreds of digits, and fields
+        nested too deeply for other readers, come as strings: see :func:`.json_values.read_json`.
 
         :raises BrokenAnswerError: it is not JSON, or was cut off.
         """
         try:
-            body = _DECODER.decode(self.content.decode(json.detect_encoding(self.content), "surrogatepass"))
+            body = read_json(self.content)
             if _SURROGATE_PATTERN.search(self.content):
                 body = json.loads(json.dumps(body, ensure_ascii=False).encode("utf-8", "replace"))
         except (ValueError, RecursionError) as error:

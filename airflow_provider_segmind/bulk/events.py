@@ -20,6 +20,7 @@ import json
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypeAlias
 
+from airflow_provider_segmind.api.json_values import read_json
 from airflow_provider_segmind.bulk.verdicts import Outcome
 
 
@@ -126,7 +127,8 @@ def from_line(line: bytes) -> Event:
 
     :raises ValueError: it is none that this version knows.
     """
-    values = json.loads(line)
+    # Earlier versions took answers that no reader carries; two levels down, under "answer", are the columns.
+    values = read_json(line, entries=2)
     try:
         kind = _KINDS[values.pop("event")]
         values["fingerprint"] = bytes.fromhex(values["fingerprint"])
