@@ -111,15 +111,26 @@ def get_provider_info() -> dict[str, Any]:
                 "options": {
                     "state_path": {
                         "description": (
-                            "Folder on object storage where tasks note what they have submitted, so that a retry finds "
-                            "it. Used where Airflow has no task state store (before 3.3) and the task names no "
-                            "state_path. Empty: Airflow Variables are used."
+                            "Folder on object storage where tasks that name no state_path note what they have "
+                            "submitted, so that a retry finds it. Empty: Airflow's task state store is used where "
+                            "there is one (3.3), else the task's output_path, else Airflow Variables."
                         ),
                         "version_added": "0.1.0",
                         "type": "string",
                         "example": "s3://aws_default@my-bucket/segmind-state",
                         "default": "",
-                    }
+                    },
+                    "variable_retention_days": {
+                        "description": (
+                            "Days after which a Variable that notes a request is deleted, by another run of the same "
+                            "task; clearing a task of that age pays again. 0 keeps them. Only tasks without "
+                            "state_path and output_path use Variables, and only before Airflow 3.3."
+                        ),
+                        "version_added": "0.1.0",
+                        "type": "integer",
+                        "example": "90",
+                        "default": "30",
+                    },
                 },
             }
         },

@@ -1,31 +1,44 @@
 """
 Where the note of a task instance's request is kept, so that it survives a retry.
 
-XCom cannot do this: Airflow deletes a task instance's XComs when the next try starts. The note goes to Airflow's task
-state store where the version has one (3.3), else to object storage under ``state_path``, else to an Airflow Variable.
+XCom cannot do this: Airflow deletes a task instance's XComs when the next try starts. The note is written to object
+storage under ``state_path`` where one is set, else to Airflow's task state store where the version has one (3.3), else
+to object storage under ``output_path``, else to an Airflow Variable. Beside the task state store, which Airflow may
+empty (``[state_store] clear_on_success``, a button of its UI), a copy goes under ``output_path``.
 
-Missing means a first try. What cannot be read raises, so that the task stops and can be retried: unknown is not absent.
+Reading asks every store that may hold a note. Missing in all of them means a first try. One that cannot be read raises,
+so that the task stops and can be retried: unknown is not absent.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
+import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from airflow.providers.common.compat.sdk import conf
 
-from airflow_provider_segmind.api.submission import Note
+from airflow_provider_segmind.api.submission import Note, latest
 from airflow_provider_segmind.exceptions import SegmindStateError
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
+log = logging.getLogger(__name__)
+
 STATE_KEY = "segmind_request"
+RECORD_FOLDER = "_segmind_state"
+"""Folder under an ``output_path`` that holds records; readers of tables pass over names that start with ``_``."""
+VARIABLE_RETENTION_DAYS = 30
+LAST_KEEPING = (3, 3)
+"""The newest Airflow known to keep task state when a task is cleared; later ones may not (#72100, #72929)."""
 LONGEST_NAME = 150
 """Characters of an id that a file name holds; file systems take 255 bytes, the other name while writing included."""
 
@@ -34,6 +47,8 @@ class Journal(ABC):
     """Keeps the note of one task instance."""
 
     name: str
+    warning: str | None = None
+    """What clearing the finished task would cost and why, None when it costs nothing."""
 
     @abstractmethod
     def read(self) -> Note | None:
@@ -64,7 +79,13 @@ class TaskStateJournal(Journal):
 
     def write(self, note: Note) -> None:
         """Write the note."""
-        self._store.set(self._key, note.to_json())
+        try:
+            # Its stub does not name it.
+            from airflow.sdk import NEVER_EXPIRE  # type: ignore[attr-defined,unused-ignore]
+        except ImportError:
+            self._store.set(self._key, note.to_json())
+        else:
+            self._store.set(self._key, note.to_json(), retention=NEVER_EXPIRE)
 
 
 class PathJournal(Journal):
@@ -102,27 +123,27 @@ class PathJournal(Journal):
 
 
 class VariableJournal(Journal):
-    """An Airflow Variable for each task instance: always there, but nobody cleans it up."""
+    """
+    An Airflow Variable for each task instance, which any Airflow has.
+
+    No task can list Variables before Airflow 3.3, so a further Variable for each task names those of its runs, and
+    whoever adds one deletes what is older than ``[segmind] variable_retention_days``.
+    """
 
     name = "an Airflow Variable"
 
-    def __init__(self, identity: Identity, part: str = "") -> None:
+    def __init__(self, identity: Identity, part: str = "", clock: Callable[[], float] = time.time) -> None:
         task = quote(identity.task_id, safe="") + identity.index
         text = "\x1f".join((identity.dag_id, identity.run_id, task, *([part] if part else [])))
         self._key = f"segmind_request_{hashlib.sha256(text.encode()).hexdigest()[:40]}"
         self._about = f"{identity.dag_id} {identity.run_id} {task}"
         self.name = f"the Airflow Variable {self._key!r}"
+        self._index = VariableIndex(identity)
+        self._clock = clock
 
     def read(self) -> Note | None:
         """Read the note."""
-        from airflow.providers.common.compat.sdk import Variable
-
-        get: Any = Variable.get
-        try:
-            text = get(self._key, default=None)
-        except TypeError:
-            # Airflow 2.11 knows the parameter under another name.
-            text = get(self._key, default_var=None)
+        text = read_variable(self._key)
         if text is None:
             self._raise_unless_missing()
             return None
@@ -155,10 +176,121 @@ class VariableJournal(Journal):
         )
 
     def write(self, note: Note) -> None:
-        """Write the note."""
+        """Write the note, having entered its Variable among those to be deleted one day."""
         from airflow.providers.common.compat.sdk import Variable
 
+        self._index.enter(self._key, self._clock())
         Variable.set(self._key, json.dumps(note.to_json()), description=f"Segmind request of {self._about}")
+
+
+class VariableIndex:
+    """
+    The Variable that names the note Variables of one task, so that they do not pile up.
+
+    Two runs that enter theirs at the same moment can lose an entry, never a note; each looks whether its own is there.
+    """
+
+    def __init__(self, identity: Identity) -> None:
+        task = quote(identity.task_id, safe="") + identity.index
+        text = "\x1f".join((identity.dag_id, task))
+        self._key = f"segmind_requests_{hashlib.sha256(text.encode()).hexdigest()[:40]}"
+        self._about = f"{identity.dag_id} {task}"
+        self._entered: set[str] = set()
+
+    def enter(self, key: str, now: float) -> None:
+        """Enter a Variable, and delete those that are no longer needed."""
+        if key in self._entered:
+            return
+        self._entered.add(key)
+        try:
+            for _ in range(3):
+                entries = self._read()
+                if key in entries:
+                    return
+                self._write({**self._without_old(entries, now), key: now})
+        except Exception:
+            # Tidying up is not worth a task; whatever the store of Variables raises, the note itself comes next.
+            log.warning("Could not tidy up the Airflow Variables of %s", self._about, exc_info=True)
+
+    def _read(self) -> dict[str, float]:
+        text = read_variable(self._key)
+        value = json.loads(text) if text else {}
+        return {str(key): float(moment) for key, moment in value.items()}
+
+    def _write(self, entries: dict[str, float]) -> None:
+        from airflow.providers.common.compat.sdk import Variable
+
+        Variable.set(self._key, json.dumps(entries), description=f"Variables with Segmind requests of {self._about}")
+
+    def _without_old(self, entries: dict[str, float], now: float) -> dict[str, float]:
+        days = conf.getint("segmind", "variable_retention_days", fallback=VARIABLE_RETENTION_DAYS)
+        if days <= 0:
+            return entries
+        oldest = now - days * 86_400
+        return {key: moment for key, moment in entries.items() if moment >= oldest or not self._delete(key, oldest)}
+
+    def _delete(self, key: str, oldest: float) -> bool:
+        """Delete a note unless it is in use, or the fate of its POST is unknown; say whether it is gone."""
+        from airflow.providers.common.compat.sdk import Variable
+
+        text = read_variable(key)
+        if text is None:
+            return True
+        note = _decode(text)
+        if (note.request_id is None and note.outcome is None) or note.age_from >= oldest:
+            return False
+        Variable.delete(key)
+        return True
+
+
+def read_variable(key: str) -> str | None:
+    """Return a Variable's text, None when Airflow says that there is none."""
+    from airflow.providers.common.compat.sdk import Variable
+
+    get: Any = Variable.get
+    try:
+        text = get(key, default=None)
+    except TypeError:
+        # Airflow 2.11 knows the parameter under another name.
+        text = get(key, default_var=None)
+    return None if text is None else str(text)
+
+
+class RecordStores(Journal):
+    """
+    All stores that may hold the note of one task instance.
+
+    :param written: where a note is written, each before the task goes on; the first is the one that counts.
+    :param others: where an earlier try may have written it, under another setting or on another Airflow.
+    """
+
+    def __init__(self, written: Sequence[Journal], others: Sequence[Journal], warning: str | None = None) -> None:
+        self._written = written
+        self._others = others
+        self.warning = warning
+        self.name = " and ".join(each.name for each in written)
+
+    def read(self) -> Note | None:
+        """Read all of them and return the newest note."""
+        return latest([note for store in (*self._written, *self._others) for note in _read(store)])
+
+    def write(self, note: Note) -> None:
+        """Write the note to those that are written."""
+        for store in self._written:
+            store.write(note)
+
+
+def _read(store: Journal) -> Iterator[Note]:
+    try:
+        note = store.read()
+    except Exception as error:
+        error.add_note(
+            f"{store.name[:1].upper()}{store.name[1:]} may hold the request of an earlier try and cannot be read. "
+            "Nothing is submitted until it can be; a retry looks again."
+        )
+        raise
+    if note is not None:
+        yield note
 
 
 class Identity:
@@ -178,19 +310,53 @@ class Identity:
         self.index = f"[{index}]" if mapped else ""
 
 
-def journal_for(context: Context, state_path: str | None, part: str = "") -> Journal:
+def journal_for(context: Context, state_path: str | None, part: str = "", record_path: str | None = None) -> Journal:
     """
-    Choose where this task instance's note is kept.
+    Choose where this task instance's note is kept, and where else one may be found.
 
-    :param state_path: folder on object storage, for Airflow versions without a task state store; falls back to the
-        option ``state_path`` of the configuration section ``[segmind]``.
+    :param state_path: folder on object storage, which goes before every other store; falls back to the option
+        ``state_path`` of the configuration section ``[segmind]``.
     :param part: which of its requests, for a task that submits more than one: letters, digits, ``-`` and ``_``.
+    :param record_path: folder for results, None for a task without one; takes a copy where Airflow may empty its store.
     """
-    store = context.get("task_state_store")
-    if store is not None:
-        return TaskStateJournal(store, part)
-    path = state_path or conf.get("segmind", "state_path", fallback="")
-    return PathJournal(path, Identity(context), part) if path else VariableJournal(Identity(context), part)
+    identity = Identity(context)
+    explicit = [str(path) for path in (state_path, conf.get("segmind", "state_path", fallback="")) if path]
+    roots = list(dict.fromkeys([*explicit, *([_record_folder(record_path)] if record_path else [])]))
+    paths: list[Journal] = [PathJournal(root, identity, part) for root in roots]
+    state = context.get("task_state_store")
+    stores: list[Journal] = [] if state is None else [TaskStateJournal(state, part)]
+    variable = VariableJournal(identity, part)
+    warning = None
+    if explicit:
+        written = paths[:1]
+    elif stores:
+        written = [*stores, *paths]
+        warning = None if paths else _cost_of_clearing()
+    else:
+        written = paths or [variable]
+    others = [each for each in (*stores, *paths, variable) if each not in written]
+    return RecordStores(written, others, warning)
+
+
+def _record_folder(path: str) -> str:
+    return f"{str(path).rstrip('/')}/{RECORD_FOLDER}"
+
+
+def _cost_of_clearing() -> str | None:
+    from airflow import __version__
+    from packaging.version import Version
+
+    if conf.getboolean("state_store", "clear_on_success", fallback=False):
+        why = "Airflow empties its task state store when this task succeeds ([state_store] clear_on_success is set)"
+    elif Version(__version__).release[:2] > LAST_KEEPING:
+        why = f"Airflow {__version__} may discard the task state of a task that is cleared"
+    else:
+        return None
+    return (
+        f"{why}, and this task has neither a state_path nor an output_path: clearing it afterwards submits and pays "
+        "again, as does the button 'Clear All Task State Store'. Set state_path, [segmind] state_path or output_path "
+        "to keep a record that outlives this."
+    )
 
 
 def _name(kind: str, text: str) -> str:

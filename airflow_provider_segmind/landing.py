@@ -54,6 +54,13 @@ class Place:
         return path / name
 
     @property
+    def folder(self) -> str | None:
+        """Return the folder that ``output_path`` is, or that its file is in."""
+        if self.output_path is None or not self.names_file:
+            return self.output_path
+        return self.output_path.rpartition("/")[0] + "/" if "/" in self.output_path else "./"
+
+    @property
     def names_file(self) -> bool:
         """Whether ``output_path`` is a file and not a folder."""
         # Neither a run id with microseconds nor a bucket with a dot in its name is a file.

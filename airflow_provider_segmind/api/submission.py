@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, Self
@@ -190,6 +190,32 @@ def decide(note: Note | None, fingerprint: Fingerprint, on_stale: OnStale) -> Su
             former=note.known,
         )
     return Attach(note) if note.request_id else LookUp(note)
+
+
+def latest(notes: Sequence[Note]) -> Note | None:
+    """
+    Say which of the records that several stores hold of one task instance is the newest.
+
+    Every record names the requests before its own, and every write of one POST keeps its moment, so that no two clocks
+    are compared. Where that does not tell, a record of something that may be billed goes before one that says that
+    nothing was: a store that missed a write can then cost a look-up, never a second payment.
+    """
+    former = {request_id for note in notes for request_id in note.former}
+    current = [note for note in notes if note.request_id is None or note.request_id not in former]
+    posts: dict[float, Note] = {}
+    for note in current:
+        other = posts.get(note.intent_at)
+        if other is None or _progress(note) > _progress(other):
+            posts[note.intent_at] = note
+    return max(posts.values(), key=_weight, default=None)
+
+
+def _progress(note: Note) -> tuple[bool, bool, bool]:
+    return note.request_id is not None, note.outcome is not None, note.landed is not None
+
+
+def _weight(note: Note) -> tuple[bool, bool, int, float]:
+    return note.outcome is None, note.request_id is not None, len(note.former), note.intent_at
 
 
 def note_changes(note: Note, fingerprint: Fingerprint) -> str:

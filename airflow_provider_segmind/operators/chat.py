@@ -123,12 +123,8 @@ class SegmindChatOperator(SegmindRunOperator):
 
         from airflow_provider_segmind.landing import Place
 
-        place = Place(self.output_path, self.max_xcom_bytes)
-        folder = self.output_path
-        if self.output_path and place.names_file:
-            folder = self.output_path.rpartition("/")[0] + "/" if "/" in self.output_path else "./"
         # This process reads the body whatever its size; only what a trigger hands over has to be small.
-        return Place(folder, sys.maxsize)
+        return Place(super().place.folder, sys.maxsize)
 
     def question(self, context: Context) -> Question:
         """Return what to ask."""

@@ -256,4 +256,4 @@ class Conversation:
 
     def _journal(self, after: str | None = None) -> Journal:
         part = "" if after is None else part_after(after)
-        return journal_for(self._context, self._task.state_path, part)
+        return journal_for(self._context, self._task.state_path, part, self._task.record_path)

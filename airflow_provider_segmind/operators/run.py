@@ -104,7 +104,12 @@ class SegmindRunOperator(SegmindSubmitOperator):
         """Return where the result goes."""
         from airflow_provider_segmind.landing import Place
 
-        return Place(self.output_path, self.max_xcom_bytes)
+        return Place(None if self.output_path is None else str(self.output_path), self.max_xcom_bytes)
+
+    @property
+    def record_path(self) -> str | None:
+        """Return the folder for results, where a record of the request is kept as well."""
+        return self.place.folder
 
     def execute(self, context: Context) -> Any:
         """Submit, wait a little, and return the result or defer."""

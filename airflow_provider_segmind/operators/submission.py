@@ -129,9 +129,11 @@ class Submission:
         decision = decide(self._journal.read(), self._fingerprint, self.policies.on_stale)
         if isinstance(decision, Attach):
             self._log.info(
-                "An earlier try submitted request %s at %s: going on with it, nothing is submitted or paid again",
+                "An earlier try submitted request %s at %s: going on with it, nothing is submitted or paid again "
+                "(recorded in %s)",
                 decision.note.request_id,
                 iso(decision.note.intent_at),
+                self._journal.name,
             )
             return self._unless_failed(decision.note) if replace_failed else decision.note
         if isinstance(decision, LookUp):
@@ -142,10 +144,19 @@ class Submission:
         """
         Return the note as it stands when a deferred task wakes up; nothing is ever submitted here.
 
-        :param request_id: the request the trigger waited for; it completes a note whose id could not be written.
+        :param request_id: the request the trigger waited for; it completes a note whose id could not be written, and
+            stands for one that was emptied out of its store meanwhile.
         :raises SegmindStateError: it is gone.
         """
         note = self._journal.read()
+        if note is None and request_id is not None:
+            self._log.warning(
+                "The note of request %s is gone from %s while the task was deferred; going on with that request",
+                request_id,
+                self._journal.name,
+            )
+            now = self._clock()
+            return self._write(Note(self._fingerprint, intent_at=now, before=self._before).accepted(request_id, now))
         if note is not None and note.request_id is None and note.outcome is None and request_id is not None:
             return self._write(note.accepted(request_id, note.intent_at))
         if note is None or note.request_id is None:
@@ -185,6 +196,8 @@ class Submission:
     def _submit(self, decision: SubmitNew) -> Note:
         if decision.warning:
             self._log.warning(decision.warning)
+        if self._journal.warning and self._before is None:
+            self._log.warning(self._journal.warning)
         body = self._body
         note = Note(
             self._fingerprint,

@@ -54,8 +54,8 @@ class SegmindSubmitOperator(BaseOperator):
     :param segmind_conn_id: the Connection.
     :param rate_share: the part of the account's limit for this task, above 0 up to 1, where several run at once; a
         share each for a pool of mapped tasks is one divided by the slots of the pool.
-    :param state_path: folder on object storage for the note of what was submitted, where Airflow has no task state
-        store.
+    :param state_path: folder on object storage for the note of what was submitted; ``[segmind] state_path``, then
+        Airflow's own stores when not given.
     :param on_stale: the task changed since an earlier try submitted: ``resubmit`` pays for a new request, ``fail``
         stops.
     :param on_unknown: a POST was lost and the history does not show it: ``fail``, ``resubmit`` (may pay twice), or
@@ -120,6 +120,11 @@ class SegmindSubmitOperator(BaseOperator):
         from airflow_provider_segmind.operators.submission import Policies
 
         return Policies(on_stale=self.on_stale, on_unknown=self.on_unknown)
+
+    @property
+    def record_path(self) -> str | None:
+        """Return the folder for results, None for a task that stores none."""
+        return None
 
     def execute(self, context: Context) -> Any:
         """Submit, or find what an earlier try submitted."""
@@ -195,7 +200,7 @@ class SegmindSubmitOperator(BaseOperator):
 
         return Submission(
             client=self.hook.get_conn(),
-            journal=journal_for(context, self.state_path),
+            journal=journal_for(context, self.state_path, record_path=self.record_path),
             model=self.hook.model_or_default(self.model),
             inputs=partial(self.build_inputs, context),
             connection=f"{self.segmind_conn_id} at {self.hook.config.endpoints.gateway}",

@@ -165,7 +165,6 @@ def test_the_note_of_a_request_is_kept_where_this_airflow_can_keep_it(ours: Any,
     noted = [place for place in places if f"Noted the intent to submit to model {MODEL} in {place}" in log]
     files = sorted(path.name for path in (store / "state").rglob("*.json"))
 
-    if AIRFLOW >= (3, 3):
-        assert (noted, files) == ([places[0]], [])
-    else:
-        assert (noted, files) == (list(places[1:]), ["task_id=deferred.json", "task_id=submitted.json"])
+    # Some tasks of that DAG name a state_path, which goes before what the version has.
+    assert noted == ([places[0], places[1]] if AIRFLOW >= (3, 3) else list(places[1:]))
+    assert files == ["task_id=deferred.json", "task_id=submitted.json"]

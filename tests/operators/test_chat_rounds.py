@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -91,6 +92,13 @@ def test_a_worker_killed_before_the_repair_goes_on_with_it(mending: Chat, monkey
     assert mending.posts == 1
 
     assert mending.ask(**DATA) == {"x": 1}
+    assert mending.posts == len(mending.emulator.bill) == 2
+
+
+def test_a_chain_whose_state_airflow_has_emptied_is_found_under_the_output_path(mending: Chat, tmp_path: Path) -> None:
+    for _ in range(3):
+        assert mending.ask(output_path=str(tmp_path), **DATA) == {"x": 1}
+        mending.run.store.values.clear()
     assert mending.posts == len(mending.emulator.bill) == 2
 
 

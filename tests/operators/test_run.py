@@ -107,13 +107,63 @@ def test_an_event_of_another_request_is_not_taken_for_ours(emulator: SegmindEmul
     assert task.execute_complete(run.context(), event)["request_id"] == emulator.jobs[0].request_id
 
 
-def test_a_note_that_is_gone_while_deferred_stops_the_task(emulator: SegmindEmulator, clock: Clock, run: Run) -> None:
+@pytest.mark.parametrize("with_event", [True, False])
+def test_a_note_that_is_gone_while_deferred_costs_nothing(
+    with_event: bool, emulator: SegmindEmulator, clock: Clock, run: Run
+) -> None:
     emulator.settings(latency=500.0)
     task = make(clock, deferrable=True)
     left = deferred(task, run)
     run.store.values.clear()
-    with pytest.raises(SegmindStateError, match="nothing was submitted again"):
-        task.execute_complete(run.context(), {"request_id": left.trigger.request_id, "status": "success"})
+    clock.ahead += 600
+    if with_event:
+        event = {"request_id": left.trigger.request_id, "status": "success"}
+        assert task.execute_complete(run.context(), event)["status"] == "COMPLETED"
+        assert run.store.note["request_id"] == left.trigger.request_id
+    else:
+        with pytest.raises(SegmindStateError, match="nothing was submitted again"):
+            task.execute_complete(run.context(), None)
+    assert len(emulator.posts()) == 1
+
+
+@pytest.mark.parametrize("deferrable", [False, True])
+@pytest.mark.parametrize("kept_under", ["output_path", "state_path", "configured state_path", "a file"])
+def test_a_task_whose_state_airflow_has_emptied_is_paid_once_where_a_record_is_kept(
+    kept_under: str,
+    deferrable: bool,
+    emulator: SegmindEmulator,
+    clock: Clock,
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("AIRFLOW__STATE_STORE__CLEAR_ON_SUCCESS", "True")
+    path = f"{tmp_path.as_uri()}/answer.json" if kept_under == "a file" else tmp_path.as_uri()
+    given = {"output_path" if kept_under in ("output_path", "a file") else "state_path": path}
+    if kept_under == "configured state_path":
+        monkeypatch.setenv("AIRFLOW__SEGMIND__STATE_PATH", path)
+        given = {}
+    bodies = []
+    for _ in range(3):
+        bodies.append(make(clock, deferrable=deferrable, **given).execute(run.context()))
+        run.store.values.clear()
+    assert len(emulator.posts()) == 1
+    assert bodies[0] == bodies[1] == bodies[2]
+    assert "pays again" not in caplog.text
+
+
+def test_a_submit_whose_state_airflow_empties_says_so_once_and_what_it_costs(
+    emulator: SegmindEmulator,
+    clock: Clock,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("AIRFLOW__STATE_STORE__CLEAR_ON_SUCCESS", "True")
+    make(clock).execute(run.context())
+    make(clock).execute(run.context())
+    assert caplog.text.count("submits and pays again") == 1
     assert len(emulator.posts()) == 1
 
 
