@@ -17,7 +17,7 @@ from airflow_provider_segmind.bulk.sql.names import TableName, quoted
 from airflow_provider_segmind.bulk.sql.query import Query
 from airflow_provider_segmind.bulk.sql.target import Target
 from airflow_provider_segmind.bulk.storage import StorePath
-from airflow_provider_segmind.exceptions import SegmindConfigError
+from airflow_provider_segmind.exceptions import SegmindBulkError, SegmindConfigError
 from airflow_provider_segmind.operators.ends import Each, path_of_part
 from airflow_provider_segmind.operators.questions import read_output_type
 from airflow_provider_segmind.operators.tables import ANSWER_COLUMN, beside, locate, properties_of
@@ -64,6 +64,7 @@ class SqlEnds:
         self._sql = self._select()
         self._held = HeldRows()
         self._source = self._query(self._sql)
+        self._counted: int | None = None
 
     @property
     def address(self) -> str:
@@ -77,7 +78,9 @@ class SqlEnds:
 
     def total(self) -> int | None:
         """Let the database count a table; counting a query would be running it twice."""
-        return self.count(0) if self._task.sql is None else None
+        if self._counted is None and self._task.sql is None:
+            self._counted = self._count_rows()
+        return self._counted
 
     def prepare(self, *, dry: bool) -> KeyedTarget:
         """
@@ -92,6 +95,9 @@ class SqlEnds:
             self._task.log.info("The source is empty, so that %s is not created yet", self._place)
         # From here, because only the main thread of a task may ask Airflow for a connection on every version.
         self._source.open()
+        if self._task.sample is not None and not dry:
+            # Before anything is paid, since the estimate of a sample needs it and it may fail.
+            self._counted = self._count_rows()
         return self._held
 
     def rows(self) -> Iterator[Mapping[str, Any]]:
@@ -99,10 +105,25 @@ class SqlEnds:
         return iter(self._source)
 
     def count(self, rows_read: int) -> int:
-        """Let the database count."""
+        """Return what the database counted before the first row was asked about."""
+        return max(rows_read, self._count_rows() if self._counted is None else self._counted)
+
+    def _count_rows(self) -> int:
+        """
+        Let the database count; where it does not take the query as a part of another, read it to its end.
+
+        SQL Server takes no ORDER BY there, for one.
+        """
         # On lines of its own, since the query may end with a comment; without AS, which not every database takes here.
-        counting = self._query(f"SELECT COUNT(*) FROM (\n{self._source.sql}\n) counted")  # noqa: S608
-        return max(rows_read, *(int(next(iter(row.values()))) for row in counting))
+        counting = self._query(f"SELECT COUNT(*) FROM (\n{self._source.sql}\n) counted", hold=False)  # noqa: S608
+        try:
+            return sum(int(next(iter(row.values()))) for row in counting)
+        except SegmindBulkError as error:
+            if error.retryable and self._task.sql is None:
+                raise
+            return sum(1 for _ in self._query(self._sql, hold=False))
+        finally:
+            counting.close()
 
     def land(self, engine: Engine, each: Each | None) -> Manifest:
         """Write the rows into the target, and the dead letters and the manifest into files."""
@@ -145,7 +166,13 @@ class SqlEnds:
             peek.close()
 
     def _query(self, sql: str, *, hold: bool = True) -> Query:
-        return Query(self._source_hook.get_conn, sql, name=f"the source at {self._task.sql_conn_id!r}", hold=hold)
+        return Query(
+            self._source_hook.get_conn,
+            sql,
+            name=f"the source at {self._task.sql_conn_id!r}",
+            hold=hold,
+            conn_type=self._source_hook.conn_type,
+        )
 
     def _select(self) -> str:
         task = self._task

@@ -14,12 +14,13 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 from pydantic import BaseModel
 
 from airflow_provider_segmind.bulk.manifest import Manifest, merge
-from airflow_provider_segmind.bulk.sql.query import BLOCK_ROWS
+from airflow_provider_segmind.bulk.sql.query import BLOCK_ROWS, Query
 from airflow_provider_segmind.bulk.sql.target import Target
 from airflow_provider_segmind.emulator import SegmindEmulator
 from airflow_provider_segmind.exceptions import SegmindBulkError
 from airflow_provider_segmind.operators import enriching
 from airflow_provider_segmind.operators.enrich_sql import SegmindEnrichSqlOperator
+from airflow_provider_segmind.operators.sql_ends import SqlEnds
 from tests.databases import OneDatabase, database, opened, postgres, postgres_server
 from tests.stand_ins import Run
 
@@ -396,6 +397,61 @@ def test_a_sample_counts_the_rest(shop: Shop) -> None:
 
     assert shop.run.ti.pushed["estimate"]["rows"] == 20
     assert shop.run.ti.pushed["estimate"]["cost"] == pytest.approx(5 * shop.billed)
+
+
+@pytest.mark.parametrize(
+    "tail", [";", "; -- all", " ;; /* of ; them */ ; ", " LIMIT 20; --;", " -- ; all\n; -- of them"]
+)
+def test_whatever_stands_behind_a_query_is_no_part_of_it(shop: Shop, tail: str) -> None:
+    shop.stock(*map(str, range(5)))
+
+    shop.ask(
+        sample=1, sql=f"WITH t AS (SELECT id, ';' || thing AS thing FROM things) SELECT * FROM t ORDER BY id{tail}"
+    )
+
+    assert shop.run.ti.pushed["estimate"]["rows"] == 5
+    assert shop.posts == 1
+
+
+def test_a_query_that_can_only_be_run_by_itself_is_counted_by_reading_it(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.stock(*map(str, range(5)))
+    open_query = Query._open
+
+    def refuses(self: Query) -> None:
+        # As SQL Server does, which takes no ORDER BY in there.
+        self.sql = self.sql.replace("counted", "counted ORDER BY nothing")
+        open_query(self)
+
+    monkeypatch.setattr(Query, "_open", refuses)
+    shop.ask(sample=1)
+
+    assert shop.run.ti.pushed["estimate"]["rows"] == 5
+
+
+def test_an_estimate_that_cannot_be_made_is_told_before_the_sample_is_paid(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.stock(*map(str, range(5)))
+
+    def fails(self: SqlEnds) -> int:
+        raise SegmindBulkError("no count")
+
+    monkeypatch.setattr(SqlEnds, "_count_rows", fails)
+    with pytest.raises((SegmindBulkError, AirflowFailException), match="no count"):
+        shop.ask(sample=1)
+
+    assert shop.posts == 0
+
+
+def test_several_statements_are_refused_before_anything_is_sent(shop: Shop) -> None:
+    shop.stock("sky")
+
+    with pytest.raises(AirflowFailException, match=r"'sql' holds 2 statements.*Nothing was sent"):
+        shop.ask(sql="SELECT id, thing FROM things; DELETE FROM things")
+
+    assert (shop.posts, len(shop.source.rows("SELECT * FROM things"))) == (0, 1)
 
 
 @pytest.mark.postgres

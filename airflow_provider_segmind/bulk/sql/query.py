@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from airflow_provider_segmind.bulk.sql.drivers import driver_errors
+from airflow_provider_segmind.bulk.sql.drivers import again_after_conflicts, driver_errors
+from airflow_provider_segmind.bulk.sql.select_text import only_statement
 from airflow_provider_segmind.exceptions import SegmindConfigError
 
 BLOCK_ROWS = 1000
@@ -28,13 +29,18 @@ class Query:
     :param sql: a SELECT.
     :param name: what messages call it.
     :param hold: whether reading takes long; False where it is over at once.
+    :param conn_type: Airflow's connection type of the database, which says how its statements are written.
+    :raises SegmindConfigError: ``sql`` is not one statement.
     """
 
-    def __init__(self, connect: Callable[[], Any], sql: str, *, name: str, hold: bool = True) -> None:
+    def __init__(
+        self, connect: Callable[[], Any], sql: str, *, name: str, hold: bool = True, conn_type: str = ""
+    ) -> None:
         self._hold = hold
         self._connect = connect
-        self.sql = sql.strip().rstrip(";").rstrip()
+        self.sql = only_statement(sql, conn_type)
         self._name = name
+        self._rows_read = 0
         self._connection: Any = None
         self._cursor: Any = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="segmind-sql")
@@ -52,6 +58,7 @@ class Query:
             block, description = self._thread.submit(self._fetch).result()
             if names is None:
                 names = self._names(description)
+            self._rows_read += len(block)
             for row in block:
                 yield row if isinstance(row, Mapping) else dict(zip(names, map(_plain, row), strict=True))
             if len(block) < BLOCK_ROWS:
@@ -66,7 +73,7 @@ class Query:
         """
         if self._cursor is None:
             with driver_errors(f"Reading {self._name}", meaning="Nothing was sent."):
-                self._thread.submit(self._open).result()
+                self._thread.submit(again_after_conflicts, self._open).result()
 
     def close(self) -> None:
         """Close the connection."""
@@ -89,9 +96,10 @@ class Query:
             raise
 
     def _fetch(self) -> tuple[Sequence[Any], Any]:
-        with driver_errors(
-            f"Reading on from {self._name}", meaning="What was asked before is in the ledger.", values=True
-        ):
+        # Numbers only: a message must not repeat a statement, which may name people, nor what stands in a row.
+        doing = f"Reading {self._name} broke off after {self._rows_read} rows: fetching more"
+        meaning = "What was answered for the rows before is in the ledger and is not paid again."
+        with driver_errors(doing, meaning=meaning, values=True):
             return self._cursor.fetchmany(BLOCK_ROWS), self._cursor.description
 
     def _close(self) -> None:
