@@ -7,8 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from airflow.providers.common.compat.sdk import SET_DURING_EXECUTION, XComArg
-
+from airflow_provider_segmind.compat import SET_DURING_EXECUTION, XComArg
 from airflow_provider_segmind.exceptions import SegmindConfigError, shorten
 
 
@@ -128,7 +127,7 @@ def load_schema(name: str, schema: Mapping[str, Any] | str) -> Mapping[str, Any]
     """
     if not isinstance(schema, str):
         return schema
-    from airflow.providers.common.compat.sdk import ObjectStoragePath
+    from airflow_provider_segmind.compat import ObjectStoragePath
 
     try:
         loaded = json.loads(ObjectStoragePath(schema).read_text())

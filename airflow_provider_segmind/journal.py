@@ -23,13 +23,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from airflow.providers.common.compat.sdk import conf
-
 from airflow_provider_segmind.api.submission import Note, latest
+from airflow_provider_segmind.compat import airflow_version, conf, variable_is_missing
 from airflow_provider_segmind.exceptions import SegmindStateError
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
+    from airflow_provider_segmind.compat import Context
 
 log = logging.getLogger(__name__)
 
@@ -80,8 +79,7 @@ class TaskStateJournal(Journal):
     def write(self, note: Note) -> None:
         """Write the note."""
         try:
-            # Its stub does not name it.
-            from airflow.sdk import NEVER_EXPIRE  # type: ignore[attr-defined,unused-ignore]
+            from airflow_provider_segmind.compat import NEVER_EXPIRE
         except ImportError:
             self._store.set(self._key, note.to_json())
         else:
@@ -94,7 +92,7 @@ class PathJournal(Journal):
     name = "object storage"
 
     def __init__(self, state_path: str, identity: Identity, part: str = "") -> None:
-        from airflow.providers.common.compat.sdk import ObjectStoragePath
+        from airflow_provider_segmind.compat import ObjectStoragePath
 
         root = ObjectStoragePath(state_path)
         self._folder = root / _name("dag_id", identity.dag_id) / _name("run_id", identity.run_id)
@@ -156,19 +154,7 @@ class VariableJournal(Journal):
         Airflow 3.1 and 3.2 report a Variable as missing when the API server could not be asked ("allow fallback" to
         other secrets backends, ``secrets/execution_api.py``), and a first try would pay a second time.
         """
-        try:
-            from airflow.sdk.execution_time.comms import ErrorResponse, GetVariable
-            from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS
-        except ImportError:
-            # Airflow 2.11 and processes of Airflow itself read the database, which raises.
-            return
-        from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
-
-        try:
-            answer: Any = SUPERVISOR_COMMS.send(GetVariable(key=self._key))
-        except AirflowRuntimeError as error:
-            answer = error.error
-        if isinstance(answer, ErrorResponse) and answer.error == ErrorType.VARIABLE_NOT_FOUND:
+        if variable_is_missing(self._key):
             return
         raise SegmindStateError(
             f"{self.name[:1].upper()}{self.name[1:]}, where an earlier try would have noted its request, cannot be "
@@ -177,7 +163,7 @@ class VariableJournal(Journal):
 
     def write(self, note: Note) -> None:
         """Write the note, having entered its Variable among those to be deleted one day."""
-        from airflow.providers.common.compat.sdk import Variable
+        from airflow_provider_segmind.compat import Variable
 
         self._index.enter(self._key, self._clock())
         Variable.set(self._key, json.dumps(note.to_json()), description=f"Segmind request of {self._about}")
@@ -218,7 +204,7 @@ class VariableIndex:
         return {str(key): float(moment) for key, moment in value.items()}
 
     def _write(self, entries: dict[str, float]) -> None:
-        from airflow.providers.common.compat.sdk import Variable
+        from airflow_provider_segmind.compat import Variable
 
         Variable.set(self._key, json.dumps(entries), description=f"Variables with Segmind requests of {self._about}")
 
@@ -231,7 +217,7 @@ class VariableIndex:
 
     def _delete(self, key: str, oldest: float) -> bool:
         """Delete a note unless it is in use, or the fate of its POST is unknown; say whether it is gone."""
-        from airflow.providers.common.compat.sdk import Variable
+        from airflow_provider_segmind.compat import Variable
 
         text = read_variable(key)
         if text is None:
@@ -245,14 +231,10 @@ class VariableIndex:
 
 def read_variable(key: str) -> str | None:
     """Return a Variable's text, None when Airflow says that there is none."""
-    from airflow.providers.common.compat.sdk import Variable
+    from airflow_provider_segmind.compat import Variable
 
-    get: Any = Variable.get
-    try:
-        text = get(key, default=None)
-    except TypeError:
-        # Airflow 2.11 knows the parameter under another name.
-        text = get(key, default_var=None)
+    # By position: Airflow 2.11 has another name for the default.
+    text = Variable.get(key, None)
     return None if text is None else str(text)
 
 
@@ -343,13 +325,11 @@ def _record_folder(path: str) -> str:
 
 
 def _cost_of_clearing() -> str | None:
-    from airflow import __version__
-    from packaging.version import Version
-
+    version = airflow_version()
     if conf.getboolean("state_store", "clear_on_success", fallback=False):
         why = "Airflow empties its task state store when this task succeeds ([state_store] clear_on_success is set)"
-    elif Version(__version__).release[:2] > LAST_KEEPING:
-        why = f"Airflow {__version__} may discard the task state of a task that is cleared"
+    elif version[:2] > LAST_KEEPING:
+        why = f"Airflow {'.'.join(map(str, version))} may discard the task state of a task that is cleared"
     else:
         return None
     return (

@@ -22,7 +22,7 @@ from airflow_provider_segmind.api.polling import failed_error
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindError, SegmindRequestExpiredError
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import ObjectStoragePath
+    from airflow_provider_segmind.compat import ObjectStoragePath
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Place:
 
     def file(self, request_id: str, suffix: str, number: int = 0) -> ObjectStoragePath:
         """Return the path of a file of one request; the folder exists afterwards."""
-        from airflow.providers.common.compat.sdk import ObjectStoragePath
+        from airflow_provider_segmind.compat import ObjectStoragePath
 
         path = ObjectStoragePath(cast(str, self.output_path))
         tail = f"-{number + 1}" if number else ""
@@ -107,7 +107,7 @@ def landed_before(request_id: str, place: Place, manifest: dict[str, Any] | None
 
     :param manifest: as an earlier task or try gave it.
     """
-    from airflow.providers.common.compat.sdk import ObjectStoragePath
+    from airflow_provider_segmind.compat import ObjectStoragePath
 
     if manifest is not None and not str(manifest["uri"]).endswith(".json"):
         there = all(ObjectStoragePath(uri).exists() for uri in manifest.get("uris") or [manifest["uri"]])

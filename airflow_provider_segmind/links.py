@@ -6,10 +6,10 @@ import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from airflow.providers.common.compat.sdk import BaseOperatorLink
+from airflow_provider_segmind.compat import BaseOperatorLink
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import BaseOperator, TaskInstanceKey
+    from airflow_provider_segmind.compat import BaseOperator, TaskInstanceKey
 
 MODEL_PAGE = "https://www.segmind.com/models/{model}/api"
 """The public page of a model. Segmind documents no address for a single request."""
@@ -39,7 +39,7 @@ class SegmindOutputLink(BaseOperatorLink):
         if hasattr(operator, "result_uri"):
             return operator.result_uri or ""
         # Airflow 2.11 asks in the webserver, which holds no operator but its serialized fields.
-        from airflow.providers.common.compat.sdk import XCom
+        from airflow_provider_segmind.compat import XCom
 
         return result_address(XCom.get_value(ti_key=ti_key, key="return_value")) or ""
 

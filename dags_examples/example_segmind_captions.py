@@ -7,10 +7,16 @@ import struct
 import zlib
 from typing import Any
 
-from airflow.providers.common.compat.sdk import DAG, ObjectStoragePath, task  # on Airflow 3 also from airflow.sdk
 from pydantic import BaseModel, Field
 
 from airflow_provider_segmind.operators.enrich import SegmindEnrichFileOperator
+
+try:
+    from airflow.sdk import DAG, ObjectStoragePath, task
+except ImportError:  # Airflow 2.11
+    from airflow import DAG
+    from airflow.decorators import task
+    from airflow.io.path import ObjectStoragePath
 
 FOLDER = os.environ.get("SEGMIND_EXAMPLE_OUTPUT", "file:///tmp/segmind") + "/captions"
 COLOURS = {"sky.png": (90, 160, 255), "grass.png": (60, 170, 60), "brick.png": (170, 60, 50)}

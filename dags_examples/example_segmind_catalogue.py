@@ -11,10 +11,16 @@ import json
 import os
 from typing import Any, Literal
 
-from airflow.providers.common.compat.sdk import DAG, BaseHook, task  # on Airflow 3 also from airflow.sdk
 from pydantic import BaseModel, Field
 
 from airflow_provider_segmind.operators.enrich_sql import SegmindEnrichSqlOperator
+
+try:
+    from airflow.sdk import DAG, BaseHook, task
+except ImportError:  # Airflow 2.11
+    from airflow import DAG
+    from airflow.decorators import task
+    from airflow.hooks.base import BaseHook
 
 FOLDER = os.environ.get("SEGMIND_EXAMPLE_OUTPUT", "file:///tmp/segmind") + "/catalogue"
 ROWS = int(os.environ.get("SEGMIND_EXAMPLE_ROWS", "100"))

@@ -6,10 +6,16 @@ import json
 import os
 from typing import Any, Literal
 
-from airflow.providers.common.compat.sdk import DAG, ObjectStoragePath, task  # on Airflow 3 also from airflow.sdk
 from pydantic import BaseModel, Field
 
 from airflow_provider_segmind.operators.enrich import SegmindEnrichFileOperator
+
+try:
+    from airflow.sdk import DAG, ObjectStoragePath, task
+except ImportError:  # Airflow 2.11
+    from airflow import DAG
+    from airflow.decorators import task
+    from airflow.io.path import ObjectStoragePath
 
 FOLDER = os.environ.get("SEGMIND_EXAMPLE_OUTPUT", "file:///tmp/segmind") + "/tickets"
 TICKETS = ["I was charged twice!", "Where is my parcel?", "The lid does not close.", "Where is my parcel?"]

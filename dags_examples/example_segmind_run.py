@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from airflow.providers.common.compat.sdk import DAG  # on Airflow 3 also: from airflow.sdk import DAG
-
 from airflow_provider_segmind.operators.request import SegmindRunOperator
+
+try:
+    from airflow.sdk import DAG
+except ImportError:  # Airflow 2.11
+    from airflow import DAG
 
 with DAG(
     "example_segmind_run", schedule=None, params={"question": "Why is the sky blue?"}, tags=["segmind", "example"]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 
-from airflow.providers.common.compat.sdk import DAG  # on Airflow 3 also: from airflow.sdk import DAG
-
 from airflow_provider_segmind.operators.chat import SegmindChatOperator
+
+try:
+    from airflow.sdk import DAG
+except ImportError:  # Airflow 2.11
+    from airflow import DAG
 
 DOCUMENT = os.environ.get("SEGMIND_EXAMPLE_DOCUMENT", "file:///tmp/segmind-example/report.pdf")
 OUTPUT = os.environ.get("SEGMIND_EXAMPLE_OUTPUT", "file:///tmp/segmind-example")

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from airflow.providers.common.compat.sdk import DAG, task  # on Airflow 3 also: from airflow.sdk import DAG, task
 from pydantic import BaseModel, Field
+
+try:
+    from airflow.sdk import DAG, task
+except ImportError:  # Airflow 2.11
+    from airflow import DAG
+    from airflow.decorators import task
 
 
 class Triage(BaseModel):

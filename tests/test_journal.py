@@ -8,11 +8,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import Variable
 from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_segmind.api.submission import Fingerprint, Note, latest
+from airflow_provider_segmind.compat import Variable
 from airflow_provider_segmind.exceptions import SegmindStateError
 from airflow_provider_segmind.journal import (
     Identity,

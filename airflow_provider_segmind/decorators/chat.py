@@ -5,22 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, Protocol, overload
 
-from airflow.providers.common.compat.sdk import (
+from airflow_provider_segmind.compat import (
     SET_DURING_EXECUTION,
     DecoratedOperator,
     context_merge,
     determine_kwargs,
     task_decorator_factory,
 )
-
 from airflow_provider_segmind.exceptions import SegmindConfigError
 from airflow_provider_segmind.operators.chat import MAX_REPAIRS, SegmindChatOperator
 from airflow_provider_segmind.operators.questions import Question
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
-
     from airflow_provider_segmind.api.policies import OnExpired, OnFailed, OnLargeFile, OnStale, OnUnknown
+    from airflow_provider_segmind.compat import Context
 
 Asked = ParamSpec("Asked")
 _QUESTION = ("prompt", "system", "messages", "files")

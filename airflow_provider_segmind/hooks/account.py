@@ -8,10 +8,9 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from airflow.providers.common.compat.sdk import Connection
-
 from airflow_provider_segmind.api.config import ClientConfig
 from airflow_provider_segmind.api.protocol import Endpoints, base_url
+from airflow_provider_segmind.compat import Connection
 from airflow_provider_segmind.exceptions import SegmindConfigError
 
 API_KEY_VARIABLE = "SEGMIND_API_KEY"

@@ -10,9 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.connection import get_async_connection, get_async_extra_dejson
-from airflow.providers.common.compat.sdk import BaseHook
-
 from airflow_provider_segmind.api.client import AsyncSegmindClient, ClientConfig, SegmindClient
 from airflow_provider_segmind.api.models import (
     Credits,
@@ -25,6 +22,7 @@ from airflow_provider_segmind.api.models import (
 )
 from airflow_provider_segmind.api.policies import DEFAULT_CONNECTION
 from airflow_provider_segmind.api.retry import ONE_LOOK
+from airflow_provider_segmind.compat import BaseHook, get_async_connection, get_async_extra_dejson
 from airflow_provider_segmind.exceptions import SegmindAPIError, SegmindAuthenticationError, SegmindConfigError
 from airflow_provider_segmind.get_provider_info import CONNECTION_FIELDS, FIELD_BEHAVIOUR
 from airflow_provider_segmind.hooks.account import client_config

@@ -14,11 +14,10 @@ from airflow_provider_segmind.operators import questions
 from airflow_provider_segmind.operators.run import SegmindRunOperator
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
-
     from airflow_provider_segmind.api.files import FilePart
     from airflow_provider_segmind.api.structured import OutputType
     from airflow_provider_segmind.api.submission import Note
+    from airflow_provider_segmind.compat import Context
     from airflow_provider_segmind.landing import Place
     from airflow_provider_segmind.operators.questions import Question
 

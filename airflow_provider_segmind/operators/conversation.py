@@ -36,8 +36,7 @@ from airflow_provider_segmind.operators.settling import settle, summary
 from airflow_provider_segmind.operators.submission import Submission
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
-
+    from airflow_provider_segmind.compat import Context
     from airflow_provider_segmind.operators.chat import SegmindChatOperator
     from airflow_provider_segmind.triggers.events import RequestEvent
 

@@ -11,9 +11,8 @@ from airflow_provider_segmind.operators.enrich_rows import SegmindEnrichOperator
 from airflow_provider_segmind.operators.tables import TableRows
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
-
     from airflow_provider_segmind.bulk.plan import Question
+    from airflow_provider_segmind.compat import Context
     from airflow_provider_segmind.operators.ends import Ends
 
 

@@ -7,18 +7,16 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow.providers.common.compat.sdk import BaseOperator, conf
-
 from airflow_provider_segmind.api.policies import DEFAULT_CONNECTION, RESULT_LIFETIME
 from airflow_provider_segmind.arguments import check_choice, check_flag, check_model, check_number, check_share
+from airflow_provider_segmind.compat import BaseOperator, conf
 from airflow_provider_segmind.links import SegmindModelLink, SegmindOutputLink
 from airflow_provider_segmind.operators import tables
 from airflow_provider_segmind.operators.tables import OnPartial, OnUnknownRow, Rerun
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
-
     from airflow_provider_segmind.bulk.plan import Question
+    from airflow_provider_segmind.compat import Context
     from airflow_provider_segmind.hooks.segmind import SegmindHook
     from airflow_provider_segmind.operators.ends import Ends
     from airflow_provider_segmind.operators.enriching import Enriching

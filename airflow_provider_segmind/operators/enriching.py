@@ -31,8 +31,7 @@ from airflow_provider_segmind.operators.row_question import row_question
 from airflow_provider_segmind.operators.telling import LOOK_INTERVAL, Telling
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
-
+    from airflow_provider_segmind.compat import Context
     from airflow_provider_segmind.operators.ends import Ends
     from airflow_provider_segmind.operators.enrich_rows import SegmindEnrichOperator
 

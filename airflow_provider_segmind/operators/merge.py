@@ -6,17 +6,15 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow.providers.common.compat.sdk import BaseOperator
-
 from airflow_provider_segmind.arguments import check_flag, is_given_later
+from airflow_provider_segmind.compat import BaseOperator
 from airflow_provider_segmind.exceptions import SegmindConfigError
 from airflow_provider_segmind.links import SegmindOutputLink
 from airflow_provider_segmind.operators import tables
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
-
     from airflow_provider_segmind.bulk.manifest import Manifest
+    from airflow_provider_segmind.compat import Context
 
 
 class SegmindMergeOperator(BaseOperator):

@@ -263,7 +263,7 @@ def _load(task: SegmindChatOperator, file: Any, name: str) -> FilePart:
 
 
 def _read(task: SegmindChatOperator, address: str, name: str, limit: int | None) -> bytes:
-    from airflow.providers.common.compat.sdk import ObjectStoragePath
+    from airflow_provider_segmind.compat import ObjectStoragePath
 
     dag = task.get_dag()
     beside = Path(dag.fileloc).parent / address if dag is not None and dag.fileloc and "://" not in address else None

@@ -9,9 +9,8 @@ from airflow_provider_segmind.deferral import backstop, deadline_of_task
 from airflow_provider_segmind.triggers.request import SegmindRequestsTrigger, earliest_event
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
-
     from airflow_provider_segmind.bulk.rest import Rest
+    from airflow_provider_segmind.compat import Context
     from airflow_provider_segmind.operators.enrich_rows import SegmindEnrichOperator
 
 REST_AFTER = 60.0

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import BaseOperator
-
 from airflow_provider_segmind.api.policies import DEFAULT_CONNECTION, MAX_XCOM_BYTES, OnExpiredFree
 from airflow_provider_segmind.arguments import check_choice, check_number
+from airflow_provider_segmind.compat import BaseOperator
 from airflow_provider_segmind.exceptions import (
     SegmindConfigError,
     SegmindRequestExpiredError,
@@ -18,9 +17,8 @@ from airflow_provider_segmind.exceptions import (
 )
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
-
     from airflow_provider_segmind.api.reference import RequestRef
+    from airflow_provider_segmind.compat import Context
     from airflow_provider_segmind.hooks.segmind import SegmindHook
     from airflow_provider_segmind.landing import Place
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import conf
-
 from airflow_provider_segmind.api.policies import (
     MAX_RESUBMITS,
     MAX_XCOM_BYTES,
@@ -16,13 +14,13 @@ from airflow_provider_segmind.api.policies import (
     OnFailed,
 )
 from airflow_provider_segmind.arguments import check_choice, check_number, check_waiting
+from airflow_provider_segmind.compat import conf
 from airflow_provider_segmind.deferral import timed_out
 from airflow_provider_segmind.operators.submit import SegmindSubmitOperator
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
-
     from airflow_provider_segmind.api.submission import Note
+    from airflow_provider_segmind.compat import Context
     from airflow_provider_segmind.landing import Place
     from airflow_provider_segmind.operators.submission import Policies
 

@@ -17,8 +17,7 @@ from airflow_provider_segmind.operators.submission import Submission
 from airflow_provider_segmind.triggers.events import RequestEvent
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
-
+    from airflow_provider_segmind.compat import Context
     from airflow_provider_segmind.operators.run import SegmindRunOperator
 
 

@@ -195,10 +195,10 @@ def database_hook(conn_id: str, field: str) -> Any:
     :param field: what the message calls the connection.
     :raises SegmindConfigError: it is no database.
     """
-    from airflow.providers.common.compat.sdk import AirflowException, BaseHook
+    from airflow_provider_segmind.compat import AirflowException, BaseHook
 
     try:
-        from airflow.providers.common.sql.hooks.sql import DbApiHook
+        from airflow_provider_segmind.compat import DbApiHook
     except ImportError as error:
         raise SegmindConfigError(
             "Tables of a database need apache-airflow-providers-common-sql: install airflow-provider-segmind[sql]. "

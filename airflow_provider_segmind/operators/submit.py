@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow.providers.common.compat.sdk import BaseOperator
-
 from airflow_provider_segmind.api.policies import DEFAULT_CONNECTION, OnStale, OnUnknown
 from airflow_provider_segmind.arguments import (
     check_choice,
@@ -17,13 +15,13 @@ from airflow_provider_segmind.arguments import (
     check_schema,
     check_share,
 )
+from airflow_provider_segmind.compat import BaseOperator
 from airflow_provider_segmind.links import SegmindModelLink, SegmindOutputLink
 
 if TYPE_CHECKING:
     # Every DAG parse imports this module, so what only a running task needs is imported where it runs.
-    from airflow.providers.common.compat.sdk import Context
-
     from airflow_provider_segmind.api.submission import Note
+    from airflow_provider_segmind.compat import Context
     from airflow_provider_segmind.hooks.segmind import SegmindHook
     from airflow_provider_segmind.operators.submission import Policies, Submission
 

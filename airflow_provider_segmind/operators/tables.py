@@ -230,9 +230,8 @@ def properties_of(output_type: OutputType | None) -> Mapping[str, Any]:
 
 def locate(path: str | os.PathLike[str]) -> StorePath:
     """Return a path in the store that its URI names; what a remote store needs of Airflow is fetched here."""
-    from airflow.providers.common.compat.sdk import ObjectStoragePath
-
     from airflow_provider_segmind.bulk.storage import store_path
+    from airflow_provider_segmind.compat import ObjectStoragePath
 
     text = str(path)
     found = store_path(ObjectStoragePath(text) if "://" in text else text)

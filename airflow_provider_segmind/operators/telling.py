@@ -8,9 +8,8 @@ from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
-
     from airflow_provider_segmind.bulk.progress import Progress
+    from airflow_provider_segmind.compat import Context
     from airflow_provider_segmind.operators.enrich_rows import SegmindEnrichOperator
 
 STATE_KEY = "segmind_progress"

@@ -9,17 +9,15 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import BaseSensorOperator, PokeReturnValue, conf
-
 from airflow_provider_segmind.api.policies import DEFAULT_CONNECTION, RESULT_LIFETIME, SYNC_WAIT, OnExpiredFree
 from airflow_provider_segmind.arguments import check_choice, check_waiting
+from airflow_provider_segmind.compat import BaseSensorOperator, PokeReturnValue, conf
 from airflow_provider_segmind.deferral import backstop, timed_out, waiting_ends
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindRequestExpiredError
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
-
     from airflow_provider_segmind.api.polling import Pending
+    from airflow_provider_segmind.compat import Context
     from airflow_provider_segmind.hooks.segmind import SegmindHook
     from airflow_provider_segmind.landing import Place
 

@@ -9,9 +9,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from airflow.triggers.base import BaseTrigger, TriggerEvent
-
 from airflow_provider_segmind.api.policies import DEFAULT_CONNECTION, MAX_XCOM_BYTES
+from airflow_provider_segmind.compat import BaseTrigger, TriggerEvent, airflow_version
 from airflow_provider_segmind.exceptions import SegmindError
 from airflow_provider_segmind.triggers.events import Payload, RequestEvent
 
@@ -23,10 +22,7 @@ LAST_AFFECTED = (3, 3, 2)
 
 def earliest_event(now: float) -> float:
     """Return the epoch second before which a trigger deferred at ``now`` must not fire on this Airflow."""
-    from airflow import __version__
-    from packaging.version import Version
-
-    return now + HOLD_SECONDS if Version(__version__).release[:3] <= LAST_AFFECTED else 0.0
+    return now + HOLD_SECONDS if airflow_version()[:3] <= LAST_AFFECTED else 0.0
 
 
 _loaded: list[ModuleType] = []

@@ -6,8 +6,6 @@ import os
 from datetime import timedelta
 from typing import Any
 
-from airflow.providers.common.compat.sdk import DAG, task
-
 from airflow_provider_segmind.operators.chat import SegmindChatOperator
 from airflow_provider_segmind.operators.request import (
     SegmindResultOperator,
@@ -15,6 +13,12 @@ from airflow_provider_segmind.operators.request import (
     SegmindSubmitOperator,
 )
 from airflow_provider_segmind.sensors.request import SegmindRequestSensor
+
+try:
+    from airflow.sdk import DAG, task
+except ImportError:  # Airflow 2.11
+    from airflow import DAG
+    from airflow.decorators import task
 
 MODEL = "gemini-3.1-flash-lite"
 STATE = os.environ.get("SEGMIND_TESTS_STATE", "file:///tmp/segmind-state")

@@ -158,7 +158,8 @@ def test_the_test_button_says_what_is_wrong_without_the_key(
 def connection() -> Any:
     """Return the connection as the web server has it when the button is pressed."""
     from airflow.models import Connection
-    from airflow.providers.common.compat.sdk import BaseHook
+
+    from airflow_provider_segmind.compat import BaseHook
 
     given = BaseHook.get_connection("segmind_default")
     fields = ("conn_id", "conn_type", "host", "schema", "login", "password", "port", "extra")

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_provider_segmind import exceptions as e
+from airflow_provider_segmind.compat import AirflowFailException
 from airflow_provider_segmind.emulator import SegmindEmulator
 from airflow_provider_segmind.operators.request import SegmindRunOperator
 from tests.stand_ins import CANARY, INPUTS, KEY, Clock, Run, by_hand

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import DAG
+from airflow.sdk import DAG
 
 from airflow_provider_segmind.arguments import as_inputs, validate_inputs
 from airflow_provider_segmind.exceptions import SegmindConfigError

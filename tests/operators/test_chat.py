@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import DAG, AirflowFailException, TaskDeferred
+from airflow.sdk import DAG
 from pydantic import BaseModel
 
+from airflow_provider_segmind.compat import AirflowFailException, TaskDeferred
 from airflow_provider_segmind.exceptions import SegmindConfigError
 from airflow_provider_segmind.links import SegmindModelLink, SegmindOutputLink
 from airflow_provider_segmind.operators.chat import SegmindChatOperator

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from airflow.providers.common.compat.sdk import DAG, AirflowFailException
+from airflow.sdk import DAG
 
+from airflow_provider_segmind.compat import AirflowFailException
 from airflow_provider_segmind.exceptions import SegmindConfigError
 from airflow_provider_segmind.operators.chat import SegmindChatOperator
 from airflow_provider_segmind.operators.request import SegmindSubmitOperator

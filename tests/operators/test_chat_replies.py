@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException
 
+from airflow_provider_segmind.compat import AirflowFailException
 from airflow_provider_segmind.exceptions import SegmindReplyError
 from tests.operators.chatting import FAMILIES, NUMBER, Chat
 

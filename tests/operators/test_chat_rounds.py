@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
 
+from airflow_provider_segmind.compat import AirflowFailException, TaskDeferred
 from airflow_provider_segmind.exceptions import SegmindRequestTimeoutError, SegmindSubmissionUnknownError
 from airflow_provider_segmind.operators.rounds import Spent, part_after
 from airflow_provider_segmind.operators.submission import Submission

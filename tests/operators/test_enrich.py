@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
 from pydantic import BaseModel
 
+from airflow_provider_segmind.compat import AirflowFailException, AirflowSkipException
 from airflow_provider_segmind.emulator import SegmindEmulator
 from airflow_provider_segmind.exceptions import SegmindBulkError, SegmindRateLimitError
 from airflow_provider_segmind.operators import enriching

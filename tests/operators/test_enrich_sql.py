@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException
 from pydantic import BaseModel
 
 from airflow_provider_segmind.bulk.manifest import Manifest, merge
 from airflow_provider_segmind.bulk.sql.query import BLOCK_ROWS, Query
 from airflow_provider_segmind.bulk.sql.target import Target
+from airflow_provider_segmind.compat import AirflowFailException
 from airflow_provider_segmind.emulator import SegmindEmulator
 from airflow_provider_segmind.exceptions import SegmindBulkError
 from airflow_provider_segmind.operators import enriching

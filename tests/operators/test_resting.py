@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import TaskDeferred
 
+from airflow_provider_segmind.compat import TaskDeferred
 from airflow_provider_segmind.emulator import SegmindEmulator
 from airflow_provider_segmind.operators.enrich import SegmindEnrichFileOperator
 from airflow_provider_segmind.triggers.request import SegmindRequestsTrigger

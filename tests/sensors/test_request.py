@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import (
+
+from airflow_provider_segmind.compat import (
     AirflowFailException,
     AirflowSensorTimeout,
     AirflowSkipException,
     TaskDeferred,
 )
-
 from airflow_provider_segmind.emulator import SegmindEmulator
 from airflow_provider_segmind.sensors.request import SegmindRequestSensor
 from tests.stand_ins import INPUTS, Clock, Run, by_hand, hook_by
