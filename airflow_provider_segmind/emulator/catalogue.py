@@ -14,29 +14,27 @@ KINDS = (*LLM_KINDS, *MEDIA_KINDS, "transcript", "embedding", "mock")
 
 _SLUGS = {
     "gemini": (
-        "gemini-3.1-flash-lite gemini-3.1-pro gemini-3-flash gemini-3-pro gemini-2.5-flash gemini-2.5-flash- "
-        "lite gemini-2.5-pro"
+        "gemini-3.1-flash-lite gemini-3.1-pro gemini-3-flash gemini-3-pro gemini-2.5-flash gemini-2.5-flash-lite "
+        "gemini-2.5-pro"
     ),
     "anthropic": "claude-opus-4.7 claude-4.5-sonnet claude-4-sonnet claude-3.5-sonnet claude-3-haiku",
     "openai": (
-        "gpt-5.5 gpt-5.4 gpt-5.4-mini gpt-5.4-nano gpt-5.2 gpt-5.1 gpt-5 gpt-5-mini gpt-5-nano gpt-4o "
-        "gpt-4-turbo gpt-4 o3 o3-mini o4-mini deepseek-chat deepseek-reasoner kimi-k2-instruct-0905 glm-5.2 "
-        "minimax-m3 nemotron-3-ultra llama-v3p1-70b-instruct llama-v3p1-8b-instruct llama4-maverick-instruct- "
-        "basic llama4-scout-instruct-basic mixtral-8x22b-instruct qwen-plus qwen-flash qwen3-max qwen-3.8-max "
-        "qwen3.5-plus qwen3.5-flash qwen3-coder-plus qwen3-coder-flash qwen3-vl-plus qwen3-vl-flash qwq-plus "
-        "qvq-max"
+        "gpt-5.5 gpt-5.4 gpt-5.4-mini gpt-5.4-nano gpt-5.2 gpt-5.1 gpt-5 gpt-5-mini gpt-5-nano gpt-4o gpt-4-turbo "
+        "gpt-4 o3 o3-mini o4-mini deepseek-chat deepseek-reasoner kimi-k2-instruct-0905 glm-5.2 minimax-m3 "
+        "nemotron-3-ultra llama-v3p1-70b-instruct llama-v3p1-8b-instruct llama4-maverick-instruct-basic "
+        "llama4-scout-instruct-basic mixtral-8x22b-instruct qwen-plus qwen-flash qwen3-max qwen-3.8-max qwen3.5-plus "
+        "qwen3.5-flash qwen3-coder-plus qwen3-coder-flash qwen3-vl-plus qwen3-vl-flash qwq-plus qvq-max"
     ),
     "embedding": "gemini-embedding-001 gemini-embedding-2 text-embedding-3-large text-embedding-3-small",
     "image": (
-        "seedream-4.5 seedream-5-pro seedream-v5-lite-text-to-image nano-banana nano-banana-2 nano- "
-        "banana-2-lite nano-banana-pro gpt-image-2 gpt-image-1.5 flux-2-pro flux-1.1-pro fast-flux-schnell "
-        "imagen-4 ideogram-4 qwen-image z-image-turbo faceswap-v5 bg-removal-v2 clarity-upscaler image- "
-        "compress video-thumbnail"
+        "seedream-4.5 seedream-5-pro seedream-v5-lite-text-to-image nano-banana nano-banana-2 nano-banana-2-lite "
+        "nano-banana-pro gpt-image-2 gpt-image-1.5 flux-2-pro flux-1.1-pro fast-flux-schnell imagen-4 ideogram-4 "
+        "qwen-image z-image-turbo faceswap-v5 bg-removal-v2 clarity-upscaler image-compress video-thumbnail"
     ),
     "video": (
-        "seedance-2.5 seedance-2.0 seedance-2.0-fast seedance-2.0-mini veo-3.1 veo-3.1-fast kling-3-pro- "
-        "text2video kling-2.6 wan2.7-t2v sora-2 hailuo-2.3 ltx-2.5-fast p-video-avatar timeline video-split "
-        "video-gif-extract video-format-convert"
+        "seedance-2.5 seedance-2.0 seedance-2.0-fast seedance-2.0-mini veo-3.1 veo-3.1-fast kling-3-pro-text2video "
+        "kling-2.6 wan2.7-t2v sora-2 hailuo-2.3 ltx-2.5-fast p-video-avatar timeline video-split video-gif-extract "
+        "video-format-convert"
     ),
     "audio": "tts-eleven-labs gemini-3.1-flash-tts grok-tts myshell-tts ace-step-music lyria-2 sound-generation",
     "transcript": "eleven-labs-transcript",

@@ -11,8 +11,8 @@ from typing import Any
 from airflow_provider_segmind.emulator.wire import Answer, Call, html
 
 ROUTES = (
-    "submit", "v1", "status", "result", "legacy_poll", "credits", "history", "generations", "upload", "models", "files",
-    "webhooks", "workflows", "workflow_poll", "unknown",
+    "submit", "v1", "status", "result", "credits", "history", "upload", "models", "files",
+    "unknown",
 )  # fmt: skip
 
 

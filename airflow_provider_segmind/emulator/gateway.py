@@ -1,4 +1,4 @@
-"""The gateway's routes: v2 submit, status and result, the legacy poll, blocking v1, credits, workflows."""
+"""The gateway's routes: v2 submit, status and result, blocking v1, credits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 from airflow_provider_segmind.emulator.limiter import RESET_HEADER, reset_headers
-from airflow_provider_segmind.emulator.media import CONTENT_TYPES
 from airflow_provider_segmind.emulator.state import EmulatorState, Job
 from airflow_provider_segmind.emulator.submit import accept
 from airflow_provider_segmind.emulator.wire import JSON_TYPE, Answer, Call, error, reply
@@ -103,18 +102,6 @@ def result(state: EmulatorState, call: Call, key: str) -> Answer:
     )
 
 
-def legacy_poll(state: EmulatorState, call: Call, key: str) -> Answer:
-    """GET /v1/requests/{id}; only its 404 is documented, the rest follows the old workflow shapes."""
-    now = state.settle()
-    job = state.find(call.params["id"], key, now)
-    if job is None:
-        return error(404, f"Output for this request ID {call.params['id']} Not Found")
-    seen = state.look(job, now)
-    if seen == "FAILED":
-        return _failed(state, job)
-    return reply({"status": seen, "output": job.fields.get("output") if seen == "COMPLETED" else ""})
-
-
 def credits_left(state: EmulatorState, call: Call, key: str) -> Answer:
     """GET /v1/get-user-credits."""
     state.settle()
@@ -166,31 +153,3 @@ def _v1_answer(state: EmulatorState, job: Job, key: str, call: Call) -> Answer:
     if len(stored) == 1:
         return Answer(200, stored[0][0], stored[0][1], headers)
     return Answer(200, json.dumps(job.fields).encode(), JSON_TYPE, headers)
-
-
-def workflow_submit(state: EmulatorState, call: Call, key: str) -> Answer:
-    """POST /workflows/{id} (its own shape) and /workflows/v2/{slug} (the v2 contract)."""
-    job = accept(state, call, key, call.params["slug"], via="workflow")
-    if isinstance(job, Answer):
-        return job
-    if "v2" in call.path.split("/"):
-        return reply({"request_id": job.id, "status": "QUEUED", **_urls(state, job)})
-    poll_url = f"{gateway_origin(state)}/workflows/request/{job.id}"
-    return reply({"message": "Workflow queued", "poll_url": poll_url, "request_id": job.id, "status": "QUEUED"})
-
-
-def workflow_poll(state: EmulatorState, call: Call, key: str) -> Answer:
-    """GET /workflows/request/{id}: FAILED comes in 200 here."""
-    now = state.settle()
-    job = state.find(call.params["id"], key, now)
-    if job is None:
-        return error(404, f"Request {call.params['id']} not found")
-    seen = state.look(job, now)
-    if seen == "FAILED":
-        return reply({"error_message": {"message": job.words}, "status": "FAILED"})
-    return reply({"output": job.fields["output"] if seen == "COMPLETED" else "", "status": seen})
-
-
-def content_type_of(name: str) -> str:
-    """Return the content type of a file name."""
-    return CONTENT_TYPES.get(name.rsplit(".", 1)[-1], "application/octet-stream")

@@ -9,7 +9,7 @@ from airflow_provider_segmind.emulator.entries import CallEntry, RecordedRequest
 from airflow_provider_segmind.emulator.settings import Settings
 from airflow_provider_segmind.emulator.wire import Call
 
-PAID_ROUTES = frozenset({"submit", "v1", "workflows"})
+PAID_ROUTES = frozenset({"submit", "v1"})
 
 
 class Recorder:

@@ -72,7 +72,7 @@ class Settings:
     public_url: str | None = None
     #: origin written into file URLs; None: the emulator's own address
     files_url: str | None = None
-    #: path prefix under which the gateway (v1, v2, workflows) sits, as behind a proxy
+    #: path prefix under which the gateway (v1, v2) sits, as behind a proxy
     prefix: str = ""
     #: what the file host does with an API key it is sent: note it in `leaks`, or also answer 400
     file_key: str = "log"

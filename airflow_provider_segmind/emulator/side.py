@@ -1,4 +1,4 @@
-"""The services beside the gateway: storage, files, model list, request history, generations, webhooks."""
+"""The services beside the gateway: storage, files, model list, request history."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import binascii
 import json
 import uuid
 from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from typing import Any
 
 from airflow_provider_segmind.emulator import catalogue
@@ -172,59 +172,3 @@ def _request_body(job: Job) -> Any:
         return json.loads(job.body)
     except ValueError:
         return None
-
-
-def generations(state: EmulatorState, call: Call, key: str) -> Answer:
-    """GET /inference-request/generations and /recent-generations: requests that produced an output."""
-    now, query = state.settle(), call.query
-    done = [job for job in _visible(state, key, now) if job.ended is not None and job.words is None]
-    wanted = query.get("model_name")
-    rows = [
-        {
-            "request_id": row["request_id"],
-            "generation_url": row["generation_url"],
-            "status": row["model_status"],
-            "credits_deduction": row["credits_deduction"],
-            "latency_ms": row["latency_ms"],
-            "prompt": (row["request_body"] or {}).get("prompt"),
-            "parameters": row["request_body"],
-            "user_email": row["user_email"],
-        }
-        for job in reversed(done)
-        if wanted in (None, "", job.model)
-        for row in (_row(state, job, now, url) for url in _output_urls(job))
-    ]
-    page = int(query.get("page", 1)) if query.get("page", "1").isdigit() else 1
-    return reply({"data": rows[(page - 1) * 20 : page * 20], "total": len(rows), "page": page})
-
-
-def webhooks(state: EmulatorState, call: Call, key: str) -> Answer:
-    """Webhooks of workflows, deleting by GET as the SDK does; bodies are assumed."""
-    verb = call.params["verb"]
-    if verb == "get":
-        return reply({"webhooks": [hook for hook in state.webhooks.values() if hook["active"]]})
-    if verb in ("add", "update"):
-        return _write_webhook(state, call, verb)
-    found = state.webhooks.get(call.query.get("webhook_id", ""))
-    if found is None:
-        return error(404, "Webhook not found")
-    if verb == "inactive":
-        found["active"] = False
-        return reply({"message": "Webhook deleted", "webhook_id": found["webhook_id"]})
-    return reply({"logs": [], "webhook_id": found["webhook_id"]})
-
-
-def _write_webhook(state: EmulatorState, call: Call, verb: str) -> Answer:
-    try:
-        sent = json.loads(call.body)
-        types = sent["event"]["types"]
-        url = sent["webhook_url"]
-        hook_id = sent["webhook_id"] if verb == "update" else uuid.uuid4().hex
-    except (ValueError, KeyError, TypeError):
-        return error(400, "webhook_url and event.types are required")
-    if verb == "update" and hook_id not in state.webhooks:
-        return error(404, "Webhook not found")
-    moment = datetime.fromtimestamp(call.time, tz=UTC).isoformat()
-    hook = {"webhook_id": hook_id, "webhook_url": url, "event": {"types": types}, "active": True, "updated": moment}
-    state.webhooks[hook_id] = hook
-    return reply({"message": "Webhook saved", **hook})

@@ -47,7 +47,7 @@ class Job:
     key: str
     model: str
     kind: str
-    #: which surface it came through: v1, v2, workflow
+    #: which surface it came through: v1, v2
     via: str
     submitted: float
     starts: float
@@ -92,12 +92,11 @@ class EmulatorState:
         self.clear()
 
     def clear(self) -> None:
-        """Forget requests, accounts, bill, files and webhooks."""
+        """Forget requests, accounts, bill and files."""
         self.jobs: dict[str, Job] = {}
         self.bill: list[BillEntry] = []
         self.accounts: dict[str, Account] = {}
         self.files: dict[str, tuple[bytes, str, float]] = {}
-        self.webhooks: dict[str, dict[str, Any]] = {}
         self.leaks: list[str] = []
         self.submitted = 0
         self._ends: list[tuple[float, int, str]] = []

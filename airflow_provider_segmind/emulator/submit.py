@@ -20,14 +20,14 @@ def accept(state: EmulatorState, call: Call, key: str, model: str, *, via: str) 
     """Check a submit and take it in, or say why not.
 
     :param model: slug from the path.
-    :param via: ``v2``, ``v1`` or ``workflow``.
+    :param via: ``v2`` or ``v1``.
     """
     settings = state.settings
     if model in settings.retired:
         return error(410, f"Model {model} has been retired")
     if model in settings.restricted:
         return error(403, f"Your team does not have access to model {model}")
-    kind = "image" if via == "workflow" else catalogue.kind_of(model, settings.models)
+    kind = catalogue.kind_of(model, settings.models)
     if kind is None:
         return error(404, f"Model {model} not found")
     inputs = _inputs(call)
@@ -98,9 +98,7 @@ def _build(
         words=script.fail or question.problem,
         body=call.body if settings.record_bodies else None,
     )
-    if via == "workflow":
-        _fill_workflow(state, job, script, question)
-    elif kind in _EXTENSIONS:
+    if kind in _EXTENSIONS:
         _fill_media(state, job, script, question, inputs)
     else:
         _fill_text(state, job, script, question, inputs)
@@ -176,17 +174,6 @@ def _fill_media(state: EmulatorState, job: Job, script: Script, question: Questi
     elif described:
         job.fields[job.kind] = described[0]
     job.cost = state.settings.media_price
-
-
-def _fill_workflow(state: EmulatorState, job: Job, script: Script, question: Question) -> None:
-    item = store_file(state, f"generations/{job.id}-0.png", job.model)
-    job.urls = (str(item["url"]),)
-    values = [{"keyname": "image_1", "value": {"data": item["url"], "type": "image"}}]
-    values += [{"keyname": "text_1", "value": {"data": script.text, "type": "text"}}] if script.text is not None else []
-    job.fields = {"output": json.dumps(values)}
-    job.cost = state.settings.media_price
-    # a workflow has inputs of its own naming, so nothing in them is mandatory
-    job.words = script.fail
 
 
 def store_file(state: EmulatorState, name: str, seed: str, content: tuple[bytes, str] | None = None) -> dict[str, Any]:

@@ -13,12 +13,10 @@ GUARDED = [
     ("POST", f"/v1/{MODEL}"),
     ("GET", "/v2/requests/abc/status"),
     ("GET", "/v2/requests/abc"),
-    ("GET", "/v1/requests/abc"),
     ("GET", "/v1/get-user-credits"),
     ("POST", "/upload-asset"),
     ("GET", "/inference-request/request-history"),
     ("GET", "/inference-request/request-history/abc"),
-    ("GET", "/webhook/get"),
 ]
 
 

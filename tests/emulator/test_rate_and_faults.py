@@ -121,7 +121,6 @@ def test_a_server_error_comes_before_or_after_acceptance_in_json_html_or_nothing
     [
         ("status", "/v2/requests/{}/status"),
         ("result", "/v2/requests/{}"),
-        ("legacy_poll", "/v1/requests/{}"),
         ("credits", "/v1/get-user-credits"),
         ("history", "/inference-request/request-history"),
         ("history", "/inference-request/request-history/{}"),

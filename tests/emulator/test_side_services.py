@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import base64
-import json
 
 import httpx
 import pytest
@@ -154,67 +153,6 @@ def test_the_history_comes_in_each_envelope_a_client_may_meet(http, emulator, su
 
     assert len(body if envelope == "list" else body[envelope]) == 1
     assert envelope == "list" or body["total"] == 1
-
-
-def test_generations_are_the_requests_that_produced_an_output(http, emulator, submit):
-    """E56"""
-    emulator.script(fail="no", times=1)
-    submit("seedream-4.5", prompt="first")
-    submit("seedream-4.5", prompt="second")
-    submit("gpt-5", prompt="third")
-
-    [row] = http.get("/inference-request/generations", params={"model_name": "seedream-4.5"}).json()["data"]
-    recent = http.get("/inference-request/recent-generations", params={"model_name": "gpt-5"}).json()["data"]
-
-    assert (row["prompt"], row["status"], row["credits_deduction"]) == ("second", "COMPLETED", 0.05)
-    assert len(recent) == 1
-
-
-def test_webhooks_are_added_changed_listed_and_deleted_by_get(http):
-    """E57"""
-    event = {"event": {"types": ["PIXELFLOW"]}}
-    hook = http.post("/webhook/add", json={"webhook_url": "https://a", **event}).json()["webhook_id"]
-    http.post("/webhook/update", json={"webhook_id": hook, "webhook_url": "https://b", **event})
-
-    [listed] = http.get("/webhook/get").json()["webhooks"]
-    assert listed["webhook_url"] == "https://b"
-    assert http.get("/webhook/dispatch-logs", params={"webhook_id": hook}).json()["logs"] == []
-    assert http.get("/webhook/inactive", params={"webhook_id": hook}).status_code == 200
-    assert http.get("/webhook/get").json()["webhooks"] == []
-    assert http.get("/webhook/inactive", params={"webhook_id": "nope"}).status_code == 404
-    assert http.post("/webhook/add", json={}).status_code == 400
-
-
-def test_a_legacy_workflow_is_polled_at_its_own_url(http, emulator):
-    """E58"""
-    emulator.settings(latency=5)
-    sent = http.post("/workflows/my-flow-v1", json={"image": "https://x"}).json()
-    assert sorted(sent) == ["message", "poll_url", "request_id", "status"]
-    assert http.get(sent["poll_url"]).json() == {"output": "", "status": "PROCESSING"}
-
-    emulator.advance(5)
-    done = http.get(sent["poll_url"]).json()
-
-    assert json.loads(done["output"])[0]["value"]["type"] == "image"
-
-
-def test_a_failed_legacy_workflow_comes_in_200(http, emulator):
-    """E58"""
-    emulator.script(fail="node 2 broke")
-    sent = http.post("/workflows/my-flow-v1", json={}).json()
-
-    answer = http.get(f"/workflows/request/{sent['request_id']}")
-
-    assert (answer.status_code, answer.json()["status"]) == (200, "FAILED")
-
-
-def test_a_current_workflow_follows_the_v2_contract(http, emulator):
-    """E58"""
-    sent = http.post("/workflows/v2/my-flow", json={"image": "https://x"}).json()
-
-    assert {"request_id", "status_url", "response_url"} <= set(sent)
-    assert isinstance(json.loads(http.get(sent["response_url"]).json()["output"]), list)
-    assert len(emulator.posts("my-flow")) == 1
 
 
 @pytest.mark.parametrize("path", ["/openapi.json", "/docs", "/", "/v3/x", "/v2/a/b/c"])

@@ -8,6 +8,8 @@ import zlib
 import httpx
 import pytest
 
+from airflow_provider_segmind.emulator.catalogue import BUILT_IN
+
 MODEL = "gemini-3.1-flash-lite"
 OTHER_KEY = "SG_1111111111111111"
 
@@ -127,12 +129,12 @@ def test_a_request_expires_exactly_its_ttl_after_submission(http, emulator, subm
     """E25, E26"""
     emulator.settings(latency=100)
     request_id = submit()
-    paths = [f"/v2/requests/{request_id}/status", f"/v2/requests/{request_id}", f"/v1/requests/{request_id}"]
+    paths = [f"/v2/requests/{request_id}/status", f"/v2/requests/{request_id}"]
 
     emulator.advance(3599)
-    assert [http.get(path).status_code for path in paths] == [200, 200, 200]
+    assert [http.get(path).status_code for path in paths] == [200, 200]
     emulator.advance(1)
-    assert [http.get(path).status_code for path in paths] == [404, 404, 404]
+    assert [http.get(path).status_code for path in paths] == [404, 404]
     assert http.get(f"/inference-request/request-history/{request_id}").json()["model_status"] == "COMPLETED"
 
 
@@ -262,13 +264,7 @@ def test_a_key_sent_to_the_file_host_is_noted_and_can_be_refused(http, emulator,
     assert http.get(url).status_code == 400
 
 
-def test_the_legacy_poll_answers_in_the_old_shape(http, emulator, submit):
-    """E36"""
-    emulator.settings(latency=5)
-    request_id = submit()
-
-    assert http.get(f"/v1/requests/{request_id}").json() == {"status": "PROCESSING", "output": ""}
-    emulator.advance(5)
-    assert http.get(f"/v1/requests/{request_id}").json()["status"] == "COMPLETED"
-    missing = http.get("/v1/requests/nope")
-    assert (missing.status_code, "Not Found" in missing.json()["error"]) == (404, True)
+def test_the_catalogue_holds_whole_slugs():
+    assert {"gemini-2.5-flash-lite", "kling-3-pro-text2video", "llama4-maverick-instruct-basic"} <= set(BUILT_IN)
+    assert not [slug for slug in BUILT_IN if slug.endswith("-")]
+    assert {"lite", "basic", "compress", "text2video", "banana-2-lite"}.isdisjoint(BUILT_IN)
