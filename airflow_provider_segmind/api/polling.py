@@ -14,13 +14,7 @@ from typing import Any
 from airflow_provider_segmind.api.models import RequestState
 from airflow_provider_segmind.api.policies import RESULT_LIFETIME
 from airflow_provider_segmind.api.protocol import Call, Wire
-from airflow_provider_segmind.api.schedule import (
-    DEFAULT_BUDGET,
-    SCARCE_BUDGET,
-    LatencyHistory,
-    Plan,
-    latency_of,
-)
+from airflow_provider_segmind.api.schedule import LatencyHistory, PollSchedule, latency_of
 from airflow_provider_segmind.exceptions import (
     SegmindError,
     SegmindRateLimitError,
@@ -245,10 +239,10 @@ class _Waiting:
     def before_first_look(self) -> Generator[Pause, Any, None]:
         """Wait while a first look can find nothing; an old request is looked at at once."""
         yield from self._let_others_find_out()
-        plan = self._plan(self._pace.spacing())
-        if plan is not None:
+        schedule = self._schedule(self._pace.spacing())
+        if schedule is not None:
             now = self._clock()
-            early = min(plan.after(0.0) - self._pending.age(now), self._end - now)
+            early = min(schedule.after(0.0) - self._pending.age(now), self._end - now)
             if early > WORTH_A_PAUSE:
                 yield Pause(early)
 
@@ -259,7 +253,7 @@ class _Waiting:
             return
         if history.knows(pending.model) or history.scout(pending.model):
             return
-        latest = min(history.plan(pending.model, SCARCE_BUDGET).after(0.0) + pending.submitted_at, self._end)
+        latest = min(history.schedule(pending.model, sparse=True).after(0.0) + pending.submitted_at, self._end)
         while not history.knows(pending.model) and self._clock() < latest:
             yield Pause(SHORT_PAUSE)
 
@@ -273,7 +267,7 @@ class _Waiting:
         now, pace = self._clock(), self._pace
         if now < self._end:
             gap = pace.spacing()
-            step = next_look(self._pending, now=now, looks=looks, jitter=jitter, plan=self._plan(gap))
+            step = next_look(self._pending, now=now, looks=looks, jitter=jitter, schedule=self._schedule(gap))
             yield Pause(min(max(at_least, gap, pace.silence(), step), self._end - now))
             # A last look at the end itself, unless it would have to wait far beyond it.
             now = self._clock()
@@ -295,13 +289,13 @@ class _Waiting:
             if latency is not None:
                 self._pace.history.observe(self._pending.model, latency)
 
-    def _plan(self, gap: float) -> Plan | None:
+    def _schedule(self, gap: float) -> PollSchedule | None:
         history, pending = self._pace.history, self._pending
         if history is None or pending.poll_interval is not None:
             return None
         if not self._pace.trust_prior and not history.knows(pending.model):
             return None
-        return history.plan(pending.model, SCARCE_BUDGET if gap > 0 or pending.frugal else DEFAULT_BUDGET)
+        return history.schedule(pending.model, sparse=gap > 0 or pending.frugal)
 
 
 def urgent(pending: Pending, now: float) -> bool:
@@ -309,7 +303,9 @@ def urgent(pending: Pending, now: float) -> bool:
     return pending.age(now) >= URGENT_AGE
 
 
-def next_look(pending: Pending, *, now: float, looks: int, jitter: float, plan: Plan | None = None) -> float:
+def next_look(
+    pending: Pending, *, now: float, looks: int, jitter: float, schedule: PollSchedule | None = None
+) -> float:
     """
     Say in how many seconds to look again.
 
@@ -318,15 +314,15 @@ def next_look(pending: Pending, *, now: float, looks: int, jitter: float, plan: 
     when the result is about to expire.
 
     :param looks: how often this request was looked at.
-    :param plan: where the model's latencies say to look; None goes by age.
+    :param schedule: when the model's latencies say to poll; None goes by age.
     :param jitter: a random number from 0 to 1, so that requests submitted together are not polled together.
     """
     age = pending.age(now)
     if pending.poll_interval is not None:
         step = max(0.0, pending.poll_interval)
         return LAST_CALL - age if age < LAST_CALL < age + step else step
-    if plan is not None and age < URGENT_AGE:
-        return plan.after(age, 0.9 + 0.2 * jitter) - age
+    if schedule is not None and age < URGENT_AGE:
+        return schedule.after(age, 0.9 + 0.2 * jitter) - age
     step = 2.0 if age >= URGENT_AGE else min(15.0, max(0.5, 0.25 * age))
     return step * (0.9 + 0.2 * jitter)
 

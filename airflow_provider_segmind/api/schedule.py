@@ -1,10 +1,11 @@
 """
-Pure: when to look next, learned from how long the model's requests take.
+Pure: when to poll next, learned from how long the model's requests take.
 
-A look costs a call, a late look costs time. For latencies with hazard rate ``h`` both are spent best when the step
-between looks is proportional to ``1/√h``: close together where completion is likely, far apart where it is not. The
-hazard is read from a smoothed log of the last completions, mixed with a broad prior, so that a model nobody has seen,
-one that became slow, and one with two habits are looked at sensibly too.
+A request is polled at six quantiles of the last 50 latencies of its model, close together where most requests complete;
+once it has outlasted those, at steps that grow with its age. Simulated with lognormal latencies (median 4 s, sigma 0.5)
+that costs three polls a request and finds a result 0.8 s after it is there. A model with few completions borrows
+latencies from what its family usually takes. Where each poll takes a submit's place, the first one waits until nine
+requests in ten are done.
 """
 
 from __future__ import annotations
@@ -16,41 +17,43 @@ from bisect import bisect_right
 from collections import OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from statistics import NormalDist
 from typing import NamedTuple
 
 from airflow_provider_segmind.api.models import RequestState
 
-DEFAULT_BUDGET = 3.0
-"""Looks a request may cost on average while looks are free."""
-SCARCE_BUDGET = 1.12
-"""Looks a request may cost on average while each takes a submit's place: the first is due when nine in ten are done."""
+QUANTILES = tuple(0.93 * (number / 6) ** 0.5 for number in range(1, 7))
+"""Parts of a model's requests that are done when they are polled, while polls are free."""
+SPARSE_QUANTILES = (0.93,)
+"""The same where polls are to be few."""
+GROWTH = 0.2
+"""Part of its age after which a request that has outlasted all quantiles is polled again."""
+SPARSE_GROWTH = 0.3
 REMEMBERED = 50
 """Latencies kept of a model."""
+BORROWED = 6
+"""Latencies that a model without completions borrows; each two completions of its own replace one."""
+BROAD = 1.2
+"""Standard deviation of the logarithm of borrowed latencies once the model's own median is known."""
 SCOUTS = 4
-"""Requests that find out how long a model takes where looks are to be few; others wait for what those find."""
+"""Requests that find out how long a model takes where polls are to be few; others wait for what those find."""
 REPLAN = 20 * REMEMBERED
-"""Completions after which a plan is made anew at the latest."""
+"""Completions after which a schedule is made anew at the latest."""
 MODELS = 256
 """Models kept; the one not seen for longest is forgotten first."""
 RECENT = 8
 """Latencies that, all beyond nine tenths of the older ones, tell that a model has changed."""
-PRIOR_WEIGHT = 1.5
-"""How many completions the prior counts for."""
 SHORTEST_STEP = 0.25
-"""Seconds between looks at least, except at a request so young that this would be long."""
+"""Seconds between polls at least, except for a request so young that this would be long."""
 YOUNGEST = 0.01
 """Seconds below which nothing is told apart."""
 LONGEST_STEP = 30.0
-GROWTH = 0.75
+LARGEST_PART = 0.75
 """Part of its age by which a step may be long, so that a model that became slow is not missed for long."""
-FINENESS = 0.05
+SMALLEST_PART = 0.05
 """Part of its age by which a step must be long, however sure the history seems."""
-OVERDUE = 0.01
-"""Part of requests still unfinished below which the history says nothing about those that are."""
-WAY_OF_A_SUBMIT = 0.25
+SUBMIT_LATENCY = 0.25
 """Seconds by which Segmind may have begun to count before we knew that the request was accepted."""
-GRID = tuple(YOUNGEST * 1.1**index for index in range(137))
-"""Ages in seconds at which the hazard is read; they end beyond an hour."""
 
 
 class Prior(NamedTuple):
@@ -87,126 +90,72 @@ def prior_of(model: str | None, primed: Mapping[str, float] | None = None) -> Pr
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class PollSchedule:
     """
-    Where the looks of one model's requests fall.
+    When the requests of one model are polled.
 
-    :param marks: the looks due up to each age of :data:`GRID`, growing.
+    :param ages: seconds after submission at which to poll, growing.
+    :param growth: part of its age after which an older request is polled again.
     """
 
-    marks: tuple[float, ...]
+    ages: tuple[float, ...]
+    growth: float
 
-    def after(self, age: float, step: float = 1.0) -> float:
-        """Return the age of the next look after one at ``age``; ``step`` stretches it."""
-        return self._age(self._mark(age) + step)
+    def after(self, age: float, jitter: float = 1.0) -> float:
+        """Return the age of the next poll after one at ``age``; ``jitter`` near 1 stretches the step."""
+        if age <= 0:
+            return max(YOUNGEST, self.ages[0]) * jitter
+        target = self._next(age)
+        shortest = max(min(SHORTEST_STEP, LARGEST_PART * age), min(LONGEST_STEP, SMALLEST_PART * age))
+        longest = min(LONGEST_STEP, max(1.0, LARGEST_PART * age))
+        return age + max(shortest, min(target - age, longest)) * jitter
 
-    def _mark(self, age: float) -> float:
-        index = bisect_right(GRID, age)
-        if index == 0:
-            return self.marks[0] * age / GRID[0]
-        if index == len(GRID):
-            return self.marks[-1] + (age - GRID[-1]) / LONGEST_STEP
-        low, high = GRID[index - 1], GRID[index]
-        return self.marks[index - 1] + (self.marks[index] - self.marks[index - 1]) * (age - low) / (high - low)
-
-    def _age(self, mark: float) -> float:
-        index = bisect_right(self.marks, mark)
-        if index == 0:
-            return GRID[0]
-        if index == len(self.marks):
-            return GRID[-1] + (mark - self.marks[-1]) * LONGEST_STEP
-        low, high = self.marks[index - 1], self.marks[index]
-        return GRID[index - 1] + (GRID[index] - GRID[index - 1]) * (mark - low) / (high - low)
+    def _next(self, age: float) -> float:
+        index = bisect_right(self.ages, age)
+        if index == len(self.ages):
+            return age * (1 + self.growth)
+        # A poll that jitter put a little before its quantile was the poll of that quantile.
+        before = self.ages[index - 1] if index else 0.0
+        if self.ages[index] - age < (self.ages[index] - before) / 2:
+            index += 1
+        return self.ages[index] if index < len(self.ages) else age * (1 + self.growth)
 
 
-def survival(latencies: tuple[float, ...], prior: Prior) -> list[float]:
+def schedule_for(latencies: tuple[float, ...], prior: Prior, *, sparse: bool = False) -> PollSchedule:
     """
-    Estimate the part of requests that is unfinished at each age of :data:`GRID`.
-
-    Each latency is smoothed to a lognormal; the prior's weight goes to a broad one around the median of all.
-    """
-    count = len(latencies)
-    logs = sorted(math.log(latency) for latency in latencies)
-    middle = logs[count // 2] if logs else math.log(prior.median)
-    broad = (middle, prior.sigma if not logs else 1.2)
-    weight = PRIOR_WEIGHT / (PRIOR_WEIGHT + count)
-    width = _bandwidth(logs)
-    result = []
-    for age in GRID:
-        log_age = math.log(age)
-        value = weight * 0.5 * math.erfc((log_age - broad[0]) / (broad[1] * math.sqrt(2)))
-        if logs:
-            scale = width * math.sqrt(2)
-            value += (1 - weight) / count * sum(0.5 * math.erfc((log_age - log) / scale) for log in logs)
-        result.append(max(value, 1e-12))
-    return result
-
-
-def _bandwidth(logs: list[float]) -> float:
-    count = len(logs)
-    if count < 2:
-        return 0.5
-    mean = sum(logs) / count
-    deviation = math.sqrt(sum((log - mean) ** 2 for log in logs) / (count - 1))
-    quarters = (logs[(3 * count) // 4] - logs[count // 4]) / 1.34
-    spread = min(deviation, quarters) if quarters > 0 else deviation
-    return float(max(0.08, 0.9 * spread * count**-0.2))
-
-
-def plan_for(latencies: tuple[float, ...], prior: Prior, budget: float) -> Plan:
-    """
-    Place the looks so that a request costs ``budget`` of them on average.
+    Place the polls of a model.
 
     :param latencies: seconds from submission to completion of past requests.
+    :param sparse: whether polls are to be few.
     """
-    alive = survival(latencies, prior)
-    low, high = 1e-2, 1e2
-    plan = _plan(alive, 1.0, budget)
-    for _ in range(14):
-        middle = math.sqrt(low * high)
-        plan = _plan(alive, middle, budget)
-        if _expected_looks(plan, alive) > budget:
-            low = middle
-        else:
-            high = middle
-    return plan
+    sample = sorted((*latencies, *_borrowed(latencies, prior)))
+    quantiles = SPARSE_QUANTILES if sparse else QUANTILES
+    return PollSchedule(tuple(_quantile(sample, part) for part in quantiles), SPARSE_GROWTH if sparse else GROWTH)
 
 
-def _plan(alive: list[float], scale: float, budget: float) -> Plan:
-    marks, total, previous_age, previous_alive = [], 0.0, 0.0, 1.0
-    for age, left in zip(GRID, alive, strict=True):
-        width = age - previous_age
-        hazard = max(0.0, math.log(previous_alive / left)) / width
-        step = scale / math.sqrt(hazard) if hazard > 0 else math.inf
-        fineness = FINENESS if left > OVERDUE else 0.2
-        shortest = max(min(SHORTEST_STEP, GROWTH * age), min(LONGEST_STEP, fineness * age))
-        # A first look waits for as long as next to nothing can be done; where looks are scarce, until most is.
-        bounded = left < (0.97 if budget >= 2 else 0.1)
-        longest = min(LONGEST_STEP, max(1.0, GROWTH * age)) if bounded else math.inf
-        total += width / max(shortest, min(step, longest)) + 1e-9
-        marks.append(total)
-        previous_age, previous_alive = age, left
-    return Plan(tuple(marks))
+def _borrowed(latencies: tuple[float, ...], prior: Prior) -> list[float]:
+    count = BORROWED - len(latencies) // 2
+    if count <= 0:
+        return []
+    median, sigma = (sorted(latencies)[len(latencies) // 2], BROAD) if latencies else prior
+    spread = NormalDist(math.log(median), sigma)
+    return [math.exp(spread.inv_cdf((number + 0.5) / count)) for number in range(count)]
 
 
-def _expected_looks(plan: Plan, alive: list[float]) -> float:
-    looks, age = 1.0, 0.0
-    for _ in range(200):
-        age = plan.after(age)
-        left = alive[min(bisect_right(GRID, age), len(GRID) - 1)]
-        looks += left
-        if left < 1e-3:
-            break
-    return looks
+def _quantile(ordered: list[float], part: float) -> float:
+    position = part * (len(ordered) - 1)
+    low = int(position)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
 
 
 @dataclass(slots=True)
 class _Model:
     latencies: deque[float] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
-    plans: dict[float, Plan] = field(default_factory=dict)
+    schedules: dict[bool, PollSchedule] = field(default_factory=dict)
     completions: int = 0
     scouts: int = 0
-    unplanned: int = 0
+    unscheduled: int = 0
 
 
 class LatencyHistory:
@@ -227,7 +176,7 @@ class LatencyHistory:
             for model, seconds in typical.items():
                 if self._primed.get(model) != seconds:
                     self._primed[model] = seconds
-                    self._seen(model).plans.clear()
+                    self._seen(model).schedules.clear()
 
     def knows(self, model: str | None) -> bool:
         """Tell whether anything is known of a model but its name."""
@@ -235,7 +184,7 @@ class LatencyHistory:
         return model in self._primed or (seen is not None and len(seen.latencies) > 0)
 
     def scout(self, model: str | None) -> bool:
-        """Tell whether a request of a model without completions is one of the few that are looked at often."""
+        """Tell whether a request of a model without completions is one of the few that are polled often."""
         with self._lock:
             seen = self._seen(model)
             seen.scouts += 1
@@ -262,26 +211,26 @@ class LatencyHistory:
             seen = self._seen(model)
             seen.latencies.append(max(YOUNGEST / 2, seconds))
             seen.completions += 1
-            seen.unplanned += 1
+            seen.unscheduled += 1
             if _changed(seen.latencies):
                 recent = list(seen.latencies)[-RECENT:]
                 seen.latencies.clear()
                 seen.latencies.extend(recent)
-                seen.completions = seen.unplanned = RECENT
-            # A plan takes milliseconds, so it is not made anew for every completion.
-            if seen.unplanned >= min(REPLAN, max(1, seen.completions // 8)):
-                seen.plans.clear()
-                seen.unplanned = 0
+                seen.completions = seen.unscheduled = RECENT
+            # A schedule is not made anew for every completion.
+            if seen.unscheduled >= min(REPLAN, max(1, seen.completions // 8)):
+                seen.schedules.clear()
+                seen.unscheduled = 0
 
-    def plan(self, model: str | None, budget: float = DEFAULT_BUDGET) -> Plan:
-        """Return where to look at requests of ``model``."""
+    def schedule(self, model: str | None, *, sparse: bool = False) -> PollSchedule:
+        """Return when to poll requests of ``model``; with ``sparse`` as seldom as may be."""
         with self._lock:
             seen = self._seen(model)
-            plan = seen.plans.get(budget)
-            if plan is None:
+            schedule = seen.schedules.get(sparse)
+            if schedule is None:
                 prior = prior_of(model, self._primed)
-                plan = seen.plans[budget] = plan_for(tuple(seen.latencies), prior, budget)
-            return plan
+                schedule = seen.schedules[sparse] = schedule_for(tuple(seen.latencies), prior, sparse=sparse)
+            return schedule
 
     def _seen(self, model: str | None) -> _Model:
         seen = self._models.get(model)
@@ -307,12 +256,12 @@ def latency_of(state: RequestState, *, seen_going: float, seen_done: float) -> f
     Return how long a request took: as Segmind measured it where that can be true, else the middle of when it can have
     completed.
 
-    :param seen_going: age in seconds at the last look that found it in progress.
-    :param seen_done: age at the look that found it completed.
+    :param seen_going: age in seconds at the last poll that found it in progress.
+    :param seen_done: age at the poll that found it completed.
     :returns: None when nobody was watching, so that it may have been done for long.
     """
     measured = state.metrics.total_time
-    if measured is not None and 0 < measured <= seen_done + WAY_OF_A_SUBMIT:
+    if measured is not None and 0 < measured <= seen_done + SUBMIT_LATENCY:
         return min(measured, seen_done)
     if seen_done - seen_going > max(5.0, 0.5 * seen_done):
         return None

@@ -12,7 +12,6 @@ from airflow_provider_segmind.api.models import Metrics, RequestState
 from airflow_provider_segmind.api.schedule import (
     MODELS,
     REMEMBERED,
-    SCARCE_BUDGET,
     UNKNOWN,
     LatencyHistory,
     latency_of,
@@ -36,14 +35,14 @@ class Waited:
 
 
 def simulate(
-    history: LatencyHistory, draw: Draw, count: int, *, seed: int = 1, model: str = MODEL, budget: float = 3.0
+    history: LatencyHistory, draw: Draw, count: int, *, seed: int = 1, model: str = MODEL, sparse: bool = False
 ) -> Waited:
     """Wait for requests one after another, telling the history of each."""
     rng, looks, delays = random.Random(seed), [], []
     for _ in range(count):
         latency, age, looked = draw(rng), 0.0, 0
         while age < latency:
-            age = history.plan(model, budget).after(age, 0.9 + 0.2 * rng.random())
+            age = history.schedule(model, sparse=sparse).after(age, 0.9 + 0.2 * rng.random())
             looked += 1
         looks.append(looked)
         delays.append(age - latency)
@@ -108,18 +107,18 @@ def test_two_habits_of_one_model_are_both_found() -> None:
 def test_where_looks_take_a_submits_place_the_first_waits_for_most_to_be_done() -> None:
     history, draw = LatencyHistory(), lognormal(4, 0.5)
     simulate(history, draw, 50)
-    waited = simulate(history, draw, 400, budget=SCARCE_BUDGET)
+    waited = simulate(history, draw, 400, sparse=True)
     assert waited.looks <= 1.2
-    assert history.plan(MODEL, SCARCE_BUDGET).after(0.0) >= 4 * math.exp(0.5)
+    assert history.schedule(MODEL, sparse=True).after(0.0) >= 4 * math.exp(0.5)
 
 
 def test_looks_go_on_at_every_age_and_never_hammer() -> None:
     history = LatencyHistory()
     simulate(history, lognormal(4, 0.5), 60)
-    for budget in (3.0, SCARCE_BUDGET):
-        age, plan = 0.0, history.plan(MODEL, budget)
+    for sparse in (False, True):
+        age, schedule = 0.0, history.schedule(MODEL, sparse=sparse)
         while age < 5000:
-            later = plan.after(age)
+            later = schedule.after(age)
             assert 0.2 <= later - age <= 70
             age = later
 
