@@ -76,8 +76,7 @@ class SegmindEnrichOperator(BaseOperator):
     :param dry_run: submit nothing and return what the table may cost.
     :param deferrable: give the worker slot back while all there is to do is to wait for minutes: for slow models, or
         for a tiny rate. Airflow's ``[operators] default_deferrable`` when not given.
-    :param report: write a report with charts beside the manifest, ``….report.html``; None: where the extra ``[report]``
-        is installed.
+    :param report: write a report with charts beside the manifest, ``….report.html``.
     :param segmind_conn_id: the Connection.
     :param rate_share: the part of the account's limit for this task, above 0 up to 1, where several run at once; a
         share each for a pool of mapped tasks is one divided by the slots of the pool.
@@ -125,7 +124,7 @@ class SegmindEnrichOperator(BaseOperator):
         sample: int | None = None,
         dry_run: bool = False,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
-        report: bool | None = None,
+        report: bool = True,
         segmind_conn_id: str = DEFAULT_CONNECTION,
         rate_share: float | None = None,
         **kwargs: Any,
@@ -153,7 +152,7 @@ class SegmindEnrichOperator(BaseOperator):
         check_choice("on_unknown", on_unknown, OnUnknownRow)
         check_choice("rerun", rerun, Rerun)
         check_flag("dry_run", dry_run)
-        check_flag("report", report, none=True)
+        check_flag("report", report)
         check_share(rate_share)
         self.key = key
         self.prompt = prompt

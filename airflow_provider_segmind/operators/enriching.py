@@ -25,7 +25,7 @@ from airflow_provider_segmind.bulk.plan import Client, KeyedTarget, OnUnknown, R
 from airflow_provider_segmind.bulk.verdicts import Outcome
 from airflow_provider_segmind.exceptions import SegmindBulkError
 from airflow_provider_segmind.failures import skip
-from airflow_provider_segmind.operators.reporting import add_report, check_report
+from airflow_provider_segmind.operators.reporting import add_report
 from airflow_provider_segmind.operators.resting import REST_AFTER, rest_in_triggerer
 from airflow_provider_segmind.operators.row_question import row_question
 from airflow_provider_segmind.operators.telling import LOOK_INTERVAL, Telling
@@ -60,7 +60,6 @@ class Enriching:
         self._costs: list[float] = []
         self._rows_total: int | None = None
         self._telling = Telling(task, context)
-        check_report(task.report)
         self._question = row_question(task)
         self._ends: Ends = task.ends(self._question)
 

@@ -32,7 +32,7 @@ class SegmindMergeOperator(BaseOperator):
     :param output_path: the table to write, ``.jsonl``, ``.csv`` or ``.parquet``: all rows in the order of the source.
         Better in the format of the shards' files, as CSV knows texts only. None to write nothing, as for shards that
         answer into one table of a database.
-    :param report: write a report with charts beside the output; None: where the extra ``[report]`` is installed.
+    :param report: write a report with charts beside the output.
     :raises AirflowFailException: a shard or a row is missing, or the shards are not of one run; nothing was written.
     """
 
@@ -46,7 +46,7 @@ class SegmindMergeOperator(BaseOperator):
         *,
         manifests: Any,
         output_path: str | os.PathLike[str] | None = None,
-        report: bool | None = None,
+        report: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -56,9 +56,7 @@ class SegmindMergeOperator(BaseOperator):
             )
         if output_path is not None:
             tables.check_output_path(output_path)
-        check_flag("report", report, none=True)
-        if report and output_path is None:
-            raise SegmindConfigError("'report' needs an 'output_path', beside which it stands.")
+        check_flag("report", report)
         self.manifests = manifests
         self.output_path = output_path
         self.report = report
@@ -74,10 +72,8 @@ class SegmindMergeOperator(BaseOperator):
         """Merge, write what is asked for, and return the manifest of the whole table."""
         from airflow_provider_segmind.bulk.manifest import merge
         from airflow_provider_segmind.failures import task_failures
-        from airflow_provider_segmind.operators.reporting import check_report
 
         with task_failures():
-            check_report(self.report)
             manifest = merge(read_manifests(self.manifests))
             if self.output_path is not None:
                 self._write(manifest)

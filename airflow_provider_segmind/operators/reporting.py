@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_segmind.bulk.report import can_report, need_report, write_report
+from airflow_provider_segmind.bulk.report import write_report
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.bulk.manifest import Manifest
@@ -13,17 +13,7 @@ if TYPE_CHECKING:
 _MANIFEST, _REPORT = ".manifest.json", ".report.html"
 
 
-def check_report(wanted: bool | None) -> None:
-    """
-    Make sure, before anything is paid, that a report which is wanted can be drawn.
-
-    :raises SegmindConfigError: it cannot; nothing was sent.
-    """
-    if wanted:
-        need_report()
-
-
-def add_report(manifest: Manifest, path: StorePath, *, wanted: bool | None, log: Any) -> None:
+def add_report(manifest: Manifest, path: StorePath, *, wanted: bool, log: Any) -> None:
     """
     Draw the report of a run beside its manifest, and write the manifest again with the report's place in it.
 
@@ -31,15 +21,15 @@ def add_report(manifest: Manifest, path: StorePath, *, wanted: bool | None, log:
     in the manifest.
 
     :param path: where the manifest stands already.
-    :param wanted: None to draw one where the library for it is installed.
+    :param wanted: False to draw none.
     """
-    if wanted is False or (wanted is None and not can_report()):
+    if not wanted:
         return
     place = path.parent / (path.name.removesuffix(_MANIFEST) + _REPORT)
     manifest.report = str(place)
     try:
         write_report(manifest, place)
         manifest.write(path)
-    except Exception as error:  # noqa: BLE001 - whatever a drawing library raises, the run has its outcome
+    except Exception as error:  # noqa: BLE001 - whatever goes wrong here, the run has its outcome
         manifest.report = None
         log.warning("The report could not be written to %s: %s: %s", place, type(error).__name__, error)
