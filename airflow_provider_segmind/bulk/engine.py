@@ -31,7 +31,7 @@ from airflow_provider_segmind.bulk.room import Room
 from airflow_provider_segmind.bulk.rowbook import RowBook
 from airflow_provider_segmind.bulk.storage import StorePath
 from airflow_provider_segmind.bulk.tally import Tally
-from airflow_provider_segmind.exceptions import SegmindError
+from airflow_provider_segmind.exceptions import SegmindBulkError, SegmindConfigError, SegmindError
 
 T = TypeVar("T")
 RECOVERY_ROUNDS = 3
@@ -168,8 +168,8 @@ class Engine:
         A stop is no error here; :attr:`stopped` tells of it, and :attr:`rest` of one that is only for a while.
 
         :raises SegmindBulkError: the ledger cannot be read or written. What was accepted is fetched by a retry.
-        :raises SegmindConfigError: the question cannot be built for the first row, and nothing was sent; or the source
-            breaks off, and what was asked before is in the ledger.
+            The source breaks off: what was read before has been asked about.
+        :raises SegmindConfigError: not even the first row can be read or asked about, and nothing was sent.
         """
         self._started = self.clock()
         await self._in_thread(self._replay)
@@ -198,9 +198,33 @@ class Engine:
             await self.commits.close()
         self.seconds = self._seconds_before + self.clock() - self._started
         self._tell()
-        for error in (self.commits.error, self._source_error):
+        for error in (self.commits.error, self._source_error, self._broken_off()):
             if error is not None:
                 raise error
+
+    def _broken_off(self) -> SegmindError | None:
+        """Return the error of a source that broke, unless something ended the run that a retry must go on from."""
+        broken, rows = self.feeder.broken, self.feeder.rows_seen
+        if broken is None or self.halted:
+            return None
+        # Only a retry fetches what was accepted and not answered yet, also where it cannot read on.
+        retryable = broken.retryable or (bool(self._rows.left) and self.stopped is None)
+        self.stop(f"the source breaks off after {rows} rows: {broken}")
+        if rows:
+            advice = "A retry reads it again" if broken.retryable else "Mend it and run the task again"
+            error: SegmindError = SegmindBulkError(
+                f"The source breaks off after {rows} rows. {broken} The rows before have been asked about and are in "
+                f"the output. {advice}: what was answered is not paid again.",
+                retryable=retryable,
+            )
+        elif "Nothing was sent" in str(broken):
+            return broken
+        elif broken.retryable:
+            error = SegmindBulkError(f"{broken} Nothing was sent.", retryable=True)
+        else:
+            error = SegmindConfigError(f"{broken} Nothing was sent.")
+        error.__cause__ = broken
+        return error
 
     def carried(self) -> dict[str, Any]:
         """Return the counts of this try as plain JSON, for its next leg."""
@@ -249,7 +273,8 @@ class Engine:
             await asyncio.gather(*tasks, signal, return_exceptions=True)
 
     async def _feed(self) -> None:
-        while not self.feeder.exhausted and not self._stop_signal.is_set():
+        feeder = self.feeder
+        while not feeder.exhausted and feeder.broken is None and not self._stop_signal.is_set():
             await self._offer(await self._in_thread(self.feeder.next_block))
 
     async def _fed(self, feeding: Coroutine[Any, Any, None]) -> None:

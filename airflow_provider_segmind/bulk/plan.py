@@ -75,6 +75,8 @@ class Question:
     :param read: decides what an answer is worth.
     :param key: the columns that identify a row; they stand in the output.
     :param answer_columns: the columns of an accepted answer.
+    :param placeholders: what the templates of the body may name of a row, as
+        :func:`~airflow_provider_segmind.bulk.rows.placeholders` returns it.
     :param schema: the JSON Schema of the answer, part of the fingerprint.
     :param options: what else decides how an answer is read, part of the fingerprint.
     :param abreast: how many rows are built at a time; more than one where building waits for files.
@@ -85,6 +87,7 @@ class Question:
     read: Read
     key: tuple[str, ...]
     answer_columns: tuple[str, ...]
+    placeholders: frozenset[str] = frozenset()
     schema: Any = None
     options: Any = None
     abreast: int = 1
@@ -95,6 +98,11 @@ class Question:
         both = set(self.key) & set(self.answer_columns)
         if both:
             raise SegmindConfigError(f"{sorted(both)} are key columns and answer columns at once: rename the answers.")
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """The columns of the source that may be needed; no other need be read."""
+        return self.placeholders.union(self.key)
 
     def prepare(self, row: Row) -> Prepared:
         """

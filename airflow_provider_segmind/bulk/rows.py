@@ -2,8 +2,9 @@
 Rows, the placeholders filled from them, and the fingerprint by which the same question is asked only once.
 
 A placeholder is ``{column}``, a name and nothing else: no expressions, attributes, format codes or Jinja, so that
-what stands in a row can never run. Braces that are no placeholder stay byte for byte, which lets JSON examples stand in
-a prompt; ``{{column}}`` writes the literal ``{column}``.
+what stands in a row can never run. What reads like a name (words, joined by spaces, hyphens or dots, with a letter in
+them) is always a placeholder; anything else in braces only where a column has just that name. Other braces stay byte
+for byte, which lets JSON examples stand in a prompt; ``{{column}}`` writes the literal ``{column}``.
 """
 
 from __future__ import annotations
@@ -13,17 +14,46 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any
 
-from airflow_provider_segmind.exceptions import SegmindConfigError
+from airflow_provider_segmind.exceptions import SegmindRowError
 
 _CANONICAL = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
-_BRACES = re.compile(r"\{\{([^\W\d]\w*)\}\}|\{([^{}]+)\}")
-_NAME = re.compile(r"[^\W\d]\w*\Z")
+_BRACES = re.compile(r"\{\{([^{}]+)\}\}|\{([^{}]+)\}")
+_NAME = re.compile(r"(?=.*[^\W\d])\w+(?:[ .\-]+\w+)*\Z")
+_JSON_FIELD = re.compile(r'\s*"')
+
+
+@dataclass(frozen=True, slots=True)
+class Undecoded:
+    """
+    Stands in a row for a value that its file holds and nobody can read.
+
+    :param reason: what it is, for a message.
+    """
+
+    reason: str
+
+
+class PartOfRow(dict[str, Any]):
+    """
+    The columns of a row that are asked about.
+
+    :param everything: the names of all of its columns.
+    """
+
+    def __init__(self, values: Mapping[str, Any], everything: tuple[str, ...]) -> None:
+        super().__init__(values)
+        self.everything = everything
+
+
+def column_names(values: Mapping[str, Any]) -> Collection[str]:
+    """Return the names of all columns of a row, of those as well that were not read."""
+    return values.everything if isinstance(values, PartOfRow) else values.keys()
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +63,18 @@ class Row:
 
     :param number: its place in the source, from 0.
     :param values: its columns by name.
+    :param known: columns that other rows of the table have; a placeholder of that name is one here as well.
     """
 
     number: int
     values: Mapping[str, Any]
+    known: Collection[str] = frozenset()
 
     def key(self, columns: tuple[str, ...]) -> dict[str, Any]:
         """
         Return the key columns.
 
-        :raises SegmindConfigError: a key column is missing; names it.
+        :raises SegmindRowError: a key column is missing or cannot be read; names it.
         """
         return {name: self._column(name, "key") for name in columns}
 
@@ -50,7 +82,7 @@ class Row:
         """
         Fill the placeholders of a text.
 
-        :raises SegmindConfigError: a column is missing; names it.
+        :raises SegmindRowError: a column is missing or cannot be read; names it.
         """
         return _BRACES.sub(lambda match: self._filled(match), text)
 
@@ -61,7 +93,7 @@ class Row:
         A text that is one placeholder and nothing else takes over the column's own value, so that
         ``{"seed": "{seed}"}`` sends a number.
 
-        :raises SegmindConfigError: a column is missing; names it.
+        :raises SegmindRowError: a column is missing or cannot be read; names it.
         """
         if isinstance(inputs, str):
             whole = _BRACES.fullmatch(inputs)
@@ -76,31 +108,47 @@ class Row:
 
     def _filled(self, match: re.Match[str]) -> str:
         if match[1] is not None:
-            return match[0][1:-1]
+            return match[0][1:-1] if self._is_column(match[1]) else match[0]
         name = match[2]
         return plain_text(self._column(name, "placeholder")) if self._is_column(name) else match[0]
 
     def _is_column(self, name: str) -> bool:
-        return name in self.values or _NAME.match(name) is not None
+        return name in self.values or name in self.known or is_name(name)
 
     def _column(self, name: str, role: str) -> Any:
         try:
-            return self.values[name]
+            value = self.values[name]
         except KeyError:
-            raise SegmindConfigError(
+            raise SegmindRowError(
                 f"Row {self.number} has no column {name!r}, which a {role} names. Its columns are: "
-                f"{', '.join(sorted(map(str, self.values)))}. Nothing was sent for this row."
+                f"{', '.join(sorted(map(str, column_names(self.values))))}. Nothing was sent for this row."
             ) from None
+        if isinstance(value, Undecoded):
+            raise SegmindRowError(
+                f"Row {self.number} has in the column {name!r}, which a {role} names, a {value.reason}. Nothing was "
+                "sent for this row."
+            )
+        return value
+
+
+def is_name(text: str) -> bool:
+    """Tell whether a text in braces is a placeholder whatever columns there are."""
+    return _NAME.match(text) is not None
 
 
 def placeholders(template: Any) -> frozenset[str]:
-    """Return the columns a text, or the texts of a JSON value, must find in every row."""
+    """
+    Return what a text, or the texts of a JSON value, may name of a row.
+
+    What :func:`is_name` takes for a name must be a column; the others are placeholders if a column has that name.
+    """
     return frozenset(_names(template))
 
 
 def _names(template: Any) -> Iterator[str]:
     if isinstance(template, str):
-        yield from (match[2] for match in _BRACES.finditer(template) if match[2] is not None and _NAME.match(match[2]))
+        names = (match[2] for match in _BRACES.finditer(template) if match[2] is not None)
+        yield from (name for name in names if not _JSON_FIELD.match(name))
     elif isinstance(template, Mapping):
         for value in template.values():
             yield from _names(value)

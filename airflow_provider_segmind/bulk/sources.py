@@ -2,7 +2,8 @@
 Tables to read: JSONL, CSV and Parquet, one file, a pattern, a folder, or several of these; row by row.
 
 CSV has no types, so every value of it is a text; that keeps the fingerprint of a row the same whatever its neighbours
-hold.
+hold. Whatever breaks a file in the middle becomes one error that names the file, the line and the cause, and says
+whether reading it again can help.
 """
 
 from __future__ import annotations
@@ -12,40 +13,84 @@ import csv
 import gzip
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import IO, Any
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import IO, Any, TypeAlias
 
 from airflow_provider_segmind.bulk.formats import FileKind, Format, kind_of, known_kind, pyarrow
+from airflow_provider_segmind.bulk.parquet import parquet_rows
 from airflow_provider_segmind.bulk.storage import StorePath, store_path
-from airflow_provider_segmind.exceptions import SegmindConfigError
+from airflow_provider_segmind.exceptions import SegmindBulkError, SegmindConfigError, SegmindError, shorten
 
+Columns: TypeAlias = frozenset[str] | None
+"""The columns that somebody asks about; None for all of them."""
 _PATTERN = frozenset("*?[")
 _LONGEST_CELL = 1 << 30
-_PARQUET_ROWS = 1024
+_ESCAPED = re.compile("[\udc80-\udcff]")
+"""What invalid bytes are decoded to; valid UTF-8 never holds it."""
+_DAMAGED = (ValueError, EOFError, RecursionError, zlib.error, csv.Error, gzip.BadGzipFile)
 
 
-def open_source(source: Any) -> Iterator[Mapping[str, Any]]:
+def open_source(source: Any, columns: Columns = None) -> Iterator[Mapping[str, Any]]:
     """
     Return the rows of a table.
 
     :param source: a path (or its text), whose name may hold ``*``, ``?`` and ``[``, or which may be a folder; a list of
         rows; or a list of paths. Files of a folder are read in the order of their names; those that begin with a dot or
         an underscore are left out.
-    :raises SegmindConfigError: nothing is there, or it cannot be read as a table.
+    :param columns: a format that can leave out other columns does not decode them.
+    :raises SegmindConfigError: nothing is there, or what is there is not a table; reading it again is no help.
+    :raises SegmindBulkError: the store or whatever else yields the rows failed; a retry may help.
     """
     if isinstance(source, Mapping):
         raise SegmindConfigError("The source is one dict: give a list of rows, or a path.")
     if isinstance(source, Iterable) and not isinstance(source, (str, bytes)) and not hasattr(source, "open"):
-        return _rows_of_list(source)
-    return _rows_of_files([store_path(source)])
+        return _rows_of_list(source, columns)
+    return _rows_of_files([store_path(source)], columns)
 
 
-def _rows_of_list(source: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
+def cannot_be_read(error: Exception, where: str) -> SegmindError:
+    """
+    Return the error of a source that breaks: what is damaged stays so, but a store or a session may recover.
+
+    :param where: begins the message.
+    """
+    message = f"{where} cannot be read: {_cause(error)}."
+    # pyarrow tells of damaged pages by an OSError without a number; those of a file system have one.
+    damaged = isinstance(error, _DAMAGED) or (type(error) is OSError and error.errno is None)
+    return SegmindConfigError(message) if damaged else SegmindBulkError(message, retryable=True)
+
+
+def _cause(error: Exception) -> str:
+    """Say what went wrong without showing what is in the file."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is not UTF-8 ({error.reason}); save it as UTF-8"
+    if isinstance(error, json.JSONDecodeError):
+        return f"it is not JSON ({error.msg} at character {error.pos + 1})"
+    if isinstance(error, csv.Error):
+        return f"it is not CSV ({error})"
+    if isinstance(error, RecursionError):
+        return "its data is nested too deeply"
+    if _is_packing(error):
+        return f"the compressed data {'ends too early' if isinstance(error, EOFError) else 'is damaged'}"
+    name = type(error).__name__
+    if type(error).__module__.startswith("pyarrow"):
+        return f"it is not Parquet, or damaged ({name})"
+    return f"{name} ({shorten(error.strerror)})" if isinstance(error, OSError) and error.strerror else name
+
+
+def _is_packing(error: Exception) -> bool:
+    return isinstance(error, (EOFError, zlib.error, gzip.BadGzipFile))
+
+
+def _rows_of_list(source: Iterable[Any], columns: Columns) -> Iterator[Mapping[str, Any]]:
     for number, item in enumerate(source):
         if isinstance(item, Mapping):
             yield item
         elif isinstance(item, str) or hasattr(item, "open"):
-            yield from _rows_of_files([store_path(item)])
+            yield from _rows_of_files([store_path(item)], columns)
         else:
             raise SegmindConfigError(
                 f"Entry {number} of the source is a {type(item).__name__}: a list holds rows (dicts) or paths."
@@ -65,7 +110,7 @@ def source_files(path: StorePath) -> list[StorePath]:
     else:
         files = [path] if path.exists() else []
     if not files:
-        raise SegmindConfigError(f"There is no table at {str(path)!r}. Nothing was sent.")
+        raise SegmindConfigError(f"There is no table at {str(path)!r}.")
     return files
 
 
@@ -100,10 +145,41 @@ def _is_table(path: StorePath) -> bool:
     return path.name[0] not in "._" and kind_of(path.name) is not None
 
 
-def _rows_of_files(paths: Sequence[StorePath]) -> Iterator[Mapping[str, Any]]:
+def _rows_of_files(paths: Sequence[StorePath], columns: Columns) -> Iterator[Mapping[str, Any]]:
     for path in paths:
-        for file in source_files(path):
-            yield from _READERS[known_kind(file.name).format](file, known_kind(file.name))
+        for file in _found(path):
+            yield from _rows_of_file(file, columns)
+
+
+def _found(path: StorePath) -> list[StorePath]:
+    try:
+        return source_files(path)
+    except OSError as error:
+        raise cannot_be_read(error, f"The folder of {str(path)!r}") from error
+
+
+@dataclass(slots=True)
+class _Position:
+    """How far a file was read."""
+
+    file: str
+    unit: str = "Line"
+    number: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.unit} {self.number} of {self.file!r}" if self.number else repr(self.file)
+
+
+def _rows_of_file(file: StorePath, columns: Columns) -> Iterator[Mapping[str, Any]]:
+    kind, position = known_kind(file.name), _Position(str(file))
+    try:
+        yield from _READERS[kind.format](file, kind, position, columns)
+    except SegmindError:
+        raise
+    except Exception as error:
+        # A store's or a format's library may raise anything, and the rows before it are worth keeping.
+        where = f"{position.file!r}, after line {position.number - 1}," if _is_packing(error) else str(position)
+        raise cannot_be_read(error, where) from error
 
 
 @contextlib.contextmanager
@@ -116,51 +192,81 @@ def _opened(path: StorePath, kind: FileKind) -> Iterator[IO[bytes]]:
             yield file
 
 
-def _read_jsonl(path: StorePath, kind: FileKind) -> Iterator[Mapping[str, Any]]:
+def _read_jsonl(path: StorePath, kind: FileKind, position: _Position, _: Columns) -> Iterator[Mapping[str, Any]]:
     with _opened(path, kind) as file:
-        for number, line in enumerate(file, 1):
+        position.number = 1
+        for line in file:
             text = line.removeprefix(b"\xef\xbb\xbf").strip()
-            if not text:
-                continue
-            try:
-                row = json.loads(text)
-            except ValueError as error:
-                raise SegmindConfigError(f"Line {number} of {str(path)!r} is no JSON.") from error
-            if not isinstance(row, dict):
-                raise SegmindConfigError(f"Line {number} of {str(path)!r} is no JSON object.")
-            yield row
+            if text:
+                row = json.loads(text.decode("utf-8", "surrogatepass"), object_pairs_hook=_object)
+                if not isinstance(row, dict):
+                    raise SegmindConfigError(f"{position} is not a JSON object.")
+                if type(row) is not dict:
+                    raise SegmindConfigError(f"{position} has a column name twice.")
+                yield row
+            position.number += 1
 
 
-def _read_csv(path: StorePath, kind: FileKind) -> Iterator[Mapping[str, Any]]:
+class _TwiceNamed(dict[str, Any]):
+    """An object in which a name was repeated, so that a value is lost."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    return found if len(found) == len(pairs) else _TwiceNamed(found)
+
+
+def _read_csv(path: StorePath, kind: FileKind, position: _Position, _: Columns) -> Iterator[Mapping[str, Any]]:
     csv.field_size_limit(_LONGEST_CELL)
-    with _opened(path, kind) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
-        lines = csv.reader(text, strict=True)
-        try:
-            header = next(lines, [])
-            if len(set(header)) != len(header):
-                raise SegmindConfigError(f"{str(path)!r} has a column name twice in its header: {header}.")
-            for cells in lines:
-                if not cells:
-                    continue
-                if len(cells) != len(header):
-                    found = f"{len(cells)} cells where its header has {len(header)}"
-                    raise SegmindConfigError(f"Line {lines.line_num} of {str(path)!r} has {found}.")
+    encoding, errors = "utf-8-sig", "surrogateescape"
+    with _opened(path, kind) as file, io.TextIOWrapper(file, encoding, errors, newline="") as text:
+        position.number = 1
+        lines = csv.reader(_utf8_lines(text, position), strict=True)
+        header = _header(next(lines, []), position)
+        position.number = lines.line_num + 1
+        for cells in lines:
+            if cells and len(cells) != len(header):
+                position.number = lines.line_num
+                raise SegmindConfigError(f"{position} has {len(cells)} cells where its header has {len(header)}.")
+            if cells:
                 yield dict(zip(header, cells, strict=True))
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise SegmindConfigError(
-                f"{str(path)!r} cannot be read as CSV in UTF-8, line {lines.line_num}: {type(error).__name__}."
-            ) from error
+            position.number = lines.line_num + 1
 
 
-def _read_parquet(path: StorePath, kind: FileKind) -> Iterator[Mapping[str, Any]]:
-    arrow = pyarrow()
+def _utf8_lines(text: Iterable[str], position: _Position) -> Iterator[str]:
+    """Pass lines on up to one that is not UTF-8; a strict decoder would lose the lines before it in the same block."""
+    for number, line in enumerate(text, 1):
+        if not line.isascii() and _ESCAPED.search(line):
+            position.number = number
+            raise SegmindConfigError(f"{position} cannot be read: it is not UTF-8; save it as UTF-8.")
+        yield line
+
+
+def _header(cells: list[str], position: _Position) -> list[str]:
+    """
+    Return the names of the columns.
+
+    :raises SegmindConfigError: two are the same, apart from spaces around them and a byte order mark.
+    """
+    names = [cells[0].lstrip("\ufeff"), *cells[1:]] if cells else []
+    bare = [name.strip() for name in names]
+    twice = sorted({name for name in bare if bare.count(name) > 1})
+    if twice:
+        raise SegmindConfigError(f"{position} has the columns {twice} twice in its header: rename one of each.")
+    return names
+
+
+def _read_parquet(path: StorePath, _: FileKind, position: _Position, columns: Columns) -> Iterator[Mapping[str, Any]]:
+    position.unit = "Row"
     with path.open("rb") as file:
-        try:
-            table = arrow.parquet.ParquetFile(file)
-            for batch in table.iter_batches(batch_size=_PARQUET_ROWS):
-                yield from batch.to_pylist()
-        except arrow.ArrowInvalid as error:
-            raise SegmindConfigError(f"{str(path)!r} cannot be read as Parquet: {type(error).__name__}.") from error
+        for number, row in enumerate(parquet_rows(file, str(path), columns), 1):
+            position.number = number
+            yield row
+        position.number = 0
 
 
-_READERS = {Format.JSONL: _read_jsonl, Format.CSV: _read_csv, Format.PARQUET: _read_parquet}
+_READERS: dict[Format, Callable[[StorePath, FileKind, _Position, Columns], Iterator[Mapping[str, Any]]]] = {
+    Format.JSONL: _read_jsonl,
+    Format.CSV: _read_csv,
+    Format.PARQUET: _read_parquet,
+}

@@ -12,7 +12,7 @@ from airflow_provider_segmind.bulk.storage import StorePath
 from airflow_provider_segmind.operators.tables import LEDGER_FOLDER, beside, locate, table_rows, table_size
 
 if TYPE_CHECKING:
-    from airflow_provider_segmind.bulk.plan import KeyedTarget
+    from airflow_provider_segmind.bulk.plan import KeyedTarget, Question
     from airflow_provider_segmind.operators.enrich import SegmindEnrichFileOperator
     from airflow_provider_segmind.operators.enrich_rows import SegmindEnrichOperator
 
@@ -76,13 +76,14 @@ class FileEnds:
     A file of rows, and a file of answers.
 
     :param task: the operator, its fields rendered.
+    :param question: what is asked of each row.
     """
 
-    def __init__(self, task: SegmindEnrichFileOperator) -> None:
+    def __init__(self, task: SegmindEnrichFileOperator, question: Question) -> None:
         self.output = path_of_part(locate(task.output_path), task)
         self.ledger = locate(task.ledger_path) if task.ledger_path else self.output.parent / LEDGER_FOLDER
         self._source = task.source
-        self._rows = table_rows(task.source)
+        self._rows = table_rows(task.source, question.columns)
 
     @property
     def address(self) -> str:

@@ -60,4 +60,4 @@ class SegmindEnrichFileOperator(SegmindEnrichOperator):
         """Return the files."""
         from airflow_provider_segmind.operators.ends import FileEnds
 
-        return FileEnds(self)
+        return FileEnds(self, question)

@@ -23,7 +23,7 @@ from airflow_provider_segmind.bulk.engine import Engine
 from airflow_provider_segmind.bulk.manifest import Manifest
 from airflow_provider_segmind.bulk.plan import Client, KeyedTarget, OnUnknown, Rerun, Settings, Shard
 from airflow_provider_segmind.bulk.verdicts import Outcome
-from airflow_provider_segmind.exceptions import SegmindBulkError
+from airflow_provider_segmind.exceptions import SegmindBulkError, SegmindError
 from airflow_provider_segmind.failures import skip
 from airflow_provider_segmind.operators.reporting import add_report
 from airflow_provider_segmind.operators.resting import REST_AFTER, rest_in_triggerer
@@ -177,7 +177,7 @@ class Enriching:
         if engine is None:
             return None
         try:
-            if running.exception() is not None and not engine.feeder.rows_read:
+            if running.exception() is not None and not engine.feeder.rows_seen:
                 return None
             sampled = self._task.sample is not None
             manifest = self._ends.land(engine, self._note_cost if sampled else None)
@@ -243,7 +243,11 @@ class Enriching:
         asked = len(self._costs)
         if not asked:
             return
-        total = self._ends.count(asked)
+        try:
+            total = self._ends.count(asked)
+        except (SegmindError, OSError) as error:
+            self._task.log.warning("What all rows would cost is unknown, because they cannot be counted: %s", error)
+            return
         mean = statistics.fmean(self._costs)
         spread = statistics.stdev(self._costs) / math.sqrt(asked) if asked > 1 else mean
         estimate = {

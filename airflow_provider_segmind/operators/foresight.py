@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_segmind.api.pricing import Price, estimate_cost, estimate_input_tokens
 from airflow_provider_segmind.api.repairs import output_cap_of
+from airflow_provider_segmind.bulk.feeder import numbered
 from airflow_provider_segmind.bulk.index import CompactIndex
 from airflow_provider_segmind.bulk.ledger import Ledger
 from airflow_provider_segmind.bulk.plan import KeyedTarget, Prepared, Question, Shard
-from airflow_provider_segmind.bulk.rows import Row
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindRowError
 from airflow_provider_segmind.operators.row_question import row_question
 
@@ -102,13 +102,12 @@ def _distinct(
     """Yield each question of this shard once, and count rows."""
     shard = Shard(index=task.shard_index, count=task.shard_count)
     seen = CompactIndex()
-    for number, values in enumerate(islice(ends.rows(), task.sample)):
-        row = Row(number, values)
+    for row in numbered(islice(ends.rows(), task.sample), question):
         try:
             key = row.key(question.key)
             prepared = question.prepare(row)
         except SegmindConfigError as error:
-            if number == 0 and not isinstance(error, SegmindRowError):
+            if row.number == 0 and not isinstance(error, SegmindRowError):
                 raise
             foreseen.skipped_rows += 1
             continue

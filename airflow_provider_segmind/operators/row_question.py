@@ -11,7 +11,7 @@ from airflow_provider_segmind.api.families import family_of
 from airflow_provider_segmind.api.replies import read_reply
 from airflow_provider_segmind.arguments import as_inputs
 from airflow_provider_segmind.bulk.plan import Question
-from airflow_provider_segmind.bulk.rows import Row
+from airflow_provider_segmind.bulk.rows import Row, placeholders
 from airflow_provider_segmind.bulk.verdicts import Accept, AskAgain, Outcome, Refuse, Reply, Verdict
 from airflow_provider_segmind.operators.questions import read_output_type
 from airflow_provider_segmind.operators.row_files import RowFiles
@@ -46,6 +46,7 @@ def row_question(task: SegmindEnrichOperator) -> Question:
         read=asked.read,
         key=(task.key,) if isinstance(task.key, str) else tuple(task.key),
         answer_columns=asked.columns,
+        placeholders=asked.placeholders,
         schema=asked.output_type.schema if asked.output_type else None,
         abreast=FILES_ABREAST if task.files else 1,
     )
@@ -64,6 +65,7 @@ class RowQuestion:
         self._format: dict[str, Any] | None = None
         self.model = task.hook.model_or_default(task.model)
         self.output_type = read_output_type(task.output_type)
+        self.placeholders = placeholders([task.prompt, task.system, self._inputs, task.files])
         self.columns = answer_columns(self.output_type)
         self._fields = fields_of(self.output_type)
         self._files = RowFiles(task.files, family_of(self.model, task.api_format)) if task.files else None

@@ -247,19 +247,20 @@ def beside(path: StorePath, mark: str, *, ending: str | None = None) -> StorePat
     return path.parent / f"{stem}.{mark}{own if ending is None else ending}"
 
 
-def table_rows(source: Any) -> Iterator[Mapping[str, Any]]:
+def table_rows(source: Any, columns: frozenset[str] | None = None) -> Iterator[Mapping[str, Any]]:
     """
     Return the rows of a source.
 
+    :param columns: those that are asked about; a format that can leave out the others does not decode them.
     :raises SegmindConfigError: it is no table.
     """
     from airflow_provider_segmind.bulk.sources import open_source
 
     if isinstance(source, str | os.PathLike):
-        return open_source(locate(source))
+        return open_source(locate(source), columns)
     if source is None or isinstance(source, bytes | Mapping) or not hasattr(source, "__iter__"):
         raise SegmindConfigError(f"'source' is a {type(source).__name__}: it must be a path, or a list of rows.")
-    return open_source(locate(item) if isinstance(item, str | os.PathLike) else item for item in source)
+    return open_source((locate(item) if isinstance(item, str | os.PathLike) else item for item in source), columns)
 
 
 def table_size(source: Any) -> int | None:

@@ -242,6 +242,7 @@ def read(reply: Reply) -> Verdict:
 
 def question(**changes: Any) -> Question:
     values: dict[str, Any] = {"model": "m", "build": build, "read": read, "key": ("id",), "answer_columns": ("said",)}
+    values["placeholders"] = frozenset({"text"})
     return Question(**{**values, **changes})
 
 

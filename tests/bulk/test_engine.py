@@ -546,8 +546,9 @@ async def test_a_source_that_breaks_off_loses_nothing_that_was_paid_for() -> Non
         raise SegmindConfigError("line 21 is no JSON")
 
     world = World(steps=4)
-    with pytest.raises(SegmindConfigError, match="line 21"):
+    with pytest.raises(SegmindBulkError, match=r"after 20 rows\. line 21") as caught:
         await world.run(broken())  # type: ignore[arg-type]
+    assert not caught.value.retryable
     landed = await world.run(table(*map(str, range(20))))
     assert (landed.manifest.outcomes["success"], world.segmind.posts) == (20, len(world.segmind.jobs))
     assert world.segmind.bill == pytest.approx(20 * PRICE)

@@ -1,23 +1,26 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, date, datetime
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from airflow_provider_segmind.bulk.rows import (
     Row,
+    Undecoded,
     canonical_json,
     digest,
     fingerprint,
+    is_name,
     json_value,
     placeholders,
     plain_text,
 )
-from airflow_provider_segmind.exceptions import SegmindConfigError
+from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindRowError
 
 
 def row(**values: object) -> Row:
@@ -34,7 +37,7 @@ def test_a_missing_column_is_named() -> None:
 
 
 def test_braces_that_are_no_placeholder_stay_byte_for_byte() -> None:
-    text = 'Answer {"tags": ["a"], "deep": {"b": {}}} {} {0} { title } {a.b} {a!r} {a:>3} {{ title }}'
+    text = 'Answer {"tags": ["a"], "deep": {"b": {}}} {} {0} { title } {a!r} {a:>3} {{ title }} {3} {1,2} {}'
     assert row(title="x").fill(text) == text
 
 
@@ -43,7 +46,56 @@ def test_doubled_braces_write_a_literal_placeholder() -> None:
 
 
 def test_a_column_whose_name_is_no_identifier_can_be_named() -> None:
-    assert Row(0, {"Product Name": "Stuhl"}).fill("{Product Name}, {Other Name}") == "Stuhl, {Other Name}"
+    assert Row(0, {"Product Name": "Stuhl"}).fill("{Product Name}, {{Other Name}}") == "Stuhl, {Other Name}"
+    with pytest.raises(SegmindConfigError, match="no column 'Other Name'"):
+        Row(0, {"Product Name": "Stuhl"}).fill("{Product Name}, {Other Name}")
+
+
+@pytest.mark.parametrize("name", ["first-name", "First Name", "a.b", "2nd", "größe", "名前", "a--b", "x_1.y-2 z"])
+def test_what_reads_like_a_name_must_be_a_column(name: str) -> None:
+    assert placeholders(f"Greet {{{name}}}.") == {name}
+    assert Row(0, {name: "Ann"}).fill(f"Greet {{{name}}}.") == "Greet Ann."
+    assert Row(0, {}).fill(f"Greet {{{{{name}}}}}.") == f"Greet {{{name}}}."
+    with pytest.raises(SegmindRowError, match="has no column"):
+        Row(0, {"x": 2}).fill(f"Greet {{{name}}}.")
+
+
+@pytest.mark.parametrize("name", ["3", "2024", "a:b", "a, b", " padded ", "what?", "e-mail (work)", "100 %", "a!r"])
+def test_other_braces_are_a_placeholder_only_where_a_column_has_that_name(name: str) -> None:
+    assert Row(0, {name: "x"}).fill(f"{{{name}}}") == "x"
+    assert Row(0, {}).fill(f"{{{name}}}") == f"{{{name}}}"
+    with pytest.raises(SegmindRowError, match="has no column"):
+        Row(0, {}, known={name}).fill(f"{{{name}}}")
+
+
+@given(
+    st.dictionaries(st.text(st.characters(blacklist_characters='{}"'), min_size=1), st.text(), min_size=1), st.text()
+)
+def test_every_column_name_without_braces_and_quotes_can_be_named(values: dict[str, str], between: str) -> None:
+    between = between.replace("{", "").replace("}", "")
+    template = between.join(f"{{{name}}}" for name in values)
+    assert placeholders(template) == set(values)
+    assert Row(0, values).fill(template) == between.join(values.values())
+
+
+@given(
+    st.recursive(
+        st.none() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
+    )
+)
+def test_json_in_a_prompt_stays_as_it_is(value: object) -> None:
+    text = json.dumps(value, ensure_ascii=False)
+    inside = "".join(re.findall(r"\{([^{}]*)\}", text))
+    assume("{" not in inside and not any(is_name(part) for part in re.findall(r"\{([^{}]+)\}", text)))
+    assert row(title="x").fill(text) == text
+
+
+def test_a_value_that_cannot_be_read_is_the_trouble_of_its_row() -> None:
+    broken = Row(7, {"id": 1, "text": Undecoded("string that cannot be read (UnicodeDecodeError)")})
+    assert broken.fill("{id}") == "1"
+    for use in (lambda: broken.fill("{text}"), lambda: broken.fill_inputs("{text}"), lambda: broken.key(("text",))):
+        with pytest.raises(SegmindRowError, match=r"Row 7 .*'text'.*UnicodeDecodeError"):
+            use()
 
 
 def test_what_stands_in_a_row_is_never_read_as_a_placeholder() -> None:
