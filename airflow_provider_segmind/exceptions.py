@@ -19,7 +19,7 @@ The two questions asked of each: was money spent (``billed``), and does running 
     │   ├── SegmindCreditsError          the account cannot pay                      billed no   retry no
     │   ├── SegmindRateLimitError        429 after the client's patience             billed no   retry yes
     │   ├── SegmindServerError           5xx, patience over; paid: only by policy    billed no   retry yes
-    │   └── SegmindResponseError         an answer that breaks the contract          billed ?    retry no
+    │   └── SegmindResponseError         an answer that breaks the contract          billed ?    see text
     ├── SegmindRequestError              what became of an accepted request
     │   ├── SegmindRequestFailedError    Segmind reports FAILED; carries its words   billed no   retry no
     │   ├── SegmindRequestExpiredError   the result is gone (over an hour)           billed yes  recover, or policy
@@ -83,6 +83,10 @@ class SegmindAPIError(SegmindError):
     :param request_id: the request the call was about, when it was about one.
     :param body: the server's words, at most 200 characters, secrets masked.
     """
+
+    gateway: bool = False
+    """Whether something in front of Segmind answered (a redirect, a gateway's 5xx, a page), so that the answer says
+    nothing about the call itself."""
 
     def __init__(
         self, message: str, *, status_code: int | None = None, request_id: str | None = None, body: str | None = None
@@ -163,10 +167,12 @@ class SegmindServerError(SegmindAPIError):
 
 class SegmindResponseError(SegmindAPIError):
     """
-    The answer breaks the contract: no request id, not JSON, a redirect.
+    The answer breaks the contract: no request id, not JSON, a redirect, a proxy's page.
 
-    :param billed: None after a paid call, whose fate is unknown; False where nothing paid was sent.
-    :param retryable: True for a free call whose answer was cut off.
+    :param billed: None after a paid call that may have been carried out; False where nothing paid was sent, or where
+        something in front of Segmind refused it.
+    :param retryable: True where something in front of Segmind answered and nothing was created, and for a free call
+        whose answer was cut off.
     """
 
     def __init__(

@@ -46,6 +46,8 @@ _SURROGATE_PATTERN = re.compile(rb"\\u[dD][89a-fA-F]")
 _WORD_KEYS = ("error", "error_message", "message", "detail")
 LONGEST_RESET_WAIT = 65.0
 """Seconds a reset header is believed for; Segmind's windows are a minute long."""
+_ABOUT_THE_CALL = frozenset({413, 414, 429, 431})
+"""Refusals that say something about the call itself, even where a proxy words them as a page."""
 _EPOCH_FLOOR = 1e8
 _EPOCH_MILLISECONDS = 1e11
 
@@ -107,6 +109,20 @@ class Answer:
         return body
 
 
+def from_gateway(answer: Answer) -> bool:
+    """
+    Tell whether something in front of Segmind answered: a redirect, a gateway's 5xx, a page, a text that is not JSON.
+
+    Segmind's own refusals are JSON; 405 is the documented exception, and the client never uses a wrong verb. So such an
+    answer says nothing about the call, its inputs or its request, and is waited out like an outage.
+    """
+    code = answer.status_code
+    if 300 <= code < 400 or code > 500:
+        return True
+    first = answer.content[:1000].lstrip()[:1]
+    return code not in _ABOUT_THE_CALL and first != b"" and first not in b'{["'
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
     """
@@ -164,17 +180,18 @@ def server_words(answer: Answer, secret: str) -> str:
 
 def refusal(asked: Asked, answer: Answer) -> SegmindError:
     """Return the error that a status outside 2xx stands for."""
+    error = _refusal(asked, answer)
+    if isinstance(error, SegmindAPIError):
+        error.gateway = from_gateway(answer)
+    return error
+
+
+def _refusal(asked: Asked, answer: Answer) -> SegmindError:
     code, words = answer.status_code, server_words(answer, asked.secret)
     said = f"{asked.what} was answered HTTP {code}" + (f": {words!r}" if words else " without a body")
     details: dict[str, Any] = {"status_code": code, "request_id": asked.request_id, "body": words}
     if 300 <= code < 400:
-        target = mask(answer.headers.get("location", "nowhere"), asked.secret)
-        return SegmindResponseError(
-            f"{said}, a redirect to {shorten(target)!r}. It was not followed because the API key would travel with "
-            f"it: set the base URL of the connection to where Segmind really is. {asked.costs}.",
-            billed=False,
-            **details,
-        )
+        return _redirect(asked, answer, said, details)
     if code == 429:
         wait = seconds_until_reset(answer)
         when = "" if wait is None else f" The limit resets in {wait:.0f} s."
@@ -185,6 +202,8 @@ def refusal(asked: Asked, answer: Answer) -> SegmindError:
         )
     if code >= 500:
         return _server_error(asked, said, details)
+    if from_gateway(answer):
+        return _page(asked, code, said, details)
     if code in (404, 410) and asked.names == "request" and asked.request_id is not None:
         return SegmindRequestExpiredError(
             f"{said}. Segmind keeps a result for one hour after submission and answers so for an expired or unknown "
@@ -194,6 +213,34 @@ def refusal(asked: Asked, answer: Answer) -> SegmindError:
         )
     kind, advice = _client_error(asked, code, words)
     return kind(f"{said}. {asked.costs}; {advice}.", **details)
+
+
+def _redirect(asked: Asked, answer: Answer, said: str, details: dict[str, Any]) -> SegmindResponseError:
+    target = shorten(mask(answer.headers.get("location", "nowhere"), asked.secret))
+    if asked.paid and answer.status_code == 303:
+        # "See other" is how a server answers a POST that it has carried out.
+        return SegmindResponseError(f"{said}, a redirect to {target!r}. {FATE_UNKNOWN}.", **details)
+    return SegmindResponseError(
+        f"{said}, a redirect to {target!r}. It was not followed because the API key would travel with it. "
+        f"{asked.costs}; a later try may succeed. If it persists, set the base URL of the connection to where Segmind "
+        "really is.",
+        billed=False,
+        retryable=True,
+        **details,
+    )
+
+
+def _page(asked: Asked, code: int, said: str, details: dict[str, Any]) -> SegmindAPIError:
+    """Return the error of a 4xx that something in front of Segmind answered; nothing reached Segmind."""
+    meaning = (
+        f"{said}. The body is not JSON, so a proxy or gateway in front of Segmind answered. {asked.costs}; a later try "
+        "may succeed. If it persists, check the base URL of the connection and what lies between."
+    )
+    if code == 405:
+        error = SegmindBadRequestError(meaning, **details)
+        error.retryable = True
+        return error
+    return SegmindResponseError(meaning, billed=False, retryable=True, **details)
 
 
 def _server_error(asked: Asked, said: str, details: dict[str, Any]) -> SegmindAPIError:
@@ -237,8 +284,11 @@ def broken(asked: Asked, answer: Answer, problem: BrokenAnswerError) -> SegmindA
     said = f"{asked.what} was answered HTTP {answer.status_code}, but the answer {problem}: {words!r}"
     details: dict[str, Any] = {"status_code": answer.status_code, "request_id": asked.request_id, "body": words}
     if asked.paid:
-        return SegmindResponseError(f"{said}. {FATE_UNKNOWN}.", **details)
-    return SegmindResponseError(f"{said}. {asked.costs}.", billed=False, retryable=problem.cut, **details)
+        error = SegmindResponseError(f"{said}. {FATE_UNKNOWN}.", **details)
+    else:
+        error = SegmindResponseError(f"{said}. {asked.costs}.", billed=False, retryable=problem.cut, **details)
+    error.gateway = problem.cut
+    return error
 
 
 def seconds_until_reset(answer: Answer) -> float | None:

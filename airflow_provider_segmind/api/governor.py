@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from airflow_provider_segmind.api.protocol import Call
 from airflow_provider_segmind.api.rates import Priority, RateSettings
 from airflow_provider_segmind.api.window import LocalWindow, RedisWindow
-from airflow_provider_segmind.exceptions import SegmindConnectionError, SegmindRateLimitError
+from airflow_provider_segmind.exceptions import SegmindAPIError, SegmindConnectionError, SegmindRateLimitError
 
 LONGEST_SILENCE = 65.0
 """Seconds a reset header is believed for; Segmind's windows are a minute long."""
@@ -42,6 +42,10 @@ INCREASE = 0.1
 """Part of the limit that each minute without a 429 gives back."""
 PROOF = 1.2
 """How far past the limit a look must go through to show that looks do not count; our minute is longer than theirs."""
+GATEWAY_ERRORS = 3
+"""Answers of a gateway in a row, without one of Segmind's between them, after which everybody waits a moment."""
+LONGEST_GATEWAY_PAUSE = 5.0
+"""Seconds between calls that find out whether Segmind itself answers again."""
 REDIS_PATIENCE = 30.0
 """Seconds a shared window may be out of reach before the caller hears of it."""
 
@@ -90,6 +94,7 @@ class Governor:
         self._silent_until = 0.0
         self._elsewhere_full_until = 0.0
         self._refusals = 0
+        self._gateway_errors = 0
         self._ramp: int | None = None
         self._window = LocalWindow(None, settings.window)
         self._accepted = LocalWindow(None, settings.window)
@@ -225,7 +230,9 @@ class Governor:
                     self._accepted.give(self._accepted.take(now), now)
                 if error is None and permit.look is not None and self._overdrawn(permit.sent_at, PROOF):
                     self._polls_in_doubt = False
-                if permit.sent_at >= self._silent_until:
+                if isinstance(error, SegmindAPIError) and error.gateway:
+                    self._pause_for_gateway(permit, now)
+                elif permit.sent_at >= self._silent_until:
                     self._relax(counted=permit.place is not None)
                 else:
                     self._raise_to_accepted(now)
@@ -242,8 +249,19 @@ class Governor:
         limit = self.limit
         return limit is not None and self._window.used(now) + self._looks.used(now) > times * limit
 
+    def _pause_for_gateway(self, permit: Permit, now: float) -> None:
+        """Let nobody send for a moment when a gateway answers instead of Segmind: each POST would be one in doubt."""
+        if permit.sent_at < self._silent_until:
+            return
+        self._gateway_errors += 1
+        excess = self._gateway_errors - GATEWAY_ERRORS
+        if excess >= 0:
+            seconds = min(LONGEST_GATEWAY_PAUSE, 0.25 * 2.0 ** min(excess, 6)) * (0.75 + self._rng.random() / 4)
+            self._silent_until = max(self._silent_until, now + seconds)
+            self._ramp = 1
+
     def _relax(self, *, counted: bool) -> None:
-        self._refusals = 0
+        self._refusals = self._gateway_errors = 0
         if self._ramp is not None:
             self._ramp = None if self._ramp >= FULL_RAMP else self._ramp + 1
         ceiling = self.settings.ceiling

@@ -36,6 +36,7 @@ S = TypeVar("S", bound=RequestState)
 
 PATH_SEGMENT = re.compile(r"(?!\.+$)[A-Za-z0-9._-]{1,200}")
 """What a model name or request id may hold; all 503 names of the vendor's directory fit."""
+_PAGE = (b"<!doctype html", b"<html")
 _RECORD_FIELDS = {"model_name", "model_status", "credits_deduction"}
 
 
@@ -83,7 +84,8 @@ def state(request_id: str, kind: type[S], secret: str, answer: Answer) -> S:
     try:
         body = answer.json_object()
     except BrokenAnswerError:
-        if answer.status_code != 422:
+        # A page is a proxy's; FAILED without a JSON body is still Segmind's word.
+        if answer.status_code != 422 or _is_page(answer):
             raise
         body = {}
     # The id is the one we asked about: some answers leave it out or write it differently.
@@ -103,6 +105,8 @@ def state(request_id: str, kind: type[S], secret: str, answer: Answer) -> S:
 
 def sync_result(answer: Answer) -> SyncResult:
     """Read a v1 answer by its media type, never by the model's name."""
+    if _is_page(answer):
+        raise BrokenAnswerError("is a web page", cut=True)
     is_json = answer.content_type == "application/json" or answer.content_type.endswith("+json")
     return SyncResult(
         content_type=answer.content_type or "application/octet-stream",
@@ -112,6 +116,10 @@ def sync_result(answer: Answer) -> SyncResult:
         cost=answer.headers.get("x-cost"),
         remaining_credits=answer.headers.get("x-remaining-credits"),
     )
+
+
+def _is_page(answer: Answer) -> bool:
+    return answer.content_type == "text/html" or answer.content[:200].lstrip().lower().startswith(_PAGE)
 
 
 def _rows(body: Any) -> list[Any]:

@@ -6,6 +6,7 @@ what happened                               free call               paid call
 ==========================================  ======================  ===============================
 never left (refused, connect, pool timeout) again                   again
 429                                         again, after the reset  again, after the reset
+a redirect, a 4xx page of a proxy           again                   again
 5xx answered to the call itself             again                   unknown (twice more, if configured)
 lost after sending (timeout, reset, cut)    again                   **unknown**
 ==========================================  ======================  ===============================

@@ -14,6 +14,7 @@ from airflow_provider_segmind.api.answers import (
     Asked,
     BrokenAnswerError,
     broken,
+    from_gateway,
     mask,
     refusal,
     seconds_until_reset,
@@ -94,7 +95,7 @@ TABLE: list[tuple[str, Asked, int, Any, type[SegmindError], bool | None, bool]] 
     ("404 record", RECORD, 404, error("not found"), SegmindBadRequestError, False, False),
     ("404 balance", BALANCE, 404, error("No credits found for the user"), SegmindBadRequestError, False, False),
     ("404 path", PATH, 404, None, SegmindBadRequestError, False, False),
-    ("405 HTML", SUBMIT, 405, HTML_405, SegmindBadRequestError, False, False),
+    ("405 HTML", SUBMIT, 405, HTML_405, SegmindBadRequestError, False, True),
     ("406 content type", SUBMIT, 406, error("Invalid content type"), SegmindBadRequestError, False, False),
     (
         "406 content type and credits",
@@ -151,8 +152,19 @@ TABLE: list[tuple[str, Asked, int, Any, type[SegmindError], bool | None, bool]] 
     ("500 on a poll", POLL, 500, error("boom"), SegmindServerError, False, True),
     ("502 HTML on a poll", POLL, 502, b"<html>Bad gateway</html>", SegmindServerError, False, True),
     ("503 on the balance", BALANCE, 503, None, SegmindServerError, False, True),
-    ("307", SUBMIT, 307, None, SegmindResponseError, False, False),
-    ("301 on a poll", POLL, 301, None, SegmindResponseError, False, False),
+    ("307", SUBMIT, 307, None, SegmindResponseError, False, True),
+    ("303 after a POST", SUBMIT, 303, None, SegmindResponseError, None, False),
+    ("400 page", SUBMIT, 400, b"<html>Bad Request</html>", SegmindResponseError, False, True),
+    ("401 page", SUBMIT, 401, b"<html>Sign in</html>", SegmindResponseError, False, True),
+    ("403 page", SUBMIT, 403, b"<!doctype html><p>Attention required</p>", SegmindResponseError, False, True),
+    ("404 page", SUBMIT, 404, b"<html>404</html>", SegmindResponseError, False, True),
+    ("404 page on a poll", POLL, 404, b"<html>404</html>", SegmindResponseError, False, True),
+    ("404 text on a poll", POLL, 404, b"default backend - 404", SegmindResponseError, False, True),
+    ("410 page on a poll", POLL, 410, b"<html>gone</html>", SegmindResponseError, False, True),
+    ("404 wordless on a poll", POLL, 404, None, SegmindRequestExpiredError, True, False),
+    ("414 page", SUBMIT, 414, b"<html>URI too long</html>", SegmindBadRequestError, False, False),
+    ("429 page", SUBMIT, 429, b"<html>slow down</html>", SegmindRateLimitError, False, True),
+    ("301 on a poll", POLL, 301, None, SegmindResponseError, False, True),
 ]
 
 
@@ -179,6 +191,29 @@ def test_an_answer_is_the_error_the_vendor_documents(
         assert (found.status_code, found.request_id, found.body) == (status, asked.request_id, words)
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "expected"),
+    [
+        (302, None, True),
+        (502, None, True),
+        (503, {"error": "overloaded"}, True),
+        (404, b"<html>", True),
+        (200, b"<html>maintenance</html>", True),
+        (500, b"<html>", True),
+        (500, {"error": "bad seed"}, False),
+        (404, {"error": "Request r-1 not found"}, False),
+        (401, {"error": "Unauthorized"}, False),
+        (413, b"<html>too large</html>", False),
+        (429, b"<html>slow down</html>", False),
+    ],
+)
+def test_an_answer_of_a_gateway_is_told_from_one_of_segmind(status: int, body: Any, expected: bool) -> None:
+    answer = said(status, body)
+    assert from_gateway(answer) is expected
+    if not 200 <= status < 300:
+        assert getattr(refusal(POLL, answer), "gateway", False) is expected
+
+
 def test_markup_is_left_out_of_the_servers_words() -> None:
     assert server_words(said(405, HTML_405), KEY) == "405 Method Not Allowed"
 
@@ -198,7 +233,7 @@ def test_a_refused_look_does_not_claim_that_the_request_costs_nothing(asked: Ask
         (SUBMIT, 401, None, "check the API key (password)"),
         (SUBMIT, 402, None, "add credits"),
         (SUBMIT, 404, None, "spelling of 'model'"),
-        (SUBMIT, 405, HTML_405, "base URL of the connection, or a proxy"),
+        (SUBMIT, 405, HTML_405, "a proxy or gateway in front of Segmind answered"),
         (SUBMIT, 406, error("Invalid content type"), "base URL of the connection, or a proxy"),
         (SUBMIT, 410, None, "choose another"),
         (SUBMIT, 413, None, "send their URLs instead"),

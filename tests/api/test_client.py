@@ -86,7 +86,7 @@ SUBMITS: list[tuple[str, Any, type[SegmindError], bool | None, bool, int]] = [
     ("402", answer(402, {"error": "Insufficient credits."}), SegmindCreditsError, False, False, 1),
     ("403", answer(403, {"error": "no"}), SegmindPermissionError, False, False, 1),
     ("404", answer(404, {"error": "no such model"}), SegmindModelNotFoundError, False, False, 1),
-    ("405 HTML", answer(405, b"<html>Method Not Allowed</html>"), SegmindBadRequestError, False, False, 1),
+    ("405 HTML", answer(405, b"<html>Method Not Allowed</html>"), SegmindBadRequestError, False, True, 6),
     ("406 content type", answer(406, {"error": "Invalid content type"}), SegmindBadRequestError, False, False, 1),
     ("406 credits", answer(406, {"error": "Insufficient credits"}), SegmindCreditsError, False, False, 1),
     ("406 value", answer(406, {"error": "bad aspect_ratio"}), SegmindBadRequestError, False, False, 1),
@@ -114,7 +114,9 @@ SUBMITS: list[tuple[str, Any, type[SegmindError], bool | None, bool, int]] = [
     ("request_id with slashes", answer(200, {"request_id": "../../v1/x"}), SegmindResponseError, None, False, 1),
     ("request_id of an odd type", answer(202, {"request_id": 7}), SegmindResponseError, None, False, 1),
     ("204", answer(204), SegmindResponseError, None, False, 1),
-    ("307", answer(307, headers={"location": "https://elsewhere.example/"}), SegmindResponseError, False, False, 1),
+    ("307", answer(307, headers={"location": "https://elsewhere.example/"}), SegmindResponseError, False, True, 6),
+    ("303", answer(303, headers={"location": "https://elsewhere.example/"}), SegmindResponseError, None, False, 1),
+    ("404 page", answer(404, b"<html>404</html>"), SegmindResponseError, False, True, 6),
 ]  # fmt: skip
 
 
@@ -249,9 +251,23 @@ def test_a_redirect_is_never_followed_and_the_key_stays_at_home(world: World, ac
     with pytest.raises(SegmindResponseError, match=r"a redirect to 'https://elsewhere\.example/x'") as caught:
         world.run(answer(code, headers={"location": "https://elsewhere.example/x"}), act)
 
-    assert len(world.seen) == 1
-    assert world.seen[0].url.host != "elsewhere.example"
-    assert not caught.value.retryable
+    # "See other" may be how a POST that was carried out is answered.
+    unknown = code == 303 and act in PAID
+    assert len(world.seen) == (1 if unknown else 6)
+    assert {request.url.host for request in world.seen}.isdisjoint({"elsewhere.example"})
+    assert (caught.value.retryable, caught.value.billed) == ((False, None) if unknown else (True, False))
+
+
+@pytest.mark.parametrize("act", [submit, status, result])
+@pytest.mark.parametrize(
+    "page", [answer(302, headers={"location": "/login"}), answer(404, b"<html>404</html>"), answer(405, b"<html>")]
+)
+def test_an_answer_of_a_gateway_is_waited_out_and_paid_once(world: World, act: Act, page: httpx.Response) -> None:
+    good = accepted() if act is submit else answer(200, {"status": "COMPLETED", "output": "x"})
+
+    assert world.run([page, page, page, good], act).request_id == "r-1"
+
+    assert len(world.seen) == 4
 
 
 def test_failed_is_a_state_to_get_status_and_an_error_to_get_result(world: World) -> None:
@@ -537,7 +553,7 @@ def test_a_redirect_on_a_real_socket_carries_the_key_nowhere(world: World, loopb
     server = loopback(redirect)
     for act in (submit, status):
         with pytest.raises(SegmindResponseError, match="not followed"):
-            world.run(None, act, endpoints=Endpoints(gateway=server.url))
+            world.run(None, act, endpoints=Endpoints(gateway=server.url), patience=Patience(attempts=1))
 
     assert len(server.received) == 2
     assert other.received == []

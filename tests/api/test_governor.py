@@ -15,7 +15,12 @@ from airflow_provider_segmind.api.gate import governor_for
 from airflow_provider_segmind.api.governor import LONGEST_SILENCE, Governor, Permit
 from airflow_provider_segmind.api.rates import Priority, RateSettings
 from airflow_provider_segmind.api.window import LocalWindow, RedisWindow
-from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindConnectionError, SegmindRateLimitError
+from airflow_provider_segmind.exceptions import (
+    SegmindConfigError,
+    SegmindConnectionError,
+    SegmindRateLimitError,
+    SegmindResponseError,
+)
 from tests.api.virtual import Server, World, a_call, fleet, seeded, send
 
 REDIS = "redis://127.0.0.1:6379/0"
@@ -181,6 +186,41 @@ def test_without_a_reset_the_silence_grows_with_jitter_and_stays_bounded() -> No
     assert silences[3] > silences[0] * 2
     assert max(silences) <= LONGEST_SILENCE
     assert governor.silence(now) == 0
+
+
+def test_after_three_answers_of_a_gateway_one_call_at_a_time_finds_out_whether_segmind_is_back() -> None:
+    governor, page = governor_of(), SegmindResponseError("A page.")
+    page.gateway = True
+    permits = [admitted(governor, a_call(), 0.0) for _ in range(8)]
+    for permit in permits[:2]:
+        governor.answered(permit, 0.1, page)
+    assert governor.silence(0.1) == 0
+    for permit in permits[2:]:
+        governor.answered(permit, 0.1, page)
+    assert 0 < governor.silence(0.1) <= 0.25
+    probe = admitted(governor, a_call(), 0.4)
+    assert next(governor.admission(a_call(), lambda: 0.4, None)) > 0
+    governor.answered(probe, 0.5)
+    assert governor.silence(0.5) == 0
+    assert governor.limit is None
+
+
+def test_now_and_then_an_answer_of_a_gateway_slows_nobody_down() -> None:
+    governor, page = governor_of(), SegmindResponseError("A page.")
+    page.gateway = True
+    for number in range(20):
+        governor.answered(admitted(governor, a_call(), float(number)), float(number), page if number % 2 else None)
+    assert governor.silence(20.0) == 0
+
+
+@given(errors=st.integers(3, 60))
+def test_a_long_outage_of_a_gateway_is_probed_every_few_seconds(errors: int) -> None:
+    governor, page, now = governor_of(), SegmindResponseError("A page."), 0.0
+    page.gateway = True
+    for _ in range(errors):
+        now += governor.silence(now)
+        governor.answered(admitted(governor, a_call(), now), now, page)
+    assert 0 < governor.silence(now) <= 5.0
 
 
 def test_a_reset_far_away_is_believed_for_little_more_than_a_minute() -> None:

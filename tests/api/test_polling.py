@@ -172,6 +172,13 @@ BLIPS = [
     answer(429, {"error": "rate_limit_exceeded"}),
     answer(200, b'{"status": "COMP'),
     answer(200, b"<html>maintenance</html>"),
+    answer(307, headers={"location": "https://elsewhere.example/"}),
+    answer(302, b"<html>Found</html>", headers={"location": "/login"}),
+    answer(404, b"<html>404</html>"),
+    answer(404, b"default backend - 404"),
+    answer(401, b"<html>Sign in</html>"),
+    answer(403, b"<html>Attention required</html>"),
+    answer(422, b"<html>Unprocessable</html>"),
     httpx.ConnectError("refused"),
     httpx.ConnectError("[Errno -3] Temporary failure in name resolution"),
     httpx.ConnectTimeout("timed out"),
@@ -223,7 +230,6 @@ def test_the_reset_time_of_a_429_is_waited_for(world: World) -> None:
         (answer(400, {"error": "bad"}), SegmindBadRequestError),
         (answer(200, ["COMPLETED"]), SegmindResponseError),
         (answer(200, {"state": "done"}), SegmindResponseError),
-        (answer(307, headers={"location": "https://elsewhere.example/"}), SegmindResponseError),
     ],
 )
 @pytest.mark.parametrize("fetch", [False, True])

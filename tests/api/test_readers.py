@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_segmind.api import readers
@@ -67,7 +67,7 @@ def test_failed_is_a_state_whatever_status_carries_it(status: int) -> None:
     ("body", "words"),
     [
         (b"", None),
-        (b"<html><body>Unprocessable <b>entity</b></body></html>", "Unprocessable entity"),
+        (b"Unprocessable entity", "Unprocessable entity"),
         ({"error": "bad seed"}, "bad seed"),
         ({"error": {"code": 3}}, '{"code": 3}'),
         (["no"], '["no"]'),
@@ -79,6 +79,18 @@ def test_a_422_without_a_state_is_failed_in_the_servers_words(body: Any, words: 
 
     assert found.failed
     assert found.error == words
+
+
+@pytest.mark.parametrize("page", [b"<html>Unprocessable</html>", b"  <!DOCTYPE html><p>x</p>"])
+def test_a_page_says_nothing_of_the_request_whatever_its_status(page: bytes) -> None:
+    with pytest.raises(BrokenAnswerError) as caught:
+        state(of(page, 422))
+    assert caught.value.cut
+
+
+def test_a_page_is_not_the_answer_of_a_model() -> None:
+    with pytest.raises(BrokenAnswerError, match="web page"):
+        readers.sync_result(Answer(200, b"<html>maintenance</html>", {"content-type": "text/html; charset=utf-8"}))
 
 
 def test_a_422_that_says_processing_is_in_progress() -> None:
@@ -281,6 +293,7 @@ HEADERS = st.fixed_dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(content=st.binary(max_size=200), status=STATUSES | SERVER_STATUSES, headers=HEADERS)
 @example(content=b"[" * 100_000, status=200, headers={"content-type": "application/json"})
 @example(content=b"[" * 100_000, status=500, headers={})
