@@ -4,18 +4,45 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
+from types import FunctionType
 from typing import Any, get_args
 
-from airflow_provider_segmind.compat import SET_DURING_EXECUTION, XComArg
+from airflow_provider_segmind.compat import SET_DURING_EXECUTION
 from airflow_provider_segmind.exceptions import SegmindConfigError, shorten
 
 
+def is_path(value: Any) -> bool:
+    """Tell whether a value is the object of a path; on some versions an ObjectStoragePath is no ``os.PathLike``."""
+    return isinstance(value, os.PathLike) or hasattr(type(value), "joinpath")
+
+
+def is_resolvable(value: Any) -> bool:
+    """
+    Tell whether a value is an object that Airflow resolves when the task runs.
+
+    That is what its renderer asks: XComArg, the argument of a mapped task group, ``dag.param()``, ``literal()``… A path
+    has a method of this name that means something else, and so has a Param, which stands for no value.
+    """
+    kind = type(value)
+    return hasattr(kind, "resolve") and not is_path(value) and not hasattr(kind, "dump")
+
+
 def is_given_later(value: Any) -> bool:
-    """Tell whether a value is only known when the task runs: an XCom, a template, a decorated function's return."""
+    """Tell whether a value is only known when the task runs: a template, what Airflow resolves or calls then."""
     if isinstance(value, str):
         return "{{" in value or "{%" in value
-    return value is SET_DURING_EXECUTION or isinstance(value, XComArg)
+    return value is SET_DURING_EXECUTION or is_resolvable(value) or isinstance(value, FunctionType)
+
+
+def holds_later(value: Any) -> bool:
+    """Tell whether a value, or anything in it, is only known when the task runs."""
+    if isinstance(value, Mapping):
+        return any(holds_later(item) for item in value.values())
+    if isinstance(value, list | tuple):
+        return any(holds_later(item) for item in value)
+    return is_given_later(value)
 
 
 def check_model(model: Any) -> None:
@@ -49,6 +76,8 @@ def check_number(name: str, value: Any, *, zero: bool = False) -> None:
     :param zero: whether 0 is allowed.
     :raises SegmindConfigError: it is no number, or too small.
     """
+    if is_given_later(value):
+        return
     number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if not number or value < 0 or (value == 0 and not zero):
         raise SegmindConfigError(f"{name!r} is {value!r}; it must be a number {'of at least' if zero else 'above'} 0.")
@@ -74,7 +103,7 @@ def check_share(rate_share: Any) -> None:
     """
     if rate_share is not None:
         check_number("rate_share", rate_share)
-        if rate_share > 1:
+        if not is_given_later(rate_share) and rate_share > 1:
             raise SegmindConfigError(f"'rate_share' is {rate_share!r}; it must be above 0 and at most 1.")
 
 
@@ -85,7 +114,7 @@ def check_flag(name: str, value: Any, *, none: bool = False) -> None:
     :param none: whether None is allowed.
     :raises SegmindConfigError: it is no boolean.
     """
-    if not isinstance(value, bool) and not (none and value is None):
+    if not is_given_later(value) and not isinstance(value, bool) and not (none and value is None):
         raise SegmindConfigError(f"{name!r} is {value!r}; it must be True or False.")
 
 
@@ -97,7 +126,7 @@ def check_choice(name: str, value: Any, choices: Any) -> None:
     :raises SegmindConfigError: it is something else.
     """
     allowed = get_args(choices)
-    if value not in allowed:
+    if not is_given_later(value) and value not in allowed:
         raise SegmindConfigError(f"{name!r} is {value!r}; it must be one of {', '.join(map(repr, allowed))}.")
 
 
@@ -107,7 +136,7 @@ def check_schema(name: str, schema: Any) -> None:
 
     :raises SegmindConfigError: it is no schema.
     """
-    if schema is None or isinstance(schema, str):
+    if schema is None or isinstance(schema, str) or holds_later(schema):
         return
     if not isinstance(schema, Mapping):
         raise SegmindConfigError(f"{name!r} is {type(schema).__name__}; it must be a JSON Schema or the path of one.")

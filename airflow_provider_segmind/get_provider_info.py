@@ -131,6 +131,17 @@ def get_provider_info() -> dict[str, Any]:
                         "example": "90",
                         "default": "30",
                     },
+                    "mask_prompts": {
+                        "description": (
+                            "Keep prompts out of the rendered fields that Airflow stores and shows: prompt, system, "
+                            "messages, inputs, and the arguments of a @task.segmind function. A task's own "
+                            "mask_prompts goes before this."
+                        ),
+                        "version_added": "0.1.0",
+                        "type": "boolean",
+                        "example": "True",
+                        "default": "False",
+                    },
                 },
             }
         },

@@ -15,6 +15,7 @@ from airflow_provider_segmind.compat import (
 from airflow_provider_segmind.exceptions import SegmindConfigError
 from airflow_provider_segmind.operators.chat import MAX_REPAIRS, SegmindChatOperator
 from airflow_provider_segmind.operators.questions import Question
+from airflow_provider_segmind.rendering import unmasked
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.api.policies import OnExpired, OnFailed, OnLargeFile, OnStale, OnUnknown
@@ -74,11 +75,12 @@ class _SegmindDecoratedOperator(DecoratedOperator, SegmindChatOperator):
     def question(self, context: Context) -> Question:
         """Call the function and return what it asks."""
         names: Any = dict(context)
-        context_merge(names, self.op_kwargs)
-        kwargs = determine_kwargs(self.python_callable, self.op_args, names)
-        asked = self.python_callable(*self.op_args, **kwargs)
+        op_args, system = unmasked(self.op_args), unmasked(self.system)
+        context_merge(names, unmasked(self.op_kwargs))
+        kwargs = determine_kwargs(self.python_callable, op_args, names)
+        asked = self.python_callable(*op_args, **kwargs)
         if isinstance(asked, str):
-            return Question(asked, self.system, None, self.files)
+            return Question(asked, system, None, self.files)
         if not isinstance(asked, Mapping):
             raise SegmindConfigError(
                 f"The function of @task.segmind returned a {type(asked).__name__}: it must return the prompt, or a "
@@ -91,7 +93,7 @@ class _SegmindDecoratedOperator(DecoratedOperator, SegmindChatOperator):
             )
         return Question(
             asked.get("prompt"),
-            asked.get("system", self.system),
+            asked.get("system", system),
             asked.get("messages"),
             asked.get("files", self.files),
         )

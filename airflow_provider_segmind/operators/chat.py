@@ -12,6 +12,7 @@ from airflow_provider_segmind.arguments import check_choice
 from airflow_provider_segmind.exceptions import SegmindConfigError
 from airflow_provider_segmind.operators import questions
 from airflow_provider_segmind.operators.run import SegmindRunOperator
+from airflow_provider_segmind.rendering import unmasked
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.api.files import FilePart
@@ -63,6 +64,10 @@ class SegmindChatOperator(SegmindRunOperator):
         *("prompt", "system", "messages", "files", "options"),
         *(field for field in SegmindRunOperator.template_fields if field != "inputs"),
     )
+    late_fields: ClassVar[Sequence[str]] = (
+        *SegmindRunOperator.late_fields,
+        *("api_format", "output_type", "max_repairs", "max_inline_bytes", "large_files"),
+    )
     template_fields_renderers: ClassVar[dict[str, str]] = {
         "prompt": "md",
         "system": "md",
@@ -91,8 +96,6 @@ class SegmindChatOperator(SegmindRunOperator):
         super().__init__(inputs={}, **kwargs)
         questions.check_question(prompt=prompt, system=system, messages=messages, files=files)
         questions.check_request(model=self.model, api_format=api_format, options=options, output_type=output_type)
-        questions.check_limits(max_repairs=max_repairs, max_inline_bytes=max_inline_bytes)
-        check_choice("large_files", large_files, OnLargeFile)
         self.prompt = prompt
         self.system = system
         self.messages = messages
@@ -109,6 +112,14 @@ class SegmindChatOperator(SegmindRunOperator):
         named = questions.named_files(prompt=prompt, system=system)
         self._text_files = {} if mapped else named
         self._unread = sorted(named) if mapped else []
+        SegmindChatOperator.check_arguments(self)
+        self.find_late_fields()
+
+    def check_arguments(self) -> None:
+        """Check what has a range or a choice."""
+        super().check_arguments()
+        questions.check_limits(max_repairs=self.max_repairs, max_inline_bytes=self.max_inline_bytes)
+        check_choice("large_files", self.large_files, OnLargeFile)
 
     @cached_property
     def answer_type(self) -> OutputType | None:
@@ -127,7 +138,7 @@ class SegmindChatOperator(SegmindRunOperator):
 
     def question(self, context: Context) -> Question:
         """Return what to ask."""
-        return questions.Question(self.prompt, self.system, self.messages, self.files)
+        return questions.Question(unmasked(self.prompt), unmasked(self.system), unmasked(self.messages), self.files)
 
     def build_inputs(self, context: Context) -> Mapping[str, Any]:
         """
@@ -147,6 +158,7 @@ class SegmindChatOperator(SegmindRunOperator):
         from airflow_provider_segmind.operators.conversation import Conversation
 
         with task_failures():
+            self.check_rendered()
             if self.estimate_only:
                 return self.estimate(context)
             return Conversation(self, context).begin()
@@ -158,6 +170,7 @@ class SegmindChatOperator(SegmindRunOperator):
         from airflow_provider_segmind.triggers.events import RequestEvent
 
         with task_failures():
+            self.check_rendered()
             return Conversation(self, context).go_on(None if event is None else RequestEvent.read(event))
 
     def report(self, note: Note, value: Any) -> None:

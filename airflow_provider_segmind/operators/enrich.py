@@ -12,7 +12,6 @@ from airflow_provider_segmind.operators.tables import TableRows
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.bulk.plan import Question
-    from airflow_provider_segmind.compat import Context
     from airflow_provider_segmind.operators.ends import Ends
 
 
@@ -51,9 +50,15 @@ class SegmindEnrichFileOperator(SegmindEnrichOperator):
         self.source = TableRows.hide(source)
         self.output_path = output_path
 
-    def render_template_fields(self, context: Context, jinja_env: Any = None) -> None:
-        """Render, and keep rows that came out of XCom from being stored as a rendered field."""
-        super().render_template_fields(context, jinja_env)
+    @classmethod
+    def partial(cls, **kwargs: Any) -> Any:
+        """Begin a mapped task; rows given as such are kept out of the serialised DAG."""
+        if "source" in kwargs:
+            kwargs["source"] = TableRows.hide(kwargs["source"])
+        return super().partial(**kwargs)
+
+    def finish_rendering(self) -> None:
+        """Keep rows that came out of XCom from being stored as a rendered field."""
         self.source = TableRows.hide(self.source)
 
     def ends(self, question: Question) -> Ends:

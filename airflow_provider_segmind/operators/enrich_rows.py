@@ -13,6 +13,7 @@ from airflow_provider_segmind.compat import BaseOperator, conf
 from airflow_provider_segmind.links import SegmindModelLink, SegmindOutputLink
 from airflow_provider_segmind.operators import tables
 from airflow_provider_segmind.operators.tables import OnPartial, OnUnknownRow, Rerun
+from airflow_provider_segmind.rendering import TemplatedOperator
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.bulk.plan import Question
@@ -25,7 +26,7 @@ CONCURRENCY = 64
 MAX_FAILED_ROWS = 0.1
 
 
-class SegmindEnrichOperator(BaseOperator):
+class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
     """
     Ask a model about every row of a table; a subclass says where the rows come from and where the answers go.
 
@@ -80,12 +81,19 @@ class SegmindEnrichOperator(BaseOperator):
     :param segmind_conn_id: the Connection.
     :param rate_share: the part of the account's limit for this task, above 0 up to 1, where several run at once; a
         share each for a pool of mapped tasks is one divided by the slots of the pool.
+    :param mask_prompts: keep ``prompt``, ``system`` and ``inputs`` out of Airflow's rendered fields; ``[segmind]
+        mask_prompts`` when None.
     :raises AirflowFailException: where a retry cannot help; what was answered is written by then.
     """
 
     template_fields: Sequence[str] = (
         *("prompt", "system", "files", "inputs", "options", "key"),
         *("ledger_path", "model", "segmind_conn_id"),
+    )
+    late_fields: ClassVar[Sequence[str]] = (
+        *("api_format", "output_type", "max_repairs", "max_cost", "max_rows", "max_failed_rows"),
+        *("on_partial", "on_unknown", "rerun", "concurrency", "timeout", "poll_interval", "shard_index", "shard_count"),
+        *("sample", "estimate_only", "deferrable", "report", "rate_share", "mask_prompts"),
     )
     template_fields_renderers: ClassVar[dict[str, str]] = {
         "prompt": "md",
@@ -127,10 +135,10 @@ class SegmindEnrichOperator(BaseOperator):
         report: bool = True,
         segmind_conn_id: str = DEFAULT_CONNECTION,
         rate_share: float | None = None,
+        mask_prompts: bool | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        check_model(model)
         tables.check_key(key)
         tables.check_question(
             prompt=prompt,
@@ -141,19 +149,6 @@ class SegmindEnrichOperator(BaseOperator):
             api_format=api_format,
             model=model,
         )
-        tables.check_answers(output_type=output_type, key=key, max_repairs=max_repairs)
-        tables.check_limits(max_cost=max_cost, max_rows=max_rows, max_failed_rows=max_failed_rows, sample=sample)
-        tables.check_shard(shard_index, shard_count)
-        tables.check_count("concurrency", concurrency)
-        check_number("timeout", timeout)
-        if poll_interval is not None:
-            check_number("poll_interval", poll_interval)
-        check_choice("on_partial", on_partial, OnPartial)
-        check_choice("on_unknown", on_unknown, OnUnknownRow)
-        check_choice("rerun", rerun, Rerun)
-        check_flag("dry_run", dry_run)
-        check_flag("report", report)
-        check_share(rate_share)
         self.key = key
         self.prompt = prompt
         self.system = system
@@ -185,7 +180,31 @@ class SegmindEnrichOperator(BaseOperator):
         self.rate_share = rate_share
         self.model_used: str | None = None
         self.result_uri: str | None = None
+        self.mask_prompts = mask_prompts
         self._enriching: Enriching | None = None
+        SegmindEnrichOperator.check_arguments(self)
+        self.find_late_fields()
+
+    def check_arguments(self) -> None:
+        """Check what has a range or a choice."""
+        check_model(self.model)
+        tables.check_answers(output_type=self.output_type, key=self.key, max_repairs=self.max_repairs)
+        tables.check_limits(
+            max_cost=self.max_cost, max_rows=self.max_rows, max_failed_rows=self.max_failed_rows, sample=self.sample
+        )
+        tables.check_shard(self.shard_index, self.shard_count)
+        tables.check_count("concurrency", self.concurrency)
+        check_number("timeout", self.timeout)
+        if self.poll_interval is not None:
+            check_number("poll_interval", self.poll_interval)
+        check_choice("on_partial", self.on_partial, OnPartial)
+        check_choice("on_unknown", self.on_unknown, OnUnknownRow)
+        check_choice("rerun", self.rerun, Rerun)
+        check_flag("dry_run", self.estimate_only)
+        check_flag("deferrable", self.deferrable)
+        check_flag("report", self.report)
+        check_flag("mask_prompts", self.mask_prompts, none=True)
+        check_share(self.rate_share)
 
     @cached_property
     def hook(self) -> SegmindHook:
@@ -229,6 +248,7 @@ class SegmindEnrichOperator(BaseOperator):
 
         with task_failures():
             try:
+                self.check_rendered()
                 if self.estimate_only:
                     return foresee_table(self)
                 self._enriching = Enriching(self, context, carried)

@@ -56,6 +56,7 @@ class SegmindEnrichSqlOperator(SegmindEnrichOperator):
         "report_path",
     )
     template_ext: Sequence[str] = (".sql",)
+    late_fields: ClassVar[Sequence[str]] = (*SegmindEnrichOperator.late_fields, "incremental", "batch_rows")
     template_fields_renderers: ClassVar[dict[str, str]] = {
         **SegmindEnrichOperator.template_fields_renderers,
         "sql": "sql",
@@ -77,8 +78,6 @@ class SegmindEnrichSqlOperator(SegmindEnrichOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(key=key, ledger_path=ledger_path, **kwargs)
-        check_flag("incremental", incremental)
-        tables.check_count("batch_rows", batch_rows)
         _check_places(sql, source_table, target_table)
         _check_own_columns(key)
         same_place = target_conn_id is None or target_conn_id == sql_conn_id
@@ -95,6 +94,14 @@ class SegmindEnrichSqlOperator(SegmindEnrichOperator):
         self.report_path = report_path
         self.incremental = incremental
         self.batch_rows = batch_rows
+        SegmindEnrichSqlOperator.check_arguments(self)
+        self.find_late_fields()
+
+    def check_arguments(self) -> None:
+        """Check what has a range or a choice."""
+        super().check_arguments()
+        check_flag("incremental", self.incremental)
+        tables.check_count("batch_rows", self.batch_rows)
 
     def ends(self, question: Question) -> Ends:
         """Return the query and the table."""

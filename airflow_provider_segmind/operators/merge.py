@@ -11,13 +11,14 @@ from airflow_provider_segmind.compat import BaseOperator
 from airflow_provider_segmind.exceptions import SegmindConfigError
 from airflow_provider_segmind.links import SegmindOutputLink
 from airflow_provider_segmind.operators import tables
+from airflow_provider_segmind.rendering import TemplatedOperator
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.bulk.manifest import Manifest
     from airflow_provider_segmind.compat import Context
 
 
-class SegmindMergeOperator(BaseOperator):
+class SegmindMergeOperator(TemplatedOperator, BaseOperator):
     """
     Add up the manifests of all shards of a table task, make sure that no row is missing, and put their files together.
 
@@ -37,6 +38,7 @@ class SegmindMergeOperator(BaseOperator):
     """
 
     template_fields: Sequence[str] = ("manifests", "output_path")
+    late_fields: ClassVar[Sequence[str]] = ("report",)
     template_fields_renderers: ClassVar[dict[str, str]] = {"manifests": "json"}
     ui_color = "#e3f1ff"
     operator_extra_links = (SegmindOutputLink(),)
@@ -56,15 +58,19 @@ class SegmindMergeOperator(BaseOperator):
             )
         if output_path is not None:
             tables.check_output_path(output_path)
-        check_flag("report", report)
         self.manifests = manifests
         self.output_path = output_path
         self.report = report
         self.result_uri: str | None = None
+        self.check_arguments()
+        self.find_late_fields()
 
-    def render_template_fields(self, context: Context, jinja_env: Any = None) -> None:
-        """Render, and take the manifests out of what Airflow hands on for a mapped task."""
-        super().render_template_fields(context, jinja_env)
+    def check_arguments(self) -> None:
+        """Check what has a choice."""
+        check_flag("report", self.report)
+
+    def finish_rendering(self) -> None:
+        """Take the manifests out of what Airflow hands on for a mapped task."""
         if not isinstance(self.manifests, Mapping | str) and not is_given_later(self.manifests):
             self.manifests = list(self.manifests)
 
@@ -74,6 +80,7 @@ class SegmindMergeOperator(BaseOperator):
         from airflow_provider_segmind.failures import task_failures
 
         with task_failures():
+            self.check_rendered()
             manifest = merge(read_manifests(self.manifests))
             if self.output_path is not None:
                 self._write(manifest)

@@ -6,14 +6,13 @@ Every DAG parse imports this module, so the core is imported where an argument n
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_segmind.arguments import check_number, is_given_later
+from airflow_provider_segmind.arguments import check_number, holds_later, is_given_later, is_path
 from airflow_provider_segmind.exceptions import SegmindConfigError, shorten
 
 if TYPE_CHECKING:
@@ -51,9 +50,9 @@ def check_question(*, prompt: Any, system: Any, messages: Any, files: Any) -> No
         for name, value in (("prompt", prompt), ("system", system), ("files", files)):
             if value is not None:
                 raise SegmindConfigError(f"{name!r} cannot join 'messages' in Gemini's own form: write it into them.")
-        if not _holds_later(messages) and not messages.get("contents"):
+        if not holds_later(messages) and not messages.get("contents"):
             raise SegmindConfigError("'messages.contents' must be a list of at least one entry with role and parts.")
-    elif messages is not None and not _holds_later(messages):
+    elif messages is not None and not holds_later(messages):
         from airflow_provider_segmind.api.turns import check_messages
 
         roles = [turn.role for turn in check_messages(messages)]
@@ -69,15 +68,15 @@ def check_request(*, model: Any, api_format: Any, options: Any, output_type: Any
 
     :raises SegmindConfigError: it cannot work; names the field.
     """
-    if api_format is not None or (model is not None and not is_given_later(model)):
+    if not is_given_later(api_format) and (api_format is not None or (model is not None and not is_given_later(model))):
         from airflow_provider_segmind.api.families import family_of
 
         family_of(model, api_format)
-    if options is not None and not _holds_later(options):
+    if options is not None and not holds_later(options):
         from airflow_provider_segmind.api.chat import check_options
 
         check_options(options)
-    if output_type is not None:
+    if output_type is not None and not is_given_later(output_type):
         read_output_type(output_type)
         if isinstance(options, Mapping) and "response_format" in options:
             raise SegmindConfigError("options.response_format is what output_type stands for: give one of them.")
@@ -90,7 +89,7 @@ def check_limits(*, max_repairs: Any, max_inline_bytes: Any) -> None:
     :raises SegmindConfigError: one is no number, or negative.
     """
     check_number("max_repairs", max_repairs, zero=True)
-    if not isinstance(max_repairs, int):
+    if not isinstance(max_repairs, int) and not is_given_later(max_repairs):
         raise SegmindConfigError(f"'max_repairs' is {max_repairs!r}; it must be a whole number.")
     if max_inline_bytes is not None:
         check_number("max_inline_bytes", max_inline_bytes)
@@ -197,7 +196,7 @@ def _check_files(files: Any) -> None:
             f"'files' is a {type(files).__name__}: it must be a list of paths, addresses or bytes."
         )
     for index, file in enumerate(files):
-        if is_given_later(file) or isinstance(file, str | bytes | os.PathLike):
+        if is_given_later(file) or isinstance(file, str | bytes) or is_path(file):
             if not is_given_later(file) and not file:
                 raise SegmindConfigError(f"'files[{index}]' is empty.")
             continue
@@ -207,14 +206,6 @@ def _check_files(files: Any) -> None:
             raise SegmindConfigError(
                 f"'files[{index}]' is a {type(file).__name__}: it must be a path, an address or bytes."
             )
-
-
-def _holds_later(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return any(_holds_later(item) for item in value.values())
-    if isinstance(value, list | tuple):
-        return any(_holds_later(item) for item in value)
-    return is_given_later(value)
 
 
 def _decoded(name: str, value: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_segmind.api.policies import DEFAULT_CONNECTION, MAX_XCOM_BYTES, OnExpiredFree
 from airflow_provider_segmind.arguments import check_choice, check_number
@@ -15,6 +15,7 @@ from airflow_provider_segmind.exceptions import (
     SegmindRequestExpiredError,
     SegmindRequestTimeoutError,
 )
+from airflow_provider_segmind.rendering import TemplatedOperator
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.api.reference import RequestRef
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from airflow_provider_segmind.landing import Place
 
 
-class SegmindResultOperator(BaseOperator):
+class SegmindResultOperator(TemplatedOperator, BaseOperator):
     """
     Fetch the result of a completed request. Free, and safe to repeat for an hour after the submission.
 
@@ -45,6 +46,7 @@ class SegmindResultOperator(BaseOperator):
     """
 
     template_fields: Sequence[str] = ("request_id", "segmind_conn_id", "output_path")
+    late_fields: ClassVar[Sequence[str]] = ("max_xcom_bytes", "on_expired")
     ui_color = "#e3f1ff"
 
     def __init__(
@@ -62,13 +64,18 @@ class SegmindResultOperator(BaseOperator):
             raise SegmindConfigError(
                 f"'request_id' is {request_id!r}; it must be an id or the output of a submit task."
             )
-        check_number("max_xcom_bytes", max_xcom_bytes, zero=True)
-        check_choice("on_expired", on_expired, OnExpiredFree)
         self.request_id = request_id
         self.segmind_conn_id = segmind_conn_id
         self.output_path = output_path
         self.max_xcom_bytes = max_xcom_bytes
         self.on_expired = on_expired
+        SegmindResultOperator.check_arguments(self)
+        self.find_late_fields()
+
+    def check_arguments(self) -> None:
+        """Check what has a range or a choice."""
+        check_number("max_xcom_bytes", self.max_xcom_bytes, zero=True)
+        check_choice("on_expired", self.on_expired, OnExpiredFree)
 
     @cached_property
     def hook(self) -> SegmindHook:
@@ -84,6 +91,7 @@ class SegmindResultOperator(BaseOperator):
         from airflow_provider_segmind.landing import Place, landed_before, recover
 
         with task_failures():
+            self.check_rendered()
             ref = RequestRef.read(self.request_id)
             place = Place(self.output_path, self.max_xcom_bytes)
             body = landed_before(ref.request_id, place, ref.landed)

@@ -16,6 +16,7 @@ from airflow_provider_segmind.bulk.verdicts import Accept, AskAgain, Outcome, Re
 from airflow_provider_segmind.operators.questions import read_output_type
 from airflow_provider_segmind.operators.row_files import RowFiles
 from airflow_provider_segmind.operators.tables import ANSWER_COLUMN, answer_columns, check_question, fields_of
+from airflow_provider_segmind.rendering import unmasked
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.operators.enrich_rows import SegmindEnrichOperator
@@ -31,9 +32,9 @@ def row_question(task: SegmindEnrichOperator) -> Question:
     :raises SegmindConfigError: it cannot work; nothing was sent.
     """
     check_question(
-        prompt=task.prompt,
-        system=task.system,
-        inputs=None if task.inputs is None else as_inputs(task.inputs),
+        prompt=unmasked(task.prompt),
+        system=unmasked(task.system),
+        inputs=None if task.inputs is None else as_inputs(unmasked(task.inputs)),
         options=task.options,
         api_format=task.api_format,
         model=task.hook.model_or_default(task.model),
@@ -61,7 +62,8 @@ class RowQuestion:
 
     def __init__(self, task: SegmindEnrichOperator) -> None:
         self._task = task
-        self._inputs = None if task.inputs is None else as_inputs(task.inputs)
+        self._inputs = None if task.inputs is None else as_inputs(unmasked(task.inputs))
+        self._prompt, self._system = str(unmasked(task.prompt)), unmasked(task.system)
         self._format: dict[str, Any] | None = None
         self.model = task.hook.model_or_default(task.model)
         self.output_type = read_output_type(task.output_type)
@@ -85,8 +87,8 @@ class RowQuestion:
             return filled
         return build_chat_inputs(
             model=self.model,
-            prompt=row.fill(str(task.prompt)),
-            system=None if task.system is None else row.fill(task.system),
+            prompt=row.fill(self._prompt),
+            system=None if self._system is None else row.fill(self._system),
             files=self._files.load(row) if self._files else (),
             options=task.options,
             api_format=task.api_format,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_segmind.api.policies import (
     MAX_RESUBMITS,
@@ -13,7 +13,7 @@ from airflow_provider_segmind.api.policies import (
     OnExpired,
     OnFailed,
 )
-from airflow_provider_segmind.arguments import check_choice, check_number, check_waiting
+from airflow_provider_segmind.arguments import check_choice, check_flag, check_number, check_waiting
 from airflow_provider_segmind.compat import conf
 from airflow_provider_segmind.deferral import timed_out
 from airflow_provider_segmind.operators.submit import SegmindSubmitOperator
@@ -52,6 +52,11 @@ class SegmindRunOperator(SegmindSubmitOperator):
     """
 
     template_fields: Sequence[str] = (*SegmindSubmitOperator.template_fields, "output_path")
+    late_fields: ClassVar[Sequence[str]] = (
+        *SegmindSubmitOperator.late_fields,
+        *("deferrable", "sync_wait", "poll_interval", "timeout", "max_xcom_bytes"),
+        *("on_failed", "on_expired", "max_resubmits"),
+    )
 
     def __init__(
         self,
@@ -68,11 +73,6 @@ class SegmindRunOperator(SegmindSubmitOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        check_waiting(sync_wait=sync_wait, poll_interval=poll_interval, timeout=timeout)
-        check_number("max_xcom_bytes", max_xcom_bytes, zero=True)
-        check_choice("on_failed", on_failed, OnFailed)
-        check_choice("on_expired", on_expired, OnExpired)
-        check_number("max_resubmits", max_resubmits, zero=True)
         self.deferrable = deferrable
         self.sync_wait = sync_wait
         self.poll_interval = poll_interval
@@ -82,6 +82,18 @@ class SegmindRunOperator(SegmindSubmitOperator):
         self.on_failed = on_failed
         self.on_expired = on_expired
         self.max_resubmits = max_resubmits
+        SegmindRunOperator.check_arguments(self)
+        self.find_late_fields()
+
+    def check_arguments(self) -> None:
+        """Check what has a range or a choice."""
+        super().check_arguments()
+        check_waiting(sync_wait=self.sync_wait, poll_interval=self.poll_interval, timeout=self.timeout)
+        check_number("max_xcom_bytes", self.max_xcom_bytes, zero=True)
+        check_choice("on_failed", self.on_failed, OnFailed)
+        check_choice("on_expired", self.on_expired, OnExpired)
+        check_number("max_resubmits", self.max_resubmits, zero=True)
+        check_flag("deferrable", self.deferrable)
 
     @property
     def policies(self) -> Policies:
@@ -115,6 +127,7 @@ class SegmindRunOperator(SegmindSubmitOperator):
         from airflow_provider_segmind.operators.settling import settle
 
         with task_failures():
+            self.check_rendered()
             if self.estimate_only:
                 return self.estimate(context)
             submission = self._submission(context)
@@ -127,6 +140,7 @@ class SegmindRunOperator(SegmindSubmitOperator):
         from airflow_provider_segmind.triggers.events import RequestEvent
 
         with task_failures():
+            self.check_rendered()
             read = None if event is None else RequestEvent.read(event)
             submission = self._submission(context)
             note = submission.current(read.request_id if read else None)

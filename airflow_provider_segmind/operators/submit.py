@@ -17,6 +17,7 @@ from airflow_provider_segmind.arguments import (
 )
 from airflow_provider_segmind.compat import BaseOperator
 from airflow_provider_segmind.links import SegmindModelLink, SegmindOutputLink
+from airflow_provider_segmind.rendering import TemplatedOperator, unmasked
 
 if TYPE_CHECKING:
     # Every DAG parse imports this module, so what only a running task needs is imported where it runs.
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from airflow_provider_segmind.operators.submission import Policies, Submission
 
 
-class SegmindSubmitOperator(BaseOperator):
+class SegmindSubmitOperator(TemplatedOperator, BaseOperator):
     """
     Submit one request to Segmind, once for this task instance, and hand on its id.
 
@@ -56,6 +57,8 @@ class SegmindSubmitOperator(BaseOperator):
         Airflow's own stores when not given.
     :param on_stale: the task changed since an earlier try submitted: ``resubmit`` pays for a new request, ``fail``
         stops.
+    :param mask_prompts: keep ``inputs`` (of a chat task ``prompt``, ``system``, ``messages`` and the arguments of its
+        function) out of the rendered fields that Airflow stores; ``[segmind] mask_prompts`` when None.
     :param on_unknown: a POST was lost and the history does not show it: ``fail``, ``resubmit`` (may pay twice), or
         ``wait`` (keep looking for an hour after the POST).
     :raises AirflowFailException: where a retry cannot help; the message says whether money was spent.
@@ -63,6 +66,14 @@ class SegmindSubmitOperator(BaseOperator):
 
     template_fields: Sequence[str] = ("model", "inputs", "inputs_schema", "segmind_conn_id", "state_path")
     template_fields_renderers: ClassVar[dict[str, str]] = {"inputs": "json", "inputs_schema": "json"}
+    late_fields: ClassVar[Sequence[str]] = (
+        "validate_inputs",
+        "estimate_only",
+        "rate_share",
+        "on_stale",
+        "on_unknown",
+        "mask_prompts",
+    )
     ui_color = "#e3f1ff"
     operator_extra_links = (SegmindModelLink(), SegmindOutputLink())
 
@@ -79,17 +90,11 @@ class SegmindSubmitOperator(BaseOperator):
         state_path: str | None = None,
         on_stale: OnStale = "resubmit",
         on_unknown: OnUnknown = "fail",
+        mask_prompts: bool | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        check_model(model)
         check_inputs(inputs)
-        check_schema("inputs_schema", inputs_schema)
-        check_flag("validate_inputs", validate_inputs, none=True)
-        check_flag("dry_run", dry_run)
-        check_share(rate_share)
-        check_choice("on_stale", on_stale, OnStale)
-        check_choice("on_unknown", on_unknown, OnUnknown)
         self.model = model
         self.inputs = inputs
         self.inputs_schema = inputs_schema
@@ -101,9 +106,23 @@ class SegmindSubmitOperator(BaseOperator):
         self.state_path = state_path
         self.on_stale = on_stale
         self.on_unknown = on_unknown
+        self.mask_prompts = mask_prompts
         self.request_id: str | None = None
         self.model_used: str | None = None
         self.result_uri: str | None = None
+        SegmindSubmitOperator.check_arguments(self)
+        self.find_late_fields()
+
+    def check_arguments(self) -> None:
+        """Check what has a range or a choice."""
+        check_model(self.model)
+        check_schema("inputs_schema", self.inputs_schema)
+        check_flag("validate_inputs", self.validate_inputs, none=True)
+        check_flag("dry_run", self.estimate_only)
+        check_share(self.rate_share)
+        check_choice("on_stale", self.on_stale, OnStale)
+        check_choice("on_unknown", self.on_unknown, OnUnknown)
+        check_flag("mask_prompts", self.mask_prompts, none=True)
 
     @cached_property
     def hook(self) -> SegmindHook:
@@ -130,6 +149,7 @@ class SegmindSubmitOperator(BaseOperator):
         from airflow_provider_segmind.failures import task_failures
 
         with task_failures():
+            self.check_rendered()
             if self.estimate_only:
                 return self.estimate(context)
             note = self._submission(context).begin(replace_failed=True)
@@ -157,7 +177,7 @@ class SegmindSubmitOperator(BaseOperator):
         """
         from airflow_provider_segmind.arguments import as_inputs
 
-        inputs = as_inputs(self.inputs)
+        inputs = as_inputs(unmasked(self.inputs))
         self.check_inputs(inputs)
         return inputs
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from airflow_provider_segmind.arguments import check_inputs, check_number, is_given_later
+from airflow_provider_segmind.arguments import check_inputs, check_number, holds_later, is_given_later, is_path
 from airflow_provider_segmind.exceptions import SegmindConfigError
 from airflow_provider_segmind.operators import questions
 
@@ -43,7 +43,7 @@ class TableRows:
     @classmethod
     def hide(cls, source: Any) -> Any:
         """Wrap a source that holds rows; a path, paths, and what is only known later stay as they are."""
-        if isinstance(source, str | os.PathLike | cls) or is_given_later(source) or hasattr(source, "resolve"):
+        if isinstance(source, str | os.PathLike | cls) or is_given_later(source) or is_path(source):
             return source
         if isinstance(source, list | tuple) and all(_is_path(item) for item in source):
             return source
@@ -51,7 +51,7 @@ class TableRows:
 
 
 def _is_path(value: Any) -> bool:
-    return isinstance(value, str | os.PathLike) or is_given_later(value)
+    return isinstance(value, str) or is_path(value) or is_given_later(value)
 
 
 def check_key(key: Any) -> None:
@@ -60,7 +60,7 @@ def check_key(key: Any) -> None:
 
     :raises SegmindConfigError: none do.
     """
-    if not is_given_later(key):
+    if not holds_later(key):
         names = [key] if isinstance(key, str) else key
         if not isinstance(names, list | tuple) or not names or not all(isinstance(one, str) and one for one in names):
             raise SegmindConfigError(f"'key' is {key!r}; it must name at least one column.")
@@ -114,16 +114,8 @@ def check_question(
         questions.check_question(prompt=prompt, system=system, messages=None, files=files)
         check_files(files)
         questions.check_request(model=model, api_format=api_format, options=options, output_type=None)
-    if not any(_held_back(value) for value in (prompt, system, inputs, files)):
+    if not any(holds_later(value) for value in (prompt, system, inputs, files)):
         check_placeholders(prompt, system, inputs, files)
-
-
-def _held_back(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return any(_held_back(item) for item in value.values())
-    if isinstance(value, list | tuple):
-        return any(_held_back(item) for item in value)
-    return is_given_later(value)
 
 
 def check_files(files: Any) -> None:
@@ -133,7 +125,7 @@ def check_files(files: Any) -> None:
     :raises SegmindConfigError: one is no text, so that it could not be about the row.
     """
     for index, file in enumerate(files if isinstance(files, list | tuple) else ()):
-        if not isinstance(file, str):
+        if not isinstance(file, str) and not is_given_later(file):
             raise SegmindConfigError(
                 f"'files[{index}]' is a {type(file).__name__}; it must be a path or an address, with {{column}} "
                 "placeholders."
@@ -163,6 +155,8 @@ def check_answers(*, output_type: Any, key: Any, max_repairs: Any) -> None:
     :raises SegmindConfigError: it cannot work; names the field.
     """
     questions.check_limits(max_repairs=max_repairs, max_inline_bytes=None)
+    if is_given_later(output_type) or holds_later(key):
+        return
     both = {key} if isinstance(key, str) else set(key) if isinstance(key, list | tuple) else set()
     both &= set(answer_columns(questions.read_output_type(output_type)))
     if both:
@@ -191,7 +185,7 @@ def check_count(name: str, value: Any) -> None:
 
     :raises SegmindConfigError: it is none.
     """
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if not is_given_later(value) and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
         raise SegmindConfigError(f"{name!r} is {value!r}; it must be a whole number of at least 1.")
 
 
@@ -202,6 +196,8 @@ def check_shard(index: Any, count: Any) -> None:
     :raises SegmindConfigError: there is no such shard.
     """
     check_count("shard_count", count)
+    if is_given_later(index) or is_given_later(count):
+        return
     if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < count:
         raise SegmindConfigError(f"'shard_index' is {index!r}; it must be from 0 to shard_count - 1 ({count - 1}).")
 

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_segmind.api.policies import DEFAULT_CONNECTION, RESULT_LIFETIME, SYNC_WAIT, OnExpiredFree
-from airflow_provider_segmind.arguments import check_choice, check_waiting
+from airflow_provider_segmind.arguments import check_choice, check_flag, check_waiting, is_given_later
 from airflow_provider_segmind.compat import BaseSensorOperator, PokeReturnValue, conf
 from airflow_provider_segmind.deferral import backstop, timed_out, waiting_ends
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindRequestExpiredError
+from airflow_provider_segmind.rendering import TemplatedOperator
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.api.polling import Pending
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from airflow_provider_segmind.landing import Place
 
 
-class SegmindRequestSensor(BaseSensorOperator):
+class SegmindRequestSensor(TemplatedOperator, BaseSensorOperator):
     """
     Wait for a request to complete.
 
@@ -54,6 +55,7 @@ class SegmindRequestSensor(BaseSensorOperator):
     """
 
     template_fields: Sequence[str] = ("request_id", "submitted_at", "segmind_conn_id", "output_path")
+    late_fields: ClassVar[Sequence[str]] = ("poll_interval", "timeout", "sync_wait", "deferrable", "on_expired")
     ui_color = "#e3f1ff"
 
     def __init__(
@@ -71,13 +73,15 @@ class SegmindRequestSensor(BaseSensorOperator):
         **kwargs: Any,
     ) -> None:
         check_waiting(sync_wait=sync_wait, poll_interval=poll_interval, timeout=timeout)
-        check_choice("on_expired", on_expired, OnExpiredFree)
         if request_id in (None, ""):
             raise SegmindConfigError(
                 f"'request_id' is {request_id!r}; it must be an id or the output of a submit task."
             )
-        kwargs.setdefault("poke_interval", 10.0 if poll_interval is None else poll_interval)
-        super().__init__(timeout=timeout, **kwargs)
+        # Airflow's own check takes numbers only; what is given later follows in check_arguments().
+        known = None if is_given_later(poll_interval) else poll_interval
+        kwargs.setdefault("poke_interval", 10.0 if known is None else known)
+        super().__init__(timeout=RESULT_LIFETIME if is_given_later(timeout) else timeout, **kwargs)
+        self.timeout = timeout
         self.request_id = request_id
         self.submitted_at = submitted_at
         self.segmind_conn_id = segmind_conn_id
@@ -86,6 +90,19 @@ class SegmindRequestSensor(BaseSensorOperator):
         self.deferrable = deferrable
         self.output_path = output_path
         self.on_expired = on_expired
+        SegmindRequestSensor.check_arguments(self)
+        self.find_late_fields()
+
+    def check_arguments(self) -> None:
+        """Check what has a range or a choice."""
+        check_waiting(sync_wait=self.sync_wait, poll_interval=self.poll_interval, timeout=self.timeout)
+        check_choice("on_expired", self.on_expired, OnExpiredFree)
+        check_flag("deferrable", self.deferrable)
+
+    def finish_rendering(self) -> None:
+        """Poke as often as a ``poll_interval`` says that was given later."""
+        if "poll_interval" in self.template_fields and isinstance(self.poll_interval, int | float):
+            self.poke_interval = self.poll_interval
 
     @cached_property
     def hook(self) -> SegmindHook:
@@ -109,11 +126,13 @@ class SegmindRequestSensor(BaseSensorOperator):
         if not self.deferrable:
             return super().execute(context)
         with self._failures():
+            self.check_rendered()
             return self._look_then_defer(context)
 
     def poke(self, context: Context) -> bool | PokeReturnValue:
         """Look once."""
         with self._failures():
+            self.check_rendered()
             report = self._look(self.pending, until=0.0)
             return False if report is None else PokeReturnValue(is_done=True, xcom_value=report)
 
@@ -122,6 +141,7 @@ class SegmindRequestSensor(BaseSensorOperator):
         from airflow_provider_segmind.triggers.events import RequestEvent
 
         with self._failures():
+            self.check_rendered()
             if event is None:
                 return self._look_then_defer(context)
             read = RequestEvent.read(event)

@@ -42,7 +42,7 @@ def _test(version: Version) -> str:
         print(error, flush=True)
         return "failed" if os.environ.get("CI") == "true" else "skipped"
     print(f"=== Airflow {version.airflow} begins, built in {time.monotonic() - started:.0f} s", flush=True)
-    suites = ["tests/matrix"]
+    suites = ["tests/matrix", "tests/dags/test_rendering.py"]
     if version.lowest:
         suites += [folder for folder in ("tests/api", "tests/bulk") if (ROOT / folder).is_dir()]
     # Older Airflows warn about themselves; warnings are errors where the newest one is tested.

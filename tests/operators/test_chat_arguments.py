@@ -101,7 +101,7 @@ def test_what_an_upstream_task_gives_passes_the_parse() -> None:
         ({"files": ["{movie}"], "model": "gpt-5"}, r"files\[0\] \(a.mp4\): models of the openai form take no video"),
         ({"files": "no JSON"}, "'files' is a text that is no JSON"),
         ({"messages": "no JSON"}, "'messages' is a text that is no JSON"),
-        ({"prompt": {"a": 1}}, "prompt is a dict"),
+        ({"prompt": {"a": 1}}, "'prompt' is a dict when the task runs"),
         ({"prompt": "  "}, "prompt is empty"),
         ({"options": {"prompt": "x"}}, "options.prompt belongs outside options"),
         ({"model": "my-own-model"}, "model='my-own-model' is not a chat model known by name"),

@@ -1,0 +1,305 @@
+"""Arguments that Airflow gives later, in every operator; what is masked of what it stores."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pytest
+from airflow.sdk import DAG, ObjectStoragePath, XComArg, task_group
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from airflow_provider_segmind.arguments import is_given_later
+from airflow_provider_segmind.compat import AirflowFailException
+from airflow_provider_segmind.emulator import SegmindEmulator
+from airflow_provider_segmind.operators.chat import SegmindChatOperator
+from airflow_provider_segmind.operators.enrich import SegmindEnrichFileOperator
+from airflow_provider_segmind.operators.enrich_sql import SegmindEnrichSqlOperator
+from airflow_provider_segmind.operators.merge import SegmindMergeOperator
+from airflow_provider_segmind.operators.request import SegmindResultOperator, SegmindRunOperator, SegmindSubmitOperator
+from airflow_provider_segmind.rendering import MASK, MaskedValue
+from airflow_provider_segmind.sensors.request import SegmindRequestSensor
+from tests.operators.chatting import Chat
+from tests.stand_ins import Run
+
+FILE = {"source": "a.jsonl", "key": "id", "output_path": "b.jsonl", "prompt": "Say {x}", "ledger_path": "l"}
+SQL = {"sql_conn_id": "c", "key": "id", "target_table": "t", "sql": "SELECT 1", "prompt": "Say {x}", "ledger_path": "l"}
+LEAST: dict[type[Any], dict[str, Any]] = {
+    SegmindSubmitOperator: {"inputs": {}},
+    SegmindRunOperator: {"inputs": {}},
+    SegmindChatOperator: {"prompt": "hello"},
+    SegmindResultOperator: {"request_id": "r"},
+    SegmindRequestSensor: {"request_id": "r"},
+    SegmindEnrichFileOperator: FILE,
+    SegmindEnrichSqlOperator: SQL,
+    SegmindMergeOperator: {"manifests": [{}]},
+}
+"""The least that each operator has to be given."""
+NAMES = {"estimate_only": "dry_run"}
+
+
+class Seen:
+    """Stands in a task group for the argument that Airflow maps."""
+
+    value: Any = None
+
+
+def mapped_argument(dag: DAG) -> Any:
+    @task_group
+    def group(given: Any) -> None:
+        Seen.value = given
+        SegmindChatOperator(task_id="inside", prompt="x")
+
+    group.expand(given=["a", "b"])
+    return Seen.value
+
+
+def xcom(dag: DAG) -> XComArg:
+    return SegmindSubmitOperator(task_id="above", inputs={}).output
+
+
+def literal(dag: DAG) -> Any:
+    try:
+        from airflow.sdk import literal as wrap
+    except ImportError:
+        from airflow.utils.template import literal as wrap  # type: ignore[no-redef]
+    return wrap("x")
+
+
+GIVERS: dict[str, Callable[[DAG], Any]] = {
+    "mapped": mapped_argument,
+    "dag.param": lambda dag: dag.param("n", 1),
+    "xcom": xcom,
+    "xcom.map": lambda dag: xcom(dag).map(lambda each: each),
+    "xcom.zip": lambda dag: xcom(dag).zip(xcom_again(dag)),
+    "xcom.concat": lambda dag: xcom(dag).concat(xcom_again(dag)),
+    "literal": literal,
+    "template": lambda dag: "{{ params.n }}",
+    "function": lambda dag: function,
+}
+
+
+def xcom_again(dag: DAG) -> XComArg:
+    return SegmindSubmitOperator(task_id="above_too", inputs={}).output
+
+
+def function(context: Any, jinja_env: Any) -> Any:
+    return 1
+
+
+FIELDS = [(kind, NAMES.get(name, name)) for kind in LEAST for name in (*kind.template_fields, *kind.late_fields)]
+
+
+def least_of(kind: type[Any], name: str) -> dict[str, Any]:
+    """Return the least that an operator has to be given beside one argument."""
+    instead = {"inputs": "prompt", "source_table": "sql"}.get(name)
+    return {known: value for known, value in LEAST[kind].items() if known not in (name, instead)}
+
+
+@pytest.mark.parametrize("giver", GIVERS)
+def test_every_argument_of_every_operator_may_be_given_later(giver: str) -> None:
+    for kind, name in FIELDS:
+        with DAG("a_dag", schedule=None, params={"n": 1}) as dag:
+            value = GIVERS[giver](dag)
+            task = kind(task_id="a_task", **least_of(kind, name), **{name: value})
+        attribute = {"dry_run": "estimate_only"}.get(name, name)
+
+        assert is_given_later(getattr(task, attribute)), (kind, name)
+        assert attribute in task.template_fields, (kind, name)
+
+
+@pytest.mark.parametrize(("kind", "name"), [(SegmindRunOperator, "timeout"), (SegmindEnrichFileOperator, "max_rows")])
+def test_an_xcom_in_an_argument_that_is_no_template_field_is_waited_for(kind: type[Any], name: str) -> None:
+    with DAG("a_dag", schedule=None) as dag:
+        task = kind(task_id="a_task", **LEAST[kind], **{name: xcom(dag)})
+
+    assert task.upstream_task_ids == {"above"}
+
+
+@pytest.mark.parametrize("value", ["x.jsonl", Path("x.jsonl"), ObjectStoragePath("file:///x.jsonl")])
+def test_a_path_is_not_taken_for_what_airflow_resolves(value: Any) -> None:
+    assert not is_given_later(value)
+
+
+def rendered(task: Any, **params: Any) -> Any:
+    """Render as Airflow does."""
+    task.render_template_fields({"params": params, "ti": None}, task.get_dag().get_template_env())
+    return task
+
+
+def in_dag(kind: type[Any], *, native: bool = False, **fields: Any) -> Any:
+    with DAG("a_dag", schedule=None, render_template_as_native_obj=native):
+        return kind(task_id="a_task", **{**least_of(kind, ""), **fields})
+
+
+@pytest.mark.parametrize(
+    ("template", "value", "expected"),
+    [
+        ("{{ params.n }}", 30, 30),
+        ("{{ params.n }}", "30", 30),
+        ("{{ params.n }}", 0.5, 0.5),
+        ("1e{{ params.n }}", 2, 100.0),
+    ],
+)
+@pytest.mark.parametrize("native", [True, False])
+def test_a_template_makes_a_number(template: str, value: Any, expected: float, native: bool) -> None:
+    assert rendered(in_dag(SegmindRunOperator, native=native, timeout=template), n=value).timeout == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "value", "words"),
+    [
+        ({"timeout": "{{ params.n }}"}, "soon", "'timeout' is 'soon'; it must be a number above 0"),
+        ({"timeout": "{{ params.n }}"}, -1, "'timeout' is -1; it must be a number above 0"),
+        ({"max_repairs": "{{ params.n }}"}, 0.5, "'max_repairs' is 0.5; it must be a whole number"),
+        ({"on_failed": "{{ params.n }}"}, "no", "'on_failed' is 'no'; it must be one of"),
+        ({"dry_run": "{{ params.n }}"}, "maybe", "'dry_run' is 'maybe'; it must be True or False"),
+        ({"timeout": "{{ params.n }}"}, "{{ 1 }}", "'timeout' is still a str"),
+    ],
+)
+def test_what_a_template_made_is_checked_as_at_the_parse(
+    fields: dict[str, Any], value: Any, words: str, run: Run
+) -> None:
+    task = rendered(in_dag(SegmindChatOperator, retries=0, **fields), n=value)
+
+    with pytest.raises(AirflowFailException, match=words):
+        task.execute(run.context())
+
+
+def test_what_nobody_resolved_is_named(run: Run) -> None:
+    with DAG("a_dag", schedule=None, params={"n": 1}) as dag:
+        task = SegmindChatOperator(task_id="a_task", prompt=dag.param("n"))
+
+    with pytest.raises(AirflowFailException, match="'prompt' is still a DagParam when the task runs"):
+        task.execute(run.context())
+
+
+TEXTS = st.one_of(
+    st.integers().map(str),
+    st.floats(allow_nan=False).map(str),
+    st.from_regex(r"0[0-9]{1,6}", fullmatch=True),
+    st.lists(st.integers(), max_size=3).map(str),
+    st.dictionaries(st.sampled_from("ab"), st.integers(), max_size=2).map(str),
+    st.sampled_from(["None", "True", "1_000", "'a'", "b'a'", "(1, 2)", "1j", "{1, 2}", "..."]),
+    st.text(min_size=1),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(TEXTS)
+def test_native_rendering_takes_no_text_for_anything_else(text: str) -> None:
+    template = "{{ params.t }}"
+    task = in_dag(
+        SegmindChatOperator,
+        native=True,
+        prompt=template,
+        messages=[
+            {"role": "user", "content": template},
+            {"role": "user", "content": [{"type": "text", "text": template}]},
+        ],
+        model=template,
+    )
+    rendered(task, t=text)
+
+    assert (task.prompt, task.model) == (text, text)
+    assert task.messages[0]["content"] == task.messages[1]["content"][0]["text"] == text
+
+
+@pytest.mark.parametrize("value", [{"a": 1}, [1], (1, 2)])
+def test_data_where_a_text_is_meant_is_refused_with_the_reason(value: Any, run: Run) -> None:
+    task = rendered(in_dag(SegmindChatOperator, native=True, prompt="{{ params.t }}"), t=value)
+
+    with pytest.raises(AirflowFailException, match=r"'prompt' is a .*render_template_as_native_obj"):
+        task.execute(run.context())
+
+
+def test_native_data_stays_data_where_data_is_meant() -> None:
+    task = in_dag(
+        SegmindChatOperator,
+        native=True,
+        prompt=None,
+        messages="{{ params.turns }}",
+        options={"temperature": "{{ params.t }}"},
+        files="{{ params.files }}",
+        output_path="{{ params.nothing }}",
+    )
+    turns = [{"role": "user", "content": "hello"}]
+    rendered(task, turns=turns, t=0.5, files=["a.png", "007"], nothing=None)
+
+    assert (task.messages, task.options, task.files, task.output_path) == (
+        turns,
+        {"temperature": 0.5},
+        ["a.png", "007"],
+        None,
+    )
+
+
+def test_an_empty_text_is_not_sent_as_its_template(emulator: SegmindEmulator, run: Run) -> None:
+    task = rendered(in_dag(SegmindChatOperator, model="gpt-5", prompt="{{ params.t }}"), t="")
+
+    with pytest.raises(AirflowFailException, match="prompt is empty"):
+        task.execute(run.context())
+
+
+def stored(task: Any) -> str:
+    """Return what Airflow would write into its database before the task runs."""
+    try:
+        from airflow.sdk.execution_time.task_runner import _serialize_rendered_fields
+
+        return json.dumps(_serialize_rendered_fields(task))
+    except ImportError:
+        from airflow.serialization.helpers import serialize_template_field
+
+        return json.dumps([serialize_template_field(getattr(task, name), name) for name in task.template_fields])
+
+
+SECRET = "Ann's diagnosis"
+MASKED: list[tuple[type[Any], dict[str, Any]]] = [
+    (SegmindChatOperator, {"prompt": SECRET, "system": SECRET}),
+    (SegmindChatOperator, {"messages": [{"role": "user", "content": SECRET}]}),
+    (SegmindRunOperator, {"inputs": {"prompt": SECRET}}),
+    (SegmindSubmitOperator, {"inputs": {"prompt": SECRET}}),
+    (SegmindEnrichFileOperator, {"prompt": SECRET + " {x}", "system": SECRET}),
+    (SegmindEnrichSqlOperator, {"inputs": {"a": SECRET + " {x}"}, "prompt": None}),
+]
+
+
+@pytest.mark.parametrize(("kind", "fields"), MASKED)
+@pytest.mark.parametrize("how", ["argument", "setting", "neither", "not this one"])
+def test_prompts_are_stored_by_airflow_unless_masked(
+    kind: type[Any], fields: dict[str, Any], how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__SEGMIND__MASK_PROMPTS", str(how in ("setting", "not this one")))
+    task = rendered(in_dag(kind, **fields, mask_prompts={"argument": True, "not this one": False}.get(how)))
+
+    assert (SECRET in stored(task)) == (how in ("neither", "not this one"))
+    assert (MASK in stored(task)) == (how in ("argument", "setting"))
+    assert SECRET not in repr([getattr(task, name) for name in fields]) or how in ("neither", "not this one")
+
+
+def test_a_masked_prompt_is_asked(chat: Chat) -> None:
+    task = chat.task(prompt=SECRET, system="{{ params.s }}", mask_prompts=True)
+    task.render_template_fields({"params": {"s": SECRET}}, jinja2.Environment())
+
+    assert isinstance(task.prompt, MaskedValue)
+    assert task.execute(chat.run.context()) == f"echo: {SECRET}"
+    assert str(chat.body()).count(SECRET) == 2
+
+
+def test_rows_given_as_such_are_not_in_the_serialised_dag() -> None:
+    rows = [{"id": 1, "x": SECRET}]
+    with DAG("a_dag", schedule=None) as dag:
+        SegmindEnrichFileOperator(task_id="plain", **{**FILE, "source": rows})
+        SegmindEnrichFileOperator.partial(task_id="mapped", **{**FILE, "source": rows}, shard_count=2).expand(
+            shard_index=[0, 1]
+        )
+    try:
+        from airflow.serialization.serialized_objects import DagSerialization as Serialized
+    except ImportError:
+        from airflow.serialization.serialized_objects import SerializedDAG as Serialized  # type: ignore[no-redef]
+
+    assert SECRET not in json.dumps(Serialized.to_dict(dag))
