@@ -4,7 +4,9 @@ Ask for data and get data: from a type to the ``response_format`` of a request, 
 The type is a pydantic model, a type pydantic can adapt, or a JSON Schema. Segmind takes an OpenAI-style
 ``response_format`` for every chat model (changelog of the SDK 1.3.0). Data that is no object at its root (a list, a
 number, a choice of words) travels as ``{"value": …}``, which all families can express, and is unwrapped after.
-Validation always runs against what the user gave, never against the form that was sent.
+Validation always runs against what the user gave, never against the form that was sent. What comes out is named as in
+the JSON Schema (see :mod:`.plain_data`), and fit for every reader downstream (see :mod:`.json_values`); a ``Decimal``
+keeps the digits that the model wrote.
 """
 
 from __future__ import annotations
@@ -14,20 +16,25 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaWarningKind
 
 from airflow_provider_segmind.api.families import ApiFormat
-from airflow_provider_segmind.api.ladder import Rung, climb, cut_short, why_not
+from airflow_provider_segmind.api.json_values import Carried, cleaned, fault
+from airflow_provider_segmind.api.ladder import Rung, climb, cut_short, holds_digits, plain_floats, why_not
 from airflow_provider_segmind.api.nulls import without_added_nulls
+from airflow_provider_segmind.api.plain_data import Names, plain_data
 from airflow_provider_segmind.api.schema import resolve, wire_schema
 from airflow_provider_segmind.exceptions import SegmindConfigError, shorten
 
 SHOWN_ERRORS = 3
 """How many of a validator's errors are told, to the reader and to the model."""
+
+_TYPES_OWN_ERRORS = (ValueError, TypeError, ArithmeticError, LookupError, AttributeError, AssertionError)
+"""What the validators and serializers of a user's type may raise; the reply was paid for, and is "invalid" then."""
 
 _SCHEMA_WORDS = frozenset(
     {"type", "properties", "required", "additionalProperties", "items", "prefixItems", "enum", "const"}
@@ -37,7 +44,11 @@ _SCHEMA_WORDS = frozenset(
 
 class _QuietSchema(GenerateJsonSchema):
     # A default that JSON cannot carry costs nothing here: defaults are not sent.
-    ignored_warning_kinds: set[JsonSchemaWarningKind] = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012 (pydantic's own declaration)
+    ignored_warning_kinds: set[JsonSchemaWarningKind] = {  # noqa: RUF012 (pydantic's own declaration)
+        "skipped-choice",
+        "non-serializable-default",
+        "skipped-discriminator",
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +61,7 @@ class ParsedReply:
     :param path: the JSON path of the first error.
     :param rung: where the JSON was found: the whole text, a fenced block, or inside the prose.
     :param cut_short: the text looks like JSON that ends in the middle.
+    :param replaced: how many of its texts held NUL or half a surrogate pair, which became U+FFFD.
     """
 
     data: Any = None
@@ -57,6 +69,7 @@ class ParsedReply:
     path: str | None = None
     rung: Rung | None = None
     cut_short: bool = False
+    replaced: int = 0
 
     @property
     def ok(self) -> bool:
@@ -84,6 +97,39 @@ class OutputType:
     schema: Mapping[str, Any]
     wrapped: bool
     adapter: TypeAdapter[Any] | None = field(default=None, repr=False, compare=False)
+    names: Names | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """
+        Return the fields of an answer that is an object, each with its JSON Schema; none for any other answer.
+
+        They are named as the model answers them; fields that the type computes come last.
+        """
+        if self.wrapped:
+            return {}
+        node: Any = self.schema
+        while isinstance(node, Mapping) and "$ref" in node:
+            node = resolve(self.schema, node["$ref"])
+        found = dict(node.get("properties") or {})
+        return found | {name: item for name, item in self._computed().items() if name not in found}
+
+    def _computed(self) -> dict[str, Any]:
+        if self.adapter is None or self.names is None:
+            return {}
+        if not self.names.computed:
+            return {}
+        told = self.adapter.json_schema(by_alias=True, mode="serialization", schema_generator=_QuietSchema)
+        node: Any = told
+        while "$ref" in node:
+            node = resolve(told, node["$ref"])
+        properties = node.get("properties") or {}
+        # A reference would lead into the schema of what is dumped.
+        return {
+            name: {} if "$ref" in json.dumps(item) else item
+            for name, item in properties.items()
+            if name in self.names.computed
+        }
 
     @classmethod
     def from_(cls, output_type: Any, *, name: str | None = None) -> OutputType:
@@ -96,13 +142,15 @@ class OutputType:
         """
         if isinstance(output_type, Mapping):
             schema, adapter = _checked_schema(output_type), None
+            names = None
             title = output_type.get("title")
         else:
             adapter = _adapted(output_type)
             schema = _schema_of(adapter, output_type)
+            names = Names.of(adapter)
             title = output_type.__name__ if isinstance(output_type, type) else None
         wrapped = not _is_object(schema)
-        found = cls(name=_safe_name(name or title), schema=schema, wrapped=wrapped, adapter=adapter)
+        found = cls(name=_safe_name(name or title), schema=schema, wrapped=wrapped, adapter=adapter, names=names)
         # Writes it out once, so that a reference that leads nowhere shows at DAG parse.
         found.response_format(ApiFormat.OPENAI)
         return found
@@ -131,13 +179,21 @@ class OutputType:
         """
         first: tuple[Rung, _Fault] | None = None
         for found in climb(text):
-            data, fault = self._validated(found.value)
+            carried, fault = self._carried(found.value)
             if fault is None:
-                return ParsedReply(data=data, rung=found.rung)
+                data, fault = self._validated(carried.value)
+            if fault is None:
+                return ParsedReply(data=data, rung=found.rung, replaced=carried.replaced)
             first = first or (found.rung, fault)
         if first is not None:
             return ParsedReply(error=first[1].text, path=first[1].path, rung=first[0])
         return ParsedReply(error=why_not(text) or "no JSON found", path="$", cut_short=cut_short(text))
+
+    def _carried(self, value: Any) -> tuple[Carried, _Fault | None]:
+        found = fault(value)
+        if found is not None:
+            return Carried(None), _Fault(found[0], f"{found[0]}: {found[1]}, which no store carries")
+        return cleaned(value), None
 
     def _validated(self, value: Any) -> tuple[Any, _Fault | None]:
         if self.wrapped and isinstance(value, dict) and set(value) == {"value"}:
@@ -162,16 +218,45 @@ class OutputType:
             return None, _Fault(path, f"{path}: nested too deeply")
 
     def _checked(self, path: str, value: Any) -> tuple[Any, _Fault | None]:
-        if self.adapter is None:
-            return value, _schema_fault(self.schema, path, value)
-        try:
-            # Through JSON, so that strict models take dates and sets in the form JSON has for them.
-            checked = self.adapter.validate_json(json.dumps(value))
-        except ValidationError as error:
-            told = error.errors(include_url=False, include_context=False, include_input=False)
+        plain = plain_floats(value)
+        if self.adapter is None or self.names is None:
+            return plain, _schema_fault(self.schema, path, plain)
+        # Through JSON, so that strict models take dates and sets in the form JSON has for them.
+        checked = self._tried(plain, as_json=True)
+        if holds_digits(value):
+            checked = self._exact(checked, value, plain)
+        if isinstance(checked, ValidationError):
+            told = checked.errors(include_url=False, include_context=False, include_input=False)
             faults = [_Fault(path + _json_path(one["loc"]), str(one["msg"])) for one in told[:SHOWN_ERRORS]]
-            return None, _joined(faults, error.error_count())
-        return self.adapter.dump_python(checked, mode="json"), None
+            return None, _joined(faults, checked.error_count())
+        if isinstance(checked, Exception):
+            return None, _Fault(path, f"{path}: output_type itself raised {type(checked).__name__}")
+        return checked, None
+
+    def _exact(self, checked: Any, value: Any, plain: Any) -> Any:
+        """
+        Return what was checked with every digit that the model wrote.
+
+        pydantic reads a JSON number as a float before it makes a Decimal of it, but takes the text of a Python float.
+        As it takes other things from Python than from JSON, this only counts where both agree but for the digits.
+        """
+        exact, same = self._tried(value, as_json=False), self._tried(plain, as_json=False)
+        if isinstance(checked, Exception) or isinstance(same, Exception):
+            alike = _places(checked) == _places(same) != []
+            return exact if alike and not isinstance(exact, Exception) else checked
+        return checked if isinstance(exact, Exception) else _merged(checked, plain_floats(exact), same)
+
+    def _tried(self, value: Any, *, as_json: bool) -> Any:
+        """Return the plain data of a value, or the error that validating it raised."""
+        adapter, names = cast("TypeAdapter[Any]", self.adapter), cast(Names, self.names)
+        try:
+            if as_json:
+                checked = adapter.validate_json(json.dumps(value), by_alias=True, by_name=names.by_name)
+            else:
+                checked = adapter.validate_python(value, strict=False, by_alias=True, by_name=names.by_name)
+            return plain_data(adapter, names, checked, value)
+        except _TYPES_OWN_ERRORS as error:
+            return error
 
 
 def _adapted(output_type: Any) -> TypeAdapter[Any]:
@@ -190,7 +275,7 @@ def _adapted(output_type: Any) -> TypeAdapter[Any]:
 
 def _schema_of(adapter: TypeAdapter[Any], output_type: Any) -> dict[str, Any]:
     try:
-        return adapter.json_schema(mode="validation", schema_generator=_QuietSchema)
+        return adapter.json_schema(by_alias=True, mode="validation", schema_generator=_QuietSchema)
     except PydanticUserError as error:
         shown = shorten(repr(output_type), 80)
         raise SegmindConfigError(f"output_type {shown} has a field that no JSON Schema can describe.") from error
@@ -242,6 +327,35 @@ def _schema_fault(schema: Mapping[str, Any], path: str, value: Any) -> _Fault | 
     errors.sort(key=lambda error: (len(error.absolute_path), error.json_path))
     faults = [_Fault(path + error.json_path[1:], error.message) for error in errors[:SHOWN_ERRORS]]
     return _joined(faults, len(errors))
+
+
+def _places(error: Any) -> list[tuple[int | str, ...]]:
+    if not isinstance(error, ValidationError):
+        return []
+    return [one["loc"] for one in error.errors(include_url=False, include_context=False, include_input=False)]
+
+
+def _merged(data: Any, exact: Any, same: Any) -> Any:
+    """Return the exact data wherever reading from Python changes nothing but digits."""
+    if _same_number(data, same):
+        return exact
+    objects = all(isinstance(one, dict) for one in (data, exact, same))
+    if objects and data.keys() == exact.keys() == same.keys():
+        return {key: _merged(item, exact[key], same[key]) for key, item in data.items()}
+    lists = all(isinstance(one, list) for one in (data, exact, same))
+    if lists and len(data) == len(exact) == len(same):
+        return list(map(_merged, data, exact, same))
+    return data
+
+
+def _same_number(data: Any, same: Any) -> bool:
+    if data == same:
+        return True
+    try:
+        # The same float reads differently as a text of Python's and of pydantic's: exponents, last digits.
+        return isinstance(data, str) and isinstance(same, str) and float(data) == float(same)
+    except ValueError:
+        return False
 
 
 def _joined(faults: list[_Fault], total: int) -> _Fault:

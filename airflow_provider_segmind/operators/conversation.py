@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_segmind.api.json_values import for_xcom
 from airflow_provider_segmind.api.models import RequestResult
 from airflow_provider_segmind.api.outcomes import ChatReply, FinishReason
 from airflow_provider_segmind.api.repairs import (
@@ -41,6 +42,10 @@ if TYPE_CHECKING:
     from airflow_provider_segmind.triggers.events import RequestEvent
 
 Inputs = Callable[[], Mapping[str, Any]]
+_REPLACED = (
+    "%d strings of the answer contain NUL or half a surrogate pair, which not every XCom backend can store; each such "
+    "character was replaced by U+FFFD"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +102,7 @@ class Conversation:
             self._tell(result, reply, spent)
             decision = self._decide(reply, asked)
             if isinstance(decision, Accept):
-                return self._land(decision.result, result)
+                return self._land(self._carried(decision.result), result)
             if isinstance(decision, Refuse):
                 raise reply_error(
                     decision, reply, model=self._model, request_id=request_id, paid_requests=spent.requests
@@ -157,6 +162,8 @@ class Conversation:
     def _decide(self, reply: ChatReply, asked: Round) -> Decision:
         task = self._task
         parsed = task.answer_type.parse(reply.text) if task.answer_type else None
+        if parsed is not None and parsed.replaced:
+            task.log.warning(_REPLACED, parsed.replaced)
         # Only a reply that may be cut off needs the request's own cap, and with it the body and its files.
         capped = reply.finish_reason in (FinishReason.LENGTH, FinishReason.UNKNOWN) and (
             asked.before.enlargements < MAX_ENLARGEMENTS
@@ -168,6 +175,12 @@ class Conversation:
             truncation_retries_left=MAX_ENLARGEMENTS - asked.before.enlargements,
             output_cap=output_cap_of(asked.inputs()) if capped else None,
         )
+
+    def _carried(self, answer: Any) -> Any:
+        carried = for_xcom(answer)
+        if carried.replaced:
+            self._task.log.warning(_REPLACED, carried.replaced)
+        return carried.value
 
     def _tell(self, result: RequestResult, reply: ChatReply, spent: Spent) -> None:
         task = self._task

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_segmind.api import repairs
 from airflow_provider_segmind.api.chat import build_chat_inputs
 from airflow_provider_segmind.api.families import family_of
+from airflow_provider_segmind.api.json_values import cleaned
 from airflow_provider_segmind.api.replies import read_reply
 from airflow_provider_segmind.arguments import as_inputs
 from airflow_provider_segmind.bulk.plan import Question
@@ -65,6 +66,7 @@ class RowQuestion:
         self._inputs = None if task.inputs is None else as_inputs(unmasked(task.inputs))
         self._prompt, self._system = str(unmasked(task.prompt)), unmasked(task.system)
         self._format: dict[str, Any] | None = None
+        self._warned = False
         self.model = task.hook.model_or_default(task.model)
         self.output_type = read_output_type(task.output_type)
         self.placeholders = placeholders([task.prompt, task.system, self._inputs, task.files])
@@ -104,21 +106,32 @@ class RowQuestion:
         if reply.attempt > 1 and said.usage.output_tokens:
             # An earlier question may have been given more room than the first.
             cap = max(cap or 0, said.usage.output_tokens)
+        parsed = self.output_type.parse(said.text) if self.output_type else None
         decision = repairs.decide(
             said,
-            self.output_type.parse(said.text) if self.output_type else None,
+            parsed,
             repairs_left=left if "messages" in reply.inputs else 0,
             truncation_retries_left=left,
             output_cap=cap,
         )
         if isinstance(decision, repairs.Accept):
-            return Accept(self._columns_of(decision.result), tokens)
+            carried = cleaned(decision.result)
+            self._warn_of_characters(carried.replaced or (parsed.replaced if parsed else 0))
+            return Accept(self._columns_of(carried.value), tokens)
         if isinstance(decision, repairs.AskAgainLarger):
             return AskAgain(repairs.enlarge_inputs(reply.inputs, decision.cap), "the answer was cut off", tokens)
         if isinstance(decision, repairs.Repair):
             return AskAgain(repairs.repair_inputs(reply.inputs, decision), "not the data asked for", tokens)
         outcome = Outcome.INVALID if decision.reason == "empty" else Outcome(decision.reason)
         return Refuse(outcome, decision.detail, tokens)
+
+    def _warn_of_characters(self, replaced: int) -> None:
+        if replaced and not self._warned:
+            self._warned = True
+            self._task.log.warning(
+                "An answer contains NUL or half a surrogate pair, which databases and files refuse; such characters "
+                "become U+FFFD, here and in later rows"
+            )
 
     def _columns_of(self, data: Any) -> dict[str, Any]:
         if not self._fields:

@@ -214,14 +214,7 @@ def fields_of(output_type: OutputType | None) -> tuple[str, ...]:
 
 def properties_of(output_type: OutputType | None) -> Mapping[str, Any]:
     """Return the fields that a type names, each with its JSON Schema."""
-    if output_type is None or output_type.wrapped:
-        return {}
-    from airflow_provider_segmind.api.schema import resolve
-
-    node: Any = output_type.schema
-    while isinstance(node, Mapping) and "$ref" in node:
-        node = resolve(output_type.schema, node["$ref"])
-    return dict(node.get("properties") or {})
+    return {} if output_type is None else output_type.fields
 
 
 def locate(path: str | os.PathLike[str]) -> StorePath:

@@ -1,0 +1,236 @@
+"""
+Turn what a pydantic type has validated into plain JSON data, under the names that its JSON Schema gives the fields.
+
+A field can have three names: the class's own, the one it is validated by, and the one it is dumped under. The schema
+that a model is sent names the second, so that is what it answers with, what the columns of a table are called, and what
+is stored: data that was delivered can be validated with the same type again. pydantic dumps under the third, leaves
+fields out (``exclude``, ``exclude_if``, an ``InitVar``), and masks secrets; all of them were asked for and paid for, so
+all of them are delivered.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import RootModel, Secret, SecretBytes, SecretStr, TypeAdapter
+from pydantic_core import PydanticSerializationError, to_jsonable_python
+
+from airflow_provider_segmind.exceptions import SegmindConfigError
+
+_CLASSES = {"model", "dataclass"}
+_FIELDS = {"model-fields", "dataclass-args", "typed-dict"}
+_MASK = "**********"
+_MISSING = object()
+_GIVES_UP = (PydanticSerializationError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError)
+
+
+@dataclass(frozen=True, slots=True)
+class FieldNames:
+    """
+    What a field is called.
+
+    :param own: in the class.
+    :param answered: in the JSON Schema that is sent.
+    :param dumped: by pydantic.
+    :param accepted: every key under which it is looked for.
+    :param left_out: whether pydantic may leave it out of a dump.
+    :param kept: whether a value has it; an ``InitVar`` is only passed through.
+    """
+
+    own: str
+    answered: str
+    dumped: str
+    accepted: frozenset[str]
+    left_out: bool
+    kept: bool
+
+    def of(self, value: Any) -> Any:
+        """Return what the field of a value holds, ``_MISSING`` when there is none."""
+        return getattr(value, self.own, _MISSING) if self.kept else _MISSING
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """
+    The names of all fields of a type.
+
+    :param classes: of each model and dataclass.
+    :param by_name: whether an answer under the class's own names can be told from one under the others.
+    :param computed: what the type as a whole computes from its fields.
+    """
+
+    classes: Mapping[type, tuple[FieldNames, ...]]
+    by_name: bool
+    computed: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, adapter: TypeAdapter[Any]) -> Names:
+        """
+        Read the names of a type.
+
+        :raises SegmindConfigError: a TypedDict calls a field one thing when it is read and another when it is dumped,
+            and its values do not say what they are.
+        """
+        classes: dict[type, tuple[FieldNames, ...]] = {}
+        by_name = True
+        for owner, fields in _owners(adapter.core_schema, None):
+            names = tuple(_names(own, field) for own, field in fields)
+            owned = {one.own for one in names}
+            by_name = by_name and not any((one.accepted - {one.own}) & owned for one in names)
+            if owner is not None:
+                classes[owner] = names
+            elif odd := next((one for one in names if one.left_out or one.answered != one.dumped), None):
+                raise SegmindConfigError(
+                    f"output_type has a TypedDict whose field {odd.own!r} is left out of a dump, or dumped under "
+                    "another name than it is validated by: give it one alias, or make it a model or a dataclass."
+                )
+        return cls(classes, by_name, frozenset(_computed(adapter.core_schema)))
+
+    def of_value(self, value: Any) -> tuple[FieldNames, ...] | None:
+        """Return the names of a value's fields, None when it is no model and no dataclass of the type."""
+        return next((self.classes[kind] for kind in type(value).__mro__ if kind in self.classes), None)
+
+
+def plain_data(adapter: TypeAdapter[Any], names: Names, value: Any, answered: Any) -> Any:
+    """
+    Return a validated value as plain JSON data.
+
+    :param answered: what was validated, for fields that the value itself does not keep.
+    """
+    renaming = _Renaming(names)
+    try:
+        dumped = adapter.dump_python(value, mode="json", by_alias=True, warnings=False)
+    except _GIVES_UP:
+        # What a serializer of the type refuses was paid for.
+        dumped = renaming.dumped(value)
+    return _completed(renaming, names, value, renaming.renamed(value, dumped), answered)
+
+
+def _completed(renaming: _Renaming, names: Names, value: Any, data: Any, answered: Any) -> Any:
+    """Add, to an object that is an answer as a whole, the fields that a serializer of its class left out."""
+    while isinstance(value, RootModel):
+        value = value.root
+    fields = names.of_value(value)
+    if fields is None:
+        return data
+    complete: dict[str, Any] = {}
+    found = data if isinstance(data, dict) else {}
+    for one in fields:
+        if one.answered in found:
+            complete[one.answered] = found[one.answered]
+        elif (inner := one.of(value)) is not _MISSING:
+            complete[one.answered] = renaming.filled(inner)
+        elif isinstance(answered, Mapping) and one.accepted & answered.keys():
+            complete[one.answered] = next(answered[key] for key in answered if key in one.accepted)
+    return complete | found
+
+
+class _Renaming:
+    """Goes through a value and its dump side by side."""
+
+    def __init__(self, names: Names) -> None:
+        self._names = names
+
+    def renamed(self, value: Any, dumped: Any) -> Any:
+        """Return the dump under the names of the schema."""
+        if isinstance(value, (Secret, SecretStr, SecretBytes)):
+            secret = value.get_secret_value()
+            return self.filled(secret) if dumped in (str(value), _MASK) else dumped
+        if isinstance(value, RootModel):
+            return self.renamed(value.root, dumped)
+        fields = self._names.of_value(value)
+        if fields is not None and isinstance(dumped, dict):
+            return self._object(value, dumped, fields)
+        if isinstance(value, Mapping) and isinstance(dumped, dict) and len(value) == len(dumped):
+            pairs = zip(value.items(), dumped.items(), strict=True)
+            return {self._key(own, key): self.renamed(item, other) for (own, item), (key, other) in pairs}
+        if isinstance(dumped, list) and _is_list(value) and len(value) == len(dumped):
+            return [self.renamed(item, other) for item, other in zip(value, dumped, strict=True)]
+        return None if isinstance(dumped, float) and not math.isfinite(dumped) else dumped
+
+    def filled(self, value: Any) -> Any:
+        """Return a value of which there is no dump, under the names of the schema."""
+        return self.renamed(value, self.dumped(value))
+
+    def dumped(self, value: Any) -> Any:
+        """Dump a value without the type it belongs to."""
+        try:
+            return to_jsonable_python(value, by_alias=True, fallback=str)
+        except _GIVES_UP:
+            fields = self._names.of_value(value)
+        if fields is not None:
+            return {one.dumped: self.dumped(getattr(value, one.own, None)) for one in fields}
+        if isinstance(value, Mapping):
+            return {str(key): self.dumped(item) for key, item in value.items()}
+        if _is_list(value):
+            return [self.dumped(item) for item in value]
+        return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)
+
+    def _object(self, value: Any, dumped: dict[str, Any], fields: Sequence[FieldNames]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for one in fields:
+            inner = one.of(value)
+            if one.dumped in dumped:
+                other = dumped[one.dumped]
+                found[one.answered] = other if inner is _MISSING else self.renamed(inner, other)
+            elif one.left_out and inner is not _MISSING:
+                found[one.answered] = self.filled(inner)
+        used = {one.dumped for one in fields}
+        return found | {key: item for key, item in dumped.items() if key not in used}
+
+    def _key(self, own: Any, key: str) -> str:
+        return str(self.renamed(own, key)) if isinstance(own, (Secret, SecretStr, SecretBytes)) else key
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Collection) and isinstance(value, (Sequence, Set)) and not isinstance(value, (str, bytes))
+
+
+def _owners(node: Any, owner: type | None) -> Iterator[tuple[type | None, list[tuple[str, Mapping[str, Any]]]]]:
+    """Yield the classes of a core schema, each with its fields; None for a TypedDict."""
+    if isinstance(node, (list, tuple)):
+        for item in node:
+            yield from _owners(item, owner)
+    if not isinstance(node, Mapping):
+        return
+    kind = node.get("type")
+    if isinstance(kind, str) and kind in _CLASSES and isinstance(node.get("cls"), type):
+        owner = node["cls"]
+    elif isinstance(kind, str) and kind in _FIELDS and "fields" in node:
+        fields = node["fields"]
+        named = fields.items() if isinstance(fields, Mapping) else [(field["name"], field) for field in fields]
+        yield None if kind == "typed-dict" else owner, list(named)
+    for key, item in node.items():
+        if key not in ("metadata", "serialization", "cls", "config"):
+            yield from _owners(item, owner)
+
+
+def _computed(schema: Any) -> Iterator[str]:
+    """Yield what the outermost class of a core schema computes, as it is dumped."""
+    definitions = {one["ref"]: one for one in schema.get("definitions", ())} if schema["type"] == "definitions" else {}
+    node = schema
+    while isinstance(node, Mapping) and node.get("type") != "model-fields":
+        if node.get("type") == "dataclass-args":
+            break
+        node = definitions.get(node["schema_ref"]) if node.get("type") == "definition-ref" else node.get("schema")
+    for one in node.get("computed_fields") or () if isinstance(node, Mapping) else ():
+        yield one.get("alias") or one["property_name"]
+
+
+def _names(own: str, field: Mapping[str, Any]) -> FieldNames:
+    alias = field.get("validation_alias", own)
+    paths = [[alias]] if isinstance(alias, str) else alias if alias and isinstance(alias[0], list) else [alias]
+    # As pydantic's JSON Schema chooses: the first that is one key; a path into the answer has no name in a schema.
+    answered = next((path[0] for path in paths if len(path) == 1 and isinstance(path[0], str)), own)
+    return FieldNames(
+        own=own,
+        answered=answered,
+        dumped=field.get("serialization_alias") or own,
+        accepted=frozenset({own, *(path[0] for path in paths if isinstance(path[0], str))}),
+        left_out=bool(field.get("serialization_exclude") or field.get("serialization_exclude_if")),
+        kept=not field.get("init_only"),
+    )
