@@ -261,8 +261,10 @@ def _out_of_reach(row: Row, error: OSError) -> str:
 
 def _storable(value: Any) -> Any:
     """Return a key's value in a form that lasts until the output is written; lists and objects are JSON."""
-    if isinstance(value, (Mapping, list, tuple)):
+    if isinstance(value, (Mapping, list, tuple, int)):
         return json_value(value)
+    if getattr(value, "nanosecond", 0):
+        return plain_text(value)
     return bytes(value) if isinstance(value, (bytearray, memoryview)) else value
 
 

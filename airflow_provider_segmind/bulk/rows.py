@@ -23,6 +23,9 @@ from typing import Any
 from airflow_provider_segmind.exceptions import SegmindRowError
 
 _CANONICAL = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+MOST_DIGITS = 4000
+"""Of a number written without an exponent. Python reads and writes 4300 digits unless told otherwise."""
+_MOST_BITS = 13_200
 _BRACES = re.compile(r"\{\{([^{}]+)\}\}|\{([^{}]+)\}")
 _NAME = re.compile(r"(?=.*[^\W\d])\w+(?:[ .\-]+\w+)*\Z")
 _JSON_FIELD = re.compile(r'\s*"')
@@ -170,19 +173,28 @@ def plain_text(value: Any) -> str:
         return value
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, int):
+        return str(_readable(value))
     if isinstance(value, float):
         return "" if math.isnan(value) else repr(value)
     if isinstance(value, Decimal):
-        return "" if value.is_nan() else format(value, "f")
+        return "" if value.is_nan() else _decimal_text(value)
     if isinstance(value, (Mapping, list, tuple)):
         return canonical_json(value)
     return str(_scalar(value))
 
 
 def json_value(value: Any) -> Any:
-    """Return what JSON can carry of a value; a number JSON cannot hold exactly becomes a text, NaN becomes None."""
-    if value is None or isinstance(value, (bool, int, str)):
+    """
+    Return what JSON can carry of a value.
+
+    A number JSON cannot hold exactly becomes a text, one of thousands of digits a text with an exponent or in
+    hexadecimal digits; NaN and infinity become None.
+    """
+    if value is None or isinstance(value, (bool, str)):
         return value
+    if isinstance(value, int):
+        return _readable(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Decimal):
@@ -197,9 +209,28 @@ def json_value(value: Any) -> Any:
 def _json_decimal(value: Decimal) -> Any:
     if not value.is_finite():
         return None
+    if _is_long(value):
+        return str(value)
     if value == value.to_integral_value():
         return int(value)
     return float(value) if Decimal(repr(float(value))) == value else format(value, "f")
+
+
+def _decimal_text(value: Decimal) -> str:
+    return str(value) if _is_long(value) else format(value, "f")
+
+
+def _is_long(value: Decimal) -> bool:
+    """Tell whether a number needs thousands of digits without an exponent."""
+    if not value.is_finite():
+        return False
+    lowest, highest = int(value.as_tuple().exponent), value.adjusted()
+    return max(highest, 0) - min(lowest, 0) >= MOST_DIGITS
+
+
+def _readable(value: int) -> int | str:
+    """Return an integer, in hexadecimal digits where Python itself writes no decimal ones."""
+    return value if value.bit_length() <= _MOST_BITS else hex(value)
 
 
 def _scalar(value: Any) -> Any:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import gzip
-import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any, TypeAlias
 
+from airflow_provider_segmind.bulk.cells import csv_line, json_cell, text_cell, unicode_text
 from airflow_provider_segmind.bulk.columns import Kinds
 from airflow_provider_segmind.bulk.formats import Format, known_kind, pyarrow
-from airflow_provider_segmind.bulk.rows import json_value, plain_text
 from airflow_provider_segmind.bulk.storage import StorePath, make_folder, write_whole
 
 Write: TypeAlias = Callable[[Mapping[str, Any]], None]
@@ -50,20 +48,22 @@ def _written(kind: Format, file: IO[bytes], columns: Sequence[str], kinds: Kinds
     if kind is Format.JSONL:
         yield lambda row: _write_json(file, row)
     elif kind is Format.CSV:
-        text = io.TextIOWrapper(file, encoding="utf-8", newline="")
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(columns)
-        yield lambda row: writer.writerow([plain_text(row.get(name)) for name in columns])
-        text.flush()
-        text.detach()
+        file.write(csv_line([unicode_text(name) for name in columns]).encode())
+        yield lambda row: _write_csv(file, [text_cell(row.get(name)) for name in columns])
     else:
         with _ParquetRows(file, columns, kinds or Kinds(columns)) as rows:
             yield rows.write
 
 
 def _write_json(file: IO[bytes], row: Mapping[str, Any]) -> None:
-    text = json.dumps(json_value(row), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    values = {str(name): json_cell(value) for name, value in row.items()}
+    text = json.dumps(values, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    # A lone half of a surrogate pair becomes its escape, which JSON allows.
     file.write(text.encode("utf-8", "backslashreplace") + b"\n")
+
+
+def _write_csv(file: IO[bytes], cells: list[str]) -> None:
+    file.write(csv_line(cells).encode())
 
 
 class _ParquetRows(contextlib.AbstractContextManager["_ParquetRows"]):
@@ -71,10 +71,10 @@ class _ParquetRows(contextlib.AbstractContextManager["_ParquetRows"]):
 
     def __init__(self, file: IO[bytes], columns: Sequence[str], kinds: Kinds) -> None:
         self._kinds = kinds
-        self._columns = columns
+        self._columns = {name: unicode_text(name) for name in columns}
         self._schema = kinds.schema()
         self._writer = pyarrow().parquet.ParquetWriter(file, self._schema)
-        self._rows: list[Mapping[str, Any]] = []
+        self._rows: list[dict[str, Any]] = []
 
     def __exit__(self, *error: object) -> None:
         if error[0] is None:
@@ -83,7 +83,8 @@ class _ParquetRows(contextlib.AbstractContextManager["_ParquetRows"]):
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Add a row."""
-        self._rows.append({name: self._kinds.cell(name, row.get(name)) for name in self._columns})
+        cells = {called: self._kinds.cell(name, row.get(name)) for name, called in self._columns.items()}
+        self._rows.append(cells)
         if len(self._rows) >= _GROUP_ROWS:
             self._flush()
 

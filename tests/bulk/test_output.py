@@ -21,11 +21,12 @@ from tests.bulk.fakes import PRICE, Clock, FakeSegmind, question, table
 
 async def landed(folder: Path, rows: list[dict[str, Any]], name: str = "out.jsonl", **options: Any) -> Manifest:
     clock = Clock()
+    answers = {"answer": options.pop("answer")} if "answer" in options else {}
     engine = Engine(
         question=question(key=options.pop("key", ("id",))),
         rows=rows,
         ledger_folder=folder / "ledger",
-        client=FakeSegmind(clock, failing=lambda body: "bad words" if "bad" in body["prompt"] else None),
+        client=FakeSegmind(clock, failing=lambda body: "bad words" if "bad" in body["prompt"] else None, **answers),
         run_id="r",
         settings=Settings(concurrency=4, commit_delay=0.001),
         clock=clock,
@@ -71,6 +72,45 @@ async def test_key_columns_keep_their_types_from_source_to_parquet(tmp_path: Pat
         (Decimal("1.5"), date(2026, 1, 1), "SAY 1"),
         (Decimal("1.5"), date(2026, 1, 2), "SAY 2"),
     ]
+
+
+def deep(levels: int) -> Any:
+    value: Any = "core"
+    for _ in range(levels):
+        value = {"in": [value]}
+    return value
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.csv.gz", "out.jsonl", "out.parquet"])
+async def test_a_ledger_with_answers_that_formats_refuse_is_written_out(tmp_path: Path, name: str) -> None:
+    if name.endswith("parquet"):
+        pytest.importorskip("pyarrow")
+    answers = ["half \ud83d pair", "one\rtwo", "nul \x00", 10**400, deep(200), [1.5, None], True, {"a": "\udc00"}]
+    keys = [
+        "k\ud83d",
+        "k\r1",
+        Decimal("1.50"),
+        Decimal("0.12345678901234567890123456789012345"),
+        deep(60),
+        2**70,
+        b"k",
+        date.min,
+    ]
+    rows = [{"id": key, "text": str(number)} for number, key in enumerate(keys)]
+
+    def answer(body: Any) -> Any:
+        return answers[int(body["prompt"].removeprefix("Say "))]
+
+    for _ in range(2):
+        # The second time everything comes out of the ledger of the first.
+        manifest = await landed(tmp_path, rows, name, answer=answer)
+        assert manifest.outcomes["success"] == len(rows)
+        out = list(open_source(tmp_path / "out" / name))
+        assert len(out) == len(rows)
+        assert out[1]["said"] == "one\rtwo"
+        assert out[1]["id"] == "k\r1"
+        half = chr(0xD83D if name == "out.jsonl" else 0xFFFD)
+        assert (out[0]["id"], out[0]["said"]) == (f"k{half}", f"half {half} pair")
 
 
 async def test_the_manifests_of_all_shards_add_up(tmp_path: Path) -> None:
