@@ -211,7 +211,7 @@ def _read_price(entry: object, field: str) -> Price:
             raise SegmindConfigError(f"{field}.{key} is missing: USD for a million tokens.")
     for key, value in entry.items():
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or value < 0:
+        if not number or not 0 <= value < 1e12:
             raise SegmindConfigError(f"{field}.{key} is {value!r}: it must be a number of at least 0.")
     cap = entry.get("max_output_tokens")
     return Price(

@@ -96,7 +96,16 @@ def base_url(text: str, field_name: str) -> str:
             f"Field {field_name!r} of the Segmind connection is {shown!r}, which is no base URL: give scheme, host "
             "and, behind a proxy, its path, like 'https://api.segmind.com'. Nothing was sent."
         )
-    return re.sub(r"/v[12]$", "", url.rstrip("/")).rstrip("/")
+    return re.sub(r"/v[12]$", "", _in_one_spelling(url).rstrip("/"), flags=re.IGNORECASE).rstrip("/")
+
+
+def _in_one_spelling(url: str) -> str:
+    """Write scheme and host in lower case and leave the scheme's own port out, so that equal hosts compare equal."""
+    scheme, _, rest = url.partition("://")
+    authority, slash, path = rest.partition("/")
+    scheme, authority = scheme.lower(), authority.lower()
+    port = {"http": ":80", "https": ":443"}[scheme]
+    return f"{scheme}://{authority.removesuffix(port)}{slash}{path}"
 
 
 def _can_be_dialled(url: str) -> bool:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
+import functools
 import json
+import logging
 import math
 import os
 from collections.abc import Mapping
@@ -11,9 +14,16 @@ from typing import Any
 from airflow_provider_segmind.api.config import ClientConfig
 from airflow_provider_segmind.api.protocol import Endpoints, base_url
 from airflow_provider_segmind.compat import Connection
-from airflow_provider_segmind.exceptions import SegmindConfigError
+from airflow_provider_segmind.exceptions import SegmindConfigError, shorten
+from airflow_provider_segmind.get_provider_info import CONNECTION_FIELDS
 
 API_KEY_VARIABLE = "SEGMIND_API_KEY"
+EXTRA_FIELDS = (
+    *CONNECTION_FIELDS,
+    *("rate_share", "redis_url", "count_polls", "typical_seconds", "resubmit_on_server_error", "prices"),
+)
+"""Everything that an extra may hold."""
+_log = logging.getLogger(__name__)
 
 
 def client_config(connection: Connection, extra: Mapping[str, Any], *, rate_share: float | None = None) -> ClientConfig:
@@ -35,71 +45,152 @@ def client_config(connection: Connection, extra: Mapping[str, Any], *, rate_shar
             f"The API key (password) of connection {connection.conn_id!r} holds characters that no HTTP header can "
             "carry."
         )
+    fields = _Extra(connection.conn_id, extra)
+    fields.warn_of_unknown()
     defaults = Endpoints()
     return ClientConfig(
         api_key=api_key,
         endpoints=Endpoints(
             gateway=base_url(_host(connection), "host") if connection.host else defaults.gateway,
-            storage=base_url(extra.get("storage_url") or defaults.storage, "storage_url"),
-            history=base_url(extra.get("history_url") or defaults.history, "history_url"),
-            models=base_url(extra.get("models_url") or defaults.models, "models_url"),
+            storage=fields.url("storage_url") or defaults.storage,
+            history=fields.url("history_url") or defaults.history,
+            models=fields.url("models_url") or defaults.models,
         ),
-        request_timeout=_positive(extra, "request_timeout") or 60.0,
-        requests_per_minute=_positive(extra, "requests_per_minute"),
-        rate_share=rate_share or _positive(extra, "rate_share") or 1.0,
-        count_polls=_flag(extra, "count_polls") if extra.get("count_polls") not in (None, "") else None,
-        redis_url=str(extra["redis_url"]) if extra.get("redis_url") else None,
-        typical_seconds=_seconds(extra, "typical_seconds"),
-        model=str(extra["model"]).strip() if extra.get("model") else None,
-        resubmit_on_server_error=_flag(extra, "resubmit_on_server_error"),
+        request_timeout=fields.positive("request_timeout") or 60.0,
+        requests_per_minute=fields.positive("requests_per_minute"),
+        rate_share=fields.share("rate_share", rate_share),
+        count_polls=fields.flag("count_polls") if extra.get("count_polls") not in (None, "") else None,
+        redis_url=fields.text("redis_url"),
+        typical_seconds=fields.seconds("typical_seconds"),
+        model=fields.text("model"),
+        resubmit_on_server_error=fields.flag("resubmit_on_server_error"),
     )
+
+
+def check_extra(connection: Connection) -> None:
+    """
+    Check that the extra of a Connection is an object; Airflow decodes anything else, or broken JSON to an empty one.
+
+    :raises SegmindConfigError: it is not; names the connection, never what is in it.
+    """
+    text = connection.extra
+    if not isinstance(text, str) or not text.strip():
+        return
+    try:
+        decoded = json.loads(text)
+    except (ValueError, RecursionError):
+        trouble = "is not JSON"
+    else:
+        if decoded is None or isinstance(decoded, dict):
+            return
+        trouble = f"is JSON, but a {type(decoded).__name__}"
+        if isinstance(decoded, str) and decoded.lstrip().startswith("{"):
+            trouble += ", as of an object that was encoded twice"
+    raise SegmindConfigError(
+        f"The extra of connection {connection.conn_id!r} {trouble}; it must be a JSON object, like "
+        '{"requests_per_minute": 60}. Nothing was sent.'
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def _warn_of(connection_id: str, name: str) -> None:
+    """Warn once in a process; a triggerer reads its Connections every minute."""
+    near = difflib.get_close_matches(name, EXTRA_FIELDS, n=1)
+    _log.warning(
+        "Connection %r has the extra field %r, which means nothing to Segmind's client%s",
+        connection_id,
+        shorten(name, 40),
+        f"; did you mean {near[0]!r}?" if near else "",
+    )
+
+
+class _Extra:
+    """The extra of a Connection; every error names the connection and the field, and shows at most a number."""
+
+    def __init__(self, connection_id: str, values: Mapping[str, Any]) -> None:
+        if not isinstance(values, Mapping):
+            raise SegmindConfigError(
+                f"The extra of connection {connection_id!r} is a {type(values).__name__}; it must be a JSON object."
+            )
+        self._id = connection_id
+        self._values = values
+
+    def warn_of_unknown(self) -> None:
+        for name in self._values:
+            # The form of Airflow before 2.3 wrote its fields under such names.
+            if name not in EXTRA_FIELDS and not str(name).startswith("extra__"):
+                _warn_of(self._id, str(name))
+
+    def text(self, name: str) -> str | None:
+        value = self._values.get(name)
+        if value is None:
+            return None
+        if not isinstance(value, str):
+            raise self._wrong(name, value, "a string")
+        return value.strip() or None
+
+    def url(self, name: str) -> str | None:
+        text = self.text(name)
+        return None if text is None else base_url(text, name)
+
+    def positive(self, name: str) -> float | None:
+        return self._positive(name, self._values.get(name))
+
+    def share(self, name: str, own: float | None) -> float:
+        value = self.positive(name)
+        if value is not None and value > 1:
+            raise self._wrong(name, value, "a number above 0 and at most 1")
+        return own or value or 1.0
+
+    def flag(self, name: str) -> bool:
+        value = self._values.get(name, False)
+        if isinstance(value, str) and value.strip().lower() in ("", "true", "false"):
+            return value.strip().lower() == "true"
+        if isinstance(value, bool) or value is None:
+            return bool(value)
+        raise self._wrong(name, value, "true or false")
+
+    def seconds(self, name: str) -> tuple[tuple[str, float], ...]:
+        given = self._values.get(name) or {}
+        if isinstance(given, str):
+            try:
+                given = json.loads(given)
+            except (ValueError, RecursionError):
+                given = None
+        if not isinstance(given, Mapping):
+            raise self._wrong(name, self._values[name], "an object of models and seconds")
+        known = ((str(model), self._positive(f"{name}.{model}", value)) for model, value in given.items())
+        return tuple((model, seconds) for model, seconds in known if seconds is not None)
+
+    def _positive(self, name: str, value: Any) -> float | None:
+        if value is None or (isinstance(value, str) and not value.strip()):
+            return None
+        try:
+            number = float(value)
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+        if isinstance(value, bool) or not math.isfinite(number) or number <= 0:
+            raise self._wrong(name, value, "a number above 0")
+        return number
+
+    def _wrong(self, name: str, value: Any, wanted: str) -> SegmindConfigError:
+        shown = shorten(repr(value), 40) if isinstance(value, str | int | float) else f"a {type(value).__name__}"
+        return SegmindConfigError(
+            f"Extra field {name!r} of connection {self._id!r} is {shown}; it must be {wanted}. Nothing was sent."
+        )
 
 
 def _host(connection: Connection) -> str:
     """Put a base URL together from the parts that the URI form of a connection scatters it into."""
     host = str(connection.host).strip()
     if "://" not in host:
-        scheme = connection.schema if connection.schema in ("http", "https") else "https"
+        scheme = connection.schema if (connection.schema or "").lower() in ("http", "https") else "https"
         host = f"{scheme}://{host}"
     scheme, _, rest = host.partition("://")
     authority, slash, path = rest.partition("/")
     if connection.port and not authority.rpartition("]")[2].rpartition(":")[1]:
         authority = f"{authority}:{connection.port}"
-    if connection.schema and connection.schema not in ("http", "https") and not path.strip("/"):
+    if connection.schema and connection.schema.lower() not in ("http", "https") and not path.strip("/"):
         # A URI has its path in the field "schema"; a proxy's prefix stands there.
         slash, path = "/", connection.schema.strip("/")
     return f"{scheme}://{authority}{slash}{path}"
-
-
-def _positive(extra: Mapping[str, Any], name: str) -> float | None:
-    value = extra.get(name)
-    if value is None or value == "":
-        return None
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if isinstance(value, bool) or not math.isfinite(number) or number <= 0:
-        raise SegmindConfigError(f"Field {name!r} of the Segmind connection is {value!r}; it must be a number above 0.")
-    return number
-
-
-def _flag(extra: Mapping[str, Any], name: str) -> bool:
-    value = extra.get(name, False)
-    if isinstance(value, str) and value.strip().lower() in ("", "true", "false"):
-        return value.strip().lower() == "true"
-    if isinstance(value, bool) or value is None:
-        return bool(value)
-    raise SegmindConfigError(f"Field {name!r} of the Segmind connection is {value!r}; it must be true or false.")
-
-
-def _seconds(extra: Mapping[str, Any], name: str) -> tuple[tuple[str, float], ...]:
-    given = extra.get(name) or {}
-    if isinstance(given, str):
-        try:
-            given = json.loads(given)
-        except ValueError:
-            given = None
-    if not isinstance(given, Mapping):
-        raise SegmindConfigError(f"Field {name!r} of the Segmind connection must be an object of models and seconds.")
-    return tuple((str(model), seconds) for model in given if (seconds := _positive(given, model)) is not None)

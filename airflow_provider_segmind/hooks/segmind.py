@@ -25,7 +25,7 @@ from airflow_provider_segmind.api.retry import ONE_LOOK
 from airflow_provider_segmind.compat import BaseHook, get_async_connection, get_async_extra_dejson
 from airflow_provider_segmind.exceptions import SegmindAPIError, SegmindAuthenticationError, SegmindConfigError
 from airflow_provider_segmind.get_provider_info import CONNECTION_FIELDS, FIELD_BEHAVIOUR
-from airflow_provider_segmind.hooks.account import client_config
+from airflow_provider_segmind.hooks.account import check_extra, client_config
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.api.pricing import Price
@@ -88,12 +88,14 @@ class SegmindHook(BaseHook):
     def config(self) -> ClientConfig:
         """Read the Connection; blocks, so not for event loops."""
         connection = self.get_connection(self.segmind_conn_id)
-        return client_config(connection, connection.extra_dejson, rate_share=self.rate_share)
+        check_extra(connection)
+        return client_config(connection, connection.extra_dejson or {}, rate_share=self.rate_share)
 
     async def get_async_config(self) -> ClientConfig:
         """Read the Connection without blocking an event loop."""
         connection = await get_async_connection(self.segmind_conn_id, hook=self)
-        return client_config(connection, await get_async_extra_dejson(connection), rate_share=self.rate_share)
+        check_extra(connection)
+        return client_config(connection, await get_async_extra_dejson(connection) or {}, rate_share=self.rate_share)
 
     def get_conn(self) -> SegmindClient:
         """Return the blocking client; the same one until :meth:`close`."""
@@ -167,8 +169,13 @@ class SegmindHook(BaseHook):
         """
         from airflow_provider_segmind.api.pricing import read_prices
 
-        given = self.get_connection(self.segmind_conn_id).extra_dejson.get("prices")
-        return read_prices(given) if given else None
+        connection = self.get_connection(self.segmind_conn_id)
+        check_extra(connection)
+        given = (connection.extra_dejson or {}).get("prices")
+        try:
+            return read_prices(given) if given else None
+        except SegmindConfigError as error:
+            raise SegmindConfigError(f"Extra of connection {self.segmind_conn_id!r}: {error}") from error
 
     def list_models(self) -> list[ModelInfo]:
         """List the models. Free."""
@@ -233,6 +240,7 @@ class SegmindHook(BaseHook):
         """Ask for the balance: one free call that runs no model."""
         try:
             client = self.get_conn()
+            self.get_prices()
             balance = client.perform(client.wire.credits(), ONE_LOOK)
         except SegmindAuthenticationError as error:
             return False, str(error)

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
+from airflow_provider_segmind.api.gate import account_name
+from airflow_provider_segmind.compat import Connection
 from airflow_provider_segmind.emulator import SegmindEmulator
 from airflow_provider_segmind.exceptions import SegmindConfigError
+from airflow_provider_segmind.hooks import account
 from airflow_provider_segmind.hooks.segmind import SegmindHook
 from airflow_provider_segmind.operators.request import SegmindSubmitOperator
 from tests.stand_ins import KEY
 
 VARIABLE = "AIRFLOW_CONN_SEGMIND_DEFAULT"
+NO_NUMBERS = ("abc", -1, 0, "-5", True, [1], {"a": 1}, "nan", 10**400)
+
+
+def connection(**fields: Any) -> Connection:
+    given = {"extra": None, **fields}
+    made = Connection(conn_id="segmind_default", conn_type="segmind", password=KEY)
+    for name, value in given.items():
+        setattr(made, name, value)
+    return made
 
 
 @pytest.mark.parametrize(
@@ -61,6 +74,112 @@ def test_a_field_that_cannot_work_is_named(
     with pytest.raises(SegmindConfigError, match=field) as caught:
         _ = SegmindHook().config
     assert KEY not in str(caught.value)
+
+
+WRONG = [
+    ('"{\\"requests_per_minute\\": 30}"', "encoded twice"),
+    ('["requests_per_minute"]', "a list"),
+    ("30", "a int"),
+    ('"text"', "a str"),
+    ("true", "a bool"),
+    ('{"requests_per_minute": 30', "not JSON"),
+    ("requests_per_minute=30", "not JSON"),
+    ("[" * 100_000, "not JSON"),
+]
+
+
+@pytest.mark.parametrize(("extra", "words"), WRONG)
+def test_an_extra_that_is_no_object_is_named(extra: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SegmindHook, "get_connection", lambda *_: connection(extra=extra))
+    for ask in (lambda: SegmindHook().config, lambda: SegmindHook().get_prices()):
+        with pytest.raises(SegmindConfigError, match="extra of connection 'segmind_default'") as caught:
+            ask()
+        assert words in str(caught.value)
+    assert SegmindHook().test_connection() == (False, f"SegmindConfigError: {caught.value}")
+
+
+@pytest.mark.parametrize(("extra", "words"), WRONG)
+async def test_an_extra_that_is_no_object_is_named_in_a_triggerer(
+    extra: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def given(*_: object) -> Connection:
+        return connection(extra=extra)
+
+    monkeypatch.setattr(SegmindHook, "aget_connection", given, raising=False)
+    with pytest.raises(SegmindConfigError, match="extra of connection 'segmind_default'") as caught:
+        await SegmindHook().get_async_config()
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("extra", [None, "", "  ", "null", "{}"])
+def test_an_empty_extra_holds_nothing(extra: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SegmindHook, "get_connection", lambda *_: connection(extra=extra))
+    assert SegmindHook().config.request_timeout == 60.0
+    assert SegmindHook().get_prices() is None
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        *({name: value} for name in ("requests_per_minute", "request_timeout", "rate_share") for value in NO_NUMBERS),
+        {"rate_share": 1.5},
+        *({name: value} for name in ("model", "redis_url", "storage_url") for value in (5, ["a"], {"a": 1}, True)),
+        *({name: value} for name in ("count_polls", "resubmit_on_server_error") for value in ("yes!", 5, [True])),
+        *({"typical_seconds": value} for value in (5, [1], "{", {"m": "abc"}, {"m": [1]})),
+        *({"prices": value} for value in (5, [1], "{", {"m": 1}, {"m": {"input": "a", "output": 1}})),
+        {"prices": {"m": {"input": 10**400, "output": 1}}},
+    ],
+)
+def test_a_field_of_the_wrong_type_is_named_with_its_connection(
+    extra: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SegmindHook, "get_connection", lambda *_: connection(extra=json.dumps(extra)))
+    good, said = SegmindHook().test_connection()
+
+    assert not good
+    assert "connection 'segmind_default'" in said
+    assert next(iter(extra)) in said
+
+
+def test_a_field_that_means_nothing_is_warned_of_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    account._warn_of.cache_clear()
+    extra = {"request_per_minute": 30, "extra__segmind__model": "m"}
+    monkeypatch.setattr(SegmindHook, "get_connection", lambda *_: connection(extra=json.dumps(extra)))
+    for _ in range(2):
+        assert SegmindHook().config.requests_per_minute is None
+
+    assert [record.getMessage() for record in caplog.records if "means nothing" in record.getMessage()] == [
+        (
+            "Connection 'segmind_default' has the extra field 'request_per_minute', which means nothing to Segmind's "
+            "client; did you mean 'requests_per_minute'?"
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "HTTPS://API.Segmind.com",
+        "https://api.segmind.com:443/",
+        "Api.Segmind.Com/V1",
+        "HTTPS://api.SEGMIND.com:443/v2/",
+    ],
+)
+def test_one_host_has_one_account_however_it_is_written(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SegmindHook, "get_connection", lambda *_: connection(host=host))
+    plain = SegmindHook().config.endpoints.gateway
+
+    assert plain == "https://api.segmind.com"
+    monkeypatch.setattr(SegmindHook, "get_connection", lambda *_: connection(host=None))
+    other = SegmindHook().config
+    assert account_name(plain, KEY) == account_name(other.endpoints.gateway, KEY)
+
+
+def test_the_path_of_a_proxy_keeps_its_capitals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SegmindHook, "get_connection", lambda *_: connection(host="HTTP://Proxy:80/AI", schema="HTTPS"))
+    assert SegmindHook().config.endpoints.gateway == "http://proxy/AI"
 
 
 def test_the_environment_lends_a_key_to_a_connection_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
