@@ -19,12 +19,22 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
+from airflow_provider_segmind.api.families import ApiFormat, known_family
 from airflow_provider_segmind.api.repairs import output_cap_of
 from airflow_provider_segmind.exceptions import SegmindConfigError
 
 BYTES_PER_TOKEN = 4
 IMAGE_TOKENS = 1_120
 """Tokens of one picture at Gemini 3's default resolution (Google's media resolution guide)."""
+MESSAGE_TOKENS = 16
+"""Tokens that are allowed for what a provider puts around a text: roles and separators."""
+_MULTIPLIERS = frozenset(
+    {
+        *("n", "best_of", "candidateCount", "candidate_count", "tools", "web_search", "cachedContent"),
+        *("mediaResolution", "media_resolution"),
+    }
+)
+"""Fields of a body that let a request cost something else than its text and its output cap."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +87,23 @@ class InputTokens:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CostBound:
+    """
+    What a request may cost at most.
+
+    :param usd: USD; without ``certain`` only what reading its text costs at most, 0 where nobody knows the price.
+    :param certain: whether the request cannot cost more, given that the price is right.
+    """
+
+    usd: float
+    certain: bool
+
+
+UNBOUNDED = CostBound(usd=0.0, certain=False)
+"""What is known of a request whose price nobody knows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CostEstimate:
     """
     What a request may cost.
@@ -115,6 +142,48 @@ def estimate_cost(
     limits = [limit for limit in (output_cap, price.max_output_tokens) if limit is not None]
     high = low + min(limits) * price.output / 1_000_000 if limits else None
     return CostEstimate(low=low, high=high, input_tokens=input_tokens, price=price)
+
+
+def cost_bound(model: str, inputs: Mapping[str, Any], *, prices: Mapping[str, Price] | None = None) -> CostBound:
+    """
+    Return what a request may cost at most.
+
+    A tokenizer makes at most one token of a byte of UTF-8, and a message adds a few around its text; thinking counts
+    towards the output cap. The bound is certain when the price is known, the request carries an output cap of its own
+    (the model's is so large that it would bound nothing), and it holds nothing that is billed in another way.
+
+    :param inputs: the body, as :func:`.chat.build_chat_inputs` makes it.
+    """
+    price = (prices or {}).get(model) or PRICES.get(model)
+    if price is None:
+        return UNBOUNDED
+    weighed = list(_weighed(inputs))
+    texts = sum(size + MESSAGE_TOKENS for kind, size in weighed if kind == "text")
+    images = sum(kind == "image" for kind, _ in weighed)
+    usd = (MESSAGE_TOKENS + texts + images * IMAGE_TOKENS) * price.input / 1_000_000
+    cap = output_cap_of(inputs)
+    countable = not any(kind == "other" for kind, _ in weighed)
+    if images and known_family(model) is not ApiFormat.GEMINI:
+        countable = False
+    if cap is None or not countable or _is_billed_otherwise(inputs):
+        return CostBound(usd=usd, certain=False)
+    cap = cap if price.max_output_tokens is None else min(cap, price.max_output_tokens)
+    return CostBound(usd=usd + cap * price.output / 1_000_000, certain=True)
+
+
+def _is_billed_otherwise(inputs: Mapping[str, Any]) -> bool:
+    """Tell whether a body asks for more than one answer, for tools, or for files that its text only names."""
+    if "messages" not in inputs and "prompt" not in inputs:
+        return True
+    named = any(
+        isinstance(value, str) and value.startswith(("data:", "http://", "https://"))
+        for key, value in inputs.items()
+        if key not in ("prompt", "system", "instruction")
+    )
+    holders = [inputs, *(value for value in inputs.values() if isinstance(value, Mapping))]
+    holders += [value for holder in holders[1:] for value in holder.values() if isinstance(value, Mapping)]
+    asked = [holder[key] for holder in holders for key in _MULTIPLIERS if holder.get(key)]
+    return named or any(value is True or value != 1 for value in asked)
 
 
 def estimate_input_tokens(inputs: Mapping[str, Any]) -> InputTokens:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 from airflow_provider_segmind.api.models import RequestResult, SubmittedRequest
 from airflow_provider_segmind.api.polling import Pending
-from airflow_provider_segmind.bulk.budget import Budget, Permission
+from airflow_provider_segmind.api.pricing import CostBound
+from airflow_provider_segmind.bulk.budget import FREE, Budget, Permission
 from airflow_provider_segmind.bulk.commits import GroupCommit
 from airflow_provider_segmind.bulk.events import Claimed, Submitted
 from airflow_provider_segmind.bulk.leave import Leave, NotSentError
@@ -76,6 +78,9 @@ class Run(Protocol):
     def leave(self, prepared: Prepared, reason: str, *, lost_at: float | None = None) -> None:
         """Set a row aside without an outcome; ``lost_at`` is from when on its request was not sent any more."""
 
+    def postpone(self, prepared: Prepared, reason: str) -> bool:
+        """Set a row aside to the end of the table, unless too many are; then it is not."""
+
     async def budget_changed(self) -> None:
         """Wait until what is in flight has been billed, or the run stops."""
 
@@ -114,7 +119,9 @@ class Asker:
             step = Step(self._claim(prepared, attempt=standing.attempt + 1), new_row=True)
             step = step.carrying(standing.claim or self._run.ledger.finished(prepared.fingerprint))
         if submitted is not None:
-            self._run.budget.began(new_row=False)
+            # An answer that is fetched once more was billed before.
+            bound = FREE if step.counted else step.claim.bound
+            self._run.budget.began(prepared.fingerprint, bound, new_row=False)
             self._run.tally.resumed += 1
         following: tuple[Step, Mapping[str, Any]] | None = (step, prepared.inputs)
         while following is not None:
@@ -141,9 +148,10 @@ class Asker:
         """Send the paid POST, or return None when the row was finished or left instead."""
         run = self._run
         run.held += 1
-        leave = Leave(run, step.claim, self._clock)
+        bound = self._question.most(inputs)
+        leave = Leave(run, replace(step.claim, most=bound.usd if bound.certain else None), self._clock)
         try:
-            if not await self._permitted(prepared, step):
+            if not await self._permitted(prepared, step, bound):
                 return None
             accepted = await self._post(inputs, leave)
         except NotSentError as held:
@@ -166,15 +174,17 @@ class Asker:
         run.tally.submitted(submitted.request_id, claim.body, claim.at)
         return submitted
 
-    async def _permitted(self, prepared: Prepared, step: Step) -> bool:
+    async def _permitted(self, prepared: Prepared, step: Step, bound: CostBound) -> bool:
         run = self._run
         while not run.stopping:
-            permission = run.budget.permission(new_row=step.new_row)
+            permission = run.budget.permission(bound, new_row=step.new_row)
             if permission is Permission.GO:
-                run.budget.began(new_row=step.new_row)
+                run.budget.began(prepared.fingerprint, bound, new_row=step.new_row)
                 return True
-            if permission is Permission.STOP:
-                run.stop(run.budget.explain(new_row=step.new_row))
+            if permission is Permission.LATER and step.claim.question == 1 and run.postpone(prepared, STOPPED):
+                return False
+            if permission is not Permission.WAIT:
+                run.stop(run.budget.explain(bound, new_row=step.new_row))
                 break
             await run.budget_changed()
         if step.claim.question == 1:
@@ -205,7 +215,7 @@ class Asker:
         run = self._run
         if error is run.commits.error:
             # The claim may or may not stand in the ledger, but nothing was sent.
-            run.budget.gave_back(new_row=step.new_row)
+            run.budget.gave_back(prepared.fingerprint, new_row=step.new_row)
             run.leave(prepared, "the ledger could not be written")
         elif error.billed is not False:
             run.budget.lost_sight()
@@ -214,14 +224,14 @@ class Asker:
             self._free(prepared, step, f"it was not asked: {_words(error)}", leave)
             run.stop(_words(error), error=error)
         else:
-            run.budget.billed(0.0)
+            run.budget.billed(prepared.fingerprint, 0.0)
             self._finish(step, Outcome.FAILED, reason=_words(error))
 
     def _free(self, prepared: Prepared, step: Step, reason: str, leave: Leave) -> None:
         if leave.claimed:
             # Without a claim this would only hide the attempt before it, and what that was answered and paid.
             self._run.commits.note(step.freed(self._clock()))
-        self._run.budget.gave_back(new_row=step.new_row)
+        self._run.budget.gave_back(prepared.fingerprint, new_row=step.new_row)
         self._run.leave(prepared, reason)
 
     async def _collect(
@@ -232,7 +242,7 @@ class Asker:
         try:
             result = await self._wait(submitted)
         except SegmindRequestFailedError as error:
-            run.budget.billed(0.0)
+            run.budget.billed(prepared.fingerprint, 0.0)
             step = step.answered(request_id, cost=0.0)
             failures = step.failures + 1
             if failures < self._settings.failed_attempts and step.claim.question == 1:
@@ -276,7 +286,7 @@ class Asker:
             cost = record.credits_deduction if cost is None else cost
             if record.model_status == "FAILED":
                 cost, reason, billed = 0.0, record.error or reason, False
-        self._run.budget.billed(cost)
+        self._run.budget.billed(submitted.fingerprint, cost)
         step = step.answered(submitted.request_id, cost=cost)
         self._finish(step, Outcome.FAILED, reason=reason, submitted=submitted, billed=billed)
 
@@ -284,7 +294,7 @@ class Asker:
         self, prepared: Prepared, step: Step, submitted: Submitted, result: RequestResult
     ) -> tuple[Step, Mapping[str, Any]] | None:
         self._last_success = self._clock()
-        self._run.budget.billed(0.0 if step.counted else result.metrics.cost)
+        self._run.budget.billed(prepared.fingerprint, 0.0 if step.counted else result.metrics.cost)
         verdict = self._read(Reply(result, prepared.inputs, step.claim.question))
         step = step.answered(submitted.request_id, cost=result.metrics.cost, tokens=verdict.tokens)
         if isinstance(verdict, AskAgain):

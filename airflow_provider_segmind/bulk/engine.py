@@ -34,6 +34,8 @@ from airflow_provider_segmind.bulk.tally import Tally
 from airflow_provider_segmind.exceptions import SegmindBulkError, SegmindConfigError, SegmindError
 
 T = TypeVar("T")
+POSTPONED = 4
+"""Rows set aside to the end of the table at most, for each worker; their bodies stay in memory."""
 RECOVERY_ROUNDS = 3
 """How often lost requests are looked for at the end of a try; a row asked again may get lost again."""
 
@@ -102,6 +104,7 @@ class Engine:
         self.held = 0
         self._asking = 0
         self._fed_all = False
+        self._postponing = True
         self.commits: GroupCommit
         self.clock = clock
         self.client = client
@@ -151,6 +154,13 @@ class Engine:
         """Set a row aside without an outcome; see :meth:`RowBook.leave`."""
         self._rows.leave(prepared, reason, lost_at=lost_at)
 
+    def postpone(self, prepared: Prepared, reason: str) -> bool:
+        """Set a row aside to the end of the table, unless too many are; then it is not."""
+        if not self._postponing or len(self._rows.postponed) >= POSTPONED * self.settings.concurrency:
+            return False
+        self._rows.postpone(prepared, reason)
+        return True
+
     def reason_left(self, fingerprint: bytes) -> str | None:
         """Return why a row was set aside, None when it was not."""
         return self._rows.left.get(fingerprint)
@@ -174,6 +184,7 @@ class Engine:
         self._started = self.clock()
         await self._in_thread(self._replay)
         self.budget = Budget(self.limits, self.ledger.totals())
+        self._reserve_open_requests()
         self._rows = self._new_book()
         self.commits = GroupCommit(
             self.ledger,
@@ -188,6 +199,8 @@ class Engine:
         try:
             await recover_earlier(self, until=self._started)
             await self._through(self._feed())
+            self._postponing = False
+            await self._through(self._offer(self._rows.take_up_postponed()))
             for _ in range(RECOVERY_ROUNDS):
                 again = await self._lost_to_ask_again()
                 if not again:
@@ -235,6 +248,12 @@ class Engine:
         self._threads.shutdown(wait=False, cancel_futures=True)
         self.ledger.close()
         self.feeder.close()
+
+    def _reserve_open_requests(self) -> None:
+        """Reserve what earlier tries of the run may still be billed, also for rows that come late in the table."""
+        for mark, row in self.ledger.open_rows():
+            if row.claim is not None and row.claim.run == self.ledger.run and self.shard.owns(mark):
+                self.budget.reserve_open(mark, row.claim.bound)
 
     def _new_book(self) -> RowBook:
         return RowBook(self.ledger, self.budget, rerun=self.settings.rerun, started=self._started)

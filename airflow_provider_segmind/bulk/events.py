@@ -21,6 +21,7 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypeAlias
 
 from airflow_provider_segmind.api.json_values import read_json
+from airflow_provider_segmind.api.pricing import UNBOUNDED, CostBound
 from airflow_provider_segmind.bulk.verdicts import Outcome
 
 
@@ -37,6 +38,7 @@ class Claimed:
     :param request_ids: the requests of this run for the row before this one.
     :param cost: USD those were billed.
     :param tokens: tokens those used.
+    :param most: USD this call may cost at most, None where nobody knows.
     """
 
     kind: ClassVar[str] = "claimed"
@@ -51,6 +53,12 @@ class Claimed:
     request_ids: tuple[str, ...] = ()
     cost: float = 0.0
     tokens: int = 0
+    most: float | None = None
+
+    @property
+    def bound(self) -> CostBound:
+        """Return what this call may cost."""
+        return UNBOUNDED if self.most is None else CostBound(usd=self.most, certain=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

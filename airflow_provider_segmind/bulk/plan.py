@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from airflow_provider_segmind.api.models import RequestRecord, RequestState, SubmittedRequest
 from airflow_provider_segmind.api.polling import Pending
+from airflow_provider_segmind.api.pricing import UNBOUNDED, CostBound
 from airflow_provider_segmind.bulk.rows import Row, canonical_json, fingerprint_within, frame, text_digest
 from airflow_provider_segmind.bulk.verdicts import Read
 from airflow_provider_segmind.exceptions import SegmindConfigError
@@ -65,6 +66,10 @@ class Rerun(StrEnum):
     NOTHING = "nothing"
 
 
+def _unpriced(_: Mapping[str, Any]) -> CostBound:
+    return UNBOUNDED
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
     """
@@ -80,6 +85,7 @@ class Question:
     :param schema: the JSON Schema of the answer, part of the fingerprint.
     :param options: what else decides how an answer is read, part of the fingerprint.
     :param abreast: how many rows are built at a time; more than one where building waits for files.
+    :param most: what a request with a body may cost, which ``max_cost`` reserves while it is in flight.
     """
 
     model: str
@@ -91,6 +97,7 @@ class Question:
     schema: Any = None
     options: Any = None
     abreast: int = 1
+    most: Callable[[Mapping[str, Any]], CostBound] = _unpriced
     _frame: str = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -64,9 +64,14 @@ async def decide_lost(run: Run, lost: Mapping[bytes, tuple[Prepared, float]]) ->
     resubmit = run.settings.on_unknown is OnUnknown.RESUBMIT
     decided = [mark for mark in claims if resubmit or mark in findings.found or mark in findings.absent]
     for mark in decided:
-        if mark not in findings.found:
-            free(run, mark)
-        run.budget.found(absent=mark not in findings.found)
+        if mark in findings.found:
+            run.budget.found()
+            continue
+        free(run, mark)
+        if mark in findings.absent:
+            run.budget.absent(mark)
+        else:
+            run.budget.resubmitted(mark)
     return decided
 
 
@@ -99,6 +104,7 @@ async def recover(run: Run, lost: Mapping[bytes, Lost]) -> Findings:
         run.commits.note(Submitted(fingerprint=mark, attempt=claim.attempt, at=claim.at, request_id=record.request_id))
     for mark in findings.absent:
         free(run, mark)
+        run.budget.release(mark)
     log.info(
         "Of %d requests of unknown fate, the request history shows %d; %d were never created.",
         len(lost),

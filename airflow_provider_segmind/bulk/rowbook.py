@@ -21,6 +21,7 @@ class RowBook:
     def __init__(self, ledger: Ledger, budget: Budget, *, rerun: Rerun, started: float) -> None:
         self.left: dict[bytes, str] = {}
         self.lost: dict[bytes, tuple[Prepared, float]] = {}
+        self.postponed: list[Prepared] = []
         self._ledger = ledger
         self._budget = budget
         self._rerun = rerun
@@ -48,6 +49,18 @@ class RowBook:
         del self.left[mark]
         return self.lost.pop(mark)[0]
 
+    def postpone(self, prepared: Prepared, reason: str) -> None:
+        """Set a row aside until :meth:`take_up_postponed`; ``reason`` is for when that never comes."""
+        self.leave(prepared, reason)
+        self.postponed.append(prepared)
+
+    def take_up_postponed(self) -> list[Prepared]:
+        """Return the rows that were set aside, so that they can go on."""
+        rows, self.postponed = self.postponed, []
+        for prepared in rows:
+            del self.left[prepared.fingerprint]
+        return rows
+
     def must_ask(self, prepared: Prepared, *, stopping: bool) -> bool:
         """
         Say whether a row must go to a worker; if not, it has its outcome, shares that of another row, or is left.
@@ -62,7 +75,7 @@ class RowBook:
             self._budget.settled(Outcome.SUCCESS)
             return False
         if standing.open is not None and standing.open.submitted is None:
-            self._budget.lost += 1
+            self._budget.lost_before(mark, standing.open.bound)
             self.leave(prepared, "an earlier try may have asked it and nobody knows", lost_at=self._started)
             return False
         if standing.open is None and standing.place is not None and not self._is_asked_again(mark):

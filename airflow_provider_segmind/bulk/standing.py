@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from airflow_provider_segmind.api.pricing import UNBOUNDED, CostBound
 from airflow_provider_segmind.bulk.events import Claimed, Finished, Freed, Submitted
 from airflow_provider_segmind.bulk.verdicts import Outcome
 
@@ -46,6 +47,11 @@ class OpenRow:
             self.claims.values()
         )
         return min(held, key=lambda claim: (claim.at, claim.writer), default=None)
+
+    @property
+    def bound(self) -> CostBound:
+        """What its request may cost."""
+        return UNBOUNDED if self.claim is None else self.claim.bound
 
     def events(self) -> Iterator[Claimed | Submitted | Freed]:
         """Yield the events this row is made of."""

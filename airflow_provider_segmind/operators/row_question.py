@@ -9,6 +9,7 @@ from airflow_provider_segmind.api import repairs
 from airflow_provider_segmind.api.chat import build_chat_inputs
 from airflow_provider_segmind.api.families import family_of
 from airflow_provider_segmind.api.json_values import cleaned
+from airflow_provider_segmind.api.pricing import CostBound, cost_bound
 from airflow_provider_segmind.api.replies import read_reply
 from airflow_provider_segmind.arguments import as_inputs
 from airflow_provider_segmind.bulk.plan import Question
@@ -51,6 +52,7 @@ def row_question(task: SegmindEnrichOperator) -> Question:
         placeholders=asked.placeholders,
         schema=asked.output_type.schema if asked.output_type else None,
         abreast=FILES_ABREAST if task.files else 1,
+        **({} if task.max_cost is None else {"most": asked.most}),
     )
 
 
@@ -65,6 +67,8 @@ class RowQuestion:
         self._task = task
         self._inputs = None if task.inputs is None else as_inputs(unmasked(task.inputs))
         self._prompt, self._system = str(unmasked(task.prompt)), unmasked(task.system)
+        self._prices = None if task.max_cost is None else task.hook.get_prices()
+        self._told = False
         self._format: dict[str, Any] | None = None
         self._warned = False
         self.model = task.hook.model_or_default(task.model)
@@ -96,6 +100,19 @@ class RowQuestion:
             api_format=task.api_format,
             response_format=self._format,
         )
+
+    def most(self, inputs: Mapping[str, Any]) -> CostBound:
+        """Return what a request may cost, for ``max_cost``; say once when that is not certain."""
+        bound = cost_bound(self.model, inputs, prices=self._prices)
+        if not bound.certain and not self._told:
+            self._told = True
+            self._task.log.info(
+                "max_cost=%s USD rests on the mean cost of the rows before and can be passed by what is in flight: %s. "
+                "With the model's price known and an output cap in the options (max_tokens) it is kept exactly.",
+                self._task.max_cost,
+                "the price of a request to the model is not known" if not bound.usd else "a request has no upper bound",
+            )
+        return bound
 
     def read(self, reply: Reply) -> Verdict:
         """Decide what an answer is worth, and whether asking again, which is paid as well, may mend it."""

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from airflow_provider_segmind.api.chat import build_chat_inputs
 from airflow_provider_segmind.api.files import FilePart
@@ -14,6 +17,7 @@ from airflow_provider_segmind.api.pricing import (
     PRICES,
     InputTokens,
     Price,
+    cost_bound,
     estimate_cost,
     estimate_input_tokens,
     foresee,
@@ -145,3 +149,49 @@ def test_prices_may_stand_in_the_extra_as_a_text():
     assert read_prices('{"m": {"input": 1, "output": 2}}')["m"].output == 2.0
     with pytest.raises(SegmindConfigError, match="prices is a text that is no JSON"):
         read_prices("{")
+
+
+PRICED = {"m": Price(input=1.0, output=10.0), "gemini-x": Price(input=1.0, output=10.0, max_output_tokens=500)}
+
+
+@given(text=st.text(max_size=300), cap=st.integers(1, 5000))
+def test_a_bound_covers_a_token_for_each_byte_and_the_whole_output_cap(text: str, cap: int) -> None:
+    text = text.encode("utf-8", "replace").decode()
+    inputs = {"messages": [{"role": "user", "content": text}], "max_tokens": cap}
+    bound = cost_bound("m", inputs, prices=PRICED)
+    assert bound.certain
+    assert bound.usd >= (len(text.encode()) + 10 * cap) / 1e6
+    assert bound.usd <= (len(text.encode()) + 10 * cap + 100) / 1e6
+
+
+MESSAGE = {"messages": [{"role": "user", "content": "a"}], "max_tokens": 9}
+PICTURE = {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}]}
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs"),
+    [
+        ("unpriced", MESSAGE),
+        ("m", {"messages": MESSAGE["messages"]}),
+        ("m", {**MESSAGE, "n": 3}),
+        ("m", {**MESSAGE, "web_search": True}),
+        ("m", {**MESSAGE, "tools": [{"type": "function"}]}),
+        ("m", {**MESSAGE, "generationConfig": {"candidateCount": 2}}),
+        ("m", {**MESSAGE, "image": "https://example.com/a.png"}),
+        ("m", {**PICTURE, "max_tokens": 9}),
+        ("m", {"text": "a picture of a cat", "max_tokens": 9}),
+        ("gemini-x", {**MESSAGE, "messages": {"contents": [{"parts": [{"inlineData": {"mimeType": "application/pdf",
+                                                                                    "data": "AA"}}]}]}}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_bound_is_not_certain_where_something_else_may_be_billed(model: str, inputs: dict[str, Any]) -> None:
+    assert not cost_bound(model, inputs, prices=PRICED).certain
+
+
+def test_a_bound_counts_pictures_of_gemini_and_no_more_output_than_the_model_can_write() -> None:
+    inline = {"inlineData": {"mimeType": "image/png", "data": "A" * 100_000}}
+    inputs = {"messages": {"contents": [{"role": "user", "parts": [inline]}]}, "max_tokens": 10_000}
+    bound = cost_bound("gemini-x", inputs, prices=PRICED)
+    assert bound.certain
+    assert bound.usd == pytest.approx((1_120 + 16 + 500 * 10) / 1e6)

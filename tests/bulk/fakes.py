@@ -75,6 +75,7 @@ class FakeSegmind:
         trouble: Callable[[Mapping[str, Any]], str | BaseException | None] = lambda _: None,
         failing: Callable[[Mapping[str, Any]], str | None] = lambda _: None,
         answer: Callable[[Mapping[str, Any]], Any] = lambda body: str(body["prompt"]).upper(),
+        cost: Callable[[Mapping[str, Any]], float] = lambda _: PRICE,
         history_delay: float = 0.0,
         steps: int = 1,
         rng: random.Random | None = None,
@@ -88,6 +89,7 @@ class FakeSegmind:
         self.history_calls = 0
         self.trouble, self.failing, self.answer = trouble, failing, answer
         self.history_delay = history_delay
+        self.cost = cost
         self.steps = steps
         self.rng = rng or random.Random(0)
         self.typical = 1.0
@@ -139,6 +141,7 @@ class FakeSegmind:
         number = len(self.jobs)
         job = Job(hashlib.md5(str(number).encode()).hexdigest(), model, json.loads(json.dumps(inputs)), self.clock.now)
         job.failed = self.failing(inputs)
+        job.cost = self.cost(inputs)
         job.output = self.answer(inputs)
         self.jobs[job.id] = job
         self.in_flight += 1

@@ -14,29 +14,29 @@ def test_without_limits_everything_is_permitted() -> None:
 
 def test_what_is_in_flight_is_set_aside_from_the_money() -> None:
     budget = Budget(Limits(max_cost=1.0, expected_cost=0.4))
-    for _ in range(2):
+    for mark in (b"a", b"b"):
         assert budget.permission(new_row=True) is Permission.GO
-        budget.began(new_row=True)
+        budget.began(mark, new_row=True)
     assert budget.permission(new_row=True) is Permission.WAIT
-    budget.billed(0.1)
+    budget.billed(b"a", 0.1)
     assert budget.permission(new_row=True) is Permission.GO
 
 
 def test_when_the_next_request_would_pass_the_limit_the_run_stops() -> None:
     budget = Budget(Limits(max_cost=1.0, expected_cost=0.4))
     for _ in range(2):
-        budget.began(new_row=True)
-        budget.billed(0.4)
+        budget.began(b"a", new_row=True)
+        budget.billed(b"a", 0.4)
     assert budget.permission(new_row=True) is Permission.STOP
     assert "no room for one more request of 0.4 USD" in budget.explain(new_row=True)
 
 
 def test_what_is_lost_stays_set_aside() -> None:
     budget = Budget(Limits(max_cost=1.0, expected_cost=0.6))
-    budget.began(new_row=True)
+    budget.began(b"a", new_row=True)
     budget.lost_sight()
     assert budget.permission(new_row=True) is Permission.STOP
-    budget.found(absent=True)
+    budget.absent(b"a")
     assert budget.permission(new_row=True) is Permission.GO
     assert budget.rows == 0
 
@@ -45,14 +45,14 @@ def test_a_retry_goes_on_with_what_is_left() -> None:
     budget = Budget(Limits(max_cost=1.0), RunTotals(rows=9, cost=0.9))
     assert budget.mean_cost == pytest.approx(0.1)
     assert budget.permission(new_row=True) is Permission.GO
-    budget.began(new_row=True)
-    budget.billed(0.1)
+    budget.began(b"a", new_row=True)
+    budget.billed(b"a", 0.1)
     assert "is used up" in budget.explain(new_row=True)
 
 
 def test_a_further_question_about_a_row_needs_no_new_row() -> None:
     budget = Budget(Limits(max_rows=1))
-    budget.began(new_row=True)
+    budget.began(b"a", new_row=True)
     assert budget.permission(new_row=True) is Permission.STOP
     assert budget.permission(new_row=False) is Permission.GO
 
@@ -60,8 +60,8 @@ def test_a_further_question_about_a_row_needs_no_new_row() -> None:
 def test_a_failure_that_nothing_was_billed_for_does_not_move_the_mean() -> None:
     budget = Budget(Limits(max_cost=1.0))
     for cost in (0.2, 0.0, None):
-        budget.began(new_row=True)
-        budget.billed(cost)
+        budget.began(b"a", new_row=True)
+        budget.billed(b"a", cost)
     assert budget.mean_cost == pytest.approx(0.2)
 
 
