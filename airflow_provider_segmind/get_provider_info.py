@@ -120,6 +120,17 @@ def get_provider_info() -> dict[str, Any]:
                         "example": "s3://aws_default@my-bucket/segmind-state",
                         "default": "",
                     },
+                    "output_path": {
+                        "description": (
+                            "Folder on object storage for results that are too large for XCom, of tasks that name no "
+                            "output_path; the extra output_path of a connection goes before it. Records of requests "
+                            "are kept there as well. Empty: such results go into XCom in full."
+                        ),
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "s3://aws_default@my-bucket/segmind-results",
+                        "default": "",
+                    },
                     "variable_retention_days": {
                         "description": (
                             "Days after which a Variable that notes a request is deleted, by another run of the same "

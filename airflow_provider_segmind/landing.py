@@ -1,28 +1,41 @@
 """
 Land a result: inline when it is small, on object storage when it is not.
 
-XCom carries ids and manifests, never payloads. Whoever sees a request complete lands its body at once when an
-``output_path`` is set, because Segmind drops results one hour after submission. File names follow from the request
-id, so that landing twice writes the same files.
+XCom carries ids, small answers and manifests; a large answer only where nothing else takes it. Whoever sees a request
+complete lands its body at once when an ``output_path`` is set, because Segmind drops results one hour after submission.
+File names follow from the request id, so that landing twice writes the same files.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from airflow_provider_segmind.api import history
 from airflow_provider_segmind.api.client import SegmindClient
+from airflow_provider_segmind.api.json_values import (
+    MAX_DEPTH,
+    Carried,
+    body_for_xcom,
+    clean_text,
+    for_xcom,
+    read_json,
+    was_changed,
+)
 from airflow_provider_segmind.api.media import MediaFile, download, media_files
 from airflow_provider_segmind.api.models import RequestResult, RequestState, RequestStatus
 from airflow_provider_segmind.api.policies import MAX_XCOM_BYTES
 from airflow_provider_segmind.api.polling import failed_error
-from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindError, SegmindRequestExpiredError
+from airflow_provider_segmind.exceptions import SegmindError, SegmindRequestExpiredError
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.compat import ObjectStoragePath
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +44,28 @@ class Place:
     Where results go.
 
     :param output_path: an ObjectStoragePath URI: a folder, or a file when its last part has an ending like ``.json``
-        (a letter, then up to four letters or digits) and no slash follows. None keeps results in XCom, where only
-        small ones fit.
-    :param max_xcom_bytes: bytes of JSON up to which a result is the XCom value.
+        (a letter, then up to four letters or digits) and no slash follows. None keeps results in XCom.
+    :param max_xcom_bytes: bytes of JSON up to which a result is the XCom value; None for a process that reads the body
+        itself, which takes it as it is and whole.
+    :param overflow_path: an ObjectStoragePath URI of a folder for results that are larger, where there is no
+        ``output_path``. Without it they go to XCom all the same: they were paid for.
     """
 
     output_path: str | None = None
-    max_xcom_bytes: int = MAX_XCOM_BYTES
+    max_xcom_bytes: int | None = MAX_XCOM_BYTES
+    overflow_path: str | None = None
+
+    def takes(self, size: int) -> bool:
+        """Whether a result of that many bytes is small enough for XCom."""
+        return self.max_xcom_bytes is None or size <= self.max_xcom_bytes
+
+    def for_large(self) -> Place | None:
+        """Return where files go, None when there is nothing but XCom."""
+        if self.output_path:
+            return self
+        if not self.overflow_path:
+            return None
+        return Place(f"{str(self.overflow_path).rstrip('/')}/", self.max_xcom_bytes)
 
     def file(self, request_id: str, suffix: str, number: int = 0) -> ObjectStoragePath:
         """Return the path of a file of one request; the folder exists afterwards."""
@@ -75,30 +103,45 @@ def land(result: RequestResult, *, model: str | None, place: Place) -> Any:
 
     Blocks: an event loop calls it in a thread.
 
-    :returns: the body itself when it is small and points to no file that was downloaded, else a manifest:
+    :returns: the body itself when it is small and points to no file that was downloaded, or when there is no other
+        place for it; a string of JSON instead where no reader carries the body as data. Else a manifest:
         ``request_id``, ``model``, ``status``, ``metrics``, ``uri``, ``uris`` and ``bytes``.
-    :raises SegmindConfigError: it is too large for XCom and there is no ``output_path``; it stays at Segmind for the
-        rest of the hour.
     """
-    body = result.to_json()
-    encoded = json.dumps(body, ensure_ascii=False).encode()
-    small = len(encoded) <= place.max_xcom_bytes
-    if not place.output_path:
-        if small:
-            return body
-        raise SegmindConfigError(
-            f"The result of request {result.request_id!r} is {len(encoded)} bytes, over max_xcom_bytes "
-            f"({place.max_xcom_bytes}), and no output_path says where to land it. It was billed and stays at "
-            "Segmind until an hour after its submission: set output_path (or raise max_xcom_bytes) and clear this "
-            "task; fetching it is free."
-        )
-    media = media_files(result, model)
+    encoded = _encoded(result)
+    small = place.takes(len(encoded))
+    files = place.for_large()
+    if files is None or (small and not place.output_path):
+        if not small:
+            log.warning(
+                "The result of request %s is %d bytes, over max_xcom_bytes (%s), and no output_path says where to "
+                "store it: it goes into XCom in full. Set output_path, or [segmind] output_path for all tasks, to keep "
+                "it out of the metadata database.",
+                result.request_id,
+                len(encoded),
+                place.max_xcom_bytes,
+            )
+        return _body(result, place)
+    media = media_files(result, model) if place.output_path else []
     if media:
         landed = [_land_file(file, result.request_id, place, number) for number, file in enumerate(media)]
-        return _manifest(result, model, [uri for uri, _ in landed], sum(size for _, size in landed))
-    path = place.file(result.request_id, ".json")
+        return manifest_of(result, model, [uri for uri, _ in landed], sum(size for _, size in landed))
+    path = files.file(result.request_id, ".json")
     path.write_bytes(encoded)
-    return body if small else _manifest(result, model, [str(path)], len(encoded))
+    return _body(result, place) if small else manifest_of(result, model, [str(path)], len(encoded))
+
+
+def land_for_event(result: RequestResult, *, model: str | None, place: Place) -> dict[str, Any] | None:
+    """
+    Land a result where a trigger sees it complete, and return what its event carries.
+
+    Blocks.
+
+    :returns: as :func:`land`, None for a body that goes through no event: the task fetches it by its id.
+    """
+    if place.for_large() is None and not place.takes(len(_encoded(result))):
+        return None
+    value = land(result, model=model, place=place)
+    return value if isinstance(value, dict) else None
 
 
 def landed_before(request_id: str, place: Place, manifest: dict[str, Any] | None = None) -> Any:
@@ -112,20 +155,23 @@ def landed_before(request_id: str, place: Place, manifest: dict[str, Any] | None
     if manifest is not None and not str(manifest["uri"]).endswith(".json"):
         there = all(ObjectStoragePath(uri).exists() for uri in manifest.get("uris") or [manifest["uri"]])
         return manifest if there else None
-    if manifest is None and not place.output_path:
+    files = place.for_large()
+    if manifest is None and files is None:
         return None
-    path = ObjectStoragePath(manifest["uri"]) if manifest else place.file(request_id, ".json")
+    path = ObjectStoragePath(manifest["uri"]) if manifest else cast(Place, files).file(request_id, ".json")
     try:
         encoded = path.read_bytes()
-        body = json.loads(encoded)
+        body = read_json(encoded)
     except (FileNotFoundError, ValueError):
         return None
     if not isinstance(body, dict) or body.get("request_id") != request_id:
         return None
-    if len(encoded) <= place.max_xcom_bytes:
-        return body
     result = RequestResult.model_validate(body)
-    return manifest or _manifest(result, None, [str(path)], len(encoded))
+    if was_changed(encoded):
+        result = result.written_as(encoded.decode())
+    if place.takes(len(encoded)):
+        return _body(result, place)
+    return manifest or manifest_of(result, None, [str(path)], len(encoded))
 
 
 def recover(client: SegmindClient, error: SegmindRequestExpiredError, *, model: str | None, place: Place) -> Any:
@@ -183,12 +229,50 @@ def _land_file(file: MediaFile, request_id: str, place: Place, number: int) -> t
     return written[-1], size
 
 
-def _manifest(result: RequestResult, model: str | None, uris: list[str], size: int) -> dict[str, Any]:
+def _encoded(result: RequestResult) -> bytes:
+    if result.written is not None:
+        return clean_text(result.written).encode()
+    return clean_text(json.dumps(result.to_json(), ensure_ascii=False)).encode()
+
+
+def _body(result: RequestResult, place: Place) -> Any:
+    body = result.to_json()
+    if place.max_xcom_bytes is None:
+        return body
+    carried = body_for_xcom(body, result.written)
+    if carried.as_text:
+        log.warning(
+            "The result of request %s is nested more than %d levels deep, or has numbers beyond 64 bits or names that "
+            "differ in U+0000 only, which not every reader carries: XCom carries it whole, as a string of JSON",
+            result.request_id,
+            MAX_DEPTH,
+        )
+    tell_replaced(carried, f"The result of request {result.request_id}")
+    return carried.value
+
+
+def tell_replaced(carried: Carried, what: str) -> None:
+    """
+    Log that characters were replaced, if any were.
+
+    :param what: what held them.
+    """
+    if carried.replaced:
+        log.warning(
+            "%s has U+0000 or half of a surrogate pair in %d strings, which databases refuse: XCom carries U+FFFD "
+            "instead",
+            what,
+            carried.replaced,
+        )
+
+
+def manifest_of(result: RequestResult, model: str | None, uris: list[str], size: int) -> dict[str, Any]:
+    """Return what XCom carries of a result that was stored as files."""
     return {
         "request_id": result.request_id,
         "model": model,
         "status": result.status,
-        "metrics": result.metrics.to_json(),
+        "metrics": for_xcom(result.metrics.to_json()).value,
         "uri": uris[0],
         "uris": uris,
         "bytes": size,

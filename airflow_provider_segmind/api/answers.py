@@ -79,6 +79,11 @@ class Answer:
         """Return the media type without its parameters."""
         return self.headers.get("content-type", "").partition(";")[0].strip().lower()
 
+    @property
+    def text(self) -> str:
+        """Return the body of a JSON answer as text."""
+        return self.content.decode(json.detect_encoding(self.content), "surrogatepass").removeprefix("\ufeff")
+
     def json(self) -> Any:
         """
         Decode the body.

@@ -23,7 +23,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -35,6 +35,9 @@ LARGEST_INT = 2**64 - 1
 SMALLEST_INT = -(2**63)
 
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+"|[{}\[\]]', re.DOTALL)
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*+"', re.DOTALL)
+_LONG_INTEGER = re.compile(rf"(?<![.0-9])[0-9]{{{MAX_DIGITS + 1}}}")
+_EXPONENT = re.compile(r"[0-9]+(?:\.[0-9]+)?[eE]\+?[0-9]{3}[0-9]*")
 _Link: TypeAlias = tuple[Any, ...]
 
 
@@ -44,10 +47,12 @@ class Carried:
     A value that every reader can carry.
 
     :param replaced: how many texts held a character that became U+FFFD.
+    :param as_text: whether a value that no reader carries as data became a text of JSON.
     """
 
     value: Any
     replaced: int = 0
+    as_text: bool = False
 
 
 def clean_text(text: str) -> str:
@@ -83,6 +88,41 @@ def for_xcom(value: Any) -> Carried:
     elif _too_deep(value, 0):
         value = json_text(value)
     return _rebuilt(value, wide=False)
+
+
+def body_for_xcom(body: Any, written: str | None = None) -> Carried:
+    """
+    Return the body of a result as every XCom backend can carry it.
+
+    As data where that is possible, its texts cleaned; else as one text of JSON that holds all of it.
+
+    :param body: plain JSON data.
+    :param written: the JSON that ``body`` was read from, when reading changed it, see :func:`was_changed`.
+    """
+    if written is None and not _too_deep(body, 0) and not _holds_beyond_64_bits(body):
+        carried = _rebuilt(body, wide=False)
+        # Two names that differ only in what was replaced would leave one value.
+        if not carried.replaced or _entries(carried.value) == _entries(body):
+            return carried
+    return Carried(clean_text(json_text(body) if written is None else written), as_text=True)
+
+
+def was_changed(text: str | bytes) -> bool:
+    """
+    Say whether :func:`read_json` keeps something of a JSON object in another form: what is too deep, and long numbers.
+
+    :param text: JSON, as ``read_json`` takes it.
+    """
+    if isinstance(text, bytes):
+        text = text.decode(json.detect_encoding(text), "surrogatepass")
+    if text.count("[") + text.count("{") > MAX_DEPTH and _flattened(text, 1) != text:
+        return True
+    if _LONG_INTEGER.search(text) is None and _EXPONENT.search(text) is None:
+        return False
+    bare = _STRING.sub('""', text)
+    return _LONG_INTEGER.search(bare) is not None or any(
+        math.isinf(float(number.group())) for number in _EXPONENT.finditer(bare)
+    )
 
 
 def fault(value: Any) -> tuple[str, str] | None:
@@ -211,6 +251,23 @@ def _too_deep(value: Any, above: int) -> bool:
                 return True
             stack += [(item, depth + 1) for item in (node.values() if isinstance(node, Mapping) else node)]
     return False
+
+
+def _holds_beyond_64_bits(value: Any) -> bool:
+    return any(isinstance(node, int) and not SMALLEST_INT <= node <= LARGEST_INT for node in _nodes(value))
+
+
+def _entries(value: Any) -> int:
+    return sum(len(node) for node in _nodes(value) if isinstance(node, Mapping))
+
+
+def _nodes(value: Any) -> Iterator[Any]:
+    stack = [value]
+    while stack:
+        node = stack.pop()
+        yield node
+        if isinstance(node, (Mapping, list, tuple)):
+            stack += node.values() if isinstance(node, Mapping) else node
 
 
 def _path(link: _Link) -> str:

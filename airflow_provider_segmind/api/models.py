@@ -12,9 +12,9 @@ import json
 import math
 from collections.abc import Iterator
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
 
 
 class RequestStatus(StrEnum):
@@ -146,6 +146,18 @@ class RequestResult(RequestState):
     """
 
     output: Any = Field(default=None, repr=False)
+    _written: str | None = PrivateAttr(default=None)
+
+    @property
+    def written(self) -> str | None:
+        """Return the JSON as Segmind sent it where the fields hold a part of it in another form, else None."""
+        return self._written
+
+    def written_as(self, text: str) -> Self:
+        """Return this result with the JSON it was read from."""
+        copy = self.model_copy()
+        copy._written = text  # noqa: SLF001
+        return copy
 
 
 class Credits(WireModel):

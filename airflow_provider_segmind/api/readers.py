@@ -18,10 +18,12 @@ from airflow_provider_segmind.api.answers import (
     server_words,
     spoken,
 )
+from airflow_provider_segmind.api.json_values import was_changed
 from airflow_provider_segmind.api.models import (
     Credits,
     ModelInfo,
     RequestRecord,
+    RequestResult,
     RequestState,
     RequestStatus,
     SubmittedRequest,
@@ -97,6 +99,8 @@ def state(request_id: str, kind: type[S], secret: str, answer: Answer) -> S:
     if "error" in body:
         known["error"] = spoken({"error": body["error"]}, secret)
     found = _validate(kind, {**body, **known})
+    if isinstance(found, RequestResult) and was_changed(answer.content):
+        found = found.written_as(answer.text)
     if found.failed and not found.error:
         # Only of a failure: a result may hold a message of its own.
         found = found.model_copy(update={"error": spoken(body, secret)})

@@ -20,7 +20,7 @@ from airflow_provider_segmind.get_provider_info import CONNECTION_FIELDS
 API_KEY_VARIABLE = "SEGMIND_API_KEY"
 EXTRA_FIELDS = (
     *CONNECTION_FIELDS,
-    *("rate_share", "redis_url", "count_polls", "typical_seconds", "resubmit_on_server_error", "prices"),
+    *("rate_share", "redis_url", "count_polls", "typical_seconds", "resubmit_on_server_error", "prices", "output_path"),
 )
 """Everything that an extra may hold."""
 _log = logging.getLogger(__name__)
@@ -65,6 +65,15 @@ def client_config(connection: Connection, extra: Mapping[str, Any], *, rate_shar
         model=fields.text("model"),
         resubmit_on_server_error=fields.flag("resubmit_on_server_error"),
     )
+
+
+def output_path_of(connection_id: str, extra: Mapping[str, Any]) -> str | None:
+    """
+    Return where a Connection wants results that are too large for XCom, None when it does not say.
+
+    :raises SegmindConfigError: it is not a string.
+    """
+    return _Extra(connection_id, extra).text("output_path")
 
 
 def check_extra(connection: Connection) -> None:

@@ -22,10 +22,16 @@ from airflow_provider_segmind.api.models import (
 )
 from airflow_provider_segmind.api.policies import DEFAULT_CONNECTION
 from airflow_provider_segmind.api.retry import ONE_LOOK
-from airflow_provider_segmind.compat import BaseHook, get_async_connection, get_async_extra_dejson
+from airflow_provider_segmind.compat import (
+    BaseHook,
+    Connection,
+    conf,
+    get_async_connection,
+    get_async_extra_dejson,
+)
 from airflow_provider_segmind.exceptions import SegmindAPIError, SegmindAuthenticationError, SegmindConfigError
 from airflow_provider_segmind.get_provider_info import CONNECTION_FIELDS, FIELD_BEHAVIOUR
-from airflow_provider_segmind.hooks.account import check_extra, client_config
+from airflow_provider_segmind.hooks.account import check_extra, client_config, output_path_of
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.api.pricing import Price
@@ -87,9 +93,19 @@ class SegmindHook(BaseHook):
     @cached_property
     def config(self) -> ClientConfig:
         """Read the Connection; blocks, so not for event loops."""
+        return client_config(self._connection, self._connection.extra_dejson or {}, rate_share=self.rate_share)
+
+    @cached_property
+    def output_path(self) -> str | None:
+        """Return the folder for results too large for XCom: the connection's extra, else ``[segmind] output_path``."""
+        own = output_path_of(self.segmind_conn_id, self._connection.extra_dejson or {})
+        return own or conf.get("segmind", "output_path", fallback="") or None
+
+    @cached_property
+    def _connection(self) -> Connection:
         connection = self.get_connection(self.segmind_conn_id)
         check_extra(connection)
-        return client_config(connection, connection.extra_dejson or {}, rate_share=self.rate_share)
+        return connection
 
     async def get_async_config(self) -> ClientConfig:
         """Read the Connection without blocking an event loop."""

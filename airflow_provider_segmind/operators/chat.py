@@ -129,12 +129,10 @@ class SegmindChatOperator(SegmindRunOperator):
     @property
     def place(self) -> Place:
         """Return where the bodies of the requests go: beside the answer, under the names of their requests."""
-        import sys
-
         from airflow_provider_segmind.landing import Place
 
-        # This process reads the body whatever its size; only what a trigger hands over has to be small.
-        return Place(super().place.folder, sys.maxsize)
+        place = super().place
+        return Place(place.folder, None, place.overflow_path)
 
     def question(self, context: Context) -> Question:
         """Return what to ask."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_segmind.api.json_values import for_xcom
+from airflow_provider_segmind.api.json_values import clean_text, for_xcom, json_text
 from airflow_provider_segmind.api.models import RequestResult
 from airflow_provider_segmind.api.outcomes import ChatReply, FinishReason
 from airflow_provider_segmind.api.repairs import (
@@ -28,9 +28,9 @@ from airflow_provider_segmind.api.repairs import (
 )
 from airflow_provider_segmind.api.replies import read_reply
 from airflow_provider_segmind.api.submission import Note
-from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindRequestExpiredError
+from airflow_provider_segmind.exceptions import SegmindRequestExpiredError
 from airflow_provider_segmind.journal import Journal, journal_for
-from airflow_provider_segmind.landing import Place, landed_before
+from airflow_provider_segmind.landing import Place, landed_before, manifest_of, tell_replaced
 from airflow_provider_segmind.operators.questions import upload_files
 from airflow_provider_segmind.operators.rounds import MAX_ENLARGEMENTS, Spent, further_inputs, part_after
 from airflow_provider_segmind.operators.settling import settle, summary
@@ -86,9 +86,6 @@ class Conversation:
         submission = self._submission(self._first_inputs, Spent(), self._journal())
         note = submission.current(event.request_id if event else None)
         latest = self._latest(Round(submission, note, self._first_inputs, Spent()), event)
-        if event is not None and event.error_class == SegmindConfigError.__name__:
-            # The result was too large for an event; here only its answer has to be small.
-            event = None
         return self._answer(latest, event)
 
     def _answer(self, asked: Round, event: RequestEvent | None = None) -> Any:
@@ -102,7 +99,7 @@ class Conversation:
             self._tell(result, reply, spent)
             decision = self._decide(reply, asked)
             if isinstance(decision, Accept):
-                return self._land(self._carried(decision.result), result)
+                return self._land(decision.result, result)
             if isinstance(decision, Refuse):
                 raise reply_error(
                     decision, reply, model=self._model, request_id=request_id, paid_requests=spent.requests
@@ -176,12 +173,6 @@ class Conversation:
             output_cap=output_cap_of(asked.inputs()) if capped else None,
         )
 
-    def _carried(self, answer: Any) -> Any:
-        carried = for_xcom(answer)
-        if carried.replaced:
-            self._task.log.warning(_REPLACED, carried.replaced)
-        return carried.value
-
     def _tell(self, result: RequestResult, reply: ChatReply, spent: Spent) -> None:
         task = self._task
         line = summary(result.request_id, self._model, result.to_json())
@@ -191,39 +182,33 @@ class Conversation:
             task.log.info("This answer has taken %d paid requests, %s in all", spent.requests, cost)
         if task.do_xcom_push:
             push = self._context["ti"].xcom_push
-            push(key="usage", value=dict(spent.usage or {}))
-            push(key="cost", value=spent.cost)
-            push(key="finish_reason", value=str(reply.finish_reason))
+            push(key="usage", value=for_xcom(dict(spent.usage or {})).value)
+            push(key="cost", value=for_xcom(spent.cost).value)
+            push(key="finish_reason", value=for_xcom(str(reply.finish_reason)).value)
 
     def _land(self, answer: Any, result: RequestResult) -> Any:
         task = self._task
-        text = answer if task.answer_type is None else json.dumps(answer, ensure_ascii=False)
-        encoded = text.encode()
-        small = len(json.dumps(answer, ensure_ascii=False).encode()) <= task.max_xcom_bytes
-        if not task.output_path:
-            if small:
-                return answer
-            raise SegmindConfigError(
-                f"The answer to request {result.request_id!r} is {len(encoded)} bytes, over max_xcom_bytes "
-                f"({task.max_xcom_bytes}), and no output_path says where to land it. It was billed and stays at "
-                "Segmind until an hour after its submission: set output_path (or raise max_xcom_bytes) and clear this "
-                "task; fetching it is free."
-            )
-        place = Place(task.output_path, task.max_xcom_bytes)
-        path = place.file(result.request_id, ".answer.txt" if task.answer_type is None else ".answer.json")
+        carried = for_xcom(answer)
+        tell_replaced(carried, f"The answer to request {result.request_id}")
+        text = carried.value if task.answer_type is None else json_text(answer)
+        encoded = clean_text(text).encode()
+        small = len(json.dumps(carried.value, ensure_ascii=False).encode()) <= task.max_xcom_bytes
+        place = Place(task.output_path and str(task.output_path), task.max_xcom_bytes, task.place.overflow_path)
+        files = place.for_large()
+        if files is None or (small and not place.output_path):
+            if not small:
+                task.log.warning(
+                    "The answer to request %s is %d bytes, over max_xcom_bytes (%d), and no output_path says where to "
+                    "store it: it goes into XCom in full",
+                    result.request_id,
+                    len(encoded),
+                    task.max_xcom_bytes,
+                )
+            return carried.value
+        path = files.file(result.request_id, ".answer.txt" if task.answer_type is None else ".answer.json")
         path.write_bytes(encoded)
         task.result_uri = str(path)
-        if small:
-            return answer
-        return {
-            "request_id": result.request_id,
-            "model": self._model,
-            "status": result.status,
-            "metrics": result.metrics.to_json(),
-            "uri": str(path),
-            "uris": [str(path)],
-            "bytes": len(encoded),
-        }
+        return carried.value if small else manifest_of(result, self._model, [str(path)], len(encoded))
 
     def _result(self, value: Any, request_id: str) -> RequestResult:
         """Return the body of a request from what settling it gave: itself, or the manifest of where it was landed."""

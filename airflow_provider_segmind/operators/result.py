@@ -39,7 +39,8 @@ class SegmindResultOperator(TemplatedOperator, BaseOperator):
 
     :param request_id: the id, or the output of a submit task or a sensor.
     :param segmind_conn_id: the Connection.
-    :param output_path: ObjectStoragePath URI of the folder (or file) for results that are large or media.
+    :param output_path: ObjectStoragePath URI of the folder (or file) for results that are large or media. Without it
+        large bodies go to the folder ``output_path`` of the connection's extra or of ``[segmind]``, else into XCom.
     :param max_xcom_bytes: bytes of JSON up to which the result is the XCom value.
     :param on_expired: the result is gone: ``recover`` what the request history holds, or ``fail``.
     :raises AirflowFailException: the request failed, or its result is gone for good.
@@ -93,7 +94,7 @@ class SegmindResultOperator(TemplatedOperator, BaseOperator):
         with task_failures():
             self.check_rendered()
             ref = RequestRef.read(self.request_id)
-            place = Place(self.output_path, self.max_xcom_bytes)
+            place = Place(self.output_path, self.max_xcom_bytes, None if self.output_path else self.hook.output_path)
             body = landed_before(ref.request_id, place, ref.landed)
             if body is not None:
                 self.log.info("Request %s was landed already", ref.request_id)

@@ -44,7 +44,8 @@ class SegmindRunOperator(SegmindSubmitOperator):
     :param poll_interval: seconds between looks, None to choose.
     :param timeout: seconds after submission for which to wait.
     :param output_path: ObjectStoragePath URI of the folder (or file) for results that are large or media; the body is
-        landed there the moment it is complete.
+        landed there the moment it is complete. Without it large bodies go to the folder ``output_path`` of the
+        connection's extra or of ``[segmind]``, else into XCom with a warning.
     :param max_xcom_bytes: bytes of JSON up to which the result is the XCom value.
     :param on_failed: Segmind reports FAILED, which costs nothing: ``fail``, or ``resubmit``.
     :param on_expired: the result is gone: ``recover`` from the request history, ``resubmit`` (pays twice), or ``fail``.
@@ -114,12 +115,14 @@ class SegmindRunOperator(SegmindSubmitOperator):
         """Return where the result goes."""
         from airflow_provider_segmind.landing import Place
 
-        return Place(None if self.output_path is None else str(self.output_path), self.max_xcom_bytes)
+        if self.output_path:
+            return Place(str(self.output_path), self.max_xcom_bytes)
+        return Place(None, self.max_xcom_bytes, self.hook.output_path)
 
     @property
     def record_path(self) -> str | None:
         """Return the folder for results, where a record of the request is kept as well."""
-        return self.place.folder
+        return self.place.folder or super().record_path
 
     def execute(self, context: Context) -> Any:
         """Submit, wait a little, and return the result or defer."""

@@ -11,7 +11,11 @@ from airflow_provider_segmind.api.polling import Pending
 from airflow_provider_segmind.api.replies import read_reply
 from airflow_provider_segmind.api.submission import Note
 from airflow_provider_segmind.deferral import backstop, waiting_ends
-from airflow_provider_segmind.exceptions import SegmindRequestExpiredError, SegmindRequestFailedError
+from airflow_provider_segmind.exceptions import (
+    SegmindConfigError,
+    SegmindRequestExpiredError,
+    SegmindRequestFailedError,
+)
 from airflow_provider_segmind.landing import land, landed_before, recover
 from airflow_provider_segmind.operators.submission import Submission
 from airflow_provider_segmind.triggers.events import RequestEvent
@@ -58,7 +62,7 @@ def _outcome(
     task: SegmindRunOperator, context: Context, submission: Submission, note: Note, event: RequestEvent | None
 ) -> Any:
     error = event.error() if event else None
-    if error is not None and not error.retryable:
+    if error is not None and not error.retryable and not isinstance(error, SegmindConfigError):
         raise error
     if event is not None and event.has_value:
         return _done(task, submission, note, event.value)
@@ -110,6 +114,7 @@ def _defer(task: SegmindRunOperator, context: Context, pending: Pending) -> None
             fetch=True,
             output_path=task.place.output_path,
             max_xcom_bytes=task.max_xcom_bytes,
+            overflow_path=task.place.overflow_path,
             not_before=earliest_event(now),
         ),
         method_name="execute_complete",

@@ -140,8 +140,8 @@ class SegmindSubmitOperator(TemplatedOperator, BaseOperator):
 
     @property
     def record_path(self) -> str | None:
-        """Return the folder for results, None for a task that stores none."""
-        return None
+        """Return the folder for results of the deployment, where a record of the request is kept as well."""
+        return self.hook.output_path
 
     def execute(self, context: Context) -> Any:
         """Submit, or find what an earlier try submitted."""

@@ -174,6 +174,7 @@ class SegmindRequestSensor(TemplatedOperator, BaseSensorOperator):
 
     def _look(self, pending: Pending, until: float | None = None) -> dict[str, Any] | None:
         """Wait until ``until`` and return what XCom carries, None when the request still goes on then."""
+        from airflow_provider_segmind.api.json_values import for_xcom
         from airflow_provider_segmind.api.models import RequestResult
         from airflow_provider_segmind.landing import land
 
@@ -188,7 +189,7 @@ class SegmindRequestSensor(TemplatedOperator, BaseSensorOperator):
         self.log.info("Request %s is COMPLETED", pending.request_id)
         if isinstance(state, RequestResult) and wants_body:
             return self._report(land(state, model=pending.model, place=self.place))
-        return self._report({"metrics": state.metrics.to_json()})
+        return self._report({"metrics": for_xcom(state.metrics.to_json()).value})
 
     def _look_then_defer(self, context: Context) -> Any:
         pending = self.pending
@@ -239,7 +240,7 @@ class SegmindRequestSensor(TemplatedOperator, BaseSensorOperator):
 
     @property
     def place(self) -> Place:
-        """Return where a body goes; XCom carries none of it."""
+        """Return where a body goes; XCom carries none of it, but for what little a request history holds."""
         from airflow_provider_segmind.landing import Place
 
-        return Place(self.output_path, max_xcom_bytes=0)
+        return Place(self.output_path, max_xcom_bytes=0) if self.output_path else Place()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from airflow_provider_segmind import exceptions
+from airflow_provider_segmind.api.json_values import clean_text
 from airflow_provider_segmind.exceptions import (
     SegmindAPIError,
     SegmindError,
@@ -56,7 +57,9 @@ class RequestEvent:
         if self.has_value:
             payload["value"] = self.value
         if self.status != "success":
-            payload |= {"error_class": self.error_class, "message": self.message, "reason": self.reason}
+            # PostgreSQL, which an event goes through, refuses what a server may have said.
+            said = {"message": clean_text(self.message), "reason": clean_text(self.reason)}
+            payload |= {"error_class": self.error_class, **said}
         return payload
 
     @classmethod

@@ -55,6 +55,8 @@ class SegmindRequestTrigger(BaseTrigger):
     :param fetch: whether the event carries the result (or its manifest), not only the state.
     :param output_path: where to land the result the moment it is complete.
     :param max_xcom_bytes: bytes up to which the event carries the result itself.
+    :param overflow_path: folder for a larger result where there is no ``output_path``; without it the event carries
+        only the id, and the task fetches the result.
     :param not_before: epoch seconds before which the event is held back, see :func:`earliest_event`.
     """
 
@@ -70,6 +72,7 @@ class SegmindRequestTrigger(BaseTrigger):
         fetch: bool = False,
         output_path: str | None = None,
         max_xcom_bytes: int = MAX_XCOM_BYTES,
+        overflow_path: str | None = None,
         not_before: float = 0.0,
         **_: Any,
     ) -> None:
@@ -84,6 +87,7 @@ class SegmindRequestTrigger(BaseTrigger):
         self.fetch = fetch
         self.output_path = output_path
         self.max_xcom_bytes = max_xcom_bytes
+        self.overflow_path = overflow_path
         self.not_before = not_before
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
@@ -100,6 +104,7 @@ class SegmindRequestTrigger(BaseTrigger):
                 "fetch": self.fetch,
                 "output_path": self.output_path,
                 "max_xcom_bytes": self.max_xcom_bytes,
+                "overflow_path": self.overflow_path,
                 "not_before": self.not_before,
             },
         )

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
 
+from airflow_provider_segmind.api.json_values import for_xcom
 from airflow_provider_segmind.api.models import RequestResult
 from airflow_provider_segmind.api.polling import Pending
 from airflow_provider_segmind.exceptions import SegmindRequestExpiredError, SegmindRequestFailedError
 from airflow_provider_segmind.hooks.segmind import SegmindHook
-from airflow_provider_segmind.landing import Place, land
+from airflow_provider_segmind.landing import Place, land_for_event
 from airflow_provider_segmind.triggers.events import RequestEvent
 from airflow_provider_segmind.triggers.poller import poller_of
 
@@ -39,14 +40,12 @@ async def outcome(trigger: SegmindRequestTrigger) -> RequestEvent:
     poller = await poller_of(trigger.segmind_conn_id, SegmindHook(trigger.segmind_conn_id).get_async_config)
     state = await poller.wait(pending, fetch=wants_body, report=trigger.warn)
     trigger.log.info("Request %s is COMPLETED", trigger.request_id)
-    value: Any
-    if isinstance(state, RequestResult):
-        place = Place(trigger.output_path, trigger.max_xcom_bytes)
-        # Threads of sync_to_async may ask the supervisor for connections of the object store; plain threads may not.
-        value = await sync_to_async(land, thread_sensitive=False)(state, model=trigger.model, place=place)
-    else:
-        value = {"metrics": state.metrics.to_json()}
-    return RequestEvent(trigger.request_id, "success", value=value, has_value=True)
+    if not isinstance(state, RequestResult):
+        return RequestEvent(trigger.request_id, "success", {"metrics": for_xcom(state.metrics.to_json()).value}, True)
+    place = Place(trigger.output_path, trigger.max_xcom_bytes, trigger.overflow_path)
+    # Threads of sync_to_async may ask the supervisor for connections of the object store; plain threads may not.
+    value = await sync_to_async(land_for_event, thread_sensitive=False)(state, model=trigger.model, place=place)
+    return RequestEvent(trigger.request_id, "success", value=value, has_value=value is not None)
 
 
 async def enough_ended(trigger: SegmindRequestsTrigger) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import re
@@ -12,7 +13,7 @@ import pytest
 from airflow.sdk import DAG
 from pydantic import BaseModel
 
-from airflow_provider_segmind.compat import AirflowFailException, TaskDeferred
+from airflow_provider_segmind.compat import TaskDeferred
 from airflow_provider_segmind.exceptions import SegmindConfigError
 from airflow_provider_segmind.links import SegmindModelLink, SegmindOutputLink
 from airflow_provider_segmind.operators.chat import SegmindChatOperator
@@ -145,25 +146,57 @@ class TestLanding:
         assert chat.ask(**fields) == {"x": 1}
         assert chat.posts == 2
 
-    def test_a_large_answer_without_a_place_costs_nothing_to_fetch_again(self, chat: Chat) -> None:
+    def test_a_large_answer_without_a_place_goes_to_xcom_whole(
+        self, chat: Chat, caplog: pytest.LogCaptureFixture
+    ) -> None:
         chat.emulator.script(text="long " * 40_000)
 
-        with pytest.raises(AirflowFailException, match=r"200000 bytes, over max_xcom_bytes .* fetching it is free"):
-            chat.ask()
+        assert chat.ask() == "long " * 40_000
         assert chat.ask(max_xcom_bytes=300_000) == "long " * 40_000
         assert chat.posts == 1
 
-    def test_a_body_too_large_for_an_event_is_fetched_by_the_worker(self, chat: Chat) -> None:
+    def test_a_large_answer_goes_to_the_folder_for_all_tasks(
+        self, chat: Chat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AIRFLOW__SEGMIND__OUTPUT_PATH", f"{tmp_path}/all")
+        chat.emulator.script(text="long " * 40_000)
+
+        manifest = chat.ask()
+        assert Path(manifest["uri"].removeprefix("file://")).read_text() == "long " * 40_000
+        assert manifest["uri"].startswith(f"{tmp_path}/all/") or manifest["uri"].startswith(f"file://{tmp_path}/all/")
+        assert chat.ask(max_xcom_bytes=300_000) == "long " * 40_000
+        assert chat.posts == 1
+
+    @pytest.mark.parametrize("configured", [False, True])
+    def test_a_body_too_large_for_an_event_is_fetched_by_the_worker(
+        self, configured: bool, chat: Chat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        if configured:
+            monkeypatch.setenv("AIRFLOW__SEGMIND__OUTPUT_PATH", str(tmp_path))
         chat.emulator.settings(latency=30.0)
         chat.emulator.script(text="fine", thoughts="hm " * 40_000)
         fields: dict[str, Any] = {"deferrable": True, "sync_wait": 0}
         with pytest.raises(TaskDeferred) as deferred:
             chat.ask(**fields)
         chat.emulator.advance(31)
-        request_id = deferred.value.trigger.request_id
-        event = RequestEvent.of_error(request_id, SegmindConfigError("too large"))
+        trigger: Any = deferred.value.trigger
+        trigger.not_before = 0.0
 
-        assert chat.task(**fields).execute_complete(chat.run.context(), event.to_json()) == "fine"
+        async def event() -> Any:
+            return [each.payload async for each in trigger.run()]
+
+        [payload] = asyncio.run(event())
+        assert len(json.dumps(payload)) < 1000
+        assert chat.task(**fields).execute_complete(chat.run.context(), payload) == "fine"
+
+    @pytest.mark.parametrize("text", ["a\x00b", "\x00"])
+    def test_an_answer_no_database_takes_is_cleaned(self, text: str, chat: Chat, tmp_path: Path) -> None:
+        chat.emulator.script(text=text)
+        answer = chat.ask(output_path=str(tmp_path))
+        assert answer.encode()
+        assert "\x00" not in answer
+        assert chat.ask(output_path=str(tmp_path)) == answer
+        assert chat.posts == 1
 
     def test_an_event_with_the_body_or_its_manifest_is_all_that_is_needed(self, chat: Chat, tmp_path: Path) -> None:
         fields: dict[str, Any] = {"output_path": f"{tmp_path}/out"}

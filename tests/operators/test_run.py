@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from datetime import timedelta
@@ -19,6 +20,7 @@ from airflow_provider_segmind.operators.request import (
     SegmindRunOperator,
     SegmindSubmitOperator,
 )
+from airflow_provider_segmind.triggers.events import RequestEvent
 from tests.stand_ins import CANARY, INPUTS, KEY, Clock, Run, by_hand
 
 MODEL = "gemini-3.1-flash-lite"
@@ -270,16 +272,98 @@ def test_without_xcom_push_nothing_is_pushed(emulator: SegmindEmulator, clock: C
     assert run.ti.pushed == {}
 
 
-def test_a_result_too_large_for_xcom_stays_free_to_fetch(
-    emulator: SegmindEmulator, clock: Clock, run: Run, tmp_path: Path
+@pytest.mark.parametrize("deferrable", [False, True])
+@pytest.mark.parametrize("place", ["output_path", "configured", "connection", "nowhere"])
+def test_a_result_too_large_for_xcom_is_never_a_failure(
+    place: str,
+    deferrable: bool,
+    emulator: SegmindEmulator,
+    clock: Clock,
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    emulator.script(text="x" * 5000)
-    with pytest.raises(AirflowFailException, match="over max_xcom_bytes") as caught:
-        make(clock, max_xcom_bytes=1000).execute(run.context())
-    assert isinstance(caught.value.__cause__, SegmindConfigError)
-    manifest = make(clock, max_xcom_bytes=1000, output_path=tmp_path.as_uri()).execute(run.context())
-    assert json.loads(Path(manifest["uri"].removeprefix("file://")).read_text())["status"] == "COMPLETED"
+    emulator.script(text="x" * 5000, latency=30.0)
+    fields: dict[str, Any] = {"max_xcom_bytes": 1000, "deferrable": deferrable, "sync_wait": 0}
+    if place == "output_path":
+        fields["output_path"] = tmp_path.as_uri()
+    elif place == "configured":
+        monkeypatch.setenv("AIRFLOW__SEGMIND__OUTPUT_PATH", tmp_path.as_uri())
+    elif place == "connection":
+        connection = json.loads(emulator.connection_json)
+        connection["extra"] = {**connection["extra"], "output_path": tmp_path.as_uri()}
+        monkeypatch.setenv("AIRFLOW_CONN_SEGMIND_DEFAULT", json.dumps(connection))
+        monkeypatch.setenv("AIRFLOW__SEGMIND__OUTPUT_PATH", "memory://not-asked")
+    task = make(clock, **fields)
+    if deferrable:
+        left = deferred(task, run)
+        clock.ahead += 40
+        [event] = asyncio.run(events(left.trigger))
+        assert len(json.dumps(event)) < 1000
+        value = make(clock, **fields).execute_complete(run.context(), event)
+    else:
+        value = task.execute(run.context())
+    if place == "nowhere":
+        assert "x" * 5000 in value["output"]
+        assert caplog.text.count("it goes into XCom in full") == 1
+    else:
+        assert json.loads(Path(value["uri"].removeprefix("file://")).read_text())["status"] == "COMPLETED"
+        assert "in full" not in caplog.text
     assert len(emulator.posts()) == 1
+
+
+async def events(trigger: Any) -> list[Any]:
+    trigger.not_before = 0.0
+    return [event.payload async for event in trigger.run()]
+
+
+DEEP = json.loads("[" * 400 + "]" * 400)
+
+
+@pytest.mark.parametrize("deferrable", [False, True])
+@pytest.mark.parametrize(
+    ("odd", "kept"),
+    [
+        ({"odd": 10**400}, "1" + "0" * 400),
+        ({"odd": DEEP}, "[" * 400),
+        ({"odd": "a\x00b"}, "a\ufffdb"),
+        ({"odd\x00": "a"}, "odd\ufffd"),
+        ({"metrics": {"cost": 1, "odd": DEEP, "b": "\x00", "c": 10**30}}, "1" + "0" * 30),
+    ],
+    ids=range(5),
+)
+def test_what_xcom_cannot_carry_is_delivered_all_the_same(
+    odd: dict[str, Any], kept: str, deferrable: bool, emulator: SegmindEmulator, clock: Clock, run: Run
+) -> None:
+    emulator.script(result=odd, latency=30.0)
+    fields: dict[str, Any] = {"deferrable": deferrable, "sync_wait": 0}
+    task = make(clock, **fields)
+    if deferrable:
+        left = deferred(task, run)
+        clock.ahead += 40
+        [event] = asyncio.run(events(left.trigger))
+        assert "\x00" not in json.dumps(event, ensure_ascii=False)
+        value = make(clock, **fields).execute_complete(run.context(), event)
+    else:
+        value = task.execute(run.context())
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    assert kept in text.replace(" ", "")
+    assert "\x00" not in text
+    fetched = by_hand(SegmindResultOperator(task_id="r", request_id=emulator.jobs[0].request_id), clock)
+    assert fetched.execute(run.context()) == value
+    assert len(emulator.posts()) == 1
+
+
+def test_a_trigger_that_could_not_do_it_costs_a_look_from_the_worker(
+    emulator: SegmindEmulator, clock: Clock, run: Run
+) -> None:
+    emulator.settings(latency=500.0)
+    task = make(clock, deferrable=True)
+    left = deferred(task, run)
+    clock.ahead += 600
+    event = RequestEvent.of_error(left.trigger.request_id, SegmindConfigError("no API key here")).to_json()
+    assert task.execute_complete(run.context(), event)["status"] == "COMPLETED"
 
 
 def test_submit_hands_on_what_the_others_take(emulator: SegmindEmulator, clock: Clock, run: Run) -> None:
