@@ -26,6 +26,7 @@ from airflow_provider_segmind.api.families import ApiFormat
 from airflow_provider_segmind.api.json_values import Carried, cleaned, fault
 from airflow_provider_segmind.api.ladder import Rung, climb, cut_short, holds_digits, plain_floats, why_not
 from airflow_provider_segmind.api.nulls import without_added_nulls
+from airflow_provider_segmind.api.openapi import as_json_schema
 from airflow_provider_segmind.api.plain_data import Names, plain_data
 from airflow_provider_segmind.api.schema import resolve, wire_schema
 from airflow_provider_segmind.exceptions import SegmindConfigError, shorten
@@ -285,6 +286,7 @@ def _checked_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
     if _SCHEMA_WORDS.isdisjoint(schema):
         raise SegmindConfigError("output_type is a mapping without any JSON Schema keyword such as type or properties.")
     # Imported late: it takes longer than all of this package's core, and only schemas given as mappings need it.
+    schema = as_json_schema(schema)
     from jsonschema import SchemaError
     from jsonschema.validators import Draft202012Validator, validator_for
 
