@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import logging
 import mimetypes
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,12 +30,21 @@ from airflow_provider_segmind.compat import (
     get_async_connection,
     get_async_extra_dejson,
 )
-from airflow_provider_segmind.exceptions import SegmindAPIError, SegmindAuthenticationError, SegmindConfigError
+from airflow_provider_segmind.exceptions import (
+    SegmindAPIError,
+    SegmindAuthenticationError,
+    SegmindConfigError,
+    SegmindError,
+)
 from airflow_provider_segmind.get_provider_info import CONNECTION_FIELDS, FIELD_BEHAVIOUR
 from airflow_provider_segmind.hooks.account import check_extra, client_config, output_path_of
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.api.pricing import Price
+
+
+LOOKUP_PAUSES = (1.0, 2.0, 4.0, 8.0)
+"""Seconds before each further try of a look-up that failed, in a worker."""
 
 
 class SegmindHook(BaseHook):
@@ -106,6 +116,28 @@ class SegmindHook(BaseHook):
         connection = self.get_connection(self.segmind_conn_id)
         check_extra(connection)
         return connection
+
+    def find_connection(self, *, pauses: Sequence[float] = LOOKUP_PAUSES) -> None:
+        """
+        Read the Connection, again and again when that fails: for tasks whose request is paid for already.
+
+        :param pauses: seconds before each further try.
+        """
+        for pause in (*pauses, None):
+            try:
+                _ = self.config
+            except SegmindError:
+                raise
+            except Exception as error:
+                # Airflow's API and secrets backends raise anything, and a server's trouble looks like an absent id.
+                if pause is None:
+                    raise
+                self.log.warning(
+                    "Looking up connection %r failed (%s); trying again", self.segmind_conn_id, type(error).__name__
+                )
+                time.sleep(pause)
+            else:
+                return
 
     async def get_async_config(self) -> ClientConfig:
         """Read the Connection without blocking an event loop."""

@@ -169,6 +169,7 @@ class SegmindChatOperator(SegmindRunOperator):
 
         with task_failures():
             self.check_rendered()
+            self.hook.find_connection()
             return Conversation(self, context).go_on(None if event is None else RequestEvent.read(event))
 
     def report(self, note: Note, value: Any) -> None:

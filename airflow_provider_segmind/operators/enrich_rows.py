@@ -249,6 +249,8 @@ class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
         with task_failures():
             try:
                 self.check_rendered()
+                if carried is not None:
+                    self.hook.find_connection()
                 if self.estimate_only:
                     return foresee_table(self)
                 self._enriching = Enriching(self, context, carried)

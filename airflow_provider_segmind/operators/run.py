@@ -144,6 +144,7 @@ class SegmindRunOperator(SegmindSubmitOperator):
 
         with task_failures():
             self.check_rendered()
+            self.hook.find_connection()
             read = None if event is None else RequestEvent.read(event)
             submission = self._submission(context)
             note = submission.current(read.request_id if read else None)

@@ -12,9 +12,10 @@ from airflow_provider_segmind.api.replies import read_reply
 from airflow_provider_segmind.api.submission import Note
 from airflow_provider_segmind.deferral import backstop, waiting_ends
 from airflow_provider_segmind.exceptions import (
-    SegmindConfigError,
+    SegmindRequestError,
     SegmindRequestExpiredError,
     SegmindRequestFailedError,
+    SegmindRequestTimeoutError,
 )
 from airflow_provider_segmind.landing import land, landed_before, recover
 from airflow_provider_segmind.operators.submission import Submission
@@ -62,7 +63,7 @@ def _outcome(
     task: SegmindRunOperator, context: Context, submission: Submission, note: Note, event: RequestEvent | None
 ) -> Any:
     error = event.error() if event else None
-    if error is not None and not error.retryable and not isinstance(error, SegmindConfigError):
+    if isinstance(error, SegmindRequestError) and not error.retryable:
         raise error
     if event is not None and event.has_value:
         return _done(task, submission, note, event.value)
@@ -76,10 +77,13 @@ def _outcome(
         poll_interval=task.poll_interval,
         model=note.fingerprint.model,
     )
-    if error is not None:
-        # The triggerer could not do it, which need not be true of this worker: look once before the try is given up.
+    if isinstance(error, SegmindRequestTimeoutError):
         task.log.warning("%s Looking once more from here", error)
         until: float | None = 0.0
+    elif error is not None:
+        # The triggerer could not do it, which need not be true of this worker; the request is paid for.
+        task.log.warning("%s Waiting from here, with this worker", error)
+        until = None
     else:
         until = time.time() + task.sync_wait if task.deferrable else None
     state = submission.client.wait(pending, fetch=True, until=until, report=task.log.warning)

@@ -13,7 +13,7 @@ from airflow_provider_segmind.api.policies import DEFAULT_CONNECTION, RESULT_LIF
 from airflow_provider_segmind.arguments import check_choice, check_flag, check_waiting, is_given_later
 from airflow_provider_segmind.compat import BaseSensorOperator, PokeReturnValue, conf
 from airflow_provider_segmind.deferral import backstop, timed_out, waiting_ends
-from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindRequestExpiredError
+from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindRequestError, SegmindRequestExpiredError
 from airflow_provider_segmind.rendering import TemplatedOperator
 
 if TYPE_CHECKING:
@@ -142,14 +142,20 @@ class SegmindRequestSensor(TemplatedOperator, BaseSensorOperator):
 
         with self._failures():
             self.check_rendered()
+            self.hook.find_connection()
             if event is None:
                 return self._look_then_defer(context)
             read = RequestEvent.read(event)
             try:
-                if (error := read.error()) is not None:
+                error = read.error()
+                if isinstance(error, SegmindRequestError):
                     raise error
-            except SegmindRequestExpiredError as error:
-                return self._expired(error)
+            except SegmindRequestExpiredError as expired:
+                return self._expired(expired)
+            if error is not None:
+                # The triggerer could not do it, which need not be true of this worker; looking is free.
+                self.log.warning("%s Waiting from here, with this worker", error)
+                return self._look(self.pending)
             self.log.info("Request %s is COMPLETED", read.request_id)
             return self._report(read.value if read.has_value else {})
 

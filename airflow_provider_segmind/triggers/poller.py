@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import logging
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -32,13 +33,22 @@ from airflow_provider_segmind.exceptions import SegmindError
 
 CONFIG_LIFETIME = 60.0
 """Seconds for which a Connection is not looked up again; a thousand triggers would each ask the supervisor."""
+LOOKUP_PAUSES = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 30.0, 30.0)
+"""Seconds before each further try of a look-up that failed; two minutes, of the hour for which a result is kept."""
 STEPS_PER_TURN = 50
 """Entries a worker may handle without a look before the loop's other tasks have their turn."""
 
 CONNECTIONS = 8
 """Connections of a poller: looks are short, so more of them bring nothing."""
 
+FINAL = (SegmindError, AttributeError, KeyError, NameError, TypeError)
+"""What looking up a Connection again cannot mend: a Connection that cannot work, or a bug."""
+
 Report = Callable[[str], None]
+FindConfig = Callable[[], Coroutine[Any, Any, ClientConfig]]
+Owned = tuple[str, str]
+"""Whose Connection it is, and its id: one id may name another account for another team."""
+_log = logging.getLogger(__name__)
 Opener = Callable[[ClientConfig, Callable[[], float]], Awaitable[Sender]]
 
 
@@ -240,21 +250,27 @@ class _Loop:
 
     def __init__(self) -> None:
         self.pollers: dict[tuple[str, float], Poller] = {}
-        self.configs: dict[str, tuple[float, asyncio.Task[ClientConfig]]] = {}
+        self.configs: dict[Owned, tuple[float, asyncio.Task[ClientConfig]]] = {}
+        self.last: dict[Owned, ClientConfig] = {}
 
 
 _loops: WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop] = WeakKeyDictionary()
 
 
-async def poller_of(connection_id: str, find_config: Callable[[], Coroutine[Any, Any, ClientConfig]]) -> Poller:
+async def poller_of(owned: Owned, find_config: FindConfig, *, pauses: Sequence[float] | None = None) -> Poller:
     """
     Return the poller of a Connection's account in this loop; call its ``wait`` at once.
 
+    A poller is shared by everybody who has the same key at the same host, whatever their Connections are called.
+
+    :param owned: whose Connection, and its id.
     :param find_config: looks the Connection up; called once for all triggers that ask within a minute.
+    :param pauses: seconds before each further try of a look-up that failed; :data:`LOOKUP_PAUSES` when None.
     :raises SegmindError: the Connection cannot work.
+    :raises Exception: it could not be looked up; whatever the secrets backend raised last.
     """
     shared = _loops.setdefault(asyncio.get_running_loop(), _Loop())
-    config = await _config(shared, connection_id, find_config)
+    config = await _config(shared, owned, find_config, LOOKUP_PAUSES if pauses is None else pauses)
     key = account_name(config.endpoints.gateway, config.api_key), config.request_timeout
     poller = shared.pollers.get(key)
     if poller is None:
@@ -262,14 +278,43 @@ async def poller_of(connection_id: str, find_config: Callable[[], Coroutine[Any,
     return poller
 
 
-async def _config(
-    shared: _Loop, connection_id: str, find_config: Callable[[], Coroutine[Any, Any, ClientConfig]]
-) -> ClientConfig:
+async def _config(shared: _Loop, owned: Owned, find_config: FindConfig, pauses: Sequence[float]) -> ClientConfig:
     loop = asyncio.get_running_loop()
-    known = shared.configs.get(connection_id)
-    if known is None or known[0] < loop.time() or (known[1].done() and (known[1].cancelled() or known[1].exception())):
-        known = shared.configs[connection_id] = loop.time() + CONFIG_LIFETIME, loop.create_task(find_config())
+    known = shared.configs.get(owned)
+    if known is None or (known[1].done() and (known[0] < loop.time() or _failed(known[1]))):
+        task = loop.create_task(_found(shared, owned, find_config, pauses))
+        known = shared.configs[owned] = loop.time() + CONFIG_LIFETIME, task
     if known[1].done():
         return known[1].result()
     # Shielded, because a trigger that is cancelled must not take the answer from the others.
     return await asyncio.shield(known[1])
+
+
+def _failed(task: asyncio.Task[ClientConfig]) -> bool:
+    return task.cancelled() or task.exception() is not None
+
+
+async def _found(shared: _Loop, owned: Owned, find_config: FindConfig, pauses: Sequence[float]) -> ClientConfig:
+    """Look a Connection up, again and again when that fails: requests that are paid for wait for it."""
+    for pause in (*pauses, None):
+        try:
+            shared.last[owned] = await find_config()
+        except FINAL:
+            raise
+        except Exception as error:
+            # Airflow's API and secrets backends raise anything; looking up is free.
+            known = shared.last.get(owned)
+            if known is not None:
+                _log.warning("Looking up connection %r failed (%s); its last values go on", owned[1], _kind(error))
+                return known
+            if pause is None:
+                raise
+            _log.warning("Looking up connection %r failed (%s); trying again", owned[1], _kind(error))
+            await asyncio.sleep(pause)
+        else:
+            return shared.last[owned]
+    raise AssertionError(pauses)
+
+
+def _kind(error: Exception) -> str:
+    return type(error).__name__

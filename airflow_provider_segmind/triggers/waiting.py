@@ -11,16 +11,43 @@ from asgiref.sync import sync_to_async
 from airflow_provider_segmind.api.json_values import for_xcom
 from airflow_provider_segmind.api.models import RequestResult
 from airflow_provider_segmind.api.polling import Pending
+from airflow_provider_segmind.compat import conf
 from airflow_provider_segmind.exceptions import SegmindRequestExpiredError, SegmindRequestFailedError
 from airflow_provider_segmind.hooks.segmind import SegmindHook
 from airflow_provider_segmind.landing import Place, land_for_event
 from airflow_provider_segmind.triggers.events import RequestEvent
-from airflow_provider_segmind.triggers.poller import poller_of
+from airflow_provider_segmind.triggers.poller import Poller, poller_of
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.triggers.request import SegmindRequestsTrigger, SegmindRequestTrigger
 
 ONE_HOUR = 3600.0
+LATE = 5.0
+"""Seconds after a trigger's deadline for which it still waits for its Connection, to look once."""
+
+
+async def _poller(trigger: SegmindRequestTrigger | SegmindRequestsTrigger) -> Poller:
+    """Return the poller of the account; raises whatever kept the Connection from being looked up."""
+    connection_id = trigger.segmind_conn_id
+    return await poller_of((owner_of(trigger), connection_id), SegmindHook(connection_id).get_async_config)
+
+
+def owner_of(trigger: Any) -> str:
+    """
+    Return whose Connections a trigger may see: its team's, as far as Airflow tells.
+
+    Where teams share a triggerer and the team is not told, a DAG belongs to one team and stands for it.
+    """
+    task = getattr(trigger, "task_instance", None)
+    told = getattr(getattr(task, "_ti_context_from_server", None), "dag_run", None)
+    for known in (trigger, task, getattr(task, "dag_run", None), told):
+        team = getattr(known, "team_name", None)
+        if isinstance(team, str) and team:
+            return f"team {team}"
+    if not conf.getboolean("core", "multi_team", fallback=False):
+        return ""
+    dag_id = getattr(task, "dag_id", None)
+    return f"dag {dag_id}" if dag_id else f"trigger {getattr(trigger, 'trigger_id', None) or id(trigger)}"
 
 
 async def outcome(trigger: SegmindRequestTrigger) -> RequestEvent:
@@ -37,7 +64,7 @@ async def outcome(trigger: SegmindRequestTrigger) -> RequestEvent:
         poll_interval=trigger.poll_interval,
         model=trigger.model,
     )
-    poller = await poller_of(trigger.segmind_conn_id, SegmindHook(trigger.segmind_conn_id).get_async_config)
+    poller = await asyncio.wait_for(_poller(trigger), max(0.0, trigger.end_time - time.time()) + LATE)
     state = await poller.wait(pending, fetch=wants_body, report=trigger.warn)
     trigger.log.info("Request %s is COMPLETED", trigger.request_id)
     if not isinstance(state, RequestResult):
@@ -59,7 +86,7 @@ async def enough_ended(trigger: SegmindRequestsTrigger) -> int:
     if not trigger.requests:
         await asyncio.sleep(max(0.0, trigger.until - time.time()))
         return 0
-    poller = await poller_of(trigger.segmind_conn_id, SegmindHook(trigger.segmind_conn_id).get_async_config)
+    poller = await asyncio.wait_for(_poller(trigger), max(0.0, trigger.until - time.time()) + LATE)
     waits = {
         asyncio.create_task(
             poller.wait(

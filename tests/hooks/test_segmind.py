@@ -182,6 +182,25 @@ def test_the_path_of_a_proxy_keeps_its_capitals(monkeypatch: pytest.MonkeyPatch)
     assert SegmindHook().config.endpoints.gateway == "http://proxy/AI"
 
 
+def test_a_worker_with_a_paid_request_looks_its_connection_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def find(*_: object) -> Connection:
+        asked.append(1)
+        if len(asked) < 3:
+            raise RuntimeError("500")
+        return connection()
+
+    monkeypatch.setattr(SegmindHook, "get_connection", find)
+    hook = SegmindHook()
+    hook.find_connection(pauses=(0, 0))
+    assert (len(asked), hook.config.api_key) == (3, KEY)
+
+    asked.clear()
+    with pytest.raises(RuntimeError):
+        SegmindHook().find_connection(pauses=(0,))
+
+
 def test_the_environment_lends_a_key_to_a_connection_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, '{"conn_type": "segmind"}')
     with pytest.raises(SegmindConfigError, match="SEGMIND_API_KEY"):

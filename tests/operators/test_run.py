@@ -85,7 +85,6 @@ def test_an_event_that_is_none_of_ours_is_no_reason_to_submit(
     [
         ("failed", AirflowFailException, "content policy"),
         ("timeout", SegmindRequestTimeoutError, "goes on"),
-        ("error", SegmindStateError, "broke off"),
     ],
 )
 def test_an_event_of_trouble_becomes_the_error_it_is(
@@ -97,6 +96,19 @@ def test_an_event_of_trouble_becomes_the_error_it_is(
     event = {"request_id": left.trigger.request_id, "status": status, "message": f"{words}", "error_class": "KeyError"}
     with pytest.raises(raised, match=words):
         task.execute_complete(run.context(), event)
+    assert len(emulator.posts()) == 1
+
+
+@pytest.mark.parametrize("kind", ["KeyError", "AirflowRuntimeError", "SegmindConfigError", "SegmindConnectionError"])
+def test_what_a_triggerer_could_not_do_is_done_by_the_worker(
+    kind: str, emulator: SegmindEmulator, clock: Clock, run: Run
+) -> None:
+    emulator.settings(latency=500.0)
+    task = make(clock, deferrable=True)
+    left = deferred(task, run)
+    event = {"request_id": left.trigger.request_id, "status": "error", "message": "a look-up", "error_class": kind}
+
+    assert task.execute_complete(run.context(), event)["status"] == "COMPLETED"
     assert len(emulator.posts()) == 1
 
 

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,8 +24,12 @@ from airflow_provider_segmind.exceptions import (
     SegmindRequestFailedError,
     SegmindRequestTimeoutError,
 )
+from airflow_provider_segmind.hooks.segmind import SegmindHook
 from airflow_provider_segmind.triggers import poller as room
+from airflow_provider_segmind.triggers import waiting
 from airflow_provider_segmind.triggers.poller import CONNECTIONS, Poller, open_looks, poller_of
+from airflow_provider_segmind.triggers.request import SegmindRequestTrigger
+from airflow_provider_segmind.triggers.waiting import owner_of
 
 CONFIG = ClientConfig(api_key="SG_0123456789abcdef")
 
@@ -224,7 +229,7 @@ async def test_triggers_of_a_connection_share_one_lookup_and_one_poller(monkeypa
         return CONFIG
 
     async def wait(number: int) -> None:
-        poller = await poller_of("c", find)
+        poller = await poller_of(("", "c"), find)
         await poller.wait(pending(number), fetch=False, report=quiet)
 
     await asyncio.gather(*(wait(i) for i in range(50)))
@@ -242,8 +247,89 @@ async def test_a_lookup_that_failed_is_tried_again_by_the_next() -> None:
 
     for _ in range(2):
         with pytest.raises(SegmindConnectionError):
-            await poller_of("c", find)
+            await poller_of(("", "c"), find)
     assert len(asked) == 2
+
+
+class ServerError(Exception):
+    """What Airflow raises when its API answers 500; it stands for anything that a secrets backend may raise."""
+
+
+class Lookups:
+    """Connections by team, which can be out of reach for some look-ups."""
+
+    def __init__(self, failures: int = 0) -> None:
+        self.failures = failures
+        self.asked = 0
+
+    async def find(self) -> ClientConfig:
+        self.asked += 1
+        if self.asked <= self.failures:
+            raise ServerError("500")
+        return CONFIG
+
+
+async def test_a_lookup_that_fails_ends_no_wait_and_is_shared_by_all() -> None:
+    lookups = Lookups(failures=2)
+    pollers = await asyncio.gather(*(poller_of(("", "c"), lookups.find, pauses=(0.01, 0.01)) for _ in range(50)))
+
+    assert (lookups.asked, len(set(map(id, pollers)))) == (3, 1)
+
+
+async def test_a_connection_that_stays_out_of_reach_is_said_after_the_last_pause() -> None:
+    lookups = Lookups(failures=10)
+    with pytest.raises(ServerError):
+        await poller_of(("", "c"), lookups.find, pauses=(0.01, 0.01))
+    assert lookups.asked == 3
+
+
+async def test_the_last_values_go_on_while_a_connection_is_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "CONFIG_LIFETIME", -1.0)
+    lookups = Lookups()
+    first = await poller_of(("", "c"), lookups.find)
+    lookups.failures = 10
+
+    assert await poller_of(("", "c"), lookups.find) is first
+    assert lookups.asked == 2
+
+
+async def test_teams_with_one_connection_id_never_share_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def wanted(self: SegmindHook) -> ClientConfig:
+        return ClientConfig(api_key=f"SG_{asked[-1]}")
+
+    monkeypatch.setattr(SegmindHook, "get_async_config", wanted)
+    monkeypatch.setenv("AIRFLOW__CORE__MULTI_TEAM", "True")
+    asked: list[str] = []
+    keys = {}
+    for team, dag_id in (("a", "one"), ("b", "two"), (None, "three"), (None, "four"), ("a", "five"), (None, "three")):
+        asked.append(f"{team}_{dag_id}")
+        trigger = SegmindRequestTrigger(request_id="r", submitted_at=0.0, end_time=time.time() + 60)
+        trigger.task_instance = SimpleNamespace(
+            task_id="t", dag_id=dag_id, task=None, dag_run=SimpleNamespace(team_name=team)
+        )
+        keys[team, dag_id] = (await waiting._poller(trigger))._config.api_key
+
+    assert keys == {
+        ("a", "one"): "SG_a_one",
+        ("b", "two"): "SG_b_two",
+        (None, "three"): "SG_None_three",
+        (None, "four"): "SG_None_four",
+        ("a", "five"): "SG_a_one",
+    }
+
+
+@pytest.mark.parametrize("multi_team", [True, False])
+def test_a_trigger_whose_team_nobody_tells_shares_within_its_dag(
+    multi_team: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__CORE__MULTI_TEAM", str(multi_team))
+    owners = [
+        owner_of(SimpleNamespace(task_instance=task, trigger_id=number))
+        for number, task in enumerate([SimpleNamespace(dag_id="a"), SimpleNamespace(dag_id="b"), None, None])
+    ]
+
+    assert len(set(owners)) == (4 if multi_team else 1)
+    assert owner_of(SimpleNamespace(team_name="x", task_instance=None)) == "team x"
 
 
 @pytest.fixture
