@@ -14,6 +14,12 @@ import pytest
 
 from demo.databases import PostgresDatabase, lasting
 
+OWN = (
+    "_segmind_fingerprint TEXT, _segmind_status TEXT, _segmind_error TEXT, _segmind_request_id TEXT, "
+    "_segmind_model TEXT, _segmind_cost REAL, _segmind_tokens BIGINT"
+)
+"""The columns of a table of answers that are neither its key nor an answer."""
+
 
 class OneDatabase(ABC):
     """A database; ``conn_type`` is Airflow's name for its sort."""

@@ -215,7 +215,7 @@ class Feeder:
         row, key, prepared = built
         if isinstance(prepared, SegmindError):
             return self._unasked(row, key, shorten(str(prepared))), None
-        if self._target is not None and (trouble := self._target.trouble(key)):
+        if self._target is not None and (trouble := self._target.trouble(key, row.number)):
             return self._unasked(row, key, f"{trouble}; nothing was sent for it"), None
         if not self._shard.owns(prepared.fingerprint):
             self.rows_elsewhere += 1

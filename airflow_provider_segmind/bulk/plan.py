@@ -140,8 +140,12 @@ class Prepared:
 class KeyedTarget(Protocol):
     """What an output that is addressed by key, and outlives a run, says of a row before it is asked about."""
 
-    def trouble(self, key: Mapping[str, Any], /) -> str | None:
-        """Say why a row of this key can have no place in the output; called once for each row, in order."""
+    def trouble(self, key: Mapping[str, Any], number: int, /) -> str | None:
+        """
+        Say why a row of this key can have no place in the output; called once for each row, in order.
+
+        :param number: the row's place in the source, from 0.
+        """
 
     def holds(self, key: Mapping[str, Any], fingerprint: bytes, /) -> bool:
         """Tell whether the output has the answer to just this question under this key."""

@@ -111,7 +111,7 @@ def _distinct(
                 raise
             foreseen.skipped_rows += 1
             continue
-        if target is not None and target.trouble(key):
+        if target is not None and target.trouble(key, row.number):
             foreseen.skipped_rows += 1
             continue
         if not shard.owns(prepared.fingerprint):

@@ -90,7 +90,9 @@ class SqlEnds:
         """
         there = self._target.prepare(None if dry else self._first_rows)
         if there and self._task.incremental and self._task.sample is None:
-            self._held = HeldRows(self._target.held())
+            self._held = HeldRows(self._target.held(), self._target.mark)
+        elif there:
+            self._held = HeldRows(mark=self._target.mark)
         elif not there and not dry:
             self._task.log.info("The source is empty, so that %s is not created yet", self._place)
         # From here, because only the main thread of a task may ask Airflow for a connection on every version.

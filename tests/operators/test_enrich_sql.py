@@ -6,8 +6,10 @@ import contextlib
 import json
 import logging
 import threading
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from pydantic import BaseModel
@@ -21,7 +23,7 @@ from airflow_provider_segmind.exceptions import SegmindBulkError
 from airflow_provider_segmind.operators import enriching
 from airflow_provider_segmind.operators.enrich_sql import SegmindEnrichSqlOperator
 from airflow_provider_segmind.operators.sql_ends import SqlEnds
-from tests.databases import OneDatabase, database, opened, postgres, postgres_server
+from tests.databases import OWN, OneDatabase, database, opened, postgres, postgres_server
 from tests.stand_ins import Run
 
 __all__ = ["database", "postgres", "postgres_server"]
@@ -251,6 +253,106 @@ class TestKeys:
 
         assert sorted((row["shop"], row["answer"][-6:]) for row in shop.answers) == [("a", "f sky?"), ("b", " rose?")]
         assert manifest["rows_unchanged"] == 2
+
+    def test_decimal_keys_are_told_apart_by_all_their_digits(self, shop: Shop) -> None:
+        if shop.source.conn_type == "sqlite":
+            return  # It has no decimals.
+        keys = [Decimal(12345678901234567890123456789001 + number) for number in range(3)]
+        shop.source.fill("things", "id NUMERIC(38, 0), thing VARCHAR(10)", [(key, f"t{str(key)[-1]}") for key in keys])
+
+        first = shop.ask()
+        again = shop.ask_the_next_day()
+
+        assert first["outcomes"]["success"] == again["rows_unchanged"] == shop.posts == 3
+        assert [Decimal(row["id"]) for row in shop.answers] == keys
+        assert sum(row["_segmind_cost"] for row in shop.answers) == pytest.approx(shop.billed)
+
+    @pytest.mark.parametrize("scale", [0, 2, 9])
+    def test_decimal_keys_go_to_another_database_as_they_are(
+        self, shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scale: int
+    ) -> None:
+        if shop.source.conn_type == "sqlite":
+            return
+        keys = [Decimal(text).quantize(Decimal(1).scaleb(-scale)) for text in ("-1.5", "0", "150", "1234567.25")]
+        shop.source.fill(
+            "things",
+            f"id NUMERIC(20, {scale}), thing VARCHAR(10)",
+            [(key, f"t{number}") for number, key in enumerate(keys)],
+        )
+
+        with opened("sqlite", tmp_path) as other:
+            monkeypatch.setenv("AIRFLOW_CONN_OTHER", json.dumps(other.airflow))
+            shop.ask(target_conn_id="other")
+            again = shop.ask_the_next_day(target_conn_id="other")
+
+            assert again["rows_unchanged"] == shop.posts == len(keys)
+            assert {text for (text,) in other.rows("SELECT id FROM answers")} == {f"{key:f}" for key in keys}
+
+    @pytest.mark.parametrize(
+        ("kinds", "column", "keys"),
+        [
+            ("sqlite duckdb", "VARCHAR COLLATE NOCASE", ["Ab", "aB", "c"]),
+            ("sqlite", "TEXT COLLATE RTRIM", ["a", "a ", "c"]),
+            ("postgres", "CHAR(5)", ["a", "a ", "c"]),
+            ("postgres", "citext", ["Éa", "éA", "c"]),
+            ("sqlite duckdb postgres", "INTEGER", ["1", "01", "2"]),
+            ("sqlite duckdb postgres", "NUMERIC(10, 2)", ["1.5", "1.50", "2"]),
+            ("duckdb postgres", "UUID", [str(UUID(int=10)), str(UUID(int=10)).upper(), str(UUID(int=2))]),
+        ],
+    )
+    def test_keys_that_the_target_takes_as_equal_are_one(
+        self, shop: Shop, kinds: str, column: str, keys: list[str]
+    ) -> None:
+        if shop.source.conn_type not in kinds:
+            return
+        if column == "citext":
+            shop.source.run("CREATE EXTENSION citext")
+        shop.source.run(f"CREATE TABLE answers (id {column} PRIMARY KEY, answer TEXT, {OWN})")
+        shop.source.fill(
+            "things",
+            "id VARCHAR(50), nr INTEGER, thing VARCHAR(10)",
+            [(key, number, f"t{number}") for number, key in enumerate(keys)],
+        )
+        fields = {"sql": "SELECT id, thing FROM things ORDER BY nr", "on_partial": "succeed"}
+
+        first = shop.ask(**fields)
+        costs = sorted(row["_segmind_cost"] for row in shop.answers)
+        nights = [shop.ask_the_next_day(**fields) for _ in range(2)]
+
+        assert (first["outcomes"]["success"], first["outcomes"]["skipped"], shop.posts) == (2, 1, 2)
+        assert [night["rows_unchanged"] for night in nights] == [2, 2]
+        assert sorted(row["_segmind_cost"] for row in shop.answers) == costs
+        assert sum(costs) == pytest.approx(shop.billed)
+        (letter,) = shop.dead_letters
+        assert letter["key"] == {"id": keys[1]}
+        assert "row 0" in letter["reason"]
+        assert {row["answer"][-6:] for row in shop.answers} == {"of t0?", "of t2?"}
+
+    @pytest.mark.postgres
+    def test_a_target_that_compares_in_a_way_of_its_own_is_refused(
+        self, small: Shop, postgres: OneDatabase, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", json.dumps(postgres.airflow))
+        postgres.run("CREATE COLLATION loose (provider = icu, locale = 'und-u-ks-level1', deterministic = false)")
+        postgres.run(f"CREATE TABLE answers (id TEXT COLLATE loose PRIMARY KEY, answer TEXT, {OWN})")
+        small.stock("sky")
+
+        with pytest.raises(AirflowFailException, match=r"'id' of .* compares by the collation loose.*Nothing was sent"):
+            small.ask(target_conn_id="warehouse")
+
+        assert small.posts == 0
+
+    def test_a_key_that_the_target_would_round_is_named_and_not_paid(self, shop: Shop) -> None:
+        if shop.source.conn_type == "sqlite":
+            return
+        shop.source.run(f"CREATE TABLE answers (id NUMERIC(10, 2) PRIMARY KEY, answer TEXT, {OWN})")
+        shop.source.fill("things", "id NUMERIC(10, 4), thing VARCHAR(10)", [(Decimal("1.005"), "a"), (1, "b")])
+
+        shop.ask(on_partial="succeed")
+
+        assert shop.posts == 1
+        (letter,) = shop.dead_letters
+        assert letter["reason"].startswith("its key 'id' does not fit the column of the table: it has digits")
 
     def test_shards_agree_on_a_repeated_key_and_their_manifests_add_up(self, small: Shop) -> None:
         small.source.fill("things", "id INTEGER, thing TEXT", [(number % 30, f"t{number}") for number in range(40)])
@@ -509,3 +611,50 @@ def test_no_row_stands_in_the_log_or_in_a_rendered_field(small: Shop, caplog: py
     assert "1 rows read (1 success)" in caplog.text
     assert "canary" not in caplog.text
     assert "canary" not in str([getattr(task, field) for field in task.template_fields])
+
+
+class TestWhatIsToldBeforeAnythingIsPaid:
+    def test_a_name_that_the_database_would_cut_off_or_fold(self, shop: Shop) -> None:
+        shop.stock("sky")
+        name = {"postgres": "a" * 70}.get(shop.source.conn_type, "ID")
+        schema = {"type": "object", "properties": {name: {"type": "string"}}, "required": [name]}
+
+        for fields in ({}, {"dry_run": True}):
+            with pytest.raises(AirflowFailException, match=rf"{name}.*Nothing was sent"):
+                shop.ask(output_type=schema, **fields)
+
+        assert shop.posts == 0
+        with pytest.raises(Exception, match=r"(?i)answers"):
+            shop.source.rows("SELECT * FROM answers")
+
+    @pytest.mark.postgres
+    def test_the_table_of_a_sample_never_is_the_table_itself(
+        self, small: Shop, postgres: OneDatabase, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", json.dumps(postgres.airflow))
+        small.stock("sky")
+
+        with pytest.raises(AirflowFailException, match=r"name 't+_sample' of .* has 70 bytes.*keeps 63"):
+            small.ask(target_conn_id="warehouse", target_table="t" * 63, sample=1)
+
+        assert small.posts == 0
+
+    def test_a_column_of_the_target_that_nothing_fills(self, shop: Shop) -> None:
+        shop.stock("sky")
+        shop.source.run(f"CREATE TABLE answers (id INT PRIMARY KEY, answer TEXT, note TEXT NOT NULL, {OWN})")
+
+        with pytest.raises(AirflowFailException, match=r"'note' is NOT NULL without a default.*Nothing was sent"):
+            shop.ask()
+
+        assert shop.posts == 0
+
+    def test_a_column_of_another_type(self, shop: Shop) -> None:
+        shop.stock("sky")
+        shop.source.run(f"CREATE TABLE answers (id INT PRIMARY KEY, answer DATE, {OWN})")
+        if shop.source.conn_type == "sqlite":
+            return  # It writes whatever it is given.
+
+        with pytest.raises(AirflowFailException, match=r"'answer' is of type date.*Nothing was sent"):
+            shop.ask()
+
+        assert shop.posts == 0

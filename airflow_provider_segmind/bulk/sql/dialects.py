@@ -6,7 +6,7 @@ PostgreSQL, SQLite and DuckDB have ``ON CONFLICT``; Snowflake and BigQuery have 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,11 @@ class Dialect:
     :param begin: begins a transaction, where its driver does not do so by itself.
     :param key_clause: declares the key.
     :param texts: whether its driver takes dates, decimals and UUIDs as texts only.
+    :param unbounded: whether its type for decimals holds one of any size.
+    :param longest: how long a name may be; a longer one is cut off, or refused.
+    :param longest_in_bytes: whether that counts bytes of UTF-8 and not characters.
+    :param fold: returns a name of a column as the database compares it, quoted or not.
+    :param reserved: names that no column may have.
     """
 
     name: str
@@ -41,6 +46,11 @@ class Dialect:
     begin: str | None = None
     key_clause: str = "PRIMARY KEY ({})"
     texts: bool = False
+    unbounded: bool = False
+    longest: int | None = None
+    longest_in_bytes: bool = False
+    fold: Callable[[str], str] = str
+    reserved: frozenset[str] = frozenset()
 
     def quote(self, name: str) -> str:
         """Quote one identifier."""
@@ -67,6 +77,10 @@ class Dialect:
         return values
 
 
+def _ascii_lower(name: str) -> str:
+    return "".join(letter.lower() if letter.isascii() else letter for letter in name)
+
+
 _POSTGRES = Dialect(
     name="PostgreSQL",
     types={
@@ -81,6 +95,10 @@ _POSTGRES = Dialect(
         Kind.UUID: "UUID",
         Kind.BYTES: "BYTEA",
     },
+    unbounded=True,
+    longest=63,
+    longest_in_bytes=True,
+    reserved=frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"}),
 )
 _SQLITE = Dialect(
     name="SQLite",
@@ -94,6 +112,7 @@ _SQLITE = Dialect(
     },
     marker="?",
     texts=True,
+    fold=_ascii_lower,
 )
 _DUCKDB = Dialect(
     name="DuckDB",
@@ -111,6 +130,7 @@ _DUCKDB = Dialect(
     },
     marker="?",
     begin="BEGIN TRANSACTION",
+    fold=_ascii_lower,
 )
 _SNOWFLAKE = Dialect(
     name="Snowflake",
@@ -128,6 +148,7 @@ _SNOWFLAKE = Dialect(
     },
     merge=True,
     begin="BEGIN",
+    longest=255,
 )
 _BIGQUERY = Dialect(
     name="BigQuery",
@@ -149,6 +170,8 @@ _BIGQUERY = Dialect(
     mark="`",
     key_clause="PRIMARY KEY ({}) NOT ENFORCED",
     texts=True,
+    longest=300,
+    fold=str.lower,
 )
 DIALECTS: Mapping[str, Dialect] = {
     "postgres": _POSTGRES,

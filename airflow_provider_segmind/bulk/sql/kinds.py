@@ -16,6 +16,8 @@ from airflow_provider_segmind.bulk.rows import json_value, plain_text
 LARGEST_INTEGER = 2**63 - 1
 MOST_DECIMALS = 9
 _MOST_DIGITS = 38
+_MOST_ZEROS = 1000
+"""Digits before or after the point up to which a decimal is written without an exponent."""
 
 
 class Kind(StrEnum):
@@ -82,9 +84,13 @@ def _json_type(value: Any) -> str:
     return {bool: "boolean", int: "integer", float: "number"}.get(type(value), "string")
 
 
-def kind_of_values(values: Iterable[Any]) -> Kind | None:
-    """Return the kind of column that holds some values of a database, None when all of them are None."""
-    kinds = {_kind_of_value(value) for value in values if value is not None}
+def kind_of_values(values: Iterable[Any], *, unbounded: bool = False) -> Kind | None:
+    """
+    Return the kind of column that holds some values of a database, None when all of them are None.
+
+    :param unbounded: whether a decimal of any size fits the database's type for decimals.
+    """
+    kinds = {_kind_of_value(value, unbounded) for value in values if value is not None}
     if kinds == {Kind.INTEGER, Kind.NUMBER}:
         return Kind.NUMBER
     if kinds == {Kind.INTEGER, Kind.DECIMAL}:
@@ -92,21 +98,25 @@ def kind_of_values(values: Iterable[Any]) -> Kind | None:
     return kinds.pop() if len(kinds) == 1 else Kind.TEXT if kinds else None
 
 
-def _kind_of_value(value: Any) -> Kind:
+def _kind_of_value(value: Any, unbounded: bool) -> Kind:
     if isinstance(value, bool):
         return Kind.BOOLEAN
     if isinstance(value, int):
-        return Kind.INTEGER if abs(value) <= LARGEST_INTEGER else Kind.TEXT
+        return Kind.INTEGER if abs(value) <= LARGEST_INTEGER else Kind.DECIMAL if unbounded else Kind.TEXT
     if isinstance(value, datetime):
         return Kind.LOCAL if value.tzinfo is None else Kind.MOMENT
     if isinstance(value, Decimal):
-        exponent = value.as_tuple().exponent
-        digits = value.adjusted() + 1 if value.is_finite() else _MOST_DIGITS
-        fits = isinstance(exponent, int) and exponent >= -MOST_DECIMALS and digits <= _MOST_DIGITS - MOST_DECIMALS
-        return Kind.DECIMAL if fits else Kind.TEXT
+        return Kind.DECIMAL if _fits(value, unbounded) else Kind.TEXT
     if isinstance(value, (bytes, bytearray, memoryview)):
         return Kind.BYTES
     return {float: Kind.NUMBER, date: Kind.DATE, UUID: Kind.UUID}.get(type(value), Kind.TEXT)
+
+
+def _fits(value: Decimal, unbounded: bool) -> bool:
+    exponent = value.as_tuple().exponent
+    if not isinstance(exponent, int) or unbounded:
+        return isinstance(exponent, int)
+    return exponent >= -MOST_DECIMALS and value.adjusted() + 1 <= _MOST_DIGITS - MOST_DECIMALS
 
 
 def cell(kind: Kind, value: Any) -> Any:
@@ -125,18 +135,28 @@ def cell(kind: Kind, value: Any) -> Any:
         raise MisfitError(f"it is no {kind} that the column can hold") from error
 
 
-def key_cell(kind: Kind | None, value: Any) -> Any:
+def key_cell(kind: Kind | None, value: Any, *, texts: bool = False) -> Any:
     """
     Return a key in the form its column takes: its own, or a text where the column is one.
 
-    :param kind: None where the table was there before, so that its database decides.
+    :param kind: None where it is not known, so that the database decides.
+    :param texts: whether the driver takes dates, decimals and UUIDs as texts only.
     """
     if isinstance(value, str):
         return clean(value)
     if isinstance(value, UUID):
         # Every database takes the text for it, and not every driver the object.
         return str(value)
-    return plain_text(value) if kind is Kind.TEXT and value is not None else value
+    return key_text(value, texts=texts) if kind is Kind.TEXT and value is not None else value
+
+
+def key_text(value: Any, *, texts: bool) -> str:
+    """
+    Return a key as a text, the same whether its column was made a text for it or was one before.
+
+    :param texts: whether the driver takes dates, decimals and UUIDs as texts only.
+    """
+    return clean(plain_text(as_text(value) if texts else value))
 
 
 def clean(text: str) -> str:
@@ -191,15 +211,42 @@ def as_text(value: Any) -> Any:
     """Return dates, times, decimals and UUIDs as texts, for a driver that takes none of them; others as they are."""
     if isinstance(value, datetime):
         return (value.astimezone(UTC) if value.tzinfo else value).isoformat(" ")
-    if isinstance(value, Decimal) and value.is_finite():
-        return format(value.normalize(), "f")
-    return str(value) if isinstance(value, (date, time, Decimal, UUID)) else value
+    if isinstance(value, Decimal):
+        return _decimal_text(value)
+    return str(value) if isinstance(value, (date, time, UUID)) else value
 
 
 def compared(value: Any) -> str | None:
-    """Return a key's value in one form, whichever database it came from: for comparing, not for writing."""
+    """
+    Return a key's value in one form, whichever database it came from: for comparing, not for writing.
+
+    Numbers are compared by their value and exactly: ``1.50`` is ``1.5``, and no digit is rounded.
+    """
     if value is None:
         return None
-    if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()):
-        value = int(value)
+    if isinstance(value, (bool, int)):
+        return str(int(value))
+    if isinstance(value, float):
+        return number_text(Decimal(repr(value)))
+    if isinstance(value, Decimal):
+        return number_text(value)
     return clean(plain_text(as_text(value)))
+
+
+def number_text(value: Decimal) -> str:
+    """Return the one text of a number: all its digits, and no zeros that mean nothing."""
+    if not value.is_finite():
+        return "NaN" if value.is_nan() else str(value)
+    sign, digits, exponent = value.as_tuple()
+    significant = "".join(map(str, digits)).lstrip("0").rstrip("0")
+    if not significant:
+        return "0"
+    # Arithmetic, normalize() included, would round to the 28 digits of the context.
+    power = int(exponent) + len(digits) - len("".join(map(str, digits)).rstrip("0"))
+    exact = Decimal((sign, tuple(map(int, significant)), power))
+    return _decimal_text(exact)
+
+
+def _decimal_text(value: Decimal) -> str:
+    """Return a decimal with its digits as they are, in plain notation unless that would be mostly zeros."""
+    return format(value, "f") if value.is_finite() and abs(value.adjusted()) <= _MOST_ZEROS else str(value)

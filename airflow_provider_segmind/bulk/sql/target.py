@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from airflow_provider_segmind.bulk.rows import digest
 from airflow_provider_segmind.bulk.sql.dialects import Dialect
 from airflow_provider_segmind.bulk.sql.drivers import described, driver_errors, may_be_a_row
+from airflow_provider_segmind.bulk.sql.key_forms import KeyForm, key_form
 from airflow_provider_segmind.bulk.sql.kinds import Kind, MisfitError, cell, compared, key_cell, kind_of_values
 from airflow_provider_segmind.bulk.sql.names import TableName
 from airflow_provider_segmind.bulk.sql.query import Query
 from airflow_provider_segmind.bulk.sql.statements import OWN_COLUMNS, Statements
+from airflow_provider_segmind.bulk.sql.table_check import check_columns, check_names, check_present
+from airflow_provider_segmind.bulk.sql.table_schema import Column, read_columns
 from airflow_provider_segmind.exceptions import SegmindBulkError, SegmindConfigError
 
 KEPT = "The answers are in the ledger: a retry writes them and pays nothing again."
@@ -47,6 +51,7 @@ class Target:
         self._statements = Statements(dialect=dialect, name=name, key=dict.fromkeys(key), answers=answers)
         self.rows_refused = 0
         self._refusal = ""
+        self._forms: Mapping[str, KeyForm] = {}
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -63,36 +68,70 @@ class Target:
         :raises SegmindConfigError: the table lacks columns, or a key to write by; names them. Nothing was sent.
         :raises SegmindBulkError: the database did not answer.
         """
+        check_names(self._statements, self._title)
         with self._opened() as connection:
             columns = self._columns(connection)
             if columns is None:
                 rows = list(first_rows()) if first_rows is not None else []
                 if not rows:
                     return False
-                kinds = {name: kind_of_values(row.get(name) for row in rows) for name in self._statements.key}
-                self._statements = Statements(
-                    dialect=self._statements.dialect,
-                    name=self._statements.name,
-                    key=kinds,
-                    answers=self._statements.answers,
+                unbounded = self._statements.dialect.unbounded
+                self._set_key_kinds(
+                    {
+                        name: kind_of_values((row.get(name) for row in rows), unbounded=unbounded)
+                        for name in self._statements.key
+                    }
                 )
                 columns = self._create(connection)
-            missing = [name for name in self._statements.columns if name not in columns]
-            if missing:
-                raise SegmindConfigError(
-                    f"{self._title} has no column {', '.join(map(repr, missing))}. Nothing was sent. Add what is "
-                    f"missing: {'; '.join(map(self._statements.add, missing))}"
-                )
+            check_present(self._statements, columns, self._title)
+            self._learn(connection)
             self._rehearse(connection)
             return True
 
+    def mark(self, key: Mapping[str, Any]) -> bytes:
+        """
+        Return 32 bytes that are the same for all keys that the table takes as equal.
+
+        :raises MisfitError: the table would change the key, or it cannot be told from others; names the column.
+        """
+        marks: list[str | None] = []
+        for name, value in key.items():
+            form = self._forms.get(name, compared)
+            try:
+                marks.append(None if value is None else form(value))
+            except MisfitError as error:
+                raise MisfitError(f"its key {name!r} does not fit the column of the table: {error}") from None
+        return digest(marks)
+
+    def _learn(self, connection: Any) -> None:
+        """
+        Read how the table's columns are made, and check that they can hold what is written.
+
+        :raises SegmindConfigError: they cannot; names the columns. Nothing was sent.
+        """
+        dialect, name = self._statements.dialect, self._statements.name
+        columns = read_columns(connection, dialect, name)
+        self._roll_back(connection)
+        if columns is None:
+            return
+        found = {dialect.fold(each): column for each, column in columns.items()}
+        check_columns(self._statements, found, self._title)
+        keys = {each: found[dialect.fold(each)] for each in self._statements.key if dialect.fold(each) in found}
+        self._forms = {each: key_form(column, texts=dialect.texts, title=self._title) for each, column in keys.items()}
+        self._set_key_kinds({each: _key_kind(column) for each, column in keys.items()})
+
+    def _set_key_kinds(self, kinds: Mapping[str, Kind | None]) -> None:
+        self._statements = replace(self._statements, key={**self._statements.key, **kinds})
+
     def held(self) -> Iterator[tuple[bytes, str]]:
-        """Yield the mark of the key (see :func:`key_mark`) and the fingerprint of every row that has its answer."""
+        """Yield the mark of the key (see :meth:`mark`) and the fingerprint of every row that has its answer."""
         key = list(self._statements.key)
         query = Query(self._connect, self._statements.held(), name=self._title, hold=False)
         for row in query:
             *values, fingerprint = row.values()
-            yield key_mark(dict(zip(key, values, strict=True))), fingerprint
+            # What a column holds fits it; what was put there by other means may be told from nothing else.
+            with contextlib.suppress(MisfitError):
+                yield self.mark(dict(zip(key, values, strict=True))), fingerprint
 
     def misfit(self, answer: Mapping[str, Any]) -> str | None:
         """Say why an answer does not fit the columns, None when it does."""
@@ -142,7 +181,8 @@ class Target:
 
     def _cells(self, row: Mapping[str, Any]) -> dict[str, Any]:
         kinds = {**self._statements.answers, **OWN_COLUMNS}
-        cells = {name: key_cell(kind, row[name]) for name, kind in self._statements.key.items()}
+        texts = self._statements.dialect.texts
+        cells = {name: key_cell(kind, row[name], texts=texts) for name, kind in self._statements.key.items()}
         return cells | {name: cell(kind, row.get(name)) for name, kind in kinds.items()}
 
     def _write(self, connection: Any, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -251,6 +291,14 @@ class Target:
         finally:
             with contextlib.suppress(Exception):
                 connection.close()
+
+
+def _key_kind(column: Column) -> Kind | None:
+    """Return what a key must be written as: a text where the column takes texts only, else as it is."""
+    is_text = column.kind is Kind.TEXT
+    if column.loose:
+        is_text = any(word in column.type.upper() for word in ("CHAR", "CLOB", "TEXT")) and "INT" not in column.type
+    return Kind.TEXT if is_text else None
 
 
 def key_mark(key: Mapping[str, Any]) -> bytes:

@@ -8,8 +8,18 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from airflow_provider_segmind.bulk.sql.kinds import Kind, MisfitError, cell, compared, kind_of_schema, kind_of_values
+from airflow_provider_segmind.bulk.sql.kinds import (
+    Kind,
+    MisfitError,
+    as_text,
+    cell,
+    compared,
+    kind_of_schema,
+    kind_of_values,
+)
 from airflow_provider_segmind.bulk.sql.target import key_mark
 
 ROOT = {"$defs": {"Colour": {"enum": ["red", "blue"]}, "Loop": {"$ref": "#/$defs/Loop"}}}
@@ -131,6 +141,68 @@ def test_what_does_not_fit_is_no_cell_and_is_not_shown(kind: Kind, value: Any) -
 def test_a_key_is_the_same_whichever_database_it_comes_from(one: Any, other: Any) -> None:
     assert compared(one) == compared(other)
     assert key_mark({"id": one}) == key_mark({"id": other})
+
+
+DECIMALS = st.builds(
+    lambda sign, digits, exponent: Decimal((sign, tuple(digits), exponent)),
+    *(st.integers(0, 1), st.lists(st.integers(0, 9), min_size=1, max_size=45), st.integers(-50, 50)),
+)
+
+
+@given(DECIMALS, DECIMALS, st.integers(0, 9))
+def test_decimals_are_compared_by_value_and_exactly(one: Decimal, other: Decimal, zeros: int) -> None:
+    sign, digits, exponent = one.as_tuple()
+    padded = Decimal((sign, (*digits, *[0] * zeros), int(exponent) - zeros))
+
+    assert (compared(one) == compared(other)) is (one == other)
+    assert compared(padded) == compared(one)
+    assert Decimal(str(compared(one))) == one
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False) | st.integers())
+def test_a_number_is_the_same_key_whatever_its_type(number: float) -> None:
+    assert compared(number) == compared(Decimal(repr(number)))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (Decimal(12345678901234567890123456789001), "12345678901234567890123456789001"),
+        (Decimal("-0"), "0"),
+        (Decimal("0E-9"), "0"),
+        (Decimal("1E+3"), "1000"),
+        (Decimal("-1.500"), "-1.5"),
+        (Decimal("NaN"), "NaN"),
+        (Decimal("Infinity"), "Infinity"),
+        (Decimal("1E+99999"), "1E+99999"),
+    ],
+)
+def test_a_decimal_has_one_text(value: Decimal, text: str) -> None:
+    assert compared(value) == text
+
+
+@given(DECIMALS)
+def test_a_decimal_is_bound_with_the_digits_it_has(value: Decimal) -> None:
+    text = as_text(value)
+
+    assert Decimal(text).compare_total(value if value.as_tuple().exponent <= 0 else Decimal(text)) == 0
+    assert Decimal(text) == value
+
+
+@pytest.mark.parametrize(
+    ("values", "bounded", "unbounded"),
+    [
+        ([Decimal(10**31)], Kind.TEXT, Kind.DECIMAL),
+        ([Decimal(1), 10**31], Kind.TEXT, Kind.DECIMAL),
+        ([Decimal("1E-20")], Kind.TEXT, Kind.DECIMAL),
+        ([Decimal("NaN")], Kind.TEXT, Kind.TEXT),
+        ([Decimal(10**28)], Kind.DECIMAL, Kind.DECIMAL),
+    ],
+)
+def test_a_decimal_of_any_size_is_one_where_the_database_has_such(
+    values: list[Any], bounded: Kind, unbounded: Kind
+) -> None:
+    assert (kind_of_values(values), kind_of_values(values, unbounded=True)) == (bounded, unbounded)
 
 
 def test_other_keys_are_other_keys() -> None:

@@ -22,7 +22,7 @@ from airflow_provider_segmind.bulk.sql.kinds import Kind
 from airflow_provider_segmind.bulk.sql.names import TableName
 from airflow_provider_segmind.bulk.sql.target import Target
 from airflow_provider_segmind.exceptions import SegmindBulkError, SegmindConfigError
-from tests.databases import OneDatabase, opened
+from tests.databases import OWN, OneDatabase, opened
 
 ANSWERS = {"team": Kind.TEXT}
 MARK = "ab" * 32
@@ -68,7 +68,7 @@ def test_an_absent_table_is_made_and_what_was_written_is_held(database: OneDatab
     load(made, *(row(number) for number in range(8)), row(8, status="failed"))
 
     assert len(database.rows("SELECT * FROM answers")) == 9
-    held = HeldRows(made.held())
+    held = HeldRows(made.held(), made.mark)
     assert held.holds({"id": 7}, bytes.fromhex(MARK))
     assert not held.holds({"id": 8}, bytes.fromhex(MARK))
     assert not held.holds({"id": 7}, bytes.fromhex("cd" * 32))
@@ -115,7 +115,7 @@ def test_a_key_of_any_type_is_found_again(database: OneDatabase, key: Any) -> No
         load(made, row(key), first=[{"id": key}])
 
     assert len(database.rows("SELECT * FROM answers")) == 1
-    assert HeldRows(made.held()).holds({"id": key}, bytes.fromhex(MARK))
+    assert HeldRows(made.held(), made.mark).holds({"id": key}, bytes.fromhex(MARK))
 
 
 def test_a_key_of_several_columns(database: OneDatabase) -> None:
@@ -167,9 +167,6 @@ class TestWhatReplacesWhat:
 
 
 class TestATableThatIsThere:
-    OWN = "_segmind_fingerprint TEXT, _segmind_status TEXT, _segmind_error TEXT, _segmind_request_id TEXT, "
-    OWN += "_segmind_model TEXT, _segmind_cost REAL, _segmind_tokens BIGINT"
-
     def test_missing_columns_are_named_with_the_statement_that_adds_them(self, database: OneDatabase) -> None:
         database.run("CREATE TABLE answers (id BIGINT PRIMARY KEY, more TEXT)")
 
@@ -183,13 +180,13 @@ class TestATableThatIsThere:
         assert target(database).prepare(list)
 
     def test_without_a_key_to_write_by_nothing_is_sent(self, database: OneDatabase) -> None:
-        database.run(f"CREATE TABLE answers (id BIGINT, team TEXT, {self.OWN})")
+        database.run(f"CREATE TABLE answers (id BIGINT, team TEXT, {OWN})")
 
         with pytest.raises(SegmindConfigError, match=r"cannot be written by key.*unique constraint on id"):
             target(database).prepare(list)
 
     def test_other_columns_are_left_alone(self, database: OneDatabase) -> None:
-        database.run(f"CREATE TABLE answers (note TEXT, id BIGINT PRIMARY KEY, team TEXT, {self.OWN})")
+        database.run(f"CREATE TABLE answers (note TEXT, id BIGINT PRIMARY KEY, team TEXT, {OWN})")
         made = target(database)
         load(made, row(1, "old"))
         database.run("UPDATE answers SET note = 'mine'")
@@ -199,7 +196,7 @@ class TestATableThatIsThere:
         assert database.rows("SELECT note, team FROM answers") == [("mine", "new")]
 
     def test_a_row_it_refuses_costs_no_other_row(self, database: OneDatabase) -> None:
-        database.run(f"CREATE TABLE answers (id BIGINT PRIMARY KEY, team TEXT CHECK (team <> 'canary'), {self.OWN})")
+        database.run(f"CREATE TABLE answers (id BIGINT PRIMARY KEY, team TEXT CHECK (team <> 'canary'), {OWN})")
         made = target(database)
 
         load(made, *(row(number, "canary" if number == 4 else "shop") for number in range(8)))
@@ -210,7 +207,7 @@ class TestATableThatIsThere:
         assert "canary" not in str(caught.value)
 
     def test_a_table_that_refuses_all_is_an_error_and_shows_no_row(self, database: OneDatabase) -> None:
-        database.run(f"CREATE TABLE answers (id BIGINT PRIMARY KEY, team TEXT CHECK (team = 'x'), {self.OWN})")
+        database.run(f"CREATE TABLE answers (id BIGINT PRIMARY KEY, team TEXT CHECK (team = 'x'), {OWN})")
 
         with pytest.raises(SegmindBulkError, match=r"Writing to.*failed.*in the ledger") as caught:
             load(target(database), *(row(number, "canary") for number in range(8)))
@@ -286,10 +283,10 @@ class TestKeysThatHaveNoPlace:
     def test_null_and_repeated_keys(self) -> None:
         held = HeldRows()
 
-        assert held.trouble({"a": 1, "b": 2}) is None
-        assert held.trouble({"a": 2, "b": 1}) is None
-        assert "'b' is NULL" in str(held.trouble({"a": 1, "b": None}))
-        assert "earlier row" in str(held.trouble({"a": 1, "b": 2}))
+        assert held.trouble({"a": 1, "b": 2}, 7) is None
+        assert held.trouble({"a": 2, "b": 1}, 8) is None
+        assert "'b' is NULL" in str(held.trouble({"a": 1, "b": None}, 9))
+        assert "earlier row of the source, too (row 7" in str(held.trouble({"a": 1, "b": 2}, 10))
 
     def test_what_is_no_fingerprint_is_not_held(self) -> None:
         held = HeldRows([(b"k" * 32, "nonsense"), (b"l" * 32, ""), (b"m" * 32, None)])  # type: ignore[list-item]
