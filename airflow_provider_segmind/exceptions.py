@@ -20,6 +20,7 @@ The two questions asked of each: was money spent (``billed``), and does running 
     │   ├── SegmindRateLimitError        429 after the client's patience             billed no   retry yes
     │   ├── SegmindServerError           5xx, patience over; paid: only by policy    billed no   retry yes
     │   └── SegmindResponseError         an answer that breaks the contract          billed ?    see text
+    │       └── SegmindResponseTooLargeError  larger than the connection's bound     billed ?    no, raise the bound
     ├── SegmindRequestError              what became of an accepted request
     │   ├── SegmindRequestFailedError    Segmind reports FAILED; carries its words   billed no   retry no
     │   ├── SegmindRequestExpiredError   the result is gone (over an hour)           billed yes  recover, or policy
@@ -188,6 +189,14 @@ class SegmindResponseError(SegmindAPIError):
         super().__init__(message, status_code=status_code, request_id=request_id, body=body)
         self.billed = billed
         self.retryable = retryable
+
+
+class SegmindResponseTooLargeError(SegmindResponseError):
+    """
+    The response is larger than the bound of the connection, and was not read to its end.
+
+    :param billed: True for the result of a request, None after a paid call, False otherwise.
+    """
 
 
 class SegmindRequestError(SegmindError):

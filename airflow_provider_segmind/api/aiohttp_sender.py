@@ -15,9 +15,16 @@ from typing import TYPE_CHECKING, TypeVar
 import httpx
 
 from airflow_provider_segmind.api.answers import Answer
+from airflow_provider_segmind.api.bodies import ACCEPT_ENCODING, MAX_RESPONSE_BYTES, Body, TooLargeError
 from airflow_provider_segmind.api.connections import FRESH, host_and_target
 from airflow_provider_segmind.api.protocol import Call
-from airflow_provider_segmind.api.transport import answer_headers, http_timeout, shared_tls, transport_error
+from airflow_provider_segmind.api.transport import (
+    answer_headers,
+    http_timeout,
+    shared_tls,
+    too_large,
+    transport_error,
+)
 
 if TYPE_CHECKING:
     import aiohttp
@@ -37,10 +44,19 @@ class AiohttpSender:
     :param most: connections open at once.
     :param seconds: for a call that names no time of its own.
     :param clock: epoch seconds.
+    :param max_bytes: of a response, see :mod:`.bodies`.
     """
 
-    def __init__(self, *, most: int, seconds: float, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        *,
+        most: int,
+        seconds: float,
+        clock: Callable[[], float] = time.time,
+        max_bytes: int = MAX_RESPONSE_BYTES,
+    ) -> None:
         self._most = most
+        self._max_bytes = max_bytes
         self._seconds = seconds
         self._clock = clock
         self._session: aiohttp.ClientSession | None = None
@@ -61,17 +77,21 @@ class AiohttpSender:
                 call.method,
                 call.url,
                 data=_payload(call.body),
-                headers=call.headers,
+                headers={**call.headers, "accept-encoding": ACCEPT_ENCODING},
                 timeout=_timeout(call.timeout or self._seconds),
                 allow_redirects=False,
             ) as response:
-                content = await response.read()
-        except httpx.InvalidURL as error:
+                headers = answer_headers(response.headers.items())
+                body = Body(headers, self._max_bytes)
+                async for chunk in response.content.iter_any():
+                    body.add(chunk)
+        except TooLargeError as error:
+            raise too_large(call.asked, error) from error
+        except (httpx.InvalidURL, httpx.HTTPError) as error:
             raise transport_error(call.asked, call.url, error) from error
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise transport_error(call.asked, call.url, _in_httpx_words(error)) from error
-        headers = answer_headers(response.headers.items())
-        return call.read(Answer(response.status, content, headers, self._clock()))
+        return call.read(Answer(response.status, body.content, headers, self._clock()))
 
     async def close(self) -> None:
         """Close the connections."""
@@ -82,7 +102,9 @@ class AiohttpSender:
         import aiohttp
 
         connector = aiohttp.TCPConnector(limit=self._most, keepalive_timeout=FRESH, ssl=shared_tls())
-        self._session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+        self._session = aiohttp.ClientSession(
+            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False
+        )
         return self._session
 
 

@@ -6,10 +6,7 @@ import random
 from collections.abc import Callable, Generator
 from typing import Any
 
-import httpx
-
 from airflow_provider_segmind.api import polling
-from airflow_provider_segmind.api.answers import Answer
 from airflow_provider_segmind.api.config import ClientConfig
 from airflow_provider_segmind.api.gate import CountCall, Gate, governor_for
 from airflow_provider_segmind.api.models import (
@@ -18,7 +15,6 @@ from airflow_provider_segmind.api.models import (
 )
 from airflow_provider_segmind.api.rates import Priority
 from airflow_provider_segmind.api.schedule import shared_history
-from airflow_provider_segmind.api.transport import answer_headers
 
 Quiet = Callable[[str], None]
 
@@ -65,10 +61,6 @@ class AccountCalls:
     def priority(self, pending: polling.Pending | None) -> Priority | None:
         """Return who goes first when calls queue: a request whose result is about to be gone."""
         return Priority.EXPIRING if pending is not None and polling.urgent(pending, self.clock()) else None
-
-    def answer(self, response: httpx.Response, content: bytes) -> Answer:
-        """Return what httpx received in our own terms."""
-        return Answer(response.status_code, content, answer_headers(response.headers.multi_items()), self.clock())
 
 
 def succeeded(result: RequestResult) -> RequestResult:

@@ -16,7 +16,9 @@ from typing import Any, Self, TypeVar
 import httpx
 
 from airflow_provider_segmind.api import polling
+from airflow_provider_segmind.api.answers import Answer
 from airflow_provider_segmind.api.async_client import AsyncSegmindClient
+from airflow_provider_segmind.api.bodies import ACCEPT_ENCODING, Body, TooLargeError
 from airflow_provider_segmind.api.calls import AccountCalls, Quiet, say_nothing, succeeded
 from airflow_provider_segmind.api.config import ClientConfig
 from airflow_provider_segmind.api.models import (
@@ -31,7 +33,13 @@ from airflow_provider_segmind.api.models import (
 from airflow_provider_segmind.api.protocol import Call
 from airflow_provider_segmind.api.rates import Priority
 from airflow_provider_segmind.api.retry import Patience, retrying
-from airflow_provider_segmind.api.transport import http_timeout, shared_tls, transport_error
+from airflow_provider_segmind.api.transport import (
+    answer_headers,
+    http_timeout,
+    shared_tls,
+    too_large,
+    transport_error,
+)
 from airflow_provider_segmind.exceptions import SegmindError
 
 __all__ = ["AsyncSegmindClient", "ClientConfig", "SegmindClient"]
@@ -176,18 +184,28 @@ class SegmindClient(AccountCalls):
     def _send(self, call: Call[T]) -> T:
         seconds = call.timeout or self.config.request_timeout
         deadline = time.monotonic() + seconds
-        chunks: list[bytes] = []
         late = False
         try:
             with self._http.stream(
-                call.method, call.url, content=call.body, headers=call.headers, timeout=http_timeout(seconds)
+                call.method,
+                call.url,
+                content=call.body,
+                headers={**call.headers, "accept-encoding": ACCEPT_ENCODING},
+                timeout=http_timeout(seconds),
             ) as response:
-                for chunk in response.iter_bytes():
+                headers = answer_headers(response.headers.multi_items())
+                body = Body(headers, self.config.max_response_bytes)
+                if response.is_stream_consumed:
+                    # A response of a test's transport, unpacked already.
+                    body.add_unpacked(response.content)
+                for chunk in () if response.is_stream_consumed else response.iter_raw():
                     if late:
                         raise httpx.ReadTimeout("the body took too long")
-                    chunks.append(chunk)
+                    body.add(chunk)
                     # A last piece that comes late completes an answer that may have been paid for.
                     late = time.monotonic() > deadline
+        except TooLargeError as error:
+            raise too_large(call.asked, error) from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise transport_error(call.asked, call.url, error) from error
-        return call.read(self.answer(response, b"".join(chunks)))
+        return call.read(Answer(response.status_code, body.content, headers, self.clock()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from airflow_provider_segmind.api.bodies import MAX_RESPONSE_BYTES
 from airflow_provider_segmind.api.protocol import Endpoints, Wire
 from airflow_provider_segmind.api.rates import RateSettings
 from airflow_provider_segmind.api.retry import Patience
@@ -22,6 +23,7 @@ class ClientConfig:
     :param typical_seconds: what models usually take, until their own completions are known.
     :param model: the model to use where none is named.
     :param patience: how long the client itself goes on over trouble.
+    :param max_response_bytes: bytes up to which a response is read, as sent and unpacked.
     """
 
     api_key: str = field(repr=False)
@@ -35,6 +37,7 @@ class ClientConfig:
     model: str | None = None
     resubmit_on_server_error: bool = False
     patience: Patience = field(default_factory=Patience)
+    max_response_bytes: int = MAX_RESPONSE_BYTES
 
     @property
     def wire(self) -> Wire:

@@ -19,9 +19,16 @@ import httpcore
 import httpx
 
 from airflow_provider_segmind.api.answers import Answer
+from airflow_provider_segmind.api.bodies import ACCEPT_ENCODING, MAX_RESPONSE_BYTES, Body, TooLargeError
 from airflow_provider_segmind.api.network import AsyncioNetwork
 from airflow_provider_segmind.api.protocol import Call
-from airflow_provider_segmind.api.transport import answer_headers, http_timeout, shared_tls, transport_error
+from airflow_provider_segmind.api.transport import (
+    answer_headers,
+    http_timeout,
+    shared_tls,
+    too_large,
+    transport_error,
+)
 
 T = TypeVar("T")
 
@@ -30,7 +37,7 @@ KEEP_ALIVE = 30.0
 FRESH = 3.0
 """Seconds of idleness up to which a paid call trusts a connection: one that the server is closing loses the call, and
 nobody can tell whether it arrived. Servers wait five seconds or more (uvicorn's default is the shortest in use)."""
-_PACKED = (("accept-encoding", "gzip, deflate"),)
+_PACKED = (("accept-encoding", ACCEPT_ENCODING),)
 
 
 class Host(NamedTuple):
@@ -56,9 +63,18 @@ class Connections:
     :param most: connections open at once.
     :param seconds: for a call that names no time of its own.
     :param clock: epoch seconds.
+    :param max_bytes: of a response, see :mod:`.bodies`.
     """
 
-    def __init__(self, *, most: int, seconds: float, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        *,
+        most: int,
+        seconds: float,
+        clock: Callable[[], float] = time.time,
+        max_bytes: int = MAX_RESPONSE_BYTES,
+    ) -> None:
+        self._max_bytes = max_bytes
         self._slots = asyncio.Semaphore(most)
         self._seconds = seconds
         self._clock = clock
@@ -76,6 +92,8 @@ class Connections:
         try:
             async with asyncio.timeout(seconds):
                 answer = await self._exchange(call, seconds)
+        except TooLargeError as error:
+            raise too_large(call.asked, error) from error
         except TimeoutError as error:
             raise transport_error(call.asked, call.url, httpx.ReadTimeout("the call took too long")) from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -99,20 +117,23 @@ class Connections:
         try:
             connection = await self._take(host, paid=call.asked.paid)
             try:
-                response = await connection.request(
+                async with connection.stream(
                     call.method,
                     httpcore.URL(scheme=host.scheme, host=host.name, port=host.port, target=target),
                     headers=_headers(host, call),
                     content=call.body,
                     extensions={"timeout": {"connect": times.connect, "read": times.read, "write": times.write}},
-                )
+                ) as response:
+                    pairs = ((name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers)
+                    headers = answer_headers(pairs)
+                    body = Body(headers, self._max_bytes)
+                    async for chunk in response.aiter_stream():
+                        body.add(chunk)
             finally:
                 await self._give(host, connection)
         finally:
             self._slots.release()
-        pairs = ((name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers)
-        headers = answer_headers(pairs)
-        return Answer(response.status, _unpacked(response.content, headers), headers, self._clock())
+        return Answer(response.status, body.content, headers, self._clock())
 
     async def _slot(self, seconds: float | None) -> None:
         if not self._slots.locked():
@@ -184,10 +205,3 @@ def _host(base: str) -> Host:
 def _headers(host: Host, call: Call[T]) -> list[tuple[bytes, bytes]]:
     named: Iterable[tuple[str, str]] = (*_PACKED, *call.headers.items())
     return [(b"host", host.header), *((name.encode(), value.encode()) for name, value in named)]
-
-
-def _unpacked(content: bytes, headers: dict[str, str]) -> bytes:
-    packed = headers.get("content-encoding")
-    if packed is None or not content:
-        return content
-    return httpx.Response(200, headers={"content-encoding": packed}, content=content).content

@@ -18,10 +18,23 @@ import httpx
 
 from airflow_provider_segmind.api.aiohttp_sender import AiohttpSender
 from airflow_provider_segmind.api.answers import Answer
+from airflow_provider_segmind.api.bodies import (
+    ACCEPT_ENCODING,
+    MAX_RESPONSE_BYTES,
+    TRIGGERER_RESPONSE_BYTES,
+    Body,
+    TooLargeError,
+)
 from airflow_provider_segmind.api.config import ClientConfig
 from airflow_provider_segmind.api.connections import Connections
 from airflow_provider_segmind.api.protocol import Call
-from airflow_provider_segmind.api.transport import answer_headers, http_timeout, shared_tls, transport_error
+from airflow_provider_segmind.api.transport import (
+    answer_headers,
+    http_timeout,
+    shared_tls,
+    too_large,
+    transport_error,
+)
 
 T = TypeVar("T")
 
@@ -43,6 +56,7 @@ class HttpxSender:
     :param seconds: for a call that names no time of its own.
     :param clock: epoch seconds.
     :param transport: stands in for the network in tests.
+    :param max_bytes: of a response, see :mod:`.bodies`.
     """
 
     def __init__(
@@ -52,29 +66,42 @@ class HttpxSender:
         seconds: float,
         clock: Callable[[], float],
         transport: httpx.AsyncBaseTransport | None = None,
+        max_bytes: int = MAX_RESPONSE_BYTES,
     ) -> None:
         limits = httpx.Limits(max_connections=most, max_keepalive_connections=most)
         self._http = httpx.AsyncClient(transport=transport, verify=shared_tls(), limits=limits)
         self._seconds = seconds
         self._clock = clock
+        self._max_bytes = max_bytes
 
     async def send(self, call: Call[T]) -> T:
         """Carry out ``call`` once and read its answer."""
         seconds = call.timeout or self._seconds
         try:
             async with asyncio.timeout(seconds):
-                response = await self._http.request(
-                    call.method, call.url, content=call.body, headers=call.headers, timeout=http_timeout(seconds)
-                )
+                answer = await self._exchange(call, seconds)
+        except TooLargeError as error:
+            raise too_large(call.asked, error) from error
         except TimeoutError as error:
             raise transport_error(call.asked, call.url, httpx.ReadTimeout("the call took too long")) from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise transport_error(call.asked, call.url, error) from error
-        return call.read(
-            Answer(
-                response.status_code, response.content, answer_headers(response.headers.multi_items()), self._clock()
-            )
-        )
+        return call.read(answer)
+
+    async def _exchange(self, call: Call[T], seconds: float) -> Answer:
+        headers = {**call.headers, "accept-encoding": ACCEPT_ENCODING}
+        async with self._http.stream(
+            call.method, call.url, content=call.body, headers=headers, timeout=http_timeout(seconds)
+        ) as response:
+            found = answer_headers(response.headers.multi_items())
+            body = Body(found, self._max_bytes)
+            if response.is_stream_consumed:
+                # A response of a test's transport, unpacked already.
+                body.add_unpacked(response.content)
+            else:
+                async for chunk in response.aiter_raw():
+                    body.add(chunk)
+        return Answer(response.status_code, body.content, found, self._clock())
 
     async def close(self) -> None:
         """Close the connections."""
@@ -94,15 +121,17 @@ def sender_for(
 
     :param most: connections open at once.
     :param transport: stands in for the network in tests.
-    :param light: whether ten megabytes for aiohttp are worth more than its speed.
+    :param light: whether memory is worth more than speed, as in a triggerer: ten megabytes for aiohttp, and whatever a
+        response above :data:`TRIGGERER_RESPONSE_BYTES` would take.
     """
     ends, seconds = config.endpoints, config.request_timeout
     hosts = (ends.gateway, ends.storage, ends.history, ends.models)
+    max_bytes = min(config.max_response_bytes, TRIGGERER_RESPONSE_BYTES) if light else config.max_response_bytes
     if transport is not None or any(environment_proxy(url) for url in hosts):
-        return HttpxSender(most=most, seconds=seconds, clock=clock, transport=transport)
+        return HttpxSender(most=most, seconds=seconds, clock=clock, transport=transport, max_bytes=max_bytes)
     if has_aiohttp() and not light:
-        return AiohttpSender(most=most, seconds=seconds, clock=clock)
-    return Connections(most=most, seconds=seconds, clock=clock)
+        return AiohttpSender(most=most, seconds=seconds, clock=clock, max_bytes=max_bytes)
+    return Connections(most=most, seconds=seconds, clock=clock, max_bytes=max_bytes)
 
 
 def has_aiohttp() -> bool:

@@ -10,10 +10,12 @@ from urllib.parse import urlsplit
 import httpx
 
 from airflow_provider_segmind.api.answers import FATE_UNKNOWN, NOT_BILLED, Asked, mask
+from airflow_provider_segmind.api.bodies import TooLargeError
 from airflow_provider_segmind.exceptions import (
     SegmindConfigError,
     SegmindConnectionError,
     SegmindError,
+    SegmindResponseTooLargeError,
     SegmindSubmissionUnknownError,
     shorten,
 )
@@ -53,6 +55,25 @@ def answer_headers(items: Iterable[tuple[str, str]]) -> dict[str, str]:
         lower = name.lower()
         found[lower] = f"{found[lower]}, {value}" if lower in found else value
     return found
+
+
+def too_large(asked: Asked, error: TooLargeError) -> SegmindResponseTooLargeError:
+    """Return the error of a response that was not read to its end, and say what that means for money."""
+    said = (
+        f"{asked.what} was answered with a response that is too large: {error} (max_response_bytes). "
+        "Reading stopped there."
+    )
+    billed: bool | None = False
+    meaning = f"{asked.costs}."
+    if asked.paid:
+        billed, meaning = None, f"{FATE_UNKNOWN}."
+    elif asked.names == "request":
+        billed = True
+        meaning = (
+            "The request was billed if it has completed, and its result stays at Segmind until an hour after its "
+            "submission: raise max_response_bytes in the connection's extra and clear the task; fetching is free."
+        )
+    return SegmindResponseTooLargeError(f"{said} {meaning}", billed=billed, request_id=asked.request_id)
 
 
 def transport_error(asked: Asked, url: str, error: httpx.HTTPError | httpx.InvalidURL) -> SegmindError:

@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from airflow_provider_segmind.api.bodies import MAX_RESPONSE_BYTES
 from airflow_provider_segmind.api.config import ClientConfig
 from airflow_provider_segmind.api.protocol import Endpoints, base_url
 from airflow_provider_segmind.compat import Connection
@@ -21,6 +22,7 @@ API_KEY_VARIABLE = "SEGMIND_API_KEY"
 EXTRA_FIELDS = (
     *CONNECTION_FIELDS,
     *("rate_share", "redis_url", "count_polls", "typical_seconds", "resubmit_on_server_error", "prices", "output_path"),
+    "max_response_bytes",
 )
 """Everything that an extra may hold."""
 _log = logging.getLogger(__name__)
@@ -64,6 +66,7 @@ def client_config(connection: Connection, extra: Mapping[str, Any], *, rate_shar
         typical_seconds=fields.seconds("typical_seconds"),
         model=fields.text("model"),
         resubmit_on_server_error=fields.flag("resubmit_on_server_error"),
+        max_response_bytes=int(fields.positive("max_response_bytes") or MAX_RESPONSE_BYTES),
     )
 
 

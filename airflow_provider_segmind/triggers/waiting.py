@@ -12,7 +12,11 @@ from airflow_provider_segmind.api.json_values import for_xcom
 from airflow_provider_segmind.api.models import RequestResult
 from airflow_provider_segmind.api.polling import Pending
 from airflow_provider_segmind.compat import conf
-from airflow_provider_segmind.exceptions import SegmindRequestExpiredError, SegmindRequestFailedError
+from airflow_provider_segmind.exceptions import (
+    SegmindRequestExpiredError,
+    SegmindRequestFailedError,
+    SegmindResponseTooLargeError,
+)
 from airflow_provider_segmind.hooks.segmind import SegmindHook
 from airflow_provider_segmind.landing import Place, land_for_event
 from airflow_provider_segmind.triggers.events import RequestEvent
@@ -65,7 +69,12 @@ async def outcome(trigger: SegmindRequestTrigger) -> RequestEvent:
         model=trigger.model,
     )
     poller = await asyncio.wait_for(_poller(trigger), max(0.0, trigger.end_time - time.time()) + LATE)
-    state = await poller.wait(pending, fetch=wants_body, report=trigger.warn)
+    try:
+        state = await poller.wait(pending, fetch=wants_body, report=trigger.warn)
+    except SegmindResponseTooLargeError:
+        # A triggerer holds a thousand requests; a worker takes more of one.
+        trigger.log.info("Request %s has a result too large for a triggerer; its task fetches it", trigger.request_id)
+        return RequestEvent(trigger.request_id, "success")
     trigger.log.info("Request %s is COMPLETED", trigger.request_id)
     if not isinstance(state, RequestResult):
         return RequestEvent(trigger.request_id, "success", {"metrics": for_xcom(state.metrics.to_json()).value}, True)

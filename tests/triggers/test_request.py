@@ -59,6 +59,19 @@ async def test_a_trigger_that_only_waits_tells_metrics_and_no_body(emulator: Seg
     assert set(event["value"]) == {"metrics"}
 
 
+async def test_a_result_too_large_for_a_triggerer_is_left_to_the_task(emulator: SegmindEmulator, clock: Clock) -> None:
+    large = "x" * (5 << 20)
+    emulator.script(text=large, match=CANARY, times=1)
+    trigger = make(clock, fetch=True)
+
+    event = RequestEvent.read(await fire(trigger))
+
+    assert (event.status, event.has_value) == ("success", False)
+    hook = hook_by(clock)
+    assert large in hook.get_result(trigger.request_id).output
+    hook.close()
+
+
 async def test_an_event_is_held_back_until_it_does_no_harm(emulator: SegmindEmulator, clock: Clock) -> None:
     started = time.time()
     await fire(make(clock, not_before=started + 0.4))
