@@ -296,6 +296,19 @@ def broken(asked: Asked, answer: Answer, problem: BrokenAnswerError) -> SegmindA
     return error
 
 
+def clock_offset(answer: Answer) -> float | None:
+    """
+    Return by how many seconds the clock of who answered is ahead of ours, from the Date header; None without one.
+
+    Nobody documents the header, and a proxy may have written it, so it is a hint.
+    """
+    text = answer.headers.get("date", "")
+    try:
+        return parsedate_to_datetime(text).timestamp() - answer.received_at
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+
+
 def seconds_until_reset(answer: Answer) -> float | None:
     """
     Read when the rate limit resets, from ``x-rate-limit-reset-at-utc`` or ``Retry-After``.

@@ -190,6 +190,7 @@ class RequestRecord(WireModel):
     :param model_status: COMPLETED, FAILED or PENDING (the history's own vocabulary).
     :param credits_deduction: USD as billed.
     :param generation_url: where the output file is, for seven days.
+    :param clock_offset: seconds by which the Date header of the answer was ahead of our clock, None without one.
     """
 
     request_id: str
@@ -200,6 +201,7 @@ class RequestRecord(WireModel):
     generation_url: LenientText = Field(default=None, repr=False)
     latency_ms: LenientFloat = None
     error: LenientText = None
+    clock_offset: float | None = Field(default=None, exclude=True, repr=False)
 
 
 class SyncResult(WireModel):

@@ -13,6 +13,7 @@ from airflow_provider_segmind.api.answers import (
     Asked,
     BrokenAnswerError,
     broken,
+    clock_offset,
     mask,
     refusal,
     server_words,
@@ -149,8 +150,8 @@ def model_list(answer: Answer) -> list[ModelInfo]:
 
 def record_list(secret: str, answer: Answer) -> list[RequestRecord]:
     """Read a page of the request history; its envelope is undocumented."""
-    rows = _rows(answer.json())
-    return [_record(row, secret) for row in rows if isinstance(row, dict) and row.get("request_id")]
+    rows, offset = _rows(answer.json()), clock_offset(answer)
+    return [_record(row, secret, offset) for row in rows if isinstance(row, dict) and row.get("request_id")]
 
 
 def record(request_id: str, secret: str, answer: Answer) -> RequestRecord:
@@ -167,9 +168,9 @@ def record(request_id: str, secret: str, answer: Answer) -> RequestRecord:
     return _record({**found, "request_id": request_id}, secret)
 
 
-def _record(row: Mapping[str, Any], secret: str) -> RequestRecord:
+def _record(row: Mapping[str, Any], secret: str, offset: float | None = None) -> RequestRecord:
     words = spoken({"error": row.get("error")}, secret)
-    return _validate(RequestRecord, {**row, "error": words})
+    return _validate(RequestRecord, {**row, "error": words, "clock_offset": offset})
 
 
 def urls(count: int, answer: Answer) -> list[str]:

@@ -171,7 +171,7 @@ class Asker:
             fingerprint=claim.fingerprint, attempt=claim.attempt, at=self._last_success, request_id=accepted.request_id
         )
         run.commits.note(submitted)
-        run.tally.submitted(submitted.request_id, claim.body, claim.at)
+        run.tally.submitted(submitted, claim)
         return submitted
 
     async def _permitted(self, prepared: Prepared, step: Step, bound: CostBound) -> bool:

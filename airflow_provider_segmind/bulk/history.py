@@ -4,17 +4,28 @@ Find requests whose fate is unknown in Segmind's request history, by model, time
 A request that is found is fetched like any other. One that is not found was certainly never created only if the history
 is shown to be up to date and to compare: it holds a request we know, with the body we sent, that was submitted when the
 lost one cannot have been on its way any more; or so much time has passed that the history must have settled. History
-rows appear late (the usage page speaks of up to two hours), so anything else leaves the fate open.
+rows appear late (the usage page speaks of up to two hours), so anything else leaves the fate open. So does a request
+with the same body whose time fits only if the clocks differ by more than is known of them.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
-from airflow_provider_segmind.api.history import CLOCK_SKEW, row_moments
+from airflow_provider_segmind.api.history import (
+    LARGEST_SKEW,
+    POST_DURATION,
+    ClockOffset,
+    Place,
+    body_of,
+    is_sent_body,
+    only_ours,
+    place_of,
+    row_moments,
+)
 from airflow_provider_segmind.api.models import RequestRecord
 from airflow_provider_segmind.bulk.events import Claimed
 from airflow_provider_segmind.bulk.plan import Client
@@ -32,11 +43,14 @@ class Lost:
     A request of unknown fate.
 
     :param claim: what was noted before it was sent; it was sent no earlier.
-    :param until: epoch seconds after which it was certainly not sent any more.
+    :param until: epoch seconds of this try's clock after which it was certainly not sent any more.
+    :param inputs: what was sent, None where only the digest in the claim is known: the row is not in the source any
+        more, or was not read yet.
     """
 
     claim: Claimed
     until: float
+    inputs: Mapping[str, Any] | None = None
 
 
 @dataclass(slots=True)
@@ -52,13 +66,19 @@ class Findings:
     absent: set[bytes] = field(default_factory=set)
 
 
+def _nobody(_: set[str]) -> set[str]:
+    return set()
+
+
 async def find_lost(
     client: Client,
     model: str,
     lost: Mapping[bytes, Lost],
     *,
     witnesses: Iterable[Witness],
+    writer: str,
     former: frozenset[str] = frozenset(),
+    owned: Callable[[set[str]], set[str]] = _nobody,
     now: float,
     settles_after: float,
 ) -> Findings:
@@ -66,53 +86,229 @@ async def find_lost(
     Look for lost requests.
 
     :param lost: each of them, by fingerprint.
-    :param witnesses: known requests, which are never taken for lost ones.
+    :param witnesses: known requests, which are never taken for lost ones; they tell how far the history has come and
+        how the clocks differ.
+    :param writer: the name of this try, whose clock ``now`` and :attr:`Lost.until` are of.
     :param former: more requests that are not to be taken for lost ones.
+    :param owned: says which of some requests belong to other rows.
     :param now: epoch seconds.
     :param settles_after: seconds after which the history is believed to be complete.
     :raises SegmindError: the history cannot be asked; every fate stays open.
     """
-    known = {witness.request_id: witness for witness in witnesses}
-    taken = {request_id for one in lost.values() for request_id in one.claim.request_ids} | former
-    wanted: dict[str, list[bytes]] = {}
-    for mark, one in sorted(lost.items(), key=lambda item: item[1].claim.at):
-        wanted.setdefault(one.claim.body, []).append(mark)
-    findings = Findings()
-    complete, seen, caught_up = True, False, float("-inf")
-    since = min(one.claim.at for one in lost.values())
+    reading = _Reading(lost, witnesses, writer=writer, former=former, now=now)
+    since = min(one.claim.at for one in lost.values()) - LARGEST_SKEW
+    complete = True
     async for record in _records(client, model, since=since, now=now):
         if record is None:
             complete = False
             break
-        seen = True
-        body = _body_digest(record)
-        witness = known.get(record.request_id)
+        if reading.take(record) and reading.placed_all(owned):
+            break
+    return reading.findings(owned, settles_after if complete else None)
+
+
+class _Reading:
+    """What the records read so far say about lost requests."""
+
+    def __init__(
+        self, lost: Mapping[bytes, Lost], witnesses: Iterable[Witness], *,
+        writer: str, former: frozenset[str], now: float,
+    ) -> None:  # fmt: skip
+        self._lost = dict(sorted(lost.items(), key=lambda item: item[1].claim.at))
+        self._known = {witness.request_id: witness for witness in witnesses}
+        self._taken = {request_id for one in lost.values() for request_id in one.claim.request_ids} | former
+        self._writer = writer
+        self._now = now
+        self._candidates: dict[bytes, list[RequestRecord]] = {}
+        self._met: set[str] = set()
+        self._free: set[str] = set()
+        self._matchers = _Matchers(self._lost)
+        self._offsets: dict[str, list[tuple[float, float]]] = {}
+        self._newest = self._caught_up = float("-inf")
+        self._hint: float | None = None
+        self._seen = self._compares = False
+
+    def take(self, record: RequestRecord) -> bool:
+        """Learn from one record; tell whether it may be a lost request."""
+        self._seen = True
+        self._newest = max([self._newest, *row_moments(record)])
+        self._hint = self._hint if record.clock_offset is None else record.clock_offset
+        witness = self._known.get(record.request_id)
         if witness is not None:
-            if witness.body == body:
-                caught_up = max(caught_up, witness.not_before)
-            continue
-        owner = next((mark for mark in wanted.get(body, ()) if _may_be(record, lost[mark].claim)), None)
-        if owner is not None and record.request_id not in taken:
-            wanted[body].remove(owner)
-            findings.found[owner] = record
-            taken.add(record.request_id)
-            # It was sent after its claim, so the history has come that far.
-            caught_up = max(caught_up, lost[owner].claim.at)
-            if len(findings.found) == len(lost):
-                break
-    if complete:
-        comparable = caught_up > float("-inf") or not seen
-        for mark, one in lost.items():
-            settled = comparable and now - one.claim.at >= settles_after
-            if mark not in findings.found and (settled or one.until <= caught_up):
+            self._learn(record, witness)
+            return False
+        # A request with several outputs has several rows.
+        if record.request_id in self._taken or record.request_id in self._met:
+            return False
+        marks = self._matchers.matches(record)
+        if marks:
+            self._met.add(record.request_id)
+        for mark in marks:
+            self._candidates.setdefault(mark, []).append(record)
+        return bool(marks)
+
+    def placed_all(self, owned: Callable[[set[str]], set[str]]) -> bool:
+        """Tell whether each lost request has a record of its own that fits."""
+        if len(self._candidates) < len(self._lost) or len(self._assigned()) < len(self._lost):
+            return False
+        self._drop_owned(owned)
+        return len(self._assigned()) == len(self._lost)
+
+    def _drop_owned(self, owned: Callable[[set[str]], set[str]]) -> None:
+        asked = self._met - self._taken - self._free
+        others = owned(asked) if asked else set()
+        self._taken |= others
+        self._free |= asked - others
+        for mark, records in list(self._candidates.items()):
+            self._candidates[mark] = [record for record in records if record.request_id not in self._taken]
+            if not self._candidates[mark]:
+                del self._candidates[mark]
+
+    def findings(self, owned: Callable[[set[str]], set[str]], settles_after: float | None) -> Findings:
+        """
+        Conclude.
+
+        :param settles_after: as in :func:`find_lost`, None when not all of the history was read.
+        """
+        self._drop_owned(owned)
+        findings = Findings(found=self._assigned())
+        for mark in findings.found:
+            claim = self._lost[mark].claim
+            if claim.writer == self._writer:
+                # It was sent after its claim, so the history has come that far.
+                self._caught_up = max(self._caught_up, claim.at)
+            self._compares = True
+        if settles_after is None:
+            return findings
+        for mark, one in self._lost.items():
+            if mark in findings.found or self._may_be_there(mark, findings):
+                continue
+            settled = (self._compares or not self._seen) and self._now - one.claim.at >= settles_after
+            if settled or one.until <= self._caught_up:
                 findings.absent.add(mark)
-    return findings
+        return findings
+
+    def _learn(self, record: RequestRecord, witness: Witness) -> None:
+        moments = row_moments(record)
+        if moments and witness.not_after is not None and witness.not_after >= witness.not_before:
+            created = min(moments)
+            bounds = (created - witness.not_after, created - witness.not_before)
+            self._offsets.setdefault(witness.writer, []).append(bounds)
+        if self._matchers.compares(record, witness):
+            self._compares = True
+            if witness.writer == self._writer:
+                # The clock of another worker cannot say what came before or after.
+                self._caught_up = max(self._caught_up, witness.not_before)
+
+    def _assigned(self) -> dict[bytes, RequestRecord]:
+        """Give each lost request the record that lies nearest to it, and no record to two of them."""
+        found: dict[bytes, RequestRecord] = {}
+        given: set[str] = set()
+        for mark, one in self._lost.items():
+            fitting = [
+                (gap, number, record)
+                for number, record in enumerate(self._candidates.get(mark, ()))
+                for place, gap in [self._place(record, one)]
+                if place is Place.INSIDE and record.request_id not in given
+            ]
+            if fitting:
+                found[mark] = min(fitting, key=lambda each: each[:2])[2]
+                given.add(found[mark].request_id)
+        return found
+
+    def _may_be_there(self, mark: bytes, findings: Findings) -> bool:
+        given = {record.request_id for record in findings.found.values()}
+        return any(
+            record.request_id not in given and self._place(record, self._lost[mark])[0] is not Place.OUTSIDE
+            for record in self._candidates.get(mark, ())
+        )
+
+    def _place(self, record: RequestRecord, one: Lost) -> tuple[Place, float]:
+        if not row_moments(record):
+            # The days asked about are all that is known of its time.
+            return Place.INSIDE, 0.0
+        told = self._offsets.get(one.claim.writer)
+        known = told if told is not None else [bounds for each in self._offsets.values() for bounds in each]
+        offset = ClockOffset.of(known, at_least=self._newest - self._now, hint=self._hint)
+        return place_of(record, one.claim.at, max(one.until, one.claim.at + POST_DURATION), offset)
+
+
+class _Matchers:
+    """
+    Compares bodies in the history with those that were sent, by digest and, where they are known, by what they hold.
+
+    Bodies that are known are found by one text of theirs, so that a long history is not compared with each of them.
+    """
+
+    def __init__(self, lost: Mapping[bytes, Lost]) -> None:
+        self._lost = lost
+        self._by_digest: dict[str, list[bytes]] = {}
+        self._by_text: dict[tuple[Any, ...], dict[str, list[bytes]]] = {}
+        self._textless: list[bytes] = []
+        for mark, one in lost.items():
+            self._by_digest.setdefault(one.claim.body, []).append(mark)
+            if one.inputs is not None:
+                self._index(mark, one.inputs)
+        self._templates = [one.inputs for one in lost.values() if one.inputs is not None][:4]
+
+    def matches(self, record: RequestRecord) -> list[bytes]:
+        """Return the lost requests whose body a record holds."""
+        theirs = body_of(record)
+        if theirs is None:
+            return []
+        marks = dict.fromkeys(self._by_digest.get(digest(theirs).hex(), ()))
+        for path, texts in self._by_text.items():
+            marks.update(dict.fromkeys(texts.get(_at(theirs, path), ())))
+        marks.update(dict.fromkeys(self._textless))
+        return [mark for mark in marks if self._is(mark, theirs)]
+
+    def compares(self, record: RequestRecord, witness: Witness) -> bool:
+        """Tell whether the history holds the body of a known request so that it can be recognized."""
+        theirs = body_of(record)
+        if theirs is None:
+            return False
+        if digest(theirs).hex() == witness.body:
+            return True
+        # Rows of a table have bodies of one form; without what the server has added it must be what was sent.
+        return any(digest(only_ours(theirs, template)).hex() == witness.body for template in self._templates)
+
+    def _is(self, mark: bytes, theirs: Mapping[str, Any]) -> bool:
+        one = self._lost[mark]
+        return is_sent_body(theirs, digest_sent=one.claim.body, sent=one.inputs)
+
+    def _index(self, mark: bytes, inputs: Mapping[str, Any]) -> None:
+        path, text = max(_texts(inputs, ()), key=lambda item: len(item[1]), default=((), ""))
+        if text:
+            self._by_text.setdefault(path, {}).setdefault(text, []).append(mark)
+        else:
+            self._textless.append(mark)
+
+
+def _texts(value: Any, path: tuple[Any, ...]) -> Iterable[tuple[tuple[Any, ...], str]]:
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _texts(inner, (*path, name))
+    elif isinstance(value, (list, tuple)):
+        for number, inner in enumerate(value):
+            yield from _texts(inner, (*path, number))
+
+
+def _at(value: Any, path: tuple[Any, ...]) -> str:
+    """Return the text at a path, empty when there is none."""
+    for step in path:
+        try:
+            value = value[step]
+        except (KeyError, IndexError, TypeError):
+            return ""
+    return value if isinstance(value, str) else ""
 
 
 async def _records(client: Client, model: str, *, since: float, now: float) -> AsyncIterator[RequestRecord | None]:
     """Yield the records since a day, and None where there are too many to read them all."""
     today = datetime.fromtimestamp(now, UTC).date()
-    first = max(datetime.fromtimestamp(since - 3600, UTC).date(), today - timedelta(days=LONGEST_SPAN))
+    first = max(datetime.fromtimestamp(since, UTC).date(), today - timedelta(days=LONGEST_SPAN))
     for page in range(1, MOST_PAGES + 1):
         records = await client.list_request_records(
             model=model, from_date=first, to_date=today + timedelta(days=1), page=page
@@ -124,18 +320,3 @@ async def _records(client: Client, model: str, *, since: float, now: float) -> A
         if not records:
             return
     yield None
-
-
-def _may_be(record: RequestRecord, claim: Claimed) -> bool:
-    moments = row_moments(record)
-    return not moments or max(moments) >= claim.at - CLOCK_SKEW
-
-
-def _body_digest(record: RequestRecord) -> str:
-    body = record.request_body
-    if isinstance(body, str):
-        try:
-            body = json.loads(body)
-        except ValueError:
-            return ""
-    return digest(body).hex()

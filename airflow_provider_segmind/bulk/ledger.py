@@ -8,13 +8,15 @@ local disk.
 
 from __future__ import annotations
 
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import TypeAlias
 
 from airflow_provider_segmind.api.history import POST_DURATION
-from airflow_provider_segmind.bulk.events import Event, Finished, from_line, to_line
+from airflow_provider_segmind.bulk.events import Claimed, Event, Finished, Submitted, from_line, to_line
 from airflow_provider_segmind.bulk.index import CompactIndex
 from airflow_provider_segmind.bulk.segments import (
     read_segment,
@@ -150,11 +152,28 @@ class Ledger:
     def witnesses(self) -> list[Witness]:
         """Return requests whose body and submission are known: those still open, and the latest that ended."""
         waiting = [
-            Witness(row.submitted.request_id, row.claim.body, row.claim.at)
+            Witness(row.submitted.request_id, row.claim.body, row.claim.at, row.submitted.at, row.claim.writer)
             for _, row in self.open_rows()
             if row.submitted is not None and row.claim is not None
         ]
         return [*waiting, *self._recent]
+
+    def known_requests(self, request_ids: set[str]) -> set[str]:
+        """Return those of some requests that a row is known to have had; reads everything that was finished."""
+        if not request_ids:
+            return set()
+        pattern = re.compile(b"|".join(re.escape(request_id.encode()) for request_id in request_ids))
+        finished = (line for _, line in self._spool.lines())
+        found: set[str] = set()
+        for line in chain(self._answers.values(), self._writing.values(), finished):
+            found.update(match.decode() for match in pattern.findall(line))
+        for row in self._open.values():
+            for event in row.events():
+                if isinstance(event, Submitted):
+                    found.add(event.request_id)
+                elif isinstance(event, Claimed):
+                    found.update(event.request_ids)
+        return found & request_ids
 
     def totals(self) -> RunTotals:
         """Return what the run has used up, rows still open included."""
@@ -227,8 +246,8 @@ class Ledger:
             self._totals.add(event)
         if event.seconds is not None and event.request_ids:
             # It was accepted some time before its submission was noted.
-            accepted = event.at - event.seconds - POST_DURATION
-            self._recent.append(Witness(event.request_ids[-1], event.body, accepted))
+            accepted = event.at - event.seconds
+            self._recent.append(Witness(event.request_ids[-1], event.body, accepted - POST_DURATION, accepted))
         success = event.outcome is Outcome.SUCCESS
         place = self._spool.reserve(line)
         self._answers[place] = line

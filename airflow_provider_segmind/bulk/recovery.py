@@ -8,7 +8,7 @@ from typing import Protocol
 
 from airflow_provider_segmind.bulk.budget import Budget
 from airflow_provider_segmind.bulk.commits import GroupCommit
-from airflow_provider_segmind.bulk.events import Freed, Submitted
+from airflow_provider_segmind.bulk.events import Claimed, Freed, Submitted
 from airflow_provider_segmind.bulk.history import Findings, Lost, find_lost
 from airflow_provider_segmind.bulk.ledger import Ledger
 from airflow_provider_segmind.bulk.plan import Client, OnUnknown, Prepared, Question, Settings, Shard
@@ -56,7 +56,7 @@ async def decide_lost(run: Run, lost: Mapping[bytes, tuple[Prepared, float]]) ->
     :param lost: by fingerprint, the row, and epoch seconds after which its request was certainly not sent.
     """
     claims = {
-        mark: Lost(row.claim, until=lost[mark][1])
+        mark: _lost(row.claim, *lost[mark])
         for mark, row in run.ledger.open_rows()
         if mark in lost and row.claim is not None
     }
@@ -91,7 +91,9 @@ async def recover(run: Run, lost: Mapping[bytes, Lost]) -> Findings:
             run.question.model,
             lost,
             witnesses=[*run.ledger.witnesses(), *run.tally.witnesses],
+            writer=run.ledger.writer,
             former=_former(run.ledger, lost),
+            owned=run.ledger.known_requests,
             now=run.clock(),
             settles_after=run.settings.history_settles_after,
         )
@@ -120,6 +122,11 @@ def free(run: Run, mark: bytes) -> None:
     if row is not None:
         for writer in row.claims:
             run.commits.note(Freed(fingerprint=mark, attempt=row.attempt, at=run.clock(), writer=writer))
+
+
+def _lost(claim: Claimed, prepared: Prepared, until: float) -> Lost:
+    # A row that was read again tells what was sent, unless that was a further question about it.
+    return Lost(claim, until=until, inputs=prepared.inputs if prepared.body == claim.body else None)
 
 
 def _former(ledger: Ledger, lost: Iterable[bytes]) -> frozenset[str]:

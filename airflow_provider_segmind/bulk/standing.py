@@ -102,11 +102,15 @@ class Witness:
 
     :param body: SHA-256 in hex of what was sent.
     :param not_before: epoch seconds before which Segmind cannot have accepted it.
+    :param not_after: epoch seconds after which it had accepted it, None where nobody noted that.
+    :param writer: the try whose clock these are of, empty where nobody noted that.
     """
 
     request_id: str
     body: str
     not_before: float
+    not_after: float | None = None
+    writer: str = ""
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from airflow_provider_segmind.bulk.events import Finished
+from airflow_provider_segmind.bulk.events import Claimed, Finished, Submitted
 from airflow_provider_segmind.bulk.reasons import Reasons
 from airflow_provider_segmind.bulk.standing import WITNESSES, Witness
 from airflow_provider_segmind.bulk.timeline import Timeline
@@ -102,9 +102,9 @@ class Tally:
             self.looks += 1
         self.timeline.add(self.clock(), "posts" if paid else "looks")
 
-    def submitted(self, request_id: str, body: str, at: float) -> None:
-        """Note a request that Segmind accepted, no earlier than ``at`` in epoch seconds."""
-        self.witnesses.append(Witness(request_id, body, at))
+    def submitted(self, submitted: Submitted, claim: Claimed) -> None:
+        """Note a request that Segmind accepted, and the claim before it."""
+        self.witnesses.append(Witness(submitted.request_id, claim.body, claim.at, submitted.at, claim.writer))
 
     def settled(self, event: Finished) -> None:
         """Note an outcome."""

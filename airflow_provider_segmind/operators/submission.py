@@ -261,7 +261,8 @@ class Submission:
             self._log.info("Found it: request %s. Going on with it, nothing is paid again", record.request_id)
             return self._write(note.accepted(record.request_id, history.submission_moment(record, note)))
         # A history that cannot be asked just now has not said that the request is not there.
-        unheard = trouble is not None and trouble.retryable
+        # Nor has one that shows an equal request, if the clocks differ.
+        unheard = trouble is not None and (trouble.retryable or trouble.billed is None)
         if self.policies.on_unknown == "resubmit" and not unheard and note.resubmits < self.policies.max_resubmits:
             risk = "If that POST did arrive, it is billed as well."
             said = unknown_message(note, f"The request history does not show it. Submitting again as asked. {risk}")
@@ -270,19 +271,25 @@ class Submission:
 
     def _look_up(self, note: Note, waits: tuple[float, ...]) -> tuple[RequestRecord | None, SegmindError | None]:
         try:
-            return self.client.drive(history.search(self.client.wire, note, self.inputs, waits=waits)), None
+            return self.client.drive(
+                history.search(self.client.wire, note, self.inputs, now=self._clock(), waits=waits)
+            ), None
         except SegmindError as trouble:
             return None, trouble
 
     def _unknown(
         self, note: Note, cause: SegmindError | None, trouble: SegmindError | None
     ) -> SegmindSubmissionUnknownError:
-        if trouble is not None:
+        if trouble is not None and trouble.billed is None:
+            found = str(trouble)
+        elif trouble is not None:
             found = f"The request history cannot be asked: {trouble}"
         else:
             found = "The request history does not show it (rows appear up to two hours late)."
         risk = "submits again, which pays twice if that POST did arrive"
-        if self.policies.on_unknown == "resubmit" and note.resubmits >= self.policies.max_resubmits:
+        if trouble is not None and trouble.billed is None:
+            risk = "does not submit again while that is open"
+        elif self.policies.on_unknown == "resubmit" and note.resubmits >= self.policies.max_resubmits:
             risk = f"has submitted again as often as it may ({self.policies.max_resubmits} times)"
         look = f"{found} Nothing was sent again. Clear the task to look again; on_unknown='resubmit' {risk}."
         error = SegmindSubmissionUnknownError((f"{cause} " if cause else "") + unknown_message(note, look))

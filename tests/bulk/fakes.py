@@ -66,6 +66,8 @@ class FakeSegmind:
         accepted, answer lost) or an exception to raise.
     :param failing: is asked for Segmind's words when a body makes a request FAIL.
     :param history_delay: seconds until a request stands in the history.
+    :param skew: seconds by which its own clock is ahead.
+    :param defaults: what it adds to a body before the history shows it.
     """
 
     def __init__(
@@ -79,7 +81,11 @@ class FakeSegmind:
         history_delay: float = 0.0,
         steps: int = 1,
         rng: random.Random | None = None,
+        skew: float = 0.0,
+        defaults: Mapping[str, Any] | None = None,
     ) -> None:
+        self.skew = skew
+        self.defaults = defaults or {}
         self.clock = clock
         self.jobs: dict[str, Job] = {}
         self.posts = 0
@@ -188,9 +194,9 @@ class FakeSegmind:
             model_name=job.model,
             model_status="COMPLETED" if job.failed is None else "FAILED",
             credits_deduction=job.cost if job.failed is None else 0.0,
-            request_body=job.body,
+            request_body={**self.defaults, **job.body},
             error=job.failed,
-            model_created=job.at,
+            model_created=job.at + self.skew,
         )
 
 

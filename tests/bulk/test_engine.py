@@ -329,6 +329,72 @@ async def test_a_lone_request_that_never_arrived_is_sent_again_after_the_history
     assert world.segmind.posts == 2
 
 
+@pytest.mark.parametrize("skew", [300.0, -300.0, 1800.0, -1800.0, 90_000.0, -90_000.0])
+async def test_clocks_that_differ_do_not_hide_a_lost_request(skew: float) -> None:
+    lost = ["lost"]
+    world = World(trouble=lambda body: lost.pop() if body["prompt"] == "Say b" and lost else None, skew=skew)
+    landed = await world.run(table("a", "b", "c", "d"), settings={"concurrency": 1})
+    assert landed.statuses == ["success"] * 4
+    assert world.segmind.posts == 4
+
+
+@pytest.mark.parametrize("skew", [300.0, -300.0, 1800.0, -1800.0])
+async def test_a_lone_lost_request_is_never_paid_twice_when_clocks_differ(skew: float) -> None:
+    lost = ["lost"]
+    world = World(trouble=lambda body: lost.pop() if lost else None, skew=skew, history_delay=100.0)
+    for _ in range(4):
+        await world.run(table("a"))
+        world.clock.now += 4 * 3600
+    assert world.segmind.posts == 1
+
+
+@pytest.mark.parametrize("ahead", [0.0, 600.0, -600.0])
+async def test_what_a_worker_with_another_clock_has_sent_does_not_prove_that_a_request_never_arrived(
+    ahead: float,
+) -> None:
+    lost = ["lost"]
+    world = World(trouble=lambda body: lost.pop() if body["prompt"] == "Say b" and lost else None)
+    world.segmind.history_delay = 1e9
+    world.clock.now += ahead
+    world.segmind.skew = -ahead
+    await world.run(table("a", "b"), settings={"concurrency": 1})
+    # The retry runs elsewhere; the history shows only what was sent before the lost one.
+    world.clock.now += 60 - ahead
+    world.segmind.skew = 0.0
+    world.segmind.history_delay = 0.0
+    hidden = [job for job in world.segmind.jobs.values() if job.body["prompt"] == "Say b"]
+    shown = {id: job for id, job in world.segmind.jobs.items() if job not in hidden}
+    jobs, world.segmind.jobs = world.segmind.jobs, shown
+    await world.run(table("a", "b"), settings={"concurrency": 1})
+    assert world.segmind.posts == 2
+    assert len(jobs) == 2
+
+
+@pytest.mark.parametrize("defaults", [{"top_p": 1}, {"safety": {"level": "low"}, "seed": None}])
+async def test_defaults_that_the_server_adds_do_not_hide_a_lost_request(defaults: dict[str, Any]) -> None:
+    lost = ["lost", "gone"]
+    world = World(
+        trouble=lambda body: lost.pop() if body["prompt"] in ("Say b", "Say c") and lost else None, defaults=defaults
+    )
+    for _ in range(2):
+        landed = await world.run(table("a", "b", "c", "d"), settings={"concurrency": 1})
+    assert landed.statuses == ["success"] * 4
+    assert len(world.segmind.paid_bodies) == 4
+
+
+async def test_an_equal_request_of_another_row_is_not_taken_for_a_lost_one() -> None:
+    world = World()
+    # Many more than are remembered in memory.
+    await world.run(table("a", *map(str, range(300))), question(schema={"type": "string"}))
+    world.clock.now = min(job.at for job in world.segmind.jobs.values()) + 1
+    lost = ["gone"]
+    world.segmind.trouble = lambda body: lost.pop() if lost else None
+    landed = await world.run(table("a", "b"), settings={"concurrency": 1})
+    assert landed.statuses == ["success", "success"]
+    assert len(set(landed.column("_segmind_request_id"))) == 2
+    assert len(world.segmind.jobs) == 301 + 2
+
+
 async def test_a_history_out_of_reach_leaves_fates_open() -> None:
     class Mute(FakeSegmind):
         async def list_request_records(self, **_: Any) -> Any:

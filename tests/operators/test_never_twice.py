@@ -43,6 +43,7 @@ class Segmind:
         self.history_delay = 0.0
         self.history_down = False
         self.next_post = "accept"
+        self.skew = 0.0
 
     @property
     def billed(self) -> list[dict[str, Any]]:
@@ -84,7 +85,7 @@ class Segmind:
         return httpx.Response(200, json={"request_id": made["id"], "status": "QUEUED"})
 
     def _row(self, each: dict[str, Any]) -> dict[str, Any]:
-        created = datetime.fromtimestamp(each["at"], UTC).isoformat()
+        created = datetime.fromtimestamp(each["at"] + self.skew, UTC).isoformat()
         return {
             "request_id": each["id"],
             "model_name": "a-model",
@@ -200,8 +201,8 @@ class OneTaskInstance(RuleBasedStateMachine):
             assert len(world.segmind.billed) == before
         world.store_down = False
         # Whoever asks to resubmit what is unknown pays once more for each POST whose answer nobody noted.
-        unnoted = "after" in trouble or trouble == "lose before" or death[1] == "id"
-        self.allowed += unnoted and self.policies.on_unknown == "resubmit"
+        unnoted = ("after" in trouble or trouble == "lose before") + (death[1] == "id")
+        self.allowed += unnoted if self.policies.on_unknown == "resubmit" else 0
 
     @rule()
     def a_quiet_try(self) -> None:
@@ -330,6 +331,19 @@ def test_resubmitting_an_unknown_post_ends_at_max_resubmits(world: World) -> Non
     with pytest.raises(SegmindError, match=r"as often as it may \(2 times\)"):
         submission.begin()
     assert len(world.segmind.requests) == 3
+
+
+@pytest.mark.parametrize("policy", ["fail", "wait", "resubmit"])
+@pytest.mark.parametrize("skew", [300.0, -300.0, 1500.0, -1500.0])
+def test_a_clock_minutes_ahead_or_behind_pays_nothing_twice(world: World, skew: float, policy: str) -> None:
+    world.segmind.next_post, world.segmind.skew = "lose after", skew
+    if skew > 0:
+        # The row itself tells that Segmind's clock is ahead.
+        assert go(world, on_unknown=policy).request_id == "r-0"
+    else:
+        with pytest.raises(SegmindError, match=r"request 'r-0' with the same inputs.*check the clock"):
+            go(world, on_unknown=policy)
+    assert len(world.segmind.requests) == 1
 
 
 def test_a_history_that_cannot_be_asked_is_not_a_history_without_the_request(world: World) -> None:
