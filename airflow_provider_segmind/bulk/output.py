@@ -7,10 +7,11 @@ and tokens, so that sums over a column are right.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeAlias
 
 from airflow_provider_segmind.bulk.asking import STOPPED
 from airflow_provider_segmind.bulk.columns import Kinds
@@ -62,6 +63,21 @@ class OutputRow:
     request_ids: tuple[str, ...] = ()
     cost: float | None = None
     tokens: int | None = None
+
+
+class KeyedOutput(Protocol):
+    """
+    An output that is not a file, and that may refuse single rows.
+
+    Both return the rows that were written or refused by now, in order: each with the reason for which it was refused,
+    "" where it was not.
+    """
+
+    def put(self, values: Mapping[str, Any], row: OutputRow, /) -> Iterable[tuple[OutputRow, str]]:
+        """Take the columns of a row, and the row."""
+
+    def flush(self) -> Iterable[tuple[OutputRow, str]]:
+        """Write what waits."""
 
 
 class Output:
@@ -151,7 +167,7 @@ def land(
     output: StorePath | None = None,
     dead_letters: StorePath | None = None,
     each: Callable[[Mapping[str, Any]], None] | None = None,
-    keyed: Callable[[Mapping[str, Any], OutputRow], None] | None = None,
+    keyed: KeyedOutput | None = None,
     misfit: Misfit | None = None,
 ) -> Manifest:
     """
@@ -160,8 +176,7 @@ def land(
     :param output: a table; its name says the format.
     :param dead_letters: a JSONL file of the rows without an answer.
     :param each: is called with the columns of every row.
-    :param keyed: is called with the columns of every row that has a question, and with the row, for an output that is
-        no file.
+    :param keyed: takes every row, too, for an output that is not a file.
     :param misfit: says why that output cannot hold an answer, which then counts as ``invalid``.
     :raises SegmindBulkError: the counts do not add up.
     """
@@ -173,14 +188,8 @@ def land(
             kinds.observe(rows.values(row))
     count = _Count(engine)
     with _sink(output, rows.columns, kinds) as write, _dead_letter_sink(dead_letters) as bury:
-        for row in rows.rows():
+        for row in _taken(rows, write, each, keyed):
             count.add(row)
-            values = rows.values(row)
-            write(values)
-            if each is not None:
-                each(values)
-            if keyed is not None and row.place.fingerprint is not None:
-                keyed(values, row)
             if row.outcome is not Outcome.SUCCESS:
                 bury(_dead_letter(row))
     manifest = count.manifest()
@@ -188,6 +197,33 @@ def land(
     manifest.outputs = [str(output)] if output is not None else []
     manifest.dead_letters = [str(dead_letters)] if dead_letters is not None else []
     return manifest.check()
+
+
+def _taken(
+    rows: Output, write: Write, each: Callable[[Mapping[str, Any]], None] | None, keyed: KeyedOutput | None
+) -> Iterator[OutputRow]:
+    """Write every row, and yield it with what became of it."""
+    for row in rows.rows():
+        values = rows.values(row)
+        write(values)
+        if each is not None:
+            each(values)
+        if keyed is None:
+            yield row
+        else:
+            yield from itertools.starmap(_settled, keyed.put(values, row))
+    if keyed is not None:
+        yield from itertools.starmap(_settled, keyed.flush())
+
+
+def _settled(row: OutputRow, refusal: str) -> OutputRow:
+    """Return a row with the reason for which a keyed output refused it; what was paid for it is in the ledger."""
+    if not refusal:
+        return row
+    if row.outcome is Outcome.SUCCESS:
+        reason = f"the answer is in the ledger, but the table refused the row: {refusal}"
+        return replace(row, outcome=Outcome.INVALID, reason=reason)
+    return replace(row, reason=f"{row.reason}; the table refused the row: {refusal}")
 
 
 def _sink(path: StorePath | None, columns: tuple[str, ...], kinds: Kinds | None) -> AbstractContextManager[Write]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from airflow_provider_segmind.bulk.sql.held import HeldRows
 from airflow_provider_segmind.bulk.sql.kinds import Kind, kind_of_schema
 from airflow_provider_segmind.bulk.sql.names import TableName, quoted
 from airflow_provider_segmind.bulk.sql.query import Query
+from airflow_provider_segmind.bulk.sql.table_writer import TableWriter
 from airflow_provider_segmind.bulk.sql.target import Target
 from airflow_provider_segmind.bulk.storage import StorePath
 from airflow_provider_segmind.exceptions import SegmindBulkError, SegmindConfigError
@@ -131,21 +133,17 @@ class SqlEnds:
         """Write the rows into the target, and the dead letters and the manifest into files."""
         # SQLite writes nothing while somebody reads.
         self._source.close()
-        with self._target.writing() as write:
-
-            def keyed(values: Mapping[str, Any], row: OutputRow) -> None:
-                write(self._priced(values, row, engine.ledger.run))
-
+        with self._target.writing() as writer:
             manifest = land(
                 engine,
                 dead_letters=beside(self._reports, "dead_letters", ending=".jsonl"),
                 each=each,
-                keyed=keyed,
+                keyed=_KeyedRows(writer, lambda values, row: self._priced(values, row, engine.ledger.run)),
                 misfit=self._target.misfit,
             )
         manifest.columns, manifest.outputs = list(self._target.columns), [self._place]
         manifest.write(self.manifest_path)
-        self._target.check_refused()
+        writer.check_refused()
         return manifest
 
     def close(self) -> None:
@@ -188,6 +186,22 @@ class SqlEnds:
         folder = self._task.report_path
         reports = locate(folder) if folder else self.ledger / REPORTS_FOLDER
         return path_of_part(reports / (re.sub(r"[^\w.\-]+", "_", str(name)) + ".jsonl"), self._task)
+
+
+@dataclass(frozen=True, slots=True)
+class _KeyedRows:
+    """The table as an output that may refuse rows."""
+
+    writer: TableWriter[OutputRow]
+    priced: Callable[[Mapping[str, Any], OutputRow], Mapping[str, Any]]
+
+    def put(self, values: Mapping[str, Any], row: OutputRow) -> list[tuple[OutputRow, str]]:
+        """Write a row that has a question; others have no place in the table."""
+        return self.writer.put(None if row.place.fingerprint is None else self.priced(values, row), row)
+
+    def flush(self) -> list[tuple[OutputRow, str]]:
+        """Write what waits."""
+        return self.writer.flush()
 
 
 def database_hook(conn_id: str, field: str) -> Any:

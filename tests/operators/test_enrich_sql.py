@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import re
 import threading
 from decimal import Decimal
 from pathlib import Path
@@ -16,7 +17,7 @@ from pydantic import BaseModel
 
 from airflow_provider_segmind.bulk.manifest import Manifest, merge
 from airflow_provider_segmind.bulk.sql.query import BLOCK_ROWS, Query
-from airflow_provider_segmind.bulk.sql.target import Target
+from airflow_provider_segmind.bulk.sql.table_writer import TableWriter
 from airflow_provider_segmind.compat import AirflowFailException
 from airflow_provider_segmind.emulator import SegmindEmulator
 from airflow_provider_segmind.exceptions import SegmindBulkError
@@ -403,16 +404,16 @@ class TestTrouble:
         self, shop: Shop, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         shop.stock(*map(str, range(9)))
-        transact, calls = Target._transact, []
+        transact, calls = TableWriter._transact_once, []
 
-        def breaks(self: Target, connection: Any, rows: Any) -> Any:
+        def breaks(self: TableWriter[Any], rows: Any) -> Any:
             calls.append(len(rows))
             if len(calls) > 2:
-                connection.close()
-            return transact(self, connection, rows)
+                self._connection.close()
+            return transact(self, rows)
 
         with monkeypatch.context() as patched:
-            patched.setattr(Target, "_transact", breaks)
+            patched.setattr(TableWriter, "_transact_once", breaks)
             with pytest.raises(
                 SegmindBulkError, match=r"Writing to the table 'answers' of 'shop' failed.*in the ledger"
             ):
@@ -423,6 +424,79 @@ class TestTrouble:
         assert len(shop.answers) == 9
         assert shop.posts == 9
         shop.check_money(manifest)
+
+    def test_a_row_that_the_target_refuses_is_named_and_a_retry_pays_nothing(self, shop: Shop) -> None:
+        kind = shop.source.conn_type
+        shop.source.run(f"CREATE TABLE answers (id INT PRIMARY KEY CHECK (id <> 2), answer TEXT, {OWN})")
+        shop.source.fill("things", "id VARCHAR(9), thing VARCHAR(10)", [("1", "sky"), ("2", "rose"), ("3", "leaf")])
+
+        for _ in range(2):
+            with pytest.raises(AirflowFailException, match=r"refused 1 rows.*dead letters name them.*nothing is paid"):
+                shop.ask()
+            (letter,) = shop.dead_letters
+            assert (letter["key"], letter["outcome"], letter["row"]) == ({"id": "2"}, "invalid", 1)
+            assert re.match(
+                r"the answer is in the ledger, but .* refused the row: \w*(Constr|Check|Integ)", letter["reason"]
+            )
+            assert [row["id"] for row in shop.answers] == [1, 3]
+            manifest = Manifest.from_json(
+                json.loads((shop.folder / "ledger" / "reports" / "answers.manifest.json").read_text())
+            )
+            assert (manifest.outcomes["success"], manifest.outcomes["invalid"]) == (2, 1)
+            assert shop.posts == 3
+            shop.run = Run(run_id="another night")
+
+        shop.source.run("DROP TABLE answers", f"CREATE TABLE answers (id INT PRIMARY KEY, answer TEXT, {OWN})")
+        shop.ask()
+        assert (len(shop.answers), shop.posts) == (3, 3), kind
+
+    @pytest.mark.postgres
+    def test_a_key_that_cannot_be_cast_is_named(
+        self, small: Shop, postgres: OneDatabase, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AIRFLOW_CONN_SHOP", json.dumps(postgres.airflow))
+        small.source = postgres
+        postgres.run(f"CREATE TABLE answers (id INT PRIMARY KEY, answer TEXT, {OWN})")
+        postgres.fill("things", "id TEXT, thing TEXT", [("1", "sky"), ("x", "rose"), ("3", "leaf")])
+
+        with pytest.raises(AirflowFailException, match=r"refused 1 rows"):
+            small.ask(on_partial="succeed")
+
+        (letter,) = small.dead_letters
+        assert letter["key"] == {"id": "x"}
+        assert "InvalidTextRepresentation (22P02)" in letter["reason"]
+        assert len(small.answers) == 2
+        postgres.run("ALTER TABLE answers ALTER id TYPE TEXT")
+        assert small.ask()["outcomes"]["success"] == small.posts == 3
+
+    @pytest.mark.postgres
+    def test_a_session_that_ends_while_rows_are_read_keeps_what_was_read(
+        self, small: Shop, postgres: OneDatabase, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AIRFLOW_CONN_SHOP", json.dumps(postgres.airflow))
+        small.source = postgres
+        rows = BLOCK_ROWS + 5
+        small.stock(*(f"t{number % 7}" for number in range(rows)))
+        fetch = Query._fetch
+
+        def breaks(self: Query) -> Any:
+            if self._rows_read:
+                postgres.rows(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+            return fetch(self)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Query, "_fetch", breaks)
+            with pytest.raises(SegmindBulkError, match=rf"broke off after {BLOCK_ROWS} rows.*57P01") as caught:
+                small.ask()
+
+        assert caught.value.retryable
+        assert len(small.answers) == BLOCK_ROWS
+        assert small.posts == 7
+        assert small.ask()["outcomes"]["success"] == rows
+        assert (len(small.answers), small.posts) == (rows, 7)
 
     def test_an_answer_that_fits_no_column_is_invalid_and_stays_in_the_ledger(self, small: Shop) -> None:
         small.stock("sky", "rose")

@@ -89,6 +89,11 @@ def is_conflict(error: BaseException) -> bool:
     return number in _CONFLICT_NUMBERS if isinstance(number, int) and not isinstance(number, bool) else False
 
 
+def is_transient(error: BaseException) -> bool:
+    """Tell whether the SQLSTATE says that the moment was bad: a connection, a lock, a server that shuts down."""
+    return is_conflict(error) or _state(error)[:2] in _SERVER_STATES - {"25", "26", "28", "34", "3D"}
+
+
 def again_after_conflicts(
     work: Callable[[], _Result],
     *,

@@ -5,23 +5,20 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 from airflow_provider_segmind.bulk.rows import digest
 from airflow_provider_segmind.bulk.sql.dialects import Dialect
-from airflow_provider_segmind.bulk.sql.drivers import described, driver_errors, may_be_a_row
+from airflow_provider_segmind.bulk.sql.drivers import again_after_conflicts, described, driver_errors, is_transient
 from airflow_provider_segmind.bulk.sql.key_forms import KeyForm, key_form
-from airflow_provider_segmind.bulk.sql.kinds import Kind, MisfitError, cell, compared, key_cell, kind_of_values
+from airflow_provider_segmind.bulk.sql.kinds import Kind, MisfitError, cell, compared, kind_of_values
 from airflow_provider_segmind.bulk.sql.names import TableName
 from airflow_provider_segmind.bulk.sql.query import Query
-from airflow_provider_segmind.bulk.sql.statements import OWN_COLUMNS, Statements
+from airflow_provider_segmind.bulk.sql.statements import Statements
 from airflow_provider_segmind.bulk.sql.table_check import check_columns, check_names, check_present
 from airflow_provider_segmind.bulk.sql.table_schema import Column, read_columns
+from airflow_provider_segmind.bulk.sql.table_writer import TableWriter
 from airflow_provider_segmind.exceptions import SegmindBulkError, SegmindConfigError
-
-KEPT = "The answers are in the ledger: a retry writes them and pays nothing again."
-MOST_REFUSED = 100
-"""Rows that a database may refuse before it is taken for a table that takes none."""
 
 
 class Target:
@@ -49,8 +46,6 @@ class Target:
         self._title = f"the table {str(name)!r} of {place!r}"
         self._batch_rows = batch_rows
         self._statements = Statements(dialect=dialect, name=name, key=dict.fromkeys(key), answers=answers)
-        self.rows_refused = 0
-        self._refusal = ""
         self._forms: Mapping[str, KeyForm] = {}
 
     @property
@@ -143,99 +138,14 @@ class Target:
         return None
 
     @contextlib.contextmanager
-    def writing(self) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    def writing(self) -> Iterator[TableWriter[Any]]:
         """
-        Give a function that takes the columns of one row by name, for one row a key; rows are written in transactions.
+        Give what writes rows into the table.
 
-        What was written stays when the block fails. Rows that the database refuses for themselves are counted in
-        :attr:`rows_refused`, and the others written.
-
-        :raises SegmindBulkError: the database cannot be written to.
+        :raises SegmindBulkError: the database cannot be opened.
         """
-        self.rows_refused = 0
-        waiting: list[Mapping[str, Any]] = []
         with self._opened() as connection:
-
-            def write(row: Mapping[str, Any]) -> None:
-                waiting.append(self._cells(row))
-                if len(waiting) >= self._batch_rows:
-                    self._write(connection, waiting)
-                    waiting.clear()
-
-            yield write
-            if waiting:
-                self._write(connection, waiting)
-
-    def check_refused(self) -> None:
-        """
-        Say that rows were refused.
-
-        :raises SegmindBulkError: some were.
-        """
-        if self.rows_refused:
-            raise SegmindBulkError(
-                f"{self._title} refused {self.rows_refused} rows ({self._refusal}); the others are in it. Their "
-                "answers are in the ledger: change the table so that it takes them and clear the task; nothing is paid "
-                "again."
-            )
-
-    def _cells(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        kinds = {**self._statements.answers, **OWN_COLUMNS}
-        texts = self._statements.dialect.texts
-        cells = {name: key_cell(kind, row[name], texts=texts) for name, kind in self._statements.key.items()}
-        return cells | {name: cell(kind, row.get(name)) for name, kind in kinds.items()}
-
-    def _write(self, connection: Any, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write rows in one transaction; if they are refused, all but those that cannot be written."""
-        refused = self.rows_refused
-        self._write_what_can_be(connection, rows)
-        if 1 < len(rows) == self.rows_refused - refused:
-            # Not even one of them could be written: that is the table's fault, and no row's.
-            raise SegmindBulkError(f"Writing to {self._title} failed: {self._refusal}. {KEPT}", retryable=True)
-
-    def _write_what_can_be(self, connection: Any, rows: Sequence[Mapping[str, Any]]) -> None:
-        refusal = self._transact(connection, rows)
-        if refusal is None:
-            return
-        self._refusal = refusal
-        if len(rows) > 1:
-            middle = len(rows) // 2
-            self._write_what_can_be(connection, rows[:middle])
-            self._write_what_can_be(connection, rows[middle:])
-            return
-        self.rows_refused += 1
-        if self.rows_refused > MOST_REFUSED:
-            raise SegmindBulkError(
-                f"{self._title} refused more than {MOST_REFUSED} rows ({refusal}). {KEPT}", retryable=True
-            )
-
-    def _transact(self, connection: Any, rows: Sequence[Mapping[str, Any]]) -> str | None:
-        """Write rows in one transaction; return what the driver says when it refused them, so that none was written."""
-        statements, step = self._statements, self._statements.rows_per_statement
-        with (
-            driver_errors(f"Writing to {self._title}", meaning=KEPT, values=True, retryable=True),
-            contextlib.closing(connection.cursor()) as cursor,
-        ):
-            try:
-                if statements.dialect.begin:
-                    cursor.execute(statements.dialect.begin)
-                for start in range(0, len(rows), step):
-                    part = rows[start : start + step]
-                    cursor.execute(statements.write(len(part)), statements.parameters(part))
-                self._end(connection, cursor, "COMMIT")
-            except Exception as error:
-                self._end(connection, cursor, "ROLLBACK")
-                if not may_be_a_row(error):
-                    raise
-                return described(error, values=True)
-        return None
-
-    def _end(self, connection: Any, cursor: Any, how: Literal["COMMIT", "ROLLBACK"]) -> None:
-        """End a transaction where it was begun: a cursor of DuckDB is a connection of its own."""
-        if self._statements.dialect.begin:
-            cursor.execute(how)
-        else:
-            (connection.commit if how == "COMMIT" else connection.rollback)()
+            yield TableWriter(connection, statements=self._statements, title=self._title, batch_rows=self._batch_rows)
 
     def _columns(self, connection: Any) -> list[str] | None:
         """Return the table's columns, None when it cannot be read."""
@@ -266,14 +176,23 @@ class Target:
         return columns or []
 
     def _rehearse(self, connection: Any) -> None:
+        try:
+            again_after_conflicts(lambda: self._try_writing(connection))
+        except Exception as error:
+            said = described(error, values=False)
+            if is_transient(error):
+                raise SegmindBulkError(
+                    f"Trying {self._title} failed: {said}. Nothing was sent.", retryable=True
+                ) from error
+            raise SegmindConfigError(
+                f"{self._title} cannot be written by key: {said}. Nothing was sent. It needs a primary key or a unique "
+                f"constraint on {', '.join(self._statements.key)}."
+            ) from error
+
+    def _try_writing(self, connection: Any) -> None:
         with contextlib.closing(connection.cursor()) as cursor:
             try:
                 cursor.execute(self._statements.rehearse())
-            except Exception as error:
-                raise SegmindConfigError(
-                    f"{self._title} cannot be written by key: {described(error, values=False)}. Nothing was sent. It "
-                    f"needs a primary key or a unique constraint on {', '.join(self._statements.key)}."
-                ) from error
             finally:
                 self._roll_back(connection)
 

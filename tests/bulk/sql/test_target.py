@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import random
+import re
 import sqlite3
+import string
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +19,7 @@ from uuid import UUID
 
 import pytest
 
+from airflow_provider_segmind.bulk.sql import table_writer
 from airflow_provider_segmind.bulk.sql.dialects import dialect_of
 from airflow_provider_segmind.bulk.sql.held import HeldRows
 from airflow_provider_segmind.bulk.sql.kinds import Kind
@@ -51,15 +55,18 @@ def row(key: Any, team: Any = "shop", status: str = "success", mark: str = MARK,
     }
 
 
-def load(made: Target, *rows: Mapping[str, Any], first: Any = ({"id": 1},)) -> None:
+def load(made: Target, *rows: Mapping[str, Any], first: Any = ({"id": 1},)) -> dict[Any, str]:
     assert made.prepare(lambda: first)
-    write_all(made, *rows)
+    return write_all(made, *rows)
 
 
-def write_all(made: Target, *rows: Mapping[str, Any]) -> None:
-    with made.writing() as write:
-        for one in rows:
-            write(one)
+def write_all(made: Target, *rows: Mapping[str, Any]) -> dict[Any, str]:
+    """Write rows, and return the keys of those that were refused, each with the reason."""
+    with made.writing() as writer:
+        told = [settled for one in rows for settled in writer.put(one, one.get("id"))]
+        told += writer.flush()
+    assert [tag for tag, _ in told] == [one.get("id") for one in rows]
+    return {tag: refusal for tag, refusal in told if refusal}
 
 
 def test_an_absent_table_is_made_and_what_was_written_is_held(database: OneDatabase) -> None:
@@ -195,25 +202,159 @@ class TestATableThatIsThere:
 
         assert database.rows("SELECT note, team FROM answers") == [("mine", "new")]
 
-    def test_a_row_it_refuses_costs_no_other_row(self, database: OneDatabase) -> None:
+    @pytest.mark.parametrize("refused", [{4}, {0}, {7}, {0, 1, 2}, {2, 3}, {0, 7}, set(range(8))], ids=str)
+    @pytest.mark.parametrize("batch", [1, 3, 8, 50])
+    def test_a_row_it_refuses_is_named_and_costs_no_other_row(
+        self, database: OneDatabase, refused: set[int], batch: int
+    ) -> None:
         database.run(f"CREATE TABLE answers (id BIGINT PRIMARY KEY, team TEXT CHECK (team <> 'canary'), {OWN})")
-        made = target(database)
+        made = target(database, batch_rows=batch)
+        rows = [row(number, "canary" if number in refused else "shop") for number in range(8)]
 
-        load(made, *(row(number, "canary" if number == 4 else "shop") for number in range(8)))
+        told = load(made, *rows)
 
-        assert [found for (found,) in database.rows("SELECT id FROM answers ORDER BY id")] == [0, 1, 2, 3, 5, 6, 7]
-        with pytest.raises(SegmindBulkError, match=r"refused 1 rows.*nothing is paid again") as caught:
-            made.check_refused()
-        assert "canary" not in str(caught.value)
+        assert set(told) == refused
+        assert "canary" not in str(told)
+        assert {found for (found,) in database.rows("SELECT id FROM answers")} == set(range(8)) - refused
 
-    def test_a_table_that_refuses_all_is_an_error_and_shows_no_row(self, database: OneDatabase) -> None:
-        database.run(f"CREATE TABLE answers (id BIGINT PRIMARY KEY, team TEXT CHECK (team = 'x'), {OWN})")
+    @pytest.mark.parametrize(
+        ("column", "values", "refused", "said"),
+        [
+            ("VARCHAR(4)", ["shop", "canary", "club"], {1}, "22001"),
+            ("TEXT NOT NULL", ["shop", None, "club"], {1}, "(23502).*'team'|NOT NULL of answers.team"),
+            (
+                "TEXT UNIQUE",
+                ["shop", "canary", "canary"],
+                {2},
+                "(23505).*'answers_team_key'|UNIQUE of answers.team|Const",
+            ),
+            ("TEXT CHECK (LENGTH(team) < 5)", ["shop", "canary", "canary"], {1, 2}, "23514|CHECK|Constraint"),
+        ],
+    )
+    def test_the_reason_names_the_column_and_never_the_value(
+        self, database: OneDatabase, column: str, values: list[Any], refused: set[int], said: str
+    ) -> None:
+        if column == "VARCHAR(4)" and database.conn_type != "postgres":
+            return  # They take texts of any length.
+        database.run(f"CREATE TABLE answers (id BIGINT PRIMARY KEY, team {column}, {OWN})")
 
-        with pytest.raises(SegmindBulkError, match=r"Writing to.*failed.*in the ledger") as caught:
-            load(target(database), *(row(number, "canary") for number in range(8)))
+        told = load(target(database), *(row(number, value) for number, value in enumerate(values)))
 
-        assert "canary" not in str(caught.value)
-        assert caught.value.retryable
+        assert set(told) == refused
+        for reason in told.values():
+            assert re.search(said, reason)
+            assert "canary" not in reason
+
+    @pytest.mark.postgres
+    @pytest.mark.parametrize("key", ["INTEGER", "BIGINT", "DATE", "UUID", "NUMERIC(10, 2)", "BOOLEAN"])
+    def test_a_key_that_cannot_be_cast_is_named(self, postgres: OneDatabase, key: str) -> None:
+        good = {"DATE": "2026-01-01", "UUID": str(UUID(int=1)), "BOOLEAN": "true"}.get(key, "1")
+        postgres.run(f"CREATE TABLE answers (id {key} PRIMARY KEY, team TEXT, {OWN})")
+
+        told = load(target(postgres), row(good), row("x"))
+
+        assert list(told) == ["x"]
+        assert re.match(r"\w+ \(22\w{3}\)", told["x"])
+
+    @pytest.mark.postgres
+    @pytest.mark.parametrize(
+        "statement",
+        [
+            "RAISE EXCEPTION 'not %', NEW.team", "RAISE EXCEPTION 'not this' USING ERRCODE = '45000'",
+            "NEW.team := NULL; PERFORM 1 / (CASE WHEN NEW.id = 4 THEN 0 ELSE 1 END)",
+        ],
+    )  # fmt: skip
+    def test_a_row_that_a_trigger_refuses_is_named(self, postgres: OneDatabase, statement: str) -> None:
+        postgres.run(
+            f"CREATE TABLE answers (id BIGINT PRIMARY KEY, team TEXT, {OWN})",
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
+            f"$$ BEGIN IF NEW.id = 4 THEN {statement}; END IF; RETURN NEW; END $$",
+            "CREATE TRIGGER refuse BEFORE INSERT ON answers FOR EACH ROW EXECUTE FUNCTION refuse()",
+        )
+
+        told = load(target(postgres), *(row(number, "canary") for number in range(8)))
+
+        assert list(told) == [4]
+        assert "canary" not in str(told)
+        assert len(postgres.rows("SELECT * FROM answers")) == 7
+
+    @pytest.mark.postgres
+    def test_a_key_too_long_for_an_index_is_named(self, postgres: OneDatabase) -> None:
+        noise = "".join(random.Random(7).choices(string.ascii_letters, k=20_000))
+
+        told = load(target(postgres), row("a"), row(noise), row("b"), first=[{"id": "a"}])
+
+        assert list(told) == [noise]
+
+    def test_a_table_that_refuses_all_is_not_tried_row_by_row_for_ever(
+        self, database: OneDatabase, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(table_writer, "MOST_IN_VAIN", 10)
+        database.run(f"CREATE TABLE answers (id BIGINT PRIMARY KEY, team TEXT CHECK (team <> 'canary'), {OWN})")
+        made = target(database, batch_rows=50)
+
+        told = load(made, *(row(number, "canary") for number in range(50)), *(row(50 + number) for number in range(50)))
+
+        assert set(told) == set(range(50))
+        assert "tried with" in told[49]
+        assert "tried with" not in told[0]
+        assert len(database.rows("SELECT * FROM answers")) == 50
+
+    @pytest.mark.postgres
+    def test_a_table_that_may_not_be_written_any_more_refuses_every_row(self, postgres: OneDatabase) -> None:
+        made = target(postgres)
+        assert made.prepare(lambda: [{"id": 1}])
+        postgres.run("ALTER TABLE answers DROP COLUMN team")
+
+        told = write_all(made, row(1), row(2))
+
+        assert set(told) == {1, 2}
+        assert "42703" in told[1]
+
+
+@pytest.mark.postgres
+class TestOtherTransactions:
+    def test_a_deadlock_is_done_again(self, postgres: OneDatabase) -> None:
+        """Two writers take the same rows in opposite order, which PostgreSQL ends by refusing one of them."""
+        made = target(postgres, batch_rows=50)
+        load(made, *(row(number, "old") for number in range(2)))
+        with contextlib.closing(postgres.connect()) as other, ThreadPoolExecutor(1) as thread:
+            cursor = other.cursor()
+            cursor.execute("SET deadlock_timeout = '10s'")
+            cursor.execute("UPDATE answers SET team = team WHERE id = 1")
+            connection = postgres.connect()
+            connection.cursor().execute("SET deadlock_timeout = '50ms'")
+            connection.commit()
+            made._connect = lambda: connection
+            writing = thread.submit(write_all, made, row(0, "new"), row(1, "new"))
+            while not postgres.rows(
+                "SELECT 1 FROM pg_locks JOIN pg_stat_activity USING (pid) "
+                "WHERE NOT granted AND datname = current_database()"
+            ):
+                assert not writing.done()
+            cursor.execute("UPDATE answers SET team = team WHERE id = 0")
+            other.commit()
+
+            assert writing.result(10) == {}
+
+        assert postgres.rows("SELECT team FROM answers") == [("new",), ("new",)]
+
+    def test_a_serialization_failure_is_done_again(self, postgres: OneDatabase) -> None:
+        made = target(postgres, batch_rows=50)
+        load(made, row(1, "old"))
+        connection = postgres.connect()
+        connection.set_session(isolation_level="SERIALIZABLE")
+        made._connect = lambda: connection
+        with contextlib.closing(postgres.connect()) as other, ThreadPoolExecutor(1) as thread:
+            other.cursor().execute("UPDATE answers SET team = 'between' WHERE id = 1")
+            writing = thread.submit(write_all, made, row(1, "new"))
+            while not postgres.rows("SELECT 1 FROM pg_locks WHERE NOT granted"):
+                assert not writing.done()
+            other.commit()
+
+            assert writing.result(10) == {}
+
+        assert postgres.rows("SELECT team FROM answers") == [("new",)]
 
 
 def test_a_table_that_is_locked_is_left_at_once(tmp_path: Path) -> None:
@@ -271,9 +412,9 @@ def test_what_was_written_before_a_failure_stays(database: OneDatabase) -> None:
     made = target(database)
     assert made.prepare(lambda: [{"id": 1}])
 
-    with contextlib.suppress(KeyboardInterrupt), made.writing() as write:
+    with contextlib.suppress(KeyboardInterrupt), made.writing() as writer:
         for number in range(7):
-            write(row(number))
+            writer.put(row(number), number)
         raise KeyboardInterrupt
 
     assert len(database.rows("SELECT * FROM answers")) == 6
