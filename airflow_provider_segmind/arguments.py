@@ -18,6 +18,29 @@ def is_path(value: Any) -> bool:
     return isinstance(value, os.PathLike) or hasattr(type(value), "joinpath")
 
 
+def path_text(value: Any) -> str:
+    """Return the text of a path; that of an ObjectStoragePath names its store and its connection."""
+    return str(value) if hasattr(type(value), "joinpath") else os.fspath(value)
+
+
+def path_or_none(value: Any) -> str | None:
+    """Return the text of a path that need not be given."""
+    return path_text(value) if value else None
+
+
+def check_path(name: str, value: Any, *, none: bool = False) -> None:
+    """
+    Check a path: a string, a ``pathlib.Path`` or an ObjectStoragePath.
+
+    :param none: whether it need not be given.
+    :raises SegmindConfigError: it is something else, or empty.
+    """
+    if is_given_later(value) or is_path(value) or (none and value in (None, "")):
+        return
+    if not isinstance(value, str) or not value:
+        raise SegmindConfigError(f"{name!r} is {value!r}; it must be a path: a string, a Path or an ObjectStoragePath.")
+
+
 def is_resolvable(value: Any) -> bool:
     """
     Tell whether a value is an object that Airflow resolves when the task runs.
@@ -136,7 +159,7 @@ def check_schema(name: str, schema: Any) -> None:
 
     :raises SegmindConfigError: it is no schema.
     """
-    if schema is None or isinstance(schema, str) or holds_later(schema):
+    if schema is None or isinstance(schema, str) or is_path(schema) or holds_later(schema):
         return
     if not isinstance(schema, Mapping):
         raise SegmindConfigError(f"{name!r} is {type(schema).__name__}; it must be a JSON Schema or the path of one.")
@@ -148,14 +171,15 @@ def check_schema(name: str, schema: Any) -> None:
         raise SegmindConfigError(f"{name!r} is no JSON Schema: {error.message} at {error.json_path}.") from error
 
 
-def load_schema(name: str, schema: Mapping[str, Any] | str) -> Mapping[str, Any]:
+def load_schema(name: str, schema: Mapping[str, Any] | str | os.PathLike[str]) -> Mapping[str, Any]:
     """
     Return a schema, read from its path (any ObjectStoragePath URI) when it is one.
 
     :raises SegmindConfigError: there is no such file, or no schema in it.
     """
-    if not isinstance(schema, str):
+    if isinstance(schema, Mapping):
         return schema
+    schema = path_text(schema)
     from airflow_provider_segmind.compat import ObjectStoragePath
 
     try:

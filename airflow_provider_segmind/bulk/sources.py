@@ -103,10 +103,10 @@ def source_files(path: StorePath) -> list[StorePath]:
 
     :raises SegmindConfigError: there are none.
     """
-    if _PATTERN & set(path.name):
+    if is_pattern(path):
         files = sorted(path.parent.glob(path.name), key=lambda inner: str(inner))
     elif path.is_dir():
-        files = sorted((inner for inner in path.iterdir() if _is_table(inner)), key=lambda inner: str(inner))
+        files = sorted((inner for inner in path.iterdir() if is_table(inner)), key=lambda inner: str(inner))
     else:
         files = [path] if path.exists() else []
     if not files:
@@ -141,7 +141,13 @@ def _rows_of_parquet(path: StorePath) -> int:
             raise SegmindConfigError(f"{str(path)!r} cannot be read as Parquet: {type(error).__name__}.") from error
 
 
-def _is_table(path: StorePath) -> bool:
+def is_pattern(path: StorePath) -> bool:
+    """Tell whether a path stands for all files whose names fit it."""
+    return bool(_PATTERN & set(path.name))
+
+
+def is_table(path: StorePath) -> bool:
+    """Tell whether a file of a folder is read with it."""
     return path.name[0] not in "._" and kind_of(path.name) is not None
 
 

@@ -28,6 +28,7 @@ from airflow_provider_segmind.api.repairs import (
 )
 from airflow_provider_segmind.api.replies import read_reply
 from airflow_provider_segmind.api.submission import Note
+from airflow_provider_segmind.arguments import path_or_none
 from airflow_provider_segmind.exceptions import SegmindRequestExpiredError
 from airflow_provider_segmind.journal import Journal, journal_for
 from airflow_provider_segmind.landing import Place, landed_before, manifest_of, tell_replaced
@@ -193,7 +194,7 @@ class Conversation:
         text = carried.value if task.answer_type is None else json_text(answer)
         encoded = clean_text(text).encode()
         small = len(json.dumps(carried.value, ensure_ascii=False).encode()) <= task.max_xcom_bytes
-        place = Place(task.output_path and str(task.output_path), task.max_xcom_bytes, task.place.overflow_path)
+        place = Place(path_or_none(task.output_path), task.max_xcom_bytes, task.place.overflow_path)
         files = place.for_large()
         if files is None or (small and not place.output_path):
             if not small:
@@ -253,4 +254,4 @@ class Conversation:
 
     def _journal(self, after: str | None = None) -> Journal:
         part = "" if after is None else part_after(after)
-        return journal_for(self._context, self._task.state_path, part, self._task.record_path)
+        return journal_for(self._context, self._task.state_folder, part, self._task.record_path)

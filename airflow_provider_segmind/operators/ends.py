@@ -5,11 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+from airflow_provider_segmind.arguments import path_text
 from airflow_provider_segmind.bulk.engine import Engine
 from airflow_provider_segmind.bulk.manifest import Manifest
 from airflow_provider_segmind.bulk.output import land
+from airflow_provider_segmind.bulk.rehearsal import check_apart, check_format, check_writable
 from airflow_provider_segmind.bulk.storage import StorePath
-from airflow_provider_segmind.operators.tables import LEDGER_FOLDER, beside, locate, table_rows, table_size
+from airflow_provider_segmind.exceptions import SegmindConfigError, shorten
+from airflow_provider_segmind.operators.tables import (
+    LEDGER_FOLDER,
+    beside,
+    check_output_path,
+    locate,
+    source_paths,
+    table_rows,
+    table_size,
+)
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.bulk.plan import KeyedTarget, Question
@@ -80,8 +91,11 @@ class FileEnds:
     """
 
     def __init__(self, task: SegmindEnrichFileOperator, question: Question) -> None:
-        self.output = path_of_part(locate(task.output_path), task)
-        self.ledger = locate(task.ledger_path) if task.ledger_path else self.output.parent / LEDGER_FOLDER
+        check_output_path(task.output_path)
+        self.output = path_of_part(_located("output_path", task.output_path), task)
+        named = task.ledger_path
+        self.ledger = _located("ledger_path", named) if named else self.output.parent / LEDGER_FOLDER
+        self._dead_letters = beside(self.output, "dead_letters", ending=".jsonl")
         self._source = task.source
         self._rows = table_rows(task.source, question.columns)
 
@@ -100,7 +114,10 @@ class FileEnds:
         return table_size(self._source)
 
     def prepare(self, *, dry: bool) -> None:
-        """Do nothing: a file is written whole, at the end."""
+        """Make sure that the files can be written at the end, and are none that the run reads."""
+        check_format(self.output)
+        check_apart((self.output, self._dead_letters), self.ledger, source_paths(self._source))
+        check_writable("output_path", (self.output, self._dead_letters, self.manifest_path), dry=dry)
 
     def rows(self) -> Iterator[Mapping[str, Any]]:
         """Return the rows of the source."""
@@ -112,13 +129,22 @@ class FileEnds:
 
     def land(self, engine: Engine, each: Each | None) -> Manifest:
         """Write the file of answers, the dead letters and the manifest beside it."""
-        dead_letters = beside(self.output, "dead_letters", ending=".jsonl")
-        manifest = land(engine, output=self.output, dead_letters=dead_letters, each=each)
+        manifest = land(engine, output=self.output, dead_letters=self._dead_letters, each=each)
         manifest.write(self.manifest_path)
         return manifest
 
     def close(self) -> None:
         """Do nothing: files close where they end."""
+
+
+def _located(name: str, path: Any) -> StorePath:
+    try:
+        return locate(path)
+    except (ValueError, ImportError) as error:
+        raise SegmindConfigError(
+            f"{name!r} is {path_text(path)!r}, in no store that Airflow knows here: {shorten(str(error))}. Nothing was "
+            "sent."
+        ) from error
 
 
 def path_of_part(path: StorePath, task: SegmindEnrichOperator) -> StorePath:

@@ -8,7 +8,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_segmind.api.policies import DEFAULT_CONNECTION, RESULT_LIFETIME
-from airflow_provider_segmind.arguments import check_choice, check_flag, check_model, check_number, check_share
+from airflow_provider_segmind.arguments import (
+    check_choice,
+    check_flag,
+    check_model,
+    check_number,
+    check_path,
+    check_share,
+)
 from airflow_provider_segmind.compat import BaseOperator, conf
 from airflow_provider_segmind.links import SegmindModelLink, SegmindOutputLink
 from airflow_provider_segmind.operators import tables
@@ -188,6 +195,7 @@ class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
     def check_arguments(self) -> None:
         """Check what has a range or a choice."""
         check_model(self.model)
+        check_path("ledger_path", self.ledger_path, none=True)
         tables.check_answers(output_type=self.output_type, key=self.key, max_repairs=self.max_repairs)
         tables.check_limits(
             max_cost=self.max_cost, max_rows=self.max_rows, max_failed_rows=self.max_failed_rows, sample=self.sample

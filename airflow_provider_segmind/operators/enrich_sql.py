@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow_provider_segmind.arguments import check_flag, is_given_later
+from airflow_provider_segmind.arguments import check_flag, check_path, is_given_later
 from airflow_provider_segmind.exceptions import SegmindConfigError
 from airflow_provider_segmind.operators import tables
 from airflow_provider_segmind.operators.enrich_rows import SegmindEnrichOperator
@@ -102,6 +102,7 @@ class SegmindEnrichSqlOperator(SegmindEnrichOperator):
         super().check_arguments()
         check_flag("incremental", self.incremental)
         tables.check_count("batch_rows", self.batch_rows)
+        check_path("report_path", self.report_path, none=True)
 
     def ends(self, question: Question) -> Ends:
         """Return the query and the table."""

@@ -94,7 +94,7 @@ class SegmindMergeOperator(TemplatedOperator, BaseOperator):
         from airflow_provider_segmind.operators.reporting import add_report
         from airflow_provider_segmind.operators.tables import beside, locate
 
-        output = locate(os.fspath(self.output_path or ""))
+        output = locate(self.output_path)
         dead_letters = beside(output, "dead_letters", ending=".jsonl")
         parts = [locate(part) for part in manifest.outputs]
         tables_of_databases = [part for part in manifest.outputs if kind_of(part) is None]

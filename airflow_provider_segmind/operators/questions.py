@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_segmind.arguments import check_number, holds_later, is_given_later, is_path
+from airflow_provider_segmind.arguments import check_number, holds_later, is_given_later, is_path, path_text
 from airflow_provider_segmind.exceptions import SegmindConfigError, shorten
 
 if TYPE_CHECKING:
@@ -245,7 +245,7 @@ def _load(task: SegmindChatOperator, file: Any, name: str) -> FilePart:
         return placeholder
 
     return load_file(
-        file,
+        path_text(file) if is_path(file) else file,
         read=read,
         max_inline_bytes=limit,
         upload=upload if task.large_files == "upload" else None,

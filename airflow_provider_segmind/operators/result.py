@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_segmind.api.policies import DEFAULT_CONNECTION, MAX_XCOM_BYTES, OnExpiredFree
-from airflow_provider_segmind.arguments import check_choice, check_number
+from airflow_provider_segmind.arguments import check_choice, check_number, check_path, path_or_none
 from airflow_provider_segmind.compat import BaseOperator
 from airflow_provider_segmind.exceptions import (
     SegmindConfigError,
@@ -55,7 +56,7 @@ class SegmindResultOperator(TemplatedOperator, BaseOperator):
         *,
         request_id: Any,
         segmind_conn_id: str = DEFAULT_CONNECTION,
-        output_path: str | None = None,
+        output_path: str | os.PathLike[str] | None = None,
         max_xcom_bytes: int = MAX_XCOM_BYTES,
         on_expired: OnExpiredFree = "recover",
         **kwargs: Any,
@@ -75,6 +76,7 @@ class SegmindResultOperator(TemplatedOperator, BaseOperator):
 
     def check_arguments(self) -> None:
         """Check what has a range or a choice."""
+        check_path("output_path", self.output_path, none=True)
         check_number("max_xcom_bytes", self.max_xcom_bytes, zero=True)
         check_choice("on_expired", self.on_expired, OnExpiredFree)
 
@@ -94,7 +96,9 @@ class SegmindResultOperator(TemplatedOperator, BaseOperator):
         with task_failures():
             self.check_rendered()
             ref = RequestRef.read(self.request_id)
-            place = Place(self.output_path, self.max_xcom_bytes, None if self.output_path else self.hook.output_path)
+            place = Place(
+                path_or_none(self.output_path), self.max_xcom_bytes, None if self.output_path else self.hook.output_path
+            )
             body = landed_before(ref.request_id, place, ref.landed)
             if body is not None:
                 self.log.info("Request %s was landed already", ref.request_id)

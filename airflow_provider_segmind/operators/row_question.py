@@ -11,7 +11,7 @@ from airflow_provider_segmind.api.families import family_of
 from airflow_provider_segmind.api.json_values import cleaned
 from airflow_provider_segmind.api.pricing import CostBound, cost_bound
 from airflow_provider_segmind.api.replies import read_reply
-from airflow_provider_segmind.arguments import as_inputs
+from airflow_provider_segmind.arguments import as_inputs, path_text
 from airflow_provider_segmind.bulk.plan import Question
 from airflow_provider_segmind.bulk.rows import Row, placeholders
 from airflow_provider_segmind.bulk.verdicts import Accept, AskAgain, Outcome, Refuse, Reply, Verdict
@@ -70,13 +70,14 @@ class RowQuestion:
         self._prices = None if task.max_cost is None else task.hook.get_prices()
         self._told = False
         self._format: dict[str, Any] | None = None
+        files = [path_text(file) for file in task.files or ()]
         self._warned = False
         self.model = task.hook.model_or_default(task.model)
         self.output_type = read_output_type(task.output_type)
-        self.placeholders = placeholders([task.prompt, task.system, self._inputs, task.files])
+        self.placeholders = placeholders([unmasked(task.prompt), self._system, self._inputs, files])
         self.columns = answer_columns(self.output_type)
         self._fields = fields_of(self.output_type)
-        self._files = RowFiles(task.files, family_of(self.model, task.api_format)) if task.files else None
+        self._files = RowFiles(files, family_of(self.model, task.api_format)) if files else None
         if self.output_type is not None and self._inputs is None:
             self._format = self.output_type.response_format(family_of(self.model, task.api_format))
 

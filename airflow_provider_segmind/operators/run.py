@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,7 +14,14 @@ from airflow_provider_segmind.api.policies import (
     OnExpired,
     OnFailed,
 )
-from airflow_provider_segmind.arguments import check_choice, check_flag, check_number, check_waiting
+from airflow_provider_segmind.arguments import (
+    check_choice,
+    check_flag,
+    check_number,
+    check_path,
+    check_waiting,
+    path_or_none,
+)
 from airflow_provider_segmind.compat import conf
 from airflow_provider_segmind.deferral import timed_out
 from airflow_provider_segmind.operators.submit import SegmindSubmitOperator
@@ -66,7 +74,7 @@ class SegmindRunOperator(SegmindSubmitOperator):
         sync_wait: float = SYNC_WAIT,
         poll_interval: float | None = None,
         timeout: float = RESULT_LIFETIME,
-        output_path: str | None = None,
+        output_path: str | os.PathLike[str] | None = None,
         max_xcom_bytes: int = MAX_XCOM_BYTES,
         on_failed: OnFailed = "fail",
         on_expired: OnExpired = "recover",
@@ -89,6 +97,7 @@ class SegmindRunOperator(SegmindSubmitOperator):
     def check_arguments(self) -> None:
         """Check what has a range or a choice."""
         super().check_arguments()
+        check_path("output_path", self.output_path, none=True)
         check_waiting(sync_wait=self.sync_wait, poll_interval=self.poll_interval, timeout=self.timeout)
         check_number("max_xcom_bytes", self.max_xcom_bytes, zero=True)
         check_choice("on_failed", self.on_failed, OnFailed)
@@ -116,7 +125,7 @@ class SegmindRunOperator(SegmindSubmitOperator):
         from airflow_provider_segmind.landing import Place
 
         if self.output_path:
-            return Place(str(self.output_path), self.max_xcom_bytes)
+            return Place(path_or_none(self.output_path), self.max_xcom_bytes)
         return Place(None, self.max_xcom_bytes, self.hook.output_path)
 
     @property

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_segmind.bulk.engine import Engine
 from airflow_provider_segmind.bulk.manifest import Manifest
 from airflow_provider_segmind.bulk.output import FINGERPRINT_COLUMN, OutputRow, land
+from airflow_provider_segmind.bulk.rehearsal import check_writable
 from airflow_provider_segmind.bulk.sql.dialects import dialect_of, quotation_mark
 from airflow_provider_segmind.bulk.sql.held import HeldRows
 from airflow_provider_segmind.bulk.sql.kinds import Kind, kind_of_schema
@@ -53,6 +54,7 @@ class SqlEnds:
         hook = database_hook(target_conn_id, "target_conn_id")
         self._place = f"{target_conn_id}:{name}"
         self._reports = self._report_paths(name)
+        self._dead_letters = beside(self._reports, "dead_letters", ending=".jsonl")
         self._target = Target(
             hook.get_conn,
             dialect=dialect_of(hook.conn_type),
@@ -90,6 +92,8 @@ class SqlEnds:
 
         :param dry: create nothing.
         """
+        argument = "report_path" if self._task.report_path else "ledger_path"
+        check_writable(argument, (self._dead_letters, self.manifest_path), dry=dry)
         there = self._target.prepare(None if dry else self._first_rows)
         if there and self._task.incremental and self._task.sample is None:
             self._held = HeldRows(self._target.held(), self._target.mark)
@@ -136,7 +140,7 @@ class SqlEnds:
         with self._target.writing() as writer:
             manifest = land(
                 engine,
-                dead_letters=beside(self._reports, "dead_letters", ending=".jsonl"),
+                dead_letters=self._dead_letters,
                 each=each,
                 keyed=_KeyedRows(writer, lambda values, row: self._priced(values, row, engine.ledger.run)),
                 misfit=self._target.misfit,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,8 +13,10 @@ from airflow_provider_segmind.arguments import (
     check_flag,
     check_inputs,
     check_model,
+    check_path,
     check_schema,
     check_share,
+    path_or_none,
 )
 from airflow_provider_segmind.compat import BaseOperator
 from airflow_provider_segmind.links import SegmindModelLink, SegmindOutputLink
@@ -82,12 +85,12 @@ class SegmindSubmitOperator(TemplatedOperator, BaseOperator):
         *,
         inputs: Mapping[str, Any],
         model: str | None = None,
-        inputs_schema: Mapping[str, Any] | str | None = None,
+        inputs_schema: Mapping[str, Any] | str | os.PathLike[str] | None = None,
         validate_inputs: bool | None = None,
         dry_run: bool = False,
         segmind_conn_id: str = DEFAULT_CONNECTION,
         rate_share: float | None = None,
-        state_path: str | None = None,
+        state_path: str | os.PathLike[str] | None = None,
         on_stale: OnStale = "resubmit",
         on_unknown: OnUnknown = "fail",
         mask_prompts: bool | None = None,
@@ -116,6 +119,7 @@ class SegmindSubmitOperator(TemplatedOperator, BaseOperator):
     def check_arguments(self) -> None:
         """Check what has a range or a choice."""
         check_model(self.model)
+        check_path("state_path", self.state_path, none=True)
         check_schema("inputs_schema", self.inputs_schema)
         check_flag("validate_inputs", self.validate_inputs, none=True)
         check_flag("dry_run", self.estimate_only)
@@ -130,6 +134,11 @@ class SegmindSubmitOperator(TemplatedOperator, BaseOperator):
         from airflow_provider_segmind.hooks.segmind import SegmindHook
 
         return SegmindHook(self.segmind_conn_id, rate_share=self.rate_share)
+
+    @property
+    def state_folder(self) -> str | None:
+        """Return ``state_path`` as a string."""
+        return path_or_none(self.state_path)
 
     @property
     def policies(self) -> Policies:
@@ -218,7 +227,7 @@ class SegmindSubmitOperator(TemplatedOperator, BaseOperator):
 
         return Submission(
             client=self.hook.get_conn(),
-            journal=journal_for(context, self.state_path, record_path=self.record_path),
+            journal=journal_for(context, self.state_folder, record_path=self.record_path),
             model=self.hook.model_or_default(self.model),
             inputs=partial(self.build_inputs, context),
             connection=f"{self.segmind_conn_id} at {self.hook.config.endpoints.gateway}",

@@ -6,12 +6,19 @@ Every DAG parse imports this module, so the core is imported where an argument n
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from airflow_provider_segmind.arguments import check_inputs, check_number, holds_later, is_given_later, is_path
+from airflow_provider_segmind.arguments import (
+    check_inputs,
+    check_number,
+    check_path,
+    holds_later,
+    is_given_later,
+    is_path,
+    path_text,
+)
 from airflow_provider_segmind.exceptions import SegmindConfigError
 from airflow_provider_segmind.operators import questions
 
@@ -43,15 +50,15 @@ class TableRows:
     @classmethod
     def hide(cls, source: Any) -> Any:
         """Wrap a source that holds rows; a path, paths, and what is only known later stay as they are."""
-        if isinstance(source, str | os.PathLike | cls) or is_given_later(source) or is_path(source):
+        if isinstance(source, cls) or _is_path(source) or is_given_later(source):
             return source
-        if isinstance(source, list | tuple) and all(_is_path(item) for item in source):
+        if isinstance(source, list | tuple) and all(_is_path(item) or is_given_later(item) for item in source):
             return source
         return cls(source)
 
 
 def _is_path(value: Any) -> bool:
-    return isinstance(value, str) or is_path(value) or is_given_later(value)
+    return isinstance(value, str) or is_path(value)
 
 
 def check_key(key: Any) -> None:
@@ -75,7 +82,7 @@ def check_places(*, source: Any, output_path: Any) -> None:
     if source is None or isinstance(source, bytes | Mapping):
         raise SegmindConfigError(f"'source' is a {type(source).__name__}: it must be a path, or a list of rows.")
     check_output_path(output_path)
-    if isinstance(source, str) and isinstance(output_path, str | os.PathLike) and source == os.fspath(output_path):
+    if _is_path(source) and _is_path(output_path) and path_text(source) == path_text(output_path):
         raise SegmindConfigError("'output_path' is the source itself: its rows would be lost.")
 
 
@@ -89,9 +96,8 @@ def check_output_path(output_path: Any) -> None:
         return
     from airflow_provider_segmind.bulk.formats import known_kind
 
-    if not isinstance(output_path, str | os.PathLike):
-        raise SegmindConfigError(f"'output_path' is {output_path!r}; it must be the path of a table.")
-    known_kind(os.fspath(output_path).rpartition("/")[2])
+    check_path("output_path", output_path)
+    known_kind(path_text(output_path).rpartition("/")[2])
 
 
 def check_question(
@@ -217,12 +223,12 @@ def properties_of(output_type: OutputType | None) -> Mapping[str, Any]:
     return {} if output_type is None else output_type.fields
 
 
-def locate(path: str | os.PathLike[str]) -> StorePath:
+def locate(path: Any) -> StorePath:
     """Return a path in the store that its URI names; what a remote store needs of Airflow is fetched here."""
     from airflow_provider_segmind.bulk.storage import store_path
     from airflow_provider_segmind.compat import ObjectStoragePath
 
-    text = str(path)
+    text = path_text(path)
     found = store_path(ObjectStoragePath(text) if "://" in text else text)
     # The engine's threads must not be the first to ask Airflow for the store's connection.
     getattr(found, "fs", None)
@@ -245,11 +251,19 @@ def table_rows(source: Any, columns: frozenset[str] | None = None) -> Iterator[M
     """
     from airflow_provider_segmind.bulk.sources import open_source
 
-    if isinstance(source, str | os.PathLike):
+    if _is_path(source):
         return open_source(locate(source), columns)
     if source is None or isinstance(source, bytes | Mapping) or not hasattr(source, "__iter__"):
         raise SegmindConfigError(f"'source' is a {type(source).__name__}: it must be a path, or a list of rows.")
-    return open_source((locate(item) if isinstance(item, str | os.PathLike) else item for item in source), columns)
+    return open_source((locate(item) if _is_path(item) else item for item in source), columns)
+
+
+def source_paths(source: Any) -> list[StorePath]:
+    """Return the paths that a source names; a sequence that Airflow fetches item by item is not searched."""
+    items = source.given if isinstance(source, TableRows) else source
+    if _is_path(items):
+        return [locate(items)]
+    return [locate(item) for item in items if _is_path(item)] if isinstance(items, list | tuple) else []
 
 
 def table_size(source: Any) -> int | None:
@@ -258,10 +272,10 @@ def table_size(source: Any) -> int | None:
 
     items = source.given if isinstance(source, TableRows) else source
     try:
-        if isinstance(items, str | os.PathLike):
+        if _is_path(items):
             return rows_in(locate(items))
         if isinstance(items, list | tuple):
-            return rows_in([locate(item) if isinstance(item, str | os.PathLike) else item for item in items])
+            return rows_in([locate(item) if _is_path(item) else item for item in items])
     except (SegmindConfigError, OSError):
         # Whoever reads the rows meets the same, and says so.
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -10,7 +11,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_segmind.api.policies import DEFAULT_CONNECTION, RESULT_LIFETIME, SYNC_WAIT, OnExpiredFree
-from airflow_provider_segmind.arguments import check_choice, check_flag, check_waiting, is_given_later
+from airflow_provider_segmind.arguments import (
+    check_choice,
+    check_flag,
+    check_path,
+    check_waiting,
+    is_given_later,
+    path_or_none,
+)
 from airflow_provider_segmind.compat import BaseSensorOperator, PokeReturnValue, conf
 from airflow_provider_segmind.deferral import backstop, timed_out, waiting_ends
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindRequestError, SegmindRequestExpiredError
@@ -68,7 +76,7 @@ class SegmindRequestSensor(TemplatedOperator, BaseSensorOperator):
         timeout: float = RESULT_LIFETIME,
         sync_wait: float = SYNC_WAIT,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
-        output_path: str | None = None,
+        output_path: str | os.PathLike[str] | None = None,
         on_expired: OnExpiredFree = "recover",
         **kwargs: Any,
     ) -> None:
@@ -95,6 +103,7 @@ class SegmindRequestSensor(TemplatedOperator, BaseSensorOperator):
 
     def check_arguments(self) -> None:
         """Check what has a range or a choice."""
+        check_path("output_path", self.output_path, none=True)
         check_waiting(sync_wait=self.sync_wait, poll_interval=self.poll_interval, timeout=self.timeout)
         check_choice("on_expired", self.on_expired, OnExpiredFree)
         check_flag("deferrable", self.deferrable)
@@ -215,7 +224,7 @@ class SegmindRequestSensor(TemplatedOperator, BaseSensorOperator):
                 end_time=end,
                 poll_interval=pending.poll_interval,
                 model=pending.model,
-                output_path=self.output_path,
+                output_path=self.place.output_path,
                 max_xcom_bytes=0,
                 not_before=earliest_event(now),
             ),
@@ -249,4 +258,4 @@ class SegmindRequestSensor(TemplatedOperator, BaseSensorOperator):
         """Return where a body goes; XCom carries none of it, but for what little a request history holds."""
         from airflow_provider_segmind.landing import Place
 
-        return Place(self.output_path, max_xcom_bytes=0) if self.output_path else Place()
+        return Place(path_or_none(self.output_path), max_xcom_bytes=0) if self.output_path else Place()

@@ -10,8 +10,8 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_provider_segmind.emulator import SegmindEmulator
-from airflow_provider_segmind.exceptions import SegmindBulkError
-from tests.operators.test_enrich import Table, things
+from airflow_provider_segmind.exceptions import SegmindBulkError, SegmindConfigError
+from tests.operators.test_enrich import Table, read, things
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_a_list_of_rows_and_a_missing_file_asks_the_rows(table: Table) -> None:
 
 
 def test_a_store_that_goes_away_in_the_middle_is_worth_a_retry(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Away(list[Any]):
+    class Away:
         def __iter__(self) -> Any:
             yield from things("a", "b")
             raise ConnectionResetError("gone")
@@ -100,3 +100,28 @@ def test_only_the_columns_asked_about_are_read_from_parquet(table: Table) -> Non
     assert "column 'created'" in table.dead_letters[0]["reason"]
     with pytest.raises(AirflowFailException, match="Its columns are: created, id, thing"):
         table.ask(source=str(table.folder / "t.parquet"), prompt="{thin}")
+
+
+@pytest.mark.parametrize(
+    ("output", "ledger", "named"),
+    [
+        ("things.jsonl", "led", "'output_path' is the source itself|'output_path' makes"),
+        ("./things.jsonl", "led", "'output_path' makes"),
+        ("led/out.jsonl", "led", "'output_path' puts"),
+        ("things.jsonl/deep/out.jsonl", "led", "'output_path': .* cannot be written"),
+        ("folder.jsonl", "led", "'output_path' names .* which is a folder"),
+        ("/proc/none/out.jsonl", "led", "'output_path': .* cannot be written"),
+        ("out.jsonl", "things.jsonl", "'ledger_path' .* is a file"),
+        ("nowhere://bucket/out.jsonl", "led", "'output_path' is .* in no store"),
+    ],
+)
+def test_what_cannot_be_written_is_named_before_anything_is_sent(
+    table: Table, output: str, ledger: str, named: str
+) -> None:
+    source = table.write(things("sky"))
+    (table.folder / "folder.jsonl").mkdir()
+    place = output if "://" in output or output[0] == "/" else f"{table.folder}/{output}"
+    with pytest.raises((AirflowFailException, SegmindConfigError), match=named):
+        table.ask(source=source, output_path=place, ledger_path=str(table.folder / ledger))
+    assert not table.posts
+    assert read(Path(source)) == things("sky")
