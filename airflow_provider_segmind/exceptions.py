@@ -26,6 +26,7 @@ The two questions asked of each: was money spent (``billed``), and does running 
     │   ├── SegmindRequestExpiredError   the result is gone (over an hour)           billed yes  recover, or policy
     │   └── SegmindRequestTimeoutError   our deadline passed; it may still finish    billed yes  a retry re-attaches
     ├── SegmindReplyError                no text, truncated, blocked, bad JSON       billed yes  retry no
+    ├── SegmindDownloadError             a file's address, size or time              billed yes  no, raise the bound
     ├── SegmindStateError                an earlier try's note cannot be read        billed no   retry yes
     └── SegmindBulkError                 a table could not be enriched as asked      see text    see text
 
@@ -261,6 +262,22 @@ class SegmindReplyError(SegmindError):
         self.reason = reason
         self.reply = shorten(reply)
         self.request_id = request_id
+
+
+class SegmindDownloadError(SegmindError):
+    """
+    A file of a result is not fetched: its address is not public, or it is larger or slower than its bounds.
+
+    The request was billed. Segmind keeps the file for seven days.
+
+    :param refused: whether its address is the reason; then nothing was sent there.
+    """
+
+    billed = True
+
+    def __init__(self, message: str, *, refused: bool = False) -> None:
+        super().__init__(message)
+        self.refused = refused
 
 
 class SegmindStateError(SegmindError):

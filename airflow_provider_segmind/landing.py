@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import mimetypes
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
@@ -25,17 +26,18 @@ from airflow_provider_segmind.api.json_values import (
     read_json,
     was_changed,
 )
-from airflow_provider_segmind.api.media import MediaFile, download, media_files
+from airflow_provider_segmind.api.media import Downloads, MediaFile, download, media_files
 from airflow_provider_segmind.api.models import RequestResult, RequestState, RequestStatus
 from airflow_provider_segmind.api.policies import MAX_XCOM_BYTES
 from airflow_provider_segmind.api.polling import failed_error
-from airflow_provider_segmind.exceptions import SegmindError, SegmindRequestExpiredError
+from airflow_provider_segmind.exceptions import SegmindDownloadError, SegmindError, SegmindRequestExpiredError
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.compat import ObjectStoragePath
 
 
 log = logging.getLogger(__name__)
+_PUBLIC = Downloads()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,12 @@ class Place:
         return self.output_path.rpartition("/")[0] + "/" if "/" in self.output_path else "./"
 
     @property
+    def wants_files(self) -> bool:
+        """Whether ``output_path`` names an image, a video or an audio file, whichever model makes it."""
+        kind = mimetypes.guess_type(str(self.output_path))[0] if self.output_path and self.names_file else None
+        return kind is not None and kind.partition("/")[0] in ("image", "video", "audio")
+
+    @property
     def names_file(self) -> bool:
         """Whether ``output_path`` is a file and not a folder."""
         # Neither a run id with microseconds nor a bucket with a dot in its name is a file.
@@ -97,7 +105,7 @@ class Place:
         return re.search(r"[^/]\.[A-Za-z][A-Za-z0-9]{0,4}$", below) is not None
 
 
-def land(result: RequestResult, *, model: str | None, place: Place) -> Any:
+def land(result: RequestResult, *, model: str | None, place: Place, downloads: Downloads = _PUBLIC) -> Any:
     """
     Put a completed result where it belongs and return what XCom carries.
 
@@ -121,16 +129,17 @@ def land(result: RequestResult, *, model: str | None, place: Place) -> Any:
                 place.max_xcom_bytes,
             )
         return _body(result, place)
-    media = media_files(result, model) if place.output_path else []
-    if media:
-        landed = [_land_file(file, result.request_id, place, number) for number, file in enumerate(media)]
+    landed = _land_files(result, model, place, downloads)
+    if landed:
         return manifest_of(result, model, [uri for uri, _ in landed], sum(size for _, size in landed))
     path = files.file(result.request_id, ".json")
     path.write_bytes(encoded)
     return _body(result, place) if small else manifest_of(result, model, [str(path)], len(encoded))
 
 
-def land_for_event(result: RequestResult, *, model: str | None, place: Place) -> dict[str, Any] | None:
+def land_for_event(
+    result: RequestResult, *, model: str | None, place: Place, downloads: Downloads = _PUBLIC
+) -> dict[str, Any] | None:
     """
     Land a result where a trigger sees it complete, and return what its event carries.
 
@@ -140,7 +149,7 @@ def land_for_event(result: RequestResult, *, model: str | None, place: Place) ->
     """
     if place.for_large() is None and not place.takes(len(_encoded(result))):
         return None
-    value = land(result, model=model, place=place)
+    value = land(result, model=model, place=place, downloads=downloads)
     return value if isinstance(value, dict) else None
 
 
@@ -205,7 +214,7 @@ def recover(client: SegmindClient, error: SegmindRequestExpiredError, *, model: 
                 "recovered": True,
             }
         )
-        return land(result, model=model, place=place)
+        return land(result, model=model, place=place, downloads=Downloads.of(client.config))
     billed = "an unknown amount" if cost is None else f"{cost} USD"
     raise SegmindRequestExpiredError(
         f"{error} Its record says {record.model_status or 'nothing of its state'}, {billed} billed, and names no "
@@ -217,16 +226,37 @@ def recover(client: SegmindClient, error: SegmindRequestExpiredError, *, model: 
     ) from error
 
 
-def _land_file(file: MediaFile, request_id: str, place: Place, number: int) -> tuple[str, int]:
-    written: list[str] = []
+def _land_files(result: RequestResult, model: str | None, place: Place, downloads: Downloads) -> list[tuple[str, int]]:
+    """Download the files of a result and return where each is and its size; a refused address stays in the body."""
+    # Whoever reads the body itself asked for a text, and an address in it is not to be fetched.
+    if not place.output_path or place.max_xcom_bytes is None:
+        return []
+    landed: list[tuple[str, int]] = []
+    for file in media_files(result, model, downloads=downloads, wanted=place.wants_files):
+        try:
+            landed.append(_land_file(file, result.request_id, place, len(landed), downloads))
+        except SegmindDownloadError as error:
+            if not error.refused:
+                raise
+            log.warning("Request %s: %s It was not downloaded", result.request_id, error)
+    return landed
+
+
+def _land_file(file: MediaFile, request_id: str, place: Place, number: int, downloads: Downloads) -> tuple[str, int]:
+    written: list[ObjectStoragePath] = []
 
     def open_sink(suffix: str) -> BinaryIO:
-        path = place.file(request_id, suffix, number)
-        written.append(str(path))
-        return cast("BinaryIO", path.open("wb"))  # type: ignore[no-untyped-call]
+        written.append(place.file(request_id, suffix, number))
+        return cast("BinaryIO", written[-1].open("wb"))  # type: ignore[no-untyped-call]
 
-    size = download(file, open_sink)
-    return written[-1], size
+    try:
+        size = download(file, open_sink, downloads=downloads)
+    except SegmindDownloadError:
+        for path in written:
+            # A part of a file is none.
+            path.unlink(missing_ok=True)
+        raise
+    return str(written[-1]), size
 
 
 def _encoded(result: RequestResult) -> bytes:

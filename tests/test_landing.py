@@ -13,11 +13,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_segmind.api.answers import Answer
+from airflow_provider_segmind.api.config import DownloadLimits
 from airflow_provider_segmind.api.json_values import json_text
+from airflow_provider_segmind.api.media import Downloads
 from airflow_provider_segmind.api.models import RequestResult
 from airflow_provider_segmind.api.readers import state
+from airflow_provider_segmind.exceptions import SegmindDownloadError
 from airflow_provider_segmind.landing import Place, land, land_for_event, landed_before
 from demo.databases import POSTGRES
+from tests.api.test_public_network import Site, victim
+
+__all__ = ["victim"]
 
 
 def result(size: int = 10) -> RequestResult:
@@ -191,6 +197,60 @@ def test_postgresql_takes_what_xcom_carries(output: str) -> None:
     with contextlib.closing(psycopg2.connect(POSTGRES)) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT %s::jsonb", [json.dumps(value)])
         assert cursor.fetchone()[0] == value
+
+
+def naming(url: str, **fields: Any) -> RequestResult:
+    return RequestResult.model_validate({"request_id": "r-1", "status": "COMPLETED", "output": url, **fields})
+
+
+@pytest.mark.parametrize("model", ["flux-dev", "some-new-model"])
+def test_a_result_that_names_a_private_host_is_landed_itself_and_nobody_is_asked(
+    victim: Site, tmp_path: Path, caplog: pytest.LogCaptureFixture, model: str
+) -> None:
+    address = f"{victim.url}/secret.png"
+
+    body = land(naming(address, images=[{"url": address}]), model=model, place=Place(tmp_path.as_uri()))
+
+    assert victim.seen == []
+    assert body["output"] == address
+    assert json.loads((tmp_path / "r-1.json").read_text()) == body
+    assert "not public" in caplog.text
+    assert address not in caplog.text
+
+
+def test_a_file_of_the_connection_s_host_is_landed(victim: Site, tmp_path: Path) -> None:
+    manifest = land(
+        naming(f"{victim.url}/secret.png"), model="m", place=Place(tmp_path.as_uri()), downloads=victim.allowed
+    )
+
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"secret"]
+    assert manifest["bytes"] == 6
+
+
+def test_what_a_file_beyond_its_bound_left_behind_is_removed(victim: Site, tmp_path: Path) -> None:
+    downloads = Downloads(DownloadLimits(max_bytes=3), victim.allowed.hosts)
+
+    with pytest.raises(SegmindDownloadError, match="max_download_bytes"):
+        land(naming(f"{victim.url}/secret.png"), model="m", place=Place(tmp_path.as_uri()), downloads=downloads)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "wants"),
+    [("out/cat.png", True), ("out/clip.mp4", True), ("out/say.mp3", True), ("out/answer.json", False), ("out", False),
+     ("out/a.txt", False), (None, False)],
+)  # fmt: skip
+def test_a_path_of_an_image_a_video_or_a_sound_asks_for_files(path: str | None, wants: bool) -> None:
+    assert Place(path).wants_files is wants
+
+
+def test_whoever_reads_the_body_itself_has_no_address_in_it_fetched(victim: Site, tmp_path: Path) -> None:
+    place = Place(tmp_path.as_uri(), max_xcom_bytes=None)
+
+    body = land(naming(f"{victim.url}/secret.png"), model="m", place=place, downloads=victim.allowed)
+
+    assert (victim.seen, body["output"]) == ([], f"{victim.url}/secret.png")
 
 
 def test_a_manifest_whose_files_are_gone_is_not_believed(tmp_path: Path) -> None:

@@ -35,31 +35,31 @@ class TooLargeError(Exception):
         self.announced = announced
 
 
-class Body:
+class Unpacker:
     """
-    The body of one response.
+    Takes what packs a body off, piece by piece.
 
     :param headers: names in lower case.
-    :param limit: bytes, packed and unpacked, up to which it is taken.
+    :param limit: bytes, packed and unpacked, up to which it goes.
+    :param ready: whether httpx has unpacked it already, as a test's transport lets it do.
     :raises TooLargeError: its length is announced and beyond the limit.
     :raises httpx.HTTPError: it is packed in a way nobody asked for, or has too many headers.
     """
 
-    def __init__(self, headers: Mapping[str, str], limit: int) -> None:
+    def __init__(self, headers: Mapping[str, str], limit: int, *, ready: bool = False) -> None:
         if len(headers) > MAX_HEADERS:
             raise httpx.RemoteProtocolError(f"the response has {len(headers)} headers, more than {MAX_HEADERS}")
         announced = headers.get("content-length", "")
         if announced.isascii() and announced.isdigit() and len(announced) < 20 and int(announced) > limit:
             raise TooLargeError(limit, announced=int(announced))
         self._limit = limit
-        self._layers = [_Layer(name, limit) for name in reversed(_encodings(headers))]
+        self._layers = [_Layer(name, limit) for name in reversed([] if ready else _encodings(headers))]
         self._packed = 0
-        self._pieces: list[bytes] = []
         self.size = 0
 
-    def add(self, data: bytes) -> None:
+    def unpacked(self, data: bytes) -> Iterator[bytes]:
         """
-        Take a piece as it came from the network.
+        Yield what a piece from the network holds.
 
         :raises TooLargeError: with this piece the body is beyond the limit.
         :raises httpx.HTTPError: it cannot be unpacked.
@@ -67,30 +67,43 @@ class Body:
         self._packed += len(data)
         if self._packed > self._limit:
             raise TooLargeError(self._limit)
-        self._unpack(data, 0)
+        for piece in self._through(data, 0):
+            self.size += len(piece)
+            if self.size > self._limit:
+                raise TooLargeError(self._limit)
+            yield piece
 
-    def _unpack(self, data: bytes, number: int) -> None:
+    def _through(self, data: bytes, number: int) -> Iterator[bytes]:
         if number == len(self._layers):
-            self.add_unpacked(data)
+            yield data
             return
         for piece in self._layers[number].unpacked(data):
-            self._unpack(piece, number + 1)
+            yield from self._through(piece, number + 1)
 
-    def add_unpacked(self, data: bytes) -> None:
-        """
-        Take a piece that is unpacked.
 
-        :raises TooLargeError: with this piece the body is beyond the limit.
-        """
-        self.size += len(data)
-        if self.size > self._limit:
-            raise TooLargeError(self._limit)
-        self._pieces.append(data)
+class Body(Unpacker):
+    """The body of one response; errors as of :class:`Unpacker`."""
+
+    def __init__(self, headers: Mapping[str, str], limit: int, *, ready: bool = False) -> None:
+        super().__init__(headers, limit, ready=ready)
+        self._pieces: list[bytes] = []
+
+    def add(self, data: bytes) -> None:
+        """Take a piece as it came from the network."""
+        self._pieces += self.unpacked(data)
 
     @property
     def content(self) -> bytes:
         """Return what came."""
         return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+
+
+def raw_pieces(response: httpx.Response) -> Iterator[bytes]:
+    """Yield a body as it came, or as httpx has read it already; see ``ready`` of :class:`Unpacker`."""
+    if response.is_stream_consumed:
+        yield response.content
+    else:
+        yield from response.iter_raw()
 
 
 class _Layer:

@@ -18,7 +18,7 @@ import httpx
 from airflow_provider_segmind.api import polling
 from airflow_provider_segmind.api.answers import Answer
 from airflow_provider_segmind.api.async_client import AsyncSegmindClient
-from airflow_provider_segmind.api.bodies import ACCEPT_ENCODING, Body, TooLargeError
+from airflow_provider_segmind.api.bodies import ACCEPT_ENCODING, Body, TooLargeError, raw_pieces
 from airflow_provider_segmind.api.calls import AccountCalls, Quiet, say_nothing, succeeded
 from airflow_provider_segmind.api.config import ClientConfig
 from airflow_provider_segmind.api.models import (
@@ -194,11 +194,8 @@ class SegmindClient(AccountCalls):
                 timeout=http_timeout(seconds),
             ) as response:
                 headers = answer_headers(response.headers.multi_items())
-                body = Body(headers, self.config.max_response_bytes)
-                if response.is_stream_consumed:
-                    # A response of a test's transport, unpacked already.
-                    body.add_unpacked(response.content)
-                for chunk in () if response.is_stream_consumed else response.iter_raw():
+                body = Body(headers, self.config.max_response_bytes, ready=response.is_stream_consumed)
+                for chunk in raw_pieces(response):
                     if late:
                         raise httpx.ReadTimeout("the body took too long")
                     body.add(chunk)

@@ -9,6 +9,24 @@ from airflow_provider_segmind.api.protocol import Endpoints, Wire
 from airflow_provider_segmind.api.rates import RateSettings
 from airflow_provider_segmind.api.retry import Patience
 
+MAX_DOWNLOAD_BYTES = 1 << 30
+"""Bytes of a file of a result; a video of some minutes has tens of megabytes."""
+DOWNLOAD_SECONDS = 900.0
+"""Seconds for a file of a result, repetitions included."""
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadLimits:
+    """
+    Bounds of each file of a result.
+
+    :param max_bytes: as it is written.
+    :param seconds: from the first attempt on.
+    """
+
+    max_bytes: int = MAX_DOWNLOAD_BYTES
+    seconds: float = DOWNLOAD_SECONDS
+
 
 @dataclass(frozen=True, slots=True)
 class ClientConfig:
@@ -24,6 +42,7 @@ class ClientConfig:
     :param model: the model to use where none is named.
     :param patience: how long the client itself goes on over trouble.
     :param max_response_bytes: bytes up to which a response is read, as sent and unpacked.
+    :param downloads: bounds of each file of a result.
     """
 
     api_key: str = field(repr=False)
@@ -38,6 +57,7 @@ class ClientConfig:
     resubmit_on_server_error: bool = False
     patience: Patience = field(default_factory=Patience)
     max_response_bytes: int = MAX_RESPONSE_BYTES
+    downloads: DownloadLimits = field(default_factory=DownloadLimits)
 
     @property
     def wire(self) -> Wire:

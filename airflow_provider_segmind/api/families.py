@@ -73,6 +73,23 @@ def known_family(model: str) -> ApiFormat | None:
     return next((family for prefix, family in _PREFIXES if name.startswith(prefix)), None)
 
 
+_MAKES_FILES = re.compile(
+    r"image|video|audio|speech|tts|music|flux|diffusion|sdxl|(^|-)sd[0-9-]|seedream|seedance|ideogram|recraft|imagen|"
+    r"upscale|esrgan|faceswap|inpaint|background|veo|kling|(^|-)wan|hailuo|sora|runway|ltx|luma|pika|lipsync|banana|"
+    r"i2v|t2v|whisper|bark|controlnet|pixelflow",
+    re.IGNORECASE,
+)
+
+
+def makes_files(model: str) -> bool:
+    """
+    Tell whether a model is known by its name to make images, video or audio.
+
+    :param model: the model to run.
+    """
+    return known_family(model) is None and _MAKES_FILES.search(model) is not None
+
+
 def family_of(model: str, api_format: ApiFormat | str | None = None) -> ApiFormat:
     """
     Say which form to speak with a model.

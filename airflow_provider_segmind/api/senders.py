@@ -94,10 +94,9 @@ class HttpxSender:
             call.method, call.url, content=call.body, headers=headers, timeout=http_timeout(seconds)
         ) as response:
             found = answer_headers(response.headers.multi_items())
-            body = Body(found, self._max_bytes)
+            body = Body(found, self._max_bytes, ready=response.is_stream_consumed)
             if response.is_stream_consumed:
-                # A response of a test's transport, unpacked already.
-                body.add_unpacked(response.content)
+                body.add(response.content)
             else:
                 async for chunk in response.aiter_raw():
                     body.add(chunk)

@@ -12,7 +12,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from airflow_provider_segmind.api.bodies import MAX_RESPONSE_BYTES
-from airflow_provider_segmind.api.config import ClientConfig
+from airflow_provider_segmind.api.config import (
+    DOWNLOAD_SECONDS,
+    MAX_DOWNLOAD_BYTES,
+    ClientConfig,
+    DownloadLimits,
+)
 from airflow_provider_segmind.api.protocol import Endpoints, base_url
 from airflow_provider_segmind.compat import Connection
 from airflow_provider_segmind.exceptions import SegmindConfigError, shorten
@@ -22,7 +27,7 @@ API_KEY_VARIABLE = "SEGMIND_API_KEY"
 EXTRA_FIELDS = (
     *CONNECTION_FIELDS,
     *("rate_share", "redis_url", "count_polls", "typical_seconds", "resubmit_on_server_error", "prices", "output_path"),
-    "max_response_bytes",
+    *("max_response_bytes", "max_download_bytes", "download_timeout"),
 )
 """Everything that an extra may hold."""
 _log = logging.getLogger(__name__)
@@ -67,6 +72,10 @@ def client_config(connection: Connection, extra: Mapping[str, Any], *, rate_shar
         model=fields.text("model"),
         resubmit_on_server_error=fields.flag("resubmit_on_server_error"),
         max_response_bytes=int(fields.positive("max_response_bytes") or MAX_RESPONSE_BYTES),
+        downloads=DownloadLimits(
+            max_bytes=int(fields.positive("max_download_bytes") or MAX_DOWNLOAD_BYTES),
+            seconds=fields.positive("download_timeout") or DOWNLOAD_SECONDS,
+        ),
     )
 
 

@@ -112,6 +112,7 @@ class SegmindResultOperator(TemplatedOperator, BaseOperator):
                 return recover(self.hook.get_conn(), error, model=ref.model, place=place)
 
     def _fetch(self, ref: RequestRef, place: Place) -> Any:
+        from airflow_provider_segmind.api.media import Downloads
         from airflow_provider_segmind.api.polling import Pending, expired_error
         from airflow_provider_segmind.landing import land
 
@@ -129,4 +130,4 @@ class SegmindResultOperator(TemplatedOperator, BaseOperator):
                 request_id=ref.request_id,
             )
         self.log.info("Fetched the result of request %s", ref.request_id)
-        return land(result, model=ref.model, place=place)
+        return land(result, model=ref.model, place=place, downloads=Downloads.of(self.hook.config))

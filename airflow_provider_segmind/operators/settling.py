@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_segmind.api.media import Downloads
 from airflow_provider_segmind.api.models import RequestResult
 from airflow_provider_segmind.api.outcomes import TokenUsage
 from airflow_provider_segmind.api.polling import Pending
@@ -91,7 +92,8 @@ def _outcome(
         if error is not None:
             raise error
         return _defer(task, context, pending)
-    return _done(task, submission, note, land(state, model=note.fingerprint.model, place=task.place))
+    allowed = Downloads.of(submission.client.config)
+    return _done(task, submission, note, land(state, model=note.fingerprint.model, place=task.place, downloads=allowed))
 
 
 def _done(task: SegmindRunOperator, submission: Submission, note: Note, value: Any) -> Any:

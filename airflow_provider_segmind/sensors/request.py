@@ -190,6 +190,7 @@ class SegmindRequestSensor(TemplatedOperator, BaseSensorOperator):
     def _look(self, pending: Pending, until: float | None = None) -> dict[str, Any] | None:
         """Wait until ``until`` and return what XCom carries, None when the request still goes on then."""
         from airflow_provider_segmind.api.json_values import for_xcom
+        from airflow_provider_segmind.api.media import Downloads
         from airflow_provider_segmind.api.models import RequestResult
         from airflow_provider_segmind.landing import land
 
@@ -203,7 +204,8 @@ class SegmindRequestSensor(TemplatedOperator, BaseSensorOperator):
             return None
         self.log.info("Request %s is COMPLETED", pending.request_id)
         if isinstance(state, RequestResult) and wants_body:
-            return self._report(land(state, model=pending.model, place=self.place))
+            allowed = Downloads.of(client.config)
+            return self._report(land(state, model=pending.model, place=self.place, downloads=allowed))
         return self._report({"metrics": for_xcom(state.metrics.to_json()).value})
 
     def _look_then_defer(self, context: Context) -> Any:

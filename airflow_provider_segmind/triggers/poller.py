@@ -90,7 +90,7 @@ class Poller:
         clock: Callable[[], float] = time.time,
         rng: random.Random | None = None,
     ) -> None:
-        self._config = config
+        self.config = config
         self._wire = config.wire
         self._opener = opener
         self._on_rest = on_rest
@@ -200,7 +200,7 @@ class Poller:
         if looks is None:
             async with self._opening:
                 if self._looks is None:
-                    self._looks = await self._opener(self._config, self._clock)
+                    self._looks = await self._opener(self.config, self._clock)
                 looks = self._looks
         priority = Priority.EXPIRING if polling.urgent(pending, self._clock()) else None
         return await self._gate.send_async(call, looks.send, asyncio.sleep, priority)

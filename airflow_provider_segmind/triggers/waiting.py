@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from asgiref.sync import sync_to_async
 
 from airflow_provider_segmind.api.json_values import for_xcom
+from airflow_provider_segmind.api.media import Downloads
 from airflow_provider_segmind.api.models import RequestResult
 from airflow_provider_segmind.api.polling import Pending
 from airflow_provider_segmind.compat import conf
@@ -80,7 +81,9 @@ async def outcome(trigger: SegmindRequestTrigger) -> RequestEvent:
         return RequestEvent(trigger.request_id, "success", {"metrics": for_xcom(state.metrics.to_json()).value}, True)
     place = Place(trigger.output_path, trigger.max_xcom_bytes, trigger.overflow_path)
     # Threads of sync_to_async may ask the supervisor for connections of the object store; plain threads may not.
-    value = await sync_to_async(land_for_event, thread_sensitive=False)(state, model=trigger.model, place=place)
+    value = await sync_to_async(land_for_event, thread_sensitive=False)(
+        state, model=trigger.model, place=place, downloads=Downloads.of(poller.config)
+    )
     return RequestEvent(trigger.request_id, "success", value=value, has_value=value is not None)
 
 

@@ -14,7 +14,7 @@ URL = "https://images.example/a.png"
 
 
 def files(**body: Any) -> list[str]:
-    return [each.url for each in media_files(RequestResult(request_id="r", status="COMPLETED", **body))]
+    return [each.url for each in media_files(RequestResult(request_id="r", status="COMPLETED", **body), "flux-dev")]
 
 
 @pytest.mark.parametrize(

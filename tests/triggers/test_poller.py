@@ -307,7 +307,7 @@ async def test_teams_with_one_connection_id_never_share_a_key(monkeypatch: pytes
         trigger.task_instance = SimpleNamespace(
             task_id="t", dag_id=dag_id, task=None, dag_run=SimpleNamespace(team_name=team)
         )
-        keys[team, dag_id] = (await waiting._poller(trigger))._config.api_key
+        keys[team, dag_id] = (await waiting._poller(trigger)).config.api_key
 
     assert keys == {
         ("a", "one"): "SG_a_one",
