@@ -169,7 +169,7 @@ def test_the_configured_state_path_goes_before_the_task_state_store_too(
 def test_a_note_is_found_wherever_an_earlier_try_wrote_it(
     held_by: str, now_state_path: bool, tmp_path: Path, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    roots = {name: f"memory://{tmp_path.name}/{name.replace(' ', '-')}" for name in ("state_path", "conf", "out")}
+    roots = {name: f"{tmp_path.as_uri()}/{name}" for name in ("state_path", "conf", "out")}
     store = StateStore()
     held: dict[str, Journal] = {
         "state store": TaskStateJournal(store),
