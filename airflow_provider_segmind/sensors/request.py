@@ -165,8 +165,11 @@ class SegmindRequestSensor(TemplatedOperator, BaseSensorOperator):
                 # The triggerer could not do it, which need not be true of this worker; looking is free.
                 self.log.warning("%s Waiting from here, with this worker", error)
                 return self._look(self.pending)
+            if not read.has_value:
+                # What is too large for the triggerer is landed from here.
+                return self._look_then_defer(context)
             self.log.info("Request %s is COMPLETED", read.request_id)
-            return self._report(read.value if read.has_value else {})
+            return self._report(read.value)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Look once more when Airflow ended the deferral because no trigger spoke."""

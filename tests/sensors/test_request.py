@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,40 @@ def test_both_ways_of_waiting_hand_on_the_same(clock: Clock, run: Run, handed: d
     woken = sensor.execute_complete(run.context(), event)
     clock.ahead += 120
     assert woken.keys() == make(clock, handed, deferrable=True).execute(run.context()).keys()
+
+
+def test_a_body_too_large_for_the_triggerer_is_landed_by_the_worker(
+    emulator: SegmindEmulator, clock: Clock, run: Run, tmp_path: Path
+) -> None:
+    emulator.script(text="long " * 1_000_000, latency=100.0)
+    request_id = hook_by(clock).submit(MODEL, INPUTS).request_id
+    sensor = make(clock, request_id, deferrable=True, sync_wait=0, output_path=tmp_path.as_uri())
+    with pytest.raises(TaskDeferred) as left:
+        sensor.execute(run.context())
+    clock.ahead += 120
+    trigger: Any = left.value.trigger
+    trigger.not_before = 0.0
+
+    async def events() -> list[Any]:
+        return [event.payload async for event in trigger.run()]
+
+    [event] = asyncio.run(events())
+    assert event == {"request_id": request_id, "status": "success"}
+    value = sensor.execute_complete(run.context(), event)
+    assert value["status"] == "COMPLETED"
+    assert (tmp_path / f"{request_id}.json").stat().st_size > 5_000_000
+    assert value["uri"].endswith(f"{request_id}.json")
+
+
+def test_what_the_history_holds_of_an_expired_result_is_handed_on_without_a_place(
+    emulator: SegmindEmulator, clock: Clock, run: Run
+) -> None:
+    emulator.settings(models={**emulator.settings()["models"], "painter": "image"})
+    request_id = hook_by(clock).submit("painter", INPUTS).request_id
+    clock.ahead += 4000
+    value = make(clock, request_id).poke(run.context()).xcom_value
+    assert value["recovered"] is True
+    assert value["output"].startswith("http")
 
 
 @pytest.mark.parametrize("soft_fail", [False, True])
