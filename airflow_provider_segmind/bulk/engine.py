@@ -324,6 +324,8 @@ class Engine:
             finally:
                 self._asking -= 1
             self._rows.asked(prepared)
+            if self.ledger.trouble is not None and not self.stopping:
+                self.stop(str(self.ledger.trouble), error=self.ledger.trouble)
             self._room.leave(prepared.size)
             self._changed.set()
 

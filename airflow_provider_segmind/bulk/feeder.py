@@ -158,6 +158,8 @@ class Feeder:
                 room -= prepared.size
         if lines:
             self._order.write(lines)
+            # What was read is still in order; no more is, because that would be kept in memory.
+            self.broken = self.broken or self._order.trouble
         return block
 
     def _next(self) -> _Built | None:

@@ -95,6 +95,11 @@ class Ledger:
                 break
         self._write_answers()
 
+    @property
+    def trouble(self) -> SegmindBulkError | None:
+        """Why no more rows should be taken on: the local working copy is on a full disk. The segments are not."""
+        return self._spool.trouble
+
     def append(self, event: Event) -> None:
         """Take an event into the view at once; it becomes durable with the next :meth:`commit`."""
         line = to_line(event)
@@ -259,6 +264,9 @@ class Ledger:
     def _write_answers(self) -> None:
         self._spool.write(list(self._answers.values()))
         self._answers = {}
+        if self._spool.trouble is not None:
+            # Nothing is in flight yet, so nothing is lost.
+            raise self._spool.trouble
 
     def _read(self, place: int) -> Finished:
         event = from_line(self._answers.get(place) or self._writing.get(place) or self._spool.read(place))

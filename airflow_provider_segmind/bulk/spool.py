@@ -1,4 +1,9 @@
-"""Working copies on the worker's own disk, so that memory does not grow with the table."""
+"""
+Working copies on the worker's own disk, so that memory does not grow with the table.
+
+When that disk is full, what comes next stays in memory: what was paid for is not lost, and whoever uses a spool stops
+taking on more when it says so.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from airflow_provider_segmind.exceptions import SegmindBulkError
+
 _PAGE = 4096
 
 
@@ -18,12 +25,20 @@ class Spool:
     Lines in a temporary file that is gone with the process.
 
     Places are handed out before lines are written, so that one thread may decide the order and another may write.
+
+    :raises SegmindBulkError: the temporary folder takes no file.
     """
 
     def __init__(self) -> None:
-        self._descriptor, name = tempfile.mkstemp(prefix="segmind-spool-")
-        # Without a name the file goes with its descriptor, however the process ends.
-        Path(name).unlink()
+        try:
+            self._descriptor, name = tempfile.mkstemp(prefix="segmind-spool-")
+            # Without a name the file goes with its descriptor, however the process ends.
+            Path(name).unlink()
+        except OSError as error:
+            raise _full(error, "Nothing was sent in this try") from error
+        self.trouble: SegmindBulkError | None = None
+        self._written = self._next = 0
+        self._kept: dict[int, bytes] = {}
         self._release = weakref.finalize(self, os.close, self._descriptor)
         self._end = 0
 
@@ -46,13 +61,33 @@ class Spool:
         return place
 
     def write(self, lines: list[bytes]) -> None:
-        """Write lines in the order in which their places were reserved."""
+        """Write lines in the order in which their places were reserved; see :attr:`trouble`."""
+        if self.trouble is None:
+            try:
+                self._write(lines)
+            except OSError as error:
+                self.trouble = _full(error, "Nothing more is asked; what was answered is in the ledger")
+            else:
+                return
+        for line in lines:
+            self._kept[self._next] = line
+            self._next += len(line) + 1
+
+    def _write(self, lines: list[bytes]) -> None:
         data = memoryview(b"".join(line + b"\n" for line in lines))
+        size = len(data)
         while data:
             data = data[os.write(self._descriptor, data) :]
+        # What a full disk took of the last lines lies behind this, and is not read.
+        self._written = self._next = self._written + size
 
     def read(self, place: int) -> bytes:
         """Return one line."""
+        if place >= self._written:
+            try:
+                return self._kept[place]
+            except KeyError:
+                raise EOFError(f"no line at place {place}") from None
         length = _PAGE
         while True:
             data = os.pread(self._descriptor, length, place)
@@ -66,9 +101,18 @@ class Spool:
     def lines(self) -> Iterator[tuple[int, bytes]]:
         """Yield every line written so far with its place, in order."""
         place, rest, at = 0, b"", 0
-        while data := os.pread(self._descriptor, 1 << 18, at):
+        while data := os.pread(self._descriptor, min(1 << 18, self._written - at), at):
             at += len(data)
             *whole, rest = (rest + data).split(b"\n")
             for line in whole:
                 yield place, line
                 place += len(line) + 1
+        yield from list(self._kept.items())
+
+
+def _full(error: OSError, meaning: str) -> SegmindBulkError:
+    return SegmindBulkError(
+        f"The temporary folder of the worker cannot hold working files: {error}. {meaning}. Free space there, or set "
+        "TMPDIR to a folder that has it; a retry goes on.",
+        retryable=True,
+    )

@@ -22,6 +22,10 @@ WHOLE_PUT_PROTOCOLS = frozenset(
 """Stores where an object appears when its upload is complete; elsewhere a second name and a rename are needed."""
 
 
+SMALL = 32 << 20
+"""Bytes of an upload that are collected in memory."""
+
+
 class StorePath(Protocol):
     """A path in some store; both ``pathlib.Path`` and its look-alikes for object stores fit."""
 
@@ -83,7 +87,8 @@ def write_whole(path: StorePath) -> Iterator[IO[bytes]]:
         with _renamed(path) as file:
             yield file
         return
-    with tempfile.TemporaryFile() as collected:
+    # What is small, as a segment of a ledger is, does not depend on the local disk.
+    with tempfile.SpooledTemporaryFile(SMALL) as collected:
         yield collected
         collected.seek(0)
         if _protocol(path) in WHOLE_PUT_PROTOCOLS:
