@@ -16,7 +16,7 @@ from tests.matrix.versions import ROOT, VERSIONS, Version
 def main() -> int:
     """Test the versions asked for, all by default; 0 when every one passed."""
     parser = argparse.ArgumentParser(prog="python -m tests.matrix", description=__doc__)
-    known = {version.airflow: version for version in VERSIONS}
+    known = {version.name: version for version in VERSIONS}
     parser.add_argument("versions", nargs="*", metavar="VERSION", help=f"of {', '.join(known)}")
     parser.add_argument("--renew", action="store_true", help="write the pins anew instead of testing")
     options = parser.parse_args()
@@ -29,8 +29,8 @@ def main() -> int:
         return 0
     # Half the time of a run is waiting, so two share a machine well; each has an Airflow home of its own.
     with ThreadPoolExecutor(max_workers=2) as pool:
-        results = dict(zip((version.airflow for version in chosen), pool.map(_test, chosen), strict=True))
-    print("\n".join(f"Airflow {airflow}: {result}" for airflow, result in results.items()), flush=True)
+        results = dict(zip((version.name for version in chosen), pool.map(_test, chosen), strict=True))
+    print("\n".join(f"Airflow {name}: {result}" for name, result in results.items()), flush=True)
     return 1 if "failed" in results.values() else 0
 
 
@@ -41,8 +41,8 @@ def _test(version: Version) -> str:
     except NoPythonError as error:
         print(error, flush=True)
         return "failed" if os.environ.get("CI") == "true" else "skipped"
-    print(f"=== Airflow {version.airflow} begins, built in {time.monotonic() - started:.0f} s", flush=True)
-    suites = ["tests/matrix", "tests/dags/test_rendering.py"]
+    print(f"=== Airflow {version.name} begins, built in {time.monotonic() - started:.0f} s", flush=True)
+    suites = ["tests/matrix", "tests/dags/test_rendering.py", "tests/test_compat.py"]
     if version.lowest:
         suites += [folder for folder in ("tests/api", "tests/bulk") if (ROOT / folder).is_dir()]
     # Older Airflows warn about themselves; warnings are errors where the newest one is tested.
@@ -52,7 +52,7 @@ def _test(version: Version) -> str:
         command, cwd=ROOT, env=environment, check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     # In one piece, so that two versions do not mix their lines.
-    print(f"=== Airflow {version.airflow}, after {time.monotonic() - started:.0f} s\n{done.stdout}", flush=True)
+    print(f"=== Airflow {version.name}, after {time.monotonic() - started:.0f} s\n{done.stdout}", flush=True)
     return "failed" if done.returncode else "passed"
 
 

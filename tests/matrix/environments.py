@@ -6,17 +6,18 @@ import hashlib
 import shutil
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from tests.matrix.versions import ROOT, TEST_TOOLS, Version
+from packaging.requirements import Requirement
+
+from tests.matrix.versions import MANAGED, ROOT, TEST_TOOLS, Version, requirements
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 UV = str(Path(sys.executable).parent / "uv")
-COMPAT = "apache-airflow-providers-common-compat"
 
 
 class NoPythonError(RuntimeError):
@@ -36,40 +37,54 @@ def build(version: Version) -> Path:
     """Build the environment, unless it is there and made from the same pins, and return its interpreter."""
     interpreter = version.home / "bin" / "python"
     stamp = version.home / ".installed"
-    key = hashlib.sha256(version.constraints.read_bytes() + (ROOT / "pyproject.toml").read_bytes()).hexdigest()
+    read = (version.constraints, version.tools, ROOT / "pyproject.toml")
+    key = hashlib.sha256(b"".join(path.read_bytes() for path in read)).hexdigest()
     if stamp.exists() and stamp.read_text() == key:
         return interpreter
     _run([UV, "venv", "--quiet", "--clear", "--python", find_python(version), str(version.home)])
-    pins = ["--constraints", str(version.constraints), "--build-constraints", str(version.constraints)]
+    pins = [f"--{kind}={path}" for kind in ("constraints", "build-constraints") for path in read[:2]]
     airflow = f"apache-airflow=={version.airflow}"
     install = [UV, "pip", "install", "--quiet", "--python", str(interpreter), *pins]
-    project = ["--requirements", str(ROOT / "pyproject.toml"), "--all-extras", "--editable", str(ROOT)]
-    _run([*install, airflow, *version.beside, *TEST_TOOLS, *project])
+    ours = ["--requirements", str(ROOT / "pyproject.toml"), "--all-extras", "--editable", str(ROOT)]
+    _run([*install, airflow, *version.beside, *TEST_TOOLS, *ours])
     stamp.write_text(key)
     return interpreter
 
 
 def renew(version: Version) -> None:
-    """Write the pins of one version anew."""
-    if version.as_of is None:
-        return
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    ours = [each for each in project["dependencies"] if not each.startswith("apache-airflow>")]
+    """
+    Write the pins of one version anew.
+
+    Those of the release's day know our dependencies by name alone: what they are on that day, our bounds must allow.
+    What the tests need is added afterwards, and moves none of them.
+    """
+    ours = [Requirement(each) for each in requirements()]
     if version.lowest:
-        ours = [each.replace(">=", "==", 1) for each in ours]
-    extras = [each for group in project["optional-dependencies"].values() for each in group]
-    wanted = [f"apache-airflow=={version.airflow}", *version.beside, *ours, *extras, *TEST_TOOLS]
-    pins: list[str] = []
-    for python in sorted(version.pythons):
-        # What one Python has pinned holds for the next, so that a package has one version.
-        pins = sorted({*pins, *_compile([*wanted, *pins], python=python, as_of=version.as_of)})
+        asked = [str(each).replace(">=", "==", 1) for each in ours]
+    else:
+        asked = [*MANAGED, *(each.name for each in ours)]
+    pins = _pins([f"apache-airflow=={version.airflow}", *version.beside, *asked], version)
     version.constraints.write_text("\n".join(pins) + "\n")
+    with_tools = _pins([*TEST_TOOLS, f"apache-airflow=={version.airflow}"], version, held=pins)
+    version.tools.write_text("\n".join(sorted(set(with_tools) - set(pins))) + "\n")
 
 
-def _compile(wanted: list[str], *, python: str, as_of: str) -> list[str]:
-    command = [UV, "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--no-emit-index-url", "-"]
-    # The compatibility layer is written for old Airflows and goes with its newest version.
-    command += ["--python-version", python, "--exclude-newer", as_of, "--exclude-newer-package", f"{COMPAT}=false"]
+def _pins(wanted: list[str], version: Version, held: Sequence[str] = ()) -> list[str]:
+    pins: set[str] = set()
+    with TemporaryDirectory() as folder:
+        constraints = Path(folder, "held.txt")
+        for python in sorted(version.pythons):
+            # What one Python has pinned holds for the next, so that a package has one version.
+            constraints.write_text("\n".join({*held, *pins}))
+            pins |= set(
+                _compile(wanted, "--python-version", python, "--constraints", str(constraints), version=version)
+            )
+    return sorted(pins)
+
+
+def _compile(wanted: list[str], *options: str, version: Version) -> list[str]:
+    command = [UV, "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--no-emit-index-url", *options, "-"]
+    command += ["--exclude-newer", version.released]
     done = subprocess.run(command, input="\n".join(wanted), text=True, check=True, stdout=subprocess.PIPE)
     return done.stdout.split()
 

@@ -24,6 +24,8 @@ OURS = ("matrix_three_steps", "matrix_deferred", "matrix_tried_again")
 MODEL = "gemini-3.1-flash-lite"
 DEFERRED = "Request {} goes on; waiting for it in the triggerer"
 LONGEST_LOG = 20_000
+README = "triage"
+URGENCY = {"urgency": "high", "topic": "An invoice."}
 TRIAGE = {"team": "billing", "urgent": True, "summary": "Charged twice."}
 
 
@@ -54,7 +56,8 @@ def environment(airflow_database: Path, store: Path) -> dict[str, str]:
 def examples(environment: dict[str, str]) -> Any:
     with SegmindEmulator() as emulator:
         emulator.script(match="Sort this ticket", json=TRIAGE)
-        dags = [(f"dags_examples/{name}.py", name) for name in EXAMPLES]
+        emulator.script(match="How urgent", json=URGENCY, looks=[1, 1])
+        dags = [("tests/dags/readme.py", README), *((f"dags_examples/{name}.py", name) for name in EXAMPLES)]
         return run_dags(*dags, connection=emulator.connection_json, hold=0.5, **environment), emulator
 
 
@@ -83,11 +86,19 @@ def posts(emulator: SegmindEmulator, *said: str) -> dict[str, int]:
     return {each: bodies.count(each) for each in said}
 
 
-@pytest.mark.parametrize("dag_id", EXAMPLES)
+@pytest.mark.parametrize("dag_id", [README, *EXAMPLES])
 def test_an_example_succeeds(dag_id: str, examples: Any) -> None:
     ended = examples[0][dag_id]
 
     assert ended["state"] == "success", ended["log"][-LONGEST_LOG:]
+
+
+def test_the_dag_of_the_readme_defers_and_returns_what_the_model_answered(examples: Any) -> None:
+    ended, emulator = examples
+
+    assert ended[README]["values"] == {"triage": URGENCY}
+    assert "waiting for it in the triggerer" in ended[README]["log"]
+    assert len([post for post in emulator.posts() if "The invoice is wrong again." in str(post.json)]) == 1
 
 
 def test_every_example_pays_once_for_each_request(examples: Any) -> None:
@@ -96,7 +107,7 @@ def test_every_example_pays_once_for_each_request(examples: Any) -> None:
     requests = {"caption": 1, "families": 3, "image": 1, "request": 1, "run": 1, "summarize_pdf": 1, "triage": 3}
     requests |= {"captions": 3, "sharded": 30, "catalogue": 18}
     assert {f"example_segmind_{name}" for name in requests} <= set(ended)
-    assert len(emulator.posts()) == len(emulator.bill) >= sum(requests.values())
+    assert len(emulator.posts()) == len(emulator.bill) >= 1 + sum(requests.values())
     assert emulator.api_key not in str([one["values"] for one in ended.values()])
 
 

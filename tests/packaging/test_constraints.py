@@ -1,0 +1,103 @@
+"""The built wheel under the constraints of every supported Airflow, as ``pip install … -c …`` resolves it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import product
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from tests.matrix.versions import VERSIONS, Version, project, requirements
+
+UV = Path(sys.executable).parent / "uv"
+RELEASES = {version.name: version for version in VERSIONS if not version.lowest}
+EXTRAS = sorted(project()["optional-dependencies"])
+ALL = f"[{','.join(EXTRAS)}]"
+INSTALLS = ["", ALL, *(f"[{extra}]" for extra in EXTRAS)]
+every_release = pytest.mark.parametrize("release", RELEASES.values(), ids=RELEASES)
+
+Resolved = dict[tuple[str, str, str], subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def resolved(wheel: Path) -> Resolved:
+    """What every install ends in: by version of Airflow, of Python, and by extras."""
+
+    def resolve(version: Version, python: str, extras: str) -> subprocess.CompletedProcess[str]:
+        command = [UV, "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--python-version", python]
+        command += ["--no-emit-index-url", "--constraints", version.constraints, "-"]
+        asked = f"airflow-provider-segmind{extras} @ {wheel.as_uri()}"
+        run = partial(subprocess.run, input=asked, text=True, capture_output=True, check=False, timeout=120)
+        # What the index said the last time is enough, and takes a tenth of a second; a first time asks it.
+        done = run([*command, "--offline"])
+        return run(command) if done.returncode else done
+
+    # Each extra on the first Python, nothing and all of them on the others too.
+    wanted = [
+        (version, python, extras)
+        for version in RELEASES.values()
+        for python, extras in product(version.pythons, INSTALLS)
+        if python == version.pythons[0] or extras in ("", ALL)
+    ]
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        done = pool.map(lambda one: resolve(*one), wanted)
+    return {(version.name, python, extras): one for (version, python, extras), one in zip(wanted, done, strict=True)}
+
+
+def pins(text: str) -> dict[str, str]:
+    """Read ``name==version`` lines; the wheel itself has an address."""
+    return dict(line.split("==") for line in text.split("\n") if "==" in line)
+
+
+@every_release
+def test_the_wheel_installs_bare_and_with_every_extra(release: Version, resolved: Resolved) -> None:
+    failed = {key[1:]: one.stderr for key, one in resolved.items() if key[0] == release.name and one.returncode}
+
+    assert failed == {}
+
+
+@every_release
+def test_nothing_of_airflow_moves(release: Version, resolved: Resolved) -> None:
+    held = pins(release.constraints.read_text())
+
+    for key, one in resolved.items():
+        if key[0] == release.name:
+            found = pins(one.stdout)
+            assert found["apache-airflow"] == release.airflow, key
+            assert {name: version for name, version in found.items() if held.get(name) != version} == {}, key
+
+
+@pytest.mark.parametrize(
+    "path", sorted(Path(RELEASES["2.11.0"].constraints).parent.glob("*-*.txt")), ids=lambda p: p.name
+)
+def test_pins_are_names_and_versions_alone(path: Path) -> None:
+    lines = path.read_text().splitlines()
+
+    assert [line for line in lines if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*==[0-9][0-9a-z.+]*", line)] == []
+    assert len({line.partition("==")[0] for line in lines}) == len(lines)
+
+
+@pytest.mark.parametrize("version", VERSIONS, ids=[version.name for version in VERSIONS])
+def test_what_tests_need_moves_none_of_the_pins(version: Version) -> None:
+    assert not pins(version.tools.read_text()).keys() & pins(version.constraints.read_text()).keys()
+
+
+def test_the_lowest_pins_are_the_lower_bounds() -> None:
+    lowest = next(version for version in VERSIONS if version.lowest)
+    held = pins(lowest.constraints.read_text())
+    bounds = {each.name: str(each.specifier).removeprefix(">=") for each in map(Requirement, requirements())}
+
+    assert {name: Requirement(f"{name}=={held[name]}").specifier.contains(bound) for name, bound in bounds.items()} == (
+        dict.fromkeys(bounds, True)
+    )
+
+
+def test_airflows_compatibility_provider_is_not_asked_for() -> None:
+    # Every release pins it at what was newest on its day, and its names came later.
+    assert "apache-airflow-providers-common-compat" not in {Requirement(each).name for each in requirements()}
