@@ -30,7 +30,8 @@ def resolved(wheel: Path) -> Resolved:
     """What every install ends in: by version of Airflow, of Python, and by extras."""
 
     def resolve(version: Version, python: str, extras: str) -> subprocess.CompletedProcess[str]:
-        command = [UV, "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--python-version", python]
+        command = [UV, "pip", "compile", "--quiet", "--no-header", "--no-annotate"]
+        command += ["--python", sys.executable, "--python-version", python]
         command += ["--no-emit-index-url", "--constraints", version.constraints, "-"]
         asked = f"airflow-provider-segmind{extras} @ {wheel.as_uri()}"
         run = partial(subprocess.run, input=asked, text=True, capture_output=True, check=False, timeout=120)

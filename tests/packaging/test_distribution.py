@@ -14,19 +14,23 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+import airflow_provider_segmind
+from tests.matrix.environments import find_python
+from tests.matrix.versions import VERSIONS, Version
+
 ROOT = Path(__file__).resolve().parents[2]
 UV = Path(sys.executable).parent / "uv"
 
 
-@pytest.fixture(scope="module")
-def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment that holds the wheel and what it asks for, and nothing of this checkout."""
+@pytest.fixture(scope="module", params=[VERSIONS[0], VERSIONS[-1]], ids=lambda version: version.name)
+def installed(request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment under a release's pins that holds the wheel and what it asks for, nothing of this checkout."""
+    release: Version = request.param
     venv = tmp_path_factory.mktemp("venv")
     python = venv / "bin" / "python"
-    subprocess.run(
-        [UV, "venv", "--quiet", "--clear", "--seed", "--python", sys.executable, venv], check=True, timeout=120
-    )
-    pins = ["--constraints", ROOT / "constraints.txt"]
+    base = find_python(release)
+    subprocess.run([UV, "venv", "--quiet", "--clear", "--seed", "--python", base, venv], check=True, timeout=120)
+    pins = ["--constraints", release.constraints]
     subprocess.run([UV, "pip", "install", "--quiet", "--python", python, *pins, wheel], check=True, timeout=300)
     return python
 
@@ -109,6 +113,16 @@ print(json.dumps([manager.providers["airflow-provider-segmind"].version, "segmin
 
     assert version in str(next(installed.parent.parent.rglob("airflow_provider_segmind-*.dist-info")))
     assert has_hook
+
+
+def test_the_command_of_a_new_user_shows_the_provider(installed: Path, tmp_path: Path) -> None:
+    environment = {"AIRFLOW_HOME": str(tmp_path), "PATH": str(installed.parent)}
+    command = [installed.parent / "airflow", "providers", "list", "--output", "plain"]
+
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120)
+
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("airflow-provider-segmind")]
+    assert line.split()[-1] == airflow_provider_segmind.__version__
 
 
 def test_provider_info_fits_airflows_schema() -> None:
