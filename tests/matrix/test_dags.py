@@ -56,7 +56,8 @@ def environment(airflow_database: Path, store: Path) -> dict[str, str]:
 def examples(environment: dict[str, str]) -> Any:
     with SegmindEmulator() as emulator:
         emulator.script(match="Sort this ticket", json=TRIAGE)
-        emulator.script(match="How urgent", json=URGENCY, looks=[1, 1])
+        # Longer than a task waits itself before it defers.
+        emulator.script(match="How urgent", json=URGENCY, latency=12)
         dags = [("tests/dags/readme.py", README), *((f"dags_examples/{name}.py", name) for name in EXAMPLES)]
         return run_dags(*dags, connection=emulator.connection_json, hold=0.5, **environment), emulator
 
