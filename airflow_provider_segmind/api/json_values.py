@@ -114,7 +114,11 @@ def was_changed(text: str | bytes) -> bool:
     :param text: JSON, as ``read_json`` takes it.
     """
     if isinstance(text, bytes):
-        text = text.decode(json.detect_encoding(text), "surrogatepass")
+        try:
+            text = text.decode(json.detect_encoding(text), "surrogatepass")
+        except UnicodeDecodeError:
+            # It was no JSON, so nothing was read from it.
+            return False
     if text.count("[") + text.count("{") > MAX_DEPTH and _flattened(text, 1) != text:
         return True
     if _LONG_INTEGER.search(text) is None and _EXPONENT.search(text) is None:
@@ -162,7 +166,11 @@ def read_json(text: str | bytes, *, entries: int = 1) -> Any:
     :raises ValueError: it is not JSON.
     """
     if isinstance(text, bytes):
-        text = text.decode(json.detect_encoding(text), "surrogatepass")
+        try:
+            text = text.decode(json.detect_encoding(text), "surrogatepass")
+        except UnicodeDecodeError:
+            # It was no JSON, so nothing was read from it.
+            return False
     if text.count("[") + text.count("{") > MAX_DEPTH:
         text = _flattened(text, entries)
     return _DECODER.decode(text.removeprefix("\ufeff"))
