@@ -13,6 +13,7 @@ To add a name: its modules in :data:`_MODULES`, newest Airflow first, and its im
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
@@ -204,6 +205,20 @@ async def get_async_connection(conn_id: str, *, hook: BaseHook) -> Connection:
 
     # Only asgiref's threads reach the supervisor of a trigger.
     return await sync_to_async(hook.get_connection)(conn_id)
+
+
+async def mask_secrets_async(secrets: Iterable[str]) -> None:
+    """Register secrets with Airflow's masker on an event loop, which ``mask_secret`` can stall on Airflow 3."""
+    try:
+        from airflow.sdk.log import amask_secret
+    except ImportError:
+        from asgiref.sync import sync_to_async
+
+        mask = sync_to_async(_look_up("mask_secret", _MODULES["mask_secret"]))
+    else:
+        mask = amask_secret
+    for secret in secrets:
+        await mask(secret)
 
 
 async def get_async_extra_dejson(connection: Connection) -> dict[str, Any]:

@@ -38,6 +38,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from airflow_provider_segmind.masking import mask_known
+
 SHOWN_CHARACTERS = 200
 """How much of a server's answer or a model's reply a message may quote."""
 
@@ -55,6 +57,10 @@ class SegmindError(Exception):
 
     retryable: bool = False
     """Whether running the same task again can end differently."""
+
+    def __init__(self, *args: Any) -> None:
+        # Messages quote servers, and a server may quote the key.
+        super().__init__(*(mask_known(part) if isinstance(part, str) else part for part in args))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The default calls the class with the message alone, and several classes need more than that.
@@ -96,7 +102,7 @@ class SegmindAPIError(SegmindError):
         super().__init__(message)
         self.status_code = status_code
         self.request_id = request_id
-        self.body = None if body is None else shorten(body)
+        self.body = None if body is None else shorten(mask_known(body))
 
 
 class SegmindConnectionError(SegmindAPIError):
@@ -221,7 +227,7 @@ class SegmindRequestFailedError(SegmindRequestError):
 
     def __init__(self, message: str, *, request_id: str, reason: str = "") -> None:
         super().__init__(message, request_id=request_id)
-        self.reason = shorten(reason)
+        self.reason = shorten(mask_known(reason))
 
 
 class SegmindRequestExpiredError(SegmindRequestError):
@@ -260,7 +266,7 @@ class SegmindReplyError(SegmindError):
     def __init__(self, message: str, *, reason: str, reply: str = "", request_id: str | None = None) -> None:
         super().__init__(message)
         self.reason = reason
-        self.reply = shorten(reply)
+        self.reply = shorten(mask_known(reply))
         self.request_id = request_id
 
 

@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from airflow_provider_segmind.compat import AirflowFailException, AirflowSensorTimeout, AirflowSkipException
 from airflow_provider_segmind.exceptions import SegmindError, SegmindRequestTimeoutError
+from airflow_provider_segmind.masking import masked
 
 
 @contextmanager
@@ -22,9 +23,14 @@ def task_failures() -> Iterator[None]:
     try:
         yield
     except SegmindError as error:
+        masked(error)
         if error.retryable:
             raise
         raise AirflowFailException(str(error)) from error
+    except Exception as error:
+        if (shown := masked(error)) is not error:
+            raise shown from shown.__cause__
+        raise
 
 
 def skip(reason: str) -> NoReturn:
@@ -43,6 +49,7 @@ def sensor_failures(*, soft_fail: bool, never_fail: bool) -> Iterator[None]:
     try:
         yield
     except SegmindError as error:
+        masked(error)
         final = not error.retryable or isinstance(error, SegmindRequestTimeoutError)
         if never_fail or (soft_fail and final):
             raise AirflowSkipException(f"Skipped instead of failed, as asked: {error}") from error
@@ -50,4 +57,8 @@ def sensor_failures(*, soft_fail: bool, never_fail: bool) -> Iterator[None]:
             raise AirflowSensorTimeout(str(error)) from error
         if final:
             raise AirflowFailException(str(error)) from error
+        raise
+    except Exception as error:
+        if (shown := masked(error)) is not error:
+            raise shown from shown.__cause__
         raise

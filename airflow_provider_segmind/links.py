@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from airflow_provider_segmind.compat import BaseOperatorLink
+from airflow_provider_segmind.masking import mask_known
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.compat import BaseOperator, TaskInstanceKey
@@ -54,5 +55,5 @@ def result_address(value: Any) -> str | None:
         return None
     for address in (value.get("uri"), value.get("output")):
         if isinstance(address, str) and re.fullmatch(r"[a-z][a-z0-9+.\-]*://\S+|/\S+", address):
-            return address
+            return mask_known(address)
     return None

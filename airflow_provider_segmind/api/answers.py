@@ -33,13 +33,13 @@ from airflow_provider_segmind.exceptions import (
     SegmindSubmissionUnknownError,
     shorten,
 )
+from airflow_provider_segmind.masking import mask
 
 NOT_BILLED = "Nothing was billed"
 FATE_UNKNOWN = (
     "Whether the request was created, and will be billed, is unknown, so it was not sent again: look for it in "
     "Segmind's request history before you submit again"
 )
-_KEY_PATTERN = re.compile(r"SG_[A-Za-z0-9]+")
 _MONEY_PATTERN = re.compile(r"\bcredits?\b|\bbalance\b|\bfunds\b|\bspend(?:ing)?[ _-](?:limit|cap)", re.IGNORECASE)
 _MEDIA_TYPE_PATTERN = re.compile(r"content[ -]?type", re.IGNORECASE)
 _SURROGATE_PATTERN = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -153,13 +153,6 @@ class Asked:
         return NOT_BILLED if self.paid else "The call itself costs nothing"
 
 
-def mask(text: str, secret: str) -> str:
-    """Replace the API key, and whatever looks like one, with asterisks."""
-    if secret:
-        text = text.replace(secret, "***")
-    return _KEY_PATTERN.sub("***", text)
-
-
 def spoken(body: Mapping[str, Any], secret: str) -> str | None:
     """Return the server's own words in a JSON object, masked; None when it has none."""
     found = next((body[key] for key in _WORD_KEYS if body.get(key)), None)
@@ -171,7 +164,7 @@ def spoken(body: Mapping[str, Any], secret: str) -> str | None:
 def server_words(answer: Answer, secret: str) -> str:
     """Return what the server said, masked and shortened: the ``error`` of a JSON body, else the text of the page."""
     # Masked before any cut, which could leave half a key that no pattern knows.
-    text = mask(answer.content.decode("utf-8", "replace"), secret)[:20_000]
+    text = mask(answer.content[:40_000].decode("utf-8", "replace"), secret)[:20_000]
     try:
         body = answer.json()
     except BrokenAnswerError:

@@ -8,6 +8,7 @@ from airflow_provider_segmind.api.bodies import MAX_RESPONSE_BYTES
 from airflow_provider_segmind.api.protocol import Endpoints, Wire
 from airflow_provider_segmind.api.rates import RateSettings
 from airflow_provider_segmind.api.retry import Patience
+from airflow_provider_segmind.masking import remember
 
 MAX_DOWNLOAD_BYTES = 1 << 30
 """Bytes of a file of a result; a video of some minutes has tens of megabytes."""
@@ -58,6 +59,9 @@ class ClientConfig:
     patience: Patience = field(default_factory=Patience)
     max_response_bytes: int = MAX_RESPONSE_BYTES
     downloads: DownloadLimits = field(default_factory=DownloadLimits)
+
+    def __post_init__(self) -> None:
+        remember(self.api_key)
 
     @property
     def wire(self) -> Wire:

@@ -29,6 +29,7 @@ from airflow_provider_segmind.api.transport import (
     too_large,
     transport_error,
 )
+from airflow_provider_segmind.masking import masked
 
 T = TypeVar("T")
 
@@ -99,6 +100,7 @@ class Connections:
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise transport_error(call.asked, call.url, error) from error
         except _TROUBLES as error:
+            masked(error)
             raise transport_error(call.asked, call.url, _in_httpx_words(error)) from error
         return call.read(answer)
 

@@ -169,7 +169,7 @@ class Wire:
         """``POST /v2/{model}``: paid, never idempotent."""
         url = f"{self.endpoints.gateway}/v2/{path_segment(model, 'model')}"
         asked = self._asked(f"Submitting to model {model!r}", paid=True, names="model")
-        return self._call(asked, url, readers.submitted, body=encode_inputs(inputs))
+        return self._call(asked, url, partial(readers.submitted, secret=self.api_key), body=encode_inputs(inputs))
 
     def run_sync(self, model: str, inputs: Mapping[str, Any], timeout: float | None) -> Call[SyncResult]:
         """``POST /v1/{model}``: paid, blocks until the model is done."""

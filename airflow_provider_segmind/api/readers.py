@@ -14,7 +14,6 @@ from airflow_provider_segmind.api.answers import (
     BrokenAnswerError,
     broken,
     clock_offset,
-    mask,
     refusal,
     server_words,
     spoken,
@@ -32,6 +31,7 @@ from airflow_provider_segmind.api.models import (
     WireModel,
 )
 from airflow_provider_segmind.exceptions import shorten
+from airflow_provider_segmind.masking import mask, mask_known, masked
 
 T = TypeVar("T")
 M = TypeVar("M", bound=WireModel)
@@ -54,7 +54,7 @@ def checked(asked: Asked, read: Callable[[Answer], T], answer: Answer) -> T:
     try:
         return read(answer)
     except BrokenAnswerError as error:
-        raise broken(asked, answer, error) from error
+        raise broken(asked, answer, error) from masked(error)
 
 
 def _validate(kind: type[M], body: Mapping[str, Any]) -> M:
@@ -73,11 +73,12 @@ def credits(answer: Answer) -> Credits:
     return balance
 
 
-def submitted(answer: Answer) -> SubmittedRequest:
-    """Read the answer to a submit, which is worth nothing without a usable id."""
+def submitted(answer: Answer, *, secret: str = "") -> SubmittedRequest:
+    """Read the answer to a submit, which is worth nothing without a usable id; one that holds the key is none."""
     body = answer.json_object()
     request_id = body.get("request_id")
-    if not isinstance(request_id, str) or not PATH_SEGMENT.fullmatch(request_id):
+    named = isinstance(request_id, str) and PATH_SEGMENT.fullmatch(request_id)
+    if not named or not _usable(request_id, secret):
         raise BrokenAnswerError("names no usable request_id")
     return _validate(SubmittedRequest, body)
 
@@ -117,7 +118,7 @@ def sync_result(answer: Answer) -> SyncResult:
         content_type=answer.content_type or "application/octet-stream",
         json_body=answer.json() if is_json else None,
         content=None if is_json else answer.content,
-        request_id=answer.headers.get("x-request-id"),
+        request_id=mask_known(answer.headers.get("x-request-id") or "") or None,
         cost=answer.headers.get("x-cost"),
         remaining_credits=answer.headers.get("x-remaining-credits"),
     )
@@ -151,7 +152,8 @@ def model_list(answer: Answer) -> list[ModelInfo]:
 def record_list(secret: str, answer: Answer) -> list[RequestRecord]:
     """Read a page of the request history; its envelope is undocumented."""
     rows, offset = _rows(answer.json()), clock_offset(answer)
-    return [_record(row, secret, offset) for row in rows if isinstance(row, dict) and row.get("request_id")]
+    found = (row for row in rows if isinstance(row, dict) and _usable(row.get("request_id"), secret))
+    return [_record(row, secret, offset) for row in found]
 
 
 def record(request_id: str, secret: str, answer: Answer) -> RequestRecord:
@@ -168,9 +170,14 @@ def record(request_id: str, secret: str, answer: Answer) -> RequestRecord:
     return _record({**found, "request_id": request_id}, secret)
 
 
+def _usable(request_id: Any, secret: str) -> bool:
+    return bool(request_id) and mask(str(request_id), secret) == str(request_id)
+
+
 def _record(row: Mapping[str, Any], secret: str, offset: float | None = None) -> RequestRecord:
     words = spoken({"error": row.get("error")}, secret)
-    return _validate(RequestRecord, {**row, "error": words, "clock_offset": offset})
+    named = {name: mask(row[name], secret) for name in _RECORD_FIELDS if isinstance(row.get(name), str)}
+    return _validate(RequestRecord, {**row, **named, "error": words, "clock_offset": offset})
 
 
 def urls(count: int, answer: Answer) -> list[str]:

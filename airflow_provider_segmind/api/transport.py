@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from airflow_provider_segmind.api.answers import FATE_UNKNOWN, NOT_BILLED, Asked, mask
+from airflow_provider_segmind.api.answers import FATE_UNKNOWN, NOT_BILLED, Asked
 from airflow_provider_segmind.api.bodies import TooLargeError
 from airflow_provider_segmind.exceptions import (
     SegmindConfigError,
@@ -19,6 +19,7 @@ from airflow_provider_segmind.exceptions import (
     SegmindSubmissionUnknownError,
     shorten,
 )
+from airflow_provider_segmind.masking import mask, masked
 
 CONNECT_TIMEOUT = 10.0
 """Seconds to reach a host; past them nothing was sent."""
@@ -84,6 +85,8 @@ def transport_error(asked: Asked, url: str, error: httpx.HTTPError | httpx.Inval
     that is "unknown", for a free one it does not matter.
     """
     host = urlsplit(url).netloc
+    # It becomes the cause, which a traceback prints.
+    masked(error)
     if isinstance(error, httpx.InvalidURL):
         return SegmindConfigError(
             f"{asked.what} is impossible: {host!r} is no host ({error}). Nothing was sent; check the connection's host."

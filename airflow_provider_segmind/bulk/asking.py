@@ -38,6 +38,7 @@ from airflow_provider_segmind.exceptions import (
     SegmindRequestFailedError,
     shorten,
 )
+from airflow_provider_segmind.masking import mask_known
 
 HOPELESS = (
     SegmindAuthenticationError,
@@ -328,7 +329,7 @@ class Asker:
             outcome,
             at=self._clock(),
             run=run.ledger.run,
-            reason=shorten(reason),
+            reason=shorten(mask_known(reason)),
             answer=answer,
             submitted=submitted,
             billed=billed,

@@ -29,6 +29,8 @@ from airflow_provider_segmind.compat import (
     conf,
     get_async_connection,
     get_async_extra_dejson,
+    mask_secret,
+    mask_secrets_async,
 )
 from airflow_provider_segmind.exceptions import (
     SegmindAPIError,
@@ -38,6 +40,7 @@ from airflow_provider_segmind.exceptions import (
 )
 from airflow_provider_segmind.get_provider_info import CONNECTION_FIELDS, FIELD_BEHAVIOUR
 from airflow_provider_segmind.hooks.account import check_extra, client_config, output_path_of
+from airflow_provider_segmind.masking import forms
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.api.pricing import Price
@@ -103,7 +106,11 @@ class SegmindHook(BaseHook):
     @cached_property
     def config(self) -> ClientConfig:
         """Read the Connection; blocks, so not for event loops."""
-        return client_config(self._connection, self._connection.extra_dejson or {}, rate_share=self.rate_share)
+        found = client_config(self._connection, self._connection.extra_dejson or {}, rate_share=self.rate_share)
+        # Airflow knows the password of a Connection, but not a key that comes from the environment, nor other forms.
+        for form in forms(found.api_key):
+            mask_secret(form)
+        return found
 
     @cached_property
     def output_path(self) -> str | None:
@@ -143,7 +150,10 @@ class SegmindHook(BaseHook):
         """Read the Connection without blocking an event loop."""
         connection = await get_async_connection(self.segmind_conn_id, hook=self)
         check_extra(connection)
-        return client_config(connection, await get_async_extra_dejson(connection) or {}, rate_share=self.rate_share)
+        extra = await get_async_extra_dejson(connection) or {}
+        found = client_config(connection, extra, rate_share=self.rate_share)
+        await mask_secrets_async(forms(found.api_key))
+        return found
 
     def get_conn(self) -> SegmindClient:
         """Return the blocking client; the same one until :meth:`close`."""

@@ -21,6 +21,7 @@ from airflow_provider_segmind.exceptions import (
     SegmindStateError,
     shorten,
 )
+from airflow_provider_segmind.masking import mask_known
 
 Status = Literal["success", "failed", "timeout", "error"]
 _STATUSES = ("success", "failed", "timeout", "error")
@@ -75,8 +76,8 @@ class RequestEvent:
             request_id=request_id,
             status=status,
             error_class=name,
-            message=str(error) if isinstance(error, SegmindError) else shorten(f"{name}: {error}"),
-            reason=getattr(error, "reason", ""),
+            message=str(error) if isinstance(error, SegmindError) else shorten(mask_known(f"{name}: {error}")),
+            reason=mask_known(str(getattr(error, "reason", ""))),
         )
 
     @classmethod

@@ -12,6 +12,7 @@ from typing import Any
 from airflow_provider_segmind.api.policies import DEFAULT_CONNECTION, MAX_XCOM_BYTES
 from airflow_provider_segmind.compat import BaseTrigger, TriggerEvent, airflow_version
 from airflow_provider_segmind.exceptions import SegmindError
+from airflow_provider_segmind.masking import masked
 from airflow_provider_segmind.triggers.events import Payload, RequestEvent
 
 HOLD_SECONDS = 12.0
@@ -116,7 +117,7 @@ class SegmindRequestTrigger(BaseTrigger):
         except SegmindError as error:
             event = RequestEvent.of_error(self.request_id, error)
         except Exception as error:  # Raising tells the task nothing, and nothing is paid for here.
-            self.log.exception("Waiting for request %s broke off", self.request_id)
+            self.log.error("Waiting for request %s broke off", self.request_id, exc_info=masked(error))
             event = RequestEvent.of_error(self.request_id, error)
         held = self.not_before - time.time()
         if held > 0:
@@ -200,7 +201,7 @@ class SegmindRequestsTrigger(BaseTrigger):
         try:
             ended = await (await _waiting()).enough_ended(self)
         except Exception as error:  # Raising tells the task nothing; the task looks for itself, and looks are free.
-            self.log.warning("Waiting for %d requests broke off", len(self.requests), exc_info=True)
+            self.log.warning("Waiting for %d requests broke off", len(self.requests), exc_info=masked(error))
             trouble = type(error).__name__
         held = self.not_before - time.time()
         if held > 0:

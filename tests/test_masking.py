@@ -1,0 +1,229 @@
+"""A key that a server sends back in another form is in no message and in no traceback."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import string
+import traceback
+from collections.abc import Callable
+from urllib.parse import quote
+
+import httpx
+import pydantic
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from airflow_provider_segmind import masking
+from airflow_provider_segmind.api.answers import Answer, Asked, server_words
+from airflow_provider_segmind.api.client import ClientConfig
+from airflow_provider_segmind.api.protocol import Endpoints, Wire
+from airflow_provider_segmind.api.transport import transport_error
+from airflow_provider_segmind.exceptions import (
+    SegmindAPIError,
+    SegmindBadRequestError,
+    SegmindError,
+    SegmindReplyError,
+    SegmindSubmissionUnknownError,
+)
+from airflow_provider_segmind.masking import mask, mask_known, masked, remember
+
+KEYS = st.one_of(
+    st.text(string.ascii_letters + string.digits, min_size=16, max_size=44).map("SG_".__add__),
+    st.text(string.ascii_letters + string.digits + "_-.", min_size=16, max_size=44),
+    st.text(string.ascii_letters + string.digits + "+/=&<>\"'\\~!", min_size=16, max_size=44),
+)
+BREAKS = (
+    "\n",
+    "\r\n",
+    " ",
+    "\t",
+    "<wbr>",
+    "</b><b>",
+    "\u200b",
+    "\u00ad",
+    "&shy;",
+    "&#8203;",
+    "\\n",
+    "%0A",
+    "&lt;br&gt;",
+)
+
+
+def percent(key: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in key.encode())
+
+
+FORMS: dict[str, Callable[[str], str]] = {
+    "as it is": str,
+    "upper case": str.upper,
+    "lower case": str.lower,
+    "quoted": lambda key: quote(key, safe=""),
+    "percent": percent,
+    "percent, lower case": lambda key: percent(key).lower(),
+    "percent, twice": lambda key: percent(key).replace("%", "%25"),
+    "entities": lambda key: "".join(f"&#{ord(one)};" for one in key),
+    "hexadecimal entities": lambda key: "".join(f"&#x{ord(one):04X};" for one in key),
+    "entities, escaped": lambda key: "".join(f"&amp;#{ord(one)};" for one in key),
+    "HTML": html.escape,
+    "JSON": lambda key: json.dumps(key)[1:-1],
+    "JSON, twice": lambda key: json.dumps(json.dumps(key))[1:-1],
+    "JSON escapes": lambda key: "".join(f"\\u{ord(one):04x}" for one in key),
+    "Python escapes": lambda key: "".join(f"\\x{ord(one):02x}" for one in key),
+    "mail": lambda key: "".join(f"={ord(one):02X}" for one in key),
+    "hexadecimal": lambda key: key.encode().hex(),
+    "hexadecimal, upper case": lambda key: key.encode().hex(":").upper(),
+    "base64": lambda key: base64.b64encode(key.encode()).decode(),
+    "base64 for URLs": lambda key: base64.urlsafe_b64encode(key.encode()).decode().rstrip("="),
+    "base64 of credentials": lambda key: base64.b64encode(f"user:{key}".encode()).decode(),
+    "base64 of a header": lambda key: base64.b64encode(f"x-api-key: {key}\r\n".encode()).decode(),
+    "base64 in lines": lambda key: base64.encodebytes(f"{'x' * 50}{key}{'y' * 50}".encode()).decode(),
+    "in an id": lambda key: f"req-{key}-1",
+    "cut off": lambda key: key[: len(key) * 3 // 4] + "…",
+}
+
+
+def looks_like(key: str, text: str) -> bool:
+    """Tell whether a reader could get a key out of a text, or most of it, by decoding it in the usual ways."""
+    for _ in range(2):
+        text = html.unescape(text)
+    return key[: len(key) // 2 + 1].lower() in text.lower()
+
+
+@pytest.mark.parametrize("form", FORMS)
+@settings(max_examples=20, deadline=None)
+@given(key=KEYS)
+def test_a_key_is_masked_in_every_form(form: str, key: str) -> None:
+    echoed = FORMS[form](key)
+    said = mask(f"Bad credentials: [{echoed}] (401).", key)
+
+    assert "***" in said
+    assert echoed not in said
+    assert not looks_like(key, said)
+    assert said.startswith("Bad credentials: [")
+    assert said.endswith("(401).")
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    key=KEYS.filter(lambda key: not set(key) & set("\\<>&=")), pause=st.sampled_from(BREAKS), every=st.integers(1, 9)
+)
+def test_a_key_that_is_broken_by_tags_or_line_ends_is_masked(key: str, pause: str, every: int) -> None:
+    pieces = [key[start : start + every] for start in range(0, len(key), every)]
+    said = mask(f"({pause.join(pieces)})", key)
+
+    assert said == "(***)"
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=st.text(max_size=300), key=KEYS)
+def test_a_text_without_the_key_stays_as_it_is(text: str, key: str) -> None:
+    if "SG_" not in text and not looks_like(key, text):
+        assert mask(text, key) == text
+
+
+def test_masking_a_long_hostile_page_takes_no_time() -> None:
+    key = "SG_" + "a" * 40
+    for page in ("S" * 20_000, "SG_" + " " * 20_000, "<" * 20_000, "SG_" + "a<b>" * 5_000, "&#" * 10_000):
+        assert len(mask(page, key)) <= len(page)
+
+
+KEY = "Zk81_canary-key-of-a-test"
+
+
+@pytest.fixture(autouse=True)
+def _known() -> None:
+    ClientConfig(api_key=KEY)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_error_of_ours_masks_what_it_quotes(form: str) -> None:
+    echoed = FORMS[form](KEY)
+    errors: list[SegmindError] = [
+        SegmindError(f"said {echoed}"),
+        SegmindBadRequestError("no", body=echoed),
+        SegmindReplyError(f"said {echoed}", reason="invalid", reply=echoed),
+    ]
+    for error in errors:
+        assert echoed not in f"{error!r} {error} {vars(error)}"
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "page", ["<html><body>{}</body></html>", '{{"error": "{}"}}', '{{"detail": {{"headers": ["{}"]}}}}']
+)
+def test_a_refusal_that_quotes_the_key_is_masked(form: str, page: str) -> None:
+    echoed = FORMS[form](KEY)
+    answer = Answer(401, page.format(echoed).encode())
+
+    assert not looks_like(KEY, server_words(answer, KEY))
+    assert echoed not in server_words(answer, KEY)
+
+
+def printed(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error))
+
+
+class Answered(pydantic.BaseModel):
+    """What a library refuses, quoting it."""
+
+    number: int
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_traceback_holds_no_key_in_its_causes(form: str) -> None:
+    echoed = FORMS[form](KEY)
+    try:
+        try:
+            try:
+                Answered(number=echoed)  # type: ignore[arg-type]
+            except pydantic.ValidationError as error:
+                error.add_note(f"asked with {echoed}")
+                raise KeyError(echoed) from error
+        except KeyError as error:
+            raise httpx.RemoteProtocolError(f"illegal header line: {echoed!r}") from error
+    except httpx.RemoteProtocolError as error:
+        asked = Asked(what="Submitting", secret=KEY, paid=True)
+        try:
+            raise transport_error(asked, "https://api.segmind.com", error) from error
+        except SegmindSubmissionUnknownError as found:
+            said = printed(found)
+
+    assert "***" in said
+    assert echoed not in said
+    assert not looks_like(KEY, said)
+    assert "RemoteProtocolError" in said
+
+
+def test_an_error_that_leaks_nothing_stays_itself() -> None:
+    cause = ValueError("plain")
+    error = SegmindAPIError("plain")
+    error.__cause__ = cause
+
+    assert masked(error) is error
+    assert error.__cause__ is cause
+    looped = ValueError("a")
+    looped.__context__ = ValueError("b")
+    looped.__context__.__context__ = looped
+    assert masked(looped) is looped
+
+
+def test_a_request_id_that_holds_the_key_is_no_id() -> None:
+    wire = Wire(Endpoints(), KEY)
+    body = json.dumps({"request_id": f"r-{KEY}", "status": "QUEUED"}).encode()
+    with pytest.raises(SegmindError, match="no usable request_id") as caught:
+        wire.submit("a-model", {}).read(Answer(200, body))
+    assert KEY not in printed(caught.value)
+    assert caught.value.billed is None
+
+
+def test_a_process_remembers_the_keys_it_used_last() -> None:
+    before = masking._known.copy()
+    for number in range(masking.REMEMBERED + 10):
+        remember(f"{number:04}-another-key")
+    assert mask_known("0073-another-key") == "***"
+    assert mask_known("0001-another-key") == "0001-another-key"
+    masking._known.clear()
+    masking._known.update(before)
