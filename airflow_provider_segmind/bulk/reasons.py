@@ -28,12 +28,14 @@ _QUOTED = re.compile(
 )
 # What stands after the first bracket goes as well, since brackets nest; a place in a list, as in a path, stays.
 _BRACKETED = re.compile(r"(?:\{|\[(?!\d+\])).*")
+_CONTROL = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 _NUMBER = re.compile(r"\b(?:[0-9a-fA-F]+-)*[0-9a-fA-F]*\d[\w.:-]*\b|\d+")
 
 
 def in_short(reason: str) -> str:
     """Return what many rows may have in common of a reason."""
-    line = reason.strip().split("\n", 1)[0]
+    # A database that keeps manifests takes no NUL and no half of a surrogate pair.
+    line = _CONTROL.sub(" ", reason.strip().split("\n", 1)[0])
     for pattern in (_QUOTED, _BRACKETED, _NUMBER):
         line = pattern.sub(_GAP, line)
     line = re.sub(rf"{_GAP}(?:[\s,]*{_GAP})+", _GAP, " ".join(line.split())).strip()

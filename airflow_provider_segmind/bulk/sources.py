@@ -134,11 +134,12 @@ def rows_in(source: Any) -> int | None:
 
 def _rows_of_parquet(path: StorePath) -> int:
     arrow = pyarrow()
-    with path.open("rb") as file:
-        try:
+    try:
+        with path.open("rb") as file:
             return int(arrow.parquet.ParquetFile(file).metadata.num_rows)
-        except arrow.ArrowInvalid as error:
-            raise SegmindConfigError(f"{str(path)!r} cannot be read as Parquet: {type(error).__name__}.") from error
+    except Exception as error:
+        # As where the rows are read.
+        raise cannot_be_read(error, repr(str(path))) from error
 
 
 def is_pattern(path: StorePath) -> bool:

@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from airflow_provider_segmind.arguments import path_text
 from airflow_provider_segmind.bulk.engine import Engine
 from airflow_provider_segmind.bulk.manifest import Manifest
 from airflow_provider_segmind.bulk.output import land
 from airflow_provider_segmind.bulk.rehearsal import check_apart, check_format, check_writable
 from airflow_provider_segmind.bulk.storage import StorePath
-from airflow_provider_segmind.exceptions import SegmindConfigError, shorten
 from airflow_provider_segmind.operators.tables import (
     LEDGER_FOLDER,
     beside,
     check_output_path,
-    locate,
+    locate_named,
     source_paths,
     table_rows,
     table_size,
@@ -92,9 +90,9 @@ class FileEnds:
 
     def __init__(self, task: SegmindEnrichFileOperator, question: Question) -> None:
         check_output_path(task.output_path)
-        self.output = path_of_part(_located("output_path", task.output_path), task)
+        self.output = path_of_part(locate_named("output_path", task.output_path), task)
         named = task.ledger_path
-        self.ledger = _located("ledger_path", named) if named else self.output.parent / LEDGER_FOLDER
+        self.ledger = locate_named("ledger_path", named) if named else self.output.parent / LEDGER_FOLDER
         self._dead_letters = beside(self.output, "dead_letters", ending=".jsonl")
         self._source = task.source
         self._rows = table_rows(task.source, question.columns)
@@ -135,16 +133,6 @@ class FileEnds:
 
     def close(self) -> None:
         """Do nothing: files close where they end."""
-
-
-def _located(name: str, path: Any) -> StorePath:
-    try:
-        return locate(path)
-    except (ValueError, ImportError) as error:
-        raise SegmindConfigError(
-            f"{name!r} is {path_text(path)!r}, in no store that Airflow knows here: {shorten(str(error))}. Nothing was "
-            "sent."
-        ) from error
 
 
 def path_of_part(path: StorePath, task: SegmindEnrichOperator) -> StorePath:

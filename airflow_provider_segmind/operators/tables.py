@@ -19,7 +19,7 @@ from airflow_provider_segmind.arguments import (
     is_path,
     path_text,
 )
-from airflow_provider_segmind.exceptions import SegmindConfigError
+from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindError, shorten
 from airflow_provider_segmind.operators import questions
 
 if TYPE_CHECKING:
@@ -235,6 +235,21 @@ def locate(path: Any) -> StorePath:
     return found
 
 
+def locate_named(name: str, path: Any) -> StorePath:
+    """
+    Return the path that an argument names.
+
+    :raises SegmindConfigError: it is in no store that is known here. Nothing was sent.
+    """
+    try:
+        return locate(path)
+    except (ValueError, ImportError) as error:
+        raise SegmindConfigError(
+            f"{name!r} is {path_text(path)!r}, in no store that Airflow knows here: {shorten(str(error))}. Nothing was "
+            "sent."
+        ) from error
+
+
 def beside(path: StorePath, mark: str, *, ending: str | None = None) -> StorePath:
     """Return the path of a file beside a table, named after it."""
     match = re.fullmatch(r"(.*?)((?:\.[A-Za-z]+)(?:\.gz)?)", path.name)
@@ -252,18 +267,18 @@ def table_rows(source: Any, columns: frozenset[str] | None = None) -> Iterator[M
     from airflow_provider_segmind.bulk.sources import open_source
 
     if _is_path(source):
-        return open_source(locate(source), columns)
+        return open_source(locate_named("source", source), columns)
     if source is None or isinstance(source, bytes | Mapping) or not hasattr(source, "__iter__"):
         raise SegmindConfigError(f"'source' is a {type(source).__name__}: it must be a path, or a list of rows.")
-    return open_source((locate(item) if _is_path(item) else item for item in source), columns)
+    return open_source((locate_named("source", item) if _is_path(item) else item for item in source), columns)
 
 
 def source_paths(source: Any) -> list[StorePath]:
     """Return the paths that a source names; a sequence that Airflow fetches item by item is not searched."""
     items = source.given if isinstance(source, TableRows) else source
     if _is_path(items):
-        return [locate(items)]
-    return [locate(item) for item in items if _is_path(item)] if isinstance(items, list | tuple) else []
+        return [locate_named("source", items)]
+    return [locate_named("source", item) for item in items if _is_path(item)] if isinstance(items, list | tuple) else []
 
 
 def table_size(source: Any) -> int | None:
@@ -273,10 +288,10 @@ def table_size(source: Any) -> int | None:
     items = source.given if isinstance(source, TableRows) else source
     try:
         if _is_path(items):
-            return rows_in(locate(items))
+            return rows_in(locate_named("source", items))
         if isinstance(items, list | tuple):
-            return rows_in([locate(item) if _is_path(item) else item for item in items])
-    except (SegmindConfigError, OSError):
+            return rows_in([locate_named("source", item) if _is_path(item) else item for item in items])
+    except (SegmindError, OSError):
         # Whoever reads the rows meets the same, and says so.
         return None
     return None

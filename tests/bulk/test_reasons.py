@@ -59,3 +59,8 @@ def test_those_of_shards_add_up() -> None:
     one, other = {"failed": {"a": 2, OTHER: 5}}, {"failed": {"a": 1, "b": 9}, "blocked": {"c": 1}}
 
     assert Reasons.sum_of([one, other]).to_json() == {"failed": {"b": 9, "a": 3, OTHER: 5}, "blocked": {"c": 1}}
+
+
+@pytest.mark.parametrize("refused", ["\x00", "\ud83d", "\x1b", "\x07"])
+def test_a_reason_holds_nothing_that_a_database_refuses(refused: str) -> None:
+    assert in_short(f"refused {refused}by the{refused}model") == "refused by the model"

@@ -125,3 +125,19 @@ def test_what_cannot_be_written_is_named_before_anything_is_sent(
         table.ask(source=source, output_path=place, ledger_path=str(table.folder / ledger))
     assert not table.posts
     assert read(Path(source)) == things("sky")
+
+
+@pytest.mark.parametrize("source", ["nowhere://bucket/t.csv", [{"id": 1, "thing": "sky"}, "nowhere://bucket/t.csv"]])
+def test_a_source_in_an_unknown_store_is_named_before_anything_is_sent(table: Table, source: Any) -> None:
+    with pytest.raises(AirflowFailException, match=r"'source' is 'nowhere://bucket/t\.csv', in no store"):
+        table.ask(source=source)
+    assert not table.posts
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"PAR1" + b"x" * 100 + b"PAR1"])
+def test_a_parquet_file_that_is_none_is_named(table: Table, content: bytes) -> None:
+    pytest.importorskip("pyarrow")
+    path = table.folder / "t.parquet"
+    path.write_bytes(content)
+    with pytest.raises(AirflowFailException, match=r"t\.parquet' cannot be read: it is not Parquet.*Nothing was sent"):
+        table.ask(source=str(path))
