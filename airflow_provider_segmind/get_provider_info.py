@@ -113,7 +113,7 @@ def get_provider_info() -> dict[str, Any]:
                         "description": (
                             "Folder on object storage where tasks that name no state_path note what they have "
                             "submitted, so that a retry finds it. Empty: Airflow's task state store is used where "
-                            "there is one (3.3), else the task's output_path, else Airflow Variables."
+                            "there is one (3.3), else Airflow Variables, and a copy is kept under an output_path."
                         ),
                         "version_added": "0.1.0",
                         "type": "string",
@@ -134,8 +134,8 @@ def get_provider_info() -> dict[str, Any]:
                     "variable_retention_days": {
                         "description": (
                             "Days after which a Variable that notes a request is deleted, by another run of the same "
-                            "task; clearing a task of that age pays again. 0 keeps them. Only tasks without "
-                            "state_path and output_path use Variables, and only before Airflow 3.3."
+                            "task; clearing a task of that age pays again unless it has an output_path. 0 keeps "
+                            "them. Only tasks without state_path use Variables, and only before Airflow 3.3."
                         ),
                         "version_added": "0.1.0",
                         "type": "integer",

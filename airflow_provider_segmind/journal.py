@@ -3,8 +3,9 @@ Where the note of a task instance's request is kept, so that it survives a retry
 
 XCom cannot do this: Airflow deletes a task instance's XComs when the next try starts. The note is written to object
 storage under ``state_path`` where one is set, else to Airflow's task state store where the version has one (3.3), else
-to object storage under ``output_path``, else to an Airflow Variable. Beside the task state store, which Airflow may
-empty (``[state_store] clear_on_success``, a button of its UI), a copy goes under ``output_path``.
+to an Airflow Variable. Beside the latter two a copy goes under ``output_path``: Airflow may empty its store
+(``[state_store] clear_on_success``, a button of its UI), and old Variables are deleted. The copy alone would not do, as
+an ``output_path`` can be a folder of one worker.
 
 Reading asks every store that may hold a note. Missing in all of them means a first try. One that cannot be read raises,
 so that the task stops and can be retried: unknown is not absent.
@@ -142,24 +143,7 @@ class VariableJournal(Journal):
     def read(self) -> Note | None:
         """Read the note."""
         text = read_variable(self._key)
-        if text is None:
-            self._raise_unless_missing()
-            return None
-        return _decode(text)
-
-    def _raise_unless_missing(self) -> None:
-        """
-        Ask Airflow's API itself whether the Variable is missing.
-
-        Airflow 3.1 and 3.2 report a Variable as missing when the API server could not be asked ("allow fallback" to
-        other secrets backends, ``secrets/execution_api.py``), and a first try would pay a second time.
-        """
-        if variable_is_missing(self._key):
-            return
-        raise SegmindStateError(
-            f"{self.name[:1].upper()}{self.name[1:]}, where an earlier try would have noted its request, cannot be "
-            "read. Nothing is submitted until it can be; a retry looks again."
-        )
+        return None if text is None else _decode(text)
 
     def write(self, note: Note) -> None:
         """Write the note, having entered its Variable among those to be deleted one day."""
@@ -200,8 +184,11 @@ class VariableIndex:
 
     def _read(self) -> dict[str, float]:
         text = read_variable(self._key)
-        value = json.loads(text) if text else {}
-        return {str(key): float(moment) for key, moment in value.items()}
+        try:
+            return {str(key): float(moment) for key, moment in json.loads(text or "{}").items()}
+        except (ValueError, TypeError, AttributeError):
+            log.warning("What named the Airflow Variables of %s is unreadable; beginning anew", self._about)
+            return {}
 
     def _write(self, entries: dict[str, float]) -> None:
         from airflow_provider_segmind.compat import Variable
@@ -222,7 +209,10 @@ class VariableIndex:
         text = read_variable(key)
         if text is None:
             return True
-        note = _decode(text)
+        try:
+            note = _decode(text)
+        except SegmindStateError:
+            return False
         if (note.request_id is None and note.outcome is None) or note.age_from >= oldest:
             return False
         Variable.delete(key)
@@ -230,12 +220,26 @@ class VariableIndex:
 
 
 def read_variable(key: str) -> str | None:
-    """Return a Variable's text, None when Airflow says that there is none."""
+    """
+    Return a Variable's text, None when there is none.
+
+    Airflow 3.1 and 3.2 report a Variable as missing when the API server could not be asked ("allow fallback" to other
+    secrets backends, ``secrets/execution_api.py``), and a first try would pay a second time.
+
+    :raises SegmindStateError: it cannot be read.
+    """
     from airflow_provider_segmind.compat import Variable
 
     # By position: Airflow 2.11 has another name for the default.
     text = Variable.get(key, None)
-    return None if text is None else str(text)
+    if text is not None:
+        return str(text)
+    if variable_is_missing(key):
+        return None
+    raise SegmindStateError(
+        f"The Airflow Variable {key!r}, where an earlier try would have noted its request, cannot be read. Nothing is "
+        "submitted until it can be; a retry looks again."
+    )
 
 
 class RecordStores(Journal):
@@ -315,7 +319,7 @@ def journal_for(context: Context, state_path: str | None, part: str = "", record
         written = [*stores, *paths]
         warning = None if paths else _cost_of_clearing()
     else:
-        written = paths or [variable]
+        written = [variable, *paths]
     others = [each for each in (*stores, *paths, variable) if each not in written]
     return RecordStores(written, others, warning)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -133,7 +134,7 @@ def context(**kept: Any) -> Any:
         ("{root}/state", None, True, "object storage ({root}/state/dag_id=a_dag/run_id=manual__1/task_id=a_task.json)"),
         ("{root}/state", "{root}/out", True, "object storage ({root}/state/dag_id=a_dag"),
         (None, "{root}/out", True, "Airflow's task state store and object storage ({root}/out/_segmind_state/dag_id="),
-        (None, "{root}/out", False, "object storage ({root}/out/_segmind_state/dag_id="),
+        (None, "{root}/out", False, "the Airflow Variable 'segmind_request_"),
         (None, None, False, "the Airflow Variable 'segmind_request_"),
     ],
 )
@@ -151,7 +152,8 @@ def test_a_path_that_was_set_goes_before_the_task_state_store(
     assert chosen.name.startswith(names.format(root=root))
     chosen.write(NOTE)
     assert chosen.read() == NOTE
-    assert len(list(tmp_path.rglob("*.json"))) == names.count("object storage")
+    assert len(list(tmp_path.rglob("*.json"))) == (state_path is not None or record_path is not None)
+    assert bool(variables) == (state_path is None and not state_store)
 
 
 def test_the_configured_state_path_goes_before_the_task_state_store_too(
@@ -282,11 +284,33 @@ def test_a_thousand_nights_leave_a_month_of_variables(variables: dict[str, str])
 
 
 @pytest.mark.parametrize("index", ["{", "[]", '{"a": "b"}', '{"a": null}'])
-def test_an_index_that_cannot_be_read_loses_no_note(index: str, variables: dict[str, str]) -> None:
+def test_an_index_that_cannot_be_read_loses_no_note_and_is_begun_anew(index: str, variables: dict[str, str]) -> None:
     VariableJournal(identity()).write(NOTE)
     variables[next(key for key in variables if key.startswith("segmind_requests_"))] = index
     VariableJournal(identity(run_id="next")).write(NOTE)
     assert VariableJournal(identity(run_id="next")).read() == NOTE
+    assert len(json.loads(variables[next(key for key in variables if key.startswith("segmind_requests_"))])) == 1
+
+
+def test_a_note_that_cannot_be_read_is_left_alone_and_keeps_no_other_from_being_deleted(
+    variables: dict[str, str],
+) -> None:
+    old = replace(NOTE, intent_at=0.0, submitted_at=0.0)
+    for run in ("broken", "old"):
+        VariableJournal(identity(run_id=run), clock=lambda: 0.0).write(old)
+    broken = VariableJournal(identity(run_id="broken"))
+    variables[broken._key] = "{"
+    VariableJournal(identity(run_id="now"), clock=lambda: 31 * DAY).write(replace(NOTE, intent_at=31 * DAY))
+    assert VariableJournal(identity(run_id="old")).read() is None
+    with pytest.raises(SegmindStateError):
+        broken.read()
+
+
+def test_an_output_path_of_one_worker_does_not_hide_the_note_from_the_next(
+    tmp_path: Path, variables: dict[str, str]
+) -> None:
+    journal_for(context(), None, "", (tmp_path / "one").as_uri()).write(NOTE)
+    assert journal_for(context(), None, "", (tmp_path / "another").as_uri()).read() == NOTE
 
 
 def after(kept: Note | None, step: str, moment: float, request_id: str) -> Note | None:
