@@ -232,7 +232,7 @@ def _land_files(result: RequestResult, model: str | None, place: Place, download
     if not place.output_path or place.max_xcom_bytes is None:
         return []
     landed: list[tuple[str, int]] = []
-    for file in media_files(result, model, downloads=downloads, wanted=place.wants_files):
+    for file in media_files(result, model, wanted=place.wants_files):
         try:
             landed.append(_land_file(file, result.request_id, place, len(landed), downloads))
         except SegmindDownloadError as error:

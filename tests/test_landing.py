@@ -220,7 +220,7 @@ def test_a_result_that_names_a_private_host_is_landed_itself_and_nobody_is_asked
 
 def test_a_file_of_the_connection_s_host_is_landed(victim: Site, tmp_path: Path) -> None:
     manifest = land(
-        naming(f"{victim.url}/secret.png"), model="m", place=Place(tmp_path.as_uri()), downloads=victim.allowed
+        naming(f"{victim.url}/secret.png"), model="flux-dev", place=Place(tmp_path.as_uri()), downloads=victim.allowed
     )
 
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"secret"]
@@ -231,9 +231,20 @@ def test_what_a_file_beyond_its_bound_left_behind_is_removed(victim: Site, tmp_p
     downloads = Downloads(DownloadLimits(max_bytes=3), victim.allowed.hosts)
 
     with pytest.raises(SegmindDownloadError, match="max_download_bytes"):
-        land(naming(f"{victim.url}/secret.png"), model="m", place=Place(tmp_path.as_uri()), downloads=downloads)
+        land(naming(f"{victim.url}/secret.png"), model="flux-dev", place=Place(tmp_path.as_uri()), downloads=downloads)
 
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["out", "out/answer.json", "out/cat.png"])
+def test_what_a_model_of_unknown_kind_writes_is_fetched_only_into_a_path_for_files(
+    victim: Site, tmp_path: Path, name: str
+) -> None:
+    place = Place((tmp_path / name).as_uri())
+
+    land(naming(f"{victim.url}/secret.png"), model="some-new-model", place=place, downloads=victim.allowed)
+
+    assert bool(victim.seen) is name.endswith(".png")
 
 
 @pytest.mark.parametrize(
@@ -248,7 +259,7 @@ def test_a_path_of_an_image_a_video_or_a_sound_asks_for_files(path: str | None, 
 def test_whoever_reads_the_body_itself_has_no_address_in_it_fetched(victim: Site, tmp_path: Path) -> None:
     place = Place(tmp_path.as_uri(), max_xcom_bytes=None)
 
-    body = land(naming(f"{victim.url}/secret.png"), model="m", place=place, downloads=victim.allowed)
+    body = land(naming(f"{victim.url}/secret.png"), model="flux-dev", place=place, downloads=victim.allowed)
 
     assert (victim.seen, body["output"]) == ([], f"{victim.url}/secret.png")
 

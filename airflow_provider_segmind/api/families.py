@@ -74,9 +74,9 @@ def known_family(model: str) -> ApiFormat | None:
 
 
 _MAKES_FILES = re.compile(
-    r"image|video|audio|speech|tts|music|flux|diffusion|sdxl|(^|-)sd[0-9-]|seedream|seedance|ideogram|recraft|imagen|"
-    r"upscale|esrgan|faceswap|inpaint|background|veo|kling|(^|-)wan|hailuo|sora|runway|ltx|luma|pika|lipsync|banana|"
-    r"i2v|t2v|whisper|bark|controlnet|pixelflow",
+    r"image|video|audio|speech|music|diffusion|sdxl|seedream|seedance|ideogram|recraft|upscale|esrgan|face-?swap|inpaint|"
+    r"lipsync|controlnet|txt2img|img2img|i2v|t2v|"
+    r"(^|[-_.])(tts|flux|sd[0-9.-]|veo|kling|wan[0-9-]|hailuo|sora|runway|ltx|luma|pika|banana|whisper|bark|background)",
     re.IGNORECASE,
 )
 

@@ -41,7 +41,6 @@ MAX_REDIRECTS = 5
 MAX_PAGE_BYTES = 1 << 20
 """Bytes read of a page that is no file."""
 _HEADERS = {"accept-encoding": "identity"}
-_FILE_HOSTS = r"(?:^|\.)segmind\.com$"
 _KEPT = (
     "The request was billed, and its file is kept for seven days: raise the bound in the connection's extra and clear "
     "the task, or fetch the file yourself."
@@ -86,23 +85,12 @@ class Downloads:
         named = (_host_and_port(url) for url in (ends.gateway, ends.storage, ends.history, ends.models))
         return cls(config.downloads, frozenset((same_host(one[0]), one[1]) for one in named if one is not None))
 
-    def trusts(self, url: str) -> bool:
-        """Whether Segmind itself puts files at such an address."""
-        found = _host_and_port(url)
-        return found is not None and (self.names(*found) or re.search(_FILE_HOSTS, found[0]) is not None)
-
     def names(self, host: str, port: int) -> bool:
         """Whether a host is one of the account's own."""
         return (same_host(host), port) in self.hosts
 
 
-def media_files(
-    result: RequestResult,
-    model: str | None = None,
-    *,
-    downloads: Downloads = Downloads(),
-    wanted: bool = False,
-) -> list[MediaFile]:
+def media_files(result: RequestResult, model: str | None = None, *, wanted: bool = False) -> list[MediaFile]:
     """
     Return the files a result points to, in order and each once.
 
@@ -110,22 +98,21 @@ def media_files(
     other shapes (a list of URLs, nested objects) are read too.
 
     :param model: what made the result. The ``output`` of a language model is its answer, and an address that a model
-        writes is never fetched. So ``output`` counts where the model is known to make files, or the address is one of
-        Segmind's own or of the account's hosts.
-    :param downloads: says which those hosts are.
-    :param wanted: whether the task asks for files, whatever the model.
+        writes is never fetched. So ``output`` counts only where the model is known to make files, or the request
+        history names the file.
+    :param wanted: whether the task asks for files, whatever model of unknown kind makes them.
     """
     found: dict[str, MediaFile] = {}
     extra = result.model_extra or {}
     for name in ("images", "video", "videos", "audio", "audios"):
         _collect(extra.get(name), found)
-    output = result.output
-    if (model is not None and known_family(model) is not None) or (isinstance(output, dict) and _is_reply(output)):
+    if isinstance(result.output, dict) and _is_reply(result.output):
         return list(found.values())
-    named: dict[str, MediaFile] = {}
-    _collect(output, named)
-    trusted = wanted or (model is not None and makes_files(model))
-    return list((found | {url: file for url, file in named.items() if trusted or downloads.trusts(url)}).values())
+    speaks = model is not None and known_family(model) is not None
+    makes = model is not None and makes_files(model)
+    if not speaks and (wanted or makes or extra.get("recovered") is True):
+        _collect(result.output, found)
+    return list(found.values())
 
 
 def _collect(value: Any, found: dict[str, MediaFile]) -> None:
