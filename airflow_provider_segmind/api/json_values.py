@@ -173,7 +173,11 @@ def read_json(text: str | bytes, *, entries: int = 1) -> Any:
             return False
     if text.count("[") + text.count("{") > MAX_DEPTH:
         text = _flattened(text, entries)
-    return _DECODER.decode(text.removeprefix("\ufeff"))
+    try:
+        return _DECODER.decode(text.removeprefix("\ufeff"))
+    except RecursionError as error:
+        # What is never closed is not flattened.
+        raise ValueError("not JSON: its lists and objects are not closed") from error
 
 
 def json_text(value: Any) -> str:

@@ -21,12 +21,12 @@ Nothing here raises: an odd shape gives a reply without text, an unknown word ``
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from airflow_provider_segmind.api.families import ApiFormat, known_family
+from airflow_provider_segmind.api.json_values import json_text, read_json
 from airflow_provider_segmind.api.outcomes import ChatReply, FinishReason, TokenUsage, finish_reason_of
 from airflow_provider_segmind.api.shapes import as_list, as_object, as_text, count, provider_family
 
@@ -77,23 +77,16 @@ def _read_output(output: Any, hint: ApiFormat | None) -> ChatReply:
     family = provider_family(native, hint)
     if family is not None:
         return replace(_READERS[family](native), raw_kind="object")
-    return ChatReply(text=_written(output), raw_kind="json")
+    return ChatReply(text=json_text(output), raw_kind="json")
 
 
 def _decoded(text: str) -> Mapping[str, Any]:
     if not text.lstrip("\ufeff \t\r\n").startswith("{"):
         return {}
     try:
-        return as_object(json.loads(text.lstrip("\ufeff")))
-    except (ValueError, RecursionError):
+        return as_object(read_json(text.lstrip("\ufeff")))
+    except ValueError:
         return {}
-
-
-def _written(data: Any) -> str:
-    try:
-        return json.dumps(data, ensure_ascii=False)
-    except (TypeError, ValueError, RecursionError):
-        return ""
 
 
 def _whole_characters(text: str) -> str:

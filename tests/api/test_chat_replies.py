@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_provider_segmind.api.answers import Answer
 from airflow_provider_segmind.api.families import ApiFormat
 from airflow_provider_segmind.api.outcomes import ChatReply, FinishReason, TokenUsage, finish_reason_of, outcome
 from airflow_provider_segmind.api.replies import read_reply
@@ -368,3 +369,15 @@ def test_any_text_comes_back_byte_for_byte_from_every_family(text, family):
 
     assert read_reply({"status": "COMPLETED", "output": json.dumps(body)}).text == sent
     assert read_reply({"status": "COMPLETED", "output": sent}).text == sent
+
+
+@pytest.mark.parametrize("odd", ["7" * 5000, "[" * 5000 + "]" * 5000, '{"a":' * 300 + "1" + "}" * 300])
+@pytest.mark.parametrize("encoded", [True, False])
+def test_what_stands_beside_an_answer_and_no_reader_carries_does_not_hide_it(odd, encoded):
+    native = f'{{"candidates":[{{"content":{{"parts":[{{"text":"Hi"}}]}},"finishReason":"STOP"}}],"odd":{odd}}}'
+    output = json.dumps(native) if encoded else native
+    body = Answer(200, f'{{"status":"COMPLETED","metrics":{{}},"output":{output}}}'.encode()).json()
+
+    reply = read_reply(body, model="gemini-3.1-flash-lite")
+
+    assert reply.text == "Hi"

@@ -136,6 +136,12 @@ def test_json_is_written_as_python_writes_it(value):
     assert read_json(json_text(value).encode("utf-8", "surrogatepass")) == expected
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "[1," * 5000, "[" * 900 + '"'])
+def test_json_that_is_never_closed_is_no_json(text):
+    with pytest.raises(ValueError, match=r"not JSON|Expecting|delimiter|Unterminated"):
+        read_json(text)
+
+
 @pytest.mark.parametrize(
     "content",
     [b"", b"{", b'{"a"', b"[" * 500_000, b'{"a":' * 200_000, b"]" * 300, b"\xff\xfe", b'{"output": [' + b"[" * 900],
