@@ -96,6 +96,8 @@ class Governor:
         self._refusals = 0
         self._gateway_errors = 0
         self._ramp: int | None = None
+        self._unreachable_since: float | None = None
+        self._attempt_took = 0.0
         self._window = LocalWindow(None, settings.window)
         self._accepted = LocalWindow(None, settings.window)
         self._looks = LocalWindow(None, settings.window)
@@ -183,12 +185,14 @@ class Governor:
                 with self._lock:
                     now = clock()
                     return Permit(now, None, paid, self._looks.take(now) if self._polls_in_doubt else None)
-        ticket = self.join((Priority.SUBMIT if paid else Priority.LOOK) if priority is None else priority, clock())
+        joined = clock()
+        ticket = self.join((Priority.SUBMIT if paid else Priority.LOOK) if priority is None else priority, joined)
         try:
             while True:
+                self._check_shared(joined, clock())
                 wait = self.seconds_to_wait(ticket, clock())
                 if wait <= 0 and self._shared is not None:
-                    wait = yield from self._ask_redis(self._shared, clock)
+                    wait = yield from self._ask_redis(self._shared, joined, clock)
                 if wait <= 0:
                     now = clock()
                     with self._lock:
@@ -197,18 +201,35 @@ class Governor:
         finally:
             self.leave(ticket)
 
-    def _ask_redis(self, shared: RedisWindow, clock: Callable[[], float]) -> Generator[Any, Any, float]:
-        began = clock()
+    def _check_shared(self, joined: float, now: float) -> None:
+        """
+        Give up on a shared window that stays out of reach.
+
+        The patience of a call counts from when it began to wait, whoever found out: those behind it in the queue must
+        not be patient one after the other. It ends before another attempt could take it too far.
+
+        :raises SegmindConnectionError: nothing was sent.
+        """
+        since = self._unreachable_since
+        if since is not None and now - max(joined, since) + self._attempt_took >= REDIS_PATIENCE:
+            raise SegmindConnectionError(
+                f"The rate limit shared through Redis has been out of reach for {now - since:.0f} s. This call was not "
+                "sent and nothing was billed for it; check the Redis URL of the connection."
+            )
+
+    def _ask_redis(self, shared: RedisWindow, joined: float, clock: Callable[[], float]) -> Generator[Any, Any, float]:
         while True:
+            began = clock()
             wait: float | None = yield shared.take
             if wait is not None:
+                self._unreachable_since = None
                 break
-            if clock() - began > REDIS_PATIENCE:
-                raise SegmindConnectionError(
-                    "The rate limit shared through Redis is out of reach. Nothing was sent and nothing was billed; "
-                    "check the Redis URL of the connection."
-                )
-            yield 0.5 + self._rng.random()
+            self._unreachable_since = since = began if self._unreachable_since is None else self._unreachable_since
+            now = clock()
+            self._attempt_took = max(0.0, now - began)
+            self._check_shared(joined, now)
+            yield min(0.5 + self._rng.random(), REDIS_PATIENCE - (now - max(joined, since)))
+            self._check_shared(joined, clock())
         if wait > 0:
             wait += self._rng.random() * 0.1
             self._elsewhere_full_until = clock() + min(wait, LONGEST_NAP)

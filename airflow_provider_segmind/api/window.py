@@ -10,22 +10,58 @@ from __future__ import annotations
 
 import contextlib
 import math
+import queue
+import threading
 import time
 from bisect import insort
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_provider_segmind.exceptions import SegmindConfigError
 
 if TYPE_CHECKING:
     from limits.storage import RedisStorage
 
+T = TypeVar("T")
+
 ARRIVAL = 10.0
 """Seconds after which a call has arrived or failed, whether or not it was answered (the time allowed to connect)."""
 EDGE = 0.05
 """Seconds added to a window, so that both ends of a minute do not fall into the server's same minute."""
+ATTEMPT_SECONDS = 5.0
+"""Seconds that one question to Redis may take, name look-up, connecting and every answer together."""
 REMOTE_MARGIN = 1
 """Seconds added to a window kept in Redis, for the skew of clocks and for calls that arrive late."""
+
+
+def _within(seconds: float, work: Callable[[], T]) -> T:
+    """
+    Return what ``work`` returns, or leave it to itself.
+
+    Sockets have timeouts of their own, but a name look-up has none, and each address of a host has one of its own.
+
+    :raises TimeoutError: it took longer.
+    """
+    box: queue.SimpleQueue[Future[T]] = queue.SimpleQueue()
+
+    def run() -> None:
+        done: Future[T] = Future()
+        try:
+            done.set_result(work())
+        except BaseException as error:  # noqa: BLE001
+            # Raised again in the thread that waits.
+            done.set_exception(error)
+        box.put(done)
+
+    # A daemon, so that no process waits for it at its end.
+    threading.Thread(target=run, name="segmind-redis", daemon=True).start()
+    try:
+        return box.get(timeout=seconds).result()
+    except queue.Empty:
+        raise TimeoutError from None
 
 
 class LocalWindow:
@@ -130,13 +166,19 @@ class RedisWindow:
         try:
             from limits.errors import ConfigurationError
             from limits.storage import RedisStorage
+            from redis.backoff import NoBackoff
+            from redis.retry import Retry
         except ImportError as error:
             raise SegmindConfigError(
                 "A rate limit shared through Redis needs the extra: pip install 'airflow-provider-segmind[redis]'. "
                 "Nothing was sent."
             ) from error
         try:
-            self._storage: RedisStorage = RedisStorage(url, socket_timeout=5.0, socket_connect_timeout=5.0)
+            # Its own repetitions would add up to more than anybody here says to wait.
+            once: Any = Retry(NoBackoff(), 0)
+            self._storage: RedisStorage = RedisStorage(
+                url, socket_timeout=ATTEMPT_SECONDS, socket_connect_timeout=ATTEMPT_SECONDS, retry=once
+            )
         except (ValueError, ConfigurationError) as error:
             # `from None`, because both libraries quote the URL and it may hold a password.
             raise SegmindConfigError(
@@ -150,7 +192,17 @@ class RedisWindow:
         self._seconds = math.ceil(seconds) + REMOTE_MARGIN
 
     def take(self) -> float | None:
-        """Take a place and return 0, or the seconds until one may be free; None when Redis is out of reach."""
+        """
+        Take a place and return 0, or the seconds until one may be free; None when Redis is out of reach.
+
+        It answers within :data:`ATTEMPT_SECONDS`. A place that is taken after that counts all the same.
+        """
+        try:
+            return _within(ATTEMPT_SECONDS, self._take)
+        except TimeoutError:
+            return None
+
+    def _take(self) -> float | None:
         try:
             cooling = int(self._connection.pttl(self._silence_key)) / 1000
             if cooling > 0:
@@ -164,6 +216,10 @@ class RedisWindow:
 
     def cool(self, seconds: float) -> None:
         """Tell the other processes to send nothing for a while; a longer silence asked for earlier stands."""
+        with contextlib.suppress(TimeoutError):
+            _within(ATTEMPT_SECONDS, partial(self._cool, seconds))
+
+    def _cool(self, seconds: float) -> None:
         milliseconds = math.ceil(seconds * 1000)
         # Out of reach, each process still hears of the limit from its own next call.
         with contextlib.suppress(*self._errors):

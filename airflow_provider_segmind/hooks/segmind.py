@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import logging
 import mimetypes
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -48,6 +49,10 @@ if TYPE_CHECKING:
 
 LOOKUP_PAUSES = (1.0, 2.0, 4.0, 8.0)
 """Seconds before each further try of a look-up that failed, in a worker."""
+
+
+_client_lock = threading.Lock()
+"""Of all hooks, because a hook with a lock of its own could not be copied with its task."""
 
 
 class SegmindHook(BaseHook):
@@ -156,11 +161,12 @@ class SegmindHook(BaseHook):
         return found
 
     def get_conn(self) -> SegmindClient:
-        """Return the blocking client; the same one until :meth:`close`."""
-        if self._client is None:
-            _quieten_httpx()
-            self._client = SegmindClient(self.config)
-        return self._client
+        """Return the blocking client; the same one, in every thread, until :meth:`close`."""
+        with _client_lock:
+            if self._client is None:
+                _quieten_httpx()
+                self._client = SegmindClient(self.config)
+            return self._client
 
     async def get_async_conn(self) -> AsyncSegmindClient:
         """Return a new async client; close it, or use it with ``async with``."""
@@ -169,9 +175,10 @@ class SegmindHook(BaseHook):
 
     def close(self) -> None:
         """Close the connections of the blocking client."""
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+        with _client_lock:
+            client, self._client = self._client, None
+        if client is not None:
+            client.close()
 
     def submit(self, model: str | None, inputs: Mapping[str, Any]) -> SubmittedRequest:
         """

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 import time
 import uuid
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from airflow_provider_segmind.api import window as windows
 from airflow_provider_segmind.api.gate import governor_for
 from airflow_provider_segmind.api.governor import LONGEST_SILENCE, Governor, Permit
 from airflow_provider_segmind.api.rates import Priority, RateSettings
@@ -21,7 +24,7 @@ from airflow_provider_segmind.exceptions import (
     SegmindRateLimitError,
     SegmindResponseError,
 )
-from tests.api.virtual import Server, World, a_call, fleet, seeded, send
+from tests.api.virtual import Server, Worker, World, a_call, fleet, seeded, send
 
 REDIS = "redis://127.0.0.1:6379/0"
 
@@ -437,9 +440,91 @@ def test_redis_out_of_reach_stops_the_call_after_half_a_minute() -> None:
         now[0] += seconds
 
     governor = governor_of(requests_per_minute=5, redis_url="redis://127.0.0.1:1/0")
-    with pytest.raises(SegmindConnectionError, match="Nothing was sent"):
+    with pytest.raises(SegmindConnectionError, match="This call was not sent"):
         governor.acquire(a_call(), clock=lambda: now[0], sleep=sleep)
-    assert 30 <= now[0] <= 35
+    assert now[0] == pytest.approx(30)
+
+
+@pytest.mark.parametrize("takes", [0.0, 0.3, 5.0])
+@pytest.mark.parametrize("callers", [1, 64])
+def test_every_call_hears_of_redis_within_the_same_half_minute(takes: float, callers: int) -> None:
+    pytest.importorskip("redis")
+    governor, world, heard = governor_of(requests_per_minute=5, redis_url=REDIS), World(), list[float]()
+
+    class Unreachable:
+        def take(self) -> None:
+            world.now += takes
+
+    def caller() -> Worker:
+        steps = governor.admission(a_call(), world.clock, None)
+        step: Any = next(steps)
+        try:
+            while True:
+                yield 0.0 if callable(step) else step
+                step = steps.send(step() if callable(step) else None)
+        except SegmindConnectionError:
+            heard.append(world.now)
+
+    governor._shared = Unreachable()  # type: ignore[assignment]
+    started = world.now
+    for _ in range(callers):
+        world.start(caller())
+    world.run()
+    assert len(heard) == callers
+    assert max(heard) - started <= 30 + takes + 1e-3
+    assert min(heard) - started >= 20
+
+
+def test_redis_that_answers_again_is_waited_for() -> None:
+    pytest.importorskip("redis")
+    governor, now = governor_of(requests_per_minute=5, redis_url=REDIS), [0.0]
+
+    class Back:
+        def take(self) -> float | None:
+            return None if now[0] < 20 else 0.0
+
+    governor._shared = Back()  # type: ignore[assignment]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    for _ in range(3):
+        governor.acquire(a_call(), clock=lambda: now[0], sleep=sleep)
+        now[0] += 100
+    assert 320 <= now[0] <= 323
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """Return a port that takes connections and never says anything."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
+        yield server.getsockname()[1]
+
+
+def test_a_redis_that_never_answers_is_out_of_reach_in_time(silent_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("redis")
+    monkeypatch.setattr(windows, "ATTEMPT_SECONDS", 0.1)
+    window = RedisWindow(f"redis://127.0.0.1:{silent_port}/0", "name", 5, 60.0)
+    assert window.take() is None
+    window.cool(1.0)
+
+
+def test_a_name_look_up_that_hangs_holds_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("redis")
+    released = threading.Event()
+
+    def hang(*_: Any, **__: Any) -> Any:
+        released.wait()
+        raise socket.gaierror
+
+    monkeypatch.setattr(windows, "ATTEMPT_SECONDS", 0.1)
+    window = RedisWindow("redis://redis.example:6379/0", "name", 5, 60.0)
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    try:
+        assert window.take() is None
+        window.cool(1.0)
+    finally:
+        released.set()
 
 
 def test_a_redis_url_that_cannot_be_read_is_not_quoted() -> None:

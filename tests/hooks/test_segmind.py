@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -252,3 +256,33 @@ def test_a_task_of_a_part_of_the_limit_says_so_to_its_hook(monkeypatch: pytest.M
     assert task.hook.config.rate.rate_share == 0.3
     with pytest.raises(SegmindConfigError, match="rate_share"):
         SegmindSubmitOperator(task_id="u", model="gemini-3.1-flash-lite", inputs={}, rate_share=1.5)
+
+
+def test_a_hook_that_many_threads_use_at_once_has_one_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, json.dumps({"conn_type": "segmind", "password": KEY}))
+    hook, looked_up, together = SegmindHook(), list[str](), threading.Barrier(16)
+    find = SegmindHook.get_connection
+
+    def slowly(conn_id: str) -> Connection:
+        looked_up.append(conn_id)
+        time.sleep(0.05)
+        return find(conn_id)
+
+    monkeypatch.setattr(hook, "get_connection", slowly)
+
+    def use(_: int) -> Any:
+        together.wait()
+        return hook.get_conn()
+
+    with ThreadPoolExecutor(16) as threads:
+        clients = set(map(id, threads.map(use, range(16))))
+    assert len(clients) == 1
+    assert looked_up == ["segmind_default"]
+    first = hook.get_conn()
+    hook.close()
+    assert hook.get_conn() is not first
+    hook.close()
+
+
+def test_a_hook_can_be_copied_with_its_task() -> None:
+    assert copy.deepcopy(SegmindHook("other")).segmind_conn_id == "other"
