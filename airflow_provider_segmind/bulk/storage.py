@@ -8,11 +8,13 @@ finds all of it or none, also when the writer is killed half way.
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, Protocol, TypeGuard
 
@@ -71,8 +73,85 @@ def store_path(path: str | os.PathLike[str] | StorePath) -> StorePath:
 
 
 def make_folder(path: StorePath) -> None:
-    """Create a folder and those above it, where the store knows folders."""
+    """Create a folder and those above it, where the store knows folders; on a local disk they outlive a power cut."""
+    if not _is_local(path):
+        path.mkdir(parents=True, exist_ok=True)
+        return
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
+    for folder in made:
+        _sync_folder(folder.parent)
+
+
+def list_names(folder: StorePath) -> list[str]:
+    """
+    Return the names in a folder as the store holds them now, past what the client remembers of earlier listings.
+
+    :raises FileNotFoundError: there is no such folder.
+    """
+    _forget_listings(folder)
+    return [path.name for path in folder.iterdir()]
+
+
+def read_now(path: StorePath) -> bytes:
+    """Return the content of a file that is overwritten now and then, past what the client remembers of it."""
+    _forget_listings(path.parent)
+    with path.open("rb") as file:
+        content: bytes = file.read()
+    return content
+
+
+def overwrite(path: StorePath, content: bytes) -> None:
+    """
+    Replace the content of a small file while its name stays in the folder for whoever lists it meanwhile.
+
+    On a local disk a reader may find it empty or cut short.
+    """
+    if _is_local(path):
+        with path.open("wb") as file:
+            file.write(content)
+    else:
+        _upload(io.BytesIO(content), path)
+
+
+def move(path: StorePath, target: StorePath) -> bool:
+    """Rename a file durably where the store can do that at no cost; tell whether it did."""
+    if not (_is_local(path) and _is_local(target)):
+        return False
+    path.replace(target)
+    _sync_folder(target.parent)
+    return True
+
+
+def caching_mount(path: StorePath) -> str | None:
+    """Return the options of the NFS mount that a local path is on, when clients of it may see old listings."""
+    if not _is_local(path):
+        return None
+    try:
+        mounts = Path("/proc/mounts").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    return stale_options(path.absolute(), mounts)
+
+
+def stale_options(path: Path, mounts: Iterable[str]) -> str | None:
+    """
+    Say whether a path is on an NFS mount whose clients keep listings and attributes; EFS is mounted as NFS.
+
+    :param mounts: lines as in ``/proc/mounts``.
+    """
+    above = {str(folder) for folder in (path, *path.parents)}
+    found = ("", "", "")
+    for line in mounts:
+        fields = line.split(" ")
+        if len(fields) > 3 and (point := fields[1].replace("\\040", " ")) in above and len(point) >= len(found[0]):
+            found = (point, fields[2], fields[3])
+    _, kind, options = found
+    given = set(options.split(","))
+    uncached = "noac" in given or {"actimeo=0"} <= given or {"acdirmin=0", "acdirmax=0", "acregmax=0"} <= given
+    if kind not in ("nfs", "nfs4") or (uncached and given & {"lookupcache=none", "lookupcache=0"}):
+        return None
+    return options
 
 
 @contextlib.contextmanager
@@ -114,9 +193,35 @@ def _renamed(path: Path) -> Iterator[IO[bytes]]:
             # Without it a machine that loses power can keep the name and lose the bytes.
             os.fsync(file.fileno())
         temporary.replace(path)
+        # The bytes are nothing without the name, which the folder holds.
+        _sync_folder(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some file systems (FUSE, SMB) know no such thing for a folder.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _forget_listings(folder: StorePath) -> None:
+    """Let fsspec, which keeps listings, ask its store anew."""
+    fs: Any = getattr(folder, "fs", None)
+    forget = getattr(fs, "invalidate_cache", None)
+    if forget is None:
+        return
+    try:
+        forget(str(getattr(folder, "path", folder)))
+    except TypeError:
+        forget()
 
 
 def _upload(source: IO[bytes], path: StorePath) -> None:

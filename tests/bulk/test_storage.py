@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 
@@ -10,7 +11,15 @@ from hypothesis import strategies as st
 from airflow_provider_segmind.bulk.index import CompactIndex
 from airflow_provider_segmind.bulk.ledger import Ledger
 from airflow_provider_segmind.bulk.spool import Spool
-from airflow_provider_segmind.bulk.storage import store_path, write_whole
+from airflow_provider_segmind.bulk.storage import (
+    list_names,
+    make_folder,
+    overwrite,
+    read_now,
+    stale_options,
+    store_path,
+    write_whole,
+)
 from tests.bulk.events import claimed, finished, mark
 from tests.bulk.stores import ObjectStore
 
@@ -122,3 +131,86 @@ def test_a_path_that_is_a_pathlib_path_by_descent_only_is_read_by_its_protocol()
     assert store_path(local) == Path("/data/out.jsonl")
     assert type(store_path(local)) is type(Path())
     assert store_path(remote) is remote
+
+
+def test_the_folder_of_a_new_file_and_those_above_a_new_folder_are_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(str(Path(f"/proc/self/fd/{number}").readlink())))
+    make_folder(tmp_path / "a" / "b")
+    assert set(synced) == {str(tmp_path), str(tmp_path / "a")}
+    synced.clear()
+    with write_whole(tmp_path / "a" / "b" / "segment") as file:
+        file.write(b"x")
+    assert synced[-1] == str(tmp_path / "a" / "b")
+    assert len(synced) == 2
+
+
+def test_a_file_system_that_syncs_no_folders_is_no_trouble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(descriptor: int) -> None:
+        if Path(f"/proc/self/fd/{descriptor}").is_dir():
+            raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(os, "fsync", refuses)
+    with write_whole(tmp_path / "segment") as file:
+        file.write(b"x")
+    assert (tmp_path / "segment").exists()
+
+
+class Remembering:
+    """A file system that keeps its listings, as fsspec's do."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.kept = folder, None
+
+    def invalidate_cache(self, path: str | None = None) -> None:
+        self.kept = None
+
+    def names(self) -> list[str]:
+        self.kept = self.kept or [path.name for path in self.folder.iterdir()]
+        return self.kept
+
+
+class RememberingPath:
+    protocol = "s3"
+
+    def __init__(self, folder: Path) -> None:
+        self.fs, self.path = Remembering(folder), "bucket/ledger"
+
+    def iterdir(self) -> list[Path]:
+        return [Path(name) for name in self.fs.names()]
+
+
+def test_a_listing_goes_past_what_the_client_remembers(tmp_path: Path) -> None:
+    folder = RememberingPath(tmp_path)
+    assert list_names(folder) == []  # type: ignore[arg-type]
+    (tmp_path / "one").touch()
+    assert list_names(folder) == ["one"]  # type: ignore[arg-type]
+    (tmp_path / "two").touch()
+    assert sorted(list_names(folder)) == ["one", "two"]  # type: ignore[arg-type]
+
+
+def test_what_is_overwritten_is_read_anew_and_its_name_never_leaves_the_folder(tmp_path: Path) -> None:
+    path = tmp_path / "beat"
+    overwrite(path, b"first, and longer")
+    inode = path.stat().st_ino
+    overwrite(path, b"second")
+    assert (read_now(path), path.stat().st_ino) == (b"second", inode)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "stale"),
+    [
+        ("ext4", "rw", False),
+        ("nfs4", "rw,vers=4.1,lookupcache=none,noac", False),
+        ("nfs4", "rw,acregmin=0,acregmax=0,acdirmin=0,acdirmax=0,lookupcache=none", False),
+        ("nfs", "rw,noac", True),
+        ("nfs", "rw,lookupcache=none", True),
+        ("nfs4", "rw,vers=4.1", True),
+    ],
+)
+def test_a_mount_that_may_show_old_listings_is_told(kind: str, options: str, stale: bool) -> None:
+    mounts = ["overlay / overlay rw 0 0", f"server:/a /mnt/a {kind} {options} 0 0", "server:/b /mnt/ab nfs4 rw 0 0"]
+    assert (stale_options(Path("/mnt/a/ledger"), mounts) is not None) == stale
+    assert stale_options(Path("/srv/ledger"), mounts) is None
