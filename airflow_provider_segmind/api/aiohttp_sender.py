@@ -10,13 +10,13 @@ import io
 import time
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 
 from airflow_provider_segmind.api.answers import Answer
 from airflow_provider_segmind.api.bodies import ACCEPT_ENCODING, MAX_RESPONSE_BYTES, Body, TooLargeError
-from airflow_provider_segmind.api.connections import FRESH, host_and_target
+from airflow_provider_segmind.api.connections import FRESH, LastLook, host_and_target
 from airflow_provider_segmind.api.protocol import Call
 from airflow_provider_segmind.api.transport import (
     answer_headers,
@@ -61,10 +61,11 @@ class AiohttpSender:
         self._clock = clock
         self._session: aiohttp.ClientSession | None = None
 
-    async def send(self, call: Call[T]) -> T:
+    async def send(self, call: Call[T], last_look: LastLook | None = None) -> T:
         """
         Carry out ``call`` once and read its answer.
 
+        :param last_look: see :class:`~airflow_provider_segmind.api.senders.Sender`.
         :raises SegmindError: what came back, or what it means that nothing did.
         """
         import aiohttp
@@ -80,6 +81,7 @@ class AiohttpSender:
                 headers={**call.headers, "accept-encoding": ACCEPT_ENCODING},
                 timeout=_timeout(call.timeout or self._seconds),
                 allow_redirects=False,
+                trace_request_ctx=last_look,
             ) as response:
                 headers = answer_headers(response.headers.items())
                 body = Body(headers, self._max_bytes)
@@ -102,10 +104,19 @@ class AiohttpSender:
         import aiohttp
 
         connector = aiohttp.TCPConnector(limit=self._most, keepalive_timeout=FRESH, ssl=shared_tls())
+        # aiohttp awaits these between getting a connection and writing to it.
+        held = aiohttp.TraceConfig()
+        held.on_connection_create_end.append(_look_once_more)
+        held.on_connection_reuseconn.append(_look_once_more)
         self._session = aiohttp.ClientSession(
-            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False
+            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False, trace_configs=[held]
         )
         return self._session
+
+
+async def _look_once_more(_session: object, context: Any, _params: object) -> None:
+    if context.trace_request_ctx is not None:
+        await context.trace_request_ctx()
 
 
 @lru_cache(maxsize=8)

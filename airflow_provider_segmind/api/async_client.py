@@ -15,6 +15,7 @@ import httpx
 from airflow_provider_segmind.api import polling
 from airflow_provider_segmind.api.calls import AccountCalls, Quiet, say_nothing, succeeded
 from airflow_provider_segmind.api.config import ClientConfig
+from airflow_provider_segmind.api.connections import LastLook
 from airflow_provider_segmind.api.models import (
     Credits,
     ModelInfo,
@@ -75,14 +76,20 @@ class AsyncSegmindClient(AccountCalls):
         await self._sender.close()
 
     async def submit(
-        self, model: str, inputs: Mapping[str, Any], *, before: Callable[[], Awaitable[object]] | None = None
+        self,
+        model: str,
+        inputs: Mapping[str, Any],
+        *,
+        before: Callable[[], Awaitable[object]] | None = None,
+        last_look: LastLook | None = None,
     ) -> SubmittedRequest:
         """
         Submit a request; see :meth:`SegmindClient.submit`.
 
         :param before: awaited when the governor lets the call through, right before each attempt is sent.
+        :param last_look: awaited after that, when the attempt has its connection and the next step is to send.
         """
-        return await self.perform(self.wire.submit(model, inputs), before=before)
+        return await self.perform(self.wire.submit(model, inputs), before=before, last_look=last_look)
 
     async def submit_once(
         self, model: str, inputs: Mapping[str, Any], *, before: Callable[[], Awaitable[object]]
@@ -134,18 +141,22 @@ class AsyncSegmindClient(AccountCalls):
         return await self.drive(self.waiting(pending, fetch=fetch, until=until, report=report), pending)
 
     async def perform(
-        self, call: Call[T], patience: Patience | None = None, before: Callable[[], Awaitable[object]] | None = None
+        self,
+        call: Call[T],
+        patience: Patience | None = None,
+        before: Callable[[], Awaitable[object]] | None = None,
+        last_look: LastLook | None = None,
     ) -> T:
-        """Carry out a call, again where that is allowed; ``before`` as in :meth:`submit`."""
+        """Carry out a call, again where that is allowed; ``before`` and ``last_look`` as in :meth:`submit`."""
         try:
-            return await self._admitted(call, before=before)
+            return await self._admitted(call, before=before, last_look=last_look)
         except SegmindError as error:
             if not may_send_again(error):
                 raise
             first = error
         # The loop costs a tenth of a call to set up, so it is only made when there is something to repeat.
         loop = async_retrying(patience or self.config.patience, sleep=self._sleep, rng=self.rng, paid=call.asked.paid)
-        return await loop(_after(first, partial(self._admitted, before=before)), call)
+        return await loop(_after(first, partial(self._admitted, before=before, last_look=last_look)), call)
 
     async def drive(self, steps: Generator[Any, Any, T], pending: polling.Pending | None = None) -> T:
         """Carry out what ``steps`` yields, a call or a pause, until it returns. Calls are made without patience."""
@@ -171,11 +182,12 @@ class AsyncSegmindClient(AccountCalls):
         call: Call[T],
         priority: Priority | None = None,
         before: Callable[[], Awaitable[object]] | None = None,
+        last_look: LastLook | None = None,
     ) -> T:
         async def exchange(call: Call[T]) -> T:
             if before is not None:
                 await before()
-            return await self._sender.send(call)
+            return await self._sender.send(call, last_look)
 
         return await self.gate.send_async(call, exchange, self._sleep, priority)
 

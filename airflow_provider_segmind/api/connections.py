@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import lru_cache
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import httpcore
 import httpx
@@ -32,6 +32,8 @@ from airflow_provider_segmind.api.transport import (
 from airflow_provider_segmind.masking import masked
 
 T = TypeVar("T")
+LastLook: TypeAlias = Callable[[], Awaitable[object]]
+"""Awaited when a connection is held and the next step is that bytes leave; raises what must keep them here."""
 
 KEEP_ALIVE = 30.0
 """Seconds an idle connection is kept, longer than most looks are apart."""
@@ -83,16 +85,17 @@ class Connections:
         self._idle: dict[Host, deque[_Idle]] = {}
         self._closed = False
 
-    async def send(self, call: Call[T]) -> T:
+    async def send(self, call: Call[T], last_look: LastLook | None = None) -> T:
         """
         Carry out ``call`` and read its answer.
 
+        :param last_look: see :class:`~airflow_provider_segmind.api.senders.Sender`.
         :raises SegmindError: what came back, or what it means that nothing did.
         """
         seconds = call.timeout or self._seconds
         try:
             async with asyncio.timeout(seconds):
-                answer = await self._exchange(call, seconds)
+                answer = await self._exchange(call, seconds, last_look)
         except TooLargeError as error:
             raise too_large(call.asked, error) from error
         except TimeoutError as error:
@@ -112,7 +115,7 @@ class Connections:
             for one in stack:
                 await one.connection.aclose()
 
-    async def _exchange(self, call: Call[T], seconds: float) -> Answer:
+    async def _exchange(self, call: Call[T], seconds: float, last_look: LastLook | None) -> Answer:
         host, target = host_and_target(call.url)
         times = http_timeout(seconds)
         await self._slot(times.pool)
@@ -124,7 +127,10 @@ class Connections:
                     httpcore.URL(scheme=host.scheme, host=host.name, port=host.port, target=target),
                     headers=_headers(host, call),
                     content=call.body,
-                    extensions={"timeout": {"connect": times.connect, "read": times.read, "write": times.write}},
+                    extensions={
+                        "timeout": {"connect": times.connect, "read": times.read, "write": times.write},
+                        **before_bytes_leave(last_look),
+                    },
                 ) as response:
                     pairs = ((name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers)
                     headers = answer_headers(pairs)
@@ -169,6 +175,19 @@ class Connections:
         stack.append(_Idle(connection, now))
         if now - stack[0].since > KEEP_ALIVE:
             await stack.popleft().connection.aclose()
+
+
+def before_bytes_leave(last_look: LastLook | None) -> dict[str, Any]:
+    """Return what makes httpcore call ``last_look`` between connecting and sending, as its extensions."""
+    if last_look is None:
+        return {}
+
+    async def trace(name: str, info: Mapping[str, Any]) -> None:
+        # The request for a tunnel, to a proxy, is not the call yet.
+        if name.endswith("send_request_headers.started") and info["request"].method != b"CONNECT":
+            await last_look()
+
+    return {"trace": trace}
 
 
 _TROUBLES = (

@@ -22,6 +22,11 @@ T = TypeVar("T")
 CountCall: TypeAlias = Callable[[bool], None]
 """Is told of each call that is sent, and whether it is a paid one."""
 
+
+class CallWithdrawnError(Exception):
+    """Raised by whoever was to send a call and did not: nothing left, and its turn goes to the next."""
+
+
 _governors: dict[str, Governor] = {}
 _registry_lock = threading.Lock()
 
@@ -59,7 +64,7 @@ class Gate:
 
     :param gateway: base URL of the calls that count; others pass unasked.
     :param clock: epoch seconds.
-    :ivar count: is told of each call when its turn has come, each repetition included.
+    :ivar count: is told of each call that was sent, each repetition included.
     """
 
     def __init__(self, governor: Governor, gateway: str, clock: Callable[[], float]) -> None:
@@ -102,14 +107,20 @@ class Gate:
         if not call.url.startswith(self._prefix):
             return await exchange(call)
         permit = await self.governor.acquire_async(call, clock=self._clock, sleep=sleep, priority=priority)
-        self.count(call.asked.paid)
         trouble: SegmindError | None = None
+        sent = True
         try:
             return await exchange(call)
         except SegmindError as error:
             trouble = error
             raise
+        except CallWithdrawnError:
+            sent = False
+            self.governor.withdrawn(permit)
+            raise
         finally:
-            tell = self.governor.answered(permit, self._clock(), trouble)
-            if tell is not None:
-                await asyncio.to_thread(tell)
+            if sent:
+                self.count(call.asked.paid)
+                tell = self.governor.answered(permit, self._clock(), trouble)
+                if tell is not None:
+                    await asyncio.to_thread(tell)

@@ -235,6 +235,14 @@ class Governor:
             self._elsewhere_full_until = clock() + min(wait, LONGEST_NAP)
         return wait
 
+    def withdrawn(self, permit: Permit) -> None:
+        """Take back leave for a call that was not sent after all; a place in Redis stays taken for its minute."""
+        with self._lock:
+            if permit.place is not None:
+                self._window.withdraw(permit.place)
+            if permit.look is not None:
+                self._looks.withdraw(permit.look)
+
     def answered(self, permit: Permit, now: float, error: BaseException | None = None) -> Callable[[], None] | None:
         """
         Learn from what came of a call.

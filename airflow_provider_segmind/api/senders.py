@@ -26,7 +26,7 @@ from airflow_provider_segmind.api.bodies import (
     TooLargeError,
 )
 from airflow_provider_segmind.api.config import ClientConfig
-from airflow_provider_segmind.api.connections import Connections
+from airflow_provider_segmind.api.connections import Connections, LastLook, before_bytes_leave
 from airflow_provider_segmind.api.protocol import Call
 from airflow_provider_segmind.api.transport import (
     answer_headers,
@@ -42,8 +42,13 @@ T = TypeVar("T")
 class Sender(Protocol):
     """Sends calls."""
 
-    async def send(self, call: Call[T]) -> T:
-        """Carry out ``call`` once and read its answer."""
+    async def send(self, call: Call[T], last_look: LastLook | None = None) -> T:
+        """
+        Carry out ``call`` once and read its answer.
+
+        :param last_look: awaited once a connection is held, when the next step is that bytes leave. What it raises is
+            raised here, and nothing was sent.
+        """
 
     async def close(self) -> None:
         """Close the connections."""
@@ -73,13 +78,16 @@ class HttpxSender:
         self._seconds = seconds
         self._clock = clock
         self._max_bytes = max_bytes
+        self._traced = transport is None
 
-    async def send(self, call: Call[T]) -> T:
-        """Carry out ``call`` once and read its answer."""
+    async def send(self, call: Call[T], last_look: LastLook | None = None) -> T:
+        """Carry out ``call`` once and read its answer; ``last_look`` as in :class:`Sender`."""
         seconds = call.timeout or self._seconds
+        if last_look is not None and not self._traced:
+            await last_look()
         try:
             async with asyncio.timeout(seconds):
-                answer = await self._exchange(call, seconds)
+                answer = await self._exchange(call, seconds, last_look)
         except TooLargeError as error:
             raise too_large(call.asked, error) from error
         except TimeoutError as error:
@@ -88,10 +96,15 @@ class HttpxSender:
             raise transport_error(call.asked, call.url, error) from error
         return call.read(answer)
 
-    async def _exchange(self, call: Call[T], seconds: float) -> Answer:
+    async def _exchange(self, call: Call[T], seconds: float, last_look: LastLook | None) -> Answer:
         headers = {**call.headers, "accept-encoding": ACCEPT_ENCODING}
         async with self._http.stream(
-            call.method, call.url, content=call.body, headers=headers, timeout=http_timeout(seconds)
+            call.method,
+            call.url,
+            content=call.body,
+            headers=headers,
+            timeout=http_timeout(seconds),
+            extensions=before_bytes_leave(last_look),
         ) as response:
             found = answer_headers(response.headers.multi_items())
             body = Body(found, self._max_bytes, ready=response.is_stream_consumed)

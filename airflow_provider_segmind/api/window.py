@@ -123,6 +123,10 @@ class LocalWindow:
         # Here too, because without a limit nobody asks how many places are taken.
         self._tidy(now)
 
+    def withdraw(self, number: int) -> None:
+        """Give back the place of a call that was never sent; one that took longer than to arrive keeps it."""
+        self._open.pop(number, None)
+
     def take_over(self, other: LocalWindow, now: float) -> None:
         """Count the calls of another window as well; those still under way count as answered now."""
         self._tidy(now)

@@ -24,6 +24,7 @@ from airflow_provider_segmind.api import connections as room
 from airflow_provider_segmind.api import senders
 from airflow_provider_segmind.api.client import AsyncSegmindClient, ClientConfig
 from airflow_provider_segmind.api.connections import Connections
+from airflow_provider_segmind.api.gate import CallWithdrawnError
 from airflow_provider_segmind.api.protocol import Endpoints
 from airflow_provider_segmind.api.senders import (
     AiohttpSender,
@@ -456,3 +457,54 @@ def test_a_proxy_of_the_environment_is_used_unless_the_host_is_excepted(monkeypa
     assert environment_proxy("https://api.segmind.com") == "http://proxy.test:3128"
     assert environment_proxy("https://inside.test") is None
     assert environment_proxy("http://api.segmind.com") is None
+
+
+async def test_the_last_look_comes_when_the_connection_is_held_and_before_any_byte_leaves(make: Make) -> None:
+    async with serving(polite) as scene:
+        wire, sender = scene.config().wire, make(1, 5)
+        order: list[tuple[int, int]] = []
+
+        async def look() -> None:
+            await asyncio.sleep(0.02)
+            order.append((scene.opened, len(scene.heads)))
+
+        for _ in range(2):
+            await sender.send(wire.submit("m", {}), look)
+        await sender.send(wire.status("r-1"))
+        # Both over the one connection, which was there at the first look already.
+        assert order == [(1, 0), (1, 1)]
+        await sender.close()
+
+
+async def test_what_the_last_look_raises_keeps_the_call_here_and_the_sender_useful(make: Make) -> None:
+    async with serving(polite) as scene:
+        wire, sender = scene.config().wire, make(1, 5)
+
+        async def refuse() -> None:
+            raise CallWithdrawnError
+
+        for _ in range(3):
+            with pytest.raises(CallWithdrawnError):
+                await sender.send(wire.submit("m", {}), refuse)
+        assert scene.heads == []
+        assert (await sender.send(wire.status("r-1"))).completed
+        await sender.close()
+
+
+async def test_a_call_that_waited_for_a_connection_looks_after_the_wait(make: Make) -> None:
+    async with serving(polite) as scene:
+        wire, sender = scene.config().wire, make(1, 5)
+        go, looks = asyncio.Event(), 0
+
+        async def look() -> None:
+            nonlocal looks
+            looks += 1
+            await go.wait()
+
+        calls = [asyncio.create_task(sender.send(wire.submit("m", {}), look)) for _ in range(2)]
+        await asyncio.sleep(0.1)
+        assert (looks, scene.heads) == (1, [])
+        go.set()
+        await asyncio.gather(*calls)
+        assert (looks, len(scene.heads)) == (2, 2)
+        await sender.close()
