@@ -21,6 +21,7 @@ from airflow_provider_segmind.bulk.commits import GroupCommit
 from airflow_provider_segmind.bulk.events import Claimed, Submitted
 from airflow_provider_segmind.bulk.leave import Leave, NotSentError
 from airflow_provider_segmind.bulk.ledger import Ledger
+from airflow_provider_segmind.bulk.live import Membership
 from airflow_provider_segmind.bulk.plan import Client, Prepared, Question, Settings
 from airflow_provider_segmind.bulk.rows import digest
 from airflow_provider_segmind.bulk.steps import Step
@@ -58,6 +59,7 @@ class Run(Protocol):
 
     ledger: Ledger
     commits: GroupCommit
+    member: Membership
     budget: Budget
     tally: Tally
     waiting: dict[str, Submitted]
@@ -81,6 +83,9 @@ class Run(Protocol):
 
     def postpone(self, prepared: Prepared, reason: str) -> bool:
         """Set a row aside to the end of the table, unless too many are; then it is not."""
+
+    def contend(self, prepared: Prepared, *, collided: bool) -> None:
+        """Come back later to a row that another run is asking about; ``collided`` when both claimed it at once."""
 
     async def budget_changed(self) -> None:
         """Wait until what is in flight has been billed, or the run stops."""
@@ -111,9 +116,13 @@ class Asker:
         standing = self._run.ledger.standing(prepared.fingerprint)
         row = standing.open
         submitted: Submitted | None = None
-        if row is not None and row.submitted is not None:
+        if standing.success or (row is not None and row.submitted is None):
+            # Another run was faster since the row was taken up.
+            self._run.contend(prepared, collided=False)
+            return
+        if row is not None:
             submitted = row.submitted
-            step = Step(row.claim or self._claim(prepared, attempt=row.attempt))
+            step = Step(standing.claim or self._claim(prepared, attempt=row.attempt))
         elif (further := standing.half_asked(self._run.ledger.run)) is not None:
             step, submitted = Step(further).before_the_last_question()
         else:
@@ -143,6 +152,7 @@ class Asker:
             writer=ledger.writer,
             model=self._question.model,
             body=prepared.body,
+            id=ledger.claim_id(),
         )
 
     async def _submit(self, prepared: Prepared, step: Step, inputs: Mapping[str, Any]) -> Submitted | None:
@@ -156,7 +166,9 @@ class Asker:
                 return None
             accepted = await self._post(inputs, leave)
         except NotSentError as held:
-            if held.trouble is not None:
+            if held.contested:
+                self._contend(prepared, step, leave)
+            elif held.trouble is not None:
                 self._not_accepted(prepared, step, held.trouble, leave)
             else:
                 self._free(prepared, step, STOPPED, leave)
@@ -169,7 +181,11 @@ class Asker:
         self._last_success = self._clock()
         claim = leave.claim
         submitted = Submitted(
-            fingerprint=claim.fingerprint, attempt=claim.attempt, at=self._last_success, request_id=accepted.request_id
+            fingerprint=claim.fingerprint,
+            attempt=claim.attempt,
+            at=self._last_success,
+            request_id=accepted.request_id,
+            claim=claim.id,
         )
         run.commits.note(submitted)
         run.tally.submitted(submitted, claim)
@@ -204,7 +220,9 @@ class Asker:
         pause = 1.0
         while True:
             try:
-                return await self._client.submit(self._question.model, inputs, before=leave.taken)
+                return await self._client.submit(
+                    self._question.model, inputs, before=leave.taken, last_look=leave.last_look
+                )
             except SegmindError as error:
                 patient = self._clock() - self._last_success < self._settings.outage_patience
                 if not error.retryable or error.billed is not False or not patient or self._run.halted:
@@ -217,7 +235,9 @@ class Asker:
         if error is run.commits.error:
             # The claim may or may not stand in the ledger, but nothing was sent.
             run.budget.gave_back(prepared.fingerprint, new_row=step.new_row)
-            run.leave(prepared, "the ledger could not be written")
+            run.leave(prepared, "the ledger could not be written, or what other runs note in it not be seen")
+        elif error is run.commits.forbidden():
+            self._free(prepared, step, f"it was not asked: {_words(error)}", leave)
         elif error.billed is not False:
             run.budget.lost_sight()
             run.leave(prepared, f"it may have been asked and nobody knows: {_words(error)}", lost_at=self._clock())
@@ -227,6 +247,12 @@ class Asker:
         else:
             run.budget.billed(prepared.fingerprint, 0.0)
             self._finish(step, Outcome.FAILED, reason=_words(error))
+
+    def _contend(self, prepared: Prepared, step: Step, leave: Leave) -> None:
+        if leave.claimed:
+            self._run.commits.note(step.freed(self._clock()))
+        self._run.budget.gave_back(prepared.fingerprint, new_row=step.new_row)
+        self._run.contend(prepared, collided=True)
 
     def _free(self, prepared: Prepared, step: Step, reason: str, leave: Leave) -> None:
         if leave.claimed:
@@ -295,7 +321,8 @@ class Asker:
         self, prepared: Prepared, step: Step, submitted: Submitted, result: RequestResult
     ) -> tuple[Step, Mapping[str, Any]] | None:
         self._last_success = self._clock()
-        self._run.budget.billed(prepared.fingerprint, 0.0 if step.counted else result.metrics.cost)
+        own = step.claim.run == self._run.ledger.run and not step.counted
+        self._run.budget.billed(prepared.fingerprint, result.metrics.cost if own else 0.0)
         verdict = self._read(Reply(result, prepared.inputs, step.claim.question))
         step = step.answered(submitted.request_id, cost=result.metrics.cost, tokens=verdict.tokens)
         if isinstance(verdict, AskAgain):
@@ -317,8 +344,16 @@ class Asker:
             return Refuse(_REPLY_OUTCOMES.get(error.reason, Outcome.INVALID), str(error))
 
     def _following(self, step: Step, body: str, *, question: int, failures: int) -> Step:
-        writer = self._run.ledger.writer
-        return step.following(at=self._clock(), writer=writer, body=body, question=question, failures=failures)
+        ledger = self._run.ledger
+        return step.following(
+            at=self._clock(),
+            run=ledger.run,
+            writer=ledger.writer,
+            name=ledger.claim_id(),
+            body=body,
+            question=question,
+            failures=failures,
+        )
 
     def _finish(
         self, step: Step, outcome: Outcome, *, reason: str = "", answer: object = None,
@@ -328,7 +363,6 @@ class Asker:
         event = step.finished(
             outcome,
             at=self._clock(),
-            run=run.ledger.run,
             reason=shorten(mask_known(reason)),
             answer=answer,
             submitted=submitted,
@@ -336,7 +370,7 @@ class Asker:
         )
         run.commits.note(event)
         run.budget.settled(outcome)
-        run.tally.settled(event)
+        run.tally.settled(event if event.run == run.ledger.run else replace(event, cost=None))
 
 
 def _words(error: SegmindError) -> str:

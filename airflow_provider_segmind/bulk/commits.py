@@ -8,9 +8,9 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from functools import partial
 
-from airflow_provider_segmind.bulk.compaction import compact
 from airflow_provider_segmind.bulk.events import Event
-from airflow_provider_segmind.bulk.ledger import Ledger
+from airflow_provider_segmind.bulk.ledger import Batch, Ledger
+from airflow_provider_segmind.bulk.live import Membership
 from airflow_provider_segmind.exceptions import SegmindBulkError, SegmindError
 
 WRITE_TRIES = 4
@@ -28,15 +28,16 @@ class GroupCommit:
     """
 
     def __init__(
-        self, ledger: Ledger, *, delay: float, urgent: int, fold_at: int, clock: Callable[[], float],
+        self, ledger: Ledger, member: Membership, *, delay: float, urgent: int, fold_at: int,
         failed: Callable[[SegmindBulkError], None], threads: Executor,
     ) -> None:  # fmt: skip
         self.error: SegmindBulkError | None = None
         self._ledger = ledger
+        self._member = member
+        self.refusal: SegmindBulkError | None = None
         self._delay = delay
         self._urgent = urgent
-        self._fold_at = fold_at
-        self._clock = clock
+        self._fold_at = self._next_fold = fold_at
         self._failed = failed
         self._in_thread = partial(asyncio.get_running_loop().run_in_executor, threads)
         self._waiting = 0
@@ -52,15 +53,18 @@ class GroupCommit:
         self._ledger.append(event)
         self._dirty.set()
 
-    async def durable(self, event: Event) -> None:
+    async def durable(self, event: Event | None) -> None:
         """
-        Append an event and return when it is durable.
+        Append an event and return when it is durable, and what others had noted by then is in the ledger's view.
 
-        :raises SegmindBulkError: it could not be written; a retry may.
+        :param event: None only to look what others have noted.
+        :raises SegmindBulkError: it could not be written, or others cannot be seen; a retry may.
         """
         if self.error is not None:
             raise self.error
-        self.note(event)
+        if event is not None:
+            self.note(event)
+        self._dirty.set()
         if self._group is None:
             self._group = asyncio.get_running_loop().create_future()
         group = self._group
@@ -69,6 +73,26 @@ class GroupCommit:
             self._hurry.set()
         # A caller that is cancelled must not take the others' future with it.
         await asyncio.shield(group)
+
+    def forbidden(self) -> SegmindBulkError | None:
+        """
+        Return why nothing may be sent any more, and stop the run at the first reason.
+
+        What is noted is still written: others take the answers from it.
+        """
+        if self.refusal is None and (trouble := self._member.trouble()) is not None:
+            self.refusal = trouble
+            self._failed(trouble)
+        return self.refusal
+
+    def take_in(self) -> None:
+        """
+        Bring what was read of other writers into the ledger's view; call it from the loop's own thread.
+
+        :raises SegmindBulkError: this version cannot read it.
+        """
+        while self._member.inbox:
+            self._ledger.absorb(*self._member.inbox.popleft())
 
     async def close(self) -> None:
         """Write what is left and end."""
@@ -93,7 +117,8 @@ class GroupCommit:
         batch = self._ledger.take()
         try:
             if self.error is None:
-                await self._in_thread(self._write_patiently, batch)
+                await self._in_thread(self._write_and_look, batch, group is not None)
+                self.take_in()
                 self._fold()
         except SegmindBulkError as error:
             self.error = error
@@ -105,13 +130,18 @@ class GroupCommit:
                 group.set_exception(self.error)
                 group.exception()
 
-    def _write_patiently(self, batch: tuple[list[bytes], dict[int, bytes]]) -> None:
-        lines, answers = batch
+    def _write_and_look(self, batch: Batch, look: bool) -> None:
+        self._write_patiently(batch)
+        if look:
+            # The listing of a group of claims, begun when all of them are durable.
+            self._member.look()
+
+    def _write_patiently(self, batch: Batch) -> None:
         for tries_left in reversed(range(WRITE_TRIES)):
             try:
-                self._ledger.write((lines, answers))
+                self._ledger.write(batch)
             except OSError as error:
-                answers = {}
+                batch = batch._replace(answers={})
                 if not tries_left:
                     raise SegmindBulkError(
                         f"The ledger under {str(self._ledger.folder)!r} cannot be written: {error}. Nothing more is "
@@ -122,15 +152,18 @@ class GroupCommit:
                 return
 
     def _fold(self) -> None:
-        names = self._ledger.own_segments
-        if len(names) < self._fold_at or (self._folding is not None and not self._folding.done()):
+        if self._folding is not None and not self._folding.done():
             return
-        self._ledger.own_segments = []
-        self._folding = asyncio.create_task(self._fold_segments(names), name="segmind-ledger-fold")
+        numbers = self._member.movable(self._ledger.is_live) if self._member.own_segments >= self._next_fold else []
+        if len(numbers) >= self._fold_at:
+            self._folding = asyncio.create_task(self._fold_segments(numbers), name="segmind-ledger-fold")
 
-    async def _fold_segments(self, names: list[str]) -> None:
+    async def _fold_segments(self, numbers: list[int]) -> None:
         try:
-            await self._in_thread(partial(compact, self._ledger.folder, clock=self._clock, names=names))
+            await self._in_thread(self._member.fold, numbers)
         except (SegmindError, OSError):
             # Folding only saves later readers time; the small segments are still there and say the same.
             return
+        finally:
+            # Those that others have not read, or whose rows are not finished, stay for the next time.
+            self._next_fold = self._member.own_segments + self._fold_at

@@ -25,6 +25,7 @@ def compact(
     clock: Callable[[], float],
     names: Sequence[str] | None = None,
     segment_bytes: int = SEGMENT_BYTES,
+    source: StorePath | None = None,
 ) -> list[str]:
     """
     Rewrite segments as few large ones and return the new names.
@@ -32,17 +33,18 @@ def compact(
     :param names: the segments to rewrite, all that are there when None.
     :param clock: epoch seconds.
     :param segment_bytes: how large a new segment gets.
+    :param source: the folder that the segments are in, when they are to leave it for ``folder``.
     :raises SegmindBulkError: one cannot be read; nothing is deleted.
     """
     old = list(segment_names(folder) if names is None else names)
-    if len(old) < 2:
+    if len(old) < 2 and (source is None or not old):
         return old
     # A name used twice would overwrite what it is about to delete.
     writer = f"compact-{uuid.uuid4().hex[:12]}"
     ledger = Ledger(folder, run="", writer=writer, clock=clock)
     new: list[str] = []
     try:
-        ledger.replay(old)
+        ledger.replay(old, source=source)
         lines: list[bytes] = []
         size = 0
         for line in ledger.dump():
@@ -56,7 +58,7 @@ def compact(
     finally:
         ledger.close()
     for name in old:
-        (folder / name).unlink(missing_ok=True)
+        ((source or folder) / name).unlink(missing_ok=True)
     return new
 
 

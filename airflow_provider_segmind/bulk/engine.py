@@ -9,6 +9,8 @@ The engine ends when every row has an outcome or is left with a reason. Writing 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import random
 import time
 import uuid
@@ -23,6 +25,7 @@ from airflow_provider_segmind.bulk.commits import GroupCommit
 from airflow_provider_segmind.bulk.events import Submitted
 from airflow_provider_segmind.bulk.feeder import Feeder
 from airflow_provider_segmind.bulk.ledger import MANY_ROWS, Ledger
+from airflow_provider_segmind.bulk.live import BEATS, Heartbeat, Membership
 from airflow_provider_segmind.bulk.plan import Client, KeyedTarget, Prepared, Question, Settings, Shard
 from airflow_provider_segmind.bulk.progress import Meter, Progress, outcomes_of
 from airflow_provider_segmind.bulk.recovery import decide_lost, recover_earlier
@@ -36,6 +39,7 @@ from airflow_provider_segmind.exceptions import SegmindBulkError, SegmindConfigE
 T = TypeVar("T")
 POSTPONED = 4
 """Rows set aside to the end of the table at most, for each worker; their bodies stay in memory."""
+log = logging.getLogger(__name__)
 RECOVERY_ROUNDS = 3
 """How often lost requests are looked for at the end of a try; a row asked again may get lost again."""
 
@@ -66,6 +70,7 @@ class Engine:
     :param carried: what :meth:`carried` of the try's last leg returned, when it rested.
     :param progress: called every ``settings.progress_interval`` seconds and at the end.
     :param clock: epoch seconds.
+    :param monotonic: by which the heartbeats of other runs are timed.
     """
 
     def __init__(
@@ -84,6 +89,7 @@ class Engine:
         progress: Callable[[Progress], None] | None = None,
         carried: Mapping[str, Any] | None = None,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         rng: random.Random | None = None,
     ) -> None:
@@ -92,7 +98,17 @@ class Engine:
         self.limits = limits or Limits()
         self.shard = shard or Shard()
         self.feeder = Feeder(rows, question, self.shard, self.settings, target)
-        self.ledger = Ledger(ledger_folder, run=run_id, writer=uuid.uuid4().hex[:12], clock=clock, slots=MANY_ROWS)
+        writer = uuid.uuid4().hex[:12]
+        self.member = Membership(
+            ledger_folder,
+            writer=writer,
+            shard=self.shard,
+            death_after=self.settings.death_after,
+            clock=clock,
+            monotonic=monotonic,
+        )
+        self.heartbeat = Heartbeat(self.member)
+        self.ledger = Ledger(ledger_folder, run=run_id, writer=writer, clock=clock, slots=MANY_ROWS, live=self.member)
         self.budget = Budget(self.limits)
         self.tally = Tally(clock)
         self.tally.take_over(carried or {})
@@ -109,6 +125,7 @@ class Engine:
         self.clock = clock
         self.client = client
         self._sleep = sleep
+        self._monotonic = monotonic
         self._rng = rng or random.Random()
         self._report = progress
         self._rows_total = rows_total
@@ -121,6 +138,7 @@ class Engine:
         self._source_error: SegmindError | OSError | None = None
         self.seconds = 0.0
         self._started = clock()
+        self._alone_since = self._started
         self._rows = self._new_book()
         self._changed = asyncio.Event()
         self._stop_signal = asyncio.Event()
@@ -161,6 +179,10 @@ class Engine:
         self._rows.postpone(prepared, reason)
         return True
 
+    def contend(self, prepared: Prepared, *, collided: bool) -> None:
+        """Come back later to a row that another run is asking about; see :meth:`RowBook.contend`."""
+        self._rows.contend(prepared, collided=collided)
+
     def reason_left(self, fingerprint: bytes) -> str | None:
         """Return why a row was set aside, None when it was not."""
         return self._rows.left.get(fingerprint)
@@ -182,38 +204,54 @@ class Engine:
         :raises SegmindConfigError: not even the first row can be read or asked about, and nothing was sent.
         """
         self._started = self.clock()
-        await self._in_thread(self._replay)
+        try:
+            await self._in_thread(self._replay)
+            await self._ask()
+        finally:
+            # The heart beats until nothing is sent any more; waiting for its thread takes no longer than a write.
+            await asyncio.shield(self._in_thread(self._leave))
+        self.seconds = self._seconds_before + self.clock() - self._started
+        self._tell()
+        for error in (self.commits.error, self.commits.refusal, self._source_error, self._broken_off()):
+            if error is not None:
+                raise error
+
+    async def _ask(self) -> None:
+        # By now everybody who had left when the ledger was read has left.
+        self._alone_since = self.clock()
         self.budget = Budget(self.limits, self.ledger.totals())
         self._reserve_open_requests()
         self._rows = self._new_book()
         self.commits = GroupCommit(
             self.ledger,
+            self.member,
             delay=self.settings.commit_delay,
             urgent=max(1, self.settings.concurrency // 2),
             fold_at=self.settings.fold_at,
-            clock=self.clock,
             failed=lambda error: self.stop(str(error), error=error),
             threads=self._threads,
         )
-        reporting = asyncio.create_task(self._reports(), name="segmind-progress")
+        background = [
+            asyncio.create_task(self._reports(), name="segmind-progress"),
+            asyncio.create_task(self._observe(), name="segmind-observe"),
+        ]
         try:
-            await recover_earlier(self, until=self._started)
+            self.commits.take_in()
+            await recover_earlier(self, until=self._alone_since)
             await self._through(self._feed())
             self._postponing = False
-            await self._through(self._offer(self._rows.take_up_postponed()))
+            await self._through(self._feed_again(self._rows.take_up_postponed()))
             for _ in range(RECOVERY_ROUNDS):
                 again = await self._lost_to_ask_again()
                 if not again:
                     break
-                await self._through(self._offer(again))
+                await self._through(self._feed_again(again))
         finally:
-            reporting.cancel()
+            for task in background:
+                task.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
             await self.commits.close()
-        self.seconds = self._seconds_before + self.clock() - self._started
-        self._tell()
-        for error in (self.commits.error, self._source_error, self._broken_off()):
-            if error is not None:
-                raise error
+            self._rows.leave_contested()
 
     def _broken_off(self) -> SegmindError | None:
         """Return the error of a source that broke, unless something ended the run that a retry must go on from."""
@@ -252,17 +290,50 @@ class Engine:
     def _reserve_open_requests(self) -> None:
         """Reserve what earlier tries of the run may still be billed, also for rows that come late in the table."""
         for mark, row in self.ledger.open_rows():
-            if row.claim is not None and row.claim.run == self.ledger.run and self.shard.owns(mark):
-                self.budget.reserve_open(mark, row.claim.bound)
+            claim = row.claim_for(self.ledger.run)
+            if claim is not None and claim.run == self.ledger.run and self.shard.owns(mark):
+                self.budget.reserve_open(mark, claim.bound)
 
     def _new_book(self) -> RowBook:
-        return RowBook(self.ledger, self.budget, rerun=self.settings.rerun, started=self._started)
+        return RowBook(
+            self.ledger,
+            self.budget,
+            self.member,
+            rerun=self.settings.rerun,
+            started=self._alone_since,
+            pause=self.settings.contest_pause,
+            rng=self._rng,
+            monotonic=self._monotonic,
+        )
 
     def _replay(self) -> None:
+        # Registered first: from then on nothing is moved away that this run has not read.
+        self.member.register()
+        self.heartbeat.start()
         self.ledger.replay()
         if self.ledger.totals().rows:
             for fingerprint in self.ledger.answered_in_run():
                 self.feeder.of_this_run.put(fingerprint, 1)
+
+    def _leave(self) -> None:
+        self.heartbeat.stop()
+        try:
+            self.member.leave()
+        except (SegmindError, OSError) as error:
+            # Others wait until this run is dead for them, and nothing is lost.
+            log.warning("This run could not take its leave of the ledger: %s", error)
+
+    async def _observe(self) -> None:
+        """See from time to time whose heart has stopped, and let others move what this run has read."""
+        while True:
+            await asyncio.sleep(self.settings.death_after / BEATS)
+            try:
+                await self._in_thread(self.member.observe)
+                self.commits.take_in()
+            except SegmindError as error:
+                # Each claim looks for itself, and stops the run if it cannot.
+                log.warning("Other runs over the ledger cannot be seen at the moment: %s", error)
+            self._changed.set()
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
@@ -295,6 +366,31 @@ class Engine:
         feeder = self.feeder
         while not feeder.exhausted and feeder.broken is None and not self._stop_signal.is_set():
             await self._offer(await self._in_thread(self.feeder.next_block))
+        await self._settle_contested()
+
+    async def _feed_again(self, rows: Iterable[Prepared]) -> None:
+        await self._offer(rows)
+        await self._settle_contested()
+
+    async def _settle_contested(self) -> None:
+        """Wait until every row with a worker is settled, and every row that another run is asking about."""
+        self._fed_all = True
+        while (self._rows.contested or self._rows.busy) and not self.halted and not self._stop_signal.is_set():
+            if not self._rows.contested:
+                await self._row_settled(None)
+                continue
+            await self._row_settled(self.settings.contest_pause * (0.5 + self._rng.random()))
+            try:
+                await self.commits.durable(None)
+            except SegmindError:
+                # The run has stopped.
+                return
+            await self._offer(self._rows.due(), eager=True)
+
+    async def _row_settled(self, timeout: float | None) -> None:
+        self._changed.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), timeout)
 
     async def _fed(self, feeding: Coroutine[Any, Any, None]) -> None:
         """Feed to the end, or to where the source breaks; what is in flight then still settles."""
@@ -308,11 +404,14 @@ class Engine:
         for _ in range(self.settings.concurrency):
             await self._queue.put(None)
 
-    async def _offer(self, block: Iterable[Prepared]) -> None:
-        waiting = list(block)
+    async def _offer(self, block: Iterable[Prepared], *, eager: bool = False) -> None:
+        waiting = [*self._rows.due(), *block]
+        if self.member.has_company():
+            # Who claims the same rows in the same order meets the other at every one.
+            self._rng.shuffle(waiting)
         for number, prepared in enumerate(waiting, 1):
             self._unseen = len(waiting) - number
-            if self._rows.must_ask(prepared, stopping=self.stopping):
+            if self._rows.must_ask(prepared, stopping=self.stopping, eager=eager):
                 await self._room.enter(prepared.size)
                 await self._queue.put(prepared)
 
@@ -369,7 +468,7 @@ class Engine:
 
     def _progress(self) -> Progress:
         feeder, seconds = self.feeder, self.clock() - self._started
-        unsettled = self._unseen + self._rows.busy
+        unsettled = self._unseen + self._rows.busy + len(self._rows.contested)
         total = feeder.rows_seen if feeder.exhausted else self._rows_total
         passed, done = max(0, feeder.rows_seen - unsettled), max(0, feeder.rows_read - unsettled)
         self._meter.show(seconds, passed=passed, done=done)

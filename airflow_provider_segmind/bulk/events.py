@@ -10,8 +10,9 @@ freed        when it is certain that nothing was sent                          a
 finished     when the answer is read, or is known never to come                nothing more to do
 ===========  ================================================================  ==============================
 
-``attempt`` counts the claims of one fingerprint over all time; the later attempt wins, and within one attempt the later
-step. So it does not matter in which order, or how often, events are read.
+``attempt`` counts the claims of one fingerprint over all time. An outcome makes void what was noted for its attempt and
+those before it; beyond it every claim counts until it is freed, followed or answered, whichever attempt it is of. So it
+does not matter in which order, or how often, events are read.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ class Claimed:
     :param cost: USD those were billed.
     :param tokens: tokens those used.
     :param most: USD this call may cost at most, None where nobody knows.
+    :param id: names this claim and no other; empty in ledgers of 0.1.0 and older.
+    :param follows: the claim whose answer led to this question, which ends with this one.
     """
 
     kind: ClassVar[str] = "claimed"
@@ -54,33 +57,47 @@ class Claimed:
     cost: float = 0.0
     tokens: int = 0
     most: float | None = None
+    id: str = ""
+    follows: str = ""
 
     @property
     def bound(self) -> CostBound:
         """Return what this call may cost."""
         return UNBOUNDED if self.most is None else CostBound(usd=self.most, certain=True)
 
+    @property
+    def key(self) -> str:
+        """What names the claim, also where it has no id."""
+        return self.id or f"{self.writer}/{self.attempt}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submitted:
-    """Segmind named the request; ``at`` is when it was submitted, epoch seconds."""
+    """Segmind named the request that a claim was for; ``at`` is when it was submitted, epoch seconds."""
 
     kind: ClassVar[str] = "submitted"
     fingerprint: bytes
     attempt: int
     at: float
     request_id: str
+    claim: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Freed:
-    """The claimed call was certainly not sent, or was refused before anything was created."""
+    """The call of this one claim was certainly not sent, or was refused before anything was created."""
 
     kind: ClassVar[str] = "freed"
     fingerprint: bytes
     attempt: int
     at: float
     writer: str
+    claim: str = ""
+
+    @property
+    def key(self) -> str:
+        """The claim that ends, as :attr:`Claimed.key` names it."""
+        return self.claim or f"{self.writer}/{self.attempt}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

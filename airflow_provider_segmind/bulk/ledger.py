@@ -12,8 +12,8 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from itertools import chain
-from typing import TypeAlias
+from itertools import chain, count
+from typing import NamedTuple, Protocol
 
 from airflow_provider_segmind.api.history import POST_DURATION
 from airflow_provider_segmind.bulk.events import Claimed, Event, Finished, Submitted, from_line, to_line
@@ -30,6 +30,8 @@ from airflow_provider_segmind.bulk.storage import StorePath, make_folder
 from airflow_provider_segmind.bulk.verdicts import Outcome
 from airflow_provider_segmind.exceptions import SegmindBulkError
 
+LIVE = "live"
+"""The folder of the segments whose writers are at work, or have left something that others have not seen."""
 _SUCCESS = 1
 _ATTEMPT_BITS = 15
 _FLUSH_LINES = 1000
@@ -38,7 +40,25 @@ MANY_ROWS = 1 << 19
 """Slots of the index: room for 360,000 finished rows in 12 MiB before it must grow."""
 
 
-Batch: TypeAlias = tuple[list[bytes], dict[int, bytes]]
+class Batch(NamedTuple):
+    """
+    What was appended to a ledger and is to become durable.
+
+    :param lines: of a segment.
+    :param answers: those to keep on the local disk, by their place there.
+    :param claims: the claims among the lines, with the rows they are about.
+    """
+
+    lines: list[bytes]
+    answers: dict[int, bytes]
+    claims: tuple[tuple[bytes, str], ...] = ()
+
+
+class Segments(Protocol):
+    """Where a writer's segments go that others, who write at the same time, must see."""
+
+    def write(self, name: str, number: int, lines: list[bytes], claims: tuple[tuple[bytes, str], ...]) -> None:
+        """Write a segment durably."""
 
 
 class Ledger:
@@ -50,15 +70,19 @@ class Ledger:
     :param writer: a name no other writer has, part of its segments' names.
     :param clock: epoch seconds.
     :param slots: how large the index starts.
+    :param live: where the segments of this writer go while it lives; straight into the folder when there is none.
     """
 
     def __init__(
-        self, folder: StorePath, *, run: str, writer: str, clock: Callable[[], float] = time.time, slots: int = FEW_ROWS
-    ) -> None:
+        self, folder: StorePath, *, run: str, writer: str, clock: Callable[[], float] = time.time,
+        slots: int = FEW_ROWS, live: Segments | None = None,
+    ) -> None:  # fmt: skip
         self.folder = folder
         self.run = run
         self.writer = writer
-        self.own_segments: list[str] = []
+        self._live = live
+        self._claim_numbers = count()
+        self._claims: list[tuple[bytes, str]] = []
         self._clock = clock
         self._open: dict[bytes, OpenRow] = {}
         self._index = CompactIndex(slots)
@@ -74,25 +98,22 @@ class Ledger:
         """Drop the local working copy; the segments stay."""
         self._spool.close()
 
-    def replay(self, names: list[str] | None = None) -> None:
+    def replay(self, names: list[str] | None = None, *, source: StorePath | None = None) -> None:
         """
         Read the segments, those named or all that are there.
 
+        :param source: the folder that those named are in, the ledger's own when None.
         :raises SegmindBulkError: one cannot be read; a retry may.
         """
+        if names is not None:
+            for name in names:
+                self._replay_lines(name, read_segment(source or self.folder, name) or [])
+            self._write_answers()
+            return
         make_folder(self.folder)
-        known: set[str] = set()
-        while True:
-            wanted = [name for name in (names or segment_names(self.folder)) if name not in known]
-            missing = False
-            for name in wanted:
-                lines = read_segment(self.folder, name)
-                # Another writer compacted it meanwhile, so that its content stands under a new name.
-                missing = missing or lines is None
-                self._replay_lines(name, lines or [])
-                known.add(name)
-            if names is not None or not missing:
-                break
+        # What leaves the folder of the living is in the other one before: so that is listed after it.
+        self._replay_folder(self.folder / LIVE)
+        self._replay_folder(self.folder)
         self._write_answers()
 
     @property
@@ -100,28 +121,54 @@ class Ledger:
         """Why no more rows should be taken on: the local working copy is on a full disk. The segments are not."""
         return self._spool.trouble
 
+    def _replay_folder(self, folder: StorePath) -> None:
+        known: set[str] = set()
+        # Another writer may be compacting the folder, so that content moves to a name that one listing, which takes a
+        # while, need not show: the folder is read when a listing shows nothing new.
+        while wanted := [name for name in segment_names(folder) if name not in known]:
+            for name in wanted:
+                self._replay_lines(name, read_segment(folder, name) or [])
+                known.add(name)
+
+    def absorb(self, name: str, lines: list[bytes]) -> None:
+        """
+        Take in a segment that another writer has written meanwhile.
+
+        :raises SegmindBulkError: it holds a line this version cannot read.
+        """
+        self._replay_lines(name, lines, flush=False)
+
+    def claim_id(self) -> str:
+        """Return a name for a claim that no other has."""
+        return f"{self.writer}.{next(self._claim_numbers)}"
+
     def append(self, event: Event) -> None:
         """Take an event into the view at once; it becomes durable with the next :meth:`commit`."""
         line = to_line(event)
         self._lines.append(line)
+        if isinstance(event, Claimed):
+            self._claims.append((event.fingerprint, event.key))
         self._apply(event, line)
 
     def take(self) -> Batch:
         """Hand over what was appended since the last time, for :meth:`write`."""
         lines, self._lines = self._lines, []
+        claims, self._claims = tuple(self._claims), []
         self._writing, self._answers = self._answers, {}
-        return lines, self._writing
+        return Batch(lines, self._writing, claims)
 
     def write(self, batch: Batch) -> None:
         """Make a batch durable; may run in another thread, one batch at a time and in order."""
-        lines, answers = batch
-        if answers:
-            self._spool.write(list(answers.values()))
-        if lines:
-            name = segment_name(self._clock(), self.writer, self._number)
+        if batch.answers:
+            self._spool.write(list(batch.answers.values()))
+        if batch.lines:
+            number = self._number
+            name = segment_name(self._clock(), self.writer, number)
             self._number += 1
-            write_segment(self.folder, name, lines)
-            self.own_segments.append(name)
+            if self._live is None:
+                write_segment(self.folder, name, batch.lines)
+            else:
+                self._live.write(name, number, batch.lines, batch.claims)
 
     def commit(self) -> None:
         """Make everything appended durable."""
@@ -133,12 +180,27 @@ class Ledger:
         row = self._open.get(fingerprint)
         attempt = max(_attempt(entry), row.attempt if row else 0)
         unfinished = row if row and not row.is_free else None
-        claim = row.claim if row else None
+        claim = row.claim_for(self.run) if row else None
         if not entry:
             return Standing(open=unfinished, claim=claim, attempt=attempt)
         return Standing(
             open=unfinished, claim=claim, place=_place(entry), success=bool(entry & _SUCCESS), attempt=attempt
         )
+
+    def bars(self, claim: Claimed) -> bool:
+        """Say whether the row of a claim must not be sent for, by all that was read so far."""
+        entry = self._index.get(claim.fingerprint)
+        row = self._open.get(claim.fingerprint)
+        # Without its own claim in the view nothing can be said of the others.
+        return bool(entry & _SUCCESS) or _attempt(entry) >= claim.attempt or row is None or row.bars(claim)
+
+    def is_live(self, fingerprint: bytes, claim: str) -> bool:
+        """Tell whether a claim is one that is not ended: its request may be sent, or its answer is waited for."""
+        row = self._open.get(fingerprint)
+        if row is None or claim not in row.claims:
+            return False
+        waited = row.submitted
+        return any(one.key == claim for one in row.unresolved) or (waited is not None and waited.claim == claim)
 
     def finished(self, fingerprint: bytes) -> Finished | None:
         """Return the latest outcome of a row, None when it has none."""
@@ -157,9 +219,9 @@ class Ledger:
     def witnesses(self) -> list[Witness]:
         """Return requests whose body and submission are known: those still open, and the latest that ended."""
         waiting = [
-            Witness(row.submitted.request_id, row.claim.body, row.claim.at, row.submitted.at, row.claim.writer)
+            Witness(waited.request_id, claim.body, claim.at, waited.at, claim.writer)
             for _, row in self.open_rows()
-            if row.submitted is not None and row.claim is not None
+            if (waited := row.submitted) is not None and (claim := row.claim_for(self.run)) is not None
         ]
         return [*waiting, *self._recent]
 
@@ -184,7 +246,7 @@ class Ledger:
         """Return what the run has used up, rows still open included."""
         totals = RunTotals(self._totals.rows, self._totals.cost, self._totals.unpriced, self._totals.outcomes.copy())
         for mark, row in self._open.items():
-            claim = row.claim
+            claim = row.claim_for(self.run)
             # A freed attempt cost nothing, but what it followed may have.
             if claim is not None and claim.run == self.run and (claim.request_ids or not row.is_free):
                 totals.rows += 1
@@ -212,7 +274,7 @@ class Ledger:
         for row in list(self._open.values()):
             yield from (to_line(event) for event in row.events())
 
-    def _replay_lines(self, name: str, lines: list[bytes]) -> None:
+    def _replay_lines(self, name: str, lines: list[bytes], *, flush: bool = True) -> None:
         for line in lines:
             try:
                 event = from_line(line)
@@ -223,7 +285,7 @@ class Ledger:
                     retryable=True,
                 ) from error
             self._apply(event, line)
-            if len(self._answers) >= _FLUSH_LINES:
+            if flush and len(self._answers) >= _FLUSH_LINES:
                 self._write_answers()
 
     def _apply(self, event: Event, line: bytes) -> None:
@@ -234,10 +296,9 @@ class Ledger:
         if entry & _SUCCESS or event.attempt <= _attempt(entry):
             return
         row = self._open.get(event.fingerprint)
-        if row is None or row.attempt < event.attempt:
-            row = self._open[event.fingerprint] = OpenRow(event.attempt)
-        if row.attempt == event.attempt:
-            row.add(event)
+        if row is None:
+            row = self._open[event.fingerprint] = OpenRow()
+        row.add(event)
 
     def _apply_finished(self, event: Finished, line: bytes) -> None:
         entry = self._index.get(event.fingerprint)
@@ -258,7 +319,7 @@ class Ledger:
         self._answers[place] = line
         self._index.put(event.fingerprint, _entry(place, event.attempt, success=success))
         row = self._open.get(event.fingerprint)
-        if row is not None and (success or row.attempt <= event.attempt):
+        if row is not None and (success or row.drop_through(event.attempt)):
             del self._open[event.fingerprint]
 
     def _write_answers(self) -> None:

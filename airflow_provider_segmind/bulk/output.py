@@ -140,7 +140,7 @@ class Output:
             why = left or (engine.stopped.reason if engine.stopped else STOPPED)
             spent = _spent(standing.half_asked(engine.ledger.run), engine)
             return OutputRow(place, Outcome.SKIPPED, why, None, first, *spent)
-        ids, cost, tokens = _spent(standing.open.claim, engine)
+        ids, cost, tokens = _spent(standing.claim, engine)
         if standing.open.submitted is not None:
             ids = (*ids, standing.open.submitted.request_id)
             left = left or "the request was accepted and the run ended before its answer; a retry fetches it"

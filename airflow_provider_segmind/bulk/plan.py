@@ -22,9 +22,20 @@ class Client(Protocol):
         """Tell somebody of each HTTP call to the gateway, and whether it is a paid one."""
 
     async def submit(
-        self, model: str, inputs: Mapping[str, Any], /, *, before: Callable[[], Awaitable[object]]
+        self,
+        model: str,
+        inputs: Mapping[str, Any],
+        /,
+        *,
+        before: Callable[[], Awaitable[object]],
+        last_look: Callable[[], Awaitable[object]],
     ) -> SubmittedRequest:
-        """Send the paid POST; ``before`` is awaited when the rate limit has given leave, right before it is sent."""
+        """
+        Send the paid POST.
+
+        ``before`` is awaited when the rate limit has given leave; ``last_look`` when the call has its connection and
+        the next step is to send. What they raise is raised, and nothing was sent.
+        """
 
     def seconds_until_submit(self) -> float:
         """Return in how many seconds the rate limit gives leave for the next POST at the earliest."""
@@ -190,6 +201,8 @@ class Settings:
     :param block_rows: rows read at a time.
     :param block_bytes: bytes of bodies after which no more rows are read at a time.
     :param bytes_in_flight: bytes of bodies that wait for their turn or for an answer, above which no row joins them.
+    :param death_after: how long the heartbeat of another run over the same ledger stands still until it is dead.
+    :param contest_pause: about how long a row is left alone that another run has claimed at the same moment.
     :param rest_after: how long there must be nothing to do but wait before the run rests; None: it never does.
     """
 
@@ -208,5 +221,7 @@ class Settings:
     block_rows: int = 256
     block_bytes: int = 16 << 20
     bytes_in_flight: int = 64 << 20
+    death_after: float = 60.0
+    contest_pause: float = 1.0
     rest_after: float | None = None
     progress_interval: float = 30.0

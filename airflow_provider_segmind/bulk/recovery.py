@@ -11,6 +11,7 @@ from airflow_provider_segmind.bulk.commits import GroupCommit
 from airflow_provider_segmind.bulk.events import Claimed, Freed, Submitted
 from airflow_provider_segmind.bulk.history import Findings, Lost, find_lost
 from airflow_provider_segmind.bulk.ledger import Ledger
+from airflow_provider_segmind.bulk.live import Membership
 from airflow_provider_segmind.bulk.plan import Client, OnUnknown, Prepared, Question, Settings, Shard
 from airflow_provider_segmind.bulk.tally import Tally
 from airflow_provider_segmind.exceptions import SegmindError
@@ -23,6 +24,7 @@ class Run(Protocol):
 
     ledger: Ledger
     commits: GroupCommit
+    member: Membership
     budget: Budget
     shard: Shard
     tally: Tally
@@ -39,12 +41,14 @@ async def recover_earlier(run: Run, *, until: float) -> None:
     :param until: epoch seconds by which those had ended.
     """
     lost = {
-        mark: Lost(row.claim, until=until)
+        mark: Lost(claim, until=until)
         for mark, row in run.ledger.open_rows()
         if row.submitted is None
-        and row.claim is not None
-        and row.claim.model == run.question.model
+        and (claim := row.claim_for(run.ledger.run)) is not None
+        and claim.model == run.question.model
         and run.shard.owns(mark)
+        # What a run at work has claimed is no business of the history.
+        and not any(run.member.is_present(writer) for writer in row.holders())
     }
     await recover(run, lost)
 
@@ -55,11 +59,19 @@ async def decide_lost(run: Run, lost: Mapping[bytes, tuple[Prepared, float]]) ->
 
     :param lost: by fingerprint, the row, and epoch seconds after which its request was certainly not sent.
     """
-    claims = {
-        mark: _lost(row.claim, *lost[mark])
-        for mark, row in run.ledger.open_rows()
-        if mark in lost and row.claim is not None
-    }
+    claims, elsewhere = {}, []
+    for mark, (prepared, until) in lost.items():
+        row = run.ledger.standing(mark).open
+        claim = row.claim_for(run.ledger.run) if row is not None else None
+        if row is None or row.submitted is not None or any(map(run.member.is_present, row.holders())):
+            # Another run has found out what became of it, or asks about it anew.
+            elsewhere.append(mark)
+        elif claim is not None:
+            claims[mark] = _lost(claim, prepared, until)
+    for mark in elsewhere:
+        run.budget.found()
+        run.budget.release(mark)
+    looked_up = {mark: _unresolved(run, mark) for mark in claims}
     findings = await recover(run, claims)
     resubmit = run.settings.on_unknown is OnUnknown.RESUBMIT
     decided = [mark for mark in claims if resubmit or mark in findings.found or mark in findings.absent]
@@ -67,12 +79,12 @@ async def decide_lost(run: Run, lost: Mapping[bytes, tuple[Prepared, float]]) ->
         if mark in findings.found:
             run.budget.found()
             continue
-        free(run, mark)
+        free(run, mark, looked_up[mark])
         if mark in findings.absent:
             run.budget.absent(mark)
         else:
             run.budget.resubmitted(mark)
-    return decided
+    return decided + elsewhere
 
 
 async def recover(run: Run, lost: Mapping[bytes, Lost]) -> Findings:
@@ -85,6 +97,7 @@ async def recover(run: Run, lost: Mapping[bytes, Lost]) -> Findings:
     """
     if not lost:
         return Findings()
+    looked_up = {mark: _unresolved(run, mark) for mark in lost}
     try:
         findings = await find_lost(
             run.client,
@@ -103,9 +116,14 @@ async def recover(run: Run, lost: Mapping[bytes, Lost]) -> Findings:
     for mark, record in findings.found.items():
         claim = lost[mark].claim
         # The claim is the earliest moment it can have been sent, so its expiry is not overestimated.
-        run.commits.note(Submitted(fingerprint=mark, attempt=claim.attempt, at=claim.at, request_id=record.request_id))
+        submitted = Submitted(
+            fingerprint=mark, attempt=claim.attempt, at=claim.at, request_id=record.request_id, claim=claim.id
+        )
+        run.commits.note(submitted)
+        # Of several claims only one can have been sent, and this was it.
+        free(run, mark, looked_up[mark])
     for mark in findings.absent:
-        free(run, mark)
+        free(run, mark, looked_up[mark])
         run.budget.release(mark)
     log.info(
         "Of %d requests of unknown fate, the request history shows %d; %d were never created.",
@@ -116,12 +134,23 @@ async def recover(run: Run, lost: Mapping[bytes, Lost]) -> Findings:
     return findings
 
 
-def free(run: Run, mark: bytes) -> None:
-    """Note that a claimed row is to be asked as if for the first time."""
+def free(run: Run, mark: bytes, claims: frozenset[str]) -> None:
+    """
+    Note of claims that nobody knows the fate of that they were not sent.
+
+    :param claims: those that stood when the history was asked; it says nothing about one that came since.
+    """
     row = run.ledger.standing(mark).open
-    if row is not None:
-        for writer in row.claims:
-            run.commits.note(Freed(fingerprint=mark, attempt=row.attempt, at=run.clock(), writer=writer))
+    for claim in row.unresolved if row is not None else ():
+        if claim.key not in claims:
+            continue
+        freed = Freed(fingerprint=mark, attempt=claim.attempt, at=run.clock(), writer=claim.writer, claim=claim.id)
+        run.commits.note(freed)
+
+
+def _unresolved(run: Run, mark: bytes) -> frozenset[str]:
+    row = run.ledger.standing(mark).open
+    return frozenset(claim.key for claim in row.unresolved) if row is not None else frozenset()
 
 
 def _lost(claim: Claimed, prepared: Prepared, until: float) -> Lost:

@@ -9,7 +9,7 @@ import json
 import zlib
 from collections.abc import Sequence
 
-from airflow_provider_segmind.bulk.storage import StorePath, write_whole
+from airflow_provider_segmind.bulk.storage import StorePath, list_names, write_whole
 from airflow_provider_segmind.exceptions import SegmindBulkError
 
 SUFFIX = ".jsonl"
@@ -23,11 +23,27 @@ def segment_name(at: float, writer: str, number: int) -> str:
 def segment_names(folder: StorePath) -> list[str]:
     """List the segments of a ledger, oldest first; half-written files are none."""
     try:
-        return sorted(path.name for path in folder.iterdir() if path.name.endswith(SUFFIX) and path.name[0] != ".")
+        return sorted(name for name in list_names(folder) if is_segment(name))
     except FileNotFoundError:
         return []
     except OSError as error:
         raise _unreadable(str(folder), error) from error
+
+
+def is_segment(name: str) -> bool:
+    """Tell a segment from a file that is not whole yet, and from others."""
+    return name.endswith(SUFFIX) and name[0] != "."
+
+
+def writer_and_number(name: str) -> tuple[str, int]:
+    """
+    Return who wrote a segment, and which one of his it is.
+
+    :raises ValueError: :func:`segment_name` did not make the name.
+    """
+    rest, _, number = name.removesuffix(SUFFIX).rpartition("-")
+    _, _, writer = rest.partition("-")
+    return writer, int(number)
 
 
 def write_segment(folder: StorePath, name: str, lines: Sequence[bytes]) -> None:

@@ -14,51 +14,125 @@ from airflow_provider_segmind.bulk.verdicts import Outcome
 @dataclass(slots=True)
 class OpenRow:
     """
-    The latest attempt of a row that is not finished: every event of it, whichever order they came in.
+    Everything noted of a row beyond its last outcome, whichever order it was read in.
 
-    :param attempt: the number of that attempt.
-    :param claims: the claim of each writer; more than one only where two runs ask about the same row at the same time.
-    :param freed: the writers that are certain to have sent nothing.
+    More than one claim stands only where runs overlap. At most one of them was sent: see
+    :mod:`~airflow_provider_segmind.bulk.live`.
+
+    :param claims: by their names.
+    :param freed: the claims that are certain to have sent nothing.
+    :param requests: what was submitted, by attempt and request id.
     """
 
-    attempt: int
     claims: dict[str, Claimed] = field(default_factory=dict)
-    submitted: Submitted | None = None
     freed: dict[str, Freed] = field(default_factory=dict)
+    requests: dict[tuple[int, str], Submitted] = field(default_factory=dict)
 
     def add(self, event: Claimed | Submitted | Freed) -> None:
-        """Take in an event of this attempt; the result does not depend on the order of events."""
+        """Take in an event; the result does not depend on the order of events."""
         if isinstance(event, Claimed):
-            self.claims[event.writer] = event
+            self.claims[event.key] = event
         elif isinstance(event, Freed):
-            self.freed[event.writer] = event
-        elif self.submitted is None or event.request_id < self.submitted.request_id:
-            self.submitted = event
+            self.freed[event.key] = event
+        else:
+            known = self.requests.get((event.attempt, event.request_id))
+            if known is None or (event.at, event.claim) < (known.at, known.claim):
+                self.requests[event.attempt, event.request_id] = event
+
+    def drop_through(self, attempt: int) -> bool:
+        """Forget what an outcome of this attempt makes void; tell whether nothing is left."""
+        self.claims = {key: claim for key, claim in self.claims.items() if claim.attempt > attempt}
+        self.freed = {key: event for key, event in self.freed.items() if event.attempt > attempt}
+        self.requests = {key: one for key, one in self.requests.items() if one.attempt > attempt}
+        return not (self.claims or self.freed or self.requests)
+
+    @property
+    def attempt(self) -> int:
+        """The latest attempt."""
+        return max(event.attempt for event in self.events())
+
+    @property
+    def submitted(self) -> Submitted | None:
+        """The request whose answer is not known yet: of several the latest attempt's."""
+        if not self.requests:
+            return None
+        waited = [one for one in self.requests.values() if not self._is_answered(one)]
+        return min(waited, key=lambda one: (-one.attempt, one.request_id), default=None)
+
+    @property
+    def unresolved(self) -> list[Claimed]:
+        """The claims that were neither freed nor followed and have no request: each may be sent, or was."""
+        return [
+            claim
+            for key, claim in self.claims.items()
+            if key not in self.freed and not self._is_followed(claim) and not self._requests_of(claim)
+        ]
 
     @property
     def is_free(self) -> bool:
-        """Whether it is certain that nothing was sent."""
-        return self.submitted is None and bool(self.freed) and self.claims.keys() <= self.freed.keys()
+        """Whether it is certain that nothing was sent whose answer is not known."""
+        return self.submitted is None and not self.unresolved
 
-    @property
-    def claim(self) -> Claimed | None:
-        """The claim that counts: the earliest that was not freed."""
-        held = [claim for writer, claim in self.claims.items() if writer not in self.freed] or list(
-            self.claims.values()
-        )
-        return min(held, key=lambda claim: (claim.at, claim.writer), default=None)
+    def holders(self) -> set[str]:
+        """Return the writers of claims that are not ended."""
+        waited = self.submitted
+        claims = [*self.unresolved, *(claim for claim in self.claims.values() if waited and _is_of(waited, claim))]
+        return {claim.writer for claim in claims}
+
+    def bars(self, mine: Claimed) -> bool:
+        """
+        Say whether anything stands against sending for a claim.
+
+        Never is decided which of two claims came first: each sees the other, and neither is sent.
+        """
+        others = any(claim.key != mine.key for claim in self.unresolved)
+        ended = mine.key in self.freed or self._is_followed(mine) or self.attempt > mine.attempt
+        return others or ended or self.submitted is not None
+
+    def claim_for(self, run: str) -> Claimed | None:
+        """Return the claim that counts: of the request waited for, the earliest unresolved, or a run's latest."""
+        waited, unresolved = self.submitted, self.unresolved
+        if waited is not None:
+            own = [claim for claim in self.claims.values() if _is_of(waited, claim)]
+            return min(own, key=lambda claim: (claim.at, claim.key), default=None)
+        if unresolved:
+            return min(unresolved, key=lambda claim: (claim.at, claim.key))
+        return max(self.claims.values(), key=lambda claim: _worth(claim, run), default=None)
 
     @property
     def bound(self) -> CostBound:
         """What its request may cost."""
-        return UNBOUNDED if self.claim is None else self.claim.bound
+        claim = self.claim_for("")
+        return UNBOUNDED if claim is None else claim.bound
 
     def events(self) -> Iterator[Claimed | Submitted | Freed]:
         """Yield the events this row is made of."""
         yield from self.claims.values()
         yield from self.freed.values()
-        if self.submitted is not None:
-            yield self.submitted
+        yield from self.requests.values()
+
+    def _requests_of(self, claim: Claimed) -> bool:
+        return any(_is_of(one, claim) for one in self.requests.values())
+
+    def _is_followed(self, claim: Claimed) -> bool:
+        if claim.id:
+            return any(other.follows == claim.id for other in self.claims.values())
+        # Before claims had names the later attempt took the place of the earlier one.
+        return claim.attempt < self.attempt
+
+    def _is_answered(self, one: Submitted) -> bool:
+        if not one.claim:
+            return one.attempt < self.attempt
+        return any(one.request_id in claim.request_ids or claim.follows == one.claim for claim in self.claims.values())
+
+
+def _is_of(one: Submitted, claim: Claimed) -> bool:
+    return one.claim == claim.id if one.claim else one.attempt == claim.attempt
+
+
+def _worth(claim: Claimed, run: str) -> tuple[bool, int, float, str]:
+    # What a run paid for a row must not be hidden by the claim of somebody who sent nothing.
+    return (claim.run == run and bool(claim.request_ids), claim.attempt, -claim.at, claim.key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +141,7 @@ class Standing:
     Where a row stands.
 
     :param open: its unfinished attempt, None when there is none or it was freed.
-    :param claim: the claim of its latest attempt, also when that was freed.
+    :param claim: the claim that counts, also when it was freed; see :meth:`OpenRow.claim_for`.
     :param place: where its latest outcome lies, None when it has none.
     :param success: whether that outcome is an answer.
     :param attempt: the latest attempt, 0 when it was never claimed.

@@ -68,26 +68,38 @@ class Step:
         )
         return replace(self, claim=claim, new_row=False, counted=True), submitted
 
-    def following(self, *, at: float, writer: str, body: str, question: int, failures: int) -> Self:
-        """Return the next attempt."""
-        claim = replace(self.claim, attempt=self.claim.attempt + 1, at=at, writer=writer, body=body, question=question)
+    def following(
+        self, *, at: float, run: str, writer: str, name: str, body: str, question: int, failures: int
+    ) -> Self:
+        """Return the next attempt, which a run claims under a name and pays."""
+        claim = replace(
+            self.claim,
+            attempt=self.claim.attempt + 1,
+            at=at,
+            run=run,
+            writer=writer,
+            body=body,
+            question=question,
+            id=name,
+            follows=self.claim.id,
+        )
         return replace(self, claim=claim, new_row=False, failures=failures)
 
     def freed(self, at: float) -> Freed:
         """Return the event that gives this attempt back."""
-        return Freed(fingerprint=self.claim.fingerprint, attempt=self.claim.attempt, at=at, writer=self.claim.writer)
+        claim = self.claim
+        return Freed(fingerprint=claim.fingerprint, attempt=claim.attempt, at=at, writer=claim.writer, claim=claim.id)
 
     def finished(
-        self, outcome: Outcome, *, at: float, run: str, reason: str, answer: object, submitted: Submitted | None,
-        billed: bool,
-    ) -> Finished:  # fmt: skip
-        """Return the event that ends the row; ``run`` is the one that pays."""
+        self, outcome: Outcome, *, at: float, reason: str, answer: object, submitted: Submitted | None, billed: bool
+    ) -> Finished:
+        """Return the event that ends the row; its cost is that of the run that sent the request, whoever read it."""
         claim = self.claim
         return Finished(
             fingerprint=claim.fingerprint,
             attempt=claim.attempt,
             at=at,
-            run=run,
+            run=claim.run,
             model=claim.model,
             outcome=outcome,
             body=claim.body,

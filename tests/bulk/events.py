@@ -12,16 +12,23 @@ def mark(number: int) -> bytes:
     return hashlib.sha256(str(number).encode()).digest()
 
 
-def claimed(number: int, attempt: int = 1, *, writer: str = "w", run: str = "r", at: float = 1.0) -> Claimed:
-    return Claimed(fingerprint=mark(number), attempt=attempt, at=at, run=run, writer=writer, model="m", body="b")
+def claimed(
+    number: int, attempt: int = 1, *, writer: str = "w", run: str = "r", at: float = 1.0, name: str = ""
+) -> Claimed:
+    return Claimed(
+        fingerprint=mark(number), attempt=attempt, at=at, run=run, writer=writer, model="m", body="b", id=name
+    )
 
 
-def submitted(number: int, attempt: int = 1, *, request_id: str | None = None, at: float = 2.0) -> Submitted:
-    return Submitted(fingerprint=mark(number), attempt=attempt, at=at, request_id=request_id or f"q{number}-{attempt}")
+def submitted(
+    number: int, attempt: int = 1, *, request_id: str | None = None, at: float = 2.0, claim: str = ""
+) -> Submitted:
+    named = request_id or f"q{number}-{attempt}"
+    return Submitted(fingerprint=mark(number), attempt=attempt, at=at, request_id=named, claim=claim)
 
 
-def freed(number: int, attempt: int = 1, *, writer: str = "w", at: float = 2.0) -> Freed:
-    return Freed(fingerprint=mark(number), attempt=attempt, at=at, writer=writer)
+def freed(number: int, attempt: int = 1, *, writer: str = "w", at: float = 2.0, claim: str = "") -> Freed:
+    return Freed(fingerprint=mark(number), attempt=attempt, at=at, writer=writer, claim=claim)
 
 
 def finished(

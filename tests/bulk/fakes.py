@@ -129,10 +129,13 @@ class FakeSegmind:
         return self.typical
 
     async def submit(
-        self, model: str, inputs: Mapping[str, Any], *, before: Callable[[], Awaitable[object]]
-    ) -> SubmittedRequest:
+        self, model: str, inputs: Mapping[str, Any], *, before: Callable[[], Awaitable[object]],
+        last_look: Callable[[], Awaitable[object]],
+    ) -> SubmittedRequest:  # fmt: skip
         await self.pause()
         await before()
+        await self.pause()
+        await last_look()
         self.posts += 1
         self.count(True)
         trouble = self.trouble(inputs)

@@ -172,6 +172,9 @@ class Night:
             finally:
                 process.kill()
                 process.join()
+                # Whoever looks long enough at its heartbeat knows that it is dead; tests of that are elsewhere.
+                for registration in (self.folder / "ledger" / "live").glob("*.writer"):
+                    registration.with_suffix(".ended").touch()
 
     def killed_try(self) -> None:
         """Let a process be killed by the clock or at a certain point; it may end before."""

@@ -89,6 +89,7 @@ class ObjectPath:
         return (path for path in self.iterdir() if fnmatch.fnmatch(path.name, pattern))
 
     def unlink(self, missing_ok: bool = False) -> None:
+        self.store.before_put()
         if self.store.objects.pop(self.key, None) is None and not missing_ok:
             raise FileNotFoundError(self.key)
 

@@ -96,6 +96,8 @@ class Night:
             return engine
         self.clock.now += 30
         self.segmind.in_flight = 0
+        # Whoever looked long enough at its heartbeat knows by now that it is dead; tests of that are elsewhere.
+        self.store.objects[f"bucket/ledger/live/{engine.ledger.writer}.ended"] = b"{}"
         return None
 
     async def tries(self, deaths: int) -> Engine:

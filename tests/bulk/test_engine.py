@@ -633,13 +633,13 @@ async def test_a_row_that_queues_for_the_rate_limit_is_not_claimed() -> None:
     inner = world.segmind.submit
     served = 0
 
-    async def limited(model: str, inputs: Any, *, before: Any) -> Any:
+    async def limited(model: str, inputs: Any, **checks: Any) -> Any:
         nonlocal served
         served += 1
         if served > 2:
             # The rate limit gives no more leave; then somebody kills the process.
             await asyncio.sleep(3600)
-        return await inner(model, inputs, before=before)
+        return await inner(model, inputs, **checks)
 
     world.segmind.submit = limited  # type: ignore[method-assign]
     running = asyncio.create_task(world.run(table(*map(str, range(9))), settings={"concurrency": 5}))
@@ -665,10 +665,10 @@ async def test_a_further_question_refused_before_its_claim_leaves_the_paid_answe
     world = World()
     inner = world.segmind.submit
 
-    async def out_of_reach(model: str, inputs: Any, *, before: Any) -> Any:
+    async def out_of_reach(model: str, inputs: Any, **checks: Any) -> Any:
         if inputs["prompt"] == "again":
             raise SegmindConnectionError("The rate limit shared through Redis is out of reach.")
-        return await inner(model, inputs, before=before)
+        return await inner(model, inputs, **checks)
 
     world.segmind.submit = out_of_reach  # type: ignore[method-assign]
     first = await world.run(table("a"), question(read=read), settings={"outage_patience": 0.0})

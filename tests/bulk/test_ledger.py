@@ -37,7 +37,7 @@ def written(folder: Path, *groups: Sequence[Event], writer: str = "w") -> Ledger
 
 def seen(standing: Standing) -> object:
     row = standing.open
-    return (row and (row.attempt, row.claim, row.submitted), standing.success, standing.attempt)
+    return (row and (row.attempt, standing.claim, row.submitted), standing.success, standing.attempt)
 
 
 def test_a_committed_claim_is_seen_by_the_next_reader(tmp_path: Path) -> None:
@@ -192,8 +192,11 @@ def test_a_reader_follows_a_compaction_that_happens_under_it(tmp_path: Path, mon
     written(tmp_path, [claimed(1)], [finished(1)])
     listed = segment_names(tmp_path)
     compact(tmp_path, clock=lambda: 6.0)
-    answers = iter([listed, segment_names(tmp_path)])
-    monkeypatch.setattr("airflow_provider_segmind.bulk.ledger.segment_names", lambda _: next(answers))
+    answers = iter([listed])
+    monkeypatch.setattr(
+        "airflow_provider_segmind.bulk.ledger.segment_names",
+        lambda folder: next(answers, None) or segment_names(folder) if folder == tmp_path else [],
+    )
     assert opened(tmp_path).standing(mark(1)).success
 
 

@@ -19,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from airflow_provider_segmind.bulk.compaction import compact
 from airflow_provider_segmind.bulk.events import Claimed, Event, Finished, Freed, Submitted
 from airflow_provider_segmind.bulk.ledger import Ledger
+from airflow_provider_segmind.bulk.segments import segment_names, writer_and_number
 from airflow_provider_segmind.bulk.verdicts import Outcome
 from tests.bulk.events import claimed, finished, freed, mark, submitted
 from tests.bulk.fakes import KilledError
@@ -75,52 +76,65 @@ def die() -> None:
 
 @dataclass
 class Truth:
-    """What the events of one row mean."""
+    """What the events of one row mean to a run."""
 
+    run: str
     outcome: Finished | None
-    attempt: int
     claims: list[Claimed]
-    submitted: Submitted | None
-    freed: list[Freed]
+    requests: list[Submitted]
+    freed: set[str]
+    attempt: int
+
+    def is_followed(self, name: str) -> bool:
+        return any(claim.follows == name for claim in self.claims)
+
+    @property
+    def submitted(self) -> Submitted | None:
+        waited = [one for one in self.requests if not self.is_followed(one.claim)]
+        return min(waited, key=lambda one: (-one.attempt, one.request_id), default=None)
+
+    @property
+    def unresolved(self) -> list[Claimed]:
+        sent = {one.claim for one in self.requests}
+        ended = self.freed | sent
+        return [claim for claim in self.claims if claim.id not in ended and not self.is_followed(claim.id)]
 
     @property
     def is_open(self) -> bool:
-        return bool(self.claims or self.submitted) and not self.is_free
-
-    @property
-    def is_free(self) -> bool:
-        freed = {event.writer for event in self.freed}
-        return self.submitted is None and bool(freed) and {event.writer for event in self.claims} <= freed
+        return bool(self.submitted or self.unresolved)
 
     @property
     def claim(self) -> Claimed | None:
-        freed = {event.writer for event in self.freed}
-        held = [claim for claim in self.claims if claim.writer not in freed] or self.claims
-        return min(held, key=lambda claim: (claim.at, claim.writer), default=None)
+        if self.submitted is not None:
+            return next(claim for claim in self.claims if claim.id == self.submitted.claim)
+        if self.unresolved:
+            return min(self.unresolved, key=lambda claim: (claim.at, claim.id))
+        paid = [claim for claim in self.claims if claim.run == self.run and claim.request_ids]
+        return max(paid or self.claims, key=lambda claim: (claim.attempt, -claim.at, claim.id), default=None)
 
     @property
     def succeeded(self) -> bool:
         return self.outcome is not None and self.outcome.outcome is Outcome.SUCCESS
 
 
-def truth(events: Iterable[Event], number: int) -> Truth:
-    """Say what events mean: a success stands for good, and else the latest attempt counts."""
+def truth(events: Iterable[Event], number: int, run: str) -> Truth:
+    """Say what events mean: a success stands for good, else an outcome ends what was noted up to its attempt."""
     own = [event for event in events if event.fingerprint == mark(number)]
     ends = [event for event in own if isinstance(event, Finished)]
     good = [event for event in ends if event.outcome is Outcome.SUCCESS]
     if good:
         outcome = max(good, key=lambda end: (-end.attempt, -end.at, end.request_ids))
-        return Truth(outcome, outcome.attempt, [], None, [])
+        return Truth(run, outcome, [], [], set(), outcome.attempt)
     outcome = max(ends, key=lambda end: (end.attempt, -end.at, end.request_ids, end.outcome), default=None)
-    attempt = max((event.attempt for event in own), default=0)
-    latest = [event for event in own if event.attempt == attempt] if not outcome or outcome.attempt < attempt else []
-    requests = [event for event in latest if isinstance(event, Submitted)]
+    passed = outcome.attempt if outcome is not None else 0
+    left = [event for event in own if event.attempt > passed]
     return Truth(
+        run,
         outcome,
-        attempt,
-        [event for event in latest if isinstance(event, Claimed)],
-        min(requests, key=lambda event: event.request_id, default=None),
-        [event for event in latest if isinstance(event, Freed)],
+        [event for event in left if isinstance(event, Claimed)],
+        [event for event in left if isinstance(event, Submitted)],
+        {event.claim for event in left if isinstance(event, Freed)},
+        max((event.attempt for event in own), default=0),
     )
 
 
@@ -180,26 +194,46 @@ class ManyWriters(RuleBasedStateMachine):
     def go_on(self, name: str, number: int, end: Outcome, free: bool) -> None:
         """Take a row one step further, by what this process knows of it."""
         process = self.processes[name]
-        known = truth(process.seen, number)
+        known = truth(process.seen, number, process.ledger.run)
         self.now += 1
         if known.succeeded or (name != "c" and number != "ab".index(name)):
             return
         if not known.is_open:
             process.note(self._claim(process, number, known))
+        elif known.submitted is not None and free:
+            process.note(self._follow(process, number, known))
         elif known.submitted is not None:
-            claim = known.claim
-            ids = (*(claim.request_ids if claim else ()), known.submitted.request_id)
-            event = finished(number, known.attempt, outcome=end, run=process.ledger.run, at=self.now, answer=[self.now])
+            claim, one = known.claim, known.submitted
+            assert claim is not None
+            ids = (*claim.request_ids, one.request_id)
+            event = finished(number, one.attempt, outcome=end, run=claim.run, at=self.now, answer=[self.now])
             process.note(replace(event, request_ids=ids, cost=COST * len(ids)))
         elif free:
-            for claim in known.claims:
-                process.note(freed(number, known.attempt, writer=claim.writer, at=self.now))
+            claim = known.unresolved[-1]
+            process.note(freed(number, claim.attempt, writer=claim.writer, at=self.now, claim=claim.id))
         else:
-            process.note(submitted(number, known.attempt, request_id=f"q{self.now:05}", at=self.now))
+            claim = known.unresolved[0]
+            event = submitted(number, claim.attempt, request_id=f"q{self.now:05}", at=self.now, claim=claim.id)
+            process.note(event)
+
+    def _follow(self, process: Process, number: int, known: Truth) -> Claimed:
+        """Ask a further question, because the answer to the one before cannot be used."""
+        claim, one = known.claim, known.submitted
+        assert claim is not None
+        assert one is not None
+        return replace(
+            claimed(number, claim.attempt + 1, writer=process.ledger.writer, run=process.ledger.run, at=self.now),
+            id=process.ledger.claim_id(),
+            follows=claim.id,
+            question=claim.question + 1,
+            request_ids=(*claim.request_ids, one.request_id),
+            cost=claim.cost + COST,
+        )
 
     def _claim(self, process: Process, number: int, known: Truth) -> Claimed:
         ledger = process.ledger
-        event = claimed(number, known.attempt + 1, writer=ledger.writer, run=ledger.run, at=self.now)
+        name = ledger.claim_id()
+        event = claimed(number, known.attempt + 1, writer=ledger.writer, run=ledger.run, at=self.now, name=name)
         earlier = known.claim or known.outcome
         if earlier is None or earlier.run != ledger.run or not earlier.request_ids:
             return event
@@ -235,8 +269,9 @@ class ManyWriters(RuleBasedStateMachine):
 
     @rule(name=WRITERS)
     def compact_own_segments(self, name: str) -> None:
-        ledger = self.processes[name].ledger
-        ledger.own_segments = compact(self.folder, clock=lambda: 6.0, names=ledger.own_segments)  # type: ignore[arg-type]
+        writer = self.processes[name].ledger.writer
+        own = [each for each in segment_names(self.folder) if writer_and_number(each)[0] == writer]  # type: ignore[arg-type]
+        compact(self.folder, clock=lambda: 6.0, names=own)  # type: ignore[arg-type]
 
     @rule(nth=MORE)
     def crash_in_the_middle_of_a_compaction(self, nth: int) -> None:
@@ -289,7 +324,7 @@ class ManyWriters(RuleBasedStateMachine):
 def check(ledger: Ledger, events: list[Event]) -> None:
     rows, cost = 0, 0.0
     for number in range(ROWS):
-        known, standing = truth(events, number), ledger.standing(mark(number))
+        known, standing = truth(events, number, ledger.run), ledger.standing(mark(number))
         assert standing.attempt == known.attempt
         assert standing.success == known.succeeded
         assert ledger.finished(mark(number)) == known.outcome
@@ -307,7 +342,7 @@ def check(ledger: Ledger, events: list[Event]) -> None:
 def _spent(known: Truth, run: str) -> float | None:
     """Return what a run has spent on a row, None when it did not ask about it."""
     claim = known.claim
-    if claim is not None and claim.run == run and (claim.request_ids or not known.is_free):
+    if claim is not None and claim.run == run and (claim.request_ids or known.is_open):
         return claim.cost
     return known.outcome.cost if known.outcome is not None and known.outcome.run == run else None
 

@@ -45,7 +45,7 @@ MINUTE = 2.0
 """Seconds of the minute in which calls are counted, so that what a 429 teaches is soon overtaken."""
 POINTS = (
     "claimed", "accepted", "answered", "looked_up", "committing", "committed", "folding", "folded", "unlinking",
-    "landing", "landed",
+    "landing", "landed", "registering",
 )  # fmt: skip
 
 
@@ -91,12 +91,12 @@ class MortalClient(AsyncSegmindClient):
 
     death: Death
 
-    async def submit(self, model: str, inputs: Any, *, before: Any = None) -> SubmittedRequest:
+    async def submit(self, model: str, inputs: Any, *, before: Any = None, last_look: Any = None) -> SubmittedRequest:
         async def claimed() -> None:
             await before()
             self.death.may_come("claimed")
 
-        submitted = await super().submit(model, inputs, before=claimed)
+        submitted = await super().submit(model, inputs, before=claimed, last_look=last_look)
         self.death.may_come("accepted")
         return submitted
 
@@ -121,7 +121,9 @@ class MortalPath(type(Path())):  # type: ignore[misc]
         before, after = ("committing", "committed")
         if "compact-" in Path(target).name:
             before, after = "folding", "folded"
-        elif Path(target).suffixes[-1:] != [".jsonl"] or Path(target).parent.name != "ledger":
+        elif Path(target).parent.name == "live" and Path(target).suffix != ".jsonl":
+            before = after = "registering"
+        elif Path(target).suffix != ".jsonl" or Path(target).parent.name not in ("ledger", "live"):
             before = after = "landed"
         self.death.may_come(before)
         found = super().replace(target)
