@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import RootModel, Secret, SecretBytes, SecretStr, TypeAdapter
+from pydantic import RootModel, Secret, SecretBytes, SecretStr, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from airflow_provider_segmind.exceptions import SegmindConfigError
@@ -104,6 +104,9 @@ def plain_data(adapter: TypeAdapter[Any], names: Names, value: Any, answered: An
     renaming = _Renaming(names)
     try:
         dumped = adapter.dump_python(value, mode="json", by_alias=True, warnings=False)
+    except ValidationError:
+        # The items of an Iterable are validated only now.
+        raise
     except _GIVES_UP:
         # What a serializer of the type refuses was paid for.
         dumped = renaming.dumped(value)
@@ -180,10 +183,19 @@ class _Renaming:
             elif one.left_out and inner is not _MISSING:
                 found[one.answered] = self.filled(inner)
         used = {one.dumped for one in fields}
-        return found | {key: item for key, item in dumped.items() if key not in used}
+        beside = _beside(value)
+        rest = {key: item for key, item in dumped.items() if key not in used}
+        return found | {key: self.renamed(beside[key], item) if key in beside else item for key, item in rest.items()}
 
     def _key(self, own: Any, key: str) -> str:
         return str(self.renamed(own, key)) if isinstance(own, (Secret, SecretStr, SecretBytes)) else key
+
+
+def _beside(value: Any) -> dict[str, Any]:
+    """Return what a model holds beside its fields, as it is dumped: extra keys, and what it computes."""
+    computed = getattr(type(value), "model_computed_fields", None) or {}
+    named = {info.alias or name: getattr(value, name, None) for name, info in computed.items()}
+    return {**(getattr(value, "model_extra", None) or {}), **named}
 
 
 def _is_list(value: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -280,6 +281,36 @@ def test_a_secret_is_delivered_as_the_model_wrote_it():
     assert OutputType.from_(Secrets).parse(json.dumps(answer)).data == answer
     assert OutputType.from_(SecretStr).parse('"hunter2"').data == "hunter2"
     assert OutputType.from_(TypedDict("Login", {"word": SecretStr})).parse('{"word": "w"}').data == {"word": "w"}
+
+
+def test_a_secret_beside_the_fields_of_a_model_is_delivered_too():
+    class Open(BaseModel):
+        model_config = ConfigDict(extra="allow")
+        __pydantic_extra__: dict[str, SecretStr]
+        word: SecretStr
+
+        @computed_field(alias="twoWords")
+        @property
+        def twice(self) -> SecretStr:
+            return SecretStr(self.word.get_secret_value() * 2)
+
+        @computed_field
+        @property
+        def leaf(self) -> Leaf:
+            return Leaf(leafKind="leaf", innerName="x")
+
+    parsed = OutputType.from_(Open).parse('{"word": "a", "more": "b"}')
+
+    assert parsed.data == {"word": "a", "more": "b", "twoWords": "aa", "leaf": LEAF}
+    assert list(OutputType.from_(Open).fields) == ["word", "twoWords", "leaf"]
+
+
+def test_items_that_pydantic_validates_late_are_validated():
+    class Late(BaseModel):
+        many: Iterable[int] = Field(alias="manyItems")
+
+    assert OutputType.from_(Late).parse('{"manyItems": [1, 2]}').data == {"manyItems": [1, 2]}
+    assert not OutputType.from_(Late).parse('{"manyItems": [1, "x"]}').ok
 
 
 def test_a_secret_that_its_own_class_writes_stays_as_written():
