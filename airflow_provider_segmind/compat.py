@@ -59,7 +59,6 @@ if TYPE_CHECKING:
         task_decorator_factory as task_decorator_factory,
     )
     from airflow.sdk.configuration import conf as conf
-    from airflow.sdk.definitions._internal.mixins import ResolveMixin as ResolveMixin
     from airflow.sdk.definitions._internal.types import SET_DURING_EXECUTION as SET_DURING_EXECUTION
     from airflow.sdk.definitions.context import context_merge as context_merge
     from airflow.sdk.exceptions import (
@@ -103,7 +102,6 @@ _MODULES: Final[dict[str, tuple[str, ...]]] = {
     "NEVER_EXPIRE": ("airflow.sdk",),
     "ObjectStoragePath": ("airflow.sdk", "airflow.io.path"),
     "PokeReturnValue": ("airflow.sdk", "airflow.sensors.base"),
-    "ResolveMixin": ("airflow.sdk.definitions._internal.mixins", "airflow.utils.mixins"),
     "TaskDeferred": _EXCEPTIONS,
     "TaskInstanceKey": ("airflow.sdk.types", "airflow.models.taskinstancekey"),
     "TriggerEvent": ("airflow.triggers.base",),
