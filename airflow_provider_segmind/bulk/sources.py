@@ -68,7 +68,7 @@ def _cause(error: Exception) -> str:
     if isinstance(error, UnicodeDecodeError):
         return f"it is not UTF-8 ({error.reason}); save it as UTF-8"
     if isinstance(error, json.JSONDecodeError):
-        return f"it is not JSON ({error.msg} at character {error.pos + 1})"
+        return f"it is not JSON ({error.msg.removesuffix(' at')} at character {error.pos + 1})"
     if isinstance(error, csv.Error):
         return f"it is not CSV ({error})"
     if isinstance(error, RecursionError):
@@ -181,12 +181,25 @@ def _rows_of_file(file: StorePath, columns: Columns) -> Iterator[Mapping[str, An
     kind, position = known_kind(file.name), _Position(str(file))
     try:
         yield from _READERS[kind.format](file, kind, position, columns)
-    except SegmindError:
-        raise
     except Exception as error:
         # A store's or a format's library may raise anything, and the rows before it are worth keeping.
-        where = f"{position.file!r}, after line {position.number - 1}," if _is_packing(error) else str(position)
-        raise cannot_be_read(error, where) from error
+        cause = _damage(file, error) if kind.compressed else error
+        if isinstance(cause, SegmindError):
+            raise
+        where = f"{position.file!r}, after line {position.number - 1}," if _is_packing(cause) else str(position)
+        raise cannot_be_read(cause, where) from error
+
+
+def _damage(file: StorePath, error: Exception) -> Exception:
+    """Return why a compressed file cannot be read: damaged data may unpack to a bad line before it is noticed."""
+    if not _is_packing(error) and not isinstance(error, OSError):
+        try:
+            with file.open("rb") as packed, gzip.open(packed, "rb") as unpacked:
+                while unpacked.read(1 << 20):
+                    pass
+        except (EOFError, zlib.error, OSError) as damage:
+            return damage if _is_packing(damage) else error
+    return error
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import json
 import re
 import zlib
@@ -88,6 +89,23 @@ def test_damaged_gzip_is_named_and_not_tried_again(tmp_path: Path, name: str, da
     assert "compressed data" in str(error)
     assert not error.retryable
     assert count > 0 or damage == "no gzip"
+
+
+def test_damage_that_unpacks_to_a_bad_line_is_told_as_damage(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl.gz"
+    packed = bytearray(gzip.compress(JSONL.encode()))
+    for place in range(len(packed) // 2, len(packed) - 8, 19):
+        changed = bytearray(packed)
+        changed[place] ^= 0x10
+        path.write_bytes(changed)
+        _, error = read_on(path)
+        assert "compressed data is damaged" in str(error) or "ends too early" in str(error)
+
+
+def test_a_bad_line_in_a_sound_gzip_is_told_as_a_bad_line(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl.gz").write_bytes(gzip.compress((JSONL + "{no\n").encode()))
+    count, error = read_on(tmp_path / "t.jsonl.gz")
+    assert (count, "Line 301" in str(error), "is not JSON" in str(error)) == (300, True, True)
 
 
 @pytest.mark.parametrize("header", ["a, a", '\ufeff"a",a', "\ufeff\ufeffa,a", "a,b,a ", "a,,"])
