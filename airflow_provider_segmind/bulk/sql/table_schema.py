@@ -90,7 +90,8 @@ def read_columns(connection: Any, dialect: Dialect, name: TableName) -> dict[str
 
 def _ask(cursor: Any, statement: str) -> list[dict[str, Any]]:
     cursor.execute(statement)
-    names = [str(column[0]) for column in cursor.description]
+    # A release of SQLite that does not know a PRAGMA says nothing at all.
+    names = [str(column[0]) for column in cursor.description or ()]
     # Cursors of PostgreSQL may be told to give rows as dicts.
     return [dict(row) if isinstance(row, Mapping) else dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
@@ -99,7 +100,9 @@ def _literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-_DEMANDS = "(a.attnotnull OR t.typnotnull) AND NOT a.atthasdef AND a.attidentity = '' AND t.typdefault IS NULL"
+# A trigger before the insert may fill what would be missing: then only writing a row can tell.
+_DEMANDS = """(a.attnotnull OR t.typnotnull) AND NOT a.atthasdef AND a.attidentity = '' AND t.typdefault IS NULL
+  AND NOT EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = a.attrelid AND g.tgtype & 7 = 7 AND g.tgenabled <> 'D')"""
 _POSTGRES_COLUMNS = """
 SELECT a.attname AS name, a.attnum AS number, c.relkind = 'v' AS is_view, t.typtype = 'e' AS is_enum,
   format_type(CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE a.atttypid END,
@@ -189,6 +192,7 @@ def _of_duckdb(cursor: Any, _: Dialect, name: TableName) -> Iterator[Column]:
         )
     made = _ask(cursor, f"SELECT sql FROM duckdb_tables() WHERE {where}")  # noqa: S608 (all is quoted)
     declared = str(made[0]["sql"]) if made else ""
+    (usual,) = _ask(cursor, "SELECT current_setting('default_collation') AS collation")
     columns = f"SELECT * FROM duckdb_columns() WHERE {where} ORDER BY column_index"  # noqa: S608 (all is quoted)
     for row in _ask(cursor, columns):
         generated = bool(row.get("is_generated"))
@@ -198,20 +202,25 @@ def _of_duckdb(cursor: Any, _: Dialect, name: TableName) -> Iterator[Column]:
             required=not row["is_nullable"] and row["column_default"] is None and not generated,
             nullable=bool(row["is_nullable"]),
             generated=generated,
-            collations=_collation_of_duckdb(declared, row["column_name"]),
+            collations=_collation_of_duckdb(declared, row["column_name"], str(usual["collation"] or "")),
             exact=row["data_type"].startswith("ENUM("),
         )
 
 
-def _collation_of_duckdb(declared: str, name: str) -> tuple[str, ...]:
-    """Return the collation of a column; only the text of the statement that DuckDB keeps of a table tells it."""
+def _collation_of_duckdb(declared: str, name: str, usual: str) -> tuple[str, ...]:
+    """
+    Return the collation of a column; only the text of the statement that DuckDB keeps of a table tells it.
+
+    :param usual: the collation of columns that name none.
+    """
     quoted = '"' + name.replace('"', '""') + '"'
     found = re.search(
         rf"""[(,]\s*(?:{re.escape(quoted)}|{re.escape(name)})\s+VARCHAR\s+COLLATE\s+("[^"]*"|[\w.]+)""",
         declared,
         re.IGNORECASE,
     )
-    return (f"DuckDB {found[1].strip(chr(34)).upper()}",) if found else ()
+    collation = (found[1].strip('"') if found else usual).upper()
+    return (f"DuckDB {collation}",) if collation not in ("", "BINARY", "C", "POSIX") else ()
 
 
 _Reader = Callable[[Any, Dialect, TableName], Iterator[Column]]

@@ -83,6 +83,22 @@ class TestColumnsOfTheTableItself:
         write_all(made, row(1))
         assert postgres.rows("SELECT id, team FROM behind") == [(1, "shop")]
 
+    @pytest.mark.postgres
+    def test_a_trigger_may_fill_what_would_be_missing(self, postgres: OneDatabase) -> None:
+        make(postgres, "team TEXT, note TEXT NOT NULL")
+        postgres.run(
+            "CREATE FUNCTION fill() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN NEW.note := 'filled'; RETURN NEW; END $$",
+            "CREATE TRIGGER fill BEFORE INSERT ON answers FOR EACH ROW EXECUTE FUNCTION fill()",
+        )
+        made = target(postgres)
+
+        assert made.prepare(None)
+        assert write_all(made, row(1)) == {}
+        postgres.run("ALTER TABLE answers DISABLE TRIGGER fill")
+        with pytest.raises(SegmindConfigError, match="'note' is NOT NULL"):
+            made.prepare(None)
+
     def test_the_column_of_reasons_must_take_none(self, database: OneDatabase) -> None:
         database.run(
             "CREATE TABLE answers (id BIGINT PRIMARY KEY, team TEXT, "
