@@ -7,6 +7,7 @@ replace what the run reads, and is not read as rows by the next one.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fnmatch
 import os
@@ -40,14 +41,16 @@ def check_writable(argument: str, paths: Sequence[StorePath], *, dry: bool) -> N
     longest = max(paths, key=lambda path: len(path.name))
     try:
         for path in paths:
-            if path.is_dir():
+            if _is_folder(path):
                 raise SegmindConfigError(f"{argument!r} names {str(path)!r}, which is a folder. Nothing was sent.")
         if not dry:
             make_folder(longest.parent)
             probe = longest.parent / f".{longest.name}.rehearsal"
             with write_whole(probe):
                 pass
-            probe.unlink(missing_ok=True)
+            # Who may write need not be allowed to delete.
+            with contextlib.suppress(OSError):
+                probe.unlink(missing_ok=True)
     except SegmindConfigError:
         raise
     except Exception as error:
@@ -57,6 +60,14 @@ def check_writable(argument: str, paths: Sequence[StorePath], *, dry: bool) -> N
         if isinstance(error, PermissionError) or getattr(error, "errno", None) in _REFUSALS:
             raise SegmindConfigError(message) from error
         raise SegmindBulkError(message, retryable=True) from error
+
+
+def _is_folder(path: StorePath) -> bool:
+    """Tell whether a path is a folder, as far as one may look; who may write need not be allowed to list."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 def check_format(path: StorePath) -> None:

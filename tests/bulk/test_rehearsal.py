@@ -73,6 +73,17 @@ def test_only_what_may_pass_is_worth_a_retry(
     assert "secret" not in str(caught.value)
 
 
+def test_who_may_write_need_not_list_or_delete(monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: Any, **__: Any) -> Any:
+        raise PermissionError(errno.EACCES, "denied")
+
+    path = ObjectStore().path("b/out.csv")
+    for method in ("is_dir", "unlink"):
+        monkeypatch.setattr(type(path), method, denied)
+    check_writable("output_path", (path,), dry=False)
+    assert [inner.name for inner in path.parent.iterdir()] == [".out.csv.rehearsal"]
+
+
 def test_a_format_needs_what_writes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> Any:
         raise ImportError(name)

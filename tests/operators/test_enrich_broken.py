@@ -81,9 +81,12 @@ def test_columns_with_any_name_fill_placeholders_and_rows_without_them_are_skipp
 @pytest.mark.parametrize(
     "prompt", ["Greet {first-name}.", "Greet {thing} {Last Name}.", "Greet {thing}, {thing.colour}"]
 )
-def test_a_placeholder_that_no_column_matches_is_refused_unpaid(table: Table, prompt: str, dry_run: bool) -> None:
+@pytest.mark.parametrize("mask", [False, True])
+def test_a_placeholder_that_no_column_matches_is_refused_unpaid(
+    table: Table, prompt: str, dry_run: bool, mask: bool
+) -> None:
     with pytest.raises(AirflowFailException, match=r"no column .*Its columns are: id, thing\. Nothing was sent"):
-        table.ask(source=table.write(things("a", "b")), prompt=prompt, dry_run=dry_run)
+        table.ask(source=table.write(things("a", "b")), prompt=prompt, dry_run=dry_run, mask_prompts=mask)
     assert not table.posts
 
 
