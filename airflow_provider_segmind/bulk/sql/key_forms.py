@@ -166,6 +166,9 @@ def _parsed(value: Any) -> Decimal | None:
 
 
 def _decimal(value: Any, scale: int | None) -> str:
+    if type(value) is int:
+        # Most keys are, and the rest takes three times as long.
+        return str(value)
     number = _parsed(value)
     if number is None:
         return _same(value)
@@ -334,6 +337,8 @@ def _form_of_sqlite(declared: str) -> KeyForm:
 
 
 def _number_of_sqlite(value: Any, *, integers: bool = True) -> str:
+    if type(value) is int and abs(value) <= LARGEST_INTEGER and integers:
+        return str(value)
     value = as_text(value)
     if isinstance(value, str):
         if not _NUMBER_OF_SQLITE.match(value):
