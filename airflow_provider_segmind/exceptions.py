@@ -36,6 +36,7 @@ The two questions asked of each: was money spent (``billed``), and does running 
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from airflow_provider_segmind.masking import mask_known
@@ -72,6 +73,22 @@ def _rebuild(kind: type[SegmindError], args: tuple[Any, ...], attributes: dict[s
     error = kind.__new__(kind, *args)
     error.__dict__.update(attributes)
     return error
+
+
+_NOTHING_SENT = re.compile(
+    r"Nothing was (?:sent|submitted)(?: (?:or|and nothing was) billed)?(?= in this try\b|[.;,]|$)"
+)
+
+
+def after_sending(error: SegmindError, before: str) -> None:
+    """
+    Correct a message that says "Nothing was sent" of one step, where something was sent before that step.
+
+    :param before: what was sent before, in words.
+    """
+    said = _NOTHING_SENT.sub(f"Nothing more was sent; {before}", str(error))
+    if said != str(error):
+        error.args = (said, *error.args[1:])
 
 
 class SegmindConfigError(SegmindError):

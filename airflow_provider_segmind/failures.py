@@ -8,21 +8,33 @@ Airflow asks one question of an exception: may the task be tried again? An error
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from airflow_provider_segmind.compat import AirflowFailException, AirflowSensorTimeout, AirflowSkipException
-from airflow_provider_segmind.exceptions import SegmindError, SegmindRequestTimeoutError
+from airflow_provider_segmind.exceptions import SegmindError, SegmindRequestTimeoutError, after_sending
 from airflow_provider_segmind.masking import masked
 
 
+def earlier_try(context: Any) -> str | None:
+    """Say that an earlier try may have sent something, None in the first try."""
+    number = getattr(context.get("ti"), "try_number", None)
+    return "an earlier try may have sent requests" if isinstance(number, int) and number > 1 else None
+
+
 @contextmanager
-def task_failures() -> Iterator[None]:
-    """Turn an error that a retry cannot mend into one that Airflow does not retry."""
+def task_failures(sent: Callable[[], str | None] = lambda: None) -> Iterator[None]:
+    """
+    Turn an error that a retry cannot mend into one that Airflow does not retry.
+
+    :param sent: says in words what the task had sent before, None when nothing.
+    """
     try:
         yield
     except SegmindError as error:
+        if (before := sent()) is not None:
+            after_sending(error, before)
         masked(error)
         if error.retryable:
             raise

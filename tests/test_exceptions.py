@@ -9,11 +9,13 @@ import pytest
 from airflow_provider_segmind import exceptions
 from airflow_provider_segmind.exceptions import (
     SegmindAPIError,
+    SegmindBulkError,
     SegmindError,
     SegmindRateLimitError,
     SegmindReplyError,
     SegmindRequestFailedError,
     SegmindResponseError,
+    after_sending,
     shorten,
 )
 
@@ -90,3 +92,30 @@ def test_an_error_quotes_two_hundred_characters_at_most(error: SegmindError, att
 @pytest.mark.parametrize(("text", "shown"), [("", ""), ("x" * 200, "x" * 200), ("x" * 201, "x" * 200 + "…")])
 def test_only_what_is_cut_carries_the_mark_of_a_cut(text: str, shown: str) -> None:
     assert shorten(text) == shown
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "The key is missing. Nothing was sent.",
+        "Nothing was sent; check the host.",
+        "'inputs' do not fit. Nothing was sent or billed.",
+        "Redis is away. Nothing was sent and nothing was billed; check it.",
+        "It costs 1 USD. Nothing was submitted.",
+        "The folder is full. Nothing was sent in this try. Free space.",
+        "There is no column 'a'. Nothing was sent",
+    ],
+)
+def test_nothing_was_sent_is_not_said_after_something_was(said: str) -> None:
+    error = SegmindBulkError(said, retryable=True)
+    after_sending(error, "240 requests were sent before")
+    assert "Nothing was" not in str(error)
+    assert "Nothing more was sent; 240 requests were sent before" in str(error)
+    assert error.retryable
+
+
+@pytest.mark.parametrize("said", ["Nothing was sent for this row.", "Nothing was sent again. Clear the task.", "Lost."])
+def test_what_is_said_of_one_row_or_of_a_repetition_stays(said: str) -> None:
+    error = SegmindError(said)
+    after_sending(error, "1 request was sent before")
+    assert str(error) == said

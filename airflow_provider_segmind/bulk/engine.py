@@ -34,7 +34,7 @@ from airflow_provider_segmind.bulk.room import Room
 from airflow_provider_segmind.bulk.rowbook import RowBook
 from airflow_provider_segmind.bulk.storage import StorePath
 from airflow_provider_segmind.bulk.tally import Tally
-from airflow_provider_segmind.exceptions import SegmindBulkError, SegmindConfigError, SegmindError
+from airflow_provider_segmind.exceptions import SegmindBulkError, SegmindConfigError, SegmindError, after_sending
 
 T = TypeVar("T")
 POSTPONED = 4
@@ -258,6 +258,9 @@ class Engine:
         broken, rows = self.feeder.broken, self.feeder.rows_seen
         if broken is None or self.halted:
             return None
+        sent = max(self.tally.posts, self.budget.rows)
+        if sent:
+            after_sending(broken, f"{sent} requests were sent in this run before")
         # Only a retry fetches what was accepted and not answered yet, also where it cannot read on.
         retryable = broken.retryable or (bool(self._rows.left) and self.stopped is None)
         self.stop(f"the source breaks off after {rows} rows: {broken}")
@@ -268,7 +271,7 @@ class Engine:
                 f"the output. {advice}: what was answered is not paid again.",
                 retryable=retryable,
             )
-        elif "Nothing was sent" in str(broken):
+        elif sent or "Nothing was sent" in str(broken):
             return broken
         elif broken.retryable:
             error = SegmindBulkError(f"{broken} Nothing was sent.", retryable=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_segmind.api.policies import OnLargeFile
@@ -155,7 +155,7 @@ class SegmindChatOperator(SegmindRunOperator):
         from airflow_provider_segmind.failures import task_failures
         from airflow_provider_segmind.operators.conversation import Conversation
 
-        with task_failures():
+        with task_failures(partial(self.sent_before, context)):
             self.check_rendered()
             if self.estimate_only:
                 return self.estimate(context)
@@ -167,7 +167,7 @@ class SegmindChatOperator(SegmindRunOperator):
         from airflow_provider_segmind.operators.conversation import Conversation
         from airflow_provider_segmind.triggers.events import RequestEvent
 
-        with task_failures():
+        with task_failures(partial(self.sent_before, context, deferred=True)):
             self.check_rendered()
             self.hook.find_connection()
             return Conversation(self, context).go_on(None if event is None else RequestEvent.read(event))

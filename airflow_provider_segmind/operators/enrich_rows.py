@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_segmind.api.policies import DEFAULT_CONNECTION, RESULT_LIFETIME
@@ -254,7 +254,7 @@ class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
         from airflow_provider_segmind.operators.enriching import Enriching
         from airflow_provider_segmind.operators.foresight import foresee_table
 
-        with task_failures():
+        with task_failures(partial(self._sent_before, context, carried)):
             try:
                 self.check_rendered()
                 if carried is not None:
@@ -265,6 +265,14 @@ class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
                 return self._enriching.go()
             finally:
                 self.hook.close()
+
+    def _sent_before(self, context: Context, carried: dict[str, Any] | None) -> str | None:
+        """Say in words what was sent for this table in this run, as far as is known here; None when nothing."""
+        from airflow_provider_segmind.failures import earlier_try
+
+        known = 0 if self._enriching is None else self._enriching.requests
+        count = max(known, int((carried or {}).get("posts", 0)))
+        return f"{count} requests were sent in this run before" if count else earlier_try(context)
 
     def on_kill(self) -> None:
         """Submit nothing more, give what is in flight a moment, and write what has finished."""

@@ -63,6 +63,11 @@ class Enriching:
         self._question = row_question(task)
         self._ends: Ends = task.ends(self._question)
 
+    @property
+    def requests(self) -> int:
+        """How many requests were sent in this run, those of earlier tries included as far as the ledger was read."""
+        return 0 if self._engine is None else max(self._engine.tally.posts, self._engine.budget.rows)
+
     def go(self) -> dict[str, Any]:
         """
         Ask about the rows, write what has finished, and return the manifest.
@@ -94,7 +99,7 @@ class Enriching:
         if (error := running.exception()) is not None:
             raise error
         if manifest is None:
-            raise SegmindBulkError("The task was told to stop before it began. Nothing was sent.", retryable=True)
+            raise SegmindBulkError("The task was told to stop before this try began. Nothing was sent.", retryable=True)
         return manifest
 
     def _rest(self, running: Future[None]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_segmind.api.policies import (
@@ -138,7 +139,7 @@ class SegmindRunOperator(SegmindSubmitOperator):
         from airflow_provider_segmind.failures import task_failures
         from airflow_provider_segmind.operators.settling import settle
 
-        with task_failures():
+        with task_failures(partial(self.sent_before, context)):
             self.check_rendered()
             if self.estimate_only:
                 return self.estimate(context)
@@ -151,7 +152,7 @@ class SegmindRunOperator(SegmindSubmitOperator):
         from airflow_provider_segmind.operators.settling import settle
         from airflow_provider_segmind.triggers.events import RequestEvent
 
-        with task_failures():
+        with task_failures(partial(self.sent_before, context, deferred=True)):
             self.check_rendered()
             self.hook.find_connection()
             read = None if event is None else RequestEvent.read(event)

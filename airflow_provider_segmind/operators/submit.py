@@ -157,7 +157,7 @@ class SegmindSubmitOperator(TemplatedOperator, BaseOperator):
         from airflow_provider_segmind.api.submission import iso
         from airflow_provider_segmind.failures import task_failures
 
-        with task_failures():
+        with task_failures(partial(self.sent_before, context)):
             self.check_rendered()
             if self.estimate_only:
                 return self.estimate(context)
@@ -168,6 +168,14 @@ class SegmindSubmitOperator(TemplatedOperator, BaseOperator):
                 "model": note.fingerprint.model,
                 "submitted_at": iso(note.age_from),
             }
+
+    def sent_before(self, context: Context, *, deferred: bool = False) -> str | None:
+        """Say in words what this task instance has submitted, as far as is known here; None when nothing."""
+        from airflow_provider_segmind.failures import earlier_try
+
+        if self.request_id:
+            return f"request {self.request_id!r} had been submitted before"
+        return "a request had been submitted before" if deferred else earlier_try(context)
 
     def on_kill(self) -> None:
         """Say what becomes of the request: Segmind has no cancel call."""

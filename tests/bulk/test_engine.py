@@ -21,6 +21,7 @@ from airflow_provider_segmind.exceptions import (
     SegmindBulkError,
     SegmindConfigError,
     SegmindConnectionError,
+    SegmindError,
     SegmindReplyError,
     SegmindRequestTimeoutError,
     SegmindRowError,
@@ -689,3 +690,19 @@ async def test_small_segments_are_folded_while_the_run_goes_on() -> None:
     assert set(landed.statuses) == {"success"}
     assert len(world.store.objects) < 60
     assert (await world.run(table(*map(str, range(200))))).manifest.posts == 0
+
+
+@pytest.mark.parametrize("rows_before", [0, 20])
+async def test_a_source_that_breaks_after_requests_were_sent_does_not_say_that_nothing_was(rows_before: int) -> None:
+    def breaking(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        yield from rows[:rows_before]
+        raise SegmindConfigError("Reading the source failed. Nothing was sent.")
+
+    world, rows = World(), table(*map(str, range(30)))
+    with pytest.raises(SegmindError, match="Reading the source failed") as caught:
+        await world.run(breaking(rows))  # type: ignore[arg-type]
+    assert ("Nothing was sent" in str(caught.value)) is (rows_before == 0)
+    await world.run(rows)
+    with pytest.raises(SegmindError, match=r"30 requests were sent in this run before") as caught:
+        await world.run(breaking(rows))  # type: ignore[arg-type]
+    assert "Nothing was sent" not in str(caught.value)

@@ -416,3 +416,19 @@ def test_no_canary_is_logged_at_info(
     make(clock).execute(run.context())
     assert "completed: " in caplog.text
     assert CANARY not in caplog.text
+
+
+def test_after_a_deferral_no_error_says_that_nothing_was_sent(
+    emulator: SegmindEmulator, clock: Clock, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    emulator.settings(latency=600.0)
+    deferred(make(clock, deferrable=True), run)
+    assert len(emulator.jobs) == 1
+    again = make(clock, deferrable=True)
+    monkeypatch.setattr(again, "check_rendered", wrong)
+    with pytest.raises(AirflowFailException, match="Nothing more was sent; a request had been submitted before"):
+        again.execute_complete(run.context(), None)
+
+
+def wrong() -> None:
+    raise SegmindConfigError("'inputs' cannot work. Nothing was sent.")
