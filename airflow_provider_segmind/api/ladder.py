@@ -129,7 +129,7 @@ def load(text: str) -> Any:
     :returns: plain data; numbers that a float would round are :class:`Digits`.
     :raises ValueError: it is not JSON.
     """
-    return json.loads(text, parse_constant=_refuse_constant, parse_float=Digits.of, parse_int=_integer)
+    return _DECODER.decode(text)
 
 
 def why_not(text: str) -> str:
@@ -241,3 +241,6 @@ def _integer(digits: str) -> int:
     if len(digits.removeprefix("-")) > MAX_DIGITS:
         raise ValueError("a number is too large")
     return int(digits)
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=Digits.of, parse_int=_integer)

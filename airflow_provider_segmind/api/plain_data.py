@@ -61,11 +61,13 @@ class Names:
     :param classes: of each model and dataclass.
     :param by_name: whether an answer under the class's own names can be told from one under the others.
     :param computed: what the type as a whole computes from its fields.
+    :param simple: whether a dump has these names already, and nothing in it is masked.
     """
 
     classes: Mapping[type, tuple[FieldNames, ...]]
     by_name: bool
     computed: frozenset[str] = frozenset()
+    simple: bool = False
 
     @classmethod
     def of(cls, adapter: TypeAdapter[Any]) -> Names:
@@ -88,11 +90,15 @@ class Names:
                     f"output_type has a TypedDict whose field {odd.own!r} is left out of a dump, or dumped under "
                     "another name than it is validated by: give it one alias, or make it a model or a dataclass."
                 )
-        return cls(classes, by_name, frozenset(_computed(adapter.core_schema)))
+        simple = not _has_own_dump(adapter.core_schema) and all(
+            one.answered == one.dumped and one.kept and not one.left_out for names in classes.values() for one in names
+        )
+        return cls(classes, by_name, frozenset(_computed(adapter.core_schema)), simple)
 
     def of_value(self, value: Any) -> tuple[FieldNames, ...] | None:
         """Return the names of a value's fields, None when it is no model and no dataclass of the type."""
-        return next((self.classes[kind] for kind in type(value).__mro__ if kind in self.classes), None)
+        found = self.classes.get(type(value))
+        return found or next((self.classes[kind] for kind in type(value).__mro__ if kind in self.classes), None)
 
 
 def plain_data(adapter: TypeAdapter[Any], names: Names, value: Any, answered: Any) -> Any:
@@ -110,7 +116,20 @@ def plain_data(adapter: TypeAdapter[Any], names: Names, value: Any, answered: An
     except _GIVES_UP:
         # What a serializer of the type refuses was paid for.
         dumped = renaming.dumped(value)
+    if names.simple:
+        fields = names.of_value(value) or ()
+        if not fields or (isinstance(dumped, dict) and all(one.answered in dumped for one in fields)):
+            return _finite(dumped)
     return _completed(renaming, names, value, renaming.renamed(value, dumped), answered)
+
+
+def _finite(dumped: Any) -> Any:
+    kind = type(dumped)
+    if kind is dict:
+        return {key: _finite(item) for key, item in dumped.items()}
+    if kind is list:
+        return [_finite(item) for item in dumped]
+    return None if kind is float and not math.isfinite(dumped) else dumped
 
 
 def _completed(renaming: _Renaming, names: Names, value: Any, data: Any, answered: Any) -> Any:
@@ -219,6 +238,17 @@ def _owners(node: Any, owner: type | None) -> Iterator[tuple[type | None, list[t
     for key, item in node.items():
         if key not in ("metadata", "serialization", "cls", "config"):
             yield from _owners(item, owner)
+
+
+def _has_own_dump(node: Any) -> bool:
+    """Tell whether anything in a core schema is computed, or dumped by a function of its own, as secrets are."""
+    if isinstance(node, (list, tuple)):
+        return any(map(_has_own_dump, node))
+    if not isinstance(node, Mapping):
+        return False
+    if node.get("computed_fields") or str((node.get("serialization") or {}).get("type", "")).startswith("function"):
+        return True
+    return any(_has_own_dump(item) for key, item in node.items() if key not in ("metadata", "serialization"))
 
 
 def _computed(schema: Any) -> Iterator[str]:

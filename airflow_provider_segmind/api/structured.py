@@ -23,7 +23,7 @@ from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaWarningKind
 
 from airflow_provider_segmind.api.families import ApiFormat
-from airflow_provider_segmind.api.json_values import Carried, cleaned, fault
+from airflow_provider_segmind.api.json_values import Carried, cleaned, fault, is_carried
 from airflow_provider_segmind.api.ladder import Rung, climb, cut_short, holds_digits, plain_floats, why_not
 from airflow_provider_segmind.api.nulls import without_added_nulls
 from airflow_provider_segmind.api.openapi import as_json_schema
@@ -191,6 +191,8 @@ class OutputType:
         return ParsedReply(error=why_not(text) or "no JSON found", path="$", cut_short=cut_short(text))
 
     def _carried(self, value: Any) -> tuple[Carried, _Fault | None]:
+        if is_carried(value):
+            return Carried(value), None
         found = fault(value)
         if found is not None:
             return Carried(None), _Fault(found[0], f"{found[0]}: {found[1]}, which no store carries")
@@ -219,12 +221,13 @@ class OutputType:
             return None, _Fault(path, f"{path}: nested too deeply")
 
     def _checked(self, path: str, value: Any) -> tuple[Any, _Fault | None]:
-        plain = plain_floats(value)
+        rounded = holds_digits(value)
+        plain = plain_floats(value) if rounded else value
         if self.adapter is None or self.names is None:
             return plain, _schema_fault(self.schema, path, plain)
         # Through JSON, so that strict models take dates and sets in the form JSON has for them.
         checked = self._tried(plain, as_json=True)
-        if holds_digits(value):
+        if rounded:
             checked = self._exact(checked, value, plain)
         if isinstance(checked, ValidationError):
             told = checked.errors(include_url=False, include_context=False, include_input=False)

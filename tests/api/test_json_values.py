@@ -17,6 +17,7 @@ from airflow_provider_segmind.api.json_values import (
     cleaned,
     fault,
     for_xcom,
+    is_carried,
     json_text,
     read_json,
 )
@@ -128,6 +129,17 @@ def test_a_deep_value_becomes_the_text_of_its_json_in_an_xcom():
 
     assert for_xcom({"a": deep, "b": [1]}).value == {"a": nested(900), "b": [1]}
     assert for_xcom(deep).value == nested(900)
+
+
+@given(values)
+def test_what_is_told_to_be_fine_has_no_fault_and_needs_no_cleaning(value):
+    assert is_carried(value) is (fault(value) is None and cleaned(value).replaced == 0)
+
+
+@pytest.mark.parametrize("depth", [99, 100, 101, 102, 900])
+def test_depth_is_counted_alike_by_both(depth):
+    value = json.loads(nested(depth))
+    assert is_carried(value) is (fault(value) is None) is (depth <= MAX_DEPTH)
 
 
 @given(values)

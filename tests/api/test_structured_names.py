@@ -283,6 +283,36 @@ def test_a_secret_is_delivered_as_the_model_wrote_it():
     assert OutputType.from_(TypedDict("Login", {"word": SecretStr})).parse('{"word": "w"}').data == {"word": "w"}
 
 
+@pytest.mark.parametrize("kind", [SecretStr, SecretBytes, Secret[str], list[SecretStr], SecretStr | None])
+def test_a_secret_that_is_the_only_one_is_delivered(kind):
+    class One(BaseModel):
+        word: kind
+
+    class Outer(BaseModel):
+        inner: One
+
+    word = ["w"] if kind == list[SecretStr] else "w"
+    answer = {"inner": {"word": word}}
+
+    assert OutputType.from_(Outer).parse(json.dumps(answer)).data == answer
+    assert OutputType.from_(kind).parse(json.dumps(word)).data == word
+
+
+def test_a_nested_model_that_computes_a_secret_delivers_it():
+    class Inner(BaseModel):
+        word: str
+
+        @computed_field
+        @property
+        def twice(self) -> SecretStr:
+            return SecretStr(self.word * 2)
+
+    class Outer(BaseModel):
+        inner: Inner
+
+    assert OutputType.from_(Outer).parse('{"inner": {"word": "a"}}').data == {"inner": {"word": "a", "twice": "aa"}}
+
+
 def test_a_secret_beside_the_fields_of_a_model_is_delivered_too():
     class Open(BaseModel):
         model_config = ConfigDict(extra="allow")
