@@ -12,7 +12,8 @@ from airflow_provider_segmind.operators.request import SegmindResultOperator, Se
 from airflow_provider_segmind.sensors.request import SegmindRequestSensor
 
 try:
-    from airflow.sdk import DAG, literal, task, task_group
+    from airflow.sdk import DAG, task, task_group
+    from airflow.sdk.definitions.template import literal
 except ImportError:  # Airflow 2.11
     from airflow import DAG
     from airflow.decorators import task, task_group
@@ -93,12 +94,12 @@ with DAG("rendered_later", schedule=None, params={"seconds": 60, "repairs": 0, "
         SegmindChatOperator(task_id="in_group", model=MODEL, prompt=text, timeout=seconds, **QUICK)
         SegmindChatOperator(task_id="turns", model=MODEL, messages=[{"role": "user", "content": text}], **QUICK)
 
-    group.partial(seconds=later.param("seconds")).expand(text=["group a", "group b"])
+    group.partial(seconds=later.param("seconds", 60)).expand(text=["group a", "group b"])
     group.override(group_id="of_xcom").partial(seconds=60).expand(text=texts())
     SegmindChatOperator(
         task_id="params",
         model=MODEL,
-        prompt=later.param("who"),
+        prompt=later.param("who", "{{ 7*7 }}"),
         timeout="{{ params.seconds }}",
         max_repairs="{{ params.repairs }}",
         dry_run="{{ params.seconds == 0 }}",
