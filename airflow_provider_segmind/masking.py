@@ -31,6 +31,8 @@ _CODES = tuple(re.compile(pattern, re.IGNORECASE) for pattern in (_CODE, _CODE +
 _SPACES = r"[\s\u00ad\u200b-\u200d\u2060\ufeff]|\\[nrt]"
 _BREAKS = tuple(re.compile(pattern) for pattern in (_SPACES + r"|<[^<>]{0,200}>", _SPACES))
 """What a page puts between two characters without changing what a reader sees; a key may hold the signs of a tag."""
+_ENCODED = re.compile(r"[%&\\=<\s\u00ad\u200b-\u200d\u2060\ufeff]")
+"""What every code and every break begins with."""
 _LAYERS = 4
 """How often something may be encoded over."""
 _SMALL = str.maketrans({chr(code): chr(code + 32) for code in range(65, 91)})
@@ -114,6 +116,8 @@ def _hidden(text: str, secret: str) -> str:
     text = text.replace(secret, MASK)
     if len(secret) < SHORTEST:
         return text
+    if not _ENCODED.search(text) and not _may_hold(text, secret):
+        return text
     found: list[tuple[int, int]] = []
     for codes in _CODES:
         for breaks in _BREAKS:
@@ -123,6 +127,18 @@ def _hidden(text: str, secret: str) -> str:
     for start, end in _joined(found):
         text = text[:start] + MASK + text[end:]
     return text
+
+
+def _may_hold(text: str, secret: str) -> bool:
+    """Tell whether a text that is not encoded holds a secret; statuses and ids come by the thousand."""
+    small = text.translate(_SMALL)
+    needles = _needles(secret, _CODES[0], _BREAKS[0])
+    return any(needle[: _least(needle)] in (text if exact else small) for needle, exact in needles)
+
+
+def _least(needle: str) -> int:
+    """Return how much of a secret gives it away."""
+    return max(SHORTEST, (len(needle) + 1) // 2)
 
 
 def _joined(places: list[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -171,7 +187,7 @@ class _Plain:
     def places_of(self, needle: str, *, exact: bool) -> Iterator[tuple[int, int]]:
         """Yield where a needle stands, or the first half of one that was cut off."""
         text = self.text if exact else self.text.translate(_SMALL)
-        least = max(SHORTEST, (len(needle) + 1) // 2)
+        least = _least(needle)
         at = text.find(needle[:least])
         while at >= 0:
             end = at + least

@@ -152,6 +152,7 @@ def segmind_task(
     on_failed: OnFailed = "fail",
     on_expired: OnExpired = "recover",
     max_resubmits: int = ...,
+    mask_prompts: bool | None = None,
     retries: int = ...,
     **kwargs: Any,
 ) -> Callable[[Callable[Asked, Any]], SegmindTask[Asked]]: ...
