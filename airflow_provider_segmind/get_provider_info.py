@@ -93,8 +93,6 @@ def get_provider_info() -> dict[str, Any]:
                     "airflow_provider_segmind.operators.request",
                     "airflow_provider_segmind.operators.chat",
                     "airflow_provider_segmind.operators.enrich",
-                    "airflow_provider_segmind.operators.enrich_sql",
-                    "airflow_provider_segmind.operators.merge",
                 ],
             }
         ],

@@ -18,7 +18,6 @@ OURS = (
     "airflow_provider_segmind.operators.chat",
     "airflow_provider_segmind.decorators.chat",
     "airflow_provider_segmind.operators.enrich",
-    "airflow_provider_segmind.operators.enrich_sql",
     "airflow_provider_segmind.sensors.request",
     "airflow_provider_segmind.triggers.request",
 )

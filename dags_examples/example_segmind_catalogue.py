@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from airflow_provider_segmind.operators.enrich_sql import SegmindEnrichSqlOperator
+from airflow_provider_segmind.operators.enrich import SegmindEnrichSqlOperator
 
 try:
     from airflow.sdk import DAG, BaseHook, task

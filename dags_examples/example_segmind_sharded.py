@@ -8,8 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from airflow_provider_segmind.operators.enrich import SegmindEnrichFileOperator
-from airflow_provider_segmind.operators.merge import SegmindMergeOperator
+from airflow_provider_segmind.operators.enrich import SegmindEnrichFileOperator, SegmindMergeOperator
 
 try:
     from airflow.sdk import DAG, ObjectStoragePath, task

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from importlib import import_module, metadata
 from pathlib import Path
 
@@ -31,6 +33,38 @@ def test_every_module_that_is_named_can_be_imported() -> None:
                 import_module(module)
     path, _, name = info["connection-types"][0]["hook-class-name"].rpartition(".")
     assert getattr(import_module(path), name) is SegmindHook
+
+
+PUBLIC = {
+    "operators.request": {"SegmindSubmitOperator", "SegmindResultOperator", "SegmindRunOperator"},
+    "operators.chat": {"SegmindChatOperator"},
+    "operators.enrich": {"SegmindEnrichFileOperator", "SegmindEnrichSqlOperator", "SegmindMergeOperator"},
+    "sensors.request": {"SegmindRequestSensor"},
+    "triggers.request": {"SegmindRequestTrigger"},
+    "hooks.segmind": {"SegmindHook"},
+    "decorators.chat": {"segmind_task"},
+    "emulator": {"SegmindEmulator"},
+    "exceptions": {"SegmindError"},
+}
+
+
+def test_users_find_each_class_where_the_docs_import_it_from() -> None:
+    for path, names in PUBLIC.items():
+        module = import_module(f"airflow_provider_segmind.{path}")
+        assert {name for name in names if not hasattr(module, name)} == set(), path
+
+
+def test_parsing_a_dag_with_tables_imports_no_engine_and_no_driver() -> None:
+    code = (
+        "import sys; import airflow_provider_segmind.operators.enrich\n"
+        "heavy = ('.bulk.engine', '.bulk.sql', '.api.client', '.hooks')\n"
+        "ours = [name.removeprefix('airflow_provider_segmind') for name in sys.modules if 'segmind' in name]\n"
+        "print([name for name in ours if name.startswith(heavy)], 'pyarrow' in sys.modules)"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+
+    assert done.stdout.strip().splitlines()[-1] == "[] False"
 
 
 def test_old_and_new_airflow_show_the_same_form() -> None:

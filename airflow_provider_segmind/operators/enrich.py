@@ -1,4 +1,4 @@
-"""Ask a model one question about every row of a file, and pay once for each distinct row."""
+"""The operators of tables: a file in and out, a query into a table, and what shards of either leave put together."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_segmind.operators import tables
 from airflow_provider_segmind.operators.enrich_rows import SegmindEnrichOperator
+from airflow_provider_segmind.operators.enrich_sql import SegmindEnrichSqlOperator
+from airflow_provider_segmind.operators.merge import SegmindMergeOperator
 from airflow_provider_segmind.operators.tables import TableRows
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.bulk.plan import Question
     from airflow_provider_segmind.operators.ends import Ends
+
+__all__ = ["SegmindEnrichFileOperator", "SegmindEnrichSqlOperator", "SegmindMergeOperator"]
 
 
 class SegmindEnrichFileOperator(SegmindEnrichOperator):

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ROWS, DISTINCT = 300, 270
 CHILD = """
 import json, sys
-from airflow_provider_segmind.operators.enrich_sql import SegmindEnrichSqlOperator
+from airflow_provider_segmind.operators.enrich import SegmindEnrichSqlOperator
 from tests.stand_ins import Run
 
 task = SegmindEnrichSqlOperator(

@@ -22,7 +22,7 @@ from airflow_provider_segmind.compat import AirflowFailException
 from airflow_provider_segmind.emulator import SegmindEmulator
 from airflow_provider_segmind.exceptions import SegmindBulkError
 from airflow_provider_segmind.operators import enriching
-from airflow_provider_segmind.operators.enrich_sql import SegmindEnrichSqlOperator
+from airflow_provider_segmind.operators.enrich import SegmindEnrichSqlOperator
 from airflow_provider_segmind.operators.sql_ends import SqlEnds
 from tests.databases import OWN, OneDatabase, database, opened, postgres, postgres_server
 from tests.stand_ins import Run

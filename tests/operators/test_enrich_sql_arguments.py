@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_segmind.exceptions import SegmindConfigError
-from airflow_provider_segmind.operators.enrich_sql import SegmindEnrichSqlOperator
+from airflow_provider_segmind.operators.enrich import SegmindEnrichSqlOperator
 
 GOOD = {
     "sql_conn_id": "db",

@@ -11,7 +11,7 @@ import pytest
 from airflow_provider_segmind.compat import AirflowFailException
 from airflow_provider_segmind.emulator import SegmindEmulator
 from airflow_provider_segmind.exceptions import SegmindConfigError
-from airflow_provider_segmind.operators.merge import SegmindMergeOperator
+from airflow_provider_segmind.operators.enrich import SegmindMergeOperator
 from tests.operators.test_enrich import Table, read, things
 from tests.stand_ins import Run
 

@@ -13,9 +13,11 @@ from airflow_provider_segmind.compat import ObjectStoragePath
 from airflow_provider_segmind.emulator import SegmindEmulator
 from airflow_provider_segmind.exceptions import SegmindConfigError
 from airflow_provider_segmind.operators.chat import SegmindChatOperator
-from airflow_provider_segmind.operators.enrich import SegmindEnrichFileOperator
-from airflow_provider_segmind.operators.enrich_sql import SegmindEnrichSqlOperator
-from airflow_provider_segmind.operators.merge import SegmindMergeOperator
+from airflow_provider_segmind.operators.enrich import (
+    SegmindEnrichFileOperator,
+    SegmindEnrichSqlOperator,
+    SegmindMergeOperator,
+)
 from airflow_provider_segmind.operators.request import (
     SegmindResultOperator,
     SegmindRunOperator,

@@ -17,9 +17,11 @@ from airflow_provider_segmind.arguments import is_given_later
 from airflow_provider_segmind.compat import AirflowFailException
 from airflow_provider_segmind.emulator import SegmindEmulator
 from airflow_provider_segmind.operators.chat import SegmindChatOperator
-from airflow_provider_segmind.operators.enrich import SegmindEnrichFileOperator
-from airflow_provider_segmind.operators.enrich_sql import SegmindEnrichSqlOperator
-from airflow_provider_segmind.operators.merge import SegmindMergeOperator
+from airflow_provider_segmind.operators.enrich import (
+    SegmindEnrichFileOperator,
+    SegmindEnrichSqlOperator,
+    SegmindMergeOperator,
+)
 from airflow_provider_segmind.operators.request import SegmindResultOperator, SegmindRunOperator, SegmindSubmitOperator
 from airflow_provider_segmind.rendering import MASK, MaskedValue
 from airflow_provider_segmind.sensors.request import SegmindRequestSensor

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import DAG
 
-from airflow_provider_segmind.operators.enrich_sql import SegmindEnrichSqlOperator
-from airflow_provider_segmind.operators.merge import SegmindMergeOperator
+from airflow_provider_segmind.operators.enrich import SegmindEnrichSqlOperator, SegmindMergeOperator
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.hooks.segmind import SegmindHook
