@@ -114,7 +114,7 @@ def test_every_example_pays_once_for_each_request(examples: Any) -> None:
 
 
 def test_values_of_the_examples_are_what_the_models_said(examples: Any, store: Path) -> None:
-    ended = {name.removeprefix("example_segmind_"): one["values"] for name, one in examples[0].items()}
+    ended = {name.removeprefix("example_segmind_"): examples[0][name]["values"] for name in EXAMPLES}
 
     assert text(ended["request"]["result"]) == "echo: What's in this image?"
     assert text(ended["run"]["ask"]) == "echo: Why is the sky blue?"
