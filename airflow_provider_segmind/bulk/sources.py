@@ -266,8 +266,11 @@ def _header(cells: list[str], position: _Position) -> list[str]:
     """
     Return the names of the columns.
 
-    :raises SegmindConfigError: two are the same, apart from spaces around them and a byte order mark.
+    :raises SegmindConfigError: two are the same, apart from spaces around them and a byte order mark; or the file is in
+        UTF-16, whose letters look like UTF-8 with NULs between them.
     """
+    if any("\x00" in name for name in cells):
+        raise SegmindConfigError(f"{position} cannot be read: it is not UTF-8; save it as UTF-8.")
     names = [cells[0].lstrip("\ufeff"), *cells[1:]] if cells else []
     bare = [name.strip() for name in names]
     twice = sorted({name for name in bare if bare.count(name) > 1})

@@ -51,6 +51,8 @@ def read_on(source: Any) -> tuple[int, SegmindError]:
         ("t.csv", CSV + '300,"t\n', 300, "Line 302 .* is not CSV"),
         ("t.csv", CSV.encode() + "300,Stühle\n301,x\n".encode("latin-1"), 300, "Line 302 .* not UTF-8"),
         ("t.csv", CSV.encode("utf-16"), 0, "Line 1 .* not UTF-8"),
+        ("t.csv", CSV.encode("utf-16-le"), 0, "Line 1 .* not UTF-8"),
+        ("t.csv", CSV.encode("utf-32-be"), 0, "Line 1 .* not UTF-8"),
     ],
 )
 def test_a_bad_line_is_named_after_the_rows_before_it(
