@@ -22,6 +22,7 @@ from airflow_provider_segmind.api.protocol import Endpoints, base_url
 from airflow_provider_segmind.compat import Connection
 from airflow_provider_segmind.exceptions import SegmindConfigError, shorten
 from airflow_provider_segmind.get_provider_info import CONNECTION_FIELDS
+from airflow_provider_segmind.masking import remember
 
 API_KEY_VARIABLE = "SEGMIND_API_KEY"
 EXTRA_FIELDS = (
@@ -52,6 +53,8 @@ def client_config(connection: Connection, extra: Mapping[str, Any], *, rate_shar
             f"The API key (password) of connection {connection.conn_id!r} holds characters that no HTTP header can "
             "carry."
         )
+    # An error about another field may show the key, where somebody has put it into the wrong one.
+    remember(api_key)
     fields = _Extra(connection.conn_id, extra)
     fields.warn_of_unknown()
     defaults = Endpoints()

@@ -41,7 +41,7 @@ from airflow_provider_segmind.exceptions import (
 )
 from airflow_provider_segmind.get_provider_info import CONNECTION_FIELDS, FIELD_BEHAVIOUR
 from airflow_provider_segmind.hooks.account import check_extra, client_config, output_path_of
-from airflow_provider_segmind.masking import forms
+from airflow_provider_segmind.masking import forms, mask_known
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.api.pricing import Price
@@ -317,7 +317,7 @@ class SegmindHook(BaseHook):
                 )
             return False, str(error)
         except Exception as error:  # noqa: BLE001 - the form shows whatever is wrong instead of a stack trace
-            return False, f"{type(error).__name__}: {error}"
+            return False, mask_known(f"{type(error).__name__}: {error}")
         finally:
             self.close()
         return True, (

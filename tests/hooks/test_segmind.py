@@ -186,6 +186,47 @@ def test_the_path_of_a_proxy_keeps_its_capitals(monkeypatch: pytest.MonkeyPatch)
     assert SegmindHook().config.endpoints.gateway == "http://proxy/AI"
 
 
+@pytest.mark.parametrize("name", ["requests_per_minute", "resubmit_on_server_error", "storage_url", "typical_seconds"])
+def test_a_key_in_the_wrong_field_is_not_shown(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    extra = json.dumps({name: f"ftp://{KEY}"})
+    monkeypatch.setattr(SegmindHook, "get_connection", lambda *_: connection(extra=extra))
+    good, said = SegmindHook().test_connection()
+
+    assert (good, name in said, KEY in said) == (False, True, False)
+
+
+@pytest.mark.parametrize("place", ["connection", "environment"])
+def test_airflow_masks_a_key_wherever_it_comes_from(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("airflow_provider_segmind.hooks.segmind.mask_secret", told.append)
+    monkeypatch.setenv("SEGMIND_API_KEY", KEY)
+    given = connection(password=KEY if place == "connection" else None)
+    monkeypatch.setattr(SegmindHook, "get_connection", lambda *_: given)
+
+    assert SegmindHook().config.api_key == KEY
+    assert KEY in told
+    assert len(told) > 1
+
+
+async def test_airflow_masks_a_key_of_the_environment_in_a_triggerer(monkeypatch: pytest.MonkeyPatch) -> None:
+    from airflow.sdk import log
+
+    told: list[str] = []
+
+    async def tell(secret: str, name: str | None = None) -> None:
+        told.append(secret)
+
+    async def find(*_: object) -> Connection:
+        return connection(password=None)
+
+    monkeypatch.setattr(log, "amask_secret", tell)
+    monkeypatch.setenv("SEGMIND_API_KEY", KEY)
+    monkeypatch.setattr(SegmindHook, "aget_connection", find, raising=False)
+
+    assert (await SegmindHook().get_async_config()).api_key == KEY
+    assert KEY in told
+
+
 def test_a_worker_with_a_paid_request_looks_its_connection_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
