@@ -69,7 +69,8 @@ def test_csv_holds_every_value_as_text(tmp_path: Path, name: str, rows: list[dic
 @given(st.lists(NASTY, min_size=1, max_size=4), NASTY)
 def test_every_reader_of_csv_finds_the_same_rows(tmp_path: Path, values: list[str], name: str) -> None:
     path = tmp_path / "t.csv"
-    column = f"x{name}x"
+    # A header with NULs is one in UTF-16, and refused.
+    column = f"x{name}x".replace("\x00", "")
     written(path, [{column: value} for value in values], (column,))
     expected = [[unicode_of(column)], *([unicode_of(value)] for value in values)]
     with path.open(newline="", encoding="utf-8") as file:
