@@ -38,6 +38,9 @@ class ObjectStore:
         self.broken = False
         self.before_put: Callable[[], None] = lambda: None
         self.after_put: Callable[[], None] = lambda: None
+        self.during_listing: Callable[[], None] = lambda: None
+        self.shows_change: Callable[[], bool] = lambda: True
+        """Whether a listing holds what came or went while it was made: a store promises neither."""
 
     def view(self) -> ObjectStore:
         """Return the same objects as another process sees them, with troubles of its own."""
@@ -83,7 +86,12 @@ class ObjectPath:
         return any(key.startswith(f"{self.key}/") for key in list(self.store.objects))
 
     def iterdir(self) -> Iterator[ObjectPath]:
-        return iter([self / key.removeprefix(f"{self.key}/") for key in list(self.store.objects) if self._holds(key)])
+        before = [key for key in list(self.store.objects) if self._holds(key)]
+        self.store.during_listing()
+        after = [key for key in list(self.store.objects) if self._holds(key)]
+        changed = [key for key in (*before, *after) if (key in before) != (key in after)]
+        listed = [key for key in before if key in after] + [key for key in changed if self.store.shows_change()]
+        return iter([self / key.removeprefix(f"{self.key}/") for key in listed])
 
     def glob(self, pattern: str) -> Iterator[ObjectPath]:
         return (path for path in self.iterdir() if fnmatch.fnmatch(path.name, pattern))
