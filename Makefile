@@ -18,7 +18,7 @@ pytest = if [ -n "$$(find $(1) -name 'test_*.py' -print -quit 2>/dev/null)" ]; t
 	else echo "$(1) holds no tests."; fi
 
 .DEFAULT_GOAL := help
-.PHONY: help install constraints format lint fast test browser crash matrix bench demo demo-enrich clean
+.PHONY: help install constraints format lint fast test browser crash crash-overlap matrix bench demo demo-enrich clean
 
 help: ## List the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -74,8 +74,12 @@ browser: $(STAMP) ## The report in a real browser; installs Debian's chromium wh
 	@$(call pytest,tests/browser)
 
 crash: $(STAMP) ## Kill runs over tables and real Airflow processes, and count what was paid
-	$(PYTEST) tests/crash/test_enrich.py --numprocesses 2
-	@$(call pytest,tests/crash,--ignore=tests/crash/test_enrich.py)
+	$(PYTEST) tests/crash/test_enrich.py tests/crash/test_overlap.py --numprocesses 2
+	@$(call pytest,tests/crash,--ignore=tests/crash/test_enrich.py --ignore=tests/crash/test_overlap.py)
+
+SEEDS ?= 50
+crash-overlap: $(STAMP) ## Let runs over one ledger overlap, killed and frozen: SEEDS=50
+	SEGMIND_OVERLAP_SEEDS=$(SEEDS) $(PYTEST) tests/crash/test_overlap.py --numprocesses 2 -rP | grep -E "FIGURES|passed|failed"
 
 matrix: $(STAMP) ## The DAG tests on every supported Airflow; MATRIX="2.11.0 3.3.2" takes some
 	$(BIN)/python -m tests.matrix $(MATRIX)

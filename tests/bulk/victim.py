@@ -57,6 +57,8 @@ class Order:
     :param anchor: wall-clock seconds at which Segmind's clock shows ``now``.
     :param folder: where ledger and outputs go.
     :param rows: how many rows the table has; only so many ``distinct`` ones.
+    :param run: names the run; its ``outputs`` go to a folder below, the ledger is that of all.
+    :param death_after: wall-clock seconds after which a writer whose heartbeat stands still is dead.
     :param point: where to die, at the ``nth`` time it gets there; see :data:`POINTS`. None to live.
     """
 
@@ -70,6 +72,9 @@ class Order:
     max_cost: float | None = None
     point: str | None = None
     nth: int = 1
+    run: str = "night"
+    outputs: str = "."
+    death_after: float = 60.0
 
 
 class Death:
@@ -185,7 +190,7 @@ async def work(order: Order, *, begin: Callable[[], None] = lambda: None) -> Non
             rows=table(order),
             ledger_folder=folder / "ledger",
             client=client,
-            run_id="night",
+            run_id=order.run,
             limits=Limits(max_cost=order.max_cost),
             settings=Settings(
                 concurrency=CONCURRENCY,
@@ -195,17 +200,21 @@ async def work(order: Order, *, begin: Callable[[], None] = lambda: None) -> Non
                 fold_at=8,
                 block_rows=16,
                 history_settles_after=SETTLES_AFTER,
+                death_after=order.death_after,
+                contest_pause=0.2,
             ),
             clock=clock,
             sleep=clock.sleep,
         )
         begin()
         await engine.run()
+    outputs = folder / order.outputs
+    outputs.mkdir(exist_ok=True)
     manifest = land(
         engine,
-        output=folder / "out.jsonl",
-        dead_letters=folder / "dead_letters.jsonl",
+        output=outputs / "out.jsonl",
+        dead_letters=outputs / "dead_letters.jsonl",
         each=lambda _: death.may_come("landing"),
     )
-    manifest.write(folder / "manifest.json")
+    manifest.write(outputs / "manifest.json")
     engine.close()

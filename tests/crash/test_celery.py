@@ -83,6 +83,8 @@ def played(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             "celery.broker_url": redis_url,
             "celery.result_backend": redis_url,
             "celery.worker_concurrency": "2",
+            # A retry waits no longer for the rows that its lost worker had claimed.
+            "segmind.writer_timeout": "8",
         }
         stack = scope.enter_context(
             AirflowStack(
