@@ -140,6 +140,17 @@ def get_provider_info() -> dict[str, Any]:
                         "example": "90",
                         "default": "30",
                     },
+                    "writer_timeout": {
+                        "description": (
+                            "Seconds for which the heartbeat of a run over a table stands still until other runs over "
+                            "the same ledger take it for dead and look up what it had asked. A longer time makes "
+                            "retries wait longer for the rows of a lost worker; a store that is listed slowly needs it."
+                        ),
+                        "version_added": "0.1.0",
+                        "type": "float",
+                        "example": "120",
+                        "default": "60",
+                    },
                     "mask_prompts": {
                         "description": (
                             "Keep prompts out of the rendered fields that Airflow stores and shows: prompt, system, "

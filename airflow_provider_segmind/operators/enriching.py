@@ -23,7 +23,8 @@ from airflow_provider_segmind.bulk.engine import Engine
 from airflow_provider_segmind.bulk.manifest import Manifest
 from airflow_provider_segmind.bulk.plan import Client, KeyedTarget, OnUnknown, Rerun, Settings, Shard
 from airflow_provider_segmind.bulk.verdicts import Outcome
-from airflow_provider_segmind.exceptions import SegmindBulkError, SegmindError
+from airflow_provider_segmind.compat import conf
+from airflow_provider_segmind.exceptions import SegmindBulkError, SegmindConfigError, SegmindError
 from airflow_provider_segmind.failures import skip
 from airflow_provider_segmind.operators.reporting import add_report
 from airflow_provider_segmind.operators.resting import REST_AFTER, rest_in_triggerer
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 GRACE = 3.0
 """Seconds for what is in flight after a kill: Airflow 3's supervisor sends SIGKILL five seconds after SIGTERM."""
+SHORTEST_TIMEOUT = 5.0
+"""Seconds; a heartbeat comes six times in them, and a busy machine may be late."""
 CONFIDENCE = 2.0
 """Standard errors to either side of an extrapolated cost, which covers about 95 %."""
 
@@ -158,6 +161,7 @@ class Enriching:
                 grace=GRACE,
                 progress_interval=LOOK_INTERVAL,
                 rest_after=REST_AFTER if task.deferrable else None,
+                death_after=writer_timeout(),
             ),
             shard=Shard(index=task.shard_index, count=task.shard_count),
             target=self._target,
@@ -268,6 +272,21 @@ class Enriching:
         )
         if self._task.do_xcom_push:
             self._context["ti"].xcom_push(key="estimate", value=estimate)
+
+
+def writer_timeout() -> float:
+    """
+    Return the seconds of silence after which a run over the same ledger is dead.
+
+    :raises SegmindConfigError: the option is no time that makes sense.
+    """
+    seconds: float = conf.getfloat("segmind", "writer_timeout", fallback=Settings().death_after)
+    if not SHORTEST_TIMEOUT <= seconds < math.inf:
+        raise SegmindConfigError(
+            f"[segmind] writer_timeout is {seconds!r}; it must be at least {SHORTEST_TIMEOUT:g} seconds. "
+            "Nothing was sent."
+        )
+    return seconds
 
 
 def summary(manifest: Manifest) -> str:

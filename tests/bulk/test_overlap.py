@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_segmind.bulk.events import Claimed, Submitted, to_line
+from airflow_provider_segmind.bulk.ledger import Ledger
 from airflow_provider_segmind.bulk.live import Heartbeat, Membership
 from airflow_provider_segmind.bulk.plan import Shard
 from airflow_provider_segmind.bulk.segments import segment_names, write_segment
@@ -74,6 +75,20 @@ async def test_a_run_that_was_read_before_another_began_and_ended_sees_what_that
     assert set(Landed(late).statuses) == {"success"}
     assert world.segmind.posts == len(ROWS)
     late.close()
+
+
+async def test_a_run_registers_before_it_reads_the_ledger(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    genuine, there = Ledger.replay, []
+
+    def replay(self: Ledger, *args: Any, **options: Any) -> None:
+        there.append(f"bucket/ledger/live/{self.writer}.writer" in world.store.objects)
+        genuine(self, *args, **options)
+
+    monkeypatch.setattr(Ledger, "replay", replay)
+    await world.run(table("a"))
+    # What comes later is compaction, which reads with a ledger of its own.
+    assert there[0]
 
 
 async def test_the_last_to_end_leaves_a_folder_of_the_living_that_is_empty() -> None:

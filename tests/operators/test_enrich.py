@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from airflow_provider_segmind.compat import AirflowFailException, AirflowSkipException
 from airflow_provider_segmind.emulator import SegmindEmulator
-from airflow_provider_segmind.exceptions import SegmindBulkError, SegmindRateLimitError
+from airflow_provider_segmind.exceptions import SegmindBulkError, SegmindConfigError, SegmindRateLimitError
 from airflow_provider_segmind.operators import enriching
 from airflow_provider_segmind.operators.enrich import SegmindEnrichFileOperator
 from tests.stand_ins import Run
@@ -406,3 +406,15 @@ def test_no_row_stands_in_the_log(table: Table, caplog: pytest.LogCaptureFixture
 
     assert "1 rows read (1 success)" in caplog.text
     assert "canary" not in caplog.text
+
+
+def test_the_time_after_which_a_silent_run_is_dead_is_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    from airflow_provider_segmind.operators.enriching import writer_timeout
+
+    assert writer_timeout() == 60.0
+    monkeypatch.setenv("AIRFLOW__SEGMIND__WRITER_TIMEOUT", "12.5")
+    assert writer_timeout() == 12.5
+    for bad in ("0", "-3", "inf", "nan"):
+        monkeypatch.setenv("AIRFLOW__SEGMIND__WRITER_TIMEOUT", bad)
+        with pytest.raises(SegmindConfigError, match="writer_timeout"):
+            writer_timeout()
