@@ -58,8 +58,7 @@ def cannot_be_read(error: Exception, where: str) -> SegmindError:
     :param where: begins the message.
     """
     message = f"{where} cannot be read: {_cause(error)}."
-    # pyarrow tells of damaged pages by an OSError without a number; those of a file system have one.
-    damaged = isinstance(error, _DAMAGED) or (type(error) is OSError and error.errno is None)
+    damaged = isinstance(error, _DAMAGED) or _is_damaged_page(error)
     return SegmindConfigError(message) if damaged else SegmindBulkError(message, retryable=True)
 
 
@@ -76,9 +75,17 @@ def _cause(error: Exception) -> str:
     if _is_packing(error):
         return f"the compressed data {'ends too early' if isinstance(error, EOFError) else 'is damaged'}"
     name = type(error).__name__
-    if type(error).__module__.startswith("pyarrow"):
+    # What Python says of a number beyond its limit of digits (4300) shows nothing of it.
+    if type(error) is ValueError and "integer string conversion" in str(error):
+        return "a number has too many digits"
+    if type(error).__module__.startswith("pyarrow") or _is_damaged_page(error):
         return f"it is not Parquet, or damaged ({name})"
     return f"{name} ({shorten(error.strerror)})" if isinstance(error, OSError) and error.strerror else name
+
+
+def _is_damaged_page(error: Exception) -> bool:
+    # pyarrow tells of damaged pages by an OSError without a number; those of a file system have one.
+    return type(error) is OSError and error.errno is None
 
 
 def _is_packing(error: Exception) -> bool:

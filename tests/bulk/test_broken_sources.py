@@ -17,7 +17,7 @@ from airflow_provider_segmind.bulk.engine import Engine
 from airflow_provider_segmind.bulk.manifest import Manifest
 from airflow_provider_segmind.bulk.output import land
 from airflow_provider_segmind.bulk.plan import Question, Settings, Shard
-from airflow_provider_segmind.bulk.sources import open_source
+from airflow_provider_segmind.bulk.sources import cannot_be_read, open_source
 from airflow_provider_segmind.exceptions import SegmindBulkError, SegmindConfigError, SegmindError
 from tests.bulk.fakes import Clock, FakeSegmind, build, question, table
 
@@ -43,7 +43,7 @@ def read_on(source: Any) -> tuple[int, SegmindError]:
         ("t.jsonl", JSONL + "[1]\n", 300, "Line 301 .* is not a JSON object"),
         ("t.jsonl", JSONL + '{"id": 1, "id": 2}\n', 300, "Line 301 .* has a column name twice"),
         ("t.jsonl", JSONL + "\n\n" + '{"a": ' + "[" * 100_000 + "\n", 300, "Line 303 .* nested too deeply"),
-        ("t.jsonl", JSONL + '{"a": ' + "9" * 5000 + "}\n", 300, "Line 301 .* ValueError"),
+        ("t.jsonl", JSONL + '{"a": ' + "9" * 5000 + "}\n", 300, "Line 301 .* a number has too many digits"),
         ("t.jsonl", JSONL.encode() + b'{"id": "\xff"}\n', 300, "Line 301 .* not UTF-8"),
         ("t.jsonl", JSONL.encode("utf-16"), 0, "Line 1 .* not UTF-8"),
         ("t.csv", CSV + "300,t,extra\n", 300, "Line 302 .* has 3 cells where its header has 2"),
@@ -108,6 +108,11 @@ def test_a_bad_line_in_a_sound_gzip_is_told_as_a_bad_line(tmp_path: Path) -> Non
     (tmp_path / "t.jsonl.gz").write_bytes(gzip.compress((JSONL + "{no\n").encode()))
     count, error = read_on(tmp_path / "t.jsonl.gz")
     assert (count, "Line 301" in str(error), "is not JSON" in str(error)) == (300, True, True)
+
+
+def test_a_damaged_page_of_parquet_is_called_damage_and_trouble_of_a_store_by_its_name() -> None:
+    assert "not Parquet, or damaged" in str(cannot_be_read(OSError("Corrupt snappy compressed data."), "It"))
+    assert "Input/output error" in str(cannot_be_read(OSError(errno.EIO, "Input/output error"), "It"))
 
 
 @pytest.mark.parametrize("header", ["a, a", '\ufeff"a",a', "\ufeff\ufeffa,a", "a,b,a ", "a,,"])
