@@ -80,9 +80,7 @@ class GroupCommit:
 
         What is noted is still written: others take the answers from it.
         """
-        if self.refusal is None and (trouble := self._member.trouble()) is not None:
-            self.refusal = trouble
-            self._failed(trouble)
+        self._refuse(self._member.trouble())
         return self.refusal
 
     def take_in(self) -> None:
@@ -117,24 +115,40 @@ class GroupCommit:
         batch = self._ledger.take()
         try:
             if self.error is None:
-                await self._in_thread(self._write_and_look, batch, group is not None)
-                self.take_in()
+                self._refuse(await self._in_thread(self._write_and_look, batch, group is not None))
+                self._take_in()
                 self._fold()
         except SegmindBulkError as error:
             self.error = error
             self._failed(error)
         if group is not None and not group.done():
-            if self.error is None:
+            trouble = self.error or self.refusal
+            if trouble is None:
                 group.set_result(None)
             else:
-                group.set_exception(self.error)
+                group.set_exception(trouble)
                 group.exception()
 
-    def _write_and_look(self, batch: Batch, look: bool) -> None:
+    def _write_and_look(self, batch: Batch, look: bool) -> SegmindBulkError | None:
+        """Write, then list for a group of claims; return why others cannot be seen, when all is written."""
         self._write_patiently(batch)
-        if look:
-            # The listing of a group of claims, begun when all of them are durable.
-            self._member.look()
+        try:
+            if look:
+                self._member.look()
+        except SegmindBulkError as error:
+            return error
+        return None
+
+    def _take_in(self) -> None:
+        try:
+            self.take_in()
+        except SegmindBulkError as error:
+            self._refuse(error)
+
+    def _refuse(self, trouble: SegmindBulkError | None) -> None:
+        if trouble is not None and self.refusal is None:
+            self.refusal = trouble
+            self._failed(trouble)
 
     def _write_patiently(self, batch: Batch) -> None:
         for tries_left in reversed(range(WRITE_TRIES)):

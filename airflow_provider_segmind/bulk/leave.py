@@ -81,6 +81,8 @@ class Leave:
         try:
             await self._run.commits.durable(claim)
         except SegmindError as error:
+            # Written or not, nothing was sent; what is written can be given back.
+            self.claimed |= claim is not None and self._run.commits.error is None
             raise NotSentError(error) from error
 
     def _check(self) -> None:

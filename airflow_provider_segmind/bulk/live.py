@@ -379,11 +379,13 @@ class Membership:
 
     def _look(self) -> Listing:
         whole = True
-        for _ in range(LISTINGS):
+        for tries_left in reversed(range(LISTINGS)):
             try:
                 listing = list_live(self.folder, self._now())
                 whole = self._read_news(listing)
             except OSError as error:
+                if tries_left:
+                    continue
                 raise self._out_of_reach(error) from error
             self._notice_expulsion(listing)
             if whole:

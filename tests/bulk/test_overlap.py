@@ -230,6 +230,32 @@ async def test_a_heartbeat_that_cannot_be_written_stops_the_run_before_others_ma
     assert 0 < world.segmind.posts < len(ROWS)
 
 
+async def test_a_store_that_cannot_be_listed_stops_the_run_and_what_was_paid_is_noted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World(steps=4)
+    genuine, looks = Membership._read_news, 0
+
+    def failing(self: Membership, listing: Any) -> bool:
+        nonlocal looks
+        looks += 1
+        if looks > 3:
+            raise OSError("no listing")
+        return genuine(self, listing)
+
+    monkeypatch.setattr(Membership, "_read_news", failing)
+    with pytest.raises(SegmindBulkError, match="out of reach") as caught:
+        await world.run(table(*ROWS), settings=QUICK)
+    assert caught.value.retryable
+    sent = world.segmind.posts
+    assert 0 < sent < len(ROWS)
+    monkeypatch.setattr(Membership, "_read_news", genuine)
+    monkeypatch.setattr(Membership, "is_present", lambda *_: False)
+    again = await world.run(table(*ROWS), settings=QUICK)
+    assert set(again.statuses) == {"success"}
+    assert (world.segmind.posts, again.manifest.resumed, world.segmind.history_calls) == (len(ROWS), 0, 0)
+
+
 async def test_shards_never_read_each_others_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(steps=4)
     read: list[str] = []
