@@ -76,10 +76,12 @@ def test_a_task_that_is_killed_pays_once_and_every_row_is_there(kind: str, tmp_p
 
 def start(emulator: SegmindEmulator, database: OneDatabase, folder: Path) -> subprocess.Popen[str]:
     connections = {"AIRFLOW_CONN_SEGMIND_DEFAULT": emulator.connection, "AIRFLOW_CONN_SHOP": database.airflow}
+    # The next one waits no longer for the rows that a killed one had claimed.
+    timeout = {"AIRFLOW__SEGMIND__WRITER_TIMEOUT": "5"}
     return subprocess.Popen(
         [sys.executable, "-c", CHILD, str(folder / "ledger")],
         cwd=ROOT,
-        env={**os.environ, **{name: json.dumps(value) for name, value in connections.items()}},
+        env={**os.environ, **timeout, **{name: json.dumps(value) for name, value in connections.items()}},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
