@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,14 +24,15 @@ from tests.bulk.test_engine import World
 @contextmanager
 def disk_of(size: int) -> Iterator[None]:
     """Let spools write so many bytes in all; the write that passes it is cut short, the next fails."""
-    left, write = [size], os.write
+    left, write, lock = [size], os.write, threading.Lock()
 
     def limited(descriptor: int, data: memoryview) -> int:
-        if len(data) and not left[0]:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        taken = write(descriptor, data[: left[0]])
-        left[0] -= taken
-        return taken
+        with lock:
+            if len(data) and not left[0]:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            taken = write(descriptor, data[: left[0]])
+            left[0] -= taken
+            return taken
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "write", limited)
