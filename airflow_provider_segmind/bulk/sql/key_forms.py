@@ -96,7 +96,7 @@ def _form_of(column: Column, texts: bool) -> KeyForm | None:
             scale = (*bounds, 0)[1] if bounds else None
             return lambda value: _decimal(value, scale)
         digits = bounds[0] if bounds else 6
-        return lambda value: _moment(value, digits)
+        return lambda value: _moment(value, digits, zoned=column.kind is Kind.MOMENT)
     return _FORMS.get(column.kind) if column.kind is not None else None
 
 
@@ -234,13 +234,18 @@ def _date(value: Any) -> str:
     return value.isoformat()
 
 
-def _moment(value: Any, digits: int) -> str:
+def _moment(value: Any, digits: int, *, zoned: bool) -> str:
     if isinstance(value, str):
         value = _read(datetime.fromisoformat, value)
     if isinstance(value, date) and not isinstance(value, datetime):
         value = datetime.combine(value, time())
     if not isinstance(value, datetime):
         raise MisfitError("it is no moment")
+    if zoned and value.tzinfo is None:
+        # PostgreSQL takes it for one of the session's zone, so that it may be the same as a text with a zone.
+        raise MisfitError("it names no time zone, so that which moment it is depends on the session")
+    if not zoned and value.tzinfo is not None:
+        raise MisfitError("it has a time zone, which the column would drop")
     if value.microsecond % 10 ** (6 - min(6, digits)):
         raise MisfitError("it has a fraction of a second that the column would round away")
     return (value.astimezone(UTC) if value.tzinfo else value).isoformat()
@@ -310,8 +315,8 @@ _FORMS: Mapping[Kind, KeyForm] = {
 _FORMS_OF_TYPES: Mapping[str, KeyForm] = {
     "real": _real,
     "float": _real,
-    "timestamp_s": lambda value: _moment(value, 0),
-    "timestamp_ms": lambda value: _moment(value, 3),
+    "timestamp_s": lambda value: _moment(value, 0, zoned=False),
+    "timestamp_ms": lambda value: _moment(value, 3, zoned=False),
     "time without time zone": _time,
     "time": _time,
     "inet": _address,

@@ -42,7 +42,8 @@ EAST = timezone(timedelta(hours=5))
 MOMENTS = st.sampled_from(
     ["2026-01-02T03:00:00Z", "2026-01-02 08:00:00+05:00", "2026-01-02 03:00:00.000400+00:00",
      datetime(2026, 1, 2, 3, tzinfo=UTC), datetime(2026, 1, 2, 8, tzinfo=EAST), datetime(2026, 1, 2, 8, tzinfo=UTC),
-     datetime(2026, 1, 2, 3, 0, 0, 400, tzinfo=UTC)]
+     datetime(2026, 1, 2, 3, 0, 0, 400, tzinfo=UTC), "2026-01-02T03:00:00", datetime(2026, 1, 2, 3),  # noqa: DTZ001
+     "2026-01-02", date(2026, 1, 2), "2026-01-02 00:00:00Z"]
 )  # fmt: skip
 IDS = st.sampled_from(
     [UUID(int=10), str(UUID(int=10)), str(UUID(int=10)).upper(), UUID(int=10).hex, f"{{{UUID(int=10)}}}", UUID(int=11)]
@@ -60,13 +61,14 @@ COLUMNS: Mapping[str, list[tuple[str, st.SearchStrategy[Any]]]] = {
         ("VARCHAR", WORDS), ("VARCHAR COLLATE NOCASE", WORDS), ("BIGINT", NUMBERS | DECIMALS), ("HUGEINT", LONG),
         ("DECIMAL(38, 9)", NUMBERS | DECIMALS), ("DECIMAL(5, 2)", NUMBERS | DECIMALS), ("DOUBLE", FLOATS),
         ("FLOAT", FLOATS), ("DATE", DATES), ("UUID", IDS), ("BOOLEAN", FLAGS), ("TIMESTAMP WITH TIME ZONE", MOMENTS),
+        ("TIMESTAMP", MOMENTS), ("TIMESTAMP_S", MOMENTS),
     ],
     "postgres": [
         ("TEXT", WORDS), ("CHAR(4)", WORDS), ("VARCHAR(2)", WORDS), ("citext", WORDS), ('TEXT COLLATE "C"', WORDS),
         ("lowered", WORDS), ("INT", NUMBERS), ("BIGINT", NUMBERS | DECIMALS), ("NUMERIC", NUMBERS | DECIMALS | LONG),
         ("NUMERIC(38, 0)", NUMBERS | DECIMALS | LONG), ("NUMERIC(5, 2)", NUMBERS | DECIMALS),
         ("DOUBLE PRECISION", FLOATS | NUMBERS), ("REAL", FLOATS), ("DATE", DATES), ("UUID", IDS), ("BOOLEAN", FLAGS),
-        ("TIMESTAMPTZ", MOMENTS), ("TIMESTAMPTZ(0)", MOMENTS), ("name", WORDS),
+        ("TIMESTAMPTZ", MOMENTS), ("TIMESTAMPTZ(0)", MOMENTS), ("TIMESTAMP", MOMENTS), ("name", WORDS),
         ("inet", st.sampled_from(["10.0.0.1", "10.0.0.1/32", "10.0.0.0/8", "::1", "0:0::1"])),
         ("BYTEA", st.sampled_from([b"a", "a", "\\x61", b"\x00", "\\x00", "\\141"])),
     ],
