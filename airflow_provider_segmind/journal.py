@@ -26,7 +26,7 @@ from urllib.parse import quote
 
 from airflow_provider_segmind.api.submission import Note, latest
 from airflow_provider_segmind.compat import airflow_version, conf, variable_is_missing
-from airflow_provider_segmind.exceptions import SegmindStateError
+from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindStateError
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.compat import Context
@@ -95,7 +95,12 @@ class PathJournal(Journal):
     def __init__(self, state_path: str, identity: Identity, part: str = "") -> None:
         from airflow_provider_segmind.compat import ObjectStoragePath
 
-        root = ObjectStoragePath(state_path)
+        try:
+            root = ObjectStoragePath(state_path)
+        except ValueError as error:
+            raise SegmindConfigError(
+                f"{state_path!r} cannot be a folder for records of requests: {error}. Nothing was sent."
+            ) from error
         self._folder = root / _name("dag_id", identity.dag_id) / _name("run_id", identity.run_id)
         name = f"{_name('task_id', identity.task_id)}{identity.index}"
         self._file = self._folder / (f"{name}.{part}.json" if part else f"{name}.json")
@@ -263,7 +268,7 @@ class RecordStores(Journal):
     def write(self, note: Note) -> None:
         """Write the note to those that are written."""
         for store in self._written:
-            store.write(note)
+            _write(store, note)
 
 
 def _read(store: Journal) -> Iterator[Note]:
@@ -277,6 +282,17 @@ def _read(store: Journal) -> Iterator[Note]:
         raise
     if note is not None:
         yield note
+
+
+def _write(store: Journal, note: Note) -> None:
+    try:
+        store.write(note)
+    except Exception as error:
+        error.add_note(
+            f"{store.name[:1].upper()}{store.name[1:]}, where the request of this task is noted for a retry, cannot be "
+            "written. Nothing is submitted before it can be; a request that was submitted is found by the retry."
+        )
+        raise
 
 
 class Identity:

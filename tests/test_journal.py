@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from airflow_provider_segmind.api.submission import Fingerprint, Note, latest
 from airflow_provider_segmind.compat import Variable
-from airflow_provider_segmind.exceptions import SegmindStateError
+from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindStateError
 from airflow_provider_segmind.journal import (
     Identity,
     Journal,
@@ -357,3 +357,19 @@ def test_a_copy_that_missed_writes_never_hides_that_something_may_be_billed(
         assert found == kept if kept.request_id else found.outcome is None
     if found.outcome is not None:
         assert kept.outcome is not None
+
+
+def test_a_store_that_cannot_be_written_is_named_with_what_that_means(tmp_path: Path) -> None:
+    (tmp_path / "a_file").write_text("")
+    kept = journal_for({"ti": TaskInstance()}, str(tmp_path / "a_file"))  # type: ignore[typeddict-item]
+
+    with pytest.raises(OSError, match="exists|directory") as told:
+        kept.write(NOTE)
+
+    assert "a_file" in told.value.__notes__[0]
+    assert "Nothing is submitted before it can be" in told.value.__notes__[0]
+
+
+def test_a_folder_in_a_store_that_airflow_does_not_know_is_an_error_of_the_configuration() -> None:
+    with pytest.raises(SegmindConfigError, match=r"'nosuch://a/b' .* Nothing was sent"):
+        journal_for({"ti": TaskInstance()}, "nosuch://a/b")  # type: ignore[typeddict-item]
