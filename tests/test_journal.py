@@ -363,7 +363,7 @@ def test_a_store_that_cannot_be_written_is_named_with_what_that_means(tmp_path: 
     (tmp_path / "a_file").write_text("")
     kept = journal_for({"ti": TaskInstance()}, str(tmp_path / "a_file"))  # type: ignore[typeddict-item]
 
-    with pytest.raises(OSError, match="exists|directory") as told:
+    with pytest.raises(OSError, match=r"exists|directory") as told:
         kept.write(NOTE)
 
     assert "a_file" in told.value.__notes__[0]

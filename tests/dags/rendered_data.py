@@ -106,6 +106,14 @@ with DAG("rendered_later", schedule=None, params={"seconds": 60, "repairs": 0, "
         **QUICK,
     )
     SegmindChatOperator(task_id="literal", model=MODEL, prompt=literal("literal {{ 6*7 }}"), **QUICK)
+
+    @task.segmind(model=MODEL, system="masked system", mask_prompts=True, **QUICK)
+    def masked(first: str, second: str) -> str:
+        return f"masked {first} {second}"
+
+    masked("one", second="two")
+    masked.override(task_id="masked_and_mapped").partial(second="{{ 6*7 }}").expand(first=texts())
+
     pulled = one()
     pulled >> SegmindChatOperator(task_id="pulled", model=MODEL, prompt="{{ ti.xcom_pull(task_ids='one') }}", **QUICK)
 

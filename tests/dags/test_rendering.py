@@ -43,6 +43,12 @@ def test_the_dag_parses_and_succeeds(dag_id: str, ended: Any) -> None:
     assert one["state"] == "success", one["log"][-20_000:]
 
 
+@pytest.mark.parametrize("text", ["masked one two", "masked xcom " + STRAY + " 42"])
+def test_a_masked_function_is_called_with_its_arguments(text: str, ended: Any) -> None:
+    assert ("masked system", text) in ended[1]
+    assert "masked one" not in ended[0]["rendered_later"]["log"].replace("echo: masked one", "")
+
+
 @pytest.mark.parametrize(
     ("system", "text"),
     [
