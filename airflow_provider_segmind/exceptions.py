@@ -112,6 +112,9 @@ class SegmindAPIError(SegmindError):
     gateway: bool = False
     """Whether something in front of Segmind answered (a redirect, a gateway's 5xx, a page), so that the answer says
     nothing about the call itself."""
+    patience_spent: bool = False
+    """Whether the call has waited for as long as it may, so that the client does not begin anew; a retry of the task
+    may help."""
 
     def __init__(
         self, message: str, *, status_code: int | None = None, request_id: str | None = None, body: str | None = None

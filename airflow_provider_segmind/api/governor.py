@@ -212,10 +212,12 @@ class Governor:
         """
         since = self._unreachable_since
         if since is not None and now - max(joined, since) + self._attempt_took >= REDIS_PATIENCE:
-            raise SegmindConnectionError(
+            error = SegmindConnectionError(
                 f"The rate limit shared through Redis has been out of reach for {now - since:.0f} s. This call was not "
                 "sent and nothing was billed for it; check the Redis URL of the connection."
             )
+            error.patience_spent = True
+            raise error
 
     def _ask_redis(self, shared: RedisWindow, joined: float, clock: Callable[[], float]) -> Generator[Any, Any, float]:
         while True:

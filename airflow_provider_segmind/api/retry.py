@@ -32,7 +32,7 @@ from tenacity import (
 )
 from tenacity.stop import stop_base
 
-from airflow_provider_segmind.exceptions import SegmindError, SegmindRateLimitError, SegmindServerError
+from airflow_provider_segmind.exceptions import SegmindAPIError, SegmindError, SegmindRateLimitError, SegmindServerError
 
 RESUBMIT_ATTEMPTS = 3
 """Paid calls in all where a 5xx may be answered with another: a 500 is often a bad value that fails each time."""
@@ -61,7 +61,8 @@ def may_send_again(error: BaseException) -> bool:
 
     The table above is held by the error classes: what a paid call must not repeat is never ``retryable``.
     """
-    return isinstance(error, SegmindError) and error.retryable
+    spent = isinstance(error, SegmindAPIError) and error.patience_spent
+    return isinstance(error, SegmindError) and error.retryable and not spent
 
 
 def seconds_before_retry(error: BaseException | None, attempt: int, jitter: float) -> float:

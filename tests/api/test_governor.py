@@ -17,6 +17,7 @@ from airflow_provider_segmind.api import window as windows
 from airflow_provider_segmind.api.gate import governor_for
 from airflow_provider_segmind.api.governor import LONGEST_SILENCE, Governor, Permit
 from airflow_provider_segmind.api.rates import Priority, RateSettings
+from airflow_provider_segmind.api.retry import may_send_again
 from airflow_provider_segmind.api.window import LocalWindow, RedisWindow
 from airflow_provider_segmind.exceptions import (
     SegmindConfigError,
@@ -450,6 +451,7 @@ def test_redis_out_of_reach_stops_the_call_after_half_a_minute() -> None:
 def test_every_call_hears_of_redis_within_the_same_half_minute(takes: float, callers: int) -> None:
     pytest.importorskip("redis")
     governor, world, heard = governor_of(requests_per_minute=5, redis_url=REDIS), World(), list[float]()
+    repeated: list[bool] = []
 
     class Unreachable:
         def take(self) -> None:
@@ -462,8 +464,9 @@ def test_every_call_hears_of_redis_within_the_same_half_minute(takes: float, cal
             while True:
                 yield 0.0 if callable(step) else step
                 step = steps.send(step() if callable(step) else None)
-        except SegmindConnectionError:
+        except SegmindConnectionError as error:
             heard.append(world.now)
+            repeated.append(may_send_again(error))
 
     governor._shared = Unreachable()  # type: ignore[assignment]
     started = world.now
@@ -471,6 +474,7 @@ def test_every_call_hears_of_redis_within_the_same_half_minute(takes: float, cal
         world.start(caller())
     world.run()
     assert len(heard) == callers
+    assert not any(repeated)
     assert max(heard) - started <= 30 + takes + 1e-3
     assert min(heard) - started >= 20
 

@@ -46,6 +46,15 @@ def test_everything_else_is_not_sent_again(error: BaseException) -> None:
     assert not may_send_again(error)
 
 
+def test_a_call_that_has_waited_as_long_as_it_may_is_left_to_a_retry_of_the_task() -> None:
+    error = exceptions.SegmindConnectionError("The shared rate limit is out of reach.")
+    error.patience_spent = True
+
+    assert error.retryable
+    assert not may_send_again(error)
+    assert count(Patience(attempts=5), error, paid=True) == 1
+
+
 def test_no_error_class_may_be_repeated_while_its_bill_is_unknown() -> None:
     classes = [kind for kind in vars(exceptions).values() if isinstance(kind, type) and issubclass(kind, SegmindError)]
 
