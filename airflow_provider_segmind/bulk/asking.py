@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from airflow_provider_segmind.api.models import RequestResult, SubmittedRequest
 from airflow_provider_segmind.api.polling import Pending
 from airflow_provider_segmind.api.pricing import CostBound
+from airflow_provider_segmind.api.retry import may_send_again
 from airflow_provider_segmind.bulk.budget import FREE, Budget, Permission
 from airflow_provider_segmind.bulk.commits import GroupCommit
 from airflow_provider_segmind.bulk.events import Claimed, Submitted
@@ -225,7 +226,7 @@ class Asker:
                 )
             except SegmindError as error:
                 patient = self._clock() - self._last_success < self._settings.outage_patience
-                if not error.retryable or error.billed is not False or not patient or self._run.halted:
+                if not may_send_again(error) or error.billed is not False or not patient or self._run.halted:
                     raise
             await self._sleep(pause * (0.5 + self._rng.random()))
             pause = min(30.0, 2 * pause)

@@ -684,6 +684,25 @@ async def test_a_further_question_refused_before_its_claim_leaves_the_paid_answe
     assert retry.manifest.cost == pytest.approx(2 * PRICE)
 
 
+async def test_a_shared_limit_that_stays_out_of_reach_stops_the_run_at_once() -> None:
+    world, calls = World(), 0
+
+    async def out_of_reach(model: str, inputs: Any, **checks: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        error = SegmindConnectionError("The rate limit shared through Redis has been out of reach for 30 s.")
+        error.patience_spent = True
+        raise error
+
+    world.segmind.submit = out_of_reach  # type: ignore[method-assign]
+
+    landed = await world.run(table(*map(str, range(9))), settings={"concurrency": 3})
+
+    assert calls <= 3
+    assert set(landed.statuses) == {"skipped"}
+    assert "out of reach for 30 s" in str(landed.stopped)
+
+
 async def test_small_segments_are_folded_while_the_run_goes_on() -> None:
     world = World()
     landed = await world.run(table(*map(str, range(200))), settings={"fold_at": 8, "concurrency": 2})
