@@ -9,7 +9,7 @@ UV_VERSION := $(shell sed -n 's/^uv==//p' constraints.txt)
 COMPILE := $(UV) pip compile --quiet --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
 # What `make fast` runs: the rooms that import no Airflow, which it forbids while they run.
-FAST := $(wildcard tests/guards tests/wire tests/api tests/bulk tests/emulator tests/test_exceptions.py)
+FAST := $(wildcard tests/guards tests/wire tests/client tests/chat tests/enrichment tests/emulator tests/test_exceptions.py)
 SLOW := tests/packaging tests/browser tests/e2e tests/crash tests/matrix
 PYTEST := $(BIN)/python -m pytest
 

@@ -1,16 +1,28 @@
-"""What operator arguments must be, checked when the DAG is parsed, and what is checked before anything is paid."""
+"""
+Every check of an operator's arguments: made when the DAG is parsed, and again when a task runs with rendered values.
+
+Every DAG parse imports this module, so the core is imported where an argument needs it.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from types import FunctionType
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from airflow_provider_segmind.compat import SET_DURING_EXECUTION
 from airflow_provider_segmind.exceptions import SegmindConfigError, shorten
+
+if TYPE_CHECKING:
+    from airflow_provider_segmind.chat.output_type import OutputType
+
+if TYPE_CHECKING:
+    pass
+from airflow_provider_segmind.defaults import ANSWER_COLUMN, OWN_PREFIX
 
 
 def is_path(value: Any) -> bool:
@@ -238,3 +250,351 @@ def as_inputs(value: Any) -> Mapping[str, Any]:
     check_inputs(value)
     result: Mapping[str, Any] = value
     return result
+
+
+@dataclass(frozen=True, slots=True)
+class ChatPrompt:
+    """What to ask; see :class:`~airflow_provider_segmind.operators.chat.SegmindChatOperator`."""
+
+    prompt: Any = None
+    system: Any = None
+    messages: Any = None
+    files: Any = None
+
+
+def check_question(*, prompt: Any, system: Any, messages: Any, files: Any) -> None:
+    """
+    Check at parse time what is asked, as far as it is known.
+
+    :raises SegmindConfigError: it cannot work; names the field.
+    """
+    if prompt is None and messages is None:
+        raise SegmindConfigError("'prompt' is missing: give prompt, or messages.")
+    for name, text in (("prompt", prompt), ("system", system)):
+        if text is not None and not is_given_later(text):
+            _check_text(name, text)
+    if isinstance(messages, Mapping):
+        for name, value in (("prompt", prompt), ("system", system), ("files", files)):
+            if value is not None:
+                raise SegmindConfigError(f"{name!r} cannot join 'messages' in Gemini's own form: write it into them.")
+        if not holds_later(messages) and not messages.get("contents"):
+            raise SegmindConfigError("'messages.contents' must be a list of at least one entry with role and parts.")
+    elif messages is not None and not holds_later(messages):
+        from airflow_provider_segmind.chat.messages import check_messages
+
+        roles = [turn.role for turn in check_messages(messages)]
+        if prompt is None and set(roles) == {"system"}:
+            raise SegmindConfigError("'messages' hold only the role 'system': add one of role 'user', or give prompt.")
+    if files is not None and not is_given_later(files):
+        _check_files(files)
+
+
+def check_request(*, model: Any, api_format: Any, options: Any, output_type: Any) -> None:
+    """
+    Check at parse time how it is asked, and for what.
+
+    :raises SegmindConfigError: it cannot work; names the field.
+    """
+    if not is_given_later(api_format) and (api_format is not None or (model is not None and not is_given_later(model))):
+        from airflow_provider_segmind.chat.model_families import family_of
+
+        family_of(model, api_format)
+    if options is not None and not holds_later(options):
+        from airflow_provider_segmind.chat.messages import check_options
+
+        check_options(options)
+    if output_type is not None and not is_given_later(output_type):
+        read_output_type(output_type)
+        if isinstance(options, Mapping) and "response_format" in options:
+            raise SegmindConfigError("options.response_format is what output_type stands for: give one of them.")
+
+
+def check_limits(*, max_repairs: Any, max_inline_bytes: Any) -> None:
+    """
+    Check the limits.
+
+    :raises SegmindConfigError: one is no number, or negative.
+    """
+    check_number("max_repairs", max_repairs, zero=True)
+    if not isinstance(max_repairs, int) and not is_given_later(max_repairs):
+        raise SegmindConfigError(f"'max_repairs' is {max_repairs!r}; it must be a whole number.")
+    if max_inline_bytes is not None:
+        check_number("max_inline_bytes", max_inline_bytes)
+
+
+def read_output_type(output_type: Any) -> OutputType | None:
+    """
+    Read what the answer must be.
+
+    :raises SegmindConfigError: it is neither a type nor a JSON Schema.
+    """
+    if output_type is None:
+        return None
+    from airflow_provider_segmind.chat.output_type import OutputType
+
+    return OutputType.from_(output_type)
+
+
+def without_bytes(files: Any) -> Any:
+    """Wrap bytes, which Airflow would otherwise print into the rendered fields it stores."""
+    if not isinstance(files, list | tuple) or not any(isinstance(file, bytes) for file in files):
+        return files
+    from airflow_provider_segmind.chat.attachments import load_file
+
+    return [
+        load_file(file, read=_read_nothing, max_inline_bytes=None, field_name=f"files[{index}]")
+        if isinstance(file, bytes)
+        else file
+        for index, file in enumerate(files)
+    ]
+
+
+def _check_text(name: str, text: Any) -> None:
+    if not isinstance(text, str):
+        raise SegmindConfigError(f"{name!r} is a {type(text).__name__}: it must be a text.")
+    if not text.strip():
+        raise SegmindConfigError(f"{name!r} is empty.")
+
+
+def _check_files(files: Any) -> None:
+    if not isinstance(files, list | tuple):
+        raise SegmindConfigError(
+            f"'files' is a {type(files).__name__}: it must be a list of paths, addresses or bytes."
+        )
+    for index, file in enumerate(files):
+        if is_given_later(file) or isinstance(file, str | bytes) or is_path(file):
+            if not is_given_later(file) and not file:
+                raise SegmindConfigError(f"'files[{index}]' is empty.")
+            continue
+        from airflow_provider_segmind.chat.attachments import FilePart
+
+        if not isinstance(file, FilePart):
+            raise SegmindConfigError(
+                f"'files[{index}]' is a {type(file).__name__}: it must be a path, an address or bytes."
+            )
+
+
+def _read_nothing(path: str) -> bytes:
+    raise AssertionError(path)
+
+
+class TableRows:
+    """Rows given as such. Airflow renders, prints and stores what a templated field holds, but not what is in here."""
+
+    def __init__(self, rows: Any) -> None:
+        self.given = rows
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.given)
+
+    def __repr__(self) -> str:
+        return "<rows of a table>"
+
+    @classmethod
+    def hide(cls, source: Any) -> Any:
+        """Wrap a source that holds rows; a path, paths, and what is only known later stay as they are."""
+        if isinstance(source, cls) or _is_path(source) or is_given_later(source):
+            return source
+        if isinstance(source, list | tuple) and all(_is_path(item) or is_given_later(item) for item in source):
+            return source
+        return cls(source)
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str) or is_path(value)
+
+
+def check_key(key: Any) -> None:
+    """
+    Check at parse time which columns name a row.
+
+    :raises SegmindConfigError: none do.
+    """
+    if not holds_later(key):
+        names = [key] if isinstance(key, str) else key
+        if not isinstance(names, list | tuple) or not names or not all(isinstance(one, str) and one for one in names):
+            raise SegmindConfigError(f"'key' is {key!r}; it must name at least one column.")
+
+
+def check_places(*, source: Any, output_path: Any) -> None:
+    """
+    Check at parse time where the rows of a file come from and where answers go.
+
+    :raises SegmindConfigError: it cannot work; names the field.
+    """
+    if source is None or isinstance(source, bytes | Mapping):
+        raise SegmindConfigError(f"'source' is a {type(source).__name__}: it must be a path, or a list of rows.")
+    check_output_path(output_path)
+    if _is_path(source) and _is_path(output_path) and path_text(source) == path_text(output_path):
+        raise SegmindConfigError("'output_path' is the source itself: its rows would be lost.")
+
+
+def check_output_path(output_path: Any) -> None:
+    """
+    Check at parse time where answers go.
+
+    :raises SegmindConfigError: it is no path, or its name does not say the format.
+    """
+    if is_given_later(output_path):
+        return
+    from airflow_provider_segmind.enrichment.files.readers import known_kind
+
+    check_path("output_path", output_path)
+    known_kind(path_text(output_path).rpartition("/")[2])
+
+
+def check_row_question(
+    *, prompt: Any, system: Any, inputs: Any, options: Any, api_format: Any, model: Any, files: Any = None
+) -> None:
+    """
+    Check at parse time what is asked, as far as it is known.
+
+    :raises SegmindConfigError: it cannot work; names the field.
+    """
+    if inputs is not None:
+        others = {"prompt": prompt, "system": system, "files": files, "options": options, "api_format": api_format}
+        for name, value in others.items():
+            if value is not None:
+                raise SegmindConfigError(
+                    f"{name!r} cannot join 'inputs', which are the whole body: write it into them."
+                )
+        check_inputs(inputs)
+    else:
+        check_question(prompt=prompt, system=system, messages=None, files=files)
+        check_row_files(files)
+        check_request(model=model, api_format=api_format, options=options, output_type=None)
+    if not any(holds_later(value) for value in (prompt, system, inputs, files)):
+        check_placeholders(prompt, system, inputs, files)
+
+
+def check_row_files(files: Any) -> None:
+    """
+    Check at parse time where the files of each row are.
+
+    :raises SegmindConfigError: one is no text, so that it could not be about the row.
+    """
+    for index, file in enumerate(files if isinstance(files, list | tuple) else ()):
+        if not isinstance(file, str) and not is_given_later(file):
+            raise SegmindConfigError(
+                f"'files[{index}]' is a {type(file).__name__}; it must be a path or an address, with {{column}} "
+                "placeholders."
+            )
+
+
+def check_placeholders(prompt: Any, system: Any, inputs: Any, files: Any = None) -> None:
+    """
+    Check that the question is one about the row.
+
+    :raises SegmindConfigError: it names no column, so that every row would get the same answer.
+    """
+    from airflow_provider_segmind.enrichment.rows import placeholders
+
+    if not placeholders([prompt, system, inputs, files]):
+        name = "inputs" if inputs is not None else "prompt"
+        raise SegmindConfigError(
+            f"{name!r} has no {{column}} placeholder: every row would be asked the same. Braces in an f-string are "
+            "filled when the DAG is parsed. Nothing was sent."
+        )
+
+
+def check_answers(*, output_type: Any, key: Any, max_repairs: Any) -> None:
+    """
+    Check at parse time what comes back.
+
+    :raises SegmindConfigError: it cannot work; names the field.
+    """
+    check_limits(max_repairs=max_repairs, max_inline_bytes=None)
+    if is_given_later(output_type) or holds_later(key):
+        return
+    both = {key} if isinstance(key, str) else set(key) if isinstance(key, list | tuple) else set()
+    both &= set(answer_columns(read_output_type(output_type)))
+    if both:
+        raise SegmindConfigError(f"{sorted(both)} are key columns and answer columns at once: rename one of them.")
+
+
+def check_run_limits(*, max_cost: Any, max_rows: Any, max_failed_rows: Any, sample: Any) -> None:
+    """
+    Check what a run may use up.
+
+    :raises SegmindConfigError: one is no number, or none that makes sense.
+    """
+    for name, value in (("max_cost", max_cost), ("max_failed_rows", max_failed_rows)):
+        if value is not None:
+            check_number(name, value, zero=True)
+    for name, value in (("max_rows", max_rows), ("sample", sample)):
+        if value is not None:
+            check_count(name, value)
+    if isinstance(max_failed_rows, float) and max_failed_rows > 1:
+        raise SegmindConfigError(f"'max_failed_rows' is {max_failed_rows!r}, a share above 1: give an int for a count.")
+
+
+def check_count(name: str, value: Any) -> None:
+    """
+    Check a whole number of at least 1.
+
+    :raises SegmindConfigError: it is none.
+    """
+    if not is_given_later(value) and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise SegmindConfigError(f"{name!r} is {value!r}; it must be a whole number of at least 1.")
+
+
+def check_shard(index: Any, count: Any) -> None:
+    """
+    Check which share of the rows is asked about.
+
+    :raises SegmindConfigError: there is no such shard.
+    """
+    check_count("shard_count", count)
+    if is_given_later(index) or is_given_later(count):
+        return
+    if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < count:
+        raise SegmindConfigError(f"'shard_index' is {index!r}; it must be from 0 to shard_count - 1 ({count - 1}).")
+
+
+def answer_columns(output_type: OutputType | None) -> tuple[str, ...]:
+    """Return the columns of an answer: the fields of an object, else one."""
+    return fields_of(output_type) or (ANSWER_COLUMN,)
+
+
+def fields_of(output_type: OutputType | None) -> tuple[str, ...]:
+    """Return the fields that a type names; none for a text, a list, or an object of free names."""
+    return tuple(properties_of(output_type))
+
+
+def properties_of(output_type: OutputType | None) -> Mapping[str, Any]:
+    """Return the fields that a type names, each with its JSON Schema."""
+    return {} if output_type is None else output_type.fields
+
+
+def check_own_columns(key: Any) -> None:
+    """
+    Check that no key column has the name of one of ours.
+
+    :raises SegmindConfigError: one has.
+    """
+    names = [key] if isinstance(key, str) else key if isinstance(key, list | tuple) else []
+    ours = [name for name in names if isinstance(name, str) and name.startswith(OWN_PREFIX)]
+    if ours:
+        raise SegmindConfigError(
+            f"'key' names {ours[0]!r}: names that begin with {OWN_PREFIX!r} are kept for ourselves."
+        )
+
+
+def check_sql_target(sql: Any, source_table: Any, target_table: Any) -> None:
+    """
+    Check where rows come from and answers go, as far as it is known.
+
+    :raises SegmindConfigError: it cannot work; names the field.
+    """
+    if (sql is None) == (source_table is None):
+        raise SegmindConfigError("Exactly one of 'sql' and 'source_table' says where the rows come from.")
+    for name, value in (("sql", sql), ("source_table", source_table), ("target_table", target_table)):
+        if value is None and name != "target_table":
+            continue
+        if not is_given_later(value) and (not isinstance(value, str) or not value.strip()):
+            raise SegmindConfigError(f"{name!r} is {value!r}; it must be a text.")
+    from airflow_provider_segmind.enrichment.sql.dialects import TableName
+
+    for name, value in (("source_table", source_table), ("target_table", target_table)):
+        if value is not None and not is_given_later(value):
+            TableName.parse(value, name)

@@ -83,6 +83,7 @@ if TYPE_CHECKING:
     from airflow.triggers.base import BaseTrigger as BaseTrigger
     from airflow.triggers.base import TriggerEvent as TriggerEvent
 
+
 _EXCEPTIONS: Final = ("airflow.sdk.exceptions", "airflow.exceptions")
 _MODULES: Final[dict[str, tuple[str, ...]]] = {
     "AirflowException": _EXCEPTIONS,

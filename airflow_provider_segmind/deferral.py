@@ -7,8 +7,9 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from airflow_provider_segmind.api.polling import Pending
+    from airflow_provider_segmind.client.polling import Pending
     from airflow_provider_segmind.compat import Context
+
 
 BACKSTOP_SECONDS = 60.0
 """Seconds after our own deadline at which Airflow ends a deferral whose trigger said nothing."""

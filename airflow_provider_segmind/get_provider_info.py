@@ -7,7 +7,6 @@ from typing import Any
 _NUMBER = {"type": ["number", "null"], "exclusiveMinimum": 0}
 _TEXT = {"type": ["string", "null"]}
 _URL = {"type": ["string", "null"], "format": "url"}
-
 CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
     "requests_per_minute": {
         "label": "Requests per minute",
@@ -41,7 +40,6 @@ CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
     },
 }
 """The extra fields of the connection; the form of every Airflow version is made from this table."""
-
 FIELD_BEHAVIOUR: dict[str, Any] = {
     "hidden-fields": ["schema", "login", "port"],
     "relabeling": {"password": "API Key", "host": "Base URL"},

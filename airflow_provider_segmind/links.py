@@ -12,6 +12,7 @@ from airflow_provider_segmind.masking import mask_known
 if TYPE_CHECKING:
     from airflow_provider_segmind.compat import BaseOperator, TaskInstanceKey
 
+
 MODEL_PAGE = "https://www.segmind.com/models/{model}/api"
 """The public page of a model. Segmind documents no address for a single request."""
 

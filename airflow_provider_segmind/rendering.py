@@ -16,9 +16,17 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow_provider_segmind.arguments import is_given_later, is_path, is_resolvable
+from airflow_provider_segmind.arguments import (
+    is_given_later,
+    is_path,
+    is_resolvable,
+)
 from airflow_provider_segmind.compat import SET_DURING_EXECUTION
 from airflow_provider_segmind.exceptions import SegmindConfigError
+
+if TYPE_CHECKING:
+    pass
+from airflow_provider_segmind.arguments import _check_text
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.compat import BaseOperator, Context
@@ -26,7 +34,6 @@ if TYPE_CHECKING:
     _Operator = BaseOperator
 else:
     _Operator = object
-
 TEXT_FIELDS = frozenset(
     {
         *("prompt", "system", "model", "segmind_conn_id", "output_path", "state_path", "ledger_path", "report_path"),
@@ -317,3 +324,32 @@ def _masks(given: bool | None) -> bool:
     from airflow_provider_segmind.compat import conf
 
     return bool(conf.getboolean("segmind", "mask_prompts", fallback=False))
+
+
+_TEXT_FILE = re.compile(r"[^\s{}]+\.(md|txt|json)")
+
+
+def named_files(**texts: Any) -> dict[str, str]:
+    """Return which texts are as a whole the path of a file to read them from."""
+    return {name: text for name, text in texts.items() if isinstance(text, str) and _TEXT_FILE.fullmatch(text)}
+
+
+def read_text_file(jinja_env: Any, field: str, path: str) -> str:
+    """
+    Read a prompt's file from where Airflow looks for templates: the DAG's folder and its ``template_searchpath``.
+
+    :raises SegmindConfigError: there is none.
+    """
+    from jinja2 import TemplateNotFound
+
+    try:
+        if jinja_env.loader is None:
+            raise TemplateNotFound(path)
+        text: str = jinja_env.loader.get_source(jinja_env, path)[0]
+    except TemplateNotFound as error:
+        raise SegmindConfigError(
+            f"{field!r} is {path!r}, which names a file, and there is none beside the DAG or in its "
+            "template_searchpath. To send these very words, add a space or a full stop to them."
+        ) from error
+    _check_text(field, text)
+    return text

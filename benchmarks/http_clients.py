@@ -89,9 +89,9 @@ async def bare_transport(server: Server, size: int) -> AsyncIterator[Get]:
 
 @contextlib.asynccontextmanager
 async def own_connections(server: Server, size: int) -> AsyncIterator[Get]:
-    from airflow_provider_segmind.api import connections
-    from airflow_provider_segmind.api.answers import Asked
-    from airflow_provider_segmind.api.protocol import Call
+    from airflow_provider_segmind.client import transports as connections
+    from airflow_provider_segmind.client.endpoints import Call
+    from airflow_provider_segmind.client.responses import Asked
 
     trusting = context(server)
     connections.shared_tls = lambda: trusting  # type: ignore[assignment,return-value]

@@ -224,10 +224,10 @@ def compare(pending: int, runs: int) -> None:
 
 def real_time() -> None:
     """Send 100 requests and wait for each, under a limit of 50 calls a minute that counts them all."""
-    from airflow_provider_segmind.api.client import AsyncSegmindClient, ClientConfig
-    from airflow_provider_segmind.api.polling import Pending
-    from airflow_provider_segmind.api.protocol import Endpoints
-    from airflow_provider_segmind.api.schedule import shared_history
+    from airflow_provider_segmind.client.client import AsyncSegmindClient, ClientConfig
+    from airflow_provider_segmind.client.endpoints import Endpoints
+    from airflow_provider_segmind.client.poll_schedule import shared_history
+    from airflow_provider_segmind.client.polling import Pending
 
     requests, allowed = 100, 50
     for _ in range(20):

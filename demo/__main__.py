@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from airflow_provider_segmind.api.replies import read_reply
+from airflow_provider_segmind.chat.replies import read_reply
 from demo.display import Display
 from demo.rest import AirflowRest, Json
 from demo.stack import AirflowStack

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from airflow_provider_segmind.emulator.control import EmulatorControl
-from airflow_provider_segmind.operators.telling import STATE_KEY
+from airflow_provider_segmind.execution.enrichment import STATE_KEY
 from demo.display import Bar, Display
 from demo.rest import AirflowRest, Json
 from demo.stack import AirflowStack

@@ -75,7 +75,9 @@ def airflow_database() -> Iterator[Path]:
 def _nothing_learned() -> Iterator[None]:
     """Forget rates and latencies that an earlier test taught this process."""
     yield
-    gate, schedule = (sys.modules.get(f"airflow_provider_segmind.api.{name}") for name in ("gate", "schedule"))
+    gate, schedule = (
+        sys.modules.get(f"airflow_provider_segmind.client.{name}") for name in ("rate_limiter", "poll_schedule")
+    )
     if gate is not None:
         gate.forget_accounts()
     if schedule is not None:

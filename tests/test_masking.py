@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_segmind import masking
-from airflow_provider_segmind.api.answers import Answer, Asked, server_words
-from airflow_provider_segmind.api.client import ClientConfig
-from airflow_provider_segmind.api.protocol import Endpoints, Wire
-from airflow_provider_segmind.api.transport import transport_error
+from airflow_provider_segmind.client.client import ClientConfig
+from airflow_provider_segmind.client.endpoints import Endpoints, Wire
+from airflow_provider_segmind.client.responses import Answer, Asked, server_words
+from airflow_provider_segmind.client.transport_errors import transport_error
 from airflow_provider_segmind.exceptions import (
     SegmindAPIError,
     SegmindBadRequestError,

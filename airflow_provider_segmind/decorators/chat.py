@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, Protocol, overload
 
+from airflow_provider_segmind.arguments import ChatPrompt
 from airflow_provider_segmind.compat import (
     SET_DURING_EXECUTION,
     DecoratedOperator,
@@ -12,14 +13,15 @@ from airflow_provider_segmind.compat import (
     determine_kwargs,
     task_decorator_factory,
 )
+from airflow_provider_segmind.defaults import MAX_REPAIRS
 from airflow_provider_segmind.exceptions import SegmindConfigError
-from airflow_provider_segmind.operators.chat import MAX_REPAIRS, SegmindChatOperator
-from airflow_provider_segmind.operators.questions import Question
+from airflow_provider_segmind.operators.chat import SegmindChatOperator
 from airflow_provider_segmind.rendering import unmasked
 
 if TYPE_CHECKING:
-    from airflow_provider_segmind.api.policies import OnExpired, OnFailed, OnLargeFile, OnStale, OnUnknown
     from airflow_provider_segmind.compat import Context
+    from airflow_provider_segmind.defaults import OnExpired, OnFailed, OnLargeFile, OnStale, OnUnknown
+
 
 Asked = ParamSpec("Asked")
 _QUESTION = ("prompt", "system", "messages", "files")
@@ -77,7 +79,7 @@ class _SegmindDecoratedOperator(DecoratedOperator, SegmindChatOperator):
         self.op_args, self.op_kwargs = unmasked(self.op_args), unmasked(self.op_kwargs)
         return super().execute(context)
 
-    def question(self, context: Context) -> Question:
+    def question(self, context: Context) -> ChatPrompt:
         """Call the function and return what it asks."""
         names: Any = dict(context)
         op_args, system = unmasked(self.op_args), unmasked(self.system)
@@ -85,7 +87,7 @@ class _SegmindDecoratedOperator(DecoratedOperator, SegmindChatOperator):
         kwargs = determine_kwargs(self.python_callable, op_args, names)
         asked = self.python_callable(*op_args, **kwargs)
         if isinstance(asked, str):
-            return Question(asked, system, None, self.files)
+            return ChatPrompt(asked, system, None, self.files)
         if not isinstance(asked, Mapping):
             raise SegmindConfigError(
                 f"The function of @task.segmind returned a {type(asked).__name__}: it must return the prompt, or a "
@@ -96,7 +98,7 @@ class _SegmindDecoratedOperator(DecoratedOperator, SegmindChatOperator):
                 f"The function of @task.segmind returned a dict with {name!r}: only {', '.join(_QUESTION)} may be in "
                 "it. Nothing was sent."
             )
-        return Question(
+        return ChatPrompt(
             asked.get("prompt"),
             asked.get("system", system),
             asked.get("messages"),

@@ -11,7 +11,6 @@ from fnmatch import fnmatchcase
 LLM_KINDS = ("gemini", "openai", "anthropic")
 MEDIA_KINDS = ("image", "video", "audio")
 KINDS = (*LLM_KINDS, *MEDIA_KINDS, "transcript", "embedding", "mock")
-
 _SLUGS = {
     "gemini": (
         "gemini-3.1-flash-lite gemini-3.1-pro gemini-3-flash gemini-3-pro gemini-2.5-flash gemini-2.5-flash-lite "
@@ -40,9 +39,7 @@ _SLUGS = {
     "transcript": "eleven-labs-transcript",
     "mock": "mock-inference",
 }
-
 BUILT_IN: dict[str, str] = {slug: kind for kind, slugs in _SLUGS.items() for slug in slugs.split()}
-
 #: first match wins; for slugs a user adds without naming their kind
 _PREFIXES = (
     ("*-tts*", "audio"),
@@ -58,7 +55,6 @@ _PREFIXES = (
     *((f"{prefix}*", "video") for prefix in ("seedance", "veo", "kling", "wan", "sora", "hailuo", "ltx")),
     *((f"{prefix}*", "audio") for prefix in ("tts", "lyria", "sound", "ace-step")),
 )
-
 #: misspelt as the live list spells them
 _LIST_TYPES = {
     "gemini": "textToText",

@@ -8,10 +8,9 @@ import urllib.request
 from typing import Any, TypeVar, cast
 from urllib.parse import quote, urlencode
 
-from airflow_provider_segmind.emulator.entries import BillEntry, CallEntry, Entry, JobEntry, RecordedRequest
+from airflow_provider_segmind.emulator.recorder import BillEntry, CallEntry, Entry, JobEntry, RecordedRequest
 
 __all__ = ["BillEntry", "CallEntry", "Controls", "EmulatorControl", "JobEntry", "RecordedRequest"]
-
 _E = TypeVar("_E", bound=Entry)
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from airflow_provider_segmind.emulator.limiter import RESET_HEADER, reset_headers
-from airflow_provider_segmind.emulator.state import EmulatorState, Job
+from airflow_provider_segmind.emulator.state import RESET_HEADER, EmulatorState, Job, reset_headers
 from airflow_provider_segmind.emulator.submit import accept
 from airflow_provider_segmind.emulator.wire import JSON_TYPE, Answer, Call, error, reply
 

@@ -13,9 +13,8 @@ from typing import Any, Self
 
 import uvicorn
 
-from airflow_provider_segmind.emulator.app import EmulatorApp
+from airflow_provider_segmind.emulator.app import Desk, EmulatorApp
 from airflow_provider_segmind.emulator.control import Controls
-from airflow_provider_segmind.emulator.desk import Desk
 from airflow_provider_segmind.emulator.settings import Settings
 from airflow_provider_segmind.emulator.state import EmulatorState
 

@@ -9,7 +9,6 @@ from typing import Any
 from airflow_provider_segmind.emulator.scripts import OUTPUT_MODES, draw_latency
 
 DEFAULT_API_KEY = "SG_0000000000000000"
-
 _CHOICES = {
     "output_mode": OUTPUT_MODES,
     "metrics": ("full", "old"),

@@ -14,7 +14,6 @@ from urllib.parse import parse_qsl
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-
 JSON_TYPE = "application/json"
 
 

@@ -12,8 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_segmind.api.client import AsyncSegmindClient, ClientConfig, SegmindClient
-from airflow_provider_segmind.api.models import (
+from airflow_provider_segmind.client.client import AsyncSegmindClient, ClientConfig, SegmindClient
+from airflow_provider_segmind.client.models import (
     Credits,
     ModelInfo,
     RequestRecord,
@@ -22,8 +22,7 @@ from airflow_provider_segmind.api.models import (
     SubmittedRequest,
     SyncResult,
 )
-from airflow_provider_segmind.api.policies import DEFAULT_CONNECTION
-from airflow_provider_segmind.api.retry import ONE_LOOK
+from airflow_provider_segmind.client.retry import ONE_LOOK
 from airflow_provider_segmind.compat import (
     BaseHook,
     Connection,
@@ -33,6 +32,7 @@ from airflow_provider_segmind.compat import (
     mask_secret,
     mask_secrets_async,
 )
+from airflow_provider_segmind.defaults import DEFAULT_CONNECTION
 from airflow_provider_segmind.exceptions import (
     SegmindAPIError,
     SegmindAuthenticationError,
@@ -40,17 +40,15 @@ from airflow_provider_segmind.exceptions import (
     SegmindError,
 )
 from airflow_provider_segmind.get_provider_info import CONNECTION_FIELDS, FIELD_BEHAVIOUR
-from airflow_provider_segmind.hooks.account import check_extra, client_config, output_path_of
+from airflow_provider_segmind.hooks.connection import check_extra, client_config, output_path_of
 from airflow_provider_segmind.masking import forms, mask_known
 
 if TYPE_CHECKING:
-    from airflow_provider_segmind.api.pricing import Price
+    from airflow_provider_segmind.chat.cost_estimate import Price
 
 
 LOOKUP_PAUSES = (1.0, 2.0, 4.0, 8.0)
 """Seconds before each further try of a look-up that failed, in a worker."""
-
-
 _client_lock = threading.Lock()
 """Of all hooks, because a hook with a lock of its own could not be copied with its task."""
 
@@ -232,7 +230,7 @@ class SegmindHook(BaseHook):
 
         :raises SegmindConfigError: one cannot work; names it.
         """
-        from airflow_provider_segmind.api.pricing import read_prices
+        from airflow_provider_segmind.chat.cost_estimate import read_prices
 
         connection = self.get_connection(self.segmind_conn_id)
         check_extra(connection)
@@ -248,7 +246,7 @@ class SegmindHook(BaseHook):
 
     def get_inputs_schema(self, model: str | None) -> dict[str, Any] | None:
         """Return the JSON Schema of a model's body as far as the model list tells, None when it does not. Free."""
-        from airflow_provider_segmind.api.parameters import schema_of_parameters
+        from airflow_provider_segmind.client.inputs_schema import schema_of_parameters
 
         chosen = self.model_or_default(model)
         rows = [row for row in self.list_models() if row.slug == chosen]
@@ -262,7 +260,7 @@ class SegmindHook(BaseHook):
         :returns: ``model``, ``input_tokens``, ``uncounted_files``, ``low`` and ``high`` (USD), ``price``, ``balance``
             (USD), ``covered``, ``summary`` and ``warning``; what nobody knows is None.
         """
-        from airflow_provider_segmind.api.pricing import foresee
+        from airflow_provider_segmind.chat.cost_estimate import foresee
 
         prices = self.get_prices()
         return foresee(self.model_or_default(model), inputs, prices=prices, balance=self.get_balance())

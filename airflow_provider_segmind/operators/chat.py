@@ -7,22 +7,26 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow_provider_segmind.api.policies import OnLargeFile
-from airflow_provider_segmind.arguments import check_choice
+from airflow_provider_segmind.arguments import (
+    ChatPrompt,
+    check_choice,
+    check_limits,
+    check_question,
+    check_request,
+    read_output_type,
+    without_bytes,
+)
+from airflow_provider_segmind.defaults import MAX_REPAIRS, OnLargeFile
 from airflow_provider_segmind.exceptions import SegmindConfigError
-from airflow_provider_segmind.operators import questions
-from airflow_provider_segmind.operators.run import SegmindRunOperator
-from airflow_provider_segmind.rendering import unmasked
+from airflow_provider_segmind.operators.request import SegmindRunOperator
+from airflow_provider_segmind.rendering import named_files, read_text_file, unmasked
 
 if TYPE_CHECKING:
-    from airflow_provider_segmind.api.files import FilePart
-    from airflow_provider_segmind.api.structured import OutputType
-    from airflow_provider_segmind.api.submission import Note
+    from airflow_provider_segmind.chat.attachments import FilePart
+    from airflow_provider_segmind.chat.output_type import OutputType
+    from airflow_provider_segmind.client.submission import Note
     from airflow_provider_segmind.compat import Context
-    from airflow_provider_segmind.landing import Place
-    from airflow_provider_segmind.operators.questions import Question
-
-MAX_REPAIRS = 1
+    from airflow_provider_segmind.result_storage import Place
 
 
 class SegmindChatOperator(SegmindRunOperator):
@@ -94,12 +98,12 @@ class SegmindChatOperator(SegmindRunOperator):
         if "inputs" in kwargs:
             raise SegmindConfigError("'inputs' are made by this operator: give prompt, messages, files and options.")
         super().__init__(inputs={}, **kwargs)
-        questions.check_question(prompt=prompt, system=system, messages=messages, files=files)
-        questions.check_request(model=self.model, api_format=api_format, options=options, output_type=output_type)
+        check_question(prompt=prompt, system=system, messages=messages, files=files)
+        check_request(model=self.model, api_format=api_format, options=options, output_type=output_type)
         self.prompt = prompt
         self.system = system
         self.messages = messages
-        self.files = questions.without_bytes(files)
+        self.files = without_bytes(files)
         self.options = options
         self.api_format = api_format
         self.output_type = output_type
@@ -109,7 +113,7 @@ class SegmindChatOperator(SegmindRunOperator):
         self.uploads: dict[str, FilePart] = {}
         # A mapped task is built on the worker, where the text may be data that came out of XCom.
         mapped = getattr(self, "_BaseOperator__from_mapped", False)
-        named = questions.named_files(prompt=prompt, system=system)
+        named = named_files(prompt=prompt, system=system)
         self._text_files = {} if mapped else named
         self._unread = sorted(named) if mapped else []
         SegmindChatOperator.check_arguments(self)
@@ -118,25 +122,25 @@ class SegmindChatOperator(SegmindRunOperator):
     def check_arguments(self) -> None:
         """Check what has a range or a choice."""
         super().check_arguments()
-        questions.check_limits(max_repairs=self.max_repairs, max_inline_bytes=self.max_inline_bytes)
+        check_limits(max_repairs=self.max_repairs, max_inline_bytes=self.max_inline_bytes)
         check_choice("large_files", self.large_files, OnLargeFile)
 
     @cached_property
     def answer_type(self) -> OutputType | None:
         """Return what the answer must be, None for a text."""
-        return questions.read_output_type(self.output_type)
+        return read_output_type(self.output_type)
 
     @property
     def place(self) -> Place:
         """Return where the bodies of the requests go: beside the answer, under the names of their requests."""
-        from airflow_provider_segmind.landing import Place
+        from airflow_provider_segmind.result_storage import Place
 
         place = super().place
         return Place(place.folder, None, place.overflow_path)
 
-    def question(self, context: Context) -> Question:
+    def question(self, context: Context) -> ChatPrompt:
         """Return what to ask."""
-        return questions.Question(unmasked(self.prompt), unmasked(self.system), unmasked(self.messages), self.files)
+        return ChatPrompt(unmasked(self.prompt), unmasked(self.system), unmasked(self.messages), self.files)
 
     def build_inputs(self, context: Context) -> Mapping[str, Any]:
         """
@@ -144,16 +148,18 @@ class SegmindChatOperator(SegmindRunOperator):
 
         :raises SegmindConfigError: it cannot work; nothing was sent.
         """
+        from airflow_provider_segmind.execution.chat import build
+
         for field in self._unread:
             self.log.warning("%r looks like the path of a file and is sent as it is: this task is mapped", field)
-        inputs = questions.build(self, self.question(context))
+        inputs = build(self, self.question(context))
         self.check_inputs(inputs)
         return inputs
 
     def execute(self, context: Context) -> Any:
         """Ask, wait a little, and return the answer or defer."""
+        from airflow_provider_segmind.execution.chat import Conversation
         from airflow_provider_segmind.failures import task_failures
-        from airflow_provider_segmind.operators.conversation import Conversation
 
         with task_failures(partial(self.sent_before, context)):
             self.check_rendered()
@@ -163,8 +169,8 @@ class SegmindChatOperator(SegmindRunOperator):
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
         """Go on where the trigger woke the task; without an event, look for ourselves."""
+        from airflow_provider_segmind.execution.chat import Conversation
         from airflow_provider_segmind.failures import task_failures
-        from airflow_provider_segmind.operators.conversation import Conversation
         from airflow_provider_segmind.triggers.events import RequestEvent
 
         with task_failures(partial(self.sent_before, context, deferred=True)):
@@ -187,4 +193,4 @@ class SegmindChatOperator(SegmindRunOperator):
     def _read_text_files(self) -> None:
         while self._text_files:
             field, path = self._text_files.popitem()
-            setattr(self, field, questions.read_text_file(self.get_template_env(), field, path))
+            setattr(self, field, read_text_file(self.get_template_env(), field, path))

@@ -1,20 +1,303 @@
-"""The operators of tables: a file in and out, a query into a table, and what shards of either leave put together."""
+"""Ask a model about every row of a file or of a query, pay once for each distinct row, and merge the work of shards."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow_provider_segmind.operators import tables
-from airflow_provider_segmind.operators.enrich_rows import SegmindEnrichOperator
-from airflow_provider_segmind.operators.enrich_sql import SegmindEnrichSqlOperator
-from airflow_provider_segmind.operators.merge import SegmindMergeOperator
-from airflow_provider_segmind.operators.tables import TableRows
+from airflow_provider_segmind.arguments import (
+    TableRows,
+    check_answers,
+    check_choice,
+    check_count,
+    check_flag,
+    check_key,
+    check_model,
+    check_number,
+    check_output_path,
+    check_own_columns,
+    check_path,
+    check_places,
+    check_row_question,
+    check_run_limits,
+    check_shard,
+    check_share,
+    check_sql_target,
+    is_given_later,
+)
+from airflow_provider_segmind.compat import BaseOperator, conf
+from airflow_provider_segmind.defaults import (
+    BATCH_ROWS,
+    CONCURRENCY,
+    DEFAULT_CONNECTION,
+    MAX_FAILED_ROWS,
+    RESULT_LIFETIME,
+    OnPartial,
+    OnUnknownRow,
+    Rerun,
+)
+from airflow_provider_segmind.exceptions import SegmindConfigError
+from airflow_provider_segmind.links import SegmindModelLink, SegmindOutputLink
+from airflow_provider_segmind.rendering import TemplatedOperator
 
 if TYPE_CHECKING:
-    from airflow_provider_segmind.bulk.plan import Question
-    from airflow_provider_segmind.operators.ends import Ends
+    from airflow_provider_segmind.compat import Context
+    from airflow_provider_segmind.enrichment.manifest import Manifest
+    from airflow_provider_segmind.enrichment.settings import Question
+    from airflow_provider_segmind.execution.enrichment import Enriching
+    from airflow_provider_segmind.execution.file_table import Ends
+    from airflow_provider_segmind.hooks.segmind import SegmindHook
+
+
+class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
+    """
+    Ask a model about every row of a table; a subclass says where the rows come from and where the answers go.
+
+    A row is paid for once for as long as its question, the model, the schema and the options stay the same: the ledger
+    at ``ledger_path`` knows what was asked, whichever run, DAG or row number it was. Equal rows share one answer.
+
+    **XCom**: the manifest: rows by outcome, which add up to the rows read, cost, tokens, latencies, and where the
+    outputs are. It stands on storage as well. Rows never go into XCom.
+
+    **A retry, a clear, a killed worker**: rows that have an answer cost nothing, requests that were accepted are
+    fetched by id, and a POST of unknown fate is looked for in Segmind's history and never sent again by itself.
+    Whatever ends the task, what has finished is written first, except by SIGKILL; then the retry writes it.
+
+    **Templated**, once, before any row is read: ``prompt``, ``system``, ``files``, ``inputs``, ``options``,
+    ``key``, ``ledger_path``, ``model``, ``segmind_conn_id``. ``{column}`` is filled afterwards, by name only, so that
+    nothing in a row can run.
+
+    :param key: the columns that name a row; they stand in the output.
+    :param prompt: the question, with ``{column}`` placeholders.
+    :param system: what the model is told before it, with or without placeholders.
+    :param files: what goes with the question: paths, object storage URIs or http(s) addresses, with placeholders;
+        files of at most 7 MB are read and sent, addresses are passed on. A column of bytes may stand alone. A row whose
+        file is missing, too large or of a type the model does not take is ``skipped`` with the reason, unpaid.
+    :param inputs: instead of all three, the JSON body as the model's page describes it, with placeholders in its texts.
+    :param options: what else a chat model takes, sent as it is.
+    :param api_format: ``gemini``, ``openai`` or ``anthropic``, for a model whose name does not tell.
+    :param output_type: what an answer must be: a pydantic model, a type, or a JSON Schema. The fields of an object
+        become columns; anything else stands in the column ``answer``. With ``inputs`` it only checks the answer.
+    :param max_repairs: how often a row is asked again, each time paid, because its answer was cut off or is not of
+        ``output_type``.
+    :param model: the model to run; the connection's default when None.
+    :param ledger_path: folder of the ledger. Runs that share it share answers.
+    :param max_cost: USD the task instance may spend over all its tries.
+    :param max_rows: distinct rows it may ask about.
+    :param max_failed_rows: rows that may fail: a count (int), or a share (float). None for any number.
+    :param on_partial: rows are left without being asked, because of a limit or of what stands in them: ``fail`` the
+        task, ``succeed``, or ``skip_downstream``, which skips the task and with it what follows.
+    :param on_unknown: a POST was lost and the history does not show it: ``leave`` the row, or ``resubmit`` (may pay
+        twice).
+    :param rerun: which rows without an answer are asked again: those that were not billed (``unbilled``), all of them
+        (``dead_letters``), or ``nothing``.
+    :param concurrency: requests in flight; the account's rate limit holds whatever it is.
+    :param timeout: seconds after its submission for which to wait for a request.
+    :param poll_interval: seconds between looks, None to choose.
+    :param shard_index: which share of the rows is this task's, from 0.
+    :param shard_count: over how many task instances the rows are dealt out. Limits count for each.
+    :param sample: ask about the first so many rows only, write them to ``….sample.…``, and extrapolate the cost.
+    :param dry_run: submit nothing and return what the table may cost.
+    :param deferrable: give the worker slot back while all there is to do is to wait for minutes: for slow models, or
+        for a tiny rate. Airflow's ``[operators] default_deferrable`` when not given.
+    :param report: write a report with charts beside the manifest, ``….report.html``.
+    :param segmind_conn_id: the Connection.
+    :param rate_share: the part of the account's limit for this task, above 0 up to 1, where several run at once; a
+        share each for a pool of mapped tasks is one divided by the slots of the pool.
+    :param mask_prompts: keep ``prompt``, ``system`` and ``inputs`` out of Airflow's rendered fields; ``[segmind]
+        mask_prompts`` when None.
+    :raises AirflowFailException: where a retry cannot help; what was answered is written by then.
+    """
+
+    template_fields: Sequence[str] = (
+        *("prompt", "system", "files", "inputs", "options", "key"),
+        *("ledger_path", "model", "segmind_conn_id"),
+    )
+    late_fields: ClassVar[Sequence[str]] = (
+        *("api_format", "output_type", "max_repairs", "max_cost", "max_rows", "max_failed_rows"),
+        *("on_partial", "on_unknown", "rerun", "concurrency", "timeout", "poll_interval", "shard_index", "shard_count"),
+        *("sample", "estimate_only", "deferrable", "report", "rate_share", "mask_prompts"),
+    )
+    template_fields_renderers: ClassVar[dict[str, str]] = {
+        "prompt": "md",
+        "system": "md",
+        "inputs": "json",
+        "options": "json",
+    }
+    ui_color = "#e3f1ff"
+    operator_extra_links = (SegmindModelLink(), SegmindOutputLink())
+
+    def __init__(
+        self,
+        *,
+        key: str | Sequence[str],
+        prompt: str | None = None,
+        system: str | None = None,
+        files: Sequence[str] | None = None,
+        inputs: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+        api_format: str | None = None,
+        output_type: Any = None,
+        max_repairs: int = 1,
+        model: str | None = None,
+        ledger_path: Any = None,
+        max_cost: float | None = None,
+        max_rows: int | None = None,
+        max_failed_rows: int | float | None = MAX_FAILED_ROWS,
+        on_partial: OnPartial = "fail",
+        on_unknown: OnUnknownRow = "leave",
+        rerun: Rerun = "unbilled",
+        concurrency: int = CONCURRENCY,
+        timeout: float = RESULT_LIFETIME,
+        poll_interval: float | None = None,
+        shard_index: int = 0,
+        shard_count: int = 1,
+        sample: int | None = None,
+        dry_run: bool = False,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        report: bool = True,
+        segmind_conn_id: str = DEFAULT_CONNECTION,
+        rate_share: float | None = None,
+        mask_prompts: bool | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        check_key(key)
+        check_row_question(
+            prompt=prompt,
+            system=system,
+            files=files,
+            inputs=inputs,
+            options=options,
+            api_format=api_format,
+            model=model,
+        )
+        self.key = key
+        self.prompt = prompt
+        self.system = system
+        self.files = files
+        self.inputs = inputs
+        self.options = options
+        self.api_format = api_format
+        self.output_type = output_type
+        self.max_repairs = max_repairs
+        self.model = model
+        self.ledger_path = ledger_path
+        self.max_cost = max_cost
+        self.max_rows = max_rows
+        self.max_failed_rows = max_failed_rows
+        self.on_partial = on_partial
+        self.on_unknown = on_unknown
+        self.rerun = rerun
+        self.concurrency = concurrency
+        self.timeout = timeout
+        self.poll_interval = poll_interval
+        self.shard_index = shard_index
+        self.shard_count = shard_count
+        self.sample = sample
+        # The name "dry_run" is a method of every operator.
+        self.estimate_only = dry_run
+        self.deferrable = deferrable
+        self.report = report
+        self.segmind_conn_id = segmind_conn_id
+        self.rate_share = rate_share
+        self.model_used: str | None = None
+        self.result_uri: str | None = None
+        self.mask_prompts = mask_prompts
+        self._enriching: Enriching | None = None
+        SegmindEnrichOperator.check_arguments(self)
+        self.find_late_fields()
+
+    def check_arguments(self) -> None:
+        """Check what has a range or a choice."""
+        check_model(self.model)
+        check_path("ledger_path", self.ledger_path, none=True)
+        check_answers(output_type=self.output_type, key=self.key, max_repairs=self.max_repairs)
+        check_run_limits(
+            max_cost=self.max_cost, max_rows=self.max_rows, max_failed_rows=self.max_failed_rows, sample=self.sample
+        )
+        check_shard(self.shard_index, self.shard_count)
+        check_count("concurrency", self.concurrency)
+        check_number("timeout", self.timeout)
+        if self.poll_interval is not None:
+            check_number("poll_interval", self.poll_interval)
+        check_choice("on_partial", self.on_partial, OnPartial)
+        check_choice("on_unknown", self.on_unknown, OnUnknownRow)
+        check_choice("rerun", self.rerun, Rerun)
+        check_flag("dry_run", self.estimate_only)
+        check_flag("deferrable", self.deferrable)
+        check_flag("report", self.report)
+        check_flag("mask_prompts", self.mask_prompts, none=True)
+        check_share(self.rate_share)
+
+    @cached_property
+    def hook(self) -> SegmindHook:
+        """Return the hook of the connection."""
+        from airflow_provider_segmind.hooks.segmind import SegmindHook
+
+        return SegmindHook(self.segmind_conn_id, rate_share=self.rate_share)
+
+    @abstractmethod
+    def ends(self, question: Question) -> Ends:
+        """Return where the rows come from and where their answers go; called with the fields rendered."""
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Ask about every row, write the output, and return the manifest."""
+        return self._leg(context, None)
+
+    def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Go on after a rest: what has ended is fetched by id, and further rows are asked about."""
+        told = event or {}
+        if told.get("trouble"):
+            self.log.warning("Waiting in the triggerer broke off (%s); nothing is lost by it", told["trouble"])
+        self.log.info(
+            "Going on with the table; %s requests ended meanwhile", told.get("ended", "it is unknown how many")
+        )
+        return self._leg(context, told.get("carried"))
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Go on also when Airflow ended the rest because no trigger spoke; then without another one."""
+        from airflow_provider_segmind.deferral import timed_out
+
+        if not timed_out(next_method, next_kwargs):
+            return super().resume_execution(next_method, next_kwargs, context)
+        self.log.warning("No triggerer reported in time; going on with the table and keeping the worker")
+        self.deferrable = False
+        return self.execute_complete(context)
+
+    def _leg(self, context: Context, carried: dict[str, Any] | None) -> dict[str, Any]:
+        from airflow_provider_segmind.execution.dry_run import foresee_table
+        from airflow_provider_segmind.execution.enrichment import Enriching
+        from airflow_provider_segmind.failures import task_failures
+
+        with task_failures(partial(self._sent_before, context, carried)):
+            try:
+                self.check_rendered()
+                if carried is not None:
+                    self.hook.find_connection()
+                if self.estimate_only:
+                    return foresee_table(self)
+                self._enriching = Enriching(self, context, carried)
+                return self._enriching.go()
+            finally:
+                self.hook.close()
+
+    def _sent_before(self, context: Context, carried: dict[str, Any] | None) -> str | None:
+        """Say in words what was sent for this table in this run, as far as is known here; None when nothing."""
+        from airflow_provider_segmind.failures import earlier_try
+
+        known = 0 if self._enriching is None else self._enriching.requests
+        count = max(known, int((carried or {}).get("posts", 0)))
+        return f"{count} requests were sent in this run before" if count else earlier_try(context)
+
+    def on_kill(self) -> None:
+        """Submit nothing more, give what is in flight a moment, and write what has finished."""
+        if self._enriching is not None:
+            self._enriching.stop("the task was told to stop")
+
 
 __all__ = ["SegmindEnrichFileOperator", "SegmindEnrichSqlOperator", "SegmindMergeOperator"]
 
@@ -24,7 +307,7 @@ class SegmindEnrichFileOperator(SegmindEnrichOperator):
     Ask a model about every row of a file, and write a file of typed answers in the same order.
 
     What is asked, what it may cost, what a retry and a kill do: see
-    :class:`~airflow_provider_segmind.operators.enrich_rows.SegmindEnrichOperator`, whose arguments it takes as well.
+    :class:`~airflow_provider_segmind.operators.enrich.SegmindEnrichOperator`, whose arguments it takes as well.
 
     **Templated** besides: ``source`` (a path; rows never) and ``output_path``.
 
@@ -50,7 +333,7 @@ class SegmindEnrichFileOperator(SegmindEnrichOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(key=key, ledger_path=ledger_path, **kwargs)
-        tables.check_places(source=source, output_path=output_path)
+        check_places(source=source, output_path=output_path)
         self.source = TableRows.hide(source)
         self.output_path = output_path
 
@@ -67,6 +350,214 @@ class SegmindEnrichFileOperator(SegmindEnrichOperator):
 
     def ends(self, question: Question) -> Ends:
         """Return the files."""
-        from airflow_provider_segmind.operators.ends import FileEnds
+        from airflow_provider_segmind.execution.file_table import FileEnds
 
         return FileEnds(self, question)
+
+
+class SegmindEnrichSqlOperator(SegmindEnrichOperator):
+    """
+    Ask a model about every row of a query, and write the typed answers into a table, by key.
+
+    What is asked, what it may cost, what a retry and a kill do: see
+    :class:`~airflow_provider_segmind.operators.enrich.SegmindEnrichOperator`, whose arguments it takes as well.
+
+    The source may be any database with a ``DbApiHook``; the target PostgreSQL, SQLite, DuckDB, Snowflake or BigQuery. A
+    target that is absent is created: key columns as the source has them, answer columns as ``output_type`` says, and
+    ``_segmind_`` columns; one that is there is checked before anything is paid. Loading twice changes nothing. A
+    failure is written with its reason, and over a good answer only when that answered another question.
+
+    A row whose key is NULL, or stands in an earlier row too, is ``skipped`` and listed with the reason.
+
+    **Templated** besides: ``sql`` (also from a file ``.sql``), ``source_table``, ``target_table``, ``sql_conn_id``,
+    ``target_conn_id``, ``report_path``.
+
+    :param sql: a SELECT; or
+    :param source_table: a table to read whole. Names are taken as they are written, upper and lower case included.
+    :param key: the columns that name a row.
+    :param target_table: where the answers go, as ``table`` or ``schema.table``.
+    :param ledger_path: folder of the ledger. Runs that share it share answers, so keep it the same every day.
+    :param report_path: folder of the dead letters and the manifest; ``reports`` in the ledger's when None.
+    :param incremental: leave out the rows whose answer to just this question the target holds: they cost no request and
+        no write. Otherwise every row is written, from the ledger where that knows the answer.
+    :param batch_rows: rows a transaction holds.
+    :param sql_conn_id: the source's Connection.
+    :param target_conn_id: the target's; the source's when None.
+    :raises AirflowFailException: where a retry cannot help; what was answered is written by then.
+    """
+
+    template_fields: Sequence[str] = (
+        *("sql", "source_table", "target_table", "sql_conn_id", "target_conn_id"),
+        *SegmindEnrichOperator.template_fields,
+        "report_path",
+    )
+    template_ext: Sequence[str] = (".sql",)
+    late_fields: ClassVar[Sequence[str]] = (*SegmindEnrichOperator.late_fields, "incremental", "batch_rows")
+    template_fields_renderers: ClassVar[dict[str, str]] = {
+        **SegmindEnrichOperator.template_fields_renderers,
+        "sql": "sql",
+    }
+
+    def __init__(
+        self,
+        *,
+        sql_conn_id: str,
+        key: str | Sequence[str],
+        target_table: str,
+        ledger_path: str | os.PathLike[str],
+        sql: str | None = None,
+        source_table: str | None = None,
+        target_conn_id: str | None = None,
+        report_path: str | os.PathLike[str] | None = None,
+        incremental: bool = True,
+        batch_rows: int = BATCH_ROWS,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(key=key, ledger_path=ledger_path, **kwargs)
+        check_sql_target(sql, source_table, target_table)
+        check_own_columns(key)
+        same_place = target_conn_id is None or target_conn_id == sql_conn_id
+        if same_place and isinstance(source_table, str) and source_table == target_table:
+            raise SegmindConfigError("'target_table' is the source itself: answers go into a table of their own.")
+        for name, value in (("sql_conn_id", sql_conn_id), ("ledger_path", ledger_path)):
+            if value is None or value == "":
+                raise SegmindConfigError(f"{name!r} is {value!r}; it must be given.")
+        self.sql = sql
+        self.source_table = source_table
+        self.target_table = target_table
+        self.sql_conn_id = sql_conn_id
+        self.target_conn_id = target_conn_id
+        self.report_path = report_path
+        self.incremental = incremental
+        self.batch_rows = batch_rows
+        SegmindEnrichSqlOperator.check_arguments(self)
+        self.find_late_fields()
+
+    def check_arguments(self) -> None:
+        """Check what has a range or a choice."""
+        super().check_arguments()
+        check_flag("incremental", self.incremental)
+        check_count("batch_rows", self.batch_rows)
+        check_path("report_path", self.report_path, none=True)
+
+    def ends(self, question: Question) -> Ends:
+        """Return the query and the table."""
+        from airflow_provider_segmind.execution.sql_table import SqlEnds
+
+        check_sql_target(self.sql, self.source_table, self.target_table)
+        return SqlEnds(self, question)
+
+
+class SegmindMergeOperator(TemplatedOperator, BaseOperator):
+    """
+    Add up the manifests of all shards of a table task, make sure that no row is missing, and put their files together.
+
+    Put it after ``.expand(shard_index=[…])``. It asks nothing and costs nothing; a retry does the same again.
+
+    **XCom**: one manifest for the whole table, in the form that a single task returns. With an ``output_path`` it
+    stands beside the output as well, with the report and the dead letters of all shards.
+
+    **Templated**: ``manifests``, ``output_path``.
+
+    :param manifests: what the shards returned: the ``output`` of the mapped task.
+    :param output_path: the table to write, ``.jsonl``, ``.csv`` or ``.parquet``: all rows in the order of the source.
+        Better in the format of the shards' files, as CSV knows texts only. None to write nothing, as for shards that
+        answer into one table of a database.
+    :param report: write a report with charts beside the output.
+    :raises AirflowFailException: a shard or a row is missing, or the shards are not of one run; nothing was written.
+    """
+
+    template_fields: Sequence[str] = ("manifests", "output_path")
+    late_fields: ClassVar[Sequence[str]] = ("report",)
+    template_fields_renderers: ClassVar[dict[str, str]] = {"manifests": "json"}
+    ui_color = "#e3f1ff"
+    operator_extra_links = (SegmindOutputLink(),)
+
+    def __init__(
+        self,
+        *,
+        manifests: Any,
+        output_path: str | os.PathLike[str] | None = None,
+        report: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if manifests is None or isinstance(manifests, bytes):
+            raise SegmindConfigError(
+                "'manifests' is missing: give it the output of the mapped task, such as shards.output."
+            )
+        if output_path is not None:
+            check_output_path(output_path)
+        self.manifests = manifests
+        self.output_path = output_path
+        self.report = report
+        self.result_uri: str | None = None
+        self.check_arguments()
+        self.find_late_fields()
+
+    def check_arguments(self) -> None:
+        """Check what has a choice."""
+        check_flag("report", self.report)
+
+    def finish_rendering(self) -> None:
+        """Take the manifests out of what Airflow hands on for a mapped task."""
+        if not isinstance(self.manifests, Mapping | str) and not is_given_later(self.manifests):
+            self.manifests = list(self.manifests)
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Merge, write what is asked for, and return the manifest of the whole table."""
+        from airflow_provider_segmind.enrichment.manifest import merge
+        from airflow_provider_segmind.failures import task_failures
+
+        with task_failures():
+            self.check_rendered()
+            manifest = merge(read_manifests(self.manifests))
+            if self.output_path is not None:
+                self._write(manifest)
+        counts = ", ".join(f"{count} {outcome}" for outcome, count in manifest.outcomes.items() if count)
+        self.log.info("%d rows of all shards: %s; %.6f USD", manifest.rows_read, counts or "none", manifest.cost)
+        return manifest.to_json()
+
+    def _write(self, manifest: Manifest) -> None:
+        from airflow_provider_segmind.enrichment.files.readers import kind_of
+        from airflow_provider_segmind.enrichment.merge import join_dead_letters, join_outputs
+        from airflow_provider_segmind.execution.enrichment import add_report
+        from airflow_provider_segmind.execution.file_table import beside, locate
+
+        output = locate(self.output_path)
+        dead_letters = beside(output, "dead_letters", ending=".jsonl")
+        parts = [locate(part) for part in manifest.outputs]
+        tables_of_databases = [part for part in manifest.outputs if kind_of(part) is None]
+        if tables_of_databases:
+            raise SegmindConfigError(
+                f"The shards answered into {', '.join(tables_of_databases)} and not into files: the rows are together "
+                "already. Leave out 'output_path'."
+            )
+        if any(str(part) == str(output) for part in parts):
+            raise SegmindConfigError(f"'output_path' {str(output)!r} is the output of a shard: its rows would be lost.")
+        manifest.columns = join_outputs(manifest, parts, output)
+        join_dead_letters([locate(part) for part in manifest.dead_letters], dead_letters)
+        manifest.outputs, manifest.dead_letters = [str(output)], [str(dead_letters)]
+        place = beside(output, "manifest", ending=".json")
+        manifest.write(place)
+        self.result_uri = str(output)
+        add_report(manifest, place, wanted=self.report, log=self.log)
+
+
+def read_manifests(given: Any) -> list[Manifest]:
+    """
+    Read what the shards returned.
+
+    :raises SegmindConfigError: it is no manifest.
+    """
+    from airflow_provider_segmind.enrichment.manifest import Manifest
+
+    items = [given] if isinstance(given, Mapping) else given
+    if not isinstance(items, list | tuple) or not all(isinstance(item, Mapping) for item in items):
+        raise SegmindConfigError(
+            "'manifests' holds something else than manifests: give it the output of the mapped task. Was it "
+            "'dry_run', or was its XCom not pushed?"
+        )
+    if any("shard_count" not in item for item in items):
+        raise SegmindConfigError("'manifests' holds estimates of a 'dry_run' and no manifests.")
+    return [Manifest.from_json(item) for item in items]

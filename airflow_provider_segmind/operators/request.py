@@ -1,9 +1,526 @@
-"""The operators of a request: submit it, fetch its result, or do all three steps in one task."""
+"""Submit a request, fetch its result, or do all of it in one task."""
 
 from __future__ import annotations
 
-from airflow_provider_segmind.operators.result import SegmindResultOperator
-from airflow_provider_segmind.operators.run import SegmindRunOperator
-from airflow_provider_segmind.operators.submit import SegmindSubmitOperator
+import os
+import time
+from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, ClassVar
 
-__all__ = ["SegmindResultOperator", "SegmindRunOperator", "SegmindSubmitOperator"]
+from airflow_provider_segmind.arguments import (
+    check_choice,
+    check_flag,
+    check_inputs,
+    check_model,
+    check_number,
+    check_path,
+    check_schema,
+    check_share,
+    check_waiting,
+    path_or_none,
+)
+from airflow_provider_segmind.compat import BaseOperator, conf
+from airflow_provider_segmind.defaults import (
+    DEFAULT_CONNECTION,
+    MAX_RESUBMITS,
+    MAX_XCOM_BYTES,
+    RESULT_LIFETIME,
+    SYNC_WAIT,
+    OnExpired,
+    OnExpiredFree,
+    OnFailed,
+    OnStale,
+    OnUnknown,
+)
+from airflow_provider_segmind.deferral import timed_out
+from airflow_provider_segmind.exceptions import (
+    SegmindConfigError,
+    SegmindRequestExpiredError,
+    SegmindRequestTimeoutError,
+)
+from airflow_provider_segmind.links import SegmindModelLink, SegmindOutputLink
+from airflow_provider_segmind.rendering import TemplatedOperator, unmasked
+
+if TYPE_CHECKING:
+    # Every DAG parse imports this module, so what only a running task needs is imported where it runs.
+    from airflow_provider_segmind.client.submission import Note, RequestRef
+    from airflow_provider_segmind.compat import Context
+    from airflow_provider_segmind.execution.request import Policies, Submission
+    from airflow_provider_segmind.hooks.segmind import SegmindHook
+    from airflow_provider_segmind.result_storage import Place
+
+
+class SegmindSubmitOperator(TemplatedOperator, BaseOperator):
+    """
+    Submit one request to Segmind, once for this task instance, and hand on its id.
+
+    Use it with :class:`~airflow_provider_segmind.sensors.request.SegmindRequestSensor` and
+    :class:`~airflow_provider_segmind.operators.request.SegmindResultOperator` where other work is done meanwhile;
+    :class:`~airflow_provider_segmind.operators.request.SegmindRunOperator` does all of it in one task.
+
+    **XCom**: ``request_id`` under the key ``request_id``; as return value ``{"request_id", "model", "submitted_at"}``
+    with ``submitted_at`` as ISO 8601.
+
+    **A retry or a clear** finds the request of the earlier try and submits nothing: one task instance is one paid
+    request. A worker that died between the POST and its answer leaves an intent; the request is then looked for in
+    Segmind's history.
+
+    **Templated**: ``model``, ``inputs``, ``inputs_schema``, ``segmind_conn_id``, ``state_path``.
+
+    :param model: the model to run (Segmind calls it the slug); the connection's default when None.
+    :param inputs: the JSON body, as the model's page describes it.
+    :param inputs_schema: JSON Schema of the body, or the path of one; checked before anything is paid.
+    :param validate_inputs: True checks ``inputs`` against ``inputs_schema``, or without one against what Segmind's
+        model list says of the model; False checks nothing; None checks when there is an ``inputs_schema``.
+    :param dry_run: submit nothing and return what the request may cost, see :meth:`estimate`.
+    :param segmind_conn_id: the Connection.
+    :param rate_share: the part of the account's limit for this task, above 0 up to 1, where several run at once; a
+        share each for a pool of mapped tasks is one divided by the slots of the pool.
+    :param state_path: folder on object storage for the note of what was submitted; ``[segmind] state_path``, then
+        Airflow's own stores when not given.
+    :param on_stale: the task changed since an earlier try submitted: ``resubmit`` pays for a new request, ``fail``
+        stops.
+    :param mask_prompts: keep ``inputs`` (of a chat task ``prompt``, ``system``, ``messages`` and the arguments of its
+        function) out of the rendered fields that Airflow stores; ``[segmind] mask_prompts`` when None.
+    :param on_unknown: a POST was lost and the history does not show it: ``fail``, ``resubmit`` (may pay twice), or
+        ``wait`` (keep looking for an hour after the POST).
+    :raises AirflowFailException: where a retry cannot help; the message says whether money was spent.
+    """
+
+    template_fields: Sequence[str] = ("model", "inputs", "inputs_schema", "segmind_conn_id", "state_path")
+    template_fields_renderers: ClassVar[dict[str, str]] = {"inputs": "json", "inputs_schema": "json"}
+    late_fields: ClassVar[Sequence[str]] = (
+        "validate_inputs",
+        "estimate_only",
+        "rate_share",
+        "on_stale",
+        "on_unknown",
+        "mask_prompts",
+    )
+    ui_color = "#e3f1ff"
+    operator_extra_links = (SegmindModelLink(), SegmindOutputLink())
+
+    def __init__(
+        self,
+        *,
+        inputs: Mapping[str, Any],
+        model: str | None = None,
+        inputs_schema: Mapping[str, Any] | str | os.PathLike[str] | None = None,
+        validate_inputs: bool | None = None,
+        dry_run: bool = False,
+        segmind_conn_id: str = DEFAULT_CONNECTION,
+        rate_share: float | None = None,
+        state_path: str | os.PathLike[str] | None = None,
+        on_stale: OnStale = "resubmit",
+        on_unknown: OnUnknown = "fail",
+        mask_prompts: bool | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        check_inputs(inputs)
+        self.model = model
+        self.inputs = inputs
+        self.inputs_schema = inputs_schema
+        self.validate_inputs = validate_inputs
+        # The name "dry_run" is a method of every operator.
+        self.estimate_only = dry_run
+        self.segmind_conn_id = segmind_conn_id
+        self.rate_share = rate_share
+        self.state_path = state_path
+        self.on_stale = on_stale
+        self.on_unknown = on_unknown
+        self.mask_prompts = mask_prompts
+        self.request_id: str | None = None
+        self.model_used: str | None = None
+        self.result_uri: str | None = None
+        SegmindSubmitOperator.check_arguments(self)
+        self.find_late_fields()
+
+    def check_arguments(self) -> None:
+        """Check what has a range or a choice."""
+        check_model(self.model)
+        check_path("state_path", self.state_path, none=True)
+        check_schema("inputs_schema", self.inputs_schema)
+        check_flag("validate_inputs", self.validate_inputs, none=True)
+        check_flag("dry_run", self.estimate_only)
+        check_share(self.rate_share)
+        check_choice("on_stale", self.on_stale, OnStale)
+        check_choice("on_unknown", self.on_unknown, OnUnknown)
+        check_flag("mask_prompts", self.mask_prompts, none=True)
+
+    @cached_property
+    def hook(self) -> SegmindHook:
+        """Return the hook of the connection."""
+        from airflow_provider_segmind.hooks.segmind import SegmindHook
+
+        return SegmindHook(self.segmind_conn_id, rate_share=self.rate_share)
+
+    @property
+    def state_folder(self) -> str | None:
+        """Return ``state_path`` as a string."""
+        return path_or_none(self.state_path)
+
+    @property
+    def policies(self) -> Policies:
+        """Return what to do where the safe answer is not the only one."""
+        from airflow_provider_segmind.execution.request import Policies
+
+        return Policies(on_stale=self.on_stale, on_unknown=self.on_unknown)
+
+    @property
+    def record_path(self) -> str | None:
+        """Return the folder for results of the deployment, where a record of the request is kept as well."""
+        return self.hook.output_path
+
+    def execute(self, context: Context) -> Any:
+        """Submit, or find what an earlier try submitted."""
+        from airflow_provider_segmind.client.submission import iso
+        from airflow_provider_segmind.failures import task_failures
+
+        with task_failures(partial(self.sent_before, context)):
+            self.check_rendered()
+            if self.estimate_only:
+                return self.estimate(context)
+            note = self._submission(context).begin(replace_failed=True)
+            self.announce(context, note)
+            return {
+                "request_id": note.request_id,
+                "model": note.fingerprint.model,
+                "submitted_at": iso(note.age_from),
+            }
+
+    def sent_before(self, context: Context, *, deferred: bool = False) -> str | None:
+        """Say in words what this task instance has submitted, as far as is known here; None when nothing."""
+        from airflow_provider_segmind.failures import earlier_try
+
+        if self.request_id:
+            return f"request {self.request_id!r} had been submitted before"
+        return "a request had been submitted before" if deferred else earlier_try(context)
+
+    def on_kill(self) -> None:
+        """Say what becomes of the request: Segmind has no cancel call."""
+        if self.request_id:
+            self.log.warning(
+                "This task stops, but Segmind has no cancel call: request %s goes on and may be billed; the next "
+                "try goes on with it.",
+                self.request_id,
+            )
+
+    def build_inputs(self, context: Context) -> Mapping[str, Any]:
+        """
+        Return the body of the request, checked as the task asks.
+
+        :raises SegmindConfigError: it cannot work; nothing was sent.
+        """
+        from airflow_provider_segmind.arguments import as_inputs
+
+        inputs = as_inputs(unmasked(self.inputs))
+        self.check_inputs(inputs)
+        return inputs
+
+    def check_inputs(self, inputs: Mapping[str, Any]) -> None:
+        """
+        Check a body as ``validate_inputs`` asks. Free.
+
+        :raises SegmindConfigError: it does not fit; nothing was sent.
+        """
+        from airflow_provider_segmind.arguments import load_schema, validate_inputs
+
+        if self.validate_inputs is False:
+            return
+        if self.inputs_schema is not None:
+            validate_inputs(inputs, load_schema("inputs_schema", self.inputs_schema))
+        elif self.validate_inputs:
+            schema = self.hook.get_inputs_schema(self.model)
+            if schema is None:
+                self.log.warning("Segmind lists no readable parameters for this model: the inputs go unchecked")
+            else:
+                validate_inputs(inputs, schema, "the parameters Segmind lists for the model")
+
+    def estimate(self, context: Context) -> dict[str, Any]:
+        """
+        Say what this task's request may cost. Free: nothing is submitted.
+
+        :returns: as :meth:`~airflow_provider_segmind.hooks.segmind.SegmindHook.estimate`.
+        """
+        estimate = self.hook.estimate(self.model, self.build_inputs(context))
+        self.log.info("%s", estimate["summary"])
+        if estimate["warning"]:
+            self.log.warning("%s", estimate["warning"])
+        return estimate
+
+    def _submission(self, context: Context) -> Submission:
+        from airflow_provider_segmind.execution.request import Submission
+        from airflow_provider_segmind.task_state import journal_for
+
+        return Submission(
+            client=self.hook.get_conn(),
+            journal=journal_for(context, self.state_folder, record_path=self.record_path),
+            model=self.hook.model_or_default(self.model),
+            inputs=partial(self.build_inputs, context),
+            connection=f"{self.segmind_conn_id} at {self.hook.config.endpoints.gateway}",
+            policies=self.policies,
+            log=self.log,
+        )
+
+    def announce(self, context: Context, note: Note) -> None:
+        """Tell Airflow, and ourselves for a kill, which request this task is about."""
+        self.request_id = note.request_id
+        self.model_used = note.fingerprint.model
+        if self.do_xcom_push:
+            context["ti"].xcom_push(key="request_id", value=note.request_id)
+
+
+class SegmindResultOperator(TemplatedOperator, BaseOperator):
+    """
+    Fetch the result of a completed request. Free, and safe to repeat for an hour after the submission.
+
+    Use it downstream of a sensor. Set the same ``output_path`` on the sensor and the body is landed the moment it is
+    complete, so that a long queue between the two tasks loses nothing: this task then reads the landed file.
+
+    **XCom**: the body when it is small, else a manifest with ``uri``, ``status`` and ``metrics``.
+
+    **A retry** fetches again and pays nothing.
+
+    **Templated**: ``request_id``, ``segmind_conn_id``, ``output_path``.
+
+    :param request_id: the id, or the output of a submit task or a sensor.
+    :param segmind_conn_id: the Connection.
+    :param output_path: ObjectStoragePath URI of the folder (or file) for results that are large or media. Without it
+        large bodies go to the folder ``output_path`` of the connection's extra or of ``[segmind]``, else into XCom.
+    :param max_xcom_bytes: bytes of JSON up to which the result is the XCom value.
+    :param on_expired: the result is gone: ``recover`` what the request history holds, or ``fail``.
+    :raises AirflowFailException: the request failed, or its result is gone for good.
+    """
+
+    template_fields: Sequence[str] = ("request_id", "segmind_conn_id", "output_path")
+    late_fields: ClassVar[Sequence[str]] = ("max_xcom_bytes", "on_expired")
+    ui_color = "#e3f1ff"
+
+    def __init__(
+        self,
+        *,
+        request_id: Any,
+        segmind_conn_id: str = DEFAULT_CONNECTION,
+        output_path: str | os.PathLike[str] | None = None,
+        max_xcom_bytes: int = MAX_XCOM_BYTES,
+        on_expired: OnExpiredFree = "recover",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if request_id in (None, ""):
+            raise SegmindConfigError(
+                f"'request_id' is {request_id!r}; it must be an id or the output of a submit task."
+            )
+        self.request_id = request_id
+        self.segmind_conn_id = segmind_conn_id
+        self.output_path = output_path
+        self.max_xcom_bytes = max_xcom_bytes
+        self.on_expired = on_expired
+        SegmindResultOperator.check_arguments(self)
+        self.find_late_fields()
+
+    def check_arguments(self) -> None:
+        """Check what has a range or a choice."""
+        check_path("output_path", self.output_path, none=True)
+        check_number("max_xcom_bytes", self.max_xcom_bytes, zero=True)
+        check_choice("on_expired", self.on_expired, OnExpiredFree)
+
+    @cached_property
+    def hook(self) -> SegmindHook:
+        """Return the hook of the connection."""
+        from airflow_provider_segmind.hooks.segmind import SegmindHook
+
+        return SegmindHook(self.segmind_conn_id)
+
+    def execute(self, context: Context) -> Any:
+        """Fetch and land the body."""
+        from airflow_provider_segmind.client.submission import RequestRef
+        from airflow_provider_segmind.failures import task_failures
+        from airflow_provider_segmind.result_storage import Place, landed_before, recover
+
+        with task_failures():
+            self.check_rendered()
+            ref = RequestRef.read(self.request_id)
+            place = Place(
+                path_or_none(self.output_path), self.max_xcom_bytes, None if self.output_path else self.hook.output_path
+            )
+            body = landed_before(ref.request_id, place, ref.landed)
+            if body is not None:
+                self.log.info("Request %s was landed already", ref.request_id)
+                return body
+            try:
+                return self._fetch(ref, place)
+            except SegmindRequestExpiredError as error:
+                if self.on_expired == "fail":
+                    raise
+                self.log.warning("%s Looking it up in the request history", error)
+                return recover(self.hook.get_conn(), error, model=ref.model, place=place)
+
+    def _fetch(self, ref: RequestRef, place: Place) -> Any:
+        from airflow_provider_segmind.client.downloads import Downloads
+        from airflow_provider_segmind.client.polling import Pending, expired_error
+        from airflow_provider_segmind.result_storage import land
+
+        try:
+            result = self.hook.get_result(ref.request_id)
+        except SegmindRequestExpiredError as error:
+            if ref.submitted_at is None:
+                raise
+            pending = Pending(ref.request_id, submitted_at=ref.submitted_at, end_time=0.0, model=ref.model)
+            raise expired_error(pending, time.time()) from error
+        if not result.completed:
+            raise SegmindRequestTimeoutError(
+                f"Request {ref.request_id!r} is {result.status}, so it has no result yet. Put a "
+                "SegmindRequestSensor before this task, or give it retries; fetching is free.",
+                request_id=ref.request_id,
+            )
+        self.log.info("Fetched the result of request %s", ref.request_id)
+        return land(result, model=ref.model, place=place, downloads=Downloads.of(self.hook.config))
+
+
+class SegmindRunOperator(SegmindSubmitOperator):
+    """
+    Submit a request, wait for it and land its result, in one task that holds no worker slot while it waits.
+
+    Most language models answer within seconds: the task looks inline for ``sync_wait`` seconds first and defers only
+    what takes longer.
+
+    **XCom**: ``request_id`` under its key from the moment of submission; as return value the body of the result when
+    it is small, else a manifest with ``uri``, ``status`` and ``metrics``.
+
+    **A retry, a clear, a killed worker or triggerer** goes on with the same request; see ``docs/promises.md``.
+
+    **Templated**: as :class:`SegmindSubmitOperator`, and ``output_path``.
+
+    :param deferrable: wait in the triggerer; Airflow's ``[operators] default_deferrable`` when not given.
+    :param sync_wait: seconds to wait inline before deferring.
+    :param poll_interval: seconds between looks, None to choose.
+    :param timeout: seconds after submission for which to wait.
+    :param output_path: ObjectStoragePath URI of the folder (or file) for results that are large or media; the body is
+        landed there the moment it is complete. Without it large bodies go to the folder ``output_path`` of the
+        connection's extra or of ``[segmind]``, else into XCom with a warning.
+    :param max_xcom_bytes: bytes of JSON up to which the result is the XCom value.
+    :param on_failed: Segmind reports FAILED, which costs nothing: ``fail``, or ``resubmit``.
+    :param on_expired: the result is gone: ``recover`` from the request history, ``resubmit`` (pays twice), or ``fail``.
+    :param max_resubmits: how often ``on_failed`` and ``on_expired`` may submit again.
+    """
+
+    template_fields: Sequence[str] = (*SegmindSubmitOperator.template_fields, "output_path")
+    late_fields: ClassVar[Sequence[str]] = (
+        *SegmindSubmitOperator.late_fields,
+        *("deferrable", "sync_wait", "poll_interval", "timeout", "max_xcom_bytes"),
+        *("on_failed", "on_expired", "max_resubmits"),
+    )
+
+    def __init__(
+        self,
+        *,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        sync_wait: float = SYNC_WAIT,
+        poll_interval: float | None = None,
+        timeout: float = RESULT_LIFETIME,
+        output_path: str | os.PathLike[str] | None = None,
+        max_xcom_bytes: int = MAX_XCOM_BYTES,
+        on_failed: OnFailed = "fail",
+        on_expired: OnExpired = "recover",
+        max_resubmits: int = MAX_RESUBMITS,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.deferrable = deferrable
+        self.sync_wait = sync_wait
+        self.poll_interval = poll_interval
+        self.timeout = timeout
+        self.output_path = output_path
+        self.max_xcom_bytes = max_xcom_bytes
+        self.on_failed = on_failed
+        self.on_expired = on_expired
+        self.max_resubmits = max_resubmits
+        SegmindRunOperator.check_arguments(self)
+        self.find_late_fields()
+
+    def check_arguments(self) -> None:
+        """Check what has a range or a choice."""
+        super().check_arguments()
+        check_path("output_path", self.output_path, none=True)
+        check_waiting(sync_wait=self.sync_wait, poll_interval=self.poll_interval, timeout=self.timeout)
+        check_number("max_xcom_bytes", self.max_xcom_bytes, zero=True)
+        check_choice("on_failed", self.on_failed, OnFailed)
+        check_choice("on_expired", self.on_expired, OnExpired)
+        check_number("max_resubmits", self.max_resubmits, zero=True)
+        check_flag("deferrable", self.deferrable)
+
+    @property
+    def policies(self) -> Policies:
+        """Return what to do where the safe answer is not the only one."""
+        from airflow_provider_segmind.execution.request import Policies
+
+        return Policies(
+            on_stale=self.on_stale,
+            on_unknown=self.on_unknown,
+            on_failed=self.on_failed,
+            on_expired=self.on_expired,
+            max_resubmits=self.max_resubmits,
+            unknown_patience=self.timeout,
+        )
+
+    @property
+    def place(self) -> Place:
+        """Return where the result goes."""
+        from airflow_provider_segmind.result_storage import Place
+
+        if self.output_path:
+            return Place(path_or_none(self.output_path), self.max_xcom_bytes)
+        return Place(None, self.max_xcom_bytes, self.hook.output_path)
+
+    @property
+    def record_path(self) -> str | None:
+        """Return the folder for results, where a record of the request is kept as well."""
+        return self.place.folder or super().record_path
+
+    def execute(self, context: Context) -> Any:
+        """Submit, wait a little, and return the result or defer."""
+        from airflow_provider_segmind.execution.request import settle
+        from airflow_provider_segmind.failures import task_failures
+
+        with task_failures(partial(self.sent_before, context)):
+            self.check_rendered()
+            if self.estimate_only:
+                return self.estimate(context)
+            submission = self._submission(context)
+            return self._point_to(settle(self, context, submission, submission.begin()))
+
+    def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
+        """Go on where the trigger woke the task; without an event, look for ourselves."""
+        from airflow_provider_segmind.execution.request import settle
+        from airflow_provider_segmind.failures import task_failures
+        from airflow_provider_segmind.triggers.events import RequestEvent
+
+        with task_failures(partial(self.sent_before, context, deferred=True)):
+            self.check_rendered()
+            self.hook.find_connection()
+            read = None if event is None else RequestEvent.read(event)
+            submission = self._submission(context)
+            note = submission.current(read.request_id if read else None)
+            return self._point_to(settle(self, context, submission, note, read))
+
+    def report(self, note: Note, value: Any) -> None:
+        """Log in one line how a request ended."""
+        from airflow_provider_segmind.execution.request import summary
+
+        self.log.info("%s", summary(note.request_id, note.fingerprint.model, value))
+
+    def _point_to(self, value: Any) -> Any:
+        from airflow_provider_segmind.links import result_address
+
+        self.result_uri = result_address(value)
+        return value
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Look once more when Airflow ended the deferral because no trigger spoke: the result may be there."""
+        if not timed_out(next_method, next_kwargs):
+            return super().resume_execution(next_method, next_kwargs, context)
+        self.log.warning("No triggerer reported before the deadline; looking for ourselves")
+        return self.execute_complete(context)

@@ -10,7 +10,6 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow_provider_segmind.api.policies import DEFAULT_CONNECTION, RESULT_LIFETIME, SYNC_WAIT, OnExpiredFree
 from airflow_provider_segmind.arguments import (
     check_choice,
     check_flag,
@@ -20,15 +19,16 @@ from airflow_provider_segmind.arguments import (
     path_or_none,
 )
 from airflow_provider_segmind.compat import BaseSensorOperator, PokeReturnValue, conf
+from airflow_provider_segmind.defaults import DEFAULT_CONNECTION, RESULT_LIFETIME, SYNC_WAIT, OnExpiredFree
 from airflow_provider_segmind.deferral import backstop, timed_out, waiting_ends
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindRequestError, SegmindRequestExpiredError
 from airflow_provider_segmind.rendering import TemplatedOperator
 
 if TYPE_CHECKING:
-    from airflow_provider_segmind.api.polling import Pending
+    from airflow_provider_segmind.client.polling import Pending
     from airflow_provider_segmind.compat import Context
     from airflow_provider_segmind.hooks.segmind import SegmindHook
-    from airflow_provider_segmind.landing import Place
+    from airflow_provider_segmind.result_storage import Place
 
 
 class SegmindRequestSensor(TemplatedOperator, BaseSensorOperator):
@@ -123,8 +123,8 @@ class SegmindRequestSensor(TemplatedOperator, BaseSensorOperator):
     @cached_property
     def pending(self) -> Pending:
         """Return the request that is waited for; a bare id counts as submitted when it was first looked at."""
-        from airflow_provider_segmind.api.polling import Pending
-        from airflow_provider_segmind.api.reference import RequestRef
+        from airflow_provider_segmind.client.polling import Pending
+        from airflow_provider_segmind.client.submission import RequestRef
 
         ref = RequestRef.read(self.request_id, self.submitted_at)
         submitted_at = time.time() if ref.submitted_at is None else ref.submitted_at
@@ -192,10 +192,10 @@ class SegmindRequestSensor(TemplatedOperator, BaseSensorOperator):
 
     def _look(self, pending: Pending, until: float | None = None) -> dict[str, Any] | None:
         """Wait until ``until`` and return what XCom carries, None when the request still goes on then."""
-        from airflow_provider_segmind.api.json_values import for_xcom
-        from airflow_provider_segmind.api.media import Downloads
-        from airflow_provider_segmind.api.models import RequestResult
-        from airflow_provider_segmind.landing import land
+        from airflow_provider_segmind.chat.json_values import for_xcom
+        from airflow_provider_segmind.client.downloads import Downloads
+        from airflow_provider_segmind.client.models import RequestResult
+        from airflow_provider_segmind.result_storage import land
 
         client = self.hook.get_conn()
         wants_body = self.output_path is not None
@@ -239,15 +239,15 @@ class SegmindRequestSensor(TemplatedOperator, BaseSensorOperator):
         return None
 
     def _expired(self, error: SegmindRequestExpiredError) -> dict[str, Any]:
-        from airflow_provider_segmind.landing import recover
+        from airflow_provider_segmind.result_storage import recover
 
         if self.on_expired == "fail":
             raise error
         return self._report(recover(self.hook.get_conn(), error, model=self.pending.model, place=self.place))
 
     def _report(self, found: Any) -> dict[str, Any]:
-        from airflow_provider_segmind.api.models import RequestStatus
-        from airflow_provider_segmind.api.submission import iso
+        from airflow_provider_segmind.client.models import RequestStatus
+        from airflow_provider_segmind.client.submission import iso
 
         pending = self.pending
         report = {
@@ -261,6 +261,6 @@ class SegmindRequestSensor(TemplatedOperator, BaseSensorOperator):
     @property
     def place(self) -> Place:
         """Return where a body goes; XCom carries none of it, but for what little a request history holds."""
-        from airflow_provider_segmind.landing import Place
+        from airflow_provider_segmind.result_storage import Place
 
         return Place(path_or_none(self.output_path), max_xcom_bytes=0) if self.output_path else Place()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from airflow_provider_segmind import exceptions
-from airflow_provider_segmind.api.json_values import clean_text
+from airflow_provider_segmind.chat.json_values import clean_text
 from airflow_provider_segmind.exceptions import (
     SegmindAPIError,
     SegmindError,

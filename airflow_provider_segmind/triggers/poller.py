@@ -20,15 +20,14 @@ from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from airflow_provider_segmind.api import polling
-from airflow_provider_segmind.api.config import ClientConfig
-from airflow_provider_segmind.api.gate import Gate, account_name, governor_for
-from airflow_provider_segmind.api.models import RequestState
-from airflow_provider_segmind.api.protocol import Call
-from airflow_provider_segmind.api.rates import Priority
-from airflow_provider_segmind.api.schedule import shared_history
-from airflow_provider_segmind.api.senders import Sender, sender_for
-from airflow_provider_segmind.api.transport import shared_tls
+from airflow_provider_segmind.client import polling
+from airflow_provider_segmind.client.account import ClientConfig
+from airflow_provider_segmind.client.endpoints import Call
+from airflow_provider_segmind.client.models import RequestState
+from airflow_provider_segmind.client.poll_schedule import shared_history
+from airflow_provider_segmind.client.rate_limiter import Gate, Priority, account_name, governor_for
+from airflow_provider_segmind.client.transport_errors import shared_tls
+from airflow_provider_segmind.client.transports import Sender, sender_for
 from airflow_provider_segmind.exceptions import SegmindError
 
 CONFIG_LIFETIME = 60.0
@@ -37,13 +36,10 @@ LOOKUP_PAUSES = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 30.0, 30.0)
 """Seconds before each further try of a look-up that failed; two minutes, of the hour for which a result is kept."""
 STEPS_PER_TURN = 50
 """Entries a worker may handle without a look before the loop's other tasks have their turn."""
-
 CONNECTIONS = 8
 """Connections of a poller: looks are short, so more of them bring nothing."""
-
 FINAL = (SegmindError, AttributeError, KeyError, NameError, TypeError)
 """What looking up a Connection again cannot mend: a Connection that cannot work, or a bug."""
-
 Report = Callable[[str], None]
 FindConfig = Callable[[], Coroutine[Any, Any, ClientConfig]]
 Owned = tuple[str, str]

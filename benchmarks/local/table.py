@@ -99,8 +99,7 @@ def enrich(folder: str, url: str, *, run_id: str, schema: dict[str, Any] | None,
         import aiohttp  # noqa: F401
     connection = {"conn_type": "segmind", "host": url, "password": "SG_bench", "extra": {"history_url": url}}
     os.environ["AIRFLOW_CONN_SEGMIND_DEFAULT"] = json.dumps(connection)
-    import airflow_provider_segmind.failures
-    import airflow_provider_segmind.operators.enriching  # noqa: F401
+    import airflow_provider_segmind.execution.enrichment  # noqa: F401
     from airflow_provider_segmind.operators.enrich import SegmindEnrichFileOperator
 
     table = Table(Path(folder), 0)

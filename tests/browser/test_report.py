@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 from PIL import Image
 
-from airflow_provider_segmind.bulk.report import write_report
 from airflow_provider_segmind.emulator import SegmindEmulator
-from tests.bulk.manifests import HOSTILE, manifest_of
-from tests.operators.test_enrich import Table, things
+from airflow_provider_segmind.enrichment.report.page import write_report
+from tests.execution.test_enrichment import Table, things
+from tests.support.manifests import HOSTILE, manifest_of
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -13,7 +13,7 @@ from airflow_provider_segmind.emulator.control import EmulatorControl
 from demo.databases import PostgresDatabase, SqliteDatabase
 from demo.emulator import EmulatorProcess
 from demo.stack import AirflowStack
-from tests.crash.scene import SETTINGS, Scene
+from tests.support.crash_scene import SETTINGS, Scene
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from airflow_provider_segmind.emulator.server import SegmindEmulator
-from tests.bulk.nights import BETWEEN_TRIES, CONTEXT, order_of
-from tests.bulk.victim import live
+from tests.support.killed_runs import BETWEEN_TRIES, CONTEXT, order_of
+from tests.support.killed_worker import live
 
 ROWS, DISTINCT = 320, 300
 LATENCY = {"lognormal": {"median": 1.6, "sigma": 0.7, "seed": 1}}

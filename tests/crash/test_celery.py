@@ -23,8 +23,8 @@ from demo.databases import PostgresDatabase
 from demo.emulator import EmulatorProcess
 from demo.stack import AirflowStack
 from tests.crash.conftest import KEY
-from tests.crash.scene import SETTINGS
-from tests.databases import OneDatabase, opened
+from tests.support.crash_scene import SETTINGS
+from tests.support.databases import OneDatabase, opened
 
 DAGS = Path(__file__).parent / "tables"
 ROWS, DISTINCT = 2000, 1900

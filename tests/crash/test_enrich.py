@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bulk.nights import SHAPES, Night, history_delay, service, undisturbed
+from tests.support.killed_runs import SHAPES, Night, history_delay, service, undisturbed
 
 
 @pytest.mark.parametrize("seed", range(50))

@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_segmind.emulator import SegmindEmulator
-from tests.databases import OneDatabase, opened
+from tests.support.databases import OneDatabase, opened
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS, DISTINCT = 300, 270
 CHILD = """
 import json, sys
 from airflow_provider_segmind.operators.enrich import SegmindEnrichSqlOperator
-from tests.stand_ins import Run
+from tests.support.airflow_fakes import Run
 
 task = SegmindEnrichSqlOperator(
     task_id="a_task", sql_conn_id="shop", source_table="things", key="id", target_table="answers",

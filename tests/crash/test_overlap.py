@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_segmind.emulator.server import SegmindEmulator
-from tests.bulk.victim import SCALE
 from tests.crash.overlap import DISTINCT, LATENCY, ROWS, billed_twice, play
+from tests.support.killed_worker import SCALE
 
 SEEDS = int(os.environ.get("SEGMIND_OVERLAP_SEEDS", "8"))
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.crash.scene import Case, Outcome
+from tests.support.crash_scene import Case, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from demo.stack import AirflowStack
-    from tests.crash.scene import Scene
+    from tests.support.crash_scene import Scene
 
 AWAY = 15.0
 TTL = 20.0

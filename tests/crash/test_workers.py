@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.crash.scene import Case, Outcome
+from tests.support.crash_scene import Case, Outcome
 
 if TYPE_CHECKING:
-    from tests.crash.scene import Scene
+    from tests.support.crash_scene import Scene
 
 MODES = ("sync", "deferrable")
 KINDS = {"start": "gemini", "accepted": "gemini", "polling": "gemini", "landing": "image", "end": "gemini"}

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_segmind.emulator import SegmindEmulator
-from tests.databases import DuckDb, OneDatabase, postgres, postgres_server
-from tests.running import run_dags
+from tests.support.dag_runs import run_dags
+from tests.support.databases import DuckDb, OneDatabase, postgres, postgres_server
 
 pytestmark = pytest.mark.airflow
 __all__ = ["postgres", "postgres_server"]

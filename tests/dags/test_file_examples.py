@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from airflow_provider_segmind.bulk.sources import open_source
 from airflow_provider_segmind.emulator import SegmindEmulator
 from airflow_provider_segmind.emulator.control import RecordedRequest
-from tests.running import run_dags
+from airflow_provider_segmind.enrichment.files.readers import open_source
+from tests.support.dag_runs import run_dags
 
 pytestmark = pytest.mark.airflow
 

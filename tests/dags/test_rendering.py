@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_segmind.emulator import SegmindEmulator
-from tests.running import run_dags
+from tests.support.dag_runs import run_dags
 
 pytestmark = [pytest.mark.matrix, pytest.mark.airflow]
 

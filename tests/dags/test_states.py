@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_segmind.emulator import SegmindEmulator
-from tests.running import run_dags
+from tests.support.dag_runs import run_dags
 
 pytestmark = pytest.mark.airflow
 

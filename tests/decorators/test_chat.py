@@ -14,8 +14,8 @@ from airflow_provider_segmind.emulator import SegmindEmulator
 from airflow_provider_segmind.exceptions import SegmindConfigError
 from airflow_provider_segmind.get_provider_info import get_provider_info
 from airflow_provider_segmind.triggers.events import RequestEvent
-from tests.operators.chatting import NUMBER, PIXEL
-from tests.stand_ins import KEY, Clock, Run, hook_by
+from tests.support.airflow_fakes import KEY, Clock, Run, hook_by
+from tests.support.chat_tasks import NUMBER, PIXEL
 
 GEMINI = "gemini-3.1-flash-lite"
 

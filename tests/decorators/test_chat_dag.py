@@ -10,7 +10,7 @@ import pytest
 
 from airflow_provider_segmind.emulator import SegmindEmulator
 from tests.decorators.stray import STRAY
-from tests.running import run_dags
+from tests.support.dag_runs import run_dags
 
 pytestmark = pytest.mark.airflow
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from airflow_provider_segmind.emulator import SegmindEmulator
-from tests.operators.chatting import PIXEL
-from tests.running import run_dags
+from tests.support.chat_tasks import PIXEL
+from tests.support.dag_runs import run_dags
 
 pytestmark = pytest.mark.airflow
 

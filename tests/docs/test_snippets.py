@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_segmind.emulator import SegmindEmulator
-from tests.running import run_dags
+from tests.support.dag_runs import run_dags
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").rglob("*.md") if path.name != "emulator.md")]

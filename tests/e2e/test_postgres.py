@@ -15,7 +15,7 @@ import pytest
 
 from demo.databases import PostgresDatabase
 from demo.stack import AirflowStack
-from tests.crash.scene import SETTINGS
+from tests.support.crash_scene import SETTINGS
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.emulator.control import EmulatorControl

@@ -13,15 +13,15 @@ import pytest
 
 from airflow_provider_segmind.emulator.control import EmulatorControl
 from demo.emulator import EmulatorProcess
-from tests.crash.scene import Case
 from tests.e2e.conftest import CANARY_KEY
+from tests.support.crash_scene import Case
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from demo.stack import AirflowStack
-    from tests.crash.scene import Outcome, Scene
+    from tests.support.crash_scene import Outcome, Scene
 
 REFUSED_WORDS = "content policy: no lighthouses"
 DAGS = {

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_segmind.emulator import SegmindEmulator
-from airflow_provider_segmind.emulator.desk import Desk
+from airflow_provider_segmind.emulator.app import Desk
 from airflow_provider_segmind.emulator.faults import ROUTES, Fault
 from airflow_provider_segmind.emulator.scripts import Script
 

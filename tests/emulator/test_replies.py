@@ -5,7 +5,7 @@ import json
 import jsonschema
 import pytest
 
-from airflow_provider_segmind.emulator.instances import instance
+from airflow_provider_segmind.emulator.replies import instance
 
 GEMINI, OPENAI, CLAUDE = "gemini-3.1-flash-lite", "gpt-5", "claude-4-sonnet"
 

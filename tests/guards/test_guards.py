@@ -74,7 +74,7 @@ def test_the_core_can_be_imported_without_airflow() -> None:
     code = (
         "from tests.guards.imports import forbid_airflow; forbid_airflow()\n"
         "import airflow_provider_segmind, airflow_provider_segmind.exceptions\n"
-        "import airflow_provider_segmind.api, airflow_provider_segmind.emulator"
+        "import airflow_provider_segmind.client, airflow_provider_segmind.enrichment, airflow_provider_segmind.emulator"
     )
 
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_segmind.api.gate import account_name
+from airflow_provider_segmind.client.rate_limiter import account_name
 from airflow_provider_segmind.compat import Connection
 from airflow_provider_segmind.emulator import SegmindEmulator
 from airflow_provider_segmind.exceptions import SegmindConfigError
-from airflow_provider_segmind.hooks import account
+from airflow_provider_segmind.hooks import connection as account
 from airflow_provider_segmind.hooks.segmind import SegmindHook
 from airflow_provider_segmind.operators.request import SegmindSubmitOperator
-from tests.stand_ins import KEY
+from tests.support.airflow_fakes import KEY
 
 VARIABLE = "AIRFLOW_CONN_SEGMIND_DEFAULT"
 NO_NUMBERS = ("abc", -1, 0, "-5", True, [1], {"a": 1}, "nan", 10**400)

@@ -11,7 +11,7 @@ from airflow_provider_segmind.arguments import as_inputs, validate_inputs
 from airflow_provider_segmind.exceptions import SegmindConfigError
 from airflow_provider_segmind.operators.request import SegmindResultOperator, SegmindRunOperator, SegmindSubmitOperator
 from airflow_provider_segmind.sensors.request import SegmindRequestSensor
-from tests.stand_ins import CANARY
+from tests.support.airflow_fakes import CANARY
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from airflow_provider_segmind.exceptions import SegmindConfigError
 from airflow_provider_segmind.links import SegmindModelLink, SegmindOutputLink
 from airflow_provider_segmind.operators.chat import SegmindChatOperator
 from airflow_provider_segmind.triggers.events import RequestEvent
-from tests.operators.chatting import CLAUDE, GEMINI, GPT, NUMBER, PIXEL, Chat
+from tests.support.chat_tasks import CLAUDE, GEMINI, GPT, NUMBER, PIXEL, Chat
 
 ENCODED = base64.b64encode(PIXEL).decode()
 SEED = {

@@ -12,7 +12,7 @@ from airflow_provider_segmind.compat import AirflowFailException
 from airflow_provider_segmind.exceptions import SegmindConfigError
 from airflow_provider_segmind.operators.chat import SegmindChatOperator
 from airflow_provider_segmind.operators.request import SegmindSubmitOperator
-from tests.operators.chatting import GEMINI, PIXEL, Chat
+from tests.support.chat_tasks import GEMINI, PIXEL, Chat
 
 
 class Strange:

@@ -24,8 +24,8 @@ from airflow_provider_segmind.operators.request import (
     SegmindSubmitOperator,
 )
 from airflow_provider_segmind.sensors.request import SegmindRequestSensor
-from tests.operators.test_enrich import Table, things
-from tests.stand_ins import Run
+from tests.execution.test_enrichment import Table, things
+from tests.support.airflow_fakes import Run
 
 KINDS: list[Callable[[str], Any]] = [str, Path, lambda text: ObjectStoragePath(f"file://{text}")]
 kinds = pytest.mark.parametrize("path", KINDS, ids=["text", "Path", "ObjectStoragePath"])

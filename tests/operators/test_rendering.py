@@ -25,8 +25,8 @@ from airflow_provider_segmind.operators.enrich import (
 from airflow_provider_segmind.operators.request import SegmindResultOperator, SegmindRunOperator, SegmindSubmitOperator
 from airflow_provider_segmind.rendering import MASK, MaskedValue
 from airflow_provider_segmind.sensors.request import SegmindRequestSensor
-from tests.operators.chatting import Chat
-from tests.stand_ins import Run
+from tests.support.airflow_fakes import Run
+from tests.support.chat_tasks import Chat
 
 FILE = {"source": "a.jsonl", "key": "id", "output_path": "b.jsonl", "prompt": "Say {x}", "ledger_path": "l"}
 SQL = {"sql_conn_id": "c", "key": "id", "target_table": "t", "sql": "SELECT 1", "prompt": "Say {x}", "ledger_path": "l"}

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from airflow_provider_segmind.api.async_client import AsyncSegmindClient
-from airflow_provider_segmind.api.config import ClientConfig
-from airflow_provider_segmind.api.protocol import Endpoints
+from airflow_provider_segmind.client.account import ClientConfig
+from airflow_provider_segmind.client.async_client import AsyncSegmindClient
+from airflow_provider_segmind.client.endpoints import Endpoints
 from airflow_provider_segmind.emulator import SegmindEmulator
-from tests.rates.clocks import DistantTransport, LeapingClock
-from tests.rates.journeys import MODEL, journey
+from tests.support.rate_clocks import DistantTransport, LeapingClock
+from tests.support.rate_journeys import MODEL, journey
 
 LIMIT = 50
 LATENCY = {"lognormal": {"median": 4, "sigma": 0.5, "seed": 1}}

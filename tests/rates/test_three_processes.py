@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_segmind.api.gate import account_name
+from airflow_provider_segmind.client.rate_limiter import account_name
 from airflow_provider_segmind.emulator import SegmindEmulator
-from tests.rates.clocks import FastClock
-from tests.rates.process import Part
+from tests.support.rate_clocks import FastClock
+from tests.support.rate_process import Part
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 50
@@ -33,7 +33,7 @@ def run_together(parts: list[Part]) -> list[int]:
     """Let processes work at the same time and return how many requests of each completed."""
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.rates.process", json.dumps(asdict(part))],
+            [sys.executable, "-m", "tests.support.rate_process", json.dumps(asdict(part))],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -17,7 +17,7 @@ from airflow_provider_segmind.compat import (
 )
 from airflow_provider_segmind.emulator import SegmindEmulator
 from airflow_provider_segmind.sensors.request import SegmindRequestSensor
-from tests.stand_ins import INPUTS, Clock, Run, by_hand, hook_by
+from tests.support.airflow_fakes import INPUTS, Clock, Run, by_hand, hook_by
 
 MODEL = "gemini-3.1-flash-lite"
 

@@ -12,13 +12,12 @@ from typing import Any
 import pytest
 from blockbuster import BlockBuster
 
-from airflow_provider_segmind.api.answers import Answer
-from airflow_provider_segmind.api.client import ClientConfig
-from airflow_provider_segmind.api.connections import Connections
-from airflow_provider_segmind.api.polling import Pending
-from airflow_provider_segmind.api.protocol import Call, Endpoints
-from airflow_provider_segmind.api.schedule import shared_history
-from airflow_provider_segmind.api.senders import AiohttpSender, HttpxSender, Sender, prepare
+from airflow_provider_segmind.client.client import ClientConfig
+from airflow_provider_segmind.client.endpoints import Call, Endpoints
+from airflow_provider_segmind.client.poll_schedule import shared_history
+from airflow_provider_segmind.client.polling import Pending
+from airflow_provider_segmind.client.responses import Answer
+from airflow_provider_segmind.client.transports import AiohttpSender, Connections, HttpxSender, Sender, prepare
 from airflow_provider_segmind.exceptions import (
     SegmindConnectionError,
     SegmindRequestFailedError,
@@ -26,10 +25,9 @@ from airflow_provider_segmind.exceptions import (
 )
 from airflow_provider_segmind.hooks.segmind import SegmindHook
 from airflow_provider_segmind.triggers import poller as room
-from airflow_provider_segmind.triggers import waiting
+from airflow_provider_segmind.triggers import request as waiting
 from airflow_provider_segmind.triggers.poller import CONNECTIONS, Poller, open_looks, poller_of
-from airflow_provider_segmind.triggers.request import SegmindRequestTrigger
-from airflow_provider_segmind.triggers.waiting import owner_of
+from airflow_provider_segmind.triggers.request import SegmindRequestTrigger, owner_of
 
 CONFIG = ClientConfig(api_key="SG_0123456789abcdef")
 

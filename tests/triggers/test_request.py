@@ -16,7 +16,7 @@ from airflow_provider_segmind.emulator import SegmindEmulator
 from airflow_provider_segmind.hooks.segmind import SegmindHook
 from airflow_provider_segmind.triggers.events import RequestEvent
 from airflow_provider_segmind.triggers.request import SegmindRequestTrigger
-from tests.stand_ins import CANARY, INPUTS, KEY, Clock, hook_by
+from tests.support.airflow_fakes import CANARY, INPUTS, KEY, Clock, hook_by
 
 MODEL = "gemini-3.1-flash-lite"
 

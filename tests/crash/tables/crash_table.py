@@ -20,8 +20,8 @@ MINUTE = 6.0
 
 def short_minute(config: Any) -> Any:
     """Return what a client needs to know of the account, where a minute is short."""
-    from airflow_provider_segmind.api.config import ClientConfig
-    from airflow_provider_segmind.api.rates import RateSettings
+    from airflow_provider_segmind.client.account import ClientConfig
+    from airflow_provider_segmind.client.rate_limiter import RateSettings
 
     @dataclass(frozen=True)
     class ShortMinute(ClientConfig):

@@ -1,1 +1,0 @@
-"""The Segmind client. Knows nothing of Airflow."""

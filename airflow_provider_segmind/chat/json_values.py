@@ -1,0 +1,343 @@
+"""
+JSON that every reader downstream can carry, and what becomes of the rest.
+
+A model may answer what is JSON and yet breaks whoever stores it. The limits, and who sets them:
+
+=====================  ==========================================================================================
+of a value             why
+=====================  ==========================================================================================
+:data:`MAX_DEPTH`      Python's decoder gives up near 1,000 levels, pydantic's at 200, its serializer at 255
+:data:`MAX_DIGITS`     larger numbers are infinite to whoever reads numbers as doubles; Python itself reads 4,300 digits
+:data:`LARGEST_INT`    Airflow hands XComs over as MessagePack, whose integers have 64 bits
+NUL                    PostgreSQL refuses it in texts and in JSON
+half a surrogate pair  no UTF-8 text can hold it
+NaN and infinity       are no JSON
+=====================  ==========================================================================================
+
+A typed answer beyond the limits of depth and digits is refused (:func:`fault`), once, before anything stores it. The
+body of a result, which is delivered as it came, keeps its content in another form (:func:`read_json`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+MAX_DEPTH = 100
+"""Lists and objects inside each other."""
+MAX_DIGITS = 308
+"""Digits of an integer, and the power of ten of any number."""
+LARGEST_INT = 2**64 - 1
+SMALLEST_INT = -(2**63)
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+"|[{}\[\]]', re.DOTALL)
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*+"', re.DOTALL)
+_LONG_INTEGER = re.compile(rf"(?<![.0-9])[0-9]{{{MAX_DIGITS + 1}}}")
+_EXPONENT = re.compile(r"[0-9]+(?:\.[0-9]+)?[eE]\+?[0-9]{3}[0-9]*")
+_Link: TypeAlias = tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """
+    A value that every reader can carry.
+
+    :param replaced: how many texts held a character that became U+FFFD.
+    :param as_text: whether a value that no reader carries as data became a text of JSON.
+    """
+
+    value: Any
+    replaced: int = 0
+    as_text: bool = False
+
+
+def clean_text(text: str) -> str:
+    """Return a text without NUL and halves of surrogate pairs: each becomes U+FFFD."""
+    if not text.isascii():
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text.replace("\x00", "\ufffd") if "\x00" in text else text
+
+
+def cleaned(value: Any) -> Carried:
+    """
+    Clean every text in a JSON value, the names of its fields included.
+
+    :param value: no deeper than :data:`MAX_DEPTH`, see :func:`fault`.
+    """
+    return _rebuilt(value, wide=True)
+
+
+def for_xcom(value: Any) -> Carried:
+    """
+    Return a JSON value as every XCom backend can carry it.
+
+    Texts are cleaned, integers beyond 64 bits become texts of their digits, NaN and infinity become None, and an
+    entry of the value that is nested too deeply becomes a text of JSON.
+
+    :param value: plain JSON data.
+    """
+    if isinstance(value, Mapping):
+        value = {key: json_text(item) if _too_deep(item, 1) else item for key, item in value.items()}
+    elif _too_deep(value, 0):
+        value = json_text(value)
+    return _rebuilt(value, wide=False)
+
+
+def body_for_xcom(body: Any, written: str | None = None) -> Carried:
+    """
+    Return the body of a result as every XCom backend can carry it.
+
+    As data where that is possible, its texts cleaned; else as one text of JSON that holds all of it.
+
+    :param body: plain JSON data.
+    :param written: the JSON that ``body`` was read from, when reading changed it, see :func:`was_changed`.
+    """
+    if written is None and not _too_deep(body, 0) and not _holds_beyond_64_bits(body):
+        carried = _rebuilt(body, wide=False)
+        # Two names that differ only in what was replaced would leave one value.
+        if not carried.replaced or _entries(carried.value) == _entries(body):
+            return carried
+    return Carried(clean_text(json_text(body) if written is None else written), as_text=True)
+
+
+def was_changed(text: str | bytes) -> bool:
+    """
+    Say whether :func:`read_json` keeps something of a JSON object in another form: what is too deep, and long numbers.
+
+    :param text: JSON, as ``read_json`` takes it.
+    """
+    if isinstance(text, bytes):
+        try:
+            text = text.decode(json.detect_encoding(text), "surrogatepass")
+        except UnicodeDecodeError:
+            # It was no JSON, so nothing was read from it.
+            return False
+    if text.count("[") + text.count("{") > MAX_DEPTH and _flattened(text, 1) != text:
+        return True
+    if _LONG_INTEGER.search(text) is None and _EXPONENT.search(text) is None:
+        return False
+    bare = _STRING.sub('""', text)
+    return _LONG_INTEGER.search(bare) is not None or any(
+        math.isinf(float(number.group())) for number in _EXPONENT.finditer(bare)
+    )
+
+
+def is_carried(value: Any, depth: int = 1) -> bool:
+    """
+    Tell, fast, that nothing is wrong with decoded JSON: :func:`fault` finds and :func:`cleaned` changes nothing.
+
+    :param depth: of the value in what it is part of.
+    """
+    kind = type(value)
+    if kind is str:
+        return clean_text(value) is value
+    if kind is dict:
+        return depth <= MAX_DEPTH and all(
+            clean_text(key) is key and is_carried(item, depth + 1) for key, item in value.items()
+        )
+    if kind is list:
+        return depth <= MAX_DEPTH and all(is_carried(item, depth + 1) for item in value)
+    if kind is int:
+        return not too_many_digits(value)
+    return value is None or kind is bool or (isinstance(value, float) and math.isfinite(value))
+
+
+def fault(value: Any) -> tuple[str, str] | None:
+    """
+    Say where and why a JSON value cannot be carried, None when it can.
+
+    :returns: the JSON path, and a reason without the value.
+    """
+    stack: list[tuple[Any, int, _Link]] = [(value, 1, ())]
+    while stack:
+        node, depth, link = stack.pop()
+        if isinstance(node, (Mapping, list)):
+            if depth > MAX_DEPTH:
+                return "$", f"it is nested more than {MAX_DEPTH} levels deep"
+            items = node.items() if isinstance(node, Mapping) else enumerate(node)
+            stack += [(item, depth + 1, (link, step)) for step, item in items]
+        elif isinstance(node, float) and not math.isfinite(node):
+            return _path(link), "it is no finite number"
+        elif isinstance(node, int) and not isinstance(node, bool) and too_many_digits(node):
+            return _path(link), f"it is a number of more than {MAX_DIGITS} digits"
+    return None
+
+
+def too_many_digits(number: int) -> bool:
+    """Tell whether a number has more digits than :data:`MAX_DIGITS`, without writing it out."""
+    return number.bit_length() > 1000 and abs(number) >= 10**MAX_DIGITS
+
+
+def read_json(text: str | bytes, *, entries: int = 1) -> Any:
+    """
+    Decode JSON of any depth and with numbers of any size.
+
+    NaN and infinity are read as None, integers beyond :data:`MAX_DIGITS` as texts of their digits. What is nested
+    more than :data:`MAX_DEPTH` levels deep stays JSON text: as a whole, under the name it has.
+
+    :param entries: how many levels down those names are.
+    :raises ValueError: it is not JSON.
+    """
+    if isinstance(text, bytes):
+        try:
+            text = text.decode(json.detect_encoding(text), "surrogatepass")
+        except UnicodeDecodeError:
+            # It was no JSON, so nothing was read from it.
+            return False
+    if text.count("[") + text.count("{") > MAX_DEPTH:
+        text = _flattened(text, entries)
+    try:
+        return _DECODER.decode(text.removeprefix("\ufeff"))
+    except RecursionError as error:
+        # What is never closed is not flattened.
+        raise ValueError("not JSON: its lists and objects are not closed") from error
+
+
+def json_text(value: Any) -> str:
+    """Write JSON of any depth, with numbers of any size; NaN and infinity become null."""
+    written: list[str] = []
+    # Popped from the end: what is to be written as it stands, or a value.
+    stack: list[tuple[bool, Any]] = [(False, value)]
+    while stack:
+        done, node = stack.pop()
+        if done:
+            written.append(node)
+        elif isinstance(node, Mapping):
+            _push(stack, "{}", [(f"{_scalar(str(key))}: ", item) for key, item in node.items()])
+        elif isinstance(node, (list, tuple)):
+            _push(stack, "[]", [("", item) for item in node])
+        else:
+            written.append(_scalar(node))
+    return "".join(written)
+
+
+def _push(stack: list[tuple[bool, Any]], marks: str, items: list[tuple[str, Any]]) -> None:
+    stack.append((True, marks[1]))
+    for number in range(len(items) - 1, -1, -1):
+        name, item = items[number]
+        stack += [(False, item), (True, f"{', ' if number else ''}{name}")]
+    stack.append((True, marks[0]))
+
+
+def _scalar(value: Any) -> str:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "null"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return digits_of(value)
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def digits_of(number: int) -> str:
+    """Write an integer of any size; Python itself refuses more than 4,300 digits."""
+    if number.bit_length() < 10_000:
+        return str(int(number))
+    return format(_decimal_of(number), "f")
+
+
+def _decimal_of(number: int) -> Any:
+    from decimal import MAX_EMAX, MAX_PREC, Context
+
+    return Context(prec=MAX_PREC, Emax=MAX_EMAX).create_decimal(number)
+
+
+def _rebuilt(value: Any, *, wide: bool) -> Carried:
+    replaced = 0
+
+    def text(old: str) -> str:
+        nonlocal replaced
+        new = clean_text(old)
+        replaced += new != old
+        return new
+
+    def rebuild(node: Any) -> Any:
+        if isinstance(node, str):
+            return text(node)
+        if isinstance(node, Mapping):
+            return {text(key) if isinstance(key, str) else key: rebuild(item) for key, item in node.items()}
+        if isinstance(node, (list, tuple)):
+            return [rebuild(item) for item in node]
+        if wide or isinstance(node, bool):
+            return node
+        if isinstance(node, float) and not math.isfinite(node):
+            return None
+        if isinstance(node, int) and not SMALLEST_INT <= node <= LARGEST_INT:
+            return digits_of(node)
+        return node
+
+    return Carried(rebuild(value), replaced)
+
+
+def _too_deep(value: Any, above: int) -> bool:
+    stack = [(value, above + 1)]
+    while stack:
+        node, depth = stack.pop()
+        if isinstance(node, (Mapping, list, tuple)):
+            if depth > MAX_DEPTH:
+                return True
+            stack += [(item, depth + 1) for item in (node.values() if isinstance(node, Mapping) else node)]
+    return False
+
+
+def _holds_beyond_64_bits(value: Any) -> bool:
+    return any(isinstance(node, int) and not SMALLEST_INT <= node <= LARGEST_INT for node in _nodes(value))
+
+
+def _entries(value: Any) -> int:
+    return sum(len(node) for node in _nodes(value) if isinstance(node, Mapping))
+
+
+def _nodes(value: Any) -> Iterator[Any]:
+    stack = [value]
+    while stack:
+        node = stack.pop()
+        yield node
+        if isinstance(node, (Mapping, list, tuple)):
+            stack += node.values() if isinstance(node, Mapping) else node
+
+
+def _path(link: _Link) -> str:
+    steps: list[str] = []
+    while link:
+        link, step = link
+        steps.append(f"[{step}]" if isinstance(step, int) else f".{step}")
+    return "$" + "".join(reversed(steps))
+
+
+def _flattened(text: str, entries: int) -> str:
+    """Turn the values ``entries`` levels down that are nested too deeply into JSON strings."""
+    pieces: list[str] = []
+    depth = deepest = start = kept = 0
+    for match in _TOKEN.finditer(text):
+        mark = match.group()
+        if mark in "{[":
+            depth += 1
+            if depth == entries + 1:
+                start, deepest = match.start(), depth
+            deepest = max(deepest, depth)
+        elif mark in "}]":
+            depth -= 1
+            if depth == entries and deepest > MAX_DEPTH:
+                pieces += [text[kept:start], json.dumps(text[start : match.end()])]
+                kept = match.end()
+            deepest = deepest if depth > entries else 0
+        if depth < 0:
+            break
+    return "".join([*pieces, text[kept:]])
+
+
+def _integer(digits: str) -> int | str:
+    return int(digits) if len(digits) <= MAX_DIGITS + digits.startswith("-") else digits
+
+
+def _float(digits: str) -> float | None:
+    number = float(digits)
+    return number if math.isfinite(number) else None
+
+
+_DECODER = json.JSONDecoder(parse_int=_integer, parse_float=_float, parse_constant=lambda _: None)

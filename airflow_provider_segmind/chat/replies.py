@@ -1,0 +1,311 @@
+"""What a chat model replied, whichever family it belongs to: text, finish reason, tokens, verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
+from typing import Any, Literal, TypeAlias
+
+from airflow_provider_segmind.chat.json_values import json_text, read_json
+from airflow_provider_segmind.chat.model_families import (
+    ApiFormat,
+    as_list,
+    as_object,
+    as_text,
+    count,
+    known_family,
+    provider_family,
+)
+
+Outcome: TypeAlias = Literal["success", "truncated", "blocked", "empty", "invalid"]
+RawKind: TypeAlias = Literal["encoded", "object", "text", "json", "missing"]
+
+
+class FinishReason(StrEnum):
+    """Why the model stopped, in one vocabulary."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    BLOCKED = "blocked"
+    TOOL_CALL = "tool_call"
+    OTHER = "other"
+    UNKNOWN = "unknown"
+
+
+# Google: FinishReason and BlockedReason of google-genai 3.4.0; OpenAI and Anthropic: their API references.
+_FINISH = {
+    FinishReason.STOP: "STOP END_TURN STOP_SEQUENCE EOS",
+    FinishReason.LENGTH: "MAX_TOKENS LENGTH MODEL_CONTEXT_WINDOW_EXCEEDED",
+    FinishReason.BLOCKED: "SAFETY RECITATION BLOCKLIST PROHIBITED_CONTENT SPII IMAGE_SAFETY IMAGE_PROHIBITED_CONTENT "
+    "IMAGE_RECITATION MODEL_ARMOR JAILBREAK CONTENT_FILTER REFUSAL",
+    FinishReason.TOOL_CALL: "TOOL_CALLS TOOL_USE FUNCTION_CALL",
+    FinishReason.OTHER: "OTHER LANGUAGE MALFORMED_FUNCTION_CALL UNEXPECTED_TOOL_CALL TOO_MANY_TOOL_CALLS "
+    "MISSING_THOUGHT_SIGNATURE MALFORMED_RESPONSE IMAGE_OTHER NO_IMAGE ESCALATION PUP_LIMITED_DISABLED CONTINUATION "
+    "PAUSE_TURN INSUFFICIENT_SYSTEM_RESOURCE",
+}
+_FINISH_BY_WORD = {word: reason for reason, words in _FINISH.items() for word in words.split()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenUsage:
+    """
+    Tokens of one reply, in one shape; None where the provider does not say, which is not zero.
+
+    :param input_tokens: all that was read, cached ones included.
+    :param output_tokens: all that was written and is billed as output, thinking included.
+    :param cached_tokens: the part of the input that came from a cache.
+    :param thinking_tokens: the part of the output that was thought.
+    :param total_tokens: as the provider counts, else the sum of both when both are known.
+    """
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_tokens: int | None = None
+    thinking_tokens: int | None = None
+    total_tokens: int | None = None
+
+    def as_dict(self) -> dict[str, int | None]:
+        """Return the counts as plain data, for XCom."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatReply:
+    """
+    What a chat model answered.
+
+    :param text: the answer, thoughts left out; empty when there is none.
+    :param finish_reason: why it stopped.
+    :param native_finish_reason: the provider's word for it.
+    :param block_reason: why it was blocked, with the harm category where one is named.
+    :param grounding: what a web search contributed; its shape is not documented.
+    :param tool_calls: the calls the model asked for, in the provider's form.
+    :param raw_kind: how it was wrapped: provider JSON in a string (``encoded``) or as an object, plain ``text``,
+        other data written out as ``json``, or ``missing``.
+    :param api_format: the family whose shape was found, None for a plain text.
+    """
+
+    text: str = ""
+    finish_reason: FinishReason = FinishReason.UNKNOWN
+    native_finish_reason: str | None = None
+    usage: TokenUsage = field(default_factory=TokenUsage)
+    grounding: Any = None
+    block_reason: str | None = None
+    tool_calls: tuple[Mapping[str, Any], ...] = ()
+    raw_kind: RawKind = "missing"
+    api_format: ApiFormat | None = None
+
+
+def finish_reason_of(word: str | None) -> FinishReason:
+    """Translate a provider's word, in any case; None and unknown words are ``UNKNOWN``."""
+    return _FINISH_BY_WORD.get((word or "").upper(), FinishReason.UNKNOWN)
+
+
+def outcome(reply: ChatReply) -> Outcome:
+    """
+    Say what became of a reply: by finish reason first, then by whether there is text.
+
+    ``truncated`` and ``blocked`` hold whatever text there is; ``invalid`` is a stop that is no answer (a tool call, a
+    malformed response); an unknown reason counts as a plain stop.
+
+    :param reply: the reply as read.
+    """
+    if reply.finish_reason is FinishReason.BLOCKED:
+        return "blocked"
+    if reply.finish_reason is FinishReason.LENGTH:
+        return "truncated"
+    if reply.finish_reason in (FinishReason.TOOL_CALL, FinishReason.OTHER):
+        return "invalid"
+    return "success" if reply.text.strip() else "empty"
+
+
+_BESIDE_OUTPUT = frozenset({"output", "error", "grounding", "reasoning", "partial"})
+
+
+def read_reply(answer: Any, *, model: str | None = None, api_format: ApiFormat | str | None = None) -> ChatReply:
+    """
+    Read a reply out of a v2 result body, a v1 body, or a bare ``output``. Never raises.
+
+    :param answer: what Segmind gave.
+    :param model: the model that ran; its family settles bodies such as ``{"candidates": []}``, which fit by name only.
+    :param api_format: the family, when it is known better.
+    """
+    hint = _hint(model, api_format)
+    body = as_object(answer)
+    if provider_family(body, hint) is None and _is_result_body(body):
+        reply = _read_output(body.get("output"), hint)
+        return replace(reply, grounding=reply.grounding if body.get("grounding") is None else body["grounding"])
+    return _read_output(answer, hint)
+
+
+def _hint(model: str | None, api_format: ApiFormat | str | None) -> ApiFormat | None:
+    if api_format in tuple(ApiFormat):
+        return ApiFormat(str(api_format))
+    return known_family(model) if isinstance(model, str) else None
+
+
+def _is_result_body(body: Mapping[str, Any]) -> bool:
+    # A model's own JSON may well have a key "output" or "status"; a result body has both, or Segmind's words in them.
+    if "output" in body:
+        return not {"status", "metrics", "request_id"}.isdisjoint(body) or set(body) <= _BESIDE_OUTPUT
+    return body.get("status") in ("COMPLETED", "FAILED", "QUEUED", "PROCESSING")
+
+
+def _read_output(output: Any, hint: ApiFormat | None) -> ChatReply:
+    if isinstance(output, bytes):
+        output = output.decode("utf-8", "replace")
+    if output is None:
+        return ChatReply()
+    if isinstance(output, str):
+        decoded = _decoded(output)
+        family = provider_family(decoded, hint)
+        if family is None:
+            return ChatReply(text=_whole_characters(output), raw_kind="text")
+        return replace(_READERS[family](decoded), raw_kind="encoded")
+    native = as_object(output)
+    family = provider_family(native, hint)
+    if family is not None:
+        return replace(_READERS[family](native), raw_kind="object")
+    return ChatReply(text=json_text(output), raw_kind="json")
+
+
+def _decoded(text: str) -> Mapping[str, Any]:
+    if not text.lstrip("\ufeff \t\r\n").startswith("{"):
+        return {}
+    try:
+        return as_object(read_json(text.lstrip("\ufeff")))
+    except ValueError:
+        return {}
+
+
+def _whole_characters(text: str) -> str:
+    # Half an emoji (a lone surrogate, legal in JSON) cannot be stored as UTF-8; losing it beats losing a paid reply.
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def _read_gemini(body: Mapping[str, Any]) -> ChatReply:
+    candidates = as_list(body.get("candidates"))
+    candidate = as_object(candidates[0]) if candidates else {}
+    content = candidate.get("content")
+    raw_parts = content if isinstance(content, list) else as_object(content).get("parts")
+    parts = [as_object(part) for part in (raw_parts if isinstance(raw_parts, list) else [raw_parts])]
+    text = "".join(as_text(part.get("text")) for part in parts if part.get("thought") is not True)
+    calls = tuple(as_object(part["functionCall"]) for part in parts if part.get("functionCall"))
+    word = as_text(candidate.get("finishReason") or candidate.get("finish_reason")) or None
+    reason = finish_reason_of(word)
+    feedback = as_object(body.get("promptFeedback") or body.get("prompt_feedback"))
+    blocked = as_text(feedback.get("blockReason") or feedback.get("block_reason"))
+    if blocked and not candidates:
+        word, reason = blocked, FinishReason.BLOCKED
+    elif calls and reason is FinishReason.STOP:
+        reason = FinishReason.TOOL_CALL
+    ratings = as_list(feedback.get("safetyRatings")) + as_list(candidate.get("safetyRatings"))
+    usage = as_object(body.get("usageMetadata") or body.get("usage_metadata"))
+    thinking = count(usage.get("thoughtsTokenCount"))
+    return ChatReply(
+        text=_whole_characters(text),
+        finish_reason=reason,
+        native_finish_reason=word,
+        usage=_usage(
+            input_tokens=_sum(count(usage.get("promptTokenCount")), count(usage.get("toolUsePromptTokenCount"))),
+            output_tokens=_sum(count(usage.get("candidatesTokenCount")), thinking),
+            cached_tokens=count(usage.get("cachedContentTokenCount")),
+            thinking_tokens=thinking,
+            total_tokens=count(usage.get("totalTokenCount")),
+        ),
+        grounding=candidate.get("groundingMetadata") or body.get("grounding"),
+        block_reason=_block_reason(word, ratings) if reason is FinishReason.BLOCKED else None,
+        tool_calls=calls,
+        api_format=ApiFormat.GEMINI,
+    )
+
+
+def _read_openai(body: Mapping[str, Any]) -> ChatReply:
+    choices = as_list(body.get("choices"))
+    choice = as_object(choices[0]) if choices else {}
+    message = as_object(choice.get("message"))
+    word = as_text(choice.get("finish_reason")) or None
+    reason = finish_reason_of(word)
+    content = message.get("content")
+    text = _joined_blocks(content) if isinstance(content, list) else as_text(content)
+    refusal = as_text(message.get("refusal"))
+    if refusal and not text:
+        word, reason = "refusal", FinishReason.BLOCKED
+    usage = as_object(body.get("usage"))
+    return ChatReply(
+        text=_whole_characters(text or refusal),
+        finish_reason=reason,
+        native_finish_reason=word,
+        usage=_usage(
+            input_tokens=count(usage.get("prompt_tokens")),
+            output_tokens=count(usage.get("completion_tokens")),
+            cached_tokens=count(as_object(usage.get("prompt_tokens_details")).get("cached_tokens")),
+            thinking_tokens=count(as_object(usage.get("completion_tokens_details")).get("reasoning_tokens")),
+            total_tokens=count(usage.get("total_tokens")),
+        ),
+        grounding=body.get("grounding"),
+        block_reason=word if reason is FinishReason.BLOCKED else None,
+        tool_calls=tuple(as_object(call) for call in as_list(message.get("tool_calls"))),
+        api_format=ApiFormat.OPENAI,
+    )
+
+
+def _read_anthropic(body: Mapping[str, Any]) -> ChatReply:
+    blocks = [as_object(block) for block in as_list(body.get("content"))]
+    word = as_text(body.get("stop_reason")) or None
+    reason = finish_reason_of(word)
+    usage = as_object(body.get("usage"))
+    cached = count(usage.get("cache_read_input_tokens"))
+    return ChatReply(
+        text=_whole_characters(_joined_blocks(blocks)),
+        finish_reason=reason,
+        native_finish_reason=word,
+        usage=_usage(
+            input_tokens=_sum(
+                count(usage.get("input_tokens")), cached, count(usage.get("cache_creation_input_tokens"))
+            ),
+            output_tokens=count(usage.get("output_tokens")),
+            cached_tokens=cached,
+            thinking_tokens=None,
+            total_tokens=None,
+        ),
+        grounding=body.get("grounding"),
+        block_reason=word if reason is FinishReason.BLOCKED else None,
+        tool_calls=tuple(block for block in blocks if block.get("type") == "tool_use"),
+        api_format=ApiFormat.ANTHROPIC,
+    )
+
+
+_READERS = {
+    ApiFormat.GEMINI: _read_gemini,
+    ApiFormat.OPENAI: _read_openai,
+    ApiFormat.ANTHROPIC: _read_anthropic,
+}
+
+
+def _joined_blocks(blocks: list[Any]) -> str:
+    kept = (as_object(block) for block in blocks)
+    return "".join(as_text(block.get("text")) for block in kept if block.get("type") in ("text", "output_text"))
+
+
+def _block_reason(word: str | None, ratings: list[Any]) -> str:
+    blocked = [rating for rating in map(as_object, ratings) if rating.get("blocked") is True]
+    categories = [category for rating in blocked if (category := as_text(rating.get("category")))]
+    return f"{word}: {', '.join(categories)}" if categories else str(word)
+
+
+def _sum(*counts: int | None) -> int | None:
+    known = [one for one in counts if one is not None]
+    return sum(known) if known else None
+
+
+def _usage(**counts: int | None) -> TokenUsage:
+    both = (counts["input_tokens"], counts["output_tokens"])
+    if counts["total_tokens"] is None and None not in both:
+        counts["total_tokens"] = _sum(*both)
+    return TokenUsage(**counts)

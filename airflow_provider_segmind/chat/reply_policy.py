@@ -1,0 +1,285 @@
+"""
+What to do with a reply, and what the requests of one answer have cost so far.
+
+A reply is taken, asked for again with more room, sent back to be repaired, or refused. An answer may take several paid
+requests. They form a chain: the record of each further one is kept under the id of the request before it, with what had
+been spent and tried until then, so that whoever finds the last record knows all of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, TypeAlias
+
+from airflow_provider_segmind.chat.output_type import ParsedReply
+from airflow_provider_segmind.chat.replies import ChatReply, FinishReason, TokenUsage, outcome
+from airflow_provider_segmind.exceptions import SegmindReplyError, SegmindStateError, shorten
+
+DEFAULT_OUTPUT_CAP = 8_192
+"""The cap taken to have been in force, in tokens, when neither the request nor the usage tells."""
+LARGEST_OUTPUT_CAP = 65_536
+"""Largest cap asked for, in tokens (the output limit of Gemini 3.1 Flash Lite)."""
+QUOTED_ANSWER_CHARACTERS = 20_000
+"""How much of an invalid answer is sent back to the model; more costs more than it tells."""
+_GROWTH = 4
+_CAP_KEYS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "maxOutputTokens")
+_CAP_HOLDERS = ("generationConfig", "generation_config")
+RefusalReason: TypeAlias = Literal["empty", "truncated", "blocked", "invalid"]
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """Take the reply: its text, or the validated data."""
+
+    result: Any
+
+
+@dataclass(frozen=True, slots=True)
+class AskAgainLarger:
+    """Submit the same request with room for ``cap`` tokens of output."""
+
+    cap: int
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """Submit the conversation with the answer and the validator's ``error``."""
+
+    answer: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Give up; ``detail`` says why in words that fit into a message."""
+
+    reason: RefusalReason
+    detail: str
+
+
+Decision: TypeAlias = Accept | AskAgainLarger | Repair | Refuse
+
+
+def decide(
+    reply: ChatReply,
+    parsed: ParsedReply | None,
+    *,
+    repairs_left: int,
+    truncation_retries_left: int,
+    output_cap: int | None = None,
+) -> Decision:
+    """
+    Decide what to do with a reply.
+
+    :param reply: the reply as read.
+    :param parsed: its data, None when text was asked for.
+    :param repairs_left: re-asks still allowed.
+    :param truncation_retries_left: requests with a larger cap still allowed; one at first.
+    :param output_cap: the cap of the request, in tokens, see :func:`output_cap_of`.
+    """
+    found = outcome(reply)
+    unsaid = reply.finish_reason is FinishReason.UNKNOWN and parsed is not None and parsed.cut_short
+    if found == "truncated" or (found == "success" and unsaid):
+        cap = larger_cap(output_cap or reply.usage.output_tokens)
+        if truncation_retries_left > 0 and cap is not None:
+            return AskAgainLarger(cap)
+        return Refuse("truncated", f"the answer was cut off ({reply.native_finish_reason or 'no finish reason'})")
+    if found == "blocked":
+        return Refuse("blocked", f"the provider blocked it ({reply.block_reason or reply.native_finish_reason})")
+    if found == "empty":
+        return Refuse("empty", f"there is no text in it (finish reason {reply.native_finish_reason})")
+    if found == "invalid":
+        return Refuse("invalid", f"the model stopped without an answer ({reply.native_finish_reason})")
+    if parsed is None:
+        return Accept(reply.text)
+    if parsed.error is None:
+        return Accept(parsed.data)
+    if repairs_left > 0:
+        return Repair(answer=reply.text, error=parsed.error)
+    return Refuse("invalid", f"it is not the data asked for: {parsed.error}")
+
+
+def larger_cap(cap: int | None) -> int | None:
+    """Return the next larger output cap in tokens, None when there is no room above ``cap``."""
+    base = cap or DEFAULT_OUTPUT_CAP
+    return min(base * _GROWTH, LARGEST_OUTPUT_CAP) if base < LARGEST_OUTPUT_CAP else None
+
+
+def output_cap_of(inputs: Mapping[str, Any]) -> int | None:
+    """Return the largest output cap a request carries, in tokens, None when it carries none."""
+    caps = [holder[key] for holder in _cap_holders(inputs) for key in _CAP_KEYS if _is_cap(holder.get(key))]
+    return max(caps, default=None)
+
+
+def enlarge_inputs(inputs: Mapping[str, Any], cap: int) -> dict[str, Any]:
+    """
+    Return the request with room for ``cap`` tokens of output; the one given stays as it is.
+
+    :param inputs: the body that was sent.
+    :param cap: tokens.
+    """
+    enlarged: dict[str, Any] = _with_cap(inputs, cap)
+    messages = inputs.get("messages")
+    for holder in _CAP_HOLDERS:
+        if isinstance(inputs.get(holder), Mapping):
+            enlarged[holder] = _with_cap(inputs[holder], cap)
+        if isinstance(messages, Mapping) and isinstance(messages.get(holder), Mapping):
+            enlarged["messages"] = {**enlarged["messages"], holder: _with_cap(messages[holder], cap)}
+    if output_cap_of(inputs) is None:
+        enlarged["max_tokens"] = cap
+    return enlarged
+
+
+def repair_prompt(error: str) -> str:
+    """
+    Write the re-ask.
+
+    :param error: what the validator says.
+    """
+    return (
+        "Your last answer is not valid JSON of the form that was asked for. The validator says:\n"
+        f"{error}\n"
+        "Answer again with the whole corrected JSON and nothing else."
+    )
+
+
+def repair_inputs(inputs: Mapping[str, Any], repair: Repair) -> dict[str, Any]:
+    """
+    Return the request with the invalid answer and the re-ask as its last two turns; the one given stays as it is.
+
+    Works on the body, whichever family it is for, so that files are neither read nor encoded again.
+
+    :param inputs: the body that was sent, as :func:`.chat.build_chat_inputs` makes it.
+    :param repair: the decision.
+    """
+    turns = (
+        ("assistant", shorten(repair.answer, QUOTED_ANSWER_CHARACTERS)),
+        ("user", repair_prompt(repair.error)),
+    )
+    messages = inputs["messages"]
+    if isinstance(messages, Mapping):
+        added = [{"role": "model" if role == "assistant" else role, "parts": [{"text": text}]} for role, text in turns]
+        return {**inputs, "messages": {**messages, "contents": [*messages["contents"], *added]}}
+    return {**inputs, "messages": [*messages, *({"role": role, "content": text} for role, text in turns)]}
+
+
+def reply_error(
+    refusal: Refuse, reply: ChatReply, *, model: str, request_id: str | None = None, paid_requests: int = 1
+) -> SegmindReplyError:
+    """
+    Make the error for a refusal.
+
+    :param refusal: the decision.
+    :param reply: the last reply; its first 200 characters are told.
+    :param model: the model that ran.
+    :param request_id: the last request.
+    :param paid_requests: how many requests were paid for this answer.
+    """
+    times = "The request was billed" if paid_requests == 1 else f"{paid_requests} requests were billed"
+    advice = {
+        "empty": "change the prompt or the model",
+        "truncated": "raise the output cap (max_tokens) or ask for less",
+        "blocked": "asking the same again cannot help: change the prompt or the files",
+        "invalid": "change the prompt, the output type or the model, or allow more repairs",
+    }[refusal.reason]
+    began = f" The reply begins: {shorten(reply.text)!r}." if reply.text else ""
+    request = f" to request {request_id!r}" if request_id else ""
+    return SegmindReplyError(
+        f"The reply of model {model!r}{request} cannot be used: {shorten(refusal.detail)}. {times}; {advice}.{began}",
+        reason=refusal.reason,
+        reply=reply.text,
+        request_id=request_id,
+    )
+
+
+def _is_cap(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _with_cap(holder: Mapping[str, Any], cap: int) -> dict[str, Any]:
+    return {key: cap if key in _CAP_KEYS and _is_cap(value) else value for key, value in holder.items()}
+
+
+def _cap_holders(inputs: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    messages = inputs.get("messages")
+    places = [inputs, *([messages] if isinstance(messages, Mapping) else [])]
+    yield inputs
+    for place in places:
+        for key in _CAP_HOLDERS:
+            if isinstance(place.get(key), Mapping):
+                yield place[key]
+
+
+MAX_ENLARGEMENTS = 1
+"""How often a truncated answer is asked for again with a larger output cap."""
+
+
+def part_after(request_id: str) -> str:
+    """Return under which name the note of the request after this one is kept."""
+    plain = re.fullmatch(r"[A-Za-z0-9_-]{1,100}", request_id)
+    return f"after-{request_id if plain else hashlib.sha256(request_id.encode()).hexdigest()[:40]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """
+    What an answer has taken so far.
+
+    :param requests: how many were paid.
+    :param repairs: how many of them asked again because of wrong data.
+    :param enlargements: how many of them asked again with a larger output cap.
+    :param cost: USD as billed for all of them; None when Segmind did not tell it of each.
+    :param usage: tokens of all of them; None where a provider did not tell.
+    """
+
+    requests: int = 0
+    repairs: int = 0
+    enlargements: int = 0
+    cost: float | None = 0.0
+    usage: Mapping[str, int | None] | None = None
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any] | None) -> Spent:
+        """
+        Read it back out of a note.
+
+        :raises SegmindStateError: it is something else.
+        """
+        try:
+            return cls(**(value or {}))
+        except TypeError as error:
+            raise SegmindStateError(
+                "What an earlier try noted about its requests was written by another version of this package. Nothing "
+                "is submitted until it can be read."
+            ) from error
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain JSON, for a note."""
+        return asdict(self)
+
+    def plus(self, cost: float | None, usage: TokenUsage) -> Spent:
+        """Add one more request."""
+        told = usage.as_dict()
+        if self.usage is not None:
+            told = {name: _sum(self.usage.get(name), count) for name, count in told.items()}
+        return replace(self, requests=self.requests + 1, cost=_sum(self.cost, cost), usage=told)
+
+    def toward(self, decision: AskAgainLarger | Repair) -> Spent:
+        """Count what is about to be asked."""
+        if isinstance(decision, Repair):
+            return replace(self, repairs=self.repairs + 1)
+        return replace(self, enlargements=self.enlargements + 1)
+
+
+def further_inputs(inputs: Mapping[str, Any], decision: AskAgainLarger | Repair) -> dict[str, Any]:
+    """Return the body of the request that carries on from ``inputs``."""
+    if isinstance(decision, Repair):
+        return repair_inputs(inputs, decision)
+    return enlarge_inputs(inputs, decision.cap)
+
+
+def _sum(one: Any, other: Any) -> Any:
+    return None if one is None or other is None else one + other

@@ -1,0 +1,1 @@
+"""Segmind over HTTP; no Airflow."""

@@ -1,0 +1,206 @@
+"""
+The client, twice: two short loops over the same decisions.
+
+What to send is decided in :mod:`protocol`, what may be sent again in :mod:`retry`, how to wait in :mod:`polling`. The
+classes here carry calls out with httpx, sync and async.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+
+from airflow_provider_segmind.client import polling
+from airflow_provider_segmind.client.account import AccountCalls, ClientConfig, Quiet, say_nothing, succeeded
+from airflow_provider_segmind.client.async_client import AsyncSegmindClient
+from airflow_provider_segmind.client.endpoints import Call
+from airflow_provider_segmind.client.models import (
+    Credits,
+    ModelInfo,
+    RequestRecord,
+    RequestResult,
+    RequestState,
+    SubmittedRequest,
+    SyncResult,
+)
+from airflow_provider_segmind.client.rate_limiter import Priority
+from airflow_provider_segmind.client.response_body import ACCEPT_ENCODING, Body, TooLargeError, raw_pieces
+from airflow_provider_segmind.client.responses import Answer
+from airflow_provider_segmind.client.retry import Patience, retrying
+from airflow_provider_segmind.client.transport_errors import (
+    answer_headers,
+    http_timeout,
+    shared_tls,
+    too_large,
+    transport_error,
+)
+from airflow_provider_segmind.exceptions import SegmindError
+
+__all__ = ["AsyncSegmindClient", "ClientConfig", "SegmindClient"]
+T = TypeVar("T")
+
+
+class SegmindClient(AccountCalls):
+    """
+    The blocking client. Use it in a worker; in an event loop use :class:`AsyncSegmindClient`.
+
+    :param transport: stands in for the network in tests.
+    :param sleep: called between tries and looks.
+    """
+
+    def __init__(
+        self,
+        config: ClientConfig,
+        *,
+        transport: httpx.BaseTransport | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.time,
+        rng: random.Random | None = None,
+    ) -> None:
+        super().__init__(config, clock=clock, rng=rng)
+        self._sleep = sleep
+        self._http = httpx.Client(transport=transport, verify=shared_tls())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def submit(self, model: str, inputs: Mapping[str, Any]) -> SubmittedRequest:
+        """
+        Submit a request: one paid POST, billed when it completes.
+
+        :raises SegmindSubmissionUnknownError: it may have been created; it is not sent again.
+        :raises SegmindError: it was refused; nothing was billed.
+        """
+        return self.perform(self.wire.submit(model, inputs))
+
+    def run_sync(self, model: str, inputs: Mapping[str, Any], *, timeout: float | None = None) -> SyncResult:
+        """
+        Run a model through the blocking v1 call: one paid POST, billed when it is answered 200.
+
+        :param timeout: seconds for the whole call; the gateway itself gives up after about a minute.
+        """
+        return self.perform(self.wire.run_sync(model, inputs, timeout))
+
+    def submit_once(self, model: str, inputs: Mapping[str, Any], *, before: Callable[[], object]) -> SubmittedRequest:
+        """
+        Submit with one POST and no patience; errors as in :meth:`submit`.
+
+        :param before: called when the governor lets the call through, right before it is sent.
+        """
+
+        def exchange(call: Call[SubmittedRequest]) -> SubmittedRequest:
+            before()
+            return self._send(call)
+
+        return self.gate.send(self.wire.submit(model, inputs), exchange, self._sleep)
+
+    def get_status(self, request_id: str) -> RequestState:
+        """Return where a request stands; FAILED is a state here, not an error. Free."""
+        return self.perform(self.wire.status(request_id))
+
+    def get_result(self, request_id: str) -> RequestResult:
+        """
+        Fetch the body of a request; it is final only when ``completed``. Free.
+
+        :raises SegmindRequestFailedError: Segmind reports FAILED; nothing was billed.
+        :raises SegmindRequestExpiredError: the id is unknown, or older than an hour.
+        """
+        return succeeded(self.perform(self.wire.result(request_id)))
+
+    def get_credits(self) -> Credits:
+        """Return the balance. Free; runs no model."""
+        return self.perform(self.wire.credits())
+
+    def list_models(self) -> list[ModelInfo]:
+        """List the models. Free; needs no key."""
+        return self.perform(self.wire.models())
+
+    def get_request_record(self, request_id: str) -> RequestRecord:
+        """Return what the request history holds of one own request of any age. Free; rows appear late."""
+        return self.perform(self.wire.request_record(request_id))
+
+    def list_request_records(self, **filters: Any) -> list[RequestRecord]:
+        """Return a page of the request history; filters as in :meth:`Wire.request_records`. Free."""
+        return self.perform(self.wire.request_records(**filters))
+
+    def upload(self, data_urls: Sequence[str]) -> list[str]:
+        """Store files given as ``data:`` URLs at Segmind and return their public URLs."""
+        return self.perform(self.wire.upload(data_urls))
+
+    def look(self, request_id: str, *, fetch: bool = False) -> RequestState:
+        """Look once, without patience; with ``fetch`` at the result itself."""
+        return self.drive(polling.look(self.wire, request_id, fetch=fetch))
+
+    def wait(
+        self, pending: polling.Pending, *, fetch: bool = False, until: float | None = None, report: Quiet = say_nothing
+    ) -> RequestState | None:
+        """Wait for a request to end; see :func:`polling.wait`."""
+        return self.drive(self.waiting(pending, fetch=fetch, until=until, report=report), pending)
+
+    def perform(self, call: Call[T], patience: Patience | None = None) -> T:
+        """Carry out a call, again where that is allowed."""
+        loop = retrying(patience or self.config.patience, sleep=self._sleep, rng=self.rng, paid=call.asked.paid)
+        result: T = loop(self._admitted, call)
+        return result
+
+    def drive(self, steps: Generator[Any, Any, T], pending: polling.Pending | None = None) -> T:
+        """Carry out what ``steps`` yields, a call or a pause, until it returns. Calls are made without patience."""
+        try:
+            step = next(steps)
+            while True:
+                if isinstance(step, polling.Pause):
+                    self._sleep(step.seconds)
+                    step = next(steps)
+                    continue
+                try:
+                    value = self._admitted(step, self.priority(pending))
+                except SegmindError as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(value)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+
+    def _admitted(self, call: Call[T], priority: Priority | None = None) -> T:
+        return self.gate.send(call, self._send, self._sleep, priority)
+
+    def _send(self, call: Call[T]) -> T:
+        seconds = call.timeout or self.config.request_timeout
+        deadline = time.monotonic() + seconds
+        late = False
+        try:
+            with self._http.stream(
+                call.method,
+                call.url,
+                content=call.body,
+                headers={**call.headers, "accept-encoding": ACCEPT_ENCODING},
+                timeout=http_timeout(seconds),
+            ) as response:
+                headers = answer_headers(response.headers.multi_items())
+                body = Body(headers, self.config.max_response_bytes, ready=response.is_stream_consumed)
+                for chunk in raw_pieces(response):
+                    if late:
+                        raise httpx.ReadTimeout("the body took too long")
+                    body.add(chunk)
+                    # A last piece that comes late completes an answer that may have been paid for.
+                    late = time.monotonic() > deadline
+        except TooLargeError as error:
+            raise too_large(call.asked, error) from error
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise transport_error(call.asked, call.url, error) from error
+        return call.read(Answer(response.status_code, body.content, headers, self.clock()))

@@ -1,0 +1,265 @@
+"""
+The files that a result points to.
+
+Output URLs are public and live for seven days on a host of their own, so they are fetched without the API key.
+"""
+
+from __future__ import annotations
+
+import mimetypes
+import random
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any, BinaryIO
+from urllib.parse import unquote, urljoin, urlsplit
+
+import httpx
+
+from airflow_provider_segmind.chat.model_families import known_family, makes_files
+from airflow_provider_segmind.client.account import ClientConfig, DownloadLimits
+from airflow_provider_segmind.client.models import RequestResult
+from airflow_provider_segmind.client.public_network import (
+    PublicNetwork,
+    PublicTransport,
+    RefusedAddressError,
+    check_public,
+    same_host,
+)
+from airflow_provider_segmind.client.response_body import Body, TooLargeError, Unpacker, raw_pieces
+from airflow_provider_segmind.client.responses import Answer, Asked, refusal
+from airflow_provider_segmind.client.retry import Patience, retrying
+from airflow_provider_segmind.client.transport_errors import answer_headers, http_timeout, shared_tls, transport_error
+from airflow_provider_segmind.client.transports import environment_proxy
+from airflow_provider_segmind.exceptions import SegmindDownloadError, shorten
+
+STALL_TIMEOUT = 60.0
+"""Seconds without a byte after which a download starts again; a large video may take minutes in all."""
+MAX_REDIRECTS = 5
+MAX_PAGE_BYTES = 1 << 20
+"""Bytes read of a page that is no file."""
+_HEADERS = {"accept-encoding": "identity"}
+_KEPT = (
+    "The request was billed, and its file is kept for seven days: raise the bound in the connection's extra and clear "
+    "the task, or fetch the file yourself."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class MediaFile:
+    """
+    A file that a result points to.
+
+    :param content_type: as the result names it, None when it does not.
+    """
+
+    url: str
+    content_type: str | None = None
+
+    def suffix(self, content_type: str | None = None) -> str:
+        """Return the file name's ending, from the URL or the media type; empty when neither tells."""
+        ending = PurePosixPath(unquote(urlsplit(self.url).path)).suffix.lower()
+        if re.fullmatch(r"\.[a-z0-9]{1,5}", ending):
+            return ending
+        return mimetypes.guess_extension(content_type or self.content_type or "") or ""
+
+
+@dataclass(frozen=True, slots=True)
+class Downloads:
+    """
+    What may be downloaded.
+
+    :param limits: bounds of each file.
+    :param hosts: hosts and ports of the account itself, reached wherever they are: the emulator, a proxy.
+    """
+
+    limits: DownloadLimits = field(default_factory=DownloadLimits)
+    hosts: frozenset[tuple[str, int]] = frozenset()
+
+    @classmethod
+    def of(cls, config: ClientConfig) -> Downloads:
+        """Return what a connection allows."""
+        ends = config.endpoints
+        named = (_host_and_port(url) for url in (ends.gateway, ends.storage, ends.history, ends.models))
+        return cls(config.downloads, frozenset((same_host(one[0]), one[1]) for one in named if one is not None))
+
+    def names(self, host: str, port: int) -> bool:
+        """Whether a host is one of the account's own."""
+        return (same_host(host), port) in self.hosts
+
+
+def media_files(result: RequestResult, model: str | None = None, *, wanted: bool = False) -> list[MediaFile]:
+    """
+    Return the files a result points to, in order and each once.
+
+    Images stand under ``images[]``, video and audio under an object, and ``output`` repeats the first one; results of
+    other shapes (a list of URLs, nested objects) are read too.
+
+    :param model: what made the result. The ``output`` of a language model is its answer, and an address that a model
+        writes is never fetched. So ``output`` counts only where the model is known to make files, or the request
+        history names the file.
+    :param wanted: whether the task asks for files, whatever model of unknown kind makes them.
+    """
+    found: dict[str, MediaFile] = {}
+    extra = result.model_extra or {}
+    for name in ("images", "video", "videos", "audio", "audios"):
+        _collect(extra.get(name), found)
+    if isinstance(result.output, dict) and _is_reply(result.output):
+        return list(found.values())
+    speaks = model is not None and known_family(model) is not None
+    makes = model is not None and makes_files(model)
+    if not speaks and (wanted or makes or extra.get("recovered") is True):
+        _collect(result.output, found)
+    return list(found.values())
+
+
+def _collect(value: Any, found: dict[str, MediaFile]) -> None:
+    if isinstance(value, list):
+        for item in value:
+            _collect(item, found)
+    elif isinstance(value, dict):
+        _add(value.get("url"), value.get("content_type"), found)
+        for name, item in value.items():
+            if name != "url":
+                _collect(item if isinstance(item, (list, dict)) else None, found)
+    else:
+        _add(value, None, found)
+
+
+def _add(value: Any, content_type: Any, found: dict[str, MediaFile]) -> None:
+    if isinstance(value, str) and re.fullmatch(r"https?://\S+", value, re.IGNORECASE):
+        found.setdefault(value, MediaFile(value, content_type if isinstance(content_type, str) else None))
+
+
+def _is_reply(output: dict[str, Any]) -> bool:
+    return any(isinstance(output.get(name), list) for name in ("choices", "candidates", "content"))
+
+
+def download(
+    file: MediaFile,
+    open_sink: Callable[[str], BinaryIO],
+    *,
+    downloads: Downloads = Downloads(),
+    transport: httpx.BaseTransport | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+    monotonic: Callable[[], float] = time.monotonic,
+    rng: random.Random | None = None,
+) -> int:
+    """
+    Fetch a file without the API key and write it to what ``open_sink`` returns.
+
+    :param open_sink: called with the file name's ending at the start of each attempt; returns a binary file to fill.
+    :param transport: stands in for the network in tests.
+    :returns: bytes written.
+    :raises SegmindDownloadError: its address is not public, or it is beyond the bounds.
+    :raises SegmindError: the file cannot be had; it is kept for seven days, and nothing more is billed.
+    """
+    what = f"Downloading {shorten(urlsplit(file.url).path, 120)!r}"
+    fetch = _Fetch(Asked(what=what, secret=""), downloads, transport, monotonic, monotonic() + downloads.limits.seconds)
+    loop = retrying(Patience(attempts=5, seconds=120.0), sleep=sleep, rng=rng or random.Random())
+    return int(loop(fetch.attempt, file, open_sink))
+
+
+@dataclass(frozen=True, slots=True)
+class _Fetch:
+    """
+    The attempts at one file.
+
+    :param deadline: of all of them, on the clock of ``monotonic``.
+    """
+
+    asked: Asked
+    downloads: Downloads
+    transport: httpx.BaseTransport | None
+    monotonic: Callable[[], float]
+    deadline: float
+
+    def attempt(self, file: MediaFile, open_sink: Callable[[str], BinaryIO]) -> int:
+        """Follow redirects to the file and write it."""
+        url = file.url
+        try:
+            for _ in range(MAX_REDIRECTS + 1):
+                with (
+                    self._client(url) as http,
+                    http.stream("GET", url, headers=_HEADERS, timeout=self._time()) as response,
+                ):
+                    if response.next_request is None:
+                        return self._write(file, response, open_sink)
+                    url = str(response.next_request.url)
+        except RefusedAddressError as error:
+            raise self._refused(str(error)) from error
+        except TooLargeError as error:
+            raise SegmindDownloadError(
+                f"{self.asked.what} was stopped: the file has {error} (max_download_bytes). {_KEPT}"
+            ) from error
+        except httpx.InvalidURL as error:
+            raise self._refused("it is not an http address of a host") from error
+        except httpx.HTTPError as error:
+            self._time()
+            raise transport_error(self.asked, url, error) from error
+        raise SegmindDownloadError(f"{self.asked.what} was redirected more than {MAX_REDIRECTS} times. {_KEPT}")
+
+    def _client(self, url: str) -> httpx.Client:
+        found = _host_and_port(url)
+        if found is None:
+            raise self._refused("it is not an http address of a host")
+        if self.transport is not None:
+            return httpx.Client(transport=self.transport, event_hooks=_HOOKS)
+        if environment_proxy(url):
+            # The proxy looks names up; what can be seen from here is refused all the same.
+            if not self.downloads.names(*found):
+                check_public(*found)
+            return httpx.Client(verify=shared_tls(), event_hooks=_HOOKS)
+        return httpx.Client(transport=PublicTransport(PublicNetwork(self.downloads.hosts)), event_hooks=_HOOKS)
+
+    def _time(self) -> httpx.Timeout:
+        left = self.deadline - self.monotonic()
+        if left <= 0:
+            raise SegmindDownloadError(
+                f"{self.asked.what} was stopped after {self.downloads.limits.seconds:g} s (download_timeout). {_KEPT}"
+            )
+        return http_timeout(min(STALL_TIMEOUT, left))
+
+    def _write(self, file: MediaFile, response: httpx.Response, open_sink: Callable[[str], BinaryIO]) -> int:
+        headers = answer_headers(response.headers.multi_items())
+        if response.status_code != 200:
+            words = Body(headers, MAX_PAGE_BYTES, ready=response.is_stream_consumed)
+            for piece in raw_pieces(response):
+                words.add(piece)
+            raise refusal(self.asked, Answer(response.status_code, words.content, headers, time.time()))
+        unpacker = Unpacker(headers, self.downloads.limits.max_bytes, ready=response.is_stream_consumed)
+        written = 0
+        with open_sink(file.suffix(headers.get("content-type", "").partition(";")[0])) as sink:
+            for chunk in raw_pieces(response):
+                self._time()
+                for piece in unpacker.unpacked(chunk):
+                    written += sink.write(piece)
+        return written
+
+    def _refused(self, why: str) -> SegmindDownloadError:
+        return SegmindDownloadError(f"{self.asked.what} is refused: {why}. Nothing was sent there.", refused=True)
+
+
+def _check_redirect(response: httpx.Response) -> None:
+    """Refuse a redirect that httpx could not even read, which it takes for trouble of the network."""
+    if response.has_redirect_location:
+        try:
+            httpx.URL(urljoin(str(response.request.url), response.headers["location"]))
+        except (httpx.InvalidURL, ValueError) as error:
+            raise RefusedAddressError("it redirects to what is not an http address of a host") from error
+
+
+_HOOKS: dict[str, list[Callable[..., Any]]] = {"response": [_check_redirect]}
+
+
+def _host_and_port(url: str) -> tuple[str, int] | None:
+    try:
+        parts = urlsplit(url)
+        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme.lower())
+    except ValueError:
+        return None
+    if parts.scheme.lower() not in ("http", "https") or not parts.hostname or port is None:
+        return None
+    return parts.hostname, port

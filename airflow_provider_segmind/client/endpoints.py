@@ -1,0 +1,277 @@
+"""
+Pure: which call to make, how to read its answer, and which error that answer is.
+
+Nothing here sends anything. A :class:`Call` says what to send and carries the function that reads the answer; the
+sync and the async client only carry calls out. URLs are always built from our own base URLs and the id: a
+``status_url`` that a server names is never dialled, because the API key would travel with it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from functools import partial
+from typing import Any, Generic, TypeVar
+from urllib.parse import quote, urlencode, urlsplit
+
+from airflow_provider_segmind import __version__
+from airflow_provider_segmind.client import responses as readers
+from airflow_provider_segmind.client.models import (
+    Credits,
+    ModelInfo,
+    RequestRecord,
+    RequestResult,
+    RequestState,
+    SubmittedRequest,
+    SyncResult,
+)
+from airflow_provider_segmind.client.responses import Answer, Asked
+from airflow_provider_segmind.exceptions import SegmindConfigError, shorten
+
+T = TypeVar("T")
+S = TypeVar("S", bound=RequestState)
+_BASE_URL = re.compile(
+    r"https?://(?:\[[0-9a-f:.]+\]|[a-z0-9_](?:[a-z0-9._-]*[a-z0-9_.])?)(?::\d+)?(?:/[\w.~%!$&'()*+,;=:@/-]*)?",
+    re.IGNORECASE | re.ASCII,
+)
+MAX_RECORDS_PER_PAGE = 100
+"""Rows a page of the request history holds at most (SDK 1.3.0)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """
+    The base URLs of Segmind's services; each can point at a proxy or the emulator.
+
+    :param gateway: submit, poll, fetch, credits.
+    :param storage: uploads.
+    :param history: the request history.
+    :param models: the model list.
+    """
+
+    gateway: str = "https://api.segmind.com"
+    storage: str = "https://workflows-api.segmind.com"
+    history: str = "https://api.spotprod.segmind.com"
+    models: str = "https://api.spotprod.segmind.com"
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """
+    One HTTP call and how to read its answer.
+
+    :param asked: what is tried, whether it is paid for, and what to mask; a paid call is sent again only where
+        nothing can have arrived.
+    :param read: turns the answer into a value or raises the error it is.
+    :param timeout: seconds for the whole call, None for the client's own.
+    """
+
+    asked: Asked
+    method: str
+    url: str
+    # Reader and headers hold the key, the body holds prompts.
+    read: Callable[[Answer], T] = field(repr=False)
+    body: bytes | None = field(default=None, repr=False)
+    timeout: float | None = None
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+def base_url(text: str, field_name: str) -> str:
+    """
+    Normalise a base URL: scheme added, trailing slash and ``/v1`` or ``/v2`` stripped, a proxy's path prefix kept.
+
+    :param field_name: the connection field the text came from, for the error.
+    :raises SegmindConfigError: it is no http(s) URL.
+    """
+    url = text.strip()
+    if "://" not in url:
+        url = f"https://{url}"
+    if not _BASE_URL.fullmatch(url) or not _can_be_dialled(url):
+        shown = shorten(re.sub(r"//.*@", "//***@", text))
+        raise SegmindConfigError(
+            f"Field {field_name!r} of the Segmind connection is {shown!r}, which is no base URL: give scheme, host "
+            "and, behind a proxy, its path, like 'https://api.segmind.com'. Nothing was sent."
+        )
+    return re.sub(r"/v[12]$", "", _in_one_spelling(url).rstrip("/"), flags=re.IGNORECASE).rstrip("/")
+
+
+def _in_one_spelling(url: str) -> str:
+    """Write scheme and host in lower case and leave the scheme's own port out, so that equal hosts compare equal."""
+    scheme, _, rest = url.partition("://")
+    authority, slash, path = rest.partition("/")
+    scheme, authority = scheme.lower(), authority.lower()
+    port = {"http": ":80", "https": ":443"}[scheme]
+    return f"{scheme}://{authority.removesuffix(port)}{slash}{path}"
+
+
+def _can_be_dialled(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def path_segment(value: object, field_name: str) -> str:
+    """
+    Check a model name or request id before it becomes part of a URL.
+
+    :raises SegmindConfigError: it is empty or holds anything but letters, digits, dot, dash and underscore.
+    """
+    if not isinstance(value, str) or not readers.PATH_SEGMENT.fullmatch(value):
+        raise SegmindConfigError(
+            f"{field_name!r} is {shorten(repr(value))}; up to 200 letters, digits, '.', '_' and '-' are allowed and it "
+            "cannot be empty. Nothing was sent."
+        )
+    return quote(value, safe="")
+
+
+def request_path(request_id: object) -> str:
+    """Return the path of a request below the gateway's base URL."""
+    return f"/v2/requests/{path_segment(request_id, 'request_id')}"
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """
+    Builds the calls of one account.
+
+    :param api_key: sent as ``x-api-key`` and masked in every message.
+    :param resubmit_on_server_error: treat a 5xx answered to a submit as "nothing was created", as Segmind's async page
+        says, instead of as unknown.
+    """
+
+    endpoints: Endpoints
+    api_key: str = field(repr=False)
+    resubmit_on_server_error: bool = False
+    headers: dict[str, str] = field(init=False, repr=False)
+    """What every authenticated call carries."""
+
+    def __post_init__(self) -> None:
+        # httpx would quote the whole header in its own error.
+        if not re.fullmatch(r"[!-~]*", self.api_key):
+            raise SegmindConfigError(
+                "The API key (password) of the Segmind connection holds a blank, a line break or another character "
+                "that no key has: copy it again. Nothing was sent."
+            )
+        headers = {
+            "x-api-key": self.api_key,
+            "accept": "application/json, */*",
+            "user-agent": f"airflow-provider-segmind/{__version__}",
+        }
+        object.__setattr__(self, "headers", headers)
+
+    def submit(self, model: str, inputs: Mapping[str, Any]) -> Call[SubmittedRequest]:
+        """``POST /v2/{model}``: paid, never idempotent."""
+        url = f"{self.endpoints.gateway}/v2/{path_segment(model, 'model')}"
+        asked = self._asked(f"Submitting to model {model!r}", paid=True, names="model")
+        return self._call(asked, url, partial(readers.submitted, secret=self.api_key), body=encode_inputs(inputs))
+
+    def run_sync(self, model: str, inputs: Mapping[str, Any], timeout: float | None) -> Call[SyncResult]:
+        """``POST /v1/{model}``: paid, blocks until the model is done."""
+        url = f"{self.endpoints.gateway}/v1/{path_segment(model, 'model')}"
+        asked = self._asked(f"Running model {model!r}", paid=True, names="model")
+        return self._call(asked, url, readers.sync_result, body=encode_inputs(inputs), timeout=timeout)
+
+    def status(self, request_id: str) -> Call[RequestState]:
+        """``GET /v2/requests/{id}/status``: free, without the output."""
+        url = f"{self.endpoints.gateway}{request_path(request_id)}/status"
+        return self._poll(f"Asking for the status of request {request_id!r}", url, request_id, RequestState)
+
+    def result(self, request_id: str) -> Call[RequestResult]:
+        """``GET /v2/requests/{id}``: free, final only when COMPLETED."""
+        url = f"{self.endpoints.gateway}{request_path(request_id)}"
+        return self._poll(f"Fetching the result of request {request_id!r}", url, request_id, RequestResult)
+
+    def credits(self) -> Call[Credits]:
+        """``GET /v1/get-user-credits``: free, runs no model; 404 means a good key without a balance record."""
+        asked = self._asked("Asking for the balance", names="account")
+        return self._call(asked, f"{self.endpoints.gateway}/v1/get-user-credits", readers.credits)
+
+    def models(self) -> Call[list[ModelInfo]]:
+        """List the models; the wire wraps the list in an object with one oddly named key."""
+        url = f"{self.endpoints.models}/inference-model-information/list"
+        return self._call(self._asked("Listing the models"), url, readers.model_list)
+
+    def request_record(self, request_id: str) -> Call[RequestRecord]:
+        """Look up one row of the request history: one own request of any age."""
+        url = f"{self.endpoints.history}/inference-request/request-history/{path_segment(request_id, 'request_id')}"
+        asked = self._asked(f"Looking up the record of request {request_id!r}", names="record", request_id=request_id)
+        return self._call(asked, url, partial(readers.record, request_id, self.api_key))
+
+    def request_records(
+        self,
+        *,
+        model: str | None = None,
+        from_date: date | None = None,
+        to_date: date | None = None,
+        status: str | None = None,
+        page: int = 1,
+        per_page: int = MAX_RECORDS_PER_PAGE,
+    ) -> Call[list[RequestRecord]]:
+        """List a page of the request history, newest first; a request with N outputs stands there N times."""
+        query = {
+            "page": page,
+            "per_page": per_page,
+            "from_date": from_date and from_date.isoformat(),
+            "to_date": to_date and to_date.isoformat(),
+            "model_name": model,
+            "status": status,
+            "sort_by": "model_created",
+            "sort_order": "desc",
+        }
+        text = urlencode({name: value for name, value in query.items() if value is not None})
+        url = f"{self.endpoints.history}/inference-request/request-history?{text}"
+        return self._call(self._asked("Searching the request history"), url, partial(readers.record_list, self.api_key))
+
+    def upload(self, data_urls: Sequence[str]) -> Call[list[str]]:
+        """Store files at Segmind; the public URLs come back. Nothing is billed as far as Segmind documents."""
+        body = json.dumps({"data_urls": list(data_urls)}).encode()
+        asked = self._asked(f"Uploading {len(data_urls)} file(s)")
+        return self._call(
+            asked, f"{self.endpoints.storage}/upload-asset", partial(readers.urls, len(data_urls)), body=body
+        )
+
+    def _poll(self, what: str, url: str, request_id: str, model: type[S]) -> Call[S]:
+        # 422 is how Segmind serves FAILED, so it is a state and no refusal.
+        asked = self._asked(what, names="request", request_id=request_id, accepts=(422,))
+        return self._call(asked, url, partial(readers.state, request_id, model, self.api_key))
+
+    def _asked(self, what: str, **details: Any) -> Asked:
+        return Asked(what=what, secret=self.api_key, resubmit_on_server_error=self.resubmit_on_server_error, **details)
+
+    def _call(
+        self,
+        asked: Asked,
+        url: str,
+        read: Callable[[Answer], T],
+        *,
+        body: bytes | None = None,
+        timeout: float | None = None,
+    ) -> Call[T]:
+        return Call(
+            asked=asked,
+            method="GET" if body is None else "POST",
+            url=url,
+            read=partial(readers.checked, asked, read),
+            body=body,
+            headers=self.headers if body is None else {**self.headers, "content-type": "application/json"},
+            timeout=timeout,
+        )
+
+
+def encode_inputs(inputs: Mapping[str, Any]) -> bytes:
+    """
+    Encode the JSON body of a paid call.
+
+    :raises SegmindConfigError: it is no object, or holds what JSON cannot.
+    """
+    if not isinstance(inputs, Mapping):
+        raise SegmindConfigError(f"'inputs' must be an object (dict), not {type(inputs).__name__}. Nothing was sent.")
+    try:
+        return json.dumps(dict(inputs), ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise SegmindConfigError(f"'inputs' cannot be written as JSON: {error}. Nothing was sent.") from error

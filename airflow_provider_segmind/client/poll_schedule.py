@@ -1,0 +1,272 @@
+"""
+Pure: when to poll next, learned from how long the model's requests take.
+
+A request is polled at six quantiles of the last 50 latencies of its model, close together where most requests complete;
+once it has outlasted those, at steps that grow with its age. Simulated with lognormal latencies (median 4 s, sigma 0.5)
+that costs three polls a request and finds a result 0.8 s after it is there. A model with few completions borrows
+latencies from what its family usually takes. Where each poll takes a submit's place, the first one waits until nine
+requests in ten are done.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import threading
+from bisect import bisect_right
+from collections import OrderedDict, deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from statistics import NormalDist
+from typing import NamedTuple
+
+from airflow_provider_segmind.client.models import RequestState
+
+QUANTILES = tuple(0.93 * (number / 6) ** 0.5 for number in range(1, 7))
+"""Parts of a model's requests that are done when they are polled, while polls are free."""
+SPARSE_QUANTILES = (0.93,)
+"""The same where polls are to be few."""
+GROWTH = 0.2
+"""Part of its age after which a request that has outlasted all quantiles is polled again."""
+SPARSE_GROWTH = 0.3
+REMEMBERED = 50
+"""Latencies kept of a model."""
+BORROWED = 6
+"""Latencies that a model without completions borrows; each two completions of its own replace one."""
+BROAD = 1.2
+"""Standard deviation of the logarithm of borrowed latencies once the model's own median is known."""
+SCOUTS = 4
+"""Requests that find out how long a model takes where polls are to be few; others wait for what those find."""
+REPLAN = 20 * REMEMBERED
+"""Completions after which a schedule is made anew at the latest."""
+MODELS = 256
+"""Models kept; the one not seen for longest is forgotten first."""
+RECENT = 8
+"""Latencies that, all beyond nine tenths of the older ones, tell that a model has changed."""
+SHORTEST_STEP = 0.25
+"""Seconds between polls at least, except for a request so young that this would be long."""
+YOUNGEST = 0.01
+"""Seconds below which nothing is told apart."""
+LONGEST_STEP = 30.0
+LARGEST_PART = 0.75
+"""Part of its age by which a step may be long, so that a model that became slow is not missed for long."""
+SMALLEST_PART = 0.05
+"""Part of its age by which a step must be long, however sure the history seems."""
+SUBMIT_LATENCY = 0.25
+"""Seconds by which Segmind may have begun to count before we knew that the request was accepted."""
+
+
+class Prior(NamedTuple):
+    """
+    What to expect of a model before its first completion.
+
+    :param median: seconds.
+    :param sigma: standard deviation of the latency's logarithm.
+    """
+
+    median: float
+    sigma: float
+
+
+_FAMILIES = (
+    (re.compile(r"video|veo|kling|\bwan|hailuo|seedance|sora|runway|ltx|i2v|t2v|pika"), Prior(90.0, 0.9)),
+    (re.compile(r"gemini|gpt|claude|llama|deepseek|qwen|mistral|mixtral|grok|kimi|llm|chat"), Prior(4.0, 0.8)),
+    (re.compile(r"sd|flux|image|diffusion|ideogram|recraft|imagen|upscale|face|background"), Prior(8.0, 0.9)),
+)
+UNKNOWN = Prior(6.0, 1.3)
+
+
+def prior_of(model: str | None, primed: Mapping[str, float] | None = None) -> Prior:
+    """
+    Return what to expect of a model: its primed latency, else its family's, else something broad.
+
+    :param primed: typical seconds of models, from the connection.
+    """
+    if model is None:
+        return UNKNOWN
+    if primed and (typical := primed.get(model)) is not None and typical > 0:
+        return Prior(typical, 0.6)
+    return next((prior for pattern, prior in _FAMILIES if pattern.search(model.lower())), UNKNOWN)
+
+
+@dataclass(frozen=True, slots=True)
+class PollSchedule:
+    """
+    When the requests of one model are polled.
+
+    :param ages: seconds after submission at which to poll, growing.
+    :param growth: part of its age after which an older request is polled again.
+    """
+
+    ages: tuple[float, ...]
+    growth: float
+
+    def after(self, age: float, jitter: float = 1.0) -> float:
+        """Return the age of the next poll after one at ``age``; ``jitter`` near 1 stretches the step."""
+        if age <= 0:
+            return max(YOUNGEST, self.ages[0]) * jitter
+        target = self._next(age)
+        shortest = max(min(SHORTEST_STEP, LARGEST_PART * age), min(LONGEST_STEP, SMALLEST_PART * age))
+        longest = min(LONGEST_STEP, max(1.0, LARGEST_PART * age))
+        return age + max(shortest, min(target - age, longest)) * jitter
+
+    def _next(self, age: float) -> float:
+        index = bisect_right(self.ages, age)
+        if index == len(self.ages):
+            return age * (1 + self.growth)
+        # A poll that jitter put a little before its quantile was the poll of that quantile.
+        before = self.ages[index - 1] if index else 0.0
+        if self.ages[index] - age < (self.ages[index] - before) / 2:
+            index += 1
+        return self.ages[index] if index < len(self.ages) else age * (1 + self.growth)
+
+
+def schedule_for(latencies: tuple[float, ...], prior: Prior, *, sparse: bool = False) -> PollSchedule:
+    """
+    Place the polls of a model.
+
+    :param latencies: seconds from submission to completion of past requests.
+    :param sparse: whether polls are to be few.
+    """
+    sample = sorted((*latencies, *_borrowed(latencies, prior)))
+    quantiles = SPARSE_QUANTILES if sparse else QUANTILES
+    return PollSchedule(tuple(_quantile(sample, part) for part in quantiles), SPARSE_GROWTH if sparse else GROWTH)
+
+
+def _borrowed(latencies: tuple[float, ...], prior: Prior) -> list[float]:
+    count = BORROWED - len(latencies) // 2
+    if count <= 0:
+        return []
+    median, sigma = (sorted(latencies)[len(latencies) // 2], BROAD) if latencies else prior
+    spread = NormalDist(math.log(median), sigma)
+    return [math.exp(spread.inv_cdf((number + 0.5) / count)) for number in range(count)]
+
+
+def _quantile(ordered: list[float], part: float) -> float:
+    position = part * (len(ordered) - 1)
+    low = int(position)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
+
+
+@dataclass(slots=True)
+class _Model:
+    latencies: deque[float] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
+    schedules: dict[bool, PollSchedule] = field(default_factory=dict)
+    completions: int = 0
+    scouts: int = 0
+    unscheduled: int = 0
+
+
+class LatencyHistory:
+    """
+    How long the requests of each model took lately; shared by every task of a process and bounded in memory.
+
+    :param primed: typical seconds of models, from the connection.
+    """
+
+    def __init__(self, primed: Mapping[str, float] | None = None) -> None:
+        self._primed = dict(primed or {})
+        self._models: OrderedDict[str | None, _Model] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def prime(self, typical: Mapping[str, float]) -> None:
+        """Take over what models usually take, for those without completions of their own."""
+        with self._lock:
+            for model, seconds in typical.items():
+                if self._primed.get(model) != seconds:
+                    self._primed[model] = seconds
+                    self._seen(model).schedules.clear()
+
+    def knows(self, model: str | None) -> bool:
+        """Tell whether anything is known of a model but its name."""
+        seen = self._models.get(model)
+        return model in self._primed or (seen is not None and len(seen.latencies) > 0)
+
+    def scout(self, model: str | None) -> bool:
+        """Tell whether a request of a model without completions is one of the few that are polled often."""
+        with self._lock:
+            seen = self._seen(model)
+            seen.scouts += 1
+            return seen.scouts <= SCOUTS
+
+    def typical(self, model: str | None) -> float:
+        """Return the median of a model's latencies, or what its family usually takes."""
+        with self._lock:
+            seen = self._models.get(model)
+            latencies = sorted(seen.latencies) if seen is not None else []
+        return latencies[len(latencies) // 2] if latencies else prior_of(model, self._primed).median
+
+    def forget(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._models.clear()
+            self._primed.clear()
+
+    def observe(self, model: str | None, seconds: float) -> None:
+        """Note that a request of ``model`` completed so long after its submission."""
+        if not 0 < seconds < 86_400:
+            return
+        with self._lock:
+            seen = self._seen(model)
+            seen.latencies.append(max(YOUNGEST / 2, seconds))
+            seen.completions += 1
+            seen.unscheduled += 1
+            if _changed(seen.latencies):
+                recent = list(seen.latencies)[-RECENT:]
+                seen.latencies.clear()
+                seen.latencies.extend(recent)
+                seen.completions = seen.unscheduled = RECENT
+            # A schedule is not made anew for every completion.
+            if seen.unscheduled >= min(REPLAN, max(1, seen.completions // 8)):
+                seen.schedules.clear()
+                seen.unscheduled = 0
+
+    def schedule(self, model: str | None, *, sparse: bool = False) -> PollSchedule:
+        """Return when to poll requests of ``model``; with ``sparse`` as seldom as may be."""
+        with self._lock:
+            seen = self._seen(model)
+            schedule = seen.schedules.get(sparse)
+            if schedule is None:
+                prior = prior_of(model, self._primed)
+                schedule = seen.schedules[sparse] = schedule_for(tuple(seen.latencies), prior, sparse=sparse)
+            return schedule
+
+    def _seen(self, model: str | None) -> _Model:
+        seen = self._models.get(model)
+        if seen is None:
+            seen = self._models[model] = _Model()
+            if len(self._models) > MODELS:
+                self._models.popitem(last=False)
+        else:
+            self._models.move_to_end(model)
+        return seen
+
+
+def _changed(latencies: deque[float]) -> bool:
+    if len(latencies) < 2 * RECENT:
+        return False
+    values = list(latencies)
+    recent, older = values[-RECENT:], sorted(values[:-RECENT])
+    return min(recent) > older[(9 * len(older)) // 10] or max(recent) < older[len(older) // 10]
+
+
+def latency_of(state: RequestState, *, seen_going: float, seen_done: float) -> float | None:
+    """
+    Return how long a request took: as Segmind measured it where that can be true, else the middle of when it can have
+    completed.
+
+    :param seen_going: age in seconds at the last poll that found it in progress.
+    :param seen_done: age at the poll that found it completed.
+    :returns: None when nobody was watching, so that it may have been done for long.
+    """
+    measured = state.metrics.total_time
+    if measured is not None and 0 < measured <= seen_done + SUBMIT_LATENCY:
+        return min(measured, seen_done)
+    if seen_done - seen_going > max(5.0, 0.5 * seen_done):
+        return None
+    return (seen_going + seen_done) / 2
+
+
+shared_history = LatencyHistory()
+"""What this process has learned; models behave alike whoever asks."""

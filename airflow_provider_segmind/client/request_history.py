@@ -1,0 +1,308 @@
+"""
+Pure: find the request of a lost POST in Segmind's request history.
+
+The history is the only witness of a POST whose answer nobody saw. Its rows appear late (up to two hours), its
+envelope and the name of its time field are undocumented, and a request with several outputs stands there several
+times. Its times are those of Segmind's clock, and the worker's may be minutes ahead or behind: what rows of known
+requests tell of the difference decides; what cannot be known is covered by a margin, within which a row is neither
+taken for the lost request nor believed to be another.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Generator, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import Enum
+from typing import Any
+
+from airflow_provider_segmind.client.endpoints import MAX_RECORDS_PER_PAGE, Wire
+from airflow_provider_segmind.client.models import RequestRecord
+from airflow_provider_segmind.client.polling import Pause, Step
+from airflow_provider_segmind.client.submission import Note, digest
+from airflow_provider_segmind.exceptions import SegmindError, SegmindSubmissionUnknownError
+
+HISTORY_WAITS = (0.0, 1.0, 2.0, 4.0, 8.0, 15.0)
+"""Seconds before each look into the request history."""
+LONGEST_WAIT = 300.0
+"""Seconds between looks when a task is told to wait for the history."""
+HISTORY_PAGES = 300
+"""Pages that are read at most; a history longer than that has not said what it does not hold."""
+CLOCK_SKEW = 120.0
+"""Seconds by which Segmind's clock may lag ours, while nothing tells by how much, for a row to be taken."""
+LARGEST_SKEW = 3600.0
+"""Seconds by which clocks may differ, while nothing tells by how much, for a row not to be another request."""
+SLACK = 5.0
+"""Seconds allowed for rounding where the difference of the clocks is known."""
+POST_DURATION = 600.0
+"""Seconds after the intent within which a lost POST can have arrived."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClockOffset:
+    """
+    By how many seconds Segmind's clock is ahead of ours, between which bounds.
+
+    :param known: whether requests of known submission time tell so; otherwise the bounds are no more than a guess.
+    """
+
+    low: float = 0.0
+    high: float = 0.0
+    known: bool = False
+
+    @classmethod
+    def of(
+        cls, known: Iterable[tuple[float, float]], *, at_least: float = float("-inf"), hint: float | None = None
+    ) -> ClockOffset:
+        """
+        Put together what is known.
+
+        :param known: bounds that requests of ours tell, each; they may be of workers whose clocks differ.
+        :param at_least: what the newest row tells: Segmind's clock is not behind it.
+        :param hint: what a Date header tells, which nobody documents and a proxy may have written.
+        """
+        bounds = list(known)
+        if bounds:
+            return cls(min(low for low, _ in bounds), max(high for _, high in bounds), known=True)
+        guesses = [guess for guess in (hint, max(0.0, at_least)) if guess is not None and abs(guess) <= LARGEST_SKEW]
+        return cls(min([0.0, *guesses]), max([0.0, *guesses]))
+
+
+class Place(Enum):
+    """Whether a row's moment is that of a lost POST: it is, it may be, or it is not."""
+
+    INSIDE = "inside"
+    NEAR = "near"
+    OUTSIDE = "outside"
+
+
+def place_of(row: RequestRecord, earliest: float, latest: float, offset: ClockOffset) -> tuple[Place, float]:
+    """
+    Say whether a row's moment is that of a lost POST, and how many seconds lie between it and the earliest one.
+
+    :param earliest: epoch seconds of our clock before which the POST was certainly not sent.
+    :param latest: epoch seconds of our clock after which it certainly had not arrived any more.
+    """
+    moments = row_moments(row)
+    lag = SLACK if offset.known else CLOCK_SKEW
+    margin = SLACK if offset.known else LARGEST_SKEW
+    if not moments:
+        return Place.NEAR, 0.0
+    distances = [abs(moment - earliest - (offset.low + offset.high) / 2) for moment in moments]
+    first, last = earliest + offset.low, latest + offset.high
+    inside = [gap for moment, gap in zip(moments, distances, strict=True) if first - lag <= moment <= last + SLACK]
+    if inside:
+        return Place.INSIDE, min(inside)
+    if any(first - margin <= moment <= last + margin for moment in moments):
+        return Place.NEAR, min(distances)
+    return Place.OUTSIDE, 0.0
+
+
+def body_of(row: RequestRecord) -> Mapping[str, Any] | None:
+    """Return the body a history row holds, as an object or as the text of one; None when it holds none."""
+    body = row.request_body
+    if isinstance(body, str):
+        try:
+            body = json.loads(body)
+        except (ValueError, RecursionError):
+            return None
+    return body if isinstance(body, Mapping) else None
+
+
+def is_sent_body(theirs: Mapping[str, Any] | None, *, digest_sent: str, sent: Mapping[str, Any] | None) -> bool:
+    """
+    Tell whether a body in the history is one that we sent.
+
+    :param digest_sent: SHA-256 in hex of the canonical JSON of what was sent.
+    :param sent: what was sent, None where only its digest is known; the server may then have added nothing.
+    """
+    if theirs is None:
+        return False
+    return digest(theirs) == digest_sent or (sent is not None and contains(theirs, sent))
+
+
+def contains(theirs: Any, ours: Any) -> bool:
+    """
+    Tell whether a JSON value holds all of ours; the server may have added fields at any depth.
+
+    Each of our fields must be there with an equal value, lists must have the same length, numbers are equal as numbers,
+    and true is not 1.
+    """
+    if isinstance(ours, Mapping):
+        return isinstance(theirs, Mapping) and all(
+            name in theirs and contains(theirs[name], value) for name, value in ours.items()
+        )
+    if isinstance(ours, (list, tuple)):
+        return (
+            isinstance(theirs, (list, tuple))
+            and len(theirs) == len(ours)
+            and all(contains(one, other) for one, other in zip(theirs, ours, strict=True))
+        )
+    if isinstance(ours, bool) or isinstance(theirs, bool) or ours is None or theirs is None:
+        return ours is theirs
+    if isinstance(ours, str) or isinstance(theirs, str):
+        return isinstance(ours, str) and isinstance(theirs, str) and ours == theirs
+    return bool(ours == theirs)
+
+
+def only_ours(theirs: Any, ours: Any) -> Any:
+    """Return a JSON value without the fields that a body of ours, of whatever values, does not have."""
+    if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+        return {name: only_ours(theirs[name], value) for name, value in ours.items() if name in theirs}
+    if isinstance(ours, (list, tuple)) and isinstance(theirs, list) and len(theirs) == len(ours):
+        return [only_ours(one, other) for one, other in zip(theirs, ours, strict=True)]
+    # A number has our spelling where it is equal.
+    return ours if contains(theirs, ours) and not isinstance(ours, (Mapping, list, tuple)) else theirs
+
+
+def search(
+    wire: Wire, note: Note, inputs: Mapping[str, Any], *, now: float, waits: tuple[float, ...] = HISTORY_WAITS
+) -> Generator[Step, Any, RequestRecord | None]:
+    """
+    Look for the request of a lost POST in the request history.
+
+    History lags by up to two hours, so it is looked at several times with growing waits; trouble on the way counts as
+    "not there yet".
+
+    :param now: epoch seconds.
+    :param waits: seconds before each look; the tuple bounds how often.
+    :returns: the row that fits best, None when the history does not show it.
+    :raises SegmindSubmissionUnknownError: it shows an equal request that may be the lost one, if the clocks differ.
+    :raises SegmindError: the last look got no answer: that is not the same as an answer without the row.
+    """
+    trouble: SegmindError | None = None
+    for wait in waits:
+        if wait:
+            yield Pause(wait)
+        try:
+            found = yield from _search_once(wire, note, inputs, now)
+        except SegmindError as error:
+            trouble = error
+            continue
+        if found is not None:
+            return found
+        trouble = None
+    if trouble is not None:
+        raise trouble
+    return None
+
+
+def _search_once(
+    wire: Wire, note: Note, inputs: Mapping[str, Any], now: float
+) -> Generator[Step, Any, RequestRecord | None]:
+    earliest = note.intent_at - LARGEST_SKEW
+    first = datetime.fromtimestamp(earliest, UTC).date()
+    last = datetime.fromtimestamp(note.intent_at + POST_DURATION + LARGEST_SKEW, UTC).date()
+    equal: list[RequestRecord] = []
+    complete = False
+    newest, hint = float("-inf"), None
+    for page in range(1, HISTORY_PAGES + 1):
+        try:
+            rows = yield wire.request_records(
+                model=note.fingerprint.model, from_date=first, to_date=last, page=page, per_page=MAX_RECORDS_PER_PAGE
+            )
+        except SegmindError:
+            if equal:
+                break
+            raise
+        moments = [moment for row in rows for moment in row_moments(row)]
+        newest = max([newest, *moments])
+        hint = next((row.clock_offset for row in rows if row.clock_offset is not None), hint)
+        equal += [row for row in rows if may_be(row, note, inputs)]
+        # The newest come first.
+        complete = len(rows) < MAX_RECORDS_PER_PAGE or bool(moments and max(moments) < earliest)
+        if complete:
+            break
+    found = _best(equal, note, ClockOffset.of([], at_least=newest - now, hint=hint))
+    if found is None and not complete:
+        raise SegmindSubmissionUnknownError(
+            f"The request history holds more than the {HISTORY_PAGES * MAX_RECORDS_PER_PAGE} rows that were read."
+        )
+    return found
+
+
+def _best(equal: list[RequestRecord], note: Note, offset: ClockOffset) -> RequestRecord | None:
+    latest = note.intent_at + POST_DURATION
+    placed = [(*place_of(row, note.intent_at, latest, offset), row) for row in equal]
+    inside = [(gap, row) for place, gap, row in placed if place is Place.INSIDE]
+    if inside:
+        return min(inside, key=lambda pair: pair[0])[1]
+    near = [(gap, row) for place, gap, row in placed if place is Place.NEAR]
+    if near:
+        gap, row = min(near, key=lambda pair: pair[0])
+        raise SegmindSubmissionUnknownError(
+            f"The request history shows request {row.request_id!r} with the same inputs, {gap:.0f} s away from when "
+            "the lost one was sent by the worker's clock. If that clock is wrong it is the lost one, else another: "
+            "check the clock.",
+            request_id=row.request_id,
+        )
+    return None
+
+
+def may_be(row: RequestRecord, note: Note, inputs: Mapping[str, Any]) -> bool:
+    """Tell whether a row is of the same model and body as a lost POST, and no request this task instance had before."""
+    return (
+        row.model_name in (None, note.fingerprint.model)
+        and row.request_id not in note.former
+        and is_sent_body(body_of(row), digest_sent=note.fingerprint.inputs, sent=inputs)
+    )
+
+
+def row_moments(row: RequestRecord) -> list[float]:
+    """
+    Return the moments (epoch seconds) at which a history row may have been created.
+
+    The name of that field is undocumented: those are taken whose name speaks of a creation or submission, else all.
+    """
+    moments = {
+        name: moment
+        for name, value in (row.model_extra or {}).items()
+        if not re.search(r"latency|cost|credit", name) and (moment := _moment(value)) is not None
+    }
+    created = [
+        moment for name, moment in moments.items() if re.search(r"creat|submi|start|request", name, re.IGNORECASE)
+    ]
+    return created or list(moments.values())
+
+
+def recover(
+    wire: Wire, request_id: str, *, waits: tuple[float, ...] = HISTORY_WAITS
+) -> Generator[Step, Any, RequestRecord]:
+    """
+    Look up the record of a request whose result is gone; several times, because the record may lag.
+
+    :raises SegmindError: the history does not know it, or cannot be asked.
+    """
+    for wait in waits[:-1]:
+        if wait:
+            yield Pause(wait)
+        try:
+            record: RequestRecord = yield wire.request_record(request_id)
+        except SegmindError:
+            continue
+        return record
+    yield Pause(waits[-1])
+    record = yield wire.request_record(request_id)
+    return record
+
+
+def _moment(value: Any) -> float | None:
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, (int, float)):
+        seconds = value / 1000 if value > 1e11 else value
+        return seconds if 1e9 < seconds < 1e10 else None
+    if not isinstance(value, str) or not re.match(r"\d{4}-\d\d-\d\d[T ]", value):
+        return None
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        return None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def submission_moment(row: RequestRecord, note: Note) -> float:
+    """Return when an adopted request was submitted, at the earliest, so that its expiry is never overestimated."""
+    return min([note.intent_at, *(moment for moment in row_moments(row) if moment > note.intent_at - LARGEST_SKEW)])

@@ -1,0 +1,298 @@
+"""Pure: one submission for one task instance, however often the task is tried, and how tasks refer to a request."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Literal, Self
+
+from airflow_provider_segmind.client.endpoints import path_segment
+from airflow_provider_segmind.defaults import OnStale
+from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindStateError
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRef:
+    """
+    A request as another task names it.
+
+    :param submitted_at: epoch seconds, None when only the id is known.
+    :param landed: the manifest, when the other task has landed the result already.
+    """
+
+    request_id: str
+    model: str | None = None
+    submitted_at: float | None = None
+    landed: dict[str, Any] | None = None
+
+    @classmethod
+    def read(cls, value: Any, submitted_at: Any = None) -> RequestRef:
+        """
+        Read what a template or an XCom gave: a request id, or the object that a submit task returns.
+
+        The text of such an object, which Jinja makes of it, is read as well.
+
+        :param submitted_at: an own statement of when it was submitted, ISO 8601 or epoch seconds.
+        :raises SegmindConfigError: there is no usable request id in it.
+        """
+        given = value
+        if isinstance(given, str) and given.strip().startswith("{"):
+            try:
+                given = ast.literal_eval(given.strip())
+            except (ValueError, SyntaxError) as error:
+                raise SegmindConfigError("'request_id' is neither an id nor the output of a submit task.") from error
+        model = landed = None
+        if isinstance(given, dict):
+            model = given.get("model") if isinstance(given.get("model"), str) else None
+            submitted_at = submitted_at or given.get("submitted_at")
+            landed = given if isinstance(given.get("uri"), str) else None
+            given = given.get("request_id")
+        if isinstance(given, str):
+            given = given.strip()
+        path_segment(given, "request_id")
+        moment = read_moment(submitted_at, "submitted_at")
+        return cls(request_id=str(given), model=model, submitted_at=moment, landed=landed)
+
+
+def read_moment(value: Any, field: str) -> float | None:
+    """
+    Read a moment: ISO 8601 (UTC when it names no zone), a datetime, or epoch seconds.
+
+    :raises SegmindConfigError: it is something else.
+    """
+    if value is None or value == "":
+        return None
+    try:
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return float(value)
+        moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        raise SegmindConfigError(f"{field!r} is {value!r}; it must be ISO 8601 or epoch seconds.") from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """
+    What a submitted request was made from; another one means the answer would not fit.
+
+    :param inputs: SHA-256 of the canonical JSON of the body, so that no prompt is stored.
+    :param connection: the connection's id and base URL; a rotated key is still the same account.
+    """
+
+    model: str
+    inputs: str
+    connection: str
+
+    @classmethod
+    def of(cls, *, model: str, inputs: Mapping[str, Any], connection: str) -> Self:
+        """Take the fingerprint of what is about to be submitted."""
+        return cls(model=model, inputs=digest(inputs), connection=connection)
+
+    def changes_from(self, earlier: Fingerprint) -> list[str]:
+        """Name what differs from ``earlier``."""
+        return [name for name in ("model", "inputs", "connection") if getattr(self, name) != getattr(earlier, name)]
+
+
+def digest(value: Any) -> str:
+    """Return the SHA-256 of the canonical JSON of ``value``."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """
+    What one task instance has submitted.
+
+    :param intent_at: epoch seconds, just before the POST.
+    :param request_id: Segmind's id, None while the fate of the POST is unknown.
+    :param submitted_at: epoch seconds from which age and expiry count.
+    :param outcome: ``refused`` or ``failed`` when nothing was billed and a new try starts from nothing.
+    :param resubmits: how many times a policy has already submitted again for this task instance.
+    :param landed: the manifest of the result on object storage, once it is there.
+    :param former: ids of the requests this task instance had before, which a lost POST must not be taken for.
+    :param before: what the requests came to that this one carries on from, for a task that asks more than once.
+    """
+
+    fingerprint: Fingerprint
+    intent_at: float
+    request_id: str | None = None
+    submitted_at: float | None = None
+    outcome: Literal["refused", "failed"] | None = None
+    resubmits: int = 0
+    landed: dict[str, Any] | None = None
+    former: tuple[str, ...] = ()
+    before: dict[str, Any] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the note as plain JSON."""
+        # The task state store takes JSON values only, and a tuple is none.
+        return {**asdict(self), "former": list(self.former)}
+
+    @classmethod
+    def from_json(cls, value: Any) -> Self:
+        """
+        Read a note back.
+
+        :raises SegmindStateError: it is not one; nothing may be submitted until somebody has looked.
+        """
+        try:
+            fingerprint = Fingerprint(**value["fingerprint"])
+            former = tuple(value.get("former", ()))
+            note = cls(**{**value, "fingerprint": fingerprint, "former": former})
+        except (AttributeError, TypeError, KeyError) as error:
+            raise SegmindStateError(_unreadable(value)) from error
+        if not note._plausible():
+            raise SegmindStateError(_unreadable(value))
+        return note
+
+    def _plausible(self) -> bool:
+        # An outcome nobody here knows, read as "nothing was billed", would pay a second time.
+        return (
+            all(isinstance(text, str) for text in (*asdict(self.fingerprint).values(), *self.former))
+            and _is_number(self.intent_at)
+            and (self.submitted_at is None or _is_number(self.submitted_at))
+            and (self.request_id is None or (isinstance(self.request_id, str) and self.request_id != ""))
+            and self.outcome in (None, "refused", "failed")
+            and isinstance(self.resubmits, int)
+            and (self.landed is None or (isinstance(self.landed, dict) and isinstance(self.landed.get("uri"), str)))
+            and (self.before is None or isinstance(self.before, dict))
+        )
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """Return the ids of every request this task instance is known to have had."""
+        return self.former if self.request_id is None else (*self.former, self.request_id)
+
+    @property
+    def age_from(self) -> float:
+        """Return the epoch second from which the age of the request counts."""
+        return self.intent_at if self.submitted_at is None else self.submitted_at
+
+    def accepted(self, request_id: str, submitted_at: float) -> Note:
+        """Return the note with the id Segmind gave."""
+        return replace(self, request_id=request_id, submitted_at=submitted_at, outcome=None)
+
+    def ended(self, outcome: Literal["refused", "failed"]) -> Note:
+        """Return the note of a request that cost nothing and is over."""
+        return replace(self, outcome=outcome)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _unreadable(value: Any) -> str:
+    return (
+        f"What an earlier try noted about its request cannot be read (found {type(value).__name__}). Nothing is "
+        "submitted until it can be: repair or delete the note, then clear the task."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitNew:
+    """
+    Submit; nothing that was paid for is waiting.
+
+    :param warning: what a policy gives up.
+    :param former: ids of the requests this task instance had before.
+    """
+
+    resubmits: int = 0
+    warning: str | None = None
+    former: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Attach:
+    """Go on with the request of an earlier try."""
+
+    note: Note
+
+
+@dataclass(frozen=True, slots=True)
+class LookUp:
+    """Find out what became of a POST whose answer nobody saw."""
+
+    note: Note
+
+
+def decide(note: Note | None, fingerprint: Fingerprint, on_stale: OnStale) -> SubmitNew | Attach | LookUp:
+    """
+    Say what a try has to do.
+
+    :param note: what earlier tries noted, None when this is the first.
+    :raises SegmindConfigError: the task changed since it submitted, and ``on_stale`` is ``fail``.
+    """
+    if note is None:
+        return SubmitNew()
+    if note.outcome is not None:
+        return SubmitNew(resubmits=note.resubmits, former=note.known)
+    changes = note_changes(note, fingerprint)
+    if changes:
+        earlier = f"request {note.request_id!r}" if note.request_id else "a request whose id is not known"
+        said = f"{changes} changed since an earlier try of this task submitted {earlier}"
+        if on_stale == "fail":
+            raise SegmindConfigError(
+                f"{said}, and on_stale is 'fail'. Nothing more was submitted; the earlier request may be billed. "
+                "Undo the change, or set on_stale='resubmit' to pay for a new one."
+            )
+        return SubmitNew(
+            warning=f"{said}. Submitting again, as on_stale='resubmit' asks: the earlier one may be billed as well.",
+            former=note.known,
+        )
+    return Attach(note) if note.request_id else LookUp(note)
+
+
+def latest(notes: Sequence[Note]) -> Note | None:
+    """
+    Say which of the records that several stores hold of one task instance is the newest.
+
+    Every record names the requests before its own, and every write of one POST keeps its moment, so that no two clocks
+    are compared. Where that does not tell, a record of something that may be billed goes before one that says that
+    nothing was: a store that missed a write can then cost a look-up, never a second payment.
+    """
+    former = {request_id for note in notes for request_id in note.former}
+    current = [note for note in notes if note.request_id is None or note.request_id not in former]
+    posts: dict[float, Note] = {}
+    for note in current:
+        other = posts.get(note.intent_at)
+        if other is None or _progress(note) > _progress(other):
+            posts[note.intent_at] = note
+    return max(posts.values(), key=_weight, default=None)
+
+
+def _progress(note: Note) -> tuple[bool, bool, bool]:
+    return note.request_id is not None, note.outcome is not None, note.landed is not None
+
+
+def _weight(note: Note) -> tuple[bool, bool, int, float]:
+    return note.outcome is None, note.request_id is not None, len(note.former), note.intent_at
+
+
+def note_changes(note: Note, fingerprint: Fingerprint) -> str:
+    """Name in words what changed since ``note``, empty when nothing did."""
+    names = fingerprint.changes_from(note.fingerprint)
+    described = []
+    for name in names:
+        before, after = getattr(note.fingerprint, name), getattr(fingerprint, name)
+        described.append("'inputs'" if name == "inputs" else f"{name!r} ({before!r} to {after!r})")
+    return " and ".join(described)
+
+
+def unknown_message(note: Note, looks: str) -> str:
+    """Say what is known of a POST whose fate is not."""
+    return (
+        f"A request to model {note.fingerprint.model!r} was about to be sent at {iso(note.intent_at)} (fingerprint "
+        f"{note.fingerprint.inputs[:16]}) and its answer was never seen. {looks}"
+    )
+
+
+def iso(moment: float) -> str:
+    """Return epoch seconds as ISO 8601 in UTC."""
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds")

@@ -1,0 +1,1 @@
+"""Rows in, rows out, and a ledger between; no Airflow."""

@@ -1,0 +1,495 @@
+"""
+The engine: one asyncio loop that asks about every distinct row of a table once.
+
+Rows stream in, answers stream into the ledger; in memory stand the rows in flight and some bytes for each finished one.
+The engine ends when every row has an outcome or is left with a reason. Writing the output is a step of its own
+(:mod:`~airflow_provider_segmind.enrichment.output`), from what the ledger then holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from airflow_provider_segmind.enrichment.ledger.events import Submitted
+from airflow_provider_segmind.enrichment.ledger.group_commit import GroupCommit
+from airflow_provider_segmind.enrichment.ledger.ledger import MANY_ROWS, Ledger
+from airflow_provider_segmind.enrichment.ledger.live import BEATS, Heartbeat, Membership
+from airflow_provider_segmind.enrichment.recovery import decide_lost, recover_earlier
+from airflow_provider_segmind.enrichment.row_reader import Feeder
+from airflow_provider_segmind.enrichment.row_request import Asker
+from airflow_provider_segmind.enrichment.run_limits import Budget, Limits
+from airflow_provider_segmind.enrichment.settings import Client, KeyedTarget, Prepared, Question, Settings, Shard
+from airflow_provider_segmind.enrichment.stats import Meter, Progress, Tally, outcomes_of
+from airflow_provider_segmind.enrichment.storage import StorePath
+from airflow_provider_segmind.enrichment.work_queue import Rest, Room, RowBook, rest_of
+from airflow_provider_segmind.exceptions import SegmindBulkError, SegmindConfigError, SegmindError, after_sending
+
+T = TypeVar("T")
+POSTPONED = 4
+"""Rows set aside to the end of the table at most, for each worker; their bodies stay in memory."""
+log = logging.getLogger(__name__)
+RECOVERY_ROUNDS = 3
+"""How often lost requests are looked for at the end of a try; a row asked again may get lost again."""
+
+
+@dataclass(slots=True)
+class Stop:
+    """
+    Why nothing more is submitted.
+
+    :param hurry: whether what is in flight has only the grace period left.
+    :param error: what Segmind or the ledger said, when that is the reason.
+    """
+
+    reason: str
+    hurry: bool = False
+    error: SegmindError | None = None
+
+
+class Engine:
+    """
+    One try of one run over one table (or one shard of it).
+
+    :param rows: the table; read once, in another thread.
+    :param rows_total: how many rows it has, None when nobody knows before it was read.
+    :param ledger_folder: where the ledger lives.
+    :param run_id: names the run whose budget counts; a retry has the same.
+    :param target: where the answers go, when that has a say in which rows are asked about.
+    :param carried: what :meth:`carried` of the try's last leg returned, when it rested.
+    :param progress: called every ``settings.progress_interval`` seconds and at the end.
+    :param clock: epoch seconds.
+    :param monotonic: by which the heartbeats of other runs are timed.
+    """
+
+    def __init__(
+        self,
+        *,
+        question: Question,
+        rows: Iterable[Mapping[str, Any]],
+        rows_total: int | None = None,
+        ledger_folder: StorePath,
+        client: Client,
+        run_id: str,
+        limits: Limits | None = None,
+        settings: Settings | None = None,
+        shard: Shard | None = None,
+        target: KeyedTarget | None = None,
+        progress: Callable[[Progress], None] | None = None,
+        carried: Mapping[str, Any] | None = None,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.question = question
+        self.settings = settings or Settings()
+        self.limits = limits or Limits()
+        self.shard = shard or Shard()
+        self.feeder = Feeder(rows, question, self.shard, self.settings, target)
+        writer = uuid.uuid4().hex[:12]
+        self.member = Membership(
+            ledger_folder,
+            writer=writer,
+            shard=self.shard,
+            death_after=self.settings.death_after,
+            clock=clock,
+            monotonic=monotonic,
+        )
+        self.heartbeat = Heartbeat(self.member)
+        self.ledger = Ledger(ledger_folder, run=run_id, writer=writer, clock=clock, slots=MANY_ROWS, live=self.member)
+        self.budget = Budget(self.limits)
+        self.tally = Tally(clock)
+        self.tally.take_over(carried or {})
+        self._seconds_before = float((carried or {}).get("seconds", 0.0))
+        client.count_calls(self.tally.called)
+        self.stopped: Stop | None = None
+        self.rest: Rest | None = None
+        self.waiting: dict[str, Submitted] = {}
+        self.held = 0
+        self._asking = 0
+        self._fed_all = False
+        self._postponing = True
+        self.commits: GroupCommit
+        self.clock = clock
+        self.client = client
+        self._sleep = sleep
+        self._monotonic = monotonic
+        self._rng = rng or random.Random()
+        self._report = progress
+        self._rows_total = rows_total
+        self._meter = Meter()
+        self._unseen = 0
+        # Few threads of its own: each one that touches many rows keeps some memory for itself.
+        self._threads = ThreadPoolExecutor(3, thread_name_prefix="segmind-bulk")
+        self._queue: asyncio.Queue[Prepared | None]
+        self._room: Room
+        self._source_error: SegmindError | OSError | None = None
+        self.seconds = 0.0
+        self._started = clock()
+        self._alone_since = self._started
+        self._rows = self._new_book()
+        self._changed = asyncio.Event()
+        self._stop_signal = asyncio.Event()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether no more rows may be begun."""
+        return self.stopped is not None
+
+    @property
+    def halted(self) -> bool:
+        """Whether not even what was permitted before may be submitted any more."""
+        return self.stopped is not None and (self.stopped.hurry or self.stopped.error is not None)
+
+    def stop(self, reason: str, *, hurry: bool = False, error: SegmindError | None = None) -> None:
+        """
+        Submit nothing more; call it from the loop's own thread.
+
+        :param hurry: give what is in flight only the grace period, because somebody waits for the process to end.
+        """
+        if self.stopped is None:
+            self.stopped = Stop(reason, hurry, error)
+        else:
+            self.stopped.hurry |= hurry
+            self.stopped.error = self.stopped.error or error
+        self._changed.set()
+        if hurry:
+            self._stop_signal.set()
+
+    def leave(self, prepared: Prepared, reason: str, *, lost_at: float | None = None) -> None:
+        """Set a row aside without an outcome; see :meth:`RowBook.leave`."""
+        self._rows.leave(prepared, reason, lost_at=lost_at)
+
+    def postpone(self, prepared: Prepared, reason: str) -> bool:
+        """Set a row aside to the end of the table, unless too many are; then it is not."""
+        if not self._postponing or len(self._rows.postponed) >= POSTPONED * self.settings.concurrency:
+            return False
+        self._rows.postpone(prepared, reason)
+        return True
+
+    def contend(self, prepared: Prepared, *, collided: bool) -> None:
+        """Come back later to a row that another run is asking about; see :meth:`RowBook.contend`."""
+        self._rows.contend(prepared, collided=collided)
+
+    def reason_left(self, fingerprint: bytes) -> str | None:
+        """Return why a row was set aside, None when it was not."""
+        return self._rows.left.get(fingerprint)
+
+    async def budget_changed(self) -> None:
+        """Wait until what is in flight has been billed, or the run stops."""
+        self._changed.clear()
+        if not self.stopping:
+            await self._changed.wait()
+
+    async def run(self) -> None:
+        """
+        Ask about every row.
+
+        A stop is no error here; :attr:`stopped` tells of it, and :attr:`rest` of one that is only for a while.
+
+        :raises SegmindBulkError: the ledger cannot be read or written. What was accepted is fetched by a retry.
+            The source breaks off: what was read before has been asked about.
+        :raises SegmindConfigError: not even the first row can be read or asked about, and nothing was sent.
+        """
+        self._started = self.clock()
+        try:
+            await self._in_thread(self._replay)
+            await self._ask()
+        finally:
+            # The heart beats until nothing is sent any more; waiting for its thread takes no longer than a write.
+            await asyncio.shield(self._in_thread(self._leave))
+        self.seconds = self._seconds_before + self.clock() - self._started
+        self._tell()
+        for error in (self.commits.error, self.commits.refusal, self._source_error, self._broken_off()):
+            if error is not None:
+                raise error
+
+    async def _ask(self) -> None:
+        # By now everybody who had left when the ledger was read has left.
+        self._alone_since = self.clock()
+        self.budget = Budget(self.limits, self.ledger.totals())
+        self._reserve_open_requests()
+        self._rows = self._new_book()
+        self.commits = GroupCommit(
+            self.ledger,
+            self.member,
+            delay=self.settings.commit_delay,
+            urgent=max(1, self.settings.concurrency // 2),
+            fold_at=self.settings.fold_at,
+            failed=lambda error: self.stop(str(error), error=error),
+            threads=self._threads,
+        )
+        background = [
+            asyncio.create_task(self._reports(), name="segmind-progress"),
+            asyncio.create_task(self._observe(), name="segmind-observe"),
+        ]
+        try:
+            self.commits.take_in()
+            await recover_earlier(self, until=self._alone_since)
+            await self._through(self._feed())
+            self._postponing = False
+            await self._through(self._feed_again(self._rows.take_up_postponed()))
+            for _ in range(RECOVERY_ROUNDS):
+                again = await self._lost_to_ask_again()
+                if not again:
+                    break
+                await self._through(self._feed_again(again))
+        finally:
+            for task in background:
+                task.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
+            await self.commits.close()
+            self._rows.leave_contested()
+
+    def _broken_off(self) -> SegmindError | None:
+        """Return the error of a source that broke, unless something ended the run that a retry must go on from."""
+        broken, rows = self.feeder.broken, self.feeder.rows_seen
+        if broken is None or self.halted:
+            return None
+        sent = max(self.tally.posts, self.budget.rows)
+        if sent:
+            after_sending(broken, f"{sent} requests were sent in this run before")
+        # Only a retry fetches what was accepted and not answered yet, also where it cannot read on.
+        retryable = broken.retryable or (bool(self._rows.left) and self.stopped is None)
+        self.stop(f"the source breaks off after {rows} rows: {broken}")
+        if rows:
+            advice = "A retry reads it again" if broken.retryable else "Mend it and run the task again"
+            error: SegmindError = SegmindBulkError(
+                f"The source breaks off after {rows} rows. {broken} The rows before have been asked about and are in "
+                f"the output. {advice}: what was answered is not paid again.",
+                retryable=retryable,
+            )
+        elif sent or "Nothing was sent" in str(broken):
+            return broken
+        elif broken.retryable:
+            error = SegmindBulkError(f"{broken} Nothing was sent.", retryable=True)
+        else:
+            error = SegmindConfigError(f"{broken} Nothing was sent.")
+        error.__cause__ = broken
+        return error
+
+    def carried(self) -> dict[str, Any]:
+        """Return the counts of this try as plain JSON, for its next leg."""
+        return {**self.tally.to_json(), "seconds": round(self.seconds, 3)}
+
+    def close(self) -> None:
+        """Drop the local working copies; the ledger stays."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self.ledger.close()
+        self.feeder.close()
+
+    def _reserve_open_requests(self) -> None:
+        """Reserve what earlier tries of the run may still be billed, also for rows that come late in the table."""
+        for mark, row in self.ledger.open_rows():
+            claim = row.claim_for(self.ledger.run)
+            if claim is not None and claim.run == self.ledger.run and self.shard.owns(mark):
+                self.budget.reserve_open(mark, claim.bound)
+
+    def _new_book(self) -> RowBook:
+        return RowBook(
+            self.ledger,
+            self.budget,
+            self.member,
+            rerun=self.settings.rerun,
+            started=self._alone_since,
+            pause=self.settings.contest_pause,
+            rng=self._rng,
+            monotonic=self._monotonic,
+        )
+
+    def _replay(self) -> None:
+        # Registered first: from then on nothing is moved away that this run has not read.
+        self.member.register()
+        self.heartbeat.start()
+        self.ledger.replay()
+        if self.ledger.totals().rows:
+            for fingerprint in self.ledger.answered_in_run():
+                self.feeder.of_this_run.put(fingerprint, 1)
+
+    def _leave(self) -> None:
+        self.heartbeat.stop()
+        try:
+            self.member.leave()
+        except (SegmindError, OSError) as error:
+            # Others wait until this run is dead for them, and nothing is lost.
+            log.warning("This run could not take its leave of the ledger: %s", error)
+
+    async def _observe(self) -> None:
+        """See from time to time whose heart has stopped, and let others move what this run has read."""
+        while True:
+            await asyncio.sleep(self.settings.death_after / BEATS)
+            try:
+                await self._in_thread(self.member.observe)
+                self.commits.take_in()
+            except SegmindError as error:
+                # Each claim looks for itself, and stops the run if it cannot.
+                log.warning("Other runs over the ledger cannot be seen at the moment: %s", error)
+            self._changed.set()
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    async def _through(self, feeding: Coroutine[Any, Any, None]) -> None:
+        """Feed rows to the workers and return when they are settled or the grace period is over."""
+        asker = Asker(
+            self, self.question, self.client, self.settings, clock=self.clock, sleep=self._sleep, rng=self._rng
+        )
+        queue: asyncio.Queue[Prepared | None] = asyncio.Queue(self.settings.concurrency)
+        self._queue, self._room = queue, Room(self.settings.bytes_in_flight)
+        tasks = {asyncio.create_task(self._work(asker, queue)) for _ in range(self.settings.concurrency)}
+        tasks.add(asyncio.create_task(self._fed(feeding)))
+        signal = asyncio.create_task(self._stop_signal.wait())
+        try:
+            pending: set[asyncio.Task[Any]] = {*tasks, signal}
+            while pending - {signal} and not signal.done():
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                _raise_first(done)
+            if pending - {signal}:
+                grace = self.settings.grace if self.rest is None else 0.0
+                done, _ = await asyncio.wait(pending - {signal}, timeout=grace)
+                _raise_first(done)
+        finally:
+            for task in {*tasks, signal}:
+                task.cancel()
+            await asyncio.gather(*tasks, signal, return_exceptions=True)
+
+    async def _feed(self) -> None:
+        feeder = self.feeder
+        while not feeder.exhausted and feeder.broken is None and not self._stop_signal.is_set():
+            await self._offer(await self._in_thread(self.feeder.next_block))
+        await self._settle_contested()
+
+    async def _feed_again(self, rows: Iterable[Prepared]) -> None:
+        await self._offer(rows)
+        await self._settle_contested()
+
+    async def _settle_contested(self) -> None:
+        """Wait until every row with a worker is settled, and every row that another run is asking about."""
+        self._fed_all = True
+        while (self._rows.contested or self._rows.busy) and not self.halted and not self._stop_signal.is_set():
+            if not self._rows.contested:
+                await self._row_settled(None)
+                continue
+            await self._row_settled(self.settings.contest_pause * (0.5 + self._rng.random()))
+            try:
+                await self.commits.durable(None)
+            except SegmindError:
+                # The run has stopped.
+                return
+            await self._offer(self._rows.due(), eager=True)
+
+    async def _row_settled(self, timeout: float | None) -> None:
+        self._changed.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), timeout)
+
+    async def _fed(self, feeding: Coroutine[Any, Any, None]) -> None:
+        """Feed to the end, or to where the source breaks; what is in flight then still settles."""
+        self._fed_all = False
+        try:
+            await feeding
+        except (SegmindError, OSError) as error:
+            self._source_error = error
+            self.stop(f"the source could not be read on: {error}")
+        self._fed_all = True
+        for _ in range(self.settings.concurrency):
+            await self._queue.put(None)
+
+    async def _offer(self, block: Iterable[Prepared], *, eager: bool = False) -> None:
+        waiting = [*self._rows.due(), *block]
+        if self.member.has_company():
+            # Who claims the same rows in the same order meets the other at every one.
+            self._rng.shuffle(waiting)
+        for number, prepared in enumerate(waiting, 1):
+            self._unseen = len(waiting) - number
+            if self._rows.must_ask(prepared, stopping=self.stopping, eager=eager):
+                await self._room.enter(prepared.size)
+                await self._queue.put(prepared)
+
+    async def _work(self, asker: Asker, queue: asyncio.Queue[Prepared | None]) -> None:
+        while (prepared := await queue.get()) is not None:
+            self._asking += 1
+            try:
+                await asker.ask(prepared)
+            finally:
+                self._asking -= 1
+            self._rows.asked(prepared)
+            if self.ledger.trouble is not None and not self.stopping:
+                self.stop(str(self.ledger.trouble), error=self.ledger.trouble)
+            self._room.leave(prepared.size)
+            self._changed.set()
+
+    async def _lost_to_ask_again(self) -> list[Prepared]:
+        """Look once more for lost requests, and return the rows that can go on."""
+        lost = self._rows.lost
+        if not lost or self._stop_signal.is_set():
+            return []
+        return [self._rows.take_up(mark) for mark in await decide_lost(self, lost)]
+
+    async def _reports(self) -> None:
+        while True:
+            await asyncio.sleep(self.settings.progress_interval)
+            self._tell()
+            self._consider_rest()
+
+    def _consider_rest(self) -> None:
+        """End the run for now, when all its workers would only wait for minutes."""
+        at_least = self.settings.rest_after
+        if at_least is None or self.stopping or self._asking == 0 or self._asking != len(self.waiting) + self.held:
+            return
+        more = not self._fed_all or self._rows.busy > self._asking
+        if more and self._asking < self.settings.concurrency:
+            return
+        rest = rest_of(
+            self.waiting.values(),
+            more=more,
+            held=self.held > 0,
+            typical=self.client.typical_seconds(self.question.model),
+            until_submit=self.client.seconds_until_submit(),
+            now=self.clock(),
+            at_least=at_least,
+        )
+        if rest is not None:
+            self.rest = rest
+            self.stop("there is nothing to do but wait", hurry=True)
+
+    def _tell(self) -> None:
+        if self._report is not None:
+            self._report(self._progress())
+
+    def _progress(self) -> Progress:
+        feeder, seconds = self.feeder, self.clock() - self._started
+        unsettled = self._unseen + self._rows.busy + len(self._rows.contested)
+        total = feeder.rows_seen if feeder.exhausted else self._rows_total
+        passed, done = max(0, feeder.rows_seen - unsettled), max(0, feeder.rows_read - unsettled)
+        self._meter.show(seconds, passed=passed, done=done)
+        alone = feeder.exhausted or self.shard.count == 1
+        return Progress(
+            rows_read=feeder.rows_read,
+            rows_done=done,
+            rows_total=None if total is None or not alone else total - feeder.rows_elsewhere,
+            share=min(1.0, passed / total) if total else None,
+            rate=self._meter.rate,
+            eta=None if self.stopping else self._meter.left(total),
+            outcomes=outcomes_of(self.tally.outcomes),
+            reasons=self.tally.reasons.to_json(),
+            in_flight=self.budget.in_flight,
+            lost=len(self._rows.lost),
+            cost=self.budget.spent,
+            seconds=seconds,
+        )
+
+
+def _raise_first(done: Iterable[asyncio.Task[Any]]) -> None:
+    for task in done:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            raise error

@@ -1,0 +1,1 @@
+"""Tables in files: JSONL, CSV and Parquet."""

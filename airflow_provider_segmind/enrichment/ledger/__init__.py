@@ -1,0 +1,1 @@
+"""What was asked, paid for and answered, so that a crash costs nothing twice."""

@@ -1,0 +1,166 @@
+"""
+What the ledger notes: one JSON line for each step of a row, so that ``jq`` can read it.
+
+===========  ================================================================  ==============================
+event        written                                                           after a crash it means
+===========  ================================================================  ==============================
+claimed      before the POST                                                   it may have been sent
+submitted    after Segmind named the request                                   fetch it by its id
+freed        when it is certain that nothing was sent                          ask as if for the first time
+finished     when the answer is read, or is known never to come                nothing more to do
+===========  ================================================================  ==============================
+
+``attempt`` counts the claims of one fingerprint over all time. An outcome makes void what was noted for its attempt and
+those before it; beyond it every claim counts until it is freed, followed or answered, whichever attempt it is of. So it
+does not matter in which order, or how often, events are read.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, TypeAlias
+
+from airflow_provider_segmind.chat.cost_estimate import UNBOUNDED, CostBound
+from airflow_provider_segmind.chat.json_values import read_json
+from airflow_provider_segmind.enrichment.outcomes import Outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimed:
+    """
+    A paid call is about to be sent.
+
+    :param at: epoch seconds.
+    :param run: which run asks.
+    :param writer: which process of it.
+    :param body: SHA-256 of the body in hex, to find a lost request in the history.
+    :param question: 1 for the row's own question, more for those asked because an answer could not be used.
+    :param request_ids: the requests of this run for the row before this one.
+    :param cost: USD those were billed.
+    :param tokens: tokens those used.
+    :param most: USD this call may cost at most, None where nobody knows.
+    :param id: names this claim and no other; empty in ledgers of 0.1.0 and older.
+    :param follows: the claim whose answer led to this question, which ends with this one.
+    """
+
+    kind: ClassVar[str] = "claimed"
+    fingerprint: bytes
+    attempt: int
+    at: float
+    run: str
+    writer: str
+    model: str
+    body: str
+    question: int = 1
+    request_ids: tuple[str, ...] = ()
+    cost: float = 0.0
+    tokens: int = 0
+    most: float | None = None
+    id: str = ""
+    follows: str = ""
+
+    @property
+    def bound(self) -> CostBound:
+        """Return what this call may cost."""
+        return UNBOUNDED if self.most is None else CostBound(usd=self.most, certain=True)
+
+    @property
+    def key(self) -> str:
+        """What names the claim, also where it has no id."""
+        return self.id or f"{self.writer}/{self.attempt}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submitted:
+    """Segmind named the request that a claim was for; ``at`` is when it was submitted, epoch seconds."""
+
+    kind: ClassVar[str] = "submitted"
+    fingerprint: bytes
+    attempt: int
+    at: float
+    request_id: str
+    claim: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Freed:
+    """The call of this one claim was certainly not sent, or was refused before anything was created."""
+
+    kind: ClassVar[str] = "freed"
+    fingerprint: bytes
+    attempt: int
+    at: float
+    writer: str
+    claim: str = ""
+
+    @property
+    def key(self) -> str:
+        """The claim that ends, as :attr:`Claimed.key` names it."""
+        return self.claim or f"{self.writer}/{self.attempt}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """
+    What became of a row, for good.
+
+    :param reason: why there is no answer; empty on success.
+    :param body: SHA-256 in hex of the body that the last request was sent.
+    :param answer: the answer columns, None without success.
+    :param request_ids: every request of this run for the row, the last one answered it.
+    :param cost: USD billed for them in this run, None when Segmind did not say.
+    :param seconds: from submission to the answer, None when nothing was submitted.
+    :param billed: whether money was spent, None where nobody knows.
+    """
+
+    kind: ClassVar[str] = "finished"
+    fingerprint: bytes
+    attempt: int
+    at: float
+    run: str
+    model: str
+    outcome: Outcome
+    body: str = ""
+    reason: str = ""
+    answer: Any = None
+    request_ids: tuple[str, ...] = ()
+    cost: float | None = None
+    tokens: int | None = None
+    seconds: float | None = None
+    billed: bool | None = None
+
+
+Event: TypeAlias = Claimed | Submitted | Freed | Finished
+_COMPACT = json.JSONEncoder(separators=(",", ":"))
+_KINDS: dict[str, type[Event]] = {kind.kind: kind for kind in (Claimed, Submitted, Freed, Finished)}
+_NAMES = {kind: [field.name for field in fields(kind)] for kind in _KINDS.values()}
+
+
+def to_line(event: Event) -> bytes:
+    """Write an event as one line of JSON, without the line end."""
+    values: dict[str, Any] = {"event": event.kind}
+    for name in _NAMES[type(event)]:
+        values[name] = getattr(event, name)
+    values["fingerprint"] = event.fingerprint.hex()
+    return _COMPACT.encode(values).encode("ascii")
+
+
+def from_line(line: bytes) -> Event:
+    """
+    Read an event.
+
+    :raises ValueError: it is none that this version knows.
+    """
+    # Earlier versions took answers that no reader carries; two levels down, under "answer", are the columns.
+    values = read_json(line, entries=2)
+    try:
+        kind = _KINDS[values.pop("event")]
+        values["fingerprint"] = bytes.fromhex(values["fingerprint"])
+        if "request_ids" in values:
+            values["request_ids"] = tuple(values["request_ids"])
+        if "outcome" in values:
+            values["outcome"] = Outcome(values["outcome"])
+        return kind(**values)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"not an event of the ledger: {error}") from error

@@ -1,0 +1,183 @@
+"""Group commit: many events become durable with one write, because a write to an object store takes tens of ms."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from concurrent.futures import Executor
+from functools import partial
+
+from airflow_provider_segmind.enrichment.ledger.events import Event
+from airflow_provider_segmind.enrichment.ledger.ledger import Batch, Ledger
+from airflow_provider_segmind.enrichment.ledger.live import Membership
+from airflow_provider_segmind.exceptions import SegmindBulkError, SegmindError
+
+WRITE_TRIES = 4
+
+
+class GroupCommit:
+    """
+    Writes what was appended to the ledger, some time after the first event or as soon as enough callers wait.
+
+    :param delay: seconds an event may wait for company.
+    :param urgent: how many waiting callers end the wait.
+    :param fold_at: how many own segments are folded into one.
+    :param threads: where files are written.
+    :param failed: is called once when the ledger cannot be written; nothing paid may be sent after that.
+    """
+
+    def __init__(
+        self, ledger: Ledger, member: Membership, *, delay: float, urgent: int, fold_at: int,
+        failed: Callable[[SegmindBulkError], None], threads: Executor,
+    ) -> None:  # fmt: skip
+        self.error: SegmindBulkError | None = None
+        self._ledger = ledger
+        self._member = member
+        self.refusal: SegmindBulkError | None = None
+        self._delay = delay
+        self._urgent = urgent
+        self._fold_at = self._next_fold = fold_at
+        self._failed = failed
+        self._in_thread = partial(asyncio.get_running_loop().run_in_executor, threads)
+        self._waiting = 0
+        self._closing = False
+        self._dirty = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._group: asyncio.Future[None] | None = None
+        self._folding: asyncio.Task[None] | None = None
+        self._task = asyncio.create_task(self._run(), name="segmind-ledger-commits")
+
+    def note(self, event: Event) -> None:
+        """Append an event that may become durable a little later."""
+        self._ledger.append(event)
+        self._dirty.set()
+
+    async def durable(self, event: Event | None) -> None:
+        """
+        Append an event and return when it is durable, and what others had noted by then is in the ledger's view.
+
+        :param event: None only to look what others have noted.
+        :raises SegmindBulkError: it could not be written, or others cannot be seen; a retry may.
+        """
+        if self.error is not None:
+            raise self.error
+        if event is not None:
+            self.note(event)
+        self._dirty.set()
+        if self._group is None:
+            self._group = asyncio.get_running_loop().create_future()
+        group = self._group
+        self._waiting += 1
+        if self._waiting >= self._urgent:
+            self._hurry.set()
+        # A caller that is cancelled must not take the others' future with it.
+        await asyncio.shield(group)
+
+    def forbidden(self) -> SegmindBulkError | None:
+        """
+        Return why nothing may be sent any more, and stop the run at the first reason.
+
+        What is noted is still written: others take the answers from it.
+        """
+        self._refuse(self._member.trouble())
+        return self.refusal
+
+    def take_in(self) -> None:
+        """
+        Bring what was read of other writers into the ledger's view; call it from the loop's own thread.
+
+        :raises SegmindBulkError: this version cannot read it.
+        """
+        while self._member.inbox:
+            self._ledger.absorb(*self._member.inbox.popleft())
+
+    async def close(self) -> None:
+        """Write what is left and end."""
+        self._closing = True
+        self._hurry.set()
+        self._dirty.set()
+        await asyncio.gather(self._task, *([self._folding] if self._folding else []))
+
+    async def _run(self) -> None:
+        while not self._closing:
+            await self._dirty.wait()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), self._delay)
+            await self._write()
+        await self._write()
+
+    async def _write(self) -> None:
+        self._dirty.clear()
+        self._hurry.clear()
+        self._waiting = 0
+        group, self._group = self._group, None
+        batch = self._ledger.take()
+        try:
+            if self.error is None:
+                self._refuse(await self._in_thread(self._write_and_look, batch, group is not None))
+                self._take_in()
+                self._fold()
+        except SegmindBulkError as error:
+            self.error = error
+            self._failed(error)
+        if group is not None and not group.done():
+            trouble = self.error or self.refusal
+            if trouble is None:
+                group.set_result(None)
+            else:
+                group.set_exception(trouble)
+                group.exception()
+
+    def _write_and_look(self, batch: Batch, look: bool) -> SegmindBulkError | None:
+        """Write, then list for a group of claims; return why others cannot be seen, when all is written."""
+        self._write_patiently(batch)
+        try:
+            if look:
+                self._member.look()
+        except SegmindBulkError as error:
+            return error
+        return None
+
+    def _take_in(self) -> None:
+        try:
+            self.take_in()
+        except SegmindBulkError as error:
+            self._refuse(error)
+
+    def _refuse(self, trouble: SegmindBulkError | None) -> None:
+        if trouble is not None and self.refusal is None:
+            self.refusal = trouble
+            self._failed(trouble)
+
+    def _write_patiently(self, batch: Batch) -> None:
+        for tries_left in reversed(range(WRITE_TRIES)):
+            try:
+                self._ledger.write(batch)
+            except OSError as error:
+                batch = batch._replace(answers={})
+                if not tries_left:
+                    raise SegmindBulkError(
+                        f"The ledger under {str(self._ledger.folder)!r} cannot be written: {error}. Nothing more is "
+                        "asked; requests that were accepted are fetched by a retry, within an hour.",
+                        retryable=True,
+                    ) from error
+            else:
+                return
+
+    def _fold(self) -> None:
+        if self._folding is not None and not self._folding.done():
+            return
+        numbers = self._member.movable(self._ledger.is_live) if self._member.own_segments >= self._next_fold else []
+        if len(numbers) >= self._fold_at:
+            self._folding = asyncio.create_task(self._fold_segments(numbers), name="segmind-ledger-fold")
+
+    async def _fold_segments(self, numbers: list[int]) -> None:
+        try:
+            await self._in_thread(self._member.fold, numbers)
+        except (SegmindError, OSError):
+            # Folding only saves later readers time; the small segments are still there and say the same.
+            return
+        finally:
+            # Those that others have not read, or whose rows are not finished, stay for the next time.
+            self._next_fold = self._member.own_segments + self._fold_at

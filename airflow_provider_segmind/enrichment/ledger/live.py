@@ -1,0 +1,550 @@
+"""
+Runs that overlap on one ledger: who is writing to it now, and what has been noted since this run read it.
+
+The rule: **write the claim, then list.** A row is sent for only if, after its own claim is durable, a listing that
+began later shows no other claim of the row that is not ended. Of two writers the one that lists last sees the other;
+which claim is older is never asked. What makes it hold, in the ledger's folder ``live``:
+
+=========================  =============================================================================================
+``<time>-<writer>-<n>``    a segment; it stays until every writer at work whose rows may be the same has read it
+``<writer>.writer``        the registration, written before the ledger is read, so that from then on nothing is moved
+                           unseen; gone with its writer
+``<writer>.beat``          the heartbeat, overwritten six times within the time after which a silent writer is dead; it
+                           also says which segments of others its writer has read
+``<writer>.ended``         the writer has ended and sends nothing more
+``<writer>.dead``          somebody has seen the heartbeat stand still for long enough. Whoever is declared dead and yet
+                           alive finds this at its next listing, and sends nothing more
+=========================  =============================================================================================
+
+A listing is trusted for a quarter of that time, by the monotonic and by the wall clock, so a process that was frozen
+lists again before it sends; and nothing is decided about the claims of a dead writer before that quarter has passed
+since its ``.dead`` was written. A listing grows with the writers at work, not with the age of the ledger.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from airflow_provider_segmind.enrichment.ledger.compaction import compact
+from airflow_provider_segmind.enrichment.ledger.ledger import LIVE
+from airflow_provider_segmind.enrichment.ledger.segments import (
+    is_segment,
+    read_segment,
+    write_segment,
+    writer_and_number,
+)
+from airflow_provider_segmind.enrichment.settings import Shard
+from airflow_provider_segmind.enrichment.storage import (
+    StorePath,
+    caching_mount,
+    list_names,
+    make_folder,
+    move,
+    overwrite,
+    read_now,
+    write_whole,
+)
+from airflow_provider_segmind.exceptions import SegmindBulkError, SegmindConfigError
+
+log = logging.getLogger(__name__)
+BEATS = 6
+"""Heartbeats within the time after which a silent writer is dead."""
+TRUST = 0.25
+"""Part of that time for which a listing is trusted."""
+LISTINGS = 5
+"""How often a listing is repeated that took too long, or whose files were moved under it."""
+TOMBSTONES_KEPT = 24 * 3600.0
+"""Seconds for which it is remembered that a writer was declared dead; longer than anybody is frozen and goes on."""
+_REGISTERED, _BEAT, _ENDED, _DEAD = ".writer", ".beat", ".ended", ".dead"
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A moment by both clocks: the one does not go on while a machine sleeps, the other jumps."""
+
+    monotonic: float
+    wall: float
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """
+    What the folder of the living holds.
+
+    :param began: before the store was asked.
+    :param segments: their names, by writer and number.
+    """
+
+    began: Moment
+    segments: Mapping[str, Mapping[int, str]]
+    registered: frozenset[str]
+    ended: frozenset[str]
+    dead: frozenset[str]
+
+    @property
+    def present(self) -> frozenset[str]:
+        """
+        The writers that may still send.
+
+        Without a mark that says otherwise a writer counts as one, whatever else of it a listing misses: only files that
+        were there when it began, and stay, are certain to be in it.
+        """
+        return (self.registered | self.segments.keys()) - self.ended - self.dead
+
+
+def list_live(folder: StorePath, began: Moment) -> Listing:
+    """
+    List the folder of the living.
+
+    :raises OSError: the store is out of reach.
+    """
+    marks: dict[str, set[str]] = {_REGISTERED: set(), _ENDED: set(), _DEAD: set()}
+    segments: dict[str, dict[int, str]] = {}
+    for name in list_names(folder):
+        if is_segment(name):
+            writer, number = writer_and_number(name)
+            segments.setdefault(writer, {})[number] = name
+            continue
+        stem, dot, ending = name.rpartition(".")
+        if stem and f"{dot}{ending}" in marks:
+            marks[f"{dot}{ending}"].add(stem)
+    return Listing(began, segments, *(frozenset(marks[mark]) for mark in (_REGISTERED, _ENDED, _DEAD)))
+
+
+@dataclass(slots=True)
+class _Watched:
+    """How long a heartbeat has not changed, in monotonic seconds during which it was looked at."""
+
+    content: bytes | None
+    looked: float
+    silent: float = 0.0
+
+
+@dataclass(slots=True)
+class _Own:
+    """A segment of this writer: its name, and the claims in it with their rows."""
+
+    name: str
+    claims: tuple[tuple[bytes, str], ...] = ()
+
+
+class Membership:
+    """
+    One writer among those that may be at work on a ledger. Its methods block; any thread may call them.
+
+    :param folder: the ledger's.
+    :param writer: a name no other writer has.
+    :param shard: which rows it asks about; writers of other shards of the same table never ask about them.
+    :param death_after: seconds for which a heartbeat stands still until its writer is taken for dead.
+    :param clock: epoch seconds, as the ledger's events have them.
+    :param monotonic: of this process.
+    :param wall: epoch seconds of this machine.
+    :ivar inbox: segments of others that were read, to be taken into the ledger's view before anything is decided by it.
+    """
+
+    def __init__(
+        self, folder: StorePath, *, writer: str, shard: Shard, death_after: float, clock: Callable[[], float],
+        monotonic: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time,
+    ) -> None:  # fmt: skip
+        self.folder = folder / LIVE
+        self.writer = writer
+        self.death_after = death_after
+        self.inbox: deque[tuple[str, list[bytes]]] = deque()
+        self._ledger_folder = folder
+        self._shard = shard
+        self._clock, self._monotonic, self._wall = clock, monotonic, wall
+        self._lock = threading.RLock()
+        self._listing: Listing | None = None
+        self._own: dict[int, _Own] = {}
+        self._read: set[str] = set()
+        self._seen: dict[str, int] = {}
+        self._shards: dict[str, Shard | None] = {}
+        self._watched: dict[str, _Watched] = {}
+        self._first_seen_dead: dict[str, float] = {}
+        self._left_at: dict[str, float] = {}
+        self._beats = 0
+        self._beaten_at = 0.0
+        self._expelled: str | None = None
+
+    # -- this writer ---------------------------------------------------------------------------------------------------
+
+    def register(self) -> None:
+        """
+        Become one of the living; the ledger is to be read only after it.
+
+        :raises SegmindBulkError: the folder cannot be written or listed.
+        """
+        try:
+            make_folder(self.folder)
+            shard = {"shard_index": self._shard.index, "shard_count": self._shard.count}
+            with write_whole(self._file(_REGISTERED)) as file:
+                file.write(json.dumps({**shard, "at": self._wall()}).encode())
+            self.beat()
+        except OSError as error:
+            raise SegmindBulkError(
+                f"The ledger under {str(self._ledger_folder)!r} cannot be written: {error}. Nothing is asked; a retry "
+                "tries again.",
+                retryable=True,
+            ) from error
+        if (options := caching_mount(self.folder)) is not None:
+            log.warning(
+                "The ledger under %r is on NFS mounted with %r. A client that keeps listings may miss what another "
+                "machine has just written, and two runs that overlap may then pay for the same row. Mount it with "
+                "'lookupcache=none,actimeo=0', or keep the ledger elsewhere.",
+                *(str(self._ledger_folder), options),
+            )
+        with self._lock:
+            self._listing = None
+            self._look()
+            self._drop_old_tombstones()
+
+    def beat(self) -> None:
+        """
+        Show that this writer is alive.
+
+        :raises OSError: it cannot be written.
+        """
+        began = self._monotonic()
+        self._beats += 1
+        overwrite(self._file(_BEAT), json.dumps({"beat": self._beats, "seen": self._seen}).encode())
+        self._beaten_at = began
+
+    def write(self, name: str, number: int, lines: list[bytes], claims: tuple[tuple[bytes, str], ...]) -> None:
+        """Write a segment durably where the others look."""
+        write_segment(self.folder, name, lines)
+        self._own[number] = _Own(name, claims)
+
+    def trouble(self) -> SegmindBulkError | None:
+        """Say why this writer must not send any more."""
+        if self._expelled is not None:
+            return SegmindBulkError(self._expelled, retryable=True)
+        if self._monotonic() - self._beaten_at > self.death_after / 2:
+            return SegmindBulkError(
+                f"The heartbeat of this run under {str(self.folder)!r} could not be written for "
+                f"{self.death_after / 2:g} s, so that another run may soon take it for dead. Nothing more is asked; "
+                "requests that were accepted are fetched by a retry, within an hour.",
+                retryable=True,
+            )
+        return None
+
+    def is_fresh(self) -> bool:
+        """Tell whether the latest listing may be trusted; not after a pause, or a jump of either clock."""
+        return self._listing is not None and self._is_fresh(self._listing.began)
+
+    # -- the others ----------------------------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """
+        List, and read what others have written since the last time, into :attr:`inbox`.
+
+        :raises SegmindBulkError: the folder cannot be listed, or not soon enough.
+        """
+        with self._lock:
+            self._look()
+
+    def observe(self) -> None:
+        """
+        Look, and declare dead whose heartbeat has stood still.
+
+        :raises SegmindBulkError: the folder cannot be listed.
+        """
+        with self._lock:
+            listing = self._look()
+            silent = [writer for writer in sorted(self._others(listing)) if self._is_silent(writer)]
+            for writer in silent:
+                log.warning(
+                    "A run over the same ledger (%s) was silent for %g s: it is dead.", writer, self.death_after
+                )
+                try:
+                    self._mark(writer, _DEAD)
+                except OSError as error:
+                    raise self._out_of_reach(error) from error
+            if silent:
+                self._look()
+
+    def is_present(self, writer: str) -> bool:
+        """Tell whether a writer may still send for what it has claimed; this one does not count."""
+        listing = self._listing
+        if listing is None or writer == self.writer:
+            return False
+        if writer in listing.dead:
+            seen = self._first_seen_dead.get(writer)
+            return seen is None or listing.began.monotonic < seen + TRUST * self.death_after
+        return writer in listing.present
+
+    def has_company(self) -> bool:
+        """Tell whether others are at work that may ask about the same rows."""
+        return self._listing is not None and bool(self._others(self._listing))
+
+    def left_at(self, writer: str) -> float | None:
+        """Return from when on a writer has certainly sent nothing, None when that was before this one began."""
+        return self._left_at.get(writer)
+
+    # -- moving segments to the ledger's folder ------------------------------------------------------------------------
+
+    @property
+    def own_segments(self) -> int:
+        """How many segments of this writer are here."""
+        return len(self._own)
+
+    def movable(self, is_live: Callable[[bytes, str], bool]) -> list[int]:
+        """Return the numbers of own segments without a claim that is not ended."""
+        return [
+            number
+            for number, own in list(self._own.items())
+            if not any(is_live(mark, claim) for mark, claim in own.claims)
+        ]
+
+    def fold(self, numbers: Iterable[int]) -> None:
+        """
+        Move segments that everybody has read to the ledger's own folder, as few: these, and those of writers that left.
+
+        :param numbers: what :meth:`movable` gave.
+        :raises SegmindBulkError: one cannot be read; nothing is lost.
+        """
+        with self._lock:
+            listing = self._look()
+            if self._expelled is not None:
+                return
+            read = self._read_by(self.writer, listing)
+            own = [number for number in numbers if number <= read and number in self._own]
+            left = self._read_of_those_who_left(listing)
+            names = [*(self._own[number].name for number in own), *(name for names in left.values() for name in names)]
+            compact(self._ledger_folder, clock=self._clock, names=names, source=self.folder)
+            for number in own:
+                del self._own[number]
+            self._forget(listing, left)
+
+    def leave(self) -> None:
+        """
+        End: nothing is sent or written after it.
+
+        Alone, it moves what is left to the ledger's folder; else the last one or the next one does.
+
+        :raises SegmindBulkError: the folder cannot be listed.
+        :raises OSError: it cannot be written.
+        """
+        with self._lock:
+            listing = self._look()
+            if self._expelled is not None:
+                return
+            left = self._read_of_those_who_left(listing)
+            if any(self._overlap(other, self.writer) for other in listing.present - {self.writer}):
+                self._mark(self.writer, _ENDED)
+                self._file(_BEAT).unlink(missing_ok=True)
+                return
+            names = [own.name for own in self._own.values()]
+            self._move([*names, *(name for names in left.values() for name in names)])
+            self._own.clear()
+            self._forget(listing, left)
+            self._file(_BEAT).unlink(missing_ok=True)
+            self._file(_REGISTERED).unlink(missing_ok=True)
+
+    def _move(self, names: list[str]) -> None:
+        rest = [name for name in names if not self._moved(name)]
+        compact(self._ledger_folder, clock=self._clock, names=rest, source=self.folder)
+
+    def _moved(self, name: str) -> bool:
+        try:
+            return move(self.folder / name, self._ledger_folder / name)
+        except FileNotFoundError:
+            # Somebody else does the same.
+            return True
+
+    def _read_by(self, owner: str, listing: Listing) -> float:
+        """Return up to which number the segments of a writer were read by all that may ask about the same rows."""
+        others = (one for one in listing.present - {owner, self.writer} if self._overlap(one, owner))
+        return min((self._acknowledged(one).get(owner, -1) for one in others), default=float("inf"))
+
+    def _read_of_those_who_left(self, listing: Listing) -> dict[str, list[str]]:
+        found = {}
+        for writer in (listing.segments.keys() | listing.ended | listing.dead) - listing.present:
+            if not self.is_present(writer):
+                read = self._read_by(writer, listing)
+                found[writer] = [name for number, name in listing.segments.get(writer, {}).items() if number <= read]
+        return found
+
+    def _forget(self, listing: Listing, left: Mapping[str, list[str]]) -> None:
+        for writer, names in left.items():
+            if len(names) == len(listing.segments.get(writer, {})):
+                # The mark that it is dead stays: it may only be frozen.
+                for mark in (_BEAT, _REGISTERED, _ENDED):
+                    (self.folder / f"{writer}{mark}").unlink(missing_ok=True)
+
+    # -- listing -------------------------------------------------------------------------------------------------------
+
+    def _look(self) -> Listing:
+        whole = True
+        for tries_left in reversed(range(LISTINGS)):
+            try:
+                listing = list_live(self.folder, self._now())
+                whole = self._read_news(listing)
+            except OSError as error:
+                if tries_left:
+                    continue
+                raise self._out_of_reach(error) from error
+            self._notice_expulsion(listing)
+            if whole:
+                self._note(listing)
+            if self._expelled is not None or (whole and self._is_fresh(listing.began)):
+                return listing
+        if not whole:
+            raise SegmindBulkError(
+                f"Segments under {str(self.folder)!r} are gone that this run had not read, and no run moves those. "
+                "Nothing more is asked; a retry reads the ledger anew.",
+                retryable=True,
+            )
+        raise SegmindBulkError(
+            f"Listing {str(self.folder)!r} takes longer than {TRUST * self.death_after:g} s, so that nobody knows what "
+            "other runs have claimed meanwhile. Nothing more is asked; raise [segmind] writer_timeout.",
+            retryable=True,
+        )
+
+    def _read_news(self, listing: Listing) -> bool:
+        """Read what is new; tell whether nothing was moved away before it could be read."""
+        for writer, segments in listing.segments.items():
+            if writer == self.writer or not self._overlap(writer, self.writer):
+                continue
+            for _, name in sorted(segments.items()):
+                if name not in self._read:
+                    lines = read_segment(self.folder, name)
+                    if lines is None:
+                        return False
+                    self.inbox.append((name, lines))
+                    self._read.add(name)
+        return True
+
+    def _note(self, listing: Listing) -> None:
+        """Take over a listing whose news are read."""
+        former, self._listing = self._listing, listing
+        if former is None:
+            former = listing
+        else:
+            # What the one before showed, and all before it, is certain to be in this one.
+            self._seen = {writer: max(segments) for writer, segments in former.segments.items() if segments}
+        self._read.intersection_update(name for names in listing.segments.values() for name in names.values())
+        for writer in listing.dead:
+            self._first_seen_dead.setdefault(writer, self._monotonic())
+        for writer in former.present - listing.present - listing.dead:
+            self._left_at.setdefault(writer, self._clock())
+        for writer in listing.dead:
+            if not self.is_present(writer):
+                self._left_at.setdefault(writer, self._clock())
+
+    def _notice_expulsion(self, listing: Listing) -> None:
+        if self.writer in listing.dead or self.writer not in listing.registered:
+            self._expelled = (
+                f"Another run over the ledger under {str(self._ledger_folder)!r} took this one for dead, because its "
+                "process stood still. Nothing more is asked; requests that were accepted are fetched by that run or a "
+                "retry, within an hour."
+            )
+
+    def _others(self, listing: Listing) -> set[str]:
+        return {one for one in listing.present - {self.writer} if self._overlap(one, self.writer)}
+
+    def _is_silent(self, writer: str) -> bool:
+        now, content = self._monotonic(), self._content(self.folder / f"{writer}{_BEAT}")
+        watched = self._watched.get(writer)
+        if watched is None or content != watched.content:
+            self._watched[writer] = _Watched(content, now)
+            return False
+        # A pause of this process is no silence of the other.
+        watched.silent += min(now - watched.looked, self.death_after / 3)
+        watched.looked = now
+        return watched.silent >= self.death_after
+
+    def _overlap(self, one: str, other: str) -> bool:
+        """Tell whether two writers may ask about the same row."""
+        first, second = self._shard_of(one), self._shard_of(other)
+        return first is None or second is None or first.count != second.count or first.index == second.index
+
+    def _shard_of(self, writer: str) -> Shard | None:
+        if writer == self.writer:
+            return self._shard
+        if writer not in self._shards:
+            told = self._json(self.folder / f"{writer}{_REGISTERED}")
+            try:
+                self._shards[writer] = Shard(index=int(told["shard_index"]), count=int(told["shard_count"]))
+            except (KeyError, TypeError, ValueError, SegmindConfigError):
+                return None
+        return self._shards[writer]
+
+    def _acknowledged(self, writer: str) -> dict[str, int]:
+        seen = self._json(self.folder / f"{writer}{_BEAT}").get("seen")
+        return {str(one): number for one, number in seen.items() if isinstance(number, int)} if seen else {}
+
+    def _json(self, path: StorePath) -> dict[str, Any]:
+        content = self._content(path)
+        with contextlib.suppress(ValueError):
+            found = json.loads(content or b"")
+            if isinstance(found, dict):
+                return found
+        return {}
+
+    def _content(self, path: StorePath) -> bytes | None:
+        try:
+            return read_now(path)
+        except FileNotFoundError:
+            return None
+
+    def _drop_old_tombstones(self) -> None:
+        listing = self._listing
+        for writer in listing.dead - listing.registered - listing.segments.keys() if listing else ():
+            path = self.folder / f"{writer}{_DEAD}"
+            if self._wall() - float(self._json(path).get("at", self._wall())) > TOMBSTONES_KEPT:
+                path.unlink(missing_ok=True)
+
+    def _mark(self, writer: str, mark: str) -> None:
+        with write_whole(self.folder / f"{writer}{mark}") as file:
+            file.write(json.dumps({"at": self._wall(), "by": self.writer}).encode())
+
+    def _file(self, mark: str) -> StorePath:
+        return self.folder / f"{self.writer}{mark}"
+
+    def _now(self) -> Moment:
+        return Moment(self._monotonic(), self._wall())
+
+    def _is_fresh(self, began: Moment) -> bool:
+        now, trust = self._now(), TRUST * self.death_after
+        return now.monotonic - began.monotonic <= trust and abs(now.wall - began.wall) <= trust
+
+    def _out_of_reach(self, error: OSError) -> SegmindBulkError:
+        return SegmindBulkError(
+            f"The folder {str(self.folder)!r}, where runs over one ledger see each other, is out of reach: {error}. "
+            "Nothing more is asked; a retry tries again.",
+            retryable=True,
+        )
+
+
+@dataclass(slots=True)
+class Heartbeat:
+    """A thread that shows every now and then that a writer is alive, however busy its event loop is."""
+
+    member: Membership
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread = threading.Thread(target=self._run, name="segmind-heartbeat", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End; nothing is written after it."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self.member.death_after / BEATS):
+            # The member says so itself when this goes on for too long.
+            with contextlib.suppress(OSError):
+                self.member.beat()

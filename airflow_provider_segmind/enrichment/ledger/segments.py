@@ -1,0 +1,90 @@
+"""
+Segments: the files a ledger is made of. Each is written once, whole, and never changed, because object stores cannot
+append; its last line says how many lines and which bytes came before, so that a torn one is seen.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Sequence
+
+from airflow_provider_segmind.enrichment.storage import StorePath, list_names, write_whole
+from airflow_provider_segmind.exceptions import SegmindBulkError
+
+SUFFIX = ".jsonl"
+
+
+def segment_name(at: float, writer: str, number: int) -> str:
+    """Return a name that sorts by time in ``ls`` and that no other writer can take."""
+    return f"{int(at * 1000):014d}-{writer}-{number:06d}{SUFFIX}"
+
+
+def segment_names(folder: StorePath) -> list[str]:
+    """List the segments of a ledger, oldest first; half-written files are none."""
+    try:
+        return sorted(name for name in list_names(folder) if is_segment(name))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise _unreadable(str(folder), error) from error
+
+
+def is_segment(name: str) -> bool:
+    """Tell a segment from a file that is not whole yet, and from others."""
+    return name.endswith(SUFFIX) and name[0] != "."
+
+
+def writer_and_number(name: str) -> tuple[str, int]:
+    """
+    Return who wrote a segment, and which one of his it is.
+
+    :raises ValueError: :func:`segment_name` did not make the name.
+    """
+    rest, _, number = name.removesuffix(SUFFIX).rpartition("-")
+    _, _, writer = rest.partition("-")
+    return writer, int(number)
+
+
+def write_segment(folder: StorePath, name: str, lines: Sequence[bytes]) -> None:
+    """Write a segment so that it is there as a whole or not at all."""
+    body = b"".join(line + b"\n" for line in lines)
+    end = {"event": "end", "lines": len(lines), "crc32": f"{zlib.crc32(body):08x}"}
+    with write_whole(folder / name) as file:
+        file.write(body)
+        file.write(json.dumps(end, separators=(",", ":")).encode() + b"\n")
+
+
+def read_segment(folder: StorePath, name: str) -> list[bytes] | None:
+    """
+    Return the lines of a segment, or None when it is no longer there because it was compacted.
+
+    :raises SegmindBulkError: it is there and cannot be read, which is not the same as absent.
+    """
+    try:
+        with (folder / name).open("rb") as file:
+            content: bytes = file.read()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _unreadable(name, error) from error
+    body, _, last = content.removesuffix(b"\n").rpartition(b"\n")
+    if body:
+        body += b"\n"
+    try:
+        end = json.loads(last)
+        whole = end["event"] == "end" and end["crc32"] == f"{zlib.crc32(body):08x}"
+    except (ValueError, TypeError, KeyError) as error:
+        raise _unreadable(name, error) from error
+    lines = body.split(b"\n")[:-1]
+    if not whole or len(lines) != end["lines"]:
+        raise _unreadable(name, "its bytes are not those that were written")
+    return lines
+
+
+def _unreadable(name: str, why: object) -> SegmindBulkError:
+    return SegmindBulkError(
+        f"The ledger segment {name!r} cannot be read: {why}. Nothing is asked while it is not known what was paid for "
+        "already; a retry reads it again. If the file is lost for good, delete it; its rows may then be paid twice.",
+        retryable=True,
+    )

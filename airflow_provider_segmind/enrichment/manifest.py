@@ -1,0 +1,193 @@
+"""
+The manifest: counts of a run that must add up to the rows read, what it cost, and where its outputs are.
+
+It is small enough for XCom, and stands beside the output as ``manifest.json``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+from airflow_provider_segmind.enrichment.outcomes import Outcome, Reasons
+from airflow_provider_segmind.enrichment.run_limits import FAILURES
+from airflow_provider_segmind.enrichment.stats import Latencies, Timeline
+from airflow_provider_segmind.enrichment.storage import StorePath, make_folder, write_whole
+from airflow_provider_segmind.exceptions import SegmindBulkError
+
+VERSION = 1
+
+
+@dataclass(slots=True, kw_only=True)
+class Manifest:
+    """
+    What became of a table.
+
+    :param rows_in_source: rows of the whole source as far as it was read; a shard reads all of it.
+    :param rows_read: those of them that belong here.
+    :param complete: whether the source was read to its end.
+    :param stopped: why the run stopped early, None when it did not.
+    :param outcomes: rows by outcome; they add up to ``rows_read``.
+    :param rows_unchanged: those of them whose answer stood in the target already, so that they were neither asked about
+        nor written; they count as ``success``, and in none of the other figures.
+    :param distinct_rows: different questions among the rows.
+    :param duplicates_saved: rows that got the answer of an equal row before them.
+    :param cache_hits: different questions that another run had answered.
+    :param requests: requests of this run, all tries.
+    :param calls: HTTP calls sent to the gateway about rows in this try: ``posts``, looks and fetches, each repetition.
+    :param posts: paid calls among them, refused ones included.
+    :param resumed: requests of an earlier try whose answer was fetched in this one.
+    :param cost: USD billed in this run, all tries, as far as Segmind said.
+    :param unpriced: rows that were billed and Segmind did not say how much.
+    :param tokens: tokens used in this run, all tries.
+    :param latency: seconds from submission to answer, by quantile.
+    :param latency_counts: what the quantiles were made of, so that those of shards can be added.
+    :param seconds: how long this try took.
+    :param reasons: rows without an answer by outcome and reason, the most frequent ones; they add up as well.
+    :param timeline: calls, distinct rows and USD of this try over time; see :class:`Timeline`.
+    :param columns: the columns of the output.
+    :param outputs: where the answers are.
+    :param dead_letters: where the rows without an answer are listed.
+    :param report: where the report is, None when there is none.
+    """
+
+    run_id: str
+    model: str
+    shard_index: int = 0
+    shard_count: int = 1
+    rows_in_source: int = 0
+    rows_read: int = 0
+    complete: bool = True
+    stopped: str | None = None
+    outcomes: dict[str, int] = field(default_factory=lambda: {str(outcome): 0 for outcome in Outcome})
+    rows_unchanged: int = 0
+    distinct_rows: int = 0
+    duplicates_saved: int = 0
+    cache_hits: int = 0
+    requests: int = 0
+    calls: int = 0
+    posts: int = 0
+    resumed: int = 0
+    cost: float = 0.0
+    unpriced: int = 0
+    tokens: int = 0
+    latency: dict[str, float] = field(default_factory=dict)
+    latency_counts: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    reasons: dict[str, dict[str, int]] = field(default_factory=dict)
+    timeline: dict[str, Any] = field(default_factory=dict)
+    columns: list[str] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
+    dead_letters: list[str] = field(default_factory=list)
+    report: str | None = None
+    version: int = VERSION
+
+    @property
+    def run(self) -> str:
+        """The run without the part after the last slash, in which the shards of one run may differ."""
+        head, slash, _ = self.run_id.rpartition("/")
+        return head if slash and self.shard_count > 1 else self.run_id
+
+    @property
+    def failed_rows(self) -> int:
+        """Rows that have an outcome and no usable answer."""
+        return sum(self.outcomes[outcome] for outcome in FAILURES)
+
+    @property
+    def rows_left(self) -> int:
+        """Rows that a retry would go on with."""
+        return self.outcomes[Outcome.UNKNOWN] + self.outcomes[Outcome.SKIPPED]
+
+    def check(self) -> Self:
+        """
+        Return the manifest if its counts add up.
+
+        :raises SegmindBulkError: they do not, which is an error of this package.
+        """
+        total = sum(self.outcomes.values())
+        explained = sum(sum(counts.values()) for counts in self.reasons.values())
+        if total != self.rows_read or explained != total - self.outcomes[Outcome.SUCCESS]:
+            raise SegmindBulkError(
+                f"The outcomes of run {self.run_id!r} add up to {total}, {explained} of them with a reason, but "
+                f"{self.rows_read} rows were read. The answers are safe in the ledger; the output must not be trusted."
+            )
+        return self
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON, for XCom or a file."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """
+        Read one back.
+
+        :raises SegmindBulkError: it is none of this version.
+        """
+        if value.get("version") != VERSION:
+            raise SegmindBulkError(f"A manifest of version {value.get('version')!r} cannot be read, only {VERSION}.")
+        return cls(**value)
+
+    def write(self, path: StorePath) -> None:
+        """Write it as a file, whole."""
+        make_folder(path.parent)
+        with write_whole(path) as file:
+            file.write(json.dumps(self.to_json(), indent=2).encode() + b"\n")
+
+
+_SUMS = (
+    "rows_read", "rows_unchanged", "distinct_rows", "duplicates_saved", "cache_hits", "requests", "calls", "posts",
+    "resumed", "cost", "unpriced", "tokens",
+)  # fmt: skip
+
+
+def merge(manifests: Sequence[Manifest]) -> Manifest:
+    """
+    Add up the manifests of all shards of one run.
+
+    :raises SegmindBulkError: a shard is missing or there twice, they are of different runs, or rows are missing.
+    """
+    if not manifests:
+        raise SegmindBulkError("There is no manifest to merge.")
+    shards = sorted(manifests, key=lambda manifest: manifest.shard_index)
+    first = shards[0]
+    found = [manifest.shard_index for manifest in shards]
+    if found != list(range(first.shard_count)):
+        raise SegmindBulkError(f"Shards {found} are there, 0 to {first.shard_count - 1} are needed, each once.")
+    for name in ("run", "model", "shard_count", "columns"):
+        if any(getattr(manifest, name) != getattr(first, name) for manifest in shards):
+            raise SegmindBulkError(f"The shards differ in {name}: they are not of one run.")
+    merged = Manifest(run_id=first.run, model=first.model, rows_in_source=first.rows_in_source)
+    for name in _SUMS:
+        setattr(merged, name, sum(getattr(manifest, name) for manifest in shards))
+    for outcome in merged.outcomes:
+        merged.outcomes[outcome] = sum(manifest.outcomes[outcome] for manifest in shards)
+    merged.complete = all(manifest.complete for manifest in shards)
+    merged.stopped = next((manifest.stopped for manifest in shards if manifest.stopped), None)
+    merged.seconds = max(manifest.seconds for manifest in shards)
+    merged.reasons = Reasons.sum_of(manifest.reasons for manifest in shards).to_json()
+    merged.timeline = Timeline.sum_of(manifest.timeline for manifest in shards).to_json()
+    merged.columns = first.columns
+    # Shards may write into one table.
+    merged.outputs = list(dict.fromkeys(path for manifest in shards for path in manifest.outputs))
+    merged.dead_letters = [path for manifest in shards for path in manifest.dead_letters]
+    set_latency(merged, Latencies.sum_of(manifest.latency_counts for manifest in shards))
+    _check_rows(merged, shards)
+    return merged.check()
+
+
+def set_latency(manifest: Manifest, latencies: Latencies) -> None:
+    """Write how long answers took."""
+    manifest.latency = latencies.quantiles()
+    manifest.latency_counts = {str(bucket): count for bucket, count in sorted(latencies.counts.items())}
+
+
+def _check_rows(merged: Manifest, manifests: Sequence[Manifest]) -> None:
+    sizes = {manifest.rows_in_source for manifest in manifests}
+    if merged.complete and (len(sizes) != 1 or merged.rows_read != merged.rows_in_source):
+        raise SegmindBulkError(
+            f"The shards read {merged.rows_read} rows between them, of sources of {sorted(sizes)} rows: the source "
+            "changed while they ran. Run the shards again; what was answered costs nothing."
+        )

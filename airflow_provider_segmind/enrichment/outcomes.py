@@ -1,0 +1,156 @@
+"""What became of a row: its outcome, what the reader of a reply may decide, and reasons counted."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, TypeAlias
+
+from airflow_provider_segmind.client.models import RequestResult
+
+OTHER = "other reasons"
+NO_REASON = "no reason given"
+MOST_KEPT = 100
+MOST_TOLD = 10
+LONGEST = 100
+_GAP = "…"
+# An apostrophe within a word neither opens nor closes a quote; one that was cut off runs to the end.
+_QUOTED = re.compile(
+    r"(?<!\w)(?:\".*?(?:\"(?!\w)|$)|'.*?(?:'(?!\w)|$)|`.*?(?:`|$)"
+    r"|\u201c.*?(?:\u201d|$)|\u2018.*?(?:\u2019(?!\w)|$))"
+)
+# What stands after the first bracket goes as well, since brackets nest; a place in a list, as in a path, stays.
+_BRACKETED = re.compile(r"(?:\{|\[(?!\d+\])).*")
+_CONTROL = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+_NUMBER = re.compile(r"\b(?:[0-9a-fA-F]+-)*[0-9a-fA-F]*\d[\w.:-]*\b|\d+")
+
+
+def in_short(reason: str) -> str:
+    """Return what many rows may have in common of a reason."""
+    # A database that keeps manifests takes no NUL and no half of a surrogate pair.
+    line = _CONTROL.sub(" ", reason.strip().split("\n", 1)[0])
+    for pattern in (_QUOTED, _BRACKETED, _NUMBER):
+        line = pattern.sub(_GAP, line)
+    line = re.sub(rf"{_GAP}(?:[\s,]*{_GAP})+", _GAP, " ".join(line.split())).strip()
+    if len(line) > LONGEST:
+        line = line[: LONGEST - 1].rstrip() + _GAP
+    return line if line.strip(f" {_GAP}.,:;") else NO_REASON
+
+
+class Reasons:
+    """Rows without an answer by outcome and reason; small whatever the reasons are."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, Counter[str]] = {}
+
+    def add(self, outcome: Outcome, reason: str) -> None:
+        """Count a row."""
+        self._put(outcome, in_short(reason), 1)
+
+    def to_json(self, most: int = MOST_TOLD) -> dict[str, dict[str, int]]:
+        """
+        Return the most frequent ones first.
+
+        :param most: how many of each outcome; the others are added up as :data:`OTHER`.
+        """
+        return {outcome: _most_frequent(counts, most) for outcome, counts in self._counts.items()}
+
+    @classmethod
+    def sum_of(cls, several: Iterable[Mapping[str, Mapping[str, int]]]) -> Reasons:
+        """Add up counts, each as :meth:`to_json` returns them."""
+        total = cls()
+        for one in several:
+            for outcome, counts in one.items():
+                for reason, count in counts.items():
+                    total._put(outcome, reason, count)
+        return total
+
+    def _put(self, outcome: str, reason: str, count: int) -> None:
+        counts = self._counts.setdefault(str(outcome), Counter())
+        counts[reason if reason in counts or len(counts) < MOST_KEPT else OTHER] += count
+
+
+def _most_frequent(counts: Counter[str], most: int) -> dict[str, int]:
+    told = dict(Counter({reason: count for reason, count in counts.items() if reason != OTHER}).most_common(most))
+    rest = counts.total() - sum(told.values())
+    return {**told, OTHER: rest} if rest else told
+
+
+class Outcome(StrEnum):
+    """
+    What became of a row. Every row read has exactly one.
+
+    ``unknown`` means a request may exist and may be billed, but its answer is not there; ``skipped`` means nothing
+    was asked.
+    """
+
+    SUCCESS = "success"
+    FAILED = "failed"
+    BLOCKED = "blocked"
+    TRUNCATED = "truncated"
+    INVALID = "invalid"
+    UNKNOWN = "unknown"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """
+    What Segmind answered for a row.
+
+    :param result: the completed result.
+    :param inputs: the body first built for the row, also when this is the answer to a later question.
+    :param attempt: which question of this row is answered, from 1.
+    """
+
+    result: RequestResult
+    inputs: Mapping[str, Any]
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """
+    The answer is good.
+
+    :param answer: the answer columns by name.
+    :param tokens: tokens used, None when the model did not say.
+    """
+
+    answer: Mapping[str, Any]
+    tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AskAgain:
+    """
+    The answer cannot be used; another question, which is paid as well, may mend it.
+
+    :param inputs: the body to send.
+    :param reason: why, in a few words.
+    """
+
+    inputs: Mapping[str, Any]
+    reason: str
+    tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """
+    The answer cannot be used and asking again is no help.
+
+    :param outcome: ``blocked``, ``truncated``, ``invalid`` or ``failed``.
+    :param reason: why, in a few words.
+    """
+
+    outcome: Outcome
+    reason: str
+    tokens: int | None = None
+
+
+Verdict: TypeAlias = Accept | AskAgain | Refuse
+Read: TypeAlias = Callable[[Reply], Verdict]

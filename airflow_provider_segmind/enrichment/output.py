@@ -1,0 +1,305 @@
+"""
+Write the output of a run from what the ledger holds: every row read, in input order, with its outcome.
+
+Nothing is asked here, and it can be done again. Equal rows share one answer; only the first of them carries its cost
+and tokens, so that sums over a column are right.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeAlias
+
+from airflow_provider_segmind.enrichment.engine import Engine
+from airflow_provider_segmind.enrichment.files.writers import Kinds, Write, needs_kinds, open_sink
+from airflow_provider_segmind.enrichment.ledger.events import Claimed, Finished
+from airflow_provider_segmind.enrichment.ledger.local_index import CompactIndex
+from airflow_provider_segmind.enrichment.manifest import Manifest, set_latency
+from airflow_provider_segmind.enrichment.outcomes import Outcome, Reasons
+from airflow_provider_segmind.enrichment.row_reader import Place
+from airflow_provider_segmind.enrichment.row_request import STOPPED
+from airflow_provider_segmind.enrichment.stats import Latencies
+from airflow_provider_segmind.enrichment.storage import StorePath
+
+STATUS_COLUMNS = (
+    "_segmind_status",
+    "_segmind_error",
+    "_segmind_request_id",
+    "_segmind_model",
+    "_segmind_cost",
+    "_segmind_tokens",
+)
+ROW_COLUMN = "_segmind_row"
+"""The row's number in the source, from 0; only in the output of a shard, so that shards can be put in order."""
+FINGERPRINT_COLUMN = "_segmind_fingerprint"
+"""The row's fingerprint in hex, where an output is asked what it holds."""
+Misfit: TypeAlias = Callable[[Mapping[str, Any]], str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class OutputRow:
+    """
+    One row with its outcome.
+
+    :param event: what the ledger holds of it, None when it has no outcome there.
+    :param first: whether no equal row came before it.
+    :param request_ids: what was submitted for it.
+    :param cost: USD billed for them as far as known.
+    :param tokens: tokens they used.
+    """
+
+    place: Place
+    outcome: Outcome
+    reason: str
+    event: Finished | None
+    first: bool
+    request_ids: tuple[str, ...] = ()
+    cost: float | None = None
+    tokens: int | None = None
+
+
+class KeyedOutput(Protocol):
+    """
+    An output that is not a file, and that may refuse single rows.
+
+    Both return the rows that were written or refused by now, in order: each with the reason for which it was refused,
+    "" where it was not.
+    """
+
+    def put(self, values: Mapping[str, Any], row: OutputRow, /) -> Iterable[tuple[OutputRow, str]]:
+        """Take the columns of a row, and the row."""
+
+    def flush(self) -> Iterable[tuple[OutputRow, str]]:
+        """Write what waits."""
+
+
+class Output:
+    """
+    The rows of an engine that has run.
+
+    :param engine: it must have ended, and not be closed.
+    :param misfit: says why the output cannot hold an answer, which then counts as ``invalid``.
+    """
+
+    def __init__(self, engine: Engine, misfit: Misfit | None = None) -> None:
+        self._engine = engine
+        self._misfit = misfit
+        question, shard = engine.question, engine.shard
+        numbered = (ROW_COLUMN,) if shard.count > 1 else ()
+        self.columns = (*numbered, *question.key, *question.answer_columns, *STATUS_COLUMNS)
+
+    def rows(self) -> Iterator[OutputRow]:
+        """Yield every row read, in input order."""
+        first_sight = self._engine.ledger.first_sights()
+        others = CompactIndex()
+        for place in self._engine.feeder.places():
+            mark = place.fingerprint
+            if mark is None:
+                yield OutputRow(place, Outcome.SKIPPED, place.trouble, None, first=True)
+                continue
+            if self._engine.ledger.standing(mark).place is not None:
+                first = first_sight(mark)
+            else:
+                first = not others.get(mark)
+                others.put(mark, 1)
+            yield self._row(place, mark, first)
+
+    def values(self, row: OutputRow) -> dict[str, Any]:
+        """Return the columns of a row by name."""
+        event = row.event
+        values: dict[str, Any] = {ROW_COLUMN: row.place.number} if ROW_COLUMN in self.columns else {}
+        values.update({name: row.place.key.get(name) for name in self._engine.question.key})
+        answer = event.answer if event is not None and row.outcome is Outcome.SUCCESS else {}
+        values.update({name: answer.get(name) for name in self._engine.question.answer_columns})
+        values["_segmind_status"] = str(row.outcome)
+        values["_segmind_error"] = row.reason or None
+        values["_segmind_request_id"] = row.request_ids[-1] if row.request_ids else None
+        values["_segmind_model"] = self._engine.question.model
+        values["_segmind_cost"] = _only_once(row.cost, row)
+        values["_segmind_tokens"] = _only_once(row.tokens, row)
+        return values
+
+    def _row(self, place: Place, mark: bytes, first: bool) -> OutputRow:
+        engine = self._engine
+        standing, left = engine.ledger.standing(mark), engine.reason_left(mark)
+        event = None if standing.open else engine.ledger.finished(mark)
+        if event is not None:
+            spent = (event.request_ids, event.cost, event.tokens)
+            outcome, reason = event.outcome, event.reason
+            if self._misfit is not None and outcome is Outcome.SUCCESS and (misfit := self._misfit(event.answer or {})):
+                outcome, reason = Outcome.INVALID, misfit
+            return OutputRow(place, outcome, reason, event, first, *spent)
+        if standing.open is None:
+            why = left or (engine.stopped.reason if engine.stopped else STOPPED)
+            spent = _spent(standing.half_asked(engine.ledger.run), engine)
+            return OutputRow(place, Outcome.SKIPPED, why, None, first, *spent)
+        ids, cost, tokens = _spent(standing.claim, engine)
+        if standing.open.submitted is not None:
+            ids = (*ids, standing.open.submitted.request_id)
+            left = left or "the request was accepted and the run ended before its answer; a retry fetches it"
+        left = left or "it may have been asked and nobody knows"
+        return OutputRow(place, Outcome.UNKNOWN, left, None, first, ids, cost, tokens)
+
+
+def _spent(claim: Claimed | None, engine: Engine) -> tuple[tuple[str, ...], float | None, int | None]:
+    """Return what a run submitted for a row before it came to a stand, and what that cost."""
+    if claim is None or not claim.request_ids:
+        return (), None, None
+    if claim.run != engine.ledger.run:
+        return claim.request_ids, None, None
+    return claim.request_ids, claim.cost, claim.tokens or None
+
+
+def _only_once(amount: float | None, row: OutputRow) -> float | None:
+    return amount if row.first or amount is None else 0
+
+
+def land(
+    engine: Engine,
+    *,
+    output: StorePath | None = None,
+    dead_letters: StorePath | None = None,
+    each: Callable[[Mapping[str, Any]], None] | None = None,
+    keyed: KeyedOutput | None = None,
+    misfit: Misfit | None = None,
+) -> Manifest:
+    """
+    Write the output and the dead letters of an engine that has run, and count. Blocks; call it off the loop.
+
+    :param output: a table; its name says the format.
+    :param dead_letters: a JSONL file of the rows without an answer.
+    :param each: is called with the columns of every row.
+    :param keyed: takes every row, too, for an output that is not a file.
+    :param misfit: says why that output cannot hold an answer, which then counts as ``invalid``.
+    :raises SegmindBulkError: the counts do not add up.
+    """
+    rows = Output(engine, misfit)
+    kinds = None
+    if output is not None and needs_kinds(output):
+        kinds = Kinds(rows.columns)
+        for row in rows.rows():
+            kinds.observe(rows.values(row))
+    count = _Count(engine)
+    with _sink(output, rows.columns, kinds) as write, _dead_letter_sink(dead_letters) as bury:
+        for row in _taken(rows, write, each, keyed):
+            count.add(row)
+            if row.outcome is not Outcome.SUCCESS:
+                bury(_dead_letter(row))
+    manifest = count.manifest()
+    manifest.columns = list(rows.columns)
+    manifest.outputs = [str(output)] if output is not None else []
+    manifest.dead_letters = [str(dead_letters)] if dead_letters is not None else []
+    return manifest.check()
+
+
+def _taken(
+    rows: Output, write: Write, each: Callable[[Mapping[str, Any]], None] | None, keyed: KeyedOutput | None
+) -> Iterator[OutputRow]:
+    """Write every row, and yield it with what became of it."""
+    for row in rows.rows():
+        values = rows.values(row)
+        write(values)
+        if each is not None:
+            each(values)
+        if keyed is None:
+            yield row
+        else:
+            yield from itertools.starmap(_settled, keyed.put(values, row))
+    if keyed is not None:
+        yield from itertools.starmap(_settled, keyed.flush())
+
+
+def _settled(row: OutputRow, refusal: str) -> OutputRow:
+    """Return a row with the reason for which a keyed output refused it; what was paid for it is in the ledger."""
+    if not refusal:
+        return row
+    if row.outcome is Outcome.SUCCESS:
+        reason = f"the answer is in the ledger, but the table refused the row: {refusal}"
+        return replace(row, outcome=Outcome.INVALID, reason=reason)
+    return replace(row, reason=f"{row.reason}; the table refused the row: {refusal}")
+
+
+def _sink(path: StorePath | None, columns: tuple[str, ...], kinds: Kinds | None) -> AbstractContextManager[Write]:
+    return nullcontext(_discard) if path is None else open_sink(path, columns, kinds)
+
+
+def _dead_letter_sink(path: StorePath | None) -> AbstractContextManager[Write]:
+    return nullcontext(_discard) if path is None else open_sink(path, ())
+
+
+def _discard(_: Mapping[str, Any]) -> None:
+    """Stand in for an output nobody asked for."""
+
+
+def _dead_letter(row: OutputRow) -> dict[str, Any]:
+    return {
+        "row": row.place.number,
+        "key": row.place.key,
+        "outcome": str(row.outcome),
+        "reason": row.reason,
+        "attempts": len(row.request_ids),
+        "request_ids": list(row.request_ids),
+        "cost": row.cost if row.first else None,
+        "fingerprint": row.place.fingerprint.hex() if row.place.fingerprint else None,
+    }
+
+
+class _Count:
+    """Counts rows into a manifest."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._latencies = Latencies()
+        self._reasons = Reasons()
+        self._manifest = Manifest(
+            run_id=engine.ledger.run,
+            model=engine.question.model,
+            shard_index=engine.shard.index,
+            shard_count=engine.shard.count,
+            rows_in_source=engine.feeder.rows_seen,
+            rows_read=engine.feeder.rows_read,
+            rows_unchanged=engine.feeder.rows_unchanged,
+            complete=engine.feeder.exhausted,
+            stopped=engine.stopped.reason if engine.stopped else None,
+            calls=engine.tally.posts + engine.tally.looks,
+            posts=engine.tally.posts,
+            resumed=engine.tally.resumed,
+            seconds=round(engine.seconds, 3),
+            timeline=engine.tally.timeline.to_json(),
+        )
+        self._manifest.outcomes[Outcome.SUCCESS] += engine.feeder.rows_unchanged
+
+    def add(self, row: OutputRow) -> None:
+        """Count a row."""
+        manifest, event = self._manifest, row.event
+        manifest.outcomes[row.outcome] += 1
+        manifest.distinct_rows += row.first
+        if row.outcome is not Outcome.SUCCESS:
+            self._reasons.add(row.outcome, row.reason)
+        if event is None:
+            self._spend(row)
+        elif not row.first:
+            manifest.duplicates_saved += event.outcome is Outcome.SUCCESS
+        elif event.run != manifest.run_id:
+            manifest.cache_hits += 1
+        else:
+            self._spend(row)
+            manifest.unpriced += event.cost is None and event.billed is not False
+            if event.seconds is not None:
+                self._latencies.add(event.seconds)
+
+    def _spend(self, row: OutputRow) -> None:
+        if row.first:
+            self._manifest.requests += len(row.request_ids)
+            self._manifest.cost += row.cost or 0.0
+            self._manifest.tokens += row.tokens or 0
+
+    def manifest(self) -> Manifest:
+        """Return the counts."""
+        self._manifest.cost = round(self._manifest.cost, 9)
+        self._manifest.reasons = self._reasons.to_json()
+        set_latency(self._manifest, self._latencies)
+        return self._manifest

@@ -1,0 +1,468 @@
+"""Find lost requests in Segmind's request history, and note in the ledger what is certain about them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol
+
+from airflow_provider_segmind.client.models import RequestRecord
+from airflow_provider_segmind.client.request_history import (
+    LARGEST_SKEW,
+    POST_DURATION,
+    ClockOffset,
+    Place,
+    body_of,
+    is_sent_body,
+    only_ours,
+    place_of,
+    row_moments,
+)
+from airflow_provider_segmind.enrichment.ledger.events import Claimed, Freed, Submitted
+from airflow_provider_segmind.enrichment.ledger.group_commit import GroupCommit
+from airflow_provider_segmind.enrichment.ledger.ledger import Ledger
+from airflow_provider_segmind.enrichment.ledger.live import Membership
+from airflow_provider_segmind.enrichment.ledger.row_state import Witness
+from airflow_provider_segmind.enrichment.rows import digest
+from airflow_provider_segmind.enrichment.run_limits import Budget
+from airflow_provider_segmind.enrichment.settings import Client, OnUnknown, Prepared, Question, Settings, Shard
+from airflow_provider_segmind.enrichment.stats import Tally
+from airflow_provider_segmind.exceptions import SegmindError
+
+LONGEST_SPAN = 30.0
+"""Days the history is asked about at most; it takes 31."""
+MOST_PAGES = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """
+    A request of unknown fate.
+
+    :param claim: what was noted before it was sent; it was sent no earlier.
+    :param until: epoch seconds of this try's clock after which it was certainly not sent any more.
+    :param inputs: what was sent, None where only the digest in the claim is known: the row is not in the source any
+        more, or was not read yet.
+    """
+
+    claim: Claimed
+    until: float
+    inputs: Mapping[str, Any] | None = None
+
+
+@dataclass(slots=True)
+class Findings:
+    """
+    What the history knows about lost requests.
+
+    :param found: the request of each lost row, by fingerprint.
+    :param absent: rows whose request was certainly never created.
+    """
+
+    found: dict[bytes, RequestRecord] = field(default_factory=dict)
+    absent: set[bytes] = field(default_factory=set)
+
+
+def _nobody(_: set[str]) -> set[str]:
+    return set()
+
+
+async def find_lost(
+    client: Client,
+    model: str,
+    lost: Mapping[bytes, Lost],
+    *,
+    witnesses: Iterable[Witness],
+    writer: str,
+    former: frozenset[str] = frozenset(),
+    owned: Callable[[set[str]], set[str]] = _nobody,
+    now: float,
+    settles_after: float,
+) -> Findings:
+    """
+    Look for lost requests.
+
+    :param lost: each of them, by fingerprint.
+    :param witnesses: known requests, which are never taken for lost ones; they tell how far the history has come and
+        how the clocks differ.
+    :param writer: the name of this try, whose clock ``now`` and :attr:`Lost.until` are of.
+    :param former: more requests that are not to be taken for lost ones.
+    :param owned: says which of some requests belong to other rows.
+    :param now: epoch seconds.
+    :param settles_after: seconds after which the history is believed to be complete.
+    :raises SegmindError: the history cannot be asked; every fate stays open.
+    """
+    reading = _Reading(lost, witnesses, writer=writer, former=former, now=now)
+    since = min(one.claim.at for one in lost.values()) - LARGEST_SKEW
+    complete = True
+    async for record in _records(client, model, since=since, now=now):
+        if record is None:
+            complete = False
+            break
+        if reading.take(record) and reading.placed_all(owned):
+            break
+    return reading.findings(owned, settles_after if complete else None)
+
+
+class _Reading:
+    """What the records read so far say about lost requests."""
+
+    def __init__(
+        self, lost: Mapping[bytes, Lost], witnesses: Iterable[Witness], *,
+        writer: str, former: frozenset[str], now: float,
+    ) -> None:  # fmt: skip
+        self._lost = dict(sorted(lost.items(), key=lambda item: item[1].claim.at))
+        self._known = {witness.request_id: witness for witness in witnesses}
+        self._taken = {request_id for one in lost.values() for request_id in one.claim.request_ids} | former
+        self._writer = writer
+        self._now = now
+        self._candidates: dict[bytes, list[RequestRecord]] = {}
+        self._met: set[str] = set()
+        self._free: set[str] = set()
+        self._matchers = _Matchers(self._lost)
+        self._offsets: dict[str, list[tuple[float, float]]] = {}
+        self._newest = self._caught_up = float("-inf")
+        self._hint: float | None = None
+        self._seen = self._compares = False
+
+    def take(self, record: RequestRecord) -> bool:
+        """Learn from one record; tell whether it may be a lost request."""
+        self._seen = True
+        self._newest = max([self._newest, *row_moments(record)])
+        self._hint = self._hint if record.clock_offset is None else record.clock_offset
+        witness = self._known.get(record.request_id)
+        if witness is not None:
+            self._learn(record, witness)
+            return False
+        # A request with several outputs has several rows.
+        if record.request_id in self._taken or record.request_id in self._met:
+            return False
+        marks = self._matchers.matches(record)
+        if marks:
+            self._met.add(record.request_id)
+        for mark in marks:
+            self._candidates.setdefault(mark, []).append(record)
+        return bool(marks)
+
+    def placed_all(self, owned: Callable[[set[str]], set[str]]) -> bool:
+        """Tell whether each lost request has a record of its own that fits."""
+        if len(self._candidates) < len(self._lost) or len(self._assigned()) < len(self._lost):
+            return False
+        self._drop_owned(owned)
+        return len(self._assigned()) == len(self._lost)
+
+    def _drop_owned(self, owned: Callable[[set[str]], set[str]]) -> None:
+        asked = self._met - self._taken - self._free
+        others = owned(asked) if asked else set()
+        self._taken |= others
+        self._free |= asked - others
+        for mark, records in list(self._candidates.items()):
+            self._candidates[mark] = [record for record in records if record.request_id not in self._taken]
+            if not self._candidates[mark]:
+                del self._candidates[mark]
+
+    def findings(self, owned: Callable[[set[str]], set[str]], settles_after: float | None) -> Findings:
+        """
+        Conclude.
+
+        :param settles_after: as in :func:`find_lost`, None when not all of the history was read.
+        """
+        self._drop_owned(owned)
+        findings = Findings(found=self._assigned())
+        for mark in findings.found:
+            claim = self._lost[mark].claim
+            if claim.writer == self._writer:
+                # It was sent after its claim, so the history has come that far.
+                self._caught_up = max(self._caught_up, claim.at)
+            self._compares = True
+        if settles_after is None:
+            return findings
+        for mark, one in self._lost.items():
+            if mark in findings.found or self._may_be_there(mark, findings):
+                continue
+            settled = (self._compares or not self._seen) and self._now - one.claim.at >= settles_after
+            if settled or one.until <= self._caught_up:
+                findings.absent.add(mark)
+        return findings
+
+    def _learn(self, record: RequestRecord, witness: Witness) -> None:
+        moments = row_moments(record)
+        if moments and witness.not_after is not None and witness.not_after >= witness.not_before:
+            created = min(moments)
+            bounds = (created - witness.not_after, created - witness.not_before)
+            self._offsets.setdefault(witness.writer, []).append(bounds)
+        if self._matchers.compares(record, witness):
+            self._compares = True
+            if witness.writer == self._writer:
+                # The clock of another worker cannot say what came before or after.
+                self._caught_up = max(self._caught_up, witness.not_before)
+
+    def _assigned(self) -> dict[bytes, RequestRecord]:
+        """Give each lost request the record that lies nearest to it, and no record to two of them."""
+        found: dict[bytes, RequestRecord] = {}
+        given: set[str] = set()
+        for mark, one in self._lost.items():
+            fitting = [
+                (gap, number, record)
+                for number, record in enumerate(self._candidates.get(mark, ()))
+                for place, gap in [self._place(record, one)]
+                if place is Place.INSIDE and record.request_id not in given
+            ]
+            if fitting:
+                found[mark] = min(fitting, key=lambda each: each[:2])[2]
+                given.add(found[mark].request_id)
+        return found
+
+    def _may_be_there(self, mark: bytes, findings: Findings) -> bool:
+        given = {record.request_id for record in findings.found.values()}
+        return any(
+            record.request_id not in given and self._place(record, self._lost[mark])[0] is not Place.OUTSIDE
+            for record in self._candidates.get(mark, ())
+        )
+
+    def _place(self, record: RequestRecord, one: Lost) -> tuple[Place, float]:
+        if not row_moments(record):
+            # The days asked about are all that is known of its time.
+            return Place.INSIDE, 0.0
+        told = self._offsets.get(one.claim.writer)
+        known = told if told is not None else [bounds for each in self._offsets.values() for bounds in each]
+        offset = ClockOffset.of(known, at_least=self._newest - self._now, hint=self._hint)
+        return place_of(record, one.claim.at, max(one.until, one.claim.at + POST_DURATION), offset)
+
+
+class _Matchers:
+    """
+    Compares bodies in the history with those that were sent, by digest and, where they are known, by what they hold.
+
+    Bodies that are known are found by one text of theirs, so that a long history is not compared with each of them.
+    """
+
+    def __init__(self, lost: Mapping[bytes, Lost]) -> None:
+        self._lost = lost
+        self._by_digest: dict[str, list[bytes]] = {}
+        self._by_text: dict[tuple[Any, ...], dict[str, list[bytes]]] = {}
+        self._textless: list[bytes] = []
+        for mark, one in lost.items():
+            self._by_digest.setdefault(one.claim.body, []).append(mark)
+            if one.inputs is not None:
+                self._index(mark, one.inputs)
+        self._templates = [one.inputs for one in lost.values() if one.inputs is not None][:4]
+
+    def matches(self, record: RequestRecord) -> list[bytes]:
+        """Return the lost requests whose body a record holds."""
+        theirs = body_of(record)
+        if theirs is None:
+            return []
+        marks = dict.fromkeys(self._by_digest.get(digest(theirs).hex(), ()))
+        for path, texts in self._by_text.items():
+            marks.update(dict.fromkeys(texts.get(_at(theirs, path), ())))
+        marks.update(dict.fromkeys(self._textless))
+        return [mark for mark in marks if self._is(mark, theirs)]
+
+    def compares(self, record: RequestRecord, witness: Witness) -> bool:
+        """Tell whether the history holds the body of a known request so that it can be recognized."""
+        theirs = body_of(record)
+        if theirs is None:
+            return False
+        if digest(theirs).hex() == witness.body:
+            return True
+        # Rows of a table have bodies of one form; without what the server has added it must be what was sent.
+        return any(digest(only_ours(theirs, template)).hex() == witness.body for template in self._templates)
+
+    def _is(self, mark: bytes, theirs: Mapping[str, Any]) -> bool:
+        one = self._lost[mark]
+        return is_sent_body(theirs, digest_sent=one.claim.body, sent=one.inputs)
+
+    def _index(self, mark: bytes, inputs: Mapping[str, Any]) -> None:
+        path, text = max(_texts(inputs, ()), key=lambda item: len(item[1]), default=((), ""))
+        if text:
+            self._by_text.setdefault(path, {}).setdefault(text, []).append(mark)
+        else:
+            self._textless.append(mark)
+
+
+def _texts(value: Any, path: tuple[Any, ...]) -> Iterable[tuple[tuple[Any, ...], str]]:
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _texts(inner, (*path, name))
+    elif isinstance(value, (list, tuple)):
+        for number, inner in enumerate(value):
+            yield from _texts(inner, (*path, number))
+
+
+def _at(value: Any, path: tuple[Any, ...]) -> str:
+    """Return the text at a path, empty when there is none."""
+    for step in path:
+        try:
+            value = value[step]
+        except (KeyError, IndexError, TypeError):
+            return ""
+    return value if isinstance(value, str) else ""
+
+
+async def _records(client: Client, model: str, *, since: float, now: float) -> AsyncIterator[RequestRecord | None]:
+    """Yield the records since a day, and None where there are too many to read them all."""
+    today = datetime.fromtimestamp(now, UTC).date()
+    first = max(datetime.fromtimestamp(since, UTC).date(), today - timedelta(days=LONGEST_SPAN))
+    for page in range(1, MOST_PAGES + 1):
+        records = await client.list_request_records(
+            model=model, from_date=first, to_date=today + timedelta(days=1), page=page
+        )
+        for record in records:
+            # The filter compares parts of names.
+            if record.model_name in (None, model):
+                yield record
+        if not records:
+            return
+    yield None
+
+
+log = logging.getLogger(__name__)
+
+
+class Run(Protocol):
+    """What the recovery needs to know of the run it is part of."""
+
+    ledger: Ledger
+    commits: GroupCommit
+    member: Membership
+    budget: Budget
+    shard: Shard
+    tally: Tally
+    question: Question
+    settings: Settings
+    client: Client
+    clock: Callable[[], float]
+
+
+async def recover_earlier(run: Run, *, until: float) -> None:
+    """
+    Find out, before anything is asked, what became of the lost requests of earlier tries.
+
+    :param until: epoch seconds by which those had ended.
+    """
+    lost = {
+        mark: Lost(claim, until=until)
+        for mark, row in run.ledger.open_rows()
+        if row.submitted is None
+        and (claim := row.claim_for(run.ledger.run)) is not None
+        and claim.model == run.question.model
+        and run.shard.owns(mark)
+        # What a run at work has claimed is no business of the history.
+        and not any(run.member.is_present(writer) for writer in row.holders())
+    }
+    await recover(run, lost)
+
+
+async def decide_lost(run: Run, lost: Mapping[bytes, tuple[Prepared, float]]) -> list[bytes]:
+    """
+    Look once more for requests that were lost in this try, and return those whose rows can go on.
+
+    :param lost: by fingerprint, the row, and epoch seconds after which its request was certainly not sent.
+    """
+    claims, elsewhere = {}, []
+    for mark, (prepared, until) in lost.items():
+        row = run.ledger.standing(mark).open
+        claim = row.claim_for(run.ledger.run) if row is not None else None
+        if row is None or row.submitted is not None or any(map(run.member.is_present, row.holders())):
+            # Another run has found out what became of it, or asks about it anew.
+            elsewhere.append(mark)
+        elif claim is not None:
+            claims[mark] = _lost(claim, prepared, until)
+    for mark in elsewhere:
+        run.budget.found()
+        run.budget.release(mark)
+    looked_up = {mark: _unresolved(run, mark) for mark in claims}
+    findings = await recover(run, claims)
+    resubmit = run.settings.on_unknown is OnUnknown.RESUBMIT
+    decided = [mark for mark in claims if resubmit or mark in findings.found or mark in findings.absent]
+    for mark in decided:
+        if mark in findings.found:
+            run.budget.found()
+            continue
+        free(run, mark, looked_up[mark])
+        if mark in findings.absent:
+            run.budget.absent(mark)
+        else:
+            run.budget.resubmitted(mark)
+    return decided + elsewhere
+
+
+async def recover(run: Run, lost: Mapping[bytes, Lost]) -> Findings:
+    """
+    Look for lost requests in the history and note what is certain.
+
+    Trouble with the history is no trouble of the run: the fates stay open.
+
+    :param lost: each of them, by fingerprint.
+    """
+    if not lost:
+        return Findings()
+    looked_up = {mark: _unresolved(run, mark) for mark in lost}
+    try:
+        findings = await find_lost(
+            run.client,
+            run.question.model,
+            lost,
+            witnesses=[*run.ledger.witnesses(), *run.tally.witnesses],
+            writer=run.ledger.writer,
+            former=_former(run.ledger, lost),
+            owned=run.ledger.known_requests,
+            now=run.clock(),
+            settles_after=run.settings.history_settles_after,
+        )
+    except SegmindError as error:
+        log.warning("The fate of %d requests stays unknown: the request history cannot be read: %s", len(lost), error)
+        return Findings()
+    for mark, record in findings.found.items():
+        claim = lost[mark].claim
+        # The claim is the earliest moment it can have been sent, so its expiry is not overestimated.
+        submitted = Submitted(
+            fingerprint=mark, attempt=claim.attempt, at=claim.at, request_id=record.request_id, claim=claim.id
+        )
+        run.commits.note(submitted)
+        # Of several claims only one can have been sent, and this was it.
+        free(run, mark, looked_up[mark])
+    for mark in findings.absent:
+        free(run, mark, looked_up[mark])
+        run.budget.release(mark)
+    log.info(
+        "Of %d requests of unknown fate, the request history shows %d; %d were never created.",
+        len(lost),
+        len(findings.found),
+        len(findings.absent),
+    )
+    return findings
+
+
+def free(run: Run, mark: bytes, claims: frozenset[str]) -> None:
+    """
+    Note of claims that nobody knows the fate of that they were not sent.
+
+    :param claims: those that stood when the history was asked; it says nothing about one that came since.
+    """
+    row = run.ledger.standing(mark).open
+    for claim in row.unresolved if row is not None else ():
+        if claim.key not in claims:
+            continue
+        freed = Freed(fingerprint=mark, attempt=claim.attempt, at=run.clock(), writer=claim.writer, claim=claim.id)
+        run.commits.note(freed)
+
+
+def _unresolved(run: Run, mark: bytes) -> frozenset[str]:
+    row = run.ledger.standing(mark).open
+    return frozenset(claim.key for claim in row.unresolved) if row is not None else frozenset()
+
+
+def _lost(claim: Claimed, prepared: Prepared, until: float) -> Lost:
+    # A row that was read again tells what was sent, unless that was a further question about it.
+    return Lost(claim, until=until, inputs=prepared.inputs if prepared.body == claim.body else None)
+
+
+def _former(ledger: Ledger, lost: Iterable[bytes]) -> frozenset[str]:
+    stored = (ledger.finished(mark) for mark in lost)
+    return frozenset(request_id for event in stored if event for request_id in event.request_ids)

@@ -1,0 +1,303 @@
+"""
+Reads the table once, in blocks, and remembers on the local disk in which order its rows came.
+
+The rows themselves are not kept: their number, key columns and fingerprint are enough to write the output later, in
+input order, from what the ledger holds. A source that breaks is read up to there: its rows so far are as good as any.
+"""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import date, datetime, time
+from decimal import Decimal
+from typing import Any, TypeAlias
+
+from airflow_provider_segmind.enrichment.files.readers import cannot_be_read
+from airflow_provider_segmind.enrichment.ledger.local_index import CompactIndex, Spool
+from airflow_provider_segmind.enrichment.rows import Row, column_names, is_name, json_value, plain_text
+from airflow_provider_segmind.enrichment.settings import KeyedTarget, Prepared, Question, Settings, Shard
+from airflow_provider_segmind.exceptions import (
+    SegmindBulkError,
+    SegmindConfigError,
+    SegmindError,
+    SegmindRowError,
+    shorten,
+)
+
+FIRST_ROWS = 256
+"""How many rows are looked through at most for a column that a placeholder names, before anything is sent."""
+FIRST_BYTES = 16 << 20
+_Built: TypeAlias = tuple[Row, Mapping[str, Any], Prepared | SegmindError]
+_UNWRITABLE = (ValueError, TypeError, ArithmeticError, LookupError, RecursionError)
+_TAG = "\x00segmind"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """
+    One row of the output.
+
+    :param number: its place in the source, from 0.
+    :param key: its key columns.
+    :param fingerprint: what was asked for it, None when its question could not be built.
+    :param trouble: why it could not.
+    """
+
+    number: int
+    key: Mapping[str, Any]
+    fingerprint: bytes | None = None
+    trouble: str = ""
+
+
+def numbered(rows: Iterable[Mapping[str, Any]], question: Question) -> Iterator[Row]:
+    """
+    Number the rows of a table whose columns were found to be those that a question needs.
+
+    :raises SegmindConfigError: the first rows have no such column, or the question names none at all, so that every row
+        would be asked the same; nothing was sent.
+    """
+    source = iter(rows)
+    needed = {name for name in question.placeholders if is_name(name)}.union(question.key)
+    first: list[Mapping[str, Any]] = []
+    known: set[str] = set()
+    size = 0
+    for values in itertools.islice(source, FIRST_ROWS):
+        first.append(values)
+        known.update(column_names(values))
+        size += sum(len(value) for value in values.values() if isinstance(value, (str, bytes)))
+        if needed <= known or size > FIRST_BYTES:
+            break
+    if first:
+        _check_columns(question, needed - known, known, len(first))
+    columns = frozenset(known & question.columns)
+    for number, values in enumerate(itertools.chain(first, source)):
+        yield Row(number, values, columns)
+
+
+def _check_columns(question: Question, missing: set[str], known: set[str], rows: int) -> None:
+    there = f"Its columns are: {', '.join(sorted(map(str, known)))}. Nothing was sent"
+    if missing:
+        name = min(missing)
+        role = "key" if name in question.key else "placeholder"
+        literal = "" if role == "key" else f"; to write the braces as they are, double them: {{{{{name}}}}}"
+        raise SegmindConfigError(
+            f"The source has no column {name!r}, which a {role} names (in its first {rows} rows). {there}{literal}."
+        )
+    if question.placeholders and not question.placeholders & known:
+        raise SegmindConfigError(
+            "No {column} placeholder names a column of the source, so that every row would be asked the same. "
+            f"{there}."
+        )
+
+
+class Feeder:
+    """
+    Turns rows into questions, and remembers their order.
+
+    :param rows: the table; read once.
+    :param question: what is asked of each.
+    :param target: where the answers go, when that has a say in which rows are asked about.
+    """
+
+    def __init__(
+        self,
+        rows: Iterable[Mapping[str, Any]],
+        question: Question,
+        shard: Shard,
+        settings: Settings,
+        target: KeyedTarget | None = None,
+    ) -> None:
+        self.rows_seen = 0
+        self.rows_elsewhere = 0
+        self.rows_unchanged = 0
+        self.exhausted = False
+        self.broken: SegmindError | None = None
+        self.of_this_run = CompactIndex()
+        self._question = question
+        self._shard = shard
+        self._settings = settings
+        self._target = target
+        self._pool = ThreadPoolExecutor(question.abreast, "segmind-rows") if question.abreast > 1 else None
+        self._rows = self._built(rows)
+        self._order = Spool()
+
+    @property
+    def rows_read(self) -> int:
+        """Return how many rows of this shard were read."""
+        return self.rows_seen - self.rows_elsewhere
+
+    def close(self) -> None:
+        """Forget the order."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+        self._order.close()
+
+    def next_block(self) -> list[Prepared]:
+        """
+        Read some rows. Blocks on the source.
+
+        An empty list need not be the end: that is where :attr:`exhausted` is true, or where :attr:`broken` holds the
+        error of a source that cannot be read on. What was read before is returned first.
+        """
+        block, lines = [], []
+        room, left = self._settings.block_bytes, self._settings.block_rows
+        while left and room > 0 and (built := self._next()) is not None:
+            place, prepared = self._prepare(built)
+            self.rows_seen += 1
+            left -= 1
+            if place is not None:
+                lines.append(_to_line(place))
+            if prepared is not None:
+                block.append(prepared)
+                room -= prepared.size
+        if lines:
+            self._order.write(lines)
+            # What was read is still in order; no more is, because that would be kept in memory.
+            self.broken = self.broken or self._order.trouble
+        return block
+
+    def _next(self) -> _Built | None:
+        """Build the next row; None at the end, and where the source breaks."""
+        if self.broken is not None:
+            return None
+        try:
+            built = next(self._rows, None)
+        except SegmindError as error:
+            self.broken = error
+            return None
+        except Exception as error:  # noqa: BLE001
+            # Whoever yields the rows (a store, a driver, XCom) may raise anything, and rows were paid for before.
+            self.broken = cannot_be_read(error, f"The source, after {self.rows_seen} rows,")
+            return None
+        self.exhausted = built is None
+        if built is not None and self._is_fatal(built):
+            self.broken = built[2]  # type: ignore[assignment]
+            return None
+        return built
+
+    def _is_fatal(self, built: _Built) -> bool:
+        """Tell whether an error is not about this row alone: a store out of reach, or what the first row meets too."""
+        row, _, prepared = built
+        if not isinstance(prepared, SegmindError) or isinstance(prepared, SegmindRowError):
+            return False
+        return row.number == 0 or not isinstance(prepared, SegmindConfigError)
+
+    def places(self) -> Iterator[Place]:
+        """Yield every row read, in order."""
+        return (_from_line(line) for _, line in self._order.lines())
+
+    def _built(self, rows: Iterable[Mapping[str, Any]]) -> Iterator[_Built]:
+        each = numbered(rows, self._question)
+        if self._pool is None:
+            yield from map(self._build, each)
+            return
+        for group in _groups(each, self._question.abreast):
+            yield from self._pool.map(self._build, group)
+
+    def _build(self, row: Row) -> _Built:
+        key: dict[str, Any] = {}
+        try:
+            key = {name: _storable(value) for name, value in row.key(self._question.key).items()}
+            return row, key, self._question.prepare(row)
+        except SegmindError as error:
+            return row, key, error
+        except OSError as error:
+            return row, key, SegmindBulkError(_out_of_reach(row, error), retryable=True)
+        except _UNWRITABLE as error:
+            reason = f"what is in row {row.number} cannot be sent ({type(error).__name__}); nothing was sent for it"
+            return row, key, SegmindRowError(reason)
+
+    def _prepare(self, built: _Built) -> tuple[Place | None, Prepared | None]:
+        row, key, prepared = built
+        if isinstance(prepared, SegmindError):
+            return self._unasked(row, key, shorten(str(prepared))), None
+        if self._target is not None and (trouble := self._target.trouble(key, row.number)):
+            return self._unasked(row, key, f"{trouble}; nothing was sent for it"), None
+        if not self._shard.owns(prepared.fingerprint):
+            self.rows_elsewhere += 1
+            return None, None
+        if self._holds(key, prepared.fingerprint):
+            self.rows_unchanged += 1
+            return None, None
+        return Place(row.number, key, prepared.fingerprint), prepared
+
+    def _holds(self, key: Mapping[str, Any], fingerprint: bytes) -> bool:
+        """Tell whether the target has the answer, and from another run: of its own a run must tell the cost."""
+        held = self._target is not None and self._target.holds(key, fingerprint)
+        return held and not self.of_this_run.get(fingerprint)
+
+    def _unasked(self, row: Row, key: Mapping[str, Any], trouble: str) -> Place | None:
+        """Return the place of a row without a question; it belongs to the first shard, so that it is counted once."""
+        if self._shard.index == 0:
+            return Place(row.number, key, trouble=trouble)
+        self.rows_elsewhere += 1
+        return None
+
+
+def _groups(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
+    """Yield rows several at a time; those before a break come first."""
+    while True:
+        group: list[Row] = []
+        try:
+            group.extend(itertools.islice(rows, size))
+        except Exception:
+            yield group
+            raise
+        if not group:
+            return
+        yield group
+
+
+def _out_of_reach(row: Row, error: OSError) -> str:
+    return (
+        f"A file that row {row.number} of the source names cannot be read: {type(error).__name__} "
+        f"({shorten(error.strerror or '')}). That is no trouble of the row: its store is out of reach."
+    )
+
+
+def _storable(value: Any) -> Any:
+    """Return a key's value in a form that lasts until the output is written; lists and objects are JSON."""
+    if isinstance(value, (Mapping, list, tuple, int)):
+        return json_value(value)
+    if getattr(value, "nanosecond", 0):
+        return plain_text(value)
+    return bytes(value) if isinstance(value, (bytearray, memoryview)) else value
+
+
+def _to_line(place: Place) -> bytes:
+    mark = place.fingerprint.hex() if place.fingerprint else None
+    values = (place.number, dict(place.key), mark, place.trouble)
+    return json.dumps(values, default=_tagged, separators=(",", ":")).encode("ascii")
+
+
+def _from_line(line: bytes) -> Place:
+    number, key, mark, trouble = json.loads(line, object_hook=_untagged)
+    return Place(number, key, bytes.fromhex(mark) if mark else None, trouble)
+
+
+def _tagged(value: Any) -> Any:
+    """Write what JSON has no form for, so that a key column keeps its type from source to output."""
+    for name, (kind, write, _) in _TYPES.items():
+        if isinstance(value, kind):
+            return {_TAG: name, "value": write(value)}
+    return plain_text(value)
+
+
+def _untagged(value: dict[str, Any]) -> Any:
+    if _TAG not in value:
+        return value
+    return _TYPES[value[_TAG]][2](value["value"])
+
+
+_TYPES: dict[str, tuple[Any, Any, Any]] = {
+    "datetime": (datetime, datetime.isoformat, datetime.fromisoformat),
+    "date": (date, date.isoformat, date.fromisoformat),
+    "time": (time, time.isoformat, time.fromisoformat),
+    "decimal": (Decimal, str, Decimal),
+    "bytes": (bytes, lambda value: base64.b64encode(value).decode("ascii"), base64.b64decode),
+}

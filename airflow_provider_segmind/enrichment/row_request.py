@@ -1,0 +1,460 @@
+"""
+The path of one distinct row: permit, claim, submit, wait, read, and what each kind of trouble means for it.
+
+Every paid POST is preceded by a durable claim that a listing has shown to be the only one; every answer ends as one
+``finished`` event. Where a POST may have arrived and its fate is unknown, the row is set aside as lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from typing import Any, Protocol
+
+from airflow_provider_segmind.chat.cost_estimate import CostBound
+from airflow_provider_segmind.client.models import RequestResult, SubmittedRequest
+from airflow_provider_segmind.client.polling import Pending
+from airflow_provider_segmind.client.rate_limiter import CallWithdrawnError
+from airflow_provider_segmind.client.retry import may_send_again
+from airflow_provider_segmind.enrichment.ledger.events import Claimed, Submitted
+from airflow_provider_segmind.enrichment.ledger.group_commit import GroupCommit
+from airflow_provider_segmind.enrichment.ledger.ledger import Ledger
+from airflow_provider_segmind.enrichment.ledger.live import Membership
+from airflow_provider_segmind.enrichment.ledger.row_state import Step
+from airflow_provider_segmind.enrichment.outcomes import Accept, AskAgain, Outcome, Refuse, Reply, Verdict
+from airflow_provider_segmind.enrichment.rows import digest
+from airflow_provider_segmind.enrichment.run_limits import FREE, Budget, Permission
+from airflow_provider_segmind.enrichment.settings import Client, Prepared, Question, Settings
+from airflow_provider_segmind.enrichment.stats import Tally
+from airflow_provider_segmind.exceptions import (
+    SegmindAuthenticationError,
+    SegmindCreditsError,
+    SegmindError,
+    SegmindModelNotFoundError,
+    SegmindModelRetiredError,
+    SegmindPermissionError,
+    SegmindReplyError,
+    SegmindRequestExpiredError,
+    SegmindRequestFailedError,
+    shorten,
+)
+from airflow_provider_segmind.masking import mask_known
+
+
+class Claimant(Protocol):
+    """What a claim needs to know of its run."""
+
+    ledger: Ledger
+    commits: GroupCommit
+    member: Membership
+    held: int
+
+    @property
+    def halted(self) -> bool:
+        """Whether nothing may be submitted any more."""
+
+
+class NotSentError(CallWithdrawnError):
+    """
+    The rate limit let a POST go and it was not sent.
+
+    :param trouble: why nothing can be sent any more; None when the run had halted.
+    :param contested: whether the reason is only that another run has claimed or asked the row.
+    """
+
+    def __init__(self, trouble: SegmindError | None = None, *, contested: bool = False) -> None:
+        super().__init__()
+        self.trouble = trouble
+        self.contested = contested
+
+
+class Leave:
+    """
+    What happens between the rate limit's leave for a POST and the POST: its claim becomes durable, and is the only one.
+
+    Not earlier, because rows that queue for the rate limit would all be of unknown fate when the worker dies.
+
+    :ivar claimed: whether the ledger holds the claim.
+    """
+
+    def __init__(self, run: Claimant, claim: Claimed, clock: Callable[[], float]) -> None:
+        self.claim = claim
+        self._run = run
+        self._clock = clock
+        self._holds = True
+        self.claimed = False
+
+    def let_go(self) -> None:
+        """Note that nobody waits for leave here any more."""
+        self._run.held -= self._holds
+        self._holds = False
+
+    async def taken(self) -> None:
+        """Claim the row, once; called before each attempt of its POST."""
+        self.let_go()
+        if not self.claimed:
+            self.claim = replace(self.claim, at=self._clock())
+            await self._durable(self.claim)
+            self.claimed = True
+        self._check()
+
+    async def last_look(self) -> None:
+        """Look again if the last look is not of just now; called when the next step is that bytes leave."""
+        if not self._run.member.is_fresh():
+            await self._durable(None)
+        self._check()
+
+    async def _durable(self, claim: Claimed | None) -> None:
+        try:
+            await self._run.commits.durable(claim)
+        except SegmindError as error:
+            # Written or not, nothing was sent; what is written can be given back.
+            self.claimed |= claim is not None and self._run.commits.error is None
+            raise NotSentError(error) from error
+
+    def _check(self) -> None:
+        run = self._run
+        if (trouble := run.commits.forbidden()) is not None:
+            raise NotSentError(trouble)
+        if run.halted:
+            raise NotSentError
+        if run.ledger.bars(self.claim):
+            raise NotSentError(contested=True)
+
+
+HOPELESS = (
+    SegmindAuthenticationError,
+    SegmindCreditsError,
+    SegmindPermissionError,
+    SegmindModelNotFoundError,
+    SegmindModelRetiredError,
+)
+"""What the next row would meet as well: the run stops at the first."""
+STOPPED = "the run stopped before it was asked"
+STOPPED_BETWEEN = "no usable answer yet, and the run stopped before asking again; a retry does"
+_REPLY_OUTCOMES = {"truncated": Outcome.TRUNCATED, "blocked": Outcome.BLOCKED}
+
+
+class Run(Protocol):
+    """What a row needs to know of the run it is part of."""
+
+    ledger: Ledger
+    commits: GroupCommit
+    member: Membership
+    budget: Budget
+    tally: Tally
+    waiting: dict[str, Submitted]
+    """Requests whose answer is waited for, by id."""
+    held: int
+    """Rows that wait for leave to be asked: of the budget or of the rate limit. Nothing is claimed for them yet."""
+
+    @property
+    def stopping(self) -> bool:
+        """Whether no more rows may be begun."""
+
+    @property
+    def halted(self) -> bool:
+        """Whether not even what was permitted before may be submitted any more."""
+
+    def stop(self, reason: str, *, hurry: bool = False, error: SegmindError | None = None) -> None:
+        """Submit nothing more."""
+
+    def leave(self, prepared: Prepared, reason: str, *, lost_at: float | None = None) -> None:
+        """Set a row aside without an outcome; ``lost_at`` is from when on its request was not sent any more."""
+
+    def postpone(self, prepared: Prepared, reason: str) -> bool:
+        """Set a row aside to the end of the table, unless too many are; then it is not."""
+
+    def contend(self, prepared: Prepared, *, collided: bool) -> None:
+        """Come back later to a row that another run is asking about; ``collided`` when both claimed it at once."""
+
+    async def budget_changed(self) -> None:
+        """Wait until what is in flight has been billed, or the run stops."""
+
+
+class Asker:
+    """
+    Asks about one row at a time, as often as several rows call it at once.
+
+    :param clock: epoch seconds.
+    """
+
+    def __init__(
+        self, run: Run, question: Question, client: Client, settings: Settings, *,
+        clock: Callable[[], float], sleep: Callable[[float], Awaitable[None]], rng: random.Random,
+    ) -> None:  # fmt: skip
+        self._run = run
+        self._question = question
+        self._client = client
+        self._settings = settings
+        self._clock = clock
+        self._sleep = sleep
+        self._rng = rng
+        self._last_success = clock()
+
+    async def ask(self, prepared: Prepared) -> None:
+        """Bring a row to its outcome, or leave it."""
+        standing = self._run.ledger.standing(prepared.fingerprint)
+        row = standing.open
+        submitted: Submitted | None = None
+        if standing.success or (row is not None and row.submitted is None):
+            # Another run was faster since the row was taken up.
+            self._run.contend(prepared, collided=False)
+            return
+        if row is not None:
+            submitted = row.submitted
+            step = Step(standing.claim or self._claim(prepared, attempt=row.attempt))
+        elif (further := standing.half_asked(self._run.ledger.run)) is not None:
+            step, submitted = Step(further).before_the_last_question()
+        else:
+            step = Step(self._claim(prepared, attempt=standing.attempt + 1), new_row=True)
+            step = step.carrying(standing.claim or self._run.ledger.finished(prepared.fingerprint))
+        if submitted is not None:
+            # An answer that is fetched once more was billed before.
+            bound = FREE if step.counted else step.claim.bound
+            self._run.budget.began(prepared.fingerprint, bound, new_row=False)
+            self._run.tally.resumed += 1
+        following: tuple[Step, Mapping[str, Any]] | None = (step, prepared.inputs)
+        while following is not None:
+            step, inputs = following
+            submitted = submitted or await self._submit(prepared, step, inputs)
+            if submitted is None:
+                return
+            following = await self._collect(prepared, step, submitted)
+            submitted = None
+
+    def _claim(self, prepared: Prepared, *, attempt: int) -> Claimed:
+        ledger = self._run.ledger
+        return Claimed(
+            fingerprint=prepared.fingerprint,
+            attempt=attempt,
+            at=self._clock(),
+            run=ledger.run,
+            writer=ledger.writer,
+            model=self._question.model,
+            body=prepared.body,
+            id=ledger.claim_id(),
+        )
+
+    async def _submit(self, prepared: Prepared, step: Step, inputs: Mapping[str, Any]) -> Submitted | None:
+        """Send the paid POST, or return None when the row was finished or left instead."""
+        run = self._run
+        run.held += 1
+        bound = self._question.most(inputs)
+        leave = Leave(run, replace(step.claim, most=bound.usd if bound.certain else None), self._clock)
+        try:
+            if not await self._permitted(prepared, step, bound):
+                return None
+            accepted = await self._post(inputs, leave)
+        except NotSentError as held:
+            if held.contested:
+                self._contend(prepared, step, leave)
+            elif held.trouble is not None:
+                self._not_accepted(prepared, step, held.trouble, leave)
+            else:
+                self._free(prepared, step, STOPPED, leave)
+            return None
+        except SegmindError as error:
+            self._not_accepted(prepared, step, error, leave)
+            return None
+        finally:
+            leave.let_go()
+        self._last_success = self._clock()
+        claim = leave.claim
+        submitted = Submitted(
+            fingerprint=claim.fingerprint,
+            attempt=claim.attempt,
+            at=self._last_success,
+            request_id=accepted.request_id,
+            claim=claim.id,
+        )
+        run.commits.note(submitted)
+        run.tally.submitted(submitted, claim)
+        return submitted
+
+    async def _permitted(self, prepared: Prepared, step: Step, bound: CostBound) -> bool:
+        run = self._run
+        while not run.stopping:
+            permission = run.budget.permission(bound, new_row=step.new_row)
+            if permission is Permission.GO:
+                run.budget.began(prepared.fingerprint, bound, new_row=step.new_row)
+                return True
+            if permission is Permission.LATER and step.claim.question == 1 and run.postpone(prepared, STOPPED):
+                return False
+            if permission is not Permission.WAIT:
+                run.stop(run.budget.explain(bound, new_row=step.new_row))
+                break
+            await run.budget_changed()
+        if step.claim.question == 1:
+            run.leave(prepared, STOPPED)
+        elif run.halted:
+            # The same run goes on here when it is tried again; its budget may have room for this question.
+            run.commits.note(step.claim)
+            run.commits.note(step.freed(self._clock()))
+            run.leave(prepared, STOPPED_BETWEEN)
+        else:
+            self._finish(step, Outcome.INVALID, reason="no usable answer, and the run stopped before asking again")
+        return False
+
+    async def _post(self, inputs: Mapping[str, Any], leave: Leave) -> SubmittedRequest:
+        """Submit, and go on trying through an outage as long as nothing can have been created."""
+        pause = 1.0
+        while True:
+            try:
+                return await self._client.submit(
+                    self._question.model, inputs, before=leave.taken, last_look=leave.last_look
+                )
+            except SegmindError as error:
+                patient = self._clock() - self._last_success < self._settings.outage_patience
+                if not may_send_again(error) or error.billed is not False or not patient or self._run.halted:
+                    raise
+            await self._sleep(pause * (0.5 + self._rng.random()))
+            pause = min(30.0, 2 * pause)
+
+    def _not_accepted(self, prepared: Prepared, step: Step, error: SegmindError, leave: Leave) -> None:
+        run = self._run
+        if error is run.commits.error:
+            # The claim may or may not stand in the ledger, but nothing was sent.
+            run.budget.gave_back(prepared.fingerprint, new_row=step.new_row)
+            run.leave(prepared, "the ledger could not be written, or what other runs note in it not be seen")
+        elif error is run.commits.forbidden():
+            self._free(prepared, step, f"it was not asked: {_words(error)}", leave)
+        elif error.billed is not False:
+            run.budget.lost_sight()
+            run.leave(prepared, f"it may have been asked and nobody knows: {_words(error)}", lost_at=self._clock())
+        elif isinstance(error, HOPELESS) or error.retryable:
+            self._free(prepared, step, f"it was not asked: {_words(error)}", leave)
+            run.stop(_words(error), error=error)
+        else:
+            run.budget.billed(prepared.fingerprint, 0.0)
+            self._finish(step, Outcome.FAILED, reason=_words(error))
+
+    def _contend(self, prepared: Prepared, step: Step, leave: Leave) -> None:
+        if leave.claimed:
+            self._run.commits.note(step.freed(self._clock()))
+        self._run.budget.gave_back(prepared.fingerprint, new_row=step.new_row)
+        self._run.contend(prepared, collided=True)
+
+    def _free(self, prepared: Prepared, step: Step, reason: str, leave: Leave) -> None:
+        if leave.claimed:
+            # Without a claim this would only hide the attempt before it, and what that was answered and paid.
+            self._run.commits.note(step.freed(self._clock()))
+        self._run.budget.gave_back(prepared.fingerprint, new_row=step.new_row)
+        self._run.leave(prepared, reason)
+
+    async def _collect(
+        self, prepared: Prepared, step: Step, submitted: Submitted
+    ) -> tuple[Step, Mapping[str, Any]] | None:
+        """Wait for the answer and settle the row, or return the next question about it."""
+        run, request_id = self._run, submitted.request_id
+        try:
+            result = await self._wait(submitted)
+        except SegmindRequestFailedError as error:
+            run.budget.billed(prepared.fingerprint, 0.0)
+            step = step.answered(request_id, cost=0.0)
+            failures = step.failures + 1
+            if failures < self._settings.failed_attempts and step.claim.question == 1:
+                return self._following(step, prepared.body, question=1, failures=failures), prepared.inputs
+            self._finish(step, Outcome.FAILED, reason=error.reason, submitted=submitted)
+        except SegmindRequestExpiredError as error:
+            await self._settle_expired(step, submitted, error)
+        except SegmindError as error:
+            run.budget.lost_sight()
+            run.leave(prepared, f"request {request_id!r} was accepted, its answer is not there: {_words(error)}")
+            if isinstance(error, HOPELESS):
+                run.stop(_words(error), error=error)
+        else:
+            return self._judge(prepared, step, submitted, result)
+        return None
+
+    async def _wait(self, submitted: Submitted) -> RequestResult:
+        pending = Pending(
+            request_id=submitted.request_id,
+            submitted_at=submitted.at,
+            end_time=submitted.at + self._settings.request_timeout,
+            poll_interval=self._settings.poll_interval,
+            model=self._question.model,
+            # In a table calls are worth more than the seconds of one row.
+            frugal=True,
+        )
+        self._run.waiting[submitted.request_id] = submitted
+        try:
+            state = await self._client.wait(pending, fetch=True)
+        finally:
+            del self._run.waiting[submitted.request_id]
+        if not isinstance(state, RequestResult):
+            raise TypeError("the client's wait(fetch=True) must return a RequestResult")
+        return state
+
+    async def _settle_expired(self, step: Step, submitted: Submitted, error: SegmindRequestExpiredError) -> None:
+        """Settle a row whose result is gone from what the history says; asking again would be paid again."""
+        cost, reason, billed = error.cost, _words(error), True
+        with contextlib.suppress(SegmindError):
+            record = await self._client.get_request_record(submitted.request_id)
+            cost = record.credits_deduction if cost is None else cost
+            if record.model_status == "FAILED":
+                cost, reason, billed = 0.0, record.error or reason, False
+        self._run.budget.billed(submitted.fingerprint, cost)
+        step = step.answered(submitted.request_id, cost=cost)
+        self._finish(step, Outcome.FAILED, reason=reason, submitted=submitted, billed=billed)
+
+    def _judge(
+        self, prepared: Prepared, step: Step, submitted: Submitted, result: RequestResult
+    ) -> tuple[Step, Mapping[str, Any]] | None:
+        self._last_success = self._clock()
+        own = step.claim.run == self._run.ledger.run and not step.counted
+        self._run.budget.billed(prepared.fingerprint, result.metrics.cost if own else 0.0)
+        verdict = self._read(Reply(result, prepared.inputs, step.claim.question))
+        step = step.answered(submitted.request_id, cost=result.metrics.cost, tokens=verdict.tokens)
+        if isinstance(verdict, AskAgain):
+            question = step.claim.question + 1
+            if question <= self._settings.max_questions:
+                body = digest(verdict.inputs).hex()
+                return self._following(step, body, question=question, failures=step.failures), verdict.inputs
+            verdict = Refuse(Outcome.INVALID, verdict.reason)
+        if isinstance(verdict, Accept):
+            self._finish(step, Outcome.SUCCESS, answer=dict(verdict.answer), submitted=submitted, billed=True)
+        else:
+            self._finish(step, verdict.outcome, reason=verdict.reason, submitted=submitted, billed=True)
+        return None
+
+    def _read(self, reply: Reply) -> Verdict:
+        try:
+            return self._question.read(reply)
+        except SegmindReplyError as error:
+            return Refuse(_REPLY_OUTCOMES.get(error.reason, Outcome.INVALID), str(error))
+
+    def _following(self, step: Step, body: str, *, question: int, failures: int) -> Step:
+        ledger = self._run.ledger
+        return step.following(
+            at=self._clock(),
+            run=ledger.run,
+            writer=ledger.writer,
+            name=ledger.claim_id(),
+            body=body,
+            question=question,
+            failures=failures,
+        )
+
+    def _finish(
+        self, step: Step, outcome: Outcome, *, reason: str = "", answer: object = None,
+        submitted: Submitted | None = None, billed: bool = False,
+    ) -> None:  # fmt: skip
+        run = self._run
+        event = step.finished(
+            outcome,
+            at=self._clock(),
+            reason=shorten(mask_known(reason)),
+            answer=answer,
+            submitted=submitted,
+            billed=billed,
+        )
+        run.commits.note(event)
+        run.budget.settled(outcome)
+        run.tally.settled(event if event.run == run.ledger.run else replace(event, cost=None))
+
+
+def _words(error: SegmindError) -> str:
+    return shorten(str(error))

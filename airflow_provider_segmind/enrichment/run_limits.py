@@ -1,0 +1,245 @@
+"""
+How much a run may spend, ask and get wrong; asked before each paid call.
+
+What a request may cost at most is reserved before it is sent and returned when it is billed, so that the sum of all
+bills keeps ``max_cost`` whatever the rows are like. Where no upper bound is known, the mean of what was billed so far
+is reserved instead, or what reading the request costs when that is more. A retry has no fresh budget: what earlier
+tries of the run used up, and what their open requests may still cost, is taken from the ledger.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from enum import StrEnum
+
+from airflow_provider_segmind.chat.cost_estimate import UNBOUNDED, CostBound
+from airflow_provider_segmind.enrichment.ledger.row_state import RunTotals
+from airflow_provider_segmind.enrichment.outcomes import Outcome
+from airflow_provider_segmind.exceptions import SegmindConfigError
+
+FAILURES = frozenset({Outcome.FAILED, Outcome.BLOCKED, Outcome.TRUNCATED, Outcome.INVALID})
+"""The outcomes that ``max_failed_rows`` counts."""
+SMALLEST_SAMPLE = 50
+"""Rows that must have an outcome before a share of failures stops a run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """
+    What a run may use up, over all its tries.
+
+    :param max_cost: USD; None for no limit.
+    :param max_rows: distinct rows asked about.
+    :param max_failed_rows: rows without a usable answer: a count (int), or a share of those asked (float up to 1.0).
+    :param expected_cost: USD a request is assumed to cost until one has been billed.
+    """
+
+    max_cost: float | None = None
+    max_rows: int | None = None
+    max_failed_rows: int | float | None = None
+    expected_cost: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("max_cost", "max_rows", "max_failed_rows", "expected_cost"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not value >= 0):
+                raise SegmindConfigError(f"{name}={value!r} must be a number of at least 0.")
+        if isinstance(self.max_failed_rows, float) and self.max_failed_rows > 1:
+            raise SegmindConfigError(f"max_failed_rows={self.max_failed_rows!r} is a share: give an int for a count.")
+
+    def too_many_failed(self, failed: int, rows: int, *, final: bool = False) -> str | None:
+        """
+        Say in words that too many rows have no usable answer, or return None.
+
+        :param rows: how many have an outcome.
+        :param final: whether no more rows come, so that a share can be judged however few there are.
+        """
+        allowed = self.max_failed_rows
+        if allowed is None:
+            return None
+        if isinstance(allowed, int):
+            too_many = failed > allowed
+        else:
+            too_many = failed > allowed * rows and (final or rows >= SMALLEST_SAMPLE)
+        return f"{failed} of {rows} rows failed, max_failed_rows={allowed}" if too_many else None
+
+
+FREE = CostBound(usd=0.0, certain=True)
+"""What an answer costs that was billed before."""
+
+
+class Permission(StrEnum):
+    """
+    The answer to "may I send one more paid call?".
+
+    ``WAIT`` means: not before what is in flight has been billed; ``LATER``: not before the open requests of an earlier
+    try have been met in the table.
+    """
+
+    GO = "go"
+    WAIT = "wait"
+    LATER = "later"
+    STOP = "stop"
+
+
+class Budget:
+    """
+    Keeps count against the limits.
+
+    :param totals: what earlier tries of the run used up.
+    """
+
+    def __init__(self, limits: Limits, totals: RunTotals | None = None) -> None:
+        totals = totals or RunTotals()
+        self.limits = limits
+        self.spent = totals.cost
+        self.rows = totals.rows
+        self.in_flight = 0
+        self.lost = 0
+        self.outcomes: Counter[Outcome] = Counter()
+        self.excess = 1.0
+        self._priced = max(0, totals.rows - totals.unpriced) if totals.cost else 0
+        self._reserved: dict[bytes, CostBound] = {}
+        self._bounded = self._guessed = 0.0
+        self._guesses = 0
+        self._unmet: set[bytes] = set()
+
+    @property
+    def failed(self) -> int:
+        """Rows without a usable answer, those of earlier tries included that were not asked again."""
+        return sum(count for outcome, count in self.outcomes.items() if outcome in FAILURES)
+
+    @property
+    def mean_cost(self) -> float:
+        """What a request is expected to cost, in USD."""
+        return self.spent / self._priced if self._priced else self.limits.expected_cost
+
+    @property
+    def reserved(self) -> float:
+        """What requests that were not billed yet may cost, in USD."""
+        return self._bounded * self.excess + max(self._guesses * self.mean_cost, self._guessed)
+
+    def permission(self, bound: CostBound = UNBOUNDED, *, new_row: bool) -> Permission:
+        """
+        Say whether one more paid call may be sent.
+
+        :param bound: what it may cost.
+        :param new_row: whether the call is about a row this run did not ask about before.
+        """
+        if self.exceeded(new_row=new_row):
+            return Permission.STOP
+        if self.limits.max_cost is None:
+            return Permission.GO
+        if self.spent + self.reserved + self._expected(bound) <= self.limits.max_cost * (1 + 1e-9):
+            return Permission.GO
+        if self.in_flight:
+            return Permission.WAIT
+        unmet = sum(self._expected(self._reserved[mark]) for mark in self._unmet)
+        fits = self.spent + self.reserved - unmet + self._expected(bound) <= self.limits.max_cost
+        return Permission.LATER if unmet and fits else Permission.STOP
+
+    def exceeded(self, *, new_row: bool = False) -> str | None:
+        """Return which limit is used up, in words, or None."""
+        limits = self.limits
+        if limits.max_cost is not None and self.spent >= limits.max_cost:
+            return f"max_cost={limits.max_cost} USD is used up ({self.spent:.6g} USD billed)"
+        if new_row and limits.max_rows is not None and self.rows >= limits.max_rows:
+            return f"max_rows={limits.max_rows} is used up"
+        return limits.too_many_failed(self.failed, self.outcomes.total())
+
+    def explain(self, bound: CostBound = UNBOUNDED, *, new_row: bool) -> str:
+        """Return why the last permission was refused, in words."""
+        most = "of up to" if bound.certain else "of"
+        return self.exceeded(new_row=new_row) or (
+            f"max_cost={self.limits.max_cost} USD leaves no room for one more request {most} "
+            f"{self._expected(bound):.6g} USD ({self.spent:.6g} USD billed, {self.reserved:.6g} USD reserved for "
+            "requests that may be billed)"
+        )
+
+    def reserve(self, mark: bytes, bound: CostBound) -> None:
+        """Reserve what the open request of a row may cost, in place of what was reserved for the row before."""
+        self.release(mark)
+        self._reserved[mark] = bound
+        if bound.certain:
+            self._bounded += bound.usd
+        else:
+            self._guessed += bound.usd
+            self._guesses += 1
+
+    def reserve_open(self, mark: bytes, bound: CostBound) -> None:
+        """Reserve what an open request of an earlier try may cost until its row is met in the table."""
+        self.reserve(mark, bound)
+        self._unmet.add(mark)
+
+    def release(self, mark: bytes) -> CostBound | None:
+        """Return what was reserved for a row to the budget."""
+        self._unmet.discard(mark)
+        bound = self._reserved.pop(mark, None)
+        if bound is not None and bound.certain:
+            self._bounded -= bound.usd
+        elif bound is not None:
+            self._guessed -= bound.usd
+            self._guesses -= 1
+        if not self._reserved:
+            # What rounding left over must not add up.
+            self._bounded = self._guessed = 0.0
+        return bound
+
+    def began(self, mark: bytes, bound: CostBound = UNBOUNDED, *, new_row: bool) -> None:
+        """Note a paid call that is about to be sent, or a request taken over from an earlier try."""
+        self.reserve(mark, bound)
+        self.in_flight += 1
+        self.rows += new_row
+
+    def billed(self, mark: bytes, cost: float | None) -> None:
+        """Note what a request cost when it ended; None where Segmind did not say, 0 where nothing is charged."""
+        self.in_flight -= 1
+        bound = self.release(mark)
+        if cost is not None and cost > 0:
+            self.spent += cost
+            self._priced += 1
+            if bound is not None and bound.certain and bound.usd > 0:
+                # The price is not what we were told: what is reserved from now on grows accordingly.
+                self.excess = max(self.excess, cost / bound.usd)
+
+    def gave_back(self, mark: bytes, *, new_row: bool) -> None:
+        """Note a paid call that was certainly not sent after all."""
+        self.in_flight -= 1
+        self.rows -= new_row
+        self.release(mark)
+
+    def lost_sight(self) -> None:
+        """Note a paid call of unknown fate; it may be billed, so what was reserved for it stays reserved."""
+        self.in_flight -= 1
+        self.lost += 1
+
+    def lost_before(self, mark: bytes, bound: CostBound) -> None:
+        """Note a paid call of an earlier try whose fate is unknown."""
+        self.lost += 1
+        self.reserve(mark, bound)
+
+    def found(self) -> None:
+        """Note that a lost call was found again; what is reserved for it stays until it is billed."""
+        self.lost -= 1
+
+    def absent(self, mark: bytes) -> None:
+        """Note that a lost call is known never to have arrived."""
+        self.lost -= 1
+        self.rows -= 1
+        self.release(mark)
+
+    def resubmitted(self, mark: bytes) -> None:
+        """Note that a lost call is given up and its row asked again; the lost one may be billed all the same."""
+        self.lost -= 1
+        self.rows -= 1
+        bound = self.release(mark)
+        if bound is not None:
+            self.reserve(b"given up " + mark, bound)
+
+    def settled(self, outcome: Outcome) -> None:
+        """Note the outcome of a distinct row."""
+        self.outcomes[outcome] += 1
+
+    def _expected(self, bound: CostBound) -> float:
+        return bound.usd * self.excess if bound.certain else max(self.mean_cost, bound.usd)

@@ -1,0 +1,227 @@
+"""What to ask of each row, whom, and how patiently: everything the engine is told from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol
+
+from airflow_provider_segmind.chat.cost_estimate import UNBOUNDED, CostBound
+from airflow_provider_segmind.client.models import RequestRecord, RequestState, SubmittedRequest
+from airflow_provider_segmind.client.polling import Pending
+from airflow_provider_segmind.enrichment.outcomes import Read
+from airflow_provider_segmind.enrichment.rows import Row, canonical_json, fingerprint_within, frame, text_digest
+from airflow_provider_segmind.exceptions import SegmindConfigError
+
+
+class Client(Protocol):
+    """What the engine needs of a client; :class:`~airflow_provider_segmind.client.client.AsyncSegmindClient` has it."""
+
+    def count_calls(self, count: Callable[[bool], None], /) -> None:
+        """Tell somebody of each HTTP call to the gateway, and whether it is a paid one."""
+
+    async def submit(
+        self,
+        model: str,
+        inputs: Mapping[str, Any],
+        /,
+        *,
+        before: Callable[[], Awaitable[object]],
+        last_look: Callable[[], Awaitable[object]],
+    ) -> SubmittedRequest:
+        """
+        Send the paid POST.
+
+        ``before`` is awaited when the rate limit has given leave; ``last_look`` when the call has its connection and
+        the next step is to send. What they raise is raised, and nothing was sent.
+        """
+
+    def seconds_until_submit(self) -> float:
+        """Return in how many seconds the rate limit gives leave for the next POST at the earliest."""
+
+    def typical_seconds(self, model: str, /) -> float:
+        """Return how many seconds a request of the model usually takes."""
+
+    async def wait(self, pending: Pending, /, *, fetch: bool = ...) -> RequestState | None:
+        """Wait for the request to end and return its result."""
+
+    async def get_request_record(self, request_id: str, /) -> RequestRecord:
+        """Look up one request of any age."""
+
+    async def list_request_records(self, **filters: Any) -> list[RequestRecord]:
+        """List a page of the request history."""
+
+
+class OnUnknown(StrEnum):
+    """
+    What to do about a row that may have been asked, when the history cannot tell.
+
+    ``LEAVE`` never pays twice: the row's outcome is ``unknown`` and the next try looks again. ``RESUBMIT`` asks again.
+    """
+
+    LEAVE = "leave"
+    RESUBMIT = "resubmit"
+
+
+class Rerun(StrEnum):
+    """
+    Which rows that have an outcome already are asked again.
+
+    ``UNBILLED`` asks again what failed without being billed; ``DEAD_LETTERS`` everything without an answer, which may
+    be billed again; ``NOTHING`` none.
+    """
+
+    UNBILLED = "unbilled"
+    DEAD_LETTERS = "dead_letters"
+    NOTHING = "nothing"
+
+
+def _unpriced(_: Mapping[str, Any]) -> CostBound:
+    return UNBOUNDED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """
+    What is asked of each row.
+
+    :param model: the model to run.
+    :param build: makes the body from a row; raises SegmindConfigError when it cannot.
+    :param read: decides what an answer is worth.
+    :param key: the columns that identify a row; they stand in the output.
+    :param answer_columns: the columns of an accepted answer.
+    :param placeholders: what the templates of the body may name of a row, as
+        :func:`~airflow_provider_segmind.enrichment.rows.placeholders` returns it.
+    :param schema: the JSON Schema of the answer, part of the fingerprint.
+    :param options: what else decides how an answer is read, part of the fingerprint.
+    :param abreast: how many rows are built at a time; more than one where building waits for files.
+    :param most: what a request with a body may cost, which ``max_cost`` reserves while it is in flight.
+    """
+
+    model: str
+    build: Callable[[Row], Mapping[str, Any]]
+    read: Read
+    key: tuple[str, ...]
+    answer_columns: tuple[str, ...]
+    placeholders: frozenset[str] = frozenset()
+    schema: Any = None
+    options: Any = None
+    abreast: int = 1
+    most: Callable[[Mapping[str, Any]], CostBound] = _unpriced
+    _frame: str = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_frame", frame(model=self.model, schema=self.schema, options=self.options))
+        both = set(self.key) & set(self.answer_columns)
+        if both:
+            raise SegmindConfigError(f"{sorted(both)} are key columns and answer columns at once: rename the answers.")
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """The columns of the source that may be needed; no other need be read."""
+        return self.placeholders.union(self.key)
+
+    def prepare(self, row: Row) -> Prepared:
+        """
+        Build what is sent for a row.
+
+        :raises SegmindConfigError: it cannot be built; nothing was sent.
+        """
+        inputs = self.build(row)
+        text = canonical_json(inputs)
+        return Prepared(fingerprint_within(self._frame, text), inputs, text_digest(text).hex(), len(text))
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """
+    A question ready to be asked.
+
+    :param body: SHA-256 of the inputs in hex.
+    :param size: about how many bytes the inputs have.
+    """
+
+    fingerprint: bytes
+    inputs: Mapping[str, Any]
+    body: str
+    size: int = 0
+
+
+class KeyedTarget(Protocol):
+    """What an output that is addressed by key, and outlives a run, says of a row before it is asked about."""
+
+    def trouble(self, key: Mapping[str, Any], number: int, /) -> str | None:
+        """
+        Say why a row of this key can have no place in the output; called once for each row, in order.
+
+        :param number: the row's place in the source, from 0.
+        """
+
+    def holds(self, key: Mapping[str, Any], fingerprint: bytes, /) -> bool:
+        """Tell whether the output has the answer to just this question under this key."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """
+    One of several workers over the same table.
+
+    Rows are dealt out by fingerprint, so that equal rows meet in one shard and are paid for once. Every shard reads the
+    whole table and leaves out what is not its own.
+    """
+
+    index: int = 0
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.count:
+            raise SegmindConfigError(f"shard_index={self.index} must be from 0 to shard_count-1={self.count - 1}.")
+
+    def owns(self, mark: bytes) -> bool:
+        """Tell whether the row belongs to this shard."""
+        return self.count == 1 or int.from_bytes(mark[-8:], "big") % self.count == self.index
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """
+    How the engine goes about it. Times in seconds.
+
+    :param concurrency: requests in flight.
+    :param request_timeout: how long to wait for a request after it was submitted.
+    :param poll_interval: between looks, None to choose.
+    :param failed_attempts: how often in all a row is asked that Segmind reports as FAILED (it bills nothing).
+    :param max_questions: how often in all a row is asked whose answers cannot be used.
+    :param outage_patience: how long nothing may get through before the run stops.
+    :param grace: how long what is in flight may go on after a hurried stop.
+    :param history_settles_after: age from which a request that is in no history is believed never to have existed.
+    :param commit_delay: how long an event may wait to become durable together with others.
+    :param fold_at: how many small segments are folded into one.
+    :param block_rows: rows read at a time.
+    :param block_bytes: bytes of bodies after which no more rows are read at a time.
+    :param bytes_in_flight: bytes of bodies that wait for their turn or for an answer, above which no row joins them.
+    :param death_after: how long the heartbeat of another run over the same ledger stands still until it is dead.
+    :param contest_pause: about how long a row is left alone that another run has claimed at the same moment.
+    :param rest_after: how long there must be nothing to do but wait before the run rests; None: it never does.
+    """
+
+    concurrency: int = 64
+    request_timeout: float = 3600.0
+    poll_interval: float | None = None
+    on_unknown: OnUnknown = OnUnknown.LEAVE
+    rerun: Rerun = Rerun.UNBILLED
+    failed_attempts: int = 1
+    max_questions: int = 3
+    outage_patience: float = 900.0
+    grace: float = 30.0
+    history_settles_after: float = 3 * 3600.0
+    commit_delay: float = 0.25
+    fold_at: int = 256
+    block_rows: int = 256
+    block_bytes: int = 16 << 20
+    bytes_in_flight: int = 64 << 20
+    death_after: float = 60.0
+    contest_pause: float = 1.0
+    rest_after: float | None = None
+    progress_interval: float = 30.0

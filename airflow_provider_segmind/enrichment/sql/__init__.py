@@ -1,0 +1,1 @@
+"""Tables in databases, over any connection of PEP 249."""

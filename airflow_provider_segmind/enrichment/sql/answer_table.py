@@ -1,0 +1,405 @@
+"""A table of answers: made if it is absent, checked before anything is paid, and written by key."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from airflow_provider_segmind.enrichment.ledger.local_index import CompactIndex
+from airflow_provider_segmind.enrichment.rows import digest
+from airflow_provider_segmind.enrichment.sql.column_types import Kind, MisfitError, cell, compared, kind_of_values
+from airflow_provider_segmind.enrichment.sql.dialects import (
+    Dialect,
+    TableName,
+    again_after_conflicts,
+    described,
+    driver_errors,
+    is_transient,
+)
+from airflow_provider_segmind.enrichment.sql.key_forms import KeyForm, key_form
+from airflow_provider_segmind.enrichment.sql.query import Query
+from airflow_provider_segmind.enrichment.sql.statements import OWN_COLUMNS, Statements
+from airflow_provider_segmind.enrichment.sql.table_schema import Column, read_columns
+from airflow_provider_segmind.enrichment.sql.table_writer import TableWriter
+from airflow_provider_segmind.exceptions import SegmindBulkError, SegmindConfigError, shorten
+
+_NUMBERS = frozenset({Kind.INTEGER, Kind.NUMBER, Kind.DECIMAL})
+_MOMENTS = frozenset({Kind.MOMENT, Kind.LOCAL})
+_HOLDS: Mapping[Kind, frozenset[Kind]] = {
+    Kind.TEXT: frozenset({Kind.TEXT}),
+    Kind.INTEGER: frozenset({Kind.TEXT, *_NUMBERS}),
+    # A column of integers would round it without a word.
+    Kind.NUMBER: frozenset({Kind.TEXT, Kind.NUMBER, Kind.DECIMAL}),
+    Kind.BOOLEAN: frozenset({Kind.TEXT, Kind.BOOLEAN}),
+    Kind.DATE: frozenset({Kind.TEXT, Kind.DATE, *_MOMENTS}),
+    Kind.MOMENT: frozenset({Kind.TEXT, *_MOMENTS}),
+}
+"""Which columns take the answers of a kind, and give them back."""
+_ALWAYS_EMPTY = "_segmind_error"
+"""The column in which a row with an answer has nothing."""
+
+
+def check_names(statements: Statements, title: str) -> None:
+    """Check that the database takes all names as they are, and tells them apart."""
+    for part in statements.name.parts:
+        if trouble := _name_trouble(statements, part):
+            raise SegmindConfigError(
+                f"The name {shorten(part)!r} of {title} {trouble}, so that another table could be meant. Nothing was "
+                "sent. Give it another name."
+            )
+    met = {statements.dialect.fold(name): name for name in OWN_COLUMNS}
+    for role, name in (*(("key", name) for name in statements.key), *(("answer", name) for name in statements.answers)):
+        advice = f"Nothing was sent. Rename it in the {'query, with AS' if role == 'key' else 'output type'}."
+        if trouble := _name_trouble(statements, name) or _reserved(statements, name):
+            raise SegmindConfigError(f"The {role} column {name!r} of {title} {trouble}. {advice}")
+        folded = statements.dialect.fold(name)
+        if folded in met:
+            raise SegmindConfigError(
+                f"The columns {met[folded]!r} and {name!r} of {title} have one name to {statements.dialect.name}. "
+                f"{advice}"
+            )
+        met[folded] = name
+
+
+def _name_trouble(statements: Statements, name: str) -> str | None:
+    """Say why a database would not take a name as it is, None when it does."""
+    dialect = statements.dialect
+    try:
+        encoded = name.encode("utf-8")
+    except UnicodeEncodeError:
+        return "is no text that can be written as UTF-8"
+    if not name or "\x00" in name:
+        return "is empty or holds a NUL character"
+    length = len(encoded) if dialect.longest_in_bytes else len(name)
+    if dialect.longest is not None and length > dialect.longest:
+        unit = "bytes" if dialect.longest_in_bytes else "characters"
+        return f"has {length} {unit}, and {dialect.name} keeps {dialect.longest} of a name"
+    return None
+
+
+def _reserved(statements: Statements, name: str) -> str | None:
+    return (
+        f"has a name that {statements.dialect.name} keeps for itself" if name in statements.dialect.reserved else None
+    )
+
+
+def check_present(statements: Statements, columns: Collection[str], title: str) -> None:
+    """Check that the table has all columns that are written."""
+    fold = statements.dialect.fold
+    there = set(map(fold, columns))
+    missing = [name for name in statements.columns if fold(name) not in there]
+    if not missing:
+        return
+    by_case = {name.lower(): name for name in columns}
+    similar = [f"{by_case[name.lower()]!r}" for name in missing if name.lower() in by_case]
+    hint = f" Upper and lower case count: it has {', '.join(similar)}." if similar else ""
+    raise SegmindConfigError(
+        f"{title} has no column {', '.join(map(repr, missing))}.{hint} Nothing was sent. Add what is missing: "
+        f"{'; '.join(map(statements.add, missing))}"
+    )
+
+
+def check_columns(statements: Statements, columns: Mapping[str, Column], title: str) -> None:
+    """
+    Check what the columns of a table demand and hold.
+
+    :param columns: by their names as the database compares them.
+    """
+    found = list(_troubles(statements, columns))
+    if found:
+        raise SegmindConfigError(f"{title} cannot hold the answers: {'; '.join(found)}. Nothing was sent.")
+
+
+def _troubles(statements: Statements, columns: Mapping[str, Column]) -> Iterator[str]:
+    kinds: dict[str, Kind | None] = {**statements.key, **statements.answers, **OWN_COLUMNS}
+    ours = {statements.dialect.fold(name): kind for name, kind in kinds.items()}
+    for folded, column in columns.items():
+        if folded not in ours:
+            if column.required:
+                yield (
+                    f"its column {column.name!r} is NOT NULL without a default, and nothing is written into it: give "
+                    "it a default, or drop NOT NULL"
+                )
+        elif column.generated:
+            yield f"its column {column.name!r} is generated by the database, which takes no value for it"
+        elif folded == _ALWAYS_EMPTY and not column.nullable:
+            yield f"its column {column.name!r} is NOT NULL, and a row with an answer has none: drop NOT NULL"
+        elif folded not in map(statements.dialect.fold, statements.key):
+            yield from _type_trouble(statements, column, ours[folded])
+
+
+def _type_trouble(statements: Statements, column: Column, kind: Kind | None) -> Iterator[str]:
+    holds = column.kind
+    if kind is None or holds is None or holds in _HOLDS[kind]:
+        return
+    if kind is Kind.BOOLEAN and holds in _NUMBERS and statements.dialect.name != "PostgreSQL":
+        return
+    needed = statements.dialect.types[kind]
+    yield f"its column {column.name!r} is of type {column.type}, and answers of type {kind} need {needed}"
+
+
+class Target:
+    """
+    One table of answers.
+
+    :param connect: opens a connection of PEP 249.
+    :param place: what messages call the database.
+    :param answers: the answer columns.
+    :param batch_rows: how many rows a transaction holds.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Any],
+        *,
+        dialect: Dialect,
+        name: TableName,
+        place: str,
+        key: Sequence[str],
+        answers: Mapping[str, Kind],
+        batch_rows: int,
+    ) -> None:
+        self._connect = connect
+        self._title = f"the table {str(name)!r} of {place!r}"
+        self._batch_rows = batch_rows
+        self._statements = Statements(dialect=dialect, name=name, key=dict.fromkeys(key), answers=answers)
+        self._forms: Mapping[str, KeyForm] = {}
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that are written."""
+        return self._statements.columns
+
+    def prepare(self, first_rows: Callable[[], Iterable[Mapping[str, Any]]] | None) -> bool:
+        """
+        Create the table if it is absent, and try without a row whether rows can be written. Blocks.
+
+        :param first_rows: gives some rows of the source, whose keys tell what their columns must hold; None to create
+            nothing.
+        :returns: whether the table is there. It is not created for an empty source, which tells no types.
+        :raises SegmindConfigError: the table lacks columns, or a key to write by; names them. Nothing was sent.
+        :raises SegmindBulkError: the database did not answer.
+        """
+        check_names(self._statements, self._title)
+        with self._opened() as connection:
+            columns = self._columns(connection)
+            if columns is None:
+                rows = list(first_rows()) if first_rows is not None else []
+                if not rows:
+                    return False
+                unbounded = self._statements.dialect.unbounded
+                self._set_key_kinds(
+                    {
+                        name: kind_of_values((row.get(name) for row in rows), unbounded=unbounded)
+                        for name in self._statements.key
+                    }
+                )
+                columns = self._create(connection)
+            check_present(self._statements, columns, self._title)
+            self._learn(connection)
+            self._rehearse(connection)
+            return True
+
+    def mark(self, key: Mapping[str, Any]) -> bytes:
+        """
+        Return 32 bytes that are the same for all keys that the table takes as equal.
+
+        :raises MisfitError: the table would change the key, or it cannot be told from others; names the column.
+        """
+        marks: list[str | None] = []
+        for name, value in key.items():
+            form = self._forms.get(name, compared)
+            try:
+                marks.append(None if value is None else form(value))
+            except MisfitError as error:
+                raise MisfitError(f"its key {name!r} does not fit the column of the table: {error}") from None
+        return digest(marks)
+
+    def _learn(self, connection: Any) -> None:
+        """
+        Read how the table's columns are made, and check that they can hold what is written.
+
+        :raises SegmindConfigError: they cannot; names the columns. Nothing was sent.
+        """
+        dialect, name = self._statements.dialect, self._statements.name
+        columns = read_columns(connection, dialect, name)
+        self._roll_back(connection)
+        if columns is None:
+            return
+        found = {dialect.fold(each): column for each, column in columns.items()}
+        check_columns(self._statements, found, self._title)
+        keys = {each: found[dialect.fold(each)] for each in self._statements.key if dialect.fold(each) in found}
+        self._forms = {each: key_form(column, texts=dialect.texts, title=self._title) for each, column in keys.items()}
+        self._set_key_kinds({each: _key_kind(column) for each, column in keys.items()})
+
+    def _set_key_kinds(self, kinds: Mapping[str, Kind | None]) -> None:
+        self._statements = replace(self._statements, key={**self._statements.key, **kinds})
+
+    def held(self) -> Iterator[tuple[bytes, str]]:
+        """Yield the mark of the key (see :meth:`mark`) and the fingerprint of every row that has its answer."""
+        key = list(self._statements.key)
+        query = Query(self._connect, self._statements.held(), name=self._title, hold=False)
+        for row in query:
+            *values, fingerprint = row.values()
+            # What a column holds fits it; what was put there by other means may be told from nothing else.
+            with contextlib.suppress(MisfitError):
+                yield self.mark(dict(zip(key, values, strict=True))), fingerprint
+
+    def misfit(self, answer: Mapping[str, Any]) -> str | None:
+        """Say why an answer does not fit the columns, None when it does."""
+        for name, kind in self._statements.answers.items():
+            try:
+                cell(kind, answer.get(name))
+            except MisfitError as error:
+                return f"the answer is in the ledger, but its {name!r} does not fit: {error}"
+        return None
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[TableWriter[Any]]:
+        """
+        Give what writes rows into the table.
+
+        :raises SegmindBulkError: the database cannot be opened.
+        """
+        with self._opened() as connection:
+            yield TableWriter(connection, statements=self._statements, title=self._title, batch_rows=self._batch_rows)
+
+    def _columns(self, connection: Any) -> list[str] | None:
+        """Return the table's columns, None when it cannot be read."""
+        with contextlib.closing(connection.cursor()) as cursor:
+            try:
+                cursor.execute(self._statements.look())
+                return [str(column[0]) for column in cursor.description]
+            except Exception:  # noqa: BLE001 (PEP 249 gives the drivers no common class); creating it will tell
+                return None
+            finally:
+                self._roll_back(connection)
+
+    def _create(self, connection: Any) -> list[str]:
+        with contextlib.closing(connection.cursor()) as cursor:
+            try:
+                cursor.execute(self._statements.create())
+                connection.commit()
+            except Exception as error:  # noqa: BLE001 (PEP 249 gives the drivers no common class)
+                self._roll_back(connection)
+                # Another shard may have been quicker.
+                refusal: Exception | None = error
+            else:
+                refusal = None
+        columns = self._columns(connection)
+        if columns is None:
+            with driver_errors(f"Creating {self._title}", meaning="Nothing was sent."):
+                raise refusal or RuntimeError("it is not there afterwards")
+        return columns or []
+
+    def _rehearse(self, connection: Any) -> None:
+        try:
+            again_after_conflicts(lambda: self._try_writing(connection))
+        except Exception as error:
+            said = described(error, values=False)
+            if is_transient(error):
+                raise SegmindBulkError(
+                    f"Trying {self._title} failed: {said}. Nothing was sent.", retryable=True
+                ) from error
+            raise SegmindConfigError(
+                f"{self._title} cannot be written by key: {said}. Nothing was sent. It needs a primary key or a unique "
+                f"constraint on {', '.join(self._statements.key)}."
+            ) from error
+
+    def _try_writing(self, connection: Any) -> None:
+        with contextlib.closing(connection.cursor()) as cursor:
+            try:
+                cursor.execute(self._statements.rehearse())
+            finally:
+                self._roll_back(connection)
+
+    def _roll_back(self, connection: Any) -> None:
+        # Drivers that commit by themselves have nothing to roll back, and some say so.
+        with contextlib.suppress(Exception):
+            connection.rollback()
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[Any]:
+        with driver_errors(f"Opening {self._title}", meaning="Nothing was sent for it."):
+            connection = self._connect()
+        try:
+            yield connection
+        finally:
+            with contextlib.suppress(Exception):
+                connection.close()
+
+
+def _key_kind(column: Column) -> Kind | None:
+    """Return what a key must be written as: a text where the column takes texts only, else as it is."""
+    is_text = column.kind is Kind.TEXT
+    if column.loose:
+        is_text = any(word in column.type.upper() for word in ("CHAR", "CLOB", "TEXT")) and "INT" not in column.type
+    return Kind.TEXT if is_text else None
+
+
+def key_mark(key: Mapping[str, Any]) -> bytes:
+    """Return 32 bytes that are the same for the same key, whichever database its values came from."""
+    return digest([compared(value) for value in key.values()])
+
+
+_MARK_BYTES = 8
+
+
+class HeldRows:
+    """
+    The keys and fingerprints that a table holds answers for, and the keys met in the source; some 100 bytes a row.
+
+    :param held: the mark of the key and the fingerprint in hex of every row that has its answer.
+    :param mark: returns the mark of a key, one for all keys that the table takes as equal; it raises MisfitError for a
+        key that cannot be told from others there.
+    """
+
+    def __init__(
+        self, held: Iterable[tuple[bytes, str]] = (), mark: Callable[[Mapping[str, Any]], bytes] = key_mark
+    ) -> None:
+        self._mark = mark
+        self._keys = CompactIndex()
+        self._fingerprints = CompactIndex()
+        self._met = CompactIndex()
+        for key, text in held:
+            try:
+                fingerprint = bytes.fromhex(text or "")
+            except ValueError:
+                continue
+            if len(fingerprint) >= _MARK_BYTES:
+                self._keys.put(key, _number(fingerprint))
+                self._fingerprints.put(fingerprint, 1)
+
+    def trouble(self, key: Mapping[str, Any], number: int) -> str | None:
+        """
+        Say why a row of this key can have no place in the table, and remember the key.
+
+        :param number: the row's, from 0.
+        """
+        empty = [name for name, value in key.items() if value is None]
+        if empty:
+            return f"its key column {empty[0]!r} is NULL"
+        try:
+            mark = self._mark(key)
+        except MisfitError as error:
+            return str(error)
+        if before := self._met.get(mark):
+            where = f"its key stands in an earlier row of the source, too (row {before - 1}, counted from 0)"
+            return where if self._mark is key_mark else f"{where}, as the table compares keys"
+        self._met.put(mark, number + 1)
+        return None
+
+    def holds(self, key: Mapping[str, Any], fingerprint: bytes) -> bool:
+        """Tell whether the table holds the answer to just this question under this key."""
+        return self._keys.get(self._mark(key)) == _number(fingerprint)
+
+    def knows(self, fingerprint: bytes) -> bool:
+        """Tell whether the table held the answer to this question, under any key, before the run."""
+        return bool(self._fingerprints.get(fingerprint))
+
+
+def _number(fingerprint: bytes) -> int:
+    # An index holds no zero.
+    return int.from_bytes(fingerprint[:_MARK_BYTES], "big") | 1

@@ -1,0 +1,252 @@
+"""What stands in a column of a table: its kind, told from a JSON Schema or from values, and cells of that kind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from airflow_provider_segmind.chat.json_schema import resolve
+from airflow_provider_segmind.enrichment.rows import json_value, plain_text
+
+LARGEST_INTEGER = 2**63 - 1
+MOST_DECIMALS = 9
+_MOST_DIGITS = 38
+_MOST_ZEROS = 1000
+"""Digits before or after the point up to which a decimal is written without an exponent."""
+
+
+class Kind(StrEnum):
+    """The kinds of columns; what a database calls them is its dialect's business."""
+
+    TEXT = "text"
+    INTEGER = "integer"
+    NUMBER = "number"
+    BOOLEAN = "boolean"
+    DATE = "date"
+    MOMENT = "moment"
+    LOCAL = "local"
+    DECIMAL = "decimal"
+    UUID = "uuid"
+    BYTES = "bytes"
+
+
+class MisfitError(Exception):
+    """A value does not fit its column."""
+
+
+_JSON_TYPES = {"integer": Kind.INTEGER, "number": Kind.NUMBER, "boolean": Kind.BOOLEAN}
+_FORMATS = {"date": Kind.DATE, "date-time": Kind.MOMENT}
+
+
+def kind_of_schema(node: Any, root: Mapping[str, Any]) -> Kind:
+    """
+    Return the kind of column that holds whatever fits a JSON Schema.
+
+    Objects, lists and values of several types become texts: those of JSON, where they are no texts themselves.
+
+    :param root: the schema that ``node`` stands in, for its references.
+    """
+    kinds = _kinds(node, root, depth=16)
+    if kinds == {Kind.INTEGER, Kind.NUMBER}:
+        return Kind.NUMBER
+    return kinds.pop() if len(kinds) == 1 else Kind.TEXT
+
+
+def _kinds(node: Any, root: Mapping[str, Any], depth: int) -> set[Kind]:
+    if not isinstance(node, Mapping) or not depth:
+        return {Kind.TEXT}
+    if "$ref" in node:
+        return _kinds(resolve(root, node["$ref"]), root, depth - 1)
+    for word in ("anyOf", "oneOf"):
+        if node.get(word):
+            return set().union(*(_kinds(choice, root, depth - 1) for choice in node[word]))
+    if len(node.get("allOf") or ()) == 1:
+        return _kinds(node["allOf"][0], root, depth - 1)
+    types = node.get("type")
+    if types is None and ("enum" in node or "const" in node):
+        values = [*node.get("enum", ()), *([node["const"]] if "const" in node else [])]
+        return {_JSON_TYPES.get(_json_type(value), Kind.TEXT) for value in values if value is not None}
+    found: set[Kind] = set()
+    for name in [types] if isinstance(types, str) else types or ["object"]:
+        if name == "string":
+            found.add(_FORMATS.get(node.get("format", ""), Kind.TEXT))
+        elif name != "null":
+            found.add(_JSON_TYPES.get(name, Kind.TEXT))
+    return found
+
+
+def _json_type(value: Any) -> str:
+    return {bool: "boolean", int: "integer", float: "number"}.get(type(value), "string")
+
+
+def kind_of_values(values: Iterable[Any], *, unbounded: bool = False) -> Kind | None:
+    """
+    Return the kind of column that holds some values of a database, None when all of them are None.
+
+    :param unbounded: whether a decimal of any size fits the database's type for decimals.
+    """
+    kinds = {_kind_of_value(value, unbounded) for value in values if value is not None}
+    if kinds == {Kind.INTEGER, Kind.NUMBER}:
+        return Kind.NUMBER
+    if kinds == {Kind.INTEGER, Kind.DECIMAL}:
+        return Kind.DECIMAL
+    return kinds.pop() if len(kinds) == 1 else Kind.TEXT if kinds else None
+
+
+def _kind_of_value(value: Any, unbounded: bool) -> Kind:
+    if isinstance(value, bool):
+        return Kind.BOOLEAN
+    if isinstance(value, int):
+        return Kind.INTEGER if abs(value) <= LARGEST_INTEGER else Kind.DECIMAL if unbounded else Kind.TEXT
+    if isinstance(value, datetime):
+        return Kind.LOCAL if value.tzinfo is None else Kind.MOMENT
+    if isinstance(value, Decimal):
+        return Kind.DECIMAL if _fits(value, unbounded) else Kind.TEXT
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return Kind.BYTES
+    return {float: Kind.NUMBER, date: Kind.DATE, UUID: Kind.UUID}.get(type(value), Kind.TEXT)
+
+
+def _fits(value: Decimal, unbounded: bool) -> bool:
+    exponent = value.as_tuple().exponent
+    if not isinstance(exponent, int) or unbounded:
+        return isinstance(exponent, int)
+    return exponent >= -MOST_DECIMALS and value.adjusted() + 1 <= _MOST_DIGITS - MOST_DECIMALS
+
+
+def cell(kind: Kind, value: Any) -> Any:
+    """
+    Return a value of an answer in the form its column takes.
+
+    A moment without an offset is UTC. Characters that databases refuse (NUL, halves of surrogate pairs) become U+FFFD.
+
+    :raises MisfitError: it does not fit; names the kind, never the value.
+    """
+    if value is None:
+        return None
+    try:
+        return _CELLS[kind](value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise MisfitError(f"it is no {kind} that the column can hold") from error
+
+
+def key_cell(kind: Kind | None, value: Any, *, texts: bool = False) -> Any:
+    """
+    Return a key in the form its column takes: its own, or a text where the column is one.
+
+    :param kind: None where it is not known, so that the database decides.
+    :param texts: whether the driver takes dates, decimals and UUIDs as texts only.
+    """
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, UUID):
+        # Every database takes the text for it, and not every driver the object.
+        return str(value)
+    return key_text(value, texts=texts) if kind is Kind.TEXT and value is not None else value
+
+
+def key_text(value: Any, *, texts: bool) -> str:
+    """
+    Return a key as a text, the same whether its column was made a text for it or was one before.
+
+    :param texts: whether the driver takes dates, decimals and UUIDs as texts only.
+    """
+    return clean(plain_text(as_text(value) if texts else value))
+
+
+def clean(text: str) -> str:
+    """Return a text that every database takes."""
+    if text.isascii():
+        return text.replace("\x00", "\ufffd") if "\x00" in text else text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\x00", "\ufffd")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return clean(value)
+    # Backslashes keep halves of surrogate pairs, and NUL, out of the text.
+    return clean(json.dumps(json_value(value), ensure_ascii=False, allow_nan=False))
+
+
+def _integer(value: Any) -> int:
+    number = int(value)
+    if isinstance(value, (bool, str)) or number != value or abs(number) > LARGEST_INTEGER:
+        raise ValueError("not an integer of 64 bits")
+    return number
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, (bool, str)):
+        raise TypeError("not a number")
+    return float(value)
+
+
+def _boolean(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError("not a boolean")
+    return value
+
+
+def _moment(value: Any) -> datetime:
+    moment = datetime.fromisoformat(value)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+_CELLS: dict[Kind, Any] = {
+    Kind.TEXT: _text,
+    Kind.INTEGER: _integer,
+    Kind.NUMBER: _number,
+    Kind.BOOLEAN: _boolean,
+    Kind.DATE: date.fromisoformat,
+    Kind.MOMENT: _moment,
+}
+
+
+def as_text(value: Any) -> Any:
+    """Return dates, times, decimals and UUIDs as texts, for a driver that takes none of them; others as they are."""
+    if isinstance(value, datetime):
+        return (value.astimezone(UTC) if value.tzinfo else value).isoformat(" ")
+    if isinstance(value, Decimal):
+        return _decimal_text(value)
+    return str(value) if isinstance(value, (date, time, UUID)) else value
+
+
+def compared(value: Any) -> str | None:
+    """
+    Return a key's value in one form, whichever database it came from: for comparing, not for writing.
+
+    Numbers are compared by their value and exactly: ``1.50`` is ``1.5``, and no digit is rounded.
+    """
+    if value is None:
+        return None
+    if isinstance(value, (bool, int)):
+        return str(int(value))
+    if isinstance(value, float):
+        return number_text(Decimal(repr(value)))
+    if isinstance(value, Decimal):
+        return number_text(value)
+    return clean(plain_text(as_text(value)))
+
+
+def number_text(value: Decimal) -> str:
+    """Return the one text of a number: all its digits, and no zeros that mean nothing."""
+    if not value.is_finite():
+        return "NaN" if value.is_nan() else str(value)
+    sign, digits, exponent = value.as_tuple()
+    significant = "".join(map(str, digits)).lstrip("0").rstrip("0")
+    if not significant:
+        return "0"
+    # Arithmetic, normalize() included, would round to the 28 digits of the context.
+    power = int(exponent) + len(digits) - len("".join(map(str, digits)).rstrip("0"))
+    exact = Decimal((sign, tuple(map(int, significant)), power))
+    return _decimal_text(exact)
+
+
+def _decimal_text(value: Decimal) -> str:
+    """Return a decimal with its digits as they are, in plain notation unless that would be mostly zeros."""
+    return format(value, "f") if value.is_finite() and abs(value.adjusted()) <= _MOST_ZEROS else str(value)

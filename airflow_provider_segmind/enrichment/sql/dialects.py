@@ -1,0 +1,403 @@
+"""What the databases call things: types, quotation marks, names, placeholders, and the errors of their drivers."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
+
+from airflow_provider_segmind.enrichment.sql.column_types import MOST_DECIMALS, Kind, as_text
+from airflow_provider_segmind.exceptions import SegmindBulkError, SegmindConfigError, SegmindError, shorten
+
+_PART = re.compile(r'"((?:[^"\x00]|"")+)"|([\w$\-]+)')
+
+
+@dataclass(frozen=True, slots=True)
+class TableName:
+    """
+    The name of a table.
+
+    :param parts: database, schema and table, as many as were given, without quotes.
+    """
+
+    parts: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, text: str, field: str) -> Self:
+        """
+        Read ``schema.table``; a part with other characters than letters, digits, ``_``, ``$`` and ``-`` stands in
+        double quotes.
+
+        Upper and lower case are kept as they are, because the name is quoted in every statement.
+
+        :param field: what the message calls it.
+        :raises SegmindConfigError: it is no name.
+        """
+        parts: list[str] = []
+        place = 0
+        while match := _PART.match(text, place):
+            parts.append(match[1].replace('""', '"') if match[1] is not None else match[2])
+            place = match.end()
+            if place == len(text):
+                return cls(tuple(parts))
+            if text[place] != ".":
+                break
+            place += 1
+        raise SegmindConfigError(
+            f"{field!r} is {text!r}, which is no name of a table: write table or schema.table, and a part with other "
+            'characters than letters, digits, "_", "$" and "-" in double quotes.'
+        )
+
+    def __str__(self) -> str:
+        return ".".join(self.parts)
+
+    def beside(self, ending: str) -> Self:
+        """Return the name of a table in the same place whose name ends differently."""
+        return type(self)((*self.parts[:-1], self.parts[-1] + ending))
+
+
+def quoted(name: str, mark: str) -> str:
+    """
+    Quote one identifier.
+
+    :param mark: the database's quotation mark.
+    :raises SegmindConfigError: no database takes it.
+    """
+    if not name or "\x00" in name:
+        raise SegmindConfigError(f"{name!r} cannot be the name of a column.")
+    if mark == "`":
+        return f"`{name.replace(chr(92), chr(92) * 2).replace('`', chr(92) + '`')}`"
+    return mark + name.replace(mark, mark * 2) + mark
+
+
+MOST_PARAMETERS = 6000
+"""Values in one statement; SQLite takes 32,766 and PostgreSQL 65,535, and more of them gain nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialect:
+    """
+    How to speak to one database.
+
+    :param name: what messages call it.
+    :param types: the type of each kind of column.
+    :param marker: what stands for a value in a statement: ``?``, ``%s``, or ``%(name)s`` for named ones.
+    :param merge: whether it has MERGE, and not ON CONFLICT.
+    :param mark: its quotation mark for identifiers.
+    :param begin: begins a transaction, where its driver does not do so by itself.
+    :param key_clause: declares the key.
+    :param texts: whether its driver takes dates, decimals and UUIDs as texts only.
+    :param unbounded: whether its type for decimals holds one of any size.
+    :param longest: how long a name may be; a longer one is cut off, or refused.
+    :param longest_in_bytes: whether that counts bytes of UTF-8 and not characters.
+    :param fold: returns a name of a column as the database compares it, quoted or not.
+    :param reserved: names that no column may have.
+    """
+
+    name: str
+    types: Mapping[Kind, str]
+    marker: str = "%s"
+    merge: bool = False
+    mark: str = '"'
+    begin: str | None = None
+    key_clause: str = "PRIMARY KEY ({})"
+    texts: bool = False
+    unbounded: bool = False
+    longest: int | None = None
+    longest_in_bytes: bool = False
+    fold: Callable[[str], str] = str
+    reserved: frozenset[str] = frozenset()
+
+    def quote(self, name: str) -> str:
+        """Quote one identifier."""
+        return quoted(name, self.mark)
+
+    def table(self, name: TableName) -> str:
+        """Quote the name of a table."""
+        return ".".join(map(self.quote, name.parts))
+
+    def with_values(self, text: str) -> str:
+        """Return a part of a statement in which placeholders stand for values: percent signs are doubled for some."""
+        return text.replace("%", "%%") if self.marker.startswith("%") else text
+
+    def placeholder(self, number: int) -> str:
+        """Return what stands for the value of a number, from 0."""
+        return f"%(p{number})s" if self.marker == "%(name)s" else self.marker
+
+    def bind(self, values: Sequence[Any]) -> Sequence[Any] | Mapping[str, Any]:
+        """Return values in the form the driver takes them."""
+        if self.texts:
+            values = [as_text(value) for value in values]
+        if self.marker == "%(name)s":
+            return {f"p{number}": value for number, value in enumerate(values)}
+        return values
+
+
+def _ascii_lower(name: str) -> str:
+    return "".join(letter.lower() if letter.isascii() else letter for letter in name)
+
+
+_POSTGRES = Dialect(
+    name="PostgreSQL",
+    types={
+        Kind.TEXT: "TEXT",
+        Kind.INTEGER: "BIGINT",
+        Kind.NUMBER: "DOUBLE PRECISION",
+        Kind.BOOLEAN: "BOOLEAN",
+        Kind.DATE: "DATE",
+        Kind.MOMENT: "TIMESTAMP WITH TIME ZONE",
+        Kind.LOCAL: "TIMESTAMP",
+        Kind.DECIMAL: "NUMERIC",
+        Kind.UUID: "UUID",
+        Kind.BYTES: "BYTEA",
+    },
+    unbounded=True,
+    longest=63,
+    longest_in_bytes=True,
+    reserved=frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"}),
+)
+_SQLITE = Dialect(
+    name="SQLite",
+    # Its own types are these four; what they have no form for is written as text, so that nothing is rounded.
+    types={
+        **dict.fromkeys(Kind, "TEXT"),
+        Kind.INTEGER: "INTEGER",
+        Kind.NUMBER: "REAL",
+        Kind.BOOLEAN: "BOOLEAN",
+        Kind.BYTES: "BLOB",
+    },
+    marker="?",
+    texts=True,
+    fold=_ascii_lower,
+)
+_DUCKDB = Dialect(
+    name="DuckDB",
+    types={
+        Kind.TEXT: "VARCHAR",
+        Kind.INTEGER: "BIGINT",
+        Kind.NUMBER: "DOUBLE",
+        Kind.BOOLEAN: "BOOLEAN",
+        Kind.DATE: "DATE",
+        Kind.MOMENT: "TIMESTAMP WITH TIME ZONE",
+        Kind.LOCAL: "TIMESTAMP",
+        Kind.DECIMAL: f"DECIMAL(38, {MOST_DECIMALS})",
+        Kind.UUID: "UUID",
+        Kind.BYTES: "BLOB",
+    },
+    marker="?",
+    begin="BEGIN TRANSACTION",
+    fold=_ascii_lower,
+)
+_SNOWFLAKE = Dialect(
+    name="Snowflake",
+    types={
+        Kind.TEXT: "VARCHAR",
+        Kind.INTEGER: "NUMBER(38, 0)",
+        Kind.NUMBER: "DOUBLE",
+        Kind.BOOLEAN: "BOOLEAN",
+        Kind.DATE: "DATE",
+        Kind.MOMENT: "TIMESTAMP_TZ",
+        Kind.LOCAL: "TIMESTAMP_NTZ",
+        Kind.DECIMAL: f"NUMBER(38, {MOST_DECIMALS})",
+        Kind.UUID: "VARCHAR",
+        Kind.BYTES: "BINARY",
+    },
+    merge=True,
+    begin="BEGIN",
+    longest=255,
+)
+_BIGQUERY = Dialect(
+    name="BigQuery",
+    types={
+        Kind.TEXT: "STRING",
+        Kind.INTEGER: "INT64",
+        Kind.NUMBER: "FLOAT64",
+        Kind.BOOLEAN: "BOOL",
+        Kind.DATE: "DATE",
+        Kind.MOMENT: "TIMESTAMP",
+        Kind.LOCAL: "DATETIME",
+        Kind.DECIMAL: "BIGNUMERIC",
+        Kind.UUID: "STRING",
+        Kind.BYTES: "BYTES",
+    },
+    # Airflow's cursor for BigQuery takes named values only, and quotes no dates.
+    marker="%(name)s",
+    merge=True,
+    mark="`",
+    key_clause="PRIMARY KEY ({}) NOT ENFORCED",
+    texts=True,
+    longest=300,
+    fold=str.lower,
+)
+DIALECTS: Mapping[str, Dialect] = {
+    "postgres": _POSTGRES,
+    "sqlite": _SQLITE,
+    "duckdb": _DUCKDB,
+    "snowflake": _SNOWFLAKE,
+    "gcpbigquery": _BIGQUERY,
+    "google_cloud_platform": _BIGQUERY,
+}
+"""By Airflow's connection type."""
+
+
+def dialect_of(conn_type: str) -> Dialect:
+    """
+    Return how to speak to the database of a connection.
+
+    :raises SegmindConfigError: nobody has written that down here.
+    """
+    try:
+        return DIALECTS[conn_type]
+    except KeyError:
+        names = ", ".join(dict.fromkeys(dialect.name for dialect in DIALECTS.values()))
+        raise SegmindConfigError(
+            f"Answers cannot be written to a connection of type {conn_type!r}: how it writes a row over an older one "
+            f"is not known here. Known are {names}; any database may be the source. Nothing was sent."
+        ) from None
+
+
+def quotation_mark(conn_type: str) -> str:
+    """Return the quotation mark for identifiers of a database, also of one whose dialect is not known."""
+    known = DIALECTS.get(conn_type)
+    return known.mark if known else "`" if conn_type == "mysql" else '"'
+
+
+_Result = TypeVar("_Result")
+_FINAL = frozenset({"ProgrammingError", "NotSupportedError", "DataError", "IntegrityError", "UnicodeError"})
+"""The classes, of PEP 249 but for one, for what cannot work however often it is tried."""
+_NO_ROW = frozenset({"OperationalError", "InterfaceError", "InternalError"})
+"""The classes for what goes wrong with a connection or a server: a lock, a deadlock, a full disk."""
+_ROW_STATES = frozenset({"21", "22", "23", "27", "38", "39", "44", "54", "P0"})
+"""
+The classes of SQLSTATE for which a row may be the reason: a cast, a constraint, a trigger that raises, a key too long
+for an index. https://www.postgresql.org/docs/current/errcodes-appendix.html
+"""
+_SERVER_STATES = frozenset({"08", "25", "26", "28", "34", "3D", "40", "53", "55", "57", "58", "F0", "XX"})
+"""The classes of SQLSTATE for a connection, a transaction or a server."""
+_CONFLICT_STATES = frozenset({"40001", "40P01", "55P03"})
+"""Serialization failure, deadlock, lock not available: the transaction was rolled back and may be tried again."""
+_CONFLICT_NUMBERS = frozenset({1205, 1213})
+"""MySQL's lock wait timeout and deadlock."""
+MOST_TRIES = 6
+FIRST_PAUSE = 0.05
+"""Seconds, at most, before a transaction is tried again after a conflict; doubled each time."""
+_NAMED = re.compile(r"\b(NOT NULL|UNIQUE) constraint failed: ([\w.]+(?:, [\w.]+)*)")
+
+
+@contextlib.contextmanager
+def driver_errors(doing: str, *, meaning: str, values: bool = False, retryable: bool | None = None) -> Iterator[None]:
+    """
+    Make an error of a driver one that says what was tried, and what it means for the money.
+
+    :param doing: what was tried.
+    :param meaning: what it means.
+    :param values: whether its text may show what stands in rows; then that of an error about the connection or the
+        server is told, and of others the class.
+    :param retryable: whether a retry may help; None where it may unless the statement or the data are wrong.
+    :raises SegmindBulkError: the driver raised.
+    """
+    try:
+        yield
+    except SegmindError:
+        raise
+    except Exception as error:  # noqa: BLE001 (PEP 249 gives the drivers no common class)
+        if retryable is None:
+            retryable = not _FINAL & _classes(error) or _state(error)[:2] in _SERVER_STATES
+        values = values and not _is_about_server(error)
+        raise SegmindBulkError(
+            f"{doing} failed: {described(error, values=values)}. {meaning}",
+            retryable=retryable,
+        ) from (None if values else error)
+
+
+def described(error: Exception, *, values: bool) -> str:
+    """
+    Describe an error of a driver.
+
+    :param values: whether its text may show what stands in rows; then names of columns and constraints are all that is
+        told of it.
+    """
+    code = _state(error) or getattr(error, "sqlite_errorname", "")
+    name = type(error).__name__ + (f" ({code})" if code else "")
+    if not values:
+        return f"{name}: {shorten(' '.join(str(error).split()))}"
+    return ", ".join([name, *_names(error)])
+
+
+def may_be_a_row(error: Exception) -> bool:
+    """Tell whether a statement may have failed for what stands in one of its rows."""
+    if state := _state(error):
+        return state[:2] in _ROW_STATES or (state[:2] not in _SERVER_STATES and not _NO_ROW & _classes(error))
+    return not _NO_ROW & _classes(error)
+
+
+def is_conflict(error: BaseException) -> bool:
+    """Tell whether a transaction met another one, so that the same may work when it is tried again."""
+    if _state(error) in _CONFLICT_STATES or "TransactionException" in _classes(error):
+        # The latter is DuckDB's, which has no SQLSTATE.
+        return True
+    number = error.args[0] if error.args else None
+    return number in _CONFLICT_NUMBERS if isinstance(number, int) and not isinstance(number, bool) else False
+
+
+def is_transient(error: BaseException) -> bool:
+    """Tell whether the SQLSTATE says that the moment was bad: a connection, a lock, a server that shuts down."""
+    return is_conflict(error) or _state(error)[:2] in _SERVER_STATES - {"25", "26", "28", "34", "3D"}
+
+
+def again_after_conflicts(
+    work: Callable[[], _Result],
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+    chance: Callable[[], float] = random.random,
+) -> _Result:
+    """
+    Do some work, and again for as long as it only meets other transactions; blocks.
+
+    :param work: leaves nothing behind when it raises.
+    """
+    for number in range(1, MOST_TRIES):
+        try:
+            return work()
+        except Exception as error:
+            if not is_conflict(error):
+                raise
+        sleep(FIRST_PAUSE * 2**number * chance())
+    return work()
+
+
+def _is_about_server(error: Exception) -> bool:
+    """Tell whether an error is about the connection or the server, so that its text repeats nothing of a row."""
+    if state := _state(error):
+        return state[:2] in _SERVER_STATES
+    if not _NO_ROW & _classes(error):
+        return False
+    if name := getattr(error, "sqlite_errorname", ""):
+        return not name.startswith("SQLITE_CONSTRAINT")
+    number = error.args[0] if error.args else None
+    # Without a SQLSTATE those of psycopg are about the connection; MySQL's client has the numbers from 2000.
+    return type(error).__module__.startswith("psycopg") or (isinstance(number, int) and 2000 <= number < 3000)
+
+
+def _state(error: BaseException) -> str:
+    return str(getattr(error, "sqlstate", None) or getattr(error, "pgcode", None) or "")
+
+
+def _names(error: Exception) -> list[str]:
+    """Return what an error names of the table; no value stands in these."""
+    diag = getattr(error, "diag", None)
+    found = [
+        f"{what} {name!r}"
+        for what, attribute in (("column", "column_name"), ("constraint", "constraint_name"), ("type", "datatype_name"))
+        if isinstance(name := getattr(diag, attribute, None), str)
+    ]
+    match = _NAMED.search(str(error))
+    return [*found, f"{match[1]} of {match[2]}"] if match else found
+
+
+def _classes(error: BaseException) -> set[str]:
+    return {kind.__name__ for kind in type(error).__mro__}

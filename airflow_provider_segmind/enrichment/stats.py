@@ -1,0 +1,308 @@
+"""What happened in one try: calls, replies, latencies, a timeline, and how far the run has come."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from airflow_provider_segmind.enrichment.ledger.events import Claimed, Finished, Submitted
+from airflow_provider_segmind.enrichment.ledger.row_state import WITNESSES, Witness
+from airflow_provider_segmind.enrichment.outcomes import Outcome, Reasons
+
+SERIES = ("posts", "looks", "answered", "unanswered", "cost")
+"""Paid calls, free calls, distinct rows that got an answer, those that got none, and USD billed for them."""
+FINEST = 0.125
+MOST_BUCKETS = 64
+
+
+class Timeline:
+    """
+    Sums of each of :data:`SERIES` by time.
+
+    Every width is a power of two of seconds and every bucket begins at a multiple of it, so that the timelines of
+    several shards can be added without loss.
+    """
+
+    def __init__(self) -> None:
+        self.width = FINEST
+        self._sums: dict[int, dict[str, float]] = {}
+        self._first = self._last = 0
+
+    def add(self, at: float, series: str, amount: float = 1) -> None:
+        """
+        Add to the bucket of a moment.
+
+        :param at: epoch seconds.
+        """
+        self._add(math.floor(at / self.width), series, amount)
+        while self._last - self._first >= MOST_BUCKETS:
+            self._widen()
+
+    def to_json(self) -> dict[str, Any]:
+        """
+        Return the buckets from the first to the last.
+
+        :returns: ``began`` (epoch seconds), ``width`` (seconds) and a list for each series; empty when nothing was
+            added.
+        """
+        if not self._sums:
+            return {}
+        places = range(self._first, self._last + 1)
+        rows = {name: [_plain(self._sums.get(place, {}).get(name, 0)) for place in places] for name in SERIES}
+        return {"began": self._first * self.width, "width": self.width, **rows}
+
+    @classmethod
+    def sum_of(cls, several: Iterable[Mapping[str, Any]]) -> Timeline:
+        """
+        Add up timelines, such as those of shards.
+
+        :param several: each as :meth:`to_json` returns it.
+        """
+        total = cls()
+        given = [one for one in several if one]
+        total.width = max((one["width"] for one in given), default=FINEST)
+        for one in given:
+            for name in SERIES:
+                for number, amount in enumerate(one.get(name, ())):
+                    if amount:
+                        total.add(one["began"] + number * one["width"], name, amount)
+        return total
+
+    def _add(self, place: int, series: str, amount: float) -> None:
+        if not self._sums:
+            self._first = self._last = place
+        elif place < self._first:
+            self._first = place
+        elif place > self._last:
+            self._last = place
+        sums = self._sums.setdefault(place, {})
+        sums[series] = sums.get(series, 0) + amount
+
+    def _widen(self) -> None:
+        finer, self._sums = self._sums, {}
+        self.width *= 2
+        for place, sums in finer.items():
+            for series, amount in sums.items():
+                self._add(place // 2, series, amount)
+
+
+def _plain(amount: float) -> float:
+    return round(amount, 9) if isinstance(amount, float) else amount
+
+
+WINDOW = 60
+"""Over how many reports a rate is taken: what an hour ago was fast or slow says little about the next one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """
+    How far a run has come.
+
+    :param rows_read: rows of the source so far, of this shard.
+    :param rows_done: those of them that have an outcome, share one, or are set aside.
+    :param rows_total: rows of this shard in all, None while nobody knows.
+    :param share: how much of the source is done, 0.0 to 1.0, None while its size is unknown.
+    :param rate: rows done in a second lately.
+    :param eta: seconds until the end if it goes on like that, None when nobody can tell.
+    :param outcomes: distinct rows that got their outcome in this try.
+    :param reasons: why rows got no answer in this try, by outcome and reason.
+    :param in_flight: requests under way.
+    :param lost: rows of which nobody knows whether they were asked.
+    :param cost: USD billed in the run so far, all tries.
+    :param seconds: since the try began.
+    """
+
+    rows_read: int = 0
+    rows_done: int = 0
+    rows_total: int | None = None
+    share: float | None = None
+    rate: float = 0.0
+    eta: float | None = None
+    outcomes: Mapping[str, int] = field(default_factory=dict)
+    reasons: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    in_flight: int = 0
+    lost: int = 0
+    cost: float = 0.0
+    seconds: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON, rounded to what people read."""
+        told = asdict(self)
+        for name, digits in (("share", 4), ("rate", 1), ("eta", 0), ("cost", 9), ("seconds", 1)):
+            if told[name] is not None:
+                told[name] = round(told[name], digits)
+        return told
+
+    def __str__(self) -> str:
+        parts = [
+            f"{self.rows_done} {'' if self.rows_total is None else f'of {self.rows_total} '}rows done"
+            + ("" if self.share is None else f" ({100 * self.share:.0f} %)"),
+            f"{self.rate:.1f} rows a second",
+            f"{self.cost:.6f} USD",
+        ]
+        if self.eta is not None:
+            parts.append(f"about {_duration(self.eta)} left")
+        parts.append(f"{self.in_flight} in flight")
+        if self.lost:
+            parts.append(f"{self.lost} of unknown fate")
+        counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(self.outcomes.items()))
+        parts.append(f"in this try: {counts or 'no outcome yet'}")
+        return "; ".join([", ".join(parts), *self._worst()])
+
+    def _worst(self, most: int = 3) -> list[str]:
+        found = [(count, outcome, why) for outcome, some in self.reasons.items() for why, count in some.items()]
+        return [f"{count} {outcome}: {why}" for count, outcome, why in sorted(found, reverse=True)[:most]]
+
+
+class Meter:
+    """Tells rates from what it is shown from time to time."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int, int]] = deque(maxlen=WINDOW)
+
+    def show(self, seconds: float, *, passed: int, done: int) -> None:
+        """
+        Take note of where a run is.
+
+        :param seconds: since it began.
+        :param passed: rows of the whole source that need nothing more.
+        :param done: those of them that are of this shard.
+        """
+        if not self._seen:
+            self._seen.append((0.0, 0, 0))
+        self._seen.append((seconds, passed, done))
+
+    @property
+    def rate(self) -> float:
+        """Rows of this shard in a second."""
+        return self._slope(2)
+
+    def left(self, total: int | None) -> float | None:
+        """Return how many seconds the rest of ``total`` rows of the source takes."""
+        speed = self._slope(1)
+        return None if total is None or speed <= 0 else max(0, total - self._seen[-1][1]) / speed
+
+    def _slope(self, which: int) -> float:
+        if not self._seen or self._seen[-1][0] <= self._seen[0][0]:
+            return 0.0
+        first, last = self._seen[0], self._seen[-1]
+        return (last[which] - first[which]) / (last[0] - first[0])
+
+
+def outcomes_of(counts: Mapping[Outcome, int]) -> dict[str, int]:
+    """Return counts by the name of the outcome, none that is zero."""
+    return {str(outcome): count for outcome, count in counts.items() if count}
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+_GROWTH = math.log(1.05)
+
+
+class Latencies:
+    """
+    Counts of seconds in buckets 5 % wide, so that quantiles of several shards can be told from their sum.
+
+    :param counts: how many in each bucket, as :attr:`counts` of another one holds them.
+    """
+
+    def __init__(self, counts: Mapping[int, int] | None = None) -> None:
+        self.counts: Counter[int] = Counter(counts)
+
+    def add(self, seconds: float) -> None:
+        """Count one."""
+        self.counts[round(math.log(max(seconds, 1e-3)) / _GROWTH)] += 1
+
+    def quantiles(self, shares: Iterable[float] = (0.5, 0.9, 0.99)) -> dict[str, float]:
+        """Return the seconds below which each share lies, within 3 %; empty when nothing was counted."""
+        total = self.counts.total()
+        return {f"p{100 * share:g}": self._quantile(share * total) for share in shares} if total else {}
+
+    @classmethod
+    def sum_of(cls, several: Iterable[Mapping[str, int]]) -> Latencies:
+        """Add up counts, such as those of shards, whose buckets are named in JSON."""
+        total = cls()
+        for counts in several:
+            total.counts.update({int(bucket): count for bucket, count in counts.items()})
+        return total
+
+    def bounds(self, bucket: int) -> tuple[float, float]:
+        """Return between which seconds a bucket lies."""
+        return math.exp((bucket - 0.5) * _GROWTH), math.exp((bucket + 0.5) * _GROWTH)
+
+    def _quantile(self, rank: float) -> float:
+        passed = 0
+        for bucket, count in sorted(self.counts.items()):
+            passed += count
+            if passed >= rank:
+                return round(math.exp(bucket * _GROWTH), 4)
+        raise ValueError(f"no such rank: {rank}")
+
+
+@dataclass(slots=True)
+class Tally:
+    """
+    Counts of one try.
+
+    :param clock: epoch seconds.
+    :param posts: paid calls sent, each repetition and those included that were refused.
+    :param looks: free calls to the gateway sent.
+    :param resumed: requests of an earlier try whose answer was fetched.
+    :param outcomes: distinct rows that got their outcome.
+    :param cost: USD billed for them as far as known.
+    """
+
+    clock: Callable[[], float]
+    posts: int = 0
+    looks: int = 0
+    resumed: int = 0
+    outcomes: Counter[Outcome] = field(default_factory=Counter)
+    cost: float = 0.0
+    reasons: Reasons = field(default_factory=Reasons)
+    timeline: Timeline = field(default_factory=Timeline)
+    witnesses: deque[Witness] = field(default_factory=lambda: deque(maxlen=WITNESSES))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what the next leg of the try takes over with :meth:`take_over`."""
+        return {
+            "posts": self.posts,
+            "looks": self.looks,
+            "resumed": self.resumed,
+            "timeline": self.timeline.to_json(),
+        }
+
+    def take_over(self, earlier: Mapping[str, Any]) -> None:
+        """Begin with what an earlier leg of the try had counted."""
+        self.posts, self.looks, self.resumed = (int(earlier.get(name, 0)) for name in ("posts", "looks", "resumed"))
+        self.timeline = Timeline.sum_of([earlier.get("timeline") or {}])
+
+    def called(self, paid: bool) -> None:
+        """Note a call that is sent."""
+        if paid:
+            self.posts += 1
+        else:
+            self.looks += 1
+        self.timeline.add(self.clock(), "posts" if paid else "looks")
+
+    def submitted(self, submitted: Submitted, claim: Claimed) -> None:
+        """Note a request that Segmind accepted, and the claim before it."""
+        self.witnesses.append(Witness(submitted.request_id, claim.body, claim.at, submitted.at, claim.writer))
+
+    def settled(self, event: Finished) -> None:
+        """Note an outcome."""
+        self.outcomes[event.outcome] += 1
+        self.cost += event.cost or 0.0
+        answered = event.outcome is Outcome.SUCCESS
+        if not answered:
+            self.reasons.add(event.outcome, event.reason)
+        self.timeline.add(event.at, "answered" if answered else "unanswered")
+        if event.cost:
+            self.timeline.add(event.at, "cost", event.cost)

@@ -1,0 +1,243 @@
+"""
+What the bulk room asks of a place that holds files: any path object that can open, list and delete.
+
+``pathlib.Path`` is one; so is whatever wraps an object store in the same methods. A file is written whole: its reader
+finds all of it or none, also when the writer is killed half way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any, Protocol, TypeGuard
+
+WHOLE_PUT_PROTOCOLS = frozenset(
+    {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss", "oci", "r2", "wasb", "memory"}
+)
+"""Stores where an object appears when its upload is complete; elsewhere a second name and a rename are needed."""
+SMALL = 32 << 20
+"""Bytes of an upload that are collected in memory."""
+
+
+class StorePath(Protocol):
+    """A path in some store; both ``pathlib.Path`` and its look-alikes for object stores fit."""
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+
+    @property
+    def parent(self) -> StorePath:
+        """The folder."""
+
+    def __truediv__(self, other: str, /) -> StorePath: ...
+
+    def open(self, mode: str, /) -> IO[Any]:
+        """Open the file."""
+
+    def exists(self) -> bool:
+        """Tell whether something is there."""
+
+    def is_dir(self) -> bool:
+        """Tell whether it is a folder."""
+
+    def iterdir(self) -> Iterator[Any]:
+        """List a folder."""
+
+    def glob(self, pattern: str, /) -> Iterator[Any]:
+        """List what fits a pattern."""
+
+    def unlink(self, missing_ok: bool = ...) -> None:
+        """Delete the file."""
+
+    def mkdir(self, mode: int = ..., parents: bool = ..., exist_ok: bool = ...) -> None:
+        """Create a folder."""
+
+
+def store_path(path: str | os.PathLike[str] | StorePath) -> StorePath:
+    """Return a path object; one that only wraps the local disk becomes a plain local path, which can rename."""
+    if _protocol(path) in ("file", "local"):
+        return Path(str(getattr(path, "path", path)))
+    if isinstance(path, str) or _is_local(path):
+        return Path(path)
+    return path  # type: ignore[return-value]
+
+
+def make_folder(path: StorePath) -> None:
+    """Create a folder and those above it, where the store knows folders; on a local disk they outlive a power cut."""
+    if not _is_local(path):
+        path.mkdir(parents=True, exist_ok=True)
+        return
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in made:
+        _sync_folder(folder.parent)
+
+
+def list_names(folder: StorePath) -> list[str]:
+    """
+    Return the names in a folder as the store holds them now, past what the client remembers of earlier listings.
+
+    :raises FileNotFoundError: there is no such folder.
+    """
+    _forget_listings(folder)
+    return [path.name for path in folder.iterdir()]
+
+
+def read_now(path: StorePath) -> bytes:
+    """Return the content of a file that is overwritten now and then, past what the client remembers of it."""
+    _forget_listings(path.parent)
+    with path.open("rb") as file:
+        content: bytes = file.read()
+    return content
+
+
+def overwrite(path: StorePath, content: bytes) -> None:
+    """
+    Replace the content of a small file while its name stays in the folder for whoever lists it meanwhile.
+
+    On a local disk a reader may find it empty or cut short.
+    """
+    if _is_local(path):
+        with path.open("wb") as file:
+            file.write(content)
+    else:
+        _upload(io.BytesIO(content), path)
+
+
+def move(path: StorePath, target: StorePath) -> bool:
+    """Rename a file durably where the store can do that at no cost; tell whether it did."""
+    if not (_is_local(path) and _is_local(target)):
+        return False
+    path.replace(target)
+    _sync_folder(target.parent)
+    return True
+
+
+def caching_mount(path: StorePath) -> str | None:
+    """Return the options of the NFS mount that a local path is on, when clients of it may see old listings."""
+    if not _is_local(path):
+        return None
+    try:
+        mounts = Path("/proc/mounts").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    return stale_options(path.absolute(), mounts)
+
+
+def stale_options(path: Path, mounts: Iterable[str]) -> str | None:
+    """
+    Say whether a path is on an NFS mount whose clients keep listings and attributes; EFS is mounted as NFS.
+
+    :param mounts: lines as in ``/proc/mounts``.
+    """
+    above = {str(folder) for folder in (path, *path.parents)}
+    found = ("", "", "")
+    for line in mounts:
+        fields = line.split(" ")
+        if len(fields) > 3 and (point := fields[1].replace("\\040", " ")) in above and len(point) >= len(found[0]):
+            found = (point, fields[2], fields[3])
+    _, kind, options = found
+    given = set(options.split(","))
+    uncached = "noac" in given or {"actimeo=0"} <= given or {"acdirmin=0", "acdirmax=0", "acregmax=0"} <= given
+    if kind not in ("nfs", "nfs4") or (uncached and given & {"lookupcache=none", "lookupcache=0"}):
+        return None
+    return options
+
+
+@contextlib.contextmanager
+def write_whole(path: StorePath) -> Iterator[IO[bytes]]:
+    """
+    Open a file for writing bytes that appears under its name when the block ends, and never when it fails.
+
+    The parent folder of a local path must exist. What is written is first collected on the local disk where the store
+    has no rename, because closing a half-written upload would publish it.
+    """
+    if _is_local(path):
+        with _renamed(path) as file:
+            yield file
+        return
+    # What is small, as a segment of a ledger is, does not depend on the local disk.
+    with tempfile.SpooledTemporaryFile(SMALL) as collected:
+        yield collected
+        collected.seek(0)
+        if _protocol(path) in WHOLE_PUT_PROTOCOLS:
+            _upload(collected, path)
+        else:
+            temporary: Any = path.parent / temporary_name(path.name)
+            _upload(collected, temporary)
+            temporary.replace(path)
+
+
+def temporary_name(name: str) -> str:
+    """Return the name under which a file is written before it is whole; readers ignore it."""
+    return f".{name}.{uuid.uuid4().hex[:8]}.tmp"
+
+
+@contextlib.contextmanager
+def _renamed(path: Path) -> Iterator[IO[bytes]]:
+    temporary = path.with_name(temporary_name(path.name))
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            # Without it a machine that loses power can keep the name and lose the bytes.
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        # The bytes are nothing without the name, which the folder holds.
+        _sync_folder(path.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some file systems (FUSE, SMB) know no such thing for a folder.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _forget_listings(folder: StorePath) -> None:
+    """Let fsspec, which keeps listings, ask its store anew."""
+    fs: Any = getattr(folder, "fs", None)
+    forget = getattr(fs, "invalidate_cache", None)
+    if forget is None:
+        return
+    try:
+        forget(str(getattr(folder, "path", folder)))
+    except TypeError:
+        forget()
+
+
+def _upload(source: IO[bytes], path: StorePath) -> None:
+    target = path.open("wb")
+    try:
+        shutil.copyfileobj(source, target, 1 << 20)
+    except BaseException:
+        # Closing would publish what was sent so far; stores that can drop an upload say so with this method.
+        getattr(target, "discard", lambda: None)()
+        raise
+    target.close()
+
+
+def _is_local(path: object) -> TypeGuard[Path]:
+    """Tell a plain local path from one of an object store, which universal_pathlib before 0.3 derives from it."""
+    return isinstance(path, Path) and not _protocol(path)
+
+
+def _protocol(path: object) -> str:
+    protocol = getattr(path, "protocol", "")
+    return str(protocol[0] if isinstance(protocol, (list, tuple)) and protocol else protocol)

@@ -1,0 +1,261 @@
+"""Which rows are in progress, set aside or finished in this try, how many bytes they take, and when a run may defer."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from airflow_provider_segmind.defaults import RESULT_LIFETIME
+from airflow_provider_segmind.enrichment.ledger.events import Submitted
+from airflow_provider_segmind.enrichment.ledger.ledger import Ledger
+from airflow_provider_segmind.enrichment.ledger.live import Membership
+from airflow_provider_segmind.enrichment.outcomes import Outcome
+from airflow_provider_segmind.enrichment.run_limits import Budget
+from airflow_provider_segmind.enrichment.settings import Prepared, Rerun
+
+
+class Room:
+    """
+    Holds what is on its way. Whoever brings more than fits waits; alone in the room, anything fits.
+
+    :param size: bytes.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.used = 0
+        self._size = size
+        self._left = asyncio.Event()
+
+    async def enter(self, size: int) -> None:
+        """Wait until so many bytes fit, and take them."""
+        while self.used and self.used + size > self._size:
+            self._left.clear()
+            await self._left.wait()
+        self.used += size
+
+    def leave(self, size: int) -> None:
+        """Give bytes back."""
+        self.used -= size
+        self._left.set()
+
+
+LATEST_AGE = 0.75 * RESULT_LIFETIME
+"""Age in seconds at which a request must be fetched, however many others are not done: its result lives an hour."""
+OVERDUE = 0.25
+"""Part of its age that a request which takes longer than usual is expected to take yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """
+    What a run waits for.
+
+    :param requests: id, and epoch seconds of the submission, of each request under way.
+    :param enough: how many of them must have ended for the run to go on.
+    :param until: epoch seconds at which it goes on in any case.
+    """
+
+    requests: tuple[tuple[str, float], ...]
+    enough: int
+    until: float
+
+
+def rest_of(
+    waiting: Collection[Submitted],
+    *,
+    more: bool,
+    held: bool,
+    typical: float,
+    until_submit: float,
+    now: float,
+    at_least: float,
+) -> Rest | None:
+    """
+    Return what to wait for, None where something can be done sooner than ``at_least`` seconds from now.
+
+    :param waiting: the requests under way.
+    :param more: whether rows are left to be asked; then half of the requests suffice, so that places come free.
+    :param held: whether rows wait for leave of the rate limit or the budget.
+    :param typical: seconds a request usually takes.
+    :param until_submit: seconds until the rate limit gives leave.
+    :param now: epoch seconds.
+    """
+    enough = math.ceil(len(waiting) / 2) if more else len(waiting)
+    soonest, until = math.inf, math.inf
+    if waiting:
+        oldest = min(one.at for one in waiting)
+        ages = [now - one.at for one in waiting]
+        left = sorted(typical - age if age < typical else OVERDUE * age for age in ages)
+        soonest, until = left[enough - 1], oldest + LATEST_AGE
+    if held:
+        soonest, until = min(soonest, until_submit), min(until, now + until_submit)
+    if soonest < at_least or until - now < at_least or math.isinf(until):
+        return None
+    return Rest(tuple(sorted((one.request_id, one.at) for one in waiting)), enough, until)
+
+
+@dataclass(slots=True)
+class Contest:
+    """
+    A row that another run is asking about.
+
+    :param after: monotonic seconds before which it is left alone.
+    """
+
+    prepared: Prepared
+    after: float
+
+
+LONGEST_PAUSE = 8
+"""How many times the first pause the longest is, of two runs that claim a row at the same moment again and again."""
+
+
+class RowBook:
+    """
+    Decides which rows must be asked about.
+
+    It remembers the rows in flight and those that will get no answer; of the others the ledger knows enough.
+
+    :param rerun: which rows that have an outcome already are asked again.
+    :param started: epoch seconds before which every earlier try ended.
+    :param pause: about how many seconds a row is left alone that another run has claimed at the same moment.
+    """
+
+    def __init__(
+        self, ledger: Ledger, budget: Budget, member: Membership, *, rerun: Rerun, started: float, pause: float,
+        rng: random.Random, monotonic: Callable[[], float],
+    ) -> None:  # fmt: skip
+        self.contested: dict[bytes, Contest] = {}
+        self._collisions: dict[bytes, int] = {}
+        self._member = member
+        self._pause = pause
+        self._rng = rng
+        self._monotonic = monotonic
+        self.left: dict[bytes, str] = {}
+        self.lost: dict[bytes, tuple[Prepared, float]] = {}
+        self.postponed: list[Prepared] = []
+        self._ledger = ledger
+        self._budget = budget
+        self._rerun = rerun
+        self._started = started
+        self._busy: set[bytes] = set()
+        self._refused: set[bytes] = set()
+
+    @property
+    def busy(self) -> int:
+        """How many rows wait for a worker or are with one."""
+        return len(self._busy)
+
+    def leave(self, prepared: Prepared, reason: str, *, lost_at: float | None = None) -> None:
+        """
+        Set a row aside without an outcome.
+
+        :param lost_at: epoch seconds after which its request was certainly not sent, when nobody knows whether it was.
+        """
+        self.left[prepared.fingerprint] = reason
+        if lost_at is not None:
+            self.lost[prepared.fingerprint] = (prepared, lost_at)
+
+    def take_up(self, mark: bytes) -> Prepared:
+        """Return a lost row whose fate is known, so that it can go on."""
+        del self.left[mark]
+        return self.lost.pop(mark)[0]
+
+    def postpone(self, prepared: Prepared, reason: str) -> None:
+        """Set a row aside until :meth:`take_up_postponed`; ``reason`` is for when that never comes."""
+        self.leave(prepared, reason)
+        self.postponed.append(prepared)
+
+    def take_up_postponed(self) -> list[Prepared]:
+        """Return the rows that were set aside, so that they can go on."""
+        rows, self.postponed = self.postponed, []
+        for prepared in rows:
+            del self.left[prepared.fingerprint]
+        return rows
+
+    def contend(self, prepared: Prepared, *, collided: bool) -> None:
+        """
+        Leave a row to another run for now.
+
+        :param collided: whether both had claimed it at the same moment: the pause is random, and longer every time.
+        """
+        mark = prepared.fingerprint
+        times = self._collisions[mark] = self._collisions.get(mark, 0) + collided
+        pause = self._pause * min(LONGEST_PAUSE, 2.0**times) * (0.1 + 0.9 * self._rng.random())
+        self.contested[mark] = Contest(prepared, self._monotonic() + pause)
+
+    def due(self) -> list[Prepared]:
+        """Return the contested rows that may be looked at again; they are contested no more, unless found so again."""
+        now = self._monotonic()
+        due = [mark for mark, contest in self.contested.items() if contest.after <= now]
+        return [self.contested.pop(mark).prepared for mark in due]
+
+    def leave_contested(self) -> None:
+        """Set aside what other runs are still asking about when this one ends."""
+        for contest in self.contested.values():
+            self.leave(
+                contest.prepared, "another run was asking about it when this one stopped; a retry takes its answer"
+            )
+        self.contested.clear()
+
+    def is_held(self, mark: bytes) -> bool:
+        """Tell whether another run that is at work has a claim of a row that is not ended."""
+        row = self._ledger.standing(mark).open
+        return row is not None and any(self._member.is_present(writer) for writer in row.holders())
+
+    def lost_at(self, mark: bytes) -> float:
+        """Return the epoch seconds after which the request of an unresolved claim was certainly not sent any more."""
+        row = self._ledger.standing(mark).open
+        left = [self._member.left_at(writer) for writer in row.holders()] if row is not None else []
+        return max((self._started, *(at for at in left if at is not None)))
+
+    def must_ask(self, prepared: Prepared, *, stopping: bool, eager: bool = False) -> bool:
+        """
+        Say whether a row must go to a worker; if not, it has its outcome, shares that of another row, or is left.
+
+        :param stopping: whether only rows that something was accepted for before are still brought to an end.
+        :param eager: whether to fetch also what was accepted from another run that is at work and will do so itself.
+        """
+        mark = prepared.fingerprint
+        if mark in self._busy or mark in self.left or mark in self._refused or mark in self.contested:
+            return False
+        standing = self._ledger.standing(mark)
+        if standing.success:
+            self._budget.settled(Outcome.SUCCESS)
+            return False
+        if self.is_held(mark) and not (eager and standing.open is not None and standing.open.submitted is not None):
+            self.contend(prepared, collided=False)
+            return False
+        if standing.open is not None and standing.open.submitted is None:
+            self._budget.lost_before(mark, standing.open.bound)
+            self.leave(prepared, "an earlier try may have asked it and nobody knows", lost_at=self.lost_at(mark))
+            return False
+        if standing.open is None and standing.place is not None and not self._is_asked_again(mark):
+            self._refused.add(mark)
+            return False
+        if stopping and standing.open is None and standing.half_asked(self._ledger.run) is None:
+            return False
+        self._busy.add(mark)
+        return True
+
+    def asked(self, prepared: Prepared) -> None:
+        """Note that a worker is done with a row."""
+        mark = prepared.fingerprint
+        self._busy.discard(mark)
+        if mark in self.contested:
+            return
+        self._collisions.pop(mark, None)
+        if mark not in self.left and not self._ledger.standing(mark).success:
+            self._refused.add(mark)
+
+    def _is_asked_again(self, mark: bytes) -> bool:
+        stored = self._ledger.finished(mark)
+        if stored is None or self._rerun is Rerun.DEAD_LETTERS:
+            return True
+        if self._rerun is Rerun.UNBILLED and stored.outcome is Outcome.FAILED and stored.billed is False:
+            return True
+        self._budget.settled(stored.outcome)
+        return False

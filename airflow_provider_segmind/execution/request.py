@@ -1,0 +1,437 @@
+"""Submit once for one task instance, then wait or defer, and store the result."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from tenacity import Retrying, stop_after_attempt, wait_fixed
+
+from airflow_provider_segmind.chat.replies import TokenUsage, read_reply
+from airflow_provider_segmind.client import request_history as history
+from airflow_provider_segmind.client.client import SegmindClient
+from airflow_provider_segmind.client.downloads import Downloads
+from airflow_provider_segmind.client.models import RequestRecord, RequestResult
+from airflow_provider_segmind.client.polling import Pending
+from airflow_provider_segmind.client.retry import retrying
+from airflow_provider_segmind.client.submission import (
+    Attach,
+    Fingerprint,
+    LookUp,
+    Note,
+    SubmitNew,
+    decide,
+    iso,
+    unknown_message,
+)
+from airflow_provider_segmind.defaults import MAX_RESUBMITS, RESULT_LIFETIME, OnExpired, OnFailed, OnStale, OnUnknown
+from airflow_provider_segmind.deferral import backstop, waiting_ends
+from airflow_provider_segmind.exceptions import (
+    SegmindError,
+    SegmindRequestError,
+    SegmindRequestExpiredError,
+    SegmindRequestFailedError,
+    SegmindRequestTimeoutError,
+    SegmindStateError,
+    SegmindSubmissionUnknownError,
+)
+from airflow_provider_segmind.result_storage import land, landed_before, recover
+from airflow_provider_segmind.task_state import Journal
+from airflow_provider_segmind.triggers.events import RequestEvent
+
+if TYPE_CHECKING:
+    from airflow_provider_segmind.compat import Context
+    from airflow_provider_segmind.operators.request import SegmindRunOperator
+
+
+@dataclass(frozen=True, slots=True)
+class Policies:
+    """
+    What to do where the safe answer is not the only one; every default keeps from paying twice unasked.
+
+    :param on_stale: the task changed since it submitted.
+    :param on_unknown: the fate of a POST is unknown and the history does not show it.
+    :param on_failed: Segmind reports FAILED, which costs nothing.
+    :param on_expired: the result is gone.
+    :param max_resubmits: how often ``on_failed`` and ``on_expired`` may submit again for one task instance.
+    :param unknown_patience: seconds after the intent for which ``on_unknown="wait"`` keeps looking.
+    """
+
+    on_stale: OnStale = "resubmit"
+    on_unknown: OnUnknown = "fail"
+    on_failed: OnFailed = "fail"
+    on_expired: OnExpired = "recover"
+    max_resubmits: int = MAX_RESUBMITS
+    unknown_patience: float = RESULT_LIFETIME
+
+
+class Submission:
+    """
+    The one request of one task instance.
+
+    :param journal: where its note is kept across tries.
+    :param inputs: the body, or what makes it when it is needed: a task that only goes on waiting needs none.
+    :param connection: the connection's id and base URL, part of the fingerprint.
+    :param before: noted with every request submitted here, see :class:`Note`.
+    :param prepare: makes what is sent out of ``inputs``, before the intent is noted; what it adds (the address of an
+        uploaded file) is no part of the fingerprint.
+    :param log: the task's logger, whose type differs between Airflow versions.
+    """
+
+    def __init__(
+        self,
+        *,
+        client: SegmindClient,
+        journal: Journal,
+        model: str,
+        inputs: Mapping[str, Any] | Callable[[], Mapping[str, Any]],
+        connection: str,
+        policies: Policies,
+        log: Any,
+        before: dict[str, Any] | None = None,
+        prepare: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.client = client
+        self.model = model
+        self.policies = policies
+        self._given = inputs
+        self._prepare = prepare
+        self._before = before
+        self._connection = connection
+        self._journal = journal
+        self._log = log
+        self._clock = clock
+        self._sleep = sleep
+
+    @cached_property
+    def inputs(self) -> Mapping[str, Any]:
+        """Return the body of the request."""
+        return self._given() if callable(self._given) else self._given
+
+    @cached_property
+    def _body(self) -> Mapping[str, Any]:
+        return self.inputs if self._prepare is None else self._prepare(self.inputs)
+
+    @cached_property
+    def _fingerprint(self) -> Fingerprint:
+        return Fingerprint.of(model=self.model, inputs=self.inputs, connection=self._connection)
+
+    def begin(self, *, replace_failed: bool = False) -> Note:
+        """
+        Return the note of a request that Segmind has accepted: the one of an earlier try, else a new one.
+
+        :param replace_failed: look whether the request of an earlier try has FAILED, which cost nothing, and submit a
+            new one then; for a task that does not wait for its request and so never hears of it.
+        :raises SegmindSubmissionUnknownError: a POST may have arrived and nobody knows; nothing more was sent.
+        :raises SegmindError: it was refused; nothing was billed.
+        """
+        decision = decide(self._journal.read(), self._fingerprint, self.policies.on_stale)
+        if isinstance(decision, Attach):
+            self._log.info(
+                "An earlier try submitted request %s at %s: going on with it, nothing is submitted or paid again "
+                "(recorded in %s)",
+                decision.note.request_id,
+                iso(decision.note.intent_at),
+                self._journal.name,
+            )
+            return self._unless_failed(decision.note) if replace_failed else decision.note
+        if isinstance(decision, LookUp):
+            return self._resolve_unknown(decision.note, None)
+        return self._submit(decision)
+
+    def current(self, request_id: str | None = None) -> Note:
+        """
+        Return the note as it stands when a deferred task wakes up; nothing is ever submitted here.
+
+        :param request_id: the request the trigger waited for; it completes a note whose id could not be written, and
+            stands for one that was emptied out of its store meanwhile.
+        :raises SegmindStateError: it is gone.
+        """
+        note = self._journal.read()
+        if note is None and request_id is not None:
+            self._log.warning(
+                "The note of request %s is gone from %s while the task was deferred; going on with that request",
+                request_id,
+                self._journal.name,
+            )
+            now = self._clock()
+            return self._write(Note(self._fingerprint, intent_at=now, before=self._before).accepted(request_id, now))
+        if note is not None and note.request_id is None and note.outcome is None and request_id is not None:
+            return self._write(note.accepted(request_id, note.intent_at))
+        if note is None or note.request_id is None:
+            raise SegmindStateError(
+                f"The note of this task's request is gone from {self._journal.name} while it was deferred. The request "
+                "goes on and may be billed; nothing was submitted again."
+            )
+        return note
+
+    def after_failure(self, note: Note, error: SegmindRequestFailedError) -> Note:
+        """
+        Close a FAILED request, and submit once more where the policy says so.
+
+        :raises SegmindRequestFailedError: it stays failed; nothing was billed, and clearing the task submits anew.
+        """
+        self._write(note.ended("failed"))
+        if self.policies.on_failed == "fail":
+            raise error
+        return self.again(note, error, "It cost nothing.")
+
+    def again(self, note: Note, error: SegmindRequestError, cost: str) -> Note:
+        """
+        Submit again because a policy says so.
+
+        :raises SegmindRequestError: ``error``, when the policy has been used up.
+        """
+        if note.resubmits >= self.policies.max_resubmits:
+            self._log.error("Not submitting again: max_resubmits (%d) is reached", self.policies.max_resubmits)
+            raise error
+        warning = f"{error} Submitting again, as the task asks. {cost}"
+        return self._submit(SubmitNew(note.resubmits + 1, warning, note.known))
+
+    def remember(self, note: Note, landed: dict[str, Any]) -> None:
+        """Note where the result was landed, so that a cleared task finds it after Segmind has dropped it."""
+        self._write(replace(note, landed=landed))
+
+    def _submit(self, decision: SubmitNew) -> Note:
+        if decision.warning:
+            self._log.warning(decision.warning)
+        if self._journal.warning and self._before is None:
+            self._log.warning(self._journal.warning)
+        body = self._body
+        note = Note(
+            self._fingerprint,
+            intent_at=self._clock(),
+            resubmits=decision.resubmits,
+            former=decision.former,
+            before=self._before,
+        )
+        attempts = retrying(self.client.config.patience, sleep=self._sleep, rng=random.Random(), paid=True)
+        try:
+            return self._write(attempts(self._send, note, body))
+        except SegmindError as error:
+            if error.billed is not None:
+                raise
+            return self._resolve_unknown(self._sending, error)
+
+    def _send(self, note: Note, body: Mapping[str, Any]) -> Note:
+        """
+        Send the POST once, between two notes.
+
+        A worker that dies between two attempts leaves a note that says nothing was created, so the next try need not
+        ask the history; only one that dies with the POST under way leaves a bare intent.
+        """
+        self._sending = note
+        try:
+            accepted = self.client.submit_once(self.model, body, before=lambda: self._note_intent(note))
+        except SegmindError as error:
+            if error.billed is not None and self._sending is not note:
+                self._write(self._sending.ended("refused"))
+            raise
+        self._log.info("Submitted request %s to model %s", accepted.request_id, self.model)
+        return self._sending.accepted(accepted.request_id, self._sending.intent_at)
+
+    def _note_intent(self, note: Note) -> None:
+        intent = replace(note, intent_at=self._clock())
+        self._journal.write(intent)
+        self._sending = intent
+        self._log.info("Noted the intent to submit to model %s in %s", self.model, self._journal.name)
+
+    def _unless_failed(self, note: Note) -> Note:
+        try:
+            state = self.client.look(str(note.request_id))
+        except SegmindError:
+            # Whoever waits for it will find out; without an answer the request counts as going on.
+            return note
+        if not state.failed:
+            return note
+        said = f"Segmind reports request {note.request_id!r} as FAILED: {state.error or 'no reason given'!r}."
+        return self._submit(SubmitNew(note.resubmits, f"{said} It cost nothing: submitting a new one", note.known))
+
+    def _resolve_unknown(self, note: Note, cause: SegmindError | None) -> Note:
+        self._log.warning(unknown_message(note, "Looking for it in Segmind's request history; it is not sent again."))
+        record, trouble = self._look_up(note, history.HISTORY_WAITS)
+        deadline = note.intent_at + self.policies.unknown_patience
+        pause = 2 * history.HISTORY_WAITS[-1]
+        while record is None and self.policies.on_unknown == "wait" and self._clock() < deadline:
+            self._sleep(min(pause, max(0.0, deadline - self._clock())))
+            pause = min(2 * pause, history.LONGEST_WAIT)
+            record, trouble = self._look_up(note, (0.0,))
+        if record is not None:
+            self._log.info("Found it: request %s. Going on with it, nothing is paid again", record.request_id)
+            return self._write(note.accepted(record.request_id, history.submission_moment(record, note)))
+        # A history that cannot be asked just now has not said that the request is not there.
+        # Nor has one that shows an equal request, if the clocks differ.
+        unheard = trouble is not None and (trouble.retryable or trouble.billed is None)
+        if self.policies.on_unknown == "resubmit" and not unheard and note.resubmits < self.policies.max_resubmits:
+            risk = "If that POST did arrive, it is billed as well."
+            said = unknown_message(note, f"The request history does not show it. Submitting again as asked. {risk}")
+            return self._submit(SubmitNew(note.resubmits + 1, said, note.former))
+        raise self._unknown(note, cause, trouble) from (cause or trouble)
+
+    def _look_up(self, note: Note, waits: tuple[float, ...]) -> tuple[RequestRecord | None, SegmindError | None]:
+        try:
+            return self.client.drive(
+                history.search(self.client.wire, note, self.inputs, now=self._clock(), waits=waits)
+            ), None
+        except SegmindError as trouble:
+            return None, trouble
+
+    def _unknown(
+        self, note: Note, cause: SegmindError | None, trouble: SegmindError | None
+    ) -> SegmindSubmissionUnknownError:
+        if trouble is not None and trouble.billed is None:
+            found = str(trouble)
+        elif trouble is not None:
+            found = f"The request history cannot be asked: {trouble}"
+        else:
+            found = "The request history does not show it (rows appear up to two hours late)."
+        risk = "submits again, which pays twice if that POST did arrive"
+        if trouble is not None and trouble.billed is None:
+            risk = "does not submit again while that is open"
+        elif self.policies.on_unknown == "resubmit" and note.resubmits >= self.policies.max_resubmits:
+            risk = f"has submitted again as often as it may ({self.policies.max_resubmits} times)"
+        look = f"{found} Nothing was sent again. Clear the task to look again; on_unknown='resubmit' {risk}."
+        error = SegmindSubmissionUnknownError((f"{cause} " if cause else "") + unknown_message(note, look))
+        # Trying the task again only looks again: the intent stays.
+        error.retryable = trouble is not None and trouble.retryable
+        return error
+
+    def _write(self, note: Note) -> Note:
+        try:
+            Retrying(stop=stop_after_attempt(3), wait=wait_fixed(1), sleep=self._sleep, reraise=True)(
+                self._journal.write, note
+            )
+        except Exception:  # noqa: BLE001
+            # The POST has been answered: going on keeps what was paid for, and the intent lets a later try find it.
+            self._log.exception("Could not note request %s in %s", note.request_id, self._journal.name)
+        return note
+
+
+def settle(
+    task: SegmindRunOperator, context: Context, submission: Submission, note: Note, event: RequestEvent | None = None
+) -> Any:
+    """
+    Return what XCom carries of a request, or defer until there is something to return.
+
+    :param note: the request of this task instance.
+    :param event: how waiting in the triggerer ended, None when this worker waits itself.
+    :raises SegmindError: the request ended otherwise, and no policy mends it.
+    """
+    if event is not None and event.request_id != note.request_id:
+        # A trigger of an earlier request speaks for that one only.
+        event = None
+    while True:
+        task.announce(context, note)
+        try:
+            return _outcome(task, context, submission, note, event)
+        except SegmindRequestFailedError as error:
+            note = submission.after_failure(note, error)
+        except SegmindRequestExpiredError as error:
+            if task.on_expired == "fail":
+                raise
+            if task.on_expired == "resubmit":
+                risk = "This pays a second time: the first request may have been billed."
+                note = submission.again(note, error, risk)
+            else:
+                try:
+                    return recover(submission.client, error, model=note.fingerprint.model, place=task.place)
+                except SegmindRequestFailedError as failed:
+                    note = submission.after_failure(note, failed)
+        event = None
+
+
+def _outcome(
+    task: SegmindRunOperator, context: Context, submission: Submission, note: Note, event: RequestEvent | None
+) -> Any:
+    error = event.error() if event else None
+    if isinstance(error, SegmindRequestError) and not error.retryable:
+        raise error
+    if event is not None and event.has_value:
+        return _done(task, submission, note, event.value)
+    value = landed_before(str(note.request_id), task.place, note.landed)
+    if value is not None:
+        return value
+    pending = Pending(
+        request_id=str(note.request_id),
+        submitted_at=note.age_from,
+        end_time=note.age_from + task.timeout,
+        poll_interval=task.poll_interval,
+        model=note.fingerprint.model,
+    )
+    if isinstance(error, SegmindRequestTimeoutError):
+        task.log.warning("%s Looking once more from here", error)
+        until: float | None = 0.0
+    elif error is not None:
+        # The triggerer could not do it, which need not be true of this worker; the request is paid for.
+        task.log.warning("%s Waiting from here, with this worker", error)
+        until = None
+    else:
+        until = time.time() + task.sync_wait if task.deferrable else None
+    state = submission.client.wait(pending, fetch=True, until=until, report=task.log.warning)
+    if not isinstance(state, RequestResult):
+        if error is not None:
+            raise error
+        return _defer(task, context, pending)
+    allowed = Downloads.of(submission.client.config)
+    return _done(task, submission, note, land(state, model=note.fingerprint.model, place=task.place, downloads=allowed))
+
+
+def _done(task: SegmindRunOperator, submission: Submission, note: Note, value: Any) -> Any:
+    if isinstance(value, dict) and value.get("uris"):
+        submission.remember(note, value)
+    task.report(note, value)
+    return value
+
+
+def _defer(task: SegmindRunOperator, context: Context, pending: Pending) -> None:
+    from airflow_provider_segmind.triggers.request import SegmindRequestTrigger, earliest_event
+
+    now = time.time()
+    end = waiting_ends(pending, context, task.execution_timeout)
+    task.log.info("Request %s goes on; waiting for it in the triggerer", pending.request_id)
+    task.defer(
+        trigger=SegmindRequestTrigger(
+            request_id=pending.request_id,
+            segmind_conn_id=task.segmind_conn_id,
+            submitted_at=pending.submitted_at,
+            end_time=end,
+            poll_interval=pending.poll_interval,
+            model=pending.model,
+            fetch=True,
+            output_path=task.place.output_path,
+            max_xcom_bytes=task.max_xcom_bytes,
+            overflow_path=task.place.overflow_path,
+            not_before=earliest_event(now),
+        ),
+        method_name="execute_complete",
+        timeout=backstop(end, now),
+    )
+
+
+def summary(request_id: str | None, model: str, value: Any) -> str:
+    """Say in one line how a request ended: tokens, cost as billed and times, as far as Segmind told."""
+    metrics = value.get("metrics") if isinstance(value, dict) else None
+    told = metrics if isinstance(metrics, dict) else {}
+    usage = read_reply(value, model=model).usage if isinstance(value, dict) and "output" in value else TokenUsage()
+    parts = [
+        f"{count} tokens {way}"
+        for count, way in ((usage.input_tokens, "in"), (usage.output_tokens, "out"))
+        if count is not None
+    ]
+    parts += [
+        f"{label} {told[name]}{unit}"
+        for name, label, unit in (
+            ("cost", "cost", " USD"),
+            ("total_time", "total", " s"),
+            ("queue_time", "queued", " s"),
+            ("inference_time", "inference", " s"),
+        )
+        if told.get(name) is not None
+    ]
+    return f"Request {request_id} (model {model}) completed" + (f": {', '.join(parts)}" if parts else "")

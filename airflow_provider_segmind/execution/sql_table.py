@@ -1,0 +1,247 @@
+"""A query in, a table of a database out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_segmind.arguments import properties_of, read_output_type
+from airflow_provider_segmind.defaults import ANSWER_COLUMN
+from airflow_provider_segmind.enrichment.engine import Engine
+from airflow_provider_segmind.enrichment.manifest import Manifest
+from airflow_provider_segmind.enrichment.output import FINGERPRINT_COLUMN, OutputRow, land
+from airflow_provider_segmind.enrichment.rehearsal import check_writable
+from airflow_provider_segmind.enrichment.sql.answer_table import HeldRows, Target
+from airflow_provider_segmind.enrichment.sql.column_types import Kind, kind_of_schema
+from airflow_provider_segmind.enrichment.sql.dialects import TableName, dialect_of, quotation_mark, quoted
+from airflow_provider_segmind.enrichment.sql.query import Query
+from airflow_provider_segmind.enrichment.sql.table_writer import TableWriter
+from airflow_provider_segmind.enrichment.storage import StorePath
+from airflow_provider_segmind.exceptions import SegmindBulkError, SegmindConfigError
+from airflow_provider_segmind.execution.file_table import Each, beside, locate, path_of_part
+
+if TYPE_CHECKING:
+    from airflow_provider_segmind.chat.output_type import OutputType
+    from airflow_provider_segmind.enrichment.settings import KeyedTarget, Question
+    from airflow_provider_segmind.operators.enrich import SegmindEnrichSqlOperator
+
+
+FIRST_ROWS = 1000
+"""How many rows tell what the key columns of a new table must hold."""
+REPORTS_FOLDER = "reports"
+SAMPLE_ENDING = "_sample"
+
+
+class SqlEnds:
+    """
+    The rows of a query, and a table of answers.
+
+    :param task: the operator, its fields rendered.
+    """
+
+    def __init__(self, task: SegmindEnrichSqlOperator, question: Question) -> None:
+        self._task = task
+        self._question = question
+        self.ledger = locate(task.ledger_path)
+        target_conn_id = task.target_conn_id or task.sql_conn_id
+        name = TableName.parse(task.target_table, "target_table")
+        if task.sample is not None:
+            name = name.beside(SAMPLE_ENDING)
+        hook = database_hook(target_conn_id, "target_conn_id")
+        self._place = f"{target_conn_id}:{name}"
+        self._reports = self._report_paths(name)
+        self._dead_letters = beside(self._reports, "dead_letters", ending=".jsonl")
+        self._target = Target(
+            hook.get_conn,
+            dialect=dialect_of(hook.conn_type),
+            name=name,
+            place=target_conn_id,
+            key=question.key,
+            answers=answer_kinds(read_output_type(task.output_type)),
+            batch_rows=task.batch_rows,
+        )
+        self._source_hook = database_hook(task.sql_conn_id, "sql_conn_id")
+        self._sql = self._select()
+        self._held = HeldRows()
+        self._source = self._query(self._sql)
+        self._counted: int | None = None
+
+    @property
+    def address(self) -> str:
+        """The manifest, since a table has no address."""
+        return str(self.manifest_path)
+
+    @property
+    def manifest_path(self) -> StorePath:
+        """Among the reports."""
+        return beside(self._reports, "manifest", ending=".json")
+
+    def total(self) -> int | None:
+        """Let the database count a table; counting a query would be running it twice."""
+        if self._counted is None and self._task.sql is None:
+            self._counted = self._count_rows()
+        return self._counted
+
+    def prepare(self, *, dry: bool) -> KeyedTarget:
+        """
+        Create the target if it is absent, check it, and read what it holds.
+
+        :param dry: create nothing.
+        """
+        argument = "report_path" if self._task.report_path else "ledger_path"
+        check_writable(argument, (self._dead_letters, self.manifest_path), dry=dry)
+        there = self._target.prepare(None if dry else self._first_rows)
+        if there and self._task.incremental and self._task.sample is None:
+            self._held = HeldRows(self._target.held(), self._target.mark)
+        elif there:
+            self._held = HeldRows(mark=self._target.mark)
+        elif not there and not dry:
+            self._task.log.info("The source is empty, so that %s is not created yet", self._place)
+        # From here, because only the main thread of a task may ask Airflow for a connection on every version.
+        self._source.open()
+        if self._task.sample is not None and not dry:
+            # Before anything is paid, since the estimate of a sample needs it and it may fail.
+            self._counted = self._count_rows()
+        return self._held
+
+    def rows(self) -> Iterator[Mapping[str, Any]]:
+        """Return the rows of the query."""
+        return iter(self._source)
+
+    def count(self, rows_read: int) -> int:
+        """Return what the database counted before the first row was asked about."""
+        return max(rows_read, self._count_rows() if self._counted is None else self._counted)
+
+    def _count_rows(self) -> int:
+        """
+        Let the database count; where it does not take the query as a part of another, read it to its end.
+
+        SQL Server takes no ORDER BY there, for one.
+        """
+        # On lines of its own, since the query may end with a comment; without AS, which not every database takes here.
+        counting = self._query(f"SELECT COUNT(*) FROM (\n{self._source.sql}\n) counted", hold=False)  # noqa: S608
+        try:
+            return sum(int(next(iter(row.values()))) for row in counting)
+        except SegmindBulkError as error:
+            if error.retryable and self._task.sql is None:
+                raise
+            return sum(1 for _ in self._query(self._sql, hold=False))
+        finally:
+            counting.close()
+
+    def land(self, engine: Engine, each: Each | None) -> Manifest:
+        """Write the rows into the target, and the dead letters and the manifest into files."""
+        # SQLite writes nothing while somebody reads.
+        self._source.close()
+        with self._target.writing() as writer:
+            manifest = land(
+                engine,
+                dead_letters=self._dead_letters,
+                each=each,
+                keyed=_KeyedRows(writer, lambda values, row: self._priced(values, row, engine.ledger.run)),
+                misfit=self._target.misfit,
+            )
+        manifest.columns, manifest.outputs = list(self._target.columns), [self._place]
+        manifest.write(self.manifest_path)
+        writer.check_refused()
+        return manifest
+
+    def close(self) -> None:
+        """Close the query."""
+        self._source.close()
+
+    def _priced(self, values: Mapping[str, Any], row: OutputRow, run: str) -> dict[str, Any]:
+        """Add the fingerprint; an answer that another row of the table was billed for before costs nothing again."""
+        fingerprint = row.place.fingerprint or b""
+        priced = {**values, FINGERPRINT_COLUMN: fingerprint.hex()}
+        if row.event is not None and row.event.run != run and self._held.knows(fingerprint):
+            priced["_segmind_cost"], priced["_segmind_tokens"] = 0.0, 0
+        return priced
+
+    def _first_rows(self) -> Iterator[Mapping[str, Any]]:
+        peek = self._query(self._sql, hold=False)
+        try:
+            yield from islice(peek, FIRST_ROWS)
+        finally:
+            peek.close()
+
+    def _query(self, sql: str, *, hold: bool = True) -> Query:
+        return Query(
+            self._source_hook.get_conn,
+            sql,
+            name=f"the source at {self._task.sql_conn_id!r}",
+            hold=hold,
+            conn_type=self._source_hook.conn_type,
+        )
+
+    def _select(self) -> str:
+        task = self._task
+        if task.sql is not None:
+            return str(task.sql)
+        name = TableName.parse(str(task.source_table), "source_table")
+        mark = quotation_mark(self._source_hook.conn_type)
+        return f"SELECT * FROM {'.'.join(quoted(part, mark) for part in name.parts)}"  # noqa: S608 (all is quoted)
+
+    def _report_paths(self, name: TableName) -> StorePath:
+        folder = self._task.report_path
+        reports = locate(folder) if folder else self.ledger / REPORTS_FOLDER
+        return path_of_part(reports / (re.sub(r"[^\w.\-]+", "_", str(name)) + ".jsonl"), self._task)
+
+
+@dataclass(frozen=True, slots=True)
+class _KeyedRows:
+    """The table as an output that may refuse rows."""
+
+    writer: TableWriter[OutputRow]
+    priced: Callable[[Mapping[str, Any], OutputRow], Mapping[str, Any]]
+
+    def put(self, values: Mapping[str, Any], row: OutputRow) -> list[tuple[OutputRow, str]]:
+        """Write a row that has a question; others have no place in the table."""
+        return self.writer.put(None if row.place.fingerprint is None else self.priced(values, row), row)
+
+    def flush(self) -> list[tuple[OutputRow, str]]:
+        """Write what waits."""
+        return self.writer.flush()
+
+
+def database_hook(conn_id: str, field: str) -> Any:
+    """
+    Return the hook of a database.
+
+    :param field: what the message calls the connection.
+    :raises SegmindConfigError: it is no database.
+    """
+    from airflow_provider_segmind.compat import AirflowException, BaseHook
+
+    try:
+        from airflow_provider_segmind.compat import DbApiHook
+    except ImportError as error:
+        raise SegmindConfigError(
+            "Tables of a database need apache-airflow-providers-common-sql: install airflow-provider-segmind[sql]. "
+            "Nothing was sent."
+        ) from error
+    connection: Any = BaseHook.get_connection(conn_id)
+    try:
+        hook = connection.get_hook(hook_params=connection.extra_dejson)
+    except AirflowException as error:
+        raise SegmindConfigError(
+            f"{field!r} names {conn_id!r}, a connection of type {connection.conn_type!r}, which no installed provider "
+            "knows. Install the provider of that database. Nothing was sent."
+        ) from error
+    if not isinstance(hook, DbApiHook):
+        raise SegmindConfigError(
+            f"{field!r} names {conn_id!r}, a connection of type {connection.conn_type!r}, which is no database "
+            f"({type(hook).__name__} is no DbApiHook). Nothing was sent."
+        )
+    return hook
+
+
+def answer_kinds(output_type: OutputType | None) -> dict[str, Kind]:
+    """Return the answer columns with what they hold."""
+    if output_type is None:
+        return {ANSWER_COLUMN: Kind.TEXT}
+    properties = properties_of(output_type) or {ANSWER_COLUMN: output_type.schema}
+    return {name: kind_of_schema(node, output_type.schema) for name, node in properties.items()}

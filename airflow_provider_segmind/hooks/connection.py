@@ -1,0 +1,215 @@
+"""Reads an Airflow Connection: which account, where, and how fast."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import json
+import logging
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from airflow_provider_segmind.client.account import DOWNLOAD_SECONDS, MAX_DOWNLOAD_BYTES, ClientConfig, DownloadLimits
+from airflow_provider_segmind.client.endpoints import Endpoints, base_url
+from airflow_provider_segmind.client.response_body import MAX_RESPONSE_BYTES
+from airflow_provider_segmind.compat import Connection
+from airflow_provider_segmind.exceptions import SegmindConfigError, shorten
+from airflow_provider_segmind.get_provider_info import CONNECTION_FIELDS
+from airflow_provider_segmind.masking import remember
+
+API_KEY_VARIABLE = "SEGMIND_API_KEY"
+EXTRA_FIELDS = (
+    *CONNECTION_FIELDS,
+    *("rate_share", "redis_url", "count_polls", "typical_seconds", "resubmit_on_server_error", "prices", "output_path"),
+    *("max_response_bytes", "max_download_bytes", "download_timeout"),
+)
+"""Everything that an extra may hold."""
+_log = logging.getLogger(__name__)
+
+
+def client_config(connection: Connection, extra: Mapping[str, Any], *, rate_share: float | None = None) -> ClientConfig:
+    """
+    Read a Connection.
+
+    :param extra: the connection's extra, decoded; passed in because an event loop must read it asynchronously.
+    :param rate_share: a task's own part of the account's limit, before the connection's.
+    :raises SegmindConfigError: a field cannot work; the message names it.
+    """
+    api_key = (connection.password or os.environ.get(API_KEY_VARIABLE) or "").strip()
+    if not api_key:
+        raise SegmindConfigError(
+            f"Connection {connection.conn_id!r} has no API key: fill in its password or set {API_KEY_VARIABLE}. "
+            "Nothing was sent."
+        )
+    if not api_key.isascii() or not api_key.isprintable():
+        raise SegmindConfigError(
+            f"The API key (password) of connection {connection.conn_id!r} holds characters that no HTTP header can "
+            "carry."
+        )
+    # An error about another field may show the key, where somebody has put it into the wrong one.
+    remember(api_key)
+    fields = _Extra(connection.conn_id, extra)
+    fields.warn_of_unknown()
+    defaults = Endpoints()
+    return ClientConfig(
+        api_key=api_key,
+        endpoints=Endpoints(
+            gateway=base_url(_host(connection), "host") if connection.host else defaults.gateway,
+            storage=fields.url("storage_url") or defaults.storage,
+            history=fields.url("history_url") or defaults.history,
+            models=fields.url("models_url") or defaults.models,
+        ),
+        request_timeout=fields.positive("request_timeout") or 60.0,
+        requests_per_minute=fields.positive("requests_per_minute"),
+        rate_share=fields.share("rate_share", rate_share),
+        count_polls=fields.flag("count_polls") if extra.get("count_polls") not in (None, "") else None,
+        redis_url=fields.text("redis_url"),
+        typical_seconds=fields.seconds("typical_seconds"),
+        model=fields.text("model"),
+        resubmit_on_server_error=fields.flag("resubmit_on_server_error"),
+        max_response_bytes=int(fields.positive("max_response_bytes") or MAX_RESPONSE_BYTES),
+        downloads=DownloadLimits(
+            max_bytes=int(fields.positive("max_download_bytes") or MAX_DOWNLOAD_BYTES),
+            seconds=fields.positive("download_timeout") or DOWNLOAD_SECONDS,
+        ),
+    )
+
+
+def output_path_of(connection_id: str, extra: Mapping[str, Any]) -> str | None:
+    """
+    Return where a Connection wants results that are too large for XCom, None when it does not say.
+
+    :raises SegmindConfigError: it is not a string.
+    """
+    return _Extra(connection_id, extra).text("output_path")
+
+
+def check_extra(connection: Connection) -> None:
+    """
+    Check that the extra of a Connection is an object; Airflow decodes anything else, or broken JSON to an empty one.
+
+    :raises SegmindConfigError: it is not; names the connection, never what is in it.
+    """
+    text = connection.extra
+    if not isinstance(text, str) or not text.strip():
+        return
+    try:
+        decoded = json.loads(text)
+    except (ValueError, RecursionError):
+        trouble = "is not JSON"
+    else:
+        if decoded is None or isinstance(decoded, dict):
+            return
+        trouble = f"is JSON, but a {type(decoded).__name__}"
+        if isinstance(decoded, str) and decoded.lstrip().startswith("{"):
+            trouble += ", as of an object that was encoded twice"
+    raise SegmindConfigError(
+        f"The extra of connection {connection.conn_id!r} {trouble}; it must be a JSON object, like "
+        '{"requests_per_minute": 60}. Nothing was sent.'
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def _warn_of(connection_id: str, name: str) -> None:
+    """Warn once in a process; a triggerer reads its Connections every minute."""
+    near = difflib.get_close_matches(name, EXTRA_FIELDS, n=1)
+    _log.warning(
+        "Connection %r has the extra field %r, which means nothing to Segmind's client%s",
+        connection_id,
+        shorten(name, 40),
+        f"; did you mean {near[0]!r}?" if near else "",
+    )
+
+
+class _Extra:
+    """The extra of a Connection; every error names the connection and the field, and shows at most a number."""
+
+    def __init__(self, connection_id: str, values: Mapping[str, Any]) -> None:
+        if not isinstance(values, Mapping):
+            raise SegmindConfigError(
+                f"The extra of connection {connection_id!r} is a {type(values).__name__}; it must be a JSON object."
+            )
+        self._id = connection_id
+        self._values = values
+
+    def warn_of_unknown(self) -> None:
+        for name in self._values:
+            # The form of Airflow before 2.3 wrote its fields under such names.
+            if name not in EXTRA_FIELDS and not str(name).startswith("extra__"):
+                _warn_of(self._id, str(name))
+
+    def text(self, name: str) -> str | None:
+        value = self._values.get(name)
+        if value is None:
+            return None
+        if not isinstance(value, str):
+            raise self._wrong(name, value, "a string")
+        return value.strip() or None
+
+    def url(self, name: str) -> str | None:
+        text = self.text(name)
+        return None if text is None else base_url(text, name)
+
+    def positive(self, name: str) -> float | None:
+        return self._positive(name, self._values.get(name))
+
+    def share(self, name: str, own: float | None) -> float:
+        value = self.positive(name)
+        if value is not None and value > 1:
+            raise self._wrong(name, value, "a number above 0 and at most 1")
+        return own or value or 1.0
+
+    def flag(self, name: str) -> bool:
+        value = self._values.get(name, False)
+        if isinstance(value, str) and value.strip().lower() in ("", "true", "false"):
+            return value.strip().lower() == "true"
+        if isinstance(value, bool) or value is None:
+            return bool(value)
+        raise self._wrong(name, value, "true or false")
+
+    def seconds(self, name: str) -> tuple[tuple[str, float], ...]:
+        given = self._values.get(name) or {}
+        if isinstance(given, str):
+            try:
+                given = json.loads(given)
+            except (ValueError, RecursionError):
+                given = None
+        if not isinstance(given, Mapping):
+            raise self._wrong(name, self._values[name], "an object of models and seconds")
+        known = ((str(model), self._positive(f"{name}.{model}", value)) for model, value in given.items())
+        return tuple((model, seconds) for model, seconds in known if seconds is not None)
+
+    def _positive(self, name: str, value: Any) -> float | None:
+        if value is None or (isinstance(value, str) and not value.strip()):
+            return None
+        try:
+            number = float(value)
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+        if isinstance(value, bool) or not math.isfinite(number) or number <= 0:
+            raise self._wrong(name, value, "a number above 0")
+        return number
+
+    def _wrong(self, name: str, value: Any, wanted: str) -> SegmindConfigError:
+        shown = shorten(repr(value), 40) if isinstance(value, str | int | float) else f"a {type(value).__name__}"
+        return SegmindConfigError(
+            f"Extra field {name!r} of connection {self._id!r} is {shown}; it must be {wanted}. Nothing was sent."
+        )
+
+
+def _host(connection: Connection) -> str:
+    """Put a base URL together from the parts that the URI form of a connection scatters it into."""
+    host = str(connection.host).strip()
+    if "://" not in host:
+        scheme = connection.schema if (connection.schema or "").lower() in ("http", "https") else "https"
+        host = f"{scheme}://{host}"
+    scheme, _, rest = host.partition("://")
+    authority, slash, path = rest.partition("/")
+    if connection.port and not authority.rpartition("]")[2].rpartition(":")[1]:
+        authority = f"{authority}:{connection.port}"
+    if connection.schema and connection.schema.lower() not in ("http", "https") and not path.strip("/"):
+        # A URI has its path in the field "schema"; a proxy's prefix stands there.
+        slash, path = "/", connection.schema.strip("/")
+    return f"{scheme}://{authority}{slash}{path}"

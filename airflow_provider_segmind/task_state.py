@@ -1,0 +1,378 @@
+"""
+Where the note of a task instance's request is kept, so that it survives a retry.
+
+XCom cannot do this: Airflow deletes a task instance's XComs when the next try starts. The note is written to object
+storage under ``state_path`` where one is set, else to Airflow's task state store where the version has one (3.3), else
+to an Airflow Variable. Beside the latter two a copy goes under ``output_path``: Airflow may empty its store
+(``[state_store] clear_on_success``, a button of its UI), and old Variables are deleted. The copy alone would not do, as
+an ``output_path`` can be a folder of one worker.
+
+Reading asks every store that may hold a note. Missing in all of them means a first try. One that cannot be read raises,
+so that the task stops and can be retried: unknown is not absent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from airflow_provider_segmind.client.submission import Note, latest
+from airflow_provider_segmind.compat import airflow_version, conf, variable_is_missing
+from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindStateError
+
+if TYPE_CHECKING:
+    from airflow_provider_segmind.compat import Context
+
+
+log = logging.getLogger(__name__)
+STATE_KEY = "segmind_request"
+RECORD_FOLDER = "_segmind_state"
+"""Folder under an ``output_path`` that holds records; readers of tables pass over names that start with ``_``."""
+VARIABLE_RETENTION_DAYS = 30
+LAST_KEEPING = (3, 3)
+"""The newest Airflow known to keep task state when a task is cleared; later ones may not (#72100, #72929)."""
+LONGEST_NAME = 150
+"""Characters of an id that a file name holds; file systems take 255 bytes, the other name while writing included."""
+
+
+class Journal(ABC):
+    """Keeps the note of one task instance."""
+
+    name: str
+    warning: str | None = None
+    """What clearing the finished task would cost and why, None when it costs nothing."""
+
+    @abstractmethod
+    def read(self) -> Note | None:
+        """
+        Return the note, None when no try has written one.
+
+        :raises Exception: whatever the store raises when it cannot be read; the task can be retried.
+        """
+
+    @abstractmethod
+    def write(self, note: Note) -> None:
+        """Store the note durably before returning."""
+
+
+class TaskStateJournal(Journal):
+    """The task state store of Airflow 3.3 and later: shared by all tries of one task instance."""
+
+    name = "Airflow's task state store"
+
+    def __init__(self, store: Any, part: str = "") -> None:
+        self._store = store
+        self._key = f"{STATE_KEY}_{part}" if part else STATE_KEY
+
+    def read(self) -> Note | None:
+        """Read the note."""
+        value = self._store.get(self._key)
+        return None if value is None else Note.from_json(value)
+
+    def write(self, note: Note) -> None:
+        """Write the note."""
+        try:
+            from airflow_provider_segmind.compat import NEVER_EXPIRE
+        except ImportError:
+            self._store.set(self._key, note.to_json())
+        else:
+            self._store.set(self._key, note.to_json(), retention=NEVER_EXPIRE)
+
+
+class PathJournal(Journal):
+    """One small JSON file for each task instance on object storage, readable with ``ls`` and ``cat``."""
+
+    name = "object storage"
+
+    def __init__(self, state_path: str, identity: Identity, part: str = "") -> None:
+        from airflow_provider_segmind.compat import ObjectStoragePath
+
+        try:
+            root = ObjectStoragePath(state_path)
+        except ValueError as error:
+            raise SegmindConfigError(
+                f"{state_path!r} cannot be a folder for records of requests: {error}. Nothing was sent."
+            ) from error
+        self._folder = root / _name("dag_id", identity.dag_id) / _name("run_id", identity.run_id)
+        name = f"{_name('task_id', identity.task_id)}{identity.index}"
+        self._file = self._folder / (f"{name}.{part}.json" if part else f"{name}.json")
+        self.name = f"object storage ({self._file})"
+
+    def read(self) -> Note | None:
+        """Read the note."""
+        try:
+            text = self._file.read_text()
+        except FileNotFoundError:
+            return None
+        return _decode(text)
+
+    def write(self, note: Note) -> None:
+        """Write the note; on a file system through a second name, so that no reader ever sees half of it."""
+        text = json.dumps(note.to_json())
+        self._folder.mkdir(parents=True, exist_ok=True)
+        if self._file.protocol not in ("file", "local", ""):
+            self._file.write_text(text)
+            return
+        whole = self._folder / f".{self._file.name}.{os.getpid()}"
+        whole.write_text(text)
+        Path(whole.path).replace(self._file.path)
+
+
+class VariableJournal(Journal):
+    """
+    An Airflow Variable for each task instance, which any Airflow has.
+
+    No task can list Variables before Airflow 3.3, so a further Variable for each task names those of its runs, and
+    whoever adds one deletes what is older than ``[segmind] variable_retention_days``.
+    """
+
+    name = "an Airflow Variable"
+
+    def __init__(self, identity: Identity, part: str = "", clock: Callable[[], float] = time.time) -> None:
+        task = quote(identity.task_id, safe="") + identity.index
+        text = "\x1f".join((identity.dag_id, identity.run_id, task, *([part] if part else [])))
+        self._key = f"segmind_request_{hashlib.sha256(text.encode()).hexdigest()[:40]}"
+        self._about = f"{identity.dag_id} {identity.run_id} {task}"
+        self.name = f"the Airflow Variable {self._key!r}"
+        self._index = VariableIndex(identity)
+        self._clock = clock
+
+    def read(self) -> Note | None:
+        """Read the note."""
+        text = read_variable(self._key)
+        return None if text is None else _decode(text)
+
+    def write(self, note: Note) -> None:
+        """Write the note, having entered its Variable among those to be deleted one day."""
+        from airflow_provider_segmind.compat import Variable
+
+        self._index.enter(self._key, self._clock())
+        Variable.set(self._key, json.dumps(note.to_json()), description=f"Segmind request of {self._about}")
+
+
+class VariableIndex:
+    """
+    The Variable that names the note Variables of one task, so that they do not pile up.
+
+    Two runs that enter theirs at the same moment can lose an entry, never a note; each looks whether its own is there.
+    """
+
+    def __init__(self, identity: Identity) -> None:
+        task = quote(identity.task_id, safe="") + identity.index
+        text = "\x1f".join((identity.dag_id, task))
+        self._key = f"segmind_requests_{hashlib.sha256(text.encode()).hexdigest()[:40]}"
+        self._about = f"{identity.dag_id} {task}"
+        self._entered: set[str] = set()
+
+    def enter(self, key: str, now: float) -> None:
+        """Enter a Variable, and delete those that are no longer needed."""
+        if key in self._entered:
+            return
+        self._entered.add(key)
+        try:
+            for _ in range(3):
+                entries = self._read()
+                if key in entries:
+                    return
+                self._write({**self._without_old(entries, now), key: now})
+        except Exception:
+            # Tidying up is not worth a task; whatever the store of Variables raises, the note itself comes next.
+            log.warning("Could not tidy up the Airflow Variables of %s", self._about, exc_info=True)
+
+    def _read(self) -> dict[str, float]:
+        text = read_variable(self._key)
+        try:
+            return {str(key): float(moment) for key, moment in json.loads(text or "{}").items()}
+        except (ValueError, TypeError, AttributeError):
+            log.warning("What named the Airflow Variables of %s is unreadable; beginning anew", self._about)
+            return {}
+
+    def _write(self, entries: dict[str, float]) -> None:
+        from airflow_provider_segmind.compat import Variable
+
+        Variable.set(self._key, json.dumps(entries), description=f"Variables with Segmind requests of {self._about}")
+
+    def _without_old(self, entries: dict[str, float], now: float) -> dict[str, float]:
+        days = conf.getint("segmind", "variable_retention_days", fallback=VARIABLE_RETENTION_DAYS)
+        if days <= 0:
+            return entries
+        oldest = now - days * 86_400
+        return {key: moment for key, moment in entries.items() if moment >= oldest or not self._delete(key, oldest)}
+
+    def _delete(self, key: str, oldest: float) -> bool:
+        """Delete a note unless it is in use, or the fate of its POST is unknown; say whether it is gone."""
+        from airflow_provider_segmind.compat import Variable
+
+        text = read_variable(key)
+        if text is None:
+            return True
+        try:
+            note = _decode(text)
+        except SegmindStateError:
+            return False
+        if (note.request_id is None and note.outcome is None) or note.age_from >= oldest:
+            return False
+        Variable.delete(key)
+        return True
+
+
+def read_variable(key: str) -> str | None:
+    """
+    Return a Variable's text, None when there is none.
+
+    Airflow 3.1 and 3.2 report a Variable as missing when the API server could not be asked ("allow fallback" to other
+    secrets backends, ``secrets/execution_api.py``), and a first try would pay a second time.
+
+    :raises SegmindStateError: it cannot be read.
+    """
+    from airflow_provider_segmind.compat import Variable
+
+    # By position: Airflow 2.11 has another name for the default.
+    text = Variable.get(key, None)
+    if text is not None:
+        return str(text)
+    if variable_is_missing(key):
+        return None
+    raise SegmindStateError(
+        f"The Airflow Variable {key!r}, where an earlier try would have noted its request, cannot be read. Nothing is "
+        "submitted until it can be; a retry looks again."
+    )
+
+
+class RecordStores(Journal):
+    """
+    All stores that may hold the note of one task instance.
+
+    :param written: where a note is written, each before the task goes on; the first is the one that counts.
+    :param others: where an earlier try may have written it, under another setting or on another Airflow.
+    """
+
+    def __init__(self, written: Sequence[Journal], others: Sequence[Journal], warning: str | None = None) -> None:
+        self._written = written
+        self._others = others
+        self.warning = warning
+        self.name = " and ".join(each.name for each in written)
+
+    def read(self) -> Note | None:
+        """Read all of them and return the newest note."""
+        return latest([note for store in (*self._written, *self._others) for note in _read(store)])
+
+    def write(self, note: Note) -> None:
+        """Write the note to those that are written."""
+        for store in self._written:
+            _write(store, note)
+
+
+def _read(store: Journal) -> Iterator[Note]:
+    try:
+        note = store.read()
+    except Exception as error:
+        error.add_note(
+            f"{store.name[:1].upper()}{store.name[1:]} may hold the request of an earlier try and cannot be read. "
+            "Nothing is submitted until it can be; a retry looks again."
+        )
+        raise
+    if note is not None:
+        yield note
+
+
+def _write(store: Journal, note: Note) -> None:
+    try:
+        store.write(note)
+    except Exception as error:
+        error.add_note(
+            f"{store.name[:1].upper()}{store.name[1:]}, where the request of this task is noted for a retry, cannot be "
+            "written. Nothing is submitted before it can be; a request that was submitted is found by the retry."
+        )
+        raise
+
+
+class Identity:
+    """
+    Which task instance this is: DAG, run, task and map index, never the number of the try.
+
+    :param context: the context Airflow gives to ``execute``.
+    """
+
+    def __init__(self, context: Context) -> None:
+        instance = context["ti"]
+        self.dag_id: str = instance.dag_id
+        self.run_id: str = instance.run_id
+        index = getattr(instance, "map_index", -1)
+        mapped = isinstance(index, int) and index >= 0
+        self.task_id: str = instance.task_id
+        self.index = f"[{index}]" if mapped else ""
+
+
+def journal_for(context: Context, state_path: str | None, part: str = "", record_path: str | None = None) -> Journal:
+    """
+    Choose where this task instance's note is kept, and where else one may be found.
+
+    :param state_path: folder on object storage, which goes before every other store; falls back to the option
+        ``state_path`` of the configuration section ``[segmind]``.
+    :param part: which of its requests, for a task that submits more than one: letters, digits, ``-`` and ``_``.
+    :param record_path: folder for results, None for a task without one; takes a copy where Airflow may empty its store.
+    """
+    identity = Identity(context)
+    explicit = [str(path) for path in (state_path, conf.get("segmind", "state_path", fallback="")) if path]
+    roots = list(dict.fromkeys([*explicit, *([_record_folder(record_path)] if record_path else [])]))
+    paths: list[Journal] = [PathJournal(root, identity, part) for root in roots]
+    state = context.get("task_state_store")
+    stores: list[Journal] = [] if state is None else [TaskStateJournal(state, part)]
+    variable = VariableJournal(identity, part)
+    warning = None
+    if explicit:
+        written = paths[:1]
+    elif stores:
+        written = [*stores, *paths]
+        warning = None if paths else _cost_of_clearing()
+    else:
+        written = [variable, *paths]
+    others = [each for each in (*stores, *paths, variable) if each not in written]
+    return RecordStores(written, others, warning)
+
+
+def _record_folder(path: str) -> str:
+    return f"{str(path).rstrip('/')}/{RECORD_FOLDER}"
+
+
+def _cost_of_clearing() -> str | None:
+    version = airflow_version()
+    if conf.getboolean("state_store", "clear_on_success", fallback=False):
+        why = "Airflow empties its task state store when this task succeeds ([state_store] clear_on_success is set)"
+    elif version[:2] > LAST_KEEPING:
+        why = f"Airflow {'.'.join(map(str, version))} may discard the task state of a task that is cleared"
+    else:
+        return None
+    return (
+        f"{why}, and this task has neither a state_path nor an output_path: clearing it afterwards submits and pays "
+        "again, as does the button 'Clear All Task State Store'. Set state_path, [segmind] state_path or output_path "
+        "to keep a record that outlives this."
+    )
+
+
+def _name(kind: str, text: str) -> str:
+    """Return one folder's or file's name: readable, never ``..``, and short enough for every file system."""
+    quoted = quote(text, safe="")
+    if len(quoted) > LONGEST_NAME:
+        quoted = f"{quoted[:LONGEST_NAME]}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    return f"{kind}={quoted}"
+
+
+def _decode(text: str) -> Note:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise SegmindStateError(
+            "What an earlier try noted about its request is no JSON. Nothing is submitted until it can be read: "
+            "repair or delete the note, then clear the task."
+        ) from error
+    return Note.from_json(value)

@@ -1,5 +1,0 @@
-from __future__ import annotations
-
-from tests.databases import database, postgres, postgres_server
-
-__all__ = ["database", "postgres", "postgres_server"]

@@ -1,0 +1,197 @@
+"""What a request may cost: a range, or nothing where nobody knows; never zero for unknown."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_segmind.chat.attachments import FilePart
+from airflow_provider_segmind.chat.cost_estimate import (
+    IMAGE_TOKENS,
+    PRICES,
+    InputTokens,
+    Price,
+    cost_bound,
+    estimate_cost,
+    estimate_input_tokens,
+    foresee,
+    read_prices,
+)
+from airflow_provider_segmind.chat.messages import build_chat_inputs
+from airflow_provider_segmind.exceptions import SegmindConfigError
+
+GEMINI, GPT, CLAUDE = "gemini-3.1-flash-lite", "gpt-5.4-mini", "claude-4.5-sonnet"
+
+
+def test_the_range_goes_from_no_output_to_all_that_is_allowed():
+    found = estimate_cost(GEMINI, input_tokens=1_000_000, output_cap=1000)
+
+    assert found is not None
+    assert (found.low, found.high) == (pytest.approx(0.25), pytest.approx(0.2515))
+
+
+def test_without_a_cap_the_limit_of_the_model_counts():
+    found = estimate_cost(GEMINI, input_tokens=0)
+
+    assert found is not None
+    assert found.high == pytest.approx(65_536 * 1.5e-6)
+
+
+def test_without_any_limit_there_is_no_upper_end():
+    found = estimate_cost("mine", input_tokens=4, prices={"mine": Price(input=1, output=1)})
+
+    assert found is not None
+    assert (found.low, found.high) == (pytest.approx(4e-6), None)
+
+
+def test_an_unknown_model_costs_nobody_knows_what():
+    assert estimate_cost("no-such-model", input_tokens=5) is None
+
+
+def test_own_prices_win():
+    found = estimate_cost(
+        GEMINI, input_tokens=1_000_000, output_cap=0, prices=read_prices({GEMINI: {"input": 2, "output": 3}})
+    )
+
+    assert found is not None
+    assert found.low == pytest.approx(2)
+
+
+def test_every_price_carries_its_date_and_source():
+    assert all(price.as_of and price.source for price in PRICES.values())
+    assert PRICES[GEMINI].cached_input == 0.025
+    assert PRICES[GEMINI].average_request == 0.00105109
+
+
+@pytest.mark.parametrize("model", [GEMINI, GPT, CLAUDE])
+def test_pictures_count_as_pictures_and_not_as_their_base64(model):
+    big = FilePart(media_type="image/png", data=b"0" * 1_000_000)
+    linked = FilePart.from_url("https://files.test/a.png")
+
+    found = estimate_input_tokens(build_chat_inputs(model=model, prompt="x" * 400, files=[big, linked]))
+
+    assert found == InputTokens(tokens=100 + 2 * IMAGE_TOKENS)
+
+
+@pytest.mark.parametrize("model", [GEMINI, GPT, CLAUDE])
+def test_documents_are_named_and_not_guessed(model):
+    part = FilePart(media_type="application/pdf", data=base64.b64decode("JVBERi0="))
+
+    found = estimate_input_tokens(build_chat_inputs(model=model, prompt="x" * 400, files=[part]))
+
+    assert found == InputTokens(tokens=100, uncounted_files=1)
+
+
+def test_a_document_by_address_is_uncounted_too():
+    part = FilePart.from_url("https://files.test/a.pdf")
+
+    assert estimate_input_tokens(build_chat_inputs(model=CLAUDE, prompt="Hi", files=[part])).uncounted_files == 1
+
+
+def test_text_is_counted_by_its_bytes_and_the_schema_counts():
+    plain = estimate_input_tokens(build_chat_inputs(model=GPT, prompt="字" * 40, system="x" * 40)).tokens
+    asked = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}}
+    structured = estimate_input_tokens(
+        build_chat_inputs(model=GPT, prompt="字" * 40, system="x" * 40, response_format=asked)
+    ).tokens
+
+    assert plain == 40
+    assert structured > plain + 10
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([], "prices is a list"),
+        ({"a": 1}, r"prices\.a is a int"),
+        ({"a": {"input": 1}}, r"prices\.a\.output is missing"),
+        ({"a": {"input": 1, "output": "2"}}, r"prices\.a\.output is '2'"),
+        ({"a": {"input": -1, "output": 2}}, r"prices\.a\.input is -1"),
+        ({"a": {"input": 1, "output": float("nan")}}, r"prices\.a\.output is nan"),
+        ({"a": {"input": 1, "output": 2, "outptu": 2}}, r"prices\.a\.outptu is unknown"),
+    ],
+)
+def test_prices_that_cannot_work_are_errors_that_name_the_entry(given, message):
+    with pytest.raises(SegmindConfigError, match=message):
+        read_prices(given)
+
+
+def test_what_is_foreseen_is_plain_data_with_a_range_and_the_balance():
+    seen = foresee("gemini-3.1-flash-lite", {"prompt": "x" * 400, "max_tokens": 1000}, prices=None, balance=5.0)
+
+    assert (seen["input_tokens"], seen["covered"], seen["warning"]) == (100, True, None)
+    assert seen["low"] == pytest.approx(100 * 0.25e-6)
+    assert seen["high"] == pytest.approx(100 * 0.25e-6 + 1000 * 1.5e-6)
+    assert seen["price"]["as_of"] == "2026-11-22"
+    assert json.loads(json.dumps(seen)) == seen
+
+
+def test_a_balance_that_does_not_cover_the_range_is_warned_of():
+    seen = foresee("gemini-3.1-flash-lite", {"prompt": "x"}, prices=None, balance=0.01)
+
+    assert seen["covered"] is False
+    assert "balance of 0.010000 USD does not cover" in seen["warning"]
+
+
+def test_an_unknown_price_is_said_and_is_not_zero():
+    seen = foresee("my-model", {"prompt": "x"}, prices=None, balance=0.0)
+
+    assert (seen["low"], seen["high"], seen["covered"]) == (None, None, None)
+    assert "Nobody told the price of 'my-model'" in seen["warning"]
+
+
+def test_prices_may_stand_in_the_extra_as_a_text():
+    assert read_prices('{"m": {"input": 1, "output": 2}}')["m"].output == 2.0
+    with pytest.raises(SegmindConfigError, match="prices is a text that is no JSON"):
+        read_prices("{")
+
+
+PRICED = {"m": Price(input=1.0, output=10.0), "gemini-x": Price(input=1.0, output=10.0, max_output_tokens=500)}
+
+
+@given(text=st.text(max_size=300), cap=st.integers(1, 5000))
+def test_a_bound_covers_a_token_for_each_byte_and_the_whole_output_cap(text: str, cap: int) -> None:
+    text = text.encode("utf-8", "replace").decode()
+    inputs = {"messages": [{"role": "user", "content": text}], "max_tokens": cap}
+    bound = cost_bound("m", inputs, prices=PRICED)
+    assert bound.certain
+    assert bound.usd >= (len(text.encode()) + 10 * cap) / 1e6
+    assert bound.usd <= (len(text.encode()) + 10 * cap + 100) / 1e6
+
+
+MESSAGE = {"messages": [{"role": "user", "content": "a"}], "max_tokens": 9}
+PICTURE = {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}]}
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs"),
+    [
+        ("unpriced", MESSAGE),
+        ("m", {"messages": MESSAGE["messages"]}),
+        ("m", {**MESSAGE, "n": 3}),
+        ("m", {**MESSAGE, "web_search": True}),
+        ("m", {**MESSAGE, "tools": [{"type": "function"}]}),
+        ("m", {**MESSAGE, "generationConfig": {"candidateCount": 2}}),
+        ("m", {**MESSAGE, "image": "https://example.com/a.png"}),
+        ("m", {**PICTURE, "max_tokens": 9}),
+        ("m", {"text": "a picture of a cat", "max_tokens": 9}),
+        ("gemini-x", {**MESSAGE, "messages": {"contents": [{"parts": [{"inlineData": {"mimeType": "application/pdf",
+                                                                                    "data": "AA"}}]}]}}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_bound_is_not_certain_where_something_else_may_be_billed(model: str, inputs: dict[str, Any]) -> None:
+    assert not cost_bound(model, inputs, prices=PRICED).certain
+
+
+def test_a_bound_counts_pictures_of_gemini_and_no_more_output_than_the_model_can_write() -> None:
+    inline = {"inlineData": {"mimeType": "image/png", "data": "A" * 100_000}}
+    inputs = {"messages": {"contents": [{"role": "user", "parts": [inline]}]}, "max_tokens": 10_000}
+    bound = cost_bound("gemini-x", inputs, prices=PRICED)
+    assert bound.certain
+    assert bound.usd == pytest.approx((1_120 + 16 + 500 * 10) / 1e6)

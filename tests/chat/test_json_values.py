@@ -1,0 +1,165 @@
+"""What no reader can carry is refused or takes another form, and is never an error of Python's own."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_segmind.chat.json_values import (
+    MAX_DEPTH,
+    MAX_DIGITS,
+    clean_text,
+    cleaned,
+    fault,
+    for_xcom,
+    is_carried,
+    json_text,
+    read_json,
+)
+from airflow_provider_segmind.client.models import RequestResult
+from airflow_provider_segmind.client.responses import Answer
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec=None) | st.just("\x00"))
+values = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=15,
+)
+
+
+def nested(depth: int, opening: str = "[", closing: str = "]", core: str = "") -> str:
+    return opening * depth + core + closing * depth
+
+
+def depth_of(value: object) -> int:
+    found, layer = 0, [value]
+    while layer:
+        found += any(isinstance(node, dict | list) for node in layer)
+        layer = [
+            item
+            for node in layer
+            if isinstance(node, dict | list)
+            for item in (node.values() if isinstance(node, dict) else node)
+        ]
+    return found
+
+
+@given(values)
+def test_whatever_a_model_answers_is_made_fit_for_every_xcom_backend(value):
+    carried = for_xcom(value).value
+
+    text = json.dumps(carried, ensure_ascii=False, allow_nan=False)
+    assert "\x00" not in text
+    text.encode("utf-8")
+    assert for_xcom(carried).replaced == 0
+
+
+@pytest.mark.parametrize("depth", [101, 250, 990, 5000, 300_000])
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a": ', "}"), ('[{"a\\"[": ', "}]")])
+def test_a_field_that_is_nested_too_deeply_stays_a_text_of_json(depth, opening, closing):
+    deep = nested(depth, opening, closing, "1")
+    body = read_json(f'{{"request_id": "r", "output": {deep}, "metrics": {{"cost": 1.5}}}}')
+
+    assert body == {"request_id": "r", "output": deep, "metrics": {"cost": 1.5}}
+    assert RequestResult.model_validate({"status": "COMPLETED", **body}).to_json()["output"] == deep
+
+
+def test_depth_that_every_reader_takes_stays_data():
+    body = read_json(f'{{"output": {nested(MAX_DEPTH - 1)}}}')
+
+    assert depth_of(body) == MAX_DEPTH
+    assert fault(body) is None
+    assert for_xcom(body).value == body
+
+
+@pytest.mark.parametrize("digits", [MAX_DIGITS + 1, 400, 4301, 100_000])
+@pytest.mark.parametrize("sign", ["", "-"])
+def test_an_integer_of_hundreds_of_digits_keeps_them_as_a_text(digits, sign):
+    assert read_json(f'{{"output": {sign}{"7" * digits}}}') == {"output": sign + "7" * digits}
+
+
+def test_numbers_that_are_none_are_read_as_null():
+    assert read_json('[NaN, -Infinity, 1e999, 1.5, 12345678901234567890123]') == [
+        None, None, None, 1.5, 12345678901234567890123,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ({"a": [1, {"b": 10**400}]}, ("$.a[1].b", "it is a number of more than 308 digits")),
+        ({"a": -(10**308)}, ("$.a", "it is a number of more than 308 digits")),
+        ({"a": 10**308 - 1}, None),
+        ({"a": [math.inf]}, ("$.a[0]", "it is no finite number")),
+        (json.loads(nested(101)), ("$", "it is nested more than 100 levels deep")),
+        (json.loads(nested(800)), ("$", "it is nested more than 100 levels deep")),
+        (json.loads(nested(100)), None),
+        ({"a": "text \x00", "b": None, "c": True}, None),
+    ],
+)
+def test_what_cannot_be_carried_is_named_with_its_place(value, found):
+    assert fault(value) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [("a\x00b", "a\ufffdb"), ("half \ud83d pair", "half \ufffd pair"), ("\udc00", "\ufffd"), ("\ud83d\ude00", "😀"),
+     ("plain", "plain"), ("ü", "ü")],
+)  # fmt: skip
+def test_characters_that_stores_refuse_become_the_replacement_character(text, clean):
+    assert clean_text(text) == clean
+    assert cleaned({text: [text]}).value == {clean: [clean]}
+    assert bool(cleaned(text).replaced) is (text != clean)
+
+
+def test_integers_beyond_64_bits_are_texts_in_an_xcom_and_numbers_elsewhere():
+    assert for_xcom([2**64 - 1, 2**64, -(2**63), -(2**63) - 1]).value == [
+        2**64 - 1, "18446744073709551616", -(2**63), "-9223372036854775809",
+    ]  # fmt: skip
+    assert cleaned(2**64).value == 2**64
+    assert for_xcom(10**5000).value == "1" + "0" * 5000
+
+
+def test_a_deep_value_becomes_the_text_of_its_json_in_an_xcom():
+    deep = json.loads(nested(900))
+
+    assert for_xcom({"a": deep, "b": [1]}).value == {"a": nested(900), "b": [1]}
+    assert for_xcom(deep).value == nested(900)
+
+
+@given(values)
+def test_what_is_told_to_be_fine_has_no_fault_and_needs_no_cleaning(value):
+    assert is_carried(value) is (fault(value) is None and cleaned(value).replaced == 0)
+
+
+@pytest.mark.parametrize("depth", [99, 100, 101, 102, 900])
+def test_depth_is_counted_alike_by_both(depth):
+    value = json.loads(nested(depth))
+    assert is_carried(value) is (fault(value) is None) is (depth <= MAX_DEPTH)
+
+
+@given(values)
+def test_json_is_written_as_python_writes_it(value):
+    expected = json.loads(json.dumps(value), parse_constant=lambda _: None)
+    assert read_json(json_text(value).encode("utf-8", "surrogatepass")) == expected
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "[1," * 5000, "[" * 900 + '"'])
+def test_json_that_is_never_closed_is_no_json(text):
+    with pytest.raises(ValueError, match=r"not JSON|Expecting|delimiter|Unterminated"):
+        read_json(text)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b'{"a"', b"[" * 500_000, b'{"a":' * 200_000, b"]" * 300, b"\xff\xfe", b'{"output": [' + b"[" * 900],
+)
+def test_what_is_no_json_is_the_contract_broken(content):
+    from airflow_provider_segmind.client.responses import BrokenAnswerError
+
+    with pytest.raises(BrokenAnswerError):
+        Answer(200, content).json()

@@ -1,0 +1,240 @@
+"""A reply becomes validated plain data, or says where it went wrong."""
+
+from __future__ import annotations
+
+import json
+from datetime import date
+from functools import partial
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, ConfigDict, field_validator
+
+from airflow_provider_segmind.chat.output_type import OutputType, ParsedReply, climb, cut_short
+from tests.support.counting import calls_made
+
+
+class Item(BaseModel):
+    name: str
+    price: float
+    due: date | None = None
+    tags: list[str] = []
+    note: str = "none"
+
+
+ITEM = OutputType.from_(Item)
+GOOD = '{"name": "tea", "price": 2.5, "due": "2026-01-02"}'
+DATA = {"name": "tea", "price": 2.5, "due": "2026-01-02", "tags": [], "note": "none"}
+FINDINGS = {
+    "strict": (GOOD, "strict"),
+    "blanks around": (f"\n\ufeff  {GOOD}\n", "strict"),
+    "fenced": (f"Sure!\n```json\n{GOOD}\n```\nBye.", "fenced"),
+    "fenced without a language": (f"```\n{GOOD}\n```", "fenced"),
+    "fence never closed": (f"```json\n{GOOD}", "embedded"),
+    "inside prose": (f"Here it is: {GOOD} I hope it helps.", "embedded"),
+    "after other braces": (f"For {{x}} and [1]: {GOOD}", "embedded"),
+    "an example of another form first": (f'Not {{"a": 1}} but {GOOD}', "embedded"),
+}
+
+
+@pytest.mark.parametrize(("text", "rung"), FINDINGS.values(), ids=FINDINGS.keys())
+def test_data_is_found_wherever_the_model_put_it(text, rung):
+    assert ITEM.parse(text) == ParsedReply(data=DATA, rung=rung)
+
+
+FAULTS = {
+    "prose": ("I cannot say.", "$", "not JSON: Expecting value at line 1 column 1", False),
+    "nothing": ("", "$", "not JSON: Expecting value", False),
+    "cut off": (GOOD[:-9], "$", "not JSON: Unterminated string", True),
+    "cut off in a fence": ("```json\n" + GOOD[:-1], "$", "not JSON", True),
+    "cut off in a list": (f"[{GOOD}, {GOOD}, ", "$", "not JSON", True),
+    "broken inside": ('{"items": [{"name": "a", "price": 1}], bad}', "$", "not JSON: Expecting property name", False),
+    "missing": ('{"name": "tea"}', "$.price", "$.price: Field required", False),
+    "wrong type": ('{"name": 1, "price": 2}', "$.name", "$.name: Input should be a valid string", False),
+    "deep": ('{"name": "a", "price": 1, "tags": ["b", 3]}', "$.tags[1]", "$.tags[1]: Input should be", False),
+    "a list": (f"[{GOOD}]", "$", "$: Input should be an object", False),
+    "not a number": ('{"name": "a", "price": NaN}', "$", "not JSON: NaN is no JSON number", False),
+    "too large a number": ('{"name": "a", "price": 1e999}', "$", "not JSON: a number is too large", False),
+    "nested without end": ("[" * 100_000, "$", "not JSON: nested too deeply", True),
+    "JSON in a JSON text": (json.dumps(GOOD), "$", "$: Input should be an object", False),
+}
+
+
+@pytest.mark.parametrize(("text", "path", "error", "short"), FAULTS.values(), ids=FAULTS.keys())
+def test_what_is_wrong_is_said_with_its_place(text, path, error, short):
+    parsed = ITEM.parse(text)
+
+    assert not parsed.ok
+    assert parsed.data is None
+    assert (parsed.path, parsed.cut_short) == (path, short)
+    assert parsed.error is not None
+    assert error in parsed.error
+
+
+def test_no_piece_of_a_broken_answer_is_taken_for_the_answer():
+    loose = OutputType.from_({"type": "object"})
+
+    assert not loose.parse('{"items": [{"a": 1}], bad}').ok
+    assert not loose.parse('[{"a": 1}, {"a": 2}, {"a"').ok
+
+
+def test_several_errors_are_told_and_the_rest_counted():
+    class Many(BaseModel):
+        a: int
+        b: int
+        c: int
+        d: int
+
+    error = OutputType.from_(Many).parse("{}").error
+
+    assert error == "$.a: Field required; $.b: Field required; $.c: Field required; and 1 more"
+
+
+def test_a_long_error_is_shortened():
+    parsed = OutputType.from_({"type": "object", "properties": {"a": {"type": "integer"}}}).parse(
+        json.dumps({"a": "x" * 5000})
+    )
+
+    assert parsed.path == "$.a"
+    assert parsed.error is not None
+    assert len(parsed.error) < 260
+
+
+@pytest.mark.parametrize(
+    ("output_type", "text", "data"),
+    [
+        (list[Item], f'{{"value": [{GOOD}]}}', [DATA]),
+        (list[Item], f"[{GOOD}]", [DATA]),
+        (int, '{"value": 3}', 3),
+        (int, "3", 3),
+        (Literal["a", "b"], '"a"', "a"),
+        (dict[str, int], '{"value": 3}', {"value": 3}),
+        (list[int] | dict[str, int], '{"value": 3}', {"value": 3}),
+        (tuple[int, str], '{"value": [1, "a"]}', [1, "a"]),
+        (set[int], "[1, 1]", [1]),
+        (Any, '{"value": {"a": null}}', {"a": None}),
+        ({"type": "array", "items": {"type": "integer"}}, '{"value": [1]}', [1]),
+    ],
+)
+def test_data_comes_out_of_its_wrapping_or_without_one(output_type, text, data):
+    assert OutputType.from_(output_type).parse(text).data == data
+
+
+def test_the_path_of_wrapped_data_is_that_of_the_answer():
+    assert OutputType.from_(list[int]).parse('{"value": [1, "x"]}').path == "$.value[1]"
+    assert OutputType.from_({"type": "array", "items": {"type": "integer"}}).parse('["x"]').path == "$[0]"
+
+
+def test_nulls_that_only_the_strict_form_asked_for_are_taken_out():
+    answer = '{"name": "tea", "price": 1, "due": null, "tags": null, "note": null}'
+
+    assert ITEM.parse(answer).data == {**DATA, "price": 1.0, "due": None}
+
+
+def test_nulls_are_taken_out_of_nested_data_and_kept_where_they_are_meant():
+    schema = {
+        "type": "object",
+        "properties": {
+            "rows": {"type": "array", "items": {"$ref": "#/$defs/Row"}},
+            "any": {},
+            "maybe": {"type": ["string", "null"]},
+        },
+        "$defs": {
+            "Row": {
+                "type": "object",
+                "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}, "next": {"$ref": "#/$defs/Row"}},
+                "required": ["a"],
+            }
+        },
+    }
+    answer = {"rows": [{"a": 1, "b": None, "next": {"a": 2, "b": None, "next": None}}], "any": None, "maybe": None}
+
+    parsed = OutputType.from_(schema).parse(json.dumps(answer))
+
+    assert parsed.data == {"rows": [{"a": 1, "next": {"a": 2}}], "any": None, "maybe": None}
+    assert (
+        OutputType.from_(schema).parse('{"rows": [{"a": null}]}').error == "$.rows[0].a: None is not of type 'integer'"
+    )
+
+
+def test_a_strict_model_takes_what_json_has_for_its_types():
+    class Strict(BaseModel):
+        model_config = ConfigDict(strict=True)
+        due: date
+        ids: set[int]
+
+    assert OutputType.from_(Strict).parse('{"due": "2026-01-02", "ids": [1]}').data == {"due": "2026-01-02", "ids": [1]}
+
+
+def test_the_models_own_validators_run():
+    class Even(BaseModel):
+        n: int
+
+        @field_validator("n")
+        @classmethod
+        def even(cls, n: int) -> int:
+            if n % 2:
+                raise ValueError("must be even")
+            return n
+
+    assert OutputType.from_(Even).parse('{"n": 3}').error == "$.n: Value error, must be even"
+
+
+def test_a_schema_is_checked_in_full_though_the_wire_form_is_looser():
+    schema = {"type": "object", "properties": {"a": {"type": "string", "minLength": 3}}, "minProperties": 1}
+
+    assert OutputType.from_(schema).parse('{"a": "ab"}').error == "$.a: 'ab' is too short"
+    assert not OutputType.from_(schema).parse("{}").ok
+
+
+def test_braces_in_data_arrive_byte_for_byte():
+    name = '{{ 7*7 }} {% sale \\ " ``` \u2028 👩‍🚀'
+    text = json.dumps({"name": name, "price": 1})
+
+    assert ITEM.parse(text).data["name"] == name
+    assert ITEM.parse(f"Here:\n```json\n{text}\n```").data["name"] == name
+    assert ITEM.parse(f"Here: {text}.").data["name"] == name
+
+
+@pytest.mark.parametrize("repeated", ["[", '{"a":', '["', "{}", '"', "```\n", "[1,"])
+def test_nonsense_is_read_with_work_in_proportion_to_its_size(repeated):
+    short, long = (calls_made(partial(ITEM.parse, repeated * count)) for count in (2_000, 8_000))
+
+    assert long <= 5 * short
+
+
+@pytest.mark.parametrize(
+    ("text", "short"),
+    [("I [think", False), ('{"a": "b}', True), ('  {"a": "b', True), ("[1]", False), ("```\n[", True)],
+)
+def test_text_counts_as_cut_short_only_when_it_begins_as_json(text, short):
+    assert cut_short(text) is short
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=15,
+)
+
+
+@given(value=json_values, before=st.text(alphabet="abc \n.:"), after=st.text(alphabet="abc \n.:"))
+def test_any_json_is_found_whole_in_all_places(value, before, after):
+    text = json.dumps(value)
+
+    assert [found.value for found in climb(text)] == [value]
+    assert next(climb(f"{before}x\n```json\n{text}\n```\n{after}")).value == value or "```" in text
+    if isinstance(value, dict | list):
+        assert next(climb(f"{before}x {text} y{after}")).value == value
+
+
+@given(text=st.text() | st.text(alphabet='{}[]",:`\\ \nabc1'))
+def test_no_text_makes_parsing_raise(text):
+    for output_type in (ITEM, OutputType.from_(list[int]), OutputType.from_({"type": "object"})):
+        parsed = output_type.parse("{{ 7*7 }} {% sale " + text)
+        assert parsed.ok or parsed.error
+        parsed = output_type.parse(text)
+        assert parsed.ok or parsed.error
+        json.dumps(parsed.data, allow_nan=False)

@@ -1,0 +1,130 @@
+"""The answer is what stands after the reasoning, and of several values the last."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_segmind.chat.output_type import Digits, OutputType, after_reasoning, climb, cut_short, load
+from tests.support.counting import calls_made
+
+NUMBER = OutputType.from_({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]})
+DRAFT, ANSWER = '{"a": 1}', '{"a": 2}'
+MARKS = [
+    ("<think>", "</think>"), ("<thinking>", "</thinking>"), ("<reasoning>", "</reasoning>"), ("<THINK>", "</Think>"),
+    ('<think type="deep">', "</think >"), ("<thought>", "</thought>"), ("<scratchpad>", "</scratchpad>"),
+    ("<analysis>", "</analysis>"), ("<seed:think>", "</seed:think>"), ("[THINK]", "[/THINK]"), ("◁think▷", "◁/think▷"),
+    ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
+]  # fmt: skip
+SHAPES = [
+    "{open}maybe {draft}?{close}\n{answer}",
+    "{open}\n```json\n{draft}\n```\n{close}\n```json\n{answer}\n```",
+    "{open}\n```json\n{draft}\n```\n{close}{answer}",
+    "maybe {draft}?\n{close}\n{answer}",
+    "{draft}{close}{answer}",
+    "{open}{draft}{close}{open}{draft}{close}The answer: {answer}.",
+    "{open}use {open} marks: {draft}{close}{answer}",
+    "{open}a {{ and [ and \" left open{close}{answer}",
+    "{answer}\n{open}was {draft} right?{close}",
+    "Sure. {answer} {open}now more: {draft}",
+    "{draft} is the form.{open}hm{close}{answer}",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("marks", MARKS, ids=lambda marks: marks[0])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_answer_is_what_stands_outside_the_reasoning(marks, shape):
+    text = shape.format(open=marks[0], close=marks[1], draft=DRAFT, answer=ANSWER)
+
+    assert NUMBER.parse(text).data == {"a": 2}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"<think>maybe {DRAFT}?", f"<think>maybe {DRAFT}?</think>", f"{DRAFT}</think>\nI cannot say.",
+        f"<think>\n```json\n{DRAFT}\n```", f"<think>{DRAFT}</think><think>{DRAFT}", f"Well. <reasoning>{DRAFT}",
+    ],
+)  # fmt: skip
+def test_a_reply_that_is_only_reasoning_has_no_answer(text):
+    parsed = NUMBER.parse(text)
+
+    assert not parsed.ok
+    assert parsed.path == "$"
+
+
+def test_reasoning_that_does_not_end_was_cut_short_and_says_so():
+    parsed = NUMBER.parse(f"<think>maybe {DRAFT}?")
+
+    assert parsed.error == "not JSON: it is reasoning that does not end"
+    assert parsed.cut_short
+    assert not cut_short(f"<think>{DRAFT}</think>I cannot say.")
+
+
+@pytest.mark.parametrize("mark", ["<think>", "</think>", "<think>x</think>", "[THINK]"])
+@pytest.mark.parametrize("around", ["{}", "Here: {} So.", "```json\n{}\n```", "<think>hm</think>{}", "[1] {}"])
+def test_a_mark_inside_an_answer_is_data(mark, around):
+    value = {"a": 2, "html": f"x {mark} y"}
+
+    assert NUMBER.parse(around.replace("{}", json.dumps(value))).data == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"First {DRAFT}, no: {ANSWER}.", f"```json\n{DRAFT}\n```\nCorrected:\n```json\n{ANSWER}\n```",
+        f'{DRAFT} {ANSWER} as {{"b": 3}} would be wrong', f"{DRAFT} " * 50 + ANSWER,
+        f"Not {DRAFT} but\n```\n{ANSWER}\n```\n(see {DRAFT})",
+    ],
+)  # fmt: skip
+def test_of_several_values_the_last_that_fits_is_the_answer(text):
+    assert NUMBER.parse(text).data == {"a": 2}
+
+
+values = st.dictionaries(st.text(), st.integers() | st.text(), max_size=3)
+prose = st.text(alphabet='abc {}[]"<>/`\n.,1')
+
+
+@given(draft=values, answer=values, before=prose, marks=st.sampled_from(MARKS))
+def test_no_draft_is_taken_for_the_answer_whatever_stands_around_it(draft, answer, before, marks):
+    text = f"{marks[0]}{before}{json.dumps(draft)}{marks[1]}\n{json.dumps(answer)}"
+
+    assert [found.value for found in climb(text)] == [answer]
+
+
+@given(answer=values, before=prose)
+def test_a_text_without_marks_is_left_alone(answer, before):
+    text = before.replace("<", "") + json.dumps(answer)
+
+    if "think" not in text.lower():
+        assert after_reasoning(text) == (text, False)
+
+
+@pytest.mark.parametrize(
+    ("repeated", "end"),
+    [
+        ("<think>", ""),
+        ("</think>", ""),
+        ("<think></think>", ""),
+        ("[", "<think>"),
+        ("[1}", "<think>"),
+        ("{}", "</think>"),
+    ],
+)
+def test_reasoning_is_found_with_work_in_proportion_to_the_text(repeated, end):
+    short, long = (calls_made(partial(NUMBER.parse, repeated * count + end)) for count in (1_000, 4_000))
+
+    assert long <= 5 * short
+
+
+def test_a_number_that_a_float_rounds_keeps_what_was_written():
+    [whole, long, short] = load("[1.5, 90071992547409.9301, 1.50]")
+
+    assert (type(whole), str(whole)) == (float, "1.5")
+    assert (type(long), str(long), long) == (Digits, "90071992547409.9301", 90071992547409.94)
+    assert str(short) == "1.50"
+    assert json.dumps(long) == "90071992547409.94"

@@ -1,0 +1,496 @@
+"""An answer is stored under the names that the schema gave the model, whatever pydantic calls a field otherwise."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from enum import Enum
+from typing import Annotated, Any, Literal
+from uuid import UUID, uuid4
+
+import pydantic
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import (
+    AliasChoices,
+    AliasPath,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    RootModel,
+    Secret,
+    SecretBytes,
+    SecretStr,
+    computed_field,
+    field_serializer,
+    model_serializer,
+)
+from pydantic.alias_generators import to_camel
+from typing_extensions import TypedDict
+
+from airflow_provider_segmind.chat.output_type import OutputType
+from airflow_provider_segmind.exceptions import SegmindConfigError
+
+
+class Alias(BaseModel):
+    team: str = Field(alias="teamName")
+
+
+class ValidationAlias(BaseModel):
+    team: str = Field(validation_alias="teamName")
+
+
+class SerializationAlias(BaseModel):
+    team: str = Field(serialization_alias="teamName")
+
+
+class Both(BaseModel):
+    team: str = Field(validation_alias="in", serialization_alias="out")
+
+
+class Choices(BaseModel):
+    team: str = Field(validation_alias=AliasChoices("teamName", "team_name"))
+
+
+class Path(BaseModel):
+    team: str = Field(validation_alias=AliasPath("teams", 0))
+
+
+class PathOrKey(BaseModel):
+    team: str = Field(validation_alias=AliasChoices(AliasPath("teams", 0), "teamName"))
+
+
+class Generated(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel)
+    team_name: str
+
+
+class OnlyByName(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True, validate_by_alias=False)
+    team_name: str
+
+
+class Populated(BaseModel):
+    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
+    team: str = Field(alias="teamName")
+
+
+class Excluded(BaseModel):
+    team: str = Field(exclude=True)
+
+
+class ExcludedAlias(BaseModel):
+    team: str = Field(alias="teamName", exclude=True)
+
+
+class Computed(BaseModel):
+    team: str
+
+    @computed_field
+    @property
+    def shout(self) -> str:
+        return self.team.upper()
+
+
+class Serialized(BaseModel):
+    team: str = Field(alias="teamName")
+
+    @model_serializer
+    def as_other(self) -> dict[str, Any]:
+        return {"t": self.team}
+
+
+class SerializedToText(BaseModel):
+    team: str = Field(alias="teamName")
+
+    @model_serializer
+    def as_text(self) -> str:
+        return f"team {self.team}"
+
+
+class FieldSerialized(BaseModel):
+    team: str = Field(alias="teamName")
+
+    @field_serializer("team")
+    def as_is(self, team: str) -> str:
+        return team
+
+
+class Raising(BaseModel):
+    team: str = Field(alias="teamName")
+
+    @field_serializer("team")
+    def never(self, team: str) -> str:
+        raise ValueError(team)
+
+
+class Root(RootModel[Alias]):
+    pass
+
+
+@dataclasses.dataclass
+class Plain:
+    team: Annotated[str, Field(alias="teamName")]
+
+
+@pydantic.dataclasses.dataclass
+class Pydantic:
+    team: str = Field(alias="teamName")
+    other: dataclasses.InitVar[str] = "none"
+
+
+class Typed(TypedDict):
+    team: Annotated[str, Field(alias="teamName")]
+
+
+TYPES = [
+    Alias, ValidationAlias, SerializationAlias, Both, Choices, Path, PathOrKey, Generated, OnlyByName, Populated,
+    Excluded, ExcludedAlias, Computed, Serialized, SerializedToText, FieldSerialized, Raising, Root, Plain, Pydantic,
+    Typed,
+]  # fmt: skip
+
+
+def answer_to(output_type: OutputType) -> dict[str, Any]:
+    """Answer as a model that keeps to the schema it is sent."""
+    sent = output_type.response_format("openai")["json_schema"]["schema"]
+    return dict.fromkeys(sent["properties"], "x")
+
+
+@pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.__name__)
+def test_an_answer_to_the_schema_that_was_sent_fills_every_field(kind):
+    output_type = OutputType.from_(kind)
+    answer = answer_to(output_type)
+
+    parsed = output_type.parse(json.dumps(answer))
+
+    assert parsed.error is None
+    assert {name: parsed.data[name] for name in answer} == answer
+    assert list(output_type.fields)[: len(answer)] == list(answer)
+    assert all(parsed.data.get(name) is not None for name in output_type.fields)
+
+
+@pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.__name__)
+def test_what_was_delivered_is_taken_by_the_same_type(kind):
+    output_type = OutputType.from_(kind)
+    delivered = output_type.parse(json.dumps(answer_to(output_type))).data
+
+    again = output_type.parse(json.dumps(delivered))
+
+    assert again.data == delivered
+
+
+@pytest.mark.parametrize("kind", [Alias, ValidationAlias, Both, Choices, Generated, Populated, Plain, Typed])
+def test_an_answer_under_the_class_s_own_names_is_taken_too(kind):
+    output_type = OutputType.from_(kind)
+    own = "team_name" if kind is Generated else "team"
+
+    assert next(iter(output_type.parse(json.dumps({own: "x"})).data.values())) == "x"
+
+
+def test_a_choice_of_keys_is_stored_under_the_one_that_was_asked_for():
+    assert OutputType.from_(Choices).parse('{"team_name": "x"}').data == {"teamName": "x"}
+    assert OutputType.from_(Path).parse('{"teams": ["x", "y"]}').data == {"team": "x"}
+
+
+def test_names_that_are_swapped_are_told_apart():
+    class Swapped(BaseModel):
+        a: str | None = Field(None, alias="b")
+        b: str | None = Field(None, alias="a")
+
+    assert OutputType.from_(Swapped).parse('{"b": "x"}').data == {"b": "x", "a": None}
+
+
+class Leaf(BaseModel):
+    kind: Literal["leaf"] = Field("leaf", alias="leafKind")
+    inner: str = Field(validation_alias="innerName", exclude=True)
+
+
+class Other(BaseModel):
+    kind: Literal["other"] = Field(alias="leafKind")
+    inner: str = Field(validation_alias="otherName")
+
+
+class Tree(BaseModel):
+    first: Leaf = Field(alias="firstLeaf")
+    many: list[Leaf | Other] = Field(validation_alias="manyLeaves")
+    named: dict[str, Leaf] = Field(alias="namedLeaves")
+    pair: tuple[Leaf, int] = Field(alias="aPair")
+    one: Annotated[Leaf | Other, Field(discriminator="kind", alias="oneOf")]
+    maybe: Tree | None = Field(None, alias="maybeTree")
+
+
+LEAF = {"leafKind": "leaf", "innerName": "x"}
+OTHER = {"leafKind": "other", "otherName": "x"}
+
+
+def test_fields_of_nested_models_are_named_as_in_the_schema():
+    answer: dict[str, Any] = {
+        "firstLeaf": LEAF,
+        "manyLeaves": [LEAF, OTHER],
+        "namedLeaves": {"a": LEAF},
+        "aPair": [LEAF, 1],
+        "oneOf": OTHER,
+    }
+    answer["maybeTree"] = {**answer, "maybeTree": None}
+
+    assert OutputType.from_(Tree).parse(json.dumps(answer)).data == answer
+    assert OutputType.from_(list[Leaf | Other]).parse(json.dumps([LEAF, OTHER])).data == [LEAF, OTHER]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        Annotated[str, Field(validation_alias="in")],
+        Annotated[str, Field(serialization_alias="out")],
+        Annotated[str, Field(exclude=True)],
+    ],
+)
+def test_a_typed_dict_whose_values_would_not_tell_their_names_is_refused_at_parse(odd):
+    Odd = TypedDict("Odd", {"team": odd})  # noqa: UP013 - made from a value
+
+    with pytest.raises(SegmindConfigError, match="TypedDict whose field 'team'"):
+        OutputType.from_(Odd)
+
+
+class Secrets(BaseModel):
+    word: SecretStr = Field(alias="passWord")
+    raw: SecretBytes
+    day: Secret[date]
+    many: list[SecretStr]
+    named: dict[str, SecretStr]
+    keys: dict[SecretStr, int]
+    maybe: SecretStr | None = None
+
+
+def test_a_secret_is_delivered_as_the_model_wrote_it():
+    answer = {
+        "passWord": "hunter2",
+        "raw": "bytes",
+        "day": "2026-01-02",
+        "many": ["a", "b"],
+        "named": {"k": "v"},
+        "keys": {"secret": 1},
+        "maybe": "c",
+    }
+
+    assert OutputType.from_(Secrets).parse(json.dumps(answer)).data == answer
+    assert OutputType.from_(SecretStr).parse('"hunter2"').data == "hunter2"
+    assert OutputType.from_(TypedDict("Login", {"word": SecretStr})).parse('{"word": "w"}').data == {"word": "w"}
+
+
+@pytest.mark.parametrize("kind", [SecretStr, SecretBytes, Secret[str], list[SecretStr], SecretStr | None])
+def test_a_secret_that_is_the_only_one_is_delivered(kind):
+    class One(BaseModel):
+        word: kind
+
+    class Outer(BaseModel):
+        inner: One
+
+    word = ["w"] if kind == list[SecretStr] else "w"
+    answer = {"inner": {"word": word}}
+
+    assert OutputType.from_(Outer).parse(json.dumps(answer)).data == answer
+    assert OutputType.from_(kind).parse(json.dumps(word)).data == word
+
+
+def test_a_nested_model_that_computes_a_secret_delivers_it():
+    class Inner(BaseModel):
+        word: str
+
+        @computed_field
+        @property
+        def twice(self) -> SecretStr:
+            return SecretStr(self.word * 2)
+
+    class Outer(BaseModel):
+        inner: Inner
+
+    assert OutputType.from_(Outer).parse('{"inner": {"word": "a"}}').data == {"inner": {"word": "a", "twice": "aa"}}
+
+
+def test_a_secret_beside_the_fields_of_a_model_is_delivered_too():
+    class Open(BaseModel):
+        model_config = ConfigDict(extra="allow")
+        __pydantic_extra__: dict[str, SecretStr]
+        word: SecretStr
+
+        @computed_field(alias="twoWords")
+        @property
+        def twice(self) -> SecretStr:
+            return SecretStr(self.word.get_secret_value() * 2)
+
+        @computed_field
+        @property
+        def leaf(self) -> Leaf:
+            return Leaf(leafKind="leaf", innerName="x")
+
+    parsed = OutputType.from_(Open).parse('{"word": "a", "more": "b"}')
+
+    assert parsed.data == {"word": "a", "more": "b", "twoWords": "aa", "leaf": LEAF}
+    assert list(OutputType.from_(Open).fields) == ["word", "twoWords", "leaf"]
+
+
+def test_items_that_pydantic_validates_late_are_validated():
+    class Late(BaseModel):
+        many: Iterable[int] = Field(alias="manyItems")
+
+    assert OutputType.from_(Late).parse('{"manyItems": [1, 2]}').data == {"manyItems": [1, 2]}
+    assert not OutputType.from_(Late).parse('{"manyItems": [1, "x"]}').ok
+
+
+def test_a_secret_that_its_own_class_writes_stays_as_written():
+    class Hashed(BaseModel):
+        word: SecretStr
+
+        @field_serializer("word")
+        def shorten(self, word: SecretStr) -> str:
+            return f"{len(word.get_secret_value())} letters"
+
+    assert OutputType.from_(Hashed).parse('{"word": "abc"}').data == {"word": "3 letters"}
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+class Kinds(BaseModel):
+    colour: Colour = Field(alias="theColour")
+    day: date
+    at: datetime
+    took: timedelta
+    id: UUID
+    raw: bytes
+    limit: float = float("inf")
+
+
+def test_values_of_other_types_come_in_the_form_json_has_for_them():
+    answer = {
+        "theColour": "red", "day": "2026-01-02", "at": "2026-01-02T03:04:05Z", "took": "PT1M",
+        "id": str(uuid4()), "raw": "abc",
+    }  # fmt: skip
+
+    assert OutputType.from_(Kinds).parse(json.dumps(answer)).data == {**answer, "limit": None}
+
+
+def test_what_a_validator_or_serializer_of_the_type_raises_is_an_invalid_answer_or_none_at_all():
+    def broken(value: str) -> str:
+        raise KeyError(value)
+
+    odd = Annotated[str, pydantic.AfterValidator(broken)]
+    parsed = OutputType.from_(odd).parse('"x"')
+
+    assert parsed.error == "$: output_type itself raised KeyError"
+    assert OutputType.from_(Raising).parse('{"teamName": "x"}').data == {"teamName": "x"}
+
+
+class Money(BaseModel):
+    total: Decimal
+    maybe: Decimal | None = None
+    either: Decimal | str = "none"
+    many: list[Decimal] = []
+    named: dict[str, Decimal] = {}
+    keys: dict[Decimal, Decimal] = {}
+    pair: tuple[Decimal, float] | None = None
+    several: set[Decimal] = set()
+    rounded: Annotated[Decimal, PlainSerializer(lambda value: f"{value:.2f}")] = Decimal(0)
+    bounded: Decimal = Field(Decimal(0), max_digits=20, decimal_places=4)
+    plain: float = 0.5
+    anything: Any = None
+
+
+N = "90071992547409.9301"
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_decimal_keeps_the_digits_the_model_wrote_wherever_it_stands(strict):
+    class Strict(Money):
+        model_config = ConfigDict(strict=strict)
+        day: date
+        made: UUID = Field(default_factory=uuid4)
+
+    text = (
+        f'{{"total": {N}, "maybe": {N}, "either": {N}, "many": [{N}, 1.50], "named": {{"a": {N}}}, '
+        f'"keys": {{"{N}": {N}}}, "pair": [{N}, {N}], "several": [{N}], "rounded": {N}, "bounded": {N}, '
+        f'"plain": {N}, "anything": {N}, "day": "2026-01-02"}}'
+    )
+    data = OutputType.from_(Strict).parse(text).data
+
+    assert data.pop("made")
+    assert data == {
+        "total": N, "maybe": N, "either": N, "many": [N, "1.50"], "named": {"a": N}, "keys": {N: N},
+        "pair": [N, float(N)], "several": [N], "rounded": "90071992547409.93", "bounded": N, "plain": float(N),
+        "anything": float(N), "day": "2026-01-02",
+    }  # fmt: skip
+    assert type(data["anything"]) is float
+
+
+@given(st.decimals(allow_nan=False, allow_infinity=False, min_value=Decimal("-1e300"), max_value=Decimal("1e300")))
+def test_every_decimal_comes_back_digit_by_digit(number):
+    written = format(number, "f")
+
+    data = OutputType.from_(Money).parse(f'{{"total": {written}}}').data
+
+    assert Decimal(data["total"]).as_tuple() == Decimal(written).as_tuple()
+    assert OutputType.from_(Decimal).parse(f'{{"value": {written}}}').data == str(Decimal(written))
+
+
+def test_a_bound_is_checked_against_the_number_that_was_written():
+    class Bounded(BaseModel):
+        total: Decimal = Field(le=Decimal(N))
+
+    assert OutputType.from_(Bounded).parse(f'{{"total": {N}}}').data == {"total": N}
+    assert not OutputType.from_(Bounded).parse(f'{{"total": {N}1}}').ok
+
+
+def test_a_strict_model_stays_strict_beside_a_long_number():
+    class Strict(BaseModel):
+        model_config = ConfigDict(strict=True)
+        total: Decimal
+        count: int
+
+    assert OutputType.from_(Strict).parse(f'{{"total": {N}, "count": "3"}}').path == "$.count"
+
+
+def test_a_large_integer_keeps_its_digits():
+    digits = "123456789012345678901234567890"
+
+    assert OutputType.from_(Money).parse(f'{{"total": {digits}}}').data["total"] == digits
+    assert OutputType.from_(int).parse(digits).data == int(digits)
+
+
+class Bag(BaseModel):
+    n: int | None = None
+    t: str | None = None
+    d: Any = None
+
+
+@pytest.mark.parametrize("kind", [Bag, {"type": "object"}], ids=["pydantic", "schema"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'{{"n": {"7" * 400}}}', f'{{"n": -{"7" * 5000}}}', f'{{"d": {"[" * 300}{"]" * 300}}}',
+        f'{{"d": {"[" * 5000}{"]" * 5000}}}', f'{{"d": {"{" + chr(34) + "a" + chr(34) + ":"}' * 1 + "1}}",
+        '{"d": NaN}', '{"d": -Infinity}', '{"d": 1e999}', '{"d": [{"a": ' + "9" * 309 + "}]}",
+    ],
+)  # fmt: skip
+def test_what_no_store_carries_is_an_invalid_answer_with_a_reason(kind, text):
+    parsed = OutputType.from_(kind).parse(text)
+
+    assert parsed.error or parsed.data == {"n": None, "t": None, "d": {"a": 1}} or parsed.data == {"d": {"a": 1}}
+    assert parsed.ok is ("{" in text[6:] and "[" not in text)
+
+
+@pytest.mark.parametrize("kind", [Bag, {"type": "object"}], ids=["pydantic", "schema"])
+@pytest.mark.parametrize(
+    ("written", "read"), [("a\\u0000b", "a\ufffdb"), ("half \\ud83d pair", "half \ufffd pair"), ("\\udc00", "\ufffd")]
+)
+def test_a_character_that_stores_refuse_costs_no_answer(kind, written, read):
+    parsed = OutputType.from_(kind).parse(f'{{"t": "{written}"}}')
+
+    assert parsed.data["t"] == read
+    assert parsed.replaced == 1

@@ -1,0 +1,389 @@
+"""What was answered: every way of an answer, of every family, in every wrapping, has one outcome."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_segmind.chat.model_families import ApiFormat
+from airflow_provider_segmind.chat.replies import (
+    ChatReply,
+    FinishReason,
+    TokenUsage,
+    finish_reason_of,
+    outcome,
+    read_reply,
+)
+from airflow_provider_segmind.client.responses import Answer
+
+MODELS = {"gemini": "gemini-3.1-flash-lite", "openai": "gpt-5.4-mini", "anthropic": "claude-4.5-sonnet"}
+MEGABYTE = "é" * 500_000 + "x" * 500_000
+BRACES = "{{ 7*7 }} {% sale {0} %s"
+
+
+def gemini(text: str | None = "Hi", finish: str | None = "STOP", **extra: Any) -> dict[str, Any]:
+    candidate: dict[str, Any] = {"index": 0, "safetyRatings": []}
+    if text is not None:
+        candidate["content"] = {"parts": [{"text": text}], "role": "model"}
+    if finish is not None:
+        candidate["finishReason"] = finish
+    usage = {"promptTokenCount": 56, "candidatesTokenCount": 31, "totalTokenCount": 87}
+    return {"candidates": [{**candidate, **extra}], "usageMetadata": usage}
+
+
+def openai(content: Any = "Hi", finish: str | None = "stop", **extra: Any) -> dict[str, Any]:
+    message = {"role": "assistant", "content": content, **extra}
+    usage = {"prompt_tokens": 56, "completion_tokens": 31, "total_tokens": 87}
+    return {"choices": [{"index": 0, "message": message, "finish_reason": finish}], "usage": usage}
+
+
+def anthropic(*blocks: dict[str, Any], finish: str | None = "end_turn") -> dict[str, Any]:
+    usage = {"input_tokens": 56, "output_tokens": 31}
+    return {"type": "message", "role": "assistant", "content": list(blocks), "stop_reason": finish, "usage": usage}
+
+
+def said(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text}
+
+
+FENCED = 'Sure:\n```json\n{"a": 1}\n```'
+LOOKALIKE = json.dumps(gemini("inner"))
+CALL = {"name": "weather", "args": {}}
+
+# kind of answer: body for gemini, openai, anthropic; outcome; text
+ANSWERS: dict[str, tuple[Any, Any, Any, str, str]] = {
+    "stop": (gemini(), openai(), anthropic(said("Hi")), "success", "Hi"),
+    "length": (
+        gemini("Half", "MAX_TOKENS"),
+        openai("Half", "length"),
+        anthropic(said("Half"), finish="max_tokens"),
+        "truncated",
+        "Half",
+    ),
+    "length without text": (
+        gemini(None, "MAX_TOKENS"),
+        openai(None, "length"),
+        anthropic(finish="max_tokens"),
+        "truncated",
+        "",
+    ),
+    "safety": (gemini(None, "SAFETY"), openai(None, "content_filter"), anthropic(finish="refusal"), "blocked", ""),
+    "safety after some text": (
+        gemini("Well", "PROHIBITED_CONTENT"),
+        openai("Well", "content_filter"),
+        anthropic(said("Well"), finish="refusal"),
+        "blocked",
+        "Well",
+    ),
+    "blocked prompt": (
+        {"promptFeedback": {"blockReason": "SAFETY"}, "usageMetadata": {"promptTokenCount": 56}},
+        openai("", "content_filter"),
+        anthropic(finish="refusal"),
+        "blocked",
+        "",
+    ),
+    "empty candidates": (
+        {"candidates": [], "usageMetadata": {"promptTokenCount": 56}},
+        {"choices": [], "usage": {"prompt_tokens": 56}},
+        anthropic(),
+        "empty",
+        "",
+    ),
+    "no text": (gemini(None), openai(None), anthropic({"type": "thinking", "thinking": "hm"}), "empty", ""),
+    "only blanks": (gemini(" \n"), openai(" \n"), anthropic(said(" \n")), "empty", " \n"),
+    "thought parts": (
+        gemini(None, content={"parts": [{"text": "hm", "thought": True}, {"text": "Hi"}]}),
+        openai("Hi", reasoning_content="hm"),
+        anthropic({"type": "thinking", "thinking": "hm"}, said("Hi")),
+        "success",
+        "Hi",
+    ),
+    "content in pieces": (
+        gemini(None, content={"parts": [{"text": "H"}, {"inlineData": {}}, {"text": "i"}]}),
+        openai([said("H"), said("i")]),
+        anthropic(said("H"), said("i")),
+        "success",
+        "Hi",
+    ),
+    "tool call": (
+        gemini(None, content={"parts": [{"functionCall": CALL}]}),
+        openai(None, "tool_calls", tool_calls=[{"id": "1", "type": "function", "function": CALL}]),
+        anthropic({"type": "tool_use", "id": "1", "name": "weather", "input": {}}, finish="tool_use"),
+        "invalid",
+        "",
+    ),
+    "fenced JSON": (gemini(FENCED), openai(FENCED), anthropic(said(FENCED)), "success", FENCED),
+    "text that looks like a provider body": (
+        gemini(LOOKALIKE),
+        openai(LOOKALIKE),
+        anthropic(said(LOOKALIKE)),
+        "success",
+        LOOKALIKE,
+    ),
+    "a megabyte": (gemini(MEGABYTE), openai(MEGABYTE), anthropic(said(MEGABYTE)), "success", MEGABYTE),
+    "emoji": (gemini("👩‍🚀🏽 ok"), openai("👩‍🚀🏽 ok"), anthropic(said("👩‍🚀🏽 ok")), "success", "👩‍🚀🏽 ok"),
+    "braces": (gemini(BRACES), openai(BRACES), anthropic(said(BRACES)), "success", BRACES),
+    "no finish reason": (gemini("Hi", None), openai("Hi", None), anthropic(said("Hi"), finish=None), "success", "Hi"),
+    "a new finish reason": (
+        gemini("Hi", "NEWS"),
+        openai("Hi", "news"),
+        anthropic(said("Hi"), finish="news"),
+        "success",
+        "Hi",
+    ),
+}
+WRAPPINGS = {
+    "v1 body": lambda body: body,
+    "double-encoded": lambda body: {"status": "COMPLETED", "error": None, "metrics": {}, "output": json.dumps(body)},
+    "object in a result": lambda body: {
+        "status": "COMPLETED",
+        "metrics": {"cost": 0.1},
+        "output": body,
+        "partial": False,
+    },
+    "bare string": json.dumps,
+    "bytes": lambda body: json.dumps(body).encode(),
+}
+
+
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+@pytest.mark.parametrize("family", list(ApiFormat))
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_every_answer_has_its_outcome(answer, family, wrapping):
+    *bodies, expected, text = ANSWERS[answer]
+    body = bodies[list(ApiFormat).index(family)]
+
+    reply = read_reply(WRAPPINGS[wrapping](body), model=MODELS[family])
+
+    assert (outcome(reply), reply.text, reply.api_format) == (expected, text, family)
+    assert reply.raw_kind == ("object" if wrapping in ("v1 body", "object in a result") else "encoded")
+    assert reply.usage.input_tokens in (56, None)
+
+
+PLAIN = {
+    "text": "Hello.",
+    "braces": BRACES,
+    "a megabyte": MEGABYTE,
+    "emoji": "👩‍🚀🏽",
+    "JSON": '{"a": 1}',
+    "a JSON list": "[1, 2]",
+    "a JSON text": '"Hi"',
+    "broken JSON": '{"a": ',
+    "fenced": FENCED,
+    "deep JSON": '{"a":' * 100_000,
+    "names in a list": '{"candidates": ["Ann", "Bo"]}',
+    "people": '{"candidates": [{"name": "Ann", "content": "CV"}]}',
+    "a quiz": '{"choices": [{"message": "left", "finish_reason": "x"}]}',
+    "options": '{"choices": [{"label": "a", "text": "b"}]}',
+    "a document": '{"type": "doc", "content": [{"type": "paragraph", "text": "b"}]}',
+    "content as text": '{"content": "b", "stop_reason": "end_turn"}',
+    "list of texts": '{"content": ["a", "b"]}',
+    "feedback": '{"promptFeedback": "good"}',
+    "output": '{"output": "x", "status": "done"}',
+    "blank before": ' \n {"a": 1}',
+}
+
+
+@pytest.mark.parametrize("result", [True, False])
+@pytest.mark.parametrize("family", list(ApiFormat))
+@pytest.mark.parametrize("text", PLAIN.values(), ids=PLAIN.keys())
+def test_a_plain_text_stays_what_the_model_wrote(text, family, result):
+    reply = read_reply({"status": "COMPLETED", "output": text} if result else text, model=MODELS[family])
+
+    assert (outcome(reply), reply.text, reply.raw_kind) == ("success", text, "text")
+    assert reply.finish_reason is FinishReason.UNKNOWN
+    assert reply.usage == TokenUsage()
+
+
+@pytest.mark.parametrize(
+    ("text", "model", "expected"),
+    [
+        ('{"candidates": []}', MODELS["gemini"], ""),
+        ('{"candidates": []}', None, ""),
+        ('{"candidates": []}', MODELS["openai"], '{"candidates": []}'),
+        ('{"choices": []}', MODELS["openai"], ""),
+        ('{"choices": []}', MODELS["gemini"], '{"choices": []}'),
+        ('{"content": []}', MODELS["anthropic"], ""),
+        ('{"content": []}', MODELS["gemini"], '{"content": []}'),
+        ('{"content": [{"type": "text", "text": "Hi"}]}', MODELS["anthropic"], "Hi"),
+    ],
+)
+def test_a_body_that_fits_by_name_only_is_settled_by_the_family(text, model, expected):
+    assert read_reply(text, model=model).text == expected
+
+
+@pytest.mark.parametrize("data", [{"name": "Ann"}, [1, 2], 7, True, {"status": "open", "priority": 1}])
+def test_data_the_gateway_already_decoded_is_written_out_again(data):
+    reply = read_reply(data)
+
+    assert (json.loads(reply.text), reply.raw_kind, outcome(reply)) == (data, "json", "success")
+
+
+@pytest.mark.parametrize("body", [None, {"status": "COMPLETED", "metrics": {}}, {"status": "FAILED"}, {"output": None}])
+def test_a_result_without_output_is_empty(body):
+    reply = read_reply(body)
+
+    assert (reply.raw_kind, outcome(reply)) == ("missing", "empty")
+
+
+def test_reasoning_and_partial_beside_the_output_are_tolerated():
+    reply = read_reply({"output": "Hi", "reasoning": "hm", "partial": True, "grounding": {"sources": [1]}})
+
+    assert (reply.text, reply.grounding) == ("Hi", {"sources": [1]})
+
+
+def test_grounding_of_the_provider_is_kept():
+    assert read_reply(gemini(groundingMetadata={"webSearchQueries": ["a"]})).grounding == {"webSearchQueries": ["a"]}
+
+
+def test_usage_of_gemini_counts_thoughts_as_output():
+    body = gemini()
+    body["usageMetadata"] = {
+        "promptTokenCount": 100,
+        "cachedContentTokenCount": 40,
+        "toolUsePromptTokenCount": 5,
+        "candidatesTokenCount": 10,
+        "thoughtsTokenCount": 30,
+        "totalTokenCount": 145,
+    }
+
+    assert read_reply(body).usage.as_dict() == {
+        "input_tokens": 105,
+        "output_tokens": 40,
+        "cached_tokens": 40,
+        "thinking_tokens": 30,
+        "total_tokens": 145,
+    }
+
+
+def test_usage_of_openai_has_its_thinking_inside_the_output():
+    body = openai()
+    body["usage"] = {
+        "prompt_tokens": 100,
+        "completion_tokens": 40,
+        "prompt_tokens_details": {"cached_tokens": 40},
+        "completion_tokens_details": {"reasoning_tokens": 30},
+    }
+
+    assert read_reply(body).usage == TokenUsage(
+        input_tokens=100, output_tokens=40, cached_tokens=40, thinking_tokens=30, total_tokens=140
+    )
+
+
+def test_usage_of_anthropic_adds_what_came_from_and_went_to_the_cache():
+    body = anthropic(said("Hi"))
+    body["usage"] = {
+        "input_tokens": 10,
+        "cache_read_input_tokens": 40,
+        "cache_creation_input_tokens": 50,
+        "output_tokens": 7,
+    }
+
+    assert read_reply(body).usage == TokenUsage(input_tokens=100, output_tokens=7, cached_tokens=40, total_tokens=107)
+
+
+@pytest.mark.parametrize("odd", [None, -1, "5", True, 1.5, float("nan"), float("inf"), []])
+def test_a_count_that_is_none_is_unknown_and_not_zero(odd):
+    body = gemini()
+    body["usageMetadata"] = {"promptTokenCount": odd, "candidatesTokenCount": 1.0}
+
+    usage = read_reply(body).usage
+
+    assert (usage.input_tokens, usage.output_tokens, usage.total_tokens) == (None, 1, None)
+
+
+def test_a_block_names_its_category():
+    ratings = [
+        {"category": "HARM_CATEGORY_HATE_SPEECH", "probability": "HIGH", "blocked": True},
+        {"category": "HARM_CATEGORY_HARASSMENT", "probability": "LOW"},
+    ]
+
+    answered = read_reply(gemini(None, "SAFETY", safetyRatings=ratings))
+    asked = read_reply({"promptFeedback": {"blockReason": "SAFETY", "safetyRatings": ratings}})
+    bare = read_reply({"promptFeedback": {"blockReason": "JAILBREAK"}})
+
+    assert answered.block_reason == asked.block_reason == "SAFETY: HARM_CATEGORY_HATE_SPEECH"
+    assert bare.block_reason == "JAILBREAK"
+
+
+def test_a_refusal_of_openai_is_a_block():
+    reply = read_reply(openai(None, "stop", refusal="I cannot help with that."))
+
+    assert (outcome(reply), reply.block_reason, reply.text) == ("blocked", "refusal", "I cannot help with that.")
+
+
+def test_tool_calls_are_kept_in_the_form_of_the_provider():
+    assert read_reply(gemini(None, content={"parts": [{"functionCall": CALL}]})).tool_calls == (CALL,)
+
+
+@pytest.mark.parametrize(
+    ("word", "reason"),
+    [
+        ("STOP", "stop"),
+        ("end_turn", "stop"),
+        ("model_context_window_exceeded", "length"),
+        ("SPII", "blocked"),
+        ("MALFORMED_RESPONSE", "other"),
+        ("FINISH_REASON_UNSPECIFIED", "unknown"),
+        ("", "unknown"),
+        (None, "unknown"),
+    ],
+)
+def test_finish_reasons_share_one_vocabulary(word, reason):
+    assert finish_reason_of(word) == reason
+
+
+def test_half_an_emoji_does_not_break_what_stores_the_reply():
+    reply = read_reply(json.dumps(gemini("ok \ud83d end")))
+
+    assert reply.text.encode() == "ok \ufffd end".encode()
+
+
+NAMES = (
+    *("candidates", "choices", "content", "parts", "text", "message", "role", "finishReason", "finish_reason"),
+    *("stop_reason", "type", "usage", "output", "status", "usageMetadata", "promptFeedback", "blockReason"),
+    *("functionCall", "tool_calls", "thought", "safetyRatings", "promptTokenCount"),
+)
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(["STOP", "text"])
+odd_json = st.recursive(
+    scalars,
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=3), inner, max_size=5)
+    ),
+    max_leaves=25,
+)
+
+
+@given(answer=odd_json, hint=st.sampled_from([None, "gemini", "openai", "anthropic", "other"]))
+def test_no_shape_of_json_makes_reading_raise(answer, hint):
+    for given_form in (answer, json.dumps(answer), {"output": answer}, {"output": json.dumps(answer)}):
+        reply = read_reply(given_form, api_format=hint)
+
+        assert isinstance(reply, ChatReply)
+        assert outcome(reply) in ("success", "truncated", "blocked", "empty", "invalid")
+        reply.text.encode()
+
+
+@given(text=st.text(), family=st.sampled_from(list(ApiFormat)))
+def test_any_text_comes_back_byte_for_byte_from_every_family(text, family):
+    sent = BRACES + text
+    body = {"gemini": gemini, "openai": openai, "anthropic": lambda words: anthropic(said(words))}[family](sent)
+
+    assert read_reply({"status": "COMPLETED", "output": json.dumps(body)}).text == sent
+    assert read_reply({"status": "COMPLETED", "output": sent}).text == sent
+
+
+@pytest.mark.parametrize("odd", ["7" * 5000, "[" * 5000 + "]" * 5000, '{"a":' * 300 + "1" + "}" * 300])
+@pytest.mark.parametrize("encoded", [True, False])
+def test_what_stands_beside_an_answer_and_no_reader_carries_does_not_hide_it(odd, encoded):
+    native = f'{{"candidates":[{{"content":{{"parts":[{{"text":"Hi"}}]}},"finishReason":"STOP"}}],"odd":{odd}}}'
+    output = json.dumps(native) if encoded else native
+    body = Answer(200, f'{{"status":"COMPLETED","metrics":{{}},"output":{output}}}'.encode()).json()
+
+    reply = read_reply(body, model="gemini-3.1-flash-lite")
+
+    assert reply.text == "Hi"

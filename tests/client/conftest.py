@@ -1,0 +1,11 @@
+from __future__ import annotations
+
+import pytest
+
+from tests.support.clients import World
+
+
+@pytest.fixture(params=["sync", "async"])
+def world(request: pytest.FixtureRequest) -> World:
+    """Return a world whose client is the sync one, then one whose client is the async one."""
+    return World(kind=request.param)

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import math
+import random
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+
+from airflow_provider_segmind.client.models import Metrics, RequestState
+from airflow_provider_segmind.client.poll_schedule import (
+    MODELS,
+    REMEMBERED,
+    UNKNOWN,
+    LatencyHistory,
+    latency_of,
+    prior_of,
+)
+
+Draw = Callable[[random.Random], float]
+MODEL = "gemini-3.1-flash-lite"
+
+
+def lognormal(median: float, sigma: float) -> Draw:
+    return lambda rng: rng.lognormvariate(math.log(median), sigma)
+
+
+@dataclass
+class Waited:
+    looks: float
+    most_looks: int
+    delay: float
+    p99: float
+
+
+def simulate(
+    history: LatencyHistory, draw: Draw, count: int, *, seed: int = 1, model: str = MODEL, sparse: bool = False
+) -> Waited:
+    """Wait for requests one after another, telling the history of each."""
+    rng, looks, delays = random.Random(seed), [], []
+    for _ in range(count):
+        latency, age, looked = draw(rng), 0.0, 0
+        while age < latency:
+            age = history.schedule(model, sparse=sparse).after(age, 0.9 + 0.2 * rng.random())
+            looked += 1
+        looks.append(looked)
+        delays.append(age - latency)
+        history.observe(model, latency)
+    delays.sort()
+    return Waited(statistics.mean(looks), max(looks), statistics.mean(delays), delays[int(0.99 * count)])
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_after_50_completions_three_looks_find_a_result_within_a_second(seed: int) -> None:
+    history, draw = LatencyHistory(), lognormal(4, 0.5)
+    simulate(history, draw, 50, seed=seed)
+    waited = simulate(history, draw, 600, seed=seed + 100)
+    assert waited.looks <= 3.2
+    assert waited.delay <= 0.8
+    assert waited.p99 <= 3.0
+
+
+def test_a_cold_start_is_near_what_is_learned_later() -> None:
+    waited = simulate(LatencyHistory(), lognormal(4, 0.5), 30)
+    assert waited.looks <= 4.5
+    assert waited.delay <= 1.5
+
+
+@pytest.mark.parametrize(("median", "looks"), [(2.0, 6), (30.0, 9), (300.0, 20)])
+def test_an_unknown_model_of_any_speed_is_looked_at_sensibly(median: float, looks: int) -> None:
+    waited = simulate(LatencyHistory(), lognormal(median, 0.5), 12, model="a-model-nobody-knows")
+    assert waited.looks <= looks
+    assert waited.delay <= max(1.5, 0.35 * median)
+
+
+def test_a_model_that_becomes_ten_times_slower_is_learned_anew() -> None:
+    history = LatencyHistory()
+    simulate(history, lognormal(4, 0.5), 100)
+    surprise = simulate(history, lognormal(40, 0.5), 12, seed=2)
+    assert surprise.most_looks <= 22
+    assert surprise.delay <= 0.3 * 40
+    after = simulate(history, lognormal(40, 0.5), 200, seed=3)
+    assert after.looks <= 3.3
+    assert after.delay <= 8.5
+
+
+def test_a_model_that_becomes_ten_times_faster_is_learned_anew() -> None:
+    history = LatencyHistory()
+    simulate(history, lognormal(40, 0.5), 100)
+    simulate(history, lognormal(4, 0.5), 12, seed=2)
+    after = simulate(history, lognormal(4, 0.5), 200, seed=3)
+    assert after.delay <= 0.9
+
+
+def test_two_habits_of_one_model_are_both_found() -> None:
+    def draw(rng: random.Random) -> float:
+        return lognormal(2, 0.2)(rng) if rng.random() < 0.5 else lognormal(60, 0.2)(rng)
+
+    history = LatencyHistory()
+    simulate(history, draw, 100)
+    waited = simulate(history, draw, 250, seed=2)
+    assert waited.looks <= 5
+    assert waited.delay <= 10
+
+
+def test_where_looks_take_a_submits_place_the_first_waits_for_most_to_be_done() -> None:
+    history, draw = LatencyHistory(), lognormal(4, 0.5)
+    simulate(history, draw, 50)
+    waited = simulate(history, draw, 400, sparse=True)
+    assert waited.looks <= 1.2
+    assert history.schedule(MODEL, sparse=True).after(0.0) >= 4 * math.exp(0.5)
+
+
+def test_looks_go_on_at_every_age_and_never_hammer() -> None:
+    history = LatencyHistory()
+    simulate(history, lognormal(4, 0.5), 60)
+    for sparse in (False, True):
+        age, schedule = 0.0, history.schedule(MODEL, sparse=sparse)
+        while age < 5000:
+            later = schedule.after(age)
+            assert 0.2 <= later - age <= 70
+            age = later
+
+
+def test_a_family_a_primed_model_and_an_unknown_one_start_from_different_priors() -> None:
+    assert prior_of("veo-3.1").median > prior_of("flux-1-schnell").median > prior_of("claude-4.5-sonnet").median
+    assert prior_of("veo-3.1", {"veo-3.1": 20.0}).median == 20.0
+    assert prior_of("a-model-nobody-knows") == prior_of(None) == UNKNOWN
+
+
+def test_the_history_stays_bounded_and_ignores_latencies_that_cannot_be() -> None:
+    history = LatencyHistory()
+    for number in range(MODELS + 50):
+        history.observe(f"model-{number}", 3.0)
+    for _ in range(500):
+        history.observe(MODEL, 4.0)
+    for nonsense in (0.0, -1.0, math.inf, math.nan):
+        history.observe(MODEL, nonsense)
+    assert len(history._models) == MODELS
+    assert list(history._models[MODEL].latencies) == [4.0] * REMEMBERED
+
+
+@pytest.mark.parametrize(("measured", "expected"), [(3.5, 3.5), (None, 6.0), (0.0, 6.0), (99.0, 6.0)])
+def test_a_latency_is_segminds_own_unless_it_cannot_be_right(measured: float | None, expected: float) -> None:
+    state = RequestState(request_id="r", status="COMPLETED", metrics=Metrics(total_time=measured))
+    assert latency_of(state, seen_going=4.0, seen_done=8.0) == expected
+
+
+def test_a_request_nobody_watched_teaches_nothing_unless_segmind_tells() -> None:
+    state = RequestState(request_id="r", status="COMPLETED")
+    assert latency_of(state, seen_going=0.0, seen_done=900.0) is None
+    told = RequestState(request_id="r", status="COMPLETED", metrics=Metrics(total_time=3.0))
+    assert latency_of(told, seen_going=0.0, seen_done=900.0) == 3.0

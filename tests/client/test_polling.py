@@ -1,0 +1,372 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import httpx
+import pytest
+
+from airflow_provider_segmind.client.models import RequestResult, RequestState
+from airflow_provider_segmind.client.polling import (
+    LAST_CALL,
+    REPLICATION_GRACE,
+    URGENT_AGE,
+    Pending,
+    expired_error,
+    failed_error,
+    next_look,
+    timeout_error,
+)
+from airflow_provider_segmind.defaults import RESULT_LIFETIME
+from airflow_provider_segmind.exceptions import (
+    SegmindAuthenticationError,
+    SegmindBadRequestError,
+    SegmindError,
+    SegmindRequestExpiredError,
+    SegmindRequestFailedError,
+    SegmindRequestTimeoutError,
+    SegmindResponseError,
+)
+from tests.support.clients import START, World, answer
+
+DONE = {"status": "COMPLETED", "output": "hi", "metrics": {"cost": 0.1}}
+STATUS_DONE = {"status": "COMPLETED", "metrics": {}}
+BUSY = {"status": "PROCESSING", "metrics": {}}
+FAILED = {"status": "FAILED", "error": "content policy"}
+GONE = {"error": "Request r-1 not found"}
+
+
+def pending(*, timeout: float = 600.0, age: float = 0.0, poll_interval: float | None = None) -> Pending:
+    return Pending("r-1", START - age, START + timeout, poll_interval, "Simple_Vector_Flux")
+
+
+def wait(world: World, replies: Any, what: Pending, **options: Any) -> Any:
+    return world.run(replies, lambda client: client.wait(what, **options))
+
+
+def by_route(status: Callable[[int], httpx.Response], result: Callable[[int], httpx.Response]) -> Any:
+    """Answer each route by how often it was asked."""
+    asked = {"status": 0, "result": 0}
+
+    def reply(request: httpx.Request) -> httpx.Response:
+        route = "status" if request.url.path.endswith("/status") else "result"
+        asked[route] += 1
+        return (status if route == "status" else result)(asked[route])
+
+    return reply
+
+
+@pytest.mark.parametrize("fetch", [False, True])
+def test_a_request_that_is_done_is_looked_at_once_and_not_waited_for(world: World, fetch: bool) -> None:
+    state = wait(world, answer(200, DONE), pending(), fetch=fetch)
+
+    assert state.completed
+    assert isinstance(state, RequestResult) is fetch
+    assert world.paths == ["/v2/requests/r-1" + ("" if fetch else "/status")]
+    assert world.pauses == []
+
+
+@pytest.mark.parametrize("fetch", [False, True])
+def test_waiting_ends_when_the_request_does(world: World, fetch: bool) -> None:
+    replies = [answer(200, {"status": "QUEUED"}), answer(200, BUSY), answer(200, BUSY), answer(200, DONE)]
+
+    state = wait(world, replies, pending(), fetch=fetch)
+
+    assert state.completed
+    assert len(world.seen) == 4
+    assert len(world.pauses) == 3
+
+
+def test_an_unknown_status_keeps_waiting(world: World) -> None:
+    replies = [answer(200, {"status": "WARMING_UP"}), answer(200, {"status": "quantum"}), answer(200, DONE)]
+
+    assert wait(world, replies, pending()).completed
+
+
+@pytest.mark.parametrize("code", [200, 422])
+@pytest.mark.parametrize("fetch", [False, True])
+def test_failed_ends_the_wait_whatever_code_carries_it(world: World, fetch: bool, code: int) -> None:
+    with pytest.raises(SegmindRequestFailedError) as caught:
+        wait(world, [answer(200, BUSY), answer(code, FAILED)], pending(), fetch=fetch)
+
+    assert caught.value.reason == "content policy"
+    assert "request 'r-1' (model 'Simple_Vector_Flux') as FAILED: 'content policy'" in str(caught.value)
+    assert (caught.value.billed, caught.value.retryable) == (False, False)
+
+
+def test_failed_on_the_result_route_is_believed_only_when_the_status_says_so(world: World) -> None:
+    script = by_route(
+        lambda n: answer(200, BUSY) if n == 1 else answer(422, FAILED),
+        lambda _: answer(422, {"error": "not ready"}),
+    )
+
+    with pytest.raises(SegmindRequestFailedError, match="content policy"):
+        wait(world, script, pending(), fetch=True)
+
+    assert [path.rpartition("/")[2] for path in world.paths] == ["r-1", "status", "r-1", "status"]
+
+
+@pytest.mark.parametrize("code", [400, 404, 409, 422, 425])
+def test_a_server_that_refuses_results_before_completion_is_asked_for_the_status(world: World, code: int) -> None:
+    script = by_route(
+        lambda n: answer(200, BUSY if n < 3 else STATUS_DONE),
+        lambda n: answer(200, DONE) if n >= 4 else answer(code, {"error": "not completed"}),
+    )
+
+    state = wait(world, script, pending(age=60), fetch=True)
+
+    assert isinstance(state, RequestResult)
+    assert state.output == "hi"
+
+
+@pytest.mark.parametrize("code", [400, 404, 409, 422, 425])
+def test_a_request_that_ends_between_result_and_status_is_not_lost(world: World, code: int) -> None:
+    script = by_route(
+        lambda _: answer(200, STATUS_DONE), lambda n: answer(200, DONE) if n > 1 else answer(code, {"error": "early"})
+    )
+
+    assert wait(world, script, pending(age=60), fetch=True).output == "hi"
+
+
+def test_a_result_that_is_gone_although_the_request_completed_has_expired(world: World) -> None:
+    script = by_route(lambda _: answer(200, STATUS_DONE), lambda _: answer(404, GONE))
+
+    with pytest.raises(SegmindRequestExpiredError, match="3599 s after") as caught:
+        wait(world, script, pending(age=3599), fetch=True)
+
+    assert caught.value.billed
+    assert caught.value.age == pytest.approx(3599)
+    assert "one hour after submission" in str(caught.value)
+    assert "(model 'Simple_Vector_Flux')" in str(caught.value)
+
+
+def test_a_result_that_is_refused_although_the_request_completed_is_that_refusal(world: World) -> None:
+    script = by_route(lambda _: answer(200, STATUS_DONE), lambda _: answer(400, {"error": "odd"}))
+
+    with pytest.raises(SegmindBadRequestError, match="odd"):
+        wait(world, script, pending(age=60), fetch=True)
+
+
+@pytest.mark.parametrize("fetch", [False, True])
+def test_a_404_in_the_first_seconds_is_not_known_yet(world: World, fetch: bool) -> None:
+    replies = [answer(404, GONE)] * (4 if fetch else 2) + [answer(200, DONE)]
+
+    assert wait(world, replies, pending(), fetch=fetch).completed
+
+
+@pytest.mark.parametrize("fetch", [False, True])
+def test_a_404_later_is_gone(world: World, fetch: bool) -> None:
+    with pytest.raises(SegmindRequestExpiredError) as caught:
+        wait(world, answer(404, GONE), pending(), fetch=fetch)
+
+    assert caught.value.age == pytest.approx(REPLICATION_GRACE, abs=4)
+    assert "unknown to this account" in str(caught.value)
+
+
+BLIPS = [
+    answer(500, {"error": "boom"}),
+    answer(502, b"<html>Bad gateway</html>"),
+    answer(503),
+    answer(504),
+    answer(429, {"error": "rate_limit_exceeded"}),
+    answer(200, b'{"status": "COMP'),
+    answer(200, b"<html>maintenance</html>"),
+    answer(307, headers={"location": "https://elsewhere.example/"}),
+    answer(302, b"<html>Found</html>", headers={"location": "/login"}),
+    answer(404, b"<html>404</html>"),
+    answer(404, b"default backend - 404"),
+    answer(401, b"<html>Sign in</html>"),
+    answer(403, b"<html>Attention required</html>"),
+    answer(422, b"<html>Unprocessable</html>"),
+    httpx.ConnectError("refused"),
+    httpx.ConnectError("[Errno -3] Temporary failure in name resolution"),
+    httpx.ConnectTimeout("timed out"),
+    httpx.ReadTimeout("timed out"),
+    httpx.ReadError("reset"),
+    httpx.RemoteProtocolError("server disconnected"),
+]
+
+
+@pytest.mark.parametrize("fetch", [False, True])
+@pytest.mark.parametrize("blip", BLIPS, ids=repr)
+def test_a_blip_costs_nothing_but_time(world: World, blip: Any, fetch: bool) -> None:
+    reports: list[str] = []
+
+    state = wait(world, [answer(200, BUSY), blip, blip, blip, answer(200, DONE)], pending(), fetch=fetch,
+                 report=reports.append)  # fmt: skip
+
+    assert state.completed
+    assert world.posts == 0
+    assert len(world.seen) == 5
+    started, ended = reports
+    assert started.endswith("Waiting for request 'r-1' (model 'Simple_Vector_Flux') goes on.")
+    assert ended == "Segmind answers again; request 'r-1' (model 'Simple_Vector_Flux') is COMPLETED."
+
+
+@pytest.mark.parametrize("blip", BLIPS, ids=repr)
+def test_an_outage_is_waited_out_until_the_deadline_and_then_named(world: World, blip: Any) -> None:
+    with pytest.raises(
+        SegmindRequestTimeoutError, match=r"it was out of reach \(Segmind\w+Error\), 100 s after"
+    ) as caught:
+        wait(world, blip, pending(timeout=100))
+
+    assert world.now == START + 100
+    assert (caught.value.billed, caught.value.retryable) == (True, True)
+
+
+def test_the_reset_time_of_a_429_is_waited_for(world: World) -> None:
+    limited = answer(429, {"error": "x"}, headers={"retry-after": "40"})
+
+    wait(world, [limited, answer(200, DONE)], pending(poll_interval=1.0))
+
+    assert world.pauses == pytest.approx([40.0], abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind"),
+    [
+        (answer(401, {"error": "Unauthorized"}), SegmindAuthenticationError),
+        (answer(400, {"error": "bad"}), SegmindBadRequestError),
+        (answer(200, ["COMPLETED"]), SegmindResponseError),
+        (answer(200, {"state": "done"}), SegmindResponseError),
+    ],
+)
+@pytest.mark.parametrize("fetch", [False, True])
+def test_what_no_waiting_can_mend_ends_it_at_once(
+    world: World, reply: httpx.Response, kind: type[SegmindError], fetch: bool
+) -> None:
+    with pytest.raises(kind):
+        wait(world, reply, pending(), fetch=fetch)
+
+    assert world.pauses == []
+
+
+def test_the_deadline_is_met_exactly_with_a_last_look(world: World) -> None:
+    with pytest.raises(SegmindRequestTimeoutError) as caught:
+        wait(world, answer(200, BUSY), pending(timeout=60.25, poll_interval=7.0))
+
+    assert world.now == START + 60.25
+    assert world.pauses == [7.0] * 8 + [pytest.approx(4.25)]
+    assert len(world.seen) == 10
+    assert "request 'r-1' (model 'Simple_Vector_Flux')" in str(caught.value)
+    assert "it was PROCESSING, 60 s after it was submitted" in str(caught.value)
+
+
+def test_a_request_that_ends_with_the_deadline_is_taken(world: World) -> None:
+    replies = [answer(200, BUSY), answer(200, DONE)]
+
+    assert wait(world, replies, pending(timeout=5.0, poll_interval=60.0)).completed
+    assert world.now == START + 5
+
+
+@pytest.mark.parametrize("late", [0.0, 100.0])
+def test_a_wait_that_starts_after_its_deadline_looks_once(world: World, late: float) -> None:
+    with pytest.raises(SegmindRequestTimeoutError):
+        wait(world, answer(200, BUSY), pending(timeout=-late))
+
+    assert (len(world.seen), world.pauses) == (1, [])
+
+
+def test_until_returns_none_while_the_request_goes_on(world: World) -> None:
+    assert wait(world, answer(200, BUSY), pending(), until=START + 10.0) is None
+    assert world.now == START + 10.0
+
+
+def test_until_in_the_past_looks_once(world: World) -> None:
+    assert wait(world, answer(200, BUSY), pending(), until=START - 1) is None
+    assert (len(world.seen), world.pauses) == (1, [])
+
+
+def test_until_returns_what_ends_before(world: World) -> None:
+    assert wait(world, [answer(200, BUSY), answer(200, DONE)], pending(), until=START + 10).completed
+
+
+def test_the_deadline_goes_before_until(world: World) -> None:
+    with pytest.raises(SegmindRequestTimeoutError):
+        wait(world, answer(200, BUSY), pending(timeout=5.0), until=START + 10)
+
+    assert world.now == START + 5
+
+
+def test_an_outage_at_until_is_not_an_end(world: World) -> None:
+    assert wait(world, answer(503), pending(), until=START + 3) is None
+
+
+def test_poll_interval_is_obeyed(world: World) -> None:
+    wait(world, [answer(200, BUSY)] * 5 + [answer(200, DONE)], pending(poll_interval=30.0))
+
+    assert world.pauses == [30.0] * 5
+
+
+@pytest.mark.parametrize("poll_interval", [600.0, 1800.0, 3600.0, 86400.0])
+def test_a_long_poll_interval_does_not_step_over_the_last_moment_before_expiry(
+    world: World, poll_interval: float
+) -> None:
+    def reply(_: httpx.Request) -> httpx.Response:
+        age = world.now - START
+        return answer(200, BUSY) if age < 3500 else answer(200, DONE) if age < 3600 else answer(404, GONE)
+
+    assert wait(world, reply, pending(timeout=7200, poll_interval=poll_interval), fetch=True).output == "hi"
+
+
+def test_looks_thin_out_and_become_urgent_near_expiry() -> None:
+    what = pending(timeout=7200)
+    ages = [0.0, 1.0, 4.0, 20.0, 60.0, 600.0, URGENT_AGE - 1]
+
+    steps = [next_look(what, now=START + age, looks=1, jitter=0.5) for age in ages]
+
+    assert steps == [0.5, 0.5, 1.0, 5.0, 15.0, 15.0, 15.0]
+    assert next_look(what, now=START + URGENT_AGE, looks=1, jitter=0.5) == 2.0
+    assert next_look(what, now=START + LAST_CALL, looks=1, jitter=0.5) == 2.0
+
+
+def test_an_hour_of_waiting_costs_a_bounded_number_of_looks(world: World) -> None:
+    with pytest.raises(SegmindRequestTimeoutError):
+        wait(world, answer(200, BUSY), pending(timeout=RESULT_LIFETIME))
+
+    assert 400 < len(world.seen) < 650
+    assert all(0.4 < pause < 17 for pause in world.pauses[:-1])
+
+
+def test_looks_at_requests_submitted_together_do_not_stay_together() -> None:
+    steps = {next_look(pending(), now=START + 60, looks=1, jitter=jitter / 10) for jitter in range(11)}
+
+    assert len(steps) == 11
+    assert [min(steps), max(steps)] == pytest.approx([13.5, 16.5])
+
+
+def test_a_negative_interval_or_a_clock_that_runs_back_is_no_negative_pause() -> None:
+    assert next_look(pending(poll_interval=-5.0), now=START, looks=1, jitter=0.5) == 0
+    assert next_look(pending(), now=START - 100, looks=1, jitter=0.5) > 0
+    assert [later >= earlier for earlier, later in pairwise([pending().age(START - 1), pending().age(START)])] == [True]
+
+
+def test_look_has_no_patience_and_tells_a_failure_as_a_state(world: World) -> None:
+    state = world.run(answer(422, FAILED), lambda client: client.look("r-1", fetch=True))
+
+    assert isinstance(state, RequestState)
+    assert state.failed
+    assert world.pauses == []
+
+
+def test_messages_keep_ids_and_models_as_they_are_written() -> None:
+    what = Pending("R-81F", START, START + 60, model="Simple_Vector_Flux")
+    state = RequestState(request_id="R-81F", status="FAILED")
+
+    for error in (
+        timeout_error(what, START + 60, "QUEUED"),
+        expired_error(what, START + 3600),
+        failed_error(state, what.model),
+    ):
+        assert "request 'R-81F' (model 'Simple_Vector_Flux')" in str(error)
+        assert error.request_id == "R-81F"
+
+
+def test_a_failure_without_words_says_so_and_a_long_one_is_cut() -> None:
+    silent = failed_error(RequestState(request_id="r", status="FAILED"))
+    chatty = failed_error(RequestState(request_id="r", status="FAILED", error="x" * 10_000))
+
+    assert "as FAILED: 'no reason given'" in str(silent)
+    assert len(str(chatty)) < 500
+    assert len(chatty.reason) == 201

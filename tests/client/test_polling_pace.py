@@ -1,0 +1,197 @@
+"""What the governor and the learned schedule make of a client's waiting."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from airflow_provider_segmind.client.endpoints import Endpoints, Wire
+from airflow_provider_segmind.client.poll_schedule import SCOUTS, LatencyHistory, shared_history
+from airflow_provider_segmind.client.polling import Pace, Pause, Pending, wait
+from airflow_provider_segmind.client.rate_limiter import Governor, RateSettings
+from airflow_provider_segmind.client.responses import Answer
+from airflow_provider_segmind.exceptions import SegmindRequestTimeoutError
+from tests.support import virtual_time as virtual
+from tests.support.clients import START, World, answer, result, status, submit
+
+BUSY = {"request_id": "r-1", "status": "PROCESSING"}
+DONE = {"request_id": "r-1", "status": "COMPLETED", "output": "x", "metrics": {"total_time": 4.0}}
+
+
+def pending(**options: Any) -> Pending:
+    details = {"request_id": "r-1", "submitted_at": START, "end_time": START + 600, "model": "a-model", **options}
+    return Pending(**details)
+
+
+def learn(seconds: float = 4.0, count: int = 20) -> None:
+    for _ in range(count):
+        shared_history.observe("a-model", seconds)
+
+
+def test_a_known_model_is_not_looked_at_before_it_can_be_done(world: World) -> None:
+    learn(10.0)
+    world.run([answer(200, DONE)], lambda client: client.wait(pending()))
+    assert len(world.seen) == 1
+    assert 7 <= world.pauses[0] <= 11
+
+
+def test_an_old_request_of_a_known_model_is_looked_at_at_once(world: World) -> None:
+    learn(10.0)
+    world.run([answer(200, DONE)], lambda client: client.wait(pending(submitted_at=START - 60)))
+    assert world.pauses == []
+
+
+def test_a_first_look_is_not_put_off_beyond_the_callers_own_end(world: World) -> None:
+    learn(10.0)
+    state = world.run(answer(200, BUSY), lambda client: client.wait(pending(), until=START + 3))
+    assert state is None
+    assert world.pauses == [3.0]
+    assert len(world.seen) == 1
+
+
+def test_each_completion_teaches_the_history_segminds_own_time(world: World) -> None:
+    world.run([answer(200, BUSY), answer(200, DONE)], lambda client: client.wait(pending(poll_interval=5.0)))
+    assert list(shared_history._models["a-model"].latencies) == [4.0]
+
+
+def test_a_frugal_look_waits_until_most_requests_are_done(world: World) -> None:
+    for seconds in (2.0, 3.0, 4.0, 5.0, 9.0) * 10:
+        shared_history.observe("a-model", seconds)
+    world.run([answer(200, DONE)], lambda client: client.wait(pending(frugal=True)))
+    assert len(world.seen) == 1
+    assert sum(world.pauses) > 6
+
+
+def test_where_looks_are_to_be_few_some_find_out_how_long_an_unknown_model_takes(world: World) -> None:
+    world.run([answer(200, DONE)], lambda client: client.wait(pending(frugal=True)))
+    assert world.pauses == []
+
+
+def test_the_others_wait_for_what_those_find_out_but_not_for_ever(world: World) -> None:
+    for _ in range(SCOUTS):
+        shared_history.scout("a-model")
+    world.run([answer(200, DONE)], lambda client: client.wait(pending(frugal=True)))
+    assert len(world.seen) == 1
+    assert 5 < sum(world.pauses) < 60
+
+
+def test_a_poll_interval_is_obeyed_whatever_was_learned(world: World) -> None:
+    learn(10.0)
+    replies = [answer(200, BUSY), answer(200, BUSY), answer(200, DONE)]
+    world.run(replies, lambda client: client.wait(pending(poll_interval=7.0)))
+    assert world.pauses == [7.0, 7.0]
+
+
+def test_the_silence_after_one_calls_429_holds_for_the_next_call_of_another_kind(world: World) -> None:
+    limited = answer(429, {"error": "slow down"}, headers={"retry-after": "7"})
+
+    def act(client: Any) -> Any:
+        if world.kind == "sync":
+            submit(client)
+            return status(client)
+
+        async def both() -> Any:
+            await submit(client)
+            return await status(client)
+
+        return both()
+
+    accepted = answer(200, {"request_id": "r-1", "status": "QUEUED"})
+    world.run([limited, accepted, answer(200, BUSY)], act)
+    assert world.pauses[0] >= 7.0
+    assert len(world.seen) == 3
+
+
+def test_calls_beyond_the_declared_limit_wait_for_their_minute(world: World) -> None:
+    def act(client: Any) -> Any:
+        if world.kind == "sync":
+            return [submit(client) for _ in range(3)]
+
+        async def three() -> None:
+            for _ in range(3):
+                await submit(client)
+
+        return three()
+
+    world.run(answer(200, {"request_id": "r-1"}), act, requests_per_minute=2)
+    assert 60 <= world.now - START <= 66
+
+
+def test_waiting_for_a_place_does_not_outlive_the_deadline_in_a_silence(world: World) -> None:
+    limited = answer(429, {"error": "slow down"}, headers={"retry-after": "60"})
+    with pytest.raises(SegmindRequestTimeoutError):
+        world.run(limited, lambda client: client.wait(pending(end_time=START + 20)))
+    assert world.now - START == 20
+
+
+def test_results_of_other_hosts_take_no_place(world: World) -> None:
+    def act(client: Any) -> Any:
+        if world.kind == "sync":
+            return [client.list_models() for _ in range(5)]
+
+        async def five() -> None:
+            for _ in range(5):
+                await client.list_models()
+
+        return five()
+
+    world.run(answer(200, {"models": []}), act, requests_per_minute=1, count_polls=True)
+    assert world.pauses == []
+
+
+def test_polls_take_places_where_they_count(world: World) -> None:
+    def act(client: Any) -> Any:
+        if world.kind == "sync":
+            return [result(client), status(client)]
+
+        async def both() -> None:
+            await result(client)
+            await status(client)
+
+        return both()
+
+    world.run(answer(200, DONE), act, requests_per_minute=1, count_polls=True)
+    assert world.now - START >= 60
+
+
+def test_under_a_counted_limit_a_fleet_takes_little_more_than_two_calls_each() -> None:
+    world, done, rng = virtual.World(), Counter[str](), random.Random(3)
+    server = virtual.Server(world)
+    rate = RateSettings(requests_per_minute=50, count_polls=True)
+    governor, history = Governor(rate, rng=random.Random(1)), LatencyHistory()
+    pace = Pace(history, governor.interval, lambda: governor.silence(world.now))
+    for _ in range(50):
+        history.observe("a-model", rng.lognormvariate(math.log(4), 0.5))
+
+    def journey() -> Any:
+        yield from virtual.send(world, server, governor, virtual.a_call(), done)
+        began, latency = world.now, rng.lognormvariate(math.log(4), 0.5)
+        what = pending(submitted_at=began, end_time=began + 3000)
+        steps = wait(Wire(Endpoints(), "k"), what, fetch=True, clock=world.clock, jitter=rng.random, pace=pace)
+        step = next(steps)
+        try:
+            while True:
+                if isinstance(step, Pause):
+                    yield step.seconds
+                    step = next(steps)
+                    continue
+                yield from virtual.send(world, server, governor, step, done)
+                body = DONE if world.now - began >= latency else BUSY
+                step = steps.send(step.read(Answer(200, json.dumps(body).encode())))
+        except StopIteration:
+            done["finished"] += 1
+
+    for _ in range(300):
+        world.start(journey())
+    began = world.now
+    world.run()
+    assert done["finished"] == 300
+    assert not server.refused
+    assert server.most_in_a_minute() <= 50
+    assert len(server.arrivals) / 300 <= 2.25
+    assert world.now - began <= 1.25 * (600 / 50 * 60)

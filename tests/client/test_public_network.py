@@ -1,0 +1,300 @@
+"""What a result names is fetched from public hosts only, however it is spelled and wherever it redirects to."""
+
+from __future__ import annotations
+
+import io
+import re
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import httpcore
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_segmind.client.account import ClientConfig, DownloadLimits
+from airflow_provider_segmind.client.downloads import Downloads, MediaFile, download, media_files
+from airflow_provider_segmind.client.endpoints import Endpoints
+from airflow_provider_segmind.client.models import RequestResult
+from airflow_provider_segmind.client.public_network import PublicNetwork, RefusedAddressError, look_up, why_not_public
+from airflow_provider_segmind.exceptions import SegmindDownloadError, SegmindError
+
+NOT_PUBLIC = [
+    "127.0.0.1", "127.255.255.254", "10.1.2.3", "172.16.0.1", "172.31.255.255", "192.168.1.1", "169.254.169.254",
+    "169.254.170.2", "100.64.0.1", "100.100.100.200", "168.63.129.16", "192.0.0.192", "0.0.0.0", "0.1.2.3", "224.0.0.1",
+    "239.255.255.250", "240.0.0.1", "255.255.255.255", "198.18.0.1", "192.0.2.1", "::", "::1", "fe80::1",
+    "fe80::1%eth0",
+    "fc00::1", "fd00:ec2::254", "fec0::1", "ff02::1", "2001:db8::1", "100::1", "::ffff:127.0.0.1",
+    "::ffff:169.254.169.254",
+    "::ffff:0:10.0.0.1", "::127.0.0.1", "64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe", "64:ff9b:1::1", "2002:7f00:1::",
+    "2002:a9fe:a9fe::1", "2001::1", "2001:0:7f00:1::", "not an address", "",
+]  # fmt: skip
+PUBLIC = [
+    "8.8.8.8", "1.1.1.1", "172.15.0.1", "172.32.0.1", "100.63.255.255", "100.128.0.1", "2606:4700::1111",
+    "::ffff:8.8.8.8", "64:ff9b::808:808", "2002:808:808::1", "223.255.255.254",
+]  # fmt: skip
+SPELLINGS = [
+    "2130706433",
+    "0x7f000001",
+    "0x7f.1",
+    "0177.0.0.1",
+    "127.1",
+    "localhost",
+    "LOCALHOST",
+    "localhost.",
+    "[::1]",
+]
+
+
+@pytest.mark.parametrize("address", NOT_PUBLIC)
+def test_an_address_that_is_not_public_is_told_and_why(address):
+    assert why_not_public(address)
+
+
+@pytest.mark.parametrize("address", PUBLIC)
+def test_a_public_address_is_taken(address):
+    assert why_not_public(address) is None
+
+
+@given(st.ip_addresses())
+def test_no_address_is_public_that_python_knows_better(address):
+    if address.is_private or address.is_loopback or address.is_link_local or address.is_multicast:
+        mapped = getattr(address, "ipv4_mapped", None)
+        assert mapped is not None or why_not_public(str(address))
+
+
+class Site(ThreadingHTTPServer):
+    """A server on loopback that counts who comes."""
+
+    def __init__(self, pages: dict[str, Any]) -> None:
+        self.seen: list[str] = []
+        site = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                site.seen.append(self.path)
+                status, headers, body = pages[self.path]
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value.replace("SELF", site.url))
+                self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        super().__init__(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    @property
+    def allowed(self) -> Downloads:
+        """Allow what a connection that names this server allows."""
+        return Downloads.of(ClientConfig(api_key="k", endpoints=Endpoints(gateway=self.url)))
+
+
+@pytest.fixture
+def victim() -> Iterator[Site]:
+    site = Site({"/secret.png": (200, {}, b"secret")})
+    yield site
+    site.shutdown()
+    site.server_close()
+
+
+@pytest.fixture
+def emulator(victim: Site) -> Iterator[Site]:
+    own = {
+        "/a.png": (200, {"content-type": "image/png"}, b"picture"),
+        "/moved.png": (302, {"location": "SELF/a.png"}, b""),
+        "/relative.png": (307, {"location": "/moved.png"}, b""),
+        "/round.png": (302, {"location": "/round.png"}, b""),
+        "/file.png": (302, {"location": "file:///etc/passwd"}, b""),
+        "/ftp.png": (302, {"location": "ftp://127.0.0.1/x"}, b""),
+        "/large.png": (200, {}, b"x" * 5000),
+    }
+    away = {f"/{number}.png": (302, {"location": url}, b"") for number, url in enumerate(ways(victim.server_port))}
+    site = Site(own | away)
+    yield site
+    site.shutdown()
+    site.server_close()
+
+
+def ways(port: int) -> list[str]:
+    return [f"http://{host}:{port}/secret.png" for host in ("127.0.0.1", *SPELLINGS)]
+
+
+def fetch(url: str, downloads: Downloads = Downloads(), **options: Any) -> bytes:  # noqa: B008 - frozen
+    sinks: list[io.BytesIO] = []
+
+    class Kept(io.BytesIO):
+        def close(self) -> None:
+            pass
+
+    def open_sink(suffix: str) -> Any:
+        sinks.append(Kept())
+        return sinks[-1]
+
+    size = download(MediaFile(url), open_sink, downloads=downloads, sleep=lambda _: None, **options)
+    assert size == len(sinks[-1].getvalue())
+    return sinks[-1].getvalue()
+
+
+@pytest.mark.parametrize("way", range(1 + len(SPELLINGS)))
+def test_a_private_host_is_refused_however_it_is_spelled(victim: Site, way: int) -> None:
+    with pytest.raises(SegmindError) as caught:
+        fetch(ways(victim.server_port)[way])
+
+    assert victim.seen == []
+    assert isinstance(caught.value, SegmindDownloadError)
+    assert caught.value.refused
+    assert re.search("not public|not an http address", str(caught.value))
+
+
+@pytest.mark.parametrize("way", range(1 + len(SPELLINGS)))
+def test_a_private_host_is_refused_after_a_redirect_too(emulator: Site, victim: Site, way: int) -> None:
+    with pytest.raises(SegmindDownloadError, match=r"not public|not an http address") as caught:
+        fetch(f"{emulator.url}/{way}.png", emulator.allowed)
+
+    assert caught.value.refused
+
+    assert victim.seen == []
+    assert emulator.seen == [f"/{way}.png"]
+
+
+@pytest.mark.parametrize("name", ["a.png", "moved.png", "relative.png"])
+def test_the_host_that_the_connection_names_is_reached_wherever_it_is(emulator: Site, name: str) -> None:
+    assert fetch(f"{emulator.url}/{name}", emulator.allowed) == b"picture"
+    with pytest.raises(SegmindDownloadError):
+        fetch(f"{emulator.url}/{name}")
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST", "127.0.0.1", "[::1]"])
+def test_the_connection_s_host_may_go_by_another_of_its_names(emulator: Site, host: str) -> None:
+    named = ClientConfig(api_key="k", endpoints=Endpoints(gateway=f"http://{host}:{emulator.server_port}"))
+
+    assert fetch(f"{emulator.url}/a.png", Downloads.of(named)) == b"picture"
+
+
+@pytest.mark.parametrize("name", ["file.png", "ftp.png"])
+def test_only_http_is_followed(emulator: Site, name: str) -> None:
+    with pytest.raises(SegmindDownloadError, match="not an http address"):
+        fetch(f"{emulator.url}/{name}", emulator.allowed)
+
+
+def test_a_circle_of_redirects_ends(emulator: Site) -> None:
+    with pytest.raises(SegmindDownloadError, match="redirected more than 5 times"):
+        fetch(f"{emulator.url}/round.png", emulator.allowed)
+    assert len(emulator.seen) == 6
+
+
+def test_a_name_is_looked_up_once_and_connected_to_where_it_was_checked(victim: Site) -> None:
+    asked: list[str] = []
+
+    def rebinding(host: str, port: int) -> list[str]:
+        asked.append(host)
+        return ["192.0.2.1"] if len(asked) > 1 else ["8.8.8.8"]
+
+    dialled: list[str] = []
+    network = PublicNetwork(look_up=rebinding)
+    network._sockets.connect_tcp = lambda host, *rest: dialled.append(host)  # type: ignore[method-assign, assignment]
+
+    network.connect_tcp("example.com", 80)
+
+    assert (asked, dialled) == (["example.com"], ["8.8.8.8"])
+    with pytest.raises(RefusedAddressError):
+        network.connect_tcp("example.com", 80)
+    assert dialled == ["8.8.8.8"]
+
+
+@pytest.mark.parametrize("found", [["8.8.8.8", "127.0.0.1"], ["::1", "8.8.8.8"], ["8.8.8.8", "::ffff:10.0.0.1"]])
+def test_one_address_that_is_not_public_is_one_too_many(found: list[str]) -> None:
+    with pytest.raises(RefusedAddressError, match=r"'example\.com'"):
+        PublicNetwork(look_up=lambda host, port: found).connect_tcp("example.com", 80)
+
+
+def test_a_host_without_an_address_is_a_connection_that_failed() -> None:
+    with pytest.raises(httpcore.ConnectError):
+        look_up("no-such-host.localhost" + "x" * 300, 80)
+
+
+def test_another_port_of_the_connection_s_host_is_another_service(emulator: Site, victim: Site) -> None:
+    with pytest.raises(SegmindDownloadError, match="not public"):
+        fetch(f"{victim.url}/secret.png", emulator.allowed)
+    assert victim.seen == []
+
+
+def test_behind_a_proxy_a_private_host_is_refused_as_well(victim: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", victim.url)
+    monkeypatch.setenv("no_proxy", "")
+    with pytest.raises(SegmindDownloadError, match="not public"):
+        fetch("http://10.0.0.1/secret.png")
+    assert victim.seen == []
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_file_beyond_its_bound_is_not_read_to_its_end(emulator: Site, announced: bool) -> None:
+    limits = Downloads(DownloadLimits(max_bytes=1000), emulator.allowed.hosts)
+    transport = None
+    if not announced:
+        transport = httpx.MockTransport(lambda _: httpx.Response(200, stream=Pieces()))
+
+    with pytest.raises(SegmindDownloadError) as caught:
+        fetch(f"{emulator.url}/large.png", limits, transport=transport)
+
+    for word in ("1000 bytes", "max_download_bytes", "billed", "seven days"):
+        assert word in str(caught.value)
+    assert not caught.value.retryable
+
+
+class Pieces(httpx.SyncByteStream):
+    def __iter__(self) -> Iterator[bytes]:
+        while True:
+            yield b"x" * 100
+
+
+def test_a_file_that_takes_too_long_is_given_up() -> None:
+    ticks = iter(range(0, 100_000, 10))
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, stream=Pieces()))
+
+    with pytest.raises(SegmindDownloadError, match=r"stopped after 60 s \(download_timeout\)"):
+        fetch("https://example.com/a.png", Downloads(DownloadLimits(seconds=60.0)), transport=transport,
+              monotonic=lambda: float(next(ticks)))  # fmt: skip
+
+
+def found_in(output: Any, model: str | None, **options: Any) -> list[str]:
+    result = RequestResult(request_id="r", status="COMPLETED", output=output)
+    return [file.url for file in media_files(result, model, **options)]
+
+
+@pytest.mark.parametrize("model", ["some-new-llm", "my-finetune", None, "gemini-3.1-flash-lite", "mistral-large"])
+@pytest.mark.parametrize("wrap", [lambda url: url, lambda url: [url], lambda url: {"url": url}])
+def test_an_address_that_an_unknown_model_writes_is_not_fetched_unless_files_are_asked_for(
+    model: Any, wrap: Any
+) -> None:
+    output = wrap("https://example.com/cat.png")
+
+    assert found_in(output, model) == []
+    assert bool(found_in(output, model, wanted=True)) is (model != "gemini-3.1-flash-lite")
+
+
+@pytest.mark.parametrize("url", ["https://images.segmind.com/generations/a.png", "HTTPS://Images.Segmind.com/a.png"])
+def test_a_model_of_unknown_kind_may_write_segmind_s_own_addresses_too(url: str) -> None:
+    assert found_in(url, "some-new-model") == []
+
+
+def test_a_file_that_the_request_history_names_is_one_of_any_model() -> None:
+    body = {"request_id": "r", "status": "COMPLETED", "output": "https://cdn.example/a.png", "recovered": True}
+
+    assert len(media_files(RequestResult.model_validate(body), "some-new-model")) == 1
+
+
+@pytest.mark.parametrize("model", ["seedream-4.5", "flux-dev", "veo-3", "kling-2.5", "gpt-image-2", "sdxl1.0-txt2img"])
+def test_a_model_that_is_known_to_make_files_may_name_them_anywhere(model: str) -> None:
+    assert found_in("https://cdn.example/a.png", model) == ["https://cdn.example/a.png"]

@@ -1,0 +1,240 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_segmind.client import request_history as history
+from airflow_provider_segmind.client.client import ClientConfig, SegmindClient
+from airflow_provider_segmind.client.models import RequestRecord
+from airflow_provider_segmind.client.request_history import (
+    LARGEST_SKEW,
+    ClockOffset,
+    Place,
+    contains,
+    may_be,
+    only_ours,
+    place_of,
+    row_moments,
+    search,
+    submission_moment,
+)
+from airflow_provider_segmind.client.submission import Fingerprint, Note
+from airflow_provider_segmind.exceptions import SegmindSubmissionUnknownError
+
+INPUTS = {"prompt": "one", "seed": 1}
+AT = 1_800_000_000.0
+NOTE = Note(Fingerprint.of(model="m", inputs=INPUTS, connection="c"), intent_at=AT, former=("r-0",))
+
+
+def row(at: Any = AT + 5, **fields: Any) -> RequestRecord:
+    given = {"request_id": "r-1", "model_name": "m", "request_body": INPUTS, "created": at, **fields}
+    return RequestRecord.model_validate(given)
+
+
+def place(found: RequestRecord, offset: ClockOffset | None = None) -> Place:
+    return place_of(found, AT, AT + 600, offset or ClockOffset())[0]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"request_body": json.dumps(INPUTS)},
+        {"request_body": {**INPUTS, "steps": 30}},
+        {"request_body": {**INPUTS, "seed": 1.0}},
+        {"model_name": None},
+        {"created": datetime.fromtimestamp(AT + 5, UTC).isoformat()},
+        {"created": (AT + 5) * 1000},
+        {"created": None, "updatedAt": AT + 5},
+        {"updated": AT + 5000},
+    ],
+    ids=str,
+)
+def test_a_row_of_the_lost_post_fits(fields: dict[str, Any]) -> None:
+    assert may_be(row(**fields), NOTE, INPUTS)
+    assert place(row(**fields)) is Place.INSIDE
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"model_name": "other"},
+        {"request_body": {"prompt": "two", "seed": 1}},
+        {"request_body": {"prompt": "one"}},
+        {"request_body": {"prompt": "one", "seed": True}},
+        {"request_body": None},
+        {"request_body": "{"},
+        {"request_body": [INPUTS]},
+        {"request_id": "r-0"},
+    ],
+    ids=str,
+)
+def test_a_row_of_another_request_does_not_fit(fields: dict[str, Any]) -> None:
+    assert not may_be(row(**fields), NOTE, INPUTS)
+
+
+@pytest.mark.parametrize(
+    ("at", "expected"),
+    [
+        (AT - 119, Place.INSIDE),
+        (AT - 300, Place.NEAR),
+        (AT + 1000, Place.NEAR),
+        (None, Place.NEAR),
+        (AT - LARGEST_SKEW - 1, Place.OUTSIDE),
+        (AT + 600 + LARGEST_SKEW + 1, Place.OUTSIDE),
+    ],
+)
+def test_a_row_that_fits_only_if_clocks_differ_is_neither_taken_nor_believed_to_be_another(
+    at: float | None, expected: Place
+) -> None:
+    assert place(row(at)) is expected
+
+
+@given(offset=st.floats(-1e6, 1e6), took=st.floats(0, 600), unsure=st.floats(0, 60), before=st.floats(10, 1e5))
+def test_where_the_offset_is_known_a_row_is_placed_exactly(
+    offset: float, took: float, unsure: float, before: float
+) -> None:
+    known = ClockOffset.of([(offset - unsure, offset + unsure)])
+    assert place(row(AT + offset + took), known) is Place.INSIDE
+    assert place(row(AT + offset - unsure - before), known) is Place.OUTSIDE
+
+
+@given(offset=st.floats(-LARGEST_SKEW, LARGEST_SKEW), took=st.floats(0, 600))
+def test_a_request_that_arrived_is_never_believed_to_be_another_while_clocks_differ_by_an_hour_at_most(
+    offset: float, took: float
+) -> None:
+    assert place(row(AT + offset + took)) is not Place.OUTSIDE
+    assert place(row(AT + offset + took), ClockOffset.of([], hint=offset)) is Place.INSIDE
+
+
+def test_a_moment_far_in_the_future_is_no_clock() -> None:
+    assert ClockOffset.of([], at_least=7 * 86400.0) == ClockOffset()
+
+
+def test_a_latency_or_a_cost_is_no_moment() -> None:
+    assert row_moments(row(created=None, latency_at=AT, cost_of=AT)) == []
+
+
+def test_the_age_of_an_adopted_request_is_never_underestimated() -> None:
+    assert submission_moment(row(AT + 5), NOTE) == AT
+    assert submission_moment(row(AT - 20), NOTE) == AT - 20
+
+
+SCALARS = st.none() | st.booleans() | st.integers(-3, 3) | st.floats(-3, 3) | st.text(max_size=3)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abcd"), inner, max_size=4),
+    max_leaves=12,
+)
+BODIES = st.dictionaries(st.sampled_from("abcd"), VALUES, min_size=1, max_size=4)
+
+
+def grown(value: Any, data: st.DataObject) -> Any:
+    """Add fields at any depth, as a server does."""
+    if isinstance(value, Mapping):
+        extra = data.draw(st.dictionaries(st.sampled_from(["x", "y"]), SCALARS, max_size=2))
+        return {**{name: grown(inner, data) for name, inner in value.items()}, **extra}
+    if isinstance(value, list):
+        return [grown(inner, data) for inner in value]
+    if isinstance(value, int) and not isinstance(value, bool) and data.draw(st.booleans()):
+        return float(value)
+    return value
+
+
+def changed(theirs: Any, ours: Any, data: st.DataObject) -> Any:
+    """Change one thing of ours that a server must not change."""
+    if isinstance(ours, Mapping) and ours:
+        name = data.draw(st.sampled_from(sorted(ours)))
+        if data.draw(st.booleans()):
+            return {key: inner for key, inner in theirs.items() if key != name}
+        return {**theirs, name: changed(theirs[name], ours[name], data)}
+    if isinstance(ours, Mapping):
+        return None
+    if isinstance(ours, list):
+        return [*theirs, None]
+    if isinstance(ours, bool) or ours is None:
+        return 1 if ours else 0
+    return f"{theirs}." if isinstance(ours, str) else theirs + 1
+
+
+@given(ours=BODIES, data=st.data())
+def test_a_body_is_contained_in_what_a_server_made_of_it(ours: dict[str, Any], data: st.DataObject) -> None:
+    theirs = grown(ours, data)
+    assert contains(theirs, ours)
+    assert contains(json.loads(json.dumps(theirs)), ours)
+    assert only_ours(theirs, ours) == ours
+
+
+@given(ours=BODIES, data=st.data())
+def test_a_body_is_not_contained_where_anything_of_it_is_missing_or_another(
+    ours: dict[str, Any], data: st.DataObject
+) -> None:
+    assert not contains(changed(grown(ours, data), ours, data), ours)
+
+
+@given(ours=BODIES, theirs=BODIES)
+def test_holding_is_mutual_only_between_equals(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+    assert (contains(ours, theirs) and contains(theirs, ours)) is (json_equal(ours, theirs))
+
+
+def json_equal(one: Any, other: Any) -> bool:
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(json_equal(one[name], other[name]) for name in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(json_equal, one, other))
+    return (type(one) is bool) is (type(other) is bool) and bool(one == other)
+
+
+def looked_up(rows: list[dict[str, Any]], *, now: float = AT + 30, date: float | None = None) -> RequestRecord | None:
+    headers = {} if date is None else {"date": datetime.fromtimestamp(date, UTC).strftime("%a, %d %b %Y %H:%M:%S GMT")}
+
+    def serve(request: httpx.Request) -> httpx.Response:
+        start = (int(request.url.params["page"]) - 1) * 100
+        return httpx.Response(200, json={"data": rows[start : start + 100]}, headers=headers)
+
+    config = ClientConfig(api_key="k")
+    with SegmindClient(config, transport=httpx.MockTransport(serve), clock=lambda: now, sleep=lambda _: None) as client:
+        return client.drive(search(client.wire, NOTE, INPUTS, now=now, waits=(0.0,)))
+
+
+def told(at: float, **fields: Any) -> dict[str, Any]:
+    return {"request_id": "r-1", "model_name": "m", "request_body": INPUTS, "model_created": at, **fields}
+
+
+@pytest.mark.parametrize("ahead", [300, 900, 3000])
+def test_a_worker_whose_clock_is_behind_learns_so_from_the_row_itself(ahead: float) -> None:
+    found = looked_up([told(AT + ahead + 1)], now=AT + 2)
+    assert found is not None
+
+
+@pytest.mark.parametrize("behind", [300, 900, 3000])
+def test_a_worker_whose_clock_is_ahead_does_not_take_the_request_for_another(behind: float) -> None:
+    with pytest.raises(SegmindSubmissionUnknownError, match="check the clock"):
+        looked_up([told(AT - behind + 1)])
+    assert looked_up([told(AT - behind + 1)], date=AT + 30 - behind) is not None
+
+
+def test_a_history_without_the_request_does_not_show_it() -> None:
+    assert looked_up([told(AT + 1, request_body={"prompt": "two"})]) is None
+    assert looked_up([told(AT - 2 * LARGEST_SKEW)]) is None
+
+
+def test_the_history_is_read_to_the_time_of_the_lost_post_however_busy_the_account_is() -> None:
+    others = [told(AT + 20, request_id=f"o-{number}", request_body={}) for number in range(950)]
+    assert looked_up([*others, told(AT + 1)]) is not None
+
+
+def test_a_history_too_long_to_read_has_not_said_that_the_request_is_not_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(history, "HISTORY_PAGES", 3)
+    others = [told(AT + 20, request_id="o", request_body={})] * 300
+    with pytest.raises(SegmindSubmissionUnknownError, match="more than"):
+        looked_up(others)

@@ -1,0 +1,231 @@
+"""A body is read up to its bound, whatever it is packed as, and memory does not grow with what it would hold."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import time
+import tracemalloc
+import zlib
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_segmind.client.client import ClientConfig, SegmindClient
+from airflow_provider_segmind.client.endpoints import Endpoints
+from airflow_provider_segmind.client.response_body import MAX_HEADERS, TRIGGERER_RESPONSE_BYTES, Body, TooLargeError
+from airflow_provider_segmind.client.transports import AiohttpSender, Connections, HttpxSender, sender_for
+from airflow_provider_segmind.exceptions import (
+    SegmindConnectionError,
+    SegmindError,
+    SegmindResponseTooLargeError,
+    SegmindSubmissionUnknownError,
+)
+from tests.client.test_transports import KEY, Scene, page, serving
+
+MEGABYTE = 1 << 20
+LIMIT = MEGABYTE
+
+
+def raw_deflate(data: bytes) -> bytes:
+    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return packer.compress(data) + packer.flush()
+
+
+PACKERS: dict[str, Any] = {
+    "identity": lambda data: data,
+    "gzip": gzip.compress,
+    "x-gzip": gzip.compress,
+    "deflate": zlib.compress,
+    "deflate ": raw_deflate,
+    "gzip, gzip": lambda data: gzip.compress(gzip.compress(data)),
+    "deflate, gzip": lambda data: gzip.compress(zlib.compress(data)),
+}
+
+
+def fill(body: Body, packed: bytes, step: int) -> None:
+    for start in range(0, len(packed), step):
+        body.add(packed[start : start + step])
+
+
+def read(packed: bytes, encoding: str, step: int, limit: int = 10 * MEGABYTE) -> Body:
+    body = Body({"content-encoding": encoding}, limit)
+    fill(body, packed, step)
+    return body
+
+
+@given(
+    data=st.binary(max_size=2000)
+    | st.builds(lambda part, times: part * times, st.binary(max_size=9), st.integers(0, 40_000)),
+    encoding=st.sampled_from(list(PACKERS)),
+    step=st.integers(8, 5000),
+)
+def test_whatever_was_packed_comes_out_whole(data, encoding, step):
+    body = read(PACKERS[encoding](data), encoding, step)
+
+    assert body.content == data
+    assert body.size == len(data)
+
+
+def test_several_members_of_gzip_are_one_body_and_what_follows_them_is_none():
+    assert read(gzip.compress(b"a") + gzip.compress(b"b") + bytes(9), "gzip", 1000).content == b"ab"
+
+
+@pytest.mark.parametrize("encoding", PACKERS)
+@pytest.mark.parametrize("step", [100, 1 << 16])
+def test_nothing_is_unpacked_beyond_the_bound(encoding, step):
+    packed = PACKERS[encoding](bytes(64 * MEGABYTE))
+    body = Body({"content-encoding": encoding}, LIMIT)
+    tracemalloc.start()
+
+    with pytest.raises(TooLargeError, match=f"more than {LIMIT} bytes"):
+        fill(body, packed, step)
+
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert body.size <= LIMIT + (1 << 16)
+    assert peak < 2 * LIMIT + MEGABYTE
+
+
+def test_the_bound_itself_is_taken():
+    assert len(read(gzip.compress(bytes(1000)), "gzip", 9, limit=1000).content) == 1000
+    with pytest.raises(TooLargeError):
+        read(gzip.compress(bytes(1001)), "gzip", 9, limit=1000)
+
+
+def test_packed_bytes_that_hold_nothing_are_counted_too():
+    with pytest.raises(TooLargeError):
+        read(gzip.compress(b"") * 100, "gzip", 10, limit=1000)
+
+
+def test_an_announced_length_beyond_the_bound_is_refused_before_it_is_read():
+    with pytest.raises(TooLargeError, match="1001 bytes"):
+        Body({"content-length": "1001"}, 1000)
+    for odd in ("1000", "-5", "²", "9" * 5000, "x"):
+        Body({"content-length": odd}, 1000)
+
+
+@pytest.mark.parametrize("encoding", ["br", "zstd", "compress", "gzip, gzip, gzip", "gzip, br"])
+def test_a_packing_that_was_not_asked_for_is_refused(encoding):
+    with pytest.raises(httpx.DecodingError):
+        Body({"content-encoding": encoding}, 1000)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+def test_what_is_not_packed_as_it_says_is_refused(encoding):
+    with pytest.raises(httpx.DecodingError):
+        read(b"\xff not packed at all", encoding, 100)
+
+
+def test_more_headers_than_anybody_sends_are_refused():
+    with pytest.raises(httpx.RemoteProtocolError, match="201 headers"):
+        Body({f"x-{number}": "" for number in range(MAX_HEADERS + 1)}, 1000)
+
+
+SENDERS: dict[str, Any] = {
+    "straight": lambda: Connections(most=1, seconds=9, max_bytes=LIMIT),
+    "aiohttp": lambda: AiohttpSender(most=1, seconds=9, max_bytes=LIMIT),
+    "httpx": lambda: HttpxSender(most=1, seconds=9, clock=time.time, max_bytes=LIMIT),
+}
+BOMB = gzip.compress(b'{"status":"COMPLETED","output":"' + b" " * (64 * MEGABYTE) + b'"}')
+CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-encoding: gzip\r\n\r\n"
+
+
+def chunks(data: bytes) -> bytes:
+    pieces = [data[start : start + 1000] for start in range(0, len(data), 1000)]
+    return CHUNKED + b"".join(f"{len(piece):x}\r\n".encode() + piece + b"\r\n" for piece in pieces) + b"0\r\n\r\n"
+
+
+async def send(scene: Scene, kind: str, call: Any) -> Any:
+    sender = SENDERS[kind]()
+    try:
+        return await sender.send(call)
+    finally:
+        await sender.close()
+
+
+@pytest.mark.parametrize("kind", SENDERS)
+@pytest.mark.parametrize("whole", [page(BOMB, "content-encoding: gzip"), chunks(BOMB), page(bytes(2 * MEGABYTE))])
+async def test_no_sender_reads_a_response_beyond_the_bound(kind, whole):
+    async with serving(lambda head, reader, writer: _write(writer, whole)) as scene:
+        wire = scene.config().wire
+        tracemalloc.start()
+        with pytest.raises(SegmindResponseTooLargeError) as result:
+            await send(scene, kind, wire.result("r-1"))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        with pytest.raises(SegmindResponseTooLargeError) as submit:
+            await send(scene, kind, wire.submit("m", {}))
+
+    assert peak < 12 * MEGABYTE
+    assert (result.value.billed, result.value.retryable, result.value.request_id) == (True, False, "r-1")
+    for word in ("'r-1'", str(LIMIT), "billed", "max_response_bytes"):
+        assert word in str(result.value)
+    assert submit.value.billed is None
+    assert "unknown" in str(submit.value)
+
+
+async def _write(writer: asyncio.StreamWriter, whole: bytes) -> None:
+    writer.write(whole)
+    await writer.drain()
+
+
+@pytest.mark.parametrize("kind", SENDERS)
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "deflate ", "gzip, gzip", "identity"])
+async def test_every_sender_unpacks_what_it_asked_for(kind, encoding):
+    body = PACKERS[encoding](json.dumps({"status": "COMPLETED", "output": "x" * 5000}).encode())
+    async with serving(
+        lambda head, reader, writer: _write(writer, page(body, f"content-encoding: {encoding}"))
+    ) as scene:
+        found = await send(scene, kind, scene.config().wire.result("r-1"))
+
+    assert found.output == "x" * 5000
+    assert b"accept-encoding: gzip, deflate\r\n" in scene.heads[0].lower()
+
+
+@pytest.mark.parametrize("kind", SENDERS)
+@pytest.mark.parametrize("headers", [["content-encoding: br"], [f"x-{number}: y" for number in range(MAX_HEADERS + 5)]])
+async def test_a_response_nobody_asked_for_costs_what_a_lost_one_costs(kind, headers):
+    async with serving(lambda head, reader, writer: _write(writer, page(b"{}", *headers))) as scene:
+        with pytest.raises(SegmindConnectionError):
+            await send(scene, kind, scene.config().wire.status("r-1"))
+        with pytest.raises(SegmindSubmissionUnknownError):
+            await send(scene, kind, scene.config().wire.submit("m", {}))
+
+
+@pytest.mark.parametrize("whole", [page(BOMB, "content-encoding: gzip"), chunks(BOMB), page(bytes(2 * MEGABYTE))])
+async def test_the_blocking_client_reads_no_further_either(whole):
+    def ask(url: str) -> tuple[SegmindError, int]:
+        config = ClientConfig(api_key=KEY, endpoints=Endpoints(gateway=url), max_response_bytes=LIMIT)
+        with SegmindClient(config, sleep=lambda _: None) as client:
+            tracemalloc.start()
+            try:
+                client.get_result("r-1")
+            except SegmindResponseTooLargeError as error:
+                return error, tracemalloc.get_traced_memory()[1]
+            finally:
+                tracemalloc.stop()
+        raise AssertionError("it was read")
+
+    async with serving(lambda head, reader, writer: _write(writer, whole)) as scene:
+        error, peak = await asyncio.to_thread(ask, scene.url)
+
+    assert error.billed is True
+    assert peak < 12 * MEGABYTE
+
+
+async def test_a_triggerer_reads_less_than_a_worker():
+    config = ClientConfig(api_key=KEY)
+    small = ClientConfig(api_key=KEY, max_response_bytes=1000)
+
+    for settings, light, expected in (
+        (config, True, TRIGGERER_RESPONSE_BYTES), (config, False, 64 * MEGABYTE), (small, True, 1000),
+        (small, False, 1000),
+    ):  # fmt: skip
+        sender: Any = sender_for(settings, most=1, clock=time.time, light=light)
+        assert sender._max_bytes == expected
+        await sender.close()

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+
+import pytest
+
+from airflow_provider_segmind import exceptions
+from airflow_provider_segmind.client.retry import Patience, may_send_again, retrying, seconds_before_retry
+from airflow_provider_segmind.exceptions import (
+    SegmindConnectionError,
+    SegmindError,
+    SegmindRateLimitError,
+    SegmindResponseError,
+    SegmindServerError,
+    SegmindSubmissionUnknownError,
+)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        SegmindConnectionError("never left"),
+        SegmindRateLimitError("429"),
+        SegmindServerError("5xx"),
+        SegmindResponseError("cut off", billed=False, retryable=True),
+    ],
+)
+def test_what_cost_nothing_and_may_pass_is_sent_again(error: SegmindError) -> None:
+    assert may_send_again(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        SegmindSubmissionUnknownError("lost"),
+        SegmindResponseError("no request_id"),
+        exceptions.SegmindBadRequestError("400"),
+        exceptions.SegmindCreditsError("402"),
+        exceptions.SegmindConfigError("config"),
+        ValueError("a bug"),
+        KeyboardInterrupt(),
+    ],
+)
+def test_everything_else_is_not_sent_again(error: BaseException) -> None:
+    assert not may_send_again(error)
+
+
+def test_a_call_that_has_waited_as_long_as_it_may_is_left_to_a_retry_of_the_task() -> None:
+    error = exceptions.SegmindConnectionError("The shared rate limit is out of reach.")
+    error.patience_spent = True
+
+    assert error.retryable
+    assert not may_send_again(error)
+    assert count(Patience(attempts=5), error, paid=True) == 1
+
+
+def test_no_error_class_may_be_repeated_while_its_bill_is_unknown() -> None:
+    classes = [kind for kind in vars(exceptions).values() if isinstance(kind, type) and issubclass(kind, SegmindError)]
+
+    assert not [kind for kind in classes if kind.billed is None and kind.retryable]
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.5, 1.0])
+def test_pauses_grow_and_are_bounded(jitter: float) -> None:
+    pauses = [seconds_before_retry(SegmindServerError("x"), attempt, jitter) for attempt in range(1, 40)]
+
+    assert all(later >= earlier for earlier, later in pairwise(pauses))
+    assert 0.5 <= pauses[0] <= 1.5
+    assert pauses[-1] <= 45
+
+
+@pytest.mark.parametrize("jitter", [0.0, 1.0])
+def test_a_reset_time_is_waited_for_and_a_little_more(jitter: float) -> None:
+    seconds = seconds_before_retry(SegmindRateLimitError("429", retry_after=20.0), 1, jitter)
+
+    assert 20.1 <= seconds <= 21.0
+
+
+def test_a_reset_that_a_wrong_clock_reads_as_past_does_not_end_the_patience_at_once() -> None:
+    error = SegmindRateLimitError("429", retry_after=0.0)
+
+    assert sum(seconds_before_retry(error, attempt, 0.5) for attempt in range(1, 6)) > 25
+
+
+def count(patience: Patience, error: SegmindError, *, paid: bool = False) -> int:
+    calls = 0
+
+    def call() -> None:
+        nonlocal calls
+        calls += 1
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        retrying(patience, sleep=lambda _: None, rng=random.Random(1), paid=paid)(call)
+    assert caught.value is error
+    return calls
+
+
+def test_a_call_is_tried_as_often_as_patience_says() -> None:
+    assert count(Patience(attempts=6), SegmindServerError("5xx")) == 6
+    assert count(Patience(attempts=1), SegmindServerError("5xx")) == 1
+
+
+def test_a_paid_call_is_repeated_twice_at_most_after_a_server_error() -> None:
+    assert count(Patience(attempts=6), SegmindServerError("5xx"), paid=True) == 3
+    assert count(Patience(attempts=2), SegmindServerError("5xx"), paid=True) == 2
+
+
+def test_a_paid_call_that_never_left_has_the_whole_patience() -> None:
+    assert count(Patience(attempts=6), SegmindConnectionError("refused"), paid=True) == 6
+
+
+def test_no_call_starts_after_the_patience_is_over() -> None:
+    assert count(Patience(attempts=6, seconds=30.0), SegmindRateLimitError("429", retry_after=31.0)) == 1

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from airflow_provider_segmind.client.submission import RequestRef, read_moment
+from airflow_provider_segmind.exceptions import SegmindConfigError
+
+HANDED = {"request_id": "r-1", "model": "m", "submitted_at": "2027-01-15T08:00:00+00:00"}
+
+
+@pytest.mark.parametrize("given", [HANDED, str(HANDED), f"  {HANDED} "])
+def test_the_output_of_a_submit_task_is_read_as_object_and_as_text(given: Any) -> None:
+    assert RequestRef.read(given) == RequestRef("r-1", "m", 1_800_000_000.0)
+
+
+def test_a_bare_id_says_nothing_of_its_age() -> None:
+    assert RequestRef.read(" r-1 ") == RequestRef("r-1")
+
+
+@pytest.mark.parametrize("given", ["", None, 5, {}, "{", "../x", "a b", {"request_id": None}, ["r-1"]])
+def test_what_names_no_request_is_refused(given: Any) -> None:
+    with pytest.raises(SegmindConfigError, match="request_id"):
+        RequestRef.read(given)
+
+
+@pytest.mark.parametrize("given", ["yesterday", [], True])
+def test_a_moment_that_is_none_is_refused(given: Any) -> None:
+    with pytest.raises(SegmindConfigError, match="submitted_at"):
+        read_moment(given, "submitted_at")

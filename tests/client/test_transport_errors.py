@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from airflow_provider_segmind.client.responses import Asked
+from airflow_provider_segmind.client.transport_errors import answer_headers, http_timeout, shared_tls, transport_error
+from airflow_provider_segmind.exceptions import (
+    SegmindConfigError,
+    SegmindConnectionError,
+    SegmindSubmissionUnknownError,
+)
+from tests.support.clients import KEY, PLAIN_KEY
+
+PAID = Asked("Submitting to model 'm'", KEY, paid=True, names="model")
+FREE = Asked("Asking for request 'r-1'", KEY, names="request", request_id="r-1")
+URL = "https://proxy.example:8443/v2/m"
+
+NEVER_LEFT = [
+    httpx.ConnectError("refused"),
+    httpx.ConnectTimeout("timed out"),
+    httpx.PoolTimeout("no connection free"),
+    httpx.ProxyError("407"),
+    httpx.UnsupportedProtocol("no scheme"),
+    httpx.LocalProtocolError("bad header"),
+]
+LOST = [
+    httpx.ReadTimeout("timed out"),
+    httpx.WriteTimeout("timed out"),
+    httpx.ReadError("reset"),
+    httpx.WriteError("broken pipe"),
+    httpx.CloseError("closing"),
+    httpx.RemoteProtocolError("server disconnected"),
+    httpx.DecodingError("bad gzip"),
+    httpx.TooManyRedirects("loop"),
+]
+
+
+@pytest.mark.parametrize("asked", [PAID, FREE])
+@pytest.mark.parametrize("error", NEVER_LEFT, ids=lambda error: type(error).__name__)
+def test_what_never_left_cost_nothing_and_may_be_sent_again(asked: Asked, error: httpx.HTTPError) -> None:
+    found = transport_error(asked, URL, error)
+
+    assert type(found) is SegmindConnectionError
+    assert (found.billed, found.retryable, found.request_id) == (False, True, asked.request_id)
+    assert "'proxy.example:8443'" in str(found)
+    assert "never left" in str(found)
+
+
+@pytest.mark.parametrize("error", LOST, ids=lambda error: type(error).__name__)
+def test_a_paid_call_lost_after_sending_is_unknown(error: httpx.HTTPError) -> None:
+    found = transport_error(PAID, URL, error)
+
+    assert type(found) is SegmindSubmissionUnknownError
+    assert (found.billed, found.retryable) == (None, False)
+    assert "was not sent again" in str(found)
+
+
+@pytest.mark.parametrize("error", LOST, ids=lambda error: type(error).__name__)
+def test_a_free_call_lost_after_sending_may_be_sent_again(error: httpx.HTTPError) -> None:
+    found = transport_error(FREE, URL, error)
+
+    assert type(found) is SegmindConnectionError
+    assert (found.billed, found.retryable) == (False, True)
+
+
+def test_every_transport_error_of_httpx_is_sorted_into_one_of_the_two() -> None:
+    leaves = [
+        kind
+        for kind in vars(httpx).values()
+        if isinstance(kind, type) and issubclass(kind, httpx.RequestError) and not kind.__subclasses__()
+    ]
+
+    assert {kind.__name__ for kind in leaves} == {type(error).__name__ for error in NEVER_LEFT + LOST}
+
+
+def test_a_url_that_cannot_be_dialled_is_a_matter_of_the_connection() -> None:
+    assert type(transport_error(PAID, "https://999.1.1.1", httpx.InvalidURL("bad IPv4"))) is SegmindConfigError
+
+
+def test_an_error_without_words_is_still_a_sentence() -> None:
+    assert "(ReadTimeout: no details)" in str(transport_error(FREE, URL, httpx.ReadTimeout("")))
+
+
+def test_a_key_in_the_words_of_the_transport_is_masked() -> None:
+    for key in (KEY, PLAIN_KEY):
+        asked = Asked("Trying", key, paid=True)
+        assert key not in str(transport_error(asked, URL, httpx.RemoteProtocolError(f"illegal line {key}")))
+
+
+@pytest.mark.parametrize("seconds", [0.3, 5.0, 60.0, 900.0])
+def test_a_call_that_runs_out_of_time_has_left(seconds: float) -> None:
+    timeout = http_timeout(seconds)
+    assert timeout.pool is not None
+    assert timeout.connect is not None
+
+    # Connecting is TCP and TLS, and each may take all of its timeout.
+    assert timeout.pool + 2 * timeout.connect < seconds
+    assert timeout.read == timeout.write == seconds
+    assert timeout.connect <= 10
+
+
+def test_certificates_are_read_once() -> None:
+    assert shared_tls() is shared_tls()
+
+
+def test_header_names_are_lower_case_and_what_comes_twice_is_joined() -> None:
+    pairs = [("X-Cost", "0.05"), ("Retry-After", "1"), ("Via", "a"), ("via", "b")]
+
+    assert answer_headers(pairs) == {"x-cost": "0.05", "retry-after": "1", "via": "a, b"}

@@ -1,0 +1,510 @@
+"""Whatever sends, against a real server that misbehaves: what left, what did not, and which connection is taken."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpcore
+import httpx
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from airflow_provider_segmind.client import transports as room
+from airflow_provider_segmind.client import transports as senders
+from airflow_provider_segmind.client.client import AsyncSegmindClient, ClientConfig
+from airflow_provider_segmind.client.endpoints import Endpoints
+from airflow_provider_segmind.client.rate_limiter import CallWithdrawnError
+from airflow_provider_segmind.client.transports import (
+    AiohttpSender,
+    Connections,
+    HttpxSender,
+    Sender,
+    environment_proxy,
+    prepare,
+    sender_for,
+)
+from airflow_provider_segmind.exceptions import (
+    SegmindBadRequestError,
+    SegmindConfigError,
+    SegmindConnectionError,
+    SegmindError,
+    SegmindSubmissionUnknownError,
+)
+
+KEY = "SG_0123456789abcdef"
+SUBMITTED = b'{"request_id":"r-1","status":"QUEUED"}'
+DONE = b'{"status":"COMPLETED"}'
+SENDERS = {
+    "straight": lambda most, seconds: Connections(most=most, seconds=seconds),
+    "aiohttp": lambda most, seconds: AiohttpSender(most=most, seconds=seconds),
+    "httpx": lambda most, seconds: HttpxSender(most=most, seconds=seconds, clock=time.time),
+}
+Make = Callable[[int, float], Sender]
+Talk = Callable[[bytes, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+def page(body: bytes, *headers: str, status: str = "200 OK") -> bytes:
+    lines = [f"HTTP/1.1 {status}", f"content-length: {len(body)}", *headers, "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+class Scene:
+    """A server that does with each request what it is told, and counts."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.opened = self.open = 0
+        self.heads: list[bytes] = []
+        self.bodies: list[bytes] = []
+
+    def config(self, **options: object) -> ClientConfig:
+        return ClientConfig(api_key=KEY, endpoints=Endpoints(gateway=self.url), **options)  # type: ignore[arg-type]
+
+
+@asynccontextmanager
+async def serving(answer: Talk, ssl: ssl.SSLContext | None = None) -> AsyncIterator[Scene]:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        scene.opened += 1
+        scene.open += 1
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                length = next(
+                    (int(line[15:]) for line in head.lower().split(b"\r\n") if line[:15] == b"content-length:"), 0
+                )
+                scene.heads.append(head)
+                scene.bodies.append(await reader.readexactly(length))
+                await answer(head, reader, writer)
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            pass
+        finally:
+            scene.open -= 1
+            writer.close()
+
+    listener = await asyncio.start_server(talk, "127.0.0.1", 0, ssl=ssl)
+    scene = Scene(f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}")
+    try:
+        yield scene
+    finally:
+        listener.close()
+
+
+def certificate_of_localhost(folder: Path) -> Path:
+    """Write a certificate that signs itself, and its key, into one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    signed = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    path = folder / "localhost.pem"
+    text = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path.write_bytes(text + signed.public_bytes(serialization.Encoding.PEM))
+    return path
+
+
+@pytest.fixture(params=SENDERS)
+async def make(request: pytest.FixtureRequest) -> Make:
+    await prepare()
+    found: Make = SENDERS[request.param]
+    return found
+
+
+async def polite(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(page(SUBMITTED if head.startswith(b"POST") else DONE))
+
+
+async def test_calls_one_after_the_other_share_a_connection_and_many_at_once_stay_within_the_bound(make: Make) -> None:
+    async with serving(polite) as scene:
+        wire, sender = scene.config().wire, make(4, 5)
+        for _ in range(5):
+            assert (await sender.send(wire.status("r-1"))).completed
+        assert scene.opened == 1
+        await asyncio.gather(*(sender.send(wire.status(f"r-{n}")) for n in range(50)))
+        assert scene.opened <= 4
+        await sender.close()
+        await asyncio.sleep(0.05)
+        assert scene.open == 0
+
+
+async def test_a_post_carries_its_body_and_headers_and_its_host(make: Make) -> None:
+    async with serving(polite) as scene:
+        sender = make(1, 5)
+        found = await sender.send(scene.config().wire.submit("m", {"prompt": "Grüße"}))
+        assert found.request_id == "r-1"
+        head = scene.heads[0].decode().lower()
+        assert head.startswith("post /v2/m http/1.1\r\n")
+        assert f"host: {scene.url.removeprefix('http://')}\r\n" in head
+        assert f"x-api-key: {KEY.lower()}\r\n" in head
+        assert "content-type: application/json\r\n" in head
+        assert scene.bodies == ['{"prompt": "Grüße"}'.encode()]
+        await sender.close()
+
+
+async def test_a_path_of_a_proxied_base_url_is_kept(make: Make) -> None:
+    async with serving(polite) as scene:
+        config = ClientConfig(api_key=KEY, endpoints=Endpoints(gateway=f"{scene.url}/segmind/a%20b"))
+        sender = make(1, 5)
+        await sender.send(config.wire.status("r-1"))
+        assert scene.heads[0].startswith(b"GET /segmind/a%20b/v2/requests/r-1/status HTTP/1.1\r\n")
+        await sender.close()
+
+
+async def test_a_connection_that_the_server_closed_meanwhile_is_not_taken() -> None:
+    async def once(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await polite(head, reader, writer)
+        await writer.drain()
+        writer.close()
+
+    async with serving(once) as scene:
+        wire, sender = scene.config().wire, Connections(most=2, seconds=5)
+        for _ in range(3):
+            await sender.send(wire.submit("m", {}))
+            await asyncio.sleep(0.02)
+        assert (scene.opened, len(scene.bodies)) == (3, 3)
+        await sender.close()
+
+
+async def test_a_paid_call_takes_no_connection_that_was_idle_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving(polite) as scene:
+        wire, sender = scene.config().wire, Connections(most=2, seconds=5)
+        await sender.send(wire.status("r-1"))
+        monkeypatch.setattr(room, "FRESH", 0.01)
+        await asyncio.sleep(0.05)
+        await sender.send(wire.status("r-1"))
+        assert scene.opened == 1
+        await asyncio.sleep(0.05)
+        await sender.send(wire.submit("m", {}))
+        assert scene.opened == 2
+        await sender.close()
+
+
+async def test_what_is_idle_beyond_the_keep_alive_is_closed_by_the_calls_of_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with serving(polite) as scene:
+        wire, sender = scene.config().wire, Connections(most=8, seconds=5)
+        await asyncio.gather(*(sender.send(wire.status(f"r-{n}")) for n in range(8)))
+        assert scene.open == 8
+        monkeypatch.setattr(room, "KEEP_ALIVE", 0.05)
+        await asyncio.sleep(0.1)
+        for _ in range(10):
+            await sender.send(wire.status("r-1"))
+        await asyncio.sleep(0.02)
+        assert scene.open == 1
+        await sender.close()
+
+
+async def hangs_up(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.close()
+
+
+async def resets(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+    writer.transport.abort()
+
+
+async def cuts(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(page(SUBMITTED)[:-5])
+    await writer.drain()
+    writer.close()
+
+
+async def babbles(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"hello?\r\n\r\n")
+
+
+async def says_nothing(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await asyncio.sleep(30)
+
+
+async def packs_badly(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(page(b"no gzip at all", "content-encoding: gzip"))
+
+
+@pytest.mark.parametrize("trouble", [hangs_up, resets, cuts, babbles, says_nothing, packs_badly])
+async def test_a_call_lost_after_it_was_sent_is_unknown_when_paid_and_free_to_repeat_when_not(
+    trouble: Talk, make: Make
+) -> None:
+    async with serving(trouble) as scene:
+        wire, sender = scene.config().wire, make(1, 0.3)
+        with pytest.raises(SegmindSubmissionUnknownError) as paid:
+            await sender.send(wire.submit("m", {}))
+        with pytest.raises(SegmindConnectionError) as free:
+            await sender.send(wire.status("r-1"))
+        assert (paid.value.billed, paid.value.retryable) == (None, False)
+        assert (free.value.billed, free.value.retryable) == (False, True)
+        assert KEY not in f"{paid.value}{free.value}"
+        await sender.close()
+        await asyncio.sleep(0.02)
+        assert scene.open == 0 or trouble is says_nothing
+
+
+async def test_a_call_that_finds_nobody_never_left(make: Make) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+        config = ClientConfig(api_key=KEY, endpoints=Endpoints(gateway=url))
+        sender = make(1, 5)
+        with pytest.raises(SegmindConnectionError, match="never left") as caught:
+            await sender.send(config.wire.submit("m", {}))
+        assert caught.value.billed is False
+        await sender.close()
+
+
+async def test_a_call_that_gets_no_connection_in_time_never_left(make: Make) -> None:
+    async with serving(says_nothing) as scene:
+        wire, sender = scene.config().wire, make(1, 1.2)
+        first = asyncio.create_task(sender.send(wire.status("r-1")))
+        await asyncio.sleep(0.05)
+        with pytest.raises(SegmindConnectionError, match="never left"):
+            await sender.send(wire.submit("m", {}))
+        assert not first.done()
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        # The slot is free again.
+        with pytest.raises(SegmindSubmissionUnknownError):
+            await sender.send(wire.submit("m", {}))
+        await sender.close()
+
+
+async def test_a_cancelled_call_leaves_no_half_read_connection_behind(make: Make) -> None:
+    async def slowly(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if b"/slow" in head:
+            await asyncio.sleep(0.1)
+        await polite(head, reader, writer)
+
+    async with serving(slowly) as scene:
+        wire, sender = scene.config().wire, make(1, 5)
+        task = asyncio.create_task(sender.send(wire.status("slow")))
+        await asyncio.sleep(0.03)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert (await sender.send(wire.status("r-2"))).request_id == "r-2"
+        assert scene.opened == 2
+        await sender.close()
+
+
+async def test_a_packed_answer_is_unpacked(make: Make) -> None:
+    async def packs(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(page(gzip.compress(DONE), "Content-Encoding: gzip"))
+
+    async with serving(packs) as scene:
+        sender = make(1, 5)
+        assert (await sender.send(scene.config().wire.status("r-1"))).completed
+        await sender.close()
+
+
+async def test_a_handshake_that_fails_is_a_call_that_never_left(make: Make) -> None:
+    sender = make(1, 5)
+    server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    # A server without a certificate cannot finish the handshake, so nothing was sent.
+    listener = await asyncio.start_server(talk, "127.0.0.1", 0, ssl=server_context)
+    url = f"https://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+    config = ClientConfig(api_key=KEY, endpoints=Endpoints(gateway=url))
+    with pytest.raises(SegmindConnectionError, match="never left"):
+        await sender.send(config.wire.submit("m", {}))
+    listener.close()
+    await sender.close()
+
+
+async def test_tls_is_spoken_and_the_name_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    certificate = certificate_of_localhost(tmp_path)
+    server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server_context.load_cert_chain(certificate)
+    trusting = ssl.create_default_context(cafile=str(certificate))
+    monkeypatch.setattr(room, "shared_tls", lambda: trusting)
+    async with serving(polite, ssl=server_context) as scene:
+        sender = Connections(most=2, seconds=5)
+        for host in ("localhost", "127.0.0.1"):
+            gateway = scene.url.replace("http:", "https:").replace("127.0.0.1", host)
+            config = ClientConfig(api_key=KEY, endpoints=Endpoints(gateway=gateway))
+            if host == "localhost":
+                assert (await sender.send(config.wire.submit("m", {"prompt": "x" * 300_000}))).request_id == "r-1"
+                assert len(scene.bodies[0]) > 300_000
+            else:
+                with pytest.raises(SegmindConnectionError, match=r"never left.*"):
+                    await sender.send(config.wire.submit("m", {}))
+        await sender.close()
+
+
+@pytest.mark.parametrize("make", [SENDERS["straight"], SENDERS["aiohttp"]], ids=["straight", "aiohttp"])
+async def test_a_large_body_that_is_refused_unread_is_refused_and_not_lost(make: Make) -> None:
+    refused = asyncio.Event()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(page(b'{"error":"too large"}', status="413 Content Too Large"))
+        await writer.drain()
+        await refused.wait()
+        writer.close()
+
+    listener = await asyncio.start_server(talk, "127.0.0.1", 0)
+    gateway = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+    config = ClientConfig(api_key=KEY, endpoints=Endpoints(gateway=gateway))
+    sender = make(1, 5)
+    with pytest.raises(SegmindBadRequestError, match="too large"):
+        await sender.send(config.wire.submit("m", {"file": "x" * 20_000_000}))
+    refused.set()
+    listener.close()
+    await sender.close()
+
+
+async def test_head_and_body_of_a_post_leave_together() -> None:
+    chunks: list[bytes] = []
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        chunks.append(await reader.read(1 << 16))
+        writer.write(page(SUBMITTED))
+        writer.close()
+
+    listener = await asyncio.start_server(talk, "127.0.0.1", 0)
+    gateway = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+    sender = Connections(most=1, seconds=5)
+    await sender.send(ClientConfig(api_key=KEY, endpoints=Endpoints(gateway=gateway)).wire.submit("m", {"a": 1}))
+    assert chunks[0].endswith(b'\r\n\r\n{"a": 1}')
+    listener.close()
+    await sender.close()
+
+
+async def test_a_host_that_is_none_is_a_matter_of_the_connection(make: Make) -> None:
+    config = ClientConfig(api_key=KEY, endpoints=Endpoints(gateway="https://999.1.1.1:99999"))
+    sender = make(1, 5)
+    with pytest.raises((SegmindConfigError, SegmindConnectionError)) as caught:
+        await sender.send(config.wire.submit("m", {}))
+    assert caught.value.billed is False
+    await sender.close()
+
+
+def test_every_error_of_httpcore_has_its_twin_in_httpx() -> None:
+    kinds = [kind for kind in vars(httpcore).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    # A pool of httpcore's own tells itself that a connection is taken; here each has one user.
+    leaves = {kind for kind in kinds if not kind.__subclasses__()} - {httpcore.ConnectionNotAvailable}
+    assert len(leaves) >= 10
+    for kind in leaves:
+        assert issubclass(kind, room._TROUBLES), kind
+        assert issubclass(getattr(httpx, kind.__name__), httpx.HTTPError)
+
+
+async def test_names_are_looked_up_and_headers_are_read() -> None:
+    async def twice(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(page(b"{}", "Retry-After: 3", "X-Two: a", "x-two: b", status="429 Too Many Requests"))
+
+    async with serving(twice) as scene:
+        config = ClientConfig(api_key=KEY, endpoints=Endpoints(gateway=scene.url.replace("127.0.0.1", "localhost")))
+        sender = Connections(most=1, seconds=5)
+        with pytest.raises(SegmindError) as caught:
+            await sender.send(config.wire.status("r-1"))
+        assert getattr(caught.value, "retry_after", None) == 3.0
+        await sender.close()
+
+
+async def test_what_sends_depends_on_the_extra_and_on_a_proxy_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    config = ClientConfig(api_key=KEY)
+    assert isinstance(sender_for(config, most=1, clock=time.time), AiohttpSender)
+    assert isinstance(sender_for(config, most=1, clock=time.time, light=True), Connections)
+    monkeypatch.setattr(senders, "has_aiohttp", lambda: False)
+    assert isinstance(sender_for(config, most=1, clock=time.time), Connections)
+    monkeypatch.setenv("https_proxy", "http://proxy.test:3128")
+    through = sender_for(config, most=1, clock=time.time)
+    assert isinstance(through, HttpxSender)
+    await through.close()
+
+
+async def test_a_proxy_of_the_environment_carries_the_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving(polite) as scene:
+        monkeypatch.setenv("http_proxy", scene.url)
+        config = ClientConfig(api_key=KEY, endpoints=Endpoints(gateway="http://segmind.test"))
+        async with await AsyncSegmindClient.create(config) as client:
+            assert (await client.submit("m", {})).request_id == "r-1"
+        assert scene.heads[0].startswith(b"POST http://segmind.test/v2/m HTTP/1.1\r\n")
+
+
+def test_a_proxy_of_the_environment_is_used_unless_the_host_is_excepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "http://proxy.test:3128")
+    monkeypatch.setenv("no_proxy", "inside.test")
+    assert environment_proxy("https://api.segmind.com") == "http://proxy.test:3128"
+    assert environment_proxy("https://inside.test") is None
+    assert environment_proxy("http://api.segmind.com") is None
+
+
+async def test_the_last_look_comes_when_the_connection_is_held_and_before_any_byte_leaves(make: Make) -> None:
+    async with serving(polite) as scene:
+        wire, sender = scene.config().wire, make(1, 5)
+        order: list[tuple[int, int]] = []
+
+        async def look() -> None:
+            await asyncio.sleep(0.02)
+            order.append((scene.opened, len(scene.heads)))
+
+        for _ in range(2):
+            await sender.send(wire.submit("m", {}), look)
+        await sender.send(wire.status("r-1"))
+        # Both over the one connection, which was there at the first look already.
+        assert order == [(1, 0), (1, 1)]
+        await sender.close()
+
+
+async def test_what_the_last_look_raises_keeps_the_call_here_and_the_sender_useful(make: Make) -> None:
+    async with serving(polite) as scene:
+        wire, sender = scene.config().wire, make(1, 5)
+
+        async def refuse() -> None:
+            raise CallWithdrawnError
+
+        for _ in range(3):
+            with pytest.raises(CallWithdrawnError):
+                await sender.send(wire.submit("m", {}), refuse)
+        assert scene.heads == []
+        assert (await sender.send(wire.status("r-1"))).completed
+        await sender.close()
+
+
+async def test_a_call_that_waited_for_a_connection_looks_after_the_wait(make: Make) -> None:
+    async with serving(polite) as scene:
+        wire, sender = scene.config().wire, make(1, 5)
+        go, looks = asyncio.Event(), 0
+
+        async def look() -> None:
+            nonlocal looks
+            looks += 1
+            await go.wait()
+
+        calls = [asyncio.create_task(sender.send(wire.submit("m", {}), look)) for _ in range(2)]
+        await asyncio.sleep(0.1)
+        assert (looks, scene.heads) == (1, [])
+        go.set()
+        await asyncio.gather(*calls)
+        assert (looks, len(scene.heads)) == (2, 2)
+        await sender.close()

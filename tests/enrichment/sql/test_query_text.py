@@ -1,0 +1,87 @@
+"""What stands behind a statement is left out, what only looks like its end is not, and two statements are refused."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from airflow_provider_segmind.enrichment.sql.query import Query, only_statement
+from airflow_provider_segmind.exceptions import SegmindConfigError
+from tests.support.databases import OneDatabase
+
+BLANKS = st.sampled_from(["", " ", "\n", "\t\r\n", "-- all\n", "--;'\"$$\n", "/* ; */", "/* it's */", "/**/"])
+NESTED = st.sampled_from(["/* a /* ; */ b; */", "/*/*/**/*/*/", "/* /* -- */ */"])
+CODE = ["';'", "'it''s; /*'", "'--;'", "1 /* ; ' */", "2 -- ; '\n", "'\\'", "''';'''"]
+CODE_OF = {
+    "sqlite": [*CODE, """(SELECT "a;b" FROM (SELECT 1 AS "a;b"))""", "(SELECT [a;'b] FROM (SELECT 2 AS [a;'b]))"],
+    "duckdb": [*CODE, "$$;'$$", "$a$ $$ ; $a$", r"e'a\';'", "1/* /* ; */ ; */"],
+    "postgres": [*CODE, "$$;'$$", "$a$ $$ ; $a$", r"e'a\';'", "1/* /* ; */ ; */", "'{\"a\": 1}'::jsonb #> '{a;b}'"],
+}
+
+
+@st.composite
+def queries(draw: st.DrawFn, conn_type: str) -> tuple[str, str]:
+    """Return a query, and what stands behind its end."""
+    blanks = BLANKS if conn_type == "sqlite" else BLANKS | NESTED
+    cells = draw(st.lists(st.sampled_from(CODE_OF[conn_type]), min_size=1, max_size=4))
+    columns = ", ".join(f"{cell} AS c{number}" for number, cell in enumerate(cells))
+    tail = draw(st.sampled_from(["", " ORDER BY 1", " ORDER BY c0 LIMIT 1", " LIMIT 5"]))
+    head = "".join(draw(st.lists(blanks, max_size=2)))
+    cte = draw(st.sampled_from(["", "WITH one AS (SELECT ';' AS x) "]))
+    rest = "".join(draw(st.lists(blanks | st.just(";"), max_size=5)))
+    last = draw(st.sampled_from(["", "-- the last line", "/* done */"]))
+    return f"{head}{cte}SELECT {columns}{tail}", f"{rest}{last}"
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(data=st.data())
+def test_the_database_takes_every_query_as_a_part_of_another(database: OneDatabase, data: st.DataObject) -> None:
+    query, rest = data.draw(queries(database.conn_type))
+    connection = database.connect()
+    try:
+        statement = only_statement(query + rest, database.conn_type)
+        cursor = connection.cursor()
+        cursor.execute(f"SELECT COUNT(*) FROM (\n{statement}\n) counted")
+        assert cursor.fetchone()[0] == 1
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize(
+    ("conn_type", "text", "statement"),
+    [
+        ("mysql", "SELECT 5--3; # all; of\n-- them", "SELECT 5--3"),
+        ("mysql", r"SELECT 'it\'s;' # ;", r"SELECT 'it\'s;' # ;"),
+        ("mysql", "SELECT `a;b` FROM t;", "SELECT `a;b` FROM t"),
+        ("gcpbigquery", "SELECT '''a';b''', r'\\'; # ;", "SELECT '''a';b''', r'\\'; # ;"),
+        ("gcpbigquery", "SELECT '''a';b'''; # ;", "SELECT '''a';b'''"),
+        ("snowflake", "SELECT $$;$$; // ; all", "SELECT $$;$$"),
+        ("mssql", "SELECT [a]];b] FROM t; /* /* ; */ ; */", "SELECT [a]];b] FROM t"),
+        ("postgres", "SELECT a$b$ FROM t; -- $b$", "SELECT a$b$ FROM t"),
+        ("postgres", r"SELECT 'a\'; -- '", r"SELECT 'a\'"),
+        ("never heard of", "SELECT 1;;; -- all", "SELECT 1"),
+        # The database says what is wrong with these.
+        ("postgres", "SELECT 'a; --", "SELECT 'a; --"),
+        ("postgres", "SELECT 1 /* ;", "SELECT 1 /* ;"),
+        ("postgres", "SELECT $$;", "SELECT $$;"),
+    ],
+)
+def test_each_database_has_quotation_marks_and_comments_of_its_own(conn_type: str, text: str, statement: str) -> None:
+    assert only_statement(text, conn_type) == statement
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("SELECT 1; SELECT 2", "2 statements"),
+        ("SELECT 1; DROP TABLE things; -- all", "2 statements"),
+        ("SET x = 1; SELECT 1; ;", "2 statements"),
+        ("SELECT ';'; /* */ $$;$$", "2 statements"),
+        ("", "no statement"),
+        (" ;\n; -- SELECT 1", "no statement"),
+    ],
+)
+def test_several_statements_or_none_are_refused(text: str, said: str) -> None:
+    with pytest.raises(SegmindConfigError, match=f"'sql' holds {said}.*Nothing was sent"):
+        Query(lambda: None, text, name="db", conn_type="postgres")

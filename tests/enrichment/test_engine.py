@@ -1,0 +1,727 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from airflow_provider_segmind.enrichment.engine import Engine, Progress
+from airflow_provider_segmind.enrichment.ledger.ledger import Ledger
+from airflow_provider_segmind.enrichment.manifest import Manifest
+from airflow_provider_segmind.enrichment.outcomes import Accept, AskAgain, Outcome, Refuse, Reply, Verdict
+from airflow_provider_segmind.enrichment.output import land
+from airflow_provider_segmind.enrichment.rows import Row
+from airflow_provider_segmind.enrichment.run_limits import Limits
+from airflow_provider_segmind.enrichment.settings import OnUnknown, Question, Rerun, Settings, Shard
+from airflow_provider_segmind.exceptions import (
+    SegmindAuthenticationError,
+    SegmindBadRequestError,
+    SegmindBulkError,
+    SegmindConfigError,
+    SegmindConnectionError,
+    SegmindError,
+    SegmindReplyError,
+    SegmindRequestTimeoutError,
+    SegmindRowError,
+)
+from tests.support.enrichment import PRICE, Clock, FakeSegmind, build, question, table
+from tests.support.object_stores import ObjectStore
+
+
+class World:
+    """A store and a service that outlive the engines that use them."""
+
+    def __init__(self, **trouble: Any) -> None:
+        self.clock = Clock()
+        self.segmind = FakeSegmind(self.clock, **trouble)
+        self.store = ObjectStore()
+
+    def engine(self, rows: list[dict[str, Any]], asked: Question | None = None, **options: Any) -> Engine:
+        settings = {
+            "concurrency": 4,
+            "commit_delay": 0.002,
+            "block_rows": 8,
+            "grace": 0.05,
+            **options.pop("settings", {}),
+        }
+        return Engine(
+            question=asked or question(),
+            rows=rows,
+            ledger_folder=self.store.path("bucket/ledger"),
+            client=options.pop("client", self.segmind),
+            run_id=options.pop("run_id", "run-1"),
+            settings=Settings(**settings),
+            clock=self.clock,
+            sleep=self.clock.sleep,
+            **options,
+        )
+
+    async def run(self, rows: list[dict[str, Any]], asked: Question | None = None, **options: Any) -> Landed:
+        engine = self.engine(rows, asked, **options)
+        try:
+            await engine.run()
+            return Landed(engine)
+        finally:
+            engine.close()
+
+
+class Landed:
+    """What an engine left behind."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.rows: list[Mapping[str, Any]] = []
+        self.manifest: Manifest = land(engine, each=self.rows.append)
+        self.stopped = engine.stopped
+
+    def column(self, name: str) -> list[Any]:
+        return [row[name] for row in self.rows]
+
+    @property
+    def statuses(self) -> list[str]:
+        return self.column("_segmind_status")
+
+
+async def test_every_row_is_answered_in_input_order() -> None:
+    world = World()
+    landed = await world.run(table("a", "b", "c"))
+    assert landed.column("id") == [0, 1, 2]
+    assert landed.column("said") == ["SAY A", "SAY B", "SAY C"]
+    assert landed.rows[0] == {
+        "id": 0,
+        "said": "SAY A",
+        "_segmind_status": "success",
+        "_segmind_error": None,
+        "_segmind_request_id": landed.rows[0]["_segmind_request_id"],
+        "_segmind_model": "m",
+        "_segmind_cost": PRICE,
+        "_segmind_tokens": 5,
+    }
+
+
+async def test_equal_rows_are_asked_once_and_share_the_answer() -> None:
+    world = World()
+    landed = await world.run(table("a", "b", "a", "a"))
+    assert world.segmind.posts == 2
+    assert landed.column("said") == ["SAY A", "SAY B", "SAY A", "SAY A"]
+    assert landed.column("_segmind_cost") == [PRICE, PRICE, 0.0, 0.0]
+    assert (landed.manifest.duplicates_saved, landed.manifest.distinct_rows) == (2, 2)
+
+
+async def test_an_unchanged_table_costs_nothing_the_next_night() -> None:
+    world = World()
+    first = await world.run(table("a", "b"))
+    second = await world.run(table("a", "b"), run_id="run-2")
+    assert world.segmind.posts == 2
+    assert second.rows == first.rows
+    assert (second.manifest.cache_hits, second.manifest.cost, second.manifest.posts) == (2, 0.0, 0)
+
+
+async def test_one_edited_row_and_one_inserted_at_the_front_cost_one_each() -> None:
+    world = World()
+    await world.run(table("a", "b", "c"))
+    await world.run(table("a", "B!", "c"))
+    assert world.segmind.posts == 4
+    await world.run(table("new", "a", "B!", "c"))
+    assert world.segmind.posts == 5
+
+
+async def test_another_schema_asks_everything_again() -> None:
+    world = World()
+    await world.run(table("a", "b"))
+    await world.run(table("a", "b"), question(schema={"type": "object"}))
+    assert world.segmind.posts == 4
+
+
+async def test_a_missing_column_in_the_first_row_stops_everything() -> None:
+    world = World()
+    with pytest.raises(SegmindConfigError, match="'text'"):
+        await world.run([{"id": 1}])
+    assert world.segmind.posts == 0
+
+
+async def test_a_missing_column_later_on_skips_that_row() -> None:
+    landed = await World().run([*table("a"), {"id": 7}])
+    assert landed.statuses == ["success", "skipped"]
+    assert "'text'" in landed.rows[1]["_segmind_error"]
+    assert landed.rows[1]["id"] == 7
+
+
+async def test_a_missing_key_column_is_named() -> None:
+    with pytest.raises(SegmindConfigError, match="'id', which a key names"):
+        await World().run([{"text": "a"}])
+
+
+async def test_a_request_that_failed_is_not_billed_and_says_why() -> None:
+    world = World(failing=lambda body: "bad words" if "b" in body["prompt"] else None)
+    landed = await world.run(table("a", "b"))
+    assert landed.statuses == ["success", "failed"]
+    assert landed.rows[1]["_segmind_error"] == "bad words"
+    assert landed.rows[1]["_segmind_cost"] == 0.0
+    assert landed.manifest.cost == world.segmind.bill == PRICE
+
+
+async def test_a_row_that_failed_for_nothing_is_asked_again_by_the_next_try() -> None:
+    words: list[str | None] = ["overloaded", None]
+    world = World(failing=lambda _: words.pop(0))
+    assert (await world.run(table("a"))).statuses == ["failed"]
+    assert (await world.run(table("a"))).statuses == ["success"]
+
+
+async def test_a_failed_request_can_be_repeated_within_a_try() -> None:
+    words: list[str | None] = ["overloaded", "overloaded", None]
+    world = World(failing=lambda _: words.pop(0))
+    landed = await world.run(table("a"), settings={"failed_attempts": 3})
+    assert landed.statuses == ["success"]
+    assert (world.segmind.posts, landed.manifest.requests, landed.manifest.cost) == (3, 3, PRICE)
+
+
+def refuse(reply: Reply) -> Verdict:
+    return Refuse(Outcome.BLOCKED, "SAFETY") if "b" in reply.inputs["prompt"] else Accept({"said": "x"})
+
+
+async def test_a_refused_answer_is_paid_for_and_not_asked_again() -> None:
+    world = World()
+    landed = await world.run(table("a", "b"), question(read=refuse))
+    assert landed.statuses == ["success", "blocked"]
+    assert landed.rows[1]["_segmind_cost"] == PRICE
+    assert landed.rows[1]["said"] is None
+    again = await world.run(table("a", "b"), question(read=refuse), run_id="run-2")
+    assert world.segmind.posts == 2
+    assert again.statuses == landed.statuses
+
+
+async def test_dead_letters_are_asked_again_when_told_to() -> None:
+    world = World()
+    await world.run(table("a", "b"), question(read=refuse))
+    landed = await world.run(table("a", "b"), settings={"rerun": Rerun.DEAD_LETTERS})
+    assert landed.statuses == ["success", "success"]
+    assert world.segmind.posts == 3
+    assert landed.manifest.cost == pytest.approx(world.segmind.bill)
+
+
+@pytest.mark.parametrize(
+    ("reason", "outcome"),
+    [("truncated", "truncated"), ("blocked", "blocked"), ("empty", "invalid"), ("invalid", "invalid")],
+)
+async def test_a_reply_error_of_the_reader_becomes_an_outcome(reason: str, outcome: str) -> None:
+    def read(reply: Reply) -> Verdict:
+        raise SegmindReplyError("no", reason=reason)
+
+    assert (await World().run(table("a"), question(read=read))).statuses == [outcome]
+
+
+def mend(reply: Reply) -> Verdict:
+    if reply.attempt < 3:
+        return AskAgain({"prompt": f"{reply.inputs['prompt']}, try {reply.attempt + 1}"}, "not JSON", tokens=1)
+    return Accept({"said": reply.result.output}, tokens=1)
+
+
+async def test_an_answer_that_can_be_mended_is_asked_again_and_paid_for() -> None:
+    world = World()
+    landed = await world.run(table("a"), question(read=mend))
+    assert landed.column("said") == ["SAY A, TRY 3"]
+    assert landed.manifest.cost == pytest.approx(world.segmind.bill) == pytest.approx(3 * PRICE)
+    assert (landed.manifest.requests, landed.manifest.tokens) == (3, 3)
+
+
+async def test_mending_ends_after_so_many_questions() -> None:
+    world = World()
+    landed = await world.run(table("a"), question(read=mend), settings={"max_questions": 2})
+    assert landed.statuses == ["invalid"]
+    assert landed.manifest.cost == pytest.approx(world.segmind.bill) == pytest.approx(2 * PRICE)
+
+
+async def test_a_row_that_a_kill_left_between_two_questions_is_gone_on_with_by_the_retry() -> None:
+    def read(reply: Reply) -> Verdict:
+        engine.stop("the task was killed", hurry=True)
+        return mend(reply)
+
+    world = World()
+    engine = world.engine(table("a"), question(read=read))
+    await engine.run()
+    landed = Landed(engine)
+    engine.close()
+    assert landed.statuses == ["skipped"]
+    assert (landed.manifest.cost, landed.manifest.requests) == (PRICE, 1)
+
+    landed = await world.run(table("a"), question(read=mend))
+
+    assert landed.statuses == ["success"]
+    assert landed.manifest.cost == pytest.approx(world.segmind.bill) == pytest.approx(3 * PRICE)
+
+
+async def test_a_row_whose_further_question_was_lost_is_accounted_for_when_the_budget_is_used_up() -> None:
+    script: list[str | None] = [None, None, None, None, "gone"]
+    world = World(trouble=lambda _: script.pop(0))
+    settings = {"concurrency": 1, "history_settles_after": 60.0}
+    await world.run(table("a", "b"), question(read=mend), settings=settings)
+    world.clock.now += 60
+
+    landed = await world.run(
+        table("x", "y", "z", "a", "b"), question(read=mend), settings=settings, limits=Limits(max_cost=4 * PRICE)
+    )
+
+    assert landed.statuses == ["skipped"] * 3 + ["success", "invalid"]
+    assert landed.manifest.cost == pytest.approx(world.segmind.bill) == pytest.approx(4 * PRICE)
+
+
+async def test_a_limit_or_a_refused_connection_is_outlasted() -> None:
+    script: list[str | None] = ["limit", "refused", "refused", None]
+    world = World(trouble=lambda _: script.pop(0))
+    landed = await world.run(table("a"))
+    assert landed.statuses == ["success"]
+    assert (world.segmind.posts, len(world.segmind.jobs)) == (4, 1)
+
+
+async def test_an_outage_stops_the_run_and_a_retry_goes_on() -> None:
+    world = World(trouble=lambda _: "refused")
+    landed = await world.run(table("a", "b"), settings={"outage_patience": 60.0})
+    assert landed.statuses == ["skipped", "skipped"]
+    assert landed.stopped is not None
+    world.segmind.trouble = lambda _: None
+    assert (await world.run(table("a", "b"))).statuses == ["success", "success"]
+
+
+async def test_a_lost_request_is_found_in_the_history_and_paid_once() -> None:
+    script: list[str | None] = ["lost", None]
+    world = World(trouble=lambda _: script.pop(0) if script else None)
+    landed = await world.run(table("a", "b"))
+    assert landed.statuses == ["success", "success"]
+    assert world.segmind.posts == 2
+
+
+async def test_a_request_that_never_arrived_is_sent_again_once_the_history_proves_it() -> None:
+    script = ["gone"]
+    world = World(trouble=lambda _: script.pop(0) if script else None)
+    landed = await world.run(table("a", "b", "c", "d", "e", "f"))
+    assert set(landed.statuses) == {"success"}
+    assert world.segmind.bill == pytest.approx(6 * PRICE)
+
+
+async def test_a_request_of_unknown_fate_is_left_alone_while_the_history_lags() -> None:
+    script = ["lost"]
+    world = World(trouble=lambda _: script.pop(0) if script else None, history_delay=1000.0)
+    landed = await world.run(table("a", "b", "c", "d", "e", "f"))
+    assert sorted(landed.statuses) == ["success"] * 5 + ["unknown"]
+    assert (world.segmind.posts, landed.manifest.rows_left) == (6, 1)
+    world.clock.now += 1200
+    landed = await world.run(table("a", "b", "c", "d", "e", "f"))
+    assert set(landed.statuses) == {"success"}
+    assert world.segmind.posts == 6
+
+
+async def test_a_request_of_unknown_fate_is_sent_again_when_told_to() -> None:
+    script = ["gone"]
+    world = World(trouble=lambda _: script.pop(0) if script else None)
+    landed = await world.run(table("a"), settings={"on_unknown": OnUnknown.RESUBMIT})
+    assert landed.statuses == ["success"]
+    assert world.segmind.posts == 2
+
+
+async def test_a_lone_request_that_never_arrived_is_sent_again_after_the_history_has_settled() -> None:
+    script = ["gone"]
+    world = World(trouble=lambda _: script.pop(0) if script else None)
+    assert (await world.run(table("a"))).statuses == ["unknown"]
+    assert (await world.run(table("a"))).statuses == ["unknown"]
+    world.clock.now += 4 * 3600
+    assert (await world.run(table("a"))).statuses == ["success"]
+    assert world.segmind.posts == 2
+
+
+@pytest.mark.parametrize("skew", [300.0, -300.0, 1800.0, -1800.0, 90_000.0, -90_000.0])
+async def test_clocks_that_differ_do_not_hide_a_lost_request(skew: float) -> None:
+    lost = ["lost"]
+    world = World(trouble=lambda body: lost.pop() if body["prompt"] == "Say b" and lost else None, skew=skew)
+    landed = await world.run(table("a", "b", "c", "d"), settings={"concurrency": 1})
+    assert landed.statuses == ["success"] * 4
+    assert world.segmind.posts == 4
+
+
+@pytest.mark.parametrize("skew", [300.0, -300.0, 1800.0, -1800.0])
+async def test_a_lone_lost_request_is_never_paid_twice_when_clocks_differ(skew: float) -> None:
+    lost = ["lost"]
+    world = World(trouble=lambda body: lost.pop() if lost else None, skew=skew, history_delay=100.0)
+    for _ in range(4):
+        await world.run(table("a"))
+        world.clock.now += 4 * 3600
+    assert world.segmind.posts == 1
+
+
+@pytest.mark.parametrize("ahead", [0.0, 600.0, -600.0])
+async def test_what_a_worker_with_another_clock_has_sent_does_not_prove_that_a_request_never_arrived(
+    ahead: float,
+) -> None:
+    lost = ["lost"]
+    world = World(trouble=lambda body: lost.pop() if body["prompt"] == "Say b" and lost else None)
+    world.segmind.history_delay = 1e9
+    world.clock.now += ahead
+    world.segmind.skew = -ahead
+    await world.run(table("a", "b"), settings={"concurrency": 1})
+    # The retry runs elsewhere; the history shows only what was sent before the lost one.
+    world.clock.now += 60 - ahead
+    world.segmind.skew = 0.0
+    world.segmind.history_delay = 0.0
+    hidden = [job for job in world.segmind.jobs.values() if job.body["prompt"] == "Say b"]
+    shown = {id: job for id, job in world.segmind.jobs.items() if job not in hidden}
+    jobs, world.segmind.jobs = world.segmind.jobs, shown
+    await world.run(table("a", "b"), settings={"concurrency": 1})
+    assert world.segmind.posts == 2
+    assert len(jobs) == 2
+
+
+@pytest.mark.parametrize("defaults", [{"top_p": 1}, {"safety": {"level": "low"}, "seed": None}])
+async def test_defaults_that_the_server_adds_do_not_hide_a_lost_request(defaults: dict[str, Any]) -> None:
+    lost = ["lost", "gone"]
+    world = World(
+        trouble=lambda body: lost.pop() if body["prompt"] in ("Say b", "Say c") and lost else None, defaults=defaults
+    )
+    for _ in range(2):
+        landed = await world.run(table("a", "b", "c", "d"), settings={"concurrency": 1})
+    assert landed.statuses == ["success"] * 4
+    assert len(world.segmind.paid_bodies) == 4
+
+
+async def test_an_equal_request_of_another_row_is_not_taken_for_a_lost_one() -> None:
+    world = World()
+    # Many more than are remembered in memory.
+    await world.run(table("a", *map(str, range(300))), question(schema={"type": "string"}))
+    world.clock.now = min(job.at for job in world.segmind.jobs.values()) + 1
+    lost = ["gone"]
+    world.segmind.trouble = lambda body: lost.pop() if lost else None
+    landed = await world.run(table("a", "b"), settings={"concurrency": 1})
+    assert landed.statuses == ["success", "success"]
+    assert len(set(landed.column("_segmind_request_id"))) == 2
+    assert len(world.segmind.jobs) == 301 + 2
+
+
+async def test_a_history_out_of_reach_leaves_fates_open() -> None:
+    class Mute(FakeSegmind):
+        async def list_request_records(self, **_: Any) -> Any:
+            raise SegmindBadRequestError("no history for you")
+
+    world = World()
+    world.segmind = Mute(world.clock, trouble=lambda body: "lost" if "a" in body["prompt"][4:] else None)
+    assert (await world.run(table("a", "b"))).statuses == ["unknown", "success"]
+
+
+async def test_a_refused_body_fails_its_row_only() -> None:
+    world = World(trouble=lambda body: SegmindBadRequestError("400: no") if "b" in body["prompt"] else None)
+    landed = await world.run(table("a", "b", "c"))
+    assert landed.statuses == ["success", "failed", "success"]
+    assert landed.manifest.cost == pytest.approx(2 * PRICE)
+
+
+async def test_a_refused_key_stops_the_run_at_once() -> None:
+    world = World(trouble=lambda _: SegmindAuthenticationError("401: no"))
+    landed = await world.run(table(*map(str, range(100))))
+    assert world.segmind.posts <= 4
+    assert set(landed.statuses) == {"skipped"}
+    assert landed.stopped is not None
+    assert isinstance(landed.stopped.error, SegmindAuthenticationError)
+
+
+async def test_a_request_that_takes_too_long_is_fetched_by_the_retry() -> None:
+    class Slow(FakeSegmind):
+        async def wait(self, pending: Any, *, fetch: bool = False) -> Any:
+            if self.clock.now < 1_700_000_100:
+                raise SegmindRequestTimeoutError("still going", request_id=pending.request_id)
+            return await super().wait(pending, fetch=fetch)
+
+    world = World()
+    world.segmind = Slow(world.clock)
+    landed = await world.run(table("a"))
+    assert landed.statuses == ["unknown"]
+    assert landed.rows[0]["_segmind_request_id"] in world.segmind.jobs
+    world.clock.now += 200
+    landed = await world.run(table("a"))
+    assert landed.statuses == ["success"]
+    assert (world.segmind.posts, landed.manifest.resumed) == (1, 1)
+
+
+async def test_an_expired_result_is_accounted_for_and_not_paid_again() -> None:
+    world = World()
+
+    class Frozen(FakeSegmind):
+        async def wait(self, pending: Any, *, fetch: bool = False) -> Any:
+            raise SegmindRequestTimeoutError("still going", request_id=pending.request_id)
+
+    world.segmind = Frozen(world.clock)
+    await world.run(table("a"))
+    world.segmind.__class__ = FakeSegmind
+    world.clock.now += 2 * 3600
+    landed = await world.run(table("a"))
+    assert (landed.statuses, landed.rows[0]["_segmind_cost"]) == (["failed"], PRICE)
+    await world.run(table("a"))
+    assert world.segmind.posts == 1
+
+
+async def test_max_cost_is_never_passed_by_more_than_one_request_once_the_price_is_known() -> None:
+    world = World()
+    texts = table(*map(str, range(100)))
+    landed = await world.run(texts, limits=Limits(max_cost=20 * PRICE, expected_cost=PRICE))
+    assert world.segmind.bill == pytest.approx(20 * PRICE)
+    assert landed.manifest.outcomes["skipped"] == 80
+    assert "max_cost" in (landed.manifest.stopped or "")
+
+
+async def test_a_retry_has_no_fresh_budget_and_the_next_run_has() -> None:
+    world = World()
+    texts = table(*map(str, range(30)))
+    limits = Limits(max_cost=10 * PRICE, expected_cost=PRICE)
+    for _ in range(3):
+        await world.run(texts, limits=limits)
+    assert world.segmind.bill == pytest.approx(10 * PRICE)
+    landed = await world.run(texts, limits=limits, run_id="run-2")
+    assert world.segmind.bill == pytest.approx(20 * PRICE)
+    assert landed.manifest.cost == pytest.approx(10 * PRICE)
+
+
+async def test_max_rows_counts_over_all_tries_of_a_run() -> None:
+    world = World()
+    texts = table(*map(str, range(30)))
+    for _ in range(2):
+        await world.run(texts, limits=Limits(max_rows=7))
+    assert world.segmind.posts == 7
+
+
+async def test_too_many_failed_rows_stop_the_run() -> None:
+    world = World(failing=lambda _: "no")
+    landed = await world.run(table(*map(str, range(100))), limits=Limits(max_failed_rows=5))
+    assert 6 <= landed.manifest.outcomes["failed"] <= 6 + 4
+    assert "max_failed_rows=5" in (landed.manifest.stopped or "")
+
+
+async def test_a_share_of_failed_rows_is_judged_on_a_sample() -> None:
+    world = World(failing=lambda _: "no")
+    landed = await world.run(table(*map(str, range(200))), limits=Limits(max_failed_rows=0.1))
+    assert 50 <= landed.manifest.outcomes["failed"] <= 55
+
+
+async def test_a_graceful_stop_submits_nothing_more_and_settles_what_is_in_flight() -> None:
+    world = World(steps=3)
+    engine = world.engine(table(*map(str, range(200))))
+
+    def trouble(_: Mapping[str, Any]) -> None:
+        if world.segmind.posts == 10:
+            engine.stop("the task was killed", hurry=True)
+
+    world.segmind.trouble = trouble
+    await engine.run()
+    landed = Landed(engine)
+    assert world.segmind.posts <= 14
+    assert landed.manifest.outcomes["success"] == len(world.segmind.jobs)
+    assert landed.manifest.stopped == "the task was killed"
+    engine.close()
+    landed = await world.run(table(*map(str, range(200))))
+    assert world.segmind.bill == pytest.approx(200 * PRICE)
+
+
+async def test_what_does_not_settle_within_the_grace_period_is_fetched_by_the_retry() -> None:
+    class Stuck(FakeSegmind):
+        async def wait(self, pending: Any, *, fetch: bool = False) -> Any:
+            await asyncio.sleep(3600)
+
+    world = World()
+    world.segmind = Stuck(world.clock)
+    engine = world.engine(table("a", "b"))
+    asyncio.get_running_loop().call_later(0.05, lambda: engine.stop("killed", hurry=True))
+    await engine.run()
+    assert Landed(engine).statuses == ["unknown", "unknown"]
+    engine.close()
+    world.segmind.__class__ = FakeSegmind
+    assert (await world.run(table("a", "b"))).statuses == ["success", "success"]
+    assert world.segmind.posts == 2
+
+
+async def test_nothing_is_asked_when_the_ledger_cannot_be_written() -> None:
+    world = World()
+    world.store.broken = True
+    with pytest.raises(SegmindBulkError, match="cannot be written") as caught:
+        await world.run(table("a", "b"))
+    assert caught.value.retryable
+    assert world.segmind.posts == 0
+
+
+async def test_nothing_is_asked_when_the_ledger_cannot_be_read() -> None:
+    world = World()
+    world.store.objects["bucket/ledger/1-x-1.jsonl"] = b"torn"
+    with pytest.raises(SegmindBulkError, match="cannot be read"):
+        await world.run(table("a"))
+    assert world.segmind.posts == 0
+
+
+async def test_shards_share_out_the_rows_and_no_equal_rows_meet_two_of_them() -> None:
+    world = World()
+    texts = table(*[str(number % 40) for number in range(100)])
+    landed = [await world.run(texts, shard=Shard(index=index, count=3)) for index in range(3)]
+    assert world.segmind.posts == 40
+    assert sum(one.manifest.rows_read for one in landed) == 100
+    assert sorted(number for one in landed for number in one.column("_segmind_row")) == list(range(100))
+
+
+async def test_concurrency_bounds_the_requests_in_flight() -> None:
+    world = World(steps=4)
+    await world.run(table(*map(str, range(50))), settings={"concurrency": 3})
+    assert 1 < world.segmind.most_in_flight <= 3
+
+
+async def test_rows_on_their_way_are_bounded_by_their_bytes() -> None:
+    world = World(steps=3)
+    texts = table(*(f"{number}{'x' * 1000}" for number in range(40)))
+    landed = await world.run(texts, settings={"concurrency": 16, "bytes_in_flight": 3500, "block_bytes": 2500})
+    assert landed.manifest.outcomes["success"] == 40
+    assert world.segmind.most_in_flight == 3
+
+
+async def test_a_row_larger_than_the_room_goes_alone() -> None:
+    world = World()
+    landed = await world.run(table("x" * 900, "y" * 900), settings={"bytes_in_flight": 100, "block_bytes": 100})
+    assert landed.statuses == ["success", "success"]
+    assert world.segmind.most_in_flight == 1
+
+
+async def test_rows_that_wait_for_files_are_built_abreast_and_stay_in_order() -> None:
+    together = threading.Barrier(4, timeout=10)
+
+    def slowly(row: Row) -> dict[str, Any]:
+        together.wait()
+        return build(row)
+
+    landed = await World().run(table(*map(str, range(12))), question(build=slowly, abreast=4))
+
+    assert landed.column("said") == [f"SAY {number}" for number in range(12)]
+
+
+@pytest.mark.parametrize("bad", [0, 2])
+async def test_a_row_that_cannot_be_asked_about_is_skipped_wherever_it_stands(bad: int) -> None:
+    def choosy(row: Row) -> dict[str, Any]:
+        if row.number == bad:
+            raise SegmindRowError("its picture is not there")
+        return build(row)
+
+    landed = await World().run(table("a", "b", "c"), question(build=choosy))
+
+    assert [status == "skipped" for status in landed.statuses] == [number == bad for number in range(3)]
+    assert "its picture is not there" in landed.column("_segmind_error")
+
+
+async def test_a_source_that_breaks_off_loses_nothing_that_was_paid_for() -> None:
+    def broken() -> Iterator[dict[str, Any]]:
+        yield from table(*map(str, range(20)))
+        raise SegmindConfigError("line 21 is no JSON")
+
+    world = World(steps=4)
+    with pytest.raises(SegmindBulkError, match=r"after 20 rows\. line 21") as caught:
+        await world.run(broken())  # type: ignore[arg-type]
+    assert not caught.value.retryable
+    landed = await world.run(table(*map(str, range(20))))
+    assert (landed.manifest.outcomes["success"], world.segmind.posts) == (20, len(world.segmind.jobs))
+    assert world.segmind.bill == pytest.approx(20 * PRICE)
+    assert world.segmind.history_calls == 0
+
+
+async def test_progress_is_told_at_the_end() -> None:
+    told: list[Progress] = []
+    await World().run(table("a", "b"), progress=told.append)
+    assert (told[-1].rows_read, told[-1].outcomes[Outcome.SUCCESS], told[-1].in_flight) == (2, 2, 0)
+    assert told[-1].cost == pytest.approx(2 * PRICE)
+
+
+async def test_a_row_that_queues_for_the_rate_limit_is_not_claimed() -> None:
+    world = World()
+    inner = world.segmind.submit
+    served = 0
+
+    async def limited(model: str, inputs: Any, **checks: Any) -> Any:
+        nonlocal served
+        served += 1
+        if served > 2:
+            # The rate limit gives no more leave; then somebody kills the process.
+            await asyncio.sleep(3600)
+        return await inner(model, inputs, **checks)
+
+    world.segmind.submit = limited  # type: ignore[method-assign]
+    running = asyncio.create_task(world.run(table(*map(str, range(9))), settings={"concurrency": 5}))
+    while served < 7:
+        await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+    ledger = Ledger(world.store.path("bucket/ledger"), run="r", writer="w")
+    ledger.replay()
+    assert list(ledger.open_rows()) == []
+    ledger.close()
+    world.segmind.submit = inner  # type: ignore[method-assign]
+    landed = await world.run(table(*map(str, range(9))))
+    assert set(landed.statuses) == {"success"}
+    assert world.segmind.history_calls == 0
+
+
+async def test_a_further_question_refused_before_its_claim_leaves_the_paid_answer_to_the_retry() -> None:
+    def read(reply: Reply) -> Verdict:
+        return AskAgain({"prompt": "again"}, "no") if reply.attempt == 1 else Accept({"said": "yes"})
+
+    world = World()
+    inner = world.segmind.submit
+
+    async def out_of_reach(model: str, inputs: Any, **checks: Any) -> Any:
+        if inputs["prompt"] == "again":
+            raise SegmindConnectionError("The rate limit shared through Redis is out of reach.")
+        return await inner(model, inputs, **checks)
+
+    world.segmind.submit = out_of_reach  # type: ignore[method-assign]
+    first = await world.run(table("a"), question(read=read), settings={"outage_patience": 0.0})
+    assert first.statuses == ["unknown"]
+    world.segmind.submit = inner  # type: ignore[method-assign]
+
+    retry = await world.run(table("a"), question(read=read))
+
+    assert retry.statuses == ["success"]
+    # The row's own question and the further one, each once.
+    assert world.segmind.posts == 2
+    assert retry.manifest.cost == pytest.approx(2 * PRICE)
+
+
+async def test_a_shared_limit_that_stays_out_of_reach_stops_the_run_at_once() -> None:
+    world, calls = World(), 0
+
+    async def out_of_reach(model: str, inputs: Any, **checks: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        error = SegmindConnectionError("The rate limit shared through Redis has been out of reach for 30 s.")
+        error.patience_spent = True
+        raise error
+
+    world.segmind.submit = out_of_reach  # type: ignore[method-assign]
+
+    landed = await world.run(table(*map(str, range(9))), settings={"concurrency": 3})
+
+    assert calls <= 3
+    assert set(landed.statuses) == {"skipped"}
+    assert "out of reach for 30 s" in str(landed.stopped)
+
+
+async def test_small_segments_are_folded_while_the_run_goes_on() -> None:
+    world = World()
+    landed = await world.run(table(*map(str, range(200))), settings={"fold_at": 8, "concurrency": 2})
+    assert set(landed.statuses) == {"success"}
+    assert len(world.store.objects) < 60
+    assert (await world.run(table(*map(str, range(200))))).manifest.posts == 0
+
+
+@pytest.mark.parametrize("rows_before", [0, 20])
+async def test_a_source_that_breaks_after_requests_were_sent_does_not_say_that_nothing_was(rows_before: int) -> None:
+    def breaking(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        yield from rows[:rows_before]
+        raise SegmindConfigError("Reading the source failed. Nothing was sent.")
+
+    world, rows = World(), table(*map(str, range(30)))
+    with pytest.raises(SegmindError, match="Reading the source failed") as caught:
+        await world.run(breaking(rows))  # type: ignore[arg-type]
+    assert ("Nothing was sent" in str(caught.value)) is (rows_before == 0)
+    await world.run(rows)
+    with pytest.raises(SegmindError, match=r"30 requests were sent in this run before") as caught:
+        await world.run(breaking(rows))  # type: ignore[arg-type]
+    assert "Nothing was sent" not in str(caught.value)

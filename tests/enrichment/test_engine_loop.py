@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from blockbuster import blockbuster_ctx
+
+from airflow_provider_segmind.enrichment.engine import Engine
+from airflow_provider_segmind.enrichment.files.readers import open_source
+from airflow_provider_segmind.enrichment.output import land
+from airflow_provider_segmind.enrichment.settings import Settings
+from tests.support.enrichment import Clock, FakeSegmind, question
+
+
+async def test_files_are_never_read_or_written_on_the_event_loop(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text("".join(f'{{"id": {n}, "text": "{n % 70}"}}\n' for n in range(100)))
+    for _ in range(2):
+        clock = Clock()
+        engine = Engine(
+            question=question(),
+            rows=open_source(tmp_path / "t.jsonl"),
+            ledger_folder=tmp_path / "ledger",
+            client=FakeSegmind(clock, failing=lambda body: "no" if body["prompt"].endswith("7") else None),
+            run_id="r",
+            settings=Settings(concurrency=4, commit_delay=0.001, block_rows=16, fold_at=4),
+            clock=clock,
+        )
+        with blockbuster_ctx("airflow_provider_segmind.enrichment"):
+            await engine.run()
+        manifest = land(engine)
+        engine.close()
+        assert (manifest.rows_read, manifest.outcomes["failed"]) == (100, 10)

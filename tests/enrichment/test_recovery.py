@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from airflow_provider_segmind.client.models import RequestRecord
+from airflow_provider_segmind.enrichment.ledger.row_state import Witness
+from airflow_provider_segmind.enrichment.recovery import Findings, Lost, find_lost
+from airflow_provider_segmind.enrichment.rows import digest
+from tests.support.ledger_events import claimed, mark
+
+NOW = 1_700_000_000.0
+
+
+class History:
+    """Pages of records."""
+
+    def __init__(self, *records: RequestRecord, per_page: int = 2) -> None:
+        self.records, self.per_page, self.asked = records, per_page, []  # type: ignore[var-annotated]
+
+    async def list_request_records(self, **filters: Any) -> list[RequestRecord]:
+        self.asked.append(filters)
+        start = (filters["page"] - 1) * self.per_page
+        return list(self.records[start : start + self.per_page])
+
+
+def record(request_id: str, text: str, **fields: Any) -> RequestRecord:
+    return RequestRecord(request_id=request_id, model_name="m", request_body={"prompt": text, "t": 0}, **fields)
+
+
+def body(text: str) -> str:
+    return digest({"t": 0, "prompt": text}).hex()
+
+
+def own(request_id: str, text: str, at: float) -> Witness:
+    """Return a request that this try has sent."""
+    return Witness(request_id, body(text), at, at + 1, "w")
+
+
+def lost(number: int, text: str, at: float = NOW - 100, until: float = NOW - 50) -> dict[bytes, Lost]:
+    return {mark(number): Lost(replace(claimed(number, at=at), body=body(text)), until)}
+
+
+async def found(history: History, lost: dict[bytes, Lost], *witnesses: Witness, **options: Any) -> Findings:
+    values = {"witnesses": witnesses, "writer": "w", "now": NOW, "settles_after": 3600.0, **options}
+    return await find_lost(history, "m", lost, **values)  # type: ignore[arg-type]
+
+
+async def test_a_lost_request_is_known_by_its_body_whatever_the_order_of_its_names() -> None:
+    history = History(record("x", "other"), record("y", "other"), record("z", "a"))
+    findings = await found(history, lost(1, "a"))
+    assert findings.found[mark(1)].request_id == "z"
+
+
+async def test_no_further_page_is_read_once_all_are_found() -> None:
+    history = History(record("x", "a"), *(record(f"o-{number}", "other") for number in range(9)))
+    assert (await found(history, lost(1, "a"))).found
+    assert len(history.asked) == 1
+
+
+async def test_a_body_that_stands_in_the_history_as_text_is_read() -> None:
+    row = record("z", "a").model_copy(update={"request_body": json.dumps({"prompt": "a", "t": 0})})
+    assert (await found(History(row), lost(1, "a"))).found
+
+
+async def test_a_request_of_another_model_is_not_taken() -> None:
+    row = record("z", "a").model_copy(update={"model_name": "m-large"})
+    assert not (await found(History(row), lost(1, "a"))).found
+
+
+async def test_a_request_is_taken_for_one_row_only() -> None:
+    findings = await found(History(record("z", "a")), {**lost(1, "a"), **lost(2, "a")})
+    assert len(findings.found) == 1
+
+
+async def test_a_known_request_is_never_taken_for_a_lost_one() -> None:
+    witness = Witness("z", body("a"), NOW - 200)
+    assert not (await found(History(record("z", "a")), lost(1, "a"), witness)).found
+    assert not (await found(History(record("z", "a")), lost(1, "a"), former=frozenset({"z"}))).found
+
+
+async def test_a_request_from_before_the_claim_is_not_taken() -> None:
+    assert not (await found(History(record("z", "a", model_created=NOW - 5000)), lost(1, "a"))).found
+    assert (await found(History(record("z", "a", model_created=NOW - 99)), lost(1, "a"))).found
+
+
+async def test_a_witness_sent_after_the_lost_one_proves_that_it_never_arrived() -> None:
+    history = History(record("w", "b"))
+    findings = await found(history, lost(1, "a"), own("w", "b", NOW - 50))
+    assert findings.absent == {mark(1)}
+
+
+async def test_a_witness_sent_while_the_lost_one_was_on_its_way_proves_nothing() -> None:
+    history = History(record("w", "b"))
+    findings = await found(history, lost(1, "a"), own("w", "b", NOW - 51))
+    assert findings.absent == set()
+
+
+async def test_a_witness_whose_body_looks_different_proves_nothing() -> None:
+    history = History(record("w", "b with defaults added"))
+    findings = await found(history, lost(1, "a", at=NOW - 9000), own("w", "b", NOW - 10))
+    assert findings.absent == set()
+
+
+async def test_a_witness_that_is_not_there_yet_proves_nothing() -> None:
+    assert (await found(History(), lost(1, "a"), own("w", "b", NOW - 10))).absent == set()
+
+
+async def test_an_old_claim_is_absent_once_the_history_has_settled() -> None:
+    findings = await found(History(record("w", "b")), lost(1, "a", at=NOW - 3601), Witness("w", body("b"), NOW - 5000))
+    assert findings.absent == {mark(1)}
+    assert (await found(History(), lost(1, "a", at=NOW - 3601))).absent == {mark(1)}
+    assert (await found(History(), lost(1, "a", at=NOW - 3599))).absent == set()
+
+
+async def test_a_history_too_long_to_read_proves_nothing() -> None:
+    history = History(*[record(str(number), "b") for number in range(700)])
+    findings = await found(history, lost(1, "a", at=NOW - 9000), own("3", "b", NOW))
+    assert findings.absent == set()
+
+
+async def test_the_history_is_asked_about_the_days_since_the_claim() -> None:
+    history = History()
+    await found(history, lost(1, "a", at=NOW - 2 * 86400))
+    assert [(str(page["from_date"]), str(page["to_date"])) for page in history.asked] == [("2023-11-12", "2023-11-15")]
+
+
+async def test_a_witness_of_another_workers_clock_proves_nothing() -> None:
+    elsewhere = Witness("w", body("b"), NOW + 500, NOW + 501, "ahead")
+    findings = await found(History(record("w", "b")), lost(1, "a"), elsewhere)
+    assert findings.absent == set()
+
+
+async def test_a_lost_body_is_known_by_what_it_holds_when_the_server_has_added_defaults() -> None:
+    row = record("z", "a").model_copy(update={"request_body": {"prompt": "a", "t": 0.0, "top_p": 1, "seed": None}})
+    inputs = {"prompt": "a", "t": 0}
+    known = {mark: replace(one, inputs=inputs) for mark, one in lost(1, "a").items()}
+    assert (await found(History(row), known)).found[mark(1)].request_id == "z"
+    other = {mark: replace(one, inputs={"prompt": "b", "t": 0}) for mark, one in lost(1, "b").items()}
+    assert not (await found(History(row), other)).found
+
+
+async def test_defaults_of_the_server_do_not_hide_how_far_the_history_has_come() -> None:
+    row = record("w", "b").model_copy(update={"request_body": {"prompt": "b", "t": 0, "top_p": 1}})
+    known = {mark: replace(one, inputs={"prompt": "a", "t": 0}) for mark, one in lost(1, "a").items()}
+    assert (await found(History(row), known, own("w", "b", NOW - 10))).absent == {mark(1)}
+    assert (await found(History(row), lost(1, "a"), own("w", "b", NOW - 10))).absent == set()
+
+
+async def test_of_two_equal_requests_the_nearer_is_taken_and_none_that_another_row_has() -> None:
+    far, near = record("far", "a", model_created=NOW - 20), record("near", "a", model_created=NOW - 99)
+    assert (await found(History(far, near, per_page=9), lost(1, "a"))).found[mark(1)].request_id in ("far", "near")
+    two = {**lost(1, "a"), **lost(2, "a", at=NOW - 25)}
+    findings = await found(History(far, near), two)
+    assert {one: row.request_id for one, row in findings.found.items()} == {mark(1): "near", mark(2): "far"}
+    findings = await found(History(far, near), lost(1, "a"), owned=lambda ids: ids & {"far"})
+    assert findings.found[mark(1)].request_id == "near"
+    findings = await found(History(far, near), lost(1, "a"), owned=lambda ids: ids)
+    assert not findings.found
+
+
+@settings(max_examples=80, deadline=None)
+@given(skew=st.floats(-1e5, 1e5), took=st.floats(0, 30), others=st.integers(1, 5))
+async def test_requests_of_known_time_tell_the_offset_however_large_it_is(
+    skew: float, took: float, others: int
+) -> None:
+    rows = [record(f"w{number}", f"o{number}", model_created=NOW - 90 + number + skew) for number in range(others)]
+    seen = [
+        Witness(f"w{number}", body(f"o{number}"), NOW - 91 + number, NOW - 89 + number, "w") for number in range(others)
+    ]
+    arrived = record("z", "a", model_created=NOW - 100 + took + skew)
+    assert (await found(History(*rows, arrived, per_page=99), lost(1, "a"), *seen)).found
+    earlier = record("y", "a", model_created=NOW - 110 + skew)
+    findings = await found(History(*rows, earlier, per_page=99), lost(1, "a", until=NOW - 95), *seen)
+    assert not findings.found
+    assert bool(findings.absent) is any(witness.not_before >= NOW - 95 for witness in seen)
+
+
+@settings(max_examples=80, deadline=None)
+@given(skew=st.floats(-3500, 3500), age=st.floats(20, 1e5))
+async def test_without_a_known_offset_an_equal_request_is_never_believed_to_be_another(skew: float, age: float) -> None:
+    at = NOW - age
+    arrived = record("z", "a", model_created=at + 2 + skew)
+    later = Witness("w", body("b"), NOW, writer="w")
+    history = History(record("w", "b"), arrived)
+    findings = await found(history, lost(1, "a", at=at, until=at + 10), later, settles_after=60.0)
+    assert not findings.absent
+    # The margin has an end: what lies further away is another request.
+    arrived = record("z", "a", model_created=at - 4000)
+    findings = await found(History(record("w", "b"), arrived), lost(1, "a", at=at, until=at + 10), later)
+    assert findings.absent
+
+
+async def test_a_date_header_tells_the_offset_when_nothing_else_does() -> None:
+    arrived = record("z", "a", model_created=NOW - 1000, clock_offset=-900.0)
+    assert (await found(History(arrived), lost(1, "a"))).found
+    assert not (await found(History(record("z", "a", model_created=NOW - 1000)), lost(1, "a"))).found

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, date, datetime
+from decimal import Decimal
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from airflow_provider_segmind.enrichment.rows import (
+    Row,
+    Undecoded,
+    canonical_json,
+    digest,
+    fingerprint,
+    is_name,
+    json_value,
+    placeholders,
+    plain_text,
+)
+from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindRowError
+
+
+def row(**values: object) -> Row:
+    return Row(0, values)
+
+
+def test_a_placeholder_is_filled_from_its_column() -> None:
+    assert row(title="Ein Tisch", price=3).fill("{title} costs {price}.") == "Ein Tisch costs 3."
+
+
+def test_a_missing_column_is_named() -> None:
+    with pytest.raises(SegmindConfigError, match=r"no column 'colour'.*Its columns are: title"):
+        row(title="x").fill("{title} {colour}")
+
+
+def test_braces_that_are_no_placeholder_stay_byte_for_byte() -> None:
+    text = 'Answer {"tags": ["a"], "deep": {"b": {}}} {} {0} { title } {a!r} {a:>3} {{ title }} {3} {1,2} {}'
+    assert row(title="x").fill(text) == text
+
+
+def test_doubled_braces_write_a_literal_placeholder() -> None:
+    assert row(title="x").fill("{{title}} is {title}") == "{title} is x"
+
+
+def test_a_column_whose_name_is_no_identifier_can_be_named() -> None:
+    assert Row(0, {"Product Name": "Stuhl"}).fill("{Product Name}, {{Other Name}}") == "Stuhl, {Other Name}"
+    with pytest.raises(SegmindConfigError, match="no column 'Other Name'"):
+        Row(0, {"Product Name": "Stuhl"}).fill("{Product Name}, {Other Name}")
+
+
+@pytest.mark.parametrize("name", ["first-name", "First Name", "a.b", "2nd", "größe", "名前", "a--b", "x_1.y-2 z"])
+def test_what_reads_like_a_name_must_be_a_column(name: str) -> None:
+    assert placeholders(f"Greet {{{name}}}.") == {name}
+    assert Row(0, {name: "Ann"}).fill(f"Greet {{{name}}}.") == "Greet Ann."
+    assert Row(0, {}).fill(f"Greet {{{{{name}}}}}.") == f"Greet {{{name}}}."
+    with pytest.raises(SegmindRowError, match="has no column"):
+        Row(0, {"x": 2}).fill(f"Greet {{{name}}}.")
+
+
+@pytest.mark.parametrize("name", ["3", "2024", "a:b", "a, b", " padded ", "what?", "e-mail (work)", "100 %", "a!r"])
+def test_other_braces_are_a_placeholder_only_where_a_column_has_that_name(name: str) -> None:
+    assert Row(0, {name: "x"}).fill(f"{{{name}}}") == "x"
+    assert Row(0, {}).fill(f"{{{name}}}") == f"{{{name}}}"
+    with pytest.raises(SegmindRowError, match="has no column"):
+        Row(0, {}, known={name}).fill(f"{{{name}}}")
+
+
+@given(
+    st.dictionaries(st.text(st.characters(blacklist_characters='{}"'), min_size=1), st.text(), min_size=1), st.text()
+)
+def test_every_column_name_without_braces_and_quotes_can_be_named(values: dict[str, str], between: str) -> None:
+    between = between.replace("{", "").replace("}", "")
+    template = between.join(f"{{{name}}}" for name in values)
+    assert placeholders(template) == set(values)
+    assert Row(0, values).fill(template) == between.join(values.values())
+
+
+@given(
+    st.recursive(
+        st.none() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
+    )
+)
+def test_json_in_a_prompt_stays_as_it_is(value: object) -> None:
+    text = json.dumps(value, ensure_ascii=False)
+    inside = "".join(re.findall(r"\{([^{}]*)\}", text))
+    assume("{" not in inside and not any(is_name(part) for part in re.findall(r"\{([^{}]+)\}", text)))
+    assert row(title="x").fill(text) == text
+
+
+def test_a_value_that_cannot_be_read_is_the_trouble_of_its_row() -> None:
+    broken = Row(7, {"id": 1, "text": Undecoded("string that cannot be read (UnicodeDecodeError)")})
+    assert broken.fill("{id}") == "1"
+    for use in (lambda: broken.fill("{text}"), lambda: broken.fill_inputs("{text}"), lambda: broken.key(("text",))):
+        with pytest.raises(SegmindRowError, match=r"Row 7 .*'text'.*UnicodeDecodeError"):
+            use()
+
+
+def test_what_stands_in_a_row_is_never_read_as_a_placeholder() -> None:
+    assert row(title="{secret} {{secret}}", secret="s").fill("{title}") == "{secret} {{secret}}"
+
+
+def test_a_whole_placeholder_in_inputs_keeps_the_type_of_its_column() -> None:
+    given = row(seed=7, url="u", gone=None)
+    filled = given.fill_inputs({"seed": "{seed}", "urls": ["{url}", "a {seed}"], "x": "{gone}"})
+    assert filled == {"seed": 7, "urls": ["u", "a 7"], "x": None}
+
+
+def test_the_needed_columns_can_be_known_before_the_first_row() -> None:
+    assert placeholders({"a": "{title} {{no}}", "b": ["{price}", '{"x": 1}']}) == {"title", "price"}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, ""),
+        (float("nan"), ""),
+        (True, "true"),
+        (1.0, "1.0"),
+        (0.1, "0.1"),
+        (Decimal("1.10"), "1.10"),
+        (Decimal("1E+3"), "1000"),
+        (date(2026, 1, 2), "2026-01-02"),
+        (datetime(2026, 1, 2, 3, 4, tzinfo=UTC), "2026-01-02T03:04:00+00:00"),
+        (b"\x00\x01", "AAE="),
+        ({"b": 1, "a": [None]}, '{"a":[null],"b":1}'),
+    ],
+)
+def test_values_are_written_plainly(value: object, text: str) -> None:
+    assert plain_text(value) == text
+
+
+def test_decimals_travel_as_numbers_where_json_holds_them_exactly() -> None:
+    assert json_value([Decimal(5), Decimal("0.5"), Decimal("0.12345678901234567890123")]) == [
+        5,
+        0.5,
+        "0.12345678901234567890123",
+    ]
+
+
+@given(st.dictionaries(st.text(), st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists)))
+def test_the_fingerprint_does_not_depend_on_the_order_of_names(inputs: dict[str, object]) -> None:
+    turned = dict(reversed(inputs.items()))
+    assert fingerprint(model="m", inputs=inputs) == fingerprint(model="m", inputs=turned)
+    assert json.loads(canonical_json(inputs)) == inputs
+
+
+def test_the_fingerprint_is_that_of_the_whole_question() -> None:
+    inputs, schema = {"prompt": "Grüße", "n": Decimal("0.5")}, {"type": "object"}
+    whole = {"version": 1, "model": "m", "inputs": inputs, "schema": schema, "options": None}
+    assert fingerprint(model="m", inputs=inputs, schema=schema) == digest(whole)
+    # Ledgers written by any version are read by this one.
+    assert fingerprint(model="m", inputs={"a": 1}).hex().startswith("7baf8cb61bdd4baf")
+
+
+def test_the_fingerprint_changes_with_everything_the_answer_depends_on() -> None:
+    variants = [
+        fingerprint(model="m", inputs={"a": 1}),
+        fingerprint(model="n", inputs={"a": 1}),
+        fingerprint(model="m", inputs={"a": 2}),
+        fingerprint(model="m", inputs={"a": 1}, schema={"type": "object"}),
+        fingerprint(model="m", inputs={"a": 1}, options={"repair": 1}),
+    ]
+    assert len(set(variants)) == len(variants)
+
+
+@given(st.text())
+def test_a_text_without_braces_is_untouched(text: str) -> None:
+    cleaned = text.replace("{", "").replace("}", "")
+    assert row().fill(cleaned) == cleaned

@@ -1,0 +1,140 @@
+"""The money a table may cost, whatever its rows are like."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from airflow_provider_segmind.chat.cost_estimate import CostBound, cost_bound
+from airflow_provider_segmind.client.models import RequestResult
+from airflow_provider_segmind.client.polling import Pending
+from airflow_provider_segmind.enrichment.outcomes import Accept, AskAgain, Reply, Verdict
+from airflow_provider_segmind.enrichment.run_limits import Limits
+from airflow_provider_segmind.enrichment.settings import OnUnknown, Question
+from airflow_provider_segmind.exceptions import SegmindRequestTimeoutError
+from tests.enrichment.test_engine import World
+from tests.support.enrichment import question, table
+
+MODEL = "gemini-3.1-flash-lite"
+
+
+def cost(body: Mapping[str, Any]) -> float:
+    """USD as a provider bills: a token for each four bytes, and half of the output cap written."""
+    return len(str(body["prompt"]).encode()) / 4 * 0.25e-6 + 50 * 1.5e-6
+
+
+def most(body: Mapping[str, Any]) -> CostBound:
+    return cost_bound(MODEL, {**body, "max_tokens": 100})
+
+
+def asked(**changes: Any) -> Question:
+    return question(most=most, **changes)
+
+
+def rows(lengths: list[int]) -> list[dict[str, Any]]:
+    return table(*(f"{number} " + "x" * length for number, length in enumerate(lengths)))
+
+
+def bound_of(length: int) -> float:
+    return most({"prompt": "Say 1000 " + "x" * length}).usd
+
+
+async def test_long_rows_at_the_end_do_not_pass_max_cost() -> None:
+    world = World(cost=cost, steps=4, rng=random.Random(1))
+    lengths = [10] * 200 + [400_000] * 40
+    limit = 0.2
+    landed = await world.run(rows(lengths), asked(), limits=Limits(max_cost=limit, expected_cost=1e-4),
+                             settings={"concurrency": 16})  # fmt: skip
+    assert world.segmind.bill <= limit
+    assert limit - world.segmind.bill <= bound_of(400_000)
+    assert landed.manifest.outcomes["success"] > 200
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lengths=st.lists(st.sampled_from([0, 10, 1_000, 50_000, 400_000]), min_size=1, max_size=60),
+    share=st.floats(0.05, 1.2),
+    seed=st.integers(0, 9),
+    retries=st.integers(1, 3),
+)
+async def test_the_bill_keeps_max_cost_and_leaves_no_more_than_a_row_unused(
+    lengths: list[int], share: float, seed: int, retries: int
+) -> None:
+    world = World(cost=cost, steps=5, rng=random.Random(seed))
+    limit = share * sum(bound_of(length) for length in lengths)
+    for _ in range(retries):
+        landed = await world.run(rows(lengths), asked(), limits=Limits(max_cost=limit))
+    assert world.segmind.bill <= limit * (1 + 1e-9)
+    if landed.manifest.outcomes["skipped"]:
+        assert limit - world.segmind.bill <= max(map(bound_of, lengths))
+
+
+@settings(max_examples=30, deadline=None)
+@given(lengths=st.lists(st.sampled_from([10, 50_000]), min_size=4, max_size=30), share=st.floats(0.1, 1.0),
+       seed=st.integers(0, 9))  # fmt: skip
+async def test_further_requests_about_a_row_are_reserved_too(lengths: list[int], share: float, seed: int) -> None:
+    def read(reply: Reply) -> Verdict:
+        if reply.attempt == 1:
+            return AskAgain({"prompt": str(reply.inputs["prompt"]) * 3}, "no data")
+        return Accept({"said": "x"})
+
+    world = World(cost=cost, steps=5, rng=random.Random(seed))
+    limit = share * 4 * sum(map(bound_of, lengths))
+    await world.run(rows(lengths), asked(read=read), limits=Limits(max_cost=limit))
+    assert world.segmind.bill <= limit * (1 + 1e-9)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 99), policy=st.sampled_from([(OnUnknown.LEAVE, 3), (OnUnknown.RESUBMIT, 1)]))
+async def test_what_was_lost_stays_reserved_also_in_the_next_try(seed: int, policy: tuple[OnUnknown, int]) -> None:
+    rng = random.Random(seed)
+    world = World(
+        cost=cost,
+        trouble=lambda _: rng.choice(["lost", "gone", None, None, None]),
+        history_delay=1e9,
+        steps=4,
+        rng=random.Random(seed),
+    )
+    lengths = [rng.choice([10, 50_000, 400_000]) for _ in range(40)]
+    limit = 0.5 * sum(map(bound_of, lengths))
+    on_unknown, tries = policy
+    for _ in range(tries):
+        rng.shuffle(lengths)
+        await world.run(rows(lengths), asked(), limits=Limits(max_cost=limit), settings={"on_unknown": on_unknown})
+    assert world.segmind.bill <= limit * (1 + 1e-9)
+
+
+async def test_open_requests_that_come_late_in_the_table_do_not_keep_others_from_being_asked() -> None:
+    world = World(cost=cost)
+    late = rows([400_000] * 4)
+
+    async def too_late(pending: Pending, **_: Any) -> RequestResult:
+        raise SegmindRequestTimeoutError("late", request_id=pending.request_id)
+
+    fetch, world.segmind.wait = world.segmind.wait, too_late  # type: ignore[method-assign]
+    await world.run(late, asked(), limits=Limits(max_cost=1.0))
+    world.segmind.wait = fetch  # type: ignore[method-assign]
+    assert world.segmind.posts == 4
+    early = [{"id": 100 + number, "text": f"early {number}"} for number in range(12)]
+    limit = 4 * bound_of(400_000) + bound_of(0) / 2
+    landed = await world.run([*early, *late], asked(), limits=Limits(max_cost=limit))
+    assert landed.manifest.outcomes["success"] == 16
+    assert world.segmind.bill <= limit
+
+
+async def test_a_price_that_is_higher_than_told_is_learned_from_the_first_bill() -> None:
+    world = World(cost=lambda body: 10 * most(body).usd)
+    limit = 100 * bound_of(10)
+    await world.run(rows([10] * 200), asked(), limits=Limits(max_cost=limit), settings={"concurrency": 1})
+    assert world.segmind.bill <= limit
+
+
+async def test_without_a_price_the_mean_decides_as_before() -> None:
+    world = World()
+    await world.run(rows([1] * 50), limits=Limits(max_cost=0.1, expected_cost=0.01))
+    assert world.segmind.bill == pytest.approx(0.1)

@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_segmind.enrichment.ledger.ledger import Ledger
+from airflow_provider_segmind.enrichment.ledger.local_index import CompactIndex, Spool
+from airflow_provider_segmind.enrichment.storage import (
+    list_names,
+    make_folder,
+    overwrite,
+    read_now,
+    stale_options,
+    store_path,
+    write_whole,
+)
+from tests.support.ledger_events import claimed, finished, mark
+from tests.support.object_stores import ObjectStore
+
+
+def test_a_local_file_appears_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    with write_whole(path) as file:
+        file.write(b"half")
+        assert not path.exists()
+    assert path.read_bytes() == b"half"
+    assert [inner.name for inner in tmp_path.iterdir()] == ["out.jsonl"]
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_scraps(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    path.write_bytes(b"old")
+
+    def interrupted() -> None:
+        with write_whole(path) as file:
+            file.write(b"new")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert path.read_bytes() == b"old"
+    assert [inner.name for inner in tmp_path.iterdir()] == ["out.jsonl"]
+
+
+@pytest.mark.parametrize("protocol", ["s3", "sftp"])
+def test_an_object_appears_when_it_is_whole(protocol: str) -> None:
+    store = ObjectStore(protocol)
+    with write_whole(store.path("b/out.jsonl")) as file:
+        file.write(b"half")
+        assert store.objects == {}
+    assert store.objects == {"b/out.jsonl": b"half"}
+
+
+def test_a_failed_upload_publishes_nothing() -> None:
+    store = ObjectStore()
+
+    def cut_off() -> None:
+        with write_whole(store.path("b/out.jsonl")) as file:
+            file.write(b"half")
+            store.broken = True
+
+    with pytest.raises(OSError, match="out of reach"):
+        cut_off()
+    assert store.objects == {}
+
+
+def test_a_wrapped_local_path_becomes_a_plain_one() -> None:
+    class Wrapped:
+        protocol, path = "file", "/data/x"
+
+    assert store_path(Wrapped()) == Path("/data/x")  # type: ignore[arg-type]
+    other = ObjectStore().path("b/x")
+    assert store_path(other) is other
+
+
+def test_a_ledger_lives_in_an_object_store_too() -> None:
+    folder = ObjectStore().path("bucket/ledger")
+    ledger = Ledger(folder, run="r", writer="w", clock=lambda: 5.0)
+    ledger.replay()
+    ledger.append(claimed(1))
+    ledger.append(finished(1))
+    ledger.commit()
+    again = Ledger(folder, run="r", writer="v", clock=lambda: 6.0)
+    again.replay()
+    assert again.finished(mark(1)) == finished(1)
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(1, 2**64 - 1))))
+def test_the_index_is_a_map(pairs: list[tuple[int, int]]) -> None:
+    index = CompactIndex(slots=4)
+    for number, value in pairs:
+        index.put(mark(number), value)
+    expected = dict(pairs)
+    assert [index.get(mark(number)) for number in range(31)] == [expected.get(number, 0) for number in range(31)]
+    assert len(index) == len(expected)
+
+
+def test_the_spool_gives_lines_back_from_their_places() -> None:
+    rng = random.Random(1)
+    lines = [b"x" * rng.choice([0, 1, 100, 4095, 4096, 4097, 70_000]) for _ in range(200)]
+    with Spool() as spool:
+        places = [spool.reserve(line) for line in lines]
+        spool.write(lines)
+        assert [spool.read(place) for place in places] == lines
+        assert list(spool.lines()) == list(zip(places, lines, strict=True))
+        with pytest.raises(EOFError):
+            spool.read(spool.reserve(b"never written"))
+
+
+class _DerivedPath(type(Path())):  # type: ignore[misc]
+    """A path of an object store as universal_pathlib before 0.3 makes it: a ``pathlib.Path`` with a protocol."""
+
+    @property
+    def protocol(self) -> str:
+        return str(self).partition(":")[0]
+
+    @property
+    def path(self) -> str:
+        return str(self).partition(":")[2]
+
+
+def test_a_path_that_is_a_pathlib_path_by_descent_only_is_read_by_its_protocol() -> None:
+    local, remote = _DerivedPath("file:/data/out.jsonl"), _DerivedPath("s3:/data/out.jsonl")
+
+    assert store_path(local) == Path("/data/out.jsonl")
+    assert type(store_path(local)) is type(Path())
+    assert store_path(remote) is remote
+
+
+def test_the_folder_of_a_new_file_and_those_above_a_new_folder_are_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(str(Path(f"/proc/self/fd/{number}").readlink())))
+    make_folder(tmp_path / "a" / "b")
+    assert set(synced) == {str(tmp_path), str(tmp_path / "a")}
+    synced.clear()
+    with write_whole(tmp_path / "a" / "b" / "segment") as file:
+        file.write(b"x")
+    assert synced[-1] == str(tmp_path / "a" / "b")
+    assert len(synced) == 2
+
+
+def test_a_file_system_that_syncs_no_folders_is_no_trouble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(descriptor: int) -> None:
+        if Path(f"/proc/self/fd/{descriptor}").is_dir():
+            raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(os, "fsync", refuses)
+    with write_whole(tmp_path / "segment") as file:
+        file.write(b"x")
+    assert (tmp_path / "segment").exists()
+
+
+class Remembering:
+    """A file system that keeps its listings, as fsspec's do."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.kept = folder, None
+
+    def invalidate_cache(self, path: str | None = None) -> None:
+        self.kept = None
+
+    def names(self) -> list[str]:
+        self.kept = self.kept or [path.name for path in self.folder.iterdir()]
+        return self.kept
+
+
+class RememberingPath:
+    protocol = "s3"
+
+    def __init__(self, folder: Path) -> None:
+        self.fs, self.path = Remembering(folder), "bucket/ledger"
+
+    def iterdir(self) -> list[Path]:
+        return [Path(name) for name in self.fs.names()]
+
+
+def test_a_listing_goes_past_what_the_client_remembers(tmp_path: Path) -> None:
+    folder = RememberingPath(tmp_path)
+    assert list_names(folder) == []  # type: ignore[arg-type]
+    (tmp_path / "one").touch()
+    assert list_names(folder) == ["one"]  # type: ignore[arg-type]
+    (tmp_path / "two").touch()
+    assert sorted(list_names(folder)) == ["one", "two"]  # type: ignore[arg-type]
+
+
+def test_what_is_overwritten_is_read_anew_and_its_name_never_leaves_the_folder(tmp_path: Path) -> None:
+    path = tmp_path / "beat"
+    overwrite(path, b"first, and longer")
+    inode = path.stat().st_ino
+    overwrite(path, b"second")
+    assert (read_now(path), path.stat().st_ino) == (b"second", inode)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "stale"),
+    [
+        ("ext4", "rw", False),
+        ("nfs4", "rw,vers=4.1,lookupcache=none,noac", False),
+        ("nfs4", "rw,acregmin=0,acregmax=0,acdirmin=0,acdirmax=0,lookupcache=none", False),
+        ("nfs", "rw,noac", True),
+        ("nfs", "rw,lookupcache=none", True),
+        ("nfs4", "rw,vers=4.1", True),
+    ],
+)
+def test_a_mount_that_may_show_old_listings_is_told(kind: str, options: str, stale: bool) -> None:
+    mounts = ["overlay / overlay rw 0 0", f"server:/a /mnt/a {kind} {options} 0 0", "server:/b /mnt/ab nfs4 rw 0 0"]
+    assert (stale_options(Path("/mnt/a/ledger"), mounts) is not None) == stale
+    assert stale_options(Path("/srv/ledger"), mounts) is None

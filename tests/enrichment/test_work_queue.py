@@ -1,0 +1,124 @@
+"""When a run rests, and that it goes on where it was."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from airflow_provider_segmind.client.polling import Pending
+from airflow_provider_segmind.enrichment.ledger.events import Submitted
+from airflow_provider_segmind.enrichment.outcomes import Outcome
+from airflow_provider_segmind.enrichment.work_queue import LATEST_AGE, Rest, rest_of
+from tests.enrichment.test_engine import Landed, World
+from tests.support.enrichment import table
+
+NOW = 10_000.0
+
+
+def under_way(*ages: float) -> list[Submitted]:
+    return [
+        Submitted(fingerprint=bytes(32), attempt=1, at=NOW - age, request_id=f"r-{number}")
+        for number, age in enumerate(ages)
+    ]
+
+
+def decided(waiting: list[Submitted], **given: Any) -> Rest | None:
+    usual = {"more": True, "held": False, "typical": 300.0, "until_submit": 0.0, "now": NOW, "at_least": 60.0}
+    return rest_of(waiting, **{**usual, **given})
+
+
+def test_a_slow_model_lets_the_run_rest_until_half_of_its_requests_have_ended() -> None:
+    rest = decided(under_way(10, 20, 5))
+    assert rest == Rest((("r-0", NOW - 10), ("r-1", NOW - 20), ("r-2", NOW - 5)), 2, NOW - 20 + LATEST_AGE)
+
+
+def test_with_no_row_left_it_rests_until_all_have_ended() -> None:
+    rest = decided(under_way(10, 20, 5), more=False)
+    assert rest is not None
+    assert rest.enough == 3
+
+
+@pytest.mark.parametrize(
+    ("ages", "given"),
+    [
+        ([1, 2], {"typical": 4.0}),
+        ([250, 250], {}),
+        ([10, 10], {"held": True, "until_submit": 20.0}),
+        ([10, LATEST_AGE], {"typical": 9000.0}),
+        ([], {}),
+    ],
+    ids=["a fast model", "nearly done", "a place comes free soon", "a result is about to be gone", "nothing"],
+)
+def test_it_does_not_rest_where_something_can_be_done_soon(ages: list[float], given: dict[str, Any]) -> None:
+    assert decided(under_way(*ages), **given) is None
+
+
+def test_what_is_overdue_is_expected_to_take_longer_yet() -> None:
+    assert decided(under_way(400, 400)) is not None
+    assert decided(under_way(100, 100), typical=50.0) is None
+
+
+def test_a_tiny_rate_lets_it_rest_until_the_next_place_is_free() -> None:
+    assert decided([], held=True, until_submit=240.0) == Rest((), 0, NOW + 240)
+
+
+async def never(*_: Any, **__: Any) -> None:
+    await asyncio.sleep(3600)
+
+
+async def test_a_run_of_slow_requests_rests_and_the_next_leg_fetches_them_by_id(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World()
+    world.segmind.typical = 300.0
+    settings = {"rest_after": 60.0, "progress_interval": 0.01}
+    rows = table(*map(str, range(10)))
+    done = world.segmind.wait
+
+    async def first_only(pending: Pending, *, fetch: bool = False) -> Any:
+        return await (done(pending, fetch=fetch) if len(finished) < 1 and not finished.append(1) else never())
+
+    finished: list[int] = []
+    monkeypatch.setattr(world.segmind, "wait", first_only)
+    engine = world.engine(rows, settings=settings)
+    await asyncio.wait_for(engine.run(), 10)
+    rest = engine.rest
+    engine.close()
+    assert rest is not None
+    # Four at once, and the fifth in the place of the one that had ended.
+    assert world.segmind.posts == 5
+    assert (len(rest.requests), rest.enough) == (4, 2)
+    assert {request_id for request_id, _ in rest.requests} < set(world.segmind.jobs)
+
+    monkeypatch.setattr(world.segmind, "wait", done)
+    landed: Landed = await world.run(rows, settings=settings)
+    assert landed.statuses == ["success"] * 10
+    assert world.segmind.posts == 10
+    assert landed.manifest.resumed == 4
+    assert landed.manifest.outcomes[Outcome.SUCCESS] == 10
+
+
+async def test_the_counts_of_earlier_legs_are_carried_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    world.segmind.typical = 300.0
+    done = world.segmind.wait
+    monkeypatch.setattr(world.segmind, "wait", never)
+    engine = world.engine(table("a", "b"), settings={"rest_after": 60.0, "progress_interval": 0.01})
+    await asyncio.wait_for(engine.run(), 10)
+    carried = engine.carried()
+    engine.close()
+    assert carried["posts"] == 2
+
+    monkeypatch.setattr(world.segmind, "wait", done)
+    landed = await world.run(table("a", "b", "c"), carried=carried)
+    assert landed.manifest.posts == 3
+    assert sum(landed.manifest.timeline["posts"]) == 3
+
+
+async def test_a_run_that_must_not_rest_waits_itself() -> None:
+    world = World()
+    world.segmind.typical = 300.0
+    landed = await world.run(table("a", "b"), settings={"progress_interval": 0.001})
+    assert landed.statuses == ["success"] * 2

@@ -1,0 +1,420 @@
+"""A table is asked about row by row, paid once for each distinct row, and written whatever ends the task."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from airflow_provider_segmind.compat import AirflowFailException, AirflowSkipException
+from airflow_provider_segmind.emulator import SegmindEmulator
+from airflow_provider_segmind.exceptions import SegmindBulkError, SegmindConfigError, SegmindRateLimitError
+from airflow_provider_segmind.execution import enrichment as enriching
+from airflow_provider_segmind.operators.enrich import SegmindEnrichFileOperator
+from tests.support.airflow_fakes import Run
+
+MODEL = "gemini-3.1-flash-lite"
+BLANK = "The colour of {thing}?"
+
+
+class Colour(BaseModel):
+    colour: str
+    warm: bool
+
+
+class Table:
+    """A source file, and task instances that ask about it."""
+
+    def __init__(self, folder: Path, emulator: SegmindEmulator) -> None:
+        self.folder, self.emulator = folder, emulator
+        self.run = Run()
+        self.output = folder / "out" / "colours.jsonl"
+
+    def write(self, rows: list[dict[str, Any]], name: str = "things.jsonl") -> str:
+        path = self.folder / name
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return str(path)
+
+    def task(self, **fields: Any) -> SegmindEnrichFileOperator:
+        given = {
+            "model": MODEL,
+            "key": "id",
+            "prompt": BLANK,
+            "output_path": str(self.output),
+            "report": False,
+            **fields,
+        }
+        if "inputs" in given:
+            del given["prompt"]
+        task = SegmindEnrichFileOperator(task_id="a_task", **given)
+        # Airflow 3 logs through structlog, 2.11 through a logger under the other name.
+        hand: Any = task
+        hand._cached_logger = hand._log = logging.getLogger("a_task")
+        return task
+
+    def ask(self, **fields: Any) -> Any:
+        return self.task(**fields).execute(self.run.context())
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        return read(self.output)
+
+    @property
+    def dead_letters(self) -> list[dict[str, Any]]:
+        return read(self.output.with_name("colours.dead_letters.jsonl"))
+
+    @property
+    def posts(self) -> int:
+        return len(self.emulator.posts())
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def things(*names: str) -> list[dict[str, Any]]:
+    return [{"id": number, "thing": name} for number, name in enumerate(names)]
+
+
+@pytest.fixture
+def table(tmp_path: Path, segmind_emulator: SegmindEmulator) -> Table:
+    return Table(tmp_path, segmind_emulator)
+
+
+def test_every_row_has_its_answer_in_order_and_equal_rows_are_paid_once(table: Table) -> None:
+    manifest = table.ask(source=table.write(things("sky", "rose", "sky")))
+
+    assert [(row["id"], row["answer"]) for row in table.rows] == [
+        (0, "echo: The colour of sky?"),
+        (1, "echo: The colour of rose?"),
+        (2, "echo: The colour of sky?"),
+    ]
+    assert table.posts == len(table.emulator.bill) == 2
+    assert manifest["outcomes"]["success"] == manifest["rows_read"] == 3
+    assert manifest["duplicates_saved"] == 1
+    assert manifest["cost"] == pytest.approx(sum(row["_segmind_cost"] for row in table.rows))
+    assert json.loads(table.output.with_name("colours.manifest.json").read_text()) == manifest
+
+
+def test_the_manifest_counts_every_call_to_the_gateway_and_says_when(table: Table) -> None:
+    table.emulator.fault("submit", status=429, headers={"Retry-After": "0"}, times=2)
+    table.emulator.script(match="rose", fail="too red")
+
+    manifest = table.ask(source=table.write(things("sky", "rose", "leaf")), max_failed_rows=None)
+
+    counts = table.emulator.counts()
+    made = sum(sum(counts[route].values()) for route in ("submit", "status", "result") if route in counts)
+    assert manifest["calls"] == made
+    assert manifest["posts"] == table.posts == 5
+    assert sum(manifest["timeline"]["posts"]) == 5
+    assert sum(manifest["timeline"]["cost"]) == pytest.approx(manifest["cost"])
+    assert manifest["reasons"] == {"failed": {"too red": 1}}
+    assert manifest["columns"][:2] == ["id", "answer"]
+
+
+def test_an_output_type_becomes_columns(table: Table) -> None:
+    table.emulator.script(json={"colour": "blue", "warm": False})
+
+    table.ask(source=table.write(things("sky")), output_type=Colour)
+
+    assert {name: table.rows[0][name] for name in ("id", "colour", "warm")} == {
+        "id": 0,
+        "colour": "blue",
+        "warm": False,
+    }
+    assert table.emulator.posts()[0].json["response_format"]["json_schema"]["name"] == "Colour"
+
+
+def test_a_list_stands_in_one_column(table: Table) -> None:
+    table.emulator.script(json={"value": ["blue", "grey"]})
+
+    table.ask(source=table.write(things("sky")), output_type=list[str])
+
+    assert table.rows[0]["answer"] == ["blue", "grey"]
+
+
+def test_a_second_run_asks_only_about_what_changed(table: Table) -> None:
+    table.ask(source=table.write(things("sky", "rose")))
+    table.run = Run(run_id="manual__2")
+
+    manifest = table.ask(source=table.write(things("leaf", "sky", "rose")))
+
+    assert table.posts == 3
+    assert manifest["cache_hits"] == 2
+    assert [row["answer"][-6:] for row in table.rows] == [" leaf?", "f sky?", " rose?"]
+
+
+def test_csv_goes_in_and_out(table: Table) -> None:
+    (table.folder / "things.csv").write_text("id,thing\n007,sky\n")
+    output = table.folder / "out.csv"
+
+    table.ask(source=(table.folder / "things.csv").as_uri(), output_path=output.as_uri(), key=["id"])
+
+    assert output.read_text().splitlines()[1].startswith("007,echo: The colour of sky?,success,")
+
+
+def test_rows_of_a_list_are_neither_rendered_nor_shown(table: Table) -> None:
+    task = table.task(source=things("{{ ds }}"))
+
+    task.render_template_fields({"ds": "2026-11-23"})
+    task.execute(table.run.context())
+
+    assert "{{ ds }}" not in str(task.source)
+    assert table.rows[0]["answer"] == "echo: The colour of {{ ds }}?"
+
+
+def test_jinja_renders_the_prompt_once_and_columns_are_filled_afterwards(table: Table) -> None:
+    task = table.task(source=table.write(things("{{ ds }}")), prompt="On {{ ds }}: {thing}?")
+
+    task.render_template_fields({"ds": "2026-11-23"})
+    task.execute(table.run.context())
+
+    assert table.rows[0]["answer"] == "echo: On 2026-11-23: {{ ds }}?"
+
+
+def test_native_inputs_take_the_columns_own_values(table: Table) -> None:
+    table.ask(source=table.write([{"id": 1, "seed": 7, "thing": "sky"}]), inputs={"prompt": BLANK, "seed": "{seed}"})
+
+    assert table.emulator.posts()[0].json == {"prompt": "The colour of sky?", "seed": 7}
+
+
+def test_a_missing_column_is_named_before_anything_is_sent(table: Table) -> None:
+    with pytest.raises(AirflowFailException, match=r"no column 'thing'.*Nothing was sent"):
+        table.ask(source=table.write([{"id": 1, "ding": "sky"}]))
+
+    assert table.posts == 0
+
+
+def test_a_missing_source_is_named(table: Table) -> None:
+    with pytest.raises(AirflowFailException, match=r"no table at .*nowhere\.jsonl"):
+        table.ask(source=str(table.folder / "nowhere.jsonl"))
+
+
+class TestAnswersThatCannotBeUsed:
+    def test_data_of_the_wrong_type_is_asked_for_once_more(self, table: Table) -> None:
+        table.emulator.script(json={"colour": "blue", "warm": True})
+        table.emulator.script(json={"colour": 5}, times=1)
+
+        manifest = table.ask(source=table.write(things("sky")), output_type=Colour)
+
+        assert table.rows[0]["colour"] == "blue"
+        assert manifest["requests"] == 2
+        assert manifest["cost"] == pytest.approx(sum(entry.cost for entry in table.emulator.bill))
+        assert "not valid JSON" in str(table.emulator.posts()[1].json)
+
+    def test_a_truncated_answer_gets_more_room(self, table: Table) -> None:
+        table.emulator.script(text="blu", finish_reason="length", times=1)
+
+        table.ask(source=table.write(things("sky")), options={"max_tokens": 100})
+
+        assert [post.json["max_tokens"] for post in table.emulator.posts()] == [100, 400]
+        assert table.rows[0]["_segmind_status"] == "success"
+
+    def test_without_repairs_they_are_paid_once_and_buried(self, table: Table) -> None:
+        table.emulator.script(text="blu", finish_reason="length", match="sky")
+        table.emulator.script(finish_reason="safety", match="rose")
+        table.emulator.script(fail="content policy", match="leaf")
+
+        manifest = table.ask(
+            source=table.write(things("sky", "rose", "leaf", "sea")), max_repairs=0, max_failed_rows=None
+        )
+
+        assert [row["_segmind_status"] for row in table.rows] == ["truncated", "blocked", "failed", "success"]
+        assert [letter["key"] for letter in table.dead_letters] == [{"id": 0}, {"id": 1}, {"id": 2}]
+        assert (table.posts, manifest["requests"]) == (4, 4)
+
+    def test_too_many_of_them_fail_the_task_after_the_output_is_written(self, table: Table) -> None:
+        table.emulator.script(finish_reason="safety", match="rose")
+
+        with pytest.raises(AirflowFailException, match=r"1 of 2 rows failed, max_failed_rows=0\.1"):
+            table.ask(source=table.write(things("sky", "rose")))
+
+        assert [row["_segmind_status"] for row in table.rows] == ["success", "blocked"]
+
+    def test_a_retry_asks_only_what_was_not_billed(self, table: Table) -> None:
+        table.emulator.script(fail="overloaded", match="rose", times=1)
+        source = table.write(things("sky", "rose"))
+        with pytest.raises(SegmindBulkError):
+            table.ask(source=source)
+
+        manifest = table.ask(source=source)
+
+        assert manifest["outcomes"]["success"] == 2
+        assert (table.posts, len(table.emulator.bill)) == (3, 2)
+
+
+class TestLimits:
+    def test_a_table_that_is_not_complete_fails_and_what_was_answered_is_there(self, table: Table) -> None:
+        with pytest.raises(AirflowFailException, match=r"max_rows=1 is used up"):
+            table.ask(source=table.write(things("sky", "rose")), max_rows=1)
+
+        assert sorted(row["_segmind_status"] for row in table.rows) == ["skipped", "success"]
+
+    def test_a_retry_has_no_fresh_budget(self, table: Table) -> None:
+        source = table.write(things("sky", "rose", "leaf"))
+        for _ in range(2):
+            with pytest.raises(AirflowFailException):
+                table.ask(source=source, max_rows=1)
+
+        assert table.posts == 1
+
+    def test_it_may_succeed_all_the_same(self, table: Table) -> None:
+        manifest = table.ask(source=table.write(things("sky", "rose")), max_rows=1, on_partial="succeed")
+
+        assert manifest["outcomes"]["skipped"] == 1
+
+    def test_it_may_skip_what_follows_and_hands_over_the_manifest(self, table: Table) -> None:
+        with pytest.raises(AirflowSkipException):
+            table.ask(source=table.write(things("sky", "rose")), max_rows=1, on_partial="skip_downstream")
+
+        assert table.run.ti.pushed["return_value"]["outcomes"]["skipped"] == 1
+
+    def test_a_wrong_key_stops_at_the_first_call(self, table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+        connection = {**table.emulator.connection, "password": "SG_wrong"}
+        monkeypatch.setenv("AIRFLOW_CONN_SEGMIND_DEFAULT", json.dumps(connection))
+
+        with pytest.raises(AirflowFailException, match="401"):
+            table.ask(source=table.write(things("sky", "rose")))
+
+    def test_an_account_that_cannot_pay_stops_the_run_and_keeps_what_it_has(self, table: Table) -> None:
+        table.ask(source=table.write(things("sky")))
+        table.emulator.fault("submit", status=402, body={"error": "Insufficient credits"}, times=None)
+
+        with pytest.raises(AirflowFailException, match="402"):
+            table.ask(source=table.write(things("sky", *map(str, range(200)))), concurrency=1)
+
+        assert table.rows[0]["_segmind_status"] == "success"
+        assert table.posts == 2
+
+
+class TestStops:
+    @pytest.fixture
+    def slow(self, table: Table, monkeypatch: pytest.MonkeyPatch) -> str:
+        monkeypatch.setattr(enriching, "GRACE", 0.2)
+        table.emulator.script(latency=600.0, match="rose")
+        return table.write(things("sky", "rose"))
+
+    def when_asked(self, table: Table, act: Callable[[], None]) -> threading.Thread:
+        def watch() -> None:
+            done = threading.Event()
+            while len(table.emulator.jobs) < 2 or len(table.emulator.bill) < 1:
+                done.wait(0.01)
+            # The answer has to arrive, too.
+            done.wait(1.5)
+            act()
+
+        thread = threading.Thread(target=watch, daemon=True)
+        thread.start()
+        return thread
+
+    def test_a_kill_lands_what_finished_and_the_retry_fetches_the_rest(self, table: Table, slow: str) -> None:
+        task = table.task(source=slow)
+        self.when_asked(table, task.on_kill)
+
+        with pytest.raises(SegmindBulkError, match="told to stop") as caught:
+            task.execute(table.run.context())
+
+        assert caught.value.retryable
+        assert [row["_segmind_status"] for row in table.rows] == ["success", "unknown"]
+        table.emulator.advance(600.0)
+        manifest = table.ask(source=slow)
+        assert manifest["outcomes"]["success"] == 2
+        assert table.posts == 2
+
+    def test_an_exception_of_airflow_in_the_main_thread_lands_too(self, table: Table, slow: str) -> None:
+        import signal
+
+        class TimeIsUp(BaseException):
+            pass
+
+        def on_alarm(*_: object) -> None:
+            raise TimeIsUp
+
+        before = signal.signal(signal.SIGUSR1, on_alarm)
+        main = threading.main_thread().ident or 0
+        self.when_asked(table, lambda: signal.pthread_kill(main, signal.SIGUSR1))
+        try:
+            with pytest.raises(TimeIsUp):
+                table.ask(source=slow)
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+
+        assert [row["_segmind_status"] for row in table.rows] == ["success", "unknown"]
+
+
+def test_shards_share_the_rows_and_pay_equal_ones_once(table: Table) -> None:
+    source = table.write(things(*(f"thing {number % 20}" for number in range(30))))
+
+    read_rows = 0
+    for index in range(2):
+        table.run = Run(map_index=index)
+        read_rows += table.ask(source=source, shard_index=index, shard_count=2)["rows_read"]
+
+    assert read_rows == 30
+    assert table.posts == 20
+    parts = [read(table.output.with_name(f"colours.{index}-of-2.jsonl")) for index in range(2)]
+    assert sorted(row["id"] for part in parts for row in part) == list(range(30))
+
+
+def test_a_sample_asks_a_few_rows_and_extrapolates(table: Table) -> None:
+    table.ask(source=table.write(things(*map(str, range(20)))), sample=4)
+
+    estimate = table.run.ti.pushed["estimate"]
+    billed = sum(entry.cost for entry in table.emulator.bill)
+    assert table.posts == 4
+    assert estimate["cost"] == pytest.approx(5 * billed)
+    assert billed <= estimate["low"] <= estimate["cost"] <= estimate["high"]
+    assert not table.output.exists()
+    assert len(read(table.output.with_name("colours.sample.jsonl"))) == 4
+
+
+def test_a_dry_run_submits_nothing_and_leaves_out_what_is_answered(table: Table) -> None:
+    table.ask(source=table.write(things("sky")))
+
+    estimate = table.ask(source=table.write(things("sky", "rose", "rose")), dry_run=True, options={"max_tokens": 10})
+    again = table.ask(source=table.write(things("sky", "rose", "rose")), dry_run=True)
+
+    assert table.posts == 1
+    assert (estimate["rows"], estimate["distinct_rows"], estimate["answered_rows"]) == (3, 2, 0)
+    assert again["answered_rows"] == 1
+    assert 0 < again["low"] < again["high"]
+    assert again["balance"] > 0
+
+
+def test_an_error_that_stopped_the_run_keeps_its_kind(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = SegmindRateLimitError("still too many")
+
+    def stopped(self: Any) -> None:
+        self._engine.stop("too many", error=error)
+
+    monkeypatch.setattr(enriching.Enriching, "_stop_engine", stopped)
+
+    with pytest.raises(SegmindRateLimitError):
+        table.ask(source=table.write(things("sky")))
+
+
+def test_no_row_stands_in_the_log(table: Table, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+
+    table.ask(source=table.write(things("canary-thing")))
+
+    assert "1 rows read (1 success)" in caplog.text
+    assert "canary" not in caplog.text
+
+
+def test_the_time_after_which_a_silent_run_is_dead_is_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    from airflow_provider_segmind.execution.enrichment import writer_timeout
+
+    assert writer_timeout() == 60.0
+    monkeypatch.setenv("AIRFLOW__SEGMIND__WRITER_TIMEOUT", "12.5")
+    assert writer_timeout() == 12.5
+    for bad in ("0", "-3", "inf", "nan"):
+        monkeypatch.setenv("AIRFLOW__SEGMIND__WRITER_TIMEOUT", bad)
+        with pytest.raises(SegmindConfigError, match="writer_timeout"):
+            writer_timeout()

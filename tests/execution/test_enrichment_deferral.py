@@ -1,0 +1,179 @@
+"""A table task of a slow model gives its worker back, and goes on where it was."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_provider_segmind.compat import TaskDeferred
+from airflow_provider_segmind.emulator import SegmindEmulator
+from airflow_provider_segmind.operators.enrich import SegmindEnrichFileOperator
+from airflow_provider_segmind.triggers.request import SegmindRequestsTrigger
+from tests.support.airflow_fakes import KEY, Clock, Run
+
+MODEL = "gemini-3.1-flash-lite"
+NAMES = ["sky", "rose", "leaf", "sand", "sea", "sky"]
+
+
+@pytest.fixture
+def emulator(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A service whose model takes ten minutes, as the connection says, by a clock that the test moves."""
+    with SegmindEmulator(clock=clock, api_keys=[KEY], latency=600) as running:
+        connection = json.loads(running.connection_json)
+        connection["extra"]["typical_seconds"] = {MODEL: 600}
+        monkeypatch.setenv("AIRFLOW_CONN_SEGMIND_DEFAULT", json.dumps(connection))
+        yield running
+
+
+class Rows:
+    """A task over six rows, five of them different, two requests at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.run = Run()
+        self.output = folder / "out.jsonl"
+        self.source = folder / "rows.jsonl"
+        self.source.write_text(
+            "".join(json.dumps({"id": number, "thing": name}) + "\n" for number, name in enumerate(NAMES))
+        )
+
+    def task(self, **fields: Any) -> SegmindEnrichFileOperator:
+        given = {"concurrency": 2, "deferrable": True, "poll_interval": 0.1, **fields}
+        task = SegmindEnrichFileOperator(
+            task_id="a_task",
+            model=MODEL,
+            key="id",
+            prompt="The colour of {thing}?",
+            source=str(self.source),
+            output_path=str(self.output),
+            report=False,
+            **given,
+        )
+        hand: Any = task
+        hand._cached_logger = hand._log = logging.getLogger("a_task")
+        return task
+
+    def leg(self) -> SegmindRequestsTrigger:
+        """Let the task run until it rests for the first time."""
+        with pytest.raises(TaskDeferred) as deferred:
+            self.task().execute(self.run.context())
+        assert deferred.value.method_name == "execute_complete"
+        path, arguments = deferred.value.trigger.serialize()
+        assert path == "airflow_provider_segmind.triggers.request.SegmindRequestsTrigger"
+        # As it comes back from the database.
+        return SegmindRequestsTrigger(**{**json.loads(json.dumps(arguments)), "not_before": 0.0, "a_new_one": 1})
+
+    @property
+    def answers(self) -> list[Any]:
+        return [json.loads(line)["answer"] for line in self.output.read_text().splitlines()]
+
+
+def fired(trigger: SegmindRequestsTrigger) -> dict[str, Any]:
+    async def run() -> Any:
+        return [event.payload async for event in trigger.run()]
+
+    [payload] = asyncio.run(asyncio.wait_for(run(), 30))
+    found: dict[str, Any] = json.loads(json.dumps(payload))
+    return found
+
+
+def test_a_slow_table_is_paid_once_over_its_rest_and_ends_whole(
+    emulator: SegmindEmulator, clock: Clock, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = Rows(tmp_path)
+    with caplog.at_level(logging.INFO):
+        trigger = rows.leg()
+    told = str(trigger.serialize())
+    assert KEY not in told
+    assert "sky" not in told
+    assert not rows.output.exists()
+    clock.ahead += 601
+    emulator.settings(latency=0)
+
+    manifest = rows.task().execute_complete(rows.run.context(), fired(trigger))
+
+    assert rows.answers == [f"echo: The colour of {name}?" for name in NAMES]
+    assert len(emulator.posts()) == len(emulator.bill) == 5
+    assert manifest["posts"] == 5
+    assert manifest["resumed"] == 2
+    assert sum(manifest["timeline"]["posts"]) == 5
+    assert "waiting in the triggerer" in caplog.text
+
+
+def test_the_worker_is_kept_unless_it_is_to_be_given_back(
+    emulator: SegmindEmulator, clock: Clock, tmp_path: Path
+) -> None:
+    rows = Rows(tmp_path)
+    emulator.settings(latency=0)
+
+    manifest = rows.task(deferrable=False).execute(rows.run.context())
+
+    assert manifest["outcomes"]["success"] == 6
+
+
+def test_a_model_that_answers_at_once_is_not_waited_for_in_the_triggerer(
+    emulator: SegmindEmulator, clock: Clock, tmp_path: Path
+) -> None:
+    emulator.settings(latency=0)
+
+    assert Rows(tmp_path).task().execute(Run().context())["outcomes"]["success"] == 6
+
+
+def test_a_rest_that_no_trigger_ended_goes_on_and_keeps_the_worker(
+    emulator: SegmindEmulator, clock: Clock, tmp_path: Path
+) -> None:
+    rows = Rows(tmp_path)
+    rows.leg()
+    clock.ahead += 601
+    emulator.settings(latency=0)
+    task = rows.task()
+
+    manifest = task.resume_execution("__fail__", {"error": "Trigger timeout"}, rows.run.context())
+
+    assert manifest["outcomes"]["success"] == 6
+    assert task.deferrable is False
+    assert len(emulator.bill) == 5
+
+
+def test_the_trigger_ends_with_its_time_and_says_how_many_have_ended(
+    emulator: SegmindEmulator, clock: Clock, tmp_path: Path
+) -> None:
+    trigger = Rows(tmp_path).leg()
+    trigger.until = time.time() + 0.3
+
+    event = fired(trigger)
+
+    assert event["ended"] == 0
+    assert event["trouble"] is None
+    assert event["carried"]["posts"] == 2
+
+
+def test_a_failed_request_has_ended_too(emulator: SegmindEmulator, clock: Clock, tmp_path: Path) -> None:
+    emulator.script(match="sky", fail="no")
+    trigger = Rows(tmp_path).leg()
+    clock.ahead += 601
+    trigger.enough = 2
+
+    assert fired(trigger)["ended"] == 2
+
+
+def test_trouble_of_the_trigger_wakes_the_task(
+    emulator: SegmindEmulator, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trigger = Rows(tmp_path).leg()
+    monkeypatch.setenv("AIRFLOW_CONN_SEGMIND_DEFAULT", '{"conn_type": "segmind", "host": "ftp://nowhere"}')
+
+    assert fired(trigger)["trouble"] == "SegmindConfigError"
+
+
+def test_without_requests_the_trigger_waits_for_its_moment() -> None:
+    began = time.time()
+    trigger = SegmindRequestsTrigger(requests=[], enough=0, until=began + 0.2)
+
+    assert fired(trigger)["ended"] == 0
+    assert time.time() >= began + 0.2

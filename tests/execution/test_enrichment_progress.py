@@ -1,0 +1,102 @@
+"""What a table task says while it runs, and the report it leaves; neither may disturb what is paid for."""
+
+from __future__ import annotations
+
+import json
+import logging
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_provider_segmind.emulator import SegmindEmulator
+from airflow_provider_segmind.enrichment.stats import Progress
+from airflow_provider_segmind.execution import enrichment as telling
+from airflow_provider_segmind.execution.enrichment import STATE_KEY, Telling
+from tests.execution.test_enrichment import Table, things
+
+
+@pytest.fixture
+def table(tmp_path: Path, segmind_emulator: SegmindEmulator) -> Table:
+    return Table(tmp_path, segmind_emulator)
+
+
+def report_of(table: Table) -> Path:
+    return table.output.with_name("colours.report.html")
+
+
+def test_a_report_stands_beside_the_manifest_which_names_it(table: Table) -> None:
+    manifest = table.ask(source=table.write(things("sky", "rose")), report=True)
+
+    assert manifest["report"] == str(report_of(table))
+    assert json.loads(table.output.with_name("colours.manifest.json").read_text()) == manifest
+    assert "2 rows with gemini-3.1-flash-lite" in report_of(table).read_text()
+    assert "colour of" not in report_of(table).read_text()
+
+
+def test_no_report_is_drawn_where_none_is_wanted(table: Table) -> None:
+    assert table.ask(source=things("sky"), report=False)["report"] is None
+    assert not report_of(table).exists()
+    assert table.ask(source=things("sky"), report=True)["report"] is not None
+
+
+def test_a_report_that_cannot_be_written_is_warned_of_and_hides_nothing(
+    table: Table, caplog: pytest.LogCaptureFixture
+) -> None:
+    report_of(table).mkdir(parents=True)
+
+    with caplog.at_level(logging.INFO):
+        manifest = table.ask(source=things("sky"), report=True)
+
+    assert (manifest["outcomes"]["success"], manifest["report"]) == (1, None)
+    assert json.loads(table.output.with_name("colours.manifest.json").read_text()) == manifest
+    assert "The report could not be written to" in caplog.text
+
+
+def test_the_progress_can_be_asked_for_while_the_task_runs(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(telling, "LOOK_INTERVAL", 0.05)
+    monkeypatch.setattr(telling, "STATE_INTERVAL", 0.0)
+    table.emulator.settings(latency=[0.2, 0.9])
+
+    table.ask(source=things(*map(str, range(6))), concurrency=2)
+
+    states = [state for state in table.run.store.written if "rows_done" in state]
+    assert len(states) >= 2
+    assert [state["rows_done"] for state in states] == sorted(state["rows_done"] for state in states)
+    last = table.run.store.values[STATE_KEY]
+    assert (last["rows_done"], last["rows_total"], last["share"], last["try_number"]) == (6, 6, 1.0, 1)
+    assert last["outcomes"] == {"success": 6}
+    assert len(json.dumps(last)) < 1000
+
+
+def test_a_state_store_that_is_away_does_not_disturb(table: Table, caplog: pytest.LogCaptureFixture) -> None:
+    def away(_: Any) -> None:
+        raise RuntimeError("the API server is away")
+
+    table.run.store.on_write = away
+
+    with caplog.at_level(logging.INFO):
+        manifest = table.ask(source=things("sky"))
+
+    assert manifest["outcomes"]["success"] == 1
+    assert caplog.text.count("can be seen in this log only: RuntimeError") == 1
+
+
+def test_a_task_says_every_half_minute_how_far_it_is(table: Table, caplog: pytest.LogCaptureFixture) -> None:
+    now = [0.0]
+    teller = Telling(table.task(source=things("sky")), {"ti": table.run.ti}, clock=lambda: now[0])  # type: ignore[typeddict-item]
+    running: Future[None] = Future()
+
+    with caplog.at_level(logging.INFO):
+        for second in range(100):
+            now[0] = float(second)
+            teller.note(Progress(rows_read=second, rows_done=second))
+            if second == 0:
+                running.set_result(None)
+                teller.until_done(running)
+            else:
+                teller._tell()
+
+    lines = [record.message for record in caplog.records if "rows done" in record.message]
+    assert [line.split()[0] for line in lines] == ["30", "60", "90"]

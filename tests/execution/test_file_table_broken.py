@@ -1,0 +1,146 @@
+"""Sources that break, and columns that are missing or cannot be read, through the operator."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException
+
+from airflow_provider_segmind.emulator import SegmindEmulator
+from airflow_provider_segmind.exceptions import SegmindBulkError, SegmindConfigError
+from tests.execution.test_enrichment import Table, read, things
+
+
+@pytest.fixture
+def table(tmp_path: Path, segmind_emulator: SegmindEmulator) -> Table:
+    return Table(tmp_path, segmind_emulator)
+
+
+def manifest_of(table: Table) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(table.output.with_name("colours.manifest.json").read_text())
+    return found
+
+
+def test_a_bad_line_fails_the_task_after_what_was_read_is_asked_and_written(table: Table) -> None:
+    source = Path(table.write(things(*map(str, range(60)))))
+    good = source.read_text()
+    source.write_text(good + '{"id": 60, "th\n')
+
+    with pytest.raises(AirflowFailException, match=r"Line 61 of .*things\.jsonl' cannot be read: it is not JSON"):
+        table.ask(source=str(source))
+
+    assert [row["_segmind_status"] for row in table.rows] == ["success"] * 60
+    assert (manifest_of(table)["rows_read"], manifest_of(table)["complete"]) == (60, False)
+    assert table.dead_letters == []
+    source.write_text(good + '{"id": 60, "thing": "60"}\n')
+    assert table.ask(source=str(source))["complete"]
+    assert table.posts == len(table.emulator.bill) == 61
+
+
+def test_a_list_of_rows_and_a_missing_file_asks_the_rows(table: Table) -> None:
+    with pytest.raises(AirflowFailException, match=r"after 2 rows\. There is no table at .*nope\.csv") as caught:
+        table.ask(source=[*things("a", "b"), str(table.folder / "nope.csv")])
+    assert "Nothing was sent" not in str(caught.value)
+    assert [row["id"] for row in table.rows] == [0, 1]
+    with pytest.raises(AirflowFailException, match="Entry 1 of the source is a int"):
+        table.ask(source=[things("a")[0], 3])
+
+
+def test_a_store_that_goes_away_in_the_middle_is_worth_a_retry(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Away:
+        def __iter__(self) -> Any:
+            yield from things("a", "b")
+            raise ConnectionResetError("gone")
+
+    with pytest.raises(SegmindBulkError, match=r"after 2 rows,? cannot be read: ConnectionResetError") as caught:
+        table.ask(source=Away())
+    assert caught.value.retryable
+    assert len(table.rows) == table.posts == 2
+
+
+def test_a_sample_of_a_source_that_breaks_later_is_kept(table: Table, caplog: pytest.LogCaptureFixture) -> None:
+    source = Path(table.write(things("a", "b", "c")))
+    source.write_text(source.read_text() + "no json\n")
+    assert table.ask(source=str(source), sample=2)["rows_read"] == 2
+    assert "cannot be counted" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["first-name", "First Name", "a.b", "größe", "2nd", "a:b"])
+def test_columns_with_any_name_fill_placeholders_and_rows_without_them_are_skipped(table: Table, name: str) -> None:
+    rows = [{"id": 1, name: "Ann", "x": 1}, {"id": 2, "x": 2}]
+    table.ask(source=table.write(rows), prompt=f"Greet {{{name}}} {{x}}.", on_partial="succeed")
+    assert (table.posts, table.rows[0]["answer"]) == (1, "echo: Greet Ann 1.")
+    assert [row["_segmind_status"] for row in table.rows] == ["success", "skipped"]
+    assert f"no column '{name}'" in table.dead_letters[0]["reason"]
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize(
+    "prompt", ["Greet {first-name}.", "Greet {thing} {Last Name}.", "Greet {thing}, {thing.colour}"]
+)
+@pytest.mark.parametrize("mask", [False, True])
+def test_a_placeholder_that_no_column_matches_is_refused_unpaid(
+    table: Table, prompt: str, dry_run: bool, mask: bool
+) -> None:
+    with pytest.raises(AirflowFailException, match=r"no column .*Its columns are: id, thing\. Nothing was sent"):
+        table.ask(source=table.write(things("a", "b")), prompt=prompt, dry_run=dry_run, mask_prompts=mask)
+    assert not table.posts
+
+
+def test_only_the_columns_asked_about_are_read_from_parquet(table: Table) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    far = arrow.array([2**62, 2**62], arrow.int64()).cast(arrow.timestamp("us"))
+    parquet.write_table(arrow.table({"id": [1, 2], "thing": ["a", "b"], "created": far}), table.folder / "t.parquet")
+
+    table.ask(source=str(table.folder / "t.parquet"))
+    assert [row["_segmind_status"] for row in table.rows] == ["success", "success"]
+    manifest = table.ask(source=str(table.folder / "t.parquet"), prompt="When? {created}", on_partial="succeed")
+    assert manifest["outcomes"]["skipped"] == 2
+    assert "column 'created'" in table.dead_letters[0]["reason"]
+    with pytest.raises(AirflowFailException, match="Its columns are: created, id, thing"):
+        table.ask(source=str(table.folder / "t.parquet"), prompt="{thin}")
+
+
+@pytest.mark.parametrize(
+    ("output", "ledger", "named"),
+    [
+        ("things.jsonl", "led", "'output_path' is the source itself|'output_path' makes"),
+        ("./things.jsonl", "led", "'output_path' makes"),
+        ("led/out.jsonl", "led", "'output_path' puts"),
+        ("things.jsonl/deep/out.jsonl", "led", "'output_path': .* cannot be written"),
+        ("folder.jsonl", "led", "'output_path' names .* which is a folder"),
+        ("/proc/none/out.jsonl", "led", "'output_path': .* cannot be written"),
+        ("out.jsonl", "things.jsonl", "'ledger_path' .* is a file"),
+        ("nowhere://bucket/out.jsonl", "led", "'output_path' is .* in no store"),
+    ],
+)
+def test_what_cannot_be_written_is_named_before_anything_is_sent(
+    table: Table, output: str, ledger: str, named: str
+) -> None:
+    source = table.write(things("sky"))
+    (table.folder / "folder.jsonl").mkdir()
+    place = output if "://" in output or output[0] == "/" else f"{table.folder}/{output}"
+    with pytest.raises((AirflowFailException, SegmindConfigError), match=named):
+        table.ask(source=source, output_path=place, ledger_path=str(table.folder / ledger))
+    assert not table.posts
+    assert read(Path(source)) == things("sky")
+
+
+@pytest.mark.parametrize("source", ["nowhere://bucket/t.csv", [{"id": 1, "thing": "sky"}, "nowhere://bucket/t.csv"]])
+def test_a_source_in_an_unknown_store_is_named_before_anything_is_sent(table: Table, source: Any) -> None:
+    with pytest.raises(AirflowFailException, match=r"'source' is 'nowhere://bucket/t\.csv', in no store"):
+        table.ask(source=source)
+    assert not table.posts
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"PAR1" + b"x" * 100 + b"PAR1"])
+def test_a_parquet_file_that_is_none_is_named(table: Table, content: bytes) -> None:
+    pytest.importorskip("pyarrow")
+    path = table.folder / "t.parquet"
+    path.write_bytes(content)
+    with pytest.raises(AirflowFailException, match=r"t\.parquet' cannot be read: it is not Parquet.*Nothing was sent"):
+        table.ask(source=str(path))

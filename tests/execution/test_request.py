@@ -1,0 +1,434 @@
+"""One task from submit to result: inline, deferred, resumed, cleared, and by policy."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_provider_segmind.client.submission import iso
+from airflow_provider_segmind.compat import AirflowFailException, TaskDeferred
+from airflow_provider_segmind.emulator import SegmindEmulator
+from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindRequestTimeoutError, SegmindStateError
+from airflow_provider_segmind.operators.request import (
+    SegmindResultOperator,
+    SegmindRunOperator,
+    SegmindSubmitOperator,
+)
+from airflow_provider_segmind.triggers.events import RequestEvent
+from tests.support.airflow_fakes import CANARY, INPUTS, KEY, Clock, Run, by_hand
+
+MODEL = "gemini-3.1-flash-lite"
+
+
+def make(clock: Clock, **fields: Any) -> Any:
+    given = {"task_id": "a_task", "model": MODEL, "inputs": INPUTS, "deferrable": False, **fields}
+    return by_hand(SegmindRunOperator(**given), clock)
+
+
+def deferred(task: Any, run: Run) -> TaskDeferred:
+    with pytest.raises(TaskDeferred) as caught:
+        task.execute(run.context())
+    return caught.value
+
+
+def test_a_request_that_ends_within_sync_wait_is_never_deferred(
+    emulator: SegmindEmulator, clock: Clock, run: Run
+) -> None:
+    emulator.settings(latency=4.0)
+    assert make(clock, deferrable=True).execute(run.context())["status"] == "COMPLETED"
+    assert run.ti.pushed["request_id"] == emulator.jobs[0].request_id
+
+
+def test_what_a_deferral_stores_is_plain_json_without_key_or_prompt(
+    emulator: SegmindEmulator, clock: Clock, run: Run
+) -> None:
+    emulator.settings(latency=500.0)
+    left = deferred(make(clock, deferrable=True, output_path="memory://out"), run)
+    _, kwargs = left.trigger.serialize()
+    text = json.dumps(kwargs)
+    assert KEY not in text
+    assert CANARY not in text
+    assert kwargs["end_time"] == pytest.approx(kwargs["submitted_at"] + 3600)
+    assert left.timeout > timedelta(seconds=3500)
+
+
+def test_execution_timeout_shortens_the_wait_of_the_trigger(emulator: SegmindEmulator, clock: Clock, run: Run) -> None:
+    emulator.settings(latency=500.0)
+    left = deferred(make(clock, deferrable=True, execution_timeout=timedelta(seconds=90)), run)
+    assert left.trigger.end_time == pytest.approx(run.ti.start_date.timestamp() + 90)
+
+
+@pytest.mark.parametrize("payload", [None, "text", {}, {"status": "success"}, {"status": "odd", "request_id": "r"}, []])
+def test_an_event_that_is_none_of_ours_is_no_reason_to_submit(
+    payload: Any, emulator: SegmindEmulator, clock: Clock, run: Run
+) -> None:
+    emulator.settings(latency=500.0)
+    task = make(clock, deferrable=True)
+    deferred(task, run)
+    clock.ahead += 600
+    if payload is None:
+        assert task.execute_complete(run.context(), None)["status"] == "COMPLETED"
+    else:
+        with pytest.raises(SegmindStateError, match="no Segmind event"):
+            task.execute_complete(run.context(), payload)
+    assert len(emulator.posts()) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "raised", "words"),
+    [
+        ("failed", AirflowFailException, "content policy"),
+        ("timeout", SegmindRequestTimeoutError, "goes on"),
+    ],
+)
+def test_an_event_of_trouble_becomes_the_error_it_is(
+    status: str, raised: type[Exception], words: str, emulator: SegmindEmulator, clock: Clock, run: Run
+) -> None:
+    emulator.settings(latency=500.0)
+    task = make(clock, deferrable=True)
+    left = deferred(task, run)
+    event = {"request_id": left.trigger.request_id, "status": status, "message": f"{words}", "error_class": "KeyError"}
+    with pytest.raises(raised, match=words):
+        task.execute_complete(run.context(), event)
+    assert len(emulator.posts()) == 1
+
+
+@pytest.mark.parametrize("kind", ["KeyError", "AirflowRuntimeError", "SegmindConfigError", "SegmindConnectionError"])
+def test_what_a_triggerer_could_not_do_is_done_by_the_worker(
+    kind: str, emulator: SegmindEmulator, clock: Clock, run: Run
+) -> None:
+    emulator.settings(latency=500.0)
+    task = make(clock, deferrable=True)
+    left = deferred(task, run)
+    event = {"request_id": left.trigger.request_id, "status": "error", "message": "a look-up", "error_class": kind}
+
+    assert task.execute_complete(run.context(), event)["status"] == "COMPLETED"
+    assert len(emulator.posts()) == 1
+
+
+def test_an_event_of_another_request_is_not_taken_for_ours(emulator: SegmindEmulator, clock: Clock, run: Run) -> None:
+    emulator.settings(latency=500.0)
+    task = make(clock, deferrable=True)
+    deferred(task, run)
+    clock.ahead += 600
+    event = {"request_id": "r-other", "status": "success", "value": {"output": "not ours"}}
+    assert task.execute_complete(run.context(), event)["request_id"] == emulator.jobs[0].request_id
+
+
+@pytest.mark.parametrize("with_event", [True, False])
+def test_a_note_that_is_gone_while_deferred_costs_nothing(
+    with_event: bool, emulator: SegmindEmulator, clock: Clock, run: Run
+) -> None:
+    emulator.settings(latency=500.0)
+    task = make(clock, deferrable=True)
+    left = deferred(task, run)
+    run.store.values.clear()
+    clock.ahead += 600
+    if with_event:
+        event = {"request_id": left.trigger.request_id, "status": "success"}
+        assert task.execute_complete(run.context(), event)["status"] == "COMPLETED"
+        assert run.store.note["request_id"] == left.trigger.request_id
+    else:
+        with pytest.raises(SegmindStateError, match="nothing was submitted again"):
+            task.execute_complete(run.context(), None)
+    assert len(emulator.posts()) == 1
+
+
+@pytest.mark.parametrize("deferrable", [False, True])
+@pytest.mark.parametrize("kept_under", ["output_path", "state_path", "configured state_path", "a file"])
+def test_a_task_whose_state_airflow_has_emptied_is_paid_once_where_a_record_is_kept(
+    kept_under: str,
+    deferrable: bool,
+    emulator: SegmindEmulator,
+    clock: Clock,
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("AIRFLOW__STATE_STORE__CLEAR_ON_SUCCESS", "True")
+    path = f"{tmp_path.as_uri()}/answer.json" if kept_under == "a file" else tmp_path.as_uri()
+    given = {"output_path" if kept_under in ("output_path", "a file") else "state_path": path}
+    if kept_under == "configured state_path":
+        monkeypatch.setenv("AIRFLOW__SEGMIND__STATE_PATH", path)
+        given = {}
+    bodies = []
+    for _ in range(3):
+        bodies.append(make(clock, deferrable=deferrable, **given).execute(run.context()))
+        run.store.values.clear()
+    assert len(emulator.posts()) == 1
+    assert bodies[0] == bodies[1] == bodies[2]
+    assert "pays again" not in caplog.text
+
+
+def test_a_submit_whose_state_airflow_empties_says_so_once_and_what_it_costs(
+    emulator: SegmindEmulator,
+    clock: Clock,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("AIRFLOW__STATE_STORE__CLEAR_ON_SUCCESS", "True")
+    make(clock).execute(run.context())
+    make(clock).execute(run.context())
+    assert caplog.text.count("submits and pays again") == 1
+    assert len(emulator.posts()) == 1
+
+
+def test_a_cleared_task_returns_the_result_it_paid_for(emulator: SegmindEmulator, clock: Clock, run: Run) -> None:
+    first = make(clock).execute(run.context())
+    assert make(clock).execute(run.context()) == first
+    assert len(emulator.posts()) == 1
+
+
+def test_a_task_cleared_after_failed_submits_anew(emulator: SegmindEmulator, clock: Clock, run: Run) -> None:
+    emulator.script(fail="the model broke", times=1)
+    with pytest.raises(AirflowFailException, match="the model broke"):
+        make(clock).execute(run.context())
+    assert make(clock).execute(run.context())["status"] == "COMPLETED"
+    assert (len(emulator.posts()), len(emulator.bill)) == (2, 1)
+
+
+def test_failed_is_submitted_again_as_often_as_the_policy_says(
+    emulator: SegmindEmulator, clock: Clock, run: Run
+) -> None:
+    emulator.script(fail="the model broke")
+    with pytest.raises(AirflowFailException, match="the model broke"):
+        make(clock, on_failed="resubmit", max_resubmits=3).execute(run.context())
+    assert (len(emulator.posts()), len(emulator.bill)) == (4, 0)
+
+
+@pytest.mark.parametrize(("policy", "posts"), [("fail", 1), ("recover", 1), ("resubmit", 2)])
+def test_an_expired_result_follows_its_policy(
+    policy: str, posts: int, emulator: SegmindEmulator, clock: Clock, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    make(clock).execute(run.context())
+    clock.ahead += 4000
+    task = make(clock, on_expired=policy)
+    if policy == "resubmit":
+        assert task.execute(run.context())["status"] == "COMPLETED"
+        assert "pays a second time" in caplog.text
+    else:
+        with pytest.raises(AirflowFailException, match=emulator.jobs[0].request_id):
+            task.execute(run.context())
+    assert len(emulator.posts()) == posts
+
+
+def test_an_expired_picture_is_recovered_from_the_history(
+    emulator: SegmindEmulator, clock: Clock, run: Run, tmp_path: Path
+) -> None:
+    make(clock, model="seedream-4.5").execute(run.context())
+    clock.ahead += 4000
+    task = make(clock, model="seedream-4.5", output_path=tmp_path.as_uri())
+    manifest = task.execute(run.context())
+    assert Path(manifest["uri"].removeprefix("file://")).stat().st_size == manifest["bytes"] > 0
+    assert manifest["metrics"]["cost"] > 0
+    assert len(emulator.posts()) == 1
+    assert emulator.leaks == []
+
+
+def test_a_deferral_nobody_ended_looks_once_more(emulator: SegmindEmulator, clock: Clock, run: Run) -> None:
+    emulator.settings(latency=500.0)
+    task = make(clock, deferrable=True)
+    deferred(task, run)
+    clock.ahead += 600
+    value = task.resume_execution("__fail__", {"error": "Trigger timeout"}, run.context())
+    assert value["status"] == "COMPLETED"
+    assert len(emulator.posts()) == 1
+
+
+def test_a_deadline_that_passes_says_that_the_request_goes_on(
+    emulator: SegmindEmulator, clock: Clock, run: Run
+) -> None:
+    emulator.settings(latency=500.0)
+    with pytest.raises(SegmindRequestTimeoutError, match="no cancel call"):
+        make(clock, timeout=60).execute(run.context())
+    assert make(clock).execute(run.context())["status"] == "COMPLETED"
+    assert len(emulator.posts()) == 1
+
+
+def test_the_intent_is_stored_before_the_post_and_the_id_right_after(
+    emulator: SegmindEmulator, clock: Clock, run: Run
+) -> None:
+    seen: list[tuple[str | None, int, int]] = []
+    run.store.on_write = lambda note: seen.append((note["request_id"], len(emulator.posts()), len(emulator.requests)))
+    make(clock).execute(run.context())
+    request_id = emulator.jobs[0].request_id
+    assert seen[0] == (None, 0, 0)
+    assert seen[1] == (request_id, 1, 1)
+    assert CANARY not in json.dumps(run.store.written)
+
+
+def test_a_kill_says_in_one_line_what_becomes_of_the_request(
+    emulator: SegmindEmulator, clock: Clock, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    task = make(clock)
+    task.on_kill()
+    assert caplog.text == ""
+    task.execute(run.context())
+    caplog.clear()
+    task.on_kill()
+    assert len(caplog.records) == 1
+    assert emulator.jobs[0].request_id in caplog.text
+    assert "may be billed" in caplog.text
+
+
+def test_without_xcom_push_nothing_is_pushed(emulator: SegmindEmulator, clock: Clock, run: Run) -> None:
+    make(clock, do_xcom_push=False).execute(run.context())
+    assert run.ti.pushed == {}
+
+
+@pytest.mark.parametrize("deferrable", [False, True])
+@pytest.mark.parametrize("place", ["output_path", "configured", "connection", "nowhere"])
+def test_a_result_too_large_for_xcom_is_never_a_failure(
+    place: str,
+    deferrable: bool,
+    emulator: SegmindEmulator,
+    clock: Clock,
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    emulator.script(text="x" * 5000, latency=30.0)
+    fields: dict[str, Any] = {"max_xcom_bytes": 1000, "deferrable": deferrable, "sync_wait": 0}
+    if place == "output_path":
+        fields["output_path"] = tmp_path.as_uri()
+    elif place == "configured":
+        monkeypatch.setenv("AIRFLOW__SEGMIND__OUTPUT_PATH", tmp_path.as_uri())
+    elif place == "connection":
+        connection = json.loads(emulator.connection_json)
+        connection["extra"] = {**connection["extra"], "output_path": tmp_path.as_uri()}
+        monkeypatch.setenv("AIRFLOW_CONN_SEGMIND_DEFAULT", json.dumps(connection))
+        monkeypatch.setenv("AIRFLOW__SEGMIND__OUTPUT_PATH", "memory://not-asked")
+    task = make(clock, **fields)
+    if deferrable:
+        left = deferred(task, run)
+        clock.ahead += 40
+        [event] = asyncio.run(events(left.trigger))
+        assert len(json.dumps(event)) < 1000
+        value = make(clock, **fields).execute_complete(run.context(), event)
+    else:
+        value = task.execute(run.context())
+    if place == "nowhere":
+        assert "x" * 5000 in value["output"]
+        assert caplog.text.count("it goes into XCom in full") == 1
+    else:
+        assert json.loads(Path(value["uri"].removeprefix("file://")).read_text())["status"] == "COMPLETED"
+        assert "in full" not in caplog.text
+    assert len(emulator.posts()) == 1
+
+
+async def events(trigger: Any) -> list[Any]:
+    trigger.not_before = 0.0
+    return [event.payload async for event in trigger.run()]
+
+
+DEEP = json.loads("[" * 400 + "]" * 400)
+
+
+@pytest.mark.parametrize("deferrable", [False, True])
+@pytest.mark.parametrize(
+    ("odd", "kept"),
+    [
+        ({"odd": 10**400}, "1" + "0" * 400),
+        ({"odd": DEEP}, "[" * 400),
+        ({"odd": "a\x00b"}, "a\ufffdb"),
+        ({"odd\x00": "a"}, "odd\ufffd"),
+        ({"metrics": {"cost": 1, "odd": DEEP, "b": "\x00", "c": 10**30}}, "1" + "0" * 30),
+    ],
+    ids=range(5),
+)
+def test_what_xcom_cannot_carry_is_delivered_all_the_same(
+    odd: dict[str, Any], kept: str, deferrable: bool, emulator: SegmindEmulator, clock: Clock, run: Run
+) -> None:
+    emulator.script(result=odd, latency=30.0)
+    fields: dict[str, Any] = {"deferrable": deferrable, "sync_wait": 0}
+    task = make(clock, **fields)
+    if deferrable:
+        left = deferred(task, run)
+        clock.ahead += 40
+        [event] = asyncio.run(events(left.trigger))
+        assert "\x00" not in json.dumps(event, ensure_ascii=False)
+        value = make(clock, **fields).execute_complete(run.context(), event)
+    else:
+        value = task.execute(run.context())
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    assert kept in text.replace(" ", "")
+    assert "\x00" not in text
+    fetched = by_hand(SegmindResultOperator(task_id="r", request_id=emulator.jobs[0].request_id), clock)
+    assert fetched.execute(run.context()) == value
+    assert len(emulator.posts()) == 1
+
+
+def test_a_trigger_that_could_not_do_it_costs_a_look_from_the_worker(
+    emulator: SegmindEmulator, clock: Clock, run: Run
+) -> None:
+    emulator.settings(latency=500.0)
+    task = make(clock, deferrable=True)
+    left = deferred(task, run)
+    clock.ahead += 600
+    event = RequestEvent.of_error(left.trigger.request_id, SegmindConfigError("no API key here")).to_json()
+    assert task.execute_complete(run.context(), event)["status"] == "COMPLETED"
+
+
+def test_submit_hands_on_what_the_others_take(emulator: SegmindEmulator, clock: Clock, run: Run) -> None:
+    emulator.settings(latency=30.0)
+    handed = by_hand(SegmindSubmitOperator(task_id="s", model=MODEL, inputs=INPUTS), clock).execute(run.context())
+    assert handed["model"] == MODEL
+    assert handed["submitted_at"] <= iso(clock())
+    result = by_hand(SegmindResultOperator(task_id="r", request_id=handed), clock)
+    with pytest.raises(SegmindRequestTimeoutError, match="has no result yet"):
+        result.execute(run.context())
+    clock.ahead += 40
+    for form in (handed, str(handed), handed["request_id"]):
+        task = by_hand(SegmindResultOperator(task_id="r", request_id=form), clock)
+        assert task.execute(run.context())["request_id"] == handed["request_id"]
+    assert len(emulator.posts()) == 1
+
+
+def test_a_cleared_submit_task_replaces_a_request_that_failed(
+    emulator: SegmindEmulator, clock: Clock, run: Run
+) -> None:
+    emulator.script(fail="the model broke", times=1)
+
+    def submit() -> Any:
+        task = by_hand(SegmindSubmitOperator(task_id="s", model=MODEL, inputs=INPUTS), clock)
+        return task.execute(run.context())["request_id"]
+
+    first = submit()
+    second = submit()
+    assert first != second
+    assert submit() == second
+    assert (len(emulator.posts()), len(emulator.bill)) == (2, 1)
+
+
+def test_no_canary_is_logged_at_info(
+    emulator: SegmindEmulator, clock: Clock, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    make(clock).execute(run.context())
+    assert "completed: " in caplog.text
+    assert CANARY not in caplog.text
+
+
+def test_after_a_deferral_no_error_says_that_nothing_was_sent(
+    emulator: SegmindEmulator, clock: Clock, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    emulator.settings(latency=600.0)
+    deferred(make(clock, deferrable=True), run)
+    assert len(emulator.jobs) == 1
+    again = make(clock, deferrable=True)
+    monkeypatch.setattr(again, "check_rendered", wrong)
+    with pytest.raises(AirflowFailException, match="Nothing more was sent; a request had been submitted before"):
+        again.execute_complete(run.context(), None)
+
+
+def wrong() -> None:
+    raise SegmindConfigError("'inputs' cannot work. Nothing was sent.")

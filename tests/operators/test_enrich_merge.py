@@ -1,0 +1,116 @@
+"""Shards of a table put together again, with nothing missing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_provider_segmind.compat import AirflowFailException
+from airflow_provider_segmind.emulator import SegmindEmulator
+from airflow_provider_segmind.exceptions import SegmindConfigError
+from airflow_provider_segmind.operators.enrich import SegmindMergeOperator
+from tests.execution.test_enrichment import Table, read, things
+from tests.support.airflow_fakes import Run
+
+NAMES = [f"thing {number % 9}" for number in range(20)]
+
+
+@pytest.fixture
+def shards(tmp_path: Path, segmind_emulator: SegmindEmulator) -> list[dict[str, Any]]:
+    segmind_emulator.script(match="thing 4", fail="too odd")
+    table = Table(tmp_path, segmind_emulator)
+    source = table.write(things(*NAMES))
+    returned = []
+    for index in range(3):
+        table.run = Run(map_index=index)
+        returned.append(table.ask(source=source, shard_index=index, shard_count=3, max_failed_rows=None))
+    # As XCom carries it.
+    return list(json.loads(json.dumps(returned)))
+
+
+def merge(manifests: Any, **fields: Any) -> Any:
+    task = SegmindMergeOperator(task_id="merge", manifests=manifests, **fields)
+    context = Run().context()
+    task.render_template_fields(context)
+    return task.execute(context)
+
+
+def test_the_shards_become_one_table_with_one_manifest_and_one_report(
+    shards: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    # A mapped task's output is no list until somebody iterates over it.
+    whole = merge(tuple(shards), output_path=str(tmp_path / "whole.jsonl"), report=True)
+
+    rows = read(tmp_path / "whole.jsonl")
+    assert [row["id"] for row in rows] == list(range(20))
+    assert "_segmind_row" not in rows[0]
+    assert whole["rows_read"] == whole["rows_in_source"] == 20
+    assert whole["distinct_rows"] == 9
+    assert whole["outcomes"]["failed"] == 2
+    assert whole["reasons"] == {"failed": {"too odd": 2}}
+    assert whole["calls"] == sum(shard["calls"] for shard in shards)
+    assert whole["cost"] == pytest.approx(sum(row["_segmind_cost"] for row in rows))
+    assert whole["outputs"] == [str(tmp_path / "whole.jsonl")]
+    assert whole["columns"] == list(rows[0])
+    assert json.loads((tmp_path / "whole.manifest.json").read_text()) == whole
+    assert [row["row"] for row in read(tmp_path / "whole.dead_letters.jsonl")] == [4, 13]
+    assert "20 rows with gemini-3.1-flash-lite" in Path(whole["report"]).read_text()
+
+
+def test_without_a_path_only_the_manifests_are_added_up(shards: list[dict[str, Any]]) -> None:
+    whole = merge(shards)
+
+    assert whole["outputs"] == [shard["outputs"][0] for shard in shards]
+    assert (whole["rows_read"], whole["shard_count"], whole["run_id"]) == (20, 1, "a_dag/manual__1/a_task")
+
+
+def test_a_missing_shard_fails_and_writes_nothing(shards: list[dict[str, Any]], tmp_path: Path) -> None:
+    with pytest.raises(AirflowFailException, match=r"Shards \[0, 1\] are there, 0 to 2 are needed"):
+        merge(shards[:2], output_path=str(tmp_path / "whole.jsonl"))
+    assert not (tmp_path / "whole.jsonl").exists()
+
+
+def test_a_row_taken_out_of_a_shard_fails_and_writes_nothing(shards: list[dict[str, Any]], tmp_path: Path) -> None:
+    part = Path(shards[2]["outputs"][0])
+    part.write_text("".join(part.read_text().splitlines(keepends=True)[:-1]))
+
+    with pytest.raises(AirflowFailException, match=r"in no shard's output|their manifests 20"):
+        merge(shards, output_path=str(tmp_path / "whole.jsonl"))
+    assert not (tmp_path / "whole.jsonl").exists()
+
+
+def test_the_output_of_a_shard_is_not_written_over(shards: list[dict[str, Any]]) -> None:
+    with pytest.raises(AirflowFailException, match="is the output of a shard"):
+        merge(shards, output_path=shards[0]["outputs"][0])
+
+
+def test_shards_that_answered_into_a_table_of_a_database_have_no_files_to_join(
+    shards: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    into_a_table = [{**shard, "outputs": ["warehouse:answers"]} for shard in shards]
+
+    assert merge(into_a_table)["outputs"] == ["warehouse:answers"]
+    with pytest.raises(AirflowFailException, match="into warehouse:answers and not into files"):
+        merge(into_a_table, output_path=str(tmp_path / "whole.jsonl"))
+
+
+@pytest.mark.parametrize("given", ["a text", [None, None], [{"rows": 3, "low": 0.1}]])
+def test_what_is_no_manifest_is_named(given: Any) -> None:
+    with pytest.raises(AirflowFailException, match="'manifests' holds"):
+        merge(given)
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"manifests": None}, "'manifests'"),
+        ({"output_path": "out.xlsx"}, "out.xlsx"),
+        ({"report": 1}, "'report'"),
+    ],
+)
+def test_what_cannot_work_fails_when_the_dag_is_parsed(fields: dict[str, Any], named: str) -> None:
+    with pytest.raises(SegmindConfigError, match=named):
+        SegmindMergeOperator(task_id="merge", **{"manifests": [], **fields})

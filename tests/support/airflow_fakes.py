@@ -1,0 +1,127 @@
+"""What stands in for Airflow where a test calls ``execute`` by hand: a context, a task instance, a state store."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+
+from airflow_provider_segmind.client.client import SegmindClient
+from airflow_provider_segmind.hooks.segmind import SegmindHook
+
+KEY = "SG_5ecretKeyOfATest"
+CANARY = "canary-prompt-6f1c"
+INPUTS = {"prompt": CANARY}
+
+
+class StateStore:
+    """Airflow's task state store: JSON values by key, None is no value."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+        self.written: list[Any] = []
+        self.on_write: Callable[[Any], None] = lambda value: None
+        self.on_read: Callable[[], None] = lambda: None
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.on_read()
+        return copy.deepcopy(self.values.get(key, default))
+
+    def set(self, key: str, value: Any, **_: Any) -> None:
+        self.on_write(value)
+        assert value is not None
+        # What JSON cannot hold, the real store refuses too.
+        self.values[key] = json.loads(json.dumps(value))
+        self.written.append(self.values[key])
+
+    @property
+    def note(self) -> dict[str, Any]:
+        return self.values["segmind_request"]
+
+
+class TaskInstance:
+    """As much of a task instance as an operator looks at."""
+
+    def __init__(self, **fields: Any) -> None:
+        self.dag_id, self.run_id, self.task_id = "a_dag", "manual__1", "a_task"
+        self.map_index, self.try_number = -1, 1
+        self.start_date = datetime.now(UTC)
+        self.pushed: dict[str, Any] = {}
+        self.__dict__.update(fields)
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        self.pushed[key] = value
+
+
+class Run:
+    """One task instance: its tries share a store, and each has a context of its own."""
+
+    def __init__(self, **fields: Any) -> None:
+        self.store = StateStore()
+        self.fields = fields
+        self.ti = TaskInstance(**fields)
+
+    def context(self) -> Any:
+        self.ti = TaskInstance(**self.fields)
+        return {"ti": self.ti, "task_state_store": self.store}
+
+
+def answers(*replies: Any) -> httpx.MockTransport:
+    """Answer with the replies in turn, the last one for ever; an exception is raised."""
+    left = list(replies)
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        reply = left.pop(0) if len(left) > 1 else left[0]
+        if isinstance(reply, Exception):
+            raise reply
+        return reply(request) if callable(reply) else reply
+
+    return httpx.MockTransport(handle)
+
+
+class Clock:
+    """A wall clock that also moves when somebody sleeps by it."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+        self.slept: list[float] = []
+        self.hooks: list[SegmindHook] = []
+
+    def __call__(self) -> float:
+        return time.time() + self.ahead
+
+    def sleep(self, seconds: float) -> None:
+        assert seconds >= 0
+        self.slept.append(seconds)
+        self.ahead += seconds
+
+
+def hook_by(clock: Clock, *, transport: httpx.BaseTransport | None = None) -> SegmindHook:
+    """Return a hook of ``segmind_default`` whose client never really sleeps."""
+    hook = SegmindHook()
+    hook._client = SegmindClient(hook.config, clock=clock, sleep=clock.sleep, transport=transport)
+    clock.hooks.append(hook)
+    return hook
+
+
+def by_hand(task: Any, clock: Clock, *, transport: httpx.BaseTransport | None = None) -> Any:
+    """Let a task run in this process: by the test's clock, and logging to where ``caplog`` listens."""
+    task.hook = hook_by(clock, transport=transport)
+    # Airflow 3 logs through structlog, 2.11 through a logger under the other name.
+    task._cached_logger = task._log = logging.getLogger("a_task")
+    if hasattr(task, "_submission"):
+        make = task._submission
+
+        def submission(context: Any) -> Any:
+            made = make(context)
+            made._clock, made._sleep = clock, clock.sleep
+            return made
+
+        task._submission = submission
+    return task

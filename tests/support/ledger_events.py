@@ -1,0 +1,57 @@
+"""Events of the ledger with everything filled in that a test does not care about."""
+
+from __future__ import annotations
+
+import hashlib
+
+from airflow_provider_segmind.enrichment.ledger.events import Claimed, Finished, Freed, Submitted
+from airflow_provider_segmind.enrichment.outcomes import Outcome
+
+
+def mark(number: int) -> bytes:
+    return hashlib.sha256(str(number).encode()).digest()
+
+
+def claimed(
+    number: int, attempt: int = 1, *, writer: str = "w", run: str = "r", at: float = 1.0, name: str = ""
+) -> Claimed:
+    return Claimed(
+        fingerprint=mark(number), attempt=attempt, at=at, run=run, writer=writer, model="m", body="b", id=name
+    )
+
+
+def submitted(
+    number: int, attempt: int = 1, *, request_id: str | None = None, at: float = 2.0, claim: str = ""
+) -> Submitted:
+    named = request_id or f"q{number}-{attempt}"
+    return Submitted(fingerprint=mark(number), attempt=attempt, at=at, request_id=named, claim=claim)
+
+
+def freed(number: int, attempt: int = 1, *, writer: str = "w", at: float = 2.0, claim: str = "") -> Freed:
+    return Freed(fingerprint=mark(number), attempt=attempt, at=at, writer=writer, claim=claim)
+
+
+def finished(
+    number: int,
+    attempt: int = 1,
+    *,
+    outcome: Outcome = Outcome.SUCCESS,
+    run: str = "r",
+    cost: float | None = 0.5,
+    at: float = 3.0,
+    answer: object = None,
+) -> Finished:
+    return Finished(
+        fingerprint=mark(number),
+        attempt=attempt,
+        at=at,
+        run=run,
+        model="m",
+        outcome=outcome,
+        answer=answer,
+        request_ids=(f"q{number}-{attempt}",),
+        cost=cost,
+        tokens=7,
+        seconds=1.5,
+        billed=cost is not None,
+    )

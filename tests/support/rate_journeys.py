@@ -1,0 +1,16 @@
+"""What a task does: submit a request and wait for its result."""
+
+from __future__ import annotations
+
+from airflow_provider_segmind.client.async_client import AsyncSegmindClient
+from airflow_provider_segmind.client.models import RequestState
+from airflow_provider_segmind.client.polling import Pending
+
+MODEL = "gemini-3.1-flash-lite"
+
+
+async def journey(client: AsyncSegmindClient, prompt: str) -> RequestState | None:
+    submitted = await client.submit(MODEL, {"prompt": prompt})
+    now = client.clock()
+    pending = Pending(submitted.request_id, submitted_at=now, end_time=now + 3000, model=MODEL)
+    return await client.wait(pending, fetch=True)

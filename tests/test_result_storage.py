@@ -1,0 +1,276 @@
+"""Where a result goes: XCom, a folder, a file; the same files every time."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from airflow_provider_segmind.chat.json_values import json_text
+from airflow_provider_segmind.client.account import DownloadLimits
+from airflow_provider_segmind.client.downloads import Downloads
+from airflow_provider_segmind.client.models import RequestResult
+from airflow_provider_segmind.client.responses import Answer, state
+from airflow_provider_segmind.exceptions import SegmindDownloadError
+from airflow_provider_segmind.result_storage import Place, land, land_for_event, landed_before
+from demo.databases import POSTGRES
+from tests.client.test_public_network import Site, victim
+
+__all__ = ["victim"]
+
+
+def result(size: int = 10) -> RequestResult:
+    return RequestResult.model_validate({"request_id": "r-1", "status": "COMPLETED", "output": "é" * size})
+
+
+@pytest.mark.parametrize(
+    ("path", "names"),
+    [
+        ("memory://out/all", "out/all/r-1.json"),
+        ("memory://out/all/", "out/all/r-1.json"),
+        ("memory://my.bucket", "my.bucket/r-1.json"),
+        ("memory://out/manual__2024-01-01T00:00:00.123456+00:00", "00.123456+00:00/r-1.json"),
+        ("memory://out/v1.2", "out/v1.2/r-1.json"),
+        ("memory://out/answer.json", "out/answer.json"),
+        ("memory://out/folder.json/", "folder.json/r-1.json"),
+        ("memory://out/answer.txt", "out/answer.txt.json"),
+    ],
+)
+def test_a_path_is_a_folder_unless_its_last_part_has_an_ending(path: str, names: str) -> None:
+    assert str(Place(path, 0).file("r-1", ".json")).endswith(names)
+
+
+@pytest.mark.parametrize("scheme", ["file", "memory"])
+def test_landing_twice_writes_the_same_file(scheme: str, tmp_path: Path) -> None:
+    root = tmp_path.as_uri() if scheme == "file" else f"memory://{tmp_path.name}"
+    place = Place(root, max_xcom_bytes=50)
+    first = land(result(500), model="m", place=place)
+    assert first == land(result(500), model="m", place=place)
+    assert first["uris"] == [first["uri"]]
+    assert landed_before("r-1", place)["uri"] == first["uri"]
+    assert landed_before("r-2", place) is None
+
+
+def test_a_small_result_is_the_xcom_value_and_landed_as_well(tmp_path: Path) -> None:
+    body = land(result(), model="m", place=Place(tmp_path.as_uri()))
+    assert body["output"] == "é" * 10
+    assert json.loads((tmp_path / "r-1.json").read_text()) == body
+
+
+def test_too_large_without_any_other_place_goes_to_xcom_whole_with_one_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert land(result(500), model="m", place=Place(None, max_xcom_bytes=50))["output"] == "é" * 500
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == 1
+    assert "over max_xcom_bytes (50)" in warnings[0]
+    assert "é" not in warnings[0]
+
+
+@pytest.mark.parametrize("folder", ["overflow", "overflow/", "overflow.d", "answers.json"])
+def test_what_is_too_large_goes_to_the_folder_for_all_tasks_and_nothing_else_does(folder: str, tmp_path: Path) -> None:
+    place = Place(None, 50, f"memory://{tmp_path.name}/{folder}")
+    manifest = land(result(500), model="m", place=place)
+    assert manifest["uri"].endswith(f"{folder.rstrip('/')}/r-1.json")
+    assert landed_before("r-1", place)["uri"] == manifest["uri"]
+    small = Place(None, 5000, f"memory://{tmp_path.name}-small/{folder}")
+    assert land(result(), model="m", place=small)["output"] == "é" * 10
+    assert landed_before("r-1", small) is None
+
+
+@pytest.mark.parametrize(
+    ("place", "carries"),
+    [(Place(None, 50), False), (Place(None, 50, "memory://event"), True), (Place("memory://event", 50), True)],
+)
+def test_a_large_body_goes_through_no_event(place: Place, carries: bool) -> None:
+    value = land_for_event(result(500), model="m", place=place)
+    assert (value is not None) == carries
+    assert len(json.dumps(value)) < 1000
+
+
+def read(text: str) -> RequestResult:
+    return state("r-1", RequestResult, "", Answer(200, text.encode()))
+
+
+def nested(depth: int) -> str:
+    return "[" * depth + "]" * depth
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        "9" * 400,
+        "-" + "9" * 5000,
+        "9" * 25,
+        str(2**64),
+        str(-(2**63) - 1),
+        "1e400",
+        "[2e308]",
+        '[1, {"deep": ' + nested(300) + "}]",
+        nested(101),
+        nested(999),
+        nested(20_000),
+        '{"a": ' * 3000 + "1" + "}" * 3000,
+        '{"a\\u0000": 1, "a�": 2}',
+    ],
+    ids=range(13),
+)
+@pytest.mark.parametrize("path", [None, "memory://odd"])
+def test_a_body_that_no_reader_carries_goes_out_whole_as_a_string_of_json(
+    output: str, path: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = f'{{"request_id": "r-1", "status": "COMPLETED", "output": {output}, "more": "é"}}'
+    place = Place(path, max_xcom_bytes=1_000_000)
+    value = land(read(text), model="m", place=place)
+    assert isinstance(value, str)
+    assert "".join(output.split()) in "".join(value.split())
+    assert '"more": "é"' in value
+    assert "as a string of JSON" in caplog.text
+    assert land_for_event(read(text), model="m", place=place) is None
+    if path is not None:
+        assert landed_before("r-1", place) == value
+
+
+@pytest.mark.parametrize(
+    "output", [str(2**64 - 1), str(-(2**63)), nested(98), "1e308", "17E307", '"1e999"', "0." + "3" * 400, "1E+10"]
+)
+def test_a_body_that_readers_carry_stays_data(output: str) -> None:
+    value = land(read(f'{{"request_id": "r-1", "status": "COMPLETED", "output": {output}}}'), model="m", place=Place())
+    assert value["output"] == json.loads(output)
+
+
+@pytest.mark.parametrize("output", ["a\\u0000b", "\\u0000", "\\ud83d"])
+def test_what_databases_refuse_in_a_string_is_replaced_and_logged(
+    output: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = f'{{"request_id": "r-1", "status": "COMPLETED", "output": "{output}", "k\\u0000": ["{output}"]}}'
+    value = land(read(text), model="m", place=Place())
+    assert "\x00" not in json.dumps(value, ensure_ascii=False)
+    assert value["k\ufffd"] == [value["output"]]
+    assert "U+FFFD" in caplog.text
+
+
+ANY_TEXT = st.text(st.characters(codec=None) | st.sampled_from("\x00\ud83d\udc00é"), max_size=8)
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | ANY_TEXT | st.integers() | st.integers(250, 5000).map(lambda n: 10**n),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(ANY_TEXT, inner, max_size=3),
+    max_leaves=12,
+)
+
+
+def wrapped(value: Any, depth: int) -> str:
+    # Python writes no integer of more than 4,300 digits.
+    return "[" * depth + json_text(value) + "]" * depth
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(output=st.builds(wrapped, ANY_JSON, st.sampled_from([0, 1, 90, 150, 400, 2000])))
+def test_whatever_a_model_answers_crosses_airflows_own_serialisation(output: str) -> None:
+    comms = pytest.importorskip("airflow.sdk.execution_time.comms")
+    from airflow.sdk.bases.xcom import BaseXCom
+
+    text = f'{{"request_id": "r-1", "status": "COMPLETED", "output": {output}, "metrics": {{"cost": {output}}}}}'
+    content = text.encode("utf-8", "surrogatepass")
+    result = state("r-1", RequestResult, "", Answer(200, content))
+    for place in (Place(), Place(None, 0, "memory://nasty")):
+        sent = BaseXCom.serialize_value(land(result, model="m", place=place))
+        message = comms.SetXCom(key="k", value=sent, dag_id="d", run_id="r", task_id="t")
+        frame = comms._new_encoder().encode(message.model_dump(exclude_unset=True))
+        assert b"\x00" not in json.dumps(sent, ensure_ascii=False, allow_nan=False).encode()
+        assert frame
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize(
+    "output", [nested(90), nested(400), "9" * 400, '"\\u0000"', '"\\ud83d"', '{"\\u0000": NaN}', "1e999"], ids=range(7)
+)
+def test_postgresql_takes_what_xcom_carries(output: str) -> None:
+    psycopg2 = pytest.importorskip("psycopg2")
+    value = land(read(f'{{"request_id": "r-1", "status": "COMPLETED", "output": {output}}}'), model="m", place=Place())
+    with contextlib.closing(psycopg2.connect(POSTGRES)) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT %s::jsonb", [json.dumps(value)])
+        assert cursor.fetchone()[0] == value
+
+
+def naming(url: str, **fields: Any) -> RequestResult:
+    return RequestResult.model_validate({"request_id": "r-1", "status": "COMPLETED", "output": url, **fields})
+
+
+@pytest.mark.parametrize("model", ["flux-dev", "some-new-model"])
+def test_a_result_that_names_a_private_host_is_landed_itself_and_nobody_is_asked(
+    victim: Site, tmp_path: Path, caplog: pytest.LogCaptureFixture, model: str
+) -> None:
+    address = f"{victim.url}/secret.png"
+
+    body = land(naming(address, images=[{"url": address}]), model=model, place=Place(tmp_path.as_uri()))
+
+    assert victim.seen == []
+    assert body["output"] == address
+    assert json.loads((tmp_path / "r-1.json").read_text()) == body
+    assert "not public" in caplog.text
+    assert address not in caplog.text
+
+
+def test_a_file_of_the_connection_s_host_is_landed(victim: Site, tmp_path: Path) -> None:
+    manifest = land(
+        naming(f"{victim.url}/secret.png"), model="flux-dev", place=Place(tmp_path.as_uri()), downloads=victim.allowed
+    )
+
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"secret"]
+    assert manifest["bytes"] == 6
+
+
+def test_what_a_file_beyond_its_bound_left_behind_is_removed(victim: Site, tmp_path: Path) -> None:
+    downloads = Downloads(DownloadLimits(max_bytes=3), victim.allowed.hosts)
+
+    with pytest.raises(SegmindDownloadError, match="max_download_bytes"):
+        land(naming(f"{victim.url}/secret.png"), model="flux-dev", place=Place(tmp_path.as_uri()), downloads=downloads)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["out", "out/answer.json", "out/cat.png"])
+def test_what_a_model_of_unknown_kind_writes_is_fetched_only_into_a_path_for_files(
+    victim: Site, tmp_path: Path, name: str
+) -> None:
+    place = Place((tmp_path / name).as_uri())
+
+    land(naming(f"{victim.url}/secret.png"), model="some-new-model", place=place, downloads=victim.allowed)
+
+    assert bool(victim.seen) is name.endswith(".png")
+
+
+@pytest.mark.parametrize(
+    ("path", "wants"),
+    [("out/cat.png", True), ("out/clip.mp4", True), ("out/say.mp3", True), ("out/answer.json", False), ("out", False),
+     ("out/a.txt", False), (None, False)],
+)  # fmt: skip
+def test_a_path_of_an_image_a_video_or_a_sound_asks_for_files(path: str | None, wants: bool) -> None:
+    assert Place(path).wants_files is wants
+
+
+def test_whoever_reads_the_body_itself_has_no_address_in_it_fetched(victim: Site, tmp_path: Path) -> None:
+    place = Place(tmp_path.as_uri(), max_xcom_bytes=None)
+
+    body = land(naming(f"{victim.url}/secret.png"), model="flux-dev", place=place, downloads=victim.allowed)
+
+    assert (victim.seen, body["output"]) == ([], f"{victim.url}/secret.png")
+
+
+def test_a_manifest_whose_files_are_gone_is_not_believed(tmp_path: Path) -> None:
+    picture = tmp_path / "r-1.png"
+    manifest = {"uri": picture.as_uri(), "uris": [picture.as_uri()]}
+    assert landed_before("r-1", Place(), manifest) is None
+    picture.write_bytes(b"x")
+    assert landed_before("r-1", Place(), manifest) == manifest
+
+
+def test_half_a_file_is_not_believed(tmp_path: Path) -> None:
+    (tmp_path / "r-1.json").write_text('{"request_id": "r-1", "out')
+    assert landed_before("r-1", Place(tmp_path.as_uri())) is None
