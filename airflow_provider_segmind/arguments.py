@@ -45,8 +45,10 @@ def check_path(name: str, value: Any, *, none: bool = False) -> None:
     Check a path: a string, a ``pathlib.Path`` or an ObjectStoragePath.
 
     :param none: whether it need not be given.
-    :raises SegmindConfigError: it is something else, or empty.
+    :raises SegmindConfigError: it is something else, empty, or holds a NUL character.
     """
+    if "\0" in str(value) and not is_resolvable(value):
+        raise SegmindConfigError(f"{name!r} holds a NUL character, which no path can.")
     if is_given_later(value) or is_path(value) or (none and value in (None, "")):
         return
     if not isinstance(value, str) or not value:
