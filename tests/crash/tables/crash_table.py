@@ -57,7 +57,8 @@ with DAG("crash_table", schedule=None, params={"ledger": ""}):
         ledger_path="{{ params.ledger }}",
         concurrency=32,
         shard_count=4,
-        retries=2,
+        # On a busy machine the scheduler may take a task that runs for lost.
+        retries=4,
         retry_delay=timedelta(seconds=1),
     ).expand(shard_index=[0, 1, 2, 3])
     SegmindMergeOperator(task_id="merge", manifests=shards.output)
