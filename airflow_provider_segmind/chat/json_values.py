@@ -185,11 +185,7 @@ def read_json(text: str | bytes, *, entries: int = 1) -> Any:
     :raises ValueError: it is not JSON.
     """
     if isinstance(text, bytes):
-        try:
-            text = text.decode(json.detect_encoding(text), "surrogatepass")
-        except UnicodeDecodeError:
-            # It was no JSON, so nothing was read from it.
-            return False
+        text = text.decode(json.detect_encoding(text), "surrogatepass")
     if text.count("[") + text.count("{") > MAX_DEPTH:
         text = _flattened(text, entries)
     try:

@@ -19,6 +19,7 @@ from airflow_provider_segmind.chat.json_values import (
     is_carried,
     json_text,
     read_json,
+    was_changed,
 )
 from airflow_provider_segmind.client.models import RequestResult
 from airflow_provider_segmind.client.responses import Answer
@@ -156,10 +157,30 @@ def test_json_that_is_never_closed_is_no_json(text):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b'{"a"', b"[" * 500_000, b'{"a":' * 200_000, b"]" * 300, b"\xff\xfe", b'{"output": [' + b"[" * 900],
+    [
+        *(
+            b"",
+            b"{",
+            b'{"a"',
+            b"[" * 500_000,
+            b'{"a":' * 200_000,
+            b"]" * 300,
+            b"\xff\xfe",
+            b'{"output": [' + b"[" * 900,
+        ),
+        *(b'{"output": "caf\xe9"}', b'{"a": "\xf0\x9f', b"<h1>\xfcber</h1>", b"\xff\xfe{"),
+    ],
 )
 def test_what_is_no_json_is_the_contract_broken(content):
     from airflow_provider_segmind.client.responses import BrokenAnswerError
 
-    with pytest.raises(BrokenAnswerError):
+    with pytest.raises(BrokenAnswerError, match="is not JSON") as caught:
         Answer(200, content).json()
+    assert caught.value.cut
+
+
+@pytest.mark.parametrize("content", [b'{"output": "caf\xe9"}', b"\x89PNG\r\n", b"\xff\xfe{"])
+def test_bytes_that_are_no_text_are_no_json_and_were_not_changed(content):
+    with pytest.raises(ValueError, match="codec"):
+        read_json(content)
+    assert not was_changed(content)
