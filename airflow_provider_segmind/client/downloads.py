@@ -11,11 +11,13 @@ import random
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 from urllib.parse import unquote, urljoin, urlsplit
 
+import httpcore
 import httpx
 
 from airflow_provider_segmind.chat.model_families import known_family, makes_files
@@ -208,9 +210,11 @@ class _Fetch:
         if self.transport is not None:
             return httpx.Client(transport=self.transport, event_hooks=_HOOKS)
         if environment_proxy(url):
-            # The proxy looks names up; what can be seen from here is refused all the same.
+            # The proxy looks names up; what can be seen from here is refused all the same. Behind a proxy, public names
+            # often cannot be looked up at all.
             if not self.downloads.names(*found):
-                check_public(*found)
+                with suppress(httpcore.ConnectError):
+                    check_public(*found)
             return httpx.Client(verify=shared_tls(), event_hooks=_HOOKS)
         return httpx.Client(transport=PublicTransport(PublicNetwork(self.downloads.hosts)), event_hooks=_HOOKS)
 

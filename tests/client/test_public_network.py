@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -236,6 +237,26 @@ def test_behind_a_proxy_a_private_host_is_refused_as_well(victim: Site, monkeypa
     with pytest.raises(SegmindDownloadError, match="not public"):
         fetch("http://10.0.0.1/secret.png")
     assert victim.seen == []
+
+
+def test_behind_a_proxy_a_name_that_only_the_proxy_can_look_up_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    look_up_here = socket.getaddrinfo
+
+    def only_this_machine(host: str, *rest: Any, **options: Any) -> Any:
+        if host != "127.0.0.1":
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return look_up_here(host, *rest, **options)
+
+    proxy = Site({"http://files.example.invalid/cat.png": (200, {}, b"cat")})
+    monkeypatch.setenv("http_proxy", proxy.url)
+    monkeypatch.setenv("no_proxy", "")
+    monkeypatch.setattr(socket, "getaddrinfo", only_this_machine)
+    try:
+        assert fetch("http://files.example.invalid/cat.png") == b"cat"
+    finally:
+        monkeypatch.undo()
+        proxy.shutdown()
+        proxy.server_close()
 
 
 @pytest.mark.parametrize("announced", [True, False])
