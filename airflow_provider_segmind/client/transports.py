@@ -203,8 +203,7 @@ class Connections:
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise transport_error(call.asked, call.url, error) from error
         except _TROUBLES as error:
-            masked(error)
-            raise transport_error(call.asked, call.url, _in_httpx_words(error)) from error
+            raise transport_error(call.asked, call.url, _in_httpx_words(error)) from masked(error)
         return call.read(answer)
 
     async def close(self) -> None:
@@ -389,7 +388,8 @@ class AiohttpSender:
         except (httpx.InvalidURL, httpx.HTTPError) as error:
             raise transport_error(call.asked, call.url, error) from error
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            raise transport_error(call.asked, call.url, _aiohttp_in_httpx_words(error)) from error
+            # Errors of aiohttp keep their text outside their args, so another error is shown in the place of one.
+            raise transport_error(call.asked, call.url, _aiohttp_in_httpx_words(error)) from masked(error)
         return call.read(Answer(response.status, body.content, headers, self._clock()))
 
     async def close(self) -> None:

@@ -7,6 +7,7 @@ import gzip
 import socket
 import ssl
 import time
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -170,6 +171,20 @@ async def test_a_path_of_a_proxied_base_url_is_kept(make: Make) -> None:
         await sender.send(config.wire.status("r-1"))
         assert scene.heads[0].startswith(b"GET /segmind/a%20b/v2/requests/r-1/status HTTP/1.1\r\n")
         await sender.close()
+
+
+async def test_a_traceback_shows_no_key_of_a_header_that_cannot_be_read(make: Make) -> None:
+    async def echo(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(page(SUBMITTED, f"x api key {KEY}"))
+
+    async with serving(echo) as scene:
+        sender = make(1, 5)
+        with pytest.raises(SegmindSubmissionUnknownError) as caught:
+            await sender.send(scene.config().wire.submit("m", {}))
+        await sender.close()
+
+    assert KEY not in "".join(traceback.format_exception(caught.value))
+    assert caught.value.__cause__ is not None
 
 
 async def test_a_connection_that_the_server_closed_meanwhile_is_not_taken() -> None:
