@@ -66,20 +66,24 @@ def mask_known(text: str) -> str:
 
 def masked(error: BaseException) -> BaseException:
     """Return an error with nothing secret in it, nor in the errors that its traceback prints before it."""
-    found = clean = _without_secrets(error)
-    seen = {id(found)}
-    todo = [found]
+    clean = _without_secrets(error)
+    # By what each stood for: an error can be its own cause, and one that had to be replaced would be replaced forever.
+    # The errors are kept in it, so that no id is used again.
+    shown = {id(error): (error, clean), id(clean): (clean, clean)}
+    todo = [clean]
     while todo:
         found = todo.pop()
         hidden = found.__suppress_context__
         for name in ("__cause__", "__context__"):
             linked = getattr(found, name)
-            if linked is not None:
-                shown = _without_secrets(linked)
-                setattr(found, name, shown)
-                if id(shown) not in seen:
-                    seen.add(id(shown))
-                    todo.append(shown)
+            if linked is None:
+                continue
+            if id(linked) not in shown:
+                instead = _without_secrets(linked)
+                shown[id(linked)] = (linked, instead)
+                shown[id(instead)] = (instead, instead)
+                todo.append(instead)
+            setattr(found, name, shown[id(linked)][1])
         found.__suppress_context__ = hidden
     return clean
 

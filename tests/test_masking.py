@@ -210,6 +210,24 @@ def test_an_error_that_leaks_nothing_stays_itself() -> None:
     assert masked(looped) is looped
 
 
+def test_an_error_that_is_its_own_cause_is_masked_once() -> None:
+    remember(KEY)
+    error = OSError(5, f"refused for {KEY}")
+    other = OSError(5, f"refused with {KEY}")
+    error.__cause__, other.__cause__ = other, error
+
+    for found in (masked(error), masked(other)):
+        assert KEY not in printed(found)
+        assert found.__cause__ is not None
+        assert found.__cause__.__cause__ is found
+
+    own = OSError(5, f"refused for {KEY}")
+    own.__cause__ = own
+    shown = masked(own)
+    assert shown.__cause__ is shown
+    assert KEY not in printed(shown)
+
+
 def test_a_request_id_that_holds_the_key_is_no_id() -> None:
     wire = Wire(Endpoints(), KEY)
     body = json.dumps({"request_id": f"r-{KEY}", "status": "QUEUED"}).encode()
