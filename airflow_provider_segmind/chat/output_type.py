@@ -493,14 +493,16 @@ class OutputType:
     def _validated_at(self, path: str, value: Any) -> tuple[Any, _Fault | None]:
         try:
             data, fault = self._checked(path, value)
-            if fault is None:
-                return data, None
-            pruned = without_added_nulls(value, self.schema, self.schema)
-            if pruned == value:
-                return None, fault
-            return self._checked(path, pruned)
+            if fault is not None:
+                pruned = without_added_nulls(value, self.schema, self.schema)
+                if pruned != value:
+                    data, fault = self._checked(path, pruned)
         except RecursionError:
             return None, _Fault(path, f"{path}: nested too deeply")
+        if fault is None and not isinstance(data, dict) and self.fields:
+            # "properties" without a type lets a validator pass whatever is not an object.
+            fault = _Fault(path, f"{path}: it is not an object")
+        return (data, None) if fault is None else (None, fault)
 
     def _checked(self, path: str, value: Any) -> tuple[Any, _Fault | None]:
         rounded = holds_digits(value)

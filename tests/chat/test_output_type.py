@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from datetime import date
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, PlainSerializer, field_validator
+from typing_extensions import TypedDict
 
 from airflow_provider_segmind.chat.output_type import OutputType, ParsedReply, climb, cut_short
 from tests.support.counting import calls_made
@@ -22,6 +23,10 @@ class Item(BaseModel):
     due: date | None = None
     tags: list[str] = []
     note: str = "none"
+
+
+class Named(TypedDict):
+    a: str
 
 
 ITEM = OutputType.from_(Item)
@@ -187,6 +192,23 @@ def test_a_schema_is_checked_in_full_though_the_wire_form_is_looser():
 
     assert OutputType.from_(schema).parse('{"a": "ab"}').error == "$.a: 'ab' is too short"
     assert not OutputType.from_(schema).parse("{}").ok
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", '"x"', "3", "null", '[{"a": "x"}]'])
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": {"a": {"type": "string"}}},
+        {"$ref": "#/$defs/it", "$defs": {"it": {"properties": {"a": {}}}}},
+        Annotated[Named, PlainSerializer(str)],
+    ],
+    ids=["no type", "no type behind a reference", "a serializer that makes a string of it"],
+)
+def test_an_answer_whose_fields_become_columns_is_an_object(schema, text):
+    text = '{"a": "x"}' if not isinstance(schema, dict) else text
+    parsed = OutputType.from_(schema).parse(text)
+    assert (parsed.ok, parsed.path) == (False, "$")
+    assert str(parsed.error).endswith("it is not an object")
 
 
 def test_braces_in_data_arrive_byte_for_byte():

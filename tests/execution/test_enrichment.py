@@ -118,6 +118,22 @@ def test_the_manifest_counts_every_call_to_the_gateway_and_says_when(table: Tabl
     assert manifest["columns"][:2] == ["id", "answer"]
 
 
+def test_an_answer_that_is_no_object_is_invalid_and_the_others_are_written(table: Table) -> None:
+    table.emulator.script(text='{"colour": "blue"}')
+    table.emulator.script(match="rose", text="[1, 2]")
+
+    manifest = table.ask(
+        source=table.write(things("sky", "rose")),
+        output_type={"properties": {"colour": {"type": "string"}}},
+        max_repairs=0,
+        max_failed_rows=None,
+    )
+
+    assert (manifest["outcomes"]["success"], manifest["outcomes"]["invalid"]) == (1, 1)
+    assert [row["colour"] for row in table.rows] == ["blue", None]
+    assert "not an object" in table.dead_letters[0]["reason"]
+
+
 def test_an_output_type_becomes_columns(table: Table) -> None:
     table.emulator.script(json={"colour": "blue", "warm": False})
 
