@@ -330,8 +330,9 @@ class Engine:
             try:
                 await self._in_thread(self.member.observe)
                 self.commits.take_in()
-            except SegmindError as error:
-                # Each claim looks for itself, and stops the run if it cannot.
+            except Exception as error:  # noqa: BLE001
+                # Libraries of stores raise errors of their own. Each claim lists for itself and stops the run where it
+                # cannot, but without this loop the rows of a dead run would be waited for without end.
                 log.warning("Other runs over the ledger cannot be seen at the moment: %s", error)
             self._changed.set()
 

@@ -258,15 +258,18 @@ class Membership:
         """
         with self._lock:
             listing = self._look()
-            silent = [writer for writer in sorted(self._others(listing)) if self._is_silent(writer)]
-            for writer in silent:
-                log.warning(
-                    "A run over the same ledger (%s) was silent for %g s: it is dead.", writer, self.death_after
-                )
-                try:
+            try:
+                silent = [writer for writer in sorted(self._others(listing)) if self._is_silent(writer)]
+                for writer in silent:
+                    log.warning(
+                        "The heartbeat of another run over this ledger (writer %s) has not changed for %g s. That run "
+                        "is taken for dead: what became of its requests is looked up in Segmind's request history.",
+                        writer,
+                        self.death_after,
+                    )
                     self._mark(writer, _DEAD)
-                except OSError as error:
-                    raise self._out_of_reach(error) from error
+            except OSError as error:
+                raise self._out_of_reach(error) from error
             if silent:
                 self._look()
 

@@ -379,3 +379,25 @@ async def test_a_run_that_rests_ends_its_heartbeat_and_others_fetch_what_it_had_
     landed = await asyncio.wait_for(world.run(table("a", "b"), run_id="another"), 10)
     assert landed.statuses == ["success"] * 2
     assert world.segmind.posts == 2
+
+
+@pytest.mark.parametrize("error", [OSError("connection reset"), RuntimeError("503 Service Unavailable")])
+async def test_a_heartbeat_that_could_not_be_read_once_does_not_end_the_watch_over_it(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World()
+    other = Elsewhere(world)
+    other.note(other.claim)
+    genuine, reads = Membership._is_silent, 0
+
+    def failing_once(self: Membership, writer: str) -> bool:
+        nonlocal reads
+        reads += 1
+        if reads == 2:
+            raise error
+        return genuine(self, writer)
+
+    monkeypatch.setattr(Membership, "_is_silent", failing_once)
+    landed = await asyncio.wait_for(world.run(table("a", "b"), settings=dying()), 20)
+    assert reads > 2
+    assert landed.statuses == ["success"] * 2
