@@ -325,6 +325,7 @@ class Enriching:
         if self._stop_reason is None:
             # Somebody who ends a task does not wait for drawings; a retry makes them.
             add_report(manifest, self._ends.manifest_path, wanted=self._task.report, log=self._task.log)
+        self._ends.check_refused()
         return manifest
 
     def _note_cost(self, values: Mapping[str, Any]) -> None:

@@ -145,6 +145,13 @@ class Ends(Protocol):
         :param each: is called with the columns of every row.
         """
 
+    def check_refused(self) -> None:
+        """
+        Do nothing unless the target refused rows in :meth:`land`.
+
+        :raises SegmindBulkError: it did; the other rows are written, and so are dead letters and manifest.
+        """
+
     def close(self) -> None:
         """Close what is open, however the try ended."""
 
@@ -199,6 +206,9 @@ class FileEnds:
         manifest = land(engine, output=self.output, dead_letters=self._dead_letters, each=each)
         manifest.write(self.manifest_path)
         return manifest
+
+    def check_refused(self) -> None:
+        """Do nothing: a file takes every row."""
 
     def close(self) -> None:
         """Do nothing: files close where they end."""

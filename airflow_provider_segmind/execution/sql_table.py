@@ -68,6 +68,7 @@ class SqlEnds:
         self._held = HeldRows()
         self._source = self._query(self._sql)
         self._counted: int | None = None
+        self._check_refused: Callable[[], None] = _none_refused
 
     @property
     def address(self) -> str:
@@ -146,8 +147,12 @@ class SqlEnds:
             )
         manifest.columns, manifest.outputs = list(self._target.columns), [self._place]
         manifest.write(self.manifest_path)
-        writer.check_refused()
+        self._check_refused = writer.check_refused
         return manifest
+
+    def check_refused(self) -> None:
+        """Say that the table refused rows."""
+        self._check_refused()
 
     def close(self) -> None:
         """Close the query."""
@@ -189,6 +194,10 @@ class SqlEnds:
         folder = self._task.report_path
         reports = locate(folder) if folder else self.ledger / REPORTS_FOLDER
         return path_of_part(reports / (re.sub(r"[^\w.\-]+", "_", str(name)) + ".jsonl"), self._task)
+
+
+def _none_refused() -> None:
+    """Do nothing: no row was written yet."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -432,7 +432,7 @@ class TestTrouble:
 
         for _ in range(2):
             with pytest.raises(AirflowFailException, match=r"refused 1 rows.*dead letters name them.*nothing is paid"):
-                shop.ask()
+                shop.ask(report=True)
             (letter,) = shop.dead_letters
             assert (letter["key"], letter["outcome"], letter["row"]) == ({"id": "2"}, "invalid", 1)
             assert re.match(
@@ -443,6 +443,8 @@ class TestTrouble:
                 json.loads((shop.folder / "ledger" / "reports" / "answers.manifest.json").read_text())
             )
             assert (manifest.outcomes["success"], manifest.outcomes["invalid"]) == (2, 1)
+            assert manifest.report is not None
+            assert "refused the row" in Path(manifest.report).read_text()
             assert shop.posts == 3
             shop.run = Run(run_id="another night")
 
