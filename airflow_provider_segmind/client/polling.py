@@ -22,6 +22,8 @@ from airflow_provider_segmind.exceptions import (
     SegmindRequestExpiredError,
     SegmindRequestFailedError,
     SegmindRequestTimeoutError,
+    SegmindResponseError,
+    SegmindResponseTooLargeError,
     shorten,
 )
 
@@ -32,6 +34,8 @@ URGENT_AGE = 0.8 * RESULT_LIFETIME
 WORTH_A_PAUSE = 0.02
 """Seconds below which a first look is not put off."""
 SHORT_PAUSE = 0.25
+MALFORMED_RESPONSES = 4
+"""Responses in a row that are JSON and say nothing about the request, before waiting ends; a retry polls it again."""
 REPLICATION_GRACE = 10.0
 """Seconds after submission in which a 404 may mean "not known yet" rather than "gone"."""
 
@@ -178,7 +182,8 @@ def wait(
     """
     Wait for a request to end.
 
-    Blips (5xx, 429, resets, an outage of Segmind or of DNS) cost nothing but time until the deadline.
+    Blips (5xx, 429, resets, an outage of Segmind or of DNS) cost nothing but time until the deadline, and so do a few
+    responses that say nothing about the request.
 
     :param fetch: whether the result itself is wanted, not only the state.
     :param until: epoch seconds at which to return None when the request is still going on; None waits to the deadline.
@@ -189,7 +194,7 @@ def wait(
     :raises SegmindRequestTimeoutError: the deadline passed; the request goes on.
     :raises SegmindError: what no waiting can mend, such as a refused key.
     """
-    looks = 0
+    looks = malformed = 0
     last = "still in progress"
     troubled = False
     waiting = _Waiting(pending, pace or Pace(), clock, until)
@@ -199,7 +204,8 @@ def wait(
         try:
             state = yield from look(wire, pending.request_id, fetch=fetch)
         except SegmindError as error:
-            if not _may_pass(error, pending, clock()):
+            malformed = malformed + 1 if _is_malformed(error) else 0
+            if not _may_pass(error, pending, clock(), malformed):
                 if isinstance(error, SegmindRequestExpiredError):
                     raise expired_error(pending, clock()) from error
                 # Not "from error": structlog, with which Airflow logs it, never ends with an error that causes itself.
@@ -218,7 +224,7 @@ def wait(
                 waiting.completed(state)
                 return state
             waiting.going()
-            last, troubled = state.status, False
+            last, troubled, malformed = state.status, False, 0
         looks += 1
         if not (yield from waiting.until_next_look(last, looks, at_least, jitter())):
             return None
@@ -327,7 +333,18 @@ def next_look(
     return step * (0.9 + 0.2 * jitter)
 
 
-def _may_pass(error: SegmindError, pending: Pending, now: float) -> bool:
+def _is_malformed(error: SegmindError) -> bool:
+    """Tell whether a response is JSON and says nothing about the request, which is not the fault of the request."""
+    return isinstance(error, SegmindResponseError) and not (
+        error.retryable or isinstance(error, SegmindResponseTooLargeError)
+    )
+
+
+def _may_pass(error: SegmindError, pending: Pending, now: float, malformed: int) -> bool:
     if isinstance(error, SegmindRequestExpiredError):
         return pending.age(now) < REPLICATION_GRACE
-    return error.retryable and not isinstance(error, SegmindRequestError)
+    if malformed > MALFORMED_RESPONSES:
+        # The id is known and polling is free: another try may read what this one could not.
+        error.retryable = True
+        return False
+    return malformed > 0 or (error.retryable and not isinstance(error, SegmindRequestError))

@@ -10,6 +10,7 @@ import pytest
 from airflow_provider_segmind.client.models import RequestResult, RequestState
 from airflow_provider_segmind.client.polling import (
     LAST_CALL,
+    MALFORMED_RESPONSES,
     REPLICATION_GRACE,
     URGENT_AGE,
     Pending,
@@ -228,8 +229,6 @@ def test_the_reset_time_of_a_429_is_waited_for(world: World) -> None:
     [
         (answer(401, {"error": "Unauthorized"}), SegmindAuthenticationError),
         (answer(400, {"error": "bad"}), SegmindBadRequestError),
-        (answer(200, ["COMPLETED"]), SegmindResponseError),
-        (answer(200, {"state": "done"}), SegmindResponseError),
     ],
 )
 @pytest.mark.parametrize("fetch", [False, True])
@@ -240,6 +239,28 @@ def test_what_no_waiting_can_mend_ends_it_at_once(
         wait(world, reply, pending(), fetch=fetch)
 
     assert world.pauses == []
+
+
+MALFORMED = [["COMPLETED"], "COMPLETED", 7, {"state": "done"}]
+
+
+@pytest.mark.parametrize("body", MALFORMED)
+@pytest.mark.parametrize("fetch", [False, True])
+def test_a_response_that_says_nothing_about_the_request_is_polled_past(world: World, body: object, fetch: bool) -> None:
+    odd = [answer(200, body)] * (2 if fetch else 1)
+
+    assert wait(world, [*odd, answer(200, DONE)], pending(), fetch=fetch).completed
+    assert len(world.pauses) >= 1
+
+
+@pytest.mark.parametrize("body", MALFORMED)
+@pytest.mark.parametrize("fetch", [False, True])
+def test_a_server_that_only_says_nothing_ends_the_try_and_not_the_task(world: World, body: object, fetch: bool) -> None:
+    with pytest.raises(SegmindResponseError) as caught:
+        wait(world, answer(200, body), pending(), fetch=fetch)
+
+    assert caught.value.retryable
+    assert len(world.pauses) == MALFORMED_RESPONSES
 
 
 def test_the_deadline_is_met_exactly_with_a_last_look(world: World) -> None:
