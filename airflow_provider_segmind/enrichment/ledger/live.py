@@ -412,13 +412,16 @@ class Membership:
         )
 
     def _read_news(self, listing: Listing) -> bool:
-        """Read what is new; tell whether nothing was moved away before it could be read."""
+        """Read what is new; tell whether nothing was moved, since this run registered, that it had not read."""
         for writer, segments in listing.segments.items():
             if writer == self.writer or not self._overlap(writer, self.writer):
                 continue
             for _, name in sorted(segments.items()):
                 if name not in self._read:
                     lines = read_segment(self.folder, name)
+                    if lines is None and self._listing is None:
+                        # Moved before anybody knew of this run, which reads the ledger's own folder after this.
+                        continue
                     if lines is None:
                         return False
                     self.inbox.append((name, lines))

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
+from airflow_provider_segmind.enrichment.ledger import live
 from airflow_provider_segmind.enrichment.ledger.events import Claimed, Submitted, to_line
 from airflow_provider_segmind.enrichment.ledger.ledger import Ledger
 from airflow_provider_segmind.enrichment.ledger.live import Heartbeat, Membership
-from airflow_provider_segmind.enrichment.ledger.segments import segment_names, write_segment
+from airflow_provider_segmind.enrichment.ledger.segments import read_segment, segment_names, write_segment
 from airflow_provider_segmind.enrichment.settings import Shard
 from airflow_provider_segmind.exceptions import SegmindBulkError
 from tests.enrichment.test_engine import Landed, World
@@ -401,3 +402,28 @@ async def test_a_heartbeat_that_could_not_be_read_once_does_not_end_the_watch_ov
     landed = await asyncio.wait_for(world.run(table("a", "b"), settings=dying()), 20)
     assert reads > 2
     assert landed.statuses == ["success"] * 2
+
+
+async def test_a_run_that_begins_while_another_moves_its_segments_away_reads_them_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World()
+    await world.run(table(*ROWS), settings=QUICK)
+    folder: Any = world.store.path("bucket/ledger")
+    names = segment_names(folder)
+    for number, line in enumerate(line for name in names for line in read_segment(folder, name) or []):
+        write_segment(folder / "live", f"{number:014d}-elsewhere-{number:06d}.jsonl", [line])
+    for name in names:
+        (folder / name).unlink()
+    assert len(segment_names(folder / "live")) > live.LISTINGS
+
+    def always_moved_before(live_folder: Any, name: str) -> list[bytes] | None:
+        if name in segment_names(live_folder):
+            write_segment(folder, name, read_segment(live_folder, name) or [])
+            (live_folder / name).unlink()
+        return read_segment(live_folder, name)
+
+    monkeypatch.setattr(live, "read_segment", always_moved_before)
+    again = await world.run(table(*ROWS), settings=QUICK)
+    assert set(again.statuses) == {"success"}
+    assert world.segmind.posts == len(ROWS)
