@@ -355,7 +355,7 @@ class Enriching:
                 retryable=task.rerun != "nothing" and manifest.outcomes[Outcome.FAILED] > 0,
             )
         if task.sample is not None:
-            self._extrapolate()
+            self._extrapolate(manifest.rows_in_source)
         if manifest.rows_left or not manifest.complete:
             self._left(manifest, value)
         return value
@@ -376,17 +376,25 @@ class Enriching:
             retryable=manifest.outcomes[Outcome.UNKNOWN] > 0,
         )
 
-    def _extrapolate(self) -> None:
-        """Say what the whole table would cost, from what the sample's rows cost."""
+    def _extrapolate(self, rows_read: int) -> None:
+        """
+        Say what the whole table would cost, from what the sample's rows cost.
+
+        :param rows_read: rows of the source that were read, those of other shards included.
+        """
         asked = len(self._costs)
         if not asked:
             return
-        try:
-            total = self._ends.count(asked)
-        except (SegmindError, OSError) as error:
-            self._task.log.warning("What all rows would cost is unknown, because they cannot be counted: %s", error)
-            return
         mean = statistics.fmean(self._costs)
+        try:
+            total = self._ends.count(rows_read)
+        except (SegmindError, OSError) as error:
+            self._task.log.warning(
+                "A row of the sample cost %.6f USD on average. What all rows would cost is unknown, because they "
+                "cannot be counted: %s",
+                *(mean, error),
+            )
+            return
         spread = statistics.stdev(self._costs) / math.sqrt(asked) if asked > 1 else mean
         estimate = {
             "rows": total,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 from airflow_provider_segmind.arguments import TableRows, _is_path, check_output_path, path_text
 from airflow_provider_segmind.defaults import LEDGER_FOLDER
 from airflow_provider_segmind.enrichment.engine import Engine
+from airflow_provider_segmind.enrichment.files.readers import cannot_be_read
 from airflow_provider_segmind.enrichment.manifest import Manifest
 from airflow_provider_segmind.enrichment.output import land
 from airflow_provider_segmind.enrichment.rehearsal import check_apart, check_format, check_writable
@@ -198,8 +199,20 @@ class FileEnds:
         return self._rows
 
     def count(self, rows_read: int) -> int:
-        """Read the source to its end."""
-        return rows_read + sum(1 for _ in self._rows)
+        """
+        Read the source to its end.
+
+        :raises SegmindError: it breaks before.
+        """
+        try:
+            for _ in self._rows:
+                rows_read += 1
+        except SegmindError:
+            raise
+        except Exception as error:
+            # Whatever yields the rows may raise anything; those of the sample are paid for and written.
+            raise cannot_be_read(error, f"The source, after {rows_read} rows,") from error
+        return rows_read
 
     def land(self, engine: Engine, each: Each | None) -> Manifest:
         """Write the file of answers, the dead letters and the manifest beside it."""

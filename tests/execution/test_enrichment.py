@@ -390,6 +390,15 @@ def test_a_sample_asks_a_few_rows_and_extrapolates(table: Table) -> None:
     assert len(read(table.output.with_name("colours.sample.jsonl"))) == 4
 
 
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_sample_of_a_shard_counts_all_rows_of_the_source(table: Table, index: int) -> None:
+    table.ask(source=table.write(things(*map(str, range(50)))), sample=10, shard_index=index, shard_count=2)
+
+    estimate = table.run.ti.pushed["estimate"]
+    assert (estimate["rows"], estimate["sample"]) == (50, table.posts)
+    assert 0 < table.posts < 10
+
+
 def test_a_dry_run_submits_nothing_and_leaves_out_what_is_answered(table: Table) -> None:
     table.ask(source=table.write(things("sky")))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,18 @@ def test_a_sample_of_a_source_that_breaks_later_is_kept(table: Table, caplog: py
     source = Path(table.write(things("a", "b", "c")))
     source.write_text(source.read_text() + "no json\n")
     assert table.ask(source=str(source), sample=2)["rows_read"] == 2
-    assert "cannot be counted" in caplog.text
+    assert re.search(r"cost 0\.0000\d+ USD on average.*cannot be counted: Line 4 of ", caplog.text)
+
+
+def test_a_sample_of_rows_that_break_off_in_any_way_is_kept(table: Table, caplog: pytest.LogCaptureFixture) -> None:
+    class Gone:
+        def __iter__(self) -> Any:
+            yield from things("a", "b", "c")
+            raise KeyError("no such XCom")
+
+    assert table.ask(source=Gone(), sample=2)["rows_read"] == 2
+    assert "cannot be counted: The source, after 3 rows, cannot be read: KeyError." in caplog.text
+    assert "no such XCom" not in caplog.text
 
 
 @pytest.mark.parametrize("name", ["first-name", "First Name", "a.b", "größe", "2nd", "a:b"])
