@@ -321,7 +321,9 @@ class Membership:
             own = [number for number in numbers if number <= read and number in self._own]
             left = self._read_of_those_who_left(listing)
             names = [*(self._own[number].name for number in own), *(name for names in left.values() for name in names)]
-            compact(self._ledger_folder, clock=self._clock, names=names, source=self.folder)
+        # What is moved was read by all, and this takes seconds on an object store: claims need not wait for it.
+        compact(self._ledger_folder, clock=self._clock, names=names, source=self.folder)
+        with self._lock:
             for number in own:
                 del self._own[number]
             self._forget(listing, left)

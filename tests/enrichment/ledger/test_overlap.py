@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import random
+import threading
 import time
 from collections import Counter
 from typing import Any
@@ -427,3 +428,23 @@ async def test_a_run_that_begins_while_another_moves_its_segments_away_reads_the
     again = await world.run(table(*ROWS), settings=QUICK)
     assert set(again.statuses) == {"success"}
     assert world.segmind.posts == len(ROWS)
+
+
+def test_claims_are_listed_while_segments_are_being_folded(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = Elsewhere(World())
+    for _ in range(4):
+        mine.note(mine.claim)
+    genuine, listed = live.compact, []
+
+    def slow(*args: Any, **options: Any) -> Any:
+        looking = threading.Thread(target=mine.member.look, daemon=True)
+        looking.start()
+        looking.join(5)
+        listed.append(not looking.is_alive())
+        return genuine(*args, **options)
+
+    monkeypatch.setattr(live, "compact", slow)
+    mine.member.fold(range(4))
+    assert listed == [True]
+    assert segment_names(mine.member.folder) == []
+    assert mine.member.own_segments == 0
