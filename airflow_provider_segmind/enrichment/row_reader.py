@@ -32,7 +32,8 @@ from airflow_provider_segmind.exceptions import (
 FIRST_ROWS = 256
 """How many rows are looked through at most for a column that a placeholder names, before anything is sent."""
 FIRST_BYTES = 16 << 20
-_Built: TypeAlias = tuple[Row, Mapping[str, Any], Prepared | SegmindError]
+Built: TypeAlias = tuple[Row, Mapping[str, Any], Prepared | SegmindError]
+"""A row, its key columns, and what is sent for it, or why nothing is."""
 _UNWRITABLE = (ValueError, TypeError, ArithmeticError, LookupError, RecursionError)
 _TAG = "\x00segmind"
 
@@ -93,6 +94,29 @@ def _check_columns(question: Question, missing: set[str], known: set[str], rows:
             "No {column} placeholder names a column of the source, so that every row would be asked the same. "
             f"{there}."
         )
+
+
+def build(row: Row, question: Question) -> Built:
+    """Build what is sent for a row; blocks where that reads files."""
+    key: dict[str, Any] = {}
+    try:
+        key = {name: _storable(value) for name, value in row.key(question.key).items()}
+        return row, key, question.prepare(row)
+    except SegmindError as error:
+        return row, key, error
+    except OSError as error:
+        return row, key, SegmindBulkError(_out_of_reach(row, error), retryable=True)
+    except _UNWRITABLE as error:
+        reason = f"what is in row {row.number} cannot be sent ({type(error).__name__}); nothing was sent for it"
+        return row, key, SegmindRowError(reason)
+
+
+def is_fatal(built: Built) -> bool:
+    """Tell whether an error is not about this row alone: a store out of reach, or what the first row meets too."""
+    row, _, prepared = built
+    if not isinstance(prepared, SegmindError) or isinstance(prepared, SegmindRowError):
+        return False
+    return row.number == 0 or not isinstance(prepared, SegmindConfigError)
 
 
 class Feeder:
@@ -161,7 +185,7 @@ class Feeder:
             self.broken = self.broken or self._order.trouble
         return block
 
-    def _next(self) -> _Built | None:
+    def _next(self) -> Built | None:
         """Build the next row; None at the end, and where the source breaks."""
         if self.broken is not None:
             return None
@@ -175,23 +199,16 @@ class Feeder:
             self.broken = cannot_be_read(error, f"The source, after {self.rows_seen} rows,")
             return None
         self.exhausted = built is None
-        if built is not None and self._is_fatal(built):
+        if built is not None and is_fatal(built):
             self.broken = built[2]  # type: ignore[assignment]
             return None
         return built
-
-    def _is_fatal(self, built: _Built) -> bool:
-        """Tell whether an error is not about this row alone: a store out of reach, or what the first row meets too."""
-        row, _, prepared = built
-        if not isinstance(prepared, SegmindError) or isinstance(prepared, SegmindRowError):
-            return False
-        return row.number == 0 or not isinstance(prepared, SegmindConfigError)
 
     def places(self) -> Iterator[Place]:
         """Yield every row read, in order."""
         return (_from_line(line) for _, line in self._order.lines())
 
-    def _built(self, rows: Iterable[Mapping[str, Any]]) -> Iterator[_Built]:
+    def _built(self, rows: Iterable[Mapping[str, Any]]) -> Iterator[Built]:
         each = numbered(rows, self._question)
         if self._pool is None:
             yield from map(self._build, each)
@@ -199,20 +216,10 @@ class Feeder:
         for group in _groups(each, self._question.abreast):
             yield from self._pool.map(self._build, group)
 
-    def _build(self, row: Row) -> _Built:
-        key: dict[str, Any] = {}
-        try:
-            key = {name: _storable(value) for name, value in row.key(self._question.key).items()}
-            return row, key, self._question.prepare(row)
-        except SegmindError as error:
-            return row, key, error
-        except OSError as error:
-            return row, key, SegmindBulkError(_out_of_reach(row, error), retryable=True)
-        except _UNWRITABLE as error:
-            reason = f"what is in row {row.number} cannot be sent ({type(error).__name__}); nothing was sent for it"
-            return row, key, SegmindRowError(reason)
+    def _build(self, row: Row) -> Built:
+        return build(row, self._question)
 
-    def _prepare(self, built: _Built) -> tuple[Place | None, Prepared | None]:
+    def _prepare(self, built: Built) -> tuple[Place | None, Prepared | None]:
         row, key, prepared = built
         if isinstance(prepared, SegmindError):
             return self._unasked(row, key, shorten(str(prepared))), None

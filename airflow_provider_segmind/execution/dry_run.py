@@ -11,9 +11,9 @@ from airflow_provider_segmind.chat.cost_estimate import Price, estimate_cost, es
 from airflow_provider_segmind.chat.reply_policy import output_cap_of
 from airflow_provider_segmind.enrichment.ledger.ledger import Ledger
 from airflow_provider_segmind.enrichment.ledger.local_index import CompactIndex
-from airflow_provider_segmind.enrichment.row_reader import numbered
+from airflow_provider_segmind.enrichment.row_reader import build, is_fatal, numbered
 from airflow_provider_segmind.enrichment.settings import KeyedTarget, Prepared, Question, Shard
-from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindRowError
+from airflow_provider_segmind.exceptions import SegmindError
 from airflow_provider_segmind.execution.row_prompt import row_question
 
 if TYPE_CHECKING:
@@ -103,12 +103,11 @@ def _distinct(
     shard = Shard(index=task.shard_index, count=task.shard_count)
     seen = CompactIndex()
     for row in numbered(islice(ends.rows(), task.sample), question):
-        try:
-            key = row.key(question.key)
-            prepared = question.prepare(row)
-        except SegmindConfigError as error:
-            if row.number == 0 and not isinstance(error, SegmindRowError):
-                raise
+        built = build(row, question)
+        _, key, prepared = built
+        if isinstance(prepared, SegmindError):
+            if is_fatal(built):
+                raise prepared
             foreseen.skipped_rows += 1
             continue
         if target is not None and target.trouble(key, row.number):

@@ -390,6 +390,18 @@ def test_a_sample_asks_a_few_rows_and_extrapolates(table: Table) -> None:
     assert len(read(table.output.with_name("colours.sample.jsonl"))) == 4
 
 
+def test_a_dry_run_skips_the_rows_that_a_run_skips(table: Table) -> None:
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    rows = [*things("sky", "rose"), {"id": 2, "thing": deep}]
+
+    estimate = table.ask(source=rows, dry_run=True)
+    outcomes = table.ask(source=rows, on_partial="succeed")["outcomes"]
+
+    assert (estimate["rows"], estimate["skipped_rows"]) == (outcomes["success"], outcomes["skipped"]) == (2, 1)
+
+
 @pytest.mark.parametrize("index", [0, 1])
 def test_a_sample_of_a_shard_counts_all_rows_of_the_source(table: Table, index: int) -> None:
     table.ask(source=table.write(things(*map(str, range(50)))), sample=10, shard_index=index, shard_count=2)
