@@ -118,9 +118,10 @@ class GroupCommit:
                 self._refuse(await self._in_thread(self._write_and_look, batch, group is not None))
                 self._take_in()
                 self._fold()
-        except SegmindBulkError as error:
-            self.error = error
-            self._failed(error)
+        except Exception as error:  # noqa: BLE001
+            # Libraries of stores raise errors of their own, and the rows of this group would wait without end.
+            self.error = error if isinstance(error, SegmindBulkError) else self._unwritable(error)
+            self._failed(self.error)
         if group is not None and not group.done():
             trouble = self.error or self.refusal
             if trouble is None:
@@ -157,13 +158,18 @@ class GroupCommit:
             except OSError as error:
                 batch = batch._replace(answers={})
                 if not tries_left:
-                    raise SegmindBulkError(
-                        f"The ledger under {str(self._ledger.folder)!r} cannot be written: {error}. Nothing more is "
-                        "asked; requests that were accepted are fetched by a retry, within an hour.",
-                        retryable=True,
-                    ) from error
+                    raise self._unwritable(error) from error
             else:
                 return
+
+    def _unwritable(self, cause: Exception) -> SegmindBulkError:
+        error = SegmindBulkError(
+            f"The ledger under {str(self._ledger.folder)!r} cannot be written: {cause}. Nothing more is asked; "
+            "requests that were accepted are fetched by a retry, within an hour.",
+            retryable=True,
+        )
+        error.__cause__ = cause
+        return error
 
     def _fold(self) -> None:
         if self._folding is not None and not self._folding.done():

@@ -553,6 +553,6 @@ class Heartbeat:
 
     def _run(self) -> None:
         while not self._stop.wait(self.member.death_after / BEATS):
-            # The member says so itself when this goes on for too long.
-            with contextlib.suppress(OSError):
+            # Libraries of stores raise errors of their own; the member reports it when this goes on for too long.
+            with contextlib.suppress(Exception):
                 self.member.beat()

@@ -448,3 +448,42 @@ def test_claims_are_listed_while_segments_are_being_folded(monkeypatch: pytest.M
     assert listed == [True]
     assert segment_names(mine.member.folder) == []
     assert mine.member.own_segments == 0
+
+
+class StoreError(Exception):
+    """What the library of a store raises that is not an OSError, as gcsfs and adlfs do."""
+
+
+async def test_an_error_of_a_stores_own_library_stops_the_run_instead_of_leaving_its_rows_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World()
+
+    def unavailable(*_: Any) -> None:
+        raise StoreError("503 Service Unavailable")
+
+    monkeypatch.setattr(Membership, "write", unavailable)
+    with pytest.raises(SegmindBulkError, match="cannot be written: 503") as caught:
+        await asyncio.wait_for(world.run(table("a", "b"), settings=QUICK), 10)
+    assert caught.value.retryable
+    assert isinstance(caught.value.__cause__, StoreError)
+    assert world.segmind.posts == 0
+
+
+async def test_a_heartbeat_goes_on_after_an_error_of_a_stores_own_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Elsewhere(World())
+    genuine, beats = Membership.beat, 0
+
+    def failing_once(self: Membership) -> None:
+        nonlocal beats
+        beats += 1
+        if beats == 1:
+            raise StoreError("503 Service Unavailable")
+        genuine(self)
+
+    monkeypatch.setattr(Membership, "beat", failing_once)
+    other.heart.start()
+    await asyncio.sleep(DEATH_AFTER / 2)
+    other.heart.stop()
+    assert beats > 1
+    assert other.member.trouble() is None
