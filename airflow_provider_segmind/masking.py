@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from html.entities import html5
+from typing import Any
 
 MASK = "***"
 SHORTEST = 8
@@ -33,6 +34,8 @@ _BREAKS = tuple(re.compile(pattern) for pattern in (_SPACES + r"|<[^<>]{0,200}>"
 """What a page puts between two characters without changing what a reader sees; a key may hold the signs of a tag."""
 _ENCODED = re.compile(r"[%&\\=<\s\u00ad\u200b-\u200d\u2060\ufeff]")
 """What every code and every break begins with."""
+LONGEST = 40_000
+"""Characters of an error that are searched; what is beyond them is cut off or not shown."""
 _LAYERS = 4
 """How often something may be encoded over."""
 _SMALL = str.maketrans({chr(code): chr(code + 32) for code in range(65, 91)})
@@ -101,19 +104,28 @@ def _without_secrets(error: BaseException) -> BaseException:
     notes = getattr(error, "__notes__", None)
     if notes:
         error.__notes__ = [mask_known(note) if isinstance(note, str) else note for note in notes]
+    if any(_shortened(part) is not part for part in error.args):
+        # A UnicodeDecodeError holds all of the body that cannot be decoded.
+        error.args = tuple(_shortened(part) for part in error.args)
     if not _leaks(error):
         return error
     error.args = tuple(mask_known(part) if isinstance(part, str) else part for part in error.args)
     if not _leaks(error):
         return error
-    instead = MaskedError(f"{type(error).__name__}: {mask_known(str(error))}").with_traceback(error.__traceback__)
+    text = mask_known(str(error)[:LONGEST])
+    instead = MaskedError(f"{type(error).__name__}: {text}").with_traceback(error.__traceback__)
     instead.__cause__, instead.__context__ = error.__cause__, error.__context__
     instead.__suppress_context__ = error.__suppress_context__
     return instead
 
 
 def _leaks(error: BaseException) -> bool:
-    return any(mask_known(text) != text for text in (str(error), repr(error)))
+    return any(len(text) > 2 * LONGEST or mask_known(text) != text for text in (str(error), repr(error)))
+
+
+def _shortened(part: Any) -> Any:
+    limit = LONGEST if isinstance(part, str) else LONGEST // 4
+    return part[:limit] if isinstance(part, str | bytes) and len(part) > limit else part
 
 
 def _hidden(text: str, secret: str) -> str:

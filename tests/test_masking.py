@@ -210,6 +210,41 @@ def test_an_error_that_leaks_nothing_stays_itself() -> None:
     assert masked(looped) is looped
 
 
+def test_of_a_large_body_that_cannot_be_decoded_an_error_keeps_little() -> None:
+    body = b'{"key": "' + KEY.encode() + b'", "text": "' + b"\xe9<p>" * 500_000
+    with pytest.raises(SegmindError) as caught:
+        Wire(Endpoints(), KEY).result("r-1").read(Answer(200, body))
+
+    linked: BaseException | None = caught.value
+    while linked is not None:
+        assert len(repr(linked)) < 2 * masking.LONGEST
+        assert KEY not in repr(linked)
+        linked = linked.__cause__
+
+
+@pytest.mark.parametrize("text", ["a" * 200_000, f"{KEY} " * 10_000])
+def test_an_error_with_a_long_text_is_masked_and_cut_and_keeps_its_class(text: str) -> None:
+    remember(KEY)
+    error = ValueError(text)
+
+    assert masked(error) is error
+    assert 0 < len(str(error)) <= masking.LONGEST
+    assert not looks_like(KEY, str(error)[-100:])
+    assert KEY not in str(error)
+
+
+def test_an_error_whose_long_text_cannot_be_cut_is_replaced() -> None:
+    class ColumnsError(Exception):
+        def __str__(self) -> str:
+            return f"{KEY} is not a number; " * 10_000
+
+    remember(KEY)
+    shown = masked(ColumnsError())
+
+    assert str(shown).startswith("ColumnsError: *** is not a number; ")
+    assert len(str(shown)) <= masking.LONGEST + 20
+
+
 def test_an_error_that_is_its_own_cause_is_masked_once() -> None:
     remember(KEY)
     error = OSError(5, f"refused for {KEY}")
