@@ -29,7 +29,7 @@ _CODE = (
 )
 _CODES = tuple(re.compile(pattern, re.IGNORECASE) for pattern in (_CODE, _CODE + "|=([0-9a-f]{2})"))
 """Characters as URLs, HTML, JSON and Python write them; mail as well, where an equals sign means something else."""
-_SPACES = r"[\s\u00ad\u200b-\u200d\u2060\ufeff]|\\[nrt]"
+_SPACES = r"[\s\u00ad\u200b-\u200d\u2060\ufeff]|\\[nrtNRT]"
 _BREAKS = tuple(re.compile(pattern) for pattern in (_SPACES + r"|<[^<>]{0,200}>", _SPACES))
 """What a page puts between two characters without changing what a reader sees; a key may hold the signs of a tag."""
 _ENCODED = re.compile(r"[%&\\=<\s\u00ad\u200b-\u200d\u2060\ufeff]")

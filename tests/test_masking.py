@@ -13,7 +13,7 @@ from urllib.parse import quote
 import httpx
 import pydantic
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_segmind import masking
@@ -94,6 +94,7 @@ def looks_like(key: str, text: str) -> bool:
 
 @pytest.mark.parametrize("form", FORMS)
 @settings(max_examples=20, deadline=None)
+@example(key="00000\\N000000000")
 @given(key=KEYS)
 def test_a_key_is_masked_in_every_form(form: str, key: str) -> None:
     echoed = FORMS[form](key)
