@@ -13,7 +13,7 @@ from airflow_provider_segmind.defaults import ANSWER_COLUMN
 from airflow_provider_segmind.enrichment.engine import Engine
 from airflow_provider_segmind.enrichment.manifest import Manifest
 from airflow_provider_segmind.enrichment.output import FINGERPRINT_COLUMN, OutputRow, land
-from airflow_provider_segmind.enrichment.rehearsal import check_writable
+from airflow_provider_segmind.enrichment.rehearsal import check_apart, check_writable
 from airflow_provider_segmind.enrichment.sql.answer_table import HeldRows, Target
 from airflow_provider_segmind.enrichment.sql.column_types import Kind, kind_of_schema
 from airflow_provider_segmind.enrichment.sql.dialects import TableName, dialect_of, quotation_mark, quoted
@@ -21,7 +21,7 @@ from airflow_provider_segmind.enrichment.sql.query import Query
 from airflow_provider_segmind.enrichment.sql.table_writer import TableWriter
 from airflow_provider_segmind.enrichment.storage import StorePath
 from airflow_provider_segmind.exceptions import SegmindBulkError, SegmindConfigError
-from airflow_provider_segmind.execution.file_table import Each, beside, locate, path_of_part
+from airflow_provider_segmind.execution.file_table import Each, beside, locate_named, path_of_part
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.chat.output_type import OutputType
@@ -45,7 +45,7 @@ class SqlEnds:
     def __init__(self, task: SegmindEnrichSqlOperator, question: Question) -> None:
         self._task = task
         self._question = question
-        self.ledger = locate(task.ledger_path)
+        self.ledger = locate_named("ledger_path", task.ledger_path)
         target_conn_id = task.target_conn_id or task.sql_conn_id
         name = TableName.parse(task.target_table, "target_table")
         if task.sample is not None:
@@ -92,6 +92,7 @@ class SqlEnds:
 
         :param dry: create nothing.
         """
+        check_apart((), self.ledger, ())
         argument = "report_path" if self._task.report_path else "ledger_path"
         check_writable(argument, (self._dead_letters, self.manifest_path), dry=dry)
         there = self._target.prepare(None if dry else self._first_rows)
@@ -192,7 +193,7 @@ class SqlEnds:
 
     def _report_paths(self, name: TableName) -> StorePath:
         folder = self._task.report_path
-        reports = locate(folder) if folder else self.ledger / REPORTS_FOLDER
+        reports = locate_named("report_path", folder) if folder else self.ledger / REPORTS_FOLDER
         return path_of_part(reports / (re.sub(r"[^\w.\-]+", "_", str(name)) + ".jsonl"), self._task)
 
 

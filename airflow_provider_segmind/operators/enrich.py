@@ -522,21 +522,21 @@ class SegmindMergeOperator(TemplatedOperator, BaseOperator):
         from airflow_provider_segmind.enrichment.files.readers import kind_of
         from airflow_provider_segmind.enrichment.merge import join_dead_letters, join_outputs
         from airflow_provider_segmind.execution.enrichment import add_report
-        from airflow_provider_segmind.execution.file_table import beside, locate
+        from airflow_provider_segmind.execution.file_table import beside, locate_named
 
-        output = locate(self.output_path)
+        output = locate_named("output_path", self.output_path)
         dead_letters = beside(output, "dead_letters", ending=".jsonl")
-        parts = [locate(part) for part in manifest.outputs]
         tables_of_databases = [part for part in manifest.outputs if kind_of(part) is None]
         if tables_of_databases:
             raise SegmindConfigError(
                 f"The shards answered into {', '.join(tables_of_databases)} and not into files: the rows are together "
                 "already. Leave out 'output_path'."
             )
+        parts = [locate_named("manifests", part) for part in manifest.outputs]
         if any(str(part) == str(output) for part in parts):
             raise SegmindConfigError(f"'output_path' {str(output)!r} is the output of a shard: its rows would be lost.")
         manifest.columns = join_outputs(manifest, parts, output)
-        join_dead_letters([locate(part) for part in manifest.dead_letters], dead_letters)
+        join_dead_letters([locate_named("manifests", part) for part in manifest.dead_letters], dead_letters)
         manifest.outputs, manifest.dead_letters = [str(output)], [str(dead_letters)]
         place = beside(output, "manifest", ending=".json")
         manifest.write(place)

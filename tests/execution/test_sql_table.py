@@ -715,6 +715,21 @@ class TestWhatIsToldBeforeAnythingIsPaid:
 
         assert small.posts == 0
 
+    @pytest.mark.parametrize("name", ["ledger_path", "report_path"])
+    def test_a_folder_in_no_store_that_is_known(self, small: Shop, name: str) -> None:
+        small.stock("sky")
+
+        with pytest.raises(AirflowFailException, match=rf"'{name}' is 'nowhere://b/x', in no store.*Nothing was sent"):
+            small.ask(**{name: "nowhere://b/x"})
+
+    def test_a_ledger_that_is_a_file(self, small: Shop) -> None:
+        small.stock("sky")
+        small.folder.joinpath("ledger").write_text("not a folder")
+
+        for fields in ({}, {"report_path": str(small.folder / "reports")}):
+            with pytest.raises(AirflowFailException, match=r"'ledger_path'.*Nothing was sent"):
+                small.ask(**fields)
+
     def test_a_column_of_the_target_that_nothing_fills(self, shop: Shop) -> None:
         shop.stock("sky")
         shop.source.run(f"CREATE TABLE answers (id INT PRIMARY KEY, answer TEXT, note TEXT NOT NULL, {OWN})")

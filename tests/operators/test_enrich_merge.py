@@ -87,6 +87,11 @@ def test_the_output_of_a_shard_is_not_written_over(shards: list[dict[str, Any]])
         merge(shards, output_path=shards[0]["outputs"][0])
 
 
+def test_a_path_in_no_store_that_is_known_is_named(shards: list[dict[str, Any]]) -> None:
+    with pytest.raises(AirflowFailException, match=r"'output_path' is 'nowhere://b/t\.csv', in no store"):
+        merge(shards, output_path="nowhere://b/t.csv")
+
+
 def test_shards_that_answered_into_a_table_of_a_database_have_no_files_to_join(
     shards: list[dict[str, Any]], tmp_path: Path
 ) -> None:
