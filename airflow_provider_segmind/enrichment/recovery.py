@@ -389,6 +389,7 @@ async def decide_lost(run: Run, lost: Mapping[bytes, tuple[Prepared, float]]) ->
             run.budget.absent(mark)
         else:
             run.budget.resubmitted(mark)
+            _uncount(run, claims[mark].claim)
     return decided + elsewhere
 
 
@@ -430,6 +431,7 @@ async def recover(run: Run, lost: Mapping[bytes, Lost]) -> Findings:
     for mark in findings.absent:
         free(run, mark, looked_up[mark])
         run.budget.release(mark)
+        _uncount(run, lost[mark].claim)
     log.info(
         "Of %d requests of unknown fate, the request history shows %d; %d were never created.",
         len(lost),
@@ -451,6 +453,12 @@ def free(run: Run, mark: bytes, claims: frozenset[str]) -> None:
             continue
         freed = Freed(fingerprint=mark, attempt=claim.attempt, at=run.clock(), writer=claim.writer, claim=claim.id)
         run.commits.note(freed)
+
+
+def _uncount(run: Run, claim: Claimed) -> None:
+    # The claim of another run was never counted here, and a row of which an answer was paid for stays counted.
+    if claim.run == run.ledger.run and not claim.request_ids:
+        run.budget.uncounted()
 
 
 def _unresolved(run: Run, mark: bytes) -> frozenset[str]:

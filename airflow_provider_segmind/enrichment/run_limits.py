@@ -223,16 +223,18 @@ class Budget:
         """Note that a lost call was found again; what is reserved for it stays until it is billed."""
         self.lost -= 1
 
+    def uncounted(self) -> None:
+        """Take a row out of the count that this run has counted and is to ask about as if for the first time."""
+        self.rows -= 1
+
     def absent(self, mark: bytes) -> None:
         """Note that a lost call is known never to have arrived."""
         self.lost -= 1
-        self.rows -= 1
         self.release(mark)
 
     def resubmitted(self, mark: bytes) -> None:
         """Note that a lost call is given up and its row asked again; the lost one may be billed all the same."""
         self.lost -= 1
-        self.rows -= 1
         bound = self.release(mark)
         if bound is not None:
             self.reserve(b"given up " + mark, bound)

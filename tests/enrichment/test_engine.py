@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from airflow_provider_segmind.enrichment.engine import Engine, Progress
+from airflow_provider_segmind.enrichment.ledger.events import Claimed, to_line
 from airflow_provider_segmind.enrichment.ledger.ledger import Ledger
+from airflow_provider_segmind.enrichment.ledger.segments import write_segment
 from airflow_provider_segmind.enrichment.manifest import Manifest
 from airflow_provider_segmind.enrichment.outcomes import Accept, AskAgain, Outcome, Refuse, Reply, Verdict
 from airflow_provider_segmind.enrichment.output import land
@@ -725,3 +727,33 @@ async def test_a_source_that_breaks_after_requests_were_sent_does_not_say_that_n
     with pytest.raises(SegmindError, match=r"30 requests were sent in this run before") as caught:
         await world.run(breaking(rows))  # type: ignore[arg-type]
     assert "Nothing was sent" not in str(caught.value)
+
+
+@pytest.mark.parametrize("history_answers", [True, False])
+@pytest.mark.parametrize(("run_of_the_claim", "most"), [("run-1", 3), ("another", 2)])
+async def test_max_rows_counts_a_row_once_whose_lost_request_never_arrived(
+    run_of_the_claim: str, most: int, history_answers: bool
+) -> None:
+    world = World()
+    prepared = question().prepare(Row(0, table("a")[0]))
+    claim = Claimed(
+        fingerprint=prepared.fingerprint, attempt=1, at=world.clock() - 100, run=run_of_the_claim, writer="w",
+        model="m", body=prepared.body, id="w.0",
+    )  # fmt: skip
+    folder: Any = world.store.path("bucket/ledger")
+    write_segment(folder, "00000000000001-w-000000.jsonl", [to_line(claim)])
+    genuine, calls = world.segmind.list_request_records, 0
+
+    async def records(**filters: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 1 and not history_answers:
+            raise SegmindConnectionError("out of reach")
+        return await genuine(**filters)
+
+    world.segmind.list_request_records = records  # type: ignore[method-assign]
+    landed = await world.run(
+        table("a", "b", "c"), settings={"history_settles_after": 0.0}, limits=Limits(max_rows=most)
+    )
+    assert world.segmind.posts == most
+    assert landed.statuses.count("success") == most

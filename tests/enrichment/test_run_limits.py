@@ -37,6 +37,7 @@ def test_what_is_lost_stays_set_aside() -> None:
     budget.lost_sight()
     assert budget.permission(new_row=True) is Permission.STOP
     budget.absent(b"a")
+    budget.uncounted()
     assert budget.permission(new_row=True) is Permission.GO
     assert budget.rows == 0
 
