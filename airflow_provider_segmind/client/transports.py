@@ -193,12 +193,16 @@ class Connections:
         :raises SegmindError: what came back, or what it means that nothing did.
         """
         seconds = call.timeout or self._seconds
+        look = None
         try:
-            async with asyncio.timeout(seconds):
-                answer = await self._exchange(call, seconds, last_look)
+            async with asyncio.timeout(seconds) as limit:
+                look = _Look.of(last_look, limit)
+                answer = await self._exchange(call, seconds, look)
         except TooLargeError as error:
             raise too_large(call.asked, error) from error
         except TimeoutError as error:
+            if look is not None:
+                look.raise_own(error)
             raise transport_error(call.asked, call.url, httpx.ReadTimeout("the call took too long")) from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise transport_error(call.asked, call.url, error) from error
@@ -274,6 +278,42 @@ class Connections:
         stack.append(_Idle(connection, now))
         if now - stack[0].since > KEEP_ALIVE:
             await stack.popleft().connection.aclose()
+
+
+class _Look:
+    """
+    The last look of one call: it takes none of the call's own time, and what it raises is no trouble of the network.
+
+    :param limit: the time of the call, None where the transport keeps it.
+    """
+
+    def __init__(self, look: LastLook, limit: asyncio.Timeout | None) -> None:
+        self._look = look
+        self._limit = limit
+        self._error: Exception | None = None
+
+    @classmethod
+    def of(cls, look: LastLook | None, limit: asyncio.Timeout | None = None) -> _Look | None:
+        return None if look is None else cls(look, limit)
+
+    async def __call__(self) -> None:
+        clock = asyncio.get_running_loop().time
+        began, ends = clock(), None if self._limit is None else self._limit.when()
+        if self._limit is not None and ends is not None and not self._limit.expired():
+            self._limit.reschedule(None)
+        try:
+            await self._look()
+        except (OSError, ValueError) as error:
+            self._error = error
+            raise
+        finally:
+            if self._limit is not None and ends is not None and not self._limit.expired():
+                self._limit.reschedule(ends + clock() - began)
+
+    def raise_own(self, error: Exception) -> None:
+        """Raise what it raised itself, if ``error`` is that or was made of it: nothing has left then."""
+        if self._error is not None and self._error in (error, error.__cause__):
+            raise self._error
 
 
 def before_bytes_leave(last_look: LastLook | None) -> dict[str, Any]:
@@ -367,6 +407,7 @@ class AiohttpSender:
         import aiohttp
 
         session = self._session or self._open()
+        look = _Look.of(last_look)
         try:
             # What nobody can connect to is no matter of the network, which aiohttp would make of some of it.
             host_and_target(call.url)
@@ -377,7 +418,7 @@ class AiohttpSender:
                 headers={**call.headers, "accept-encoding": ACCEPT_ENCODING},
                 timeout=_timeout(call.timeout or self._seconds),
                 allow_redirects=False,
-                trace_request_ctx=last_look,
+                trace_request_ctx=look,
             ) as response:
                 headers = answer_headers(response.headers.items())
                 body = Body(headers, self._max_bytes)
@@ -388,6 +429,8 @@ class AiohttpSender:
         except (httpx.InvalidURL, httpx.HTTPError) as error:
             raise transport_error(call.asked, call.url, error) from error
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            if look is not None:
+                look.raise_own(error)
             # Errors of aiohttp keep their text outside their args, so another error is shown in the place of one.
             raise transport_error(call.asked, call.url, _aiohttp_in_httpx_words(error)) from masked(error)
         return call.read(Answer(response.status, body.content, headers, self._clock()))
@@ -492,12 +535,16 @@ class HttpxSender:
         seconds = call.timeout or self._seconds
         if last_look is not None and not self._traced:
             await last_look()
+        look = None
         try:
-            async with asyncio.timeout(seconds):
-                answer = await self._exchange(call, seconds, last_look)
+            async with asyncio.timeout(seconds) as limit:
+                look = _Look.of(last_look, limit)
+                answer = await self._exchange(call, seconds, look)
         except TooLargeError as error:
             raise too_large(call.asked, error) from error
         except TimeoutError as error:
+            if look is not None:
+                look.raise_own(error)
             raise transport_error(call.asked, call.url, httpx.ReadTimeout("the call took too long")) from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise transport_error(call.asked, call.url, error) from error

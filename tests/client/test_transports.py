@@ -25,6 +25,7 @@ from airflow_provider_segmind.client import transports as room
 from airflow_provider_segmind.client import transports as senders
 from airflow_provider_segmind.client.client import AsyncSegmindClient, ClientConfig
 from airflow_provider_segmind.client.endpoints import Endpoints
+from airflow_provider_segmind.client.models import SubmittedRequest
 from airflow_provider_segmind.client.rate_limiter import CallWithdrawnError
 from airflow_provider_segmind.client.transports import (
     AiohttpSender,
@@ -491,18 +492,36 @@ async def test_the_last_look_comes_when_the_connection_is_held_and_before_any_by
         await sender.close()
 
 
-async def test_what_the_last_look_raises_keeps_the_call_here_and_the_sender_useful(make: Make) -> None:
+@pytest.mark.parametrize("error", [CallWithdrawnError(), OSError(5, "a disk"), TimeoutError("a disk"), ValueError()])
+async def test_what_the_last_look_raises_keeps_the_call_here_and_the_sender_useful(
+    make: Make, error: Exception
+) -> None:
     async with serving(polite) as scene:
         wire, sender = scene.config().wire, make(1, 5)
 
         async def refuse() -> None:
-            raise CallWithdrawnError
+            raise error
 
         for _ in range(3):
-            with pytest.raises(CallWithdrawnError):
+            with pytest.raises(type(error)) as caught:
                 await sender.send(wire.submit("m", {}), refuse)
+            assert caught.value is error
         assert scene.heads == []
         assert (await sender.send(wire.status("r-1"))).completed
+        await sender.close()
+
+
+async def test_a_last_look_that_outlasts_the_call_leaves_nothing_unknown(make: Make) -> None:
+    async with serving(polite) as scene:
+        wire, sender = scene.config().wire, make(1, 0.2)
+
+        async def look() -> None:
+            await asyncio.sleep(0.4)
+
+        (found,) = await asyncio.gather(sender.send(wire.submit("m", {}), look), return_exceptions=True)
+        # aiohttp counts the look as part of connecting; then nothing has left, and the error says so.
+        assert isinstance(found, SubmittedRequest | SegmindConnectionError)
+        assert len(scene.heads) == isinstance(found, SubmittedRequest)
         await sender.close()
 
 
