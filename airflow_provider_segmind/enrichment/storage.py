@@ -129,7 +129,8 @@ def caching_mount(path: StorePath) -> str | None:
         mounts = Path("/proc/mounts").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return None
-    return stale_options(path.absolute(), mounts)
+    # A link may lead to the mount.
+    return stale_options(Path(os.path.realpath(path)), mounts)
 
 
 def stale_options(path: Path, mounts: Iterable[str]) -> str | None:

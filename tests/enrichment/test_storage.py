@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_provider_segmind.enrichment import storage
 from airflow_provider_segmind.enrichment.ledger.ledger import Ledger
 from airflow_provider_segmind.enrichment.ledger.local_index import CompactIndex, Spool
 from airflow_provider_segmind.enrichment.storage import (
@@ -213,3 +214,14 @@ def test_a_mount_that_may_show_old_listings_is_told(kind: str, options: str, sta
     mounts = ["overlay / overlay rw 0 0", f"server:/a /mnt/a {kind} {options} 0 0", "server:/b /mnt/ab nfs4 rw 0 0"]
     assert (stale_options(Path("/mnt/a/ledger"), mounts) is not None) == stale
     assert stale_options(Path("/srv/ledger"), mounts) is None
+
+
+def test_the_mount_of_a_ledger_is_found_through_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "efs").mkdir()
+    (tmp_path / "data").symlink_to(tmp_path / "efs")
+    asked: list[Path] = []
+    monkeypatch.setattr(storage, "stale_options", lambda path, _: asked.append(path))
+
+    storage.caching_mount(tmp_path / "data" / "ledger")
+
+    assert asked == [(tmp_path / "efs" / "ledger").resolve()]
