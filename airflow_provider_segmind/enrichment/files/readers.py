@@ -312,7 +312,12 @@ class _Position:
     number: int = 0
 
     def __str__(self) -> str:
-        return f"{self.unit} {self.number} of {self.file!r}" if self.number else repr(self.file)
+        if not self.number:
+            return repr(self.file)
+        if self.unit == "Row":
+            # Rows of Parquet come in blocks, so that which of the next ones is broken is not known.
+            return f"{self.file!r}, after row {self.number},"
+        return f"{self.unit} {self.number} of {self.file!r}"
 
 
 def _rows_of_file(file: StorePath, columns: Columns) -> Iterator[Mapping[str, Any]]:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_segmind.enrichment.engine import Engine
+from airflow_provider_segmind.enrichment.files import readers
 from airflow_provider_segmind.enrichment.files.readers import cannot_be_read, open_source
 from airflow_provider_segmind.enrichment.manifest import Manifest
 from airflow_provider_segmind.enrichment.output import land
@@ -113,6 +114,17 @@ def test_a_bad_line_in_a_sound_gzip_is_told_as_a_bad_line(tmp_path: Path) -> Non
 def test_a_damaged_page_of_parquet_is_called_damage_and_trouble_of_a_store_by_its_name() -> None:
     assert "not Parquet, or damaged" in str(cannot_be_read(OSError("Corrupt snappy compressed data."), "It"))
     assert "Input/output error" in str(cannot_be_read(OSError(errno.EIO, "Input/output error"), "It"))
+
+
+def test_damaged_parquet_is_told_by_the_last_row_that_was_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def torn(*_: object) -> Iterator[dict[str, int]]:
+        yield from ({"a": number} for number in range(3))
+        raise OSError("Corrupt snappy compressed data.")
+
+    (tmp_path / "t.parquet").touch()
+    monkeypatch.setattr(readers, "parquet_rows", torn)
+    count, error = read_on(tmp_path / "t.parquet")
+    assert (count, "t.parquet', after row 3, cannot be read: it is not Parquet" in str(error)) == (3, True)
 
 
 @pytest.mark.parametrize("header", ["a, a", '\ufeff"a",a', "\ufeff\ufeffa,a", "a,b,a ", "a,,"])
