@@ -189,6 +189,16 @@ def search(
     return None
 
 
+def leaves_open(trouble: SegmindError) -> bool:
+    """
+    Tell whether the history may yet show a lost request after an attempt to read it ended in an error.
+
+    A history that cannot be read just now has not said that the request is not there. Nor has one that shows an equal
+    request, if the clocks differ.
+    """
+    return trouble.retryable or trouble.billed is None
+
+
 def _search_once(
     wire: Wire, note: Note, inputs: Mapping[str, Any], now: float
 ) -> Generator[Step, Any, RequestRecord | None]:

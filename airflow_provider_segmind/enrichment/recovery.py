@@ -16,6 +16,7 @@ from airflow_provider_segmind.client.request_history import (
     Place,
     body_of,
     is_sent_body,
+    leaves_open,
     only_ours,
     place_of,
     row_moments,
@@ -59,10 +60,13 @@ class Findings:
 
     :param found: the request of each lost row, by fingerprint.
     :param absent: rows whose request was certainly never created.
+    :param pending: rows whose request the history may yet show: it could not be read, or not all of it, or it shows an
+        equal request that is the lost one if the clocks differ. Those are not sent again.
     """
 
     found: dict[bytes, RequestRecord] = field(default_factory=dict)
     absent: set[bytes] = field(default_factory=set)
+    pending: set[bytes] = field(default_factory=set)
 
 
 def _nobody(_: set[str]) -> set[str]:
@@ -177,10 +181,11 @@ class _Reading:
                 # It was sent after its claim, so the history has come that far.
                 self._caught_up = max(self._caught_up, claim.at)
             self._compares = True
-        if settles_after is None:
-            return findings
         for mark, one in self._lost.items():
-            if mark in findings.found or self._may_be_there(mark, findings):
+            if mark in findings.found:
+                continue
+            if settles_after is None or self._may_be_there(mark, findings):
+                findings.pending.add(mark)
                 continue
             settled = (self._compares or not self._seen) and self._now - one.claim.at >= settles_after
             if settled or one.until <= self._caught_up:
@@ -379,7 +384,8 @@ async def decide_lost(run: Run, lost: Mapping[bytes, tuple[Prepared, float]]) ->
     looked_up = {mark: _unresolved(run, mark) for mark in claims}
     findings = await recover(run, claims)
     resubmit = run.settings.on_unknown is OnUnknown.RESUBMIT
-    decided = [mark for mark in claims if resubmit or mark in findings.found or mark in findings.absent]
+    unknown = {mark for mark in claims if mark not in findings.found and mark not in findings.absent}
+    decided = [mark for mark in claims if mark not in unknown or (resubmit and mark not in findings.pending)]
     for mark in decided:
         if mark in findings.found:
             run.budget.found()
@@ -418,7 +424,7 @@ async def recover(run: Run, lost: Mapping[bytes, Lost]) -> Findings:
         )
     except SegmindError as error:
         log.warning("The fate of %d requests stays unknown: the request history cannot be read: %s", len(lost), error)
-        return Findings()
+        return Findings(pending=set(lost) if leaves_open(error) else set())
     for mark, record in findings.found.items():
         claim = lost[mark].claim
         # The claim is the earliest moment it can have been sent, so its expiry is not overestimated.

@@ -57,7 +57,8 @@ class OnUnknown(StrEnum):
     """
     What to do about a row that may have been asked, when the history cannot tell.
 
-    ``LEAVE`` never pays twice: the row's outcome is ``unknown`` and the next try looks again. ``RESUBMIT`` asks again.
+    ``LEAVE`` never pays twice: the row's outcome is ``unknown`` and the next try looks again. ``RESUBMIT`` asks again,
+    unless the history could not be read or shows an equal request that may be the lost one.
     """
 
     LEAVE = "leave"

@@ -265,9 +265,7 @@ class Submission:
         if record is not None:
             self._log.info("Found it: request %s. Going on with it, nothing is paid again", record.request_id)
             return self._write(note.accepted(record.request_id, history.submission_moment(record, note)))
-        # A history that cannot be asked just now has not said that the request is not there.
-        # Nor has one that shows an equal request, if the clocks differ.
-        unheard = trouble is not None and (trouble.retryable or trouble.billed is None)
+        unheard = trouble is not None and history.leaves_open(trouble)
         if self.policies.on_unknown == "resubmit" and not unheard and note.resubmits < self.policies.max_resubmits:
             risk = "If that POST did arrive, it is billed as well."
             said = unknown_message(note, f"The request history does not show it. Submitting again as asked. {risk}")

@@ -27,6 +27,7 @@ from airflow_provider_segmind.exceptions import (
     SegmindReplyError,
     SegmindRequestTimeoutError,
     SegmindRowError,
+    SegmindServerError,
 )
 from tests.support.enrichment import PRICE, Clock, FakeSegmind, build, question, table
 from tests.support.object_stores import ObjectStore
@@ -320,6 +321,32 @@ async def test_a_request_of_unknown_fate_is_sent_again_when_told_to() -> None:
     landed = await world.run(table("a"), settings={"on_unknown": OnUnknown.RESUBMIT})
     assert landed.statuses == ["success"]
     assert world.segmind.posts == 2
+
+
+@pytest.mark.parametrize("error", [SegmindConnectionError("out of reach"), SegmindServerError("502")])
+async def test_a_request_is_not_sent_again_while_the_history_cannot_be_read(error: Exception) -> None:
+    script = ["lost"]
+    world = World(trouble=lambda _: script.pop() if script else None)
+    genuine = world.segmind.list_request_records
+
+    async def unreadable(**_: Any) -> Any:
+        raise error
+
+    world.segmind.list_request_records = unreadable  # type: ignore[method-assign]
+    resubmit = {"on_unknown": OnUnknown.RESUBMIT}
+    assert (await world.run(table("a"), settings=resubmit)).statuses == ["unknown"]
+    assert world.segmind.posts == 1
+    world.segmind.list_request_records = genuine  # type: ignore[method-assign]
+    assert (await world.run(table("a"), settings=resubmit)).statuses == ["success"]
+    assert world.segmind.posts == 1
+
+
+async def test_a_request_is_not_sent_again_while_the_history_shows_one_that_may_be_it() -> None:
+    script = ["lost"]
+    world = World(trouble=lambda _: script.pop() if script else None, skew=-1800.0)
+    resubmit = {"on_unknown": OnUnknown.RESUBMIT}
+    assert (await world.run(table("a"), settings=resubmit)).statuses == ["unknown"]
+    assert world.segmind.posts == 1
 
 
 async def test_a_lone_request_that_never_arrived_is_sent_again_after_the_history_has_settled() -> None:
