@@ -99,8 +99,9 @@ def test_damage_in_the_middle_is_named_and_the_rows_before_it_are_read(tmp_path:
     content[start : start + 200] = b"\xff" * 200
     path.write_bytes(content)
     rows = []
-    with pytest.raises(SegmindConfigError, match=r"t\.parquet' cannot be read"):  # noqa: PT012
+    with pytest.raises(SegmindConfigError, match=r"t\.parquet', after row \d+, cannot be read") as caught:  # noqa: PT012
         for row in open_source(path):
             rows.append(row)
+    assert f"after row {len(rows)}," in str(caught.value)
     assert [row["id"] for row in rows] == list(range(len(rows)))
     assert rows
