@@ -1,5 +1,5 @@
 """
-One poller for every trigger of an account in an event loop.
+One poller for every trigger of a connection in an event loop.
 
 A trigger that opens its own client costs the triggerer 850 KB and tens of milliseconds; here it leaves an entry in a
 queue. The poller drives the generators of :func:`polling.wait` from one heap with one timer and sends their looks over
@@ -25,7 +25,7 @@ from airflow_provider_segmind.client.account import ClientConfig
 from airflow_provider_segmind.client.endpoints import Call
 from airflow_provider_segmind.client.models import RequestState
 from airflow_provider_segmind.client.poll_schedule import shared_history
-from airflow_provider_segmind.client.rate_limiter import Gate, Priority, account_name, governor_for
+from airflow_provider_segmind.client.rate_limiter import Gate, Priority, governor_for
 from airflow_provider_segmind.client.transport_errors import shared_tls
 from airflow_provider_segmind.client.transports import Sender, sender_for
 from airflow_provider_segmind.exceptions import SegmindError
@@ -245,7 +245,7 @@ class _Loop:
     """What one event loop shares: pollers, and Connections that were looked up lately."""
 
     def __init__(self) -> None:
-        self.pollers: dict[tuple[str, float], Poller] = {}
+        self.pollers: dict[ClientConfig, Poller] = {}
         self.configs: dict[Owned, tuple[float, asyncio.Task[ClientConfig]]] = {}
         self.last: dict[Owned, ClientConfig] = {}
 
@@ -257,7 +257,8 @@ async def poller_of(owned: Owned, find_config: FindConfig, *, pauses: Sequence[f
     """
     Return the poller of a Connection's account in this loop; call its ``wait`` at once.
 
-    A poller is shared by everybody who has the same key at the same host, whatever their Connections are called.
+    A poller is shared by everybody whose Connection says the same, whatever it is called. One that is changed gets
+    another, or a raised bound would not count before the last of its triggers has left.
 
     :param owned: whose Connection, and its id.
     :param find_config: looks the Connection up; called once for all triggers that ask within a minute.
@@ -267,10 +268,9 @@ async def poller_of(owned: Owned, find_config: FindConfig, *, pauses: Sequence[f
     """
     shared = _loops.setdefault(asyncio.get_running_loop(), _Loop())
     config = await _config(shared, owned, find_config, LOOKUP_PAUSES if pauses is None else pauses)
-    key = account_name(config.endpoints.gateway, config.api_key), config.request_timeout
-    poller = shared.pollers.get(key)
+    poller = shared.pollers.get(config)
     if poller is None:
-        poller = shared.pollers[key] = Poller(config, on_rest=partial(shared.pollers.pop, key, None))
+        poller = shared.pollers[config] = Poller(config, on_rest=partial(shared.pollers.pop, config, None))
     return poller
 
 

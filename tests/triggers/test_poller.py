@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from blockbuster import BlockBuster
 
+from airflow_provider_segmind.client.account import DownloadLimits
 from airflow_provider_segmind.client.client import ClientConfig
 from airflow_provider_segmind.client.endpoints import Call, Endpoints
 from airflow_provider_segmind.client.poll_schedule import shared_history
@@ -289,6 +291,23 @@ async def test_the_last_values_go_on_while_a_connection_is_out_of_reach(monkeypa
 
     assert await poller_of(("", "c"), lookups.find) is first
     assert lookups.asked == 2
+
+
+async def test_bounds_that_are_raised_count_while_other_triggers_still_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "CONFIG_LIFETIME", -1.0)
+    found = CONFIG
+
+    async def find() -> ClientConfig:
+        return found
+
+    first = await poller_of(("", "c"), find)
+    found = replace(CONFIG, max_response_bytes=1 << 20, downloads=DownloadLimits(max_bytes=1 << 40))
+
+    second = await poller_of(("", "c"), find)
+    assert (second.config.downloads.max_bytes, second.config.max_response_bytes) == (1 << 40, 1 << 20)
+    assert await poller_of(("", "another name"), find) is second
+    found = CONFIG
+    assert await poller_of(("", "c"), find) is first
 
 
 async def test_teams_with_one_connection_id_never_share_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
