@@ -101,7 +101,8 @@ class Fingerprint:
 def digest(value: Any) -> str:
     """Return the SHA-256 of the canonical JSON of ``value``."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+    # Half of a surrogate pair cannot be sent, but may be in what is compared with it.
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

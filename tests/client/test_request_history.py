@@ -72,6 +72,8 @@ def test_a_row_of_the_lost_post_fits(fields: dict[str, Any]) -> None:
         {"request_body": None},
         {"request_body": "{"},
         {"request_body": [INPUTS]},
+        {"request_body": json.dumps({"prompt": "one \ud83d", "seed": 1})},
+        {"request_body": json.dumps({"prompt\udc00": "one", "seed": 1})},
         {"request_id": "r-0"},
     ],
     ids=str,

@@ -432,3 +432,13 @@ def test_after_a_deferral_no_error_says_that_nothing_was_sent(
 
 def wrong() -> None:
     raise SegmindConfigError("'inputs' cannot work. Nothing was sent.")
+
+
+def test_inputs_with_half_a_surrogate_pair_are_refused_before_anything_is_noted_or_sent(
+    emulator: SegmindEmulator, clock: Clock, run: Run
+) -> None:
+    with pytest.raises(AirflowFailException, match="cannot be written as JSON"):
+        make(clock, inputs={**INPUTS, "prompt": "half of a smiley: \ud83d"}).execute(run.context())
+    assert emulator.jobs == []
+    assert make(clock).execute(run.context())["status"] == "COMPLETED"
+    assert len(emulator.jobs) == 1
