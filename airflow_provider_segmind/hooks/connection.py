@@ -26,6 +26,8 @@ EXTRA_FIELDS = (
     *("max_response_bytes", "max_download_bytes", "download_timeout"),
 )
 """Everything that an extra may hold."""
+SMALLEST_RESPONSE_BYTES = 1000
+"""What the response to a submission needs at least: below it every request would be paid and lost."""
 _log = logging.getLogger(__name__)
 
 
@@ -69,7 +71,7 @@ def client_config(connection: Connection, extra: Mapping[str, Any], *, rate_shar
         typical_seconds=fields.seconds("typical_seconds"),
         model=fields.text("model"),
         resubmit_on_server_error=fields.flag("resubmit_on_server_error"),
-        max_response_bytes=int(fields.positive("max_response_bytes") or MAX_RESPONSE_BYTES),
+        max_response_bytes=fields.response_bytes("max_response_bytes"),
         downloads=DownloadLimits(
             max_bytes=int(fields.positive("max_download_bytes") or MAX_DOWNLOAD_BYTES),
             seconds=fields.positive("download_timeout") or DOWNLOAD_SECONDS,
@@ -155,6 +157,12 @@ class _Extra:
     def positive(self, name: str) -> float | None:
         return self._positive(name, self._values.get(name))
 
+    def response_bytes(self, name: str) -> int:
+        value = self.positive(name)
+        if value is not None and value < SMALLEST_RESPONSE_BYTES:
+            raise self._wrong(name, value, f"a number of bytes, at least {SMALLEST_RESPONSE_BYTES}")
+        return MAX_RESPONSE_BYTES if value is None else int(value)
+
     def share(self, name: str, own: float | None) -> float:
         value = self.positive(name)
         if value is not None and value > 1:
@@ -203,6 +211,9 @@ def _host(connection: Connection) -> str:
     """Put a base URL together from the parts that the URI form of a connection scatters it into."""
     host = str(connection.host).strip()
     if "://" not in host:
+        if host.count(":") > 1 and "[" not in host:
+            # Airflow takes the brackets off an IPv6 address.
+            host = f"[{host}]"
         scheme = connection.schema if (connection.schema or "").lower() in ("http", "https") else "https"
         host = f"{scheme}://{host}"
     scheme, _, rest = host.partition("://")

@@ -42,6 +42,8 @@ def connection(**fields: Any) -> Connection:
         ("segmind://:k@https%3A%2F%2Fproxy.example%2Fai%2Fv2", "https://proxy.example/ai"),
         ("segmind://:k@proxy.example:8443/ai", "https://proxy.example:8443/ai"),
         ("segmind://:k@api.segmind.com/v1", "https://api.segmind.com"),
+        ("segmind://:k@[::1]:8080/http", "http://[::1]:8080"),
+        ("segmind://:k@[2001:db8::1]", "https://[2001:db8::1]"),
         ('{"conn_type": "segmind", "password": "k", "host": "http://[::1]:81/v1/"}', "http://[::1]:81"),
         ('{"conn_type": "segmind", "password": "k", "host": "h.example/p", "port": 99}', "https://h.example:99/p"),
         ('{"conn_type": "segmind", "password": "k"}', "https://api.segmind.com"),
@@ -68,6 +70,8 @@ def test_both_forms_of_a_connection_name_the_same_gateway(
         ({"storage_url": "ftp://x"}, "storage_url"),
         ({"history_url": "http://"}, "history_url"),
         ({"models_url": "http://a b"}, "models_url"),
+        ({"max_response_bytes": 64}, "max_response_bytes"),
+        ({"max_response_bytes": "0.5"}, "max_response_bytes"),
         ({"resubmit_on_server_error": "perhaps"}, "resubmit_on_server_error"),
     ],
 )
