@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import re
+import sqlite3
 import threading
 from decimal import Decimal
 from pathlib import Path
@@ -424,6 +425,29 @@ class TestTrouble:
         assert len(shop.answers) == 9
         assert shop.posts == 9
         shop.check_money(manifest)
+
+    def test_a_database_that_is_away_when_the_answers_are_written_is_tried_again(
+        self, small: Shop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        small.stock("sky", "rose")
+        land = SqlEnds.land
+
+        def away(self: SqlEnds, *given: Any) -> Any:
+            def refuse() -> Any:
+                raise sqlite3.OperationalError("unable to open database file")
+
+            self._target._connect = refuse
+            return land(self, *given)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(SqlEnds, "land", away)
+            with pytest.raises(SegmindBulkError, match=r"Opening the table 'answers' .*are in the ledger") as caught:
+                small.ask()
+
+        assert "Nothing was sent" not in str(caught.value)
+        assert caught.value.retryable
+        small.ask()
+        assert len(small.answers) == small.posts == 2
 
     def test_a_row_that_the_target_refuses_is_named_and_a_retry_pays_nothing(self, shop: Shop) -> None:
         kind = shop.source.conn_type

@@ -22,7 +22,7 @@ from airflow_provider_segmind.enrichment.sql.key_forms import KeyForm, key_form
 from airflow_provider_segmind.enrichment.sql.query import Query
 from airflow_provider_segmind.enrichment.sql.statements import OWN_COLUMNS, Statements
 from airflow_provider_segmind.enrichment.sql.table_schema import Column, read_columns
-from airflow_provider_segmind.enrichment.sql.table_writer import TableWriter
+from airflow_provider_segmind.enrichment.sql.table_writer import KEPT, TableWriter
 from airflow_provider_segmind.exceptions import SegmindBulkError, SegmindConfigError, shorten
 
 _NUMBERS = frozenset({Kind.INTEGER, Kind.NUMBER, Kind.DECIMAL})
@@ -263,7 +263,7 @@ class Target:
 
         :raises SegmindBulkError: the database cannot be opened.
         """
-        with self._opened() as connection:
+        with self._opened(meaning=KEPT, retryable=True) as connection:
             yield TableWriter(connection, statements=self._statements, title=self._title, batch_rows=self._batch_rows)
 
     def _columns(self, connection: Any) -> list[str] | None:
@@ -321,8 +321,8 @@ class Target:
             connection.rollback()
 
     @contextlib.contextmanager
-    def _opened(self) -> Iterator[Any]:
-        with driver_errors(f"Opening {self._title}", meaning="Nothing was sent for it."):
+    def _opened(self, *, meaning: str = "Nothing was sent.", retryable: bool | None = None) -> Iterator[Any]:
+        with driver_errors(f"Opening {self._title}", meaning=meaning, retryable=retryable):
             connection = self._connect()
         try:
             yield connection
