@@ -16,16 +16,15 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from airflow_provider_segmind.client.submission import Note, latest
 from airflow_provider_segmind.compat import airflow_version, conf, variable_is_missing
+from airflow_provider_segmind.enrichment.storage import make_folder, store_path, write_whole
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindStateError
 
 if TYPE_CHECKING:
@@ -115,15 +114,16 @@ class PathJournal(Journal):
         return _decode(text)
 
     def write(self, note: Note) -> None:
-        """Write the note; on a file system through a second name, so that no reader ever sees half of it."""
+        """Write the note; on a file system so that no reader ever sees half of it and it outlives a power cut."""
         text = json.dumps(note.to_json())
-        self._folder.mkdir(parents=True, exist_ok=True)
         if self._file.protocol not in ("file", "local", ""):
+            self._folder.mkdir(parents=True, exist_ok=True)
             self._file.write_text(text)
             return
-        whole = self._folder / f".{self._file.name}.{os.getpid()}"
-        whole.write_text(text)
-        Path(whole.path).replace(self._file.path)
+        file = store_path(self._file)
+        make_folder(file.parent)
+        with write_whole(file) as whole:
+            whole.write(text.encode())
 
 
 class VariableJournal(Journal):

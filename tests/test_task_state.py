@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -79,6 +80,24 @@ def test_half_a_note_stops_the_task_and_is_no_first_try(text: str, tmp_path: Pat
 def test_a_note_that_says_more_than_we_know_is_not_guessed_at(change: dict[str, Any]) -> None:
     with pytest.raises(SegmindStateError):
         Note.from_json({**NOTE.to_json(), **change})
+
+
+def test_a_note_in_a_file_is_on_the_disk_with_its_folders_before_the_task_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    genuine = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+        genuine(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    PathJournal(tmp_path.as_uri(), identity()).write(NOTE)
+    (file,) = tmp_path.rglob("*.json")
+    folders = {str(folder) for folder in (file.parent, *file.parent.parents) if folder.is_relative_to(tmp_path)}
+    assert folders <= set(synced)
+    assert any(file.name in path for path in synced)
 
 
 def test_a_folder_that_cannot_be_read_is_not_an_empty_one(tmp_path: Path) -> None:
