@@ -48,7 +48,7 @@ def check_path(name: str, value: Any, *, none: bool = False) -> None:
     :raises SegmindConfigError: it is something else, empty, or holds a NUL character.
     """
     if "\0" in str(value) and not is_resolvable(value):
-        raise SegmindConfigError(f"{name!r} holds a NUL character, which no path can.")
+        raise SegmindConfigError(f"{name!r} contains a NUL character, which is not allowed in a path.")
     if is_given_later(value) or is_path(value) or (none and value in (None, "")):
         return
     if not isinstance(value, str) or not value:

@@ -107,7 +107,7 @@ def get_provider_info() -> dict[str, Any]:
                 "options": {
                     "state_path": {
                         "description": (
-                            "Folder on object storage where tasks that name no state_path note what they have "
+                            "Folder on object storage where tasks that name no state_path record what they have "
                             "submitted, so that a retry finds it. Empty: Airflow's task state store is used where "
                             "there is one (3.3), else Airflow Variables, and a copy is kept under an output_path."
                         ),
@@ -129,7 +129,7 @@ def get_provider_info() -> dict[str, Any]:
                     },
                     "variable_retention_days": {
                         "description": (
-                            "Days after which a Variable that notes a request is deleted, by another run of the same "
+                            "Days after which a Variable that records a request is deleted, by another run of the same "
                             "task; clearing a task of that age pays again unless it has an output_path. 0 keeps "
                             "them. Only tasks without state_path use Variables, and only before Airflow 3.3."
                         ),
@@ -140,9 +140,9 @@ def get_provider_info() -> dict[str, Any]:
                     },
                     "writer_timeout": {
                         "description": (
-                            "Seconds for which the heartbeat of a run over a table stands still until other runs over "
-                            "the same ledger take it for dead and look up what it had asked. A longer time makes "
-                            "retries wait longer for the rows of a lost worker; a store that is listed slowly needs it."
+                            "Seconds without a heartbeat after which other runs over the same ledger consider the run "
+                            "of a table dead and look up what it had sent. With a longer time, retries wait longer for "
+                            "the rows of a lost worker; a store whose listings are slow needs it."
                         ),
                         "version_added": "0.1.0",
                         "type": "float",

@@ -89,7 +89,8 @@ def transport_error(asked: Asked, url: str, error: httpx.HTTPError | httpx.Inval
     masked(error)
     if isinstance(error, httpx.InvalidURL):
         return SegmindConfigError(
-            f"{asked.what} is impossible: {host!r} is no host ({error}). Nothing was sent; check the connection's host."
+            f"{asked.what} is impossible: {host!r} is not a host ({error}). Nothing was sent; check the connection's "
+            "host."
         )
     words = shorten(mask(str(error), asked.secret)) or "no details"
     said = f"{asked.what} at {host!r} got no answer ({type(error).__name__}: {words})"

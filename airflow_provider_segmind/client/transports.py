@@ -282,7 +282,7 @@ class Connections:
 
 class _Look:
     """
-    The last look of one call: it takes none of the call's own time, and what it raises is no trouble of the network.
+    The last look of one call: it does not count towards the call's time, and its errors are not those of the network.
 
     :param limit: the time of the call, None where the transport keeps it.
     """
@@ -409,7 +409,7 @@ class AiohttpSender:
         session = self._session or self._open()
         look = _Look.of(last_look)
         try:
-            # What nobody can connect to is no matter of the network, which aiohttp would make of some of it.
+            # A URL that cannot be connected to is not a network error, as aiohttp would report some of them.
             host_and_target(call.url)
             async with session.request(
                 call.method,

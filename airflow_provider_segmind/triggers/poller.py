@@ -301,7 +301,9 @@ async def _found(shared: _Loop, owned: Owned, find_config: FindConfig, pauses: S
             # Airflow's API and secrets backends raise anything; looking up is free.
             known = shared.last.get(owned)
             if known is not None:
-                _log.warning("Looking up connection %r failed (%s); its last values go on", owned[1], _kind(error))
+                _log.warning(
+                    "Looking up connection %r failed (%s); using its last known values", owned[1], _kind(error)
+                )
                 return known
             if pause is None:
                 raise

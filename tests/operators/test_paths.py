@@ -66,7 +66,7 @@ def test_what_is_no_path_is_named(operator: Any, fields: dict[str, Any], name: s
 @kinds
 @pytest.mark.parametrize(("operator", "fields", "name"), [one for one in ARGUMENTS if one[2].endswith("_path")])
 def test_a_path_with_nul_is_refused_at_parse(operator: Any, fields: dict[str, Any], name: str, path: Any) -> None:
-    with pytest.raises(SegmindConfigError, match=f"'{name}' holds a NUL"):
+    with pytest.raises(SegmindConfigError, match=f"'{name}' contains a NUL"):
         operator(task_id="a", **{**fields, name: path("/tmp/a\0b.jsonl")})
 
 
