@@ -246,7 +246,7 @@ class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Ask about every row, write the output, and return the manifest."""
-        return self._leg(context, None)
+        return self._leg(context)
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
         """Go on after a rest: what has ended is fetched by id, and further rows are asked about."""
@@ -256,7 +256,7 @@ class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
         self.log.info(
             "Going on with the table; %s requests ended meanwhile", told.get("ended", "it is unknown how many")
         )
-        return self._leg(context, told.get("carried"))
+        return self._leg(context, told.get("carried"), resumed=True)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Go on also when Airflow ended the rest because no trigger spoke; then without another one."""
@@ -268,15 +268,15 @@ class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
         self.deferrable = False
         return self.execute_complete(context)
 
-    def _leg(self, context: Context, carried: dict[str, Any] | None) -> dict[str, Any]:
+    def _leg(self, context: Context, carried: dict[str, Any] | None = None, *, resumed: bool = False) -> dict[str, Any]:
         from airflow_provider_segmind.execution.dry_run import foresee_table
         from airflow_provider_segmind.execution.enrichment import Enriching
         from airflow_provider_segmind.failures import task_failures
 
-        with task_failures(partial(self._sent_before, context, carried)):
+        with task_failures(partial(self._sent_before, context, carried, resumed)):
             try:
                 self.check_rendered()
-                if carried is not None:
+                if resumed:
                     self.hook.find_connection()
                 if self.estimate_only:
                     return foresee_table(self)
@@ -285,13 +285,16 @@ class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
             finally:
                 self.hook.close()
 
-    def _sent_before(self, context: Context, carried: dict[str, Any] | None) -> str | None:
+    def _sent_before(self, context: Context, carried: dict[str, Any] | None, resumed: bool) -> str | None:
         """Say in words what was sent for this table in this run, as far as is known here; None when nothing."""
         from airflow_provider_segmind.failures import earlier_try
 
         known = 0 if self._enriching is None else self._enriching.requests
         count = max(known, int((carried or {}).get("posts", 0)))
-        return f"{count} requests were sent in this run before" if count else earlier_try(context)
+        if count:
+            return f"{count} requests were sent in this run before"
+        # Airflow may resume a task without the trigger's event, and so without its counts.
+        return "requests may have been sent before the task was deferred" if resumed else earlier_try(context)
 
     def on_kill(self) -> None:
         """Submit nothing more, give what is in flight a moment, and write what has finished."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_segmind.compat import TaskDeferred
+from airflow_provider_segmind.compat import AirflowFailException, TaskDeferred
 from airflow_provider_segmind.emulator import SegmindEmulator
 from airflow_provider_segmind.operators.enrich import SegmindEnrichFileOperator
 from airflow_provider_segmind.triggers.request import SegmindRequestsTrigger
@@ -138,6 +138,18 @@ def test_a_rest_that_no_trigger_ended_goes_on_and_keeps_the_worker(
     assert manifest["outcomes"]["success"] == 6
     assert task.deferrable is False
     assert len(emulator.bill) == 5
+
+
+@pytest.mark.parametrize("event", [None, {}, {"carried": {"posts": 0}}])
+def test_a_task_that_goes_on_never_says_that_nothing_was_sent(
+    emulator: SegmindEmulator, clock: Clock, tmp_path: Path, event: dict[str, Any] | None
+) -> None:
+    rows = Rows(tmp_path)
+    rows.leg()
+    rows.output.mkdir()
+
+    with pytest.raises(AirflowFailException, match="Nothing more was sent; requests may have been sent before"):
+        rows.task().execute_complete(rows.run.context(), event)
 
 
 def test_the_trigger_ends_with_its_time_and_says_how_many_have_ended(
