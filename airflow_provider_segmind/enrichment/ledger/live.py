@@ -173,6 +173,7 @@ class Membership:
         self._beats = 0
         self._beaten_at = 0.0
         self._expelled: str | None = None
+        self._company = False
 
     # -- this writer ---------------------------------------------------------------------------------------------------
 
@@ -284,8 +285,8 @@ class Membership:
         return writer in listing.present
 
     def has_company(self) -> bool:
-        """Tell whether others are at work that may ask about the same rows."""
-        return self._listing is not None and bool(self._others(self._listing))
+        """Tell whether the latest listing shows others at work that may ask about the same rows."""
+        return self._company
 
     def left_at(self, writer: str) -> float | None:
         """Return from when on a writer has certainly sent nothing, None when that was before this one began."""
@@ -392,6 +393,7 @@ class Membership:
             try:
                 listing = list_live(self.folder, self._now())
                 whole = self._read_news(listing)
+                company = bool(self._others(listing))
             except OSError as error:
                 if tries_left:
                     continue
@@ -399,6 +401,7 @@ class Membership:
             self._notice_expulsion(listing)
             if whole:
                 self._note(listing)
+                self._company = company
             if self._expelled is not None or (whole and self._is_fresh(listing.began)):
                 return listing
         if not whole:

@@ -487,3 +487,19 @@ async def test_a_heartbeat_goes_on_after_an_error_of_a_stores_own_library(monkey
     other.heart.stop()
     assert beats > 1
     assert other.member.trouble() is None
+
+
+async def test_nothing_is_read_from_the_store_to_tell_whether_others_are_at_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World()
+    other = Elsewhere(world)
+    reader = Membership(other.folder, writer="reader", shard=Shard(), death_after=60.0, clock=world.clock)  # type: ignore[arg-type]
+    reader.register()
+
+    def unreadable(*_: Any) -> None:
+        raise OSError("out of reach")
+
+    # The event loop asks this for each block of rows.
+    monkeypatch.setattr(Membership, "_content", unreadable)
+    assert reader.has_company()
