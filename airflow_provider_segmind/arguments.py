@@ -7,8 +7,8 @@ Every DAG parse imports this module, so the core is imported where an argument n
 from __future__ import annotations
 
 import json
-import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import FunctionType
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 if TYPE_CHECKING:
     pass
 from airflow_provider_segmind.defaults import ANSWER_COLUMN, OWN_PREFIX
+
+LARGEST = 1e300
+"""What no number of seconds, bytes or times reaches; larger integers do not fit into a float."""
 
 
 def is_path(value: Any) -> bool:
@@ -115,7 +118,7 @@ def check_number(name: str, value: Any, *, zero: bool = False) -> None:
     """
     if is_given_later(value):
         return
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and -LARGEST < value < LARGEST
     if not number or value < 0 or (value == 0 and not zero):
         raise SegmindConfigError(f"{name!r} is {value!r}; it must be a number {'of at least' if zero else 'above'} 0.")
 
@@ -183,6 +186,9 @@ def check_schema(name: str, schema: Any) -> None:
         jsonschema.validators.validator_for(schema).check_schema(dict(schema))
     except jsonschema.SchemaError as error:
         raise SegmindConfigError(f"{name!r} is no JSON Schema: {error.message} at {error.json_path}.") from error
+    except (AttributeError, TypeError, RecursionError) as error:
+        # Of a "$schema" that is not a string, and of a schema that is nested too deeply.
+        raise SegmindConfigError(f"{name!r} is no JSON Schema ({type(error).__name__}).") from error
 
 
 def load_schema(name: str, schema: Mapping[str, Any] | str | os.PathLike[str]) -> Mapping[str, Any]:
@@ -200,7 +206,7 @@ def load_schema(name: str, schema: Mapping[str, Any] | str | os.PathLike[str]) -
         loaded = json.loads(ObjectStoragePath(schema).read_text())
     except FileNotFoundError as error:
         raise SegmindConfigError(f"{name!r} names {schema!r}, where there is no file. Nothing was sent.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SegmindConfigError(f"{name!r} names {schema!r}, which is no JSON. Nothing was sent.") from error
     check_schema(name, loaded)
     return dict(loaded)
@@ -225,6 +231,15 @@ def validate_inputs(inputs: Mapping[str, Any], schema: Mapping[str, Any], name: 
         raise SegmindConfigError(
             f"{name} refers to {shorten(repr(error.ref))}, which is not in it; put it under '$defs'. Nothing was sent."
         ) from error
+    except re.error as error:
+        raise SegmindConfigError(
+            f"{name} has a 'pattern' that is not a regular expression ({error}). Nothing was sent."
+        ) from error
+    except RecursionError as error:
+        raise SegmindConfigError(
+            f"'inputs' cannot be checked: they are nested too deeply, or {name} refers to itself without end. Nothing "
+            "was sent."
+        ) from error
     if problems:
         said = "; ".join(f"{problem.json_path} breaks {_rule(problem)}" for problem in problems[:3])
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
@@ -244,7 +259,7 @@ def as_inputs(value: Any) -> Mapping[str, Any]:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise SegmindConfigError(
                 "'inputs' is text that is no JSON after templating; it must be an object: end the template with "
                 "'| tojson', or set render_template_as_native_obj on the DAG. Nothing was sent."

@@ -52,6 +52,8 @@ ARGUMENTS = {"estimate_only": "dry_run"}
 MASK = "*** (masked by mask_prompts)"
 """What Airflow stores and shows in the place of a masked field."""
 _LITERALS = {"true": True, "false": False, "none": None, "": None}
+LONGEST_NUMBER = 400
+"""Characters of a number; Python itself reads an integer of no more than 4,300 digits."""
 _NUMBER = re.compile(r"[+-]?(\d+|\d*\.\d+|\d+\.\d*)([eE][+-]?\d+)?")
 
 
@@ -295,7 +297,7 @@ def _literal(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     text = value.strip()
-    if _NUMBER.fullmatch(text):
+    if len(text) <= LONGEST_NUMBER and _NUMBER.fullmatch(text):
         return int(text) if text.lstrip("+-").isdigit() else float(text)
     return _LITERALS.get(text.lower(), value)
 

@@ -32,6 +32,8 @@ from tests.support.airflow_fakes import CANARY
         {"timeout": float("inf")},
         {"timeout": float("nan")},
         {"timeout": True},
+        {"timeout": 10**400},
+        {"inputs_schema": {"$schema": 7}},
         {"max_xcom_bytes": -1},
         {"max_resubmits": -1},
         {"on_stale": "ask"},
@@ -65,7 +67,14 @@ def test_a_schema_is_checked_before_anything_is_paid_and_its_words_hold_no_value
         validate_inputs({"a": 1}, {"properties": {"a": {"$ref": "http://127.0.0.2:9/schema.json"}}})
 
 
-@pytest.mark.parametrize("text", ["{'prompt': 'a'}", "[1]", '"text"', ""])
+@pytest.mark.parametrize("text", ["{'prompt': 'a'}", "[1]", '"text"', "", "[" * 100_000])
 def test_a_template_that_gives_no_object_says_how_to_write_it(text: str) -> None:
     with pytest.raises(SegmindConfigError, match="'inputs'"):
         as_inputs(text)
+
+
+@pytest.mark.parametrize("schema", [{"properties": {"a": {"pattern": "("}}}, {"$ref": "#"}, {"allOf": [{"$ref": "#"}]}])
+def test_a_schema_that_nothing_can_be_checked_against_is_an_error_of_the_schema(schema: dict[str, Any]) -> None:
+    with pytest.raises(SegmindConfigError, match=r"'inputs_schema'.*Nothing was sent") as caught:
+        validate_inputs({"a": CANARY}, schema)
+    assert CANARY not in str(caught.value)
