@@ -142,7 +142,8 @@ def get_provider_info() -> dict[str, Any]:
                         "description": (
                             "Seconds without a heartbeat after which other runs over the same ledger consider the run "
                             "of a table dead and look up what it had sent. With a longer time, retries wait longer for "
-                            "the rows of a lost worker; a store whose listings are slow needs it."
+                            "the rows of a lost worker; a store whose listings are slow needs it. All runs "
+                            "over one ledger need the same value."
                         ),
                         "version_added": "0.1.0",
                         "type": "float",

@@ -320,8 +320,11 @@ class Engine:
         try:
             self.member.leave()
         except (SegmindError, OSError) as error:
-            # Others wait until this run is dead for them, and nothing is lost.
-            log.warning("This run could not take its leave of the ledger: %s", error)
+            log.warning(
+                "This run could not remove its registration from the ledger: %s. Other runs wait until its heartbeat "
+                "is too old; nothing is lost.",
+                error,
+            )
 
     async def _observe(self) -> None:
         """See from time to time whose heart has stopped, and let others move what this run has read."""

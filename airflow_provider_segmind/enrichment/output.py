@@ -140,7 +140,7 @@ class Output:
         if standing.open.submitted is not None:
             ids = (*ids, standing.open.submitted.request_id)
             left = left or "the request was accepted and the run ended before its answer; a retry fetches it"
-        left = left or "it may have been asked and nobody knows"
+        left = left or "its request may have been accepted; whether it was is unknown"
         return OutputRow(place, Outcome.UNKNOWN, left, None, first, ids, cost, tokens)
 
 

@@ -357,7 +357,7 @@ async def recover_earlier(run: Run, *, until: float) -> None:
         and (claim := row.claim_for(run.ledger.run)) is not None
         and claim.model == run.question.model
         and run.shard.owns(mark)
-        # What a run at work has claimed is no business of the history.
+        # A run at work knows itself what became of its claims.
         and not any(run.member.is_present(writer) for writer in row.holders())
     }
     await recover(run, lost)
@@ -403,7 +403,7 @@ async def recover(run: Run, lost: Mapping[bytes, Lost]) -> Findings:
     """
     Look for lost requests in the history and note what is certain.
 
-    Trouble with the history is no trouble of the run: the fates stay open.
+    Errors of the history do not stop the run: the fates stay open.
 
     :param lost: each of them, by fingerprint.
     """
@@ -449,7 +449,7 @@ async def recover(run: Run, lost: Mapping[bytes, Lost]) -> Findings:
 
 def free(run: Run, mark: bytes, claims: frozenset[str]) -> None:
     """
-    Note of claims that nobody knows the fate of that they were not sent.
+    Note that claims of unknown fate were not sent.
 
     :param claims: those that stood when the history was asked; it says nothing about one that came since.
     """

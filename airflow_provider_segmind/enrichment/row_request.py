@@ -316,14 +316,18 @@ class Asker:
     def _not_accepted(self, prepared: Prepared, step: Step, error: SegmindError, leave: Leave) -> None:
         run = self._run
         if error is run.commits.error:
-            # The claim may or may not stand in the ledger, but nothing was sent.
+            # The ledger may or may not contain the claim, but nothing was sent.
             run.budget.gave_back(prepared.fingerprint, new_row=step.new_row)
-            run.leave(prepared, "the ledger could not be written, or what other runs note in it not be seen")
+            run.leave(prepared, "the ledger could not be written, or the entries of other runs not be read")
         elif error is run.commits.forbidden():
             self._free(prepared, step, f"it was not asked: {_words(error)}", leave)
         elif error.billed is not False:
             run.budget.lost_sight()
-            run.leave(prepared, f"it may have been asked and nobody knows: {_words(error)}", lost_at=self._clock())
+            run.leave(
+                prepared,
+                f"its request may have been accepted; whether it was is unknown: {_words(error)}",
+                lost_at=self._clock(),
+            )
         elif isinstance(error, HOPELESS) or error.retryable:
             self._free(prepared, step, f"it was not asked: {_words(error)}", leave)
             run.stop(_words(error), error=error)

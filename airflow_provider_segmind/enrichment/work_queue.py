@@ -231,7 +231,11 @@ class RowBook:
             return False
         if standing.open is not None and standing.open.submitted is None:
             self._budget.lost_before(mark, standing.open.bound)
-            self.leave(prepared, "an earlier try may have asked it and nobody knows", lost_at=self.lost_at(mark))
+            self.leave(
+                prepared,
+                "an earlier try may have sent its request; whether it did is unknown",
+                lost_at=self.lost_at(mark),
+            )
             return False
         if standing.open is None and standing.place is not None and not self._is_asked_again(mark):
             self._refused.add(mark)

@@ -156,7 +156,7 @@ class Submission:
         note = self._journal.read()
         if note is None and request_id is not None:
             self._log.warning(
-                "The note of request %s is gone from %s while the task was deferred; going on with that request",
+                "The record of request %s disappeared from %s while the task was deferred; continuing with it",
                 request_id,
                 self._journal.name,
             )
@@ -166,8 +166,8 @@ class Submission:
             return self._write(note.accepted(request_id, note.intent_at))
         if note is None or note.request_id is None:
             raise SegmindStateError(
-                f"The note of this task's request is gone from {self._journal.name} while it was deferred. The request "
-                "goes on and may be billed; nothing was submitted again."
+                f"The record of this task's request disappeared from {self._journal.name} while the task was deferred. "
+                "The request continues and may be billed; nothing was submitted again."
             )
         return note
 

@@ -12,7 +12,7 @@ which claim is older is never asked. What makes it hold, in the ledger's folder 
 ``<writer>.beat``          the heartbeat, overwritten six times within the time after which a silent writer is dead; it
                            also says which segments of others its writer has read
 ``<writer>.ended``         the writer has ended and sends nothing more
-``<writer>.dead``          somebody has seen the heartbeat stand still for long enough. Whoever is declared dead and yet
+``<writer>.dead``          an observer has seen no new heartbeat for long enough. A writer that was declared dead and is
                            alive finds this at its next listing, and sends nothing more
 =========================  =============================================================================================
 
@@ -229,8 +229,8 @@ class Membership:
             return SegmindBulkError(self._expelled, retryable=True)
         if self._monotonic() - self._beaten_at > self.death_after / 2:
             return SegmindBulkError(
-                f"The heartbeat of this run under {str(self.folder)!r} could not be written for "
-                f"{self.death_after / 2:g} s, so that another run may soon take it for dead. Nothing more is asked; "
+                f"The heartbeat of this run under {str(self.folder)!r} has not been written for "
+                f"{self.death_after / 2:g} s, and another run may soon take this one for dead. Nothing more is sent; "
                 "requests that were accepted are fetched by a retry, within an hour.",
                 retryable=True,
             )
@@ -406,13 +406,14 @@ class Membership:
                 return listing
         if not whole:
             raise SegmindBulkError(
-                f"Segments under {str(self.folder)!r} are gone that this run had not read, and no run moves those. "
-                "Nothing more is asked; a retry reads the ledger anew.",
+                f"Segments under {str(self.folder)!r} disappeared before this run had read them, although no run "
+                "removes such segments. Nothing more is sent; a retry reads the ledger again.",
                 retryable=True,
             )
         raise SegmindBulkError(
-            f"Listing {str(self.folder)!r} takes longer than {TRUST * self.death_after:g} s, so that nobody knows what "
-            "other runs have claimed meanwhile. Nothing more is asked; raise [segmind] writer_timeout.",
+            f"Listing {str(self.folder)!r} takes longer than {TRUST * self.death_after:g} s, so it is unknown what "
+            "other runs have claimed in the meantime. Nothing more is sent; raise [segmind] writer_timeout for all "
+            "runs that use this ledger.",
             retryable=True,
         )
 
@@ -453,9 +454,9 @@ class Membership:
     def _notice_expulsion(self, listing: Listing) -> None:
         if self.writer in listing.dead or self.writer not in listing.registered:
             self._expelled = (
-                f"Another run over the ledger under {str(self._ledger_folder)!r} took this one for dead, because its "
-                "process stood still. Nothing more is asked; requests that were accepted are fetched by that run or a "
-                "retry, within an hour."
+                f"Another run over the ledger under {str(self._ledger_folder)!r} took this one for dead because its "
+                "heartbeat had stopped. Nothing more is sent; requests that were accepted are fetched by that run or "
+                "by a retry, within an hour."
             )
 
     def _others(self, listing: Listing) -> set[str]:
@@ -467,7 +468,7 @@ class Membership:
         if watched is None or content != watched.content:
             self._watched[writer] = _Watched(content, now)
             return False
-        # A pause of this process is no silence of the other.
+        # A pause of this process does not mean that the other one was silent.
         watched.silent += min(now - watched.looked, self.death_after / 3)
         watched.looked = now
         return watched.silent >= self.death_after
@@ -530,7 +531,7 @@ class Membership:
     def _out_of_reach(self, error: OSError) -> SegmindBulkError:
         return SegmindBulkError(
             f"The folder {str(self.folder)!r}, where runs over one ledger see each other, is out of reach: {error}. "
-            "Nothing more is asked; a retry tries again.",
+            "Nothing more is sent; a retry tries again.",
             retryable=True,
         )
 
