@@ -70,6 +70,11 @@ def store_path(path: str | os.PathLike[str] | StorePath) -> StorePath:
     return path  # type: ignore[return-value]
 
 
+def is_on_local_disk(path: object) -> bool:
+    """Tell whether a path is one of the local disk, wrapped or not."""
+    return _protocol(path) in ("", "file", "local")
+
+
 def make_folder(path: StorePath) -> None:
     """Create a folder and those above it, where the store knows folders; on a local disk they outlive a power cut."""
     if not _is_local(path):

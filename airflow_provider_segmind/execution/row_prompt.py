@@ -26,6 +26,7 @@ from airflow_provider_segmind.defaults import ANSWER_COLUMN
 from airflow_provider_segmind.enrichment.outcomes import Accept, AskAgain, Outcome, Refuse, Reply, Verdict
 from airflow_provider_segmind.enrichment.rows import Row, placeholders
 from airflow_provider_segmind.enrichment.settings import Question
+from airflow_provider_segmind.enrichment.storage import StorePath, is_on_local_disk
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindRowError, shorten
 from airflow_provider_segmind.execution.file_table import locate
 from airflow_provider_segmind.rendering import unmasked
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
 
 
 _PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
-_OF_THE_WORKER = ("", "file", "local")
+_UNSEEN = str.maketrans("", "", "\t\r\n")
+"""What a URL is read without, wherever it stands."""
 _UNREADABLE = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 
 
@@ -93,10 +95,11 @@ class RowFiles:
         _check_reach(address, name, template)
         try:
             path = locate(address)
-        except ValueError as error:
+        except (ValueError, ImportError) as error:
             raise SegmindRowError(
                 f"{name} is in no store that Airflow knows here: {shorten(str(error), 80)}."
             ) from error
+        _check_store(path, name, template)
         shown = f"{name} ({shorten(path.name, 80)!r})"
         try:
             with path.open("rb") as file:
@@ -121,12 +124,20 @@ def _check_reach(address: str, name: str, template: str) -> None:
     """
     if not _PLACEHOLDER.search(template):
         return
-    if ".." in re.split(r"[/\\]", address):
+    read_as = address.translate(_UNSEEN)
+    if any(".." in re.split(r"[/\\]", each) for each in (address, read_as)):
         raise SegmindRowError(f"{name} leaves its folder by '..'.")
-    scheme = address.partition("://")[0].lower() if "://" in address else ""
-    if "@" in address.partition("://")[2].partition("/")[0] and "@" not in _PLACEHOLDER.split(template)[0]:
+    if "@" in read_as.partition("://")[2].partition("/")[0] and "@" not in _PLACEHOLDER.split(template)[0]:
         raise SegmindRowError(f"{name} names a Connection, which a row may not: write it into the template.")
-    if _PLACEHOLDER.match(template) and scheme in _OF_THE_WORKER:
+
+
+def _check_store(path: StorePath, name: str, template: str) -> None:
+    """
+    Check that a row that names the store does not name the worker's own disk, however that is spelled.
+
+    :raises SegmindRowError: it does.
+    """
+    if _PLACEHOLDER.match(template.lstrip()) and is_on_local_disk(path):
         raise SegmindRowError(
             f"{name} names a file of the worker itself, which a row may not: write its folder into the template, as in "
             "files=['/data/photos/{name}']."
