@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -238,7 +239,13 @@ class Submission:
 
     def _note_intent(self, note: Note) -> None:
         intent = replace(note, intent_at=self._clock())
-        self._journal.write(intent)
+        try:
+            self._journal.write(intent)
+        except Exception:
+            # Nothing was sent. A store that has taken the intent must not make the next try believe otherwise.
+            with contextlib.suppress(Exception):
+                self._journal.write(intent.ended("refused"))
+            raise
         self._sending = intent
         self._log.info("Noted the intent to submit to model %s in %s", self.model, self._journal.name)
 

@@ -20,6 +20,7 @@ from airflow_provider_segmind.operators.request import (
     SegmindRunOperator,
     SegmindSubmitOperator,
 )
+from airflow_provider_segmind.task_state import PathJournal
 from airflow_provider_segmind.triggers.events import RequestEvent
 from tests.support.airflow_fakes import CANARY, INPUTS, KEY, Clock, Run, by_hand
 
@@ -432,6 +433,22 @@ def test_after_a_deferral_no_error_says_that_nothing_was_sent(
 
 def wrong() -> None:
     raise SegmindConfigError("'inputs' cannot work. Nothing was sent.")
+
+
+def test_an_intent_that_only_one_store_took_does_not_leave_the_retry_with_an_unknown_request(
+    emulator: SegmindEmulator, clock: Clock, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: PathJournal, note: Any) -> None:
+        raise OSError("No space left on device")
+
+    fields = {"output_path": f"{tmp_path.as_uri()}/"}
+    with monkeypatch.context() as patched:
+        patched.setattr(PathJournal, "write", full)
+        with pytest.raises(OSError, match="No space left"):
+            make(clock, **fields).execute(run.context())
+    assert emulator.jobs == []
+    assert make(clock, **fields).execute(run.context())["status"] == "COMPLETED"
+    assert len(emulator.jobs) == 1
 
 
 def test_inputs_with_half_a_surrogate_pair_are_refused_before_anything_is_noted_or_sent(
