@@ -172,6 +172,8 @@ def load_file(
         if not isinstance(address, str) or not address.strip():
             raise SegmindConfigError(f"{field_name} is empty: give a path, a URI, an http(s) address or bytes.")
         scheme = address.partition(":")[0].lower()
+        if scheme != "data":
+            _check_address(address, field_name)
         if scheme in ("http", "https"):
             return FilePart.from_url(address, media_type=media_type, name=f"{field_name} ({_short_name(address)})")
         if scheme == "data":
@@ -269,6 +271,13 @@ def _from_bytes(data: bytes, path: str, media_type: str | None, field_name: str)
     if found is None:
         raise SegmindConfigError(f"{name}: neither its name nor its first bytes tell its type, say media_type.")
     return FilePart(media_type=found, data=data, name=name)
+
+
+def _check_address(address: str, field_name: str) -> None:
+    try:
+        urlsplit(address)
+    except ValueError as error:
+        raise SegmindConfigError(f"{field_name} is not a valid address: its host is malformed.") from error
 
 
 def _short_name(path: str) -> str:

@@ -200,3 +200,12 @@ def test_a_pdf_and_a_video_by_address_go_to_those_who_read_them():
 def test_a_file_a_family_does_not_take_is_an_error_that_names_it(family, part):
     with pytest.raises(SegmindConfigError, match=rf"files\[0\] \(x\): models of the {family} form take no"):
         file_block(part, family)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["http://[oops/x.png", "s3://[b/x.png", "https://host]/x.png", "https://[::zz]/x.png", "http://\u2100.com/x.png"],
+)
+def test_an_address_whose_host_is_malformed_is_named_by_its_field(address: str) -> None:
+    with pytest.raises(SegmindConfigError, match=r"files\[0\] is not a valid address"):
+        load_file(address, read=lambda _: b"x", field_name="files[0]")
