@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 BACKSTOP_SECONDS = 60.0
 """Seconds after our own deadline at which Airflow ends a deferral whose trigger said nothing."""
+LONGEST_DEFERRAL = 10 * 365 * 86400.0
+"""Seconds of the longest deferral: Airflow adds them to the present, and a date ends with the year 9999."""
 TRIGGER_FAILED = "__fail__"
 """What Airflow resumes a task with when its trigger ended without an event."""
 TIMED_OUT = ("Trigger timeout", "Trigger/execution timeout")
@@ -43,4 +45,4 @@ def deadline_of_task(context: Context, execution_timeout: timedelta | None) -> f
 
 def backstop(end_time: float, now: float) -> timedelta:
     """Return after how long Airflow is to end a deferral whose trigger said nothing by its own deadline."""
-    return timedelta(seconds=max(0.0, end_time - now) + BACKSTOP_SECONDS)
+    return timedelta(seconds=min(max(0.0, end_time - now) + BACKSTOP_SECONDS, LONGEST_DEFERRAL))

@@ -68,9 +68,11 @@ def read_moment(value: Any, field: str) -> float | None:
         return None
     try:
         if isinstance(value, (int, float)) and not isinstance(value, bool):
+            # Milliseconds, which other services use, are beyond the years that can be written.
+            datetime.fromtimestamp(value, UTC)
             return float(value)
         moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError, OSError):
         raise SegmindConfigError(f"{field!r} is {value!r}; it must be ISO 8601 or epoch seconds.") from None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 

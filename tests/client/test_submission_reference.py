@@ -25,7 +25,7 @@ def test_what_names_no_request_is_refused(given: Any) -> None:
         RequestRef.read(given)
 
 
-@pytest.mark.parametrize("given", ["yesterday", [], True])
+@pytest.mark.parametrize("given", ["yesterday", [], True, 1_800_000_000_000, 10**400, float("nan"), 1e300])
 def test_a_moment_that_is_none_is_refused(given: Any) -> None:
     with pytest.raises(SegmindConfigError, match="submitted_at"):
         read_moment(given, "submitted_at")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from datetime import timedelta
+import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,16 @@ def test_what_a_deferral_stores_is_plain_json_without_key_or_prompt(
     assert CANARY not in text
     assert kwargs["end_time"] == pytest.approx(kwargs["submitted_at"] + 3600)
     assert left.timeout > timedelta(seconds=3500)
+
+
+@pytest.mark.parametrize("timeout", [sys.maxsize, 1e15, 1e200])
+def test_a_timeout_without_end_defers_a_paid_request_all_the_same(
+    emulator: SegmindEmulator, clock: Clock, run: Run, timeout: float
+) -> None:
+    emulator.settings(latency=500.0)
+    left = deferred(make(clock, deferrable=True, timeout=timeout), run)
+    assert datetime.now(UTC) + left.timeout > datetime.now(UTC) + timedelta(days=365)
+    assert len(emulator.jobs) == 1
 
 
 def test_execution_timeout_shortens_the_wait_of_the_trigger(emulator: SegmindEmulator, clock: Clock, run: Run) -> None:
