@@ -229,9 +229,12 @@ class _Fetch:
     def _write(self, file: MediaFile, response: httpx.Response, open_sink: Callable[[str], BinaryIO]) -> int:
         headers = answer_headers(response.headers.multi_items())
         if response.status_code != 200:
+            headers.pop("content-length", None)
             words = Body(headers, MAX_PAGE_BYTES, ready=response.is_stream_consumed)
-            for piece in raw_pieces(response):
-                words.add(piece)
+            # The bound is one of files; of a page, what was read up to it is enough.
+            with suppress(TooLargeError):
+                for piece in raw_pieces(response):
+                    words.add(piece)
             raise refusal(self.asked, Answer(response.status_code, words.content, headers, time.time()))
         unpacker = Unpacker(headers, self.downloads.limits.max_bytes, ready=response.is_stream_consumed)
         written = 0
@@ -262,7 +265,9 @@ def _host_and_port(url: str) -> tuple[str, int] | None:
     try:
         parts = urlsplit(url)
         port = parts.port or {"http": 80, "https": 443}.get(parts.scheme.lower())
-    except ValueError:
+        # httpx reads the name when it sends, and raises errors of its own and of idna.
+        _ = httpx.URL(url).host
+    except (httpx.InvalidURL, ValueError):
         return None
     if parts.scheme.lower() not in ("http", "https") or not parts.hostname or port is None:
         return None

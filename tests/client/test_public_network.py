@@ -20,7 +20,13 @@ from airflow_provider_segmind.client.account import ClientConfig, DownloadLimits
 from airflow_provider_segmind.client.downloads import Downloads, MediaFile, download, media_files
 from airflow_provider_segmind.client.endpoints import Endpoints
 from airflow_provider_segmind.client.models import RequestResult
-from airflow_provider_segmind.client.public_network import PublicNetwork, RefusedAddressError, look_up, why_not_public
+from airflow_provider_segmind.client.public_network import (
+    PublicNetwork,
+    PublicTransport,
+    RefusedAddressError,
+    look_up,
+    why_not_public,
+)
 from airflow_provider_segmind.exceptions import SegmindDownloadError, SegmindError
 
 NOT_PUBLIC = [
@@ -237,6 +243,33 @@ def test_behind_a_proxy_a_private_host_is_refused_as_well(victim: Site, monkeypa
     with pytest.raises(SegmindDownloadError, match="not public"):
         fetch("http://10.0.0.1/secret.png")
     assert victim.seen == []
+
+
+@pytest.mark.parametrize("host", ["xn--", "xn--a.test", "a..b", "-", "é" * 70])
+def test_a_name_that_no_client_can_write_is_refused_or_not_found(host: str) -> None:
+    def none(name: str, port: int) -> list[str]:
+        raise httpcore.ConnectError("no such host")
+
+    with pytest.raises(SegmindError) as caught:
+        fetch(f"http://{host}/cat.png", transport=PublicTransport(PublicNetwork(look_up=none)))
+    assert isinstance(caught.value, SegmindDownloadError) or caught.value.retryable
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_an_error_page_of_any_size_is_an_error_of_the_server(announced: bool) -> None:
+    page = [b"x" * (1 << 16)] * 32
+    body = {"content": b"".join(page)} if announced else {"stream": Chunks(page)}
+    with pytest.raises(SegmindError, match="HTTP 502") as caught:
+        fetch("http://files.test/cat.png", transport=httpx.MockTransport(lambda _: httpx.Response(502, **body)))
+    assert caught.value.retryable
+
+
+class Chunks(httpx.SyncByteStream):
+    def __init__(self, pieces: list[bytes]) -> None:
+        self.pieces = pieces
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self.pieces
 
 
 def test_behind_a_proxy_a_name_that_only_the_proxy_can_look_up_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
