@@ -307,9 +307,10 @@ class Engine:
         )
 
     def _replay(self) -> None:
+        # Reading what others have written can take longer than a silent writer is waited for.
+        self.heartbeat.start()
         # Registered first: from then on nothing is moved away that this run has not read.
         self.member.register()
-        self.heartbeat.start()
         self.ledger.replay()
         if self.ledger.totals().rows:
             for fingerprint in self.ledger.answered_in_run():

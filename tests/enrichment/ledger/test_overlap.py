@@ -503,3 +503,23 @@ async def test_nothing_is_read_from_the_store_to_tell_whether_others_are_at_work
     # The event loop asks this for each block of rows.
     monkeypatch.setattr(Membership, "_content", unreadable)
     assert reader.has_company()
+
+
+async def test_a_run_shows_its_heartbeat_while_it_reads_what_others_have_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World()
+    engine = world.engine(table("a"), settings=dying())
+    genuine, beats = Membership._read_news, []
+
+    def slow(self: Membership, listing: Any) -> bool:
+        if not beats:
+            time.sleep(DEATH_AFTER / 2)
+            beats.append(self._beats)
+        return genuine(self, listing)
+
+    monkeypatch.setattr(Membership, "_read_news", slow)
+    await engine.run()
+    engine.close()
+    # One is written with the registration.
+    assert beats[0] > 1
