@@ -97,7 +97,10 @@ class GroupCommit:
         self._closing = True
         self._hurry.set()
         self._dirty.set()
-        await asyncio.gather(self._task, *([self._folding] if self._folding else []))
+        await self._task
+        # The last write may have begun to fold.
+        if self._folding is not None:
+            await self._folding
 
     async def _run(self) -> None:
         while not self._closing:

@@ -326,7 +326,7 @@ class Membership:
         compact(self._ledger_folder, clock=self._clock, names=names, source=self.folder)
         with self._lock:
             for number in own:
-                del self._own[number]
+                self._own.pop(number, None)
             self._forget(listing, left)
 
     def leave(self) -> None:

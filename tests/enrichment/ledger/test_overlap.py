@@ -15,6 +15,7 @@ import pytest
 
 from airflow_provider_segmind.enrichment.ledger import live
 from airflow_provider_segmind.enrichment.ledger.events import Claimed, Submitted, to_line
+from airflow_provider_segmind.enrichment.ledger.group_commit import GroupCommit
 from airflow_provider_segmind.enrichment.ledger.ledger import Ledger
 from airflow_provider_segmind.enrichment.ledger.live import Heartbeat, Membership
 from airflow_provider_segmind.enrichment.ledger.segments import read_segment, segment_names, write_segment
@@ -523,3 +524,31 @@ async def test_a_run_shows_its_heartbeat_while_it_reads_what_others_have_written
     engine.close()
     # One is written with the registration.
     assert beats[0] > 1
+
+
+async def test_no_segment_is_being_folded_any_more_when_a_run_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    fold, leave = Membership.fold, Membership.leave
+    running: list[int] = []
+    met: list[bool] = []
+
+    def slow(self: Membership, numbers: Any) -> None:
+        running.append(1)
+        time.sleep(0.05)
+        fold(self, numbers)
+        running.pop()
+
+    def watched(self: Membership) -> None:
+        met.append(bool(running))
+        leave(self)
+
+    async def folding_at_last(self: GroupCommit) -> None:
+        self._fold_at = self._next_fold = 1
+        await close(self)
+
+    close = GroupCommit.close
+    monkeypatch.setattr(GroupCommit, "close", folding_at_last)
+    monkeypatch.setattr(Membership, "fold", slow)
+    monkeypatch.setattr(Membership, "leave", watched)
+    await world.run(table(*ROWS), settings={**QUICK, "fold_at": 1000})
+    assert met == [False]
