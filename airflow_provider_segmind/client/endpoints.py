@@ -110,6 +110,9 @@ def _in_one_spelling(url: str) -> str:
 def _can_be_dialled(url: str) -> bool:
     try:
         parts = urlsplit(url)
+        # A name with an empty or overlong label would fail in the look-up, after the intent is recorded, with an error
+        # of a library.
+        (parts.hostname or "").encode("idna")
         return bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False

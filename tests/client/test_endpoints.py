@@ -57,6 +57,7 @@ def test_a_base_url_is_brought_into_one_form(given: str, used: str) -> None:
         "https://user@host", "https://@host", "https://host:0", "https://host:99999", "https://host:port",
         "https://host:", "https://[::1", "https://ho st", "https://host/a b", "https://host\n.example",
         "https://good\\@evil.example", "https://höst.example", "https://host/%00\x00",
+        "https://api..segmind.com", "https://.segmind.com", f"https://{'a' * 64}.test",
     ],
 )  # fmt: skip
 def test_what_is_no_base_url_is_refused_and_named(text: str) -> None:
