@@ -113,7 +113,7 @@ def _or_null_type(node: dict[str, Any]) -> dict[str, Any]:
 
 
 def _refusal(path: str, word: str, said: Any, told: str) -> str:
-    return f"output_type is no JSON Schema: {path}.{word} is {shorten(repr(said), 80)}; {told}."
+    return f"output_type is not a JSON Schema: {path}.{word} is {shorten(repr(said), 80)}; {told}."
 
 
 Schema: TypeAlias = Mapping[str, Any]

@@ -163,7 +163,7 @@ def fault(value: Any) -> tuple[str, str] | None:
             items = node.items() if isinstance(node, Mapping) else enumerate(node)
             stack += [(item, depth + 1, (link, step)) for step, item in items]
         elif isinstance(node, float) and not math.isfinite(node):
-            return _path(link), "it is no finite number"
+            return _path(link), "it is not a finite number"
         elif isinstance(node, int) and not isinstance(node, bool) and too_many_digits(node):
             return _path(link), f"it is a number of more than {MAX_DIGITS} digits"
     return None

@@ -581,7 +581,7 @@ def _checked_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
         validator_for(schema, default=Draft202012Validator).check_schema(dict(schema))
     except SchemaError as error:
         raise SegmindConfigError(
-            f"output_type is no JSON Schema: {error.json_path}: {shorten(error.message)}."
+            f"output_type is not a JSON Schema: {error.json_path}: {shorten(error.message)}."
         ) from error
     _check_references(schema, schema, "$")
     return dict(schema)

@@ -263,7 +263,7 @@ def _groups(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
 def _out_of_reach(row: Row, error: OSError) -> str:
     return (
         f"A file that row {row.number} of the source names cannot be read: {type(error).__name__} "
-        f"({shorten(error.strerror or '')}). That is no trouble of the row: its store is out of reach."
+        f"({shorten(error.strerror or '')}). The row itself is fine: the store of the file cannot be reached."
     )
 
 

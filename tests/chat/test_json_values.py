@@ -95,7 +95,7 @@ def test_numbers_that_are_none_are_read_as_null():
         ({"a": [1, {"b": 10**400}]}, ("$.a[1].b", "it is a number of more than 308 digits")),
         ({"a": -(10**308)}, ("$.a", "it is a number of more than 308 digits")),
         ({"a": 10**308 - 1}, None),
-        ({"a": [math.inf]}, ("$.a[0]", "it is no finite number")),
+        ({"a": [math.inf]}, ("$.a[0]", "it is not a finite number")),
         (json.loads(nested(101)), ("$", "it is nested more than 100 levels deep")),
         (json.loads(nested(800)), ("$", "it is nested more than 100 levels deep")),
         (json.loads(nested(100)), None),

@@ -37,7 +37,7 @@ AT_PARSE: list[tuple[dict[str, Any], str]] = [
     ({"prompt": "x", "options": {"temperature": float("nan")}}, "options.temperature is nan"),
     ({"prompt": "x", "options": ["temperature"]}, "options is a list"),
     ({"prompt": "x", "options": {"messages": []}}, "options.messages belongs outside"),
-    ({"prompt": "x", "output_type": {"type": "objekt"}}, "output_type is no JSON Schema"),
+    ({"prompt": "x", "output_type": {"type": "objekt"}}, "output_type is not a JSON Schema"),
     ({"prompt": "x", "output_type": {"x": 1}}, "output_type is a mapping without any JSON Schema keyword"),
     ({"prompt": "x", "output_type": Strange}, "output_type .*Strange.* is no type pydantic takes"),
     ({"prompt": "x", "output_type": "Ticket"}, "output_type is a str"),

@@ -69,7 +69,7 @@ def _name_trouble(statements: Statements, name: str) -> str | None:
     try:
         encoded = name.encode("utf-8")
     except UnicodeEncodeError:
-        return "is no text that can be written as UTF-8"
+        return "cannot be encoded as UTF-8"
     if not name or "\x00" in name:
         return "is empty or holds a NUL character"
     length = len(encoded) if dialect.longest_in_bytes else len(name)
@@ -80,9 +80,7 @@ def _name_trouble(statements: Statements, name: str) -> str | None:
 
 
 def _reserved(statements: Statements, name: str) -> str | None:
-    return (
-        f"has a name that {statements.dialect.name} keeps for itself" if name in statements.dialect.reserved else None
-    )
+    return f"has a name that is reserved in {statements.dialect.name}" if name in statements.dialect.reserved else None
 
 
 def check_present(statements: Statements, columns: Collection[str], title: str) -> None:

@@ -148,7 +148,7 @@ def _parsed(value: Any) -> Decimal | None:
     if isinstance(value, float):
         return Decimal(repr(value))
     if not isinstance(value, str):
-        raise MisfitError("it is no number")
+        raise MisfitError("it is not a number")
     text = value.strip()
     try:
         return Decimal(text)
@@ -227,7 +227,7 @@ def _date(value: Any) -> str:
             raise MisfitError("it has a time of day, which the column would drop")
         value = value.date()
     if not isinstance(value, date):
-        raise MisfitError("it is no date")
+        raise MisfitError("it is not a date")
     return value.isoformat()
 
 
@@ -237,10 +237,10 @@ def _moment(value: Any, digits: int, *, zoned: bool) -> str:
     if isinstance(value, date) and not isinstance(value, datetime):
         value = datetime.combine(value, time())
     if not isinstance(value, datetime):
-        raise MisfitError("it is no moment")
+        raise MisfitError("it is not a timestamp")
     if zoned and value.tzinfo is None:
         # PostgreSQL takes it for one of the session's zone, so that it may be the same as a text with a zone.
-        raise MisfitError("it names no time zone, so that which moment it is depends on the session")
+        raise MisfitError("it has no time zone, so the point in time depends on the database session")
     if not zoned and value.tzinfo is not None:
         raise MisfitError("it has a time zone, which the column would drop")
     if value.microsecond % 10 ** (6 - min(6, digits)):
@@ -253,7 +253,7 @@ def _read(parse: Callable[[str], Any], text: str) -> Any:
         return parse(text.strip())
     except ValueError:
         # The database may read it, as "1 May 2026", and take it for the same as another text.
-        raise MisfitError("it is not written as ISO 8601 writes it, so that it cannot be told from others") from None
+        raise MisfitError("it is not in ISO 8601 form, so it cannot be compared with other keys") from None
 
 
 def _time(value: Any) -> str:
