@@ -317,8 +317,8 @@ def _branches(schema: Any, root: Schema, seen: tuple[str, ...]) -> Iterator[Sche
 
 SHOWN_ERRORS = 3
 """How many of a validator's errors are told, to the reader and to the model."""
-_TYPES_OWN_ERRORS = (ValueError, TypeError, ArithmeticError, LookupError, AttributeError, AssertionError)
-"""What the validators and serializers of a user's type may raise; the reply was paid for, and is "invalid" then."""
+_NOT_ABOUT_THE_REPLY = (OSError, MemoryError, RecursionError)
+"""What validating may raise for reasons of the machine or the network; the same reply may pass the next time."""
 _SCHEMA_WORDS = frozenset(
     {"type", "properties", "required", "additionalProperties", "items", "prefixItems", "enum", "const"}
     | {"$ref", "anyOf", "oneOf", "allOf"}
@@ -543,7 +543,10 @@ class OutputType:
             else:
                 checked = adapter.validate_python(value, strict=False, by_alias=True, by_name=names.by_name)
             return plain_data(adapter, names, checked, value)
-        except _TYPES_OWN_ERRORS as error:
+        except _NOT_ABOUT_THE_REPLY:
+            raise
+        except Exception as error:  # noqa: BLE001
+            # The validators of a user's type may raise anything; the reply was paid for, and is "invalid" then.
             return error
 
 

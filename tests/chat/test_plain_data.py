@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterable
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -375,6 +376,28 @@ def test_values_of_other_types_come_in_the_form_json_has_for_them():
     }  # fmt: skip
 
     assert OutputType.from_(Kinds).parse(json.dumps(answer)).data == {**answer, "limit": None}
+
+
+class Refused(Exception):  # noqa: N818
+    """An error of a user's own."""
+
+
+@pytest.mark.parametrize("error", [RuntimeError, NotImplementedError, NameError, Refused, re.error])
+def test_whatever_a_validator_raises_about_an_answer_makes_it_invalid(error: type[Exception]) -> None:
+    def broken(_: str) -> str:
+        raise error("the answer")
+
+    parsed = OutputType.from_(Annotated[str, pydantic.AfterValidator(broken)]).parse('"x"')
+
+    assert parsed.error == f"$: output_type itself raised {error.__name__}"
+
+
+def test_a_network_out_of_reach_of_a_validator_says_nothing_about_the_answer() -> None:
+    def away(_: str) -> str:
+        raise ConnectionResetError
+
+    with pytest.raises(ConnectionResetError):
+        OutputType.from_(Annotated[str, pydantic.AfterValidator(away)]).parse('"x"')
 
 
 def test_what_a_validator_or_serializer_of_the_type_raises_is_an_invalid_answer_or_none_at_all():
