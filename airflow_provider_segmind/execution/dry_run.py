@@ -101,6 +101,8 @@ def _distinct(
 ) -> Iterator[Prepared]:
     """Yield each question of this shard once, and count rows."""
     shard = Shard(index=task.shard_index, count=task.shard_count)
+    # As in a run, where a row without a question belongs to the first shard.
+    counts_skipped = int(shard.index == 0)
     seen = CompactIndex()
     for row in numbered(islice(ends.rows(), task.sample), question):
         built = build(row, question)
@@ -108,10 +110,10 @@ def _distinct(
         if isinstance(prepared, SegmindError):
             if is_fatal(built):
                 raise prepared
-            foreseen.skipped_rows += 1
+            foreseen.skipped_rows += counts_skipped
             continue
         if target is not None and target.trouble(key, row.number):
-            foreseen.skipped_rows += 1
+            foreseen.skipped_rows += counts_skipped
             continue
         if not shard.owns(prepared.fingerprint):
             continue

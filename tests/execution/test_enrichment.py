@@ -402,6 +402,15 @@ def test_a_dry_run_skips_the_rows_that_a_run_skips(table: Table) -> None:
     assert (estimate["rows"], estimate["skipped_rows"]) == (outcomes["success"], outcomes["skipped"]) == (2, 1)
 
 
+def test_dry_runs_of_shards_count_a_row_that_cannot_be_asked_once(table: Table) -> None:
+    source = table.write([*things("sky", "rose"), {"id": 2}])
+
+    estimates = [table.ask(source=source, dry_run=True, shard_index=index, shard_count=3) for index in range(3)]
+
+    assert sum(estimate["rows"] for estimate in estimates) == 2
+    assert sum(estimate["skipped_rows"] for estimate in estimates) == 1
+
+
 @pytest.mark.parametrize("index", [0, 1])
 def test_a_sample_of_a_shard_counts_all_rows_of_the_source(table: Table, index: int) -> None:
     table.ask(source=table.write(things(*map(str, range(50)))), sample=10, shard_index=index, shard_count=2)
