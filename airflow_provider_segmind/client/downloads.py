@@ -35,7 +35,7 @@ from airflow_provider_segmind.client.responses import Answer, Asked, refusal
 from airflow_provider_segmind.client.retry import Patience, retrying
 from airflow_provider_segmind.client.transport_errors import answer_headers, http_timeout, shared_tls, transport_error
 from airflow_provider_segmind.client.transports import environment_proxy
-from airflow_provider_segmind.exceptions import SegmindDownloadError, shorten
+from airflow_provider_segmind.exceptions import SegmindDownloadError, SegmindError, SegmindResponseError, shorten
 
 STALL_TIMEOUT = 60.0
 """Seconds without a byte after which a download starts again; a large video may take minutes in all."""
@@ -235,7 +235,7 @@ class _Fetch:
             with suppress(TooLargeError):
                 for piece in raw_pieces(response):
                     words.add(piece)
-            raise refusal(self.asked, Answer(response.status_code, words.content, headers, time.time()))
+            raise self._answered(Answer(response.status_code, words.content, headers, time.time()))
         unpacker = Unpacker(headers, self.downloads.limits.max_bytes, ready=response.is_stream_consumed)
         written = 0
         with open_sink(file.suffix(headers.get("content-type", "").partition(";")[0])) as sink:
@@ -244,6 +244,20 @@ class _Fetch:
                 for piece in unpacker.unpacked(chunk):
                     written += sink.write(piece)
         return written
+
+    def _answered(self, answer: Answer) -> SegmindError:
+        error = refusal(self.asked, answer)
+        if not isinstance(error, SegmindResponseError) or answer.status_code < 400:
+            return error
+        # A store of files answers with pages of its own; no gateway of Segmind is between, and no base URL to check.
+        return SegmindResponseError(
+            f"{self.asked.what} was answered HTTP {answer.status_code}: {error.body!r}. The request was billed, and "
+            "its file is kept for seven days; a later try may succeed.",
+            billed=True,
+            retryable=True,
+            status_code=answer.status_code,
+            body=error.body,
+        )
 
     def _refused(self, why: str) -> SegmindDownloadError:
         return SegmindDownloadError(f"{self.asked.what} is refused: {why}. Nothing was sent there.", refused=True)

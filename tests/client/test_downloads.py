@@ -51,10 +51,13 @@ def test_a_download_starts_again_from_the_beginning_and_carries_no_key() -> None
     assert "x-api-key" not in seen[-1].headers
 
 
-def test_a_file_that_is_gone_is_an_error_at_once() -> None:
-    transport = httpx.MockTransport(lambda _: httpx.Response(404, text="NoSuchKey"))
-    with pytest.raises(SegmindError, match="NoSuchKey"):
+@pytest.mark.parametrize("status", [403, 404])
+def test_a_file_that_is_gone_is_an_error_about_the_file(status: int) -> None:
+    transport = httpx.MockTransport(lambda _: httpx.Response(status, text="NoSuchKey"))
+    with pytest.raises(SegmindError, match=rf"HTTP {status}: 'NoSuchKey'.*billed.*seven days") as caught:
         download(MediaFile(URL), lambda _: io.BytesIO(), transport=transport, sleep=lambda _: None)
+    assert caught.value.billed
+    assert "base URL" not in str(caught.value)
 
 
 def test_an_address_that_a_language_model_writes_is_never_fetched() -> None:
