@@ -197,10 +197,10 @@ class SegmindResponseError(SegmindAPIError):
     """
     The answer breaks the contract: no request id, not JSON, a redirect, a proxy's page.
 
-    :param billed: None after a paid call that may have been carried out; False where nothing paid was sent, or where
-        something in front of Segmind refused it.
-    :param retryable: True where something in front of Segmind answered and nothing was created, and for a free call
-        whose answer was cut off.
+    :param billed: None after a paid call that may have been carried out; True where a file of a result is missing;
+        False where nothing paid was sent, or where something in front of Segmind refused it.
+    :param retryable: True where something in front of Segmind answered and nothing was created, for a file of a result,
+        and for a free call whose answer was cut off.
     """
 
     def __init__(
