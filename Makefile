@@ -10,6 +10,8 @@ COMPILE := $(UV) pip compile --quiet --no-header --no-annotate --no-emit-index-u
 
 # What `make fast` runs: the rooms that import no Airflow, which it forbids while they run.
 FAST := $(wildcard tests/guards tests/wire tests/client tests/chat tests/enrichment tests/emulator tests/test_exceptions.py)
+# Real Airflow on PostgreSQL, for a minute and a half: with the long suites.
+LONG_E2E := tests/e2e/test_postgres.py
 SLOW := tests/packaging tests/browser tests/e2e tests/crash tests/matrix
 PYTEST := $(BIN)/python -m pytest
 
@@ -56,7 +58,7 @@ lint: $(STAMP) ## Format check, lint, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-fast: $(STAMP) ## What needs no Airflow, in under 60 s
+fast: $(STAMP) ## What needs no Airflow, in about two minutes
 	@$(MAKE) --no-print-directory lint
 	SEGMIND_TESTS_FORBID_AIRFLOW=1 $(PYTEST) $(FAST) -m "not airflow" --numprocesses 2 --dist loadfile
 
@@ -65,7 +67,7 @@ test: fast ## Everything but the long suites, fast first, stopping at the first 
 	$(PYTEST) tests $(FAST:%=--ignore=%) $(SLOW:%=--ignore=%) --numprocesses 2 --dist loadfile
 	@$(call pytest,tests/packaging)
 	@$(MAKE) --no-print-directory browser
-	@$(call pytest,tests/e2e)
+	@$(call pytest,tests/e2e,--ignore=$(LONG_E2E))
 
 browser: $(STAMP) ## The report in a real browser; installs Debian's chromium where it may
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
@@ -76,6 +78,7 @@ browser: $(STAMP) ## The report in a real browser; installs Debian's chromium wh
 crash: $(STAMP) ## Kill runs over tables and real Airflow processes, and count what was paid
 	$(PYTEST) tests/crash/test_enrich.py tests/crash/test_overlap.py --numprocesses 2
 	@$(call pytest,tests/crash,--ignore=tests/crash/test_enrich.py --ignore=tests/crash/test_overlap.py)
+	@$(call pytest,$(LONG_E2E))
 
 SEEDS ?= 50
 crash-overlap: $(STAMP) ## Let runs over one ledger overlap, killed and frozen: SEEDS=50
