@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Self, TypeVar
 
 from airflow_provider_segmind.enrichment.sql.column_types import MOST_DECIMALS, Kind, as_text
@@ -91,6 +92,7 @@ class Dialect:
     :param begin: begins a transaction, where its driver does not do so by itself.
     :param key_clause: declares the key.
     :param texts: whether its driver takes dates, decimals and UUIDs as texts only.
+    :param misread_numbers: whether an older driver misreads integers beyond 64 bits and decimals in powers of ten.
     :param unbounded: whether its type for decimals holds one of any size.
     :param longest: how long a name may be; a longer one is cut off, or refused.
     :param longest_in_bytes: whether that counts bytes of UTF-8 and not characters.
@@ -106,6 +108,7 @@ class Dialect:
     begin: str | None = None
     key_clause: str = "PRIMARY KEY ({})"
     texts: bool = False
+    misread_numbers: bool = False
     unbounded: bool = False
     longest: int | None = None
     longest_in_bytes: bool = False
@@ -132,9 +135,20 @@ class Dialect:
         """Return values in the form the driver takes them."""
         if self.texts:
             values = [as_text(value) for value in values]
+        elif self.misread_numbers:
+            values = [_spelled_out(value) for value in values]
         if self.marker == "%(name)s":
             return {f"p{number}": value for number, value in enumerate(values)}
         return values
+
+
+def _spelled_out(value: Any) -> Any:
+    """Return a number in the form that every version of DuckDB's driver binds exactly; 1.2 reads 1E+1 as 1."""
+    if isinstance(value, Decimal):
+        exponent = value.as_tuple().exponent
+        return Decimal(int(value)) if isinstance(exponent, int) and exponent > 0 else value
+    wide = isinstance(value, int) and not -(2**63) <= value < 2**63
+    return Decimal(value) if wide and abs(value) < 10**38 else value
 
 
 def _ascii_lower(name: str) -> str:
@@ -190,6 +204,7 @@ _DUCKDB = Dialect(
     },
     marker="?",
     begin="BEGIN TRANSACTION",
+    misread_numbers=True,
     fold=_ascii_lower,
 )
 _SNOWFLAKE = Dialect(
