@@ -10,8 +10,8 @@ COMPILE := $(UV) pip compile --quiet --no-header --no-annotate --no-emit-index-u
 
 # What `make fast` runs: the rooms that import no Airflow, which it forbids while they run.
 FAST := $(wildcard tests/guards tests/wire tests/client tests/chat tests/enrichment tests/emulator tests/test_exceptions.py)
-# Real Airflow on PostgreSQL, for a minute and a half: with the long suites.
-LONG_E2E := tests/e2e/test_postgres.py
+# Real Airflow on PostgreSQL, and a table that defers: a minute each, so they run with the long suites.
+LONG_E2E := tests/e2e/test_postgres.py tests/e2e/test_tables.py
 SLOW := tests/packaging tests/browser tests/e2e tests/crash tests/matrix
 PYTEST := $(BIN)/python -m pytest
 
@@ -67,7 +67,7 @@ test: fast ## Everything but the long suites, fast first, stopping at the first 
 	$(PYTEST) tests $(FAST:%=--ignore=%) $(SLOW:%=--ignore=%) --numprocesses 2 --dist loadfile
 	@$(call pytest,tests/packaging)
 	@$(MAKE) --no-print-directory browser
-	@$(call pytest,tests/e2e,--ignore=$(LONG_E2E))
+	@$(call pytest,tests/e2e,$(LONG_E2E:%=--ignore=%))
 
 browser: $(STAMP) ## The report in a real browser; installs Debian's chromium where it may
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
