@@ -1,14 +1,14 @@
 """
-Where the note of a task instance's request is kept, so that it survives a retry.
+Where the record of a task instance's request is kept, so that it survives a retry.
 
-XCom cannot do this: Airflow deletes a task instance's XComs when the next try starts. The note is written to object
+XCom cannot do this: Airflow deletes a task instance's XComs when the next try starts. The record is written to object
 storage under ``state_path`` where one is set, else to Airflow's task state store where the version has one (3.3), else
 to an Airflow Variable. Beside the latter two a copy goes under ``output_path``: Airflow may empty its store
 (``[state_store] clear_on_success``, a button of its UI), and old Variables are deleted. The copy alone would not do, as
 an ``output_path`` can be a folder of one worker.
 
-Reading asks every store that may hold a note. Missing in all of them means a first try. One that cannot be read raises,
-so that the task stops and can be retried: unknown is not absent.
+Reading asks every store that may hold a record. Missing in all of them means a first try. A store that cannot be read
+raises, so that the task stops and can be retried: unknown is not absent.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from airflow_provider_segmind.client.submission import Note, latest
+from airflow_provider_segmind.client.submission import SubmissionRecord, latest
 from airflow_provider_segmind.compat import airflow_version, conf, variable_is_missing
 from airflow_provider_segmind.enrichment.storage import make_folder, store_path, write_whole
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindStateError
@@ -42,27 +42,27 @@ LONGEST_NAME = 150
 """Characters of an id that a file name holds; file systems take 255 bytes, the other name while writing included."""
 
 
-class Journal(ABC):
-    """Keeps the note of one task instance."""
+class TaskState(ABC):
+    """Keeps the record of one task instance."""
 
     name: str
     warning: str | None = None
     """What clearing the finished task would cost and why, None when it costs nothing."""
 
     @abstractmethod
-    def read(self) -> Note | None:
+    def read(self) -> SubmissionRecord | None:
         """
-        Return the note, None when no try has written one.
+        Return the record, None when no try has written one.
 
         :raises Exception: whatever the store raises when it cannot be read; the task can be retried.
         """
 
     @abstractmethod
-    def write(self, note: Note) -> None:
-        """Store the note durably before returning."""
+    def write(self, record: SubmissionRecord) -> None:
+        """Store the record durably before returning."""
 
 
-class TaskStateJournal(Journal):
+class AirflowTaskState(TaskState):
     """The task state store of Airflow 3.3 and later: shared by all tries of one task instance."""
 
     name = "Airflow's task state store"
@@ -71,22 +71,22 @@ class TaskStateJournal(Journal):
         self._store = store
         self._key = f"{STATE_KEY}_{part}" if part else STATE_KEY
 
-    def read(self) -> Note | None:
-        """Read the note."""
+    def read(self) -> SubmissionRecord | None:
+        """Read the record."""
         value = self._store.get(self._key)
-        return None if value is None else Note.from_json(value)
+        return None if value is None else SubmissionRecord.from_json(value)
 
-    def write(self, note: Note) -> None:
-        """Write the note."""
+    def write(self, record: SubmissionRecord) -> None:
+        """Write the record."""
         try:
             from airflow_provider_segmind.compat import NEVER_EXPIRE
         except ImportError:
-            self._store.set(self._key, note.to_json())
+            self._store.set(self._key, record.to_json())
         else:
-            self._store.set(self._key, note.to_json(), retention=NEVER_EXPIRE)
+            self._store.set(self._key, record.to_json(), retention=NEVER_EXPIRE)
 
 
-class PathJournal(Journal):
+class PathTaskState(TaskState):
     """One small JSON file for each task instance on object storage, readable with ``ls`` and ``cat``."""
 
     name = "object storage"
@@ -105,17 +105,17 @@ class PathJournal(Journal):
         self._file = self._folder / (f"{name}.{part}.json" if part else f"{name}.json")
         self.name = f"object storage ({self._file})"
 
-    def read(self) -> Note | None:
-        """Read the note."""
+    def read(self) -> SubmissionRecord | None:
+        """Read the record."""
         try:
             text = self._file.read_text()
         except FileNotFoundError:
             return None
         return _decode(text)
 
-    def write(self, note: Note) -> None:
-        """Write the note; on a file system so that no reader ever sees half of it and it outlives a power cut."""
-        text = json.dumps(note.to_json())
+    def write(self, record: SubmissionRecord) -> None:
+        """Write the record; on a file system so that no reader ever sees half of it and it outlives a power cut."""
+        text = json.dumps(record.to_json())
         if self._file.protocol not in ("file", "local", ""):
             self._folder.mkdir(parents=True, exist_ok=True)
             self._file.write_text(text)
@@ -126,7 +126,7 @@ class PathJournal(Journal):
             whole.write(text.encode())
 
 
-class VariableJournal(Journal):
+class VariableTaskState(TaskState):
     """
     An Airflow Variable for each task instance, which any Airflow has.
 
@@ -145,24 +145,24 @@ class VariableJournal(Journal):
         self._index = VariableIndex(identity)
         self._clock = clock
 
-    def read(self) -> Note | None:
-        """Read the note."""
+    def read(self) -> SubmissionRecord | None:
+        """Read the record."""
         text = read_variable(self._key)
         return None if text is None else _decode(text)
 
-    def write(self, note: Note) -> None:
-        """Write the note, having entered its Variable among those to be deleted one day."""
+    def write(self, record: SubmissionRecord) -> None:
+        """Write the record, having entered its Variable among those to be deleted one day."""
         from airflow_provider_segmind.compat import Variable
 
         self._index.enter(self._key, self._clock())
-        Variable.set(self._key, json.dumps(note.to_json()), description=f"Segmind request of {self._about}")
+        Variable.set(self._key, json.dumps(record.to_json()), description=f"Segmind request of {self._about}")
 
 
 class VariableIndex:
     """
-    The Variable that names the note Variables of one task, so that they do not pile up.
+    The Variable that names the record Variables of one task, so that they do not pile up.
 
-    Two runs that enter theirs at the same moment can lose an entry, never a note; each looks whether its own is there.
+    Two runs that enter theirs at the same moment can lose an entry, never a record; each checks that its own is there.
     """
 
     def __init__(self, identity: Identity) -> None:
@@ -184,7 +184,7 @@ class VariableIndex:
                     return
                 self._write({**self._without_old(entries, now), key: now})
         except Exception:
-            # Tidying up is not worth a task; whatever the store of Variables raises, the note itself comes next.
+            # Tidying up is not worth a task; whatever the store of Variables raises, the record itself comes next.
             log.warning("Could not tidy up the Airflow Variables of %s", self._about, exc_info=True)
 
     def _read(self) -> dict[str, float]:
@@ -208,17 +208,17 @@ class VariableIndex:
         return {key: moment for key, moment in entries.items() if moment >= oldest or not self._delete(key, oldest)}
 
     def _delete(self, key: str, oldest: float) -> bool:
-        """Delete a note unless it is in use, or the fate of its POST is unknown; say whether it is gone."""
+        """Delete a record unless it is in use, or the fate of its POST is unknown; say whether it is gone."""
         from airflow_provider_segmind.compat import Variable
 
         text = read_variable(key)
         if text is None:
             return True
         try:
-            note = _decode(text)
+            record = _decode(text)
         except SegmindStateError:
             return False
-        if (note.request_id is None and note.outcome is None) or note.age_from >= oldest:
+        if (record.request_id is None and record.outcome is None) or record.age_from >= oldest:
             return False
         Variable.delete(key)
         return True
@@ -247,46 +247,46 @@ def read_variable(key: str) -> str | None:
     )
 
 
-class RecordStores(Journal):
+class CombinedTaskState(TaskState):
     """
-    All stores that may hold the note of one task instance.
+    All stores that may hold the record of one task instance.
 
-    :param written: where a note is written, each before the task goes on; the first is the one that counts.
+    :param written: where a record is written, each before the task goes on; the first is the one that counts.
     :param others: where an earlier try may have written it, under another setting or on another Airflow.
     """
 
-    def __init__(self, written: Sequence[Journal], others: Sequence[Journal], warning: str | None = None) -> None:
+    def __init__(self, written: Sequence[TaskState], others: Sequence[TaskState], warning: str | None = None) -> None:
         self._written = written
         self._others = others
         self.warning = warning
         self.name = " and ".join(each.name for each in written)
 
-    def read(self) -> Note | None:
-        """Read all of them and return the newest note."""
-        return latest([note for store in (*self._written, *self._others) for note in _read(store)])
+    def read(self) -> SubmissionRecord | None:
+        """Read all of them and return the newest record."""
+        return latest([record for store in (*self._written, *self._others) for record in _read(store)])
 
-    def write(self, note: Note) -> None:
-        """Write the note to those that are written."""
+    def write(self, record: SubmissionRecord) -> None:
+        """Write the record to those that are written."""
         for store in self._written:
-            _write(store, note)
+            _write(store, record)
 
 
-def _read(store: Journal) -> Iterator[Note]:
+def _read(store: TaskState) -> Iterator[SubmissionRecord]:
     try:
-        note = store.read()
+        record = store.read()
     except Exception as error:
         error.add_note(
             f"{store.name[:1].upper()}{store.name[1:]} may hold the request of an earlier try and cannot be read. "
             "Nothing is submitted until it can be; a retry looks again."
         )
         raise
-    if note is not None:
-        yield note
+    if record is not None:
+        yield record
 
 
-def _write(store: Journal, note: Note) -> None:
+def _write(store: TaskState, record: SubmissionRecord) -> None:
     try:
-        store.write(note)
+        store.write(record)
     except Exception as error:
         error.add_note(
             f"{store.name[:1].upper()}{store.name[1:]}, where the request of this task is noted for a retry, cannot be "
@@ -312,9 +312,11 @@ class Identity:
         self.index = f"[{index}]" if mapped else ""
 
 
-def journal_for(context: Context, state_path: str | None, part: str = "", record_path: str | None = None) -> Journal:
+def task_state_for(
+    context: Context, state_path: str | None, part: str = "", record_path: str | None = None
+) -> TaskState:
     """
-    Choose where this task instance's note is kept, and where else one may be found.
+    Choose where this task instance's record is kept, and where else one may be found.
 
     :param state_path: folder on object storage, which goes before every other store; falls back to the option
         ``state_path`` of the configuration section ``[segmind]``.
@@ -324,10 +326,10 @@ def journal_for(context: Context, state_path: str | None, part: str = "", record
     identity = Identity(context)
     explicit = [str(path) for path in (state_path, conf.get("segmind", "state_path", fallback="")) if path]
     roots = list(dict.fromkeys([*explicit, *([_record_folder(record_path)] if record_path else [])]))
-    paths: list[Journal] = [PathJournal(root, identity, part) for root in roots]
+    paths: list[TaskState] = [PathTaskState(root, identity, part) for root in roots]
     state = context.get("task_state_store")
-    stores: list[Journal] = [] if state is None else [TaskStateJournal(state, part)]
-    variable = VariableJournal(identity, part)
+    stores: list[TaskState] = [] if state is None else [AirflowTaskState(state, part)]
+    variable = VariableTaskState(identity, part)
     warning = None
     if explicit:
         written = paths[:1]
@@ -337,7 +339,7 @@ def journal_for(context: Context, state_path: str | None, part: str = "", record
     else:
         written = [variable, *paths]
     others = [each for each in (*stores, *paths, variable) if each not in written]
-    return RecordStores(written, others, warning)
+    return CombinedTaskState(written, others, warning)
 
 
 def _record_folder(path: str) -> str:
@@ -367,12 +369,12 @@ def _name(kind: str, text: str) -> str:
     return f"{kind}={quoted}"
 
 
-def _decode(text: str) -> Note:
+def _decode(text: str) -> SubmissionRecord:
     try:
         value = json.loads(text)
     except ValueError as error:
         raise SegmindStateError(
             "What an earlier try noted about its request is no JSON. Nothing is submitted until it can be read: "
-            "repair or delete the note, then clear the task."
+            "repair or delete the record, then clear the task."
         ) from error
-    return Note.from_json(value)
+    return SubmissionRecord.from_json(value)

@@ -1,4 +1,4 @@
-"""The three places a note is kept in, and what "cannot be read" means in each."""
+"""The three places a record is kept in, and what "cannot be read" means in each."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_segmind.client.submission import Fingerprint, Note, latest
+from airflow_provider_segmind.client.submission import Fingerprint, SubmissionRecord, latest
 from airflow_provider_segmind.compat import Variable
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindStateError
 from airflow_provider_segmind.task_state import (
+    AirflowTaskState,
     Identity,
-    Journal,
-    PathJournal,
-    TaskStateJournal,
-    VariableJournal,
-    journal_for,
+    PathTaskState,
+    TaskState,
+    VariableTaskState,
+    task_state_for,
 )
 from tests.support.airflow_fakes import StateStore, TaskInstance
 
-NOTE = Note(Fingerprint("a-model", "f" * 64, "c at https://x"), intent_at=1.5, request_id="r-1", former=("r-0",))
+RECORD = SubmissionRecord(
+    Fingerprint("a-model", "f" * 64, "c at https://x"), intent_at=1.5, request_id="r-1", former=("r-0",)
+)
 
 
 def identity(**fields: Any) -> Identity:
@@ -44,45 +46,45 @@ def variables(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 
 @pytest.fixture(params=["state store", "file", "memory", "variable"])
-def journal(request: pytest.FixtureRequest, tmp_path: Path, variables: dict[str, str]) -> Journal:
+def state(request: pytest.FixtureRequest, tmp_path: Path, variables: dict[str, str]) -> TaskState:
     if request.param == "state store":
-        return TaskStateJournal(StateStore())
+        return AirflowTaskState(StateStore())
     if request.param == "variable":
-        return VariableJournal(identity())
+        return VariableTaskState(identity())
     root = tmp_path.as_uri() if request.param == "file" else f"memory://{tmp_path.name}"
-    return PathJournal(root, identity())
+    return PathTaskState(root, identity())
 
 
-def test_a_note_comes_back_as_it_was_written(journal: Journal) -> None:
-    assert journal.read() is None
-    journal.write(NOTE)
-    assert journal.read() == NOTE
-    journal.write(NOTE.ended("failed"))
-    assert journal.read() == NOTE.ended("failed")
+def test_a_record_comes_back_as_it_was_written(state: TaskState) -> None:
+    assert state.read() is None
+    state.write(RECORD)
+    assert state.read() == RECORD
+    state.write(RECORD.ended("failed"))
+    assert state.read() == RECORD.ended("failed")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"fingerprint": 1}', "7"])
-def test_half_a_note_stops_the_task_and_is_no_first_try(text: str, tmp_path: Path, variables: dict[str, str]) -> None:
-    file = PathJournal(tmp_path.as_uri(), identity())
-    file.write(NOTE)
+def test_half_a_record_stops_the_task_and_is_no_first_try(text: str, tmp_path: Path, variables: dict[str, str]) -> None:
+    file = PathTaskState(tmp_path.as_uri(), identity())
+    file.write(RECORD)
     next(tmp_path.rglob("*.json")).write_text(text)
-    variable = VariableJournal(identity())
-    variable.write(NOTE)
+    variable = VariableTaskState(identity())
+    variable.write(RECORD)
     variables.update(dict.fromkeys(variables, text))
-    for journal in (file, variable):
+    for state in (file, variable):
         with pytest.raises(SegmindStateError, match="Nothing is submitted"):
-            journal.read()
+            state.read()
 
 
 @pytest.mark.parametrize(
     "change", [{"outcome": "completed"}, {"request_id": ""}, {"intent_at": "x"}, {"of_tomorrow": 1}, {"former": [1]}]
 )
-def test_a_note_that_says_more_than_we_know_is_not_guessed_at(change: dict[str, Any]) -> None:
+def test_a_record_that_says_more_than_we_know_is_not_guessed_at(change: dict[str, Any]) -> None:
     with pytest.raises(SegmindStateError):
-        Note.from_json({**NOTE.to_json(), **change})
+        SubmissionRecord.from_json({**RECORD.to_json(), **change})
 
 
-def test_a_note_in_a_file_is_on_the_disk_with_its_folders_before_the_task_goes_on(
+def test_a_record_in_a_file_is_on_the_disk_with_its_folders_before_the_task_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[str] = []
@@ -93,7 +95,7 @@ def test_a_note_in_a_file_is_on_the_disk_with_its_folders_before_the_task_goes_o
         genuine(descriptor)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    PathJournal(tmp_path.as_uri(), identity()).write(NOTE)
+    PathTaskState(tmp_path.as_uri(), identity()).write(RECORD)
     (file,) = tmp_path.rglob("*.json")
     folders = {str(folder) for folder in (file.parent, *file.parent.parents) if folder.is_relative_to(tmp_path)}
     assert folders <= set(synced)
@@ -104,7 +106,7 @@ def test_a_folder_that_cannot_be_read_is_not_an_empty_one(tmp_path: Path) -> Non
     blocker = tmp_path / "not_a_folder"
     blocker.write_text("")
     with pytest.raises(OSError):
-        PathJournal(blocker.as_uri(), identity()).read()
+        PathTaskState(blocker.as_uri(), identity()).read()
 
 
 def test_an_airflow_that_hides_that_it_could_not_ask_is_found_out(
@@ -118,12 +120,12 @@ def test_an_airflow_that_hides_that_it_could_not_ask_is_found_out(
     supervisor = SimpleNamespace(send=lambda message: comms.ErrorResponse(error=said.kind))
     monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", supervisor, raising=False)
     with pytest.raises(SegmindStateError, match="cannot be read"):
-        VariableJournal(identity()).read()
+        VariableTaskState(identity()).read()
     said.kind = kinds.VARIABLE_NOT_FOUND
-    assert VariableJournal(identity()).read() is None
+    assert VariableTaskState(identity()).read() is None
 
 
-def test_every_task_instance_has_a_note_of_its_own_and_every_try_the_same(tmp_path: Path) -> None:
+def test_every_task_instance_has_a_record_of_its_own_and_every_try_the_same(tmp_path: Path) -> None:
     others: list[dict[str, Any]] = [
         {},
         {"map_index": 0},
@@ -134,11 +136,13 @@ def test_every_task_instance_has_a_note_of_its_own_and_every_try_the_same(tmp_pa
     ]
     others += [{"run_id": "x" * 250}, {"run_id": "x" * 249 + "y"}]
     for number, fields in enumerate(others):
-        PathJournal(tmp_path.as_uri(), identity(**fields)).write(Note(NOTE.fingerprint, intent_at=number))
+        PathTaskState(tmp_path.as_uri(), identity(**fields)).write(
+            SubmissionRecord(RECORD.fingerprint, intent_at=number)
+        )
     for number, fields in enumerate(others):
-        note = PathJournal(tmp_path.as_uri(), identity(**fields, try_number=7)).read()
-        assert note is not None
-        assert note.intent_at == number
+        record = PathTaskState(tmp_path.as_uri(), identity(**fields, try_number=7)).read()
+        assert record is not None
+        assert record.intent_at == number
     assert len(list(tmp_path.rglob("*.json"))) == len(others)
 
 
@@ -167,10 +171,10 @@ def test_a_path_that_was_set_goes_before_the_task_state_store(
 ) -> None:
     root = tmp_path.as_uri()
     paths = [None if path is None else path.format(root=root) for path in (state_path, record_path)]
-    chosen = journal_for(context(task_state_store=StateStore() if state_store else None), paths[0], "", paths[1])
+    chosen = task_state_for(context(task_state_store=StateStore() if state_store else None), paths[0], "", paths[1])
     assert chosen.name.startswith(names.format(root=root))
-    chosen.write(NOTE)
-    assert chosen.read() == NOTE
+    chosen.write(RECORD)
+    assert chosen.read() == RECORD
     assert len(list(tmp_path.rglob("*.json"))) == (state_path is not None or record_path is not None)
     assert bool(variables) == (state_path is None and not state_store)
 
@@ -180,50 +184,50 @@ def test_the_configured_state_path_goes_before_the_task_state_store_too(
 ) -> None:
     monkeypatch.setenv("AIRFLOW__SEGMIND__STATE_PATH", tmp_path.as_uri())
     store = StateStore()
-    journal_for(context(task_state_store=store), None).write(NOTE)
+    task_state_for(context(task_state_store=store), None).write(RECORD)
     assert store.values == {}
     assert len(list(tmp_path.rglob("*.json"))) == 1
 
 
 @pytest.mark.parametrize("held_by", ["state store", "state_path", "configured state_path", "output_path", "variable"])
 @pytest.mark.parametrize("now_state_path", [False, True])
-def test_a_note_is_found_wherever_an_earlier_try_wrote_it(
+def test_a_record_is_found_wherever_an_earlier_try_wrote_it(
     held_by: str, now_state_path: bool, tmp_path: Path, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     roots = {name: f"{tmp_path.as_uri()}/{name}" for name in ("state_path", "conf", "out")}
     store = StateStore()
-    held: dict[str, Journal] = {
-        "state store": TaskStateJournal(store),
-        "state_path": PathJournal(roots["state_path"], identity()),
-        "configured state_path": PathJournal(roots["conf"], identity()),
-        "output_path": PathJournal(f"{roots['out']}/_segmind_state", identity()),
-        "variable": VariableJournal(identity()),
+    held: dict[str, TaskState] = {
+        "state store": AirflowTaskState(store),
+        "state_path": PathTaskState(roots["state_path"], identity()),
+        "configured state_path": PathTaskState(roots["conf"], identity()),
+        "output_path": PathTaskState(f"{roots['out']}/_segmind_state", identity()),
+        "variable": VariableTaskState(identity()),
     }
-    held[held_by].write(NOTE)
+    held[held_by].write(RECORD)
     monkeypatch.setenv("AIRFLOW__SEGMIND__STATE_PATH", roots["conf"])
     if held_by == "state_path" and not now_state_path:
         return
     state_path = roots["state_path"] if now_state_path else None
-    chosen = journal_for(context(task_state_store=store), state_path, "", roots["out"])
-    assert chosen.read() == NOTE
+    chosen = task_state_for(context(task_state_store=store), state_path, "", roots["out"])
+    assert chosen.read() == RECORD
 
 
 @pytest.mark.parametrize("broken", ["state store", "path", "variable"])
-def test_a_store_that_may_hold_a_note_and_cannot_be_read_stops_the_work(
+def test_a_store_that_may_hold_a_record_and_cannot_be_read_stops_the_work(
     broken: str, tmp_path: Path, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any, **__: Any) -> Any:
         raise ConnectionError("out of reach")
 
     store = StateStore()
-    chosen = journal_for(context(task_state_store=store), None, "", tmp_path.as_uri())
-    chosen.write(NOTE)
+    chosen = task_state_for(context(task_state_store=store), None, "", tmp_path.as_uri())
+    chosen.write(RECORD)
     if broken == "state store":
         store.on_read = fail
     elif broken == "variable":
         monkeypatch.setattr(Variable, "get", fail)
     else:
-        monkeypatch.setattr(PathJournal, "read", fail)
+        monkeypatch.setattr(PathTaskState, "read", fail)
     with pytest.raises(ConnectionError) as caught:
         chosen.read()
     assert "Nothing is submitted until it can be" in str(caught.value.__notes__)
@@ -231,12 +235,12 @@ def test_a_store_that_may_hold_a_note_and_cannot_be_read_stops_the_work(
 
 def test_what_airflow_empties_is_found_under_the_output_path(tmp_path: Path, variables: dict[str, str]) -> None:
     store = StateStore()
-    journal_for(context(task_state_store=store), None, "", tmp_path.as_uri()).write(NOTE)
+    task_state_for(context(task_state_store=store), None, "", tmp_path.as_uri()).write(RECORD)
     store.values.clear()
-    assert journal_for(context(task_state_store=store), None, "", tmp_path.as_uri()).read() == NOTE
+    assert task_state_for(context(task_state_store=store), None, "", tmp_path.as_uri()).read() == RECORD
 
 
-def test_a_note_in_the_task_state_store_never_expires() -> None:
+def test_a_record_in_the_task_state_store_never_expires() -> None:
     never = pytest.importorskip("airflow.sdk").NEVER_EXPIRE
     given: list[Any] = []
 
@@ -244,7 +248,7 @@ def test_a_note_in_the_task_state_store_never_expires() -> None:
         def set(self, key: str, value: Any, *, retention: Any = None, **_: Any) -> None:
             given.append(retention)
 
-    TaskStateJournal(Store()).write(NOTE)
+    AirflowTaskState(Store()).write(RECORD)
     assert given == [never]
     assert given[0] is never
 
@@ -265,7 +269,7 @@ def test_a_store_that_is_emptied_is_warned_of_where_nothing_else_keeps_the_note(
     monkeypatch.setenv("AIRFLOW__STATE_STORE__CLEAR_ON_SUCCESS", clear_on_success)
     monkeypatch.setattr("airflow.__version__", version)
     kept = {"state_path": None, **paths}
-    warning = journal_for(context(task_state_store=StateStore()), **kept).warning  # type: ignore[arg-type]
+    warning = task_state_for(context(task_state_store=StateStore()), **kept).warning  # type: ignore[arg-type]
     assert (warning is not None) == warns
     assert not warns or "pays again" in str(warning)
     assert not warns or "Clear All Task State Store" in str(warning)
@@ -275,18 +279,18 @@ DAY = 86_400.0
 
 
 def test_variables_of_old_runs_are_deleted_and_none_whose_fate_is_unknown(variables: dict[str, str]) -> None:
-    def write(run: str, now: float, note: Note) -> None:
-        VariableJournal(identity(run_id=run), clock=lambda: now).write(note)
+    def write(run: str, now: float, record: SubmissionRecord) -> None:
+        VariableTaskState(identity(run_id=run), clock=lambda: now).write(record)
 
     def held(run: str) -> bool:
-        return VariableJournal(identity(run_id=run)).read() is not None
+        return VariableTaskState(identity(run_id=run)).read() is not None
 
-    write("finished", 0, replace(NOTE, intent_at=0.0, submitted_at=0.0))
-    write("refused", 0, replace(NOTE, intent_at=0.0, request_id=None, outcome="refused"))
-    write("unknown", 0, replace(NOTE, intent_at=0.0, request_id=None))
-    write("still going", 0, replace(NOTE, intent_at=20 * DAY, submitted_at=20 * DAY))
-    write("young", 20 * DAY, replace(NOTE, intent_at=20 * DAY))
-    write("now", 31 * DAY, replace(NOTE, intent_at=31 * DAY))
+    write("finished", 0, replace(RECORD, intent_at=0.0, submitted_at=0.0))
+    write("refused", 0, replace(RECORD, intent_at=0.0, request_id=None, outcome="refused"))
+    write("unknown", 0, replace(RECORD, intent_at=0.0, request_id=None))
+    write("still going", 0, replace(RECORD, intent_at=20 * DAY, submitted_at=20 * DAY))
+    write("young", 20 * DAY, replace(RECORD, intent_at=20 * DAY))
+    write("now", 31 * DAY, replace(RECORD, intent_at=31 * DAY))
     kept = {run: held(run) for run in ("finished", "refused", "unknown", "still going", "young", "now")}
     assert kept == {
         **dict.fromkeys(("finished", "refused"), False),
@@ -296,46 +300,46 @@ def test_variables_of_old_runs_are_deleted_and_none_whose_fate_is_unknown(variab
 
 def test_a_thousand_nights_leave_a_month_of_variables(variables: dict[str, str]) -> None:
     for night in range(1000):
-        journal = VariableJournal(identity(run_id=f"night {night}"), clock=lambda night=night: night * DAY)  # type: ignore[misc]
-        journal.write(replace(NOTE, intent_at=night * DAY))
-        journal.write(replace(NOTE, intent_at=night * DAY, submitted_at=night * DAY))
+        state = VariableTaskState(identity(run_id=f"night {night}"), clock=lambda night=night: night * DAY)  # type: ignore[misc]
+        state.write(replace(RECORD, intent_at=night * DAY))
+        state.write(replace(RECORD, intent_at=night * DAY, submitted_at=night * DAY))
     assert len(variables) == 32
 
 
 @pytest.mark.parametrize("index", ["{", "[]", '{"a": "b"}', '{"a": null}'])
-def test_an_index_that_cannot_be_read_loses_no_note_and_is_begun_anew(index: str, variables: dict[str, str]) -> None:
-    VariableJournal(identity()).write(NOTE)
+def test_an_index_that_cannot_be_read_loses_no_record_and_is_begun_anew(index: str, variables: dict[str, str]) -> None:
+    VariableTaskState(identity()).write(RECORD)
     variables[next(key for key in variables if key.startswith("segmind_requests_"))] = index
-    VariableJournal(identity(run_id="next")).write(NOTE)
-    assert VariableJournal(identity(run_id="next")).read() == NOTE
+    VariableTaskState(identity(run_id="next")).write(RECORD)
+    assert VariableTaskState(identity(run_id="next")).read() == RECORD
     assert len(json.loads(variables[next(key for key in variables if key.startswith("segmind_requests_"))])) == 1
 
 
-def test_a_note_that_cannot_be_read_is_left_alone_and_keeps_no_other_from_being_deleted(
+def test_a_record_that_cannot_be_read_is_left_alone_and_keeps_no_other_from_being_deleted(
     variables: dict[str, str],
 ) -> None:
-    old = replace(NOTE, intent_at=0.0, submitted_at=0.0)
+    old = replace(RECORD, intent_at=0.0, submitted_at=0.0)
     for run in ("broken", "old"):
-        VariableJournal(identity(run_id=run), clock=lambda: 0.0).write(old)
-    broken = VariableJournal(identity(run_id="broken"))
+        VariableTaskState(identity(run_id=run), clock=lambda: 0.0).write(old)
+    broken = VariableTaskState(identity(run_id="broken"))
     variables[broken._key] = "{"
-    VariableJournal(identity(run_id="now"), clock=lambda: 31 * DAY).write(replace(NOTE, intent_at=31 * DAY))
-    assert VariableJournal(identity(run_id="old")).read() is None
+    VariableTaskState(identity(run_id="now"), clock=lambda: 31 * DAY).write(replace(RECORD, intent_at=31 * DAY))
+    assert VariableTaskState(identity(run_id="old")).read() is None
     with pytest.raises(SegmindStateError):
         broken.read()
 
 
-def test_an_output_path_of_one_worker_does_not_hide_the_note_from_the_next(
+def test_an_output_path_of_one_worker_does_not_hide_the_record_from_the_next(
     tmp_path: Path, variables: dict[str, str]
 ) -> None:
-    journal_for(context(), None, "", (tmp_path / "one").as_uri()).write(NOTE)
-    assert journal_for(context(), None, "", (tmp_path / "another").as_uri()).read() == NOTE
+    task_state_for(context(), None, "", (tmp_path / "one").as_uri()).write(RECORD)
+    assert task_state_for(context(), None, "", (tmp_path / "another").as_uri()).read() == RECORD
 
 
-def after(kept: Note | None, step: str, moment: float, request_id: str) -> Note | None:
-    """Return the note after one more step of a submission; a step that cannot come now changes nothing."""
+def after(kept: SubmissionRecord | None, step: str, moment: float, request_id: str) -> SubmissionRecord | None:
+    """Return the record after one more step of a submission; a step that cannot come now changes nothing."""
     if kept is None or kept.outcome is not None or (step == "resubmit" and kept.request_id):
-        return Note(NOTE.fingerprint, intent_at=moment, former=kept.known if kept else ())
+        return SubmissionRecord(RECORD.fingerprint, intent_at=moment, former=kept.known if kept else ())
     if step == "accepted" and kept.request_id is None:
         return kept.accepted(request_id, moment)
     if step == "refused" and kept.request_id is None:
@@ -360,15 +364,15 @@ def test_a_copy_that_missed_writes_never_hides_that_something_may_be_billed(
     steps: list[tuple[str, int, bool]],
 ) -> None:
     """The clocks of the workers differ by up to ten minutes; the copy holds whatever it was given last."""
-    kept: Note | None = None
-    copy: Note | None = None
+    kept: SubmissionRecord | None = None
+    copy: SubmissionRecord | None = None
     for number, (step, offset, copied) in enumerate(steps):
         # A new POST has a moment of its own, as an epoch with microseconds is.
         kept = after(kept, step, 1000.0 + offset + number / 1000, f"r-{number}")
         copy = kept if copied else copy
-    notes = [note for note in (kept, copy) if note is not None]
-    found = latest(notes)
-    assert found == latest(notes[::-1])
+    records = [record for record in (kept, copy) if record is not None]
+    found = latest(records)
+    assert found == latest(records[::-1])
     assert (found is None) == (kept is None)
     if found is None or kept is None:
         return
@@ -380,10 +384,10 @@ def test_a_copy_that_missed_writes_never_hides_that_something_may_be_billed(
 
 def test_a_store_that_cannot_be_written_is_named_with_what_that_means(tmp_path: Path) -> None:
     (tmp_path / "a_file").write_text("")
-    kept = journal_for({"ti": TaskInstance()}, str(tmp_path / "a_file"))  # type: ignore[typeddict-item]
+    kept = task_state_for({"ti": TaskInstance()}, str(tmp_path / "a_file"))  # type: ignore[typeddict-item]
 
     with pytest.raises(OSError, match=r"exists|directory") as told:
-        kept.write(NOTE)
+        kept.write(RECORD)
 
     assert "a_file" in told.value.__notes__[0]
     assert "Nothing is submitted before it can be" in told.value.__notes__[0]
@@ -391,4 +395,4 @@ def test_a_store_that_cannot_be_written_is_named_with_what_that_means(tmp_path: 
 
 def test_a_folder_in_a_store_that_airflow_does_not_know_is_an_error_of_the_configuration() -> None:
     with pytest.raises(SegmindConfigError, match=r"'nosuch://a/b' .* Nothing was sent"):
-        journal_for({"ti": TaskInstance()}, "nosuch://a/b")  # type: ignore[typeddict-item]
+        task_state_for({"ti": TaskInstance()}, "nosuch://a/b")  # type: ignore[typeddict-item]

@@ -21,7 +21,7 @@ from typing import Any
 from airflow_provider_segmind.client.endpoints import MAX_RECORDS_PER_PAGE, Wire
 from airflow_provider_segmind.client.models import RequestRecord
 from airflow_provider_segmind.client.polling import Pause, Step
-from airflow_provider_segmind.client.submission import Note, digest
+from airflow_provider_segmind.client.submission import SubmissionRecord, digest
 from airflow_provider_segmind.exceptions import SegmindError, SegmindSubmissionUnknownError
 
 HISTORY_WAITS = (0.0, 1.0, 2.0, 4.0, 8.0, 15.0)
@@ -158,7 +158,12 @@ def only_ours(theirs: Any, ours: Any) -> Any:
 
 
 def search(
-    wire: Wire, note: Note, inputs: Mapping[str, Any], *, now: float, waits: tuple[float, ...] = HISTORY_WAITS
+    wire: Wire,
+    record: SubmissionRecord,
+    inputs: Mapping[str, Any],
+    *,
+    now: float,
+    waits: tuple[float, ...] = HISTORY_WAITS,
 ) -> Generator[Step, Any, RequestRecord | None]:
     """
     Look for the request of a lost POST in the request history.
@@ -177,7 +182,7 @@ def search(
         if wait:
             yield Pause(wait)
         try:
-            found = yield from _search_once(wire, note, inputs, now)
+            found = yield from _search_once(wire, record, inputs, now)
         except SegmindError as error:
             trouble = error
             continue
@@ -200,18 +205,18 @@ def leaves_open(trouble: SegmindError) -> bool:
 
 
 def _search_once(
-    wire: Wire, note: Note, inputs: Mapping[str, Any], now: float
+    wire: Wire, record: SubmissionRecord, inputs: Mapping[str, Any], now: float
 ) -> Generator[Step, Any, RequestRecord | None]:
-    earliest = note.intent_at - LARGEST_SKEW
+    earliest = record.intent_at - LARGEST_SKEW
     first = datetime.fromtimestamp(earliest, UTC).date()
-    last = datetime.fromtimestamp(note.intent_at + POST_DURATION + LARGEST_SKEW, UTC).date()
+    last = datetime.fromtimestamp(record.intent_at + POST_DURATION + LARGEST_SKEW, UTC).date()
     equal: list[RequestRecord] = []
     complete = False
     newest, hint = float("-inf"), None
     for page in range(1, HISTORY_PAGES + 1):
         try:
             rows = yield wire.request_records(
-                model=note.fingerprint.model, from_date=first, to_date=last, page=page, per_page=MAX_RECORDS_PER_PAGE
+                model=record.fingerprint.model, from_date=first, to_date=last, page=page, per_page=MAX_RECORDS_PER_PAGE
             )
         except SegmindError:
             if equal:
@@ -220,12 +225,12 @@ def _search_once(
         moments = [moment for row in rows for moment in row_moments(row)]
         newest = max([newest, *moments])
         hint = next((row.clock_offset for row in rows if row.clock_offset is not None), hint)
-        equal += [row for row in rows if may_be(row, note, inputs)]
+        equal += [row for row in rows if may_be(row, record, inputs)]
         # The newest come first.
         complete = len(rows) < MAX_RECORDS_PER_PAGE or bool(moments and max(moments) < earliest)
         if complete:
             break
-    found = _best(equal, note, ClockOffset.of([], at_least=newest - now, hint=hint))
+    found = _best(equal, record, ClockOffset.of([], at_least=newest - now, hint=hint))
     if found is None and not complete:
         raise SegmindSubmissionUnknownError(
             f"The request history holds more than the {HISTORY_PAGES * MAX_RECORDS_PER_PAGE} rows that were read."
@@ -233,9 +238,9 @@ def _search_once(
     return found
 
 
-def _best(equal: list[RequestRecord], note: Note, offset: ClockOffset) -> RequestRecord | None:
-    latest = note.intent_at + POST_DURATION
-    placed = [(*place_of(row, note.intent_at, latest, offset), row) for row in equal]
+def _best(equal: list[RequestRecord], record: SubmissionRecord, offset: ClockOffset) -> RequestRecord | None:
+    latest = record.intent_at + POST_DURATION
+    placed = [(*place_of(row, record.intent_at, latest, offset), row) for row in equal]
     inside = [(gap, row) for place, gap, row in placed if place is Place.INSIDE]
     if inside:
         return min(inside, key=lambda pair: pair[0])[1]
@@ -251,12 +256,12 @@ def _best(equal: list[RequestRecord], note: Note, offset: ClockOffset) -> Reques
     return None
 
 
-def may_be(row: RequestRecord, note: Note, inputs: Mapping[str, Any]) -> bool:
+def may_be(row: RequestRecord, record: SubmissionRecord, inputs: Mapping[str, Any]) -> bool:
     """Tell whether a row is of the same model and body as a lost POST, and no request this task instance had before."""
     return (
-        row.model_name in (None, note.fingerprint.model)
-        and row.request_id not in note.former
-        and is_sent_body(body_of(row), digest_sent=note.fingerprint.inputs, sent=inputs)
+        row.model_name in (None, record.fingerprint.model)
+        and row.request_id not in record.former
+        and is_sent_body(body_of(row), digest_sent=record.fingerprint.inputs, sent=inputs)
     )
 
 
@@ -313,6 +318,6 @@ def _moment(value: Any) -> float | None:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
-def submission_moment(row: RequestRecord, note: Note) -> float:
+def submission_moment(row: RequestRecord, record: SubmissionRecord) -> float:
     """Return when an adopted request was submitted, at the earliest, so that its expiry is never overestimated."""
-    return min([note.intent_at, *(moment for moment in row_moments(row) if moment > note.intent_at - LARGEST_SKEW)])
+    return min([record.intent_at, *(moment for moment in row_moments(row) if moment > record.intent_at - LARGEST_SKEW)])

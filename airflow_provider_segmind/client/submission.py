@@ -108,7 +108,7 @@ def digest(value: Any) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
+class SubmissionRecord:
     """
     What one task instance has submitted.
 
@@ -133,26 +133,26 @@ class Note:
     before: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the note as plain JSON."""
+        """Return the record as plain JSON."""
         # The task state store takes JSON values only, and a tuple is none.
         return {**asdict(self), "former": list(self.former)}
 
     @classmethod
     def from_json(cls, value: Any) -> Self:
         """
-        Read a note back.
+        Read a record back.
 
         :raises SegmindStateError: it is not one; nothing may be submitted until somebody has looked.
         """
         try:
             fingerprint = Fingerprint(**value["fingerprint"])
             former = tuple(value.get("former", ()))
-            note = cls(**{**value, "fingerprint": fingerprint, "former": former})
+            record = cls(**{**value, "fingerprint": fingerprint, "former": former})
         except (AttributeError, TypeError, KeyError) as error:
             raise SegmindStateError(_unreadable(value)) from error
-        if not note._plausible():
+        if not record._plausible():
             raise SegmindStateError(_unreadable(value))
-        return note
+        return record
 
     def _plausible(self) -> bool:
         # An outcome nobody here knows, read as "nothing was billed", would pay a second time.
@@ -177,12 +177,12 @@ class Note:
         """Return the epoch second from which the age of the request counts."""
         return self.intent_at if self.submitted_at is None else self.submitted_at
 
-    def accepted(self, request_id: str, submitted_at: float) -> Note:
-        """Return the note with the id Segmind gave."""
+    def accepted(self, request_id: str, submitted_at: float) -> SubmissionRecord:
+        """Return the record with the id Segmind gave."""
         return replace(self, request_id=request_id, submitted_at=submitted_at, outcome=None)
 
-    def ended(self, outcome: Literal["refused", "failed"]) -> Note:
-        """Return the note of a request that cost nothing and is over."""
+    def ended(self, outcome: Literal["refused", "failed"]) -> SubmissionRecord:
+        """Return the record of a request that cost nothing and is over."""
         return replace(self, outcome=outcome)
 
 
@@ -193,7 +193,7 @@ def _is_number(value: Any) -> bool:
 def _unreadable(value: Any) -> str:
     return (
         f"What an earlier try noted about its request cannot be read (found {type(value).__name__}). Nothing is "
-        "submitted until it can be: repair or delete the note, then clear the task."
+        "submitted until it can be: repair or delete the record, then clear the task."
     )
 
 
@@ -215,30 +215,30 @@ class SubmitNew:
 class Attach:
     """Go on with the request of an earlier try."""
 
-    note: Note
+    record: SubmissionRecord
 
 
 @dataclass(frozen=True, slots=True)
 class LookUp:
     """Find out what became of a POST whose answer nobody saw."""
 
-    note: Note
+    record: SubmissionRecord
 
 
-def decide(note: Note | None, fingerprint: Fingerprint, on_stale: OnStale) -> SubmitNew | Attach | LookUp:
+def decide(record: SubmissionRecord | None, fingerprint: Fingerprint, on_stale: OnStale) -> SubmitNew | Attach | LookUp:
     """
     Say what a try has to do.
 
-    :param note: what earlier tries noted, None when this is the first.
+    :param record: what earlier tries noted, None when this is the first.
     :raises SegmindConfigError: the task changed since it submitted, and ``on_stale`` is ``fail``.
     """
-    if note is None:
+    if record is None:
         return SubmitNew()
-    if note.outcome is not None:
-        return SubmitNew(resubmits=note.resubmits, former=note.known)
-    changes = note_changes(note, fingerprint)
+    if record.outcome is not None:
+        return SubmitNew(resubmits=record.resubmits, former=record.known)
+    changes = record_changes(record, fingerprint)
     if changes:
-        earlier = f"request {note.request_id!r}" if note.request_id else "a request whose id is not known"
+        earlier = f"request {record.request_id!r}" if record.request_id else "a request whose id is not known"
         said = f"{changes} changed since an earlier try of this task submitted {earlier}"
         if on_stale == "fail":
             raise SegmindConfigError(
@@ -247,12 +247,12 @@ def decide(note: Note | None, fingerprint: Fingerprint, on_stale: OnStale) -> Su
             )
         return SubmitNew(
             warning=f"{said}. Submitting again, as on_stale='resubmit' asks: the earlier one may be billed as well.",
-            former=note.known,
+            former=record.known,
         )
-    return Attach(note) if note.request_id else LookUp(note)
+    return Attach(record) if record.request_id else LookUp(record)
 
 
-def latest(notes: Sequence[Note]) -> Note | None:
+def latest(records: Sequence[SubmissionRecord]) -> SubmissionRecord | None:
     """
     Say which of the records that several stores hold of one task instance is the newest.
 
@@ -260,39 +260,39 @@ def latest(notes: Sequence[Note]) -> Note | None:
     are compared. Where that does not tell, a record of something that may be billed goes before one that says that
     nothing was: a store that missed a write can then cost a look-up, never a second payment.
     """
-    former = {request_id for note in notes for request_id in note.former}
-    current = [note for note in notes if note.request_id is None or note.request_id not in former]
-    posts: dict[float, Note] = {}
-    for note in current:
-        other = posts.get(note.intent_at)
-        if other is None or _progress(note) > _progress(other):
-            posts[note.intent_at] = note
+    former = {request_id for record in records for request_id in record.former}
+    current = [record for record in records if record.request_id is None or record.request_id not in former]
+    posts: dict[float, SubmissionRecord] = {}
+    for record in current:
+        other = posts.get(record.intent_at)
+        if other is None or _progress(record) > _progress(other):
+            posts[record.intent_at] = record
     return max(posts.values(), key=_weight, default=None)
 
 
-def _progress(note: Note) -> tuple[bool, bool, bool]:
-    return note.request_id is not None, note.outcome is not None, note.landed is not None
+def _progress(record: SubmissionRecord) -> tuple[bool, bool, bool]:
+    return record.request_id is not None, record.outcome is not None, record.landed is not None
 
 
-def _weight(note: Note) -> tuple[bool, bool, int, float]:
-    return note.outcome is None, note.request_id is not None, len(note.former), note.intent_at
+def _weight(record: SubmissionRecord) -> tuple[bool, bool, int, float]:
+    return record.outcome is None, record.request_id is not None, len(record.former), record.intent_at
 
 
-def note_changes(note: Note, fingerprint: Fingerprint) -> str:
-    """Name in words what changed since ``note``, empty when nothing did."""
-    names = fingerprint.changes_from(note.fingerprint)
+def record_changes(record: SubmissionRecord, fingerprint: Fingerprint) -> str:
+    """Name in words what changed since ``record``, empty when nothing did."""
+    names = fingerprint.changes_from(record.fingerprint)
     described = []
     for name in names:
-        before, after = getattr(note.fingerprint, name), getattr(fingerprint, name)
+        before, after = getattr(record.fingerprint, name), getattr(fingerprint, name)
         described.append("'inputs'" if name == "inputs" else f"{name!r} ({before!r} to {after!r})")
     return " and ".join(described)
 
 
-def unknown_message(note: Note, looks: str) -> str:
+def unknown_message(record: SubmissionRecord, looks: str) -> str:
     """Say what is known of a POST whose fate is not."""
     return (
-        f"A request to model {note.fingerprint.model!r} was about to be sent at {iso(note.intent_at)} (fingerprint "
-        f"{note.fingerprint.inputs[:16]}) and its answer was never seen. {looks}"
+        f"A request to model {record.fingerprint.model!r} was about to be sent at {iso(record.intent_at)} (fingerprint "
+        f"{record.fingerprint.inputs[:16]}) and its answer was never seen. {looks}"
     )
 
 

@@ -32,11 +32,11 @@ from airflow_provider_segmind.chat.reply_policy import (
     reply_error,
 )
 from airflow_provider_segmind.client.models import RequestResult
-from airflow_provider_segmind.client.submission import Note
+from airflow_provider_segmind.client.submission import SubmissionRecord
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindRequestExpiredError, shorten
 from airflow_provider_segmind.execution.request import Submission, settle, summary
 from airflow_provider_segmind.result_storage import Place, landed_before, manifest_of, tell_replaced
-from airflow_provider_segmind.task_state import Journal, journal_for
+from airflow_provider_segmind.task_state import TaskState, task_state_for
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.chat.attachments import FilePart
@@ -166,7 +166,7 @@ class Round:
     """One request of the chain, and what was spent before it."""
 
     submission: Submission
-    note: Note
+    record: SubmissionRecord
     inputs: Inputs
     before: Spent
 
@@ -187,7 +187,7 @@ class Conversation:
 
     def begin(self) -> Any:
         """Ask, or go on from what an earlier try asked; return the answer or defer."""
-        submission = self._submission(self._first_inputs, Spent(), self._journal())
+        submission = self._submission(self._first_inputs, Spent(), self._state())
         return self._answer(self._latest(Round(submission, submission.begin(), self._first_inputs, Spent())))
 
     def go_on(self, event: RequestEvent | None) -> Any:
@@ -196,14 +196,14 @@ class Conversation:
 
         :param event: how waiting ended, None when this worker is to look itself.
         """
-        submission = self._submission(self._first_inputs, Spent(), self._journal())
-        note = submission.current(event.request_id if event else None)
-        latest = self._latest(Round(submission, note, self._first_inputs, Spent()), event)
+        submission = self._submission(self._first_inputs, Spent(), self._state())
+        record = submission.current(event.request_id if event else None)
+        latest = self._latest(Round(submission, record, self._first_inputs, Spent()), event)
         return self._answer(latest, event)
 
     def _answer(self, asked: Round, event: RequestEvent | None = None) -> Any:
         while True:
-            value = settle(self._task, self._context, asked.submission, asked.note, event)
+            value = settle(self._task, self._context, asked.submission, asked.record, event)
             event = None
             request_id = str(self._task.request_id)
             result = self._result(value, request_id)
@@ -231,33 +231,33 @@ class Conversation:
             return further_inputs(asked.inputs(), decision)
 
         before = spent.toward(decision)
-        submission = self._submission(inputs, before, self._journal(request_id))
+        submission = self._submission(inputs, before, self._state(request_id))
         return Round(submission, submission.begin(), inputs, before)
 
     def _latest(self, asked: Round, event: RequestEvent | None = None) -> Round:
-        """Follow the chain of notes to the last request that Segmind has accepted."""
+        """Follow the chain of records to the last request that Segmind has accepted."""
         while True:
-            request_id = str(asked.note.request_id)
-            journal = self._journal(request_id)
-            note = journal.read()
+            request_id = str(asked.record.request_id)
+            state = self._state(request_id)
+            record = state.read()
             inputs = self._inputs_after(asked)
-            before = Spent.from_json(note.before if note else None)
-            submission = self._submission(inputs, before, journal)
-            if note is not None and event is not None and event.request_id != request_id:
-                note = submission.current(event.request_id)
-            if note is None or note.request_id is None or note.outcome is not None:
+            before = Spent.from_json(record.before if record else None)
+            submission = self._submission(inputs, before, state)
+            if record is not None and event is not None and event.request_id != request_id:
+                record = submission.current(event.request_id)
+            if record is None or record.request_id is None or record.outcome is not None:
                 # What is unknown or refused is decided where its body is at hand: after the reply before it.
                 return asked
             self._task.log.info(
-                "Request %s is paid and done with; an earlier try went on with %s", request_id, note.request_id
+                "Request %s is paid and done with; an earlier try went on with %s", request_id, record.request_id
             )
-            asked = Round(submission, note, inputs, before)
+            asked = Round(submission, record, inputs, before)
 
     def _inputs_after(self, asked: Round) -> Inputs:
         def inputs() -> Mapping[str, Any]:
-            request_id = str(asked.note.request_id)
+            request_id = str(asked.record.request_id)
             try:
-                value = landed_before(request_id, self._task.place, asked.note.landed)
+                value = landed_before(request_id, self._task.place, asked.record.landed)
                 result = self._result(value or self._client.get_result(request_id).to_json(), request_id)
             except SegmindRequestExpiredError:
                 self._task.log.warning("The reply to request %s is gone; going on without it", request_id)
@@ -350,11 +350,11 @@ class Conversation:
     def _first_inputs(self) -> Mapping[str, Any]:
         return self._body
 
-    def _submission(self, inputs: Inputs, before: Spent, journal: Journal) -> Submission:
+    def _submission(self, inputs: Inputs, before: Spent, state: TaskState) -> Submission:
         task = self._task
         return Submission(
             client=self._client,
-            journal=journal,
+            state=state,
             model=self._model,
             inputs=inputs,
             connection=self._connection,
@@ -364,6 +364,6 @@ class Conversation:
             prepare=lambda body: upload_files(task, body),
         )
 
-    def _journal(self, after: str | None = None) -> Journal:
+    def _state(self, after: str | None = None) -> TaskState:
         part = "" if after is None else part_after(after)
-        return journal_for(self._context, self._task.state_folder, part, self._task.record_path)
+        return task_state_for(self._context, self._task.state_folder, part, self._task.record_path)

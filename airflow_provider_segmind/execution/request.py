@@ -23,7 +23,7 @@ from airflow_provider_segmind.client.submission import (
     Attach,
     Fingerprint,
     LookUp,
-    Note,
+    SubmissionRecord,
     SubmitNew,
     decide,
     iso,
@@ -41,7 +41,7 @@ from airflow_provider_segmind.exceptions import (
     SegmindSubmissionUnknownError,
 )
 from airflow_provider_segmind.result_storage import land, landed_before, recover
-from airflow_provider_segmind.task_state import Journal
+from airflow_provider_segmind.task_state import TaskState
 from airflow_provider_segmind.triggers.events import RequestEvent
 
 if TYPE_CHECKING:
@@ -74,10 +74,10 @@ class Submission:
     """
     The one request of one task instance.
 
-    :param journal: where its note is kept across tries.
+    :param state: where its record is kept across tries.
     :param inputs: the body, or what makes it when it is needed: a task that only goes on waiting needs none.
     :param connection: the connection's id and base URL, part of the fingerprint.
-    :param before: noted with every request submitted here, see :class:`Note`.
+    :param before: noted with every request submitted here, see :class:`SubmissionRecord`.
     :param prepare: makes what is sent out of ``inputs``, before the intent is noted; what it adds (the address of an
         uploaded file) is no part of the fingerprint.
     :param log: the task's logger, whose type differs between Airflow versions.
@@ -87,7 +87,7 @@ class Submission:
         self,
         *,
         client: SegmindClient,
-        journal: Journal,
+        state: TaskState,
         model: str,
         inputs: Mapping[str, Any] | Callable[[], Mapping[str, Any]],
         connection: str,
@@ -105,7 +105,7 @@ class Submission:
         self._prepare = prepare
         self._before = before
         self._connection = connection
-        self._journal = journal
+        self._state = state
         self._log = log
         self._clock = clock
         self._sleep = sleep
@@ -123,89 +123,91 @@ class Submission:
     def _fingerprint(self) -> Fingerprint:
         return Fingerprint.of(model=self.model, inputs=self.inputs, connection=self._connection)
 
-    def begin(self, *, replace_failed: bool = False) -> Note:
+    def begin(self, *, replace_failed: bool = False) -> SubmissionRecord:
         """
-        Return the note of a request that Segmind has accepted: the one of an earlier try, else a new one.
+        Return the record of a request that Segmind has accepted: the one of an earlier try, else a new one.
 
         :param replace_failed: look whether the request of an earlier try has FAILED, which cost nothing, and submit a
             new one then; for a task that does not wait for its request and so never hears of it.
         :raises SegmindSubmissionUnknownError: a POST may have arrived and nobody knows; nothing more was sent.
         :raises SegmindError: it was refused; nothing was billed.
         """
-        decision = decide(self._journal.read(), self._fingerprint, self.policies.on_stale)
+        decision = decide(self._state.read(), self._fingerprint, self.policies.on_stale)
         if isinstance(decision, Attach):
             self._log.info(
                 "An earlier try submitted request %s at %s: going on with it, nothing is submitted or paid again "
                 "(recorded in %s)",
-                decision.note.request_id,
-                iso(decision.note.intent_at),
-                self._journal.name,
+                decision.record.request_id,
+                iso(decision.record.intent_at),
+                self._state.name,
             )
-            return self._unless_failed(decision.note) if replace_failed else decision.note
+            return self._unless_failed(decision.record) if replace_failed else decision.record
         if isinstance(decision, LookUp):
-            return self._resolve_unknown(decision.note, None)
+            return self._resolve_unknown(decision.record, None)
         return self._submit(decision)
 
-    def current(self, request_id: str | None = None) -> Note:
+    def current(self, request_id: str | None = None) -> SubmissionRecord:
         """
-        Return the note as it stands when a deferred task wakes up; nothing is ever submitted here.
+        Return the record as it stands when a deferred task wakes up; nothing is ever submitted here.
 
-        :param request_id: the request the trigger waited for; it completes a note whose id could not be written, and
+        :param request_id: the request the trigger waited for; it completes a record whose id could not be written, and
             stands for one that was emptied out of its store meanwhile.
         :raises SegmindStateError: it is gone.
         """
-        note = self._journal.read()
-        if note is None and request_id is not None:
+        record = self._state.read()
+        if record is None and request_id is not None:
             self._log.warning(
                 "The record of request %s disappeared from %s while the task was deferred; continuing with it",
                 request_id,
-                self._journal.name,
+                self._state.name,
             )
             now = self._clock()
-            return self._write(Note(self._fingerprint, intent_at=now, before=self._before).accepted(request_id, now))
-        if note is not None and note.request_id is None and note.outcome is None and request_id is not None:
-            return self._write(note.accepted(request_id, note.intent_at))
-        if note is None or note.request_id is None:
+            return self._write(
+                SubmissionRecord(self._fingerprint, intent_at=now, before=self._before).accepted(request_id, now)
+            )
+        if record is not None and record.request_id is None and record.outcome is None and request_id is not None:
+            return self._write(record.accepted(request_id, record.intent_at))
+        if record is None or record.request_id is None:
             raise SegmindStateError(
-                f"The record of this task's request disappeared from {self._journal.name} while the task was deferred. "
+                f"The record of this task's request disappeared from {self._state.name} while the task was deferred. "
                 "The request continues and may be billed; nothing was submitted again."
             )
-        return note
+        return record
 
-    def after_failure(self, note: Note, error: SegmindRequestFailedError) -> Note:
+    def after_failure(self, record: SubmissionRecord, error: SegmindRequestFailedError) -> SubmissionRecord:
         """
         Close a FAILED request, and submit once more where the policy says so.
 
         :raises SegmindRequestFailedError: it stays failed; nothing was billed, and clearing the task submits anew.
         """
-        self._write(note.ended("failed"))
+        self._write(record.ended("failed"))
         if self.policies.on_failed == "fail":
             raise error
-        return self.again(note, error, "It cost nothing.")
+        return self.again(record, error, "It cost nothing.")
 
-    def again(self, note: Note, error: SegmindRequestError, cost: str) -> Note:
+    def again(self, record: SubmissionRecord, error: SegmindRequestError, cost: str) -> SubmissionRecord:
         """
         Submit again because a policy says so.
 
         :raises SegmindRequestError: ``error``, when the policy has been used up.
         """
-        if note.resubmits >= self.policies.max_resubmits:
+        if record.resubmits >= self.policies.max_resubmits:
             self._log.error("Not submitting again: max_resubmits (%d) is reached", self.policies.max_resubmits)
             raise error
         warning = f"{error} Submitting again, as the task asks. {cost}"
-        return self._submit(SubmitNew(note.resubmits + 1, warning, note.known))
+        return self._submit(SubmitNew(record.resubmits + 1, warning, record.known))
 
-    def remember(self, note: Note, landed: dict[str, Any]) -> None:
+    def remember(self, record: SubmissionRecord, landed: dict[str, Any]) -> None:
         """Note where the result was landed, so that a cleared task finds it after Segmind has dropped it."""
-        self._write(replace(note, landed=landed))
+        self._write(replace(record, landed=landed))
 
-    def _submit(self, decision: SubmitNew) -> Note:
+    def _submit(self, decision: SubmitNew) -> SubmissionRecord:
         if decision.warning:
             self._log.warning(decision.warning)
-        if self._journal.warning and self._before is None:
-            self._log.warning(self._journal.warning)
+        if self._state.warning and self._before is None:
+            self._log.warning(self._state.warning)
         body = self._body
-        note = Note(
+        record = SubmissionRecord(
             self._fingerprint,
             intent_at=self._clock(),
             resubmits=decision.resubmits,
@@ -214,81 +216,83 @@ class Submission:
         )
         attempts = retrying(self.client.config.patience, sleep=self._sleep, rng=random.Random(), paid=True)
         try:
-            return self._write(attempts(self._send, note, body))
+            return self._write(attempts(self._send, record, body))
         except SegmindError as error:
             if error.billed is not None:
                 raise
             return self._resolve_unknown(self._sending, error)
 
-    def _send(self, note: Note, body: Mapping[str, Any]) -> Note:
+    def _send(self, record: SubmissionRecord, body: Mapping[str, Any]) -> SubmissionRecord:
         """
-        Send the POST once, between two notes.
+        Send the POST once, between two records.
 
-        A worker that dies between two attempts leaves a note that says nothing was created, so the next try need not
+        A worker that dies between two attempts leaves a record that says nothing was created, so the next try need not
         ask the history; only one that dies with the POST under way leaves a bare intent.
         """
-        self._sending = note
+        self._sending = record
         try:
-            accepted = self.client.submit_once(self.model, body, before=lambda: self._note_intent(note))
+            accepted = self.client.submit_once(self.model, body, before=lambda: self._record_intent(record))
         except SegmindError as error:
-            if error.billed is not None and self._sending is not note:
+            if error.billed is not None and self._sending is not record:
                 self._write(self._sending.ended("refused"))
             raise
         self._log.info("Submitted request %s to model %s", accepted.request_id, self.model)
         return self._sending.accepted(accepted.request_id, self._sending.intent_at)
 
-    def _note_intent(self, note: Note) -> None:
-        intent = replace(note, intent_at=self._clock())
+    def _record_intent(self, record: SubmissionRecord) -> None:
+        intent = replace(record, intent_at=self._clock())
         try:
-            self._journal.write(intent)
+            self._state.write(intent)
         except Exception:
             # Nothing was sent. A store that has taken the intent must not make the next try believe otherwise.
             with contextlib.suppress(Exception):
-                self._journal.write(intent.ended("refused"))
+                self._state.write(intent.ended("refused"))
             raise
         self._sending = intent
-        self._log.info("Noted the intent to submit to model %s in %s", self.model, self._journal.name)
+        self._log.info("Noted the intent to submit to model %s in %s", self.model, self._state.name)
 
-    def _unless_failed(self, note: Note) -> Note:
+    def _unless_failed(self, record: SubmissionRecord) -> SubmissionRecord:
         try:
-            state = self.client.look(str(note.request_id))
+            state = self.client.look(str(record.request_id))
         except SegmindError:
             # Whoever waits for it will find out; without an answer the request counts as going on.
-            return note
+            return record
         if not state.failed:
-            return note
-        said = f"Segmind reports request {note.request_id!r} as FAILED: {state.error or 'no reason given'!r}."
-        return self._submit(SubmitNew(note.resubmits, f"{said} It cost nothing: submitting a new one", note.known))
+            return record
+        said = f"Segmind reports request {record.request_id!r} as FAILED: {state.error or 'no reason given'!r}."
+        return self._submit(SubmitNew(record.resubmits, f"{said} It cost nothing: submitting a new one", record.known))
 
-    def _resolve_unknown(self, note: Note, cause: SegmindError | None) -> Note:
-        self._log.warning(unknown_message(note, "Looking for it in Segmind's request history; it is not sent again."))
-        record, trouble = self._look_up(note, history.HISTORY_WAITS)
-        deadline = note.intent_at + self.policies.unknown_patience
+    def _resolve_unknown(self, record: SubmissionRecord, cause: SegmindError | None) -> SubmissionRecord:
+        self._log.warning(unknown_message(record, "Looking for it in Segmind's request history; it is not sent again."))
+        found, trouble = self._look_up(record, history.HISTORY_WAITS)
+        deadline = record.intent_at + self.policies.unknown_patience
         pause = 2 * history.HISTORY_WAITS[-1]
-        while record is None and self.policies.on_unknown == "wait" and self._clock() < deadline:
+        while found is None and self.policies.on_unknown == "wait" and self._clock() < deadline:
             self._sleep(min(pause, max(0.0, deadline - self._clock())))
             pause = min(2 * pause, history.LONGEST_WAIT)
-            record, trouble = self._look_up(note, (0.0,))
-        if record is not None:
-            self._log.info("Found it: request %s. Going on with it, nothing is paid again", record.request_id)
-            return self._write(note.accepted(record.request_id, history.submission_moment(record, note)))
+            found, trouble = self._look_up(record, (0.0,))
+        if found is not None:
+            self._log.info("Found it: request %s. Going on with it, nothing is paid again", found.request_id)
+            return self._write(record.accepted(found.request_id, history.submission_moment(found, record)))
         unheard = trouble is not None and history.leaves_open(trouble)
-        if self.policies.on_unknown == "resubmit" and not unheard and note.resubmits < self.policies.max_resubmits:
+        if self.policies.on_unknown == "resubmit" and not unheard and record.resubmits < self.policies.max_resubmits:
             risk = "If that POST did arrive, it is billed as well."
-            said = unknown_message(note, f"The request history does not show it. Submitting again as asked. {risk}")
-            return self._submit(SubmitNew(note.resubmits + 1, said, note.former))
-        raise self._unknown(note, cause, trouble) from (cause or trouble)
+            said = unknown_message(record, f"The request history does not show it. Submitting again as asked. {risk}")
+            return self._submit(SubmitNew(record.resubmits + 1, said, record.former))
+        raise self._unknown(record, cause, trouble) from (cause or trouble)
 
-    def _look_up(self, note: Note, waits: tuple[float, ...]) -> tuple[RequestRecord | None, SegmindError | None]:
+    def _look_up(
+        self, record: SubmissionRecord, waits: tuple[float, ...]
+    ) -> tuple[RequestRecord | None, SegmindError | None]:
         try:
             return self.client.drive(
-                history.search(self.client.wire, note, self.inputs, now=self._clock(), waits=waits)
+                history.search(self.client.wire, record, self.inputs, now=self._clock(), waits=waits)
             ), None
         except SegmindError as trouble:
             return None, trouble
 
     def _unknown(
-        self, note: Note, cause: SegmindError | None, trouble: SegmindError | None
+        self, record: SubmissionRecord, cause: SegmindError | None, trouble: SegmindError | None
     ) -> SegmindSubmissionUnknownError:
         if trouble is not None and trouble.billed is None:
             found = str(trouble)
@@ -299,75 +303,83 @@ class Submission:
         risk = "submits again, which pays twice if that POST did arrive"
         if trouble is not None and trouble.billed is None:
             risk = "does not submit again while that is open"
-        elif self.policies.on_unknown == "resubmit" and note.resubmits >= self.policies.max_resubmits:
+        elif self.policies.on_unknown == "resubmit" and record.resubmits >= self.policies.max_resubmits:
             risk = f"has submitted again as often as it may ({self.policies.max_resubmits} times)"
         look = f"{found} Nothing was sent again. Clear the task to look again; on_unknown='resubmit' {risk}."
-        error = SegmindSubmissionUnknownError((f"{cause} " if cause else "") + unknown_message(note, look))
+        error = SegmindSubmissionUnknownError((f"{cause} " if cause else "") + unknown_message(record, look))
         # Trying the task again only looks again: the intent stays.
         error.retryable = trouble is not None and trouble.retryable
         return error
 
-    def _write(self, note: Note) -> Note:
+    def _write(self, record: SubmissionRecord) -> SubmissionRecord:
         try:
             Retrying(stop=stop_after_attempt(3), wait=wait_fixed(1), sleep=self._sleep, reraise=True)(
-                self._journal.write, note
+                self._state.write, record
             )
         except Exception:  # noqa: BLE001
             # The POST has been answered: going on keeps what was paid for, and the intent lets a later try find it.
-            self._log.exception("Could not note request %s in %s", note.request_id, self._journal.name)
-        return note
+            self._log.exception("Could not record request %s in %s", record.request_id, self._state.name)
+        return record
 
 
 def settle(
-    task: SegmindRunOperator, context: Context, submission: Submission, note: Note, event: RequestEvent | None = None
+    task: SegmindRunOperator,
+    context: Context,
+    submission: Submission,
+    record: SubmissionRecord,
+    event: RequestEvent | None = None,
 ) -> Any:
     """
     Return what XCom carries of a request, or defer until there is something to return.
 
-    :param note: the request of this task instance.
+    :param record: the request of this task instance.
     :param event: how waiting in the triggerer ended, None when this worker waits itself.
     :raises SegmindError: the request ended otherwise, and no policy mends it.
     """
-    if event is not None and event.request_id != note.request_id:
+    if event is not None and event.request_id != record.request_id:
         # A trigger of an earlier request speaks for that one only.
         event = None
     while True:
-        task.announce(context, note)
+        task.announce(context, record)
         try:
-            return _outcome(task, context, submission, note, event)
+            return _outcome(task, context, submission, record, event)
         except SegmindRequestFailedError as error:
-            note = submission.after_failure(note, error)
+            record = submission.after_failure(record, error)
         except SegmindRequestExpiredError as error:
             if task.on_expired == "fail":
                 raise
             if task.on_expired == "resubmit":
                 risk = "This pays a second time: the first request may have been billed."
-                note = submission.again(note, error, risk)
+                record = submission.again(record, error, risk)
             else:
                 try:
-                    return recover(submission.client, error, model=note.fingerprint.model, place=task.place)
+                    return recover(submission.client, error, model=record.fingerprint.model, place=task.place)
                 except SegmindRequestFailedError as failed:
-                    note = submission.after_failure(note, failed)
+                    record = submission.after_failure(record, failed)
         event = None
 
 
 def _outcome(
-    task: SegmindRunOperator, context: Context, submission: Submission, note: Note, event: RequestEvent | None
+    task: SegmindRunOperator,
+    context: Context,
+    submission: Submission,
+    record: SubmissionRecord,
+    event: RequestEvent | None,
 ) -> Any:
     error = event.error() if event else None
     if isinstance(error, SegmindRequestError) and not error.retryable:
         raise error
     if event is not None and event.has_value:
-        return _done(task, submission, note, event.value)
-    value = landed_before(str(note.request_id), task.place, note.landed)
+        return _done(task, submission, record, event.value)
+    value = landed_before(str(record.request_id), task.place, record.landed)
     if value is not None:
         return value
     pending = Pending(
-        request_id=str(note.request_id),
-        submitted_at=note.age_from,
-        end_time=note.age_from + task.timeout,
+        request_id=str(record.request_id),
+        submitted_at=record.age_from,
+        end_time=record.age_from + task.timeout,
         poll_interval=task.poll_interval,
-        model=note.fingerprint.model,
+        model=record.fingerprint.model,
     )
     if isinstance(error, SegmindRequestTimeoutError):
         task.log.warning("%s Looking once more from here", error)
@@ -384,13 +396,15 @@ def _outcome(
             raise error
         return _defer(task, context, pending)
     allowed = Downloads.of(submission.client.config)
-    return _done(task, submission, note, land(state, model=note.fingerprint.model, place=task.place, downloads=allowed))
+    return _done(
+        task, submission, record, land(state, model=record.fingerprint.model, place=task.place, downloads=allowed)
+    )
 
 
-def _done(task: SegmindRunOperator, submission: Submission, note: Note, value: Any) -> Any:
+def _done(task: SegmindRunOperator, submission: Submission, record: SubmissionRecord, value: Any) -> Any:
     if isinstance(value, dict) and value.get("uris"):
-        submission.remember(note, value)
-    task.report(note, value)
+        submission.remember(record, value)
+    task.report(record, value)
     return value
 
 

@@ -24,7 +24,7 @@ from airflow_provider_segmind.rendering import named_files, read_text_file, unma
 if TYPE_CHECKING:
     from airflow_provider_segmind.chat.attachments import FilePart
     from airflow_provider_segmind.chat.output_type import OutputType
-    from airflow_provider_segmind.client.submission import Note
+    from airflow_provider_segmind.client.submission import SubmissionRecord
     from airflow_provider_segmind.compat import Context
     from airflow_provider_segmind.result_storage import Place
 
@@ -178,7 +178,7 @@ class SegmindChatOperator(SegmindRunOperator):
             self.hook.find_connection()
             return Conversation(self, context).go_on(None if event is None else RequestEvent.read(event))
 
-    def report(self, note: Note, value: Any) -> None:
+    def report(self, record: SubmissionRecord, value: Any) -> None:
         """Leave the line about a request to the conversation, which has read its reply."""
 
     def resolve_template_files(self) -> None:

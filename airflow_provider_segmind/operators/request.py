@@ -44,7 +44,7 @@ from airflow_provider_segmind.rendering import TemplatedOperator, unmasked
 
 if TYPE_CHECKING:
     # Every DAG parse imports this module, so what only a running task needs is imported where it runs.
-    from airflow_provider_segmind.client.submission import Note, RequestRef
+    from airflow_provider_segmind.client.submission import RequestRef, SubmissionRecord
     from airflow_provider_segmind.compat import Context
     from airflow_provider_segmind.execution.request import Policies, Submission
     from airflow_provider_segmind.hooks.segmind import SegmindHook
@@ -77,7 +77,7 @@ class SegmindSubmitOperator(TemplatedOperator, BaseOperator):
     :param segmind_conn_id: the Connection.
     :param rate_share: the part of the account's limit for this task, above 0 up to 1, where several run at once; a
         share each for a pool of mapped tasks is one divided by the slots of the pool.
-    :param state_path: folder on object storage for the note of what was submitted; ``[segmind] state_path``, then
+    :param state_path: folder on object storage for the record of what was submitted; ``[segmind] state_path``, then
         Airflow's own stores when not given.
     :param on_stale: the task changed since an earlier try submitted: ``resubmit`` pays for a new request, ``fail``
         stops.
@@ -182,12 +182,12 @@ class SegmindSubmitOperator(TemplatedOperator, BaseOperator):
             self.check_rendered()
             if self.estimate_only:
                 return self.estimate(context)
-            note = self._submission(context).begin(replace_failed=True)
-            self.announce(context, note)
+            record = self._submission(context).begin(replace_failed=True)
+            self.announce(context, record)
             return {
-                "request_id": note.request_id,
-                "model": note.fingerprint.model,
-                "submitted_at": iso(note.age_from),
+                "request_id": record.request_id,
+                "model": record.fingerprint.model,
+                "submitted_at": iso(record.age_from),
             }
 
     def sent_before(self, context: Context, *, deferred: bool = False) -> str | None:
@@ -252,11 +252,11 @@ class SegmindSubmitOperator(TemplatedOperator, BaseOperator):
 
     def _submission(self, context: Context) -> Submission:
         from airflow_provider_segmind.execution.request import Submission
-        from airflow_provider_segmind.task_state import journal_for
+        from airflow_provider_segmind.task_state import task_state_for
 
         return Submission(
             client=self.hook.get_conn(),
-            journal=journal_for(context, self.state_folder, record_path=self.record_path),
+            state=task_state_for(context, self.state_folder, record_path=self.record_path),
             model=self.hook.model_or_default(self.model),
             inputs=partial(self.build_inputs, context),
             connection=f"{self.segmind_conn_id} at {self.hook.config.endpoints.gateway}",
@@ -264,12 +264,12 @@ class SegmindSubmitOperator(TemplatedOperator, BaseOperator):
             log=self.log,
         )
 
-    def announce(self, context: Context, note: Note) -> None:
+    def announce(self, context: Context, record: SubmissionRecord) -> None:
         """Tell Airflow, and ourselves for a kill, which request this task is about."""
-        self.request_id = note.request_id
-        self.model_used = note.fingerprint.model
+        self.request_id = record.request_id
+        self.model_used = record.fingerprint.model
         if self.do_xcom_push:
-            context["ti"].xcom_push(key="request_id", value=note.request_id)
+            context["ti"].xcom_push(key="request_id", value=record.request_id)
 
 
 class SegmindResultOperator(TemplatedOperator, BaseOperator):
@@ -503,14 +503,14 @@ class SegmindRunOperator(SegmindSubmitOperator):
             self.hook.find_connection()
             read = None if event is None else RequestEvent.read(event)
             submission = self._submission(context)
-            note = submission.current(read.request_id if read else None)
-            return self._point_to(settle(self, context, submission, note, read))
+            record = submission.current(read.request_id if read else None)
+            return self._point_to(settle(self, context, submission, record, read))
 
-    def report(self, note: Note, value: Any) -> None:
+    def report(self, record: SubmissionRecord, value: Any) -> None:
         """Log in one line how a request ended."""
         from airflow_provider_segmind.execution.request import summary
 
-        self.log.info("%s", summary(note.request_id, note.fingerprint.model, value))
+        self.log.info("%s", summary(record.request_id, record.fingerprint.model, value))
 
     def _point_to(self, value: Any) -> Any:
         from airflow_provider_segmind.links import result_address

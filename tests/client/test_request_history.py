@@ -25,12 +25,12 @@ from airflow_provider_segmind.client.request_history import (
     search,
     submission_moment,
 )
-from airflow_provider_segmind.client.submission import Fingerprint, Note
+from airflow_provider_segmind.client.submission import Fingerprint, SubmissionRecord
 from airflow_provider_segmind.exceptions import SegmindSubmissionUnknownError
 
 INPUTS = {"prompt": "one", "seed": 1}
 AT = 1_800_000_000.0
-NOTE = Note(Fingerprint.of(model="m", inputs=INPUTS, connection="c"), intent_at=AT, former=("r-0",))
+RECORD = SubmissionRecord(Fingerprint.of(model="m", inputs=INPUTS, connection="c"), intent_at=AT, former=("r-0",))
 
 
 def row(at: Any = AT + 5, **fields: Any) -> RequestRecord:
@@ -58,7 +58,7 @@ def place(found: RequestRecord, offset: ClockOffset | None = None) -> Place:
     ids=str,
 )
 def test_a_row_of_the_lost_post_fits(fields: dict[str, Any]) -> None:
-    assert may_be(row(**fields), NOTE, INPUTS)
+    assert may_be(row(**fields), RECORD, INPUTS)
     assert place(row(**fields)) is Place.INSIDE
 
 
@@ -79,7 +79,7 @@ def test_a_row_of_the_lost_post_fits(fields: dict[str, Any]) -> None:
     ids=str,
 )
 def test_a_row_of_another_request_does_not_fit(fields: dict[str, Any]) -> None:
-    assert not may_be(row(**fields), NOTE, INPUTS)
+    assert not may_be(row(**fields), RECORD, INPUTS)
 
 
 @pytest.mark.parametrize(
@@ -125,8 +125,8 @@ def test_a_latency_or_a_cost_is_no_moment() -> None:
 
 
 def test_the_age_of_an_adopted_request_is_never_underestimated() -> None:
-    assert submission_moment(row(AT + 5), NOTE) == AT
-    assert submission_moment(row(AT - 20), NOTE) == AT - 20
+    assert submission_moment(row(AT + 5), RECORD) == AT
+    assert submission_moment(row(AT - 20), RECORD) == AT - 20
 
 
 SCALARS = st.none() | st.booleans() | st.integers(-3, 3) | st.floats(-3, 3) | st.text(max_size=3)
@@ -203,7 +203,7 @@ def looked_up(rows: list[dict[str, Any]], *, now: float = AT + 30, date: float |
 
     config = ClientConfig(api_key="k")
     with SegmindClient(config, transport=httpx.MockTransport(serve), clock=lambda: now, sleep=lambda _: None) as client:
-        return client.drive(search(client.wire, NOTE, INPUTS, now=now, waits=(0.0,)))
+        return client.drive(search(client.wire, RECORD, INPUTS, now=now, waits=(0.0,)))
 
 
 def told(at: float, **fields: Any) -> dict[str, Any]:

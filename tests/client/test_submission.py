@@ -4,16 +4,16 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_segmind.client.submission import Attach, Fingerprint, LookUp, Note, SubmitNew, decide
+from airflow_provider_segmind.client.submission import Attach, Fingerprint, LookUp, SubmissionRecord, SubmitNew, decide
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindStateError
 
 SAME = Fingerprint.of(model="m", inputs={"a": 1, "b": "ü"}, connection="c at https://x")
-INTENT = Note(SAME, intent_at=1.0)
+INTENT = SubmissionRecord(SAME, intent_at=1.0)
 HAD = INTENT.accepted("r-1", 2.0)
 
 
 @pytest.mark.parametrize(
-    ("note", "decision"),
+    ("record", "decision"),
     [
         (None, SubmitNew()),
         (INTENT, LookUp(INTENT)),
@@ -22,9 +22,9 @@ HAD = INTENT.accepted("r-1", 2.0)
         (HAD.ended("failed"), SubmitNew(former=("r-1",))),
     ],
 )
-def test_the_note_alone_says_what_to_do(note: Note | None, decision: Any) -> None:
+def test_the_record_alone_says_what_to_do(record: SubmissionRecord | None, decision: Any) -> None:
     for policy in ("resubmit", "fail"):
-        assert decide(note, SAME, policy) == decision  # type: ignore[arg-type]
+        assert decide(record, SAME, policy) == decision  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("change", [{"model": "n"}, {"inputs": {"a": 2}}, {"connection": "d"}])
@@ -44,12 +44,12 @@ def test_the_order_of_keys_is_no_change() -> None:
     assert again == SAME
 
 
-def test_a_note_survives_json() -> None:
-    assert Note.from_json(HAD.to_json()) == HAD
-    assert Note.from_json({"fingerprint": HAD.to_json()["fingerprint"], "intent_at": 1}).known == ()
+def test_a_record_survives_json() -> None:
+    assert SubmissionRecord.from_json(HAD.to_json()) == HAD
+    assert SubmissionRecord.from_json({"fingerprint": HAD.to_json()["fingerprint"], "intent_at": 1}).known == ()
 
 
 @pytest.mark.parametrize("value", [None, 1, "x", [], {}, {"fingerprint": {}}, {"fingerprint": "f", "intent_at": 1}])
-def test_what_is_no_note_stops_the_task(value: Any) -> None:
+def test_what_is_no_record_stops_the_task(value: Any) -> None:
     with pytest.raises(SegmindStateError, match="Nothing is submitted"):
-        Note.from_json(value)
+        SubmissionRecord.from_json(value)

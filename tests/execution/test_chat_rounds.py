@@ -111,8 +111,8 @@ def test_a_worker_killed_after_the_repairs_post_finds_it_in_the_history(mending:
     with pytest.raises(Killed):
         mending.ask(**DATA)
     mending.run.store.on_write = lambda value: None
-    notes = [note["request_id"] for note in mending.run.store.values.values()]
-    assert notes == [mending.emulator.jobs[0].request_id, None]
+    records = [record["request_id"] for record in mending.run.store.values.values()]
+    assert records == [mending.emulator.jobs[0].request_id, None]
 
     assert mending.ask(**DATA) == {"x": 1}
     assert mending.posts == len(mending.emulator.bill) == 2
@@ -250,11 +250,13 @@ def test_the_chain_is_kept_where_airflow_has_no_state_store(
     backend: str, mending: Chat, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if backend == "variable":
-        from airflow_provider_segmind import task_state as journal
+        from airflow_provider_segmind import task_state
 
         kept: dict[str, Any] = {}
-        monkeypatch.setattr(journal.VariableJournal, "read", lambda self: kept.get(self._key))
-        monkeypatch.setattr(journal.VariableJournal, "write", lambda self, note: kept.update({self._key: note}))
+        monkeypatch.setattr(task_state.VariableTaskState, "read", lambda self: kept.get(self._key))
+        monkeypatch.setattr(
+            task_state.VariableTaskState, "write", lambda self, record: kept.update({self._key: record})
+        )
     fields = {**DATA, "state_path": str(tmp_path) if backend == "path" else None}
 
     for _ in range(2):

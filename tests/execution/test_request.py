@@ -21,7 +21,7 @@ from airflow_provider_segmind.operators.request import (
     SegmindRunOperator,
     SegmindSubmitOperator,
 )
-from airflow_provider_segmind.task_state import PathJournal
+from airflow_provider_segmind.task_state import PathTaskState
 from airflow_provider_segmind.triggers.events import RequestEvent
 from tests.support.airflow_fakes import CANARY, INPUTS, KEY, Clock, Run, by_hand
 
@@ -134,7 +134,7 @@ def test_an_event_of_another_request_is_not_taken_for_ours(emulator: SegmindEmul
 
 
 @pytest.mark.parametrize("with_event", [True, False])
-def test_a_note_that_is_gone_while_deferred_costs_nothing(
+def test_a_record_that_is_gone_while_deferred_costs_nothing(
     with_event: bool, emulator: SegmindEmulator, clock: Clock, run: Run
 ) -> None:
     emulator.settings(latency=500.0)
@@ -145,7 +145,7 @@ def test_a_note_that_is_gone_while_deferred_costs_nothing(
     if with_event:
         event = {"request_id": left.trigger.request_id, "status": "success"}
         assert task.execute_complete(run.context(), event)["status"] == "COMPLETED"
-        assert run.store.note["request_id"] == left.trigger.request_id
+        assert run.store.record["request_id"] == left.trigger.request_id
     else:
         with pytest.raises(SegmindStateError, match="nothing was submitted again"):
             task.execute_complete(run.context(), None)
@@ -269,7 +269,9 @@ def test_the_intent_is_stored_before_the_post_and_the_id_right_after(
     emulator: SegmindEmulator, clock: Clock, run: Run
 ) -> None:
     seen: list[tuple[str | None, int, int]] = []
-    run.store.on_write = lambda note: seen.append((note["request_id"], len(emulator.posts()), len(emulator.requests)))
+    run.store.on_write = lambda record: seen.append(
+        (record["request_id"], len(emulator.posts()), len(emulator.requests))
+    )
     make(clock).execute(run.context())
     request_id = emulator.jobs[0].request_id
     assert seen[0] == (None, 0, 0)
@@ -449,12 +451,12 @@ def wrong() -> None:
 def test_an_intent_that_only_one_store_took_does_not_leave_the_retry_with_an_unknown_request(
     emulator: SegmindEmulator, clock: Clock, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(self: PathJournal, note: Any) -> None:
+    def full(self: PathTaskState, record: Any) -> None:
         raise OSError("No space left on device")
 
     fields = {"output_path": f"{tmp_path.as_uri()}/"}
     with monkeypatch.context() as patched:
-        patched.setattr(PathJournal, "write", full)
+        patched.setattr(PathTaskState, "write", full)
         with pytest.raises(OSError, match="No space left"):
             make(clock, **fields).execute(run.context())
     assert emulator.jobs == []

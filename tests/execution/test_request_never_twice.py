@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from airflow_provider_segmind.client.client import ClientConfig, SegmindClient
 from airflow_provider_segmind.client.retry import Patience
-from airflow_provider_segmind.client.submission import Note
+from airflow_provider_segmind.client.submission import SubmissionRecord
 from airflow_provider_segmind.exceptions import (
     SegmindConfigError,
     SegmindError,
@@ -23,7 +23,7 @@ from airflow_provider_segmind.exceptions import (
     SegmindRequestFailedError,
 )
 from airflow_provider_segmind.execution.request import Policies, Submission
-from airflow_provider_segmind.task_state import Journal
+from airflow_provider_segmind.task_state import TaskState
 
 START = 1_800_000_000.0
 LOG = logging.getLogger("test")
@@ -95,7 +95,7 @@ class Segmind:
         }
 
 
-class Memory(Journal):
+class Memory(TaskState):
     """A store that a worker can die in and that can be down."""
 
     name = "memory"
@@ -104,18 +104,18 @@ class Memory(Journal):
         self.world = world
         self.value: str | None = None
 
-    def read(self) -> Note | None:
+    def read(self) -> SubmissionRecord | None:
         if self.world.store_down:
             raise ConnectionError("the store is down")
-        return None if self.value is None else Note.from_json(json.loads(self.value))
+        return None if self.value is None else SubmissionRecord.from_json(json.loads(self.value))
 
-    def write(self, note: Note) -> None:
-        if self.world.die_in_write == "before" and self.world.dies_at(note):
+    def write(self, record: SubmissionRecord) -> None:
+        if self.world.die_in_write == "before" and self.world.dies_at(record):
             raise Killed
         if self.world.store_down:
             raise ConnectionError("the store is down")
-        self.value = json.dumps(note.to_json())
-        if self.world.die_in_write == "after" and self.world.dies_at(note):
+        self.value = json.dumps(record.to_json())
+        if self.world.die_in_write == "after" and self.world.dies_at(record):
             raise Killed
 
 
@@ -129,10 +129,10 @@ class World:
         self.die_in_write = ""
         self.die_at = ""
         self.segmind = Segmind(self)
-        self.journal = Memory(self)
+        self.state = Memory(self)
 
-    def dies_at(self, note: Note) -> bool:
-        return self.die_at == ("id" if note.request_id else "intent")
+    def dies_at(self, record: SubmissionRecord) -> bool:
+        return self.die_at == ("id" if record.request_id else "intent")
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
@@ -146,7 +146,7 @@ class World:
         )
         return Submission(
             client=client,
-            journal=self.journal,
+            state=self.state,
             model="a-model",
             inputs=inputs,
             connection="segmind_default at https://api.segmind.com",
@@ -181,7 +181,7 @@ class OneTaskInstance(RuleBasedStateMachine):
         )
         self.inputs = {"prompt": "one"}
         self.allowed = 1
-        self.note: Note | None = None
+        self.record: SubmissionRecord | None = None
 
     @rule(trouble=TROUBLE, death=DEATHS, store_down=st.booleans(), replace_failed=st.booleans())
     def try_it(self, trouble: str, death: tuple[str, str], store_down: bool, replace_failed: bool) -> None:
@@ -191,9 +191,9 @@ class OneTaskInstance(RuleBasedStateMachine):
         world.store_down = store_down
         before = len(world.segmind.billed)
         try:
-            self.note = world.submission(dict(self.inputs), self.policies).begin(replace_failed=replace_failed)
+            self.record = world.submission(dict(self.inputs), self.policies).begin(replace_failed=replace_failed)
         except (SegmindError, ConnectionError, Killed):
-            self.note = None
+            self.record = None
         world.die_in_write = world.die_at = ""
         world.segmind.next_post = "accept"
         if store_down:
@@ -208,36 +208,36 @@ class OneTaskInstance(RuleBasedStateMachine):
     def a_quiet_try(self) -> None:
         self.try_it("accept", ("", ""), False, False)
 
-    @precondition(lambda self: self.note is not None)
+    @precondition(lambda self: self.record is not None)
     @rule(store_down=st.booleans())
     def the_request_fails(self, store_down: bool) -> None:
         """Segmind reports FAILED; a waiting task hears of it and follows its policy."""
-        note = self.note
-        assert note is not None
-        request = next(each for each in self.world.segmind.requests if each["id"] == note.request_id)
+        record = self.record
+        assert record is not None
+        request = next(each for each in self.world.segmind.requests if each["id"] == record.request_id)
         if request["status"] != "PROCESSING" or self.world.now > request["at"] + 3600:
             return
         request["status"] = "FAILED"
-        error = SegmindRequestFailedError("FAILED", request_id=str(note.request_id))
+        error = SegmindRequestFailedError("FAILED", request_id=str(record.request_id))
         self.world.store_down = store_down
         try:
-            self.note = self.world.submission(dict(self.inputs), self.policies).after_failure(note, error)
+            self.record = self.world.submission(dict(self.inputs), self.policies).after_failure(record, error)
         except (SegmindRequestFailedError, ConnectionError):
-            self.note = None
+            self.record = None
         self.world.store_down = False
 
-    @precondition(lambda self: self.note is not None and self.policies.on_expired == "resubmit")
+    @precondition(lambda self: self.record is not None and self.policies.on_expired == "resubmit")
     @rule()
     def the_result_expires(self) -> None:
-        note = self.note
-        assert note is not None
+        record = self.record
+        assert record is not None
         self.world.now += 4000
-        error = SegmindRequestExpiredError("gone", request_id=str(note.request_id))
+        error = SegmindRequestExpiredError("gone", request_id=str(record.request_id))
         before = len(self.world.segmind.billed)
         try:
-            self.note = self.world.submission(dict(self.inputs), self.policies).again(note, error, "Pays twice.")
+            self.record = self.world.submission(dict(self.inputs), self.policies).again(record, error, "Pays twice.")
         except SegmindRequestExpiredError:
-            self.note = None
+            self.record = None
         self.allowed += len(self.world.segmind.billed) - max(1, before)
 
     @rule(seconds=st.sampled_from([1.0, 60.0, 1000.0, 4000.0, 8000.0]))
@@ -252,7 +252,7 @@ class OneTaskInstance(RuleBasedStateMachine):
     def the_inputs_change(self, prompt: str) -> None:
         if {"prompt": prompt} != self.inputs:
             self.allowed += self.policies.on_stale == "resubmit"
-            self.note = None
+            self.record = None
         self.inputs = {"prompt": prompt}
 
     @invariant()
@@ -262,9 +262,9 @@ class OneTaskInstance(RuleBasedStateMachine):
 
     @invariant()
     def what_a_try_returns_is_a_request_that_exists_and_fits(self) -> None:
-        if getattr(self, "note", None) is None:
+        if getattr(self, "record", None) is None:
             return
-        found = [each for each in self.world.segmind.requests if each["id"] == self.note.request_id]
+        found = [each for each in self.world.segmind.requests if each["id"] == self.record.request_id]
         assert len(found) == 1
         assert json.loads(found[0]["body"]) == self.inputs
 
@@ -284,7 +284,7 @@ def world() -> World:
     return World()
 
 
-def go(world: World, **policies: Any) -> Note:
+def go(world: World, **policies: Any) -> SubmissionRecord:
     return world.submission({"prompt": "one"}, Policies(**policies)).begin()
 
 
@@ -306,7 +306,7 @@ def test_a_worker_killed_at_any_step_leaves_one_paid_request(world: World, post:
     world.die_at = ""
 
     arrived = len(world.segmind.requests) == 1
-    nothing_noted = world.journal.value is None
+    nothing_noted = world.state.value is None
     if arrived or nothing_noted:
         assert go(world).request_id == "r-0"
         assert len(world.segmind.requests) == 1
@@ -372,7 +372,7 @@ def test_waiting_for_the_history_ends_and_says_what_a_resubmit_would_risk(world:
     assert not caught.value.retryable
     assert world.posts == 1
     assert "2027-01-15T08:00:00" in str(caught.value)
-    assert json.loads(world.journal.value or "")["fingerprint"]["inputs"][:16] in str(caught.value)
+    assert json.loads(world.state.value or "")["fingerprint"]["inputs"][:16] in str(caught.value)
 
 
 def test_a_lost_post_is_not_taken_for_the_failed_request_before_it(world: World) -> None:
@@ -380,9 +380,9 @@ def test_a_lost_post_is_not_taken_for_the_failed_request_before_it(world: World)
     world.segmind.requests[0]["status"] = "FAILED"
     failed = SegmindRequestFailedError("FAILED", request_id="r-0")
     world.segmind.next_post = "lose after"
-    note = world.submission({"prompt": "one"}, Policies(on_failed="resubmit")).after_failure(first, failed)
-    assert note.request_id == "r-1"
-    assert note.former == ("r-0",)
+    record = world.submission({"prompt": "one"}, Policies(on_failed="resubmit")).after_failure(first, failed)
+    assert record.request_id == "r-1"
+    assert record.former == ("r-0",)
     assert len(world.segmind.billed) == 1
 
 
@@ -419,7 +419,7 @@ def test_a_request_that_cannot_be_noted_is_still_gone_on_with(world: World, capl
         submission.client.config, transport=httpx.MockTransport(accept_and_lose_the_store), sleep=world.sleep
     )
     assert submission.begin().request_id == "r-0"
-    assert "Could not note request r-0" in caplog.text
+    assert "Could not record request r-0" in caplog.text
 
     world.store_down = False
     assert go(world).request_id == "r-0"
@@ -433,12 +433,12 @@ def test_a_task_that_does_not_wait_submits_anew_once_its_request_has_failed(worl
     assert len(world.segmind.billed) == 1
 
 
-def test_an_event_completes_a_note_whose_id_could_not_be_written(world: World) -> None:
+def test_an_event_completes_a_record_whose_id_could_not_be_written(world: World) -> None:
     world.die_in_write, world.die_at = "before", "id"
     with pytest.raises(Killed):
         go(world)
     world.die_at = ""
-    note = world.submission({"prompt": "one"}, Policies()).current("r-0")
-    assert note.request_id == "r-0"
+    record = world.submission({"prompt": "one"}, Policies()).current("r-0")
+    assert record.request_id == "r-0"
     assert go(world).request_id == "r-0"
     assert world.posts == 1

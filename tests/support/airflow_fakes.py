@@ -41,7 +41,7 @@ class StateStore:
         self.written.append(self.values[key])
 
     @property
-    def note(self) -> dict[str, Any]:
+    def record(self) -> dict[str, Any]:
         return self.values["segmind_request"]
 
 
