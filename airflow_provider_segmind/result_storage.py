@@ -41,7 +41,7 @@ _PUBLIC = Downloads()
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ResultDestination:
     """
     Where results go.
 
@@ -57,17 +57,17 @@ class Place:
     max_xcom_bytes: int | None = MAX_XCOM_BYTES
     overflow_path: str | None = None
 
-    def takes(self, size: int) -> bool:
+    def fits_xcom(self, size: int) -> bool:
         """Whether a result of that many bytes is small enough for XCom."""
         return self.max_xcom_bytes is None or size <= self.max_xcom_bytes
 
-    def for_large(self) -> Place | None:
+    def for_files(self) -> ResultDestination | None:
         """Return where files go, None when there is nothing but XCom."""
         if self.output_path:
             return self
         if not self.overflow_path:
             return None
-        return Place(f"{str(self.overflow_path).rstrip('/')}/", self.max_xcom_bytes)
+        return ResultDestination(f"{str(self.overflow_path).rstrip('/')}/", self.max_xcom_bytes)
 
     def file(self, request_id: str, suffix: str, number: int = 0) -> ObjectStoragePath:
         """Return the path of a file of one request; the folder exists afterwards."""
@@ -105,7 +105,9 @@ class Place:
         return re.search(r"[^/]\.[A-Za-z][A-Za-z0-9]{0,4}$", below) is not None
 
 
-def land(result: RequestResult, *, model: str | None, place: Place, downloads: Downloads = _PUBLIC) -> Any:
+def store_result(
+    result: RequestResult, *, model: str | None, destination: ResultDestination, downloads: Downloads = _PUBLIC
+) -> Any:
     """
     Put a completed result where it belongs and return what XCom carries.
 
@@ -116,9 +118,9 @@ def land(result: RequestResult, *, model: str | None, place: Place, downloads: D
         ``request_id``, ``model``, ``status``, ``metrics``, ``uri``, ``uris`` and ``bytes``.
     """
     encoded = _encoded(result)
-    small = place.takes(len(encoded))
-    files = place.for_large()
-    if files is None or (small and not place.output_path):
+    small = destination.fits_xcom(len(encoded))
+    files = destination.for_files()
+    if files is None or (small and not destination.output_path):
         if not small:
             log.warning(
                 "The result of request %s is %d bytes, over max_xcom_bytes (%s), and no output_path says where to "
@@ -126,34 +128,34 @@ def land(result: RequestResult, *, model: str | None, place: Place, downloads: D
                 "it out of the metadata database.",
                 result.request_id,
                 len(encoded),
-                place.max_xcom_bytes,
+                destination.max_xcom_bytes,
             )
-        return _body(result, place)
-    landed = _land_files(result, model, place, downloads)
+        return _body(result, destination)
+    landed = _store_files(result, model, destination, downloads)
     if landed:
         return manifest_of(result, model, [uri for uri, _ in landed], sum(size for _, size in landed))
     path = files.file(result.request_id, ".json")
     path.write_bytes(encoded)
-    return _body(result, place) if small else manifest_of(result, model, [str(path)], len(encoded))
+    return _body(result, destination) if small else manifest_of(result, model, [str(path)], len(encoded))
 
 
-def land_for_event(
-    result: RequestResult, *, model: str | None, place: Place, downloads: Downloads = _PUBLIC
+def store_for_event(
+    result: RequestResult, *, model: str | None, destination: ResultDestination, downloads: Downloads = _PUBLIC
 ) -> dict[str, Any] | None:
     """
     Land a result where a trigger sees it complete, and return what its event carries.
 
     Blocks.
 
-    :returns: as :func:`land`, None for a body that goes through no event: the task fetches it by its id.
+    :returns: as :func:`store_result`, None for a body that goes through no event: the task fetches it by its id.
     """
-    if place.for_large() is None and not place.takes(len(_encoded(result))):
+    if destination.for_files() is None and not destination.fits_xcom(len(_encoded(result))):
         return None
-    value = land(result, model=model, place=place, downloads=downloads)
+    value = store_result(result, model=model, destination=destination, downloads=downloads)
     return value if isinstance(value, dict) else None
 
 
-def landed_before(request_id: str, place: Place, manifest: dict[str, Any] | None = None) -> Any:
+def stored_result(request_id: str, destination: ResultDestination, manifest: dict[str, Any] | None = None) -> Any:
     """
     Return what XCom carries of a result that was landed earlier, None when it was not.
 
@@ -164,10 +166,10 @@ def landed_before(request_id: str, place: Place, manifest: dict[str, Any] | None
     if manifest is not None and not str(manifest["uri"]).endswith(".json"):
         there = all(ObjectStoragePath(uri).exists() for uri in manifest.get("uris") or [manifest["uri"]])
         return manifest if there else None
-    files = place.for_large()
+    files = destination.for_files()
     if manifest is None and files is None:
         return None
-    path = ObjectStoragePath(manifest["uri"]) if manifest else cast(Place, files).file(request_id, ".json")
+    path = ObjectStoragePath(manifest["uri"]) if manifest else cast(ResultDestination, files).file(request_id, ".json")
     try:
         encoded = path.read_bytes()
         body = read_json(encoded)
@@ -178,24 +180,26 @@ def landed_before(request_id: str, place: Place, manifest: dict[str, Any] | None
     result = RequestResult.model_validate(body)
     if was_changed(encoded):
         result = result.written_as(encoded.decode())
-    if place.takes(len(encoded)):
-        return _body(result, place)
+    if destination.fits_xcom(len(encoded)):
+        return _body(result, destination)
     return manifest or manifest_of(result, None, [str(path)], len(encoded))
 
 
-def recover(client: SegmindClient, error: SegmindRequestExpiredError, *, model: str | None, place: Place) -> Any:
+def recover_result(
+    client: SegmindClient, error: SegmindRequestExpiredError, *, model: str | None, destination: ResultDestination
+) -> Any:
     """
     Take what the request history still holds of a request whose result is gone: outcome, cost and output URL.
 
     Blocks. Free.
 
-    :returns: what XCom carries, as :func:`land` returns it; the body says ``recovered``.
+    :returns: what XCom carries, as :func:`store_result` returns it; the body says ``recovered``.
     :raises SegmindRequestFailedError: the history says it had failed; nothing was billed.
     :raises SegmindRequestExpiredError: the history holds no output; it names request, age and cost.
     """
     request_id = error.request_id
     try:
-        record = client.drive(history.recover(client.wire, request_id))
+        record = client.drive(history.fetch_record(client.wire, request_id))
     except SegmindError as trouble:
         raise SegmindRequestExpiredError(
             f"{error} The request history does not help either: {trouble}", request_id=request_id, age=error.age
@@ -214,7 +218,7 @@ def recover(client: SegmindClient, error: SegmindRequestExpiredError, *, model: 
                 "recovered": True,
             }
         )
-        return land(result, model=model, place=place, downloads=Downloads.of(client.config))
+        return store_result(result, model=model, destination=destination, downloads=Downloads.of(client.config))
     billed = "an unknown amount" if cost is None else f"{cost} USD"
     raise SegmindRequestExpiredError(
         f"{error} Its record says {record.model_status or 'nothing of its state'}, {billed} billed, and names no "
@@ -226,15 +230,17 @@ def recover(client: SegmindClient, error: SegmindRequestExpiredError, *, model: 
     ) from error
 
 
-def _land_files(result: RequestResult, model: str | None, place: Place, downloads: Downloads) -> list[tuple[str, int]]:
+def _store_files(
+    result: RequestResult, model: str | None, destination: ResultDestination, downloads: Downloads
+) -> list[tuple[str, int]]:
     """Download the files of a result and return where each is and its size; a refused address stays in the body."""
     # Whoever reads the body itself asked for a text, and an address in it is not to be fetched.
-    if not place.output_path or place.max_xcom_bytes is None:
+    if not destination.output_path or destination.max_xcom_bytes is None:
         return []
     landed: list[tuple[str, int]] = []
-    for file in media_files(result, model, wanted=place.wants_files):
+    for file in media_files(result, model, wanted=destination.wants_files):
         try:
-            landed.append(_land_file(file, result.request_id, place, len(landed), downloads))
+            landed.append(_store_file(file, result.request_id, destination, len(landed), downloads))
         except SegmindDownloadError as error:
             if not error.refused:
                 raise
@@ -242,11 +248,13 @@ def _land_files(result: RequestResult, model: str | None, place: Place, download
     return landed
 
 
-def _land_file(file: MediaFile, request_id: str, place: Place, number: int, downloads: Downloads) -> tuple[str, int]:
+def _store_file(
+    file: MediaFile, request_id: str, destination: ResultDestination, number: int, downloads: Downloads
+) -> tuple[str, int]:
     written: list[ObjectStoragePath] = []
 
     def open_sink(suffix: str) -> BinaryIO:
-        written.append(place.file(request_id, suffix, number))
+        written.append(destination.file(request_id, suffix, number))
         return cast("BinaryIO", written[-1].open("wb"))  # type: ignore[no-untyped-call]
 
     try:
@@ -265,9 +273,9 @@ def _encoded(result: RequestResult) -> bytes:
     return clean_text(json.dumps(result.to_json(), ensure_ascii=False)).encode()
 
 
-def _body(result: RequestResult, place: Place) -> Any:
+def _body(result: RequestResult, destination: ResultDestination) -> Any:
     body = result.to_json()
-    if place.max_xcom_bytes is None:
+    if destination.max_xcom_bytes is None:
         return body
     carried = body_for_xcom(body, result.written)
     if carried.as_text:
@@ -277,11 +285,11 @@ def _body(result: RequestResult, place: Place) -> Any:
             result.request_id,
             MAX_DEPTH,
         )
-    tell_replaced(carried, f"The result of request {result.request_id}")
+    warn_of_replacements(carried, f"The result of request {result.request_id}")
     return carried.value
 
 
-def tell_replaced(carried: Carried, what: str) -> None:
+def warn_of_replacements(carried: Carried, what: str) -> None:
     """
     Log that characters were replaced, if any were.
 

@@ -18,7 +18,7 @@ from airflow_provider_segmind.client.downloads import Downloads
 from airflow_provider_segmind.client.models import RequestResult
 from airflow_provider_segmind.client.responses import Answer, state
 from airflow_provider_segmind.exceptions import SegmindDownloadError
-from airflow_provider_segmind.result_storage import Place, land, land_for_event, landed_before
+from airflow_provider_segmind.result_storage import ResultDestination, store_for_event, store_result, stored_result
 from demo.databases import POSTGRES
 from tests.client.test_public_network import Site, victim
 
@@ -43,22 +43,22 @@ def result(size: int = 10) -> RequestResult:
     ],
 )
 def test_a_path_is_a_folder_unless_its_last_part_has_an_ending(path: str, names: str) -> None:
-    assert str(Place(path, 0).file("r-1", ".json")).endswith(names)
+    assert str(ResultDestination(path, 0).file("r-1", ".json")).endswith(names)
 
 
 @pytest.mark.parametrize("scheme", ["file", "memory"])
 def test_landing_twice_writes_the_same_file(scheme: str, tmp_path: Path) -> None:
     root = tmp_path.as_uri() if scheme == "file" else f"memory://{tmp_path.name}"
-    place = Place(root, max_xcom_bytes=50)
-    first = land(result(500), model="m", place=place)
-    assert first == land(result(500), model="m", place=place)
+    destination = ResultDestination(root, max_xcom_bytes=50)
+    first = store_result(result(500), model="m", destination=destination)
+    assert first == store_result(result(500), model="m", destination=destination)
     assert first["uris"] == [first["uri"]]
-    assert landed_before("r-1", place)["uri"] == first["uri"]
-    assert landed_before("r-2", place) is None
+    assert stored_result("r-1", destination)["uri"] == first["uri"]
+    assert stored_result("r-2", destination) is None
 
 
 def test_a_small_result_is_the_xcom_value_and_landed_as_well(tmp_path: Path) -> None:
-    body = land(result(), model="m", place=Place(tmp_path.as_uri()))
+    body = store_result(result(), model="m", destination=ResultDestination(tmp_path.as_uri()))
     assert body["output"] == "é" * 10
     assert json.loads((tmp_path / "r-1.json").read_text()) == body
 
@@ -66,7 +66,10 @@ def test_a_small_result_is_the_xcom_value_and_landed_as_well(tmp_path: Path) -> 
 def test_too_large_without_any_other_place_goes_to_xcom_whole_with_one_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    assert land(result(500), model="m", place=Place(None, max_xcom_bytes=50))["output"] == "é" * 500
+    assert (
+        store_result(result(500), model="m", destination=ResultDestination(None, max_xcom_bytes=50))["output"]
+        == "é" * 500
+    )
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 1
     assert "over max_xcom_bytes (50)" in warnings[0]
@@ -75,21 +78,25 @@ def test_too_large_without_any_other_place_goes_to_xcom_whole_with_one_warning(
 
 @pytest.mark.parametrize("folder", ["overflow", "overflow/", "overflow.d", "answers.json"])
 def test_what_is_too_large_goes_to_the_folder_for_all_tasks_and_nothing_else_does(folder: str, tmp_path: Path) -> None:
-    place = Place(None, 50, f"memory://{tmp_path.name}/{folder}")
-    manifest = land(result(500), model="m", place=place)
+    destination = ResultDestination(None, 50, f"memory://{tmp_path.name}/{folder}")
+    manifest = store_result(result(500), model="m", destination=destination)
     assert manifest["uri"].endswith(f"{folder.rstrip('/')}/r-1.json")
-    assert landed_before("r-1", place)["uri"] == manifest["uri"]
-    small = Place(None, 5000, f"memory://{tmp_path.name}-small/{folder}")
-    assert land(result(), model="m", place=small)["output"] == "é" * 10
-    assert landed_before("r-1", small) is None
+    assert stored_result("r-1", destination)["uri"] == manifest["uri"]
+    small = ResultDestination(None, 5000, f"memory://{tmp_path.name}-small/{folder}")
+    assert store_result(result(), model="m", destination=small)["output"] == "é" * 10
+    assert stored_result("r-1", small) is None
 
 
 @pytest.mark.parametrize(
-    ("place", "carries"),
-    [(Place(None, 50), False), (Place(None, 50, "memory://event"), True), (Place("memory://event", 50), True)],
+    ("destination", "carries"),
+    [
+        (ResultDestination(None, 50), False),
+        (ResultDestination(None, 50, "memory://event"), True),
+        (ResultDestination("memory://event", 50), True),
+    ],
 )
-def test_a_large_body_goes_through_no_event(place: Place, carries: bool) -> None:
-    value = land_for_event(result(500), model="m", place=place)
+def test_a_large_body_goes_through_no_event(destination: ResultDestination, carries: bool) -> None:
+    value = store_for_event(result(500), model="m", destination=destination)
     assert (value is not None) == carries
     assert len(json.dumps(value)) < 1000
 
@@ -126,22 +133,26 @@ def test_a_body_that_no_reader_carries_goes_out_whole_as_a_string_of_json(
     output: str, path: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     text = f'{{"request_id": "r-1", "status": "COMPLETED", "output": {output}, "more": "é"}}'
-    place = Place(path, max_xcom_bytes=1_000_000)
-    value = land(read(text), model="m", place=place)
+    destination = ResultDestination(path, max_xcom_bytes=1_000_000)
+    value = store_result(read(text), model="m", destination=destination)
     assert isinstance(value, str)
     assert "".join(output.split()) in "".join(value.split())
     assert '"more": "é"' in value
     assert "as a string of JSON" in caplog.text
-    assert land_for_event(read(text), model="m", place=place) is None
+    assert store_for_event(read(text), model="m", destination=destination) is None
     if path is not None:
-        assert landed_before("r-1", place) == value
+        assert stored_result("r-1", destination) == value
 
 
 @pytest.mark.parametrize(
     "output", [str(2**64 - 1), str(-(2**63)), nested(98), "1e308", "17E307", '"1e999"', "0." + "3" * 400, "1E+10"]
 )
 def test_a_body_that_readers_carry_stays_data(output: str) -> None:
-    value = land(read(f'{{"request_id": "r-1", "status": "COMPLETED", "output": {output}}}'), model="m", place=Place())
+    value = store_result(
+        read(f'{{"request_id": "r-1", "status": "COMPLETED", "output": {output}}}'),
+        model="m",
+        destination=ResultDestination(),
+    )
     assert value["output"] == json.loads(output)
 
 
@@ -150,7 +161,7 @@ def test_what_databases_refuse_in_a_string_is_replaced_and_logged(
     output: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     text = f'{{"request_id": "r-1", "status": "COMPLETED", "output": "{output}", "k\\u0000": ["{output}"]}}'
-    value = land(read(text), model="m", place=Place())
+    value = store_result(read(text), model="m", destination=ResultDestination())
     assert "\x00" not in json.dumps(value, ensure_ascii=False)
     assert value["k\ufffd"] == [value["output"]]
     assert "U+FFFD" in caplog.text
@@ -178,8 +189,8 @@ def test_whatever_a_model_answers_crosses_airflows_own_serialisation(output: str
     text = f'{{"request_id": "r-1", "status": "COMPLETED", "output": {output}, "metrics": {{"cost": {output}}}}}'
     content = text.encode("utf-8", "surrogatepass")
     result = state("r-1", RequestResult, "", Answer(200, content))
-    for place in (Place(), Place(None, 0, "memory://nasty")):
-        sent = BaseXCom.serialize_value(land(result, model="m", place=place))
+    for destination in (ResultDestination(), ResultDestination(None, 0, "memory://nasty")):
+        sent = BaseXCom.serialize_value(store_result(result, model="m", destination=destination))
         message = comms.SetXCom(key="k", value=sent, dag_id="d", run_id="r", task_id="t")
         frame = comms._new_encoder().encode(message.model_dump(exclude_unset=True))
         assert b"\x00" not in json.dumps(sent, ensure_ascii=False, allow_nan=False).encode()
@@ -192,7 +203,11 @@ def test_whatever_a_model_answers_crosses_airflows_own_serialisation(output: str
 )
 def test_postgresql_takes_what_xcom_carries(output: str) -> None:
     psycopg2 = pytest.importorskip("psycopg2")
-    value = land(read(f'{{"request_id": "r-1", "status": "COMPLETED", "output": {output}}}'), model="m", place=Place())
+    value = store_result(
+        read(f'{{"request_id": "r-1", "status": "COMPLETED", "output": {output}}}'),
+        model="m",
+        destination=ResultDestination(),
+    )
     with contextlib.closing(psycopg2.connect(POSTGRES)) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT %s::jsonb", [json.dumps(value)])
         assert cursor.fetchone()[0] == value
@@ -203,12 +218,14 @@ def naming(url: str, **fields: Any) -> RequestResult:
 
 
 @pytest.mark.parametrize("model", ["flux-dev", "some-new-model"])
-def test_a_result_that_names_a_private_host_is_landed_itself_and_nobody_is_asked(
+def test_a_result_that_names_a_private_host_is_stored_itself_and_nobody_is_asked(
     victim: Site, tmp_path: Path, caplog: pytest.LogCaptureFixture, model: str
 ) -> None:
     address = f"{victim.url}/secret.png"
 
-    body = land(naming(address, images=[{"url": address}]), model=model, place=Place(tmp_path.as_uri()))
+    body = store_result(
+        naming(address, images=[{"url": address}]), model=model, destination=ResultDestination(tmp_path.as_uri())
+    )
 
     assert victim.seen == []
     assert body["output"] == address
@@ -218,8 +235,11 @@ def test_a_result_that_names_a_private_host_is_landed_itself_and_nobody_is_asked
 
 
 def test_a_file_of_the_connection_s_host_is_landed(victim: Site, tmp_path: Path) -> None:
-    manifest = land(
-        naming(f"{victim.url}/secret.png"), model="flux-dev", place=Place(tmp_path.as_uri()), downloads=victim.allowed
+    manifest = store_result(
+        naming(f"{victim.url}/secret.png"),
+        model="flux-dev",
+        destination=ResultDestination(tmp_path.as_uri()),
+        downloads=victim.allowed,
     )
 
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"secret"]
@@ -230,7 +250,12 @@ def test_what_a_file_beyond_its_bound_left_behind_is_removed(victim: Site, tmp_p
     downloads = Downloads(DownloadLimits(max_bytes=3), victim.allowed.hosts)
 
     with pytest.raises(SegmindDownloadError, match="max_download_bytes"):
-        land(naming(f"{victim.url}/secret.png"), model="flux-dev", place=Place(tmp_path.as_uri()), downloads=downloads)
+        store_result(
+            naming(f"{victim.url}/secret.png"),
+            model="flux-dev",
+            destination=ResultDestination(tmp_path.as_uri()),
+            downloads=downloads,
+        )
 
     assert list(tmp_path.iterdir()) == []
 
@@ -239,9 +264,11 @@ def test_what_a_file_beyond_its_bound_left_behind_is_removed(victim: Site, tmp_p
 def test_what_a_model_of_unknown_kind_writes_is_fetched_only_into_a_path_for_files(
     victim: Site, tmp_path: Path, name: str
 ) -> None:
-    place = Place((tmp_path / name).as_uri())
+    destination = ResultDestination((tmp_path / name).as_uri())
 
-    land(naming(f"{victim.url}/secret.png"), model="some-new-model", place=place, downloads=victim.allowed)
+    store_result(
+        naming(f"{victim.url}/secret.png"), model="some-new-model", destination=destination, downloads=victim.allowed
+    )
 
     assert bool(victim.seen) is name.endswith(".png")
 
@@ -252,13 +279,15 @@ def test_what_a_model_of_unknown_kind_writes_is_fetched_only_into_a_path_for_fil
      ("out/a.txt", False), (None, False)],
 )  # fmt: skip
 def test_a_path_of_an_image_a_video_or_a_sound_asks_for_files(path: str | None, wants: bool) -> None:
-    assert Place(path).wants_files is wants
+    assert ResultDestination(path).wants_files is wants
 
 
 def test_whoever_reads_the_body_itself_has_no_address_in_it_fetched(victim: Site, tmp_path: Path) -> None:
-    place = Place(tmp_path.as_uri(), max_xcom_bytes=None)
+    destination = ResultDestination(tmp_path.as_uri(), max_xcom_bytes=None)
 
-    body = land(naming(f"{victim.url}/secret.png"), model="flux-dev", place=place, downloads=victim.allowed)
+    body = store_result(
+        naming(f"{victim.url}/secret.png"), model="flux-dev", destination=destination, downloads=victim.allowed
+    )
 
     assert (victim.seen, body["output"]) == ([], f"{victim.url}/secret.png")
 
@@ -266,11 +295,11 @@ def test_whoever_reads_the_body_itself_has_no_address_in_it_fetched(victim: Site
 def test_a_manifest_whose_files_are_gone_is_not_believed(tmp_path: Path) -> None:
     picture = tmp_path / "r-1.png"
     manifest = {"uri": picture.as_uri(), "uris": [picture.as_uri()]}
-    assert landed_before("r-1", Place(), manifest) is None
+    assert stored_result("r-1", ResultDestination(), manifest) is None
     picture.write_bytes(b"x")
-    assert landed_before("r-1", Place(), manifest) == manifest
+    assert stored_result("r-1", ResultDestination(), manifest) == manifest
 
 
 def test_half_a_file_is_not_believed(tmp_path: Path) -> None:
     (tmp_path / "r-1.json").write_text('{"request_id": "r-1", "out')
-    assert landed_before("r-1", Place(tmp_path.as_uri())) is None
+    assert stored_result("r-1", ResultDestination(tmp_path.as_uri())) is None

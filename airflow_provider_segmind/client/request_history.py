@@ -70,7 +70,7 @@ class ClockOffset:
         return cls(min([0.0, *guesses]), max([0.0, *guesses]))
 
 
-class Place(Enum):
+class TimeMatch(Enum):
     """Whether a row's moment is that of a lost POST: it is, it may be, or it is not."""
 
     INSIDE = "inside"
@@ -78,7 +78,7 @@ class Place(Enum):
     OUTSIDE = "outside"
 
 
-def place_of(row: RequestRecord, earliest: float, latest: float, offset: ClockOffset) -> tuple[Place, float]:
+def time_match(row: RequestRecord, earliest: float, latest: float, offset: ClockOffset) -> tuple[TimeMatch, float]:
     """
     Say whether a row's moment is that of a lost POST, and how many seconds lie between it and the earliest one.
 
@@ -89,15 +89,15 @@ def place_of(row: RequestRecord, earliest: float, latest: float, offset: ClockOf
     lag = SLACK if offset.known else CLOCK_SKEW
     margin = SLACK if offset.known else LARGEST_SKEW
     if not moments:
-        return Place.NEAR, 0.0
+        return TimeMatch.NEAR, 0.0
     distances = [abs(moment - earliest - (offset.low + offset.high) / 2) for moment in moments]
     first, last = earliest + offset.low, latest + offset.high
     inside = [gap for moment, gap in zip(moments, distances, strict=True) if first - lag <= moment <= last + SLACK]
     if inside:
-        return Place.INSIDE, min(inside)
+        return TimeMatch.INSIDE, min(inside)
     if any(first - margin <= moment <= last + margin for moment in moments):
-        return Place.NEAR, min(distances)
-    return Place.OUTSIDE, 0.0
+        return TimeMatch.NEAR, min(distances)
+    return TimeMatch.OUTSIDE, 0.0
 
 
 def body_of(row: RequestRecord) -> Mapping[str, Any] | None:
@@ -240,11 +240,11 @@ def _search_once(
 
 def _best(equal: list[RequestRecord], record: SubmissionRecord, offset: ClockOffset) -> RequestRecord | None:
     latest = record.intent_at + POST_DURATION
-    placed = [(*place_of(row, record.intent_at, latest, offset), row) for row in equal]
-    inside = [(gap, row) for place, gap, row in placed if place is Place.INSIDE]
+    placed = [(*time_match(row, record.intent_at, latest, offset), row) for row in equal]
+    inside = [(gap, row) for match, gap, row in placed if match is TimeMatch.INSIDE]
     if inside:
         return min(inside, key=lambda pair: pair[0])[1]
-    near = [(gap, row) for place, gap, row in placed if place is Place.NEAR]
+    near = [(gap, row) for match, gap, row in placed if match is TimeMatch.NEAR]
     if near:
         gap, row = min(near, key=lambda pair: pair[0])
         raise SegmindSubmissionUnknownError(
@@ -282,7 +282,7 @@ def row_moments(row: RequestRecord) -> list[float]:
     return created or list(moments.values())
 
 
-def recover(
+def fetch_record(
     wire: Wire, request_id: str, *, waits: tuple[float, ...] = HISTORY_WAITS
 ) -> Generator[Step, Any, RequestRecord]:
     """

@@ -13,13 +13,13 @@ from airflow_provider_segmind.client.request_history import (
     LARGEST_SKEW,
     POST_DURATION,
     ClockOffset,
-    Place,
+    TimeMatch,
     body_of,
     is_sent_body,
     leaves_open,
     only_ours,
-    place_of,
     row_moments,
+    time_match,
 )
 from airflow_provider_segmind.enrichment.ledger.events import Claimed, Freed, Submitted
 from airflow_provider_segmind.enrichment.ledger.group_commit import GroupCommit
@@ -212,8 +212,8 @@ class _Reading:
             fitting = [
                 (gap, number, record)
                 for number, record in enumerate(self._candidates.get(mark, ()))
-                for place, gap in [self._place(record, one)]
-                if place is Place.INSIDE and record.request_id not in given
+                for place, gap in [self._time_match(record, one)]
+                if place is TimeMatch.INSIDE and record.request_id not in given
             ]
             if fitting:
                 found[mark] = min(fitting, key=lambda each: each[:2])[2]
@@ -223,18 +223,18 @@ class _Reading:
     def _may_be_there(self, mark: bytes, findings: Findings) -> bool:
         given = {record.request_id for record in findings.found.values()}
         return any(
-            record.request_id not in given and self._place(record, self._lost[mark])[0] is not Place.OUTSIDE
+            record.request_id not in given and self._time_match(record, self._lost[mark])[0] is not TimeMatch.OUTSIDE
             for record in self._candidates.get(mark, ())
         )
 
-    def _place(self, record: RequestRecord, one: Lost) -> tuple[Place, float]:
+    def _time_match(self, record: RequestRecord, one: Lost) -> tuple[TimeMatch, float]:
         if not row_moments(record):
             # The days asked about are all that is known of its time.
-            return Place.INSIDE, 0.0
+            return TimeMatch.INSIDE, 0.0
         told = self._offsets.get(one.claim.writer)
         known = told if told is not None else [bounds for each in self._offsets.values() for bounds in each]
         offset = ClockOffset.of(known, at_least=self._newest - self._now, hint=self._hint)
-        return place_of(record, one.claim.at, max(one.until, one.claim.at + POST_DURATION), offset)
+        return time_match(record, one.claim.at, max(one.until, one.claim.at + POST_DURATION), offset)
 
 
 class _Matchers:

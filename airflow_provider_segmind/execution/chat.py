@@ -35,7 +35,7 @@ from airflow_provider_segmind.client.models import RequestResult
 from airflow_provider_segmind.client.submission import SubmissionRecord
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindRequestExpiredError, shorten
 from airflow_provider_segmind.execution.request import Submission, settle, summary
-from airflow_provider_segmind.result_storage import Place, landed_before, manifest_of, tell_replaced
+from airflow_provider_segmind.result_storage import ResultDestination, manifest_of, stored_result, warn_of_replacements
 from airflow_provider_segmind.task_state import TaskState, task_state_for
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ class Conversation:
             self._tell(result, reply, spent)
             decision = self._decide(reply, asked)
             if isinstance(decision, Accept):
-                return self._land(decision.result, result)
+                return self._store(decision.result, result)
             if isinstance(decision, Refuse):
                 raise reply_error(
                     decision, reply, model=self._model, request_id=request_id, paid_requests=spent.requests
@@ -257,7 +257,7 @@ class Conversation:
         def inputs() -> Mapping[str, Any]:
             request_id = str(asked.record.request_id)
             try:
-                value = landed_before(request_id, self._task.place, asked.record.landed)
+                value = stored_result(request_id, self._task.destination, asked.record.landed)
                 result = self._result(value or self._client.get_result(request_id).to_json(), request_id)
             except SegmindRequestExpiredError:
                 self._task.log.warning("The reply to request %s is gone; going on without it", request_id)
@@ -299,16 +299,18 @@ class Conversation:
             push(key="cost", value=for_xcom(spent.cost).value)
             push(key="finish_reason", value=for_xcom(str(reply.finish_reason)).value)
 
-    def _land(self, answer: Any, result: RequestResult) -> Any:
+    def _store(self, answer: Any, result: RequestResult) -> Any:
         task = self._task
         carried = for_xcom(answer)
-        tell_replaced(carried, f"The answer to request {result.request_id}")
+        warn_of_replacements(carried, f"The answer to request {result.request_id}")
         text = carried.value if task.answer_type is None else json_text(answer)
         encoded = clean_text(text).encode()
         small = len(json.dumps(carried.value, ensure_ascii=False).encode()) <= task.max_xcom_bytes
-        place = Place(path_or_none(task.output_path), task.max_xcom_bytes, task.place.overflow_path)
-        files = place.for_large()
-        if files is None or (small and not place.output_path):
+        destination = ResultDestination(
+            path_or_none(task.output_path), task.max_xcom_bytes, task.destination.overflow_path
+        )
+        files = destination.for_files()
+        if files is None or (small and not destination.output_path):
             if not small:
                 task.log.warning(
                     "The answer to request %s is %d bytes, over max_xcom_bytes (%d), and no output_path says where to "
@@ -326,7 +328,7 @@ class Conversation:
     def _result(self, value: Any, request_id: str) -> RequestResult:
         """Return the body of a request from what settling it gave: itself, or the manifest of where it was landed."""
         if isinstance(value, dict) and "uris" in value:
-            value = landed_before(request_id, self._task.place, value)
+            value = stored_result(request_id, self._task.destination, value)
         if isinstance(value, dict) and value.get("recovered"):
             # The history knows of an output file at most, and that is not what the model said.
             raise SegmindRequestExpiredError(

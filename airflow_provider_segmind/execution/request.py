@@ -40,7 +40,7 @@ from airflow_provider_segmind.exceptions import (
     SegmindStateError,
     SegmindSubmissionUnknownError,
 )
-from airflow_provider_segmind.result_storage import land, landed_before, recover
+from airflow_provider_segmind.result_storage import recover_result, store_result, stored_result
 from airflow_provider_segmind.task_state import TaskState
 from airflow_provider_segmind.triggers.events import RequestEvent
 
@@ -353,7 +353,9 @@ def settle(
                 record = submission.again(record, error, risk)
             else:
                 try:
-                    return recover(submission.client, error, model=record.fingerprint.model, place=task.place)
+                    return recover_result(
+                        submission.client, error, model=record.fingerprint.model, destination=task.destination
+                    )
                 except SegmindRequestFailedError as failed:
                     record = submission.after_failure(record, failed)
         event = None
@@ -371,7 +373,7 @@ def _outcome(
         raise error
     if event is not None and event.has_value:
         return _done(task, submission, record, event.value)
-    value = landed_before(str(record.request_id), task.place, record.landed)
+    value = stored_result(str(record.request_id), task.destination, record.landed)
     if value is not None:
         return value
     pending = Pending(
@@ -397,7 +399,10 @@ def _outcome(
         return _defer(task, context, pending)
     allowed = Downloads.of(submission.client.config)
     return _done(
-        task, submission, record, land(state, model=record.fingerprint.model, place=task.place, downloads=allowed)
+        task,
+        submission,
+        record,
+        store_result(state, model=record.fingerprint.model, destination=task.destination, downloads=allowed),
     )
 
 
@@ -423,9 +428,9 @@ def _defer(task: SegmindRunOperator, context: Context, pending: Pending) -> None
             poll_interval=pending.poll_interval,
             model=pending.model,
             fetch=True,
-            output_path=task.place.output_path,
+            output_path=task.destination.output_path,
             max_xcom_bytes=task.max_xcom_bytes,
-            overflow_path=task.place.overflow_path,
+            overflow_path=task.destination.overflow_path,
             not_before=earliest_event(now),
         ),
         method_name="execute_complete",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from airflow_provider_segmind.chat.output_type import OutputType
     from airflow_provider_segmind.client.submission import SubmissionRecord
     from airflow_provider_segmind.compat import Context
-    from airflow_provider_segmind.result_storage import Place
+    from airflow_provider_segmind.result_storage import ResultDestination
 
 
 class SegmindChatOperator(SegmindRunOperator):
@@ -131,12 +131,12 @@ class SegmindChatOperator(SegmindRunOperator):
         return read_output_type(self.output_type)
 
     @property
-    def place(self) -> Place:
+    def destination(self) -> ResultDestination:
         """Return where the bodies of the requests go: beside the answer, under the names of their requests."""
-        from airflow_provider_segmind.result_storage import Place
+        from airflow_provider_segmind.result_storage import ResultDestination
 
-        place = super().place
-        return Place(place.folder, None, place.overflow_path)
+        destination = super().destination
+        return ResultDestination(destination.folder, None, destination.overflow_path)
 
     def question(self, context: Context) -> ChatPrompt:
         """Return what to ask."""

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from airflow_provider_segmind.compat import Context
     from airflow_provider_segmind.execution.request import Policies, Submission
     from airflow_provider_segmind.hooks.segmind import SegmindHook
-    from airflow_provider_segmind.result_storage import Place
+    from airflow_provider_segmind.result_storage import ResultDestination
 
 
 class SegmindSubmitOperator(TemplatedOperator, BaseOperator):
@@ -338,30 +338,30 @@ class SegmindResultOperator(TemplatedOperator, BaseOperator):
         """Fetch and land the body."""
         from airflow_provider_segmind.client.submission import RequestRef
         from airflow_provider_segmind.failures import task_failures
-        from airflow_provider_segmind.result_storage import Place, landed_before, recover
+        from airflow_provider_segmind.result_storage import ResultDestination, recover_result, stored_result
 
         with task_failures():
             self.check_rendered()
             ref = RequestRef.read(self.request_id)
-            place = Place(
+            destination = ResultDestination(
                 path_or_none(self.output_path), self.max_xcom_bytes, None if self.output_path else self.hook.output_path
             )
-            body = landed_before(ref.request_id, place, ref.landed)
+            body = stored_result(ref.request_id, destination, ref.landed)
             if body is not None:
                 self.log.info("Request %s was landed already", ref.request_id)
                 return body
             try:
-                return self._fetch(ref, place)
+                return self._fetch(ref, destination)
             except SegmindRequestExpiredError as error:
                 if self.on_expired == "fail":
                     raise
                 self.log.warning("%s Looking it up in the request history", error)
-                return recover(self.hook.get_conn(), error, model=ref.model, place=place)
+                return recover_result(self.hook.get_conn(), error, model=ref.model, destination=destination)
 
-    def _fetch(self, ref: RequestRef, place: Place) -> Any:
+    def _fetch(self, ref: RequestRef, destination: ResultDestination) -> Any:
         from airflow_provider_segmind.client.downloads import Downloads
         from airflow_provider_segmind.client.polling import Pending, expired_error
-        from airflow_provider_segmind.result_storage import land
+        from airflow_provider_segmind.result_storage import store_result
 
         try:
             result = self.hook.get_result(ref.request_id)
@@ -377,7 +377,7 @@ class SegmindResultOperator(TemplatedOperator, BaseOperator):
                 request_id=ref.request_id,
             )
         self.log.info("Fetched the result of request %s", ref.request_id)
-        return land(result, model=ref.model, place=place, downloads=Downloads.of(self.hook.config))
+        return store_result(result, model=ref.model, destination=destination, downloads=Downloads.of(self.hook.config))
 
 
 class SegmindRunOperator(SegmindSubmitOperator):
@@ -467,18 +467,18 @@ class SegmindRunOperator(SegmindSubmitOperator):
         )
 
     @property
-    def place(self) -> Place:
+    def destination(self) -> ResultDestination:
         """Return where the result goes."""
-        from airflow_provider_segmind.result_storage import Place
+        from airflow_provider_segmind.result_storage import ResultDestination
 
         if self.output_path:
-            return Place(path_or_none(self.output_path), self.max_xcom_bytes)
-        return Place(None, self.max_xcom_bytes, self.hook.output_path)
+            return ResultDestination(path_or_none(self.output_path), self.max_xcom_bytes)
+        return ResultDestination(None, self.max_xcom_bytes, self.hook.output_path)
 
     @property
     def record_path(self) -> str | None:
         """Return the folder for results, where a record of the request is kept as well."""
-        return self.place.folder or super().record_path
+        return self.destination.folder or super().record_path
 
     def execute(self, context: Context) -> Any:
         """Submit, wait a little, and return the result or defer."""

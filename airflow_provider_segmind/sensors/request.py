@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from airflow_provider_segmind.client.polling import Pending
     from airflow_provider_segmind.compat import Context
     from airflow_provider_segmind.hooks.segmind import SegmindHook
-    from airflow_provider_segmind.result_storage import Place
+    from airflow_provider_segmind.result_storage import ResultDestination
 
 
 class SegmindRequestSensor(TemplatedOperator, BaseSensorOperator):
@@ -195,7 +195,7 @@ class SegmindRequestSensor(TemplatedOperator, BaseSensorOperator):
         from airflow_provider_segmind.chat.json_values import for_xcom
         from airflow_provider_segmind.client.downloads import Downloads
         from airflow_provider_segmind.client.models import RequestResult
-        from airflow_provider_segmind.result_storage import land
+        from airflow_provider_segmind.result_storage import store_result
 
         client = self.hook.get_conn()
         wants_body = self.output_path is not None
@@ -208,7 +208,9 @@ class SegmindRequestSensor(TemplatedOperator, BaseSensorOperator):
         self.log.info("Request %s is COMPLETED", pending.request_id)
         if isinstance(state, RequestResult) and wants_body:
             allowed = Downloads.of(client.config)
-            return self._report(land(state, model=pending.model, place=self.place, downloads=allowed))
+            return self._report(
+                store_result(state, model=pending.model, destination=self.destination, downloads=allowed)
+            )
         return self._report({"metrics": for_xcom(state.metrics.to_json()).value})
 
     def _look_then_defer(self, context: Context) -> Any:
@@ -229,7 +231,7 @@ class SegmindRequestSensor(TemplatedOperator, BaseSensorOperator):
                 end_time=end,
                 poll_interval=pending.poll_interval,
                 model=pending.model,
-                output_path=self.place.output_path,
+                output_path=self.destination.output_path,
                 max_xcom_bytes=0,
                 not_before=earliest_event(now),
             ),
@@ -239,11 +241,13 @@ class SegmindRequestSensor(TemplatedOperator, BaseSensorOperator):
         return None
 
     def _expired(self, error: SegmindRequestExpiredError) -> dict[str, Any]:
-        from airflow_provider_segmind.result_storage import recover
+        from airflow_provider_segmind.result_storage import recover_result
 
         if self.on_expired == "fail":
             raise error
-        return self._report(recover(self.hook.get_conn(), error, model=self.pending.model, place=self.place))
+        return self._report(
+            recover_result(self.hook.get_conn(), error, model=self.pending.model, destination=self.destination)
+        )
 
     def _report(self, found: Any) -> dict[str, Any]:
         from airflow_provider_segmind.client.models import RequestStatus
@@ -259,8 +263,12 @@ class SegmindRequestSensor(TemplatedOperator, BaseSensorOperator):
         return {**found, **report} if isinstance(found, dict) else report
 
     @property
-    def place(self) -> Place:
+    def destination(self) -> ResultDestination:
         """Return where a body goes; XCom carries none of it, but for what little a request history holds."""
-        from airflow_provider_segmind.result_storage import Place
+        from airflow_provider_segmind.result_storage import ResultDestination
 
-        return Place(path_or_none(self.output_path), max_xcom_bytes=0) if self.output_path else Place()
+        return (
+            ResultDestination(path_or_none(self.output_path), max_xcom_bytes=0)
+            if self.output_path
+            else ResultDestination()
+        )

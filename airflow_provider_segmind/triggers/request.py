@@ -19,7 +19,7 @@ from airflow_provider_segmind.exceptions import (
     SegmindResponseTooLargeError,
 )
 from airflow_provider_segmind.hooks.segmind import SegmindHook
-from airflow_provider_segmind.result_storage import Place, land_for_event
+from airflow_provider_segmind.result_storage import ResultDestination, store_for_event
 from airflow_provider_segmind.triggers.events import RequestEvent
 from airflow_provider_segmind.triggers.poller import Poller, poller_of
 
@@ -89,10 +89,10 @@ async def outcome(trigger: SegmindRequestTrigger) -> RequestEvent:
     trigger.log.info("Request %s is COMPLETED", trigger.request_id)
     if not isinstance(state, RequestResult):
         return RequestEvent(trigger.request_id, "success", {"metrics": for_xcom(state.metrics.to_json()).value}, True)
-    place = Place(trigger.output_path, trigger.max_xcom_bytes, trigger.overflow_path)
+    destination = ResultDestination(trigger.output_path, trigger.max_xcom_bytes, trigger.overflow_path)
     # Threads of sync_to_async may ask the supervisor for connections of the object store; plain threads may not.
-    value = await sync_to_async(land_for_event, thread_sensitive=False)(
-        state, model=trigger.model, place=place, downloads=Downloads.of(poller.config)
+    value = await sync_to_async(store_for_event, thread_sensitive=False)(
+        state, model=trigger.model, destination=destination, downloads=Downloads.of(poller.config)
     )
     return RequestEvent(trigger.request_id, "success", value=value, has_value=value is not None)
 

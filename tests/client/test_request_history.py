@@ -16,14 +16,14 @@ from airflow_provider_segmind.client.models import RequestRecord
 from airflow_provider_segmind.client.request_history import (
     LARGEST_SKEW,
     ClockOffset,
-    Place,
+    TimeMatch,
     contains,
     may_be,
     only_ours,
-    place_of,
     row_moments,
     search,
     submission_moment,
+    time_match,
 )
 from airflow_provider_segmind.client.submission import Fingerprint, SubmissionRecord
 from airflow_provider_segmind.exceptions import SegmindSubmissionUnknownError
@@ -38,8 +38,8 @@ def row(at: Any = AT + 5, **fields: Any) -> RequestRecord:
     return RequestRecord.model_validate(given)
 
 
-def place(found: RequestRecord, offset: ClockOffset | None = None) -> Place:
-    return place_of(found, AT, AT + 600, offset or ClockOffset())[0]
+def place(found: RequestRecord, offset: ClockOffset | None = None) -> TimeMatch:
+    return time_match(found, AT, AT + 600, offset or ClockOffset())[0]
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def place(found: RequestRecord, offset: ClockOffset | None = None) -> Place:
 )
 def test_a_row_of_the_lost_post_fits(fields: dict[str, Any]) -> None:
     assert may_be(row(**fields), RECORD, INPUTS)
-    assert place(row(**fields)) is Place.INSIDE
+    assert place(row(**fields)) is TimeMatch.INSIDE
 
 
 @pytest.mark.parametrize(
@@ -85,16 +85,16 @@ def test_a_row_of_another_request_does_not_fit(fields: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("at", "expected"),
     [
-        (AT - 119, Place.INSIDE),
-        (AT - 300, Place.NEAR),
-        (AT + 1000, Place.NEAR),
-        (None, Place.NEAR),
-        (AT - LARGEST_SKEW - 1, Place.OUTSIDE),
-        (AT + 600 + LARGEST_SKEW + 1, Place.OUTSIDE),
+        (AT - 119, TimeMatch.INSIDE),
+        (AT - 300, TimeMatch.NEAR),
+        (AT + 1000, TimeMatch.NEAR),
+        (None, TimeMatch.NEAR),
+        (AT - LARGEST_SKEW - 1, TimeMatch.OUTSIDE),
+        (AT + 600 + LARGEST_SKEW + 1, TimeMatch.OUTSIDE),
     ],
 )
 def test_a_row_that_fits_only_if_clocks_differ_is_neither_taken_nor_believed_to_be_another(
-    at: float | None, expected: Place
+    at: float | None, expected: TimeMatch
 ) -> None:
     assert place(row(at)) is expected
 
@@ -104,16 +104,16 @@ def test_where_the_offset_is_known_a_row_is_placed_exactly(
     offset: float, took: float, unsure: float, before: float
 ) -> None:
     known = ClockOffset.of([(offset - unsure, offset + unsure)])
-    assert place(row(AT + offset + took), known) is Place.INSIDE
-    assert place(row(AT + offset - unsure - before), known) is Place.OUTSIDE
+    assert place(row(AT + offset + took), known) is TimeMatch.INSIDE
+    assert place(row(AT + offset - unsure - before), known) is TimeMatch.OUTSIDE
 
 
 @given(offset=st.floats(-LARGEST_SKEW, LARGEST_SKEW), took=st.floats(0, 600))
 def test_a_request_that_arrived_is_never_believed_to_be_another_while_clocks_differ_by_an_hour_at_most(
     offset: float, took: float
 ) -> None:
-    assert place(row(AT + offset + took)) is not Place.OUTSIDE
-    assert place(row(AT + offset + took), ClockOffset.of([], hint=offset)) is Place.INSIDE
+    assert place(row(AT + offset + took)) is not TimeMatch.OUTSIDE
+    assert place(row(AT + offset + took), ClockOffset.of([], hint=offset)) is TimeMatch.INSIDE
 
 
 def test_a_moment_far_in_the_future_is_no_clock() -> None:
