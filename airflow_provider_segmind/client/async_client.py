@@ -26,7 +26,7 @@ from airflow_provider_segmind.client.models import (
 )
 from airflow_provider_segmind.client.rate_limiter import Priority
 from airflow_provider_segmind.client.retry import Patience, async_retrying, may_send_again
-from airflow_provider_segmind.client.transports import LastLook, prepare, sender_for
+from airflow_provider_segmind.client.transports import BeforeSend, prepare, sender_for
 from airflow_provider_segmind.exceptions import SegmindError
 
 T = TypeVar("T")
@@ -77,23 +77,22 @@ class AsyncSegmindClient(AccountCalls):
         model: str,
         inputs: Mapping[str, Any],
         *,
-        before: Callable[[], Awaitable[object]] | None = None,
-        last_look: LastLook | None = None,
+        on_permit: Callable[[], Awaitable[object]] | None = None,
+        before_send: BeforeSend | None = None,
     ) -> SubmittedRequest:
         """
         Submit a request; see :meth:`SegmindClient.submit`.
 
-        :param before: awaited when the governor lets the call through, right before each attempt is sent.
-        :param last_look: awaited after that, when the attempt has its connection and the next step is to send.
+        :param on_permit: awaited when the governor lets the call through, right before each attempt is sent.
+        :param before_send: awaited after that, when the attempt has its connection and the next step is to send.
         """
-        return await self.perform(self.wire.submit(model, inputs), before=before, last_look=last_look)
+        return await self.perform(self.wire.submit(model, inputs), on_permit=on_permit, before_send=before_send)
 
     async def submit_once(
-        self, model: str, inputs: Mapping[str, Any], *, before: Callable[[], Awaitable[object]]
+        self, model: str, inputs: Mapping[str, Any], *, on_permit: Callable[[], Awaitable[object]]
     ) -> SubmittedRequest:
         """Submit with one POST; see :meth:`SegmindClient.submit_once`."""
-
-        return await self._admitted(self.wire.submit(model, inputs), before=before)
+        return await self._admitted(self.wire.submit(model, inputs), on_permit=on_permit)
 
     async def run_sync(self, model: str, inputs: Mapping[str, Any], *, timeout: float | None = None) -> SyncResult:
         """Run a model through v1; see :meth:`SegmindClient.run_sync`."""
@@ -127,9 +126,9 @@ class AsyncSegmindClient(AccountCalls):
         """Store files at Segmind and return their public URLs."""
         return await self.perform(self.wire.upload(data_urls))
 
-    async def look(self, request_id: str, *, fetch: bool = False) -> RequestState:
-        """Look once, without patience."""
-        return await self.drive(polling.look(self.wire, request_id, fetch=fetch))
+    async def poll(self, request_id: str, *, fetch: bool = False) -> RequestState:
+        """Poll once, without retries."""
+        return await self.drive(polling.poll(self.wire, request_id, fetch=fetch))
 
     async def wait(
         self, pending: polling.Pending, *, fetch: bool = False, until: float | None = None, report: Quiet = say_nothing
@@ -141,19 +140,19 @@ class AsyncSegmindClient(AccountCalls):
         self,
         call: Call[T],
         patience: Patience | None = None,
-        before: Callable[[], Awaitable[object]] | None = None,
-        last_look: LastLook | None = None,
+        on_permit: Callable[[], Awaitable[object]] | None = None,
+        before_send: BeforeSend | None = None,
     ) -> T:
-        """Carry out a call, again where that is allowed; ``before`` and ``last_look`` as in :meth:`submit`."""
+        """Carry out a call, again where that is allowed; ``on_permit`` and ``before_send`` as in :meth:`submit`."""
         try:
-            return await self._admitted(call, before=before, last_look=last_look)
+            return await self._admitted(call, on_permit=on_permit, before_send=before_send)
         except SegmindError as error:
             if not may_send_again(error):
                 raise
             first = error
         # The loop costs a tenth of a call to set up, so it is only made when there is something to repeat.
         loop = async_retrying(patience or self.config.patience, sleep=self._sleep, rng=self.rng, paid=call.asked.paid)
-        return await loop(_after(first, partial(self._admitted, before=before, last_look=last_look)), call)
+        return await loop(_after(first, partial(self._admitted, on_permit=on_permit, before_send=before_send)), call)
 
     async def drive(self, steps: Generator[Any, Any, T], pending: polling.Pending | None = None) -> T:
         """Carry out what ``steps`` yields, a call or a pause, until it returns. Calls are made without patience."""
@@ -178,13 +177,13 @@ class AsyncSegmindClient(AccountCalls):
         self,
         call: Call[T],
         priority: Priority | None = None,
-        before: Callable[[], Awaitable[object]] | None = None,
-        last_look: LastLook | None = None,
+        on_permit: Callable[[], Awaitable[object]] | None = None,
+        before_send: BeforeSend | None = None,
     ) -> T:
         async def exchange(call: Call[T]) -> T:
-            if before is not None:
-                await before()
-            return await self._sender.send(call, last_look)
+            if on_permit is not None:
+                await on_permit()
+            return await self._sender.send(call, before_send)
 
         return await self.gate.send_async(call, exchange, self._sleep, priority)
 

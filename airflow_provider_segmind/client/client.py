@@ -50,7 +50,7 @@ class SegmindClient(AccountCalls):
     The blocking client. Use it in a worker; in an event loop use :class:`AsyncSegmindClient`.
 
     :param transport: stands in for the network in tests.
-    :param sleep: called between tries and looks.
+    :param sleep: called between attempts and polls.
     """
 
     def __init__(
@@ -95,15 +95,17 @@ class SegmindClient(AccountCalls):
         """
         return self.perform(self.wire.run_sync(model, inputs, timeout))
 
-    def submit_once(self, model: str, inputs: Mapping[str, Any], *, before: Callable[[], object]) -> SubmittedRequest:
+    def submit_once(
+        self, model: str, inputs: Mapping[str, Any], *, on_permit: Callable[[], object]
+    ) -> SubmittedRequest:
         """
         Submit with one POST and no patience; errors as in :meth:`submit`.
 
-        :param before: called when the governor lets the call through, right before it is sent.
+        :param on_permit: called when the governor lets the call through, right before it is sent.
         """
 
         def exchange(call: Call[SubmittedRequest]) -> SubmittedRequest:
-            before()
+            on_permit()
             return self._send(call)
 
         return self.gate.send(self.wire.submit(model, inputs), exchange, self._sleep)
@@ -141,9 +143,9 @@ class SegmindClient(AccountCalls):
         """Store files given as ``data:`` URLs at Segmind and return their public URLs."""
         return self.perform(self.wire.upload(data_urls))
 
-    def look(self, request_id: str, *, fetch: bool = False) -> RequestState:
-        """Look once, without patience; with ``fetch`` at the result itself."""
-        return self.drive(polling.look(self.wire, request_id, fetch=fetch))
+    def poll(self, request_id: str, *, fetch: bool = False) -> RequestState:
+        """Poll once, without retries; with ``fetch``, ask for the result itself."""
+        return self.drive(polling.poll(self.wire, request_id, fetch=fetch))
 
     def wait(
         self, pending: polling.Pending, *, fetch: bool = False, until: float | None = None, report: Quiet = say_nothing

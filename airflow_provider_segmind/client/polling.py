@@ -140,7 +140,7 @@ def timeout_error(pending: Pending, now: float, last: str) -> SegmindRequestTime
     )
 
 
-def look(wire: Wire, request_id: str, *, fetch: bool) -> Generator[Call[Any], Any, RequestState]:
+def poll(wire: Wire, request_id: str, *, fetch: bool) -> Generator[Call[Any], Any, RequestState]:
     """
     Look once.
 
@@ -202,7 +202,7 @@ def wait(
     while True:
         at_least = 0.0
         try:
-            state = yield from look(wire, pending.request_id, fetch=fetch)
+            state = yield from poll(wire, pending.request_id, fetch=fetch)
         except SegmindError as error:
             malformed = malformed + 1 if _is_malformed(error) else 0
             if not _may_pass(error, pending, clock(), malformed):

@@ -133,7 +133,7 @@ def _named(broken: type[Exception], late: type[Exception]) -> Iterator[None]:
 
 
 T = TypeVar("T")
-LastLook: TypeAlias = Callable[[], Awaitable[object]]
+BeforeSend: TypeAlias = Callable[[], Awaitable[object]]
 """Awaited when a connection is held and the next step is that bytes leave; raises what must keep them here."""
 KEEP_ALIVE = 30.0
 """Seconds an idle connection is kept, longer than most looks are apart."""
@@ -185,18 +185,18 @@ class Connections:
         self._idle: dict[Host, deque[_Idle]] = {}
         self._closed = False
 
-    async def send(self, call: Call[T], last_look: LastLook | None = None) -> T:
+    async def send(self, call: Call[T], before_send: BeforeSend | None = None) -> T:
         """
         Carry out ``call`` and read its answer.
 
-        :param last_look: see :class:`~airflow_provider_segmind.client.transports.Sender`.
+        :param before_send: see :class:`~airflow_provider_segmind.client.transports.Sender`.
         :raises SegmindError: what came back, or what it means that nothing did.
         """
         seconds = call.timeout or self._seconds
         look = None
         try:
             async with asyncio.timeout(seconds) as limit:
-                look = _Look.of(last_look, limit)
+                look = _Look.of(before_send, limit)
                 answer = await self._exchange(call, seconds, look)
         except TooLargeError as error:
             raise too_large(call.asked, error) from error
@@ -218,7 +218,7 @@ class Connections:
             for one in stack:
                 await one.connection.aclose()
 
-    async def _exchange(self, call: Call[T], seconds: float, last_look: LastLook | None) -> Answer:
+    async def _exchange(self, call: Call[T], seconds: float, before_send: BeforeSend | None) -> Answer:
         host, target = host_and_target(call.url)
         times = http_timeout(seconds)
         await self._slot(times.pool)
@@ -232,7 +232,7 @@ class Connections:
                     content=call.body,
                     extensions={
                         "timeout": {"connect": times.connect, "read": times.read, "write": times.write},
-                        **before_bytes_leave(last_look),
+                        **before_bytes_leave(before_send),
                     },
                 ) as response:
                     pairs = ((name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers)
@@ -287,13 +287,13 @@ class _Look:
     :param limit: the time of the call, None where the transport keeps it.
     """
 
-    def __init__(self, look: LastLook, limit: asyncio.Timeout | None) -> None:
+    def __init__(self, look: BeforeSend, limit: asyncio.Timeout | None) -> None:
         self._look = look
         self._limit = limit
         self._error: Exception | None = None
 
     @classmethod
-    def of(cls, look: LastLook | None, limit: asyncio.Timeout | None = None) -> _Look | None:
+    def of(cls, look: BeforeSend | None, limit: asyncio.Timeout | None = None) -> _Look | None:
         return None if look is None else cls(look, limit)
 
     async def __call__(self) -> None:
@@ -316,15 +316,15 @@ class _Look:
             raise self._error
 
 
-def before_bytes_leave(last_look: LastLook | None) -> dict[str, Any]:
-    """Return what makes httpcore call ``last_look`` between connecting and sending, as its extensions."""
-    if last_look is None:
+def before_bytes_leave(before_send: BeforeSend | None) -> dict[str, Any]:
+    """Return what makes httpcore call ``before_send`` between connecting and sending, as its extensions."""
+    if before_send is None:
         return {}
 
     async def trace(name: str, info: Mapping[str, Any]) -> None:
         # The request for a tunnel, to a proxy, is not the call yet.
         if name.endswith("send_request_headers.started") and info["request"].method != b"CONNECT":
-            await last_look()
+            await before_send()
 
     return {"trace": trace}
 
@@ -397,17 +397,17 @@ class AiohttpSender:
         self._clock = clock
         self._session: aiohttp.ClientSession | None = None
 
-    async def send(self, call: Call[T], last_look: LastLook | None = None) -> T:
+    async def send(self, call: Call[T], before_send: BeforeSend | None = None) -> T:
         """
         Carry out ``call`` once and read its answer.
 
-        :param last_look: see :class:`~airflow_provider_segmind.client.transports.Sender`.
+        :param before_send: see :class:`~airflow_provider_segmind.client.transports.Sender`.
         :raises SegmindError: what came back, or what it means that nothing did.
         """
         import aiohttp
 
         session = self._session or self._open()
-        look = _Look.of(last_look)
+        look = _Look.of(before_send)
         try:
             # A URL that cannot be connected to is not a network error, as aiohttp would report some of them.
             host_and_target(call.url)
@@ -492,11 +492,11 @@ def _aiohttp_in_httpx_words(error: Exception) -> httpx.HTTPError | httpx.Invalid
 class Sender(Protocol):
     """Sends calls."""
 
-    async def send(self, call: Call[T], last_look: LastLook | None = None) -> T:
+    async def send(self, call: Call[T], before_send: BeforeSend | None = None) -> T:
         """
         Carry out ``call`` once and read its answer.
 
-        :param last_look: awaited once a connection is held, when the next step is that bytes leave. What it raises is
+        :param before_send: awaited once a connection is held, when the next step is that bytes leave. What it raises is
             raised here, and nothing was sent.
         """
 
@@ -530,15 +530,15 @@ class HttpxSender:
         self._max_bytes = max_bytes
         self._traced = transport is None
 
-    async def send(self, call: Call[T], last_look: LastLook | None = None) -> T:
-        """Carry out ``call`` once and read its answer; ``last_look`` as in :class:`Sender`."""
+    async def send(self, call: Call[T], before_send: BeforeSend | None = None) -> T:
+        """Carry out ``call`` once and read its answer; ``before_send`` as in :class:`Sender`."""
         seconds = call.timeout or self._seconds
-        if last_look is not None and not self._traced:
-            await last_look()
+        if before_send is not None and not self._traced:
+            await before_send()
         look = None
         try:
             async with asyncio.timeout(seconds) as limit:
-                look = _Look.of(last_look, limit)
+                look = _Look.of(before_send, limit)
                 answer = await self._exchange(call, seconds, look)
         except TooLargeError as error:
             raise too_large(call.asked, error) from error
@@ -550,7 +550,7 @@ class HttpxSender:
             raise transport_error(call.asked, call.url, error) from error
         return call.read(answer)
 
-    async def _exchange(self, call: Call[T], seconds: float, last_look: LastLook | None) -> Answer:
+    async def _exchange(self, call: Call[T], seconds: float, before_send: BeforeSend | None) -> Answer:
         headers = {**call.headers, "accept-encoding": ACCEPT_ENCODING}
         async with self._http.stream(
             call.method,
@@ -558,7 +558,7 @@ class HttpxSender:
             content=call.body,
             headers=headers,
             timeout=http_timeout(seconds),
-            extensions=before_bytes_leave(last_look),
+            extensions=before_bytes_leave(before_send),
         ) as response:
             found = answer_headers(response.headers.multi_items())
             body = Body(found, self._max_bytes, ready=response.is_stream_consumed)

@@ -100,7 +100,7 @@ class Leave:
             self.claimed = True
         self._check()
 
-    async def last_look(self) -> None:
+    async def before_send(self) -> None:
         """Look again if the last look is not of just now; called when the next step is that bytes leave."""
         if not self._run.member.is_fresh():
             await self._durable(None)
@@ -304,7 +304,7 @@ class Asker:
         while True:
             try:
                 return await self._client.submit(
-                    self._question.model, inputs, before=leave.taken, last_look=leave.last_look
+                    self._question.model, inputs, on_permit=leave.taken, before_send=leave.before_send
                 )
             except SegmindError as error:
                 patient = self._clock() - self._last_success < self._settings.outage_patience

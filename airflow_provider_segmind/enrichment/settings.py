@@ -27,14 +27,14 @@ class Client(Protocol):
         inputs: Mapping[str, Any],
         /,
         *,
-        before: Callable[[], Awaitable[object]],
-        last_look: Callable[[], Awaitable[object]],
+        on_permit: Callable[[], Awaitable[object]],
+        before_send: Callable[[], Awaitable[object]],
     ) -> SubmittedRequest:
         """
         Send the paid POST.
 
-        ``before`` is awaited when the rate limit has given leave; ``last_look`` when the call has its connection and
-        the next step is to send. What they raise is raised, and nothing was sent.
+        ``on_permit`` is awaited when the rate limiter has let the call through; ``before_send`` when the call has its
+        connection and the next step is to send. What they raise is raised, and nothing was sent.
         """
 
     def seconds_until_submit(self) -> float:

@@ -231,7 +231,7 @@ class Submission:
         """
         self._sending = record
         try:
-            accepted = self.client.submit_once(self.model, body, before=lambda: self._record_intent(record))
+            accepted = self.client.submit_once(self.model, body, on_permit=lambda: self._record_intent(record))
         except SegmindError as error:
             if error.billed is not None and self._sending is not record:
                 self._write(self._sending.ended("refused"))
@@ -253,7 +253,7 @@ class Submission:
 
     def _unless_failed(self, record: SubmissionRecord) -> SubmissionRecord:
         try:
-            state = self.client.look(str(record.request_id))
+            state = self.client.poll(str(record.request_id))
         except SegmindError:
             # Whoever waits for it will find out; without an answer the request counts as going on.
             return record

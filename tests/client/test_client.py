@@ -599,7 +599,7 @@ def test_what_is_done_before_a_submit_waits_until_the_governor_lets_it_through()
     transport = httpx.MockTransport(lambda _: httpx.Response(200, json={"request_id": "r"}))
     with SegmindClient(config, transport=transport, sleep=sleep, clock=lambda: now[0]) as client:
         client.submit("gemini-3.1-flash-lite", {})
-        client.submit_once("gemini-3.1-flash-lite", {}, before=lambda: order.append("noted"))
+        client.submit_once("gemini-3.1-flash-lite", {}, on_permit=lambda: order.append("noted"))
 
     assert order[0] == "waited"
     assert order.index("noted") == len(order) - 1

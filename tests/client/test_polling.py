@@ -364,7 +364,7 @@ def test_a_negative_interval_or_a_clock_that_runs_back_is_no_negative_pause() ->
 
 
 def test_look_has_no_patience_and_tells_a_failure_as_a_state(world: World) -> None:
-    state = world.run(answer(422, FAILED), lambda client: client.look("r-1", fetch=True))
+    state = world.run(answer(422, FAILED), lambda client: client.poll("r-1", fetch=True))
 
     assert isinstance(state, RequestState)
     assert state.failed

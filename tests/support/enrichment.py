@@ -129,13 +129,13 @@ class FakeSegmind:
         return self.typical
 
     async def submit(
-        self, model: str, inputs: Mapping[str, Any], *, before: Callable[[], Awaitable[object]],
-        last_look: Callable[[], Awaitable[object]],
+        self, model: str, inputs: Mapping[str, Any], *, on_permit: Callable[[], Awaitable[object]],
+        before_send: Callable[[], Awaitable[object]],
     ) -> SubmittedRequest:  # fmt: skip
         await self.pause()
-        await before()
+        await on_permit()
         await self.pause()
-        await last_look()
+        await before_send()
         self.posts += 1
         self.count(True)
         trouble = self.trouble(inputs)

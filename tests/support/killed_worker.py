@@ -96,12 +96,14 @@ class MortalClient(AsyncSegmindClient):
 
     death: Death
 
-    async def submit(self, model: str, inputs: Any, *, before: Any = None, last_look: Any = None) -> SubmittedRequest:
+    async def submit(
+        self, model: str, inputs: Any, *, on_permit: Any = None, before_send: Any = None
+    ) -> SubmittedRequest:
         async def claimed() -> None:
-            await before()
+            await on_permit()
             self.death.may_come("claimed")
 
-        submitted = await super().submit(model, inputs, before=claimed, last_look=last_look)
+        submitted = await super().submit(model, inputs, on_permit=claimed, before_send=before_send)
         self.death.may_come("accepted")
         return submitted
 

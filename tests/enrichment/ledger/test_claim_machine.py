@@ -143,7 +143,7 @@ class Writer:
 
     def send(self, number: int) -> None:
         leave = self.leaves.get(number)
-        if leave is not None and leave.claimed and self._go_on(number, leave.last_look):
+        if leave is not None and leave.claimed and self._go_on(number, leave.before_send):
             del self.leaves[number]
             self.world.send(number, leave.claim)
             self.accepted[number] = Submitted(

@@ -175,7 +175,7 @@ async def test_a_row_of_a_writer_that_is_at_work_is_waited_for_and_its_answer_ta
     await asyncio.sleep(2 * DEATH_AFTER)
     assert not running.done()
     assert world.segmind.posts == 1
-    await world.segmind.submit("m", {"prompt": "Say a", "temperature": 0}, before=nothing, last_look=nothing)
+    await world.segmind.submit("m", {"prompt": "Say a", "temperature": 0}, on_permit=nothing, before_send=nothing)
     (request_id,) = [job.id for job in world.segmind.jobs.values() if job.body["prompt"] == "Say a"]
     mark = other.claim.fingerprint
     other.note(Submitted(fingerprint=mark, attempt=1, at=world.clock(), request_id=request_id, claim="elsewhere.0"))
@@ -196,15 +196,15 @@ async def test_a_writer_declared_dead_finds_out_before_it_sends() -> None:
     engine = world.engine(table("a", "b", "c"), settings=dying(concurrency=1))
     submit = world.segmind.submit
 
-    async def frozen(model: str, inputs: Any, *, before: Any, last_look: Any) -> Any:
+    async def frozen(model: str, inputs: Any, *, on_permit: Any, before_send: Any) -> Any:
         async def woken() -> None:
             # Between its claim and its bytes the process stands still, and somebody else declares it dead.
             live = f"bucket/ledger/live/{engine.ledger.writer}"
             world.store.objects[f"{live}.dead"] = json.dumps({"at": time.time()}).encode()
             engine.member._listing = None
-            await last_look()
+            await before_send()
 
-        return await submit(model, inputs, before=before, last_look=woken)
+        return await submit(model, inputs, on_permit=on_permit, before_send=woken)
 
     world.segmind.submit = frozen  # type: ignore[method-assign]
     with pytest.raises(SegmindBulkError, match="took this one for dead") as caught:
@@ -315,7 +315,7 @@ async def test_a_conflict_gives_the_permit_back_and_counts_no_call() -> None:
             raise CallWithdrawnError
 
         with pytest.raises(CallWithdrawnError):
-            await client.submit("m", {}, before=conflict)
+            await client.submit("m", {}, on_permit=conflict)
         assert counted == []
         assert client.governor._window.used(time.time()) == 0
 
