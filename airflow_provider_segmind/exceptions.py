@@ -28,7 +28,7 @@ The two questions asked of each: was money spent (``billed``), and does running 
     ├── SegmindReplyError                no text, truncated, blocked, bad JSON       billed yes  retry no
     ├── SegmindDownloadError             a file's address, size or time              billed yes  no, raise the bound
     ├── SegmindStateError                an earlier try's note cannot be read        billed no   retry yes
-    └── SegmindBulkError                 a table could not be enriched as asked      see text    see text
+    └── SegmindEnrichmentError           a table could not be enriched as asked      see text    see text
 
 ``billed`` is True, False, or None where nobody can know. The HTTP meanings are those of Segmind's error pages
 (https://docs.segmind.com, "Errors") and of its Python SDK 1.3.0.
@@ -312,7 +312,7 @@ class SegmindStateError(SegmindError):
     retryable = True
 
 
-class SegmindBulkError(SegmindError):
+class SegmindEnrichmentError(SegmindError):
     """
     A table could not be enriched as asked.
 

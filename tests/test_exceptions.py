@@ -9,7 +9,7 @@ import pytest
 from airflow_provider_segmind import exceptions
 from airflow_provider_segmind.exceptions import (
     SegmindAPIError,
-    SegmindBulkError,
+    SegmindEnrichmentError,
     SegmindError,
     SegmindRateLimitError,
     SegmindReplyError,
@@ -107,7 +107,7 @@ def test_only_what_is_cut_carries_the_mark_of_a_cut(text: str, shown: str) -> No
     ],
 )
 def test_nothing_was_sent_is_not_said_after_something_was(said: str) -> None:
-    error = SegmindBulkError(said, retryable=True)
+    error = SegmindEnrichmentError(said, retryable=True)
     after_sending(error, "240 requests were sent before")
     assert "Nothing was" not in str(error)
     assert "Nothing more was sent; 240 requests were sent before" in str(error)

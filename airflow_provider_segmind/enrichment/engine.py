@@ -31,7 +31,7 @@ from airflow_provider_segmind.enrichment.settings import Client, KeyedTarget, Pr
 from airflow_provider_segmind.enrichment.stats import Meter, Progress, Tally, outcomes_of
 from airflow_provider_segmind.enrichment.storage import StorePath
 from airflow_provider_segmind.enrichment.work_queue import Rest, Room, RowBook, rest_of
-from airflow_provider_segmind.exceptions import SegmindBulkError, SegmindConfigError, SegmindError, after_sending
+from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindEnrichmentError, SegmindError, after_sending
 
 T = TypeVar("T")
 POSTPONED = 4
@@ -129,7 +129,7 @@ class Engine:
         self._meter = Meter()
         self._unseen = 0
         # Few threads of its own: each one that touches many rows keeps some memory for itself.
-        self._threads = ThreadPoolExecutor(3, thread_name_prefix="segmind-bulk")
+        self._threads = ThreadPoolExecutor(3, thread_name_prefix="segmind-enrichment")
         self._queue: asyncio.Queue[Prepared | None]
         self._room: Room
         self._source_error: SegmindError | OSError | None = None
@@ -196,7 +196,7 @@ class Engine:
 
         A stop is no error here; :attr:`stopped` tells of it, and :attr:`rest` of one that is only for a while.
 
-        :raises SegmindBulkError: the ledger cannot be read or written. What was accepted is fetched by a retry.
+        :raises SegmindEnrichmentError: the ledger cannot be read or written. What was accepted is fetched by a retry.
             The source breaks off: what was read before has been asked about.
         :raises SegmindConfigError: not even the first row can be read or asked about, and nothing was sent.
         """
@@ -263,7 +263,7 @@ class Engine:
         self.stop(f"the source breaks off after {rows} rows: {broken}")
         if rows:
             advice = "A retry reads it again" if broken.retryable else "Mend it and run the task again"
-            error: SegmindError = SegmindBulkError(
+            error: SegmindError = SegmindEnrichmentError(
                 f"The source breaks off after {rows} rows. {broken} The rows before have been asked about and are in "
                 f"the output. {advice}: what was answered is not paid again.",
                 retryable=retryable,
@@ -271,7 +271,7 @@ class Engine:
         elif sent or "Nothing was sent" in str(broken):
             return broken
         elif broken.retryable:
-            error = SegmindBulkError(f"{broken} Nothing was sent.", retryable=True)
+            error = SegmindEnrichmentError(f"{broken} Nothing was sent.", retryable=True)
         else:
             error = SegmindConfigError(f"{broken} Nothing was sent.")
         error.__cause__ = broken

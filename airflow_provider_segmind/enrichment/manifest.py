@@ -15,7 +15,7 @@ from airflow_provider_segmind.enrichment.outcomes import Outcome, Reasons
 from airflow_provider_segmind.enrichment.run_limits import FAILURES
 from airflow_provider_segmind.enrichment.stats import Latencies, Timeline
 from airflow_provider_segmind.enrichment.storage import StorePath, make_folder, write_whole
-from airflow_provider_segmind.exceptions import SegmindBulkError
+from airflow_provider_segmind.exceptions import SegmindEnrichmentError
 
 VERSION = 1
 
@@ -104,12 +104,12 @@ class Manifest:
         """
         Return the manifest if its counts add up.
 
-        :raises SegmindBulkError: they do not, which is an error of this package.
+        :raises SegmindEnrichmentError: they do not, which is an error of this package.
         """
         total = sum(self.outcomes.values())
         explained = sum(sum(counts.values()) for counts in self.reasons.values())
         if total != self.rows_read or explained != total - self.outcomes[Outcome.SUCCESS]:
-            raise SegmindBulkError(
+            raise SegmindEnrichmentError(
                 f"The outcomes of run {self.run_id!r} add up to {total}, {explained} of them with a reason, but "
                 f"{self.rows_read} rows were read. The answers are safe in the ledger; the output must not be trusted."
             )
@@ -124,10 +124,12 @@ class Manifest:
         """
         Read one back.
 
-        :raises SegmindBulkError: it is none of this version.
+        :raises SegmindEnrichmentError: it is none of this version.
         """
         if value.get("version") != VERSION:
-            raise SegmindBulkError(f"A manifest of version {value.get('version')!r} cannot be read, only {VERSION}.")
+            raise SegmindEnrichmentError(
+                f"A manifest of version {value.get('version')!r} cannot be read, only {VERSION}."
+            )
         return cls(**value)
 
     def write(self, path: StorePath) -> None:
@@ -147,18 +149,18 @@ def merge(manifests: Sequence[Manifest]) -> Manifest:
     """
     Add up the manifests of all shards of one run.
 
-    :raises SegmindBulkError: a shard is missing or there twice, they are of different runs, or rows are missing.
+    :raises SegmindEnrichmentError: a shard is missing or there twice, they are of different runs, or rows are missing.
     """
     if not manifests:
-        raise SegmindBulkError("There is no manifest to merge.")
+        raise SegmindEnrichmentError("There is no manifest to merge.")
     shards = sorted(manifests, key=lambda manifest: manifest.shard_index)
     first = shards[0]
     found = [manifest.shard_index for manifest in shards]
     if found != list(range(first.shard_count)):
-        raise SegmindBulkError(f"Shards {found} are there, 0 to {first.shard_count - 1} are needed, each once.")
+        raise SegmindEnrichmentError(f"Shards {found} are there, 0 to {first.shard_count - 1} are needed, each once.")
     for name in ("run", "model", "shard_count", "columns"):
         if any(getattr(manifest, name) != getattr(first, name) for manifest in shards):
-            raise SegmindBulkError(f"The shards differ in {name}: they are not of one run.")
+            raise SegmindEnrichmentError(f"The shards differ in {name}: they are not of one run.")
     merged = Manifest(run_id=first.run, model=first.model, rows_in_source=first.rows_in_source)
     for name in _SUMS:
         setattr(merged, name, sum(getattr(manifest, name) for manifest in shards))
@@ -187,7 +189,7 @@ def set_latency(manifest: Manifest, latencies: Latencies) -> None:
 def _check_rows(merged: Manifest, manifests: Sequence[Manifest]) -> None:
     sizes = {manifest.rows_in_source for manifest in manifests}
     if merged.complete and (len(sizes) != 1 or merged.rows_read != merged.rows_in_source):
-        raise SegmindBulkError(
+        raise SegmindEnrichmentError(
             f"The shards read {merged.rows_read} rows between them, of sources of {sorted(sizes)} rows: the source "
             "changed while they ran. Run the shards again; what was answered costs nothing."
         )

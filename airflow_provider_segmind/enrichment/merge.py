@@ -15,7 +15,7 @@ from airflow_provider_segmind.enrichment.files.writers import Kinds, needs_kinds
 from airflow_provider_segmind.enrichment.manifest import Manifest
 from airflow_provider_segmind.enrichment.output import ROW_COLUMN
 from airflow_provider_segmind.enrichment.storage import StorePath
-from airflow_provider_segmind.exceptions import SegmindBulkError
+from airflow_provider_segmind.exceptions import SegmindEnrichmentError
 
 _DEAD_LETTER_ROW = "row"
 
@@ -27,7 +27,7 @@ def join_outputs(manifest: Manifest, parts: Sequence[StorePath], target: StorePa
     :param manifest: of all shards, as :func:`~airflow_provider_segmind.enrichment.manifest.merge` returns it.
     :param parts: the files that the shards wrote.
     :returns: the columns of the table.
-    :raises SegmindBulkError: a row is missing, is there twice, or has no number; nothing is written.
+    :raises SegmindEnrichmentError: a row is missing, is there twice, or has no number; nothing is written.
     :raises SegmindConfigError: a file is not there, or is no table.
     """
     columns = [name for name in manifest.columns if name != ROW_COLUMN]
@@ -40,11 +40,11 @@ def join_outputs(manifest: Manifest, parts: Sequence[StorePath], target: StorePa
     with open_sink(target, columns, kinds) as write:
         for number, row in _numbered(_in_order(parts, ROW_COLUMN), ROW_COLUMN):
             if manifest.complete and number != count:
-                raise SegmindBulkError(f"Row {count} is in no shard's output. {_ADVICE}")
+                raise SegmindEnrichmentError(f"Row {count} is in no shard's output. {_ADVICE}")
             write({name: row.get(name) for name in columns})
             count += 1
         if count != manifest.rows_read:
-            raise SegmindBulkError(
+            raise SegmindEnrichmentError(
                 f"The outputs of the shards hold {count} rows, their manifests {manifest.rows_read}. {_ADVICE}"
             )
     return columns
@@ -73,11 +73,13 @@ def _numbered(rows: Iterator[Mapping[str, Any]], column: str) -> Iterator[tuple[
         try:
             number = int(row[column])
         except (KeyError, TypeError, ValueError) as error:
-            raise SegmindBulkError(
+            raise SegmindEnrichmentError(
                 f"A row of a shard's output has no number in the column {column!r}: it was not written by a shard. "
                 "Nothing was written."
             ) from error
         if number <= last:
-            raise SegmindBulkError(f"Row {number} is in the outputs of the shards twice, or out of order. {_ADVICE}")
+            raise SegmindEnrichmentError(
+                f"Row {number} is in the outputs of the shards twice, or out of order. {_ADVICE}"
+            )
         last = number
         yield number, row

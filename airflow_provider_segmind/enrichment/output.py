@@ -174,7 +174,7 @@ def land(
     :param each: is called with the columns of every row.
     :param keyed: takes every row, too, for an output that is not a file.
     :param misfit: says why that output cannot hold an answer, which then counts as ``invalid``.
-    :raises SegmindBulkError: the counts do not add up.
+    :raises SegmindEnrichmentError: the counts do not add up.
     """
     rows = Output(engine, misfit)
     kinds = None

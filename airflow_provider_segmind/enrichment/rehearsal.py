@@ -17,7 +17,7 @@ from pathlib import Path
 
 from airflow_provider_segmind.enrichment.files.readers import Format, is_pattern, is_table, known_kind, pyarrow
 from airflow_provider_segmind.enrichment.storage import StorePath, make_folder, write_whole
-from airflow_provider_segmind.exceptions import SegmindBulkError, SegmindConfigError, shorten
+from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindEnrichmentError, shorten
 
 _REFUSALS = frozenset(
     {
@@ -35,7 +35,7 @@ def check_writable(argument: str, paths: Sequence[StorePath], *, dry: bool) -> N
     :param argument: what the user calls where they are.
     :param dry: write nothing, and so find only what is in the way.
     :raises SegmindConfigError: they cannot. Nothing was sent.
-    :raises SegmindBulkError: the store failed; a retry may help. Nothing was sent.
+    :raises SegmindEnrichmentError: the store failed; a retry may help. Nothing was sent.
     """
     longest = max(paths, key=lambda path: len(path.name))
     try:
@@ -58,7 +58,7 @@ def check_writable(argument: str, paths: Sequence[StorePath], *, dry: bool) -> N
         message = f"{argument!r}: {str(longest)!r} cannot be written: {why}. Nothing was sent."
         if isinstance(error, PermissionError) or getattr(error, "errno", None) in _REFUSALS:
             raise SegmindConfigError(message) from error
-        raise SegmindBulkError(message, retryable=True) from error
+        raise SegmindEnrichmentError(message, retryable=True) from error
 
 
 def _is_folder(path: StorePath) -> bool:

@@ -22,8 +22,8 @@ from airflow_provider_segmind.enrichment.ledger.local_index import CompactIndex,
 from airflow_provider_segmind.enrichment.rows import Row, column_names, is_name, json_value, plain_text
 from airflow_provider_segmind.enrichment.settings import KeyedTarget, Prepared, Question, Settings, Shard
 from airflow_provider_segmind.exceptions import (
-    SegmindBulkError,
     SegmindConfigError,
+    SegmindEnrichmentError,
     SegmindError,
     SegmindRowError,
     shorten,
@@ -105,7 +105,7 @@ def build(row: Row, question: Question) -> Built:
     except SegmindError as error:
         return row, key, error
     except OSError as error:
-        return row, key, SegmindBulkError(_out_of_reach(row, error), retryable=True)
+        return row, key, SegmindEnrichmentError(_out_of_reach(row, error), retryable=True)
     except _UNWRITABLE as error:
         reason = f"what is in row {row.number} cannot be sent ({type(error).__name__}); nothing was sent for it"
         return row, key, SegmindRowError(reason)

@@ -1,5 +1,5 @@
 """
-What the bulk room asks of a place that holds files: any path object that can open, list and delete.
+What the enrichment room asks of a place that holds files: any path object that can open, list and delete.
 
 ``pathlib.Path`` is one; so is whatever wraps an object store in the same methods. A file is written whole: its reader
 finds all of it or none, also when the writer is killed half way.

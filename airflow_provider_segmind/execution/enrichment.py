@@ -27,7 +27,7 @@ from airflow_provider_segmind.enrichment.outcomes import Outcome
 from airflow_provider_segmind.enrichment.report.page import write_report
 from airflow_provider_segmind.enrichment.run_limits import Limits
 from airflow_provider_segmind.enrichment.settings import Client, KeyedTarget, OnUnknown, Rerun, Settings, Shard
-from airflow_provider_segmind.exceptions import SegmindBulkError, SegmindConfigError, SegmindError
+from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindEnrichmentError, SegmindError
 from airflow_provider_segmind.execution.row_prompt import row_question
 from airflow_provider_segmind.failures import skip
 from airflow_provider_segmind.triggers.request import SegmindRequestsTrigger, earliest_event
@@ -230,7 +230,9 @@ class Enriching:
         if (error := running.exception()) is not None:
             raise error
         if manifest is None:
-            raise SegmindBulkError("The task was told to stop before this try began. Nothing was sent.", retryable=True)
+            raise SegmindEnrichmentError(
+                "The task was told to stop before this try began. Nothing was sent.", retryable=True
+            )
         return manifest
 
     def _rest(self, running: Future[None]) -> None:
@@ -339,7 +341,7 @@ class Enriching:
         if stopped is not None and stopped.error is not None:
             raise stopped.error
         if self._stop_reason is not None:
-            raise SegmindBulkError(
+            raise SegmindEnrichmentError(
                 f"Stopped because {self._stop_reason}: {summary(manifest)}. A retry goes on where this try was.",
                 retryable=True,
             )
@@ -348,7 +350,7 @@ class Enriching:
             manifest.failed_rows, manifest.rows_read - manifest.rows_unchanged, final=True
         )
         if too_many is not None:
-            raise SegmindBulkError(
+            raise SegmindEnrichmentError(
                 f"{too_many}: {summary(manifest)}. See {', '.join(manifest.dead_letters)}; what was answered is in the "
                 "output and is not paid again.",
                 # Rows that Segmind did not bill are asked again by themselves; of others the outcome stands.
@@ -370,7 +372,7 @@ class Enriching:
             if self._task.do_xcom_push:
                 self._context["ti"].xcom_push(key="return_value", value=value)
             skip(f"The table is not complete: {told}")
-        raise SegmindBulkError(
+        raise SegmindEnrichmentError(
             f"The table is not complete: {told}. What was answered is in the output and is not paid again.",
             # A lost request may be found by the next try; a limit has no fresh budget in it.
             retryable=manifest.outcomes[Outcome.UNKNOWN] > 0,

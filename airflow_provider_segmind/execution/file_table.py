@@ -150,7 +150,7 @@ class Ends(Protocol):
         """
         Do nothing unless the target refused rows in :meth:`land`.
 
-        :raises SegmindBulkError: it did; the other rows are written, and so are dead letters and manifest.
+        :raises SegmindEnrichmentError: it did; the other rows are written, and so are dead letters and manifest.
         """
 
     def close(self) -> None:

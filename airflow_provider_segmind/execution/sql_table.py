@@ -20,7 +20,7 @@ from airflow_provider_segmind.enrichment.sql.dialects import TableName, dialect_
 from airflow_provider_segmind.enrichment.sql.query import Query
 from airflow_provider_segmind.enrichment.sql.table_writer import TableWriter
 from airflow_provider_segmind.enrichment.storage import StorePath
-from airflow_provider_segmind.exceptions import SegmindBulkError, SegmindConfigError
+from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindEnrichmentError
 from airflow_provider_segmind.execution.file_table import Each, beside, locate_named, path_of_part
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class SqlEnds:
         counting = self._query(f"SELECT COUNT(*) FROM (\n{self._source.sql}\n) counted", hold=False)  # noqa: S608
         try:
             return sum(int(next(iter(row.values()))) for row in counting)
-        except SegmindBulkError as error:
+        except SegmindEnrichmentError as error:
             if error.retryable and self._task.sql is None:
                 raise
             return sum(1 for _ in self._query(self._sql, hold=False))

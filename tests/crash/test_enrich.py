@@ -1,4 +1,4 @@
-"""Runs over tables, killed at random moments in 60 nights; some of them are in tests/bulk as well."""
+"""Runs over tables, killed at random moments in 60 nights; some of them are in tests/enrichment as well."""
 
 from __future__ import annotations
 

@@ -20,9 +20,9 @@ from airflow_provider_segmind.enrichment.settings import OnUnknown, Question, Re
 from airflow_provider_segmind.exceptions import (
     SegmindAuthenticationError,
     SegmindBadRequestError,
-    SegmindBulkError,
     SegmindConfigError,
     SegmindConnectionError,
+    SegmindEnrichmentError,
     SegmindError,
     SegmindReplyError,
     SegmindRequestTimeoutError,
@@ -567,7 +567,7 @@ async def test_what_does_not_settle_within_the_grace_period_is_fetched_by_the_re
 async def test_nothing_is_asked_when_the_ledger_cannot_be_written() -> None:
     world = World()
     world.store.broken = True
-    with pytest.raises(SegmindBulkError, match="cannot be written") as caught:
+    with pytest.raises(SegmindEnrichmentError, match="cannot be written") as caught:
         await world.run(table("a", "b"))
     assert caught.value.retryable
     assert world.segmind.posts == 0
@@ -576,7 +576,7 @@ async def test_nothing_is_asked_when_the_ledger_cannot_be_written() -> None:
 async def test_nothing_is_asked_when_the_ledger_cannot_be_read() -> None:
     world = World()
     world.store.objects["bucket/ledger/1-x-1.jsonl"] = b"torn"
-    with pytest.raises(SegmindBulkError, match="cannot be read"):
+    with pytest.raises(SegmindEnrichmentError, match="cannot be read"):
         await world.run(table("a"))
     assert world.segmind.posts == 0
 
@@ -642,7 +642,7 @@ async def test_a_source_that_breaks_off_loses_nothing_that_was_paid_for() -> Non
         raise SegmindConfigError("line 21 is no JSON")
 
     world = World(steps=4)
-    with pytest.raises(SegmindBulkError, match=r"after 20 rows\. line 21") as caught:
+    with pytest.raises(SegmindEnrichmentError, match=r"after 20 rows\. line 21") as caught:
         await world.run(broken())  # type: ignore[arg-type]
     assert not caught.value.retryable
     landed = await world.run(table(*map(str, range(20))))

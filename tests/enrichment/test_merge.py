@@ -11,7 +11,7 @@ from airflow_provider_segmind.enrichment.files.readers import open_source
 from airflow_provider_segmind.enrichment.manifest import Manifest, merge
 from airflow_provider_segmind.enrichment.merge import join_dead_letters, join_outputs
 from airflow_provider_segmind.enrichment.settings import Shard
-from airflow_provider_segmind.exceptions import SegmindBulkError
+from airflow_provider_segmind.exceptions import SegmindEnrichmentError
 from tests.enrichment.test_output import landed
 from tests.support.enrichment import table
 
@@ -84,15 +84,17 @@ async def test_a_row_that_is_missing_or_there_twice_leaves_no_output(tmp_path: P
     lines = parts[1].read_text().splitlines(keepends=True)
 
     parts[1].write_text("".join(lines[1:]))
-    with pytest.raises(SegmindBulkError, match=f"Row {json.loads(lines[0])['_segmind_row']} is in no shard's output"):
+    with pytest.raises(
+        SegmindEnrichmentError, match=f"Row {json.loads(lines[0])['_segmind_row']} is in no shard's output"
+    ):
         join_outputs(whole, parts, target)
     parts[1].write_text("".join([lines[0], *lines]))
-    with pytest.raises(SegmindBulkError, match="twice, or out of order"):
+    with pytest.raises(SegmindEnrichmentError, match="twice, or out of order"):
         join_outputs(whole, parts, target)
     parts[1].write_text("".join(lines))
-    with pytest.raises(SegmindBulkError, match=f"hold {len(ROWS)} rows, their manifests {len(ROWS) - 1}"):
+    with pytest.raises(SegmindEnrichmentError, match=f"hold {len(ROWS)} rows, their manifests {len(ROWS) - 1}"):
         join_outputs(replace(whole, rows_read=len(ROWS) - 1), parts, target)
-    with pytest.raises(SegmindBulkError, match="twice, or out of order"):
+    with pytest.raises(SegmindEnrichmentError, match="twice, or out of order"):
         join_outputs(whole, [*parts, parts[0]], target)
     assert not target.exists()
 
@@ -100,5 +102,5 @@ async def test_a_row_that_is_missing_or_there_twice_leaves_no_output(tmp_path: P
 async def test_a_file_that_no_shard_wrote_is_refused(tmp_path: Path) -> None:
     (tmp_path / "alone.jsonl").write_text('{"id": 1}\n')
 
-    with pytest.raises(SegmindBulkError, match="not written by a shard"):
+    with pytest.raises(SegmindEnrichmentError, match="not written by a shard"):
         join_outputs(merge([Manifest(run_id="r", model="m")]), [tmp_path / "alone.jsonl"], tmp_path / "out.jsonl")

@@ -15,7 +15,7 @@ from airflow_provider_segmind.enrichment.manifest import Manifest, merge
 from airflow_provider_segmind.enrichment.output import land
 from airflow_provider_segmind.enrichment.settings import Settings, Shard
 from airflow_provider_segmind.enrichment.stats import Latencies
-from airflow_provider_segmind.exceptions import SegmindBulkError
+from airflow_provider_segmind.exceptions import SegmindEnrichmentError
 from tests.support.enrichment import PRICE, Clock, FakeSegmind, question, table
 
 
@@ -128,21 +128,21 @@ async def test_the_manifests_of_all_shards_add_up(tmp_path: Path) -> None:
     assert [sum(whole.timeline[name]) for name in ("posts", "looks", "answered", "unanswered")] == [31, 31, 30, 1]
     assert sum(whole.timeline["cost"]) == pytest.approx(whole.cost)
     assert whole.reasons == {"failed": {"bad words": 1}}
-    with pytest.raises(SegmindBulkError, match=r"Shards \[0, 2\] are there"):
+    with pytest.raises(SegmindEnrichmentError, match=r"Shards \[0, 2\] are there"):
         merge([shards[0], shards[2]])
-    with pytest.raises(SegmindBulkError, match="differ in run:"):
+    with pytest.raises(SegmindEnrichmentError, match="differ in run:"):
         merge([shards[0], shards[1], replace(shards[2], run_id="other")])
     fewer = replace(shards[2], rows_read=shards[2].rows_read - 1)
-    with pytest.raises(SegmindBulkError, match="source changed"):
+    with pytest.raises(SegmindEnrichmentError, match="source changed"):
         merge([shards[0], shards[1], fewer])
 
 
 def test_counts_that_do_not_add_up_are_an_error() -> None:
-    with pytest.raises(SegmindBulkError, match="add up to 0, 0 of them with a reason, but 1 rows"):
+    with pytest.raises(SegmindEnrichmentError, match="add up to 0, 0 of them with a reason, but 1 rows"):
         Manifest(run_id="r", model="m", rows_read=1).check()
     unexplained = Manifest(run_id="r", model="m", rows_read=1)
     unexplained.outcomes["failed"] = 1
-    with pytest.raises(SegmindBulkError, match="add up to 1, 0 of them with a reason"):
+    with pytest.raises(SegmindEnrichmentError, match="add up to 1, 0 of them with a reason"):
         unexplained.check()
 
 
@@ -151,12 +151,12 @@ def test_shards_of_one_run_may_differ_in_the_last_part_of_its_name() -> None:
         return Manifest(run_id=run_id, model="m", shard_index=index, shard_count=2)
 
     assert merge([shard(1, "dag/monday/task/1"), shard(0, "dag/monday/task/0")]).run_id == "dag/monday/task"
-    with pytest.raises(SegmindBulkError, match="differ in run:"):
+    with pytest.raises(SegmindEnrichmentError, match="differ in run:"):
         merge([shard(0, "dag/monday/task/0"), shard(1, "dag/sunday/task/1")])
 
 
 def test_a_manifest_of_another_version_is_refused() -> None:
-    with pytest.raises(SegmindBulkError, match="version 99"):
+    with pytest.raises(SegmindEnrichmentError, match="version 99"):
         Manifest.from_json({"version": 99})
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from airflow_provider_segmind.enrichment.files import readers as formats
 from airflow_provider_segmind.enrichment.rehearsal import check_apart, check_format, check_writable
-from airflow_provider_segmind.exceptions import SegmindBulkError, SegmindConfigError
+from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindEnrichmentError
 from tests.support.object_stores import ObjectStore
 
 
@@ -56,9 +56,9 @@ class Strange(Exception):  # noqa: N818
     [
         (PermissionError("denied"), SegmindConfigError),
         (OSError(errno.EROFS, "Read-only file system"), SegmindConfigError),
-        (OSError(errno.ENOSPC, "No space left on device"), SegmindBulkError),
-        (ConnectionError("gone"), SegmindBulkError),
-        (Strange("secret"), SegmindBulkError),
+        (OSError(errno.ENOSPC, "No space left on device"), SegmindEnrichmentError),
+        (ConnectionError("gone"), SegmindEnrichmentError),
+        (Strange("secret"), SegmindEnrichmentError),
     ],
 )
 def test_only_what_may_pass_is_worth_a_retry(

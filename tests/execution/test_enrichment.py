@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from airflow_provider_segmind.compat import AirflowFailException, AirflowSkipException
 from airflow_provider_segmind.emulator import SegmindEmulator
-from airflow_provider_segmind.exceptions import SegmindBulkError, SegmindConfigError, SegmindRateLimitError
+from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindEnrichmentError, SegmindRateLimitError
 from airflow_provider_segmind.execution import enrichment as enriching
 from airflow_provider_segmind.operators.enrich import SegmindEnrichFileOperator
 from tests.support.airflow_fakes import Run
@@ -256,7 +256,7 @@ class TestAnswersThatCannotBeUsed:
     def test_a_retry_asks_only_what_was_not_billed(self, table: Table) -> None:
         table.emulator.script(fail="overloaded", match="rose", times=1)
         source = table.write(things("sky", "rose"))
-        with pytest.raises(SegmindBulkError):
+        with pytest.raises(SegmindEnrichmentError):
             table.ask(source=source)
 
         manifest = table.ask(source=source)
@@ -333,7 +333,7 @@ class TestStops:
         task = table.task(source=slow)
         self.when_asked(table, task.on_kill)
 
-        with pytest.raises(SegmindBulkError, match="told to stop") as caught:
+        with pytest.raises(SegmindEnrichmentError, match="told to stop") as caught:
             task.execute(table.run.context())
 
         assert caught.value.retryable

@@ -11,7 +11,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_provider_segmind.emulator import SegmindEmulator
-from airflow_provider_segmind.exceptions import SegmindBulkError, SegmindConfigError
+from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindEnrichmentError
 from tests.execution.test_enrichment import Table, read, things
 
 
@@ -56,7 +56,7 @@ def test_a_store_that_goes_away_in_the_middle_is_worth_a_retry(table: Table, mon
             yield from things("a", "b")
             raise ConnectionResetError("gone")
 
-    with pytest.raises(SegmindBulkError, match=r"after 2 rows,? cannot be read: ConnectionResetError") as caught:
+    with pytest.raises(SegmindEnrichmentError, match=r"after 2 rows,? cannot be read: ConnectionResetError") as caught:
         table.ask(source=Away())
     assert caught.value.retryable
     assert len(table.rows) == table.posts == 2

@@ -21,7 +21,7 @@ from airflow_provider_segmind.emulator import SegmindEmulator
 from airflow_provider_segmind.enrichment.manifest import Manifest, merge
 from airflow_provider_segmind.enrichment.sql.query import BLOCK_ROWS, Query
 from airflow_provider_segmind.enrichment.sql.table_writer import TableWriter
-from airflow_provider_segmind.exceptions import SegmindBulkError
+from airflow_provider_segmind.exceptions import SegmindEnrichmentError
 from airflow_provider_segmind.execution import enrichment as enriching
 from airflow_provider_segmind.execution.sql_table import SqlEnds
 from airflow_provider_segmind.operators.enrich import SegmindEnrichSqlOperator
@@ -89,7 +89,7 @@ class Shop:
             task.on_kill()
 
         threading.Thread(target=kill, daemon=True).start()
-        with pytest.raises(SegmindBulkError, match="told to stop"):
+        with pytest.raises(SegmindEnrichmentError, match="told to stop"):
             task.execute(self.run.context())
 
     def check_money(self, manifest: dict[str, Any]) -> None:
@@ -416,7 +416,7 @@ class TestTrouble:
         with monkeypatch.context() as patched:
             patched.setattr(TableWriter, "_transact_once", breaks)
             with pytest.raises(
-                SegmindBulkError, match=r"Writing to the table 'answers' of 'shop' failed.*in the ledger"
+                SegmindEnrichmentError, match=r"Writing to the table 'answers' of 'shop' failed.*in the ledger"
             ):
                 shop.ask(batch_rows=3)
 
@@ -441,7 +441,9 @@ class TestTrouble:
 
         with monkeypatch.context() as patched:
             patched.setattr(SqlEnds, "land", away)
-            with pytest.raises(SegmindBulkError, match=r"Opening the table 'answers' .*are in the ledger") as caught:
+            with pytest.raises(
+                SegmindEnrichmentError, match=r"Opening the table 'answers' .*are in the ledger"
+            ) as caught:
                 small.ask()
 
         assert "Nothing was sent" not in str(caught.value)
@@ -515,7 +517,7 @@ class TestTrouble:
 
         with monkeypatch.context() as patched:
             patched.setattr(Query, "_fetch", breaks)
-            with pytest.raises(SegmindBulkError, match=rf"broke off after {BLOCK_ROWS} rows.*57P01") as caught:
+            with pytest.raises(SegmindEnrichmentError, match=rf"broke off after {BLOCK_ROWS} rows.*57P01") as caught:
                 small.ask()
 
         assert caught.value.retryable
@@ -545,7 +547,7 @@ class TestTrouble:
         assert shop.posts == 0
 
     def test_a_query_that_is_wrong_sends_nothing(self, shop: Shop) -> None:
-        with pytest.raises((SegmindBulkError, AirflowFailException), match="nothings"):
+        with pytest.raises((SegmindEnrichmentError, AirflowFailException), match="nothings"):
             shop.ask(sql="SELECT * FROM nothings")
 
         assert shop.posts == 0
@@ -638,10 +640,10 @@ def test_an_estimate_that_cannot_be_made_is_told_before_the_sample_is_paid(
     shop.stock(*map(str, range(5)))
 
     def fails(self: SqlEnds) -> int:
-        raise SegmindBulkError("no count")
+        raise SegmindEnrichmentError("no count")
 
     monkeypatch.setattr(SqlEnds, "_count_rows", fails)
-    with pytest.raises((SegmindBulkError, AirflowFailException), match="no count"):
+    with pytest.raises((SegmindEnrichmentError, AirflowFailException), match="no count"):
         shop.ask(sample=1)
 
     assert shop.posts == 0

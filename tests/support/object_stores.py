@@ -1,4 +1,4 @@
-"""A stand-in for an object store: a dict of whole objects behind the path methods that the bulk room uses."""
+"""A stand-in for an object store: a dict of whole objects behind the path methods that the enrichment room uses."""
 
 from __future__ import annotations
 

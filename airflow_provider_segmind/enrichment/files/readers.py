@@ -23,7 +23,7 @@ from typing import IO, Any, TypeAlias
 
 from airflow_provider_segmind.enrichment.rows import PartOfRow, Undecoded
 from airflow_provider_segmind.enrichment.storage import StorePath, store_path
-from airflow_provider_segmind.exceptions import SegmindBulkError, SegmindConfigError, SegmindError, shorten
+from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindEnrichmentError, SegmindError, shorten
 
 
 class Format(StrEnum):
@@ -173,7 +173,7 @@ def open_source(source: Any, columns: Columns = None) -> Iterator[Mapping[str, A
         an underscore are left out.
     :param columns: a format that can leave out other columns does not decode them.
     :raises SegmindConfigError: nothing is there, or what is there is not a table; reading it again is no help.
-    :raises SegmindBulkError: the store or whatever else yields the rows failed; a retry may help.
+    :raises SegmindEnrichmentError: the store or whatever else yields the rows failed; a retry may help.
     """
     if isinstance(source, Mapping):
         raise SegmindConfigError("The source is one dict: give a list of rows, or a path.")
@@ -190,7 +190,7 @@ def cannot_be_read(error: Exception, where: str) -> SegmindError:
     """
     message = f"{where} cannot be read: {_cause(error)}."
     damaged = isinstance(error, _DAMAGED) or _is_damaged_page(error)
-    return SegmindConfigError(message) if damaged else SegmindBulkError(message, retryable=True)
+    return SegmindConfigError(message) if damaged else SegmindEnrichmentError(message, retryable=True)
 
 
 def _cause(error: Exception) -> str:

@@ -34,7 +34,7 @@ def compact(
     :param clock: epoch seconds.
     :param segment_bytes: how large a new segment gets.
     :param source: the folder that the segments are in, when they are to leave it for ``folder``.
-    :raises SegmindBulkError: one cannot be read; nothing is deleted.
+    :raises SegmindEnrichmentError: one cannot be read; nothing is deleted.
     """
     old = list(segment_names(folder) if names is None else names)
     if len(old) < 2 and (source is None or not old):

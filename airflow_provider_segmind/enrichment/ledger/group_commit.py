@@ -11,7 +11,7 @@ from functools import partial
 from airflow_provider_segmind.enrichment.ledger.events import Event
 from airflow_provider_segmind.enrichment.ledger.ledger import Batch, Ledger
 from airflow_provider_segmind.enrichment.ledger.live import Membership
-from airflow_provider_segmind.exceptions import SegmindBulkError, SegmindError
+from airflow_provider_segmind.exceptions import SegmindEnrichmentError, SegmindError
 
 WRITE_TRIES = 4
 
@@ -29,12 +29,12 @@ class GroupCommit:
 
     def __init__(
         self, ledger: Ledger, member: Membership, *, delay: float, urgent: int, fold_at: int,
-        failed: Callable[[SegmindBulkError], None], threads: Executor,
+        failed: Callable[[SegmindEnrichmentError], None], threads: Executor,
     ) -> None:  # fmt: skip
-        self.error: SegmindBulkError | None = None
+        self.error: SegmindEnrichmentError | None = None
         self._ledger = ledger
         self._member = member
-        self.refusal: SegmindBulkError | None = None
+        self.refusal: SegmindEnrichmentError | None = None
         self._delay = delay
         self._urgent = urgent
         self._fold_at = self._next_fold = fold_at
@@ -58,7 +58,7 @@ class GroupCommit:
         Append an event and return when it is durable, and what others had noted by then is in the ledger's view.
 
         :param event: None only to look what others have noted.
-        :raises SegmindBulkError: it could not be written, or others cannot be seen; a retry may.
+        :raises SegmindEnrichmentError: it could not be written, or others cannot be seen; a retry may.
         """
         if self.error is not None:
             raise self.error
@@ -74,7 +74,7 @@ class GroupCommit:
         # A caller that is cancelled must not take the others' future with it.
         await asyncio.shield(group)
 
-    def forbidden(self) -> SegmindBulkError | None:
+    def forbidden(self) -> SegmindEnrichmentError | None:
         """
         Return why nothing may be sent any more, and stop the run at the first reason.
 
@@ -87,7 +87,7 @@ class GroupCommit:
         """
         Bring what was read of other writers into the ledger's view; call it from the loop's own thread.
 
-        :raises SegmindBulkError: this version cannot read it.
+        :raises SegmindEnrichmentError: this version cannot read it.
         """
         while self._member.inbox:
             self._ledger.absorb(*self._member.inbox.popleft())
@@ -123,7 +123,7 @@ class GroupCommit:
                 self._fold()
         except Exception as error:  # noqa: BLE001
             # Libraries of stores raise errors of their own, and the rows of this group would wait without end.
-            self.error = error if isinstance(error, SegmindBulkError) else self._unwritable(error)
+            self.error = error if isinstance(error, SegmindEnrichmentError) else self._unwritable(error)
             self._failed(self.error)
         if group is not None and not group.done():
             trouble = self.error or self.refusal
@@ -133,23 +133,23 @@ class GroupCommit:
                 group.set_exception(trouble)
                 group.exception()
 
-    def _write_and_look(self, batch: Batch, look: bool) -> SegmindBulkError | None:
+    def _write_and_look(self, batch: Batch, look: bool) -> SegmindEnrichmentError | None:
         """Write, then list for a group of claims; return why others cannot be seen, when all is written."""
         self._write_patiently(batch)
         try:
             if look:
                 self._member.look()
-        except SegmindBulkError as error:
+        except SegmindEnrichmentError as error:
             return error
         return None
 
     def _take_in(self) -> None:
         try:
             self.take_in()
-        except SegmindBulkError as error:
+        except SegmindEnrichmentError as error:
             self._refuse(error)
 
-    def _refuse(self, trouble: SegmindBulkError | None) -> None:
+    def _refuse(self, trouble: SegmindEnrichmentError | None) -> None:
         if trouble is not None and self.refusal is None:
             self.refusal = trouble
             self._failed(trouble)
@@ -165,8 +165,8 @@ class GroupCommit:
             else:
                 return
 
-    def _unwritable(self, cause: Exception) -> SegmindBulkError:
-        error = SegmindBulkError(
+    def _unwritable(self, cause: Exception) -> SegmindEnrichmentError:
+        error = SegmindEnrichmentError(
             f"The ledger under {str(self._ledger.folder)!r} cannot be written: {cause}. Nothing more is asked; "
             "requests that were accepted are fetched by a retry, within an hour.",
             retryable=True,

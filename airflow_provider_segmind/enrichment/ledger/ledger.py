@@ -27,7 +27,7 @@ from airflow_provider_segmind.enrichment.ledger.segments import (
 )
 from airflow_provider_segmind.enrichment.outcomes import Outcome
 from airflow_provider_segmind.enrichment.storage import StorePath, make_folder
-from airflow_provider_segmind.exceptions import SegmindBulkError
+from airflow_provider_segmind.exceptions import SegmindEnrichmentError
 
 LIVE = "live"
 """The folder of the segments whose writers are at work, or have left something that others have not seen."""
@@ -102,7 +102,7 @@ class Ledger:
         Read the segments, those named or all that are there.
 
         :param source: the folder that those named are in, the ledger's own when None.
-        :raises SegmindBulkError: one cannot be read; a retry may.
+        :raises SegmindEnrichmentError: one cannot be read; a retry may.
         """
         if names is not None:
             for name in names:
@@ -116,7 +116,7 @@ class Ledger:
         self._write_answers()
 
     @property
-    def trouble(self) -> SegmindBulkError | None:
+    def trouble(self) -> SegmindEnrichmentError | None:
         """Why no more rows should be taken on: the local working copy is on a full disk. The segments are not."""
         return self._spool.trouble
 
@@ -133,7 +133,7 @@ class Ledger:
         """
         Take in a segment that another writer has written meanwhile.
 
-        :raises SegmindBulkError: it holds a line this version cannot read.
+        :raises SegmindEnrichmentError: it holds a line this version cannot read.
         """
         self._replay_lines(name, lines, flush=False)
 
@@ -278,7 +278,7 @@ class Ledger:
             try:
                 event = from_line(line)
             except ValueError as error:
-                raise SegmindBulkError(
+                raise SegmindEnrichmentError(
                     f"The ledger segment {name!r} holds a line this version cannot read ({error}). Nothing is asked "
                     "while it is not known what was paid for already: use the version that wrote it, or a new ledger.",
                     retryable=True,

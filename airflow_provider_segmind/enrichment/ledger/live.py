@@ -52,7 +52,7 @@ from airflow_provider_segmind.enrichment.storage import (
     read_now,
     write_whole,
 )
-from airflow_provider_segmind.exceptions import SegmindBulkError, SegmindConfigError
+from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindEnrichmentError
 
 log = logging.getLogger(__name__)
 BEATS = 6
@@ -181,7 +181,7 @@ class Membership:
         """
         Become one of the living; the ledger is to be read only after it.
 
-        :raises SegmindBulkError: the folder cannot be written or listed.
+        :raises SegmindEnrichmentError: the folder cannot be written or listed.
         """
         try:
             make_folder(self.folder)
@@ -190,7 +190,7 @@ class Membership:
                 file.write(json.dumps({**shard, "at": self._wall()}).encode())
             self.beat()
         except OSError as error:
-            raise SegmindBulkError(
+            raise SegmindEnrichmentError(
                 f"The ledger under {str(self._ledger_folder)!r} cannot be written: {error}. Nothing is asked; a retry "
                 "tries again.",
                 retryable=True,
@@ -223,12 +223,12 @@ class Membership:
         write_segment(self.folder, name, lines)
         self._own[number] = _Own(name, claims)
 
-    def trouble(self) -> SegmindBulkError | None:
+    def trouble(self) -> SegmindEnrichmentError | None:
         """Say why this writer must not send any more."""
         if self._expelled is not None:
-            return SegmindBulkError(self._expelled, retryable=True)
+            return SegmindEnrichmentError(self._expelled, retryable=True)
         if self._monotonic() - self._beaten_at > self.death_after / 2:
-            return SegmindBulkError(
+            return SegmindEnrichmentError(
                 f"The heartbeat of this run under {str(self.folder)!r} has not been written for "
                 f"{self.death_after / 2:g} s, and another run may soon take this one for dead. Nothing more is sent; "
                 "requests that were accepted are fetched by a retry, within an hour.",
@@ -246,7 +246,7 @@ class Membership:
         """
         List, and read what others have written since the last time, into :attr:`inbox`.
 
-        :raises SegmindBulkError: the folder cannot be listed, or not soon enough.
+        :raises SegmindEnrichmentError: the folder cannot be listed, or not soon enough.
         """
         with self._lock:
             self._look()
@@ -255,7 +255,7 @@ class Membership:
         """
         Look, and declare dead whose heartbeat has stood still.
 
-        :raises SegmindBulkError: the folder cannot be listed.
+        :raises SegmindEnrichmentError: the folder cannot be listed.
         """
         with self._lock:
             listing = self._look()
@@ -312,7 +312,7 @@ class Membership:
         Move segments that everybody has read to the ledger's own folder, as few: these, and those of writers that left.
 
         :param numbers: what :meth:`movable` gave.
-        :raises SegmindBulkError: one cannot be read; nothing is lost.
+        :raises SegmindEnrichmentError: one cannot be read; nothing is lost.
         """
         with self._lock:
             listing = self._look()
@@ -335,7 +335,7 @@ class Membership:
 
         Alone, it moves what is left to the ledger's folder; else the last one or the next one does.
 
-        :raises SegmindBulkError: the folder cannot be listed.
+        :raises SegmindEnrichmentError: the folder cannot be listed.
         :raises OSError: it cannot be written.
         """
         with self._lock:
@@ -405,12 +405,12 @@ class Membership:
             if self._expelled is not None or (whole and self._is_fresh(listing.began)):
                 return listing
         if not whole:
-            raise SegmindBulkError(
+            raise SegmindEnrichmentError(
                 f"Segments under {str(self.folder)!r} disappeared before this run had read them, although no run "
                 "removes such segments. Nothing more is sent; a retry reads the ledger again.",
                 retryable=True,
             )
-        raise SegmindBulkError(
+        raise SegmindEnrichmentError(
             f"Listing {str(self.folder)!r} takes longer than {TRUST * self.death_after:g} s, so it is unknown what "
             "other runs have claimed in the meantime. Nothing more is sent; raise [segmind] writer_timeout for all "
             "runs that use this ledger.",
@@ -528,8 +528,8 @@ class Membership:
         now, trust = self._now(), TRUST * self.death_after
         return now.monotonic - began.monotonic <= trust and abs(now.wall - began.wall) <= trust
 
-    def _out_of_reach(self, error: OSError) -> SegmindBulkError:
-        return SegmindBulkError(
+    def _out_of_reach(self, error: OSError) -> SegmindEnrichmentError:
+        return SegmindEnrichmentError(
             f"The folder {str(self.folder)!r}, where runs over one ledger see each other, is out of reach: {error}. "
             "Nothing more is sent; a retry tries again.",
             retryable=True,

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from airflow_provider_segmind.exceptions import SegmindBulkError
+from airflow_provider_segmind.exceptions import SegmindEnrichmentError
 
 KEY_BYTES = 16
 """How much of a fingerprint is kept: 128 bits, so that a billion rows do not collide."""
@@ -93,7 +93,7 @@ class Spool:
 
     Places are handed out before lines are written, so that one thread may decide the order and another may write.
 
-    :raises SegmindBulkError: the temporary folder takes no file.
+    :raises SegmindEnrichmentError: the temporary folder takes no file.
     """
 
     def __init__(self) -> None:
@@ -103,7 +103,7 @@ class Spool:
             Path(name).unlink()
         except OSError as error:
             raise _full(error, "Nothing was sent in this try") from error
-        self.trouble: SegmindBulkError | None = None
+        self.trouble: SegmindEnrichmentError | None = None
         self._written = self._next = 0
         self._kept: dict[int, bytes] = {}
         self._release = weakref.finalize(self, os.close, self._descriptor)
@@ -177,8 +177,8 @@ class Spool:
         yield from list(self._kept.items())
 
 
-def _full(error: OSError, meaning: str) -> SegmindBulkError:
-    return SegmindBulkError(
+def _full(error: OSError, meaning: str) -> SegmindEnrichmentError:
+    return SegmindEnrichmentError(
         f"The temporary folder of the worker cannot hold working files: {error}. {meaning}. Free space there, or set "
         "TMPDIR to a folder that has it; a retry goes on.",
         retryable=True,

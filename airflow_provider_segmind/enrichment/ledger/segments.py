@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Sequence
 
 from airflow_provider_segmind.enrichment.storage import StorePath, list_names, write_whole
-from airflow_provider_segmind.exceptions import SegmindBulkError
+from airflow_provider_segmind.exceptions import SegmindEnrichmentError
 
 SUFFIX = ".jsonl"
 
@@ -59,7 +59,7 @@ def read_segment(folder: StorePath, name: str) -> list[bytes] | None:
     """
     Return the lines of a segment, or None when it is no longer there because it was compacted.
 
-    :raises SegmindBulkError: it is there and cannot be read, which is not the same as absent.
+    :raises SegmindEnrichmentError: it is there and cannot be read, which is not the same as absent.
     """
     try:
         with (folder / name).open("rb") as file:
@@ -82,8 +82,8 @@ def read_segment(folder: StorePath, name: str) -> list[bytes] | None:
     return lines
 
 
-def _unreadable(name: str, why: object) -> SegmindBulkError:
-    return SegmindBulkError(
+def _unreadable(name: str, why: object) -> SegmindEnrichmentError:
+    return SegmindEnrichmentError(
         f"The ledger segment {name!r} cannot be read: {why}. Nothing is asked while it is not known what was paid for "
         "already; a retry reads it again. If the file is lost for good, delete it; its rows may then be paid twice.",
         retryable=True,

@@ -23,7 +23,7 @@ from airflow_provider_segmind.enrichment.sql.query import Query
 from airflow_provider_segmind.enrichment.sql.statements import OWN_COLUMNS, Statements
 from airflow_provider_segmind.enrichment.sql.table_schema import Column, read_columns
 from airflow_provider_segmind.enrichment.sql.table_writer import KEPT, TableWriter
-from airflow_provider_segmind.exceptions import SegmindBulkError, SegmindConfigError, shorten
+from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindEnrichmentError, shorten
 
 _NUMBERS = frozenset({Kind.INTEGER, Kind.NUMBER, Kind.DECIMAL})
 _MOMENTS = frozenset({Kind.MOMENT, Kind.LOCAL})
@@ -178,7 +178,7 @@ class Target:
             nothing.
         :returns: whether the table is there. It is not created for an empty source, which tells no types.
         :raises SegmindConfigError: the table lacks columns, or a key to write by; names them. Nothing was sent.
-        :raises SegmindBulkError: the database did not answer.
+        :raises SegmindEnrichmentError: the database did not answer.
         """
         check_names(self._statements, self._title)
         with self._opened() as connection:
@@ -259,7 +259,7 @@ class Target:
         """
         Give what writes rows into the table.
 
-        :raises SegmindBulkError: the database cannot be opened.
+        :raises SegmindEnrichmentError: the database cannot be opened.
         """
         with self._opened(meaning=KEPT, retryable=True) as connection:
             yield TableWriter(connection, statements=self._statements, title=self._title, batch_rows=self._batch_rows)
@@ -298,7 +298,7 @@ class Target:
         except Exception as error:
             said = described(error, values=False)
             if is_transient(error):
-                raise SegmindBulkError(
+                raise SegmindEnrichmentError(
                     f"Trying {self._title} failed: {said}. Nothing was sent.", retryable=True
                 ) from error
             raise SegmindConfigError(

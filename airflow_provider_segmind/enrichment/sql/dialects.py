@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any, Self, TypeVar
 
 from airflow_provider_segmind.enrichment.sql.column_types import MOST_DECIMALS, Kind, as_text
-from airflow_provider_segmind.exceptions import SegmindBulkError, SegmindConfigError, SegmindError, shorten
+from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindEnrichmentError, SegmindError, shorten
 
 _PART = re.compile(r'"((?:[^"\x00]|"")+)"|([\w$\-]+)')
 
@@ -313,7 +313,7 @@ def driver_errors(doing: str, *, meaning: str, values: bool = False, retryable: 
     :param values: whether its text may show what stands in rows; then that of an error about the connection or the
         server is told, and of others the class.
     :param retryable: whether a retry may help; None where it may unless the statement or the data are wrong.
-    :raises SegmindBulkError: the driver raised.
+    :raises SegmindEnrichmentError: the driver raised.
     """
     try:
         yield
@@ -323,7 +323,7 @@ def driver_errors(doing: str, *, meaning: str, values: bool = False, retryable: 
         if retryable is None:
             retryable = not _FINAL & _classes(error) or _state(error)[:2] in _SERVER_STATES
         values = values and not _is_about_server(error)
-        raise SegmindBulkError(
+        raise SegmindEnrichmentError(
             f"{doing} failed: {described(error, values=values)}. {meaning}",
             retryable=retryable,
         ) from (None if values else error)

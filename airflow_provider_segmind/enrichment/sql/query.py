@@ -197,7 +197,7 @@ class Query:
         """
         Yield the rows, once.
 
-        :raises SegmindBulkError: the database did not answer.
+        :raises SegmindEnrichmentError: the database did not answer.
         :raises SegmindConfigError: two columns have the same name.
         """
         self.open()
@@ -217,7 +217,7 @@ class Query:
         """
         Run the query, unless it runs already.
 
-        :raises SegmindBulkError: the database refused it.
+        :raises SegmindEnrichmentError: the database refused it.
         """
         if self._cursor is None:
             with driver_errors(f"Reading {self._name}", meaning="Nothing was sent."):

@@ -14,7 +14,7 @@ from airflow_provider_segmind.enrichment.sql.dialects import (
     may_be_a_row,
 )
 from airflow_provider_segmind.enrichment.sql.statements import OWN_COLUMNS, Statements
-from airflow_provider_segmind.exceptions import SegmindBulkError
+from airflow_provider_segmind.exceptions import SegmindEnrichmentError
 
 KEPT = "The answers are in the ledger: a retry writes them and pays nothing again."
 MOST_IN_VAIN = 1000
@@ -52,7 +52,7 @@ class TableWriter(Generic[_Tag]):
         :param tag: what it is told by.
         :returns: the tags of the rows that were tried by now, in order, each with the reason for which the database
             refused it, "" where it did not.
-        :raises SegmindBulkError: the database cannot be written to.
+        :raises SegmindEnrichmentError: the database cannot be written to.
         """
         self._waiting.append((None if row is None else self._cells(row), tag))
         return self.flush() if len(self._waiting) >= self._batch_rows else []
@@ -61,7 +61,7 @@ class TableWriter(Generic[_Tag]):
         """
         Write the rows that wait; see :meth:`put`.
 
-        :raises SegmindBulkError: the database cannot be written to.
+        :raises SegmindEnrichmentError: the database cannot be written to.
         """
         waiting, self._waiting = self._waiting, []
         refusals = iter(self._write([row for row, _ in waiting if row is not None]))
@@ -71,10 +71,10 @@ class TableWriter(Generic[_Tag]):
         """
         Say that rows were refused.
 
-        :raises SegmindBulkError: some were.
+        :raises SegmindEnrichmentError: some were.
         """
         if self.rows_refused:
-            raise SegmindBulkError(
+            raise SegmindEnrichmentError(
                 f"{self._title} refused {self.rows_refused} rows ({self._refusal}); the others are in it. The dead "
                 "letters name them. Their answers are in the ledger: change the table so that it takes them and clear "
                 "the task; nothing is paid again."

@@ -19,7 +19,7 @@ from airflow_provider_segmind.enrichment.files.readers import cannot_be_read, op
 from airflow_provider_segmind.enrichment.manifest import Manifest
 from airflow_provider_segmind.enrichment.output import land
 from airflow_provider_segmind.enrichment.settings import Question, Settings, Shard
-from airflow_provider_segmind.exceptions import SegmindBulkError, SegmindConfigError, SegmindError
+from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindEnrichmentError, SegmindError
 from tests.support.enrichment import Clock, FakeSegmind, build, question, table
 
 CSV = "id,text\n" + "".join(f"{number},t{number}\n" for number in range(300))
@@ -140,7 +140,7 @@ class Broken(Exception):  # noqa: N818
 
 TROUBLES = [
     (SegmindConfigError("line 21 is not JSON"), "line 21 is not JSON", False),
-    (SegmindBulkError("the session was ended", retryable=True), "the session was ended", True),
+    (SegmindEnrichmentError("the session was ended", retryable=True), "the session was ended", True),
     (OSError(errno.EIO, "Input/output error"), "Input/output error", True),
     (ConnectionResetError("peer"), "ConnectionResetError", True),
     (OSError("Corrupt snappy compressed data."), "OSError", False),

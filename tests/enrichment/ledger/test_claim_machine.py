@@ -25,7 +25,7 @@ from airflow_provider_segmind.enrichment.ledger.live import BEATS, Membership
 from airflow_provider_segmind.enrichment.outcomes import Outcome
 from airflow_provider_segmind.enrichment.row_request import Leave, NotSentError
 from airflow_provider_segmind.enrichment.settings import Shard
-from airflow_provider_segmind.exceptions import SegmindBulkError
+from airflow_provider_segmind.exceptions import SegmindEnrichmentError
 from tests.enrichment.ledger.test_ledger_machine import Objects
 from tests.support.ledger_events import mark
 from tests.support.object_stores import ObjectStore
@@ -54,7 +54,7 @@ class Commits:
         self._member.look()
         self.take_in()
 
-    def forbidden(self) -> SegmindBulkError | None:
+    def forbidden(self) -> SegmindEnrichmentError | None:
         return self._member.trouble()
 
     def take_in(self) -> None:

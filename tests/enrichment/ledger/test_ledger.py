@@ -16,7 +16,7 @@ from airflow_provider_segmind.enrichment.ledger.ledger import Ledger
 from airflow_provider_segmind.enrichment.ledger.row_state import Standing
 from airflow_provider_segmind.enrichment.ledger.segments import segment_names, write_segment
 from airflow_provider_segmind.enrichment.outcomes import Outcome
-from airflow_provider_segmind.exceptions import SegmindBulkError
+from airflow_provider_segmind.exceptions import SegmindEnrichmentError
 from tests.support.ledger_events import claimed, finished, freed, mark, submitted
 
 
@@ -146,7 +146,7 @@ def test_a_torn_segment_is_unreadable_and_not_absent(tmp_path: Path, cut: int) -
     if cut == -1:  # only the last line end is missing: everything that was written can be checked
         opened(tmp_path)
         return
-    with pytest.raises(SegmindBulkError, match="cannot be read") as caught:
+    with pytest.raises(SegmindEnrichmentError, match="cannot be read") as caught:
         opened(tmp_path)
     assert caught.value.retryable
 
@@ -155,13 +155,13 @@ def test_a_changed_byte_is_seen(tmp_path: Path) -> None:
     written(tmp_path, [submitted(1, request_id="abc")])
     path = next(tmp_path.iterdir())
     path.write_bytes(path.read_bytes().replace(b"abc", b"abd"))
-    with pytest.raises(SegmindBulkError):
+    with pytest.raises(SegmindEnrichmentError):
         opened(tmp_path)
 
 
 def test_a_line_of_a_later_version_stops_the_reader(tmp_path: Path) -> None:
     write_segment(tmp_path, "1-x-1.jsonl", [b'{"event":"teleported","fingerprint":"00"}'])
-    with pytest.raises(SegmindBulkError, match="this version cannot read"):
+    with pytest.raises(SegmindEnrichmentError, match="this version cannot read"):
         opened(tmp_path)
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from airflow_provider_segmind.enrichment.ledger.ledger import Ledger
 from airflow_provider_segmind.enrichment.ledger.local_index import Spool
-from airflow_provider_segmind.exceptions import SegmindBulkError, SegmindError
+from airflow_provider_segmind.exceptions import SegmindEnrichmentError, SegmindError
 from tests.enrichment.test_engine import World
 from tests.support.enrichment import table
 
@@ -65,7 +65,7 @@ async def test_a_full_temporary_folder_loses_no_paid_answer_and_a_retry_goes_on(
         try:
             trouble: SegmindError | None = None
             await engine.run()
-        except SegmindBulkError as error:
+        except SegmindEnrichmentError as error:
             trouble = error
         finally:
             engine.close()
@@ -91,7 +91,7 @@ async def test_a_folder_that_is_full_at_the_start_of_a_retry_stops_it_before_any
     await world.run(table("a", "b"))
     with disk_of(10):
         engine = world.engine(table("a", "b", "c"))
-        with pytest.raises(SegmindBulkError, match="temporary folder"):
+        with pytest.raises(SegmindEnrichmentError, match="temporary folder"):
             await engine.run()
         engine.close()
     assert world.segmind.posts == 2
@@ -99,6 +99,6 @@ async def test_a_folder_that_is_full_at_the_start_of_a_retry_stops_it_before_any
 
 def test_a_temporary_folder_that_is_not_there_is_named_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
-    with pytest.raises(SegmindBulkError, match=r"Nothing was sent in this try.*TMPDIR") as caught:
+    with pytest.raises(SegmindEnrichmentError, match=r"Nothing was sent in this try.*TMPDIR") as caught:
         Spool()
     assert caught.value.retryable

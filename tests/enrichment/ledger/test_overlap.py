@@ -20,7 +20,7 @@ from airflow_provider_segmind.enrichment.ledger.ledger import Ledger
 from airflow_provider_segmind.enrichment.ledger.live import Heartbeat, Membership
 from airflow_provider_segmind.enrichment.ledger.segments import read_segment, segment_names, write_segment
 from airflow_provider_segmind.enrichment.settings import Shard
-from airflow_provider_segmind.exceptions import SegmindBulkError
+from airflow_provider_segmind.exceptions import SegmindEnrichmentError
 from tests.enrichment.test_engine import Landed, World
 from tests.support.enrichment import PRICE, FakeSegmind, question, table
 
@@ -207,7 +207,7 @@ async def test_a_writer_declared_dead_finds_out_before_it_sends() -> None:
         return await submit(model, inputs, on_permit=on_permit, before_send=woken)
 
     world.segmind.submit = frozen  # type: ignore[method-assign]
-    with pytest.raises(SegmindBulkError, match="took this one for dead") as caught:
+    with pytest.raises(SegmindEnrichmentError, match="took this one for dead") as caught:
         await engine.run()
     engine.close()
     assert caught.value.retryable
@@ -227,7 +227,7 @@ async def test_a_heartbeat_that_cannot_be_written_stops_the_run_before_others_ma
 
     world.segmind.submit = slow  # type: ignore[method-assign]
     began = time.monotonic()
-    with pytest.raises(SegmindBulkError, match="heartbeat"):
+    with pytest.raises(SegmindEnrichmentError, match="heartbeat"):
         await world.run(table(*ROWS), settings=dying(concurrency=1))
     assert time.monotonic() - began < DEATH_AFTER
     assert 0 < world.segmind.posts < len(ROWS)
@@ -247,7 +247,7 @@ async def test_a_store_that_cannot_be_listed_stops_the_run_and_what_was_paid_is_
         return genuine(self, listing)
 
     monkeypatch.setattr(Membership, "_read_news", failing)
-    with pytest.raises(SegmindBulkError, match="out of reach") as caught:
+    with pytest.raises(SegmindEnrichmentError, match="out of reach") as caught:
         await world.run(table(*ROWS), settings=QUICK)
     assert caught.value.retryable
     sent = world.segmind.posts
@@ -464,7 +464,7 @@ async def test_an_error_of_a_stores_own_library_stops_the_run_instead_of_leaving
         raise StoreError("503 Service Unavailable")
 
     monkeypatch.setattr(Membership, "write", unavailable)
-    with pytest.raises(SegmindBulkError, match="cannot be written: 503") as caught:
+    with pytest.raises(SegmindEnrichmentError, match="cannot be written: 503") as caught:
         await asyncio.wait_for(world.run(table("a", "b"), settings=QUICK), 10)
     assert caught.value.retryable
     assert isinstance(caught.value.__cause__, StoreError)

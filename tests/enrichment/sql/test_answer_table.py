@@ -23,7 +23,7 @@ from airflow_provider_segmind.enrichment.sql import table_writer
 from airflow_provider_segmind.enrichment.sql.answer_table import HeldRows, Target
 from airflow_provider_segmind.enrichment.sql.column_types import Kind
 from airflow_provider_segmind.enrichment.sql.dialects import TableName, dialect_of
-from airflow_provider_segmind.exceptions import SegmindBulkError, SegmindConfigError
+from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindEnrichmentError
 from tests.support.databases import OWN, OneDatabase, opened
 
 ANSWERS = {"team": Kind.TEXT}
@@ -364,7 +364,7 @@ def test_a_table_that_is_locked_is_left_at_once(tmp_path: Path) -> None:
             other.execute("BEGIN EXCLUSIVE")
 
             began = time.monotonic()
-            with pytest.raises(SegmindBulkError, match=r"Writing to .* failed: OperationalError.*in the ledger"):
+            with pytest.raises(SegmindEnrichmentError, match=r"Writing to .* failed: OperationalError.*in the ledger"):
                 write_all(made, *(row(number) for number in range(50)))
 
         assert time.monotonic() - began < 2

@@ -16,7 +16,7 @@ from airflow_provider_segmind.enrichment.sql.dialects import (
     may_be_a_row,
 )
 from airflow_provider_segmind.enrichment.sql.query import BLOCK_ROWS, Query
-from airflow_provider_segmind.exceptions import SegmindBulkError
+from airflow_provider_segmind.exceptions import SegmindEnrichmentError
 from tests.support.databases import OneDatabase
 
 
@@ -138,7 +138,10 @@ def test_what_a_row_may_be_the_reason_for(failure: Exception, row: bool) -> None
     ],
 )
 def test_the_text_of_an_error_is_told_where_no_row_can_be_in_it(failure: Exception, said: str, retryable: bool) -> None:
-    with pytest.raises(SegmindBulkError, match=said) as caught, driver_errors("Reading", meaning="So.", values=True):
+    with (
+        pytest.raises(SegmindEnrichmentError, match=said) as caught,
+        driver_errors("Reading", meaning="So.", values=True),
+    ):
         raise failure
 
     assert caught.value.retryable is retryable
@@ -156,7 +159,10 @@ def test_the_text_of_an_error_is_told_where_no_row_can_be_in_it(failure: Excepti
 def test_a_constraint_of_sqlite_is_named(made: str, statement: str, said: str) -> None:
     with contextlib.closing(sqlite3.connect(":memory:")) as connection:
         connection.execute(f"CREATE TABLE t ({made})")
-        with pytest.raises(SegmindBulkError, match=said) as caught, driver_errors("Writing", meaning="", values=True):
+        with (
+            pytest.raises(SegmindEnrichmentError, match=said) as caught,
+            driver_errors("Writing", meaning="", values=True),
+        ):
             connection.execute(statement)
 
     assert "canary" not in str(caught.value)
@@ -179,7 +185,8 @@ class TestASessionThatEnds:
         )
 
         with pytest.raises(
-            SegmindBulkError, match=rf"the source at 'db' broke off after {BLOCK_ROWS} rows.*terminat.*not paid again"
+            SegmindEnrichmentError,
+            match=rf"the source at 'db' broke off after {BLOCK_ROWS} rows.*terminat.*not paid again",
         ) as caught:
             list(rows)
         assert len(before) == BLOCK_ROWS
@@ -198,7 +205,7 @@ class TestASessionThatEnds:
     def test_a_value_that_cannot_be_computed_is_no_reason_to_try_again(
         self, reading: Query, postgres: OneDatabase, sql: str, state: str
     ) -> None:
-        with pytest.raises(SegmindBulkError, match=state) as caught:
+        with pytest.raises(SegmindEnrichmentError, match=state) as caught:
             list(Query(postgres.connect, sql, name="the source", hold=False, conn_type="postgres"))
 
         assert not caught.value.retryable

@@ -10,7 +10,7 @@ from itertools import islice
 import pytest
 
 from airflow_provider_segmind.enrichment.sql.query import BLOCK_ROWS, Query
-from airflow_provider_segmind.exceptions import SegmindBulkError, SegmindConfigError
+from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindEnrichmentError
 from tests.support.databases import OneDatabase, Postgres
 
 ROWS = 2 * BLOCK_ROWS + 7
@@ -67,7 +67,9 @@ def test_every_row_comes_once_whichever_thread_asks(things: OneDatabase) -> None
 
 
 def test_a_wrong_query_is_told_in_the_words_of_the_database(things: OneDatabase) -> None:
-    with pytest.raises(SegmindBulkError, match=r"Reading the source at 'db' failed: .*nothings.*Nothing was sent"):
+    with pytest.raises(
+        SegmindEnrichmentError, match=r"Reading the source at 'db' failed: .*nothings.*Nothing was sent"
+    ):
         query(things, "SELECT * FROM nothings").open()
 
 
