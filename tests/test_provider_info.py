@@ -57,7 +57,7 @@ def test_users_find_each_class_where_the_docs_import_it_from() -> None:
 def test_parsing_a_dag_with_tables_imports_no_engine_and_no_driver() -> None:
     code = (
         "import sys; import airflow_provider_segmind.operators.enrich\n"
-        "heavy = ('.bulk.engine', '.bulk.sql', '.api.client', '.hooks')\n"
+        "heavy = ('.enrichment.engine', '.enrichment.sql', '.client.client', '.hooks')\n"
         "ours = [name.removeprefix('airflow_provider_segmind') for name in sys.modules if 'segmind' in name]\n"
         "print([name for name in ours if name.startswith(heavy)], 'pyarrow' in sys.modules)"
     )
