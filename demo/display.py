@@ -53,19 +53,27 @@ class Bar:
     console: Console
     progress: Progress | None
     printed: float = float("-inf")
+    pending: str | None = None
 
     def __post_init__(self) -> None:
         if self.progress is not None:
             self.progress.add_task(self.title, total=self.total, detail="")
 
     def show(self, done: int, detail: str) -> None:
-        """Say how far it is."""
+        """Show the progress: at once on a terminal, else at most one line per ``LINE_INTERVAL``."""
         if self.progress is not None:
             self.progress.update(self.progress.task_ids[0], completed=done, detail=detail)
-        elif time.monotonic() - self.printed >= LINE_INTERVAL:
+            return
+        self.pending = f"  {self.title}: {done} of {self.total}; {detail}"
+        if time.monotonic() - self.printed >= LINE_INTERVAL:
+            self.flush()
+
+    def flush(self) -> None:
+        """Print the latest line if it has not been printed yet."""
+        if self.pending is not None:
             self.printed = time.monotonic()
-            line = f"  {self.title}: {done} of {self.total}; {detail}"
-            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            self.console.print(self.pending, markup=False, highlight=False, soft_wrap=True)
+            self.pending = None
 
 
 class Display:
@@ -112,7 +120,12 @@ class Display:
                 progress = scope.enter_context(Progress(*columns, console=self.console))
             else:
                 self.console.print(f"{title} …", markup=False, highlight=False)
-            yield Bar(title, total, self.console, progress)
+            bar = Bar(title, total, self.console, progress)
+            try:
+                yield bar
+            finally:
+                # A run shorter than the interval would otherwise end without its last figures.
+                bar.flush()
         self._done(title, begun)
 
     def table(self, title: str, rows: Sequence[Mapping[str, Any]]) -> None:

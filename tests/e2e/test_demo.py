@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import signal
@@ -15,6 +16,9 @@ from typing import TYPE_CHECKING
 import httpx
 import psutil
 import pytest
+from rich.console import Console
+
+from demo.display import Display
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,6 +80,19 @@ def test_the_demo_against_the_real_service_asks_for_a_key() -> None:
 
     assert done.returncode == 2
     assert "SEGMIND_API_KEY=" in done.stdout
+
+
+def test_the_last_progress_of_a_short_run_is_printed_without_a_terminal() -> None:
+    output = io.StringIO()
+    display = Display(Console(file=output, force_terminal=False))
+
+    with display.bar("Asking about rows", 120) as bar:
+        bar.show(0, "describe running")
+        bar.show(60, "20 rows/s")
+        bar.show(120, "40 rows/s")
+
+    lines = [line.strip() for line in output.getvalue().splitlines()]
+    assert lines[1:3] == ["Asking about rows: 0 of 120; describe running", "Asking about rows: 120 of 120; 40 rows/s"]
 
 
 def test_a_table_is_enriched_in_the_demo_and_its_files_are_where_it_says(tmp_path: Path) -> None:
