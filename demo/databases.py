@@ -18,7 +18,7 @@ POSTGRES = os.environ.get("SEGMIND_TEST_POSTGRES", "postgresql://postgres@127.0.
 # Migrating an empty SQLite database takes about 12 s, copying the result nothing.
 TEMPLATES = Path(__file__).resolve().parent.parent / ".tmp"
 
-LOCK_TIMEOUT = 15
+LOCK_TIMEOUT = 60
 """Seconds for which a process waits for the others' writes to SQLite."""
 
 

@@ -52,6 +52,7 @@ class ManagedProcess:
         self.log_path = log_path
         self._process: subprocess.Popen[bytes] | None = None
         self._seen: set[psutil.Process] = set()
+        self._stopped = False
         self.started_at = 0.0
 
     @property
@@ -68,14 +69,20 @@ class ManagedProcess:
 
     @property
     def running(self) -> bool:
-        """Tell whether the process itself (not its orphans) is alive."""
+        """Whether the process itself (not its orphans) is alive."""
         return self._process is not None and self._process.poll() is None
+
+    @property
+    def crashed(self) -> bool:
+        """Whether it ended without being stopped or killed through this object."""
+        return self.exit_code is not None and not self._stopped
 
     def start(self) -> None:
         """Start the command."""
         if self.running:
             raise RuntimeError(f"{self.name} is running already.")
         self.started_at = time.time()
+        self._stopped = False
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 self.command,
@@ -105,6 +112,8 @@ class ManagedProcess:
             of their own and survive as orphans), ``tree`` everything that came out of it, as when a machine is lost.
         """
         descendants = self.descendants()
+        if signal_number in (signal.SIGKILL, signal.SIGTERM):
+            self._stopped = True
         if scope == "process":
             _send([self.pid], signal_number)
         elif scope == "group":

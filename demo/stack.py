@@ -184,6 +184,21 @@ class AirflowStack:
             if process.exit_code is not None:
                 raise StackError(f"{process.name} ended with code {process.exit_code}:\n{process.log_tail()}")
 
+    def restart_crashed(self) -> list[str]:
+        """
+        Start the processes again that ended on their own, as a service manager would.
+
+        Airflow's scheduler ends when SQLite stays locked for longer than the timeout, which a slow disk can cause.
+
+        :returns: for each, its name, exit code and the end of its log.
+        """
+        reports = []
+        for name, process in self.processes.items():
+            if process.crashed:
+                reports.append(f"{name} ended with code {process.exit_code} and was restarted:\n{process.log_tail()}")
+                process.start()
+        return reports
+
     def files_with(self, text: str) -> list[Path]:
         """Every file below the home, logs and SQLite database included, that contains a text."""
         needle = text.encode()

@@ -129,3 +129,20 @@ def test_a_process_that_dies_at_once_is_reported_with_its_log(tmp_path: Path) ->
         pass
 
     assert not any(process.running for process in stack.processes.values())
+
+
+def test_a_process_that_ends_on_its_own_is_restarted_with_the_end_of_its_log(airflow_stack: AirflowStack) -> None:
+    triggerer = airflow_stack.processes["triggerer"]
+    first = triggerer.pid
+    assert airflow_stack.restart_crashed() == []
+
+    os.killpg(first, signal.SIGKILL)
+    deadline = time.monotonic() + 30
+    while not triggerer.crashed:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    (report,) = airflow_stack.restart_crashed()
+    airflow_stack.wait_healthy(timeout=120)
+
+    assert report.startswith("triggerer ended with code -9 and was restarted:")
+    assert triggerer.pid != first

@@ -143,6 +143,7 @@ class Scene:
                 if self._arrived(outcome.case):
                     self._kill_worker(outcome)
             waiting = [outcome for outcome in waiting if not outcome.killed and not outcome.trouble]
+            self._restart_crashed()
             time.sleep(0.1)
         for outcome in waiting:
             outcome.trouble = f"never got to {outcome.case.stop!r}"
@@ -151,13 +152,21 @@ class Scene:
         """Wait until the runs are over and read what is known of them."""
         deadline = time.monotonic() + timeout
         for outcome in outcomes:
+            left = max(1.0, deadline - time.monotonic())
             try:
                 outcome.state = self.stack.rest.wait_for_run(
-                    outcome.case.dag_id, outcome.run_id, timeout=max(1.0, deadline - time.monotonic())
+                    outcome.case.dag_id, outcome.run_id, timeout=left, on_look=lambda _: self._restart_crashed()
                 )
             except AirflowRestError as error:
-                outcome.trouble = outcome.trouble or str(error)
+                instances = self.stack.rest.task_instances(outcome.case.dag_id, outcome.run_id)
+                states = {each["task_id"]: each["state"] for each in instances}
+                outcome.trouble = outcome.trouble or f"{error} Task states: {states}"
             self.read(outcome)
+
+    def _restart_crashed(self) -> None:
+        """Keep Airflow running; the reports are printed with the failure of a test."""
+        for report in self.stack.restart_crashed():
+            print(report)
 
     def read(self, outcome: Outcome) -> None:
         """Read tries, XComs, logs and the bill."""
