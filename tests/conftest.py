@@ -75,11 +75,11 @@ def airflow_database() -> Iterator[Path]:
 def _nothing_learned() -> Iterator[None]:
     """Forget rates and latencies that an earlier test taught this process."""
     yield
-    gate, schedule = (
+    limits, schedule = (
         sys.modules.get(f"airflow_provider_segmind.client.{name}") for name in ("rate_limiter", "poll_schedule")
     )
-    if gate is not None:
-        gate.forget_accounts()
+    if limits is not None:
+        limits.forget_limiters()
     if schedule is not None:
         schedule.shared_history.forget()
 

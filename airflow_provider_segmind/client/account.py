@@ -1,4 +1,4 @@
-"""An account: its settings, and the calls about it that cost nothing."""
+"""An account's settings, and what the blocking and the async client share."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from airflow_provider_segmind.client import polling
 from airflow_provider_segmind.client.endpoints import Endpoints, Wire
 from airflow_provider_segmind.client.models import RequestResult, RequestState
 from airflow_provider_segmind.client.poll_schedule import shared_history
-from airflow_provider_segmind.client.rate_limiter import CountCall, Gate, Priority, RateSettings, governor_for
+from airflow_provider_segmind.client.rate_limiter import CountCall, Priority, RateSettings, Throttle, rate_limiter_for
 from airflow_provider_segmind.client.response_body import MAX_RESPONSE_BYTES
 from airflow_provider_segmind.client.retry import Patience
 from airflow_provider_segmind.masking import remember
 
 MAX_DOWNLOAD_BYTES = 1 << 30
-"""Bytes of a file of a result; a video of some minutes has tens of megabytes."""
+"""Largest downloaded file in bytes; a video of a few minutes has tens of megabytes."""
 DOWNLOAD_SECONDS = 900.0
-"""Seconds for a file of a result, repetitions included."""
+"""Seconds for one downloaded file, retries included."""
 
 
 @dataclass(frozen=True, slots=True)
 class DownloadLimits:
     """
-    Bounds of each file of a result.
+    Limits for each downloaded file of a result.
 
-    :param max_bytes: as it is written.
-    :param seconds: from the first attempt on.
+    :param max_bytes: size of the file.
+    :param seconds: counted from the first attempt.
     """
 
     max_bytes: int = MAX_DOWNLOAD_BYTES
@@ -38,18 +38,18 @@ class DownloadLimits:
 @dataclass(frozen=True, slots=True)
 class ClientConfig:
     """
-    What a client needs to know of an account.
+    The account and limits of a client.
 
-    :param request_timeout: seconds for one call, its body included.
+    :param request_timeout: seconds for one call, body included.
     :param requests_per_minute: the account's limit, None when unknown.
-    :param rate_share: this process's part of the limit, where several processes use the account.
+    :param rate_share: this process's share of the limit, where several processes use the account.
     :param count_polls: whether GETs count towards the limit, None to find out.
-    :param redis_url: where processes share the limit's window; may hold a password.
-    :param typical_seconds: what models usually take, until their own completions are known.
-    :param model: the model to use where none is named.
-    :param patience: how long the client itself goes on over trouble.
-    :param max_response_bytes: bytes up to which a response is read, as sent and unpacked.
-    :param downloads: bounds of each file of a result.
+    :param redis_url: Redis through which processes share the rate limit; may contain a password.
+    :param typical_seconds: usual latencies of models, until completions are observed.
+    :param model: the model of tasks that name none.
+    :param patience: how long the client retries.
+    :param max_response_bytes: largest response, compressed and decompressed.
+    :param downloads: limits for each downloaded file of a result.
     """
 
     api_key: str = field(repr=False)
@@ -71,12 +71,12 @@ class ClientConfig:
 
     @property
     def wire(self) -> Wire:
-        """Return the builder of this account's calls."""
+        """Return what builds this account's calls."""
         return Wire(self.endpoints, self.api_key, self.resubmit_on_server_error)
 
     @property
     def rate(self) -> RateSettings:
-        """Return what this process may send in a minute."""
+        """Return the rate limit settings."""
         return RateSettings(
             requests_per_minute=self.requests_per_minute,
             rate_share=self.rate_share,
@@ -85,15 +85,15 @@ class ClientConfig:
         )
 
 
-Quiet = Callable[[str], None]
+Report = Callable[[str], None]
 
 
-def say_nothing(_: str) -> None:
-    """Stand in for a caller that wants no reports."""
+def no_report(_: str) -> None:
+    """No-op for callers that want no reports."""
 
 
 class AccountCalls:
-    """What both clients are made of: the account, a clock, and randomness."""
+    """The base of both clients: the account, a clock and a random number generator."""
 
     def __init__(self, config: ClientConfig, *, clock: Callable[[], float], rng: random.Random | None) -> None:
         self.config = config
@@ -101,39 +101,39 @@ class AccountCalls:
         self.clock = clock
         self.rng = rng or random.Random()
         gateway = config.endpoints.gateway
-        self.governor = governor_for(gateway, config.api_key, config.rate)
-        self.gate = Gate(self.governor, gateway, clock)
-        self.pace = polling.Pace(shared_history, self.governor.interval, lambda: self.governor.silence(self.clock()))
+        self.limiter = rate_limiter_for(gateway, config.api_key, config.rate)
+        self.throttle = Throttle(self.limiter, gateway, clock)
+        self.pace = polling.Pace(shared_history, self.limiter.interval, lambda: self.limiter.cooldown(self.clock()))
         shared_history.prime(dict(config.typical_seconds))
 
     def count_calls(self, count: CountCall) -> None:
-        """Tell somebody of each call to the gateway, each repetition included, and whether it is a paid one."""
-        self.gate.count = count
+        """Call ``count`` for each call to the gateway, retries included, with whether it is a paid one."""
+        self.throttle.count = count
 
     def waiting(
-        self, pending: polling.Pending, *, fetch: bool, until: float | None, report: Quiet
+        self, pending: polling.Pending, *, fetch: bool, until: float | None, report: Report
     ) -> Generator[polling.Step, Any, RequestState | None]:
-        """Return the steps of waiting for a request."""
+        """Return the steps that wait for a request."""
         clock, jitter = self.clock, self.rng.random
         return polling.wait(
             self.wire, pending, fetch=fetch, clock=clock, jitter=jitter, until=until, report=report, pace=self.pace
         )
 
     def seconds_until_submit(self) -> float:
-        """Return in how many seconds the governor lets the next submit through at the earliest."""
-        return self.governor.seconds_until_room(self.clock())
+        """Return the seconds until the rate limiter permits the next submit at the earliest."""
+        return self.limiter.seconds_until_free(self.clock())
 
     def typical_seconds(self, model: str) -> float:
         """Return how many seconds a request of the model usually takes."""
         return shared_history.typical(model)
 
     def priority(self, pending: polling.Pending | None) -> Priority | None:
-        """Return who goes first when calls queue: a request whose result is about to be gone."""
+        """Return the priority of a request's polls when calls queue: first when its result is about to expire."""
         return Priority.EXPIRING if pending is not None and polling.urgent(pending, self.clock()) else None
 
 
 def succeeded(result: RequestResult) -> RequestResult:
-    """Return a result, or raise that its request has FAILED."""
+    """Return a result, or raise the error of a request that FAILED."""
     if result.failed:
         raise polling.failed_error(result)
     return result

@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar
 import httpx
 
 from airflow_provider_segmind.client import polling
-from airflow_provider_segmind.client.account import AccountCalls, ClientConfig, Quiet, say_nothing, succeeded
+from airflow_provider_segmind.client.account import AccountCalls, ClientConfig, Report, no_report, succeeded
 from airflow_provider_segmind.client.endpoints import Call
 from airflow_provider_segmind.client.models import (
     Credits,
@@ -83,7 +83,7 @@ class AsyncSegmindClient(AccountCalls):
         """
         Submit a request; see :meth:`SegmindClient.submit`.
 
-        :param on_permit: awaited when the governor lets the call through, right before each attempt is sent.
+        :param on_permit: awaited when the rate limiter lets the call through, right before each attempt is sent.
         :param before_send: awaited after that, when the attempt has its connection and the next step is to send.
         """
         return await self.perform(self.wire.submit(model, inputs), on_permit=on_permit, before_send=before_send)
@@ -131,7 +131,7 @@ class AsyncSegmindClient(AccountCalls):
         return await self.drive(polling.poll(self.wire, request_id, fetch=fetch))
 
     async def wait(
-        self, pending: polling.Pending, *, fetch: bool = False, until: float | None = None, report: Quiet = say_nothing
+        self, pending: polling.Pending, *, fetch: bool = False, until: float | None = None, report: Report = no_report
     ) -> RequestState | None:
         """Wait for a request to end; see :func:`polling.wait`."""
         return await self.drive(self.waiting(pending, fetch=fetch, until=until, report=report), pending)
@@ -185,7 +185,7 @@ class AsyncSegmindClient(AccountCalls):
                 await on_permit()
             return await self._sender.send(call, before_send)
 
-        return await self.gate.send_async(call, exchange, self._sleep, priority)
+        return await self.throttle.send_async(call, exchange, self._sleep, priority)
 
 
 def _after(first: SegmindError, again: Callable[[Call[T]], Awaitable[T]]) -> Callable[[Call[T]], Awaitable[T]]:

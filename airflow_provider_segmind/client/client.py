@@ -16,7 +16,7 @@ from typing import Any, Self, TypeVar
 import httpx
 
 from airflow_provider_segmind.client import polling
-from airflow_provider_segmind.client.account import AccountCalls, ClientConfig, Quiet, say_nothing, succeeded
+from airflow_provider_segmind.client.account import AccountCalls, ClientConfig, Report, no_report, succeeded
 from airflow_provider_segmind.client.async_client import AsyncSegmindClient
 from airflow_provider_segmind.client.endpoints import Call
 from airflow_provider_segmind.client.models import (
@@ -101,14 +101,14 @@ class SegmindClient(AccountCalls):
         """
         Submit with one POST and no patience; errors as in :meth:`submit`.
 
-        :param on_permit: called when the governor lets the call through, right before it is sent.
+        :param on_permit: called when the rate limiter lets the call through, right before it is sent.
         """
 
         def exchange(call: Call[SubmittedRequest]) -> SubmittedRequest:
             on_permit()
             return self._send(call)
 
-        return self.gate.send(self.wire.submit(model, inputs), exchange, self._sleep)
+        return self.throttle.send(self.wire.submit(model, inputs), exchange, self._sleep)
 
     def get_status(self, request_id: str) -> RequestState:
         """Return where a request stands; FAILED is a state here, not an error. Free."""
@@ -148,7 +148,7 @@ class SegmindClient(AccountCalls):
         return self.drive(polling.poll(self.wire, request_id, fetch=fetch))
 
     def wait(
-        self, pending: polling.Pending, *, fetch: bool = False, until: float | None = None, report: Quiet = say_nothing
+        self, pending: polling.Pending, *, fetch: bool = False, until: float | None = None, report: Report = no_report
     ) -> RequestState | None:
         """Wait for a request to end; see :func:`polling.wait`."""
         return self.drive(self.waiting(pending, fetch=fetch, until=until, report=report), pending)
@@ -179,7 +179,7 @@ class SegmindClient(AccountCalls):
             return result
 
     def _admitted(self, call: Call[T], priority: Priority | None = None) -> T:
-        return self.gate.send(call, self._send, self._sleep, priority)
+        return self.throttle.send(call, self._send, self._sleep, priority)
 
     def _send(self, call: Call[T]) -> T:
         seconds = call.timeout or self.config.request_timeout

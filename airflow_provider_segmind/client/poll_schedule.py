@@ -1,5 +1,5 @@
 """
-Pure: when to poll next, learned from how long the model's requests take.
+When to poll a request, learned from how long its model's requests take.
 
 A request is polled at six quantiles of the last 50 latencies of its model, close together where most requests complete;
 once it has outlasted those, at steps that grow with its age. Simulated with lognormal latencies (median 4 s, sigma 0.5)
@@ -23,37 +23,37 @@ from typing import NamedTuple
 from airflow_provider_segmind.client.models import RequestState
 
 QUANTILES = tuple(0.93 * (number / 6) ** 0.5 for number in range(1, 7))
-"""Parts of a model's requests that are done when they are polled, while polls are free."""
+"""Quantiles of a model's latencies at which its requests are polled while polls are free."""
 SPARSE_QUANTILES = (0.93,)
-"""The same where polls are to be few."""
+"""The same where polls must be few."""
 GROWTH = 0.2
-"""Part of its age after which a request that has outlasted all quantiles is polled again."""
+"""Fraction of its age after which a request that has outlasted all quantiles is polled again."""
 SPARSE_GROWTH = 0.3
 REMEMBERED = 50
-"""Latencies kept of a model."""
+"""Latencies kept for each model."""
 BORROWED = 6
-"""Latencies that a model without completions borrows; each two completions of its own replace one."""
+"""Assumed latencies of a model without completions; every two completions replace one."""
 BROAD = 1.2
-"""Standard deviation of the logarithm of borrowed latencies once the model's own median is known."""
+"""Standard deviation of the logarithm of assumed latencies once the model's median is known."""
 SCOUTS = 4
-"""Requests that find out how long a model takes where polls are to be few; others wait for what those find."""
+"""Requests that find out how long a model takes where polls must be few; the others wait for them."""
 REPLAN = 20 * REMEMBERED
-"""Completions after which a schedule is made anew at the latest."""
+"""Completions after which a schedule is recomputed at the latest."""
 MODELS = 256
-"""Models kept; the one not seen for longest is forgotten first."""
+"""Models kept; the least recently seen one is dropped first."""
 RECENT = 8
-"""Latencies that, all beyond nine tenths of the older ones, tell that a model has changed."""
+"""Latest latencies that, all beyond nine tenths of the older ones, show that a model has changed."""
 SHORTEST_STEP = 0.25
-"""Seconds between polls at least, except for a request so young that this would be long."""
+"""Least seconds between polls, except for a very young request."""
 YOUNGEST = 0.01
-"""Seconds below which nothing is told apart."""
+"""Smallest latency in seconds that is distinguished."""
 LONGEST_STEP = 30.0
 LARGEST_PART = 0.75
-"""Part of its age by which a step may be long, so that a model that became slow is not missed for long."""
+"""Longest step as a fraction of the age, so that the completion of a model that became slow is soon found."""
 SMALLEST_PART = 0.05
-"""Part of its age by which a step must be long, however sure the history seems."""
+"""Shortest step as a fraction of the age, however narrow the history is."""
 SUBMIT_LATENCY = 0.25
-"""Seconds by which Segmind may have begun to count before we knew that the request was accepted."""
+"""Seconds by which Segmind's measurement may have begun before the response to the submission arrived."""
 
 
 class Prior(NamedTuple):
@@ -78,7 +78,7 @@ UNKNOWN = Prior(6.0, 1.3)
 
 def prior_of(model: str | None, primed: Mapping[str, float] | None = None) -> Prior:
     """
-    Return what to expect of a model: its primed latency, else its family's, else something broad.
+    Return the latency to expect of a model: the primed one, else its family's, else a broad default.
 
     :param primed: typical seconds of models, from the connection.
     """
@@ -94,8 +94,8 @@ class PollSchedule:
     """
     When the requests of one model are polled.
 
-    :param ages: seconds after submission at which to poll, growing.
-    :param growth: part of its age after which an older request is polled again.
+    :param ages: seconds after submission at which to poll, ascending.
+    :param growth: fraction of its age after which an older request is polled again.
     """
 
     ages: tuple[float, ...]
@@ -114,7 +114,7 @@ class PollSchedule:
         index = bisect_right(self.ages, age)
         if index == len(self.ages):
             return age * (1 + self.growth)
-        # A poll that jitter put a little before its quantile was the poll of that quantile.
+        # A poll that jitter moved a little before its quantile was the poll of that quantile.
         before = self.ages[index - 1] if index else 0.0
         if self.ages[index] - age < (self.ages[index] - before) / 2:
             index += 1
@@ -123,10 +123,10 @@ class PollSchedule:
 
 def schedule_for(latencies: tuple[float, ...], prior: Prior, *, sparse: bool = False) -> PollSchedule:
     """
-    Place the polls of a model.
+    Compute the poll schedule of a model.
 
     :param latencies: seconds from submission to completion of past requests.
-    :param sparse: whether polls are to be few.
+    :param sparse: whether polls must be few.
     """
     sample = sorted((*latencies, *_borrowed(latencies, prior)))
     quantiles = SPARSE_QUANTILES if sparse else QUANTILES
@@ -160,7 +160,7 @@ class _Model:
 
 class LatencyHistory:
     """
-    How long the requests of each model took lately; shared by every task of a process and bounded in memory.
+    Recent latencies of each model; shared by all tasks of a process and bounded in memory.
 
     :param primed: typical seconds of models, from the connection.
     """
@@ -171,22 +171,22 @@ class LatencyHistory:
         self._lock = threading.Lock()
 
     def prime(self, typical: Mapping[str, float]) -> None:
-        """Take over what models usually take, for those without completions of their own."""
+        """Set typical latencies, used for models without completions."""
         with self._lock:
             for model, seconds in typical.items():
                 if self._primed.get(model) != seconds:
                     self._primed[model] = seconds
-                    self._seen(model).schedules.clear()
+                    self._model(model).schedules.clear()
 
     def knows(self, model: str | None) -> bool:
-        """Tell whether anything is known of a model but its name."""
+        """Return whether a model has completions or a typical latency."""
         seen = self._models.get(model)
         return model in self._primed or (seen is not None and len(seen.latencies) > 0)
 
     def scout(self, model: str | None) -> bool:
-        """Tell whether a request of a model without completions is one of the few that are polled often."""
+        """Return whether a request of a model without completions is one of the few that are polled often."""
         with self._lock:
-            seen = self._seen(model)
+            seen = self._model(model)
             seen.scouts += 1
             return seen.scouts <= SCOUTS
 
@@ -198,17 +198,17 @@ class LatencyHistory:
         return latencies[len(latencies) // 2] if latencies else prior_of(model, self._primed).median
 
     def forget(self) -> None:
-        """Forget everything."""
+        """Drop all latencies."""
         with self._lock:
             self._models.clear()
             self._primed.clear()
 
     def observe(self, model: str | None, seconds: float) -> None:
-        """Note that a request of ``model`` completed so long after its submission."""
+        """Record that a request of ``model`` completed this many seconds after submission."""
         if not 0 < seconds < 86_400:
             return
         with self._lock:
-            seen = self._seen(model)
+            seen = self._model(model)
             seen.latencies.append(max(YOUNGEST / 2, seconds))
             seen.completions += 1
             seen.unscheduled += 1
@@ -217,22 +217,22 @@ class LatencyHistory:
                 seen.latencies.clear()
                 seen.latencies.extend(recent)
                 seen.completions = seen.unscheduled = RECENT
-            # A schedule is not made anew for every completion.
+            # A schedule is not recomputed for every completion.
             if seen.unscheduled >= min(REPLAN, max(1, seen.completions // 8)):
                 seen.schedules.clear()
                 seen.unscheduled = 0
 
     def schedule(self, model: str | None, *, sparse: bool = False) -> PollSchedule:
-        """Return when to poll requests of ``model``; with ``sparse`` as seldom as may be."""
+        """Return when to poll requests of ``model``; with ``sparse`` as rarely as possible."""
         with self._lock:
-            seen = self._seen(model)
+            seen = self._model(model)
             schedule = seen.schedules.get(sparse)
             if schedule is None:
                 prior = prior_of(model, self._primed)
                 schedule = seen.schedules[sparse] = schedule_for(tuple(seen.latencies), prior, sparse=sparse)
             return schedule
 
-    def _seen(self, model: str | None) -> _Model:
+    def _model(self, model: str | None) -> _Model:
         seen = self._models.get(model)
         if seen is None:
             seen = self._models[model] = _Model()
@@ -251,22 +251,21 @@ def _changed(latencies: deque[float]) -> bool:
     return min(recent) > older[(9 * len(older)) // 10] or max(recent) < older[len(older) // 10]
 
 
-def latency_of(state: RequestState, *, seen_going: float, seen_done: float) -> float | None:
+def latency_of(state: RequestState, *, last_in_progress: float, found_completed: float) -> float | None:
     """
-    Return how long a request took: as Segmind measured it where that can be true, else the middle of when it can have
-    completed.
+    Return how long a request took: as Segmind measured it where that is plausible, else the midpoint between two polls.
 
-    :param seen_going: age in seconds at the last poll that found it in progress.
-    :param seen_done: age at the poll that found it completed.
-    :returns: None when nobody was watching, so that it may have been done for long.
+    :param last_in_progress: age in seconds at the last poll that found it in progress.
+    :param found_completed: age at the poll that found it completed.
+    :returns: None when the polls were too far apart to tell.
     """
     measured = state.metrics.total_time
-    if measured is not None and 0 < measured <= seen_done + SUBMIT_LATENCY:
-        return min(measured, seen_done)
-    if seen_done - seen_going > max(5.0, 0.5 * seen_done):
+    if measured is not None and 0 < measured <= found_completed + SUBMIT_LATENCY:
+        return min(measured, found_completed)
+    if found_completed - last_in_progress > max(5.0, 0.5 * found_completed):
         return None
-    return (seen_going + seen_done) / 2
+    return (last_in_progress + found_completed) / 2
 
 
 shared_history = LatencyHistory()
-"""What this process has learned; models behave alike whoever asks."""
+"""The latencies observed by this process; they do not depend on the account."""

@@ -1,8 +1,8 @@
 """
-Pure: go on waiting, finish, or give up; and when to look next.
+Waiting for a request: when to poll next, and when to finish or give up.
 
-Waiting is written once, as generators that yield what to do next (a :class:`Call` to carry out, a :class:`Pause` to
-sleep) and receive what came of it. The sync client, the async client and the triggerer's poller only drive them.
+The loop is written once, as generators that yield the next step (a :class:`Call` to send, a :class:`Pause` to sleep)
+and receive its outcome. The sync client, the async client and the triggerer's poller only drive them.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from airflow_provider_segmind.exceptions import (
 )
 
 LAST_CALL = RESULT_LIFETIME - 30.0
-"""Age in seconds at which even a request with a long ``poll_interval`` is looked at before its result is gone."""
+"""Age in seconds at which even a request with a long ``poll_interval`` is polled before its result expires."""
 URGENT_AGE = 0.8 * RESULT_LIFETIME
-"""Age in seconds from which looks come close together, because the result is about to be gone."""
-WORTH_A_PAUSE = 0.02
-"""Seconds below which a first look is not put off."""
+"""Age in seconds from which polls are close together, because the result is about to expire."""
+SHORTEST_DELAY = 0.02
+"""Seconds below which a first poll is not delayed."""
 SHORT_PAUSE = 0.25
 MALFORMED_RESPONSES = 4
-"""Responses in a row that are JSON and say nothing about the request, before waiting ends; a retry polls it again."""
+"""Consecutive JSON responses without the request's state after which waiting ends; a retry polls the request again."""
 REPLICATION_GRACE = 10.0
 """Seconds after submission in which a 404 may mean "not known yet" rather than "gone"."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Do nothing for so many seconds."""
+    """Sleep for this many seconds."""
 
     seconds: float
 
@@ -53,13 +53,13 @@ Step = Call[Any] | Pause
 @dataclass(frozen=True, slots=True)
 class Pending:
     """
-    One request that is waited for.
+    A request to wait for.
 
     :param submitted_at: epoch seconds; the age of a request, and so its expiry, counts from here.
-    :param end_time: epoch seconds after which nobody waits any more.
-    :param poll_interval: seconds between looks when the user gave them, None to choose.
+    :param end_time: epoch seconds at which waiting ends.
+    :param poll_interval: seconds between polls as set by the user, None to follow the schedule.
     :param model: the model, for messages.
-    :param frugal: whether to save looks rather than seconds, also where looks are free.
+    :param frugal: whether to make few polls rather than early ones, also where polls are free.
     """
 
     request_id: str
@@ -75,7 +75,7 @@ class Pending:
 
     @property
     def name(self) -> str:
-        """Return how messages speak of the request."""
+        """Return the request as messages name it."""
         return f"request {self.request_id!r}" + (f" (model {self.model!r})" if self.model else "")
 
 
@@ -86,19 +86,18 @@ def _nothing() -> float:
 @dataclass(frozen=True, slots=True)
 class Pace:
     """
-    What is known of models and of the account, for all that wait.
+    What is known of the models and the account, shared by everything that waits.
 
-    :param history: how long models take; it is told of each completion.
-    :param spacing: seconds that looks must lie apart where each takes a place under the rate limit; 0 while they are
-        free.
-    :param silence: seconds for which nobody may send anything.
-    :param trust_prior: go by the family's usual latency for a model without completions; without it such a request is
-        looked at at once and then by its age.
+    :param history: how long models take; learns from each completion.
+    :param spacing: seconds between polls where polls count towards the rate limit; 0 while they do not.
+    :param cooldown: seconds for which no call may be sent.
+    :param trust_prior: schedule polls by the family's usual latency for a model without completions; otherwise such a
+        request is polled at once and then by its age.
     """
 
     history: LatencyHistory | None = None
     spacing: Callable[[], float] = _nothing
-    silence: Callable[[], float] = _nothing
+    cooldown: Callable[[], float] = _nothing
     trust_prior: bool = False
 
 
@@ -107,46 +106,45 @@ def failed_error(state: RequestState, model: str | None = None) -> SegmindReques
     name = f"request {state.request_id!r}" + (f" (model {model!r})" if model else "")
     reason = state.error or "no reason given"
     return SegmindRequestFailedError(
-        f"Segmind reports {name} as FAILED: {shorten(reason)!r}. Nothing was billed; waiting again cannot help: change "
-        "the inputs and clear the task that submitted it.",
+        f"Segmind reports {name} as FAILED: {shorten(reason)!r}. Nothing was billed; waiting again will not help: "
+        "change the inputs and clear the task that submitted it.",
         request_id=state.request_id,
         reason=reason,
     )
 
 
 def expired_error(pending: Pending, now: float) -> SegmindRequestExpiredError:
-    """Return the error of a result that is gone."""
+    """Return the error of a result that has expired."""
     age = pending.age(now)
     why = (
         "Segmind keeps a result for one hour after submission"
         if age >= RESULT_LIFETIME - 60
-        else "the id may be unknown to this account, or its record was dropped early"
+        else "the id may be unknown to this account, or Segmind deleted the result early"
     )
     return SegmindRequestExpiredError(
-        f"The result of {pending.name} is gone, {age:.0f} s after it was submitted: {why}. If it completed it was "
-        "billed; its cost and output URL stand in the request history.",
+        f"The result of {pending.name} is gone, {age:.0f} s after submission: {why}. If the request completed, it was "
+        "billed; the request history has its cost and output URL.",
         request_id=pending.request_id,
         age=age,
     )
 
 
 def timeout_error(pending: Pending, now: float, last: str) -> SegmindRequestTimeoutError:
-    """Return the error of a deadline that passed."""
+    """Return the error of a wait that reached its deadline."""
     return SegmindRequestTimeoutError(
-        f"Waiting for {pending.name} ended with its timeout: it was {last}, {pending.age(now):.0f} s after it "
-        "was submitted. Segmind has no cancel call, so it goes on and may be billed; a retry of the task looks at the "
-        "same request again.",
+        f"Waiting for {pending.name} timed out: it was {last}, {pending.age(now):.0f} s after submission. Segmind has "
+        "no cancel call, so the request continues and may be billed; a retry of the task polls the same request again.",
         request_id=pending.request_id,
     )
 
 
 def poll(wire: Wire, request_id: str, *, fetch: bool) -> Generator[Call[Any], Any, RequestState]:
     """
-    Look once.
+    Poll once.
 
-    With ``fetch`` the result is asked for directly, which saves a call when it is ready. What a server answers there
-    before completion is undocumented, so anything but a plain state is checked against ``/status`` before it is
-    believed. Where that says COMPLETED the result is asked for again: the request may have ended between the calls.
+    With ``fetch`` the result is fetched directly, which saves a call when it is ready. What Segmind returns there
+    before completion is undocumented, so anything but a plain state is confirmed through ``/status``. Where that says
+    COMPLETED, the result is fetched again: the request may have completed between the calls.
 
     :returns: a :class:`RequestResult` when ``fetch`` and completed, else a :class:`RequestState`.
     """
@@ -180,80 +178,79 @@ def wait(
     pace: Pace | None = None,
 ) -> Generator[Step, Any, RequestState | None]:
     """
-    Wait for a request to end.
+    Wait until a request has finished.
 
-    Blips (5xx, 429, resets, an outage of Segmind or of DNS) cost nothing but time until the deadline, and so do a few
-    responses that say nothing about the request.
+    Transient errors (5xx, 429, resets, an outage of Segmind or of DNS) are waited out until the deadline, and so are
+    a few responses without the request's state.
 
-    :param fetch: whether the result itself is wanted, not only the state.
-    :param until: epoch seconds at which to return None when the request is still going on; None waits to the deadline.
-    :param report: is told, in one line each, when trouble starts and when it is over.
-    :param pace: what is known of the model and the account; None looks by the request's age alone.
+    :param fetch: whether to fetch the result, not only the state.
+    :param until: epoch seconds at which to return None while the request is in progress; None waits to the deadline.
+    :param report: called with one line when errors begin and one when they end.
+    :param pace: what is known of the model and the account; None polls by the request's age alone.
     :raises SegmindRequestFailedError: Segmind reports FAILED; nothing was billed.
-    :raises SegmindRequestExpiredError: the result is gone; it may have been billed.
-    :raises SegmindRequestTimeoutError: the deadline passed; the request goes on.
-    :raises SegmindError: what no waiting can mend, such as a refused key.
+    :raises SegmindRequestExpiredError: the result has expired; it may have been billed.
+    :raises SegmindRequestTimeoutError: the deadline passed; the request continues.
+    :raises SegmindError: an error that waiting cannot resolve, such as a refused key.
     """
-    looks = malformed = 0
+    malformed = 0
     last = "still in progress"
-    troubled = False
+    interrupted = False
     waiting = _Waiting(pending, pace or Pace(), clock, until)
-    yield from waiting.before_first_look()
+    yield from waiting.before_first_poll()
     while True:
         at_least = 0.0
         try:
             state = yield from poll(wire, pending.request_id, fetch=fetch)
         except SegmindError as error:
             malformed = malformed + 1 if _is_malformed(error) else 0
-            if not _may_pass(error, pending, clock(), malformed):
+            if not _is_transient(error, pending, clock(), malformed):
                 if isinstance(error, SegmindRequestExpiredError):
                     raise expired_error(pending, clock()) from error
                 # Not "from error": structlog, with which Airflow logs it, never ends with an error that causes itself.
                 raise
-            if not troubled:
-                report(f"{error} Waiting for {pending.name} goes on.")
-            last, troubled = f"out of reach ({type(error).__name__})", True
+            if not interrupted:
+                report(f"{error} Still waiting for {pending.name}.")
+            last, interrupted = f"unreachable ({type(error).__name__})", True
             if isinstance(error, SegmindRateLimitError):
                 at_least = error.retry_after or 0.0
         else:
-            if troubled:
-                report(f"Segmind answers again; {pending.name} is {state.status}.")
+            if interrupted:
+                report(f"Segmind is reachable again; {pending.name} is {state.status}.")
             if state.failed:
                 raise failed_error(state, pending.model)
             if state.completed:
                 waiting.completed(state)
                 return state
-            waiting.going()
-            last, troubled, malformed = state.status, False, 0
-        looks += 1
-        if not (yield from waiting.until_next_look(last, looks, at_least, jitter())):
+            waiting.in_progress()
+            last, interrupted, malformed = state.status, False, 0
+        if not (yield from waiting.until_next_poll(last, at_least, jitter())):
             return None
 
 
 class _Waiting:
-    """When to look at one request, and what it teaches about its model."""
+    """When to poll one request, and what its polls reveal about its model."""
 
-    __slots__ = ("_clock", "_end", "_pace", "_pending", "_seen_going")
+    __slots__ = ("_clock", "_end", "_last_in_progress", "_pace", "_pending")
 
     def __init__(self, pending: Pending, pace: Pace, clock: Callable[[], float], until: float | None) -> None:
         self._pending = pending
         self._pace = pace
         self._clock = clock
         self._end = pending.end_time if until is None else min(until, pending.end_time)
-        self._seen_going = 0.0
+        self._last_in_progress = 0.0
 
-    def before_first_look(self) -> Generator[Pause, Any, None]:
-        """Wait while a first look can find nothing; an old request is looked at at once."""
-        yield from self._let_others_find_out()
+    def before_first_poll(self) -> Generator[Pause, Any, None]:
+        """Wait until a first poll can find a result; an old request is polled at once."""
+        yield from self._wait_for_scouts()
         schedule = self._schedule(self._pace.spacing())
         if schedule is not None:
             now = self._clock()
             early = min(schedule.after(0.0) - self._pending.age(now), self._end - now)
-            if early > WORTH_A_PAUSE:
+            if early > SHORTEST_DELAY:
                 yield Pause(early)
 
-    def _let_others_find_out(self) -> Generator[Pause, Any, None]:
-        """Where looks are to be few, leave it to a few requests to find out how long an unknown model takes."""
+    def _wait_for_scouts(self) -> Generator[Pause, Any, None]:
+        """Where polls are to be few, let a few requests find out how long an unknown model takes."""
         history, pending = self._pace.history, self._pending
         if history is None or not pending.frugal or pending.poll_interval is not None:
             return
@@ -263,35 +260,35 @@ class _Waiting:
         while not history.knows(pending.model) and self._clock() < latest:
             yield Pause(SHORT_PAUSE)
 
-    def until_next_look(self, last: str, looks: int, at_least: float, jitter: float) -> Generator[Pause, Any, bool]:
+    def until_next_poll(self, last: str, at_least: float, jitter: float) -> Generator[Pause, Any, bool]:
         """
-        Wait until the next look is due.
+        Wait until the next poll is due.
 
-        :returns: False when the moment came until which the caller wanted to wait.
+        :returns: False at the time until which the caller wanted to wait.
         :raises SegmindRequestTimeoutError: the deadline passed.
         """
         now, pace = self._clock(), self._pace
         if now < self._end:
             gap = pace.spacing()
-            step = next_look(self._pending, now=now, looks=looks, jitter=jitter, schedule=self._schedule(gap))
-            yield Pause(min(max(at_least, gap, pace.silence(), step), self._end - now))
-            # A last look at the end itself, unless it would have to wait far beyond it.
+            step = seconds_to_next_poll(self._pending, now=now, jitter=jitter, schedule=self._schedule(gap))
+            yield Pause(min(max(at_least, gap, pace.cooldown(), step), self._end - now))
+            # A last poll at the end itself, unless a cooldown would delay it far beyond.
             now = self._clock()
-            if now < self._end or pace.silence() <= 0:
+            if now < self._end or pace.cooldown() <= 0:
                 return True
         if now >= self._pending.end_time:
             raise timeout_error(self._pending, now, last)
         return False
 
-    def going(self) -> None:
-        """Note that a look found the request in progress."""
-        self._seen_going = self._pending.age(self._clock())
+    def in_progress(self) -> None:
+        """Record that a poll found the request in progress."""
+        self._last_in_progress = self._pending.age(self._clock())
 
     def completed(self, state: RequestState) -> None:
-        """Teach the history how long it took."""
+        """Record in the history how long the request took."""
         if self._pace.history is not None:
             age = self._pending.age(self._clock())
-            latency = latency_of(state, seen_going=self._seen_going, seen_done=age)
+            latency = latency_of(state, last_in_progress=self._last_in_progress, found_completed=age)
             if latency is not None:
                 self._pace.history.observe(self._pending.model, latency)
 
@@ -305,22 +302,19 @@ class _Waiting:
 
 
 def urgent(pending: Pending, now: float) -> bool:
-    """Tell whether the result may be gone before many more looks."""
+    """Return whether the result may expire before many more polls."""
     return pending.age(now) >= URGENT_AGE
 
 
-def next_look(
-    pending: Pending, *, now: float, looks: int, jitter: float, schedule: PollSchedule | None = None
-) -> float:
+def seconds_to_next_poll(pending: Pending, *, now: float, jitter: float, schedule: PollSchedule | None = None) -> float:
     """
-    Say in how many seconds to look again.
+    Return the seconds until the next poll.
 
-    A user's ``poll_interval`` is obeyed, but never steps over the last moment before the result expires. Otherwise
-    looks thin out as the request ages, because what has taken long will take longer, and come closer together again
-    when the result is about to expire.
+    A user's ``poll_interval`` is followed, but a poll is always made shortly before the result expires. Otherwise polls
+    become rarer as the request ages, because what has taken long will take longer, and frequent again when the result
+    is about to expire.
 
-    :param looks: how often this request was looked at.
-    :param schedule: when the model's latencies say to poll; None goes by age.
+    :param schedule: polls according to the model's latencies; None polls by age.
     :param jitter: a random number from 0 to 1, so that requests submitted together are not polled together.
     """
     age = pending.age(now)
@@ -334,17 +328,17 @@ def next_look(
 
 
 def _is_malformed(error: SegmindError) -> bool:
-    """Tell whether a response is JSON and says nothing about the request, which is not the fault of the request."""
+    """Return whether a response is JSON without the request's state, which is not the fault of the request."""
     return isinstance(error, SegmindResponseError) and not (
         error.retryable or isinstance(error, SegmindResponseTooLargeError)
     )
 
 
-def _may_pass(error: SegmindError, pending: Pending, now: float, malformed: int) -> bool:
+def _is_transient(error: SegmindError, pending: Pending, now: float, malformed: int) -> bool:
     if isinstance(error, SegmindRequestExpiredError):
         return pending.age(now) < REPLICATION_GRACE
     if malformed > MALFORMED_RESPONSES:
-        # The id is known and polling is free: another try may read what this one could not.
+        # The id is known and polling is free: another try may get a readable response.
         error.retryable = True
         return False
     return malformed > 0 or (error.retryable and not isinstance(error, SegmindRequestError))

@@ -1,8 +1,8 @@
 """
-How many calls a minute one account may make, who goes first, and the one way out that every call takes.
+The rate limit of an account: how many calls a minute it may make, and which call is sent first.
 
-The registry keeps one limiter for each host and key in the process, named by a digest, so that tasks, triggers and
-enrichment share a window and a cooldown.
+The registry has one limiter for each host and key in the process, named by a digest, so that tasks, triggers and
+enrichments share a window and a cooldown. Every call to the gateway passes through a :class:`Throttle`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from airflow_provider_segmind.client.endpoints import Call
 from airflow_provider_segmind.client.rate_window import LocalWindow, RedisWindow
+from airflow_provider_segmind.client.responses import LONGEST_RESET_WAIT
 from airflow_provider_segmind.exceptions import (
     SegmindAPIError,
     SegmindConfigError,
@@ -31,25 +32,26 @@ from airflow_provider_segmind.exceptions import (
 
 
 class Priority(IntEnum):
-    """Who goes first. The value is how many seconds later than it came a call takes its place in the queue."""
+    """Which call is sent first: seconds added to the time at which a call joined the queue."""
 
     EXPIRING = -3600
-    """A look at a result that is about to be gone."""
+    """A poll of a request whose result is about to expire."""
     SUBMIT = 0
-    LOOK = 20
-    """Submits pass it for so long and no longer, so that it cannot starve."""
+    POLL = 20
+    """Submits overtake it for 20 s and no longer, so that it cannot starve."""
 
 
 @dataclass(frozen=True, slots=True)
 class RateSettings:
     """
-    What an account may do.
+    The rate limit of an account and how processes share it.
 
-    :param requests_per_minute: the account's limit; None starts without one and learns it from 429s.
-    :param rate_share: this process's part of the limit, above 0 up to 1, where several share it without Redis.
-    :param count_polls: whether GETs count; None until a GET is answered 429.
-    :param redis_url: share the window through Redis instead; the limit must be given then.
-    :param window: seconds a minute has.
+    :param requests_per_minute: the account's limit; None starts without one and learns it from 429 responses.
+    :param rate_share: this process's share of the limit, above 0 and at most 1, where several processes use the
+        account without Redis.
+    :param count_polls: whether GETs count towards the limit; None means that this is found out.
+    :param redis_url: share the window through Redis instead; needs ``requests_per_minute``.
+    :param window: length of a "minute" in seconds; tests shorten it.
     """
 
     requests_per_minute: float | None = None
@@ -67,39 +69,38 @@ class RateSettings:
 
     @property
     def ceiling(self) -> float | None:
-        """Return the calls per window that this process may make at most, None for "unknown"."""
+        """Return how many calls per window this process may make at most, None when unknown."""
         rate = self.requests_per_minute
         return rate if rate is None or self.redis_url else rate * self.rate_share
 
 
-LONGEST_SILENCE = 65.0
-"""Seconds a reset header is believed for; Segmind's windows are a minute long."""
-LONGEST_NAP = 5.0
-"""Seconds after which a waiting call asks again, because places may have come free early."""
-SHORT_NAP = 0.05
-"""Seconds between questions whose answer depends on calls that are under way."""
-EDGE_OF_RESET = 0.05
-"""Seconds added to a reset, so that nobody comes back just before it."""
-FULL_RAMP = 64
-"""Calls under way at once at which the slow start is over; each good answer lets one more go."""
+LONGEST_PAUSE = 5.0
+"""Seconds after which a waiting call checks again, because slots may have become free early."""
+SHORT_PAUSE = 0.05
+"""Seconds between checks whose outcome depends on calls in flight."""
+RESET_MARGIN = 0.05
+"""Seconds added to a reset, so that no call is sent just before it."""
+RAMP_END = 64
+"""Calls in flight at which the slow start after a cooldown ends; each successful call allows one more."""
 SMALLEST_PLAN = 5.0
-"""Calls a minute of the smallest plan; no guess goes below it."""
+"""Calls a minute of the smallest plan; no estimate of the limit goes below it."""
 DECREASE = 0.8
-"""What a 429 leaves of the limit."""
+"""Factor by which a 429 lowers the limit."""
 INCREASE = 0.1
-"""Part of the limit that each minute without a 429 gives back."""
-PROOF = 1.2
-"""How far past the limit a look must go through to show that looks do not count; our minute is longer than theirs."""
-GATEWAY_ERRORS = 3
-"""Answers of a gateway in a row, without one of Segmind's between them, after which everybody waits a moment."""
+"""Part of the limit that each minute without a 429 adds."""
+FREE_POLLS_FACTOR = 1.2
+"""How many times the limit must be exceeded by an accepted poll to show that polls do not count; our minute is longer
+than Segmind's."""
+GATEWAY_ERRORS_ALLOWED = 3
+"""Consecutive responses of a gateway, without one from Segmind between them, after which all calls pause."""
 LONGEST_GATEWAY_PAUSE = 5.0
-"""Seconds between calls that find out whether Segmind itself answers again."""
-REDIS_PATIENCE = 30.0
-"""Seconds a shared window may be out of reach before the caller hears of it."""
+"""Seconds between the calls that probe whether Segmind itself responds again."""
+REDIS_TIMEOUT = 30.0
+"""Seconds for which Redis may be unreachable before a waiting call fails."""
 
 
 class Ticket(NamedTuple):
-    """A place in the queue."""
+    """A position in the queue."""
 
     due: float
     number: int
@@ -108,27 +109,27 @@ class Ticket(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Permit:
     """
-    Leave to send one call.
+    Permission to send one call.
 
-    :param place: number in the window, None for a call that does not count.
-    :param look: number among the calls of which nobody knows yet whether they count.
+    :param slot: number in the window, None for a call that does not count.
+    :param poll: number among the polls while it is unknown whether they count.
     """
 
     sent_at: float
-    place: int | None
+    slot: int | None
     paid: bool
-    look: int | None = None
+    poll: int | None = None
 
 
 Admission = Generator[float | Callable[[], float | None], Any, Permit]
 
 
-class Governor:
+class RateLimiter:
     """
-    Decide which call may be sent when.
+    Decides when a call may be sent.
 
-    A caller drives :meth:`admission` (:meth:`acquire` and :meth:`acquire_async` do), sends, and tells :meth:`answered`
-    what came of it.
+    A caller acquires a permit (:meth:`acquire`, :meth:`acquire_async`, or :meth:`admission` with its own loop), sends
+    the call, and passes its outcome to :meth:`release`.
 
     :param name: digest of host and key, the only trace of the key kept here.
     """
@@ -139,8 +140,8 @@ class Governor:
         self._lock = threading.Lock()
         self._queue: list[Ticket] = []
         self._tickets = 0
-        self._silent_until = 0.0
-        self._elsewhere_full_until = 0.0
+        self._cooldown_until = 0.0
+        self._shared_full_until = 0.0
         self._refusals = 0
         self._gateway_errors = 0
         self._ramp: int | None = None
@@ -148,22 +149,22 @@ class Governor:
         self._attempt_took = 0.0
         self._window = LocalWindow(None, settings.window)
         self._accepted = LocalWindow(None, settings.window)
-        self._looks = LocalWindow(None, settings.window)
+        self._polls = LocalWindow(None, settings.window)
         self._shared: RedisWindow | None = None
         self.configure(settings)
 
     def __repr__(self) -> str:
-        return f"Governor({self.name[:8]!r}, limit={self.limit!r}, waiting={len(self._queue)})"
+        return f"RateLimiter({self.name[:8]!r}, limit={self.limit!r}, waiting={len(self._queue)})"
 
     def configure(self, settings: RateSettings) -> None:
-        """Take over settings; what was sent before stays counted."""
+        """Replace the settings; calls already sent stay counted."""
         with self._lock:
             self.settings = settings
             self.counts_polls = bool(settings.count_polls)
-            # A declared limit tells whether polls count as soon as one goes through beyond it.
+            # With a declared limit, one poll accepted beyond it shows whether polls count.
             self._polls_in_doubt = settings.count_polls is None and settings.ceiling is not None
             self.limit = settings.ceiling
-            self._accepted.seconds = self._looks.seconds = settings.window
+            self._accepted.seconds = self._polls.seconds = settings.window
             self._fit_window()
             rate = settings.requests_per_minute
             if settings.redis_url and rate:
@@ -173,101 +174,103 @@ class Governor:
                 self._shared = None
 
     def counts(self, call: Call[Any]) -> bool:
-        """Tell whether a call takes a place in the window."""
+        """Return whether a call takes a slot in the window."""
         return call.method != "GET" or self.counts_polls
 
-    def silence(self, now: float) -> float:
-        """Return the seconds for which nobody may send anything."""
-        return max(0.0, self._silent_until - now)
+    def cooldown(self, now: float) -> float:
+        """Return the seconds for which no call may be sent."""
+        return max(0.0, self._cooldown_until - now)
 
     def interval(self) -> float:
-        """Return the seconds per call that the limit allows, 0 while polls are free or the limit is unknown."""
+        """Return the seconds between calls at the limit, 0 while polls do not count or the limit is unknown."""
         return self.settings.window / self.limit if self.counts_polls and self.limit else 0.0
 
-    def seconds_until_room(self, now: float) -> float:
-        """Return in how many seconds a call may be sent at the earliest, were nobody else waiting."""
+    def seconds_until_free(self, now: float) -> float:
+        """Return the seconds until a call may be sent at the earliest, if no other call were waiting."""
         with self._lock:
-            return max(0.0, self._silent_until - now, self._window.seconds_until(1, now))
+            return max(0.0, self._cooldown_until - now, self._window.seconds_until(1, now))
 
-    def join(self, priority: Priority, now: float) -> Ticket:
-        """Queue up."""
+    def enqueue(self, priority: Priority, now: float) -> Ticket:
+        """Join the queue."""
         with self._lock:
             self._tickets += 1
             ticket = Ticket(now + priority * self.settings.window / 60, self._tickets)
             insort(self._queue, ticket)
         return ticket
 
-    def leave(self, ticket: Ticket) -> None:
-        """Leave the queue, admitted or not."""
+    def dequeue(self, ticket: Ticket) -> None:
+        """Leave the queue, with or without a permit."""
         with self._lock:
             del self._queue[bisect_left(self._queue, ticket)]
 
     def seconds_to_wait(self, ticket: Ticket, now: float) -> float:
-        """Say in how many seconds to ask again; 0 is leave to go."""
+        """Return the seconds after which to check again; 0 means that the call may be sent."""
         with self._lock:
-            if now < self._silent_until:
-                return self._silent_until - now
-            if now < self._elsewhere_full_until:
-                return self._elsewhere_full_until - now
+            if now < self._cooldown_until:
+                return self._cooldown_until - now
+            if now < self._shared_full_until:
+                return self._shared_full_until - now
             position = bisect_left(self._queue, ticket)
-            if self._ramp is not None and self._window.open(now) + position >= self._ramp:
-                return SHORT_NAP * (1 + min(position, 20))
+            if self._ramp is not None and self._window.in_flight(now) + position >= self._ramp:
+                return SHORT_PAUSE * (1 + min(position, 20))
             wait = self._window.seconds_until(position + 1, now)
             if wait <= 0 and position > 0 and self._shared is not None:
-                return SHORT_NAP
-            return min(wait, LONGEST_NAP)
+                return SHORT_PAUSE
+            return min(wait, LONGEST_PAUSE)
 
     def admission(self, call: Call[Any], clock: Callable[[], float], priority: Priority | None) -> Admission:
         """
-        Wait for leave to send a call: yield seconds to sleep, or a blocking question to put to Redis.
+        Wait for a permit: yield seconds to sleep, or a blocking call to Redis.
 
-        :raises SegmindConnectionError: the shared window stays out of reach; nothing was sent.
+        :raises SegmindConnectionError: Redis stays unreachable; nothing was sent.
         """
         paid = call.asked.paid
         while not self.counts(call):
-            if (left := self.silence(clock())) > 0:
-                yield left + self._rng.random() * min(1.0, left)
-            elif self._polls_in_doubt and self._overdrawn(clock()) and self._looks.open(clock()):
-                yield SHORT_NAP * (1 + self._rng.random())
+            if (pause := self.cooldown(clock())) > 0:
+                yield pause + self._rng.random() * min(1.0, pause)
+            elif self._polls_in_doubt and self._over_limit(clock()) and self._polls.in_flight(clock()):
+                yield SHORT_PAUSE * (1 + self._rng.random())
             else:
                 with self._lock:
                     now = clock()
-                    return Permit(now, None, paid, self._looks.take(now) if self._polls_in_doubt else None)
+                    return Permit(now, None, paid, self._polls.take(now) if self._polls_in_doubt else None)
         joined = clock()
-        ticket = self.join((Priority.SUBMIT if paid else Priority.LOOK) if priority is None else priority, joined)
+        ticket = self.enqueue((Priority.SUBMIT if paid else Priority.POLL) if priority is None else priority, joined)
         try:
             while True:
                 self._check_shared(joined, clock())
                 wait = self.seconds_to_wait(ticket, clock())
                 if wait <= 0 and self._shared is not None:
-                    wait = yield from self._ask_redis(self._shared, joined, clock)
+                    wait = yield from self._take_shared_slot(self._shared, joined, clock)
                 if wait <= 0:
                     now = clock()
                     with self._lock:
                         return Permit(now, self._window.take(now), paid)
                 yield wait
         finally:
-            self.leave(ticket)
+            self.dequeue(ticket)
 
     def _check_shared(self, joined: float, now: float) -> None:
         """
-        Give up on a shared window that stays out of reach.
+        Fail a call when Redis stays unreachable.
 
-        The patience of a call counts from when it began to wait, whoever found out: those behind it in the queue must
-        not be patient one after the other. It ends before another attempt could take it too far.
+        The timeout counts from when the call began to wait, whichever call noticed first: calls behind it in the queue
+        must not wait for the timeout one after another. It ends before another attempt could exceed it.
 
         :raises SegmindConnectionError: nothing was sent.
         """
         since = self._unreachable_since
-        if since is not None and now - max(joined, since) + self._attempt_took >= REDIS_PATIENCE:
+        if since is not None and now - max(joined, since) + self._attempt_took >= REDIS_TIMEOUT:
             error = SegmindConnectionError(
-                f"The rate limit shared through Redis has been out of reach for {now - since:.0f} s. This call was not "
+                f"The rate limit shared through Redis has been unreachable for {now - since:.0f} s. This call was not "
                 "sent and nothing was billed for it; check the Redis URL of the connection."
             )
             error.patience_spent = True
             raise error
 
-    def _ask_redis(self, shared: RedisWindow, joined: float, clock: Callable[[], float]) -> Generator[Any, Any, float]:
+    def _take_shared_slot(
+        self, shared: RedisWindow, joined: float, clock: Callable[[], float]
+    ) -> Generator[Any, Any, float]:
         while True:
             began = clock()
             wait: float | None = yield shared.take
@@ -278,71 +281,71 @@ class Governor:
             now = clock()
             self._attempt_took = max(0.0, now - began)
             self._check_shared(joined, now)
-            yield min(0.5 + self._rng.random(), REDIS_PATIENCE - (now - max(joined, since)))
+            yield min(0.5 + self._rng.random(), REDIS_TIMEOUT - (now - max(joined, since)))
             self._check_shared(joined, clock())
         if wait > 0:
             wait += self._rng.random() * 0.1
-            self._elsewhere_full_until = clock() + min(wait, LONGEST_NAP)
+            self._shared_full_until = clock() + min(wait, LONGEST_PAUSE)
         return wait
 
-    def withdrawn(self, permit: Permit) -> None:
-        """Take back leave for a call that was not sent after all; a place in Redis stays taken for its minute."""
+    def cancel(self, permit: Permit) -> None:
+        """Return the permit of a call that was not sent; its slot in Redis stays taken for a minute."""
         with self._lock:
-            if permit.place is not None:
-                self._window.withdraw(permit.place)
-            if permit.look is not None:
-                self._looks.withdraw(permit.look)
+            if permit.slot is not None:
+                self._window.cancel(permit.slot)
+            if permit.poll is not None:
+                self._polls.cancel(permit.poll)
 
-    def answered(self, permit: Permit, now: float, error: BaseException | None = None) -> Callable[[], None] | None:
+    def release(self, permit: Permit, now: float, error: BaseException | None = None) -> Callable[[], None] | None:
         """
-        Learn from what came of a call.
+        End a call and learn from its outcome.
 
-        :returns: what to tell Redis, if there is something to tell; it blocks.
+        :returns: a blocking function that starts the cooldown in Redis, None when there is none to start.
         """
         with self._lock:
-            if permit.place is not None:
-                self._window.give(permit.place, now)
-            if permit.look is not None:
-                self._looks.give(permit.look, now)
+            if permit.slot is not None:
+                self._window.release(permit.slot, now)
+            if permit.poll is not None:
+                self._polls.release(permit.poll, now)
             if not isinstance(error, SegmindRateLimitError):
-                if permit.place is not None and error is None:
-                    self._accepted.give(self._accepted.take(now), now)
-                if error is None and permit.look is not None and self._overdrawn(permit.sent_at, PROOF):
+                if permit.slot is not None and error is None:
+                    self._accepted.release(self._accepted.take(now), now)
+                if error is None and permit.poll is not None and self._over_limit(permit.sent_at, FREE_POLLS_FACTOR):
                     self._polls_in_doubt = False
                 if isinstance(error, SegmindAPIError) and error.gateway:
                     self._pause_for_gateway(permit, now)
-                elif permit.sent_at >= self._silent_until:
-                    self._relax(counted=permit.place is not None)
+                elif permit.sent_at >= self._cooldown_until:
+                    self._relax(counted=permit.slot is not None)
                 else:
                     self._raise_to_accepted(now)
                 return None
             if not permit.paid and self.settings.count_polls is None:
                 self.counts_polls, self._polls_in_doubt = True, False
-                # Those that went through took places that submits must not be given now.
-                self._window.take_over(self._looks, now)
+                # Polls already accepted took slots that submits must not get now.
+                self._window.absorb(self._polls, now)
             seconds = self._cool(permit, now, error)
             return None if self._shared is None else partial(self._shared.cool, seconds)
 
-    def _overdrawn(self, now: float, times: float = 1.0) -> bool:
-        """Tell whether submits and looks are past the limit together, so that one look shows whether looks count."""
+    def _over_limit(self, now: float, times: float = 1.0) -> bool:
+        """Return whether submits and polls together exceed the limit, so that one poll shows whether polls count."""
         limit = self.limit
-        return limit is not None and self._window.used(now) + self._looks.used(now) > times * limit
+        return limit is not None and self._window.used(now) + self._polls.used(now) > times * limit
 
     def _pause_for_gateway(self, permit: Permit, now: float) -> None:
-        """Let nobody send for a moment when a gateway answers instead of Segmind: each POST would be one in doubt."""
-        if permit.sent_at < self._silent_until:
+        """Pause all calls when a gateway responds instead of Segmind: the outcome of each POST would be unknown."""
+        if permit.sent_at < self._cooldown_until:
             return
         self._gateway_errors += 1
-        excess = self._gateway_errors - GATEWAY_ERRORS
+        excess = self._gateway_errors - GATEWAY_ERRORS_ALLOWED
         if excess >= 0:
             seconds = min(LONGEST_GATEWAY_PAUSE, 0.25 * 2.0 ** min(excess, 6)) * (0.75 + self._rng.random() / 4)
-            self._silent_until = max(self._silent_until, now + seconds)
+            self._cooldown_until = max(self._cooldown_until, now + seconds)
             self._ramp = 1
 
     def _relax(self, *, counted: bool) -> None:
         self._refusals = self._gateway_errors = 0
         if self._ramp is not None:
-            self._ramp = None if self._ramp >= FULL_RAMP else self._ramp + 1
+            self._ramp = None if self._ramp >= RAMP_END else self._ramp + 1
         ceiling = self.settings.ceiling
         if counted and self.limit is not None and (ceiling is None or self.limit < ceiling):
             # Over a window of `limit` calls this adds up to the increase.
@@ -351,24 +354,24 @@ class Governor:
             self._fit_window()
 
     def _raise_to_accepted(self, now: float) -> None:
-        # In a burst the first refusal overtakes answers to calls that were accepted before it.
+        # In a burst the first 429 overtakes responses to calls that were accepted before it.
         seen = DECREASE * self._accepted.answered(now)
         if self.settings.ceiling is None and self.limit is not None and self.limit < seen:
             self.limit = seen
             self._fit_window()
 
     def _cool(self, permit: Permit, now: float, error: SegmindRateLimitError) -> float:
-        # Calls that were under way when the silence began say nothing new.
-        news = permit.sent_at >= self._silent_until
+        # Calls that were in flight when the cooldown began add no information.
+        news = permit.sent_at >= self._cooldown_until
         self._refusals += news
         if error.retry_after is not None:
-            seconds = min(error.retry_after, LONGEST_SILENCE) + EDGE_OF_RESET
+            seconds = min(error.retry_after, LONGEST_RESET_WAIT) + RESET_MARGIN
         else:
-            seconds = min(LONGEST_SILENCE, 2.0 ** min(self._refusals, 6)) * (0.5 + self._rng.random() / 2)
-        self._silent_until = max(self._silent_until, now + seconds)
+            seconds = min(LONGEST_RESET_WAIT, 2.0 ** min(self._refusals, 6)) * (0.5 + self._rng.random() / 2)
+        self._cooldown_until = max(self._cooldown_until, now + seconds)
         self._ramp = 1
-        if news and permit.place is not None:
-            # Unknown, the limit is near what was answered before the refusal; known, others may be using it up.
+        if news and permit.slot is not None:
+            # An unknown limit is near what was accepted before the 429; of a known one, others may be using a part.
             limit = self._window.answered(now) - 1.0 if self.limit is None else self.limit
             self.limit = max(DECREASE * limit, min(SMALLEST_PLAN, self.settings.ceiling or SMALLEST_PLAN))
             self._fit_window()
@@ -387,7 +390,7 @@ class Governor:
         sleep: Callable[[float], object],
         priority: Priority | None = None,
     ) -> Permit:
-        """Wait for leave to send ``call``, blocking."""
+        """Wait for a permit to send ``call``, blocking."""
         with closing(self.admission(call, clock, priority)) as steps:
             try:
                 step = next(steps)
@@ -405,7 +408,7 @@ class Governor:
         sleep: Callable[[float], Awaitable[None]],
         priority: Priority | None = None,
     ) -> Permit:
-        """Wait for leave to send ``call``, without blocking the loop."""
+        """Wait for a permit to send ``call`` without blocking the event loop."""
         with closing(self.admission(call, clock, priority)) as steps:
             try:
                 step = next(steps)
@@ -418,58 +421,54 @@ class Governor:
 
 T = TypeVar("T")
 CountCall: TypeAlias = Callable[[bool], None]
-"""Is told of each call that is sent, and whether it is a paid one."""
+"""Called for each call that is sent, with whether it is a paid one."""
 
 
 class CallWithdrawnError(Exception):
-    """Raised by whoever was to send a call and did not: nothing left, and its turn goes to the next."""
+    """Raised by a sender that did not send a call after all; its permit goes to the next one."""
 
 
-_governors: dict[str, Governor] = {}
+_limiters: dict[str, RateLimiter] = {}
 _registry_lock = threading.Lock()
 
 
 def account_name(gateway: str, api_key: str) -> str:
-    """Return a name for host and key that tells neither."""
+    """Return a digest of host and key that reveals neither."""
     return hashlib.sha256(f"{gateway}\0{api_key}".encode()).hexdigest()[:32]
 
 
-def governor_for(gateway: str, api_key: str, settings: RateSettings) -> Governor:
-    """Return the governor of an account in this process; newer settings replace older ones."""
+def rate_limiter_for(gateway: str, api_key: str, settings: RateSettings) -> RateLimiter:
+    """Return the rate limiter of an account in this process; new settings replace old ones."""
     name = account_name(gateway, api_key)
     with _registry_lock:
-        governor = _governors.get(name)
-        if governor is None:
-            governor = _governors[name] = Governor(settings, name=name)
-        elif governor.settings != settings:
-            governor.configure(settings)
-        return governor
+        limiter = _limiters.get(name)
+        if limiter is None:
+            limiter = _limiters[name] = RateLimiter(settings, name=name)
+        elif limiter.settings != settings:
+            limiter.configure(settings)
+        return limiter
 
 
-def forget_accounts() -> None:
-    """Forget every governor; clients that exist keep theirs."""
+def forget_limiters() -> None:
+    """Drop every rate limiter; existing clients keep theirs."""
     with _registry_lock:
-        _governors.clear()
+        _limiters.clear()
 
 
-def _ignore(_: bool) -> None:
-    """Stand in for somebody who counts."""
-
-
-class Gate:
+class Throttle:
     """
-    Sends what the governor lets through.
+    Sends calls when the rate limiter permits.
 
-    :param gateway: base URL of the calls that count; others pass unasked.
+    :param gateway: base URL of the limited calls; others are sent at once.
     :param clock: epoch seconds.
-    :ivar count: is told of each call that was sent, each repetition included.
+    :ivar count: called for each call that was sent, retries included.
     """
 
-    def __init__(self, governor: Governor, gateway: str, clock: Callable[[], float]) -> None:
-        self.governor = governor
+    def __init__(self, limiter: RateLimiter, gateway: str, clock: Callable[[], float]) -> None:
+        self.limiter = limiter
         self._prefix = f"{gateway}/"
         self._clock = clock
-        self.count: CountCall = _ignore
+        self.count: CountCall = lambda _: None
 
     def send(
         self,
@@ -478,21 +477,21 @@ class Gate:
         sleep: Callable[[float], None],
         priority: Priority | None = None,
     ) -> T:
-        """Carry out ``call`` with ``exchange`` when its turn comes."""
+        """Send ``call`` with ``exchange`` once it has a permit."""
         if not call.url.startswith(self._prefix):
             return exchange(call)
-        permit = self.governor.acquire(call, clock=self._clock, sleep=sleep, priority=priority)
+        permit = self.limiter.acquire(call, clock=self._clock, sleep=sleep, priority=priority)
         self.count(call.asked.paid)
-        trouble: SegmindError | None = None
+        failure: SegmindError | None = None
         try:
             return exchange(call)
         except SegmindError as error:
-            trouble = error
+            failure = error
             raise
         finally:
-            tell = self.governor.answered(permit, self._clock(), trouble)
-            if tell is not None:
-                tell()
+            share_cooldown = self.limiter.release(permit, self._clock(), failure)
+            if share_cooldown is not None:
+                share_cooldown()
 
     async def send_async(
         self,
@@ -501,24 +500,24 @@ class Gate:
         sleep: Callable[[float], Awaitable[Any]],
         priority: Priority | None = None,
     ) -> T:
-        """Carry out ``call`` with ``exchange`` when its turn comes, without blocking the loop."""
+        """Send ``call`` with ``exchange`` once it has a permit, without blocking the event loop."""
         if not call.url.startswith(self._prefix):
             return await exchange(call)
-        permit = await self.governor.acquire_async(call, clock=self._clock, sleep=sleep, priority=priority)
-        trouble: SegmindError | None = None
+        permit = await self.limiter.acquire_async(call, clock=self._clock, sleep=sleep, priority=priority)
+        failure: SegmindError | None = None
         sent = True
         try:
             return await exchange(call)
         except SegmindError as error:
-            trouble = error
+            failure = error
             raise
         except CallWithdrawnError:
             sent = False
-            self.governor.withdrawn(permit)
+            self.limiter.cancel(permit)
             raise
         finally:
             if sent:
                 self.count(call.asked.paid)
-                tell = self.governor.answered(permit, self._clock(), trouble)
-                if tell is not None:
-                    await asyncio.to_thread(tell)
+                share_cooldown = self.limiter.release(permit, self._clock(), failure)
+                if share_cooldown is not None:
+                    await asyncio.to_thread(share_cooldown)

@@ -1,9 +1,9 @@
 """
-Pure: how many calls fit into a minute, in one process and, through Redis, in many.
+Sliding windows that count calls, in one process and, through Redis, in many.
 
-The window slides: whatever 60 s are looked at, no more than the limit lie in them. In one process it is a log of
-moments that takes ``now`` as an argument; the ``limits`` library's own memory storage reads the wall clock itself,
-starts a thread for each hit and costs 70 ms to import, so it serves only where its arithmetic runs inside Redis.
+Any 60 s contain at most as many calls as the limit allows. In one process the window is a log of times that takes
+``now`` as an argument. The ``limits`` library's memory storage reads the wall clock, starts a thread for each hit and
+takes 70 ms to import, so it is used only where its arithmetic runs inside Redis.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
-ARRIVAL = 10.0
-"""Seconds after which a call has arrived or failed, whether or not it was answered (the time allowed to connect)."""
-EDGE = 0.05
-"""Seconds added to a window, so that both ends of a minute do not fall into the server's same minute."""
+LONGEST_ARRIVAL = 10.0
+"""Seconds after which a call has arrived or failed, with or without a response (the connect timeout)."""
+WINDOW_MARGIN = 0.05
+"""Seconds added to a window, so that its two ends cannot fall into the same minute of the server."""
 ATTEMPT_SECONDS = 5.0
-"""Seconds that one question to Redis may take, name look-up, connecting and every answer together."""
-REMOTE_MARGIN = 1
-"""Seconds added to a window kept in Redis, for the skew of clocks and for calls that arrive late."""
+"""Seconds that one operation in Redis may take, name resolution and connecting included."""
+SHARED_MARGIN = 1
+"""Seconds added to a window in Redis, for clock skew and for calls that arrive late."""
 
 
 def _within(seconds: float, work: Callable[[], T]) -> T:
     """
-    Return what ``work`` returns, or leave it to itself.
+    Return what ``work`` returns, or abandon it after a timeout.
 
-    Sockets have timeouts of their own, but a name look-up has none, and each address of a host has one of its own.
+    Sockets have timeouts, but name resolution has none, and the timeout applies to each address of a host separately.
 
     :raises TimeoutError: it took longer.
     """
@@ -52,11 +52,11 @@ def _within(seconds: float, work: Callable[[], T]) -> T:
         try:
             done.set_result(work())
         except BaseException as error:  # noqa: BLE001
-            # Raised again in the thread that waits.
+            # Raised again in the waiting thread.
             done.set_exception(error)
         box.put(done)
 
-    # A daemon, so that no process waits for it at its end.
+    # A daemon thread, so that a process does not wait for it when it exits.
     threading.Thread(target=run, name="segmind-redis", daemon=True).start()
     try:
         return box.get(timeout=seconds).result()
@@ -68,73 +68,73 @@ class LocalWindow:
     """
     A log of the calls of this process.
 
-    A call takes a place from before it is sent until the window's length after it was *answered*. The server counts
-    it somewhere between, so its own window cannot hold more than ours, however long calls are under way.
+    A call takes a slot from before it is sent until the window's length after its *response*. The server counts it
+    at some point between, so its own window cannot contain more than ours, however long calls take.
 
     :param amount: calls allowed in the window, None for any number.
     :param seconds: length of the window.
     """
 
-    __slots__ = ("_ended", "_next", "_open", "amount", "seconds")
+    __slots__ = ("_ended", "_in_flight", "_next", "amount", "seconds")
 
     def __init__(self, amount: int | None, seconds: float) -> None:
         self.amount = amount
         self.seconds = seconds
-        self._open: dict[int, float] = {}
+        self._in_flight: dict[int, float] = {}
         self._ended: deque[float] = deque()
         self._next = 0
 
-    def open(self, now: float) -> int:
-        """Count the calls that are under way."""
-        self._tidy(now)
-        return len(self._open)
+    def in_flight(self, now: float) -> int:
+        """Return the number of calls in flight."""
+        self._drop_expired(now)
+        return len(self._in_flight)
 
     def answered(self, now: float) -> int:
-        """Count the calls that were answered within the window."""
-        self._tidy(now)
+        """Return the number of calls that were answered within the window."""
+        self._drop_expired(now)
         return len(self._ended)
 
     def used(self, now: float) -> int:
-        """Count the places taken."""
-        self._tidy(now)
-        return len(self._open) + len(self._ended)
+        """Return the number of slots taken."""
+        self._drop_expired(now)
+        return len(self._in_flight) + len(self._ended)
 
-    def seconds_until(self, places: int, now: float) -> float:
-        """Say how long it takes at least until so many places are free."""
+    def seconds_until(self, slots: int, now: float) -> float:
+        """Return the seconds until this many slots are free, at the least."""
         if self.amount is None:
             return 0.0
-        missing = self.used(now) + places - self.amount
+        missing = self.used(now) + slots - self.amount
         if missing <= 0:
             return 0.0
         if missing <= len(self._ended):
-            return max(0.0, self._ended[missing - 1] + self.seconds + EDGE - now)
+            return max(0.0, self._ended[missing - 1] + self.seconds + WINDOW_MARGIN - now)
         return self.seconds
 
     def take(self, now: float) -> int:
-        """Take a place and return its number."""
+        """Take a slot and return its number."""
         self._next += 1
-        self._open[self._next] = now
+        self._in_flight[self._next] = now
         return self._next
 
-    def give(self, number: int, now: float) -> None:
-        """Note that the call of a place was answered, or failed."""
-        if self._open.pop(number, None) is not None:
+    def release(self, number: int, now: float) -> None:
+        """Mark the call of a slot as answered, or failed."""
+        if self._in_flight.pop(number, None) is not None:
             self._end(now)
-        # Here too, because without a limit nobody asks how many places are taken.
-        self._tidy(now)
+        # Here as well, because without a limit `used` is never called.
+        self._drop_expired(now)
 
-    def withdraw(self, number: int) -> None:
-        """Give back the place of a call that was never sent; one that took longer than to arrive keeps it."""
-        self._open.pop(number, None)
+    def cancel(self, number: int) -> None:
+        """Free the slot of a call that was never sent, unless it is old enough to count as arrived."""
+        self._in_flight.pop(number, None)
 
-    def take_over(self, other: LocalWindow, now: float) -> None:
-        """Count the calls of another window as well; those still under way count as answered now."""
-        self._tidy(now)
-        other._tidy(now)
-        for moment in (*other._ended, *(now for _ in other._open)):
+    def absorb(self, other: LocalWindow, now: float) -> None:
+        """Count the calls of another window as well; calls in flight count as answered now."""
+        self._drop_expired(now)
+        other._drop_expired(now)
+        for moment in (*other._ended, *(now for _ in other._in_flight)):
             self._end(moment)
         other._ended.clear()
-        other._open.clear()
+        other._in_flight.clear()
 
     def _end(self, moment: float) -> None:
         if self._ended and self._ended[-1] > moment:
@@ -142,26 +142,26 @@ class LocalWindow:
         else:
             self._ended.append(moment)
 
-    def _tidy(self, now: float) -> None:
-        while self._open:
-            number, sent_at = next(iter(self._open.items()))
-            if sent_at + ARRIVAL > now:
+    def _drop_expired(self, now: float) -> None:
+        while self._in_flight:
+            number, sent_at = next(iter(self._in_flight.items()))
+            if sent_at + LONGEST_ARRIVAL > now:
                 break
-            del self._open[number]
-            self._end(sent_at + ARRIVAL)
-        horizon = now - self.seconds - EDGE
+            del self._in_flight[number]
+            self._end(sent_at + LONGEST_ARRIVAL)
+        horizon = now - self.seconds - WINDOW_MARGIN
         while self._ended and self._ended[0] <= horizon:
             self._ended.popleft()
 
 
 class RedisWindow:
     """
-    A window that processes on many machines share, kept by the ``limits`` library in Redis.
+    A window in Redis, shared by processes on many machines through the ``limits`` library.
 
-    Its calls block; an event loop makes them in a thread. Clocks of the machines must agree to within a second.
+    Its methods block; an event loop calls them in a thread. The machines' clocks must agree to within a second.
 
-    :param url: ``redis://…`` or ``rediss://…``; may hold a password and is never shown.
-    :param name: what the processes share, the digest of host and key.
+    :param url: ``redis://…`` or ``rediss://…``; may contain a password and is never shown.
+    :param name: digest of host and key, the same in all processes.
     :param amount: calls allowed in the window; the same in every process, because the log is cut to it.
     :raises SegmindConfigError: the extra is not installed, or the URL cannot be read.
     """
@@ -178,7 +178,7 @@ class RedisWindow:
                 "Nothing was sent."
             ) from error
         try:
-            # Its own repetitions would add up to more than anybody here says to wait.
+            # Its own retries would add up to more than our timeouts.
             once: Any = Retry(NoBackoff(), 0)
             self._storage: RedisStorage = RedisStorage(
                 url, socket_timeout=ATTEMPT_SECONDS, socket_connect_timeout=ATTEMPT_SECONDS, retry=once
@@ -186,20 +186,20 @@ class RedisWindow:
         except (ValueError, ConfigurationError) as error:
             # `from None`, because both libraries quote the URL and it may hold a password.
             raise SegmindConfigError(
-                f"The Redis URL of the rate limit cannot be used ({type(error).__name__}); it looks like "
+                f"The Redis URL of the rate limit cannot be used ({type(error).__name__}); it must look like "
                 "'redis://host:6379/0' and needs the extra airflow-provider-segmind[redis]. Nothing was sent."
             ) from None
         kinds: Any = self._storage.base_exceptions
         self._errors: tuple[type[Exception], ...] = (*(kinds if isinstance(kinds, tuple) else (kinds,)), OSError)
         self._name = f"segmind-rate/{name}"
         self._amount = amount
-        self._seconds = math.ceil(seconds) + REMOTE_MARGIN
+        self._seconds = math.ceil(seconds) + SHARED_MARGIN
 
     def take(self) -> float | None:
         """
-        Take a place and return 0, or the seconds until one may be free; None when Redis is out of reach.
+        Take a slot and return 0, or the seconds until one may be free; None when Redis is unreachable.
 
-        It answers within :data:`ATTEMPT_SECONDS`. A place that is taken after that counts all the same.
+        Returns within :data:`ATTEMPT_SECONDS`. A slot taken after that counts all the same.
         """
         try:
             return _within(ATTEMPT_SECONDS, self._take)
@@ -208,7 +208,7 @@ class RedisWindow:
 
     def _take(self) -> float | None:
         try:
-            cooling = int(self._connection.pttl(self._silence_key)) / 1000
+            cooling = int(self._connection.pttl(self._cooldown_key)) / 1000
             if cooling > 0:
                 return cooling
             if self._storage.acquire_entry(self._name, self._amount, self._seconds):
@@ -219,21 +219,21 @@ class RedisWindow:
         return max(0.01, start + self._seconds - time.time())
 
     def cool(self, seconds: float) -> None:
-        """Tell the other processes to send nothing for a while; a longer silence asked for earlier stands."""
+        """Start a cooldown in every process that shares the window, unless a longer one is running."""
         with contextlib.suppress(TimeoutError):
             _within(ATTEMPT_SECONDS, partial(self._cool, seconds))
 
     def _cool(self, seconds: float) -> None:
         milliseconds = math.ceil(seconds * 1000)
-        # Out of reach, each process still hears of the limit from its own next call.
+        # When Redis is unreachable, each process learns of the limit from its own next call.
         with contextlib.suppress(*self._errors):
-            if milliseconds > int(self._connection.pttl(self._silence_key)):
-                self._connection.set(self._silence_key, "1", px=milliseconds)
+            if milliseconds > int(self._connection.pttl(self._cooldown_key)):
+                self._connection.set(self._cooldown_key, "1", px=milliseconds)
 
     @property
     def _connection(self) -> Any:
         return self._storage.get_connection()
 
     @property
-    def _silence_key(self) -> str:
-        return self._storage.prefixed_key(f"{self._name}/silence")
+    def _cooldown_key(self) -> str:
+        return self._storage.prefixed_key(f"{self._name}/cooldown")

@@ -51,7 +51,7 @@ class Patience:
     seconds: float = 180.0
 
 
-ONE_LOOK = Patience(attempts=1)
+ONE_ATTEMPT = Patience(attempts=1)
 """For callers that have a loop of their own."""
 
 

@@ -22,7 +22,7 @@ from airflow_provider_segmind.client.models import (
     SubmittedRequest,
     SyncResult,
 )
-from airflow_provider_segmind.client.retry import ONE_LOOK
+from airflow_provider_segmind.client.retry import ONE_ATTEMPT
 from airflow_provider_segmind.compat import (
     BaseHook,
     Connection,
@@ -304,7 +304,7 @@ class SegmindHook(BaseHook):
         try:
             client = self.get_conn()
             self.get_prices()
-            balance = client.perform(client.wire.credits(), ONE_LOOK)
+            balance = client.perform(client.wire.credits(), ONE_ATTEMPT)
         except SegmindAuthenticationError as error:
             return False, str(error)
         except SegmindAPIError as error:

@@ -25,7 +25,7 @@ from airflow_provider_segmind.client.account import ClientConfig
 from airflow_provider_segmind.client.endpoints import Call
 from airflow_provider_segmind.client.models import RequestState
 from airflow_provider_segmind.client.poll_schedule import shared_history
-from airflow_provider_segmind.client.rate_limiter import Gate, Priority, governor_for
+from airflow_provider_segmind.client.rate_limiter import Priority, Throttle, rate_limiter_for
 from airflow_provider_segmind.client.transport_errors import shared_tls
 from airflow_provider_segmind.client.transports import Sender, sender_for
 from airflow_provider_segmind.exceptions import SegmindError
@@ -92,9 +92,9 @@ class Poller:
         self._on_rest = on_rest
         self._clock = clock
         self._rng = rng or random.Random()
-        self._governor = governor_for(config.endpoints.gateway, config.api_key, config.rate)
-        self._gate = Gate(self._governor, config.endpoints.gateway, clock)
-        self._pace = polling.Pace(shared_history, self._spacing, self._silence, trust_prior=True)
+        self._limiter = rate_limiter_for(config.endpoints.gateway, config.api_key, config.rate)
+        self._throttle = Throttle(self._limiter, config.endpoints.gateway, clock)
+        self._pace = polling.Pace(shared_history, self._spacing, self._cooldown, trust_prior=True)
         self._due: list[tuple[float, int, _Entry]] = []
         self._ready: deque[_Entry] = deque()
         self._timer: asyncio.TimerHandle | None = None
@@ -124,10 +124,10 @@ class Poller:
                 await self._rest()
 
     def _spacing(self) -> float:
-        return self._governor.interval() * self.waiting
+        return self._limiter.interval() * self.waiting
 
-    def _silence(self) -> float:
-        return self._governor.silence(self._clock())
+    def _cooldown(self) -> float:
+        return self._limiter.cooldown(self._clock())
 
     def _queue(self, entry: _Entry) -> None:
         """Hand an entry to the workers; one whose result is about to be gone goes first."""
@@ -199,7 +199,7 @@ class Poller:
                     self._looks = await self._opener(self.config, self._clock)
                 looks = self._looks
         priority = Priority.EXPIRING if polling.urgent(pending, self._clock()) else None
-        return await self._gate.send_async(call, looks.send, asyncio.sleep, priority)
+        return await self._throttle.send_async(call, looks.send, asyncio.sleep, priority)
 
     def _postpone(self, entry: _Entry, seconds: float) -> None:
         loop = asyncio.get_running_loop()

@@ -144,11 +144,11 @@ def test_the_history_stays_bounded_and_ignores_latencies_that_cannot_be() -> Non
 @pytest.mark.parametrize(("measured", "expected"), [(3.5, 3.5), (None, 6.0), (0.0, 6.0), (99.0, 6.0)])
 def test_a_latency_is_segminds_own_unless_it_cannot_be_right(measured: float | None, expected: float) -> None:
     state = RequestState(request_id="r", status="COMPLETED", metrics=Metrics(total_time=measured))
-    assert latency_of(state, seen_going=4.0, seen_done=8.0) == expected
+    assert latency_of(state, last_in_progress=4.0, found_completed=8.0) == expected
 
 
 def test_a_request_nobody_watched_teaches_nothing_unless_segmind_tells() -> None:
     state = RequestState(request_id="r", status="COMPLETED")
-    assert latency_of(state, seen_going=0.0, seen_done=900.0) is None
+    assert latency_of(state, last_in_progress=0.0, found_completed=900.0) is None
     told = RequestState(request_id="r", status="COMPLETED", metrics=Metrics(total_time=3.0))
-    assert latency_of(told, seen_going=0.0, seen_done=900.0) == 3.0
+    assert latency_of(told, last_in_progress=0.0, found_completed=900.0) == 3.0

@@ -16,7 +16,7 @@ from airflow_provider_segmind.client.polling import (
     Pending,
     expired_error,
     failed_error,
-    next_look,
+    seconds_to_next_poll,
     timeout_error,
 )
 from airflow_provider_segmind.defaults import RESULT_LIFETIME
@@ -201,14 +201,14 @@ def test_a_blip_costs_nothing_but_time(world: World, blip: Any, fetch: bool) -> 
     assert world.posts == 0
     assert len(world.seen) == 5
     started, ended = reports
-    assert started.endswith("Waiting for request 'r-1' (model 'Simple_Vector_Flux') goes on.")
-    assert ended == "Segmind answers again; request 'r-1' (model 'Simple_Vector_Flux') is COMPLETED."
+    assert started.endswith("Still waiting for request 'r-1' (model 'Simple_Vector_Flux').")
+    assert ended == "Segmind is reachable again; request 'r-1' (model 'Simple_Vector_Flux') is COMPLETED."
 
 
 @pytest.mark.parametrize("blip", BLIPS, ids=repr)
 def test_an_outage_is_waited_out_until_the_deadline_and_then_named(world: World, blip: Any) -> None:
     with pytest.raises(
-        SegmindRequestTimeoutError, match=r"it was out of reach \(Segmind\w+Error\), 100 s after"
+        SegmindRequestTimeoutError, match=r"it was unreachable \(Segmind\w+Error\), 100 s after"
     ) as caught:
         wait(world, blip, pending(timeout=100))
 
@@ -271,7 +271,7 @@ def test_the_deadline_is_met_exactly_with_a_last_look(world: World) -> None:
     assert world.pauses == [7.0] * 8 + [pytest.approx(4.25)]
     assert len(world.seen) == 10
     assert "request 'r-1' (model 'Simple_Vector_Flux')" in str(caught.value)
-    assert "it was PROCESSING, 60 s after it was submitted" in str(caught.value)
+    assert "it was PROCESSING, 60 s after submission" in str(caught.value)
 
 
 def test_a_request_that_ends_with_the_deadline_is_taken(world: World) -> None:
@@ -335,11 +335,11 @@ def test_looks_thin_out_and_become_urgent_near_expiry() -> None:
     what = pending(timeout=7200)
     ages = [0.0, 1.0, 4.0, 20.0, 60.0, 600.0, URGENT_AGE - 1]
 
-    steps = [next_look(what, now=START + age, looks=1, jitter=0.5) for age in ages]
+    steps = [seconds_to_next_poll(what, now=START + age, jitter=0.5) for age in ages]
 
     assert steps == [0.5, 0.5, 1.0, 5.0, 15.0, 15.0, 15.0]
-    assert next_look(what, now=START + URGENT_AGE, looks=1, jitter=0.5) == 2.0
-    assert next_look(what, now=START + LAST_CALL, looks=1, jitter=0.5) == 2.0
+    assert seconds_to_next_poll(what, now=START + URGENT_AGE, jitter=0.5) == 2.0
+    assert seconds_to_next_poll(what, now=START + LAST_CALL, jitter=0.5) == 2.0
 
 
 def test_an_hour_of_waiting_costs_a_bounded_number_of_looks(world: World) -> None:
@@ -351,15 +351,15 @@ def test_an_hour_of_waiting_costs_a_bounded_number_of_looks(world: World) -> Non
 
 
 def test_looks_at_requests_submitted_together_do_not_stay_together() -> None:
-    steps = {next_look(pending(), now=START + 60, looks=1, jitter=jitter / 10) for jitter in range(11)}
+    steps = {seconds_to_next_poll(pending(), now=START + 60, jitter=jitter / 10) for jitter in range(11)}
 
     assert len(steps) == 11
     assert [min(steps), max(steps)] == pytest.approx([13.5, 16.5])
 
 
 def test_a_negative_interval_or_a_clock_that_runs_back_is_no_negative_pause() -> None:
-    assert next_look(pending(poll_interval=-5.0), now=START, looks=1, jitter=0.5) == 0
-    assert next_look(pending(), now=START - 100, looks=1, jitter=0.5) > 0
+    assert seconds_to_next_poll(pending(poll_interval=-5.0), now=START, jitter=0.5) == 0
+    assert seconds_to_next_poll(pending(), now=START - 100, jitter=0.5) > 0
     assert [later >= earlier for earlier, later in pairwise([pending().age(START - 1), pending().age(START)])] == [True]
 
 

@@ -1,4 +1,4 @@
-"""What the governor and the learned schedule make of a client's waiting."""
+"""What the rate limiter and the learned schedule make of a client's waiting."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from airflow_provider_segmind.client.endpoints import Endpoints, Wire
 from airflow_provider_segmind.client.poll_schedule import SCOUTS, LatencyHistory, shared_history
 from airflow_provider_segmind.client.polling import Pace, Pause, Pending, wait
-from airflow_provider_segmind.client.rate_limiter import Governor, RateSettings
+from airflow_provider_segmind.client.rate_limiter import RateLimiter, RateSettings
 from airflow_provider_segmind.client.responses import Answer
 from airflow_provider_segmind.exceptions import SegmindRequestTimeoutError
 from tests.support import virtual_time as virtual
@@ -163,13 +163,13 @@ def test_under_a_counted_limit_a_fleet_takes_little_more_than_two_calls_each() -
     world, done, rng = virtual.World(), Counter[str](), random.Random(3)
     server = virtual.Server(world)
     rate = RateSettings(requests_per_minute=50, count_polls=True)
-    governor, history = Governor(rate, rng=random.Random(1)), LatencyHistory()
-    pace = Pace(history, governor.interval, lambda: governor.silence(world.now))
+    limiter, history = RateLimiter(rate, rng=random.Random(1)), LatencyHistory()
+    pace = Pace(history, limiter.interval, lambda: limiter.cooldown(world.now))
     for _ in range(50):
         history.observe("a-model", rng.lognormvariate(math.log(4), 0.5))
 
     def journey() -> Any:
-        yield from virtual.send(world, server, governor, virtual.a_call(), done)
+        yield from virtual.send(world, server, limiter, virtual.a_call(), done)
         began, latency = world.now, rng.lognormvariate(math.log(4), 0.5)
         what = pending(submitted_at=began, end_time=began + 3000)
         steps = wait(Wire(Endpoints(), "k"), what, fetch=True, clock=world.clock, jitter=rng.random, pace=pace)
@@ -180,7 +180,7 @@ def test_under_a_counted_limit_a_fleet_takes_little_more_than_two_calls_each() -
                     yield step.seconds
                     step = next(steps)
                     continue
-                yield from virtual.send(world, server, governor, step, done)
+                yield from virtual.send(world, server, limiter, step, done)
                 body = DONE if world.now - began >= latency else BUSY
                 step = steps.send(step.read(Answer(200, json.dumps(body).encode())))
         except StopIteration:

@@ -96,7 +96,7 @@ def test_an_event_that_is_none_of_ours_is_no_reason_to_submit(
     ("status", "raised", "words"),
     [
         ("failed", AirflowFailException, "content policy"),
-        ("timeout", SegmindRequestTimeoutError, "goes on"),
+        ("timeout", SegmindRequestTimeoutError, "continues"),
     ],
 )
 def test_an_event_of_trouble_becomes_the_error_it_is(

@@ -201,14 +201,14 @@ TABLE = [
         e.SegmindAuthenticationError,
         words="check the API key",
     ),
-    Row("polls in trouble for a while", poll_fault(status=503, html=True, times=8), words="Segmind answers again"),
-    Row("polls limited for a while", poll_fault(status=429, times=4), words="Segmind answers again"),
+    Row("polls in trouble for a while", poll_fault(status=503, html=True, times=8), words="Segmind is reachable again"),
+    Row("polls limited for a while", poll_fault(status=429, times=4), words="Segmind is reachable again"),
     Row(
         "polls of broken JSON",
         poll_fault(status=200, body="<html>login</html>", times=4),
-        words="Segmind answers again",
+        words="Segmind is reachable again",
     ),
-    Row("polls of half an answer", poll_fault(truncate="connection", times=4), words="Segmind answers again"),
+    Row("polls of half an answer", poll_fault(truncate="connection", times=4), words="Segmind is reachable again"),
 ]
 
 

@@ -47,7 +47,7 @@ def test_a_poke_looks_once_and_hands_on_what_the_result_task_takes(
 
 
 def test_a_deadline_is_measured_from_the_submission(clock: Clock, run: Run, handed: dict[str, Any]) -> None:
-    with pytest.raises(AirflowSensorTimeout, match="goes on and may be billed"):
+    with pytest.raises(AirflowSensorTimeout, match="continues and may be billed"):
         make(clock, {**handed, "submitted_at": time.time() - 90}, timeout=60).poke(run.context())
 
 
@@ -123,7 +123,7 @@ def test_a_deferral_nobody_ended_times_out_while_the_request_goes_on(
     clock: Clock, run: Run, handed: dict[str, Any]
 ) -> None:
     sensor = make(clock, handed, deferrable=True)
-    with pytest.raises(AirflowSensorTimeout, match="goes on and may be billed"):
+    with pytest.raises(AirflowSensorTimeout, match="continues and may be billed"):
         sensor.resume_execution("__fail__", {"error": "Trigger timeout"}, run.context())
 
 

@@ -186,7 +186,7 @@ async def work(order: Order, *, begin: Callable[[], None] = lambda: None) -> Non
     config = ClientConfig(order.api_key, Endpoints(order.url, order.url, order.url, order.url))
     clock = FastClock(order.anchor, order.now, SCALE)
     async with MortalClient(config, clock=clock, sleep=clock.sleep) as client:
-        client.governor.configure(RateSettings(window=MINUTE))
+        client.limiter.configure(RateSettings(window=MINUTE))
         engine = Engine(
             question=question(),
             rows=table(order),

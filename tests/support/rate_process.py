@@ -46,7 +46,7 @@ async def work(part: Part) -> int:
     config = ClientConfig(endpoints=Endpoints(gateway=part.gateway), **part.config)
     async with await AsyncSegmindClient.create(config, clock=clock, sleep=clock.sleep) as client:
         rate = config.rate
-        client.governor.configure(
+        client.limiter.configure(
             RateSettings(rate.requests_per_minute, rate.rate_share, rate.count_polls, rate.redis_url, part.window)
         )
         print("ready", flush=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from airflow_provider_segmind.client.endpoints import Call
-from airflow_provider_segmind.client.rate_limiter import Governor, Priority
+from airflow_provider_segmind.client.rate_limiter import Priority, RateLimiter
 from airflow_provider_segmind.client.responses import Asked
 from airflow_provider_segmind.exceptions import SegmindError, SegmindRateLimitError
 
@@ -77,19 +77,19 @@ class Server:
 def send(
     world: World,
     server: Server,
-    governor: Governor,
+    limiter: RateLimiter,
     call: Call[Any],
     done: Counter[str],
     priority: Priority | None = None,
 ) -> Worker:
     """Send one call until it is accepted, as a client does."""
     while True:
-        permit = yield from governor.admission(call, world.clock, priority)  # type: ignore[misc]
+        permit = yield from limiter.admission(call, world.clock, priority)  # type: ignore[misc]
         latency = server.latency()
         yield latency / 2
         error = server.receive()
         yield latency / 2
-        governor.answered(permit, world.now, error)
+        limiter.release(permit, world.now, error)
         if error is None:
             done[call.method] += 1
             return
@@ -97,15 +97,15 @@ def send(
 
 
 def fleet(
-    world: World, server: Server, governor: Governor, count: int, done: Counter[str], *, polls: int = 1
+    world: World, server: Server, limiter: RateLimiter, count: int, done: Counter[str], *, polls: int = 1
 ) -> list[Worker]:
     """Return workers that each submit a request and poll it."""
 
     def journey() -> Worker:
-        yield from send(world, server, governor, a_call("POST"), done)
+        yield from send(world, server, limiter, a_call("POST"), done)
         for _ in range(polls):
             yield 4.0
-            yield from send(world, server, governor, a_call("GET"), done)
+            yield from send(world, server, limiter, a_call("GET"), done)
 
     return [journey() for _ in range(count)]
 

@@ -317,7 +317,7 @@ async def test_a_conflict_gives_the_permit_back_and_counts_no_call() -> None:
         with pytest.raises(CallWithdrawnError):
             await client.submit("m", {}, on_permit=conflict)
         assert counted == []
-        assert client.governor._window.used(time.time()) == 0
+        assert client.limiter._window.used(time.time()) == 0
 
 
 async def test_a_ledger_of_an_older_version_is_read_and_its_claims_are_looked_up() -> None:
