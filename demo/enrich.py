@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from airflow_provider_segmind.emulator.control import EmulatorControl
-from airflow_provider_segmind.execution.enrichment import STATE_KEY
+from airflow_provider_segmind.execution.enrichment import PROGRESS_KEY
 from demo.display import Bar, Display
 from demo.rest import AirflowRest, Json
 from demo.stack import AirflowStack
@@ -105,7 +105,7 @@ def _watch(rest: AirflowRest, run_id: str, bar: Bar) -> Callable[[list[Json]], N
 
     def on_look(instances: list[Json]) -> None:
         states = {each["task_id"]: each["state"] or "not started" for each in instances}
-        progress = rest.task_state(DAG_ID, run_id, TASK_ID, STATE_KEY)
+        progress = rest.task_state(DAG_ID, run_id, TASK_ID, PROGRESS_KEY)
         if progress is None:
             bar.show(0, ", ".join(f"{task} {state}" for task, state in sorted(states.items())))
             return

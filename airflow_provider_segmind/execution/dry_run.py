@@ -1,4 +1,4 @@
-"""What a table may cost, before any of it is paid."""
+"""What an enrichment may cost, before any of it is paid."""
 
 from __future__ import annotations
 
@@ -14,57 +14,60 @@ from airflow_provider_segmind.enrichment.ledger.local_index import CompactIndex
 from airflow_provider_segmind.enrichment.row_reader import build, is_fatal, numbered
 from airflow_provider_segmind.enrichment.settings import KeyedTarget, Prepared, Question, Shard
 from airflow_provider_segmind.exceptions import SegmindError
-from airflow_provider_segmind.execution.row_prompt import row_question
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.enrichment.storage import StorePath
-    from airflow_provider_segmind.execution.file_table import Ends
-    from airflow_provider_segmind.operators.enrich import SegmindEnrichOperator
+    from airflow_provider_segmind.execution.file_table import TableIO
+    from airflow_provider_segmind.hooks.segmind import SegmindHook
 
 
-def foresee_table(task: SegmindEnrichOperator) -> dict[str, Any]:
+def estimate_table(
+    question: Question, table: TableIO, *, hook: SegmindHook, shard: Shard, sample: int | None, log: Any
+) -> dict[str, Any]:
     """
-    Say what asking about a table may cost. Free: nothing is submitted, nothing is written.
+    Estimate what an enrichment may cost. Free: nothing is submitted, nothing is written. Closes the table.
 
-    :returns: ``model``, ``rows``, ``distinct_rows``, ``answered_rows`` (distinct ones that the ledger or the target
-        knows and that cost nothing), ``skipped_rows`` (they cannot be asked), ``input_tokens``, ``low`` and ``high``
-        (USD, None where nobody knows the price), ``balance`` (USD) and ``covered``.
-    :raises SegmindConfigError: the question cannot be built for the first row, or there is no such source.
+    :returns: ``model``, ``rows``, ``distinct_rows``, ``answered_rows`` (distinct ones with an answer in the ledger or
+        the target, which cost nothing), ``skipped_rows`` (they cannot be asked), ``input_tokens``, ``low`` and ``high``
+        (USD, None where the price is unknown), ``balance`` (USD) and ``covered``.
+    :raises SegmindConfigError: the request cannot be built for the first row, or there is no such source.
     """
-    question = row_question(task)
-    ends = task.ends(question)
     try:
-        return _foresee(task, ends, question)
+        estimate = _estimate(question, table, hook=hook, shard=shard, sample=sample)
     finally:
-        ends.close()
+        table.close()
+    log.info("%s", estimate)
+    if estimate.covered is False:
+        log.warning("The balance of %.6f USD does not cover what the table may cost", estimate.balance)
+    return asdict(estimate)
 
 
-def _foresee(task: SegmindEnrichOperator, ends: Ends, question: Question) -> dict[str, Any]:
-    target = ends.prepare(dry=True)
-    foreseen = Foreseen(question.model)
-    ledger = _ledger(ends.ledger)
+def _estimate(
+    question: Question, table: TableIO, *, hook: SegmindHook, shard: Shard, sample: int | None
+) -> TableEstimate:
+    target = table.prepare(dry=True)
+    estimate = TableEstimate(question.model)
+    ledger = _ledger(table.ledger)
     try:
-        prices = task.hook.get_prices()
-        for prepared in _distinct(task, ends, question, foreseen, target):
+        prices = hook.get_prices()
+        rows = islice(table.rows(), sample)
+        for prepared in _distinct(rows, question, shard=shard, target=target, estimate=estimate):
             if ledger is not None and ledger.standing(prepared.fingerprint).success:
-                foreseen.answered_rows += 1
+                estimate.answered_rows += 1
             else:
-                foreseen.add(prepared.inputs, prices)
-        foreseen.balance = task.hook.get_balance()
+                estimate.add(prepared.inputs, prices)
+        estimate.balance = hook.get_balance()
     finally:
         if ledger is not None:
             ledger.close()
-    if foreseen.balance is not None and foreseen.high is not None:
-        foreseen.covered = foreseen.balance >= foreseen.high
-    task.log.info("%s", foreseen)
-    if foreseen.covered is False:
-        task.log.warning("The balance of %.6f USD does not cover what the table may cost", foreseen.balance)
-    return asdict(foreseen)
+    if estimate.balance is not None and estimate.high is not None:
+        estimate.covered = estimate.balance >= estimate.high
+    return estimate
 
 
 @dataclass(slots=True)
-class Foreseen:
-    """What was counted; see :func:`foresee_table`."""
+class TableEstimate:
+    """The result of :func:`estimate_table`."""
 
     model: str
     rows: int = 0
@@ -82,13 +85,13 @@ class Foreseen:
         if self.high is not None:
             cost = f"{self.low:.6f} to {self.high:.6f} USD"
         return (
-            f"{self.rows} rows, {self.distinct_rows} distinct, {self.answered_rows} answered before, "
-            f"{self.skipped_rows} that cannot be asked; about {self.input_tokens} tokens to read, {cost}. Nothing was "
+            f"{self.rows} rows, {self.distinct_rows} distinct, {self.answered_rows} already answered, "
+            f"{self.skipped_rows} that cannot be asked; about {self.input_tokens} input tokens, {cost}. Nothing was "
             "submitted"
         )
 
     def add(self, inputs: Mapping[str, Any], prices: Mapping[str, Price] | None) -> None:
-        """Add a request that would be paid."""
+        """Add a request that would be paid for."""
         tokens = estimate_input_tokens(inputs).tokens
         self.input_tokens += tokens
         cost = estimate_cost(self.model, input_tokens=tokens, output_cap=output_cap_of(inputs), prices=prices)
@@ -97,32 +100,36 @@ class Foreseen:
 
 
 def _distinct(
-    task: SegmindEnrichOperator, ends: Ends, question: Question, foreseen: Foreseen, target: KeyedTarget | None
+    rows: Iterator[Mapping[str, Any]],
+    question: Question,
+    *,
+    shard: Shard,
+    target: KeyedTarget | None,
+    estimate: TableEstimate,
 ) -> Iterator[Prepared]:
-    """Yield each question of this shard once, and count rows."""
-    shard = Shard(index=task.shard_index, count=task.shard_count)
+    """Yield each distinct question of this shard once, and count rows in the estimate."""
     # As in a run, where a row without a question belongs to the first shard.
     counts_skipped = int(shard.index == 0)
     seen = CompactIndex()
-    for row in numbered(islice(ends.rows(), task.sample), question):
+    for row in numbered(rows, question):
         built = build(row, question)
         _, key, prepared = built
         if isinstance(prepared, SegmindError):
             if is_fatal(built):
                 raise prepared
-            foreseen.skipped_rows += counts_skipped
+            estimate.skipped_rows += counts_skipped
             continue
         if target is not None and target.trouble(key, row.number):
-            foreseen.skipped_rows += counts_skipped
+            estimate.skipped_rows += counts_skipped
             continue
         if not shard.owns(prepared.fingerprint):
             continue
-        foreseen.rows += 1
+        estimate.rows += 1
         if not seen.get(prepared.fingerprint):
             seen.put(prepared.fingerprint, 1)
-            foreseen.distinct_rows += 1
+            estimate.distinct_rows += 1
             if target is not None and target.holds(key, prepared.fingerprint):
-                foreseen.answered_rows += 1
+                estimate.answered_rows += 1
             else:
                 yield prepared
 

@@ -1,28 +1,29 @@
-"""A table in files: where the rows of a task come from, and where its answers go."""
+"""A table in files: the reader of its rows, and the writer of its answers."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from airflow_provider_segmind.arguments import TableRows, _is_path, check_output_path, path_text
 from airflow_provider_segmind.defaults import LEDGER_FOLDER
 from airflow_provider_segmind.enrichment.engine import Engine
-from airflow_provider_segmind.enrichment.files.readers import cannot_be_read
+from airflow_provider_segmind.enrichment.files.readers import cannot_be_read, kind_of, open_source, rows_in
 from airflow_provider_segmind.enrichment.manifest import Manifest
+from airflow_provider_segmind.enrichment.merge import join_dead_letters, join_outputs
 from airflow_provider_segmind.enrichment.output import land
 from airflow_provider_segmind.enrichment.rehearsal import check_apart, check_format, check_writable
 from airflow_provider_segmind.enrichment.storage import StorePath
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindError, shorten
 
 if TYPE_CHECKING:
-    from airflow_provider_segmind.enrichment.settings import KeyedTarget, Question
-    from airflow_provider_segmind.operators.enrich import SegmindEnrichFileOperator, SegmindEnrichOperator
+    from airflow_provider_segmind.enrichment.settings import KeyedTarget, Question, Shard
 
 
 def locate(path: Any) -> StorePath:
-    """Return a path in the store that its URI names; what a remote store needs of Airflow is fetched here."""
+    """Return a path in the store of its URI; fetches what a remote store needs from Airflow."""
     from airflow_provider_segmind.compat import ObjectStoragePath
     from airflow_provider_segmind.enrichment.storage import store_path
 
@@ -35,15 +36,15 @@ def locate(path: Any) -> StorePath:
 
 def locate_named(name: str, path: Any) -> StorePath:
     """
-    Return the path that an argument names.
+    Return the path given as an argument.
 
-    :raises SegmindConfigError: it is in no store that is known here. Nothing was sent.
+    :raises SegmindConfigError: Airflow knows no store for it here. Nothing was sent.
     """
     try:
         return locate(path)
     except (ValueError, ImportError) as error:
         raise SegmindConfigError(
-            f"{name!r} is {path_text(path)!r}, in no store that Airflow knows here: {shorten(str(error))}. Nothing was "
+            f"{name!r} is {path_text(path)!r}, in a store unknown to Airflow here: {shorten(str(error))}. Nothing was "
             "sent."
         ) from error
 
@@ -51,19 +52,17 @@ def locate_named(name: str, path: Any) -> StorePath:
 def beside(path: StorePath, mark: str, *, ending: str | None = None) -> StorePath:
     """Return the path of a file beside a table, named after it."""
     match = re.fullmatch(r"(.*?)((?:\.[A-Za-z]+)(?:\.gz)?)", path.name)
-    stem, own = (match[1], match[2]) if match else (path.name, "")
-    return path.parent / f"{stem}.{mark}{own if ending is None else ending}"
+    stem, suffix = (match[1], match[2]) if match else (path.name, "")
+    return path.parent / f"{stem}.{mark}{suffix if ending is None else ending}"
 
 
 def table_rows(source: Any, columns: frozenset[str] | None = None) -> Iterator[Mapping[str, Any]]:
     """
     Return the rows of a source.
 
-    :param columns: those that are asked about; a format that can leave out the others does not decode them.
-    :raises SegmindConfigError: it is no table.
+    :param columns: the columns needed; a format that can skip the others does not decode them.
+    :raises SegmindConfigError: it is not a table.
     """
-    from airflow_provider_segmind.enrichment.files.readers import open_source
-
     if _is_path(source):
         return open_source(locate_named("source", source), columns)
     if source is None or isinstance(source, bytes | Mapping) or not hasattr(source, "__iter__"):
@@ -72,7 +71,7 @@ def table_rows(source: Any, columns: frozenset[str] | None = None) -> Iterator[M
 
 
 def source_paths(source: Any) -> list[StorePath]:
-    """Return the paths that a source names; a sequence that Airflow fetches item by item is not searched."""
+    """Return the paths in a source; a sequence that Airflow fetches item by item is not searched."""
     items = source.given if isinstance(source, TableRows) else source
     if _is_path(items):
         return [locate_named("source", items)]
@@ -80,9 +79,7 @@ def source_paths(source: Any) -> list[StorePath]:
 
 
 def table_size(source: Any) -> int | None:
-    """Return how many rows a source has, None when only reading it to its end, which may fail, would tell."""
-    from airflow_provider_segmind.enrichment.files.readers import rows_in
-
+    """Return how many rows a source has, None when it would have to be read to its end, which may fail."""
     items = source.given if isinstance(source, TableRows) else source
     try:
         if _is_path(items):
@@ -90,19 +87,19 @@ def table_size(source: Any) -> int | None:
         if isinstance(items, list | tuple):
             return rows_in([locate_named("source", item) if _is_path(item) else item for item in items])
     except (SegmindError, OSError):
-        # Whoever reads the rows meets the same, and says so.
+        # Reading the rows meets the same error, and reports it.
         return None
     return None
 
 
-Each: TypeAlias = Callable[[Mapping[str, Any]], None]
+ForEachRow: TypeAlias = Callable[[Mapping[str, Any]], None]
 
 
-class Ends(Protocol):
+class TableIO(Protocol):
     """
-    What a table task needs to know of its table. Made in the task's main thread, for one try.
+    Reader of an enrichment's rows and writer of its answers; made in the task's main thread, for one try.
 
-    An object that opens something opens it no earlier than when it is asked for it.
+    An implementation opens nothing before it is used.
     """
 
     @property
@@ -111,85 +108,98 @@ class Ends(Protocol):
 
     @property
     def address(self) -> str:
-        """Where the answers are, for the link in the UI."""
+        """Where the answers are."""
 
     @property
     def manifest_path(self) -> StorePath:
-        """Where the manifest is written; its name ends with ``.manifest.json``."""
+        """Where the manifest is."""
 
     def total(self) -> int | None:
-        """Return how many rows the source has, None when that is not known without reading it. For the display only."""
+        """Return the number of rows, None when it is unknown before they are read."""
 
     def prepare(self, *, dry: bool) -> KeyedTarget | None:
         """
-        Make sure that answers can be written, and return what the target says of rows, if it has a say. Blocks.
+        Make sure that the answers can be written, before anything is paid.
 
         :param dry: change nothing.
-        :raises SegmindConfigError: they cannot. Nothing was sent.
+        :returns: the output, if it is addressed by key.
+        :raises SegmindConfigError: they cannot be written. Nothing was sent.
+        :raises SegmindEnrichmentError: they cannot be written now; a retry may help. Nothing was sent.
         """
 
     def rows(self) -> Iterator[Mapping[str, Any]]:
         """
-        Return the rows of the source, one after the other; read in the engine's threads.
+        Return the rows in order; they are read in the engine's threads.
 
         :raises SegmindConfigError: there is no such table.
         """
 
     def count(self, rows_read: int) -> int:
-        """Return how many rows the source has, when so many of :meth:`rows` were read."""
+        """Return how many rows the source has, after this many of :meth:`rows` were read."""
 
-    def land(self, engine: Engine, each: Each | None) -> Manifest:
+    def store(self, engine: Engine, each: ForEachRow | None) -> Manifest:
         """
-        Write every row read with its outcome, the dead letters and the manifest. It can be done again.
+        Write every row read with its outcome, the dead letters and the manifest. Can be repeated.
 
         :param engine: it has run.
-        :param each: is called with the columns of every row.
+        :param each: called with the columns of every row.
         """
 
     def check_refused(self) -> None:
         """
-        Do nothing unless the target refused rows in :meth:`land`.
+        Raise if the target refused rows in :meth:`store`.
 
         :raises SegmindEnrichmentError: it did; the other rows are written, and so are dead letters and manifest.
         """
 
     def close(self) -> None:
-        """Close what is open, however the try ended."""
+        """Close whatever is open, however the try ended."""
 
 
-class FileEnds:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileTableSettings:
+    """The arguments of :class:`~airflow_provider_segmind.operators.enrich.SegmindEnrichFileOperator`, rendered."""
+
+    source: Any
+    output_path: Any
+    ledger_path: Any
+    shard: Shard
+    sample: int | None
+
+
+class FileTableIO:
     """
-    A file of rows, and a file of answers.
+    A source file, and an output file of answers.
 
-    :param task: the operator, its fields rendered.
     :param question: what is asked of each row.
     """
 
-    def __init__(self, task: SegmindEnrichFileOperator, question: Question) -> None:
-        check_output_path(task.output_path)
-        self.output = path_of_part(locate_named("output_path", task.output_path), task)
-        named = task.ledger_path
-        self.ledger = locate_named("ledger_path", named) if named else self.output.parent / LEDGER_FOLDER
+    def __init__(self, settings: FileTableSettings, question: Question) -> None:
+        check_output_path(settings.output_path)
+        output = locate_named("output_path", settings.output_path)
+        self.output = path_of_part(output, settings.shard, settings.sample)
+        ledger = settings.ledger_path
+        self.ledger = locate_named("ledger_path", ledger) if ledger else self.output.parent / LEDGER_FOLDER
         self._dead_letters = beside(self.output, "dead_letters", ending=".jsonl")
-        self._source = task.source
-        self._rows = table_rows(task.source, question.columns)
+        self._source = settings.source
+        self._rows = table_rows(settings.source, question.columns)
 
     @property
     def address(self) -> str:
-        """The file of answers."""
+        """The output file."""
         return str(self.output)
 
     @property
     def manifest_path(self) -> StorePath:
-        """Beside the file of answers."""
+        """Beside the output file."""
         return beside(self.output, "manifest", ending=".json")
 
     def total(self) -> int | None:
-        """Tell from a list, or from what Parquet files say of themselves."""
+        """Return the length of a list, or the row count in the metadata of Parquet files."""
         return table_size(self._source)
 
     def prepare(self, *, dry: bool) -> None:
-        """Make sure that the files can be written at the end, and are none that the run reads."""
+        """Make sure that the files can be written at the end, and that the run does not read them."""
         check_format(self.output)
         check_apart((self.output, self._dead_letters), self.ledger, source_paths(self._source))
         check_writable("output_path", (self.output, self._dead_letters, self.manifest_path), dry=dry)
@@ -202,7 +212,7 @@ class FileEnds:
         """
         Read the source to its end.
 
-        :raises SegmindError: it breaks before.
+        :raises SegmindError: the source breaks off.
         """
         try:
             for _ in self._rows:
@@ -210,12 +220,12 @@ class FileEnds:
         except SegmindError:
             raise
         except Exception as error:
-            # Whatever yields the rows may raise anything; those of the sample are paid for and written.
+            # An iterator of rows may raise anything; the rows of the sample are paid for and written.
             raise cannot_be_read(error, f"The source, after {rows_read} rows,") from error
         return rows_read
 
-    def land(self, engine: Engine, each: Each | None) -> Manifest:
-        """Write the file of answers, the dead letters and the manifest beside it."""
+    def store(self, engine: Engine, each: ForEachRow | None) -> Manifest:
+        """Write the output file, and beside it the dead letters and the manifest."""
         manifest = land(engine, output=self.output, dead_letters=self._dead_letters, each=each)
         manifest.write(self.manifest_path)
         return manifest
@@ -224,11 +234,56 @@ class FileEnds:
         """Do nothing: a file takes every row."""
 
     def close(self) -> None:
-        """Do nothing: files close where they end."""
+        """Do nothing: each file is closed where it is opened."""
 
 
-def path_of_part(path: StorePath, task: SegmindEnrichOperator) -> StorePath:
-    """Return the path of what a shard, or a sample, writes of its own."""
-    if task.shard_count > 1:
-        path = beside(path, f"{task.shard_index}-of-{task.shard_count}")
-    return path if task.sample is None else beside(path, "sample")
+def path_of_part(path: StorePath, shard: Shard, sample: int | None) -> StorePath:
+    """Return the path for the output of one shard, or of a sample."""
+    if shard.count > 1:
+        path = beside(path, f"{shard.index}-of-{shard.count}")
+    return path if sample is None else beside(path, "sample")
+
+
+def read_manifests(given: Any) -> list[Manifest]:
+    """
+    Read what the shards returned.
+
+    :raises SegmindConfigError: it is not a list of manifests.
+    """
+    items = [given] if isinstance(given, Mapping) else given
+    if not isinstance(items, list | tuple) or not all(isinstance(item, Mapping) for item in items):
+        raise SegmindConfigError(
+            "'manifests' contains something other than manifests: give it the output of the mapped task. Was it "
+            "'dry_run', or was its XCom not pushed?"
+        )
+    if any("shard_count" not in item for item in items):
+        raise SegmindConfigError("'manifests' contains estimates of a 'dry_run' instead of manifests.")
+    return [Manifest.from_json(item) for item in items]
+
+
+def merge_files(manifest: Manifest, output_path: Any) -> StorePath:
+    """
+    Merge the files of all shards into one table and one file of dead letters, and write the manifest beside them.
+
+    :param manifest: of all shards; it is given the new files.
+    :returns: the path of the manifest.
+    :raises SegmindConfigError: the shards wrote into a database, or one of them wrote this very file.
+    :raises SegmindEnrichmentError: a row is missing or duplicated; nothing was written.
+    """
+    output = locate_named("output_path", output_path)
+    dead_letters = beside(output, "dead_letters", ending=".jsonl")
+    database_tables = [part for part in manifest.outputs if kind_of(part) is None]
+    if database_tables:
+        raise SegmindConfigError(
+            f"The shards wrote into {', '.join(database_tables)}, not into files: the rows are in one table already. "
+            "Leave out 'output_path'."
+        )
+    parts = [locate_named("manifests", part) for part in manifest.outputs]
+    if any(str(part) == str(output) for part in parts):
+        raise SegmindConfigError(f"'output_path' {str(output)!r} is the output of a shard: its rows would be lost.")
+    manifest.columns = join_outputs(manifest, parts, output)
+    join_dead_letters([locate_named("manifests", part) for part in manifest.dead_letters], dead_letters)
+    manifest.outputs, manifest.dead_letters = [str(output)], [str(dead_letters)]
+    manifest_path = beside(output, "manifest", ending=".json")
+    manifest.write(manifest_path)
+    return manifest_path

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_segmind.arguments import (
     TableRows,
+    as_inputs,
     check_answers,
     check_choice,
     check_count,
@@ -27,6 +28,8 @@ from airflow_provider_segmind.arguments import (
     check_share,
     check_sql_target,
     is_given_later,
+    path_text,
+    read_output_type,
 )
 from airflow_provider_segmind.compat import BaseOperator, conf
 from airflow_provider_segmind.defaults import (
@@ -41,14 +44,13 @@ from airflow_provider_segmind.defaults import (
 )
 from airflow_provider_segmind.exceptions import SegmindConfigError
 from airflow_provider_segmind.links import SegmindModelLink, SegmindOutputLink
-from airflow_provider_segmind.rendering import TemplatedOperator
+from airflow_provider_segmind.rendering import TemplatedOperator, unmasked
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.compat import Context
-    from airflow_provider_segmind.enrichment.manifest import Manifest
-    from airflow_provider_segmind.enrichment.settings import Question
-    from airflow_provider_segmind.execution.enrichment import Enriching
-    from airflow_provider_segmind.execution.file_table import Ends
+    from airflow_provider_segmind.enrichment.settings import Question, Shard
+    from airflow_provider_segmind.execution.enrichment import EnrichmentRun, EnrichmentSettings
+    from airflow_provider_segmind.execution.file_table import TableIO
     from airflow_provider_segmind.hooks.segmind import SegmindHook
 
 
@@ -207,7 +209,7 @@ class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
         self.model_used: str | None = None
         self.result_uri: str | None = None
         self.mask_prompts = mask_prompts
-        self._enriching: Enriching | None = None
+        self._run: EnrichmentRun | None = None
         SegmindEnrichOperator.check_arguments(self)
         self.find_late_fields()
 
@@ -241,56 +243,135 @@ class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
         return SegmindHook(self.segmind_conn_id, rate_share=self.rate_share)
 
     @abstractmethod
-    def ends(self, question: Question) -> Ends:
-        """Return where the rows come from and where their answers go; called with the fields rendered."""
+    def table_io(self, question: Question) -> TableIO:
+        """Return the reader of the rows and writer of the answers; called with the fields rendered."""
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Ask about every row, write the output, and return the manifest."""
-        return self._leg(context)
+        return self._try(context)
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Go on after a rest: what has ended is fetched by id, and further rows are asked about."""
-        told = event or {}
-        if told.get("trouble"):
-            self.log.warning("Waiting in the triggerer broke off (%s); nothing is lost by it", told["trouble"])
+        """Continue after a deferral: fetch by id what has ended, and ask about further rows."""
+        payload = event or {}
+        if payload.get("trouble"):
+            self.log.warning("Waiting in the triggerer failed (%s); no request is lost by it", payload["trouble"])
         self.log.info(
-            "Going on with the table; %s requests ended meanwhile", told.get("ended", "it is unknown how many")
+            "Continuing with the table; %s requests ended in the meantime", payload.get("ended", "an unknown number of")
         )
-        return self._leg(context, told.get("carried"), resumed=True)
+        return self._try(context, payload.get("carried"), resumed=True)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Go on also when Airflow ended the rest because no trigger spoke; then without another one."""
+        """Continue also when Airflow ended the deferral without a trigger event; then without deferring again."""
         from airflow_provider_segmind.deferral import timed_out
 
         if not timed_out(next_method, next_kwargs):
             return super().resume_execution(next_method, next_kwargs, context)
-        self.log.warning("No triggerer reported in time; going on with the table and keeping the worker")
+        self.log.warning("Deferral timed out without a trigger event; continuing without deferring again")
         self.deferrable = False
         return self.execute_complete(context)
 
-    def _leg(self, context: Context, carried: dict[str, Any] | None = None, *, resumed: bool = False) -> dict[str, Any]:
-        from airflow_provider_segmind.execution.dry_run import foresee_table
-        from airflow_provider_segmind.execution.enrichment import Enriching
+    def _try(
+        self, context: Context, resume_state: dict[str, Any] | None = None, *, resumed: bool = False
+    ) -> dict[str, Any]:
+        from airflow_provider_segmind.execution.dry_run import estimate_table
         from airflow_provider_segmind.failures import task_failures
 
-        with task_failures(partial(self._sent_before, context, carried, resumed)):
+        with task_failures(partial(self._sent_before, context, resume_state, resumed)):
             try:
                 self.check_rendered()
                 if resumed:
                     self.hook.find_connection()
+                question = self._question()
+                table = self.table_io(question)
                 if self.estimate_only:
-                    return foresee_table(self)
-                self._enriching = Enriching(self, context, carried)
-                return self._enriching.go()
+                    return estimate_table(
+                        question, table, hook=self.hook, shard=self._shard(), sample=self.sample, log=self.log
+                    )
+                self.model_used = question.model
+                self._run = self._new_run(context, question, table, resume_state)
+                return self._run.execute()
             finally:
+                self.result_uri = self._run.output_uri if self._run else None
                 self.hook.close()
 
-    def _sent_before(self, context: Context, carried: dict[str, Any] | None, resumed: bool) -> str | None:
-        """Say in words what was sent for this table in this run, as far as is known here; None when nothing."""
+    def _shard(self) -> Shard:
+        from airflow_provider_segmind.enrichment.settings import Shard
+
+        return Shard(index=self.shard_index, count=self.shard_count)
+
+    def _question(self) -> Question:
+        from airflow_provider_segmind.execution.row_prompt import RowPromptSettings, row_question
+
+        model = self.hook.model_or_default(self.model)
+        question: dict[str, Any] = {
+            "prompt": unmasked(self.prompt),
+            "system": unmasked(self.system),
+            "inputs": None if self.inputs is None else as_inputs(unmasked(self.inputs)),
+            "options": self.options,
+            "api_format": self.api_format,
+            "model": model,
+        }
+        check_row_question(**question, files=self.files)
+        settings = RowPromptSettings(
+            **question,
+            files=tuple(path_text(file) for file in self.files or ()),
+            key=(self.key,) if isinstance(self.key, str) else tuple(self.key),
+            output_type=read_output_type(self.output_type),
+            max_repairs=self.max_repairs,
+            max_cost=self.max_cost,
+        )
+        return row_question(settings, prices=None if self.max_cost is None else self.hook.get_prices(), log=self.log)
+
+    def _new_run(
+        self, context: Context, question: Question, table: TableIO, resume_state: dict[str, Any] | None
+    ) -> EnrichmentRun:
+        from airflow_provider_segmind.execution.enrichment import EnrichmentRun, ProgressReporter
+
+        ti = context["ti"]
+        return EnrichmentRun(
+            self._settings(context),
+            question=question,
+            table=table,
+            hook=self.hook,
+            # The store is missing before Airflow 3.3.
+            progress=ProgressReporter(context.get("task_state_store"), try_number=ti.try_number, log=self.log),
+            defer=partial(self.defer, method_name="execute_complete"),
+            xcom_push=ti.xcom_push if self.do_xcom_push else lambda **_: None,
+            log=self.log,
+            resume_state=resume_state,
+        )
+
+    def _settings(self, context: Context) -> EnrichmentSettings:
+        from airflow_provider_segmind.deferral import deadline_of_task
+        from airflow_provider_segmind.execution.enrichment import EnrichmentSettings
+
+        ti = context["ti"]
+        return EnrichmentSettings(
+            run_id=f"{ti.dag_id}/{ti.run_id}/{ti.task_id}/{ti.map_index}",
+            segmind_conn_id=self.segmind_conn_id,
+            deadline=deadline_of_task(context, self.execution_timeout),
+            max_cost=self.max_cost,
+            max_rows=self.max_rows,
+            max_failed_rows=self.max_failed_rows,
+            max_repairs=self.max_repairs,
+            on_partial=self.on_partial,
+            on_unknown=self.on_unknown,
+            rerun=self.rerun,
+            concurrency=self.concurrency,
+            timeout=self.timeout,
+            poll_interval=self.poll_interval,
+            shard=self._shard(),
+            sample=self.sample,
+            deferrable=self.deferrable,
+            report=self.report,
+        )
+
+    def _sent_before(self, context: Context, resume_state: dict[str, Any] | None, resumed: bool) -> str | None:
+        """Describe what was sent for this table in this run, as far as is known here; None when nothing."""
         from airflow_provider_segmind.failures import earlier_try
 
-        known = 0 if self._enriching is None else self._enriching.requests
-        count = max(known, int((carried or {}).get("posts", 0)))
+        known = 0 if self._run is None else self._run.requests_sent
+        count = max(known, int((resume_state or {}).get("posts", 0)))
         if count:
             return f"{count} requests were sent in this run before"
         # Airflow may resume a task without the trigger's event, and so without its counts.
@@ -298,8 +379,8 @@ class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
 
     def on_kill(self) -> None:
         """Submit nothing more, give what is in flight a moment, and write what has finished."""
-        if self._enriching is not None:
-            self._enriching.stop("the task was told to stop")
+        if self._run is not None:
+            self._run.stop("the task was killed")
 
 
 __all__ = ["SegmindEnrichFileOperator", "SegmindEnrichSqlOperator", "SegmindMergeOperator"]
@@ -351,11 +432,18 @@ class SegmindEnrichFileOperator(SegmindEnrichOperator):
         """Keep rows that came out of XCom from being stored as a rendered field."""
         self.source = TableRows.hide(self.source)
 
-    def ends(self, question: Question) -> Ends:
+    def table_io(self, question: Question) -> TableIO:
         """Return the files."""
-        from airflow_provider_segmind.execution.file_table import FileEnds
+        from airflow_provider_segmind.execution.file_table import FileTableIO, FileTableSettings
 
-        return FileEnds(self, question)
+        settings = FileTableSettings(
+            source=self.source,
+            output_path=self.output_path,
+            ledger_path=self.ledger_path,
+            shard=self._shard(),
+            sample=self.sample,
+        )
+        return FileTableIO(settings, question)
 
 
 class SegmindEnrichSqlOperator(SegmindEnrichOperator):
@@ -443,12 +531,26 @@ class SegmindEnrichSqlOperator(SegmindEnrichOperator):
         check_count("batch_rows", self.batch_rows)
         check_path("report_path", self.report_path, none=True)
 
-    def ends(self, question: Question) -> Ends:
+    def table_io(self, question: Question) -> TableIO:
         """Return the query and the table."""
-        from airflow_provider_segmind.execution.sql_table import SqlEnds
+        from airflow_provider_segmind.execution.sql_table import SqlTableIO, SqlTableSettings
 
         check_sql_target(self.sql, self.source_table, self.target_table)
-        return SqlEnds(self, question)
+        settings = SqlTableSettings(
+            sql_conn_id=self.sql_conn_id,
+            target_conn_id=self.target_conn_id or self.sql_conn_id,
+            sql=self.sql,
+            source_table=self.source_table,
+            target_table=self.target_table,
+            ledger_path=self.ledger_path,
+            report_path=self.report_path,
+            output_type=read_output_type(self.output_type),
+            incremental=self.incremental,
+            batch_rows=self.batch_rows,
+            shard=self._shard(),
+            sample=self.sample,
+        )
+        return SqlTableIO(settings, question, log=self.log)
 
 
 class SegmindMergeOperator(TemplatedOperator, BaseOperator):
@@ -508,59 +610,20 @@ class SegmindMergeOperator(TemplatedOperator, BaseOperator):
             self.manifests = list(self.manifests)
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Merge, write what is asked for, and return the manifest of the whole table."""
+        """Merge, write the output if there is one, and return the manifest of the whole table."""
         from airflow_provider_segmind.enrichment.manifest import merge
+        from airflow_provider_segmind.execution.enrichment import add_report
+        from airflow_provider_segmind.execution.file_table import merge_files, read_manifests
         from airflow_provider_segmind.failures import task_failures
 
         with task_failures():
             self.check_rendered()
             manifest = merge(read_manifests(self.manifests))
             if self.output_path is not None:
-                self._write(manifest)
+                manifest_path = merge_files(manifest, self.output_path)
+                self.result_uri = manifest.outputs[0]
+                if self.report:
+                    add_report(manifest, manifest_path, log=self.log)
         counts = ", ".join(f"{count} {outcome}" for outcome, count in manifest.outcomes.items() if count)
         self.log.info("%d rows of all shards: %s; %.6f USD", manifest.rows_read, counts or "none", manifest.cost)
         return manifest.to_json()
-
-    def _write(self, manifest: Manifest) -> None:
-        from airflow_provider_segmind.enrichment.files.readers import kind_of
-        from airflow_provider_segmind.enrichment.merge import join_dead_letters, join_outputs
-        from airflow_provider_segmind.execution.enrichment import add_report
-        from airflow_provider_segmind.execution.file_table import beside, locate_named
-
-        output = locate_named("output_path", self.output_path)
-        dead_letters = beside(output, "dead_letters", ending=".jsonl")
-        tables_of_databases = [part for part in manifest.outputs if kind_of(part) is None]
-        if tables_of_databases:
-            raise SegmindConfigError(
-                f"The shards answered into {', '.join(tables_of_databases)} and not into files: the rows are together "
-                "already. Leave out 'output_path'."
-            )
-        parts = [locate_named("manifests", part) for part in manifest.outputs]
-        if any(str(part) == str(output) for part in parts):
-            raise SegmindConfigError(f"'output_path' {str(output)!r} is the output of a shard: its rows would be lost.")
-        manifest.columns = join_outputs(manifest, parts, output)
-        join_dead_letters([locate_named("manifests", part) for part in manifest.dead_letters], dead_letters)
-        manifest.outputs, manifest.dead_letters = [str(output)], [str(dead_letters)]
-        place = beside(output, "manifest", ending=".json")
-        manifest.write(place)
-        self.result_uri = str(output)
-        add_report(manifest, place, wanted=self.report, log=self.log)
-
-
-def read_manifests(given: Any) -> list[Manifest]:
-    """
-    Read what the shards returned.
-
-    :raises SegmindConfigError: it is no manifest.
-    """
-    from airflow_provider_segmind.enrichment.manifest import Manifest
-
-    items = [given] if isinstance(given, Mapping) else given
-    if not isinstance(items, list | tuple) or not all(isinstance(item, Mapping) for item in items):
-        raise SegmindConfigError(
-            "'manifests' holds something else than manifests: give it the output of the mapped task. Was it "
-            "'dry_run', or was its XCom not pushed?"
-        )
-    if any("shard_count" not in item for item in items):
-        raise SegmindConfigError("'manifests' holds estimates of a 'dry_run' and no manifests.")
-    return [Manifest.from_json(item) for item in items]

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from airflow_provider_segmind.compat import AirflowFailException, AirflowSkipException
 from airflow_provider_segmind.emulator import SegmindEmulator
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindEnrichmentError, SegmindRateLimitError
-from airflow_provider_segmind.execution import enrichment as enriching
+from airflow_provider_segmind.execution import enrichment
 from airflow_provider_segmind.operators.enrich import SegmindEnrichFileOperator
 from tests.support.airflow_fakes import Run
 
@@ -312,7 +312,7 @@ class TestLimits:
 class TestStops:
     @pytest.fixture
     def slow(self, table: Table, monkeypatch: pytest.MonkeyPatch) -> str:
-        monkeypatch.setattr(enriching, "GRACE", 0.2)
+        monkeypatch.setattr(enrichment, "GRACE", 0.2)
         table.emulator.script(latency=600.0, match="rose")
         return table.write(things("sky", "rose"))
 
@@ -333,7 +333,7 @@ class TestStops:
         task = table.task(source=slow)
         self.when_asked(table, task.on_kill)
 
-        with pytest.raises(SegmindEnrichmentError, match="told to stop") as caught:
+        with pytest.raises(SegmindEnrichmentError, match="the task was killed") as caught:
             task.execute(table.run.context())
 
         assert caught.value.retryable
@@ -439,7 +439,7 @@ def test_an_error_that_stopped_the_run_keeps_its_kind(table: Table, monkeypatch:
     def stopped(self: Any) -> None:
         self._engine.stop("too many", error=error)
 
-    monkeypatch.setattr(enriching.Enriching, "_stop_engine", stopped)
+    monkeypatch.setattr(enrichment.EnrichmentRun, "_stop_engine", stopped)
 
     with pytest.raises(SegmindRateLimitError):
         table.ask(source=table.write(things("sky")))

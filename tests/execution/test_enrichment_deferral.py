@@ -102,7 +102,7 @@ def test_a_slow_table_is_paid_once_over_its_rest_and_ends_whole(
     assert manifest["posts"] == 5
     assert manifest["resumed"] == 2
     assert sum(manifest["timeline"]["posts"]) == 5
-    assert "waiting in the triggerer" in caplog.text
+    assert "deferring until" in caplog.text
 
 
 def test_the_worker_is_kept_unless_it_is_to_be_given_back(

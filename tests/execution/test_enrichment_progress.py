@@ -12,8 +12,8 @@ import pytest
 
 from airflow_provider_segmind.emulator import SegmindEmulator
 from airflow_provider_segmind.enrichment.stats import Progress
-from airflow_provider_segmind.execution import enrichment as telling
-from airflow_provider_segmind.execution.enrichment import STATE_KEY, Telling
+from airflow_provider_segmind.execution import enrichment
+from airflow_provider_segmind.execution.enrichment import PROGRESS_KEY, ProgressReporter
 from tests.execution.test_enrichment import Table, things
 
 
@@ -55,8 +55,8 @@ def test_a_report_that_cannot_be_written_is_warned_of_and_hides_nothing(
 
 
 def test_the_progress_can_be_asked_for_while_the_task_runs(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(telling, "LOOK_INTERVAL", 0.05)
-    monkeypatch.setattr(telling, "STATE_INTERVAL", 0.0)
+    monkeypatch.setattr(enrichment, "REFRESH_INTERVAL", 0.05)
+    monkeypatch.setattr(enrichment, "STATE_INTERVAL", 0.0)
     table.emulator.settings(latency=[0.2, 0.9])
 
     table.ask(source=things(*map(str, range(6))), concurrency=2)
@@ -64,7 +64,7 @@ def test_the_progress_can_be_asked_for_while_the_task_runs(table: Table, monkeyp
     states = [state for state in table.run.store.written if "rows_done" in state]
     assert len(states) >= 2
     assert [state["rows_done"] for state in states] == sorted(state["rows_done"] for state in states)
-    last = table.run.store.values[STATE_KEY]
+    last = table.run.store.values[PROGRESS_KEY]
     assert (last["rows_done"], last["rows_total"], last["share"], last["try_number"]) == (6, 6, 1.0, 1)
     assert last["outcomes"] == {"success": 6}
     assert len(json.dumps(last)) < 1000
@@ -80,23 +80,23 @@ def test_a_state_store_that_is_away_does_not_disturb(table: Table, caplog: pytes
         manifest = table.ask(source=things("sky"))
 
     assert manifest["outcomes"]["success"] == 1
-    assert caplog.text.count("can be seen in this log only: RuntimeError") == 1
+    assert caplog.text.count("reported in this log only: RuntimeError") == 1
 
 
-def test_a_task_says_every_half_minute_how_far_it_is(table: Table, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_task_logs_its_progress_every_half_minute(caplog: pytest.LogCaptureFixture) -> None:
     now = [0.0]
-    teller = Telling(table.task(source=things("sky")), {"ti": table.run.ti}, clock=lambda: now[0])  # type: ignore[typeddict-item]
+    reporter = ProgressReporter(None, try_number=1, log=logging.getLogger("a_task"), clock=lambda: now[0])
     running: Future[None] = Future()
 
     with caplog.at_level(logging.INFO):
         for second in range(100):
             now[0] = float(second)
-            teller.note(Progress(rows_read=second, rows_done=second))
+            reporter.update(Progress(rows_read=second, rows_done=second))
             if second == 0:
                 running.set_result(None)
-                teller.until_done(running)
+                reporter.until_done(running)
             else:
-                teller._tell()
+                reporter._report()
 
     lines = [record.message for record in caplog.records if "rows done" in record.message]
     assert [line.split()[0] for line in lines] == ["30", "60", "90"]

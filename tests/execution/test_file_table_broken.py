@@ -127,7 +127,7 @@ def test_only_the_columns_asked_about_are_read_from_parquet(table: Table) -> Non
         ("folder.jsonl", "led", "'output_path' names .* which is a folder"),
         ("/proc/none/out.jsonl", "led", "'output_path': .* cannot be written"),
         ("out.jsonl", "things.jsonl", "'ledger_path' .* is a file"),
-        ("nowhere://bucket/out.jsonl", "led", "'output_path' is .* in no store"),
+        ("nowhere://bucket/out.jsonl", "led", "'output_path' is .* in a store unknown"),
     ],
 )
 def test_what_cannot_be_written_is_named_before_anything_is_sent(
@@ -144,7 +144,7 @@ def test_what_cannot_be_written_is_named_before_anything_is_sent(
 
 @pytest.mark.parametrize("source", ["nowhere://bucket/t.csv", [{"id": 1, "thing": "sky"}, "nowhere://bucket/t.csv"]])
 def test_a_source_in_an_unknown_store_is_named_before_anything_is_sent(table: Table, source: Any) -> None:
-    with pytest.raises(AirflowFailException, match=r"'source' is 'nowhere://bucket/t\.csv', in no store"):
+    with pytest.raises(AirflowFailException, match=r"'source' is 'nowhere://bucket/t\.csv', in a store unknown"):
         table.ask(source=source)
     assert not table.posts
 

@@ -14,7 +14,7 @@ from airflow_provider_segmind.chat.model_families import ApiFormat
 from airflow_provider_segmind.emulator import SegmindEmulator
 from airflow_provider_segmind.enrichment.rows import Row
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindRowError
-from airflow_provider_segmind.execution.row_prompt import RowFiles
+from airflow_provider_segmind.execution.row_prompt import RowAttachments
 from airflow_provider_segmind.operators.enrich import SegmindEnrichFileOperator
 from tests.execution.test_enrichment import Table
 
@@ -69,7 +69,7 @@ def test_a_changed_picture_is_asked_about_again_and_an_unchanged_one_is_not(albu
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (lambda path: path.unlink(), "files[0] ('bad.png') is not there"),
+        (lambda path: path.unlink(), "files[0] ('bad.png') does not exist"),
         (lambda path: path.write_bytes(b""), "is empty"),
         (lambda path: path.write_bytes(PNG + bytes(7_000_000)), "more than the 7000000 bytes"),
         (lambda path: (path.unlink(), path.mkdir()), "cannot be read: IsADirectoryError"),
@@ -136,33 +136,33 @@ def test_a_dry_run_counts_pictures_and_rows_that_cannot_be_asked(album: Album) -
 @pytest.mark.parametrize(
     ("template", "value", "reason"),
     [
-        ("{name}", "/etc/passwd", "file of the worker itself"),
-        ("{name}", "file:///etc/passwd", "file of the worker itself"),
-        ("{name}", "FILE:///etc/passwd", "file of the worker itself"),
-        ("{name}", "local:///etc/passwd", "file of the worker itself"),
-        ("{name}", " file:///etc/passwd", "file of the worker itself"),
-        ("{name}", "\x01\nfile:///etc/passwd", "file of the worker itself"),
-        ("{name}", "fi\tle:///etc/passwd", "file of the worker itself"),
-        (" {name}", "file:///etc/passwd", "file of the worker itself"),
-        ("{name}", "1://etc/passwd", "file of the worker itself"),
+        ("{name}", "/etc/passwd", "local file of the worker"),
+        ("{name}", "file:///etc/passwd", "local file of the worker"),
+        ("{name}", "FILE:///etc/passwd", "local file of the worker"),
+        ("{name}", "local:///etc/passwd", "local file of the worker"),
+        ("{name}", " file:///etc/passwd", "local file of the worker"),
+        ("{name}", "\x01\nfile:///etc/passwd", "local file of the worker"),
+        ("{name}", "fi\tle:///etc/passwd", "local file of the worker"),
+        (" {name}", "file:///etc/passwd", "local file of the worker"),
+        ("{name}", "1://etc/passwd", "local file of the worker"),
         ("file:///photos/{name}", ".\t./etc/passwd", "leaves its folder"),
         ("s3://aws@photos/{name}", "a/.\n./.\r./other/secret.png", "leaves its folder"),
         ("/photos/{name}", "../etc/passwd", "leaves its folder"),
         ("{name}", "s3://other@vault/secret.png", "names a Connection"),
         ("s3://{name}", "other@vault/secret.png", "names a Connection"),
-        ("{name}", "gopher://photos/a.png", "no store that Airflow knows"),
+        ("{name}", "gopher://photos/a.png", "store unknown to Airflow"),
         ("s3://aws@photos/{name}", "a/../../other/secret.png", "leaves its folder"),
     ],
 )
 def test_a_row_reaches_no_file_its_template_is_not_for(template: str, value: str, reason: str) -> None:
     with pytest.raises(SegmindRowError, match=reason):
-        RowFiles([template], ApiFormat.GEMINI).load(Row(3, {"name": value}))
+        RowAttachments([template], ApiFormat.GEMINI).load(Row(3, {"name": value}))
 
 
 def test_a_type_that_the_model_does_not_take_is_the_rows_own_trouble(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"\0\0\0\0ftyp")
     with pytest.raises(SegmindRowError, match="take no video/mp4"):
-        RowFiles([f"{tmp_path}/{{name}}"], ApiFormat.ANTHROPIC).load(Row(3, {"name": "a.mp4"}))
+        RowAttachments([f"{tmp_path}/{{name}}"], ApiFormat.ANTHROPIC).load(Row(3, {"name": "a.mp4"}))
 
 
 def test_a_store_out_of_reach_is_no_trouble_of_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,13 +171,13 @@ def test_a_store_out_of_reach_is_no_trouble_of_a_row(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(ConnectionResetError):
-        RowFiles([f"{tmp_path}/{{name}}"], ApiFormat.GEMINI).load(Row(3, {"name": "a.png"}))
+        RowAttachments([f"{tmp_path}/{{name}}"], ApiFormat.GEMINI).load(Row(3, {"name": "a.png"}))
 
 
 def test_a_file_that_is_the_same_for_all_rows_is_read_once(tmp_path: Path) -> None:
     logo = tmp_path / "logo.png"
     logo.write_bytes(PNG)
-    files = RowFiles([str(logo)], ApiFormat.GEMINI)
+    files = RowAttachments([str(logo)], ApiFormat.GEMINI)
     files.load(Row(0, {}))
     logo.unlink()
 

@@ -22,8 +22,8 @@ from airflow_provider_segmind.enrichment.manifest import Manifest, merge
 from airflow_provider_segmind.enrichment.sql.query import BLOCK_ROWS, Query
 from airflow_provider_segmind.enrichment.sql.table_writer import TableWriter
 from airflow_provider_segmind.exceptions import SegmindEnrichmentError
-from airflow_provider_segmind.execution import enrichment as enriching
-from airflow_provider_segmind.execution.sql_table import SqlEnds
+from airflow_provider_segmind.execution import enrichment
+from airflow_provider_segmind.execution.sql_table import SqlTableIO
 from airflow_provider_segmind.operators.enrich import SegmindEnrichSqlOperator
 from tests.support.airflow_fakes import Run
 from tests.support.databases import OWN, OneDatabase, database, opened, postgres, postgres_server
@@ -89,7 +89,7 @@ class Shop:
             task.on_kill()
 
         threading.Thread(target=kill, daemon=True).start()
-        with pytest.raises(SegmindEnrichmentError, match="told to stop"):
+        with pytest.raises(SegmindEnrichmentError, match="the task was killed"):
             task.execute(self.run.context())
 
     def check_money(self, manifest: dict[str, Any]) -> None:
@@ -376,7 +376,7 @@ class TestTrouble:
     def test_a_kill_lands_what_finished_and_the_retry_pays_once(
         self, shop: Shop, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(enriching, "GRACE", 0.2)
+        monkeypatch.setattr(enrichment, "GRACE", 0.2)
         shop.emulator.script(latency=600.0, match="rose")
         shop.stock("sky", "rose")
 
@@ -393,7 +393,7 @@ class TestTrouble:
     def test_a_kill_lands_while_the_source_is_only_half_read(
         self, small: Shop, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(enriching, "GRACE", 0.2)
+        monkeypatch.setattr(enrichment, "GRACE", 0.2)
         small.emulator.script(latency=600.0, match="rose")
         small.stock("sky", *(f"rose {number}" for number in range(2 * BLOCK_ROWS)))
 
@@ -430,17 +430,17 @@ class TestTrouble:
         self, small: Shop, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         small.stock("sky", "rose")
-        land = SqlEnds.land
+        store = SqlTableIO.store
 
-        def away(self: SqlEnds, *given: Any) -> Any:
+        def away(self: SqlTableIO, *given: Any) -> Any:
             def refuse() -> Any:
                 raise sqlite3.OperationalError("unable to open database file")
 
             self._target._connect = refuse
-            return land(self, *given)
+            return store(self, *given)
 
         with monkeypatch.context() as patched:
-            patched.setattr(SqlEnds, "land", away)
+            patched.setattr(SqlTableIO, "store", away)
             with pytest.raises(
                 SegmindEnrichmentError, match=r"Opening the table 'answers' .*are in the ledger"
             ) as caught:
@@ -555,7 +555,7 @@ class TestTrouble:
     @pytest.mark.parametrize(
         ("connection", "said"),
         [
-            ({"conn_type": "segmind"}, "'target_conn_id' names 'other'.*no database"),
+            ({"conn_type": "segmind"}, "'target_conn_id' names 'other'.*not a database"),
             ({"conn_type": "morse"}, "'target_conn_id' names 'other'.*no installed provider"),
         ],
     )
@@ -639,10 +639,10 @@ def test_an_estimate_that_cannot_be_made_is_told_before_the_sample_is_paid(
 ) -> None:
     shop.stock(*map(str, range(5)))
 
-    def fails(self: SqlEnds) -> int:
+    def fails(self: SqlTableIO) -> int:
         raise SegmindEnrichmentError("no count")
 
-    monkeypatch.setattr(SqlEnds, "_count_rows", fails)
+    monkeypatch.setattr(SqlTableIO, "_count_rows", fails)
     with pytest.raises((SegmindEnrichmentError, AirflowFailException), match="no count"):
         shop.ask(sample=1)
 
@@ -745,7 +745,9 @@ class TestWhatIsToldBeforeAnythingIsPaid:
     def test_a_folder_in_no_store_that_is_known(self, small: Shop, name: str) -> None:
         small.stock("sky")
 
-        with pytest.raises(AirflowFailException, match=rf"'{name}' is 'nowhere://b/x', in no store.*Nothing was sent"):
+        with pytest.raises(
+            AirflowFailException, match=rf"'{name}' is 'nowhere://b/x', in a store unknown.*Nothing was sent"
+        ):
             small.ask(**{name: "nowhere://b/x"})
 
     def test_a_ledger_that_is_a_file(self, small: Shop) -> None:

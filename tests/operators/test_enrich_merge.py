@@ -88,7 +88,7 @@ def test_the_output_of_a_shard_is_not_written_over(shards: list[dict[str, Any]])
 
 
 def test_a_path_in_no_store_that_is_known_is_named(shards: list[dict[str, Any]]) -> None:
-    with pytest.raises(AirflowFailException, match=r"'output_path' is 'nowhere://b/t\.csv', in no store"):
+    with pytest.raises(AirflowFailException, match=r"'output_path' is 'nowhere://b/t\.csv', in a store unknown"):
         merge(shards, output_path="nowhere://b/t.csv")
 
 
@@ -98,13 +98,13 @@ def test_shards_that_answered_into_a_table_of_a_database_have_no_files_to_join(
     into_a_table = [{**shard, "outputs": ["warehouse:answers"]} for shard in shards]
 
     assert merge(into_a_table)["outputs"] == ["warehouse:answers"]
-    with pytest.raises(AirflowFailException, match="into warehouse:answers and not into files"):
+    with pytest.raises(AirflowFailException, match="into warehouse:answers, not into files"):
         merge(into_a_table, output_path=str(tmp_path / "whole.jsonl"))
 
 
 @pytest.mark.parametrize("given", ["a text", [None, None], [{"rows": 3, "low": 0.1}]])
 def test_what_is_no_manifest_is_named(given: Any) -> None:
-    with pytest.raises(AirflowFailException, match="'manifests' holds"):
+    with pytest.raises(AirflowFailException, match="'manifests' contains"):
         merge(given)
 
 
