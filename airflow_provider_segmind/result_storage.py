@@ -1,9 +1,9 @@
 """
-Land a result: inline when it is small, on object storage when it is not.
+Store a result: inline when it is small, on object storage when it is not.
 
-XCom carries ids, small answers and manifests; a large answer only where nothing else takes it. Whoever sees a request
-complete lands its body at once when an ``output_path`` is set, because Segmind drops results one hour after submission.
-File names follow from the request id, so that landing twice writes the same files.
+XCom carries ids, small results and manifests, and a large result only where there is no storage for it. The process
+that sees a request complete stores its body at once when an ``output_path`` is set, because Segmind drops results one
+hour after submission. File names follow from the request id, so that storing a result twice writes the same files.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import logging
 import mimetypes
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -29,6 +30,7 @@ from airflow_provider_segmind.client.client import SegmindClient
 from airflow_provider_segmind.client.downloads import Downloads, MediaFile, download, media_files
 from airflow_provider_segmind.client.models import RequestResult, RequestState, RequestStatus
 from airflow_provider_segmind.client.polling import failed_error
+from airflow_provider_segmind.client.submission import ResultManifest
 from airflow_provider_segmind.defaults import MAX_XCOM_BYTES
 from airflow_provider_segmind.exceptions import SegmindDownloadError, SegmindError, SegmindRequestExpiredError
 
@@ -48,9 +50,9 @@ class ResultDestination:
     :param output_path: an ObjectStoragePath URI: a folder, or a file when its last part has an ending like ``.json``
         (a letter, then up to four letters or digits) and no slash follows. None keeps results in XCom.
     :param max_xcom_bytes: bytes of JSON up to which a result is the XCom value; None for a process that reads the body
-        itself, which takes it as it is and whole.
-    :param overflow_path: an ObjectStoragePath URI of a folder for results that are larger, where there is no
-        ``output_path``. Without it they go to XCom all the same: they were paid for.
+        itself and needs all of it, unchanged.
+    :param overflow_path: an ObjectStoragePath URI of a folder for larger results where there is no ``output_path``.
+        Without it they go to XCom regardless: they were paid for.
     """
 
     output_path: str | None = None
@@ -92,7 +94,7 @@ class ResultDestination:
 
     @property
     def wants_files(self) -> bool:
-        """Whether ``output_path`` names an image, a video or an audio file, whichever model makes it."""
+        """Whether ``output_path`` names an image, a video or an audio file, whatever the model."""
         kind = mimetypes.guess_type(str(self.output_path))[0] if self.output_path and self.names_file else None
         return kind is not None and kind.partition("/")[0] in ("image", "video", "audio")
 
@@ -105,17 +107,45 @@ class ResultDestination:
         return re.search(r"[^/]\.[A-Za-z][A-Za-z0-9]{0,4}$", below) is not None
 
 
+@dataclass(frozen=True, slots=True)
+class StoredResult:
+    """
+    A completed result: its body, or the manifest of the files it is stored in.
+
+    :param body: as XCom carries it: a string of JSON where not every reader carries the body as data.
+    :param recovered: the body was put together from the request history, which knows an output file at most.
+    :param uri: of a file that has the same as the body.
+    """
+
+    body: Any = None
+    manifest: ResultManifest | None = None
+    recovered: bool = False
+    uri: str | None = None
+
+    @property
+    def for_xcom(self) -> Any:
+        """What XCom carries."""
+        return self.body if self.manifest is None else self.manifest.to_json()
+
+    @property
+    def metrics(self) -> Mapping[str, Any]:
+        """Cost and times, as far as Segmind reports them."""
+        if self.manifest is not None:
+            return self.manifest.metrics
+        metrics = self.body.get("metrics") if isinstance(self.body, dict) else None
+        return metrics if isinstance(metrics, dict) else {}
+
+
 def store_result(
     result: RequestResult, *, model: str | None, destination: ResultDestination, downloads: Downloads = _PUBLIC
-) -> Any:
+) -> StoredResult:
     """
-    Put a completed result where it belongs and return what XCom carries.
+    Store a completed result in its destination.
 
     Blocks: an event loop calls it in a thread.
 
-    :returns: the body itself when it is small and points to no file that was downloaded, or when there is no other
-        place for it; a string of JSON instead where no reader carries the body as data. Else a manifest:
-        ``request_id``, ``model``, ``status``, ``metrics``, ``uri``, ``uris`` and ``bytes``.
+    :returns: the body when it is small and names no file that was downloaded, or when there is no other storage for
+        it; else the manifest.
     """
     encoded = _encoded(result)
     small = destination.fits_xcom(len(encoded))
@@ -123,53 +153,55 @@ def store_result(
     if files is None or (small and not destination.output_path):
         if not small:
             log.warning(
-                "The result of request %s is %d bytes, over max_xcom_bytes (%s), and no output_path says where to "
-                "store it: it goes into XCom in full. Set output_path, or [segmind] output_path for all tasks, to keep "
-                "it out of the metadata database.",
+                "The result of request %s has %d bytes, over max_xcom_bytes (%s), and there is no output_path to "
+                "store it in: it goes into XCom in full. Set output_path, or [segmind] output_path for all tasks, to "
+                "keep it out of the metadata database.",
                 result.request_id,
                 len(encoded),
                 destination.max_xcom_bytes,
             )
-        return _body(result, destination)
-    landed = _store_files(result, model, destination, downloads)
-    if landed:
-        return manifest_of(result, model, [uri for uri, _ in landed], sum(size for _, size in landed))
+        return _inline(result, destination)
+    downloaded = _download_files(result, model, destination, downloads)
+    if downloaded:
+        return _in_files(result, model, [uri for uri, _ in downloaded], sum(size for _, size in downloaded))
     path = files.file(result.request_id, ".json")
     path.write_bytes(encoded)
-    return _body(result, destination) if small else manifest_of(result, model, [str(path)], len(encoded))
+    return _inline(result, destination) if small else _in_files(result, model, [str(path)], len(encoded))
 
 
 def store_for_event(
     result: RequestResult, *, model: str | None, destination: ResultDestination, downloads: Downloads = _PUBLIC
-) -> dict[str, Any] | None:
+) -> StoredResult | None:
     """
-    Land a result where a trigger sees it complete, and return what its event carries.
+    Store a result in a trigger and return what its event carries.
 
     Blocks.
 
-    :returns: as :func:`store_result`, None for a body that goes through no event: the task fetches it by its id.
+    :returns: None for a body that no event carries: the task fetches it by its id.
     """
     if destination.for_files() is None and not destination.fits_xcom(len(_encoded(result))):
         return None
-    value = store_result(result, model=model, destination=destination, downloads=downloads)
-    return value if isinstance(value, dict) else None
+    stored = store_result(result, model=model, destination=destination, downloads=downloads)
+    return stored if isinstance(stored.for_xcom, dict) else None
 
 
-def stored_result(request_id: str, destination: ResultDestination, manifest: dict[str, Any] | None = None) -> Any:
+def stored_result(
+    request_id: str, destination: ResultDestination, manifest: ResultManifest | None = None
+) -> StoredResult | None:
     """
-    Return what XCom carries of a result that was landed earlier, None when it was not.
+    Return a result that was stored earlier, None when it is not there.
 
-    :param manifest: as an earlier task or try gave it.
+    :param manifest: as an earlier task or try wrote it.
     """
     from airflow_provider_segmind.compat import ObjectStoragePath
 
-    if manifest is not None and not str(manifest["uri"]).endswith(".json"):
-        there = all(ObjectStoragePath(uri).exists() for uri in manifest.get("uris") or [manifest["uri"]])
-        return manifest if there else None
+    if manifest is not None and not manifest.uris[0].endswith(".json"):
+        exists = all(ObjectStoragePath(uri).exists() for uri in manifest.uris)
+        return StoredResult(manifest=manifest) if exists else None
     files = destination.for_files()
     if manifest is None and files is None:
         return None
-    path = ObjectStoragePath(manifest["uri"]) if manifest else cast(ResultDestination, files).file(request_id, ".json")
+    path = ObjectStoragePath(manifest.uris[0]) if manifest else cast(ResultDestination, files).file(request_id, ".json")
     try:
         encoded = path.read_bytes()
         body = read_json(encoded)
@@ -181,28 +213,27 @@ def stored_result(request_id: str, destination: ResultDestination, manifest: dic
     if was_changed(encoded):
         result = result.written_as(encoded.decode())
     if destination.fits_xcom(len(encoded)):
-        return _body(result, destination)
-    return manifest or manifest_of(result, None, [str(path)], len(encoded))
+        return _inline(result, destination)
+    return StoredResult(manifest=manifest) if manifest else _in_files(result, None, [str(path)], len(encoded))
 
 
 def recover_result(
     client: SegmindClient, error: SegmindRequestExpiredError, *, model: str | None, destination: ResultDestination
-) -> Any:
+) -> StoredResult:
     """
-    Take what the request history still holds of a request whose result is gone: outcome, cost and output URL.
+    Recover what the request history still has of a request whose result is gone: outcome, cost and output URL.
 
     Blocks. Free.
 
-    :returns: what XCom carries, as :func:`store_result` returns it; the body says ``recovered``.
-    :raises SegmindRequestFailedError: the history says it had failed; nothing was billed.
-    :raises SegmindRequestExpiredError: the history holds no output; it names request, age and cost.
+    :raises SegmindRequestFailedError: the history says that it had failed; nothing was billed.
+    :raises SegmindRequestExpiredError: the history has no output; the error names request, age and cost.
     """
     request_id = error.request_id
     try:
         record = client.drive(history.fetch_record(client.wire, request_id))
     except SegmindError as trouble:
         raise SegmindRequestExpiredError(
-            f"{error} The request history does not help either: {trouble}", request_id=request_id, age=error.age
+            f"{error} The request history does not have it either: {trouble}", request_id=request_id, age=error.age
         ) from error
     if record.model_status == RequestStatus.FAILED:
         state = RequestState(request_id=request_id, status=RequestStatus.FAILED, error=record.error)
@@ -221,34 +252,34 @@ def recover_result(
         return store_result(result, model=model, destination=destination, downloads=Downloads.of(client.config))
     billed = "an unknown amount" if cost is None else f"{cost} USD"
     raise SegmindRequestExpiredError(
-        f"{error} Its record says {record.model_status or 'nothing of its state'}, {billed} billed, and names no "
-        "output file, so the answer is lost. To ask again, start another DAG run, or let SegmindRunOperator pay for a "
-        "new request with on_expired='resubmit'; output_path keeps this from happening.",
+        f"{error} Its record has the status {record.model_status or 'unknown'}, {billed} billed, and no output file, "
+        "so the result is lost. To run it again, start another DAG run, or let SegmindRunOperator pay for a new "
+        "request with on_expired='resubmit'; output_path prevents this.",
         request_id=request_id,
         age=error.age,
         cost=cost,
     ) from error
 
 
-def _store_files(
+def _download_files(
     result: RequestResult, model: str | None, destination: ResultDestination, downloads: Downloads
 ) -> list[tuple[str, int]]:
-    """Download the files of a result and return where each is and its size; a refused address stays in the body."""
-    # Whoever reads the body itself asked for a text, and an address in it is not to be fetched.
+    """Download the files of a result and return the URI and size of each; a refused address stays in the body."""
+    # A process that reads the body itself wants text, and an address in it is not to be fetched.
     if not destination.output_path or destination.max_xcom_bytes is None:
         return []
-    landed: list[tuple[str, int]] = []
+    done: list[tuple[str, int]] = []
     for file in media_files(result, model, wanted=destination.wants_files):
         try:
-            landed.append(_store_file(file, result.request_id, destination, len(landed), downloads))
+            done.append(_download_file(file, result.request_id, destination, len(done), downloads))
         except SegmindDownloadError as error:
             if not error.refused:
                 raise
             log.warning("Request %s: %s It was not downloaded", result.request_id, error)
-    return landed
+    return done
 
 
-def _store_file(
+def _download_file(
     file: MediaFile, request_id: str, destination: ResultDestination, number: int, downloads: Downloads
 ) -> tuple[str, int]:
     written: list[ObjectStoragePath] = []
@@ -261,7 +292,7 @@ def _store_file(
         size = download(file, open_sink, downloads=downloads)
     except SegmindDownloadError:
         for path in written:
-            # A part of a file is none.
+            # A partial file must not be taken for the whole.
             path.unlink(missing_ok=True)
         raise
     return str(written[-1]), size
@@ -273,45 +304,48 @@ def _encoded(result: RequestResult) -> bytes:
     return clean_text(json.dumps(result.to_json(), ensure_ascii=False)).encode()
 
 
-def _body(result: RequestResult, destination: ResultDestination) -> Any:
+def _inline(result: RequestResult, destination: ResultDestination) -> StoredResult:
     body = result.to_json()
+    recovered = bool(body.get("recovered"))
     if destination.max_xcom_bytes is None:
-        return body
+        return StoredResult(body, recovered=recovered)
     carried = body_for_xcom(body, result.written)
     if carried.as_text:
         log.warning(
-            "The result of request %s is nested more than %d levels deep, or has numbers beyond 64 bits or names that "
-            "differ in U+0000 only, which not every reader carries: XCom carries it whole, as a string of JSON",
+            "The result of request %s is nested more than %d levels deep, or contains numbers beyond 64 bits or names "
+            "that differ in U+0000 only, which not every reader supports: XCom carries it whole, as a string of JSON",
             result.request_id,
             MAX_DEPTH,
         )
     warn_of_replacements(carried, f"The result of request {result.request_id}")
-    return carried.value
+    return StoredResult(carried.value, recovered=recovered)
+
+
+def _in_files(result: RequestResult, model: str | None, uris: list[str], size: int) -> StoredResult:
+    return StoredResult(manifest=manifest_of(result, model, uris, size))
 
 
 def warn_of_replacements(carried: Carried, what: str) -> None:
     """
     Log that characters were replaced, if any were.
 
-    :param what: what held them.
+    :param what: what contained them.
     """
     if carried.replaced:
         log.warning(
-            "%s has U+0000 or half of a surrogate pair in %d strings, which databases refuse: XCom carries U+FFFD "
-            "instead",
+            "%s contains U+0000 or a lone surrogate in %d strings, which databases refuse: XCom carries U+FFFD instead",
             what,
             carried.replaced,
         )
 
 
-def manifest_of(result: RequestResult, model: str | None, uris: list[str], size: int) -> dict[str, Any]:
-    """Return what XCom carries of a result that was stored as files."""
-    return {
-        "request_id": result.request_id,
-        "model": model,
-        "status": result.status,
-        "metrics": for_xcom(result.metrics.to_json()).value,
-        "uri": uris[0],
-        "uris": uris,
-        "bytes": size,
-    }
+def manifest_of(result: RequestResult, model: str | None, uris: list[str], size: int) -> ResultManifest:
+    """Return the manifest of a result that was stored as files."""
+    return ResultManifest(
+        request_id=result.request_id,
+        model=model,
+        status=result.status,
+        metrics=for_xcom(result.metrics.to_json()).value,
+        uris=tuple(uris),
+        size=size,
+    )

@@ -17,8 +17,15 @@ from airflow_provider_segmind.client.account import DownloadLimits
 from airflow_provider_segmind.client.downloads import Downloads
 from airflow_provider_segmind.client.models import RequestResult
 from airflow_provider_segmind.client.responses import Answer, state
+from airflow_provider_segmind.client.submission import ResultManifest
 from airflow_provider_segmind.exceptions import SegmindDownloadError
-from airflow_provider_segmind.result_storage import ResultDestination, store_for_event, store_result, stored_result
+from airflow_provider_segmind.result_storage import (
+    ResultDestination,
+    StoredResult,
+    store_for_event,
+    store_result,
+    stored_result,
+)
 from demo.databases import POSTGRES
 from tests.client.test_public_network import Site, victim
 
@@ -47,28 +54,27 @@ def test_a_path_is_a_folder_unless_its_last_part_has_an_ending(path: str, names:
 
 
 @pytest.mark.parametrize("scheme", ["file", "memory"])
-def test_landing_twice_writes_the_same_file(scheme: str, tmp_path: Path) -> None:
+def test_storing_twice_writes_the_same_file(scheme: str, tmp_path: Path) -> None:
     root = tmp_path.as_uri() if scheme == "file" else f"memory://{tmp_path.name}"
     destination = ResultDestination(root, max_xcom_bytes=50)
-    first = store_result(result(500), model="m", destination=destination)
-    assert first == store_result(result(500), model="m", destination=destination)
+    first = xcom_of(result(500), model="m", destination=destination)
+    assert first == xcom_of(result(500), model="m", destination=destination)
     assert first["uris"] == [first["uri"]]
-    assert stored_result("r-1", destination)["uri"] == first["uri"]
+    assert stored_result("r-1", destination).for_xcom["uri"] == first["uri"]
     assert stored_result("r-2", destination) is None
 
 
-def test_a_small_result_is_the_xcom_value_and_landed_as_well(tmp_path: Path) -> None:
-    body = store_result(result(), model="m", destination=ResultDestination(tmp_path.as_uri()))
+def test_a_small_result_is_the_xcom_value_and_stored_as_well(tmp_path: Path) -> None:
+    body = xcom_of(result(), model="m", destination=ResultDestination(tmp_path.as_uri()))
     assert body["output"] == "é" * 10
     assert json.loads((tmp_path / "r-1.json").read_text()) == body
 
 
-def test_too_large_without_any_other_place_goes_to_xcom_whole_with_one_warning(
+def test_a_large_result_without_an_output_path_goes_to_xcom_whole_with_one_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     assert (
-        store_result(result(500), model="m", destination=ResultDestination(None, max_xcom_bytes=50))["output"]
-        == "é" * 500
+        xcom_of(result(500), model="m", destination=ResultDestination(None, max_xcom_bytes=50))["output"] == "é" * 500
     )
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 1
@@ -77,13 +83,13 @@ def test_too_large_without_any_other_place_goes_to_xcom_whole_with_one_warning(
 
 
 @pytest.mark.parametrize("folder", ["overflow", "overflow/", "overflow.d", "answers.json"])
-def test_what_is_too_large_goes_to_the_folder_for_all_tasks_and_nothing_else_does(folder: str, tmp_path: Path) -> None:
+def test_only_large_results_go_to_the_folder_for_all_tasks(folder: str, tmp_path: Path) -> None:
     destination = ResultDestination(None, 50, f"memory://{tmp_path.name}/{folder}")
-    manifest = store_result(result(500), model="m", destination=destination)
+    manifest = xcom_of(result(500), model="m", destination=destination)
     assert manifest["uri"].endswith(f"{folder.rstrip('/')}/r-1.json")
-    assert stored_result("r-1", destination)["uri"] == manifest["uri"]
+    assert stored_result("r-1", destination).for_xcom["uri"] == manifest["uri"]
     small = ResultDestination(None, 5000, f"memory://{tmp_path.name}-small/{folder}")
-    assert store_result(result(), model="m", destination=small)["output"] == "é" * 10
+    assert xcom_of(result(), model="m", destination=small)["output"] == "é" * 10
     assert stored_result("r-1", small) is None
 
 
@@ -95,10 +101,14 @@ def test_what_is_too_large_goes_to_the_folder_for_all_tasks_and_nothing_else_doe
         (ResultDestination("memory://event", 50), True),
     ],
 )
-def test_a_large_body_goes_through_no_event(destination: ResultDestination, carries: bool) -> None:
+def test_no_event_carries_a_large_body(destination: ResultDestination, carries: bool) -> None:
     value = store_for_event(result(500), model="m", destination=destination)
     assert (value is not None) == carries
-    assert len(json.dumps(value)) < 1000
+    assert value is None or len(json.dumps(value.for_xcom)) < 1000
+
+
+def xcom_of(*given: Any, **options: Any) -> Any:
+    return store_result(*given, **options).for_xcom
 
 
 def read(text: str) -> RequestResult:
@@ -129,26 +139,26 @@ def nested(depth: int) -> str:
     ids=range(13),
 )
 @pytest.mark.parametrize("path", [None, "memory://odd"])
-def test_a_body_that_no_reader_carries_goes_out_whole_as_a_string_of_json(
+def test_a_body_that_no_reader_supports_is_carried_whole_as_a_string_of_json(
     output: str, path: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     text = f'{{"request_id": "r-1", "status": "COMPLETED", "output": {output}, "more": "é"}}'
     destination = ResultDestination(path, max_xcom_bytes=1_000_000)
-    value = store_result(read(text), model="m", destination=destination)
+    value = xcom_of(read(text), model="m", destination=destination)
     assert isinstance(value, str)
     assert "".join(output.split()) in "".join(value.split())
     assert '"more": "é"' in value
     assert "as a string of JSON" in caplog.text
     assert store_for_event(read(text), model="m", destination=destination) is None
     if path is not None:
-        assert stored_result("r-1", destination) == value
+        assert stored_result("r-1", destination).for_xcom == value
 
 
 @pytest.mark.parametrize(
     "output", [str(2**64 - 1), str(-(2**63)), nested(98), "1e308", "17E307", '"1e999"', "0." + "3" * 400, "1E+10"]
 )
-def test_a_body_that_readers_carry_stays_data(output: str) -> None:
-    value = store_result(
+def test_a_body_that_readers_support_stays_data(output: str) -> None:
+    value = xcom_of(
         read(f'{{"request_id": "r-1", "status": "COMPLETED", "output": {output}}}'),
         model="m",
         destination=ResultDestination(),
@@ -161,7 +171,7 @@ def test_what_databases_refuse_in_a_string_is_replaced_and_logged(
     output: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     text = f'{{"request_id": "r-1", "status": "COMPLETED", "output": "{output}", "k\\u0000": ["{output}"]}}'
-    value = store_result(read(text), model="m", destination=ResultDestination())
+    value = xcom_of(read(text), model="m", destination=ResultDestination())
     assert "\x00" not in json.dumps(value, ensure_ascii=False)
     assert value["k\ufffd"] == [value["output"]]
     assert "U+FFFD" in caplog.text
@@ -182,7 +192,7 @@ def wrapped(value: Any, depth: int) -> str:
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(output=st.builds(wrapped, ANY_JSON, st.sampled_from([0, 1, 90, 150, 400, 2000])))
-def test_whatever_a_model_answers_crosses_airflows_own_serialisation(output: str) -> None:
+def test_any_output_of_a_model_crosses_airflows_own_serialisation(output: str) -> None:
     comms = pytest.importorskip("airflow.sdk.execution_time.comms")
     from airflow.sdk.bases.xcom import BaseXCom
 
@@ -190,7 +200,7 @@ def test_whatever_a_model_answers_crosses_airflows_own_serialisation(output: str
     content = text.encode("utf-8", "surrogatepass")
     result = state("r-1", RequestResult, "", Answer(200, content))
     for destination in (ResultDestination(), ResultDestination(None, 0, "memory://nasty")):
-        sent = BaseXCom.serialize_value(store_result(result, model="m", destination=destination))
+        sent = BaseXCom.serialize_value(xcom_of(result, model="m", destination=destination))
         message = comms.SetXCom(key="k", value=sent, dag_id="d", run_id="r", task_id="t")
         frame = comms._new_encoder().encode(message.model_dump(exclude_unset=True))
         assert b"\x00" not in json.dumps(sent, ensure_ascii=False, allow_nan=False).encode()
@@ -201,9 +211,9 @@ def test_whatever_a_model_answers_crosses_airflows_own_serialisation(output: str
 @pytest.mark.parametrize(
     "output", [nested(90), nested(400), "9" * 400, '"\\u0000"', '"\\ud83d"', '{"\\u0000": NaN}', "1e999"], ids=range(7)
 )
-def test_postgresql_takes_what_xcom_carries(output: str) -> None:
+def test_postgresql_accepts_what_xcom_carries(output: str) -> None:
     psycopg2 = pytest.importorskip("psycopg2")
-    value = store_result(
+    value = xcom_of(
         read(f'{{"request_id": "r-1", "status": "COMPLETED", "output": {output}}}'),
         model="m",
         destination=ResultDestination(),
@@ -218,12 +228,12 @@ def naming(url: str, **fields: Any) -> RequestResult:
 
 
 @pytest.mark.parametrize("model", ["flux-dev", "some-new-model"])
-def test_a_result_that_names_a_private_host_is_stored_itself_and_nobody_is_asked(
+def test_a_result_that_names_a_private_host_is_stored_itself_and_sends_no_request(
     victim: Site, tmp_path: Path, caplog: pytest.LogCaptureFixture, model: str
 ) -> None:
     address = f"{victim.url}/secret.png"
 
-    body = store_result(
+    body = xcom_of(
         naming(address, images=[{"url": address}]), model=model, destination=ResultDestination(tmp_path.as_uri())
     )
 
@@ -234,8 +244,8 @@ def test_a_result_that_names_a_private_host_is_stored_itself_and_nobody_is_asked
     assert address not in caplog.text
 
 
-def test_a_file_of_the_connection_s_host_is_landed(victim: Site, tmp_path: Path) -> None:
-    manifest = store_result(
+def test_a_file_of_the_connection_s_host_is_downloaded(victim: Site, tmp_path: Path) -> None:
+    manifest = xcom_of(
         naming(f"{victim.url}/secret.png"),
         model="flux-dev",
         destination=ResultDestination(tmp_path.as_uri()),
@@ -246,11 +256,11 @@ def test_a_file_of_the_connection_s_host_is_landed(victim: Site, tmp_path: Path)
     assert manifest["bytes"] == 6
 
 
-def test_what_a_file_beyond_its_bound_left_behind_is_removed(victim: Site, tmp_path: Path) -> None:
+def test_the_rest_of_a_file_that_is_too_large_is_removed(victim: Site, tmp_path: Path) -> None:
     downloads = Downloads(DownloadLimits(max_bytes=3), victim.allowed.hosts)
 
     with pytest.raises(SegmindDownloadError, match="max_download_bytes"):
-        store_result(
+        xcom_of(
             naming(f"{victim.url}/secret.png"),
             model="flux-dev",
             destination=ResultDestination(tmp_path.as_uri()),
@@ -261,12 +271,12 @@ def test_what_a_file_beyond_its_bound_left_behind_is_removed(victim: Site, tmp_p
 
 
 @pytest.mark.parametrize("name", ["out", "out/answer.json", "out/cat.png"])
-def test_what_a_model_of_unknown_kind_writes_is_fetched_only_into_a_path_for_files(
+def test_files_of_an_unknown_model_are_downloaded_only_to_a_path_for_files(
     victim: Site, tmp_path: Path, name: str
 ) -> None:
     destination = ResultDestination((tmp_path / name).as_uri())
 
-    store_result(
+    xcom_of(
         naming(f"{victim.url}/secret.png"), model="some-new-model", destination=destination, downloads=victim.allowed
     )
 
@@ -282,22 +292,22 @@ def test_a_path_of_an_image_a_video_or_a_sound_asks_for_files(path: str | None, 
     assert ResultDestination(path).wants_files is wants
 
 
-def test_whoever_reads_the_body_itself_has_no_address_in_it_fetched(victim: Site, tmp_path: Path) -> None:
+def test_no_address_is_fetched_for_a_process_that_reads_the_body_itself(victim: Site, tmp_path: Path) -> None:
     destination = ResultDestination(tmp_path.as_uri(), max_xcom_bytes=None)
 
-    body = store_result(
+    body = xcom_of(
         naming(f"{victim.url}/secret.png"), model="flux-dev", destination=destination, downloads=victim.allowed
     )
 
     assert (victim.seen, body["output"]) == ([], f"{victim.url}/secret.png")
 
 
-def test_a_manifest_whose_files_are_gone_is_not_believed(tmp_path: Path) -> None:
+def test_a_manifest_whose_files_are_gone_is_ignored(tmp_path: Path) -> None:
     picture = tmp_path / "r-1.png"
-    manifest = {"uri": picture.as_uri(), "uris": [picture.as_uri()]}
+    manifest = ResultManifest(request_id="r-1", uris=(picture.as_uri(),))
     assert stored_result("r-1", ResultDestination(), manifest) is None
     picture.write_bytes(b"x")
-    assert stored_result("r-1", ResultDestination(), manifest) == manifest
+    assert stored_result("r-1", ResultDestination(), manifest) == StoredResult(manifest=manifest)
 
 
 def test_half_a_file_is_not_believed(tmp_path: Path) -> None:

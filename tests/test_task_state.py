@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_segmind.client.submission import Fingerprint, SubmissionRecord, latest
+from airflow_provider_segmind.client.submission import Fingerprint, ResultManifest, SubmissionRecord, latest
 from airflow_provider_segmind.compat import Variable
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindStateError
 from airflow_provider_segmind.task_state import (
@@ -27,7 +27,7 @@ from airflow_provider_segmind.task_state import (
 from tests.support.airflow_fakes import StateStore, TaskInstance
 
 RECORD = SubmissionRecord(
-    Fingerprint("a-model", "f" * 64, "c at https://x"), intent_at=1.5, request_id="r-1", former=("r-0",)
+    Fingerprint("a-model", "f" * 64, "c at https://x"), intent_at=1.5, request_id="r-1", previous_ids=("r-0",)
 )
 
 
@@ -77,7 +77,15 @@ def test_half_a_record_stops_the_task_and_is_no_first_try(text: str, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    "change", [{"outcome": "completed"}, {"request_id": ""}, {"intent_at": "x"}, {"of_tomorrow": 1}, {"former": [1]}]
+    "change",
+    [
+        {"outcome": "completed"},
+        {"request_id": ""},
+        {"intent_at": "x"},
+        {"of_tomorrow": 1},
+        {"previous_ids": [1]},
+        {"manifest": {}},
+    ],
 )
 def test_a_record_that_says_more_than_we_know_is_not_guessed_at(change: dict[str, Any]) -> None:
     with pytest.raises(SegmindStateError):
@@ -339,19 +347,23 @@ def test_an_output_path_of_one_worker_does_not_hide_the_record_from_the_next(
 def after(kept: SubmissionRecord | None, step: str, moment: float, request_id: str) -> SubmissionRecord | None:
     """Return the record after one more step of a submission; a step that cannot come now changes nothing."""
     if kept is None or kept.outcome is not None or (step == "resubmit" and kept.request_id):
-        return SubmissionRecord(RECORD.fingerprint, intent_at=moment, former=kept.known if kept else ())
+        return SubmissionRecord(RECORD.fingerprint, intent_at=moment, previous_ids=kept.all_ids if kept else ())
     if step == "accepted" and kept.request_id is None:
         return kept.accepted(request_id, moment)
     if step == "refused" and kept.request_id is None:
         return kept.ended("refused")
     if step == "failed" and kept.request_id:
         return kept.ended("failed")
-    return replace(kept, landed={"uri": "x"}) if step == "landed" and kept.request_id else kept
+    return (
+        replace(kept, manifest=ResultManifest(request_id="r", uris=("x",)))
+        if step == "stored" and kept.request_id
+        else kept
+    )
 
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["intent", "accepted", "refused", "failed", "landed", "resubmit"]),
+        st.sampled_from(["intent", "accepted", "refused", "failed", "stored", "resubmit"]),
         st.integers(-600, 600),
         st.booleans(),
     ),

@@ -260,7 +260,7 @@ def may_be(row: RequestRecord, record: SubmissionRecord, inputs: Mapping[str, An
     """Tell whether a row is of the same model and body as a lost POST, and no request this task instance had before."""
     return (
         row.model_name in (None, record.fingerprint.model)
-        and row.request_id not in record.former
+        and row.request_id not in record.previous_ids
         and is_sent_body(body_of(row), digest_sent=record.fingerprint.inputs, sent=inputs)
     )
 

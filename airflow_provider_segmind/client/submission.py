@@ -1,4 +1,9 @@
-"""Pure: one submission for one task instance, however often the task is tried, and how tasks refer to a request."""
+"""
+Pure: one submission for one task instance, however often the task is tried.
+
+Here are the record of what was submitted, the decision what a try has to do, and how tasks refer to a request and to
+the files of its result.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,7 @@ import ast
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, Self
 
@@ -15,29 +20,75 @@ from airflow_provider_segmind.defaults import OnStale
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindStateError
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultManifest:
+    """
+    A result that is stored as files.
+
+    :param uris: of the files; at least one.
+    :param size: bytes of all of them.
+    """
+
+    request_id: str
+    model: str | None = None
+    status: str = "COMPLETED"
+    metrics: dict[str, Any] = field(default_factory=dict)
+    uris: tuple[str, ...]
+    size: int = 0
+
+    @classmethod
+    def from_json(cls, value: Any) -> Self | None:
+        """Read what :meth:`to_json` returned and XCom or a store gave back; None when it is something else."""
+        if not isinstance(value, Mapping) or not isinstance(value.get("uri"), str):
+            return None
+        given = value.get("uris")
+        uris = [uri for uri in given if isinstance(uri, str)] if isinstance(given, (list, tuple)) else []
+        metrics = value.get("metrics")
+        return cls(
+            request_id=str(value.get("request_id", "")),
+            model=value.get("model"),
+            status=str(value.get("status", "COMPLETED")),
+            metrics=dict(metrics) if isinstance(metrics, Mapping) else {},
+            uris=tuple(uris or [value["uri"]]),
+            size=value.get("bytes", 0),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what XCom carries of it."""
+        return {
+            "request_id": self.request_id,
+            "model": self.model,
+            "status": self.status,
+            "metrics": self.metrics,
+            "uri": self.uris[0],
+            "uris": list(self.uris),
+            "bytes": self.size,
+        }
+
+
 @dataclass(frozen=True, slots=True)
 class RequestRef:
     """
     A request as another task names it.
 
     :param submitted_at: epoch seconds, None when only the id is known.
-    :param landed: the manifest, when the other task has landed the result already.
+    :param manifest: when the other task has stored the result already.
     """
 
     request_id: str
     model: str | None = None
     submitted_at: float | None = None
-    landed: dict[str, Any] | None = None
+    manifest: ResultManifest | None = None
 
     @classmethod
     def read(cls, value: Any, submitted_at: Any = None) -> RequestRef:
         """
         Read what a template or an XCom gave: a request id, or the object that a submit task returns.
 
-        The text of such an object, which Jinja makes of it, is read as well.
+        The string that Jinja makes of such an object is read as well.
 
-        :param submitted_at: an own statement of when it was submitted, ISO 8601 or epoch seconds.
-        :raises SegmindConfigError: there is no usable request id in it.
+        :param submitted_at: when it was submitted, ISO 8601 or epoch seconds, where the user says so.
+        :raises SegmindConfigError: it contains no usable request id.
         """
         given = value
         if isinstance(given, str) and given.strip().startswith("{"):
@@ -45,22 +96,27 @@ class RequestRef:
                 given = ast.literal_eval(given.strip())
             except (ValueError, SyntaxError) as error:
                 raise SegmindConfigError("'request_id' is neither an id nor the output of a submit task.") from error
-        model = landed = None
+        model = manifest = None
         if isinstance(given, dict):
             model = given.get("model") if isinstance(given.get("model"), str) else None
             submitted_at = submitted_at or given.get("submitted_at")
-            landed = given if isinstance(given.get("uri"), str) else None
+            manifest = ResultManifest.from_json(given)
             given = given.get("request_id")
         if isinstance(given, str):
             given = given.strip()
         path_segment(given, "request_id")
         moment = read_moment(submitted_at, "submitted_at")
-        return cls(request_id=str(given), model=model, submitted_at=moment, landed=landed)
+        return cls(request_id=str(given), model=model, submitted_at=moment, manifest=manifest)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what XCom carries of a request that was submitted."""
+        moment = None if self.submitted_at is None else iso(self.submitted_at)
+        return {"request_id": self.request_id, "model": self.model, "submitted_at": moment}
 
 
 def read_moment(value: Any, field: str) -> float | None:
     """
-    Read a moment: ISO 8601 (UTC when it names no zone), a datetime, or epoch seconds.
+    Read a point in time: ISO 8601 (UTC when it names no zone), a datetime, or epoch seconds.
 
     :raises SegmindConfigError: it is something else.
     """
@@ -80,7 +136,7 @@ def read_moment(value: Any, field: str) -> float | None:
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
     """
-    What a submitted request was made from; another one means the answer would not fit.
+    What a submitted request was made from; with another one, the result would not be that of the task.
 
     :param inputs: SHA-256 of the canonical JSON of the body, so that no prompt is stored.
     :param connection: the connection's id and base URL; a rotated key is still the same account.
@@ -92,7 +148,7 @@ class Fingerprint:
 
     @classmethod
     def of(cls, *, model: str, inputs: Mapping[str, Any], connection: str) -> Self:
-        """Take the fingerprint of what is about to be submitted."""
+        """Return the fingerprint of what is about to be submitted."""
         return cls(model=model, inputs=digest(inputs), connection=connection)
 
     def changes_from(self, earlier: Fingerprint) -> list[str]:
@@ -103,7 +159,7 @@ class Fingerprint:
 def digest(value: Any) -> str:
     """Return the SHA-256 of the canonical JSON of ``value``."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
-    # Half of a surrogate pair cannot be sent, but may be in what is compared with it.
+    # A lone surrogate cannot be sent, but what is compared with a body may contain one.
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -117,9 +173,9 @@ class SubmissionRecord:
     :param submitted_at: epoch seconds from which age and expiry count.
     :param outcome: ``refused`` or ``failed`` when nothing was billed and a new try starts from nothing.
     :param resubmits: how many times a policy has already submitted again for this task instance.
-    :param landed: the manifest of the result on object storage, once it is there.
-    :param former: ids of the requests this task instance had before, which a lost POST must not be taken for.
-    :param before: what the requests came to that this one carries on from, for a task that asks more than once.
+    :param manifest: of the result on object storage, once it is there.
+    :param previous_ids: requests this task instance had before, which a lost POST must not be taken for.
+    :param spent_before: what the requests before this one cost, for a task that submits more than one.
     """
 
     fingerprint: Fingerprint
@@ -128,53 +184,54 @@ class SubmissionRecord:
     submitted_at: float | None = None
     outcome: Literal["refused", "failed"] | None = None
     resubmits: int = 0
-    landed: dict[str, Any] | None = None
-    former: tuple[str, ...] = ()
-    before: dict[str, Any] | None = None
+    manifest: ResultManifest | None = None
+    previous_ids: tuple[str, ...] = ()
+    spent_before: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as plain JSON."""
-        # The task state store takes JSON values only, and a tuple is none.
-        return {**asdict(self), "former": list(self.former)}
+        # The task state store takes JSON values only, and a tuple is not one.
+        manifest = None if self.manifest is None else self.manifest.to_json()
+        return {**asdict(self), "manifest": manifest, "previous_ids": list(self.previous_ids)}
 
     @classmethod
     def from_json(cls, value: Any) -> Self:
         """
         Read a record back.
 
-        :raises SegmindStateError: it is not one; nothing may be submitted until somebody has looked.
+        :raises SegmindStateError: it is not one; nothing may be submitted until it has been repaired or deleted.
         """
         try:
             fingerprint = Fingerprint(**value["fingerprint"])
-            former = tuple(value.get("former", ()))
-            record = cls(**{**value, "fingerprint": fingerprint, "former": former})
+            manifest = ResultManifest.from_json(value.get("manifest"))
+            known = {"fingerprint": fingerprint, "manifest": manifest}
+            record = cls(**{**value, **known, "previous_ids": tuple(value.get("previous_ids", ()))})
         except (AttributeError, TypeError, KeyError) as error:
             raise SegmindStateError(_unreadable(value)) from error
-        if not record._plausible():
+        if not record._plausible() or (manifest is None) is not (value.get("manifest") is None):
             raise SegmindStateError(_unreadable(value))
         return record
 
     def _plausible(self) -> bool:
-        # An outcome nobody here knows, read as "nothing was billed", would pay a second time.
+        # An unknown outcome that is read as "nothing was billed" would pay a second time.
         return (
-            all(isinstance(text, str) for text in (*asdict(self.fingerprint).values(), *self.former))
+            all(isinstance(text, str) for text in (*asdict(self.fingerprint).values(), *self.previous_ids))
             and _is_number(self.intent_at)
             and (self.submitted_at is None or _is_number(self.submitted_at))
             and (self.request_id is None or (isinstance(self.request_id, str) and self.request_id != ""))
             and self.outcome in (None, "refused", "failed")
             and isinstance(self.resubmits, int)
-            and (self.landed is None or (isinstance(self.landed, dict) and isinstance(self.landed.get("uri"), str)))
-            and (self.before is None or isinstance(self.before, dict))
+            and (self.spent_before is None or isinstance(self.spent_before, dict))
         )
 
     @property
-    def known(self) -> tuple[str, ...]:
-        """Return the ids of every request this task instance is known to have had."""
-        return self.former if self.request_id is None else (*self.former, self.request_id)
+    def all_ids(self) -> tuple[str, ...]:
+        """The ids of all requests that this task instance is known to have had."""
+        return self.previous_ids if self.request_id is None else (*self.previous_ids, self.request_id)
 
     @property
     def age_from(self) -> float:
-        """Return the epoch second from which the age of the request counts."""
+        """The epoch second from which the age of the request counts."""
         return self.intent_at if self.submitted_at is None else self.submitted_at
 
     def accepted(self, request_id: str, submitted_at: float) -> SubmissionRecord:
@@ -192,50 +249,49 @@ def _is_number(value: Any) -> bool:
 
 def _unreadable(value: Any) -> str:
     return (
-        f"What an earlier try noted about its request cannot be read (found {type(value).__name__}). Nothing is "
-        "submitted until it can be: repair or delete the record, then clear the task."
+        f"The submission record of an earlier try cannot be read (it is a {type(value).__name__}). Nothing is "
+        "submitted until it can be read: repair or delete the record, then clear the task."
     )
 
 
 @dataclass(frozen=True, slots=True)
 class SubmitNew:
     """
-    Submit; nothing that was paid for is waiting.
+    Submit; no request that was paid for is waiting.
 
-    :param warning: what a policy gives up.
-    :param former: ids of the requests this task instance had before.
+    :param warning: what is given up by a policy.
     """
 
     resubmits: int = 0
     warning: str | None = None
-    former: tuple[str, ...] = ()
+    previous_ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Attach:
-    """Go on with the request of an earlier try."""
+    """Continue with the request of an earlier try."""
 
     record: SubmissionRecord
 
 
 @dataclass(frozen=True, slots=True)
 class LookUp:
-    """Find out what became of a POST whose answer nobody saw."""
+    """Look up a POST whose response was never received."""
 
     record: SubmissionRecord
 
 
 def decide(record: SubmissionRecord | None, fingerprint: Fingerprint, on_stale: OnStale) -> SubmitNew | Attach | LookUp:
     """
-    Say what a try has to do.
+    Return what a try has to do.
 
-    :param record: what earlier tries noted, None when this is the first.
+    :param record: of the earlier tries, None when this is the first.
     :raises SegmindConfigError: the task changed since it submitted, and ``on_stale`` is ``fail``.
     """
     if record is None:
         return SubmitNew()
     if record.outcome is not None:
-        return SubmitNew(resubmits=record.resubmits, former=record.known)
+        return SubmitNew(resubmits=record.resubmits, previous_ids=record.all_ids)
     changes = record_changes(record, fingerprint)
     if changes:
         earlier = f"request {record.request_id!r}" if record.request_id else "a request whose id is not known"
@@ -246,22 +302,22 @@ def decide(record: SubmissionRecord | None, fingerprint: Fingerprint, on_stale: 
                 "Undo the change, or set on_stale='resubmit' to pay for a new one."
             )
         return SubmitNew(
-            warning=f"{said}. Submitting again, as on_stale='resubmit' asks: the earlier one may be billed as well.",
-            former=record.known,
+            warning=f"{said}. Submitting again because of on_stale='resubmit'; the earlier one may be billed as well.",
+            previous_ids=record.all_ids,
         )
     return Attach(record) if record.request_id else LookUp(record)
 
 
 def latest(records: Sequence[SubmissionRecord]) -> SubmissionRecord | None:
     """
-    Say which of the records that several stores hold of one task instance is the newest.
+    Return the newest of the records that several stores hold of one task instance.
 
-    Every record names the requests before its own, and every write of one POST keeps its moment, so that no two clocks
-    are compared. Where that does not tell, a record of something that may be billed goes before one that says that
+    Every record names the requests before its own, and every write about one POST keeps its time, so that no two clocks
+    are compared. Where that does not decide, a record of something that may be billed wins over one that says that
     nothing was: a store that missed a write can then cost a look-up, never a second payment.
     """
-    former = {request_id for record in records for request_id in record.former}
-    current = [record for record in records if record.request_id is None or record.request_id not in former]
+    previous = {request_id for record in records for request_id in record.previous_ids}
+    current = [record for record in records if record.request_id is None or record.request_id not in previous]
     posts: dict[float, SubmissionRecord] = {}
     for record in current:
         other = posts.get(record.intent_at)
@@ -271,15 +327,15 @@ def latest(records: Sequence[SubmissionRecord]) -> SubmissionRecord | None:
 
 
 def _progress(record: SubmissionRecord) -> tuple[bool, bool, bool]:
-    return record.request_id is not None, record.outcome is not None, record.landed is not None
+    return record.request_id is not None, record.outcome is not None, record.manifest is not None
 
 
 def _weight(record: SubmissionRecord) -> tuple[bool, bool, int, float]:
-    return record.outcome is None, record.request_id is not None, len(record.former), record.intent_at
+    return record.outcome is None, record.request_id is not None, len(record.previous_ids), record.intent_at
 
 
 def record_changes(record: SubmissionRecord, fingerprint: Fingerprint) -> str:
-    """Name in words what changed since ``record``, empty when nothing did."""
+    """Return in words what changed since ``record``, empty when nothing did."""
     names = fingerprint.changes_from(record.fingerprint)
     described = []
     for name in names:
@@ -288,11 +344,15 @@ def record_changes(record: SubmissionRecord, fingerprint: Fingerprint) -> str:
     return " and ".join(described)
 
 
-def unknown_message(record: SubmissionRecord, looks: str) -> str:
-    """Say what is known of a POST whose fate is not."""
+def unknown_message(record: SubmissionRecord, result: str) -> str:
+    """
+    Return what is known of a POST whose outcome is unknown.
+
+    :param result: sentences on what the request history showed.
+    """
     return (
         f"A request to model {record.fingerprint.model!r} was about to be sent at {iso(record.intent_at)} (fingerprint "
-        f"{record.fingerprint.inputs[:16]}) and its answer was never seen. {looks}"
+        f"{record.fingerprint.inputs[:16]}) and no response to it was received. {result}"
     )
 
 

@@ -1,21 +1,26 @@
 """
-ChatExecution's work: a prompt becomes inputs, a reply becomes an answer or a further request.
+A chat task: a prompt becomes inputs, a reply becomes the answer or a follow-up request.
 
-Each request is submitted once and recorded by itself, so that whoever goes on (a retry, a cleared task, a task that a
-trigger woke) goes on from the last recorded request and pays none of them again.
+Each request is submitted once and recorded by itself, so that a retry, a cleared task and a task that a trigger resumes
+continue from the last recorded request and pay none of them again.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from airflow_provider_segmind.arguments import ChatPrompt, _check_files, is_path, path_or_none, path_text
+from airflow_provider_segmind.arguments import ChatPrompt, _check_files, is_path, path_text
+from airflow_provider_segmind.chat.attachments import MAX_INLINE_BYTES, FilePart, load_file
 from airflow_provider_segmind.chat.json_values import clean_text, for_xcom, json_text
+from airflow_provider_segmind.chat.messages import build_chat_inputs
+from airflow_provider_segmind.chat.model_families import family_of
+from airflow_provider_segmind.chat.output_type import OutputType
 from airflow_provider_segmind.chat.replies import ChatReply, FinishReason, read_reply
 from airflow_provider_segmind.chat.reply_policy import (
     MAX_ENLARGEMENTS,
@@ -31,110 +36,145 @@ from airflow_provider_segmind.chat.reply_policy import (
     part_after,
     reply_error,
 )
+from airflow_provider_segmind.client.client import SegmindClient
 from airflow_provider_segmind.client.models import RequestResult
-from airflow_provider_segmind.client.submission import SubmissionRecord
+from airflow_provider_segmind.defaults import MAX_REPAIRS, OnLargeFile
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindRequestExpiredError, shorten
-from airflow_provider_segmind.execution.request import Submission, settle, summary
-from airflow_provider_segmind.result_storage import ResultDestination, manifest_of, stored_result, warn_of_replacements
-from airflow_provider_segmind.task_state import TaskState, task_state_for
-
-if TYPE_CHECKING:
-    from airflow_provider_segmind.chat.attachments import FilePart
-    from airflow_provider_segmind.compat import Context
-    from airflow_provider_segmind.operators.chat import SegmindChatOperator
-    from airflow_provider_segmind.triggers.events import RequestEvent
+from airflow_provider_segmind.execution.request import Defer, RequestExecution, RequestSettings, XComPush, summary
+from airflow_provider_segmind.result_storage import (
+    ResultDestination,
+    StoredResult,
+    manifest_of,
+    stored_result,
+    warn_of_replacements,
+)
+from airflow_provider_segmind.task_state import TaskState
+from airflow_provider_segmind.triggers.events import RequestEvent
 
 UPLOAD_SCHEME = "segmind-upload://"
-"""Stands for the address of a file that is uploaded when the request is submitted; the rest is its SHA-256."""
+"""Placeholder for the address of a file that is uploaded when the request is submitted; the rest is its SHA-256."""
+_REPLACED = (
+    "%d strings of the answer contain NUL or half a surrogate pair, which not every XCom backend can store; each such "
+    "character was replaced by U+FFFD"
+)
 
 
-def build(task: SegmindChatOperator, question: ChatPrompt) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatSettings:
     """
-    Build the body of the first request.
+    What a chat task sends and what its answer must be.
 
-    A file that is to be uploaded stands in it as an address of :data:`UPLOAD_SCHEME`, so that the body is the same in
-    every try; :func:`upload_files` puts the real addresses in.
-
-    :raises SegmindConfigError: something cannot work; names the field. Nothing was sent.
+    :param request: how each of its requests is submitted and waited for, and where their bodies are stored.
+    :param destination: where the answer goes.
+    :param output_type: what the answer must be, None for text.
+    :param dag_folder: where files with a relative path are looked for first.
     """
-    from airflow_provider_segmind.chat.messages import build_chat_inputs
-    from airflow_provider_segmind.chat.model_families import family_of
 
-    model = task.hook.model_or_default(task.model)
-    family = family_of(model, task.api_format)
-    files = _decoded("files", question.files) or []
+    request: RequestSettings
+    destination: ResultDestination
+    output_type: OutputType | None = None
+    options: Any = None
+    api_format: str | None = None
+    max_repairs: int = MAX_REPAIRS
+    max_inline_bytes: int | None = None
+    large_files: OnLargeFile = "fail"
+    dag_folder: Path | None = None
+
+
+# A prompt becomes inputs.
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """
+    The first request of a chat task.
+
+    :param inputs: its body, in which the address of a file to be uploaded is a placeholder, so that the body is the
+        same in every try.
+    :param uploads: the files to be uploaded, by placeholder.
+    """
+
+    inputs: Mapping[str, Any]
+    uploads: Mapping[str, FilePart]
+
+    def upload(self, inputs: Mapping[str, Any], send: Callable[[Sequence[str]], list[str]]) -> Mapping[str, Any]:
+        """Upload the files, which is free, and return ``inputs`` with their addresses."""
+        if not self.uploads:
+            return inputs
+        addresses = {placeholder: send([part.data_uri()])[0] for placeholder, part in self.uploads.items()}
+        filled: Mapping[str, Any] = _fill(inputs, addresses)
+        return filled
+
+
+def build_request(settings: ChatSettings, prompt: ChatPrompt) -> ChatRequest:
+    """
+    Load the files and build the first request.
+
+    :raises SegmindConfigError: it cannot work; names the field. Nothing was sent.
+    """
+    model = settings.request.model
+    family = family_of(model, settings.api_format)
+    files = _decoded("files", prompt.files) or []
     _check_files(files)
-    return build_chat_inputs(
+    uploads: dict[str, FilePart] = {}
+    inputs = build_chat_inputs(
         model=model,
-        prompt=question.prompt,
-        system=question.system,
-        messages=_decoded("messages", question.messages),
-        files=[_load(task, file, f"files[{index}]") for index, file in enumerate(files)],
-        options=_decoded("options", task.options),
-        api_format=task.api_format,
-        response_format=task.answer_type.response_format(family) if task.answer_type else None,
+        prompt=prompt.prompt,
+        system=prompt.system,
+        messages=_decoded("messages", prompt.messages),
+        files=[_load(settings, file, f"files[{index}]", uploads) for index, file in enumerate(files)],
+        options=_decoded("options", settings.options),
+        api_format=settings.api_format,
+        response_format=settings.output_type.response_format(family) if settings.output_type else None,
     )
-
-
-def upload_files(task: SegmindChatOperator, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Upload what is too large to travel inside a request, and return the body with the addresses. Free."""
-    addresses = {placeholder: task.hook.upload(part.data_uri())[0] for placeholder, part in task.uploads.items()}
-    replaced: Mapping[str, Any] = _replaced(inputs, addresses) if addresses else inputs
-    return replaced
+    return ChatRequest(inputs, uploads)
 
 
 def _decoded(name: str, value: Any) -> Any:
-    """Return what a template made of a structure: itself, or what its JSON text holds."""
+    """Return a rendered structure: the value itself, or what it contains as a string of JSON."""
     if value is None or isinstance(value, Mapping | list | tuple):
         return value
     if not isinstance(value, str):
-        # What a mapped task upstream returned arrives as a lazy sequence of Airflow's own.
+        # The outputs of a mapped task arrive as a lazy sequence of Airflow's.
         return list(value) if hasattr(value, "__getitem__") and not isinstance(value, bytes) else value
-    import json
-
     try:
         return json.loads(value)
     except ValueError as error:
         raise SegmindConfigError(
-            f"{name!r} is a text that is no JSON: end the template with '| tojson'. Nothing was sent."
+            f"{name!r} is a string that is not JSON: end the template with '| tojson'. Nothing was sent."
         ) from error
 
 
-def _load(task: SegmindChatOperator, file: Any, name: str) -> FilePart:
-    import hashlib
-
-    from airflow_provider_segmind.chat.attachments import MAX_INLINE_BYTES, load_file
-
-    limit = MAX_INLINE_BYTES if task.max_inline_bytes is None else task.max_inline_bytes
+def _load(settings: ChatSettings, file: Any, name: str, uploads: dict[str, FilePart]) -> FilePart:
+    limit = MAX_INLINE_BYTES if settings.max_inline_bytes is None else settings.max_inline_bytes
 
     def read(address: str) -> bytes:
-        return _read(task, address, name, limit if task.large_files == "fail" else None)
+        return _read(settings.dag_folder, address, name, limit if settings.large_files == "fail" else None)
 
     def upload(part: FilePart) -> str:
         placeholder = UPLOAD_SCHEME + hashlib.sha256(part.data or b"").hexdigest()
-        task.uploads[placeholder] = part
+        uploads[placeholder] = part
         return placeholder
 
     return load_file(
         path_text(file) if is_path(file) else file,
         read=read,
         max_inline_bytes=limit,
-        upload=upload if task.large_files == "upload" else None,
+        upload=upload if settings.large_files == "upload" else None,
         field_name=name,
     )
 
 
-def _read(task: SegmindChatOperator, address: str, name: str, limit: int | None) -> bytes:
+def _read(dag_folder: Path | None, address: str, name: str, limit: int | None) -> bytes:
     from airflow_provider_segmind.compat import ObjectStoragePath
 
-    dag = task.get_dag()
-    beside = Path(dag.fileloc).parent / address if dag is not None and dag.fileloc and "://" not in address else None
+    beside = dag_folder / address if dag_folder is not None and "://" not in address else None
     path = ObjectStoragePath(str(beside) if beside is not None and beside.exists() else address)
     try:
         size = path.stat().st_size
         if limit is not None and size > limit:
             raise SegmindConfigError(
-                f"{name} ({shorten(path.name, 80)}) has {size} bytes, over the {limit} that may travel inside a "
+                f"{name} ({shorten(path.name, 80)}) has {size} bytes, over the {limit} that may be sent inside a "
                 "request. Pass an http(s) address, or set large_files='upload'. Nothing was sent."
             )
         return path.read_bytes()
@@ -144,228 +184,239 @@ def _read(task: SegmindChatOperator, address: str, name: str, limit: int | None)
         ) from error
 
 
-def _replaced(node: Any, addresses: Mapping[str, str]) -> Any:
+def _fill(node: Any, addresses: Mapping[str, str]) -> Any:
     if isinstance(node, str):
         return addresses.get(node, node)
     if isinstance(node, Mapping):
-        return {key: _replaced(value, addresses) for key, value in node.items()}
+        return {key: _fill(value, addresses) for key, value in node.items()}
     if isinstance(node, list | tuple):
-        return [_replaced(value, addresses) for value in node]
+        return [_fill(value, addresses) for value in node]
     return node
 
 
+# Replies become the answer.
+
 Inputs = Callable[[], Mapping[str, Any]]
-_REPLACED = (
-    "%d strings of the answer contain NUL or half a surrogate pair, which not every XCom backend can store; each such "
-    "character was replaced by U+FFFD"
-)
 
 
 @dataclass(frozen=True, slots=True)
-class Round:
-    """One request of the chain, and what was spent before it."""
+class Exchange:
+    """One request of a chat task, and what was spent before it."""
 
-    submission: Submission
-    record: SubmissionRecord
+    execution: RequestExecution
     inputs: Inputs
     before: Spent
 
 
-class Conversation:
+class ChatExecution:
     """
-    The requests of one chat task instance.
+    The requests of one chat task instance, each a follow-up of the one before.
 
-    :param task: the operator, its fields rendered.
+    A task begins with :meth:`start` and continues after a deferral with :meth:`resume`.
+
+    :param request: makes the first request when it is needed.
+    :param task_state: where the submission record of a request is kept, by the part of the task it belongs to.
     """
 
-    def __init__(self, task: SegmindChatOperator, context: Context) -> None:
-        self._task = task
-        self._context = context
-        self._client = task.hook.get_conn()
-        self._model = task.hook.model_or_default(task.model)
-        self._connection = f"{task.segmind_conn_id} at {task.hook.config.endpoints.gateway}"
+    def __init__(
+        self,
+        settings: ChatSettings,
+        request: Callable[[], ChatRequest],
+        *,
+        client: SegmindClient,
+        task_state: Callable[[str], TaskState],
+        log: Any,
+        defer: Defer,
+        xcom_push: XComPush,
+    ) -> None:
+        self._settings = settings
+        self._model = settings.request.model
+        self._make_request = request
+        self._client = client
+        self._task_state = task_state
+        self._log = log
+        self._defer = defer
+        self._xcom_push = xcom_push
+        self._current: Exchange | None = None
 
-    def begin(self) -> Any:
-        """Ask, or go on from what an earlier try asked; return the answer or defer."""
-        submission = self._submission(self._first_inputs, Spent(), self._state())
-        return self._answer(self._latest(Round(submission, submission.begin(), self._first_inputs, Spent())))
+    @property
+    def request_id(self) -> str | None:
+        """The request that the task waits for, None before there is one."""
+        return None if self._current is None else self._current.execution.request_id
 
-    def go_on(self, event: RequestEvent | None) -> Any:
+    def start(self) -> StoredResult:
+        """Submit, or continue from the last request of an earlier try; return the answer or defer."""
+        first = self._exchange(self._first_inputs, Spent(), self._task_state(""))
+        first.execution.submit()
+        return self._answer(self._latest(first))
+
+    def resume(self, event: RequestEvent | None) -> StoredResult:
         """
-        Go on after a deferral; nothing is submitted but what the reply asks for.
+        Continue after a deferral; nothing is submitted but follow-ups.
 
-        :param event: how waiting ended, None when this worker is to look itself.
+        :param event: how waiting in the triggerer ended, None when this worker is to poll.
         """
-        submission = self._submission(self._first_inputs, Spent(), self._state())
-        record = submission.current(event.request_id if event else None)
-        latest = self._latest(Round(submission, record, self._first_inputs, Spent()), event)
-        return self._answer(latest, event)
+        first = self._exchange(self._first_inputs, Spent(), self._task_state(""))
+        first.execution.reattach(event.request_id if event else None)
+        return self._answer(self._latest(first, event), event)
 
-    def _answer(self, asked: Round, event: RequestEvent | None = None) -> Any:
+    def _answer(self, exchange: Exchange, event: RequestEvent | None = None) -> StoredResult:
         while True:
-            value = settle(self._task, self._context, asked.submission, asked.record, event)
+            self._current = exchange
+            stored = exchange.execution.finish(event)
             event = None
-            request_id = str(self._task.request_id)
-            result = self._result(value, request_id)
+            request_id = str(exchange.execution.request_id)
+            result = self._result(stored, request_id)
             reply = self._read(result)
-            spent = asked.before.plus(result.metrics.cost, reply.usage)
-            self._tell(result, reply, spent)
-            decision = self._decide(reply, asked)
+            spent = exchange.before.plus(result.metrics.cost, reply.usage)
+            self._report(result, reply, spent)
+            decision = self._decide(reply, exchange)
             if isinstance(decision, Accept):
                 return self._store(decision.result, result)
             if isinstance(decision, Refuse):
                 raise reply_error(
                     decision, reply, model=self._model, request_id=request_id, paid_requests=spent.requests
                 )
-            asked = self._ask_again(asked, request_id, decision, spent)
+            exchange = self._follow_up(exchange, request_id, decision, spent)
 
-    def _ask_again(self, asked: Round, request_id: str, decision: AskAgainLarger | Repair, spent: Spent) -> Round:
+    def _follow_up(
+        self, exchange: Exchange, request_id: str, decision: AskAgainLarger | Repair, spent: Spent
+    ) -> Exchange:
         if isinstance(decision, Repair):
-            # The validator quotes what it refuses, and a log is no place for that.
-            why = "is not the data asked for"
+            # The validator quotes what it refuses, which must not be logged.
+            why = "is not of the output_type"
         else:
             why = f"was cut off; the output cap becomes {decision.cap} tokens"
-        self._task.log.warning("The answer to request %s %s. Asking again is a further paid request", request_id, why)
+        self._log.warning("The answer to request %s %s. Sending a follow-up, a further paid request", request_id, why)
 
         def inputs() -> Mapping[str, Any]:
-            return further_inputs(asked.inputs(), decision)
+            return further_inputs(exchange.inputs(), decision)
 
-        before = spent.toward(decision)
-        submission = self._submission(inputs, before, self._state(request_id))
-        return Round(submission, submission.begin(), inputs, before)
+        following = self._exchange(inputs, spent.toward(decision), self._task_state(part_after(request_id)))
+        following.execution.submit()
+        return following
 
-    def _latest(self, asked: Round, event: RequestEvent | None = None) -> Round:
+    def _latest(self, exchange: Exchange, event: RequestEvent | None = None) -> Exchange:
         """Follow the chain of records to the last request that Segmind has accepted."""
         while True:
-            request_id = str(asked.record.request_id)
-            state = self._state(request_id)
+            request_id = str(exchange.execution.request_id)
+            state = self._task_state(part_after(request_id))
             record = state.read()
-            inputs = self._inputs_after(asked)
-            before = Spent.from_json(record.before if record else None)
-            submission = self._submission(inputs, before, state)
-            if record is not None and event is not None and event.request_id != request_id:
-                record = submission.current(event.request_id)
-            if record is None or record.request_id is None or record.outcome is not None:
-                # What is unknown or refused is decided where its body is at hand: after the reply before it.
-                return asked
-            self._task.log.info(
-                "Request %s is paid and done with; an earlier try went on with %s", request_id, record.request_id
+            resumed_by = event.request_id if event is not None and event.request_id != request_id else None
+            if record is None or record.outcome is not None or (record.request_id or resumed_by) is None:
+                # An unknown or refused follow-up is decided where its body is at hand: after the reply before it.
+                return exchange
+            following = self._exchange(self._inputs_after(exchange), Spent.from_json(record.spent_before), state)
+            record = following.execution.reattach(resumed_by)
+            self._log.info(
+                "Request %s is complete and paid; an earlier try followed up with %s", request_id, record.request_id
             )
-            asked = Round(submission, record, inputs, before)
+            exchange = following
 
-    def _inputs_after(self, asked: Round) -> Inputs:
+    def _inputs_after(self, exchange: Exchange) -> Inputs:
         def inputs() -> Mapping[str, Any]:
-            request_id = str(asked.record.request_id)
+            record = exchange.execution.record
+            request_id = str(record.request_id)
             try:
-                value = stored_result(request_id, self._task.destination, asked.record.landed)
-                result = self._result(value or self._client.get_result(request_id).to_json(), request_id)
+                stored = stored_result(request_id, self._settings.request.destination, record.manifest)
+                result = self._client.get_result(request_id) if stored is None else self._result(stored, request_id)
             except SegmindRequestExpiredError:
-                self._task.log.warning("The reply to request %s is gone; going on without it", request_id)
-                return asked.inputs()
-            decision = self._decide(self._read(result), asked)
+                self._log.warning("The reply to request %s is gone; continuing without it", request_id)
+                return exchange.inputs()
+            decision = self._decide(self._read(result), exchange)
             if isinstance(decision, AskAgainLarger | Repair):
-                return further_inputs(asked.inputs(), decision)
-            return asked.inputs()
+                return further_inputs(exchange.inputs(), decision)
+            return exchange.inputs()
 
         return inputs
 
-    def _decide(self, reply: ChatReply, asked: Round) -> Decision:
-        task = self._task
-        parsed = task.answer_type.parse(reply.text) if task.answer_type else None
+    def _decide(self, reply: ChatReply, exchange: Exchange) -> Decision:
+        settings, before = self._settings, exchange.before
+        parsed = settings.output_type.parse(reply.text) if settings.output_type else None
         if parsed is not None and parsed.replaced:
-            task.log.warning(_REPLACED, parsed.replaced)
+            self._log.warning(_REPLACED, parsed.replaced)
         # Only a reply that may be cut off needs the request's own cap, and with it the body and its files.
         capped = reply.finish_reason in (FinishReason.LENGTH, FinishReason.UNKNOWN) and (
-            asked.before.enlargements < MAX_ENLARGEMENTS
+            before.enlargements < MAX_ENLARGEMENTS
         )
         return decide(
             reply,
             parsed,
-            repairs_left=task.max_repairs - asked.before.repairs,
-            truncation_retries_left=MAX_ENLARGEMENTS - asked.before.enlargements,
-            output_cap=output_cap_of(asked.inputs()) if capped else None,
+            repairs_left=settings.max_repairs - before.repairs,
+            truncation_retries_left=MAX_ENLARGEMENTS - before.enlargements,
+            output_cap=output_cap_of(exchange.inputs()) if capped else None,
         )
 
-    def _tell(self, result: RequestResult, reply: ChatReply, spent: Spent) -> None:
-        task = self._task
-        line = summary(result.request_id, self._model, result.to_json())
-        task.log.info("%s, finish reason %s", line, reply.finish_reason)
+    def _report(self, result: RequestResult, reply: ChatReply, spent: Spent) -> None:
+        line = summary(result.request_id, self._model, StoredResult(result.to_json()))
+        self._log.info("%s, finish reason %s", line, reply.finish_reason)
         if spent.requests > 1:
             cost = "an unknown amount" if spent.cost is None else f"{spent.cost} USD"
-            task.log.info("This answer has taken %d paid requests, %s in all", spent.requests, cost)
-        if task.do_xcom_push:
-            push = self._context["ti"].xcom_push
-            push(key="usage", value=for_xcom(dict(spent.usage or {})).value)
-            push(key="cost", value=for_xcom(spent.cost).value)
-            push(key="finish_reason", value=for_xcom(str(reply.finish_reason)).value)
+            self._log.info("This answer has taken %d paid requests, %s in all", spent.requests, cost)
+        self._xcom_push(key="usage", value=for_xcom(dict(spent.usage or {})).value)
+        self._xcom_push(key="cost", value=for_xcom(spent.cost).value)
+        self._xcom_push(key="finish_reason", value=for_xcom(str(reply.finish_reason)).value)
 
-    def _store(self, answer: Any, result: RequestResult) -> Any:
-        task = self._task
+    def _store(self, answer: Any, result: RequestResult) -> StoredResult:
+        as_text = self._settings.output_type is None
         carried = for_xcom(answer)
         warn_of_replacements(carried, f"The answer to request {result.request_id}")
-        text = carried.value if task.answer_type is None else json_text(answer)
-        encoded = clean_text(text).encode()
-        small = len(json.dumps(carried.value, ensure_ascii=False).encode()) <= task.max_xcom_bytes
-        destination = ResultDestination(
-            path_or_none(task.output_path), task.max_xcom_bytes, task.destination.overflow_path
-        )
+        encoded = clean_text(carried.value if as_text else json_text(answer)).encode()
+        destination = self._settings.destination
+        small = destination.fits_xcom(len(json.dumps(carried.value, ensure_ascii=False).encode()))
         files = destination.for_files()
         if files is None or (small and not destination.output_path):
             if not small:
-                task.log.warning(
-                    "The answer to request %s is %d bytes, over max_xcom_bytes (%d), and no output_path says where to "
-                    "store it: it goes into XCom in full",
+                self._log.warning(
+                    "The answer to request %s has %d bytes, over max_xcom_bytes (%s), and there is no output_path to "
+                    "store it in: it goes into XCom in full",
                     result.request_id,
                     len(encoded),
-                    task.max_xcom_bytes,
+                    destination.max_xcom_bytes,
                 )
-            return carried.value
-        path = files.file(result.request_id, ".answer.txt" if task.answer_type is None else ".answer.json")
+            return StoredResult(carried.value)
+        path = files.file(result.request_id, ".answer.txt" if as_text else ".answer.json")
         path.write_bytes(encoded)
-        task.result_uri = str(path)
-        return carried.value if small else manifest_of(result, self._model, [str(path)], len(encoded))
+        manifest = None if small else manifest_of(result, self._model, [str(path)], len(encoded))
+        return StoredResult(carried.value, manifest, uri=str(path))
 
-    def _result(self, value: Any, request_id: str) -> RequestResult:
-        """Return the body of a request from what settling it gave: itself, or the manifest of where it was landed."""
-        if isinstance(value, dict) and "uris" in value:
-            value = stored_result(request_id, self._task.destination, value)
-        if isinstance(value, dict) and value.get("recovered"):
-            # The history knows of an output file at most, and that is not what the model said.
+    def _result(self, stored: StoredResult, request_id: str) -> RequestResult:
+        """Return the body of a request, read from its file where it was stored in one."""
+        if stored.manifest is not None:
+            stored = stored_result(request_id, self._settings.request.destination, stored.manifest) or StoredResult()
+        if stored.recovered:
+            # The history has an output file at most, and that is not the model's answer.
             raise SegmindRequestExpiredError(
                 f"The answer to request {request_id!r} is gone: Segmind keeps one for an hour after submission, and "
-                "its request history holds no text. It was billed. on_expired='resubmit' pays for a new one; "
-                "output_path keeps this from happening.",
+                "its request history has no text. It was billed. on_expired='resubmit' pays for a new one; "
+                "output_path prevents this.",
                 request_id=request_id,
             )
-        if not isinstance(value, dict) or "uris" in value:
-            # A reply that is nothing but an address counts as media when it is landed; Segmind has the text.
+        if stored.manifest is not None or not isinstance(stored.body, dict):
+            # A reply that is nothing but an address counts as media when it is stored; Segmind has the text.
             return self._client.get_result(request_id)
-        return RequestResult.model_validate({"status": "COMPLETED", **value, "request_id": request_id})
+        return RequestResult.model_validate({"status": "COMPLETED", **stored.body, "request_id": request_id})
 
     def _read(self, result: RequestResult) -> ChatReply:
-        return read_reply(result.to_json(), model=self._model, api_format=self._task.api_format)
+        return read_reply(result.to_json(), model=self._model, api_format=self._settings.api_format)
 
     @cached_property
-    def _body(self) -> Mapping[str, Any]:
-        return self._task.build_inputs(self._context)
+    def _request(self) -> ChatRequest:
+        return self._make_request()
 
     def _first_inputs(self) -> Mapping[str, Any]:
-        return self._body
+        return self._request.inputs
 
-    def _submission(self, inputs: Inputs, before: Spent, state: TaskState) -> Submission:
-        task = self._task
-        return Submission(
+    def _exchange(self, inputs: Inputs, before: Spent, state: TaskState) -> Exchange:
+        execution = RequestExecution(
+            self._settings.request,
+            inputs,
             client=self._client,
             state=state,
-            model=self._model,
-            inputs=inputs,
-            connection=self._connection,
-            policies=task.policies,
-            log=task.log,
-            before=before.to_json() if before.requests else None,
-            prepare=lambda body: upload_files(task, body),
+            log=self._log,
+            defer=self._defer,
+            xcom_push=self._xcom_push,
+            spent_before=before.to_json() if before.requests else None,
+            prepare=lambda body: self._request.upload(body, self._client.upload),
         )
-
-    def _state(self, after: str | None = None) -> TaskState:
-        part = "" if after is None else part_after(after)
-        return task_state_for(self._context, self._task.state_folder, part, self._task.record_path)
+        return Exchange(execution, inputs, before)

@@ -15,13 +15,14 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow_provider_segmind.chat.cost_estimate import PRICES
 from airflow_provider_segmind.client.client import AsyncSegmindClient
 from airflow_provider_segmind.compat import conf
-from airflow_provider_segmind.deferral import backstop
+from airflow_provider_segmind.deferral import defer_until
 from airflow_provider_segmind.enrichment.engine import Engine
 from airflow_provider_segmind.enrichment.manifest import Manifest
 from airflow_provider_segmind.enrichment.outcomes import Outcome
@@ -30,7 +31,7 @@ from airflow_provider_segmind.enrichment.run_limits import Limits
 from airflow_provider_segmind.enrichment.settings import Client, KeyedTarget, OnUnknown, Rerun, Settings, Shard
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindEnrichmentError, SegmindError
 from airflow_provider_segmind.failures import skip
-from airflow_provider_segmind.triggers.request import SegmindRequestsTrigger, earliest_event
+from airflow_provider_segmind.triggers.request import SegmindRequestsTrigger
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.defaults import OnPartial, OnUnknownRow
@@ -148,7 +149,7 @@ class EnrichmentRun:
     :param table: reader of the rows and writer of the answers.
     :param hook: of the account.
     :param progress: reports to Airflow while the engine runs.
-    :param defer: defers the task to ``trigger`` with a ``timeout``, and raises.
+    :param defer: Airflow's ``defer`` of the operator.
     :param xcom_push: pushes ``value`` under ``key``; a no-op where the task pushes no XCom.
     :param resume_state: counts of this try before it was deferred, None at its start.
     """
@@ -161,7 +162,7 @@ class EnrichmentRun:
         table: TableIO,
         hook: SegmindHook,
         progress: ProgressReporter,
-        defer: Callable[..., Any],
+        defer: Callable[..., NoReturn],
         xcom_push: Callable[..., Any],
         log: Any,
         resume_state: dict[str, Any] | None = None,
@@ -303,19 +304,17 @@ class EnrichmentRun:
             "at most %d s",
             *(len(rest.requests), rest.enough, max(0, until - now)),
         )
-        self._defer(
-            trigger=SegmindRequestsTrigger(
-                requests=[list(one) for one in rest.requests],
-                enough=rest.enough,
-                until=until,
-                segmind_conn_id=self.settings.segmind_conn_id,
-                model=self._question.model,
-                poll_interval=self.settings.poll_interval,
-                carried=resume_state,
-                not_before=earliest_event(now),
-            ),
-            timeout=backstop(until, now),
+        trigger = partial(
+            SegmindRequestsTrigger,
+            requests=[list(one) for one in rest.requests],
+            enough=rest.enough,
+            until=until,
+            segmind_conn_id=self.settings.segmind_conn_id,
+            model=self._question.model,
+            poll_interval=self.settings.poll_interval,
+            carried=resume_state,
         )
+        defer_until(until, self._defer, trigger)
 
     def _store_answers(self, running: Future[None]) -> Manifest | None:
         """Write what is in the ledger; return None, writing nothing, when not even the first row could be read."""

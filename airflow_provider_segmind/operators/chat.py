@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from functools import cached_property, partial
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_segmind.arguments import (
@@ -23,10 +25,8 @@ from airflow_provider_segmind.rendering import named_files, read_text_file, unma
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.chat.attachments import FilePart
-    from airflow_provider_segmind.chat.output_type import OutputType
-    from airflow_provider_segmind.client.submission import SubmissionRecord
     from airflow_provider_segmind.compat import Context
-    from airflow_provider_segmind.result_storage import ResultDestination
+    from airflow_provider_segmind.execution.chat import ChatExecution, ChatRequest, ChatSettings
 
 
 class SegmindChatOperator(SegmindRunOperator):
@@ -110,7 +110,6 @@ class SegmindChatOperator(SegmindRunOperator):
         self.max_repairs = max_repairs
         self.max_inline_bytes = max_inline_bytes
         self.large_files = large_files
-        self.uploads: dict[str, FilePart] = {}
         # A mapped task is built on the worker, where the text may be data that came out of XCom.
         mapped = getattr(self, "_BaseOperator__from_mapped", False)
         named = named_files(prompt=prompt, system=system)
@@ -125,21 +124,8 @@ class SegmindChatOperator(SegmindRunOperator):
         check_limits(max_repairs=self.max_repairs, max_inline_bytes=self.max_inline_bytes)
         check_choice("large_files", self.large_files, OnLargeFile)
 
-    @cached_property
-    def answer_type(self) -> OutputType | None:
-        """Return what the answer must be, None for a text."""
-        return read_output_type(self.output_type)
-
-    @property
-    def destination(self) -> ResultDestination:
-        """Return where the bodies of the requests go: beside the answer, under the names of their requests."""
-        from airflow_provider_segmind.result_storage import ResultDestination
-
-        destination = super().destination
-        return ResultDestination(destination.folder, None, destination.overflow_path)
-
     def question(self, context: Context) -> ChatPrompt:
-        """Return what to ask."""
+        """Return what to send."""
         return ChatPrompt(unmasked(self.prompt), unmasked(self.system), unmasked(self.messages), self.files)
 
     def build_inputs(self, context: Context) -> Mapping[str, Any]:
@@ -148,38 +134,51 @@ class SegmindChatOperator(SegmindRunOperator):
 
         :raises SegmindConfigError: it cannot work; nothing was sent.
         """
-        from airflow_provider_segmind.execution.chat import build
+        return self._build_request(self._chat_settings(context), context).inputs
+
+    def _build_request(self, settings: ChatSettings, context: Context) -> ChatRequest:
+        from airflow_provider_segmind.execution.chat import build_request
 
         for field in self._unread:
-            self.log.warning("%r looks like the path of a file and is sent as it is: this task is mapped", field)
-        inputs = build(self, self.question(context))
-        self.check_inputs(inputs)
-        return inputs
+            self.log.warning("%r looks like the path of a file and is sent unchanged: this task is mapped", field)
+        request = build_request(settings, self.question(context))
+        self.check_inputs(request.inputs)
+        return request
 
-    def execute(self, context: Context) -> Any:
-        """Ask, wait a little, and return the answer or defer."""
-        from airflow_provider_segmind.execution.chat import Conversation
-        from airflow_provider_segmind.failures import task_failures
+    def _chat_settings(self, context: Context) -> ChatSettings:
+        from airflow_provider_segmind.execution.chat import ChatSettings
 
-        with task_failures(partial(self.sent_before, context)):
-            self.check_rendered()
-            if self.estimate_only:
-                return self.estimate(context)
-            return Conversation(self, context).begin()
+        request = self._settings(context)
+        # The bodies go beside the answer, under the names of their requests, and are read whole.
+        bodies = replace(request.destination, output_path=request.destination.folder, max_xcom_bytes=None)
+        dag = self.get_dag()
+        return ChatSettings(
+            request=replace(request, destination=bodies),
+            destination=request.destination,
+            output_type=read_output_type(self.output_type),
+            options=self.options,
+            api_format=self.api_format,
+            max_repairs=self.max_repairs,
+            max_inline_bytes=self.max_inline_bytes,
+            large_files=self.large_files,
+            dag_folder=Path(dag.fileloc).parent if dag is not None and dag.fileloc else None,
+        )
 
-    def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
-        """Go on where the trigger woke the task; without an event, look for ourselves."""
-        from airflow_provider_segmind.execution.chat import Conversation
-        from airflow_provider_segmind.failures import task_failures
-        from airflow_provider_segmind.triggers.events import RequestEvent
+    def _new_execution(self, context: Context) -> ChatExecution:
+        from airflow_provider_segmind.execution.chat import ChatExecution
 
-        with task_failures(partial(self.sent_before, context, deferred=True)):
-            self.check_rendered()
-            self.hook.find_connection()
-            return Conversation(self, context).go_on(None if event is None else RequestEvent.read(event))
-
-    def report(self, record: SubmissionRecord, value: Any) -> None:
-        """Leave the line about a request to the conversation, which has read its reply."""
+        settings = self._chat_settings(context)
+        self.model_used = settings.request.model
+        self._execution = execution = ChatExecution(
+            settings,
+            partial(self._build_request, settings, context),
+            client=self.hook.get_conn(),
+            task_state=partial(self._task_state, context),
+            log=self.log,
+            defer=self.defer,
+            xcom_push=self._xcom_push(context),
+        )
+        return execution
 
     def resolve_template_files(self) -> None:
         """Read ``prompt`` and ``system`` from files, at DAG parse."""

@@ -335,7 +335,7 @@ class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
             hook=self.hook,
             # The store is missing before Airflow 3.3.
             progress=ProgressReporter(context.get("task_state_store"), try_number=ti.try_number, log=self.log),
-            defer=partial(self.defer, method_name="execute_complete"),
+            defer=self.defer,
             xcom_push=ti.xcom_push if self.do_xcom_push else lambda **_: None,
             log=self.log,
             resume_state=resume_state,

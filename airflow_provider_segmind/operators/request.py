@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -33,22 +34,19 @@ from airflow_provider_segmind.defaults import (
     OnStale,
     OnUnknown,
 )
-from airflow_provider_segmind.deferral import timed_out
-from airflow_provider_segmind.exceptions import (
-    SegmindConfigError,
-    SegmindRequestExpiredError,
-    SegmindRequestTimeoutError,
-)
+from airflow_provider_segmind.deferral import deadline_of_task, timed_out, warn_not_cancelled
+from airflow_provider_segmind.exceptions import SegmindConfigError
 from airflow_provider_segmind.links import SegmindModelLink, SegmindOutputLink
 from airflow_provider_segmind.rendering import TemplatedOperator, unmasked
 
 if TYPE_CHECKING:
     # Every DAG parse imports this module, so what only a running task needs is imported where it runs.
-    from airflow_provider_segmind.client.submission import RequestRef, SubmissionRecord
     from airflow_provider_segmind.compat import Context
-    from airflow_provider_segmind.execution.request import Policies, Submission
+    from airflow_provider_segmind.execution.chat import ChatExecution
+    from airflow_provider_segmind.execution.request import RequestExecution, RequestSettings
     from airflow_provider_segmind.hooks.segmind import SegmindHook
-    from airflow_provider_segmind.result_storage import ResultDestination
+    from airflow_provider_segmind.result_storage import ResultDestination, StoredResult
+    from airflow_provider_segmind.task_state import TaskState
 
 
 class SegmindSubmitOperator(TemplatedOperator, BaseOperator):
@@ -131,9 +129,9 @@ class SegmindSubmitOperator(TemplatedOperator, BaseOperator):
         self.on_stale = on_stale
         self.on_unknown = on_unknown
         self.mask_prompts = mask_prompts
-        self.request_id: str | None = None
         self.model_used: str | None = None
         self.result_uri: str | None = None
+        self._execution: RequestExecution | ChatExecution | None = None
         SegmindSubmitOperator.check_arguments(self)
         self.find_late_fields()
 
@@ -157,55 +155,77 @@ class SegmindSubmitOperator(TemplatedOperator, BaseOperator):
         return SegmindHook(self.segmind_conn_id, rate_share=self.rate_share)
 
     @property
-    def state_folder(self) -> str | None:
-        """Return ``state_path`` as a string."""
-        return path_or_none(self.state_path)
-
-    @property
-    def policies(self) -> Policies:
-        """Return what to do where the safe answer is not the only one."""
-        from airflow_provider_segmind.execution.request import Policies
-
-        return Policies(on_stale=self.on_stale, on_unknown=self.on_unknown)
-
-    @property
-    def record_path(self) -> str | None:
-        """Return the folder for results of the deployment, where a record of the request is kept as well."""
-        return self.hook.output_path
+    def request_id(self) -> str | None:
+        """The request of this task instance, once it has one."""
+        return None if self._execution is None else self._execution.request_id
 
     def execute(self, context: Context) -> Any:
         """Submit, or find what an earlier try submitted."""
-        from airflow_provider_segmind.client.submission import iso
-        from airflow_provider_segmind.failures import task_failures
+        from airflow_provider_segmind.client.submission import RequestRef
 
-        with task_failures(partial(self.sent_before, context)):
+        with self._failures(context):
             self.check_rendered()
             if self.estimate_only:
                 return self.estimate(context)
-            record = self._submission(context).begin(replace_failed=True)
-            self.announce(context, record)
-            return {
-                "request_id": record.request_id,
-                "model": record.fingerprint.model,
-                "submitted_at": iso(record.age_from),
-            }
-
-    def sent_before(self, context: Context, *, deferred: bool = False) -> str | None:
-        """Say in words what this task instance has submitted, as far as is known here; None when nothing."""
-        from airflow_provider_segmind.failures import earlier_try
-
-        if self.request_id:
-            return f"request {self.request_id!r} had been submitted before"
-        return "a request had been submitted before" if deferred else earlier_try(context)
+            record = self._request_execution(context).submit(replace_failed=True)
+            self._xcom_push(context)(key="request_id", value=record.request_id)
+            return RequestRef(str(record.request_id), self.model_used, record.age_from).to_json()
 
     def on_kill(self) -> None:
-        """Say what becomes of the request: Segmind has no cancel call."""
+        """Warn that the request continues."""
         if self.request_id:
-            self.log.warning(
-                "This task stops, but Segmind has no cancel call: request %s goes on and may be billed; the next "
-                "try goes on with it.",
-                self.request_id,
-            )
+            warn_not_cancelled(self.log, f"request {self.request_id}", "waits for it again")
+
+    def _settings(self, context: Context) -> RequestSettings:
+        from airflow_provider_segmind.execution.request import RequestSettings
+
+        return RequestSettings(
+            model=self.hook.model_or_default(self.model),
+            segmind_conn_id=self.segmind_conn_id,
+            on_stale=self.on_stale,
+            on_unknown=self.on_unknown,
+        )
+
+    def _request_execution(self, context: Context) -> RequestExecution:
+        from airflow_provider_segmind.execution.request import RequestExecution
+
+        settings = self._settings(context)
+        self.model_used = settings.model
+        self._execution = execution = RequestExecution(
+            settings,
+            partial(self.build_inputs, context),
+            client=self.hook.get_conn(),
+            state=self._task_state(context),
+            log=self.log,
+            defer=self.defer,
+            xcom_push=self._xcom_push(context),
+        )
+        return execution
+
+    def _task_state(self, context: Context, part: str = "") -> TaskState:
+        from airflow_provider_segmind.task_state import task_state_for
+
+        return task_state_for(context, path_or_none(self.state_path), part, self._record_folder())
+
+    def _record_folder(self) -> str | None:
+        """Return the folder for results, which takes a copy of the submission record."""
+        return self.hook.output_path
+
+    def _xcom_push(self, context: Context) -> Callable[..., Any]:
+        from airflow_provider_segmind.execution.request import push_nothing
+
+        push: Callable[..., Any] = context["ti"].xcom_push if self.do_xcom_push else push_nothing
+        return push
+
+    def _failures(self, context: Context, *, deferred: bool = False) -> AbstractContextManager[None]:
+        from airflow_provider_segmind.failures import earlier_try, task_failures
+
+        def submitted() -> str | None:
+            if self.request_id:
+                return f"request {self.request_id!r} had been submitted before"
+            return "a request had been submitted before" if deferred else earlier_try(context)
+
+        return task_failures(submitted)
 
     def build_inputs(self, context: Context) -> Mapping[str, Any]:
         """
@@ -249,27 +269,6 @@ class SegmindSubmitOperator(TemplatedOperator, BaseOperator):
         if estimate["warning"]:
             self.log.warning("%s", estimate["warning"])
         return estimate
-
-    def _submission(self, context: Context) -> Submission:
-        from airflow_provider_segmind.execution.request import Submission
-        from airflow_provider_segmind.task_state import task_state_for
-
-        return Submission(
-            client=self.hook.get_conn(),
-            state=task_state_for(context, self.state_folder, record_path=self.record_path),
-            model=self.hook.model_or_default(self.model),
-            inputs=partial(self.build_inputs, context),
-            connection=f"{self.segmind_conn_id} at {self.hook.config.endpoints.gateway}",
-            policies=self.policies,
-            log=self.log,
-        )
-
-    def announce(self, context: Context, record: SubmissionRecord) -> None:
-        """Tell Airflow, and ourselves for a kill, which request this task is about."""
-        self.request_id = record.request_id
-        self.model_used = record.fingerprint.model
-        if self.do_xcom_push:
-            context["ti"].xcom_push(key="request_id", value=record.request_id)
 
 
 class SegmindResultOperator(TemplatedOperator, BaseOperator):
@@ -335,49 +334,25 @@ class SegmindResultOperator(TemplatedOperator, BaseOperator):
         return SegmindHook(self.segmind_conn_id)
 
     def execute(self, context: Context) -> Any:
-        """Fetch and land the body."""
-        from airflow_provider_segmind.client.submission import RequestRef
+        """Fetch the result and store it."""
+        from airflow_provider_segmind.execution.request import fetch_result
         from airflow_provider_segmind.failures import task_failures
-        from airflow_provider_segmind.result_storage import ResultDestination, recover_result, stored_result
+        from airflow_provider_segmind.result_storage import ResultDestination
 
         with task_failures():
             self.check_rendered()
-            ref = RequestRef.read(self.request_id)
-            destination = ResultDestination(
-                path_or_none(self.output_path), self.max_xcom_bytes, None if self.output_path else self.hook.output_path
+            stored = fetch_result(
+                self.request_id,
+                ResultDestination(
+                    path_or_none(self.output_path),
+                    self.max_xcom_bytes,
+                    None if self.output_path else self.hook.output_path,
+                ),
+                client=self.hook.get_conn(),
+                recover=self.on_expired == "recover",
+                log=self.log,
             )
-            body = stored_result(ref.request_id, destination, ref.landed)
-            if body is not None:
-                self.log.info("Request %s was landed already", ref.request_id)
-                return body
-            try:
-                return self._fetch(ref, destination)
-            except SegmindRequestExpiredError as error:
-                if self.on_expired == "fail":
-                    raise
-                self.log.warning("%s Looking it up in the request history", error)
-                return recover_result(self.hook.get_conn(), error, model=ref.model, destination=destination)
-
-    def _fetch(self, ref: RequestRef, destination: ResultDestination) -> Any:
-        from airflow_provider_segmind.client.downloads import Downloads
-        from airflow_provider_segmind.client.polling import Pending, expired_error
-        from airflow_provider_segmind.result_storage import store_result
-
-        try:
-            result = self.hook.get_result(ref.request_id)
-        except SegmindRequestExpiredError as error:
-            if ref.submitted_at is None:
-                raise
-            pending = Pending(ref.request_id, submitted_at=ref.submitted_at, end_time=0.0, model=ref.model)
-            raise expired_error(pending, time.time()) from error
-        if not result.completed:
-            raise SegmindRequestTimeoutError(
-                f"Request {ref.request_id!r} is {result.status}, so it has no result yet. Put a "
-                "SegmindRequestSensor before this task, or give it retries; fetching is free.",
-                request_id=ref.request_id,
-            )
-        self.log.info("Fetched the result of request %s", ref.request_id)
-        return store_result(result, model=ref.model, destination=destination, downloads=Downloads.of(self.hook.config))
+            return stored.for_xcom
 
 
 class SegmindRunOperator(SegmindSubmitOperator):
@@ -452,75 +427,61 @@ class SegmindRunOperator(SegmindSubmitOperator):
         check_number("max_resubmits", self.max_resubmits, zero=True)
         check_flag("deferrable", self.deferrable)
 
-    @property
-    def policies(self) -> Policies:
-        """Return what to do where the safe answer is not the only one."""
-        from airflow_provider_segmind.execution.request import Policies
+    def execute(self, context: Context) -> Any:
+        """Submit, wait a little, and return the result or defer."""
+        with self._failures(context):
+            self.check_rendered()
+            if self.estimate_only:
+                return self.estimate(context)
+            return self._to_xcom(self._new_execution(context).start())
 
-        return Policies(
-            on_stale=self.on_stale,
-            on_unknown=self.on_unknown,
+    def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
+        """Continue after a deferral; without an event, poll from the worker."""
+        from airflow_provider_segmind.triggers.events import RequestEvent
+
+        with self._failures(context, deferred=True):
+            self.check_rendered()
+            self.hook.find_connection()
+            read = None if event is None else RequestEvent.read(event)
+            return self._to_xcom(self._new_execution(context).resume(read))
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Poll once more when the deferral timed out without a trigger event: the result may be there."""
+        if not timed_out(next_method, next_kwargs):
+            return super().resume_execution(next_method, next_kwargs, context)
+        self.log.warning("Deferral timed out without a trigger event; polling once from the worker")
+        return self.execute_complete(context)
+
+    def _new_execution(self, context: Context) -> RequestExecution | ChatExecution:
+        return self._request_execution(context)
+
+    def _settings(self, context: Context) -> RequestSettings:
+        return replace(
+            super()._settings(context),
+            destination=self._destination(),
+            max_event_bytes=self.max_xcom_bytes,
+            deferrable=self.deferrable,
+            sync_wait=self.sync_wait,
+            poll_interval=self.poll_interval,
+            timeout=self.timeout,
+            deadline=deadline_of_task(context, self.execution_timeout),
             on_failed=self.on_failed,
             on_expired=self.on_expired,
             max_resubmits=self.max_resubmits,
-            unknown_patience=self.timeout,
         )
 
-    @property
-    def destination(self) -> ResultDestination:
-        """Return where the result goes."""
+    def _destination(self) -> ResultDestination:
         from airflow_provider_segmind.result_storage import ResultDestination
 
         if self.output_path:
             return ResultDestination(path_or_none(self.output_path), self.max_xcom_bytes)
         return ResultDestination(None, self.max_xcom_bytes, self.hook.output_path)
 
-    @property
-    def record_path(self) -> str | None:
-        """Return the folder for results, where a record of the request is kept as well."""
-        return self.destination.folder or super().record_path
+    def _record_folder(self) -> str | None:
+        return self._destination().folder or super()._record_folder()
 
-    def execute(self, context: Context) -> Any:
-        """Submit, wait a little, and return the result or defer."""
-        from airflow_provider_segmind.execution.request import settle
-        from airflow_provider_segmind.failures import task_failures
-
-        with task_failures(partial(self.sent_before, context)):
-            self.check_rendered()
-            if self.estimate_only:
-                return self.estimate(context)
-            submission = self._submission(context)
-            return self._point_to(settle(self, context, submission, submission.begin()))
-
-    def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
-        """Go on where the trigger woke the task; without an event, look for ourselves."""
-        from airflow_provider_segmind.execution.request import settle
-        from airflow_provider_segmind.failures import task_failures
-        from airflow_provider_segmind.triggers.events import RequestEvent
-
-        with task_failures(partial(self.sent_before, context, deferred=True)):
-            self.check_rendered()
-            self.hook.find_connection()
-            read = None if event is None else RequestEvent.read(event)
-            submission = self._submission(context)
-            record = submission.current(read.request_id if read else None)
-            return self._point_to(settle(self, context, submission, record, read))
-
-    def report(self, record: SubmissionRecord, value: Any) -> None:
-        """Log in one line how a request ended."""
-        from airflow_provider_segmind.execution.request import summary
-
-        self.log.info("%s", summary(record.request_id, record.fingerprint.model, value))
-
-    def _point_to(self, value: Any) -> Any:
+    def _to_xcom(self, stored: StoredResult) -> Any:
         from airflow_provider_segmind.links import result_address
 
-        self.result_uri = result_address(value)
-        return value
-
-    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Look once more when Airflow ended the deferral because no trigger spoke: the result may be there."""
-        if not timed_out(next_method, next_kwargs):
-            return super().resume_execution(next_method, next_kwargs, context)
-        self.log.warning("No triggerer reported before the deadline; looking for ourselves")
-        return self.execute_complete(context)
+        self.result_uri = stored.uri or result_address(stored.for_xcom)
+        return stored.for_xcom

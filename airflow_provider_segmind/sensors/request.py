@@ -20,7 +20,7 @@ from airflow_provider_segmind.arguments import (
 )
 from airflow_provider_segmind.compat import BaseSensorOperator, PokeReturnValue, conf
 from airflow_provider_segmind.defaults import DEFAULT_CONNECTION, RESULT_LIFETIME, SYNC_WAIT, OnExpiredFree
-from airflow_provider_segmind.deferral import backstop, timed_out, waiting_ends
+from airflow_provider_segmind.deferral import deadline_of_task, timed_out, warn_not_cancelled
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindRequestError, SegmindRequestExpiredError
 from airflow_provider_segmind.rendering import TemplatedOperator
 
@@ -28,38 +28,38 @@ if TYPE_CHECKING:
     from airflow_provider_segmind.client.polling import Pending
     from airflow_provider_segmind.compat import Context
     from airflow_provider_segmind.hooks.segmind import SegmindHook
-    from airflow_provider_segmind.result_storage import ResultDestination
+    from airflow_provider_segmind.result_storage import ResultDestination, StoredResult
 
 
 class SegmindRequestSensor(TemplatedOperator, BaseSensorOperator):
     """
     Wait for a request to complete.
 
-    In deferrable mode it looks inline for ``sync_wait`` seconds, then waits in the triggerer without a worker slot.
-    In poke and reschedule mode it behaves like any sensor. Looking is free; blips of Segmind or the network cost
-    nothing but time.
+    In deferrable mode it polls inline for ``sync_wait`` seconds, then waits in the triggerer without a worker slot.
+    In poke and reschedule mode it behaves like any sensor. Polling is free; brief failures of Segmind or the network
+    cost nothing but time.
 
     **XCom**: ``{"request_id", "model", "status", "submitted_at", "metrics"}``, which
     :class:`~airflow_provider_segmind.operators.request.SegmindResultOperator` takes as its ``request_id``.
 
-    **A retry** looks at the same request again; its deadline does not move. A sensor that times out is not retried, as
-    Airflow has it.
+    **A retry** polls the same request again; its deadline does not move. As with any sensor of Airflow, one that times
+    out is not retried.
 
     **Templated**: ``request_id``, ``submitted_at``, ``segmind_conn_id``, ``output_path``.
 
     :param request_id: the id, or the output of a submit task.
     :param submitted_at: when it was submitted, ISO 8601 or epoch seconds; known from a submit task's output, else the
-        first look counts as submission.
+        first poll counts as submission.
     :param segmind_conn_id: the Connection.
-    :param poll_interval: seconds between looks, None to choose; the ``poke_interval`` of the other modes.
+    :param poll_interval: seconds between polls, None to choose; the ``poke_interval`` of the other modes.
     :param timeout: seconds after submission for which to wait.
-    :param sync_wait: seconds to look inline before deferring; a finished request is never deferred.
+    :param sync_wait: seconds to poll inline before deferring; a finished request is never deferred.
     :param deferrable: wait in the triggerer; Airflow's ``[operators] default_deferrable`` when not given.
-    :param output_path: ObjectStoragePath URI of the folder (or file) where the body is landed the moment it is
+    :param output_path: ObjectStoragePath URI of the folder (or file) where the body is stored as soon as it is
         complete.
-    :param on_expired: the result is gone: ``recover`` what the request history holds, or ``fail``.
+    :param on_expired: the result is gone: ``recover`` what the request history has, or ``fail``.
     :raises AirflowFailException: the request failed, or its result is gone for good.
-    :raises AirflowSensorTimeout: the deadline passed; the request goes on and may be billed.
+    :raises AirflowSensorTimeout: the deadline passed; the request continues and may be billed.
     """
 
     template_fields: Sequence[str] = ("request_id", "submitted_at", "segmind_conn_id", "output_path")
@@ -109,7 +109,7 @@ class SegmindRequestSensor(TemplatedOperator, BaseSensorOperator):
         check_flag("deferrable", self.deferrable)
 
     def finish_rendering(self) -> None:
-        """Poke as often as a ``poll_interval`` says that was given later."""
+        """Poke at the ``poll_interval`` where it was given later."""
         if "poll_interval" in self.template_fields and isinstance(self.poll_interval, int | float):
             self.poke_interval = self.poll_interval
 
@@ -122,7 +122,7 @@ class SegmindRequestSensor(TemplatedOperator, BaseSensorOperator):
 
     @cached_property
     def pending(self) -> Pending:
-        """Return the request that is waited for; a bare id counts as submitted when it was first looked at."""
+        """The request to wait for; a bare id counts as submitted when it is first polled."""
         from airflow_provider_segmind.client.polling import Pending
         from airflow_provider_segmind.client.submission import RequestRef
 
@@ -136,139 +136,115 @@ class SegmindRequestSensor(TemplatedOperator, BaseSensorOperator):
             return super().execute(context)
         with self._failures():
             self.check_rendered()
-            return self._look_then_defer(context)
+            return self._poll_then_defer(context)
 
     def poke(self, context: Context) -> bool | PokeReturnValue:
-        """Look once."""
+        """Poll once."""
         with self._failures():
             self.check_rendered()
-            report = self._look(self.pending, until=0.0)
-            return False if report is None else PokeReturnValue(is_done=True, xcom_value=report)
+            found = self._poll(self.pending, until=0.0)
+            return False if found is None else PokeReturnValue(is_done=True, xcom_value=found)
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
-        """Go on where the trigger woke the task; without an event, look for ourselves."""
+        """Continue after a deferral; without an event, poll from the worker."""
         from airflow_provider_segmind.triggers.events import RequestEvent
 
         with self._failures():
             self.check_rendered()
             self.hook.find_connection()
             if event is None:
-                return self._look_then_defer(context)
+                return self._poll_then_defer(context)
             read = RequestEvent.read(event)
             try:
                 error = read.error()
                 if isinstance(error, SegmindRequestError):
                     raise error
             except SegmindRequestExpiredError as expired:
-                return self._expired(expired)
+                return self._recovered(expired)
             if error is not None:
-                # The triggerer could not do it, which need not be true of this worker; looking is free.
-                self.log.warning("%s Waiting from here, with this worker", error)
-                return self._look(self.pending)
-            if not read.has_value:
-                # What is too large for the triggerer is landed from here.
-                return self._look_then_defer(context)
+                # The triggerer could not poll, which need not be true of this worker; polling is free.
+                self.log.warning("%s Waiting on this worker instead", error)
+                return self._poll(self.pending)
+            if read.result is None:
+                # A result that is too large for the triggerer is stored from here.
+                return self._poll_then_defer(context)
             self.log.info("Request %s is COMPLETED", read.request_id)
-            return self._report(read.value)
+            return self._to_xcom(read.result)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Look once more when Airflow ended the deferral because no trigger spoke."""
+        """Poll once more when the deferral timed out without a trigger event."""
         if not timed_out(next_method, next_kwargs):
             return super().resume_execution(next_method, next_kwargs, context)
-        self.log.warning("No triggerer reported before the deadline; looking for ourselves")
+        self.log.warning("Deferral timed out without a trigger event; polling once from the worker")
         with self._failures():
-            return self._look(replace(self.pending, end_time=0.0))
+            return self._poll(replace(self.pending, end_time=0.0))
 
     def on_kill(self) -> None:
-        """Say what becomes of the request: Segmind has no cancel call."""
-        self.log.warning(
-            "This sensor stops waiting, but Segmind has no cancel call: the request goes on and may be billed."
-        )
+        """Warn that the request continues."""
+        warn_not_cancelled(self.log, "a request of another task", "polls it again")
 
     def _failures(self) -> AbstractContextManager[None]:
         from airflow_provider_segmind.failures import sensor_failures
 
         return sensor_failures(soft_fail=self.soft_fail, never_fail=getattr(self, "never_fail", False))
 
-    def _look(self, pending: Pending, until: float | None = None) -> dict[str, Any] | None:
-        """Wait until ``until`` and return what XCom carries, None when the request still goes on then."""
+    def _poll(self, pending: Pending, until: float | None = None) -> dict[str, Any] | None:
+        """Poll until ``until`` and return what XCom carries, None when the request is still in progress then."""
         from airflow_provider_segmind.chat.json_values import for_xcom
         from airflow_provider_segmind.client.downloads import Downloads
         from airflow_provider_segmind.client.models import RequestResult
-        from airflow_provider_segmind.result_storage import store_result
+        from airflow_provider_segmind.result_storage import StoredResult, store_result
 
         client = self.hook.get_conn()
         wants_body = self.output_path is not None
         try:
             state = client.wait(pending, fetch=wants_body, until=until, report=self.log.warning)
         except SegmindRequestExpiredError as error:
-            return self._expired(error)
+            return self._recovered(error)
         if state is None:
             return None
         self.log.info("Request %s is COMPLETED", pending.request_id)
-        if isinstance(state, RequestResult) and wants_body:
-            allowed = Downloads.of(client.config)
-            return self._report(
-                store_result(state, model=pending.model, destination=self.destination, downloads=allowed)
-            )
-        return self._report({"metrics": for_xcom(state.metrics.to_json()).value})
-
-    def _look_then_defer(self, context: Context) -> Any:
-        pending = self.pending
-        report = self._look(pending, until=time.time() + self.sync_wait)
-        if report is not None:
-            return report
-        from airflow_provider_segmind.triggers.request import SegmindRequestTrigger, earliest_event
-
-        now = time.time()
-        end = waiting_ends(pending, context, self.execution_timeout)
-        self.log.info("Request %s goes on; waiting for it in the triggerer", pending.request_id)
-        self.defer(
-            trigger=SegmindRequestTrigger(
-                request_id=pending.request_id,
-                segmind_conn_id=self.segmind_conn_id,
-                submitted_at=pending.submitted_at,
-                end_time=end,
-                poll_interval=pending.poll_interval,
-                model=pending.model,
-                output_path=self.destination.output_path,
-                max_xcom_bytes=0,
-                not_before=earliest_event(now),
-            ),
-            method_name="execute_complete",
-            timeout=backstop(end, now),
+        if not (isinstance(state, RequestResult) and wants_body):
+            return self._to_xcom(StoredResult({"metrics": for_xcom(state.metrics.to_json()).value}))
+        allowed = Downloads.of(client.config)
+        return self._to_xcom(
+            store_result(state, model=pending.model, destination=self._destination(), downloads=allowed)
         )
-        return None
 
-    def _expired(self, error: SegmindRequestExpiredError) -> dict[str, Any]:
+    def _poll_then_defer(self, context: Context) -> dict[str, Any]:
+        from airflow_provider_segmind.triggers.request import defer_request
+
+        found = self._poll(self.pending, until=time.time() + self.sync_wait)
+        if found is not None:
+            return found
+        return defer_request(
+            self.pending,
+            self._destination(),
+            segmind_conn_id=self.segmind_conn_id,
+            deadline=deadline_of_task(context, self.execution_timeout),
+            defer=self.defer,
+            log=self.log,
+        )
+
+    def _recovered(self, error: SegmindRequestExpiredError) -> dict[str, Any]:
         from airflow_provider_segmind.result_storage import recover_result
 
         if self.on_expired == "fail":
             raise error
-        return self._report(
-            recover_result(self.hook.get_conn(), error, model=self.pending.model, destination=self.destination)
-        )
+        client, model = self.hook.get_conn(), self.pending.model
+        return self._to_xcom(recover_result(client, error, model=model, destination=self._destination()))
 
-    def _report(self, found: Any) -> dict[str, Any]:
+    def _to_xcom(self, stored: StoredResult) -> dict[str, Any]:
         from airflow_provider_segmind.client.models import RequestStatus
-        from airflow_provider_segmind.client.submission import iso
+        from airflow_provider_segmind.client.submission import RequestRef
 
-        pending = self.pending
-        report = {
-            "request_id": pending.request_id,
-            "model": pending.model,
-            "status": RequestStatus.COMPLETED.value,
-            "submitted_at": iso(pending.submitted_at),
-        }
-        return {**found, **report} if isinstance(found, dict) else report
+        ref = RequestRef(self.pending.request_id, self.pending.model, self.pending.submitted_at)
+        found = stored.for_xcom if isinstance(stored.for_xcom, dict) else {}
+        return {**found, **ref.to_json(), "status": RequestStatus.COMPLETED.value}
 
-    @property
-    def destination(self) -> ResultDestination:
-        """Return where a body goes; XCom carries none of it, but for what little a request history holds."""
+    def _destination(self) -> ResultDestination:
+        """Return where a body goes; XCom carries none of it but what is recovered from the request history."""
         from airflow_provider_segmind.result_storage import ResultDestination
 
-        return (
-            ResultDestination(path_or_none(self.output_path), max_xcom_bytes=0)
-            if self.output_path
-            else ResultDestination()
-        )
+        path = path_or_none(self.output_path)
+        return ResultDestination(path, max_xcom_bytes=0) if path else ResultDestination()

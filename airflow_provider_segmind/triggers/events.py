@@ -1,7 +1,7 @@
 """
-What a trigger tells the task it wakes: plain JSON, checked where it arrives.
+The event with which a trigger resumes its task: plain JSON, validated on arrival.
 
-An event crosses two processes and a database, and the task may be a newer version of this package than the trigger.
+An event crosses two processes and a database, and the task may run a newer version of this package than the trigger.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 
 from airflow_provider_segmind import exceptions
 from airflow_provider_segmind.chat.json_values import clean_text
+from airflow_provider_segmind.client.submission import ResultManifest
 from airflow_provider_segmind.exceptions import (
     SegmindAPIError,
     SegmindError,
@@ -22,16 +23,19 @@ from airflow_provider_segmind.exceptions import (
     shorten,
 )
 from airflow_provider_segmind.masking import mask_known
+from airflow_provider_segmind.result_storage import StoredResult
 
 Status = Literal["success", "failed", "timeout", "error"]
 _STATUSES = ("success", "failed", "timeout", "error")
+HIDDEN = ("value", "manifest", "carried")
+"""Fields of an event that are not logged."""
 
 
 class Payload(dict[str, Any]):
-    """An event on its way. Airflow's triggerer logs its ``repr`` at INFO, where no answer and no tally belongs."""
+    """The payload of an event. Airflow's triggerer logs its ``repr`` at INFO, where no result and no counts belong."""
 
     def __repr__(self) -> str:
-        return repr({name: "(not logged)" if name in ("value", "carried") else value for name, value in self.items()})
+        return repr({name: "(not logged)" if name in HIDDEN else value for name, value in self.items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +43,13 @@ class RequestEvent:
     """
     How waiting for a request ended.
 
-    :param status: ``success``; ``failed`` (Segmind said so); ``timeout``; ``error`` (we could not find out).
-    :param value: what XCom is to carry, when the trigger has landed or fetched the result.
-    :param has_value: whether ``value`` means anything; a result can be null.
+    :param status: ``success``; ``failed`` (Segmind reports FAILED); ``timeout``; ``error`` (the outcome is unknown).
+    :param result: when the trigger has fetched or stored it; a body is an object.
     """
 
     request_id: str
     status: Status
-    value: Any = None
-    has_value: bool = False
+    result: StoredResult | None = None
     error_class: str = ""
     message: str = ""
     reason: str = ""
@@ -55,12 +57,15 @@ class RequestEvent:
     def to_json(self) -> dict[str, Any]:
         """Return the event's payload."""
         payload = Payload(request_id=self.request_id, status=self.status)
-        if self.has_value:
-            payload["value"] = self.value
+        if self.result is not None:
+            payload["value" if self.result.manifest is None else "manifest"] = self.result.for_xcom
         if self.status != "success":
-            # PostgreSQL, which an event goes through, refuses what a server may have said.
-            said = {"message": clean_text(self.message), "reason": clean_text(self.reason)}
-            payload |= {"error_class": self.error_class, **said}
+            # An event goes through PostgreSQL, which refuses characters that a server's message may contain.
+            payload |= {
+                "error_class": self.error_class,
+                "message": clean_text(self.message),
+                "reason": clean_text(self.reason),
+            }
         return payload
 
     @classmethod
@@ -83,9 +88,9 @@ class RequestEvent:
     @classmethod
     def read(cls, payload: Any) -> RequestEvent:
         """
-        Check a payload.
+        Read and validate a payload.
 
-        :raises SegmindStateError: it is no event of ours.
+        :raises SegmindStateError: it is not one of our events.
         """
         if (
             not isinstance(payload, dict)
@@ -93,14 +98,15 @@ class RequestEvent:
             or not isinstance(payload.get("request_id"), str)
         ):
             raise SegmindStateError(
-                f"The trigger woke the task with {type(payload).__name__} that is no Segmind event. The request "
-                "goes on; a retry of the task looks at it again."
+                f"The trigger resumed the task with a {type(payload).__name__} that is not a Segmind event. The "
+                "request continues; a retry of the task polls it again."
             )
+        value, manifest = payload.get("value"), ResultManifest.from_json(payload.get("manifest"))
+        has_result = manifest is not None or isinstance(value, dict)
         return cls(
             request_id=payload["request_id"],
             status=cast(Status, payload["status"]),
-            value=payload.get("value"),
-            has_value="value" in payload,
+            result=StoredResult(None if manifest else value, manifest) if has_result else None,
             error_class=str(payload.get("error_class", "")),
             message=str(payload.get("message", "")),
             reason=str(payload.get("reason", "")),
@@ -124,4 +130,4 @@ class RequestEvent:
                 return kind(self.message)
             except TypeError:
                 return SegmindStateError(self.message)
-        return SegmindStateError(f"Waiting for request {self.request_id!r} broke off: {self.message}")
+        return SegmindStateError(f"Waiting for request {self.request_id!r} failed: {self.message}")

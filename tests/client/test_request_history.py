@@ -30,7 +30,7 @@ from airflow_provider_segmind.exceptions import SegmindSubmissionUnknownError
 
 INPUTS = {"prompt": "one", "seed": 1}
 AT = 1_800_000_000.0
-RECORD = SubmissionRecord(Fingerprint.of(model="m", inputs=INPUTS, connection="c"), intent_at=AT, former=("r-0",))
+RECORD = SubmissionRecord(Fingerprint.of(model="m", inputs=INPUTS, connection="c"), intent_at=AT, previous_ids=("r-0",))
 
 
 def row(at: Any = AT + 5, **fields: Any) -> RequestRecord:

@@ -19,7 +19,7 @@ HAD = INTENT.accepted("r-1", 2.0)
         (INTENT, LookUp(INTENT)),
         (HAD, Attach(HAD)),
         (INTENT.ended("refused"), SubmitNew()),
-        (HAD.ended("failed"), SubmitNew(former=("r-1",))),
+        (HAD.ended("failed"), SubmitNew(previous_ids=("r-1",))),
     ],
 )
 def test_the_record_alone_says_what_to_do(record: SubmissionRecord | None, decision: Any) -> None:
@@ -35,7 +35,7 @@ def test_a_changed_task_follows_its_policy_and_names_the_change(change: dict[str
         decide(HAD, other, "fail")
     decision = decide(HAD, other, "resubmit")
     assert isinstance(decision, SubmitNew)
-    assert decision.former == ("r-1",)
+    assert decision.previous_ids == ("r-1",)
     assert "may be billed as well" in str(decision.warning)
 
 
@@ -46,7 +46,7 @@ def test_the_order_of_keys_is_no_change() -> None:
 
 def test_a_record_survives_json() -> None:
     assert SubmissionRecord.from_json(HAD.to_json()) == HAD
-    assert SubmissionRecord.from_json({"fingerprint": HAD.to_json()["fingerprint"], "intent_at": 1}).known == ()
+    assert SubmissionRecord.from_json({"fingerprint": HAD.to_json()["fingerprint"], "intent_at": 1}).all_ids == ()
 
 
 @pytest.mark.parametrize("value", [None, 1, "x", [], {}, {"fingerprint": {}}, {"fingerprint": "f", "intent_at": 1}])

@@ -163,7 +163,7 @@ def test_a_text_that_is_gone_is_named_with_its_cost(outcomes: dict[str, Outcome]
 
     assert (outcome.trouble, outcome.state) == ("", "failed")
     assert (outcome.posts, outcome.billed) == (1, 1)
-    assert "USD billed, and names no output file, so the answer is lost" in outcome.log
+    assert "USD billed, and no output file, so the result is lost" in outcome.log
 
 
 def test_a_task_that_asks_for_it_pays_again_for_a_result_that_is_gone_and_says_so(outcomes: dict[str, Outcome]) -> None:

@@ -96,7 +96,7 @@ def test_the_arguments_of_the_decorator_hold_where_the_function_says_nothing(
         ({"prompt": "x", "model": "gpt-5"}, "returned a dict with 'model'"),
         ({}, "prompt is missing"),
         ("", "prompt is empty"),
-        ({"prompt": "x", "files": "cat.jpg"}, "'files' is a text that is no JSON"),
+        ({"prompt": "x", "files": "cat.jpg"}, "'files' is a string that is not JSON"),
     ],
 )
 def test_what_is_no_question_is_said_before_the_post(

@@ -10,7 +10,7 @@ import pytest
 from airflow_provider_segmind.chat.reply_policy import Spent, part_after
 from airflow_provider_segmind.compat import AirflowFailException, TaskDeferred
 from airflow_provider_segmind.exceptions import SegmindRequestTimeoutError, SegmindSubmissionUnknownError
-from airflow_provider_segmind.execution.request import Submission
+from airflow_provider_segmind.execution.request import RequestExecution
 from tests.support.chat_tasks import CLAUDE, GEMINI, GPT, NUMBER, Chat
 
 DATA: dict[str, Any] = {"output_type": NUMBER}
@@ -78,15 +78,15 @@ def test_the_last_request_is_enough_when_the_results_before_it_have_expired(mend
 
 
 def test_a_worker_killed_before_the_repair_goes_on_with_it(mending: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
-    begin = Submission.begin
+    submit = RequestExecution.submit
 
-    def killed(self: Submission, **fields: Any) -> Any:
+    def killed(self: RequestExecution, **fields: Any) -> Any:
         if mending.posts == 1:
             raise Killed
-        return begin(self, **fields)
+        return submit(self, **fields)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Submission, "begin", killed)
+        patched.setattr(RequestExecution, "submit", killed)
         with pytest.raises(Killed):
             mending.ask(**DATA)
     assert mending.posts == 1
@@ -104,7 +104,7 @@ def test_a_chain_whose_state_airflow_has_emptied_is_found_under_the_output_path(
 
 def test_a_worker_killed_after_the_repairs_post_finds_it_in_the_history(mending: Chat) -> None:
     def kill(value: Any) -> None:
-        if mending.posts == 2 and value["request_id"] is not None and value["before"] is not None:
+        if mending.posts == 2 and value["request_id"] is not None and value["spent_before"] is not None:
             raise Killed
 
     mending.run.store.on_write = kill
@@ -140,7 +140,7 @@ def test_a_refused_repair_is_submitted_by_the_retry_and_the_first_request_is_not
 
 def test_trouble_with_the_repairs_result_costs_nothing_more(mending: Chat) -> None:
     def down(value: Any) -> None:
-        if value["before"] is not None and value["request_id"] is not None:
+        if value["spent_before"] is not None and value["request_id"] is not None:
             mending.emulator.fault("status|result", status=503, times=None)
 
     mending.run.store.on_write = down
@@ -285,6 +285,6 @@ def test_an_output_address_out_of_the_history_is_never_taken_for_the_answer(chat
     record = {"model_status": "COMPLETED", "generation_url": "https://images.example/a.png"}
     chat.emulator.fault("history", patch=record, times=None)
 
-    with pytest.raises(AirflowFailException, match="holds no text"):
+    with pytest.raises(AirflowFailException, match="has no text"):
         chat.ask()
     assert chat.posts == 1

@@ -87,7 +87,7 @@ def test_an_event_that_is_none_of_ours_is_no_reason_to_submit(
     if payload is None:
         assert task.execute_complete(run.context(), None)["status"] == "COMPLETED"
     else:
-        with pytest.raises(SegmindStateError, match="no Segmind event"):
+        with pytest.raises(SegmindStateError, match="not a Segmind event"):
             task.execute_complete(run.context(), payload)
     assert len(emulator.posts()) == 1
 

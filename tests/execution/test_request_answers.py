@@ -89,7 +89,7 @@ TABLE = [
     Row("402 credits", lambda m: m.set_balance(0.0), e.SegmindCreditsError, words="Insufficient credits"),
     Row("403", lambda m: None, e.SegmindPermissionError, words="does not have access", model="restricted-model"),
     Row("404 slug", lambda m: None, e.SegmindModelNotFoundError, words="not found", model="no-such-slug-9"),
-    Row("404 expired", lambda m: m.settings(ttl=0.0), e.SegmindRequestExpiredError, words="the answer is lost"),
+    Row("404 expired", lambda m: m.settings(ttl=0.0), e.SegmindRequestExpiredError, words="the result is lost"),
     Row("405 HTML", submit_fault(status=405, html=True), posts=2),
     Row("405 JSON", refused(405, {"error": "Method Not Allowed"}), e.SegmindBadRequestError, words="405"),
     Row(
@@ -194,7 +194,7 @@ TABLE = [
         words="not followed",
     ),
     Row("unknown status", lambda m: m.fault("result", patch={"status": "WARMING_UP"}, times=3)),
-    Row("COMPLETED then 404", gone_after_completion, e.SegmindRequestExpiredError, words="the answer is lost"),
+    Row("COMPLETED then 404", gone_after_completion, e.SegmindRequestExpiredError, words="the result is lost"),
     Row(
         "polls answered 401",
         poll_fault(status=401, times=None),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,7 +23,7 @@ from airflow_provider_segmind.exceptions import (
     SegmindRequestExpiredError,
     SegmindRequestFailedError,
 )
-from airflow_provider_segmind.execution.request import Policies, Submission
+from airflow_provider_segmind.execution.request import RequestExecution, RequestSettings
 from airflow_provider_segmind.task_state import TaskState
 
 START = 1_800_000_000.0
@@ -137,24 +138,34 @@ class World:
     def sleep(self, seconds: float) -> None:
         self.now += seconds
 
-    def submission(self, inputs: dict[str, Any], policies: Policies) -> Submission:
+    def execution(
+        self,
+        inputs: dict[str, Any],
+        settings: RequestSettings,
+        record: SubmissionRecord | None = None,
+        transport: Callable[[httpx.Request], httpx.Response] | None = None,
+    ) -> RequestExecution:
         client = SegmindClient(
             ClientConfig(api_key="SG_x", patience=Patience(attempts=2)),
-            transport=httpx.MockTransport(self.segmind),
+            transport=httpx.MockTransport(transport or self.segmind),
             sleep=self.sleep,
             clock=lambda: self.now,
         )
-        return Submission(
+        made = RequestExecution(
+            settings,
+            lambda: inputs,
             client=client,
             state=self.state,
-            model="a-model",
-            inputs=inputs,
-            connection="segmind_default at https://api.segmind.com",
-            policies=policies,
             log=LOG,
             clock=lambda: self.now,
             sleep=self.sleep,
         )
+        made._record = record
+        return made
+
+
+def policies(**given: Any) -> RequestSettings:
+    return RequestSettings(model="a-model", **given)
 
 
 TROUBLE = st.sampled_from(
@@ -176,7 +187,7 @@ class OneTaskInstance(RuleBasedStateMachine):
     def begin(self, on_stale: Any, on_unknown: Any, on_failed: Any, on_expired: Any, delay: float) -> None:
         self.world = World()
         self.world.segmind.history_delay = delay
-        self.policies = Policies(
+        self.policies = policies(
             on_stale=on_stale, on_unknown=on_unknown, on_failed=on_failed, on_expired=on_expired, max_resubmits=2
         )
         self.inputs = {"prompt": "one"}
@@ -191,7 +202,7 @@ class OneTaskInstance(RuleBasedStateMachine):
         world.store_down = store_down
         before = len(world.segmind.billed)
         try:
-            self.record = world.submission(dict(self.inputs), self.policies).begin(replace_failed=replace_failed)
+            self.record = world.execution(dict(self.inputs), self.policies).submit(replace_failed=replace_failed)
         except (SegmindError, ConnectionError, Killed):
             self.record = None
         world.die_in_write = world.die_at = ""
@@ -200,9 +211,9 @@ class OneTaskInstance(RuleBasedStateMachine):
             # Unreadable is not absent.
             assert len(world.segmind.billed) == before
         world.store_down = False
-        # Whoever asks to resubmit what is unknown pays once more for each POST whose answer nobody noted.
-        unnoted = ("after" in trouble or trouble == "lose before") + (death[1] == "id")
-        self.allowed += unnoted if self.policies.on_unknown == "resubmit" else 0
+        # on_unknown='resubmit' pays once more for each POST whose response was not recorded.
+        unrecorded = ("after" in trouble or trouble == "lose before") + (death[1] == "id")
+        self.allowed += unrecorded if self.policies.on_unknown == "resubmit" else 0
 
     @rule()
     def a_quiet_try(self) -> None:
@@ -211,7 +222,7 @@ class OneTaskInstance(RuleBasedStateMachine):
     @precondition(lambda self: self.record is not None)
     @rule(store_down=st.booleans())
     def the_request_fails(self, store_down: bool) -> None:
-        """Segmind reports FAILED; a waiting task hears of it and follows its policy."""
+        """Segmind reports FAILED; a waiting task learns of it and follows its policy."""
         record = self.record
         assert record is not None
         request = next(each for each in self.world.segmind.requests if each["id"] == record.request_id)
@@ -221,7 +232,9 @@ class OneTaskInstance(RuleBasedStateMachine):
         error = SegmindRequestFailedError("FAILED", request_id=str(record.request_id))
         self.world.store_down = store_down
         try:
-            self.record = self.world.submission(dict(self.inputs), self.policies).after_failure(record, error)
+            execution = self.world.execution(dict(self.inputs), self.policies, record)
+            execution.after_failure(error)
+            self.record = execution.record
         except (SegmindRequestFailedError, ConnectionError):
             self.record = None
         self.world.store_down = False
@@ -235,7 +248,9 @@ class OneTaskInstance(RuleBasedStateMachine):
         error = SegmindRequestExpiredError("gone", request_id=str(record.request_id))
         before = len(self.world.segmind.billed)
         try:
-            self.record = self.world.submission(dict(self.inputs), self.policies).again(record, error, "Pays twice.")
+            execution = self.world.execution(dict(self.inputs), self.policies, record)
+            execution.submit_again(error, "Pays twice.")
+            self.record = execution.record
         except SegmindRequestExpiredError:
             self.record = None
         self.allowed += len(self.world.segmind.billed) - max(1, before)
@@ -284,8 +299,8 @@ def world() -> World:
     return World()
 
 
-def go(world: World, **policies: Any) -> SubmissionRecord:
-    return world.submission({"prompt": "one"}, Policies(**policies)).begin()
+def go(world: World, **given: Any) -> SubmissionRecord:
+    return world.execution({"prompt": "one"}, policies(**given)).submit()
 
 
 @pytest.mark.parametrize(
@@ -306,12 +321,12 @@ def test_a_worker_killed_at_any_step_leaves_one_paid_request(world: World, post:
     world.die_at = ""
 
     arrived = len(world.segmind.requests) == 1
-    nothing_noted = world.state.value is None
-    if arrived or nothing_noted:
+    nothing_recorded = world.state.value is None
+    if arrived or nothing_recorded:
         assert go(world).request_id == "r-0"
         assert len(world.segmind.requests) == 1
     else:
-        # An intent without a row: nobody can know, so nothing is sent and the words say so.
+        # An intent without a row: the outcome is unknown, so nothing is sent and the message says so.
         with pytest.raises(SegmindError, match="Nothing was sent again"):
             go(world)
         assert world.segmind.requests == []
@@ -324,12 +339,9 @@ def test_resubmitting_an_unknown_post_ends_at_max_resubmits(world: World) -> Non
         world.segmind.next_post = "lose after"
         return Segmind.__call__(world.segmind, request)
 
-    submission = world.submission({"prompt": "one"}, Policies(on_unknown="resubmit", max_resubmits=2))
-    submission.client = SegmindClient(
-        submission.client.config, transport=httpx.MockTransport(lose_all), sleep=world.sleep, clock=lambda: world.now
-    )
+    settings = policies(on_unknown="resubmit", max_resubmits=2)
     with pytest.raises(SegmindError, match=r"as often as it may \(2 times\)"):
-        submission.begin()
+        world.execution({"prompt": "one"}, settings, transport=lose_all).submit()
     assert len(world.segmind.requests) == 3
 
 
@@ -348,7 +360,7 @@ def test_a_clock_minutes_ahead_or_behind_pays_nothing_twice(world: World, skew: 
 
 def test_a_history_that_cannot_be_asked_is_not_a_history_without_the_request(world: World) -> None:
     world.segmind.next_post, world.segmind.history_down = "lose after", True
-    with pytest.raises(SegmindError, match="history cannot be asked") as caught:
+    with pytest.raises(SegmindError, match="history cannot be read") as caught:
         go(world, on_unknown="resubmit")
     assert caught.value.retryable
     assert len(world.segmind.requests) == 1
@@ -368,7 +380,7 @@ def test_waiting_for_the_history_finds_a_row_that_comes_late_and_pays_once(world
 def test_waiting_for_the_history_ends_and_says_what_a_resubmit_would_risk(world: World) -> None:
     world.segmind.next_post, world.segmind.history_delay = "lose after", 7200.0
     with pytest.raises(SegmindError, match="pays twice") as caught:
-        go(world, on_unknown="wait", unknown_patience=600.0)
+        go(world, on_unknown="wait", timeout=600.0)
     assert not caught.value.retryable
     assert world.posts == 1
     assert "2027-01-15T08:00:00" in str(caught.value)
@@ -380,14 +392,15 @@ def test_a_lost_post_is_not_taken_for_the_failed_request_before_it(world: World)
     world.segmind.requests[0]["status"] = "FAILED"
     failed = SegmindRequestFailedError("FAILED", request_id="r-0")
     world.segmind.next_post = "lose after"
-    record = world.submission({"prompt": "one"}, Policies(on_failed="resubmit")).after_failure(first, failed)
-    assert record.request_id == "r-1"
-    assert record.former == ("r-0",)
+    execution = world.execution({"prompt": "one"}, policies(on_failed="resubmit"), first)
+    execution.after_failure(failed)
+    assert execution.request_id == "r-1"
+    assert execution.record.previous_ids == ("r-0",)
     assert len(world.segmind.billed) == 1
 
 
 def test_a_lost_post_is_not_taken_for_the_request_of_the_earlier_inputs(world: World) -> None:
-    world.submission({"prompt": "one", "seed": 1}, Policies()).begin()
+    world.execution({"prompt": "one", "seed": 1}, policies()).submit()
     world.segmind.next_post = "lose before"
     with pytest.raises(SegmindError, match="history does not show it"):
         go(world)
@@ -396,7 +409,7 @@ def test_a_lost_post_is_not_taken_for_the_request_of_the_earlier_inputs(world: W
 def test_a_changed_task_names_what_changed_and_stops_when_told_to(world: World) -> None:
     go(world)
     with pytest.raises(SegmindConfigError, match="'inputs' changed since an earlier try") as caught:
-        world.submission({"prompt": "two"}, Policies(on_stale="fail")).begin()
+        world.execution({"prompt": "two"}, policies(on_stale="fail")).submit()
     assert "two" not in str(caught.value)
     assert len(world.segmind.requests) == 1
 
@@ -408,17 +421,14 @@ def test_a_store_that_cannot_be_read_stops_the_task_before_anything_is_sent(worl
     assert world.posts == 0
 
 
-def test_a_request_that_cannot_be_noted_is_still_gone_on_with(world: World, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_request_that_cannot_be_recorded_is_still_continued(world: World, caplog: pytest.LogCaptureFixture) -> None:
     def accept_and_lose_the_store(request: httpx.Request) -> httpx.Response:
         answer = Segmind.__call__(world.segmind, request)
         world.store_down = request.method == "POST"
         return answer
 
-    submission = world.submission({"prompt": "one"}, Policies())
-    submission.client = SegmindClient(
-        submission.client.config, transport=httpx.MockTransport(accept_and_lose_the_store), sleep=world.sleep
-    )
-    assert submission.begin().request_id == "r-0"
+    execution = world.execution({"prompt": "one"}, policies(), transport=accept_and_lose_the_store)
+    assert execution.submit().request_id == "r-0"
     assert "Could not record request r-0" in caplog.text
 
     world.store_down = False
@@ -429,7 +439,7 @@ def test_a_request_that_cannot_be_noted_is_still_gone_on_with(world: World, capl
 def test_a_task_that_does_not_wait_submits_anew_once_its_request_has_failed(world: World) -> None:
     go(world)
     world.segmind.requests[0]["status"] = "FAILED"
-    assert world.submission({"prompt": "one"}, Policies()).begin(replace_failed=True).request_id == "r-1"
+    assert world.execution({"prompt": "one"}, policies()).submit(replace_failed=True).request_id == "r-1"
     assert len(world.segmind.billed) == 1
 
 
@@ -438,7 +448,7 @@ def test_an_event_completes_a_record_whose_id_could_not_be_written(world: World)
     with pytest.raises(Killed):
         go(world)
     world.die_at = ""
-    record = world.submission({"prompt": "one"}, Policies()).current("r-0")
+    record = world.execution({"prompt": "one"}, policies()).reattach("r-0")
     assert record.request_id == "r-0"
     assert go(world).request_id == "r-0"
     assert world.posts == 1

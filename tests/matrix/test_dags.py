@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted(path.stem for path in (ROOT / "dags_examples").glob("example_segmind_*.py"))
 OURS = ("matrix_three_steps", "matrix_deferred", "matrix_tried_again")
 MODEL = "gemini-3.1-flash-lite"
-DEFERRED = "Request {} goes on; waiting for it in the triggerer"
+DEFERRED = "Request {} is in progress; waiting for it in the triggerer"
 LONGEST_LOG = 20_000
 README = "triage"
 URGENCY = {"urgency": "high", "topic": "An invoice."}
@@ -175,9 +175,9 @@ def test_a_second_try_goes_on_with_the_request_of_the_first(ours: Any) -> None:
 def test_the_note_of_a_request_is_kept_where_this_airflow_can_keep_it(ours: Any, store: Path) -> None:
     log = ours[0]["matrix_tried_again"]["log"]
     places = ("Airflow's task state store", "object storage (", "the Airflow Variable ")
-    noted = [place for place in places if f"Noted the intent to submit to model {MODEL} in {place}" in log]
+    recorded = [place for place in places if f"Recorded the intent to submit to model {MODEL} in {place}" in log]
     files = sorted(path.name for path in (store / "state").rglob("*.json"))
 
     # Some tasks of that DAG name a state_path, which goes before what the version has.
-    assert noted == ([places[0], places[1]] if AIRFLOW >= (3, 3) else list(places[1:]))
+    assert recorded == ([places[0], places[1]] if AIRFLOW >= (3, 3) else list(places[1:]))
     assert files == ["task_id=deferred.json", "task_id=submitted.json"]

@@ -13,10 +13,12 @@ import pytest
 from airflow.sdk import DAG
 from pydantic import BaseModel
 
+from airflow_provider_segmind.client.submission import ResultManifest
 from airflow_provider_segmind.compat import TaskDeferred
 from airflow_provider_segmind.exceptions import SegmindConfigError
 from airflow_provider_segmind.links import SegmindModelLink, SegmindOutputLink
 from airflow_provider_segmind.operators.chat import SegmindChatOperator
+from airflow_provider_segmind.result_storage import StoredResult
 from airflow_provider_segmind.triggers.events import RequestEvent
 from tests.support.chat_tasks import CLAUDE, GEMINI, GPT, NUMBER, PIXEL, Chat
 
@@ -203,11 +205,11 @@ class TestLanding:
         chat.ask(**fields)
         request_id = chat.xcoms["request_id"]
         path = tmp_path / "out" / f"{request_id}.json"
-        manifest = {"uri": str(path), "uris": [str(path)], "metrics": {}}
+        manifest = ResultManifest(request_id=request_id, uris=(str(path),))
         chat.emulator.fault("status|result", status=404, times=None)
 
-        for value in (json.loads(path.read_text()), manifest):
-            event = RequestEvent(request_id, "success", value=value, has_value=True).to_json()
+        for result in (StoredResult(json.loads(path.read_text())), StoredResult(manifest=manifest)):
+            event = RequestEvent(request_id, "success", result).to_json()
             assert chat.task(**fields).execute_complete(chat.run.context(), event) == "echo: question"
 
     def test_an_answer_that_is_an_address_is_a_text(self, chat: Chat, tmp_path: Path) -> None:
@@ -345,7 +347,7 @@ class TestTemplates:
 
         assert task.execute(chat.run.context()) == "echo: question"
         assert chat.body()["messages"]["system_instruction"] == {"parts": {"text": "be.txt"}}
-        assert "'system' looks like the path of a file and is sent as it is" in capsys.readouterr().out
+        assert "'system' looks like the path of a file and is sent unchanged" in capsys.readouterr().out
 
 
 def test_the_log_of_a_repair_quotes_nothing_of_the_reply(chat: Chat, capsys: Any) -> None:
@@ -354,5 +356,5 @@ def test_the_log_of_a_repair_quotes_nothing_of_the_reply(chat: Chat, capsys: Any
 
     assert chat.ask(output_type=NUMBER) == {"x": 1}
     said = capsys.readouterr().out
-    assert "Asking again is a further paid request" in said
+    assert "Sending a follow-up, a further paid request" in said
     assert "canary-reply" not in said

@@ -115,13 +115,13 @@ def by_hand(task: Any, clock: Clock, *, transport: httpx.BaseTransport | None = 
     task.hook = hook_by(clock, transport=transport)
     # Airflow 3 logs through structlog, 2.11 through a logger under the other name.
     task._cached_logger = task._log = logging.getLogger("a_task")
-    if hasattr(task, "_submission"):
-        make = task._submission
+    if hasattr(task, "_request_execution"):
+        make = task._request_execution
 
-        def submission(context: Any) -> Any:
+        def request_execution(context: Any) -> Any:
             made = make(context)
             made._clock, made._sleep = clock, clock.sleep
             return made
 
-        task._submission = submission
+        task._request_execution = request_execution
     return task

@@ -81,9 +81,9 @@ def _run(path: str, dag_id: str) -> None:
 def _shorten_the_hold() -> None:
     """``dag.test()`` has no scheduler for whose sake an event would have to be held back, and runs triggers in line."""
     if given := os.environ.get(HOLD):
-        from airflow_provider_segmind.triggers import request
+        from airflow_provider_segmind import deferral
 
-        request.HOLD_SECONDS = float(given)
+        deferral.HOLD_SECONDS = float(given)
 
 
 def _keep_the_api_server() -> None:

@@ -50,7 +50,7 @@ async def test_a_landed_result_comes_as_one_event(
     trigger = await asyncio.to_thread(make, clock, "seedream-4.5", fetch=True, output_path=tmp_path.as_uri())
     event = RequestEvent.read(await fire(trigger))
     assert event.status == "success"
-    assert event.value["bytes"] > 0
+    assert event.result.manifest.size > 0
     assert emulator.leaks == []
 
 
@@ -66,7 +66,7 @@ async def test_a_result_too_large_for_a_triggerer_is_left_to_the_task(emulator: 
 
     event = RequestEvent.read(await fire(trigger))
 
-    assert (event.status, event.has_value) == ("success", False)
+    assert (event.status, event.result) == ("success", None)
     hook = hook_by(clock)
     assert large in hook.get_result(trigger.request_id).output
     hook.close()
