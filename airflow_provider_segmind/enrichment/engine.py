@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from airflow_provider_segmind.enrichment.ledger.events import Submitted
 from airflow_provider_segmind.enrichment.ledger.group_commit import GroupCommit
-from airflow_provider_segmind.enrichment.ledger.ledger import MANY_ROWS, Ledger
+from airflow_provider_segmind.enrichment.ledger.ledger import Ledger
 from airflow_provider_segmind.enrichment.ledger.live import BEATS, Heartbeat, Membership
 from airflow_provider_segmind.enrichment.recovery import decide_lost, recover_earlier
 from airflow_provider_segmind.enrichment.row_reader import Feeder
@@ -105,7 +105,7 @@ class Engine:
             monotonic=monotonic,
         )
         self.heartbeat = Heartbeat(self.member)
-        self.ledger = Ledger(ledger_folder, run=run_id, writer=writer, clock=clock, slots=MANY_ROWS, live=self.member)
+        self.ledger = Ledger(ledger_folder, run=run_id, writer=writer, clock=clock, live=self.member)
         self.budget = Budget(self.limits)
         self.tally = Tally(clock)
         self.tally.take_over(carried or {})
@@ -313,8 +313,7 @@ class Engine:
         self.member.register()
         self.ledger.replay()
         if self.ledger.totals().rows:
-            for fingerprint in self.ledger.answered_in_run():
-                self.feeder.of_this_run.put(fingerprint, 1)
+            self.feeder.add_answered(self.ledger.answered_in_run())
 
     def _leave(self) -> None:
         self.heartbeat.stop()

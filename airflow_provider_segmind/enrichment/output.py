@@ -16,7 +16,6 @@ from typing import Any, Protocol, TypeAlias
 from airflow_provider_segmind.enrichment.engine import Engine
 from airflow_provider_segmind.enrichment.files.writers import Kinds, Write, needs_kinds, open_sink
 from airflow_provider_segmind.enrichment.ledger.events import Claimed, Finished
-from airflow_provider_segmind.enrichment.ledger.local_index import CompactIndex
 from airflow_provider_segmind.enrichment.manifest import Manifest, set_latency
 from airflow_provider_segmind.enrichment.outcomes import Outcome, Reasons
 from airflow_provider_segmind.enrichment.row_reader import Place
@@ -93,19 +92,11 @@ class Output:
 
     def rows(self) -> Iterator[OutputRow]:
         """Yield every row read, in input order."""
-        first_sight = self._engine.ledger.first_sights()
-        others = CompactIndex()
         for place in self._engine.feeder.places():
-            mark = place.fingerprint
-            if mark is None:
+            if place.fingerprint is None:
                 yield OutputRow(place, Outcome.SKIPPED, place.trouble, None, first=True)
-                continue
-            if self._engine.ledger.standing(mark).place is not None:
-                first = first_sight(mark)
             else:
-                first = not others.get(mark)
-                others.put(mark, 1)
-            yield self._row(place, mark, first)
+                yield self._row(place, place.fingerprint, place.first)
 
     def values(self, row: OutputRow) -> dict[str, Any]:
         """Return the columns of a row by name."""

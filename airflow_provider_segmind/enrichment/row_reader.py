@@ -7,9 +7,8 @@ input order, from what the ledger holds. A source that breaks is read up to ther
 
 from __future__ import annotations
 
-import base64
 import itertools
-import json
+import pickle
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from decimal import Decimal
 from typing import Any, TypeAlias
 
 from airflow_provider_segmind.enrichment.files.readers import cannot_be_read
-from airflow_provider_segmind.enrichment.ledger.local_index import CompactIndex, Spool
+from airflow_provider_segmind.enrichment.ledger.local_index import LocalDatabase
 from airflow_provider_segmind.enrichment.rows import Row, column_names, is_name, json_value, plain_text
 from airflow_provider_segmind.enrichment.settings import KeyedTarget, Prepared, Question, Settings, Shard
 from airflow_provider_segmind.exceptions import (
@@ -35,7 +34,18 @@ FIRST_BYTES = 16 << 20
 Built: TypeAlias = tuple[Row, Mapping[str, Any], Prepared | SegmindError]
 """A row, its key columns, and what is sent for it, or why nothing is."""
 _UNWRITABLE = (ValueError, TypeError, ArithmeticError, LookupError, RecursionError)
-_TAG = "\x00segmind"
+_KEPT = (str, float, bytes, datetime, date, time, Decimal)
+"""Types of key columns that stay what they are from source to output, whole numbers and JSON apart."""
+_SCHEMA = """
+CREATE TABLE places (number INTEGER PRIMARY KEY, fingerprint BLOB, rest BLOB);
+CREATE INDEX by_fingerprint ON places (fingerprint);
+CREATE TABLE answered (fingerprint BLOB PRIMARY KEY) WITHOUT ROWID;
+"""
+_IN_ORDER = """
+SELECT number, fingerprint, rest, NOT EXISTS (
+    SELECT 1 FROM places AS earlier WHERE earlier.fingerprint = places.fingerprint AND earlier.number < places.number
+) FROM places ORDER BY number
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +57,14 @@ class Place:
     :param key: its key columns.
     :param fingerprint: what was asked for it, None when its question could not be built.
     :param trouble: why it could not.
+    :param first: whether no equal row came before it.
     """
 
     number: int
     key: Mapping[str, Any]
     fingerprint: bytes | None = None
     trouble: str = ""
+    first: bool = True
 
 
 def numbered(rows: Iterable[Mapping[str, Any]], question: Question) -> Iterator[Row]:
@@ -141,14 +153,13 @@ class Feeder:
         self.rows_unchanged = 0
         self.exhausted = False
         self.broken: SegmindError | None = None
-        self.of_this_run = CompactIndex()
         self._question = question
         self._shard = shard
         self._settings = settings
         self._target = target
         self._pool = ThreadPoolExecutor(question.abreast, "segmind-rows") if question.abreast > 1 else None
         self._rows = self._built(rows)
-        self._order = Spool()
+        self._local = LocalDatabase(_SCHEMA)
 
     @property
     def rows_read(self) -> int:
@@ -159,7 +170,12 @@ class Feeder:
         """Forget the order."""
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
-        self._order.close()
+        self._local.close()
+
+    def add_answered(self, fingerprints: Iterable[bytes]) -> None:
+        """Note the rows that this run has paid for: they are in its output even if the target has their answers."""
+        if self._target is not None:
+            self._local.write(("INSERT OR IGNORE INTO answered VALUES (?)", ((mark,) for mark in fingerprints)))
 
     def next_block(self) -> list[Prepared]:
         """
@@ -168,21 +184,26 @@ class Feeder:
         An empty list need not be the end: that is where :attr:`exhausted` is true, or where :attr:`broken` holds the
         error of a source that cannot be read on. What was read before is returned first.
         """
-        block, lines = [], []
+        block: list[Prepared] = []
+        places: list[Place] = []
+        counts = self.rows_seen, self.rows_elsewhere, self.rows_unchanged
         room, left = self._settings.block_bytes, self._settings.block_rows
         while left and room > 0 and (built := self._next()) is not None:
             place, prepared = self._prepare(built)
             self.rows_seen += 1
             left -= 1
             if place is not None:
-                lines.append(_to_line(place))
+                places.append(place)
             if prepared is not None:
                 block.append(prepared)
                 room -= prepared.size
-        if lines:
-            self._order.write(lines)
-            # What was read is still in order; no more is, because that would be kept in memory.
-            self.broken = self.broken or self._order.trouble
+        try:
+            self._write(places)
+        except SegmindEnrichmentError as error:
+            # A row whose order cannot be kept is not asked about, as if the source had broken before it.
+            self.broken, self.exhausted = error, False
+            self.rows_seen, self.rows_elsewhere, self.rows_unchanged = counts
+            return []
         return block
 
     def _next(self) -> Built | None:
@@ -206,7 +227,14 @@ class Feeder:
 
     def places(self) -> Iterator[Place]:
         """Yield every row read, in order."""
-        return (_from_line(line) for _, line in self._order.lines())
+        for number, mark, packed, first in self._local.each(_IN_ORDER):
+            key, trouble = pickle.loads(packed)  # noqa: S301 - no other process can write to a file without a name
+            yield Place(number, key, mark, trouble, bool(first))
+
+    def _write(self, places: list[Place]) -> None:
+        rows = [(one.number, one.fingerprint, pickle.dumps((one.key, one.trouble))) for one in places]
+        if rows:
+            self._local.write(("INSERT INTO places VALUES (?, ?, ?)", rows))
 
     def _built(self, rows: Iterable[Mapping[str, Any]]) -> Iterator[Built]:
         each = numbered(rows, self._question)
@@ -235,8 +263,9 @@ class Feeder:
 
     def _holds(self, key: Mapping[str, Any], fingerprint: bytes) -> bool:
         """Tell whether the target has the answer, and from another run: of its own a run must tell the cost."""
-        held = self._target is not None and self._target.holds(key, fingerprint)
-        return held and not self.of_this_run.get(fingerprint)
+        if self._target is None or not self._target.holds(key, fingerprint):
+            return False
+        return self._local.first("SELECT 1 FROM answered WHERE fingerprint = ?", fingerprint) is None
 
     def _unasked(self, row: Row, key: Mapping[str, Any], trouble: str) -> Place | None:
         """Return the place of a row without a question; it belongs to the first shard, so that it is counted once."""
@@ -271,40 +300,8 @@ def _storable(value: Any) -> Any:
     """Return a key's value in a form that lasts until the output is written; lists and objects are JSON."""
     if isinstance(value, (Mapping, list, tuple, int)):
         return json_value(value)
-    if getattr(value, "nanosecond", 0):
-        return plain_text(value)
-    return bytes(value) if isinstance(value, (bytearray, memoryview)) else value
-
-
-def _to_line(place: Place) -> bytes:
-    mark = place.fingerprint.hex() if place.fingerprint else None
-    values = (place.number, dict(place.key), mark, place.trouble)
-    return json.dumps(values, default=_tagged, separators=(",", ":")).encode("ascii")
-
-
-def _from_line(line: bytes) -> Place:
-    number, key, mark, trouble = json.loads(line, object_hook=_untagged)
-    return Place(number, key, bytes.fromhex(mark) if mark else None, trouble)
-
-
-def _tagged(value: Any) -> Any:
-    """Write what JSON has no form for, so that a key column keeps its type from source to output."""
-    for name, (kind, write, _) in _TYPES.items():
-        if isinstance(value, kind):
-            return {_TAG: name, "value": write(value)}
-    return plain_text(value)
-
-
-def _untagged(value: dict[str, Any]) -> Any:
-    if _TAG not in value:
+    if isinstance(value, (bytearray, memoryview)):
+        return bytes(value)
+    if value is None or (isinstance(value, _KEPT) and not getattr(value, "nanosecond", 0)):
         return value
-    return _TYPES[value[_TAG]][2](value["value"])
-
-
-_TYPES: dict[str, tuple[Any, Any, Any]] = {
-    "datetime": (datetime, datetime.isoformat, datetime.fromisoformat),
-    "date": (date, date.isoformat, date.fromisoformat),
-    "time": (time, time.isoformat, time.fromisoformat),
-    "decimal": (Decimal, str, Decimal),
-    "bytes": (bytes, lambda value: base64.b64encode(value).decode("ascii"), base64.b64decode),
-}
+    return plain_text(value)

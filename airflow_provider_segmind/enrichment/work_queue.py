@@ -237,7 +237,7 @@ class RowBook:
                 lost_at=self.lost_at(mark),
             )
             return False
-        if standing.open is None and standing.place is not None and not self._is_asked_again(mark):
+        if standing.open is None and standing.finished and not self._is_asked_again(mark):
             self._refused.add(mark)
             return False
         if stopping and standing.open is None and standing.half_asked(self._ledger.run) is None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_segmind.chat.cost_estimate import Price, estimate_cost, estimate_input_tokens
 from airflow_provider_segmind.chat.reply_policy import output_cap_of
 from airflow_provider_segmind.enrichment.ledger.ledger import Ledger
-from airflow_provider_segmind.enrichment.ledger.local_index import CompactIndex
+from airflow_provider_segmind.enrichment.ledger.local_index import LocalDatabase
 from airflow_provider_segmind.enrichment.row_reader import build, is_fatal, numbered
 from airflow_provider_segmind.enrichment.settings import KeyedTarget, Prepared, Question, Shard
 from airflow_provider_segmind.exceptions import SegmindError
@@ -110,7 +110,7 @@ def _distinct(
     """Yield each distinct question of this shard once, and count rows in the estimate."""
     # As in a run, where a row without a question belongs to the first shard.
     counts_skipped = int(shard.index == 0)
-    seen = CompactIndex()
+    seen = LocalDatabase("CREATE TABLE seen (fingerprint BLOB PRIMARY KEY) WITHOUT ROWID")
     for row in numbered(rows, question):
         built = build(row, question)
         _, key, prepared = built
@@ -125,8 +125,7 @@ def _distinct(
         if not shard.owns(prepared.fingerprint):
             continue
         estimate.rows += 1
-        if not seen.get(prepared.fingerprint):
-            seen.put(prepared.fingerprint, 1)
+        if seen.change("INSERT OR IGNORE INTO seen VALUES (?)", prepared.fingerprint):
             estimate.distinct_rows += 1
             if target is not None and target.holds(key, prepared.fingerprint):
                 estimate.answered_rows += 1

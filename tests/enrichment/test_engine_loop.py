@@ -2,13 +2,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from blockbuster import blockbuster_ctx
+from blockbuster import BlockBuster, blockbuster_ctx
 
 from airflow_provider_segmind.enrichment.engine import Engine
 from airflow_provider_segmind.enrichment.files.readers import open_source
 from airflow_provider_segmind.enrichment.output import land
 from airflow_provider_segmind.enrichment.settings import Settings
 from tests.support.enrichment import Clock, FakeSegmind, question
+
+
+def but_for_the_local_index(blocking: BlockBuster) -> None:
+    """Let the loop look up one key, or write one batch, in the index: microseconds and a few milliseconds."""
+    for name in ("Connection.execute", "Connection.executemany", "Cursor.fetchone"):
+        blocking.functions[f"sqlite3.{name}"].can_block_in("ledger/local_index.py", {"first", "write"})
 
 
 async def test_files_are_never_read_or_written_on_the_event_loop(tmp_path: Path) -> None:
@@ -24,7 +30,8 @@ async def test_files_are_never_read_or_written_on_the_event_loop(tmp_path: Path)
             settings=Settings(concurrency=4, commit_delay=0.001, block_rows=16, fold_at=4),
             clock=clock,
         )
-        with blockbuster_ctx("airflow_provider_segmind.enrichment"):
+        with blockbuster_ctx("airflow_provider_segmind.enrichment") as blocking:
+            but_for_the_local_index(blocking)
             await engine.run()
         manifest = land(engine)
         engine.close()

@@ -1,16 +1,12 @@
 from __future__ import annotations
 
 import os
-import random
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from airflow_provider_segmind.enrichment import storage
 from airflow_provider_segmind.enrichment.ledger.ledger import Ledger
-from airflow_provider_segmind.enrichment.ledger.local_index import CompactIndex, Spool
 from airflow_provider_segmind.enrichment.storage import (
     list_names,
     make_folder,
@@ -89,28 +85,6 @@ def test_a_ledger_lives_in_an_object_store_too() -> None:
     again = Ledger(folder, run="r", writer="v", clock=lambda: 6.0)
     again.replay()
     assert again.finished(mark(1)) == finished(1)
-
-
-@given(st.lists(st.tuples(st.integers(0, 30), st.integers(1, 2**64 - 1))))
-def test_the_index_is_a_map(pairs: list[tuple[int, int]]) -> None:
-    index = CompactIndex(slots=4)
-    for number, value in pairs:
-        index.put(mark(number), value)
-    expected = dict(pairs)
-    assert [index.get(mark(number)) for number in range(31)] == [expected.get(number, 0) for number in range(31)]
-    assert len(index) == len(expected)
-
-
-def test_the_spool_gives_lines_back_from_their_places() -> None:
-    rng = random.Random(1)
-    lines = [b"x" * rng.choice([0, 1, 100, 4095, 4096, 4097, 70_000]) for _ in range(200)]
-    with Spool() as spool:
-        places = [spool.reserve(line) for line in lines]
-        spool.write(lines)
-        assert [spool.read(place) for place in places] == lines
-        assert list(spool.lines()) == list(zip(places, lines, strict=True))
-        with pytest.raises(EOFError):
-            spool.read(spool.reserve(b"never written"))
 
 
 class _DerivedPath(type(Path())):  # type: ignore[misc]

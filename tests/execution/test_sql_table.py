@@ -243,7 +243,7 @@ class TestKeys:
         assert shop.posts == 2
         reasons = sorted(letter["reason"] for letter in shop.dead_letters)
         assert reasons[0].startswith("its key column 'id' is NULL")
-        assert reasons[1].startswith("its key stands in an earlier row")
+        assert reasons[1].startswith("its key is in an earlier row")
 
     def test_a_key_of_two_columns_and_a_table_as_the_source(self, shop: Shop) -> None:
         shop.source.fill(

@@ -159,7 +159,6 @@ class GroupCommit:
             try:
                 self._ledger.write(batch)
             except OSError as error:
-                batch = batch._replace(answers={})
                 if not tries_left:
                     raise self._unwritable(error) from error
             else:

@@ -1,185 +1,206 @@
-"""Local working state: an index of fingerprints in 24 bytes an entry, and a spill file."""
+"""
+Local working state: private SQLite databases in the worker's temporary folder, so that memory does not grow with rows.
+
+They are copies of what can be read again. So nothing is synced, and a database that cannot grow ends the run.
+"""
 
 from __future__ import annotations
 
 import os
+import sqlite3
 import tempfile
 import weakref
-from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import Any, NamedTuple
 
 from airflow_provider_segmind.exceptions import SegmindEnrichmentError
 
-KEY_BYTES = 16
-"""How much of a fingerprint is kept: 128 bits, so that a billion rows do not collide."""
-_FULLEST = 0.7
+PRAGMAS = (
+    "locking_mode=EXCLUSIVE",
+    "synchronous=OFF",
+    # A batch that does not fit on the disk is taken back, and what was written before can still be read. That needs a
+    # journal, and pages that are written by COMMIT only.
+    "journal_mode=MEMORY",
+    "cache_spill=OFF",
+    "cache_size=-4096",
+)
+BATCH_ROWS = 200
+"""Rows written at once: few enough for the engine's event loop not to wait for more than some milliseconds."""
+BATCH_BYTES = 1 << 20
 
 
-class CompactIndex:
+class LocalDatabase:
     """
-    An open-addressed table over two flat arrays; entries can be added and changed, not removed.
+    A database whose file is gone with the process, however that ends. Threads may use it in turns.
 
-    Values are whole numbers from 1 to 2**64 - 1. Keys must be evenly spread bytes, as digests are.
+    :param schema: the statements that create its tables.
+    :raises SegmindEnrichmentError: the temporary folder cannot hold it; names the folder. Also raised by every method.
     """
 
-    def __init__(self, slots: int = 1024) -> None:
-        self._allocate(slots)
+    def __init__(self, schema: str) -> None:
+        try:
+            descriptor, name = tempfile.mkstemp(prefix="segmind-")
+            os.close(descriptor)
+            try:
+                self._connection = sqlite3.connect(name, isolation_level=None, check_same_thread=False)
+            finally:
+                # A file without a name goes with the connection.
+                Path(name).unlink()
+            self._close = weakref.finalize(self, self._connection.close)
+            for pragma in PRAGMAS:
+                self._connection.execute(f"PRAGMA {pragma}")
+            self._connection.executescript(schema)
+        except (OSError, sqlite3.Error) as error:
+            raise _unusable(error, "Nothing was sent in this try") from error
 
-    def __len__(self) -> int:
-        return self._used
+    def close(self) -> None:
+        """Delete the database."""
+        self._close()
 
-    def get(self, fingerprint: bytes) -> int:
-        """Return the value, 0 when there is none."""
-        return int(self._values[self._slot(fingerprint[:KEY_BYTES])])
+    def first(self, query: str, *values: Any) -> Any:
+        """Return the first row of an answer, None when it has none."""
+        try:
+            return self._connection.execute(query, values).fetchone()
+        except sqlite3.Error as error:
+            raise _unusable(error) from error
 
-    def put(self, fingerprint: bytes, value: int) -> None:
-        """Set the value."""
-        key = fingerprint[:KEY_BYTES]
-        slot = self._slot(key)
-        if not self._values[slot]:
-            if self._used >= _FULLEST * (self._mask + 1):
-                self._grow()
-                slot = self._slot(key)
-            self._used += 1
-            self._keys[slot * KEY_BYTES : slot * KEY_BYTES + KEY_BYTES] = key
-        self._values[slot] = value
+    def each(self, query: str, *values: Any) -> Iterator[Any]:
+        """Yield the rows of an answer."""
+        try:
+            yield from self._connection.execute(query, values)
+        except sqlite3.Error as error:
+            raise _unusable(error) from error
 
-    def first_sight(self, fingerprint: bytes, seen: bytearray) -> bool:
-        """
-        Tell whether an entry is met for the first time, and remember it in ``seen``.
+    def change(self, statement: str, *values: Any) -> int:
+        """Execute a statement and return how many rows it changed."""
+        try:
+            return self._connection.execute(statement, values).rowcount
+        except sqlite3.Error as error:
+            raise _unusable(error) from error
 
-        :param seen: what :meth:`no_sights` gave; good as long as nothing is added.
-        """
-        byte, bit = divmod(self._slot(fingerprint[:KEY_BYTES]), 8)
-        if seen[byte] >> bit & 1:
-            return False
-        seen[byte] |= 1 << bit
-        return True
-
-    def no_sights(self) -> bytearray:
-        """Return a note that no entry was met yet: one bit each."""
-        return bytearray((self._mask + 8) // 8)
-
-    def _slot(self, key: bytes) -> int:
-        slot = int.from_bytes(key[:8], "little") & self._mask
-        keys, values = self._keys, self._values
-        while values[slot] and keys[slot * KEY_BYTES : slot * KEY_BYTES + KEY_BYTES] != key:
-            slot = (slot + 1) & self._mask
-        return slot
-
-    def _allocate(self, slots: int) -> None:
-        self._mask = slots - 1
-        self._used = 0
-        self._keys = bytearray(slots * KEY_BYTES)
-        self._values = array("Q", bytes(slots * 8))
-
-    def _grow(self) -> None:
-        keys, values = self._keys, self._values
-        self._allocate(2 * (self._mask + 1))
-        for slot, value in enumerate(values):
-            if value:
-                self.put(bytes(keys[slot * KEY_BYTES : slot * KEY_BYTES + KEY_BYTES]), value)
+    def write(self, *batches: tuple[str, Iterable[Sequence[Any]]]) -> None:
+        """Execute statements, each for several tuples of values, as a whole or not at all."""
+        connection = self._connection
+        try:
+            connection.execute("BEGIN")
+            try:
+                for statement, values in batches:
+                    connection.executemany(statement, values)
+                connection.execute("COMMIT")
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+        except sqlite3.Error as error:
+            raise _unusable(error) from error
 
 
-_PAGE = 4096
-
-
-class Spool:
+class FinishedRow(NamedTuple):
     """
-    Lines in a temporary file that is gone with the process.
+    The latest outcome of a row.
 
-    Places are handed out before lines are written, so that one thread may decide the order and another may write.
+    :param success: whether it is an answer.
+    :param of_run: whether the run whose ledger this is paid for it.
+    :param line: the event as the ledger spells it.
+    """
 
-    :raises SegmindEnrichmentError: the temporary folder takes no file.
+    fingerprint: bytes
+    attempt: int
+    success: bool
+    of_run: bool
+    line: bytes
+    request_ids: tuple[str, ...]
+
+
+class LocalIndex:
+    """
+    The finished rows of a ledger.
+
+    Rows wait in memory until a batch is written, and stay there when the temporary folder is full.
+
+    :ivar trouble: that it is full; nothing more should be asked then.
     """
 
     def __init__(self) -> None:
-        try:
-            self._descriptor, name = tempfile.mkstemp(prefix="segmind-spool-")
-            # Without a name the file goes with its descriptor, however the process ends.
-            Path(name).unlink()
-        except OSError as error:
-            raise _full(error, "Nothing was sent in this try") from error
         self.trouble: SegmindEnrichmentError | None = None
-        self._written = self._next = 0
-        self._kept: dict[int, bytes] = {}
-        self._release = weakref.finalize(self, os.close, self._descriptor)
-        self._end = 0
+        self._waiting: dict[bytes, FinishedRow] = {}
+        self._bytes = 0
+        self._database = LocalDatabase(
+            "CREATE TABLE finished (id INTEGER PRIMARY KEY, fingerprint BLOB UNIQUE, attempt INTEGER, success INTEGER, "
+            "of_run INTEGER, line BLOB); CREATE TABLE requests (id BLOB PRIMARY KEY) WITHOUT ROWID"
+        )
+        self.close = self._database.close
 
-    def __enter__(self) -> Self:
-        return self
+    def state(self, fingerprint: bytes) -> tuple[int, bool] | None:
+        """Return the attempt of a row's outcome and whether that is an answer, None when it has none."""
+        if (row := self._waiting.get(fingerprint)) is not None:
+            return row.attempt, row.success
+        found = self._database.first("SELECT attempt, success FROM finished WHERE fingerprint = ?", fingerprint)
+        return None if found is None else (found[0], bool(found[1]))
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    def line(self, fingerprint: bytes) -> bytes | None:
+        """Return the event of a row's outcome, None when it has none."""
+        if (row := self._waiting.get(fingerprint)) is not None:
+            return row.line
+        found = self._database.first("SELECT line FROM finished WHERE fingerprint = ?", fingerprint)
+        return None if found is None else bytes(found[0])
 
-    def close(self) -> None:
-        """Delete the file."""
-        self._release()
+    def put(self, row: FinishedRow) -> None:
+        """Add a row, or replace its outcome."""
+        self._waiting[row.fingerprint] = row
+        self._bytes += len(row.line)
+        if self.trouble is None and (len(self._waiting) >= BATCH_ROWS or self._bytes >= BATCH_BYTES):
+            self.flush()
 
-    def reserve(self, line: bytes) -> int:
-        """Return the place of a line that will be the next to be written."""
-        place = self._end
-        self._end += len(line) + 1
-        return place
+    def flush(self) -> None:
+        """Write what waits."""
+        rows = self._waiting.values()
+        try:
+            self._database.write(
+                (
+                    "INSERT OR REPLACE INTO finished VALUES (NULL, ?, ?, ?, ?, ?)",
+                    (row[:5] for row in rows),
+                ),
+                (
+                    "INSERT OR IGNORE INTO requests VALUES (?)",
+                    ((_encoded(name),) for row in rows for name in row.request_ids),
+                ),
+            )
+        except SegmindEnrichmentError as error:
+            self.trouble = error
+        else:
+            self._waiting, self._bytes = {}, 0
 
-    def write(self, lines: list[bytes]) -> None:
-        """Write lines in the order in which their places were reserved; see :attr:`trouble`."""
-        if self.trouble is None:
-            try:
-                self._write(lines)
-            except OSError as error:
-                self.trouble = _full(error, "Nothing more is asked; what was answered is in the ledger")
-            else:
-                return
-        for line in lines:
-            self._kept[self._next] = line
-            self._next += len(line) + 1
+    def lines(self) -> Iterator[bytes]:
+        """Yield the events of all outcomes."""
+        written = self._database.each("SELECT fingerprint, line FROM finished ORDER BY id")
+        yield from (line for fingerprint, line in written if fingerprint not in self._waiting)
+        yield from (row.line for row in self._waiting.values())
 
-    def _write(self, lines: list[bytes]) -> None:
-        data = memoryview(b"".join(line + b"\n" for line in lines))
-        size = len(data)
-        while data:
-            data = data[os.write(self._descriptor, data) :]
-        # What a full disk took of the last lines lies behind this, and is not read.
-        self._written = self._next = self._written + size
+    def rows_of_run(self) -> Iterator[bytes]:
+        """Yield the fingerprints of the rows whose outcome the run paid for."""
+        written = self._database.each("SELECT fingerprint FROM finished WHERE of_run")
+        yield from (fingerprint for (fingerprint,) in written if fingerprint not in self._waiting)
+        yield from (row.fingerprint for row in self._waiting.values() if row.of_run)
 
-    def read(self, place: int) -> bytes:
-        """Return one line."""
-        if place >= self._written:
-            try:
-                return self._kept[place]
-            except KeyError:
-                raise EOFError(f"no line at place {place}") from None
-        length = _PAGE
-        while True:
-            data = os.pread(self._descriptor, length, place)
-            end = data.find(b"\n")
-            if end >= 0:
-                return data[:end]
-            if len(data) < length:
-                raise EOFError(f"no whole line at place {place}")
-            length *= 4
-
-    def lines(self) -> Iterator[tuple[int, bytes]]:
-        """Yield every line written so far with its place, in order."""
-        place, rest, at = 0, b"", 0
-        while data := os.pread(self._descriptor, min(1 << 18, self._written - at), at):
-            at += len(data)
-            *whole, rest = (rest + data).split(b"\n")
-            for line in whole:
-                yield place, line
-                place += len(line) + 1
-        yield from list(self._kept.items())
+    def has_request(self, request_id: str) -> bool:
+        """Tell whether a finished row had a request."""
+        if self._database.first("SELECT 1 FROM requests WHERE id = ?", _encoded(request_id)):
+            return True
+        return any(request_id in row.request_ids for row in self._waiting.values())
 
 
-def _full(error: OSError, meaning: str) -> SegmindEnrichmentError:
+def _encoded(request_id: str) -> bytes:
+    # SQLite takes no string with half a surrogate pair.
+    return request_id.encode("utf-8", "surrogatepass")
+
+
+def _unusable(
+    error: Exception, meaning: str = "Nothing more is asked; what was answered is in the ledger"
+) -> SegmindEnrichmentError:
+    folder = tempfile.tempdir or "none was found"
     return SegmindEnrichmentError(
-        f"The temporary folder of the worker cannot hold working files: {error}. {meaning}. Free space there, or set "
-        "TMPDIR to a folder that has it; a retry goes on.",
+        f"The temporary folder of the worker ({folder}) cannot hold working files: {error}. {meaning}. Free space "
+        "there, or set TMPDIR to a folder that has it; a retry continues.",
         retryable=True,
     )

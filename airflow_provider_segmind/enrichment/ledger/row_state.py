@@ -23,11 +23,13 @@ class OpenRow:
     :param claims: by their names.
     :param freed: the claims that are certain to have sent nothing.
     :param requests: what was submitted, by attempt and request id.
+    :param finished_attempt: the attempt of the row's latest outcome, 0 when it has none.
     """
 
     claims: dict[str, Claimed] = field(default_factory=dict)
     freed: dict[str, Freed] = field(default_factory=dict)
     requests: dict[tuple[int, str], Submitted] = field(default_factory=dict)
+    finished_attempt: int = 0
 
     def add(self, event: Claimed | Submitted | Freed) -> None:
         """Take in an event; the result does not depend on the order of events."""
@@ -42,6 +44,7 @@ class OpenRow:
 
     def drop_through(self, attempt: int) -> bool:
         """Forget what an outcome of this attempt makes void; tell whether nothing is left."""
+        self.finished_attempt = attempt
         self.claims = {key: claim for key, claim in self.claims.items() if claim.attempt > attempt}
         self.freed = {key: event for key, event in self.freed.items() if event.attempt > attempt}
         self.requests = {key: one for key, one in self.requests.items() if one.attempt > attempt}
@@ -87,8 +90,9 @@ class OpenRow:
         Never is decided which of two claims came first: each sees the other, and neither is sent.
         """
         others = any(claim.key != mine.key for claim in self.unresolved)
-        ended = mine.key in self.freed or self._is_followed(mine) or self.attempt > mine.attempt
-        return others or ended or self.submitted is not None
+        ended = mine.key in self.freed or self._is_followed(mine)
+        passed = self.attempt > mine.attempt or self.finished_attempt >= mine.attempt
+        return others or ended or passed or self.submitted is not None
 
     def claim_for(self, run: str) -> Claimed | None:
         """Return the claim that counts: of the request waited for, the earliest unresolved, or a run's latest."""
@@ -143,14 +147,14 @@ class Standing:
 
     :param open: its unfinished attempt, None when there is none or it was freed.
     :param claim: the claim that counts, also when it was freed; see :meth:`OpenRow.claim_for`.
-    :param place: where its latest outcome lies, None when it has none.
+    :param finished: whether it has an outcome.
     :param success: whether that outcome is an answer.
     :param attempt: the latest attempt, 0 when it was never claimed.
     """
 
     open: OpenRow | None = None
     claim: Claimed | None = None
-    place: int | None = None
+    finished: bool = False
     success: bool = False
     attempt: int = 0
 

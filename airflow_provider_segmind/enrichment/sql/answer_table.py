@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from airflow_provider_segmind.enrichment.ledger.local_index import CompactIndex
+from airflow_provider_segmind.enrichment.ledger.local_index import LocalDatabase
 from airflow_provider_segmind.enrichment.rows import digest
 from airflow_provider_segmind.enrichment.sql.column_types import Kind, MisfitError, cell, compared, kind_of_values
 from airflow_provider_segmind.enrichment.sql.dialects import (
@@ -342,12 +343,12 @@ def key_mark(key: Mapping[str, Any]) -> bytes:
     return digest([compared(value) for value in key.values()])
 
 
-_MARK_BYTES = 8
+_LOAD_ROWS = 1000
 
 
 class HeldRows:
     """
-    The keys and fingerprints that a table holds answers for, and the keys met in the source; some 100 bytes a row.
+    The keys and fingerprints that a table holds answers for, and the keys met in the source, on the worker's disk.
 
     :param held: the mark of the key and the fingerprint in hex of every row that has its answer.
     :param mark: returns the mark of a key, one for all keys that the table takes as equal; it raises MisfitError for a
@@ -358,17 +359,14 @@ class HeldRows:
         self, held: Iterable[tuple[bytes, str]] = (), mark: Callable[[Mapping[str, Any]], bytes] = key_mark
     ) -> None:
         self._mark = mark
-        self._keys = CompactIndex()
-        self._fingerprints = CompactIndex()
-        self._met = CompactIndex()
-        for key, text in held:
-            try:
-                fingerprint = bytes.fromhex(text or "")
-            except ValueError:
-                continue
-            if len(fingerprint) >= _MARK_BYTES:
-                self._keys.put(key, _number(fingerprint))
-                self._fingerprints.put(fingerprint, 1)
+        self._local = LocalDatabase(
+            "CREATE TABLE held (key BLOB, fingerprint BLOB, PRIMARY KEY (key, fingerprint)) WITHOUT ROWID; "
+            "CREATE INDEX by_fingerprint ON held (fingerprint); "
+            "CREATE TABLE met (key BLOB PRIMARY KEY, number INTEGER) WITHOUT ROWID"
+        )
+        rows = ((key, fingerprint) for key, text in held if (fingerprint := _fingerprint(text)))
+        while batch := list(itertools.islice(rows, _LOAD_ROWS)):
+            self._local.write(("INSERT OR IGNORE INTO held VALUES (?, ?)", batch))
 
     def trouble(self, key: Mapping[str, Any], number: int) -> str | None:
         """
@@ -383,21 +381,25 @@ class HeldRows:
             mark = self._mark(key)
         except MisfitError as error:
             return str(error)
-        if before := self._met.get(mark):
-            where = f"its key stands in an earlier row of the source, too (row {before - 1}, counted from 0)"
-            return where if self._mark is key_mark else f"{where}, as the table compares keys"
-        self._met.put(mark, number + 1)
-        return None
+        if self._local.change("INSERT OR IGNORE INTO met VALUES (?, ?)", mark, number):
+            return None
+        (earlier,) = self._local.first("SELECT number FROM met WHERE key = ?", mark)
+        where = f"its key is in an earlier row of the source, too (row {earlier}, counted from 0)"
+        return where if self._mark is key_mark else f"{where}, as the table compares keys"
 
     def holds(self, key: Mapping[str, Any], fingerprint: bytes) -> bool:
         """Tell whether the table holds the answer to just this question under this key."""
-        return self._keys.get(self._mark(key)) == _number(fingerprint)
+        query = "SELECT 1 FROM held WHERE key = ? AND fingerprint = ?"
+        return self._local.first(query, self._mark(key), fingerprint) is not None
 
     def knows(self, fingerprint: bytes) -> bool:
         """Tell whether the table held the answer to this question, under any key, before the run."""
-        return bool(self._fingerprints.get(fingerprint))
+        return self._local.first("SELECT 1 FROM held WHERE fingerprint = ?", fingerprint) is not None
 
 
-def _number(fingerprint: bytes) -> int:
-    # An index holds no zero.
-    return int.from_bytes(fingerprint[:_MARK_BYTES], "big") | 1
+def _fingerprint(text: str | None) -> bytes:
+    """Return what a column says in hex, nothing where it holds something else."""
+    try:
+        return bytes.fromhex(text or "")
+    except ValueError:
+        return b""

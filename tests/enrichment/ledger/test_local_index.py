@@ -2,63 +2,104 @@
 
 from __future__ import annotations
 
-import errno
-import os
+import resource
 import tempfile
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from airflow_provider_segmind.enrichment.ledger import local_index
 from airflow_provider_segmind.enrichment.ledger.ledger import Ledger
-from airflow_provider_segmind.enrichment.ledger.local_index import Spool
+from airflow_provider_segmind.enrichment.ledger.local_index import FinishedRow, LocalDatabase, LocalIndex
 from airflow_provider_segmind.exceptions import SegmindEnrichmentError, SegmindError
 from tests.enrichment.test_engine import World
 from tests.support.enrichment import table
+from tests.support.ledger_events import mark
 
 
 @contextmanager
 def disk_of(size: int) -> Iterator[None]:
-    """Let spools write so many bytes in all; the write that passes it is cut short, the next fails."""
-    left, write, lock = [size], os.write, threading.Lock()
-
-    def limited(descriptor: int, data: memoryview) -> int:
-        with lock:
-            if len(data) and not left[0]:
-                raise OSError(errno.ENOSPC, "No space left on device")
-            taken = write(descriptor, data[: left[0]])
-            left[0] -= taken
-            return taken
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "write", limited)
+    """Let no file grow beyond so many bytes; the write that passes it is cut short, the next fails."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
         yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@given(
-    batches=st.lists(
-        st.lists(st.binary(max_size=20).map(lambda line: line.replace(b"\n", b"")), max_size=5), max_size=8
+_ROWS = st.builds(
+    lambda number, attempt, of_run, size: FinishedRow(
+        mark(number),
+        attempt,
+        attempt == 3,
+        of_run,
+        bytes([attempt]) * size,
+        (f"r{number}-{attempt}", f"\ud83d{number}"),
     ),
-    size=st.integers(0, 300),
+    st.integers(0, 8),
+    st.integers(1, 3),
+    st.booleans(),
+    st.sampled_from([0, 1, 100, 4096, 70_000]),
 )
-def test_a_spool_holds_its_lines_wherever_the_disk_ends(batches: list[list[bytes]], size: int) -> None:
-    with disk_of(size), Spool() as spool:
-        places = []
-        for lines in batches:
-            places += [(spool.reserve(line), line) for line in lines]
-            spool.write(lines)
-        assert [(place, spool.read(place)) for place, _ in places] == places
-        assert list(spool.lines()) == places
-        needed = sum(len(line) + 1 for lines in batches for line in lines)
-        assert (spool.trouble is not None) is (needed > size)
 
 
-@pytest.mark.parametrize("size", [0, 100, 1000, 3000, 6000])
-async def test_a_full_temporary_folder_loses_no_paid_answer_and_a_retry_goes_on(size: int) -> None:
+@settings(deadline=None)
+@given(rows=st.lists(_ROWS, max_size=20), batch=st.integers(1, 5), size=st.sampled_from([50_000, 100_000, 1 << 20]))
+def test_the_index_is_a_map_wherever_the_disk_ends(rows: list[FinishedRow], batch: int, size: int) -> None:
+    with pytest.MonkeyPatch.context() as patch, disk_of(size), closing(LocalIndex()) as index:
+        patch.setattr(local_index, "BATCH_ROWS", batch)
+        for row in rows:
+            index.put(row)
+        latest = {row.fingerprint: row for row in rows}
+        for number in range(9):
+            row = latest.get(mark(number))
+            assert index.state(mark(number)) == (row and (row.attempt, row.success))
+            assert index.line(mark(number)) == (row and row.line)
+        assert sorted(index.lines()) == sorted(row.line for row in latest.values())
+        assert sorted(index.rows_of_run()) == sorted(row.fingerprint for row in latest.values() if row.of_run)
+        requests = {request_id for row in latest.values() for request_id in row.request_ids}
+        assert all(map(index.has_request, requests))
+        assert not index.has_request("other")
+        assert (index.trouble is None) or size < 1 << 20
+
+
+def test_what_a_full_disk_did_not_take_stays_readable() -> None:
+    with disk_of(1 << 18), closing(LocalIndex()) as index:
+        for number in range(600):
+            index.put(FinishedRow(mark(number), 1, True, True, b"x" * 1000, (str(number),)))
+        assert index.trouble is not None
+        assert all(index.line(mark(number)) == b"x" * 1000 for number in range(600))
+        assert len(list(index.lines())) == 600
+
+
+def test_the_file_of_a_database_has_no_name_and_is_read_by_nobody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with closing(LocalDatabase("CREATE TABLE t (a)")) as database:
+        database.write(("INSERT INTO t VALUES (?)", [(1,)]))
+        assert list(tmp_path.iterdir()) == []
+        assert database.first("SELECT a FROM t") == (1,)
+
+
+def test_a_batch_is_written_as_a_whole_or_not_at_all() -> None:
+    with closing(LocalDatabase("CREATE TABLE t (a UNIQUE)")) as database:
+        database.write(("INSERT INTO t VALUES (?)", [(1,)]))
+        with pytest.raises(SegmindEnrichmentError, match="UNIQUE"):
+            database.write(("INSERT INTO t VALUES (?)", [(2,), (1,)]))
+        assert list(database.each("SELECT a FROM t")) == [(1,)]
+
+
+@pytest.mark.parametrize("size", [16_384, 20_480, 32_768, 40_960])
+async def test_a_full_temporary_folder_loses_no_paid_answer_and_a_retry_continues(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_index, "BATCH_ROWS", 4)
     world, rows = World(steps=4), table(*(f"row {number} " + "x" * 50 for number in range(60)))
     with disk_of(size):
         engine = world.engine(rows)
@@ -86,19 +127,22 @@ async def test_a_full_temporary_folder_loses_no_paid_answer_and_a_retry_goes_on(
     assert world.segmind.posts == 60
 
 
-async def test_a_folder_that_is_full_at_the_start_of_a_retry_stops_it_before_anything_is_sent() -> None:
-    world = World()
-    await world.run(table("a", "b"))
-    with disk_of(10):
-        engine = world.engine(table("a", "b", "c"))
+async def test_a_folder_that_is_full_at_the_start_of_a_retry_stops_it_before_anything_is_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(local_index, "BATCH_ROWS", 4)
+    world, texts = World(), [f"{number}" + "x" * 1000 for number in range(30)]
+    await world.run(table(*texts))
+    with disk_of(1 << 15):
+        engine = world.engine(table(*texts, "new"))
         with pytest.raises(SegmindEnrichmentError, match="temporary folder"):
             await engine.run()
         engine.close()
-    assert world.segmind.posts == 2
+    assert world.segmind.posts == 30
 
 
 def test_a_temporary_folder_that_is_not_there_is_named_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
     with pytest.raises(SegmindEnrichmentError, match=r"Nothing was sent in this try.*TMPDIR") as caught:
-        Spool()
+        LocalIndex()
     assert caught.value.retryable

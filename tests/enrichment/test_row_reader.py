@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from airflow_provider_segmind.enrichment.row_reader import Feeder, Place
+from airflow_provider_segmind.enrichment.settings import Settings, Shard
+from tests.enrichment.ledger.test_local_index import disk_of
+from tests.support.enrichment import question, table
+
+
+def reader(rows: list[dict[str, Any]], **settings: int) -> Feeder:
+    return Feeder(rows, question(), Shard(), Settings(**settings))  # type: ignore[arg-type]
+
+
+def read(reader: Feeder) -> Iterator[bytes]:
+    while not reader.exhausted and reader.broken is None:
+        yield from (prepared.fingerprint for prepared in reader.next_block())
+
+
+def test_rows_come_back_in_order_and_equal_ones_know_their_first() -> None:
+    with closing(reader(table("a", "b", "a", "a", "b", "c"), block_rows=2)) as rows:
+        prepared = list(read(rows))
+        places = list(rows.places())
+    assert [place.number for place in places] == list(range(6))
+    assert [place.fingerprint for place in places] == prepared
+    assert [place.first for place in places] == [True, True, False, False, False, True]
+
+
+def test_a_row_without_a_question_is_always_the_first_of_its_kind() -> None:
+    broken: list[dict[str, Any]] = [{"id": 0, "text": "a"}, {"id": 1}, {"id": 2}]
+    with closing(reader(broken)) as rows:
+        assert len(list(read(rows))) == 1
+        unasked = list(rows.places())[1:]
+    assert [(place.number, place.fingerprint, place.first) for place in unasked] == [(1, None, True), (2, None, True)]
+    assert all("no column 'text'" in place.trouble for place in unasked)
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        (None, None),
+        ("k\ud83d", "k\ud83d"),
+        (2**70, 2**70),
+        (1.5, 1.5),
+        (Decimal("1.50"), Decimal("1.50")),
+        (date.min, date.min),
+        (datetime(2026, 1, 2, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC)),
+        (time(1, 2), time(1, 2)),
+        (memoryview(b"k"), b"k"),
+        ({"a": [Decimal(1)]}, {"a": [1]}),
+        (uuid.UUID(int=1), str(uuid.UUID(int=1))),
+    ],
+)
+def test_a_key_keeps_its_type(value: Any, kept: Any) -> None:
+    with closing(reader([{"id": value, "text": "a"}])) as rows:
+        list(read(rows))
+        assert next(rows.places()).key == {"id": kept}
+
+
+def test_rows_whose_order_does_not_fit_on_the_disk_are_not_asked_about() -> None:
+    with disk_of(1 << 15), closing(reader(table(*map(str, range(1000))), block_rows=10)) as rows:
+        prepared = list(read(rows))
+        places: list[Place] = list(rows.places())
+    assert "temporary folder" in str(rows.broken)
+    assert not rows.exhausted
+    assert 0 < len(prepared) == len(places) == rows.rows_seen < 1000
+    assert [place.fingerprint for place in places] == prepared
