@@ -356,10 +356,10 @@ def without_bytes(files: Any) -> Any:
     """Wrap bytes, which Airflow would otherwise print into the rendered fields it stores."""
     if not isinstance(files, list | tuple) or not any(isinstance(file, bytes) for file in files):
         return files
-    from airflow_provider_segmind.chat.attachments import load_file
+    from airflow_provider_segmind.chat.attachments import load_attachment
 
     return [
-        load_file(file, read=_read_nothing, max_inline_bytes=None, field_name=f"files[{index}]")
+        load_attachment(file, read=_read_nothing, max_inline_bytes=None, field_name=f"files[{index}]")
         if isinstance(file, bytes)
         else file
         for index, file in enumerate(files)
@@ -383,9 +383,9 @@ def _check_files(files: Any) -> None:
             if not is_given_later(file) and not file:
                 raise SegmindConfigError(f"'files[{index}]' is empty.")
             continue
-        from airflow_provider_segmind.chat.attachments import FilePart
+        from airflow_provider_segmind.chat.attachments import Attachment
 
-        if not isinstance(file, FilePart):
+        if not isinstance(file, Attachment):
             raise SegmindConfigError(
                 f"'files[{index}]' is a {type(file).__name__}: it must be a path, an address or bytes."
             )

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from airflow_provider_segmind.chat.json_values import (
     MAX_DEPTH,
-    Carried,
+    StorableValue,
     body_for_xcom,
     clean_text,
     for_xcom,
@@ -325,7 +325,7 @@ def _in_files(result: RequestResult, model: str | None, uris: list[str], size: i
     return StoredResult(manifest=manifest_of(result, model, uris, size))
 
 
-def warn_of_replacements(carried: Carried, what: str) -> None:
+def warn_of_replacements(carried: StorableValue, what: str) -> None:
     """
     Log that characters were replaced, if any were.
 

@@ -1,1 +1,1 @@
-"""What chat models are asked and what they answer; no HTTP, no Airflow."""
+"""Requests to chat models and their replies; no HTTP, no Airflow."""

@@ -1,7 +1,7 @@
 """
-Files beside a prompt: loaded once, told apart, and written as each family wants them.
+Attachments of a prompt: loaded once, identified by media type, and written in the API format of each model family.
 
-What each family takes (Google's, OpenAI's and Anthropic's API references; Segmind hands them through):
+What each family accepts (Google's, OpenAI's and Anthropic's API references; Segmind passes it through):
 
 ======  =========================  ===========================================  ===================================
 kind    gemini                     openai                                       anthropic
@@ -13,9 +13,9 @@ audio   inlineData, URL: fileData  input_audio, WAV or MP3; no URL              
 video   inlineData, URL: fileData  no                                           no
 ======  =========================  ===========================================  ===================================
 
-Base64 carries no ``data:`` prefix for Gemini and Anthropic and must carry one in OpenAI's ``image_url``. What is not
-in the table can still be sent as a native block inside ``messages``. Nothing here opens a file: the caller's ``read``
-does, once a file.
+Base64 has no ``data:`` prefix for Gemini and Anthropic and needs one in OpenAI's ``image_url``. What is not in the
+table can still be sent as a native block inside ``messages``. This module opens no file: the caller's ``read`` does,
+once per file.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from airflow_provider_segmind.chat.model_families import ApiFormat
 from airflow_provider_segmind.exceptions import SegmindConfigError, shorten
 
 MAX_INLINE_BYTES = 7_000_000
-"""Largest file sent inside the body, in bytes (Google's limit for an inline image of Gemini 3.1 Flash Lite)."""
+"""Largest attachment sent inside the body, in bytes (Google's limit for an inline image of Gemini 3.1 Flash Lite)."""
 _BY_EXTENSION = {
     "jpg": "image/jpeg", "jpeg": "image/jpeg", "png": "image/png", "gif": "image/gif", "webp": "image/webp",
     "heic": "image/heic", "heif": "image/heif", "avif": "image/avif", "bmp": "image/bmp", "tif": "image/tiff",
@@ -65,16 +65,16 @@ _OPENAI_AUDIO = {"audio/wav": "wav", "audio/x-wav": "wav", "audio/mpeg": "mp3", 
 
 
 @dataclass(frozen=True, slots=True)
-class FilePart:
+class Attachment:
     """
-    One file to send beside a prompt: its bytes, or an address the model's provider can read.
+    One file to send with a prompt: its bytes, or a URL that the model's provider can read.
 
-    The bytes and the address stay out of ``repr``: a signed address is a secret, and neither belongs in a log.
+    ``repr`` omits the bytes and the URL: a signed URL is a secret, and neither belongs in a log.
 
     :param media_type: for example ``image/jpeg``.
     :param data: the bytes; exactly one of ``data`` and ``url`` is given.
-    :param url: an ``http(s)`` address.
-    :param name: what error messages call the file.
+    :param url: an ``http(s)`` URL.
+    :param name: its name in error messages.
     """
 
     media_type: str
@@ -84,23 +84,23 @@ class FilePart:
 
     def __post_init__(self) -> None:
         if (self.data is None) == (self.url is None):
-            raise SegmindConfigError(f"File {self.name!r} needs either data or url.")
+            raise SegmindConfigError(f"Attachment {self.name!r} needs either data or url.")
         if self.data is not None and not self.data:
-            raise SegmindConfigError(f"File {self.name!r} is empty.")
+            raise SegmindConfigError(f"Attachment {self.name!r} is empty.")
 
     @classmethod
-    def from_url(cls, url: str, *, media_type: str | None = None, name: str | None = None) -> FilePart:
+    def from_url(cls, url: str, *, media_type: str | None = None, name: str | None = None) -> Attachment:
         """
-        Point to a file by address; the hook for a file first uploaded to Segmind's storage.
+        Refer to a file by URL, also to one uploaded to Segmind's storage before.
 
-        :param url: an ``http(s)`` address.
-        :param media_type: needed when the address has no telling extension.
-        :param name: what error messages call the file.
+        :param url: an ``http(s)`` URL.
+        :param media_type: required when the URL has no known file extension.
+        :param name: its name in error messages.
         """
         shown = name or _short_name(url)
         found = media_type or guess_media_type(urlsplit(url).path, None)
         if found is None:
-            raise SegmindConfigError(f"File {shown!r}: its address does not tell its type, say media_type.")
+            raise SegmindConfigError(f"Attachment {shown!r}: its URL does not show its type; give media_type.")
         return cls(media_type=found, url=url, name=shown)
 
     @property
@@ -113,7 +113,7 @@ class FilePart:
 
     @property
     def size(self) -> int:
-        """Bytes held here, 0 for an address."""
+        """Size of the data in bytes, 0 for a URL."""
         return len(self.data or b"")
 
     def base64(self) -> str:
@@ -121,16 +121,16 @@ class FilePart:
         return base64.b64encode(self.data or b"").decode("ascii")
 
     def data_uri(self) -> str:
-        """Return the bytes as a data URI, as ``image_url`` and Segmind's upload want them."""
+        """Return the bytes as a data URI, which ``image_url`` and Segmind's upload require."""
         return f"data:{self.media_type};base64,{self.base64()}"
 
 
 def guess_media_type(path: str, data: bytes | None) -> str | None:
     """
-    Tell a media type by extension, then by the first bytes; None when neither tells.
+    Guess a media type from the extension, then from the first bytes; None when neither is known.
 
     :param path: a path or name.
-    :param data: the file's bytes, when they are at hand.
+    :param data: the content of the file, if available.
     """
     extension = path.rpartition("/")[2].rpartition(".")[2].lower()
     if extension in _BY_EXTENSION:
@@ -140,62 +140,62 @@ def guess_media_type(path: str, data: bytes | None) -> str | None:
     return next((found for at, magic, found in _BY_MAGIC if data[at : at + len(magic)] == magic), None)
 
 
-def load_file(
-    source: str | os.PathLike[str] | bytes | FilePart,
+def load_attachment(
+    source: str | os.PathLike[str] | bytes | Attachment,
     *,
     read: Callable[[str], bytes],
     media_type: str | None = None,
     max_inline_bytes: int | None = MAX_INLINE_BYTES,
-    upload: Callable[[FilePart], str] | None = None,
+    upload: Callable[[Attachment], str] | None = None,
     field_name: str = "files",
-) -> FilePart:
+) -> Attachment:
     """
-    Load one file, reading it at most once.
+    Load one attachment, reading its file at most once.
 
-    An ``http(s)`` address is not fetched: the model's provider does that. Everything else that is a string goes to
-    ``read``, save a ``data:`` URI, which is decoded.
+    An ``http(s)`` URL is not fetched: the model's provider does that. A ``data:`` URI is decoded; any other string goes
+    to ``read``.
 
-    :param source: a path, a URI, an ``http(s)`` address, a data URI, bytes, or a part that is ready.
+    :param source: a path, a URI, an ``http(s)`` URL, a data URI, bytes, or an attachment that is already loaded.
     :param read: opens a path or URI and returns its bytes.
-    :param media_type: wins over extension and first bytes.
-    :param max_inline_bytes: largest file to send inside the body, in bytes; None for no limit.
-    :param upload: stores a part that is too large and returns its address; without it such a file is an error.
-    :param field_name: what the caller calls this file, for messages.
-    :raises SegmindConfigError: too large, of unknown type, or empty; names the field. Nothing was sent.
+    :param media_type: overrides the guess by extension and first bytes.
+    :param max_inline_bytes: largest attachment to send inside the body, in bytes; None for no limit.
+    :param upload: stores a larger attachment and returns its URL; without it, a larger one is an error.
+    :param field_name: its name in error messages.
+    :raises SegmindConfigError: it is too large, of unknown type, or empty; names the field. Nothing was sent.
     """
-    if isinstance(source, FilePart):
-        part = source
+    if isinstance(source, Attachment):
+        attachment = source
     elif isinstance(source, bytes):
-        part = _from_bytes(source, "", media_type, field_name)
+        attachment = _from_bytes(source, "", media_type, field_name)
     else:
         address = os.fspath(source)
         if not isinstance(address, str) or not address.strip():
-            raise SegmindConfigError(f"{field_name} is empty: give a path, a URI, an http(s) address or bytes.")
+            raise SegmindConfigError(f"{field_name} is empty: give a path, a URI, an http(s) URL or bytes.")
         scheme = address.partition(":")[0].lower()
         if scheme != "data":
             _check_address(address, field_name)
         if scheme in ("http", "https"):
-            return FilePart.from_url(address, media_type=media_type, name=f"{field_name} ({_short_name(address)})")
+            return Attachment.from_url(address, media_type=media_type, name=f"{field_name} ({_short_name(address)})")
         if scheme == "data":
-            part = decode_data_uri(address, field_name)
+            attachment = decode_data_uri(address, field_name)
         else:
-            part = _from_bytes(read(address), address, media_type, field_name)
-    if max_inline_bytes is None or part.size <= max_inline_bytes:
-        return part
+            attachment = _from_bytes(read(address), address, media_type, field_name)
+    if max_inline_bytes is None or attachment.size <= max_inline_bytes:
+        return attachment
     if upload is not None:
-        return FilePart.from_url(upload(part), media_type=part.media_type, name=part.name)
+        return Attachment.from_url(upload(attachment), media_type=attachment.media_type, name=attachment.name)
     raise SegmindConfigError(
-        f"{part.name} has {part.size} bytes, over the {max_inline_bytes} that may travel inside a request. "
-        "Pass an http(s) address, or upload it to Segmind's storage first."
+        f"{attachment.name} has {attachment.size} bytes, more than the {max_inline_bytes} allowed inside a request. "
+        "Pass an http(s) URL, or upload it to Segmind's storage first."
     )
 
 
-def decode_data_uri(uri: str, field_name: str) -> FilePart:
+def decode_data_uri(uri: str, field_name: str) -> Attachment:
     """
-    Read a data URI into a part.
+    Read a data URI.
 
     :param uri: for example ``data:image/png;base64,iVBO…``.
-    :param field_name: what the caller calls this file, for messages.
+    :param field_name: its name in error messages.
     """
     head, comma, payload = uri[len("data:") :].partition(",")
     media_type = head.partition(";")[0] or "text/plain"
@@ -206,80 +206,80 @@ def decode_data_uri(uri: str, field_name: str) -> FilePart:
         data = base64.b64decode(payload, validate=True) if encoded else unquote_to_bytes(payload)
     except binascii.Error as error:
         raise SegmindConfigError(f"{field_name} is a data URI whose base64 cannot be decoded.") from error
-    return FilePart(media_type=media_type, data=data, name=field_name)
+    return Attachment(media_type=media_type, data=data, name=field_name)
 
 
-def file_block(part: FilePart, family: ApiFormat) -> dict[str, Any]:
+def attachment_block(attachment: Attachment, family: ApiFormat) -> dict[str, Any]:
     """
-    Write a file as one part of a message.
+    Write an attachment as one content block of a message.
 
-    :param part: the loaded file.
-    :param family: the form to write.
-    :raises SegmindConfigError: the family does not take such a file; names it.
+    :param attachment: the loaded attachment.
+    :param family: the API format to write.
+    :raises SegmindConfigError: the family does not accept this media type; names the attachment.
     """
     if family is ApiFormat.GEMINI:
-        block = _gemini_block(part)
+        block = _gemini_block(attachment)
     elif family is ApiFormat.OPENAI:
-        block = _openai_block(part)
+        block = _openai_block(attachment)
     else:
-        block = _anthropic_block(part)
+        block = _anthropic_block(attachment)
     if block is None:
-        where = "by address" if part.url else "inline"
+        how = "by URL" if attachment.url else "inline"
         raise SegmindConfigError(
-            f"{part.name}: models of the {family} form take no {part.media_type} {where}. Convert the file, choose "
-            "another model, or put a native block into messages."
+            f"{attachment.name}: models with the {family} format do not accept {attachment.media_type} {how}. Convert "
+            "the file, choose another model, or put a native block into messages."
         )
     return block
 
 
-def _gemini_block(part: FilePart) -> dict[str, Any] | None:
-    if part.kind not in ("image", "audio", "video", "pdf"):
+def _gemini_block(attachment: Attachment) -> dict[str, Any] | None:
+    if attachment.kind not in ("image", "audio", "video", "pdf"):
         return None
-    if part.url is not None:
-        return {"fileData": {"mimeType": part.media_type, "fileUri": part.url}}
-    return {"inlineData": {"mimeType": part.media_type, "data": part.base64()}}
+    if attachment.url is not None:
+        return {"fileData": {"mimeType": attachment.media_type, "fileUri": attachment.url}}
+    return {"inlineData": {"mimeType": attachment.media_type, "data": attachment.base64()}}
 
 
-def _openai_block(part: FilePart) -> dict[str, Any] | None:
-    if part.media_type in _COMMON_IMAGES:
-        return {"type": "image_url", "image_url": {"url": part.url or part.data_uri()}}
-    if part.url is not None:
+def _openai_block(attachment: Attachment) -> dict[str, Any] | None:
+    if attachment.media_type in _COMMON_IMAGES:
+        return {"type": "image_url", "image_url": {"url": attachment.url or attachment.data_uri()}}
+    if attachment.url is not None:
         return None
-    if part.kind == "pdf":
-        return {"type": "file", "file": {"filename": "document.pdf", "file_data": part.data_uri()}}
-    if part.media_type in _OPENAI_AUDIO:
-        audio = {"data": part.base64(), "format": _OPENAI_AUDIO[part.media_type]}
+    if attachment.kind == "pdf":
+        return {"type": "file", "file": {"filename": "document.pdf", "file_data": attachment.data_uri()}}
+    if attachment.media_type in _OPENAI_AUDIO:
+        audio = {"data": attachment.base64(), "format": _OPENAI_AUDIO[attachment.media_type]}
         return {"type": "input_audio", "input_audio": audio}
     return None
 
 
-def _anthropic_block(part: FilePart) -> dict[str, Any] | None:
-    if part.media_type not in _COMMON_IMAGES and part.kind != "pdf":
+def _anthropic_block(attachment: Attachment) -> dict[str, Any] | None:
+    if attachment.media_type not in _COMMON_IMAGES and attachment.kind != "pdf":
         return None
-    block_type = "document" if part.kind == "pdf" else "image"
-    if part.url is not None:
-        return {"type": block_type, "source": {"type": "url", "url": part.url}}
-    source = {"type": "base64", "media_type": part.media_type, "data": part.base64()}
+    block_type = "document" if attachment.kind == "pdf" else "image"
+    if attachment.url is not None:
+        return {"type": block_type, "source": {"type": "url", "url": attachment.url}}
+    source = {"type": "base64", "media_type": attachment.media_type, "data": attachment.base64()}
     return {"type": block_type, "source": source}
 
 
-def _from_bytes(data: bytes, path: str, media_type: str | None, field_name: str) -> FilePart:
+def _from_bytes(data: bytes, path: str, media_type: str | None, field_name: str) -> Attachment:
     name = f"{field_name} ({_short_name(path)})" if path else field_name
     if not data:
         raise SegmindConfigError(f"{name} is empty.")
     found = media_type or guess_media_type(path, data)
     if found is None:
-        raise SegmindConfigError(f"{name}: neither its name nor its first bytes tell its type, say media_type.")
-    return FilePart(media_type=found, data=data, name=name)
+        raise SegmindConfigError(f"{name}: neither its name nor its first bytes show its type; give media_type.")
+    return Attachment(media_type=found, data=data, name=name)
 
 
 def _check_address(address: str, field_name: str) -> None:
     try:
         urlsplit(address)
     except ValueError as error:
-        raise SegmindConfigError(f"{field_name} is not a valid address: its host is malformed.") from error
+        raise SegmindConfigError(f"{field_name} is not a valid URL: its host is malformed.") from error
 
 
 def _short_name(path: str) -> str:
-    # The last piece only, without a query: the rest of an address can hold account names and signatures.
+    # Only the last segment, without the query: the rest of a URL can contain account names and signatures.
     return shorten(urlsplit(path).path.rpartition("/")[2] or path.partition("?")[0], 80)

@@ -1,13 +1,13 @@
 """
-What a request may cost, before it is paid: a range in USD, or nothing where nobody knows the price.
+Estimates of what a request will cost: a range in USD, or nothing if the price is unknown.
 
-What a request did cost is Segmind's to say (``metrics.cost``). This table is for looking ahead. Its prices are the list
-prices of the models' makers on the date they carry: Segmind publishes no prices per token, and its own may differ, so
-every entry can be replaced (``prices=``, or ``prices`` in a connection's extra).
+The actual cost is in Segmind's response (``metrics.cost``). Estimates use the table below: the model vendors' list
+prices on the date of each entry. Segmind publishes no prices per token, and its own may differ, so every entry can be
+replaced (``prices=``, or ``prices`` in a connection's extra).
 
 Tokens are counted by a rule of thumb: one for every four bytes of UTF-8 text (about four characters of English, one and
-a third of Chinese), and a fixed number for a picture. Documents, audio and video depend on pages and seconds that
-nobody has counted; they are left out of the count and named in it.
+a third of Chinese), and a fixed number per image. The tokens of documents, audio and video depend on pages and seconds;
+they are not counted, and the number of such attachments is reported.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from airflow_provider_segmind.exceptions import SegmindConfigError
 
 BYTES_PER_TOKEN = 4
 IMAGE_TOKENS = 1_120
-"""Tokens of one picture at Gemini 3's default resolution (Google's media resolution guide)."""
+"""Tokens of one image at Gemini 3's default resolution (Google's media resolution guide)."""
 MESSAGE_TOKENS = 16
-"""Tokens that are allowed for what a provider puts around a text: roles and separators."""
+"""Tokens allowed for what a provider adds to each message: roles and separators."""
 _MULTIPLIERS = frozenset(
     {
         *("n", "best_of", "candidateCount", "candidate_count", "tools", "web_search", "cachedContent"),
         *("mediaResolution", "media_resolution"),
     }
 )
-"""Fields of a body that let a request cost something else than its text and its output cap."""
+"""Fields of a body that add to the cost of its text and its output cap."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,13 +42,13 @@ class Price:
     """
     Prices of one model.
 
-    :param input: USD for a million tokens read.
-    :param output: USD for a million tokens written, thinking included.
-    :param cached_input: USD for a million tokens read from a cache, None when unknown.
-    :param max_output_tokens: what the model can write at most, None when unknown.
-    :param average_request: USD of an average request as the vendor's catalogue tells it, None when unknown.
-    :param as_of: when these prices were looked up, None for a user's own.
-    :param source: where.
+    :param input: USD per million input tokens.
+    :param output: USD per million output tokens, thinking included.
+    :param cached_input: USD per million input tokens read from a cache, None if unknown.
+    :param max_output_tokens: the output limit of the model, None if unknown.
+    :param average_request: USD for an average request according to the vendor's catalogue, None if unknown.
+    :param as_of: the date of these prices, None for a user's own.
+    :param source: where these prices were published.
     """
 
     input: float
@@ -76,23 +76,23 @@ PRICES: Mapping[str, Price] = {
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputTokens:
     """
-    Tokens a request will be read as, estimated.
+    The estimated input tokens of a request.
 
-    :param tokens: of its texts and pictures.
-    :param uncounted_files: documents, audio, video and addresses of unknown kind, which come on top.
+    :param tokens: for its text and images.
+    :param uncounted_attachments: documents, audio, video and URLs of unknown type, whose tokens are not included.
     """
 
     tokens: int
-    uncounted_files: int = 0
+    uncounted_attachments: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostBound:
     """
-    What a request may cost at most.
+    The most that a request may cost.
 
-    :param usd: USD; without ``certain`` only what reading its text costs at most, 0 where nobody knows the price.
-    :param certain: whether the request cannot cost more, given that the price is right.
+    :param usd: USD; if not ``certain``, only the most that its input text may cost, 0 if the price is unknown.
+    :param certain: whether the request cannot cost more, provided that the price is right.
     """
 
     usd: float
@@ -100,18 +100,18 @@ class CostBound:
 
 
 UNBOUNDED = CostBound(usd=0.0, certain=False)
-"""What is known of a request whose price nobody knows."""
+"""The bound for a request with an unknown price."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostEstimate:
     """
-    What a request may cost.
+    The estimated cost of a request.
 
-    :param low: USD when nothing is written.
-    :param high: USD when all the output allowed is written; None when nothing limits it.
-    :param input_tokens: the count it stands on.
-    :param price: the prices it stands on.
+    :param low: USD without any output.
+    :param high: USD with all the output allowed; None if there is no limit.
+    :param input_tokens: the number of input tokens used.
+    :param price: the prices used.
     """
 
     low: float
@@ -128,12 +128,12 @@ def estimate_cost(
     prices: Mapping[str, Price] | None = None,
 ) -> CostEstimate | None:
     """
-    Estimate the cost of one request; None for a model without a known price, never zero.
+    Estimate the cost of one request; None, not zero, if the price is unknown.
 
     :param model: the model to run (Segmind calls it the slug).
     :param input_tokens: see :func:`estimate_input_tokens`.
-    :param output_cap: tokens the request may write at most; the model's own limit when None.
-    :param prices: a user's own prices; they win over :data:`PRICES`.
+    :param output_cap: the output limit of the request in tokens; None for the limit of the model.
+    :param prices: a user's own prices, which override :data:`PRICES`.
     """
     price = (prices or {}).get(model) or PRICES.get(model)
     if price is None:
@@ -146,23 +146,23 @@ def estimate_cost(
 
 def cost_bound(model: str, inputs: Mapping[str, Any], *, prices: Mapping[str, Price] | None = None) -> CostBound:
     """
-    Return what a request may cost at most.
+    Return the most that a request may cost.
 
-    A tokenizer makes at most one token of a byte of UTF-8, and a message adds a few around its text; thinking counts
-    towards the output cap. The bound is certain when the price is known, the request carries an output cap of its own
-    (the model's is so large that it would bound nothing), and it holds nothing that is billed in another way.
+    A tokenizer makes at most one token of each byte of UTF-8, and a message adds a few; thinking counts towards the
+    output cap. The bound is certain if the price is known, the request has its own output cap (the model's is too large
+    to be a useful bound), and it contains nothing that is billed in another way.
 
-    :param inputs: the body, as :func:`.chat.build_chat_inputs` makes it.
+    :param inputs: the body, as :func:`~.messages.build_chat_inputs` makes it.
     """
     price = (prices or {}).get(model) or PRICES.get(model)
     if price is None:
         return UNBOUNDED
-    weighed = list(_weighed(inputs))
-    texts = sum(size + MESSAGE_TOKENS for kind, size in weighed if kind == "text")
-    images = sum(kind == "image" for kind, _ in weighed)
+    parts = list(_billed_parts(inputs))
+    texts = sum(size + MESSAGE_TOKENS for kind, size in parts if kind == "text")
+    images = sum(kind == "image" for kind, _ in parts)
     usd = (MESSAGE_TOKENS + texts + images * IMAGE_TOKENS) * price.input / 1_000_000
     cap = output_cap_of(inputs)
-    countable = not any(kind == "other" for kind, _ in weighed)
+    countable = not any(kind == "other" for kind, _ in parts)
     if images and known_family(model) is not ApiFormat.GEMINI:
         countable = False
     if cap is None or not countable or _is_billed_otherwise(inputs):
@@ -172,7 +172,7 @@ def cost_bound(model: str, inputs: Mapping[str, Any], *, prices: Mapping[str, Pr
 
 
 def _is_billed_otherwise(inputs: Mapping[str, Any]) -> bool:
-    """Tell whether a body asks for more than one answer, for tools, or for files that its text only names."""
+    """Return whether a body requests several answers or tools, or refers to files by URL outside its messages."""
     if "messages" not in inputs and "prompt" not in inputs:
         return True
     named = any(
@@ -182,49 +182,49 @@ def _is_billed_otherwise(inputs: Mapping[str, Any]) -> bool:
     )
     holders = [inputs, *(value for value in inputs.values() if isinstance(value, Mapping))]
     holders += [value for holder in holders[1:] for value in holder.values() if isinstance(value, Mapping)]
-    asked = [holder[key] for holder in holders for key in _MULTIPLIERS if holder.get(key)]
-    return named or any(value is True or value != 1 for value in asked)
+    multipliers = [holder[key] for holder in holders for key in _MULTIPLIERS if holder.get(key)]
+    return named or any(value is True or value != 1 for value in multipliers)
 
 
 def estimate_input_tokens(inputs: Mapping[str, Any]) -> InputTokens:
     """
-    Estimate what a request will be read as, from its body of any family.
+    Estimate the input tokens of a request from its body, in any API format.
 
-    :param inputs: the body, as :func:`.chat.build_chat_inputs` makes it.
+    :param inputs: the body, as :func:`~.messages.build_chat_inputs` makes it.
     """
     text_bytes = images = uncounted = 0
-    for kind, size in _weighed({key: value for key, value in inputs.items() if key != "response_format"}):
+    for kind, size in _billed_parts({key: value for key, value in inputs.items() if key != "response_format"}):
         text_bytes += size if kind == "text" else 0
         images += kind == "image"
         uncounted += kind == "other"
     if "response_format" in inputs:
         text_bytes += len(json.dumps(inputs["response_format"], ensure_ascii=False, default=str).encode())
     return InputTokens(
-        tokens=math.ceil(text_bytes / BYTES_PER_TOKEN) + images * IMAGE_TOKENS, uncounted_files=uncounted
+        tokens=math.ceil(text_bytes / BYTES_PER_TOKEN) + images * IMAGE_TOKENS, uncounted_attachments=uncounted
     )
 
 
-def foresee(
+def estimate_request(
     model: str, inputs: Mapping[str, Any], *, prices: Mapping[str, Price] | None, balance: float | None
 ) -> dict[str, Any]:
     """
-    Say what a request may cost and whether the balance covers it, as plain data.
+    Return, as plain data, what a request may cost and whether the balance covers it.
 
-    :param inputs: the body, as :func:`.chat.build_chat_inputs` makes it.
+    :param inputs: the body, as :func:`~.messages.build_chat_inputs` makes it.
     :param prices: a user's own prices.
-    :param balance: USD on the account, None when unknown.
+    :param balance: USD on the account, None if unknown.
     """
     read = estimate_input_tokens(inputs)
     cost = estimate_cost(model, input_tokens=read.tokens, output_cap=output_cap_of(inputs), prices=prices)
     most = None if cost is None else cost.low if cost.high is None else cost.high
     covered = None if most is None or balance is None else balance >= most
-    told = f"A request to {model!r} reads about {read.tokens} tokens"
-    if read.uncounted_files:
-        told += f" and {read.uncounted_files} files that cannot be counted"
-    told += "; its price is not known" if cost is None else f" and costs {_range(cost)}"
+    summary = f"A request to {model!r} has about {read.tokens} input tokens"
+    if read.uncounted_attachments:
+        summary += f", without those of {read.uncounted_attachments} attachments that cannot be counted"
+    summary += "; its price is unknown" if cost is None else f"; it costs {_range(cost)}"
     warning = None
     if cost is None:
-        warning = f"Nobody told the price of {model!r}: add it to the field 'prices' of the connection's extra."
+        warning = f"The price of {model!r} is unknown: add it to the field 'prices' of the connection's extra."
     elif covered is False:
         warning = (
             f"The balance of {balance:.6f} USD does not cover what a request to {model!r} may cost ({_range(cost)})."
@@ -232,13 +232,13 @@ def foresee(
     return {
         "model": model,
         "input_tokens": read.tokens,
-        "uncounted_files": read.uncounted_files,
+        "uncounted_attachments": read.uncounted_attachments,
         "low": None if cost is None else cost.low,
         "high": None if cost is None else cost.high,
-        "price": None if cost is None else _told(cost.price),
+        "price": None if cost is None else _price_data(cost.price),
         "balance": balance,
         "covered": covered,
-        "summary": f"{told}. Nothing was submitted.",
+        "summary": f"{summary}. Nothing was submitted.",
         "warning": warning,
     }
 
@@ -247,24 +247,24 @@ def _range(cost: CostEstimate) -> str:
     return f"at least {cost.low:.6f} USD" if cost.high is None else f"{cost.low:.6f} to {cost.high:.6f} USD"
 
 
-def _told(price: Price) -> dict[str, Any]:
+def _price_data(price: Price) -> dict[str, Any]:
     as_of = price.as_of.isoformat() if price.as_of else None
     return {"input": price.input, "output": price.output, "as_of": as_of, "source": price.source}
 
 
 def read_prices(given: object, field: str = "prices") -> dict[str, Price]:
     """
-    Read a user's own prices, as a connection's extra holds them.
+    Read a user's own prices from a connection's extra.
 
-    :param given: ``{"my-model": {"input": 0.1, "output": 0.4}}``, USD for a million tokens; or the text of it.
-    :param field: what to call it in a message.
-    :raises SegmindConfigError: names the entry that cannot work.
+    :param given: ``{"my-model": {"input": 0.1, "output": 0.4}}``, USD per million tokens; or a string of that JSON.
+    :param field: its name in error messages.
+    :raises SegmindConfigError: names the invalid entry.
     """
     if isinstance(given, str):
         try:
             given = json.loads(given)
         except ValueError as error:
-            raise SegmindConfigError(f"{field} is a text that is no JSON: it must map models to prices.") from error
+            raise SegmindConfigError(f"{field} is a string that is not JSON: it must map models to prices.") from error
     if not isinstance(given, Mapping):
         raise SegmindConfigError(f"{field} is a {type(given).__name__}: it must map models to prices.")
     return {str(model): _read_price(entry, f"{field}.{model}") for model, entry in given.items()}
@@ -272,16 +272,16 @@ def read_prices(given: object, field: str = "prices") -> dict[str, Price]:
 
 def _read_price(entry: object, field: str) -> Price:
     if not isinstance(entry, Mapping):
-        raise SegmindConfigError(f"{field} is a {type(entry).__name__}: it must hold input and output.")
+        raise SegmindConfigError(f"{field} is a {type(entry).__name__}: it must contain input and output.")
     for key in entry.keys() - {"input", "output", "cached_input", "max_output_tokens"}:
-        raise SegmindConfigError(f"{field}.{key} is unknown: input, output, cached_input and max_output_tokens are.")
+        raise SegmindConfigError(f"{field}.{key} is unknown: use input, output, cached_input and max_output_tokens.")
     for key in ("input", "output"):
         if key not in entry:
-            raise SegmindConfigError(f"{field}.{key} is missing: USD for a million tokens.")
+            raise SegmindConfigError(f"{field}.{key} is missing: give USD per million tokens.")
     for key, value in entry.items():
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not 0 <= value < 1e12:
-            raise SegmindConfigError(f"{field}.{key} is {value!r}: it must be a number of at least 0.")
+            raise SegmindConfigError(f"{field}.{key} is {value!r}: it must be a number, 0 or greater.")
     cap = entry.get("max_output_tokens")
     return Price(
         input=float(entry["input"]),
@@ -292,8 +292,8 @@ def _read_price(entry: object, field: str) -> Price:
     )
 
 
-def _weighed(node: Any) -> Iterator[tuple[str, int]]:
-    """Yield each text with its size, and each file by kind, of a body of any family."""
+def _billed_parts(node: Any) -> Iterator[tuple[str, int]]:
+    """Yield each string in a body with its size in bytes, and each attachment with its kind."""
     if isinstance(node, Mapping):
         media_type = node.get("mimeType") or node.get("mime_type") or node.get("media_type")
         if node.get("type") in ("document", "file", "input_audio", "video_url"):
@@ -305,10 +305,10 @@ def _weighed(node: Any) -> Iterator[tuple[str, int]]:
         else:
             for key, value in node.items():
                 if key not in ("role", "type"):
-                    yield from _weighed(value)
+                    yield from _billed_parts(value)
     elif isinstance(node, list | tuple):
         for item in node:
-            yield from _weighed(item)
+            yield from _billed_parts(item)
     elif isinstance(node, str):
         yield "text", len(node.encode("utf-8", "replace"))
 

@@ -1,25 +1,25 @@
 """
-From any dialect of JSON Schema to what each model family can be asked for, and back.
+From any dialect of JSON Schema to the subset that each model family supports.
 
-OpenAPI 3.0, Swagger and draft 4 are rewritten as JSON Schema of draft 2020-12 or 7, because a validator passes over
-words it does not know: ``nullable`` would refuse the null it allows, after it was paid for. What a model family does
-not take is left out of the schema that is sent, and what the rewriting added is removed from the answer.
+OpenAPI 3.0, Swagger and draft 4 are converted to JSON Schema draft 2020-12 or 7, because a validator ignores keywords
+it does not know: a null that ``nullable`` allows would be refused after it was paid for. Keywords that a model family
+does not support are not sent as such but added to the description.
 
 ======================================  =================================================================
-word                                    becomes
+keyword                                 becomes
 ======================================  =================================================================
 ``nullable``, ``x-nullable``            ``null`` among the types, or an ``anyOf``
-``exclusiveMinimum: true`` (draft 4)    ``exclusiveMinimum`` with the value of ``minimum``; ``false`` nothing
-``example``, ``xml``, ``discriminator``  nothing: they describe, and decide about no value
+``exclusiveMinimum: true`` (draft 4)    ``exclusiveMinimum`` with the value of ``minimum``; ``false`` is removed
+``example``, ``xml``, ``discriminator``  removed: they validate nothing
 ``externalDocs``
-``required: true`` in a property        refused (draft 3): a list of names beside ``properties`` is meant
+``required: true`` in a property        refused (draft 3): it must be a list of names beside ``properties``
 ======================================  =================================================================
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 from urllib.parse import unquote
@@ -27,25 +27,25 @@ from urllib.parse import unquote
 from airflow_provider_segmind.chat.model_families import ApiFormat
 from airflow_provider_segmind.exceptions import SegmindConfigError, shorten
 
-_ONE = (
+_SCHEMA = (
     *("not", "if", "then", "else", "contains", "propertyNames", "additionalItems", "additionalProperties"),
     *("unevaluatedItems", "unevaluatedProperties", "items", "contentSchema"),
 )
-_MANY = ("allOf", "anyOf", "oneOf", "prefixItems", "items")
-_NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+_SCHEMA_LIST = ("allOf", "anyOf", "oneOf", "prefixItems", "items")
+_SCHEMA_MAP = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 _NULLABLE = ("nullable", "x-nullable")
-_TELLING = ("example", "xml", "discriminator", "externalDocs")
+_ANNOTATIONS = ("example", "xml", "discriminator", "externalDocs")
 _DRAFT_7 = "http://json-schema.org/draft-07/schema#"
 _OLD_DRAFTS = ("draft-03", "draft-04")
-# Words of the drafts that were dropped since; a validator passes over them, and with them over what they ask for.
-_GONE = {"extends": "allOf", "disallow": "not", "divisibleBy": "multipleOf"}
+# Keywords of old drafts, which a validator ignores, and with them the constraints they express.
+_REMOVED = {"extends": "allOf", "disallow": "not", "divisibleBy": "multipleOf"}
 
 
 def as_json_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
     """
-    Return a schema in the words of JSON Schema; the one given stays as it is.
+    Return a copy of a schema converted to JSON Schema.
 
-    :raises SegmindConfigError: a word cannot mean anything; names its place.
+    :raises SegmindConfigError: a keyword has an invalid value or was removed from JSON Schema; names its place.
     """
     translated: dict[str, Any] = _translated(schema, "$")
     if any(draft in str(translated.get("$schema", "")) for draft in _OLD_DRAFTS):
@@ -57,32 +57,31 @@ def _translated(node: Any, path: str) -> Any:
     if not isinstance(node, Mapping):
         return node
     found = {key: _within(key, value, f"{path}.{key}") for key, value in node.items()}
-    for word, instead in _GONE.items():
+    for word, instead in _REMOVED.items():
         if word in found:
-            raise SegmindConfigError(_refusal(path, word, found[word], f"it was dropped in draft 4; write {instead!r}"))
+            raise _refusal(path, word, found[word], f"the keyword was removed in draft 4; use {instead!r}")
     if isinstance(found.get("required"), bool):
-        told = "it must be a list of names, beside the 'properties' that it is about"
-        raise SegmindConfigError(_refusal(path, "required", found["required"], told))
+        raise _refusal(path, "required", found["required"], "it must be a list of names, beside 'properties'")
     _exclude(found, "exclusiveMinimum", "minimum")
     _exclude(found, "exclusiveMaximum", "maximum")
     nullable = _take_nullable(found, path)
-    for word in _TELLING:
+    for word in _ANNOTATIONS:
         found.pop(word, None)
     return _or_null_type(found) if nullable else found
 
 
 def _within(key: str, value: Any, path: str) -> Any:
-    if key in _NAMED and isinstance(value, Mapping):
+    if key in _SCHEMA_MAP and isinstance(value, Mapping):
         return {name: _translated(one, f"{path}.{name}") for name, one in value.items()}
-    if key in _MANY and isinstance(value, list):
+    if key in _SCHEMA_LIST and isinstance(value, list):
         return [_translated(one, f"{path}[{index}]") for index, one in enumerate(value)]
     if key == "components" and isinstance(value, Mapping):
         return {name: _within("definitions", inner, f"{path}.{name}") for name, inner in value.items()}
-    return _translated(value, path) if key in _ONE else value
+    return _translated(value, path) if key in _SCHEMA else value
 
 
 def _exclude(found: dict[str, Any], word: str, bound: str) -> None:
-    """Write a bound of draft 4, whose exclusiveness is a word beside it, as draft 6 and later do."""
+    """Convert a boolean ``exclusiveMinimum`` or ``exclusiveMaximum`` (draft 4) to the number of draft 6 and later."""
     if not isinstance(found.get(word), bool):
         return
     if found.pop(word) and bound in found:
@@ -92,10 +91,10 @@ def _exclude(found: dict[str, Any], word: str, bound: str) -> None:
 def _take_nullable(found: dict[str, Any], path: str) -> bool:
     nullable = False
     for word in _NULLABLE:
-        said = found.pop(word, False)
-        if not isinstance(said, bool):
-            raise SegmindConfigError(_refusal(path, word, said, "it must be true or false"))
-        nullable = nullable or said
+        value = found.pop(word, False)
+        if not isinstance(value, bool):
+            raise _refusal(path, word, value, "it must be true or false")
+        nullable = nullable or value
     return nullable
 
 
@@ -105,22 +104,24 @@ def _or_null_type(node: dict[str, Any]) -> dict[str, Any]:
         return node if kinds == "null" else {**node, "type": [kinds, "null"]}
     if not node.keys() - {"title", "description", "default"}:
         return node
-    # Definitions stay where references look for them.
-    outside = {key: node[key] for key in node if key in ("$schema", "$id", "$defs", "definitions", "components")}
-    told: dict[str, Any] = {key: node[key] for key in ("title", "description", "default") if key in node}
-    inside = {key: value for key, value in node.items() if key not in outside and key not in told}
-    return {**outside, **told, "anyOf": [inside, {"type": "null"}]}
+    # Definitions stay where references point.
+    kept = ("$schema", "$id", "$defs", "definitions", "components", "title", "description", "default")
+    outside = {key: node[key] for key in node if key in kept}
+    inside = {key: value for key, value in node.items() if key not in outside}
+    return {**outside, "anyOf": [inside, {"type": "null"}]}
 
 
-def _refusal(path: str, word: str, said: Any, told: str) -> str:
-    return f"output_type is not a JSON Schema: {path}.{word} is {shorten(repr(said), 80)}; {told}."
+def _refusal(path: str, word: str, value: Any, reason: str) -> SegmindConfigError:
+    return SegmindConfigError(
+        f"output_type is not a JSON Schema: {path}.{word} is {shorten(repr(value), 80)}; {reason}."
+    )
 
 
 Schema: TypeAlias = Mapping[str, Any]
 RECURSION_LEVELS = 3
-"""How often a definition may stand inside itself when it is written out."""
+"""How many levels of a recursive definition are written out."""
 MAX_NODES = 5000
-"""Largest schema written out, in sub-schemas (OpenAI's limit for properties)."""
+"""Largest schema with its references written out, in sub-schemas (OpenAI's limit for properties)."""
 _KEPT = {
     ApiFormat.GEMINI: frozenset({"minimum", "maximum", "minItems", "maxItems"}),
     ApiFormat.OPENAI: frozenset(
@@ -150,8 +151,8 @@ class WireSchema:
     """
     A schema as it is sent.
 
-    :param schema: free of references.
-    :param strict: False when it holds what strict decoding cannot express: free keys, or values of any type.
+    :param schema: without references.
+    :param strict: False if it contains what strict decoding does not support: free keys, or values of any type.
     """
 
     schema: dict[str, Any]
@@ -160,29 +161,29 @@ class WireSchema:
 
 def wire_schema(schema: Schema, family: ApiFormat) -> WireSchema:
     """
-    Rewrite a schema for a family.
+    Rewrite a schema in the subset of JSON Schema that a family supports.
 
-    :param schema: the original.
-    :param family: whose subset of JSON Schema to keep to.
-    :raises SegmindConfigError: a reference leads nowhere, or the schema asks for endless data.
+    :raises SegmindConfigError: a reference cannot be resolved, or the schema requires infinite data.
     """
     writer = _Writer(schema, family)
     written = writer.write(schema, ())
     if written is None:
-        raise SegmindConfigError("output_type asks for data without end: make the recursive field optional or a list.")
+        raise SegmindConfigError("output_type requires infinite data: make the recursive field optional or a list.")
     return WireSchema(schema=written, strict=writer.strict)
 
 
 def resolve(root: Schema, ref: object) -> Any:
     """
-    Follow a reference inside a schema.
+    Resolve a reference within a schema.
 
     :param root: the whole schema.
     :param ref: for example ``#/$defs/Address``.
-    :raises SegmindConfigError: it leads out of the schema or nowhere.
+    :raises SegmindConfigError: it points outside the schema, or to nothing.
     """
     if not isinstance(ref, str) or not (ref == "#" or ref.startswith("#/")):
-        raise SegmindConfigError(f"output_type has the reference {ref!r}: only references into the schema itself work.")
+        raise SegmindConfigError(
+            f"output_type has the reference {ref!r}: only references within the schema are supported."
+        )
     found: Any = root
     for piece in unquote(ref).split("/")[1:]:
         key = piece.replace("~1", "/").replace("~0", "~")
@@ -191,12 +192,59 @@ def resolve(root: Schema, ref: object) -> Any:
         elif isinstance(found, list) and key.isdigit() and int(key) < len(found):
             found = found[int(key)]
         else:
-            raise SegmindConfigError(f"output_type has the reference {ref!r}, which leads nowhere.")
+            raise SegmindConfigError(f"output_type has the reference {ref!r}, which points to nothing in it.")
     return found
 
 
+def check_references(schema: Schema) -> None:
+    """
+    Check the references of a schema.
+
+    :raises SegmindConfigError: one cannot be resolved, is dynamic, or leads back to itself for the same value.
+    """
+    finished: set[int] = set()
+    for path, node in _nodes_with_paths(schema, "$"):
+        if not {"$dynamicRef", "$recursiveRef"}.isdisjoint(node):
+            raise SegmindConfigError(f"output_type has a dynamic reference at {path}: write it as $ref.")
+        if isinstance(node.get("$ref"), str) and _is_circular(node, schema, set(), finished):
+            raise SegmindConfigError(
+                f"output_type has the reference {node['$ref']!r} at {path}, which leads back to itself: put a property "
+                "or a list item in between."
+            )
+
+
+def _nodes_with_paths(node: Any, path: str) -> Iterator[tuple[str, Schema]]:
+    if isinstance(node, list):
+        for index, item in enumerate(node):
+            yield from _nodes_with_paths(item, f"{path}[{index}]")
+    if not isinstance(node, Mapping):
+        return
+    yield path, node
+    for key, value in node.items():
+        if key not in ("enum", "const", "default", "examples"):
+            yield from _nodes_with_paths(value, f"{path}.{key}")
+
+
+def _is_circular(node: Any, root: Schema, followed: set[int], finished: set[int]) -> bool:
+    """Return whether a schema applies itself again to the same value, which a validator would do without end."""
+    if not isinstance(node, Mapping) or id(node) in finished:
+        return False
+    if id(node) in followed:
+        return True
+    followed.add(id(node))
+    applied = [resolve(root, node["$ref"])] if isinstance(node.get("$ref"), str) else []
+    for key in ("allOf", "anyOf", "oneOf"):
+        applied += node[key] if isinstance(node.get(key), list) else ()
+    applied += [node[key] for key in ("not", "if", "then", "else") if key in node]
+    if any(_is_circular(one, root, followed, finished) for one in applied):
+        return True
+    followed.remove(id(node))
+    finished.add(id(node))
+    return False
+
+
 class _Writer:
-    """One rewriting; ``None`` in place of a schema stands for one no finite data can meet."""
+    """Rewrites one schema; None in place of a sub-schema means that no finite data matches it."""
 
     def __init__(self, root: Schema, family: ApiFormat) -> None:
         self._root = root
@@ -205,10 +253,12 @@ class _Writer:
         self.strict = True
 
     def write(self, node: Any, seen: tuple[str, ...]) -> dict[str, Any] | None:
-        """Rewrite one sub-schema; ``seen`` are the references on the way to it."""
+        """Rewrite one sub-schema; ``seen`` lists the references followed to reach it."""
         self._nodes += 1
         if self._nodes > MAX_NODES:
-            raise SegmindConfigError(f"output_type grows over {MAX_NODES} parts once its references are written out.")
+            raise SegmindConfigError(
+                f"output_type is too large: with its references written out it has more than {MAX_NODES} sub-schemas."
+            )
         if node is False:
             return None
         if not isinstance(node, Mapping):
@@ -246,7 +296,7 @@ class _Writer:
         return merged
 
     def _any_of(self, node: Schema, choices: Sequence[Any], seen: tuple[str, ...]) -> dict[str, Any] | None:
-        # Keywords beside the alternatives hold for each of them; only an object's are worth carrying into each.
+        # Keywords beside the alternatives apply to each of them; only those of objects are worth copying into each.
         shared = {key: node[key] for key in ("properties", "required") if key in node}
         branches: list[dict[str, Any]] = []
         for choice in choices:
@@ -327,19 +377,19 @@ class _Writer:
         return True
 
     def _described(self, node: Schema, written: dict[str, Any]) -> dict[str, Any]:
-        told: list[str] = []
+        limits: list[str] = []
         for key in _LIMITS:
             if key not in node or node[key] is False:
                 continue
             if key in _KEPT[self._family] or (key == "format" and node[key] in _FORMATS[self._family]):
                 written[key] = node[key]
             else:
-                told.append(f"{key}: {json.dumps(node[key], ensure_ascii=False, default=str)}")
-        words = str(written.get("description") or node.get("description") or "")
-        if told:
-            words = f"{words} ({', '.join(told)})".strip()
-        if words:
-            written["description"] = words
+                limits.append(f"{key}: {json.dumps(node[key], ensure_ascii=False, default=str)}")
+        description = str(written.get("description") or node.get("description") or "")
+        if limits:
+            description = f"{description} ({', '.join(limits)})".strip()
+        if description:
+            written["description"] = description
         return written
 
 
@@ -366,3 +416,68 @@ def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
     if set(schema) <= {"anyOf", "description"} and "anyOf" in schema:
         return {**schema, "anyOf": [*schema["anyOf"], null]}
     return {"anyOf": [schema, null]}
+
+
+def without_added_nulls(value: Any, schema: Any, root: Schema) -> Any:
+    """
+    Return the value without nulls in optional properties that do not allow them.
+
+    :param value: the model's data.
+    :param schema: the original schema of this value.
+    :param root: the whole original schema, for its references.
+    """
+    branches = list(_branches(schema, root, ()))
+    if isinstance(value, list):
+        return [
+            without_added_nulls(item, {"anyOf": _items_at(index, branches)}, root) for index, item in enumerate(value)
+        ]
+    if not isinstance(value, dict):
+        return value
+    kept: dict[str, Any] = {}
+    for key, item in value.items():
+        subs = [branch["properties"][key] for branch in branches if key in branch.get("properties", {})]
+        if item is None and subs and not _needs_null(key, subs, branches, root):
+            continue
+        extra = [branch["additionalProperties"] for branch in branches if "additionalProperties" in branch]
+        kept[key] = without_added_nulls(item, {"anyOf": subs or extra}, root)
+    return kept
+
+
+def _needs_null(key: str, subs: list[Any], branches: list[Schema], root: Schema) -> bool:
+    required = any(key in branch.get("required", ()) for branch in branches)
+    return required or any(_allows_null(branch) for sub in subs for branch in _branches(sub, root, ()))
+
+
+def _allows_null(node: Schema) -> bool:
+    if "enum" in node:
+        return None in node["enum"]
+    if "const" in node:
+        return node["const"] is None
+    kind = node.get("type")
+    return kind is None or kind == "null" or (isinstance(kind, list) and "null" in kind)
+
+
+def _items_at(index: int, branches: list[Schema]) -> list[Any]:
+    found: list[Any] = []
+    for branch in branches:
+        prefix = branch.get("prefixItems", ())
+        if index < len(prefix):
+            found.append(prefix[index])
+        elif "items" in branch:
+            found.append(branch["items"])
+    return found
+
+
+def _branches(schema: Any, root: Schema, seen: tuple[str, ...]) -> Iterator[Schema]:
+    """Follow references and alternatives to the schemas that describe the value itself."""
+    if not isinstance(schema, Mapping):
+        return
+    if "$ref" in schema:
+        if schema["$ref"] not in seen:
+            yield from _branches(resolve(root, schema["$ref"]), root, (*seen, schema["$ref"]))
+        return
+    choices = [choice for key in ("anyOf", "oneOf", "allOf") for choice in schema.get(key, ())]
+    if not choices or "properties" in schema:
+        yield schema
+    for choice in choices:
+        yield from _branches(choice, root, seen)

@@ -1,21 +1,21 @@
 """
-JSON that every reader downstream can carry, and what becomes of the rest.
+JSON values that every store downstream accepts, and the conversion of all others.
 
-A model may answer what is JSON and yet breaks whoever stores it. The limits, and who sets them:
+A model may reply with valid JSON that a store cannot hold. The limits, and their sources:
 
 =====================  ==========================================================================================
-of a value             why
+limit                  source
 =====================  ==========================================================================================
 :data:`MAX_DEPTH`      Python's decoder gives up near 1,000 levels, pydantic's at 200, its serializer at 255
-:data:`MAX_DIGITS`     larger numbers are infinite to whoever reads numbers as doubles; Python itself reads 4,300 digits
-:data:`LARGEST_INT`    Airflow hands XComs over as MessagePack, whose integers have 64 bits
-NUL                    PostgreSQL refuses it in texts and in JSON
-half a surrogate pair  no UTF-8 text can hold it
-NaN and infinity       are no JSON
+:data:`MAX_DIGITS`     a larger number becomes infinity when read as a double; Python reads up to 4,300 digits
+:data:`LARGEST_INT`    Airflow transmits XComs as MessagePack, whose integers have 64 bits
+NUL                    PostgreSQL refuses it in strings and in JSON
+a lone surrogate       UTF-8 cannot encode it
+NaN and infinity       they are not JSON
 =====================  ==========================================================================================
 
-A typed answer beyond the limits of depth and digits is refused (:func:`fault`), once, before anything stores it. The
-body of a result, which is delivered as it came, keeps its content in another form (:func:`read_json`).
+Typed data beyond the limits of depth and digits is refused before it is stored (:func:`storage_problem`). The body of a
+result, which is delivered unchanged where possible, keeps its content in another form (:func:`read_json`).
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 MAX_DEPTH = 100
-"""Lists and objects inside each other."""
+"""Levels of nested lists and objects."""
 MAX_DIGITS = 308
-"""Digits of an integer, and the power of ten of any number."""
+"""Digits of an integer, and the largest power of ten of any number."""
 LARGEST_INT = 2**64 - 1
 SMALLEST_INT = -(2**63)
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+"|[{}\[\]]', re.DOTALL)
@@ -41,12 +41,12 @@ _Link: TypeAlias = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Carried:
+class StorableValue:
     """
-    A value that every reader can carry.
+    A value that every store accepts.
 
-    :param replaced: how many texts held a character that became U+FFFD.
-    :param as_text: whether a value that no reader carries as data became a text of JSON.
+    :param replaced: how many strings contained characters that became U+FFFD.
+    :param as_text: whether the value could not be stored as data and became a string of JSON.
     """
 
     value: Any
@@ -55,30 +55,37 @@ class Carried:
 
 
 def clean_text(text: str) -> str:
-    """Return a text without NUL and halves of surrogate pairs: each becomes U+FFFD."""
-    if not text.isascii():
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError:
-            text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    """Return a string with NUL and lone surrogates replaced by U+FFFD."""
+    text = without_surrogates(text)
     return text.replace("\x00", "\ufffd") if "\x00" in text else text
 
 
-def cleaned(value: Any) -> Carried:
-    """
-    Clean every text in a JSON value, the names of its fields included.
+def without_surrogates(text: str) -> str:
+    """Return a string with lone surrogates, legal in JSON but not in UTF-8, replaced by U+FFFD."""
+    if text.isascii():
+        return text
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
-    :param value: no deeper than :data:`MAX_DEPTH`, see :func:`fault`.
+
+def clean_value(value: Any) -> StorableValue:
+    """
+    Clean every string in a JSON value, including the names of its fields.
+
+    :param value: no deeper than :data:`MAX_DEPTH`, see :func:`storage_problem`.
     """
     return _rebuilt(value, wide=True)
 
 
-def for_xcom(value: Any) -> Carried:
+def for_xcom(value: Any) -> StorableValue:
     """
-    Return a JSON value as every XCom backend can carry it.
+    Return a JSON value in a form that every XCom backend accepts.
 
-    Texts are cleaned, integers beyond 64 bits become texts of their digits, NaN and infinity become None, and an
-    entry of the value that is nested too deeply becomes a text of JSON.
+    Strings are cleaned, integers beyond 64 bits become strings of digits, NaN and infinity become None, and an entry of
+    the value that is nested too deeply becomes a string of JSON.
 
     :param value: plain JSON data.
     """
@@ -89,34 +96,34 @@ def for_xcom(value: Any) -> Carried:
     return _rebuilt(value, wide=False)
 
 
-def body_for_xcom(body: Any, written: str | None = None) -> Carried:
+def body_for_xcom(body: Any, source: str | None = None) -> StorableValue:
     """
-    Return the body of a result as every XCom backend can carry it.
+    Return the body of a result in a form that every XCom backend accepts.
 
-    As data where that is possible, its texts cleaned; else as one text of JSON that holds all of it.
+    If possible as data with its strings cleaned, else as one string of JSON that contains all of it.
 
     :param body: plain JSON data.
-    :param written: the JSON that ``body`` was read from, when reading changed it, see :func:`was_changed`.
+    :param source: the JSON that ``body`` was read from, if reading changed it, see :func:`was_changed`.
     """
-    if written is None and not _too_deep(body, 0) and not _holds_beyond_64_bits(body):
-        carried = _rebuilt(body, wide=False)
-        # Two names that differ only in what was replaced would leave one value.
-        if not carried.replaced or _entries(carried.value) == _entries(body):
-            return carried
-    return Carried(clean_text(json_text(body) if written is None else written), as_text=True)
+    if source is None and not _too_deep(body, 0) and not _exceeds_64_bits(body):
+        storable = _rebuilt(body, wide=False)
+        # Two names that differ only in replaced characters would collapse into one.
+        if not storable.replaced or _entries(storable.value) == _entries(body):
+            return storable
+    return StorableValue(clean_text(json_text(body) if source is None else source), as_text=True)
 
 
 def was_changed(text: str | bytes) -> bool:
     """
-    Say whether :func:`read_json` keeps something of a JSON object in another form: what is too deep, and long numbers.
+    Return whether :func:`read_json` converts parts of a JSON object: deep nesting, and long numbers.
 
-    :param text: JSON, as ``read_json`` takes it.
+    :param text: JSON, as given to ``read_json``.
     """
     if isinstance(text, bytes):
         try:
             text = text.decode(json.detect_encoding(text), "surrogatepass")
         except UnicodeDecodeError:
-            # It was no JSON, so nothing was read from it.
+            # It was not JSON, so nothing was read from it.
             return False
     if text.count("[") + text.count("{") > MAX_DEPTH and _flattened(text, 1) != text:
         return True
@@ -128,31 +135,31 @@ def was_changed(text: str | bytes) -> bool:
     )
 
 
-def is_carried(value: Any, depth: int = 1) -> bool:
+def is_storable(value: Any, depth: int = 1) -> bool:
     """
-    Tell, fast, that nothing is wrong with decoded JSON: :func:`fault` finds and :func:`cleaned` changes nothing.
+    Check fast that :func:`storage_problem` finds nothing in decoded JSON and :func:`clean_value` changes nothing.
 
-    :param depth: of the value in what it is part of.
+    :param depth: the level of the value in the whole.
     """
     kind = type(value)
     if kind is str:
         return clean_text(value) is value
     if kind is dict:
         return depth <= MAX_DEPTH and all(
-            clean_text(key) is key and is_carried(item, depth + 1) for key, item in value.items()
+            clean_text(key) is key and is_storable(item, depth + 1) for key, item in value.items()
         )
     if kind is list:
-        return depth <= MAX_DEPTH and all(is_carried(item, depth + 1) for item in value)
+        return depth <= MAX_DEPTH and all(is_storable(item, depth + 1) for item in value)
     if kind is int:
         return not too_many_digits(value)
     return value is None or kind is bool or (isinstance(value, float) and math.isfinite(value))
 
 
-def fault(value: Any) -> tuple[str, str] | None:
+def storage_problem(value: Any) -> tuple[str, str] | None:
     """
-    Say where and why a JSON value cannot be carried, None when it can.
+    Return where and why a JSON value cannot be stored, None when it can.
 
-    :returns: the JSON path, and a reason without the value.
+    :returns: the JSON path, and a reason that does not show the value.
     """
     stack: list[tuple[Any, int, _Link]] = [(value, 1, ())]
     while stack:
@@ -170,7 +177,7 @@ def fault(value: Any) -> tuple[str, str] | None:
 
 
 def too_many_digits(number: int) -> bool:
-    """Tell whether a number has more digits than :data:`MAX_DIGITS`, without writing it out."""
+    """Return whether a number has more than :data:`MAX_DIGITS` digits, without writing it out."""
     return number.bit_length() > 1000 and abs(number) >= 10**MAX_DIGITS
 
 
@@ -178,10 +185,10 @@ def read_json(text: str | bytes, *, entries: int = 1) -> Any:
     """
     Decode JSON of any depth and with numbers of any size.
 
-    NaN and infinity are read as None, integers beyond :data:`MAX_DIGITS` as texts of their digits. What is nested
-    more than :data:`MAX_DEPTH` levels deep stays JSON text: as a whole, under the name it has.
+    NaN and infinity become None, and integers beyond :data:`MAX_DIGITS` strings of digits. An entry that contains more
+    than :data:`MAX_DEPTH` levels stays, as a whole, a string of JSON.
 
-    :param entries: how many levels down those names are.
+    :param entries: the level of the entries that are kept as strings.
     :raises ValueError: it is not JSON.
     """
     if isinstance(text, bytes):
@@ -191,14 +198,14 @@ def read_json(text: str | bytes, *, entries: int = 1) -> Any:
     try:
         return _DECODER.decode(text.removeprefix("\ufeff"))
     except RecursionError as error:
-        # What is never closed is not flattened.
+        # Brackets that are never closed were not flattened.
         raise ValueError("not JSON: its lists and objects are not closed") from error
 
 
 def json_text(value: Any) -> str:
     """Write JSON of any depth, with numbers of any size; NaN and infinity become null."""
     written: list[str] = []
-    # Popped from the end: what is to be written as it stands, or a value.
+    # Popped from the end: (True, a string to write verbatim) or (False, a value).
     stack: list[tuple[bool, Any]] = [(False, value)]
     while stack:
         done, node = stack.pop()
@@ -230,7 +237,7 @@ def _scalar(value: Any) -> str:
 
 
 def digits_of(number: int) -> str:
-    """Write an integer of any size; Python itself refuses more than 4,300 digits."""
+    """Write an integer of any size; ``str`` refuses more than 4,300 digits."""
     if number.bit_length() < 10_000:
         return str(int(number))
     return format(_decimal_of(number), "f")
@@ -242,7 +249,7 @@ def _decimal_of(number: int) -> Any:
     return Context(prec=MAX_PREC, Emax=MAX_EMAX).create_decimal(number)
 
 
-def _rebuilt(value: Any, *, wide: bool) -> Carried:
+def _rebuilt(value: Any, *, wide: bool) -> StorableValue:
     replaced = 0
 
     def text(old: str) -> str:
@@ -266,7 +273,7 @@ def _rebuilt(value: Any, *, wide: bool) -> Carried:
             return digits_of(node)
         return node
 
-    return Carried(rebuild(value), replaced)
+    return StorableValue(rebuild(value), replaced)
 
 
 def _too_deep(value: Any, above: int) -> bool:
@@ -280,7 +287,7 @@ def _too_deep(value: Any, above: int) -> bool:
     return False
 
 
-def _holds_beyond_64_bits(value: Any) -> bool:
+def _exceeds_64_bits(value: Any) -> bool:
     return any(isinstance(node, int) and not SMALLEST_INT <= node <= LARGEST_INT for node in _nodes(value))
 
 
@@ -306,7 +313,7 @@ def _path(link: _Link) -> str:
 
 
 def _flattened(text: str, entries: int) -> str:
-    """Turn the values ``entries`` levels down that are nested too deeply into JSON strings."""
+    """Turn the values at level ``entries`` that are nested too deeply into JSON strings."""
     pieces: list[str] = []
     depth = deepest = start = kept = 0
     for match in _TOKEN.finditer(text):

@@ -1,4 +1,4 @@
-"""The vocabulary of a conversation, checked before anything is paid, and written as each model family wants it."""
+"""A conversation: checked before anything is paid for, and written in the API format of each model family."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from airflow_provider_segmind.chat.attachments import FilePart, decode_data_uri, file_block
+from airflow_provider_segmind.chat.attachments import Attachment, attachment_block, decode_data_uri
 from airflow_provider_segmind.chat.model_families import ApiFormat, family_of
 from airflow_provider_segmind.exceptions import SegmindConfigError
 
 Role: TypeAlias = Literal["user", "assistant", "system"]
-Part: TypeAlias = str | FilePart | Mapping[str, Any]
+Part: TypeAlias = str | Attachment | Mapping[str, Any]
 _ROLES: Mapping[str, Role] = {"user": "user", "assistant": "assistant", "model": "assistant", "system": "system"}
 _GEMINI_KEYS = frozenset(
     {"text", "inlineData", "inline_data", "fileData", "file_data", "functionCall", "functionResponse"}
@@ -23,13 +23,13 @@ _ANTHROPIC_TYPES = frozenset({"image", "document", "tool_use", "tool_result", "t
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class Message:
     """
-    One message, checked.
+    One checked message of a conversation.
 
-    :param parts: never empty; a mapping is a block in some family's own form.
-    :param source: the message as it was given, None for one made from ``prompt``.
-    :param field: what to call it in a message.
+    :param parts: never empty; a mapping is a content block in the native format of some family.
+    :param field: its name in error messages.
+    :param source: the message as the user gave it, None for one made from ``prompt``.
     """
 
     role: Role
@@ -39,12 +39,12 @@ class Turn:
 
     @property
     def text(self) -> str:
-        """The texts of this message, None of its files."""
+        """The text of this message, without its attachments."""
         return "\n".join(text for part in self.parts if (text := text_of(part)) is not None)
 
 
 def text_of(part: Part) -> str | None:
-    """Return a part's text when it is nothing but text."""
+    """Return the text of a part that is only text, else None."""
     if isinstance(part, str):
         return part
     if isinstance(part, Mapping) and isinstance(part.get("text"), str) and set(part) <= {"type", "text"}:
@@ -52,44 +52,45 @@ def text_of(part: Part) -> str | None:
     return None
 
 
-def read_turns(
-    prompt: str | None, messages: Sequence[Mapping[str, Any]] | None, files: Sequence[FilePart] = ()
-) -> tuple[Turn, ...]:
+def read_messages(
+    prompt: str | None, messages: Sequence[Mapping[str, Any]] | None, attachments: Sequence[Attachment] = ()
+) -> tuple[Message, ...]:
     """
-    Check a conversation and read it into turns; ``prompt`` and ``files`` become its last.
+    Check a conversation and read its messages; ``prompt`` and ``attachments`` become the last one.
 
-    :param prompt: the question; after ``messages`` when both are given.
-    :param messages: earlier turns, or the whole conversation.
-    :param files: loaded files; they join the prompt, or the last message when that is the user's.
-    :raises SegmindConfigError: names the field that cannot work.
+    :param prompt: the question; it follows ``messages`` when both are given.
+    :param messages: the earlier messages, or the whole conversation.
+    :param attachments: they join the prompt, or the last message if that is the user's.
+    :raises SegmindConfigError: names the invalid field.
     """
-    turns = list(check_messages(messages)) if messages is not None else []
-    for index, part in enumerate(files):
-        if not isinstance(part, FilePart):
-            raise SegmindConfigError(f"files[{index}] is a {type(part).__name__}, not a loaded FilePart.")
+    conversation = list(check_messages(messages)) if messages is not None else []
+    for index, attachment in enumerate(attachments):
+        if not isinstance(attachment, Attachment):
+            raise SegmindConfigError(f"files[{index}] is a {type(attachment).__name__}, not a loaded Attachment.")
     if prompt is not None:
-        turns.append(Turn(role="user", parts=(check_text(prompt, "prompt"), *files), field="prompt"))
-    elif files and turns and turns[-1].role == "user":
-        turns[-1] = Turn(role="user", parts=(*turns[-1].parts, *files), field=turns[-1].field)
-    elif files:
+        conversation.append(Message(role="user", parts=(check_string(prompt, "prompt"), *attachments), field="prompt"))
+    elif attachments and conversation and conversation[-1].role == "user":
+        last = conversation[-1]
+        conversation[-1] = Message(role="user", parts=(*last.parts, *attachments), field=last.field)
+    elif attachments:
         raise SegmindConfigError("files need a question: give prompt, or end messages with one of role 'user'.")
-    if not turns:
+    if not conversation:
         raise SegmindConfigError("prompt is missing: give prompt, or messages with at least one of role 'user'.")
-    if all(turn.role == "system" for turn in turns):
-        raise SegmindConfigError("messages hold only the role 'system': add one of role 'user', or give prompt.")
-    return tuple(turns)
+    if all(message.role == "system" for message in conversation):
+        raise SegmindConfigError("messages contains only the role 'system': add one of role 'user', or give prompt.")
+    return tuple(conversation)
 
 
-def check_messages(messages: object, field: str = "messages") -> Iterator[Turn]:
+def check_messages(messages: object, field: str = "messages") -> Iterator[Message]:
     """
-    Check a list of messages and read each into a turn.
+    Check and read a list of messages.
 
     :param messages: the list as the user gave it.
-    :param field: what to call it in a message.
+    :param field: its name in error messages.
     """
     if isinstance(messages, str | bytes) or not isinstance(messages, Sequence):
         raise SegmindConfigError(
-            f"{field} is a {type(messages).__name__}: it must be a list of messages, or prompt be given instead."
+            f"{field} is a {type(messages).__name__}: give a list of messages, or prompt for a single question."
         )
     if not messages:
         raise SegmindConfigError(f"{field} is empty: it needs at least one message.")
@@ -97,9 +98,9 @@ def check_messages(messages: object, field: str = "messages") -> Iterator[Turn]:
         yield _check_message(message, f"{field}[{index}]")
 
 
-def _check_message(message: object, field: str) -> Turn:
+def _check_message(message: object, field: str) -> Message:
     if not isinstance(message, Mapping):
-        raise SegmindConfigError(f"{field} is a {type(message).__name__}: it must be a mapping of role and content.")
+        raise SegmindConfigError(f"{field} is a {type(message).__name__}: it must be a mapping with role and content.")
     role = message.get("role")
     if not isinstance(role, str) or role not in _ROLES:
         shown = "missing" if role is None else repr(role[:20]) if isinstance(role, str) else f"a {type(role).__name__}"
@@ -108,29 +109,33 @@ def _check_message(message: object, field: str) -> Turn:
     if key not in message:
         raise SegmindConfigError(f"{field}.content is missing.")
     content = message[key]
-    listed = [content] if isinstance(content, str | Mapping | FilePart) else content
+    listed = [content] if isinstance(content, str | Mapping | Attachment) else content
     if not isinstance(listed, Sequence) or isinstance(listed, bytes):
-        raise SegmindConfigError(f"{field}.{key} is a {type(content).__name__}: it must be a text or a list of parts.")
+        raise SegmindConfigError(
+            f"{field}.{key} is a {type(content).__name__}: it must be a string or a list of parts."
+        )
     parts = tuple(_check_part(part, f"{field}.{key}[{index}]") for index, part in enumerate(listed))
     if all(isinstance(text := text_of(part), str) and not text.strip() for part in parts):
-        raise SegmindConfigError(f"{field}.{key} is empty: a message needs a text or a file.")
+        raise SegmindConfigError(f"{field}.{key} is empty: a message needs text or an attachment.")
     if _ROLES[role] == "system" and any(text_of(part) is None for part in parts):
-        raise SegmindConfigError(f"{field}.{key} holds more than text, which the role 'system' cannot carry.")
-    return Turn(role=_ROLES[role], parts=parts, field=field, source=message)
+        raise SegmindConfigError(f"{field}.{key} contains more than text: the role 'system' takes only text.")
+    return Message(role=_ROLES[role], parts=parts, field=field, source=message)
 
 
 def _check_part(part: object, field: str) -> Part:
-    if isinstance(part, str | FilePart):
+    if isinstance(part, str | Attachment):
         return part
     if isinstance(part, Mapping) and native_family(part) is not None:
         check_json(part, field)
         return part
-    raise SegmindConfigError(f"{field} is a {type(part).__name__}: neither a text, a loaded file nor a known block.")
+    raise SegmindConfigError(
+        f"{field} is a {type(part).__name__}: it must be a string, an attachment or a known content block."
+    )
 
 
 def native_family(block: Mapping[str, Any]) -> ApiFormat | None:
     """
-    Say whose form a content block has; a ``{"type": "text"}`` block, which two families share, counts as OpenAI's.
+    Return the API format of a content block, None if unknown; ``{"type": "text"}``, which two share, is OpenAI's.
 
     :param block: one part of a message.
     """
@@ -142,41 +147,41 @@ def native_family(block: Mapping[str, Any]) -> ApiFormat | None:
     return ApiFormat.ANTHROPIC if kind in _ANTHROPIC_TYPES else ApiFormat.OPENAI
 
 
-def file_of_block(block: Mapping[str, Any], field: str) -> FilePart | None:
+def attachment_of_block(block: Mapping[str, Any], field: str) -> Attachment | None:
     """
-    Read an image, document or inline block of any family back into a file, None when it is something else.
+    Read an image, document or inline block of any family back into an attachment; None for any other block.
 
-    :param block: one part of a message, in a family's own form.
-    :param field: what to call it in a message.
+    :param block: one part of a message, in a family's native format.
+    :param field: its name in error messages.
     """
     inline = block.get("inlineData") or block.get("inline_data")
     linked = block.get("fileData") or block.get("file_data")
     image = block.get("image_url")
     source = block.get("source")
     if isinstance(image, Mapping):
-        return _file_at(str(image.get("url", "")), None, field)
+        return _attachment_at(str(image.get("url", "")), None, field)
     if isinstance(linked, Mapping):
-        return _file_at(str(linked.get("fileUri", "")), linked.get("mimeType"), field)
+        return _attachment_at(str(linked.get("fileUri", "")), linked.get("mimeType"), field)
     if isinstance(inline, Mapping):
         return decode_data_uri(f"data:{inline.get('mimeType')};base64,{inline.get('data', '')}", field)
     if isinstance(source, Mapping) and source.get("type") == "url":
         default = "application/pdf" if block.get("type") == "document" else None
-        return _file_at(str(source.get("url", "")), default, field)
+        return _attachment_at(str(source.get("url", "")), default, field)
     if isinstance(source, Mapping) and source.get("type") == "base64":
         return decode_data_uri(f"data:{source.get('media_type')};base64,{source.get('data', '')}", field)
     return None
 
 
-def _file_at(url: str, media_type: object, field: str) -> FilePart:
+def _attachment_at(url: str, media_type: object, field: str) -> Attachment:
     if url.startswith("data:"):
         return decode_data_uri(url, field)
-    return FilePart.from_url(url, media_type=media_type if isinstance(media_type, str) else None, name=field)
+    return Attachment.from_url(url, media_type=media_type if isinstance(media_type, str) else None, name=field)
 
 
-def check_text(value: object, field: str) -> str:
-    """Return a text that is not empty, byte for byte; anything else is an error that names ``field``."""
+def check_string(value: object, field: str) -> str:
+    """Return a string unchanged if it is not blank; anything else is an error that names ``field``."""
     if not isinstance(value, str):
-        raise SegmindConfigError(f"{field} is a {type(value).__name__}: it must be a text.")
+        raise SegmindConfigError(f"{field} is a {type(value).__name__}: it must be a string.")
     if not value.strip():
         raise SegmindConfigError(f"{field} is empty.")
     return value
@@ -184,26 +189,26 @@ def check_text(value: object, field: str) -> str:
 
 def check_json(value: object, field: str) -> None:
     """
-    Refuse what JSON cannot carry, naming the place, as in ``options.stop[1]``.
+    Refuse what JSON cannot represent, naming the place, as in ``options.stop[1]``.
 
-    :param value: an option's value.
-    :param field: what to call it in a message.
+    :param value: the value of an option.
+    :param field: its name in error messages.
     """
     if value is None or isinstance(value, str | bool | int):
         return
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise SegmindConfigError(f"{field} is {value!r}, which JSON cannot carry.")
+            raise SegmindConfigError(f"{field} is {value!r}, which JSON cannot represent.")
     elif isinstance(value, Mapping):
         for key, item in value.items():
             if not isinstance(key, str):
-                raise SegmindConfigError(f"{field} has a key of type {type(key).__name__}: keys must be texts.")
+                raise SegmindConfigError(f"{field} has a key of type {type(key).__name__}: keys must be strings.")
             check_json(item, f"{field}.{key}")
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
             check_json(item, f"{field}[{index}]")
     else:
-        raise SegmindConfigError(f"{field} is a {type(value).__name__}, which JSON cannot carry.")
+        raise SegmindConfigError(f"{field} is a {type(value).__name__}, which JSON cannot represent.")
 
 
 Messages: TypeAlias = Sequence[Mapping[str, Any]] | Mapping[str, Any]
@@ -215,7 +220,7 @@ def build_chat_inputs(
     prompt: str | None = None,
     system: str | None = None,
     messages: Messages | None = None,
-    files: Sequence[FilePart] = (),
+    attachments: Sequence[Attachment] = (),
     options: Mapping[str, Any] | None = None,
     api_format: ApiFormat | str | None = None,
     response_format: Mapping[str, Any] | None = None,
@@ -223,25 +228,26 @@ def build_chat_inputs(
     """
     Build the JSON body of a chat request.
 
-    :param model: the model to run (Segmind calls it the slug); its name decides the form.
-    :param prompt: the question; the last turn when ``messages`` are given too.
-    :param system: what the model is told before the conversation.
-    :param messages: turns of role and content, or for Gemini its own object with ``contents``.
-    :param files: loaded files, sent beside the prompt, after its text.
-    :param options: what else the model takes (``temperature``, ``max_tokens``, ``web_search``…), sent as it is.
-    :param api_format: the form to use when the name does not tell, or tells wrongly.
+    :param model: the model to run (Segmind calls it the slug); its name decides the API format.
+    :param prompt: the question; the last message when ``messages`` are given too.
+    :param system: instructions for the model, before the conversation.
+    :param messages: messages with role and content, or Gemini's native object with ``contents``.
+    :param attachments: sent with the prompt, after its text.
+    :param options: other parameters of the model (``temperature``, ``max_tokens``, ``web_search``…), sent unchanged.
+    :param api_format: the format to use when the name of the model does not imply it, or implies the wrong one.
     :param response_format: as :meth:`OutputType.response_format` makes it.
-    :raises SegmindConfigError: something cannot work; names the field. Nothing was sent.
+    :raises SegmindConfigError: names the invalid field. Nothing was sent.
     """
     family = family_of(model, api_format)
     extra = check_options(options)
     if isinstance(messages, Mapping):
-        body = _native_body(family, messages, prompt=prompt, system=system, files=files)
+        body = _native_body(family, messages, prompt=prompt, system=system, attachments=attachments)
     else:
-        turns = read_turns(prompt, messages, files)
+        conversation = read_messages(prompt, messages, attachments)
         if system is not None:
-            turns = (Turn(role="system", parts=(check_text(system, "system"),), field="system"), *turns)
-        body = _WRITERS[family](turns)
+            instructions = Message(role="system", parts=(check_string(system, "system"),), field="system")
+            conversation = (instructions, *conversation)
+        body = _WRITERS[family](conversation)
     for key in extra.keys() & (body.keys() | ({"response_format"} if response_format is not None else set())):
         raise SegmindConfigError(f"options.{key} is already given by another parameter: give it once.")
     body.update(extra)
@@ -254,10 +260,10 @@ def build_chat_inputs(
 
 def check_options(options: object) -> dict[str, Any]:
     """
-    Check that options can travel beside the messages.
+    Check that options can be sent along with the messages.
 
-    :param options: a mapping of texts to what JSON can carry, or None.
-    :raises SegmindConfigError: names the option that cannot work.
+    :param options: a mapping of strings to JSON values, or None.
+    :raises SegmindConfigError: names the invalid option.
     """
     if options is None:
         return {}
@@ -266,7 +272,7 @@ def check_options(options: object) -> dict[str, Any]:
     check_json(options, "options")
     for key in ("messages", "prompt"):
         if key in options:
-            raise SegmindConfigError(f"options.{key} belongs outside options: give the parameter {key}.")
+            raise SegmindConfigError(f"options.{key} does not belong in options: use the parameter {key}.")
     return dict(options)
 
 
@@ -274,20 +280,21 @@ def check_response_format(response_format: object, *, family: ApiFormat, body: M
     """
     Refuse what the gateway is known to refuse (changelog of the SDK 1.3.0).
 
-    Claude accepts ``json_schema`` only; ``json_object`` wants the word "json" somewhere in an OpenAI conversation.
+    Claude accepts only ``json_schema``; OpenAI's ``json_object`` needs the word "json" somewhere in the conversation.
 
     :param response_format: what would be sent.
-    :param family: the form of the body.
-    :param body: the rest of it.
+    :param family: the API format of the body.
+    :param body: the rest of the body.
     """
     kind = response_format.get("type") if isinstance(response_format, Mapping) else None
     if kind not in ("json_schema", "json_object", "text"):
         raise SegmindConfigError("response_format.type must be 'json_schema', 'json_object' or 'text'.")
     if family is ApiFormat.ANTHROPIC and kind != "json_schema":
-        raise SegmindConfigError(f"response_format.type={kind!r}: the anthropic form takes only 'json_schema'.")
+        raise SegmindConfigError(f"response_format.type={kind!r}: the anthropic format takes only 'json_schema'.")
     if kind == "json_object" and family is ApiFormat.OPENAI and "json" not in json.dumps(body["messages"]).lower():
         raise SegmindConfigError(
-            "response_format.type='json_object' needs the word 'json' in prompt, system or messages, or it is refused."
+            "response_format.type='json_object' needs the word 'json' in prompt, system or messages; without it the "
+            "gateway refuses the request."
         )
 
 
@@ -297,16 +304,18 @@ def _native_body(
     *,
     prompt: str | None,
     system: str | None,
-    files: Sequence[FilePart],
+    attachments: Sequence[Attachment],
 ) -> dict[str, Any]:
     if family is not ApiFormat.GEMINI:
         raise SegmindConfigError(
-            f"messages is an object, the form of Gemini, but this model speaks the {family} form: give a list of role "
-            "and content, or api_format='gemini'."
+            f"messages is an object in Gemini's format, but this model uses the {family} format: give a list of "
+            "messages with role and content, or set api_format='gemini'."
         )
-    given = {"prompt": prompt is not None, "system": system is not None, "files": bool(files)}
+    given = {"prompt": prompt is not None, "system": system is not None, "files": bool(attachments)}
     for name in (name for name, present in given.items() if present):
-        raise SegmindConfigError(f"{name} cannot join messages in Gemini's own form: write it into messages.")
+        raise SegmindConfigError(
+            f"{name} cannot be combined with messages in Gemini's native format: put it into messages."
+        )
     contents = messages.get("contents")
     if not isinstance(contents, list) or not contents:
         raise SegmindConfigError("messages.contents must be a list of at least one entry with role and parts.")
@@ -314,32 +323,32 @@ def _native_body(
     return {"messages": dict(messages)}
 
 
-def _write_gemini(turns: Sequence[Turn]) -> dict[str, Any]:
+def _write_gemini(conversation: Sequence[Message]) -> dict[str, Any]:
     messages: dict[str, Any] = {}
-    if told := _system_text(turns):
-        messages["system_instruction"] = {"parts": {"text": told}}
-    messages["contents"] = [_gemini_content(turn) for turn in turns if turn.role != "system"]
+    if system := _system_text(conversation):
+        messages["system_instruction"] = {"parts": {"text": system}}
+    messages["contents"] = [_gemini_content(message) for message in conversation if message.role != "system"]
     return {"messages": messages}
 
 
-def _gemini_content(turn: Turn) -> dict[str, Any]:
-    role = "model" if turn.role == "assistant" else "user"
-    source = turn.source or {}
-    if "parts" in source and all(isinstance(part, Mapping) for part in turn.parts):
+def _gemini_content(message: Message) -> dict[str, Any]:
+    role = "model" if message.role == "assistant" else "user"
+    source = message.source or {}
+    if "parts" in source and all(isinstance(part, Mapping) for part in message.parts):
         return {**source, "role": role}
     for key in source.keys() - {"role", "content", "parts"}:
-        raise SegmindConfigError(f"{turn.field}.{key} has no place in the form of Gemini: remove it.")
-    return {"role": role, "parts": _blocks(turn, ApiFormat.GEMINI)}
+        raise SegmindConfigError(f"{message.field}.{key} does not exist in Gemini's format: remove it.")
+    return {"role": role, "parts": _blocks(message, ApiFormat.GEMINI)}
 
 
-def _write_openai(turns: Sequence[Turn]) -> dict[str, Any]:
-    return {"messages": [_listed_message(turn, ApiFormat.OPENAI) for turn in turns]}
+def _write_openai(conversation: Sequence[Message]) -> dict[str, Any]:
+    return {"messages": [_listed_message(message, ApiFormat.OPENAI) for message in conversation]}
 
 
-def _write_anthropic(turns: Sequence[Turn]) -> dict[str, Any]:
-    told = _system_text(turns)
-    messages = [_listed_message(turn, ApiFormat.ANTHROPIC) for turn in turns if turn.role != "system"]
-    return {"instruction": told, "messages": messages} if told else {"messages": messages}
+def _write_anthropic(conversation: Sequence[Message]) -> dict[str, Any]:
+    system = _system_text(conversation)
+    messages = [_listed_message(message, ApiFormat.ANTHROPIC) for message in conversation if message.role != "system"]
+    return {"instruction": system, "messages": messages} if system else {"messages": messages}
 
 
 _WRITERS = {
@@ -349,31 +358,31 @@ _WRITERS = {
 }
 
 
-def _system_text(turns: Sequence[Turn]) -> str:
-    return "\n\n".join(turn.text for turn in turns if turn.role == "system")
+def _system_text(conversation: Sequence[Message]) -> str:
+    return "\n\n".join(message.text for message in conversation if message.role == "system")
 
 
-def _listed_message(turn: Turn, family: ApiFormat) -> dict[str, Any]:
-    extra = {key: value for key, value in (turn.source or {}).items() if key not in ("role", "content", "parts")}
-    if len(turn.parts) == 1 and isinstance(turn.parts[0], str):
-        return {"role": turn.role, "content": turn.parts[0], **extra}
-    return {"role": turn.role, "content": _blocks(turn, family), **extra}
+def _listed_message(message: Message, family: ApiFormat) -> dict[str, Any]:
+    extra = {key: value for key, value in (message.source or {}).items() if key not in ("role", "content", "parts")}
+    if len(message.parts) == 1 and isinstance(message.parts[0], str):
+        return {"role": message.role, "content": message.parts[0], **extra}
+    return {"role": message.role, "content": _blocks(message, family), **extra}
 
 
-def _blocks(turn: Turn, family: ApiFormat) -> list[dict[str, Any]]:
-    return [_block(part, family, turn.field) for part in turn.parts]
+def _blocks(message: Message, family: ApiFormat) -> list[dict[str, Any]]:
+    return [_block(part, family, message.field) for part in message.parts]
 
 
 def _block(part: Part, family: ApiFormat, field: str) -> dict[str, Any]:
     text = text_of(part)
     if text is not None:
         return {"text": text} if family is ApiFormat.GEMINI else {"type": "text", "text": text}
-    if isinstance(part, FilePart):
-        return file_block(part, family)
+    if isinstance(part, Attachment):
+        return attachment_block(part, family)
     if isinstance(part, Mapping):
         if native_family(part) is family or (part.get("type") == "text" and family is ApiFormat.ANTHROPIC):
             return dict(part)
-        file = file_of_block(part, field)
-        if file is not None:
-            return file_block(file, family)
-    raise SegmindConfigError(f"{field} holds a block that models of the {family} form cannot be sent: rewrite it.")
+        attachment = attachment_of_block(part, field)
+        if attachment is not None:
+            return attachment_block(attachment, family)
+    raise SegmindConfigError(f"{field} contains a block that the {family} format does not support: rewrite it.")

@@ -1,4 +1,4 @@
-"""Which of three request and reply forms a chat model of Segmind uses, by its name or by the JSON that it sent."""
+"""The API format of a chat model, one of three, recognized by the model's name or by the JSON that it sent."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from airflow_provider_segmind.exceptions import SegmindConfigError
 
 
 class ApiFormat(StrEnum):
-    """The request and reply form a chat model speaks."""
+    """The format of a chat model's requests and replies."""
 
     GEMINI = "gemini"
     OPENAI = "openai"
     ANTHROPIC = "anthropic"
 
 
-# Embedding, image and speech models share their makers' prefixes and take no chat at all.
+# Embedding, image and speech models have the same prefixes as their vendors' chat models but accept no chat.
 _NOT_CHAT = re.compile(r"(^|-)(embedding|image|tts|transcript|audio)(-|$)")
 _PREFIXES: tuple[tuple[str, ApiFormat], ...] = (
     ("gemini-", ApiFormat.GEMINI),
@@ -29,7 +29,7 @@ _PREFIXES: tuple[tuple[str, ApiFormat], ...] = (
     ("o1", ApiFormat.OPENAI),
     ("o3", ApiFormat.OPENAI),
     ("o4", ApiFormat.OPENAI),
-    # Served under OpenAI's conventions by their own makers; that Segmind keeps the form is inferred, hence api_format=.
+    # Their vendors serve these in OpenAI's format; that Segmind does too is inferred, hence api_format=.
     ("deepseek-", ApiFormat.OPENAI),
     ("kimi-", ApiFormat.OPENAI),
     ("glm-", ApiFormat.OPENAI),
@@ -48,7 +48,7 @@ _PREFIXES: tuple[tuple[str, ApiFormat], ...] = (
 
 def known_family(model: str) -> ApiFormat | None:
     """
-    Say which form a model's name stands for, None when the name tells nothing.
+    Return the API format that a model's name implies, None when it implies none.
 
     :param model: the model to run (Segmind calls it the slug).
     """
@@ -68,7 +68,7 @@ _MAKES_FILES = re.compile(
 
 def makes_files(model: str) -> bool:
     """
-    Tell whether a model is known by its name to make images, video or audio.
+    Return whether a model's name shows that it makes images, video or audio.
 
     :param model: the model to run.
     """
@@ -77,30 +77,32 @@ def makes_files(model: str) -> bool:
 
 def family_of(model: str, api_format: ApiFormat | str | None = None) -> ApiFormat:
     """
-    Say which form to speak with a model.
+    Return the API format to use with a model.
 
     :param model: the model to run (Segmind calls it the slug).
-    :param api_format: ``gemini``, ``openai`` or ``anthropic``; wins over the name.
-    :raises SegmindConfigError: the name tells nothing and ``api_format`` is not given, or is no format.
+    :param api_format: ``gemini``, ``openai`` or ``anthropic``; overrides the name.
+    :raises SegmindConfigError: ``api_format`` is not one of them, or is None and the name implies no format.
     """
     if api_format is not None:
         try:
             return ApiFormat(api_format)
         except ValueError:
             choices = ", ".join(repr(str(one)) for one in ApiFormat)
-            raise SegmindConfigError(f"api_format={api_format!r} is no chat format: choose one of {choices}.") from None
+            raise SegmindConfigError(
+                f"api_format={api_format!r} is not a chat format: choose one of {choices}."
+            ) from None
     if not isinstance(model, str) or not model.strip():
         raise SegmindConfigError(f"model={model!r} is empty: name the chat model to run.")
     family = known_family(model)
     if family is None:
         raise SegmindConfigError(
-            f"model={model!r} is not a chat model known by name, so the form of its messages is unknown. "
-            "If it takes chat messages, say api_format='gemini', 'openai' or 'anthropic'."
+            f"model={model!r} is not a chat model known by name, so the format of its messages is unknown. "
+            "If it accepts chat messages, set api_format to 'gemini', 'openai' or 'anthropic'."
         )
     return family
 
 
-_GEMINI_BESIDE = frozenset(
+_GEMINI_METADATA = frozenset(
     {"usageMetadata", "usage_metadata", "modelVersion", "responseId", "promptFeedback", "prompt_feedback"}
 )
 _ANTHROPIC_BLOCKS = frozenset(
@@ -110,10 +112,10 @@ _ANTHROPIC_BLOCKS = frozenset(
 
 def provider_family(body: Mapping[str, Any], hint: ApiFormat | None = None) -> ApiFormat | None:
     """
-    Say whose reply this object is, None when it is nobody's.
+    Return the API format in which an object is a reply, None when it is not one.
 
     :param body: any JSON object.
-    :param hint: the family the model is known to be of.
+    :param hint: the family of the model, if known.
     """
     if _is_gemini(body, hint):
         return ApiFormat.GEMINI
@@ -126,17 +128,17 @@ def _is_gemini(body: Mapping[str, Any], hint: ApiFormat | None) -> bool:
     candidates = body.get("candidates")
     feedback = as_object(body.get("promptFeedback") or body.get("prompt_feedback"))
     if candidates is None:
-        return bool(as_text(feedback.get("blockReason") or feedback.get("block_reason")))
+        return bool(string_or_empty(feedback.get("blockReason") or feedback.get("block_reason")))
     if not isinstance(candidates, list):
         return False
     if not candidates:
-        return not _GEMINI_BESIDE.isdisjoint(body) or _fits_by_name(body, hint, ApiFormat.GEMINI)
+        return not _GEMINI_METADATA.isdisjoint(body) or _fits_by_name(body, hint, ApiFormat.GEMINI)
     first = as_object(candidates[0])
-    said = isinstance(first.get("finishReason") or first.get("finish_reason"), str)
+    has_reason = isinstance(first.get("finishReason") or first.get("finish_reason"), str)
     content = first.get("content")
-    spoken = isinstance(content, Mapping) and ("parts" in content or "role" in content)
-    beside = isinstance(candidates[0], Mapping) and not _GEMINI_BESIDE.isdisjoint(body)
-    return said or spoken or beside
+    has_content = isinstance(content, Mapping) and ("parts" in content or "role" in content)
+    has_metadata = isinstance(candidates[0], Mapping) and not _GEMINI_METADATA.isdisjoint(body)
+    return has_reason or has_content or has_metadata
 
 
 def _is_openai(body: Mapping[str, Any], hint: ApiFormat | None) -> bool:
@@ -144,25 +146,27 @@ def _is_openai(body: Mapping[str, Any], hint: ApiFormat | None) -> bool:
     if not isinstance(choices, list):
         return False
     if not choices:
-        beside = isinstance(body.get("usage"), Mapping) or as_text(body.get("object")).startswith("chat.completion")
-        return beside or _fits_by_name(body, hint, ApiFormat.OPENAI)
+        has_metadata = isinstance(body.get("usage"), Mapping) or string_or_empty(body.get("object")).startswith(
+            "chat.completion"
+        )
+        return has_metadata or _fits_by_name(body, hint, ApiFormat.OPENAI)
     first = as_object(choices[0])
     message = first.get("message")
-    spoken = isinstance(message, Mapping) and ("content" in message or "role" in message)
-    return spoken or (isinstance(first.get("finish_reason"), str) and not isinstance(message, str))
+    has_content = isinstance(message, Mapping) and ("content" in message or "role" in message)
+    return has_content or (isinstance(first.get("finish_reason"), str) and not isinstance(message, str))
 
 
 def _is_anthropic(body: Mapping[str, Any], hint: ApiFormat | None) -> bool:
     content = body.get("content")
     if not isinstance(content, list):
         return False
-    signed = body.get("type") == "message" and body.get("role") == "assistant"
-    said = signed or isinstance(body.get("stop_reason"), str)
+    is_message = body.get("type") == "message" and body.get("role") == "assistant"
+    certain = is_message or isinstance(body.get("stop_reason"), str)
     if not content:
-        return said or _fits_by_name(body, hint, ApiFormat.ANTHROPIC)
-    typed = all(as_text(as_object(block).get("type")) for block in content)
+        return certain or _fits_by_name(body, hint, ApiFormat.ANTHROPIC)
+    typed = all(string_or_empty(as_object(block).get("type")) for block in content)
     known = all(as_object(block).get("type") in _ANTHROPIC_BLOCKS for block in content)
-    return typed and (said or (known and set(body) <= {"content", "usage", "role", "id", "model"}))
+    return typed and (certain or (known and set(body) <= {"content", "usage", "role", "id", "model"}))
 
 
 def _fits_by_name(body: Mapping[str, Any], hint: ApiFormat | None, family: ApiFormat) -> bool:
@@ -170,22 +174,22 @@ def _fits_by_name(body: Mapping[str, Any], hint: ApiFormat | None, family: ApiFo
 
 
 def as_object(value: Any) -> Mapping[str, Any]:
-    """Return a JSON object, or an empty one in place of anything else."""
+    """Return a JSON object unchanged, an empty one for any other value."""
     return value if isinstance(value, Mapping) else {}
 
 
 def as_list(value: Any) -> list[Any]:
-    """Return a JSON list, or an empty one in place of anything else."""
+    """Return a JSON list unchanged, an empty one for any other value."""
     return value if isinstance(value, list) else []
 
 
-def as_text(value: Any) -> str:
-    """Return a JSON string, or an empty one in place of anything else."""
+def string_or_empty(value: Any) -> str:
+    """Return a JSON string unchanged, an empty one for any other value."""
     return value if isinstance(value, str) else ""
 
 
-def count(value: Any) -> int | None:
-    """Return a count of tokens, or None in place of anything that is none."""
+def token_count(value: Any) -> int | None:
+    """Return a number of tokens, None for any value that is not one."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return int(value) if 0 <= value < float("inf") and value == int(value) else None

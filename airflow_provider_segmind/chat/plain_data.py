@@ -1,11 +1,10 @@
 """
-Turn what a pydantic type has validated into plain JSON data, under the names that its JSON Schema gives the fields.
+Turn a value that a pydantic type has validated into plain JSON data, with the field names of its JSON Schema.
 
-A field can have three names: the class's own, the one it is validated by, and the one it is dumped under. The schema
-that a model is sent names the second, so that is what it answers with, what the columns of a table are called, and what
-is stored: data that was delivered can be validated with the same type again. pydantic dumps under the third, leaves
-fields out (``exclude``, ``exclude_if``, an ``InitVar``), and masks secrets; all of them were asked for and paid for, so
-all of them are delivered.
+A field can have three names: its Python name, its validation alias and its serialization alias. The schema sent to a
+model uses the second, so the model replies with it, the columns of a table have it, and it is what is stored: stored
+data can be validated again with the same type. pydantic dumps with the third, omits fields (``exclude``,
+``exclude_if``, ``InitVar``) and masks secrets; all of those were requested and paid for, so all of them are delivered.
 """
 
 from __future__ import annotations
@@ -31,37 +30,37 @@ _GIVES_UP = (PydanticSerializationError, ValueError, TypeError, ArithmeticError,
 @dataclass(frozen=True, slots=True)
 class FieldNames:
     """
-    What a field is called.
+    The names of one field.
 
-    :param own: in the class.
-    :param answered: in the JSON Schema that is sent.
-    :param dumped: by pydantic.
-    :param accepted: every key under which it is looked for.
-    :param left_out: whether pydantic may leave it out of a dump.
-    :param kept: whether a value has it; an ``InitVar`` is only passed through.
+    :param own: its name in the class.
+    :param schema: its name in the JSON Schema that is sent.
+    :param dumped: its name in a dump.
+    :param accepted: every key that validation accepts for it.
+    :param omitted: whether pydantic may omit it from a dump.
+    :param stored: whether an instance has it as an attribute; an ``InitVar`` is only passed through.
     """
 
     own: str
-    answered: str
+    schema: str
     dumped: str
     accepted: frozenset[str]
-    left_out: bool
-    kept: bool
+    omitted: bool
+    stored: bool
 
     def of(self, value: Any) -> Any:
-        """Return what the field of a value holds, ``_MISSING`` when there is none."""
-        return getattr(value, self.own, _MISSING) if self.kept else _MISSING
+        """Return the value of this field in an instance, ``_MISSING`` when it has none."""
+        return getattr(value, self.own, _MISSING) if self.stored else _MISSING
 
 
 @dataclass(frozen=True, slots=True)
-class Names:
+class TypeNames:
     """
     The names of all fields of a type.
 
-    :param classes: of each model and dataclass.
-    :param by_name: whether an answer under the class's own names can be told from one under the others.
-    :param computed: what the type as a whole computes from its fields.
-    :param simple: whether a dump has these names already, and nothing in it is masked.
+    :param classes: the fields of each model and dataclass.
+    :param by_name: whether Python names can be accepted too because none of them is the alias of another field.
+    :param computed: the computed fields of the outermost class.
+    :param simple: whether a dump already has the names of the schema, and masks nothing.
     """
 
     classes: Mapping[type, tuple[FieldNames, ...]]
@@ -70,12 +69,12 @@ class Names:
     simple: bool = False
 
     @classmethod
-    def of(cls, adapter: TypeAdapter[Any]) -> Names:
+    def of(cls, adapter: TypeAdapter[Any]) -> TypeNames:
         """
-        Read the names of a type.
+        Read the names from a type's core schema.
 
-        :raises SegmindConfigError: a TypedDict calls a field one thing when it is read and another when it is dumped,
-            and its values do not say what they are.
+        :raises SegmindConfigError: a TypedDict validates and dumps a field under different names; its values are plain
+            dicts, in which the field cannot be recognized.
         """
         classes: dict[type, tuple[FieldNames, ...]] = {}
         by_name = True
@@ -85,42 +84,42 @@ class Names:
             by_name = by_name and not any((one.accepted - {one.own}) & owned for one in names)
             if owner is not None:
                 classes[owner] = names
-            elif odd := next((one for one in names if one.left_out or one.answered != one.dumped), None):
+            elif odd := next((one for one in names if one.omitted or one.schema != one.dumped), None):
                 raise SegmindConfigError(
-                    f"output_type has a TypedDict whose field {odd.own!r} is left out of a dump, or dumped under "
-                    "another name than it is validated by: give it one alias, or make it a model or a dataclass."
+                    f"output_type has a TypedDict whose field {odd.own!r} is excluded from a dump, or has another name "
+                    "in a dump than in validation: give it one alias, or make the TypedDict a model or a dataclass."
                 )
         simple = not _has_own_dump(adapter.core_schema) and all(
-            one.answered == one.dumped and one.kept and not one.left_out for names in classes.values() for one in names
+            one.schema == one.dumped and one.stored and not one.omitted for names in classes.values() for one in names
         )
         return cls(classes, by_name, frozenset(_computed(adapter.core_schema)), simple)
 
     def of_value(self, value: Any) -> tuple[FieldNames, ...] | None:
-        """Return the names of a value's fields, None when it is no model and no dataclass of the type."""
+        """Return the names of an instance's fields, None when it is not a model or dataclass of the type."""
         found = self.classes.get(type(value))
         return found or next((self.classes[kind] for kind in type(value).__mro__ if kind in self.classes), None)
 
 
-def plain_data(adapter: TypeAdapter[Any], names: Names, value: Any, answered: Any) -> Any:
+def plain_data(adapter: TypeAdapter[Any], names: TypeNames, value: Any, source: Any) -> Any:
     """
     Return a validated value as plain JSON data.
 
-    :param answered: what was validated, for fields that the value itself does not keep.
+    :param source: the data that was validated, for fields that the value itself does not store.
     """
     renaming = _Renaming(names)
     try:
         dumped = adapter.dump_python(value, mode="json", by_alias=True, warnings=False)
     except ValidationError:
-        # The items of an Iterable are validated only now.
+        # pydantic validates the items of an Iterable only when they are dumped.
         raise
     except _GIVES_UP:
-        # What a serializer of the type refuses was paid for.
+        # The type's own serializer fails, but the data was paid for.
         dumped = renaming.dumped(value)
     if names.simple:
         fields = names.of_value(value) or ()
-        if not fields or (isinstance(dumped, dict) and all(one.answered in dumped for one in fields)):
+        if not fields or (isinstance(dumped, dict) and all(one.schema in dumped for one in fields)):
             return _finite(dumped)
-    return _completed(renaming, names, value, renaming.renamed(value, dumped), answered)
+    return _completed(renaming, names, value, renaming.renamed(value, dumped), source)
 
 
 def _finite(dumped: Any) -> Any:
@@ -132,8 +131,8 @@ def _finite(dumped: Any) -> Any:
     return None if kind is float and not math.isfinite(dumped) else dumped
 
 
-def _completed(renaming: _Renaming, names: Names, value: Any, data: Any, answered: Any) -> Any:
-    """Add, to an object that is an answer as a whole, the fields that a serializer of its class left out."""
+def _completed(renaming: _Renaming, names: TypeNames, value: Any, data: Any, source: Any) -> Any:
+    """Add the fields that the outermost class's own serializer omitted."""
     while isinstance(value, RootModel):
         value = value.root
     fields = names.of_value(value)
@@ -142,23 +141,23 @@ def _completed(renaming: _Renaming, names: Names, value: Any, data: Any, answere
     complete: dict[str, Any] = {}
     found = data if isinstance(data, dict) else {}
     for one in fields:
-        if one.answered in found:
-            complete[one.answered] = found[one.answered]
+        if one.schema in found:
+            complete[one.schema] = found[one.schema]
         elif (inner := one.of(value)) is not _MISSING:
-            complete[one.answered] = renaming.filled(inner)
-        elif isinstance(answered, Mapping) and one.accepted & answered.keys():
-            complete[one.answered] = next(answered[key] for key in answered if key in one.accepted)
+            complete[one.schema] = renaming.filled(inner)
+        elif isinstance(source, Mapping) and one.accepted & source.keys():
+            complete[one.schema] = next(source[key] for key in source if key in one.accepted)
     return complete | found
 
 
 class _Renaming:
-    """Goes through a value and its dump side by side."""
+    """Walks a value and its dump in parallel."""
 
-    def __init__(self, names: Names) -> None:
+    def __init__(self, names: TypeNames) -> None:
         self._names = names
 
     def renamed(self, value: Any, dumped: Any) -> Any:
-        """Return the dump under the names of the schema."""
+        """Return the dump with the names of the schema."""
         if isinstance(value, (Secret, SecretStr, SecretBytes)):
             secret = value.get_secret_value()
             return self.filled(secret) if dumped in (str(value), _MASK) else dumped
@@ -175,11 +174,11 @@ class _Renaming:
         return None if isinstance(dumped, float) and not math.isfinite(dumped) else dumped
 
     def filled(self, value: Any) -> Any:
-        """Return a value of which there is no dump, under the names of the schema."""
+        """Dump a value with the names of the schema."""
         return self.renamed(value, self.dumped(value))
 
     def dumped(self, value: Any) -> Any:
-        """Dump a value without the type it belongs to."""
+        """Dump a value without using its type adapter."""
         try:
             return to_jsonable_python(value, by_alias=True, fallback=str)
         except _GIVES_UP:
@@ -198,9 +197,9 @@ class _Renaming:
             inner = one.of(value)
             if one.dumped in dumped:
                 other = dumped[one.dumped]
-                found[one.answered] = other if inner is _MISSING else self.renamed(inner, other)
-            elif one.left_out and inner is not _MISSING:
-                found[one.answered] = self.filled(inner)
+                found[one.schema] = other if inner is _MISSING else self.renamed(inner, other)
+            elif one.omitted and inner is not _MISSING:
+                found[one.schema] = self.filled(inner)
         used = {one.dumped for one in fields}
         beside = _beside(value)
         rest = {key: item for key, item in dumped.items() if key not in used}
@@ -211,7 +210,7 @@ class _Renaming:
 
 
 def _beside(value: Any) -> dict[str, Any]:
-    """Return what a model holds beside its fields, as it is dumped: extra keys, and what it computes."""
+    """Return the entries of a model's dump that are not fields: extra keys and computed fields."""
     computed = getattr(type(value), "model_computed_fields", None) or {}
     named = {info.alias or name: getattr(value, name, None) for name, info in computed.items()}
     return {**(getattr(value, "model_extra", None) or {}), **named}
@@ -241,7 +240,7 @@ def _owners(node: Any, owner: type | None) -> Iterator[tuple[type | None, list[t
 
 
 def _has_own_dump(node: Any) -> bool:
-    """Tell whether anything in a core schema is computed, or dumped by a function of its own, as secrets are."""
+    """Return whether a core schema contains computed fields or custom serializers, which secrets have."""
     if isinstance(node, (list, tuple)):
         return any(map(_has_own_dump, node))
     if not isinstance(node, Mapping):
@@ -252,7 +251,7 @@ def _has_own_dump(node: Any) -> bool:
 
 
 def _computed(schema: Any) -> Iterator[str]:
-    """Yield what the outermost class of a core schema computes, as it is dumped."""
+    """Yield the computed fields of the outermost class of a core schema, by their names in a dump."""
     definitions = {one["ref"]: one for one in schema.get("definitions", ())} if schema["type"] == "definitions" else {}
     node = schema
     while isinstance(node, Mapping) and node.get("type") != "model-fields":
@@ -266,13 +265,13 @@ def _computed(schema: Any) -> Iterator[str]:
 def _names(own: str, field: Mapping[str, Any]) -> FieldNames:
     alias = field.get("validation_alias", own)
     paths = [[alias]] if isinstance(alias, str) else alias if alias and isinstance(alias[0], list) else [alias]
-    # As pydantic's JSON Schema chooses: the first that is one key; a path into the answer has no name in a schema.
-    answered = next((path[0] for path in paths if len(path) == 1 and isinstance(path[0], str)), own)
+    # The same choice as pydantic's JSON Schema: the first alias that is a single key; a path has no name in a schema.
+    schema = next((path[0] for path in paths if len(path) == 1 and isinstance(path[0], str)), own)
     return FieldNames(
         own=own,
-        answered=answered,
+        schema=schema,
         dumped=field.get("serialization_alias") or own,
         accepted=frozenset({own, *(path[0] for path in paths if isinstance(path[0], str))}),
-        left_out=bool(field.get("serialization_exclude") or field.get("serialization_exclude_if")),
-        kept=not field.get("init_only"),
+        omitted=bool(field.get("serialization_exclude") or field.get("serialization_exclude_if")),
+        stored=not field.get("init_only"),
     )

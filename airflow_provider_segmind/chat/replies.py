@@ -1,4 +1,4 @@
-"""What a chat model replied, whichever family it belongs to: text, finish reason, tokens, verdict."""
+"""The reply of a chat model of any family: text, finish reason, token usage, outcome."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Literal, TypeAlias
 
-from airflow_provider_segmind.chat.json_values import json_text, read_json
+from airflow_provider_segmind.chat.json_values import json_text, read_json, without_surrogates
 from airflow_provider_segmind.chat.model_families import (
     ApiFormat,
     as_list,
     as_object,
-    as_text,
-    count,
     known_family,
     provider_family,
+    string_or_empty,
+    token_count,
 )
 
-Outcome: TypeAlias = Literal["success", "truncated", "blocked", "empty", "invalid"]
+ReplyOutcome: TypeAlias = Literal["success", "truncated", "blocked", "empty", "invalid"]
 RawKind: TypeAlias = Literal["encoded", "object", "text", "json", "missing"]
 
 
 class FinishReason(StrEnum):
-    """Why the model stopped, in one vocabulary."""
+    """Why the model stopped, in the same words for all families."""
 
     STOP = "stop"
     LENGTH = "length"
@@ -50,13 +50,13 @@ _FINISH_BY_WORD = {word: reason for reason, words in _FINISH.items() for word in
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenUsage:
     """
-    Tokens of one reply, in one shape; None where the provider does not say, which is not zero.
+    Tokens of one reply, the same for all families; None, unlike 0, means that the provider did not report the count.
 
-    :param input_tokens: all that was read, cached ones included.
-    :param output_tokens: all that was written and is billed as output, thinking included.
+    :param input_tokens: all input, cached tokens included.
+    :param output_tokens: all tokens billed as output, thinking included.
     :param cached_tokens: the part of the input that came from a cache.
-    :param thinking_tokens: the part of the output that was thought.
-    :param total_tokens: as the provider counts, else the sum of both when both are known.
+    :param thinking_tokens: the part of the output spent on thinking.
+    :param total_tokens: as the provider reports it, else the sum of input and output when both are known.
     """
 
     input_tokens: int | None = None
@@ -73,17 +73,17 @@ class TokenUsage:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatReply:
     """
-    What a chat model answered.
+    The reply of a chat model.
 
-    :param text: the answer, thoughts left out; empty when there is none.
-    :param finish_reason: why it stopped.
+    :param text: the reply without thoughts; empty when there is none.
+    :param finish_reason: why the model stopped.
     :param native_finish_reason: the provider's word for it.
-    :param block_reason: why it was blocked, with the harm category where one is named.
+    :param block_reason: why it was blocked, with the harm category if one is named.
     :param grounding: what a web search contributed; its shape is not documented.
-    :param tool_calls: the calls the model asked for, in the provider's form.
-    :param raw_kind: how it was wrapped: provider JSON in a string (``encoded``) or as an object, plain ``text``,
+    :param tool_calls: the calls the model requested, in the provider's format.
+    :param raw_kind: how it was wrapped: provider JSON in a string (``encoded``) or as an ``object``, plain ``text``,
         other data written out as ``json``, or ``missing``.
-    :param api_format: the family whose shape was found, None for a plain text.
+    :param api_format: the format in which it was written, None for plain text.
     """
 
     text: str = ""
@@ -98,18 +98,16 @@ class ChatReply:
 
 
 def finish_reason_of(word: str | None) -> FinishReason:
-    """Translate a provider's word, in any case; None and unknown words are ``UNKNOWN``."""
+    """Translate a provider's word, ignoring case; None and unknown words become ``UNKNOWN``."""
     return _FINISH_BY_WORD.get((word or "").upper(), FinishReason.UNKNOWN)
 
 
-def outcome(reply: ChatReply) -> Outcome:
+def reply_outcome(reply: ChatReply) -> ReplyOutcome:
     """
-    Say what became of a reply: by finish reason first, then by whether there is text.
+    Return the outcome of a reply, decided by its finish reason and then by whether it has text.
 
-    ``truncated`` and ``blocked`` hold whatever text there is; ``invalid`` is a stop that is no answer (a tool call, a
-    malformed response); an unknown reason counts as a plain stop.
-
-    :param reply: the reply as read.
+    A ``truncated`` or ``blocked`` reply may have text; ``invalid`` means the model stopped without an answer (a tool
+    call, a malformed response); an unknown finish reason counts as a normal stop.
     """
     if reply.finish_reason is FinishReason.BLOCKED:
         return "blocked"
@@ -120,23 +118,23 @@ def outcome(reply: ChatReply) -> Outcome:
     return "success" if reply.text.strip() else "empty"
 
 
-_BESIDE_OUTPUT = frozenset({"output", "error", "grounding", "reasoning", "partial"})
+_OUTPUT_SIBLINGS = frozenset({"output", "error", "grounding", "reasoning", "partial"})
 
 
-def read_reply(answer: Any, *, model: str | None = None, api_format: ApiFormat | str | None = None) -> ChatReply:
+def read_reply(response: Any, *, model: str | None = None, api_format: ApiFormat | str | None = None) -> ChatReply:
     """
-    Read a reply out of a v2 result body, a v1 body, or a bare ``output``. Never raises.
+    Read the reply in a v2 result body, a v1 body, or a bare ``output``. Never raises.
 
-    :param answer: what Segmind gave.
-    :param model: the model that ran; its family settles bodies such as ``{"candidates": []}``, which fit by name only.
-    :param api_format: the family, when it is known better.
+    :param response: the decoded JSON, or the string, that Segmind returned.
+    :param model: the model that ran; its family decides ambiguous bodies such as ``{"candidates": []}``.
+    :param api_format: the family; overrides the name.
     """
     hint = _hint(model, api_format)
-    body = as_object(answer)
+    body = as_object(response)
     if provider_family(body, hint) is None and _is_result_body(body):
         reply = _read_output(body.get("output"), hint)
         return replace(reply, grounding=reply.grounding if body.get("grounding") is None else body["grounding"])
-    return _read_output(answer, hint)
+    return _read_output(response, hint)
 
 
 def _hint(model: str | None, api_format: ApiFormat | str | None) -> ApiFormat | None:
@@ -146,9 +144,10 @@ def _hint(model: str | None, api_format: ApiFormat | str | None) -> ApiFormat | 
 
 
 def _is_result_body(body: Mapping[str, Any]) -> bool:
-    # A model's own JSON may well have a key "output" or "status"; a result body has both, or Segmind's words in them.
+    # A model's own JSON may also have a key "output" or "status". A result body has further keys of Segmind's beside
+    # "output", or one of Segmind's statuses.
     if "output" in body:
-        return not {"status", "metrics", "request_id"}.isdisjoint(body) or set(body) <= _BESIDE_OUTPUT
+        return not {"status", "metrics", "request_id"}.isdisjoint(body) or set(body) <= _OUTPUT_SIBLINGS
     return body.get("status") in ("COMPLETED", "FAILED", "QUEUED", "PROCESSING")
 
 
@@ -161,7 +160,7 @@ def _read_output(output: Any, hint: ApiFormat | None) -> ChatReply:
         decoded = _decoded(output)
         family = provider_family(decoded, hint)
         if family is None:
-            return ChatReply(text=_whole_characters(output), raw_kind="text")
+            return ChatReply(text=without_surrogates(output), raw_kind="text")
         return replace(_READERS[family](decoded), raw_kind="encoded")
     native = as_object(output)
     family = provider_family(native, hint)
@@ -179,44 +178,37 @@ def _decoded(text: str) -> Mapping[str, Any]:
         return {}
 
 
-def _whole_characters(text: str) -> str:
-    # Half an emoji (a lone surrogate, legal in JSON) cannot be stored as UTF-8; losing it beats losing a paid reply.
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
-
-
 def _read_gemini(body: Mapping[str, Any]) -> ChatReply:
     candidates = as_list(body.get("candidates"))
     candidate = as_object(candidates[0]) if candidates else {}
     content = candidate.get("content")
     raw_parts = content if isinstance(content, list) else as_object(content).get("parts")
     parts = [as_object(part) for part in (raw_parts if isinstance(raw_parts, list) else [raw_parts])]
-    text = "".join(as_text(part.get("text")) for part in parts if part.get("thought") is not True)
+    text = "".join(string_or_empty(part.get("text")) for part in parts if part.get("thought") is not True)
     calls = tuple(as_object(part["functionCall"]) for part in parts if part.get("functionCall"))
-    word = as_text(candidate.get("finishReason") or candidate.get("finish_reason")) or None
+    word = string_or_empty(candidate.get("finishReason") or candidate.get("finish_reason")) or None
     reason = finish_reason_of(word)
     feedback = as_object(body.get("promptFeedback") or body.get("prompt_feedback"))
-    blocked = as_text(feedback.get("blockReason") or feedback.get("block_reason"))
+    blocked = string_or_empty(feedback.get("blockReason") or feedback.get("block_reason"))
     if blocked and not candidates:
         word, reason = blocked, FinishReason.BLOCKED
     elif calls and reason is FinishReason.STOP:
         reason = FinishReason.TOOL_CALL
     ratings = as_list(feedback.get("safetyRatings")) + as_list(candidate.get("safetyRatings"))
     usage = as_object(body.get("usageMetadata") or body.get("usage_metadata"))
-    thinking = count(usage.get("thoughtsTokenCount"))
+    thinking = token_count(usage.get("thoughtsTokenCount"))
     return ChatReply(
-        text=_whole_characters(text),
+        text=without_surrogates(text),
         finish_reason=reason,
         native_finish_reason=word,
         usage=_usage(
-            input_tokens=_sum(count(usage.get("promptTokenCount")), count(usage.get("toolUsePromptTokenCount"))),
-            output_tokens=_sum(count(usage.get("candidatesTokenCount")), thinking),
-            cached_tokens=count(usage.get("cachedContentTokenCount")),
+            input_tokens=_sum(
+                token_count(usage.get("promptTokenCount")), token_count(usage.get("toolUsePromptTokenCount"))
+            ),
+            output_tokens=_sum(token_count(usage.get("candidatesTokenCount")), thinking),
+            cached_tokens=token_count(usage.get("cachedContentTokenCount")),
             thinking_tokens=thinking,
-            total_tokens=count(usage.get("totalTokenCount")),
+            total_tokens=token_count(usage.get("totalTokenCount")),
         ),
         grounding=candidate.get("groundingMetadata") or body.get("grounding"),
         block_reason=_block_reason(word, ratings) if reason is FinishReason.BLOCKED else None,
@@ -229,24 +221,24 @@ def _read_openai(body: Mapping[str, Any]) -> ChatReply:
     choices = as_list(body.get("choices"))
     choice = as_object(choices[0]) if choices else {}
     message = as_object(choice.get("message"))
-    word = as_text(choice.get("finish_reason")) or None
+    word = string_or_empty(choice.get("finish_reason")) or None
     reason = finish_reason_of(word)
     content = message.get("content")
-    text = _joined_blocks(content) if isinstance(content, list) else as_text(content)
-    refusal = as_text(message.get("refusal"))
+    text = _joined_blocks(content) if isinstance(content, list) else string_or_empty(content)
+    refusal = string_or_empty(message.get("refusal"))
     if refusal and not text:
         word, reason = "refusal", FinishReason.BLOCKED
     usage = as_object(body.get("usage"))
     return ChatReply(
-        text=_whole_characters(text or refusal),
+        text=without_surrogates(text or refusal),
         finish_reason=reason,
         native_finish_reason=word,
         usage=_usage(
-            input_tokens=count(usage.get("prompt_tokens")),
-            output_tokens=count(usage.get("completion_tokens")),
-            cached_tokens=count(as_object(usage.get("prompt_tokens_details")).get("cached_tokens")),
-            thinking_tokens=count(as_object(usage.get("completion_tokens_details")).get("reasoning_tokens")),
-            total_tokens=count(usage.get("total_tokens")),
+            input_tokens=token_count(usage.get("prompt_tokens")),
+            output_tokens=token_count(usage.get("completion_tokens")),
+            cached_tokens=token_count(as_object(usage.get("prompt_tokens_details")).get("cached_tokens")),
+            thinking_tokens=token_count(as_object(usage.get("completion_tokens_details")).get("reasoning_tokens")),
+            total_tokens=token_count(usage.get("total_tokens")),
         ),
         grounding=body.get("grounding"),
         block_reason=word if reason is FinishReason.BLOCKED else None,
@@ -257,19 +249,19 @@ def _read_openai(body: Mapping[str, Any]) -> ChatReply:
 
 def _read_anthropic(body: Mapping[str, Any]) -> ChatReply:
     blocks = [as_object(block) for block in as_list(body.get("content"))]
-    word = as_text(body.get("stop_reason")) or None
+    word = string_or_empty(body.get("stop_reason")) or None
     reason = finish_reason_of(word)
     usage = as_object(body.get("usage"))
-    cached = count(usage.get("cache_read_input_tokens"))
+    cached = token_count(usage.get("cache_read_input_tokens"))
     return ChatReply(
-        text=_whole_characters(_joined_blocks(blocks)),
+        text=without_surrogates(_joined_blocks(blocks)),
         finish_reason=reason,
         native_finish_reason=word,
         usage=_usage(
             input_tokens=_sum(
-                count(usage.get("input_tokens")), cached, count(usage.get("cache_creation_input_tokens"))
+                token_count(usage.get("input_tokens")), cached, token_count(usage.get("cache_creation_input_tokens"))
             ),
-            output_tokens=count(usage.get("output_tokens")),
+            output_tokens=token_count(usage.get("output_tokens")),
             cached_tokens=cached,
             thinking_tokens=None,
             total_tokens=None,
@@ -290,12 +282,12 @@ _READERS = {
 
 def _joined_blocks(blocks: list[Any]) -> str:
     kept = (as_object(block) for block in blocks)
-    return "".join(as_text(block.get("text")) for block in kept if block.get("type") in ("text", "output_text"))
+    return "".join(string_or_empty(block.get("text")) for block in kept if block.get("type") in ("text", "output_text"))
 
 
 def _block_reason(word: str | None, ratings: list[Any]) -> str:
     blocked = [rating for rating in map(as_object, ratings) if rating.get("blocked") is True]
-    categories = [category for rating in blocked if (category := as_text(rating.get("category")))]
+    categories = [category for rating in blocked if (category := string_or_empty(rating.get("category")))]
     return f"{word}: {', '.join(categories)}" if categories else str(word)
 
 

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from airflow_provider_segmind.chat.output_type import ParsedReply
-from airflow_provider_segmind.chat.replies import ChatReply, FinishReason, TokenUsage, outcome
+from airflow_provider_segmind.chat.replies import ChatReply, FinishReason, TokenUsage, reply_outcome
 from airflow_provider_segmind.exceptions import SegmindReplyError, SegmindStateError, shorten
 
 DEFAULT_OUTPUT_CAP = 8_192
@@ -80,7 +80,7 @@ def decide(
     :param truncation_retries_left: requests with a larger cap still allowed; one at first.
     :param output_cap: the cap of the request, in tokens, see :func:`output_cap_of`.
     """
-    found = outcome(reply)
+    found = reply_outcome(reply)
     unsaid = reply.finish_reason is FinishReason.UNKNOWN and parsed is not None and parsed.cut_short
     if found == "truncated" or (found == "success" and unsaid):
         cap = larger_cap(output_cap or reply.usage.output_tokens)

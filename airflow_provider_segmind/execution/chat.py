@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow_provider_segmind.arguments import ChatPrompt, _check_files, is_path, path_text
-from airflow_provider_segmind.chat.attachments import MAX_INLINE_BYTES, FilePart, load_file
+from airflow_provider_segmind.chat.attachments import MAX_INLINE_BYTES, Attachment, load_attachment
 from airflow_provider_segmind.chat.json_values import clean_text, for_xcom, json_text
 from airflow_provider_segmind.chat.messages import build_chat_inputs
 from airflow_provider_segmind.chat.model_families import family_of
@@ -95,7 +95,7 @@ class ChatRequest:
     """
 
     inputs: Mapping[str, Any]
-    uploads: Mapping[str, FilePart]
+    uploads: Mapping[str, Attachment]
 
     def upload(self, inputs: Mapping[str, Any], send: Callable[[Sequence[str]], list[str]]) -> Mapping[str, Any]:
         """Upload the files, which is free, and return ``inputs`` with their addresses."""
@@ -116,13 +116,13 @@ def build_request(settings: ChatSettings, prompt: ChatPrompt) -> ChatRequest:
     family = family_of(model, settings.api_format)
     files = _decoded("files", prompt.files) or []
     _check_files(files)
-    uploads: dict[str, FilePart] = {}
+    uploads: dict[str, Attachment] = {}
     inputs = build_chat_inputs(
         model=model,
         prompt=prompt.prompt,
         system=prompt.system,
         messages=_decoded("messages", prompt.messages),
-        files=[_load(settings, file, f"files[{index}]", uploads) for index, file in enumerate(files)],
+        attachments=[_load(settings, file, f"files[{index}]", uploads) for index, file in enumerate(files)],
         options=_decoded("options", settings.options),
         api_format=settings.api_format,
         response_format=settings.output_type.response_format(family) if settings.output_type else None,
@@ -145,18 +145,18 @@ def _decoded(name: str, value: Any) -> Any:
         ) from error
 
 
-def _load(settings: ChatSettings, file: Any, name: str, uploads: dict[str, FilePart]) -> FilePart:
+def _load(settings: ChatSettings, file: Any, name: str, uploads: dict[str, Attachment]) -> Attachment:
     limit = MAX_INLINE_BYTES if settings.max_inline_bytes is None else settings.max_inline_bytes
 
     def read(address: str) -> bytes:
         return _read(settings.dag_folder, address, name, limit if settings.large_files == "fail" else None)
 
-    def upload(part: FilePart) -> str:
+    def upload(part: Attachment) -> str:
         placeholder = UPLOAD_SCHEME + hashlib.sha256(part.data or b"").hexdigest()
         uploads[placeholder] = part
         return placeholder
 
-    return load_file(
+    return load_attachment(
         path_text(file) if is_path(file) else file,
         read=read,
         max_inline_bytes=limit,

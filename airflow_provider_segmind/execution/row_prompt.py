@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_segmind.arguments import answer_columns, fields_of
 from airflow_provider_segmind.chat import reply_policy as repairs
-from airflow_provider_segmind.chat.attachments import MAX_INLINE_BYTES, FilePart, file_block, load_file
+from airflow_provider_segmind.chat.attachments import MAX_INLINE_BYTES, Attachment, attachment_block, load_attachment
 from airflow_provider_segmind.chat.cost_estimate import CostBound, cost_bound
-from airflow_provider_segmind.chat.json_values import cleaned
+from airflow_provider_segmind.chat.json_values import clean_value
 from airflow_provider_segmind.chat.messages import build_chat_inputs
 from airflow_provider_segmind.chat.model_families import ApiFormat, family_of
 from airflow_provider_segmind.chat.replies import read_reply
@@ -47,9 +47,9 @@ class RowAttachments:
         self._templates = tuple(templates)
         self._family = family
         self._limit = limit
-        self._fixed: dict[str, FilePart] = {}
+        self._fixed: dict[str, Attachment] = {}
 
-    def load(self, row: Row) -> list[FilePart]:
+    def load(self, row: Row) -> list[Attachment]:
         """
         Load the attachments of a row; http(s) addresses are left to the model's provider. Blocks.
 
@@ -59,7 +59,7 @@ class RowAttachments:
         """
         return [self._load(row, f"files[{index}]", template) for index, template in enumerate(self._templates)]
 
-    def _load(self, row: Row, name: str, template: str) -> FilePart:
+    def _load(self, row: Row, name: str, template: str) -> Attachment:
         if template not in self._fixed:
             part = self._loaded(row, name, template)
             if _PLACEHOLDER.search(template):
@@ -67,19 +67,19 @@ class RowAttachments:
             self._fixed[template] = part
         return self._fixed[template]
 
-    def _loaded(self, row: Row, name: str, template: str) -> FilePart:
+    def _loaded(self, row: Row, name: str, template: str) -> Attachment:
         whole = _PLACEHOLDER.fullmatch(template)
         value = row.values.get(whole[1]) if whole else None
         source = bytes(value) if isinstance(value, bytes | bytearray | memoryview) else row.fill(template)
         try:
-            part = load_file(
+            part = load_attachment(
                 source,
                 read=lambda address: self._read(address, name, template),
                 max_inline_bytes=self._limit,
                 field_name=name,
             )
             # One byte instead of the content: encoding the file is not needed to check that its type is accepted.
-            file_block(part if part.data is None else replace(part, data=b"."), self._family)
+            attachment_block(part if part.data is None else replace(part, data=b"."), self._family)
         except SegmindConfigError as error:
             raise SegmindRowError(f"{error} Nothing was sent for this row.") from error
         return part
@@ -223,7 +223,7 @@ class RowPrompt:
             model=settings.model,
             prompt=row.fill(str(settings.prompt)),
             system=None if settings.system is None else row.fill(settings.system),
-            files=self._attachments.load(row) if self._attachments else (),
+            attachments=self._attachments.load(row) if self._attachments else (),
             options=settings.options,
             api_format=settings.api_format,
             response_format=self._format,
@@ -261,7 +261,7 @@ class RowPrompt:
             output_cap=cap,
         )
         if isinstance(decision, repairs.Accept):
-            clean = cleaned(decision.result)
+            clean = clean_value(decision.result)
             self._warn_of_characters(clean.replaced or (parsed.replaced if parsed else 0))
             return Accept(self._columns_of(clean.value), tokens)
         if isinstance(decision, repairs.AskAgainLarger):

@@ -257,13 +257,13 @@ class SegmindHook(BaseHook):
         Say what a request may cost before it is paid. Free: nothing is submitted.
 
         :param inputs: the JSON body, as the model's page describes it.
-        :returns: ``model``, ``input_tokens``, ``uncounted_files``, ``low`` and ``high`` (USD), ``price``, ``balance``
-            (USD), ``covered``, ``summary`` and ``warning``; what nobody knows is None.
+        :returns: ``model``, ``input_tokens``, ``uncounted_attachments``, ``low`` and ``high`` (USD), ``price``,
+            ``balance`` (USD), ``covered``, ``summary`` and ``warning``; None for what is unknown.
         """
-        from airflow_provider_segmind.chat.cost_estimate import foresee
+        from airflow_provider_segmind.chat.cost_estimate import estimate_request
 
         prices = self.get_prices()
-        return foresee(self.model_or_default(model), inputs, prices=prices, balance=self.get_balance())
+        return estimate_request(self.model_or_default(model), inputs, prices=prices, balance=self.get_balance())
 
     def get_request_record(self, request_id: str) -> RequestRecord:
         """Return what the request history holds of one own request of any age. Free; rows appear late."""

@@ -24,7 +24,7 @@ from airflow_provider_segmind.operators.request import SegmindRunOperator
 from airflow_provider_segmind.rendering import named_files, read_text_file, unmasked
 
 if TYPE_CHECKING:
-    from airflow_provider_segmind.chat.attachments import FilePart
+    from airflow_provider_segmind.chat.attachments import Attachment
     from airflow_provider_segmind.compat import Context
     from airflow_provider_segmind.execution.chat import ChatExecution, ChatRequest, ChatSettings
 
@@ -86,7 +86,7 @@ class SegmindChatOperator(SegmindRunOperator):
         prompt: str | None = None,
         system: str | None = None,
         messages: Sequence[Mapping[str, Any]] | Mapping[str, Any] | None = None,
-        files: Sequence[str | os.PathLike[str] | bytes | FilePart] | None = None,
+        files: Sequence[str | os.PathLike[str] | bytes | Attachment] | None = None,
         options: Mapping[str, Any] | None = None,
         api_format: str | None = None,
         output_type: Any = None,

@@ -1,4 +1,4 @@
-"""What a request may cost: a range, or nothing where nobody knows; never zero for unknown."""
+"""The estimated cost of a request: a range, or nothing if the price is unknown; never zero for unknown."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_segmind.chat.attachments import FilePart
+from airflow_provider_segmind.chat.attachments import Attachment
 from airflow_provider_segmind.chat.cost_estimate import (
     IMAGE_TOKENS,
     PRICES,
@@ -19,7 +19,7 @@ from airflow_provider_segmind.chat.cost_estimate import (
     cost_bound,
     estimate_cost,
     estimate_input_tokens,
-    foresee,
+    estimate_request,
     read_prices,
 )
 from airflow_provider_segmind.chat.messages import build_chat_inputs
@@ -28,14 +28,14 @@ from airflow_provider_segmind.exceptions import SegmindConfigError
 GEMINI, GPT, CLAUDE = "gemini-3.1-flash-lite", "gpt-5.4-mini", "claude-4.5-sonnet"
 
 
-def test_the_range_goes_from_no_output_to_all_that_is_allowed():
+def test_the_range_is_from_no_output_to_all_output_allowed():
     found = estimate_cost(GEMINI, input_tokens=1_000_000, output_cap=1000)
 
     assert found is not None
     assert (found.low, found.high) == (pytest.approx(0.25), pytest.approx(0.2515))
 
 
-def test_without_a_cap_the_limit_of_the_model_counts():
+def test_without_a_cap_the_limit_of_the_model_applies():
     found = estimate_cost(GEMINI, input_tokens=0)
 
     assert found is not None
@@ -49,11 +49,11 @@ def test_without_any_limit_there_is_no_upper_end():
     assert (found.low, found.high) == (pytest.approx(4e-6), None)
 
 
-def test_an_unknown_model_costs_nobody_knows_what():
+def test_a_model_with_an_unknown_price_has_no_estimate():
     assert estimate_cost("no-such-model", input_tokens=5) is None
 
 
-def test_own_prices_win():
+def test_own_prices_override_the_table():
     found = estimate_cost(
         GEMINI, input_tokens=1_000_000, output_cap=0, prices=read_prices({GEMINI: {"input": 2, "output": 3}})
     )
@@ -62,35 +62,38 @@ def test_own_prices_win():
     assert found.low == pytest.approx(2)
 
 
-def test_every_price_carries_its_date_and_source():
+def test_every_price_has_a_date_and_a_source():
     assert all(price.as_of and price.source for price in PRICES.values())
     assert PRICES[GEMINI].cached_input == 0.025
     assert PRICES[GEMINI].average_request == 0.00105109
 
 
 @pytest.mark.parametrize("model", [GEMINI, GPT, CLAUDE])
-def test_pictures_count_as_pictures_and_not_as_their_base64(model):
-    big = FilePart(media_type="image/png", data=b"0" * 1_000_000)
-    linked = FilePart.from_url("https://files.test/a.png")
+def test_images_count_as_images_and_not_as_their_base64(model):
+    big = Attachment(media_type="image/png", data=b"0" * 1_000_000)
+    linked = Attachment.from_url("https://files.test/a.png")
 
-    found = estimate_input_tokens(build_chat_inputs(model=model, prompt="x" * 400, files=[big, linked]))
+    found = estimate_input_tokens(build_chat_inputs(model=model, prompt="x" * 400, attachments=[big, linked]))
 
     assert found == InputTokens(tokens=100 + 2 * IMAGE_TOKENS)
 
 
 @pytest.mark.parametrize("model", [GEMINI, GPT, CLAUDE])
-def test_documents_are_named_and_not_guessed(model):
-    part = FilePart(media_type="application/pdf", data=base64.b64decode("JVBERi0="))
+def test_documents_are_reported_as_uncounted(model):
+    part = Attachment(media_type="application/pdf", data=base64.b64decode("JVBERi0="))
 
-    found = estimate_input_tokens(build_chat_inputs(model=model, prompt="x" * 400, files=[part]))
+    found = estimate_input_tokens(build_chat_inputs(model=model, prompt="x" * 400, attachments=[part]))
 
-    assert found == InputTokens(tokens=100, uncounted_files=1)
+    assert found == InputTokens(tokens=100, uncounted_attachments=1)
 
 
-def test_a_document_by_address_is_uncounted_too():
-    part = FilePart.from_url("https://files.test/a.pdf")
+def test_a_document_by_url_is_uncounted_too():
+    part = Attachment.from_url("https://files.test/a.pdf")
 
-    assert estimate_input_tokens(build_chat_inputs(model=CLAUDE, prompt="Hi", files=[part])).uncounted_files == 1
+    assert (
+        estimate_input_tokens(build_chat_inputs(model=CLAUDE, prompt="Hi", attachments=[part])).uncounted_attachments
+        == 1
+    )
 
 
 def test_text_is_counted_by_its_bytes_and_the_schema_counts():
@@ -116,13 +119,15 @@ def test_text_is_counted_by_its_bytes_and_the_schema_counts():
         ({"a": {"input": 1, "output": 2, "outptu": 2}}, r"prices\.a\.outptu is unknown"),
     ],
 )
-def test_prices_that_cannot_work_are_errors_that_name_the_entry(given, message):
+def test_invalid_prices_are_errors_that_name_the_entry(given, message):
     with pytest.raises(SegmindConfigError, match=message):
         read_prices(given)
 
 
-def test_what_is_foreseen_is_plain_data_with_a_range_and_the_balance():
-    seen = foresee("gemini-3.1-flash-lite", {"prompt": "x" * 400, "max_tokens": 1000}, prices=None, balance=5.0)
+def test_the_estimate_of_a_request_is_plain_data_with_a_range_and_the_balance():
+    seen = estimate_request(
+        "gemini-3.1-flash-lite", {"prompt": "x" * 400, "max_tokens": 1000}, prices=None, balance=5.0
+    )
 
     assert (seen["input_tokens"], seen["covered"], seen["warning"]) == (100, True, None)
     assert seen["low"] == pytest.approx(100 * 0.25e-6)
@@ -131,23 +136,23 @@ def test_what_is_foreseen_is_plain_data_with_a_range_and_the_balance():
     assert json.loads(json.dumps(seen)) == seen
 
 
-def test_a_balance_that_does_not_cover_the_range_is_warned_of():
-    seen = foresee("gemini-3.1-flash-lite", {"prompt": "x"}, prices=None, balance=0.01)
+def test_a_balance_that_does_not_cover_the_range_gives_a_warning():
+    seen = estimate_request("gemini-3.1-flash-lite", {"prompt": "x"}, prices=None, balance=0.01)
 
     assert seen["covered"] is False
     assert "balance of 0.010000 USD does not cover" in seen["warning"]
 
 
-def test_an_unknown_price_is_said_and_is_not_zero():
-    seen = foresee("my-model", {"prompt": "x"}, prices=None, balance=0.0)
+def test_an_unknown_price_gives_a_warning_and_is_not_zero():
+    seen = estimate_request("my-model", {"prompt": "x"}, prices=None, balance=0.0)
 
     assert (seen["low"], seen["high"], seen["covered"]) == (None, None, None)
-    assert "Nobody told the price of 'my-model'" in seen["warning"]
+    assert "The price of 'my-model' is unknown" in seen["warning"]
 
 
-def test_prices_may_stand_in_the_extra_as_a_text():
+def test_prices_in_the_extra_may_be_a_string_of_json():
     assert read_prices('{"m": {"input": 1, "output": 2}}')["m"].output == 2.0
-    with pytest.raises(SegmindConfigError, match="prices is a text that is no JSON"):
+    with pytest.raises(SegmindConfigError, match="prices is a string that is not JSON"):
         read_prices("{")
 
 
@@ -185,11 +190,11 @@ PICTURE = {"messages": [{"role": "user", "content": [{"type": "image_url", "imag
     ],
     ids=str,
 )  # fmt: skip
-def test_a_bound_is_not_certain_where_something_else_may_be_billed(model: str, inputs: dict[str, Any]) -> None:
+def test_a_bound_is_not_certain_if_something_else_may_be_billed(model: str, inputs: dict[str, Any]) -> None:
     assert not cost_bound(model, inputs, prices=PRICED).certain
 
 
-def test_a_bound_counts_pictures_of_gemini_and_no_more_output_than_the_model_can_write() -> None:
+def test_a_bound_counts_images_of_gemini_and_is_limited_by_the_output_cap_of_the_model() -> None:
     inline = {"inlineData": {"mimeType": "image/png", "data": "A" * 100_000}}
     inputs = {"messages": {"contents": [{"role": "user", "parts": [inline]}]}, "max_tokens": 10_000}
     bound = cost_bound("gemini-x", inputs, prices=PRICED)

@@ -1,4 +1,4 @@
-"""A type becomes the response_format of each family: no references, within its subset, never impossible to meet."""
+"""A type becomes the response_format of each family: no references, only supported keywords, always satisfiable."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def objects(schema: Any) -> list[dict[str, Any]]:
     return found + [one for value in inner for one in objects(value)]
 
 
-def test_the_response_format_has_the_form_segmind_documents():
+def test_the_response_format_is_as_segmind_documents_it():
     assert OutputType.from_(Address).response_format("openai") == {
         "type": "json_schema",
         "json_schema": {
@@ -121,7 +121,7 @@ def test_openai_gets_closed_objects_with_every_property_required():
     assert all(one["required"] == list(one["properties"]) for one in found)
 
 
-def test_an_optional_property_stays_optional_where_the_family_can_say_so():
+def test_an_optional_property_stays_optional_if_the_family_supports_it():
     for family in (GEMINI, ANTHROPIC):
         assert sent(Person, family)["schema"]["required"] == ["name", "age", "mood", "home"]
     assert sent(Person, OPENAI)["schema"]["properties"]["size"] == {
@@ -141,12 +141,12 @@ def test_gemini_gets_no_closed_objects():
         (ANTHROPIC, {"type": "integer", "description": "(minimum: 0, exclusiveMaximum: 150)"}),
     ],
 )
-def test_limits_a_family_cannot_take_are_told_in_words(family, expected):
+def test_limits_that_a_family_does_not_support_go_into_the_description(family, expected):
     assert sent(Person, family)["schema"]["properties"]["age"] == expected
 
 
 @pytest.mark.parametrize("family", list(ApiFormat))
-def test_a_recursive_model_is_written_out_to_a_depth_and_can_be_met(family):
+def test_a_recursive_model_is_written_out_to_a_depth_and_stays_satisfiable(family):
     schema = sent(Node, family)["schema"]
     value: dict[str, Any] = {"label": "a", "children": [{"label": "b", "children": [{"label": "c", "children": []}]}]}
     if family is OPENAI:
@@ -162,16 +162,16 @@ def test_a_recursive_model_is_written_out_to_a_depth_and_can_be_met(family):
     assert level == {"type": "null"}
 
 
-def test_a_model_that_never_ends_is_an_error():
-    with pytest.raises(SegmindConfigError, match="output_type asks for data without end"):
+def test_a_model_that_requires_infinite_data_is_an_error():
+    with pytest.raises(SegmindConfigError, match="output_type requires infinite data"):
         OutputType.from_(Endless)
 
 
-def test_definitions_that_multiply_are_an_error_and_not_a_hang():
+def test_exponentially_growing_definitions_are_an_error_and_not_a_hang():
     wide = {f"p{i}": {"$ref": "#/$defs/A"} for i in range(40)}
     schema = {"$ref": "#/$defs/A", "$defs": {"A": {"type": "object", "properties": wide}}}
 
-    with pytest.raises(SegmindConfigError, match="output_type grows over 5000 parts"):
+    with pytest.raises(SegmindConfigError, match="has more than 5000 sub-schemas"):
         OutputType.from_(schema)
 
 
@@ -185,7 +185,7 @@ def test_definitions_that_multiply_are_an_error_and_not_a_hang():
         ({"type": ["string", "null"]}, "reply", {"anyOf": [{"type": "string"}, {"type": "null"}]}),
     ],
 )
-def test_what_is_no_object_travels_under_value(output_type, name, inner):
+def test_data_that_is_not_an_object_is_sent_under_value(output_type, name, inner):
     assert sent(output_type, ANTHROPIC) == {
         "name": name,
         "strict": True,
@@ -198,7 +198,7 @@ def test_what_is_no_object_travels_under_value(output_type, name, inner):
     }
 
 
-def test_a_union_of_models_travels_under_value():
+def test_a_union_of_models_is_sent_under_value():
     schema = sent(Person | Node, OPENAI)["schema"]
 
     assert list(schema["properties"]) == ["value"]
@@ -206,11 +206,11 @@ def test_a_union_of_models_travels_under_value():
 
 
 @pytest.mark.parametrize("output_type", [dict[str, int], Any, list[dict[str, str]], {"type": "array"}])
-def test_free_keys_and_free_values_are_not_called_strict(output_type):
+def test_free_keys_and_free_values_are_not_strict(output_type):
     assert sent(output_type, OPENAI)["strict"] is False
 
 
-def test_a_tuple_becomes_a_list_of_its_kinds():
+def test_a_tuple_becomes_a_list_of_its_types():
     assert sent(tuple[int, str], OPENAI)["schema"]["properties"]["value"] == {
         "type": "array",
         "items": {"anyOf": [{"type": "integer"}, {"type": "string"}]},
@@ -219,7 +219,7 @@ def test_a_tuple_becomes_a_list_of_its_kinds():
     }
 
 
-def test_a_tuple_of_an_old_draft_is_understood():
+def test_a_tuple_in_the_form_of_old_drafts_is_supported():
     schema = {"$schema": "http://json-schema.org/draft-07/schema#", "type": "array", "items": [{"type": "string"}]}
 
     assert sent(schema, GEMINI)["schema"]["properties"]["value"] == {"type": "array", "items": {"type": "string"}}
@@ -248,7 +248,7 @@ def test_a_list_of_types_with_an_enum_is_split():
     assert written == {"anyOf": [{"type": "string", "enum": ["a"]}, {"type": "null", "enum": [None]}]}
 
 
-def test_a_property_may_be_called_like_a_keyword():
+def test_a_property_may_have_the_name_of_a_keyword():
     class Odd(BaseModel):
         model_config = ConfigDict(extra="allow")
         title: str
@@ -270,28 +270,47 @@ def test_escaped_references_are_followed():
 
 WRONG = {
     "nothing": (None, "output_type is a NoneType"),
-    "a text": ("Person", "output_type is a str"),
-    "a number": (5, "output_type 5 is no type pydantic takes"),
-    "an instance": (Address(street="x"), "is no type pydantic takes"),
-    "a function that is no schema": (type("Plain", (), {}), "is no type pydantic takes"),
+    "a string": ("Person", "output_type is a str"),
+    "a number": (5, "output_type 5 is not a type that pydantic supports"),
+    "an instance": (Address(street="x"), "is not a type that pydantic supports"),
+    "a class that pydantic cannot adapt": (type("Plain", (), {}), "is not a type that pydantic supports"),
     "no schema": ({"name": "string"}, "without any JSON Schema keyword"),
     "an empty mapping": ({}, "without any JSON Schema keyword"),
     "an unknown type": ({"type": "text"}, r"output_type is not a JSON Schema: \$\.type: 'text' is not valid"),
     "properties as a list": ({"type": "object", "properties": ["a"]}, r"not a JSON Schema: \$\.properties"),
-    "a reference out of it": ({"$ref": "https://x.test/a.json"}, "only references into the schema itself"),
-    "a reference to nowhere": ({"type": "array", "items": {"$ref": "#/$defs/A"}}, "leads nowhere"),
-    "a reference to nowhere under not": ({"type": "array", "not": {"$ref": "#/$defs/A"}}, "leads nowhere"),
-    "a pattern that is none": ({"type": "string", "pattern": "("}, "output_type is not a JSON Schema"),
-    "a reference to itself": ({"$ref": "#"}, "without end"),
-    "only endless alternatives": (
+    "an external reference": ({"$ref": "https://x.test/a.json"}, "only references within the schema"),
+    "an unresolved reference": ({"type": "array", "items": {"$ref": "#/$defs/A"}}, "points to nothing"),
+    "an unresolved reference under not": ({"type": "array", "not": {"$ref": "#/$defs/A"}}, "points to nothing"),
+    "an invalid pattern": ({"type": "string", "pattern": "("}, "output_type is not a JSON Schema"),
+    "a reference to itself": ({"$ref": "#"}, r"'#' at \$, which leads back to itself"),
+    "a definition that is itself": (
+        {"properties": {"a": {"$ref": "#/$defs/A"}}, "$defs": {"A": {"$ref": "#/$defs/A"}}},
+        r"'#/\$defs/A' at \$\.properties\.a, which leads back to itself",
+    ),
+    "definitions in a circle": (
+        {"properties": {"a": {"$ref": "#/$defs/A"}}, "$defs": {"A": {"$ref": "#/$defs/B"}, "B": {"$ref": "#/$defs/A"}}},
+        "leads back to itself",
+    ),
+    "a property that is itself": (
+        {"$ref": "#/$defs/A", "$defs": {"A": {"properties": {"a": {"$ref": "#/$defs/A/properties/a"}}}}},
+        r"'#/\$defs/A/properties/a' at .*, which leads back to itself",
+    ),
+    "alternatives that include themselves": (
+        {
+            "properties": {"a": {"$ref": "#/$defs/A"}},
+            "$defs": {"A": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/A"}]}},
+        },
+        "leads back to itself",
+    ),
+    "only infinite alternatives": (
         {"type": "object", "properties": {"a": {"anyOf": [{"$ref": "#"}]}}, "required": ["a"]},
-        "without end",
+        "infinite data",
     ),
 }
 
 
 @pytest.mark.parametrize(("output_type", "message"), WRONG.values(), ids=WRONG.keys())
-def test_what_is_no_output_type_is_an_error_at_dag_parse(output_type, message):
+def test_an_invalid_output_type_is_an_error_at_parse_time(output_type, message):
     with pytest.raises(SegmindConfigError, match=message):
         OutputType.from_(output_type)
 
@@ -300,7 +319,15 @@ class Opaque:
     pass
 
 
-def test_a_field_no_schema_can_describe_is_an_error():
+def test_a_definition_may_contain_itself_and_a_property_may_have_the_name_of_a_keyword():
+    tree = {"type": "object", "properties": {"$ref": {"type": "string"}, "$defs": {"items": {"$ref": "#/$defs/Tree"}}}}
+    output_type = OutputType.from_({"$ref": "#/$defs/Tree", "$defs": {"Tree": tree}})
+
+    assert output_type.parse('{"$ref": "a", "$defs": [{"$ref": "b"}]}').data == {"$ref": "a", "$defs": [{"$ref": "b"}]}
+    assert not output_type.parse('{"$ref": "a", "$defs": [{"$ref": 1}]}').ok
+
+
+def test_a_field_that_no_schema_can_describe_is_an_error():
     class Raw(BaseModel):
         model_config = ConfigDict(arbitrary_types_allowed=True)
         thing: Opaque
@@ -309,7 +336,7 @@ def test_a_field_no_schema_can_describe_is_an_error():
         OutputType.from_(Raw)
 
 
-def test_names_are_made_fit_for_the_wire():
+def test_names_are_made_valid_for_the_api():
     assert OutputType.from_(Address, name="my type: ü!").name == "my_type"
     assert OutputType.from_({"type": "object", "title": "x" * 100}).name == "x" * 64
 
@@ -330,7 +357,7 @@ types = st.recursive(
 
 
 def example(schema: dict[str, Any]) -> Any:
-    """The smallest value a schema written by us allows."""
+    """The smallest value that a sent schema allows."""
     if "anyOf" in schema:
         return example(schema["anyOf"][-1])
     kind = schema["type"]
@@ -340,7 +367,7 @@ def example(schema: dict[str, Any]) -> Any:
 
 
 @given(schema=types, family=st.sampled_from(list(ApiFormat)))
-def test_what_meets_the_wire_form_meets_the_original(schema, family):
+def test_data_that_matches_the_sent_schema_matches_the_original(schema, family):
     output_type = OutputType.from_(schema)
     wire = output_type.response_format(family)["json_schema"]["schema"]
 

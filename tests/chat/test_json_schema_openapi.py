@@ -1,4 +1,4 @@
-"""Words of OpenAPI and of old drafts are taken for what they mean, or refused before anything is paid."""
+"""Keywords of OpenAPI and of old drafts are converted, or refused before anything is paid for."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NULLABLE: list[tuple[dict[str, Any], Any]] = [
 
 @pytest.mark.parametrize("word", ["nullable", "x-nullable"])
 @pytest.mark.parametrize(("node", "value"), NULLABLE)
-def test_a_nullable_value_may_be_null_and_any_other_may_not(word, node, value):
+def test_only_a_nullable_value_may_be_null(word, node, value):
     types = ((of({**node, word: True}), True), (of({**node, word: False}), False), (of(node), False))
     for output_type, may_be_null in types:
         assert output_type.parse(json.dumps({"f": value})).data == {"f": value}
@@ -46,7 +46,7 @@ def test_a_nullable_value_may_be_null_and_any_other_may_not(word, node, value):
             assert "nullable" not in json.dumps(output_type.response_format(family))
 
 
-def test_nullable_is_taken_wherever_a_schema_stands():
+def test_nullable_is_supported_in_every_sub_schema():
     text = {"type": "string", "nullable": True}
     schema = {
         "type": "object",
@@ -69,7 +69,7 @@ def test_a_type_that_is_nullable_as_a_whole_keeps_its_definitions():
     assert output_type.parse('{"value": {"n": 1}}').data == {"n": 1}
 
 
-def test_fields_that_are_called_like_such_words_are_fields():
+def test_fields_may_have_the_names_of_these_keywords():
     names = ["nullable", "example", "discriminator", "xml", "required", "exclusiveMinimum", "items"]
     schema = {"type": "object", "properties": {name: {"type": "boolean"} for name in names}, "required": names}
     answer = dict.fromkeys(names, True)
@@ -95,7 +95,7 @@ def test_fields_that_are_called_like_such_words_are_fields():
         ({"type": "number", "exclusiveMinimum": 3}, 4, 3),
     ],
 )  # fmt: skip
-def test_bounds_of_draft_4_are_those_of_later_drafts(dialect, node, good, bad):
+def test_bounds_of_draft_4_are_converted_to_later_drafts(dialect, node, good, bad):
     output_type = of(node, **({"$schema": dialect} if dialect else {}))
 
     assert output_type.parse(json.dumps({"f": good})).ok
@@ -112,7 +112,7 @@ def test_bounds_of_draft_4_are_those_of_later_drafts(dialect, node, good, bad):
         {"format": "int32"}, {"format": "double"}, {"readOnly": True, "deprecated": True}, {"x-order": 1},
     ],
 )  # fmt: skip
-def test_words_that_only_tell_change_nothing(words):
+def test_annotations_change_nothing(words):
     assert of({"type": "integer", **words}).parse('{"f": 3}').data == {"f": 3}
     assert not of({"type": "integer", **words}).parse('{"f": "x"}').ok
 
@@ -130,7 +130,7 @@ def test_words_that_only_tell_change_nothing(words):
         ({"type": "file"}, "$.properties.f.type"),
     ],
 )
-def test_what_means_nothing_is_refused_at_parse_with_its_place(node, path):
+def test_a_meaningless_keyword_is_refused_at_parse_time_with_its_place(node, path):
     with pytest.raises(SegmindConfigError) as caught:
         of(node)
 

@@ -1,4 +1,4 @@
-"""What no reader can carry is refused or takes another form, and is never an error of Python's own."""
+"""A JSON value that cannot be stored is refused or converted, and never raises an error of Python's own."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from airflow_provider_segmind.chat.json_values import (
     MAX_DEPTH,
     MAX_DIGITS,
     clean_text,
-    cleaned,
-    fault,
+    clean_value,
     for_xcom,
-    is_carried,
+    is_storable,
     json_text,
     read_json,
+    storage_problem,
     was_changed,
 )
 from airflow_provider_segmind.client.models import RequestResult
@@ -50,7 +50,7 @@ def depth_of(value: object) -> int:
 
 
 @given(values)
-def test_whatever_a_model_answers_is_made_fit_for_every_xcom_backend(value):
+def test_any_json_value_is_converted_for_every_xcom_backend(value):
     carried = for_xcom(value).value
 
     text = json.dumps(carried, ensure_ascii=False, allow_nan=False)
@@ -61,7 +61,7 @@ def test_whatever_a_model_answers_is_made_fit_for_every_xcom_backend(value):
 
 @pytest.mark.parametrize("depth", [101, 250, 990, 5000, 300_000])
 @pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a": ', "}"), ('[{"a\\"[": ', "}]")])
-def test_a_field_that_is_nested_too_deeply_stays_a_text_of_json(depth, opening, closing):
+def test_a_field_that_is_nested_too_deeply_stays_a_string_of_json(depth, opening, closing):
     deep = nested(depth, opening, closing, "1")
     body = read_json(f'{{"request_id": "r", "output": {deep}, "metrics": {{"cost": 1.5}}}}')
 
@@ -69,21 +69,21 @@ def test_a_field_that_is_nested_too_deeply_stays_a_text_of_json(depth, opening, 
     assert RequestResult.model_validate({"status": "COMPLETED", **body}).to_json()["output"] == deep
 
 
-def test_depth_that_every_reader_takes_stays_data():
+def test_data_within_the_depth_limit_stays_data():
     body = read_json(f'{{"output": {nested(MAX_DEPTH - 1)}}}')
 
     assert depth_of(body) == MAX_DEPTH
-    assert fault(body) is None
+    assert storage_problem(body) is None
     assert for_xcom(body).value == body
 
 
 @pytest.mark.parametrize("digits", [MAX_DIGITS + 1, 400, 4301, 100_000])
 @pytest.mark.parametrize("sign", ["", "-"])
-def test_an_integer_of_hundreds_of_digits_keeps_them_as_a_text(digits, sign):
+def test_an_integer_of_hundreds_of_digits_becomes_a_string_of_them(digits, sign):
     assert read_json(f'{{"output": {sign}{"7" * digits}}}') == {"output": sign + "7" * digits}
 
 
-def test_numbers_that_are_none_are_read_as_null():
+def test_nan_and_infinity_are_read_as_null():
     assert read_json('[NaN, -Infinity, 1e999, 1.5, 12345678901234567890123]') == [
         None, None, None, 1.5, 12345678901234567890123,
     ]  # fmt: skip
@@ -102,8 +102,8 @@ def test_numbers_that_are_none_are_read_as_null():
         ({"a": "text \x00", "b": None, "c": True}, None),
     ],
 )
-def test_what_cannot_be_carried_is_named_with_its_place(value, found):
-    assert fault(value) == found
+def test_a_value_that_cannot_be_stored_is_reported_with_its_path(value, found):
+    assert storage_problem(value) == found
 
 
 @pytest.mark.parametrize(
@@ -113,19 +113,19 @@ def test_what_cannot_be_carried_is_named_with_its_place(value, found):
 )  # fmt: skip
 def test_characters_that_stores_refuse_become_the_replacement_character(text, clean):
     assert clean_text(text) == clean
-    assert cleaned({text: [text]}).value == {clean: [clean]}
-    assert bool(cleaned(text).replaced) is (text != clean)
+    assert clean_value({text: [text]}).value == {clean: [clean]}
+    assert bool(clean_value(text).replaced) is (text != clean)
 
 
-def test_integers_beyond_64_bits_are_texts_in_an_xcom_and_numbers_elsewhere():
+def test_integers_beyond_64_bits_are_strings_in_an_xcom_and_numbers_elsewhere():
     assert for_xcom([2**64 - 1, 2**64, -(2**63), -(2**63) - 1]).value == [
         2**64 - 1, "18446744073709551616", -(2**63), "-9223372036854775809",
     ]  # fmt: skip
-    assert cleaned(2**64).value == 2**64
+    assert clean_value(2**64).value == 2**64
     assert for_xcom(10**5000).value == "1" + "0" * 5000
 
 
-def test_a_deep_value_becomes_the_text_of_its_json_in_an_xcom():
+def test_a_deep_value_becomes_a_string_of_json_in_an_xcom():
     deep = json.loads(nested(900))
 
     assert for_xcom({"a": deep, "b": [1]}).value == {"a": nested(900), "b": [1]}
@@ -133,14 +133,14 @@ def test_a_deep_value_becomes_the_text_of_its_json_in_an_xcom():
 
 
 @given(values)
-def test_what_is_told_to_be_fine_has_no_fault_and_needs_no_cleaning(value):
-    assert is_carried(value) is (fault(value) is None and cleaned(value).replaced == 0)
+def test_a_storable_value_has_no_problem_and_needs_no_cleaning(value):
+    assert is_storable(value) is (storage_problem(value) is None and clean_value(value).replaced == 0)
 
 
 @pytest.mark.parametrize("depth", [99, 100, 101, 102, 900])
-def test_depth_is_counted_alike_by_both(depth):
+def test_both_checks_count_depth_alike(depth):
     value = json.loads(nested(depth))
-    assert is_carried(value) is (fault(value) is None) is (depth <= MAX_DEPTH)
+    assert is_storable(value) is (storage_problem(value) is None) is (depth <= MAX_DEPTH)
 
 
 @given(values)
@@ -150,7 +150,7 @@ def test_json_is_written_as_python_writes_it(value):
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "[1," * 5000, "[" * 900 + '"'])
-def test_json_that_is_never_closed_is_no_json(text):
+def test_json_with_unclosed_brackets_is_an_error(text):
     with pytest.raises(ValueError, match=r"not JSON|Expecting|delimiter|Unterminated"):
         read_json(text)
 
@@ -171,7 +171,7 @@ def test_json_that_is_never_closed_is_no_json(text):
         *(b'{"output": "caf\xe9"}', b'{"a": "\xf0\x9f', b"<h1>\xfcber</h1>", b"\xff\xfe{"),
     ],
 )
-def test_what_is_no_json_is_the_contract_broken(content):
+def test_a_response_that_is_not_json_is_a_broken_answer(content):
     from airflow_provider_segmind.client.responses import BrokenAnswerError
 
     with pytest.raises(BrokenAnswerError, match="is not JSON") as caught:
@@ -180,7 +180,7 @@ def test_what_is_no_json_is_the_contract_broken(content):
 
 
 @pytest.mark.parametrize("content", [b'{"output": "caf\xe9"}', b"\x89PNG\r\n", b"\xff\xfe{"])
-def test_bytes_that_are_no_text_are_no_json_and_were_not_changed(content):
+def test_undecodable_bytes_are_an_error_and_were_not_changed(content):
     with pytest.raises(ValueError, match="codec"):
         read_json(content)
     assert not was_changed(content)

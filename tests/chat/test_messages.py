@@ -1,4 +1,4 @@
-"""What is sent: the same conversation in the form of each family, byte for byte."""
+"""The body of a request: the same conversation in the format of each family, byte for byte."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_segmind.chat.attachments import FilePart
+from airflow_provider_segmind.chat.attachments import Attachment
 from airflow_provider_segmind.chat.messages import build_chat_inputs
 from airflow_provider_segmind.chat.model_families import ApiFormat, family_of, known_family
 
@@ -21,12 +21,12 @@ QUESTION = "What's in this image?"
 HELPFUL = "You are a helpful assistant."
 
 
-def cat() -> FilePart:
-    return FilePart(media_type="image/jpeg", data=CAT, name="cat.jpg")
+def cat() -> Attachment:
+    return Attachment(media_type="image/jpeg", data=CAT, name="cat.jpg")
 
 
 def test_a_gemini_body_is_exactly_the_sample_of_the_model_page():
-    body = build_chat_inputs(model=GEMINI, prompt=QUESTION, system=HELPFUL, files=[cat()])
+    body = build_chat_inputs(model=GEMINI, prompt=QUESTION, system=HELPFUL, attachments=[cat()])
 
     assert json.dumps(body) == json.dumps(
         {
@@ -46,8 +46,8 @@ def test_a_gemini_body_is_exactly_the_sample_of_the_model_page():
     )
 
 
-def test_an_openai_body_carries_the_image_as_a_data_uri():
-    body = build_chat_inputs(model=GPT, prompt=QUESTION, system=HELPFUL, files=[cat()])
+def test_an_openai_body_has_the_image_as_a_data_uri():
+    body = build_chat_inputs(model=GPT, prompt=QUESTION, system=HELPFUL, attachments=[cat()])
 
     url = "data:image/jpeg;base64,iVBORw0KGgoAAAANSUhEUgAA"
     assert body == {
@@ -61,8 +61,8 @@ def test_an_openai_body_carries_the_image_as_a_data_uri():
     }
 
 
-def test_an_anthropic_body_carries_the_system_text_as_instruction():
-    body = build_chat_inputs(model=CLAUDE, prompt=QUESTION, system=HELPFUL, files=[cat()])
+def test_an_anthropic_body_has_the_system_text_as_instruction():
+    body = build_chat_inputs(model=CLAUDE, prompt=QUESTION, system=HELPFUL, attachments=[cat()])
 
     source = {"type": "base64", "media_type": "image/jpeg", "data": "iVBORw0KGgoAAAANSUhEUgAA"}
     assert body == {
@@ -89,7 +89,7 @@ TALK = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": "One?"},
     {"role": "assistant", "content": "1"},
-    {"role": "user", "content": ["Two?", FilePart.from_url("https://files.test/a.png")]},
+    {"role": "user", "content": ["Two?", Attachment.from_url("https://files.test/a.png")]},
 ]
 
 
@@ -126,21 +126,21 @@ def test_a_conversation_keeps_its_order_for_openai_and_gives_its_system_text_to_
     assert for_claude["messages"][2]["content"][1]["source"] == {"type": "url", "url": "https://files.test/a.png"}
 
 
-def test_a_prompt_follows_the_messages_and_files_join_the_prompt():
-    body = build_chat_inputs(model=GPT, messages=TALK[1:3], prompt="Three?", files=[cat()])
+def test_a_prompt_follows_the_messages_and_has_the_attachments():
+    body = build_chat_inputs(model=GPT, messages=TALK[1:3], prompt="Three?", attachments=[cat()])
 
     assert [message["role"] for message in body["messages"]] == ["user", "assistant", "user"]
     assert [block["type"] for block in body["messages"][2]["content"]] == ["text", "image_url"]
 
 
-def test_files_without_a_prompt_join_the_last_question():
-    body = build_chat_inputs(model=GPT, messages=[{"role": "user", "content": "What?"}], files=[cat()])
+def test_attachments_without_a_prompt_join_the_last_user_message():
+    body = build_chat_inputs(model=GPT, messages=[{"role": "user", "content": "What?"}], attachments=[cat()])
 
     assert [block["type"] for block in body["messages"][0]["content"]] == ["text", "image_url"]
 
 
 @pytest.mark.parametrize("model", [GEMINI, GPT, CLAUDE])
-def test_options_travel_untouched_beside_messages(model):
+def test_options_are_sent_unchanged(model):
     options = {"temperature": 0.2, "stop": ["a", "b"], "web_search": True, "generationConfig": {"topK": None}}
 
     body = build_chat_inputs(model=model, prompt="Hi", options=options)
@@ -148,7 +148,7 @@ def test_options_travel_untouched_beside_messages(model):
     assert {key: body[key] for key in options} == options
 
 
-def test_the_native_object_of_gemini_passes_through():
+def test_geminis_native_object_is_sent_unchanged():
     native = {
         "systemInstruction": {"parts": [{"text": "a"}]},
         "contents": [{"role": "user", "parts": {"text": "b"}}],
@@ -158,7 +158,7 @@ def test_the_native_object_of_gemini_passes_through():
     assert build_chat_inputs(model=GEMINI, messages=native, options={"seed": 1}) == {"messages": native, "seed": 1}
 
 
-def test_native_contents_in_a_list_pass_through():
+def test_native_contents_in_a_list_are_sent_unchanged():
     native = [{"role": "user", "parts": [{"text": "b"}, {"videoMetadata": {"fps": 1}, "text": "c"}]}]
 
     assert build_chat_inputs(model=GEMINI, messages=native)["messages"]["contents"] == native
@@ -173,7 +173,7 @@ def test_native_contents_in_a_list_pass_through():
         ("qwen3-vl-plus", {"type": "video_url", "video_url": {"url": "https://files.test/a.mp4"}}),
     ],
 )
-def test_a_block_of_the_family_itself_passes_through(model, block):
+def test_a_native_block_of_the_same_family_is_sent_unchanged(model, block):
     body = build_chat_inputs(model=model, messages=[{"role": "user", "content": ["Look:", block]}])
 
     assert body["messages"][0]["content"][1] == block
@@ -188,7 +188,7 @@ FOREIGN_BLOCKS = [
 
 
 @pytest.mark.parametrize("block", FOREIGN_BLOCKS)
-def test_an_image_block_of_any_family_reaches_every_family_in_its_form(block):
+def test_an_image_block_of_any_family_is_converted_for_every_family(block):
     messages = [{"role": "user", "content": [{"type": "text", "text": "Look"}, block]}]
 
     built = {model: build_chat_inputs(model=model, messages=messages)["messages"] for model in (GEMINI, GPT, CLAUDE)}
@@ -200,7 +200,7 @@ def test_an_image_block_of_any_family_reaches_every_family_in_its_form(block):
 
 @pytest.mark.parametrize("model", [GEMINI, GPT, CLAUDE])
 @given(text=st.text(min_size=1).filter(str.strip))
-def test_any_text_arrives_byte_for_byte(model, text):
+def test_any_text_is_sent_byte_for_byte(model, text):
     sent = "{{ 7*7 }} {% sale {0} %s {name} " + text
 
     body = build_chat_inputs(model=model, prompt=sent, system=sent)
@@ -208,7 +208,7 @@ def test_any_text_arrives_byte_for_byte(model, text):
     assert json.dumps(body).count(json.dumps(sent)) == 2
 
 
-def test_building_changes_nothing_it_was_given():
+def test_building_inputs_does_not_modify_its_arguments():
     messages = [{"role": "user", "content": ["a", {"type": "text", "text": "b"}]}]
     options = {"seed": 1}
     before = json.dumps([messages, options])
@@ -236,19 +236,19 @@ def test_building_changes_nothing_it_was_given():
         ("Gemini-3-Pro", "gemini"),
     ],
 )
-def test_the_family_is_read_from_the_name(model, family):
+def test_the_family_is_recognized_by_the_name(model, family):
     assert family_of(model) == family
 
 
 @pytest.mark.parametrize(
     "model", ["gemini-embedding-001", "gemini-3.1-flash-tts", "gpt-image-2", "qwen-image", "seedance-2.5", "flux-2-pro"]
 )
-def test_a_model_that_does_not_chat_has_no_family(model):
+def test_a_model_that_is_not_a_chat_model_has_no_family(model):
     assert known_family(model) is None
     assert family_of(model, "openai") is ApiFormat.OPENAI
 
 
-def test_importing_the_chat_core_brings_no_heavy_package_along():
+def test_importing_the_chat_core_imports_no_heavy_package():
     code = (
         "import sys; import airflow_provider_segmind.chat.messages, airflow_provider_segmind.chat.replies; "
         "print([m for m in ('airflow', 'httpx', 'jsonschema', 'pydantic') if m in sys.modules])"

@@ -1,4 +1,4 @@
-"""A reply becomes validated plain data, or says where it went wrong."""
+"""A reply becomes validated plain data, or an error that says where it is invalid."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, PlainSerializer, field_validator
 from typing_extensions import TypedDict
 
-from airflow_provider_segmind.chat.output_type import OutputType, ParsedReply, climb, cut_short
+from airflow_provider_segmind.chat.output_type import OutputType, ParsedReply, is_cut_short, json_candidates
 from tests.support.counting import calls_made
 
 
@@ -44,9 +44,9 @@ FINDINGS = {
 }
 
 
-@pytest.mark.parametrize(("text", "rung"), FINDINGS.values(), ids=FINDINGS.keys())
-def test_data_is_found_wherever_the_model_put_it(text, rung):
-    assert ITEM.parse(text) == ParsedReply(data=DATA, rung=rung)
+@pytest.mark.parametrize(("text", "source"), FINDINGS.values(), ids=FINDINGS.keys())
+def test_data_is_found_wherever_the_model_put_it(text, source):
+    assert ITEM.parse(text) == ParsedReply(data=DATA, source=source)
 
 
 FAULTS = {
@@ -60,7 +60,7 @@ FAULTS = {
     "wrong type": ('{"name": 1, "price": 2}', "$.name", "$.name: Input should be a valid string", False),
     "deep": ('{"name": "a", "price": 1, "tags": ["b", 3]}', "$.tags[1]", "$.tags[1]: Input should be", False),
     "a list": (f"[{GOOD}]", "$", "$: Input should be an object", False),
-    "not a number": ('{"name": "a", "price": NaN}', "$", "not JSON: NaN is no JSON number", False),
+    "not a number": ('{"name": "a", "price": NaN}', "$", "not JSON: NaN is not a JSON number", False),
     "too large a number": ('{"name": "a", "price": 1e999}', "$", "not JSON: a number is too large", False),
     "nested without end": ("[" * 100_000, "$", "not JSON: nested too deeply", True),
     "JSON in a JSON text": (json.dumps(GOOD), "$", "$: Input should be an object", False),
@@ -68,7 +68,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize(("text", "path", "error", "short"), FAULTS.values(), ids=FAULTS.keys())
-def test_what_is_wrong_is_said_with_its_place(text, path, error, short):
+def test_an_error_is_reported_with_its_path(text, path, error, short):
     parsed = ITEM.parse(text)
 
     assert not parsed.ok
@@ -78,14 +78,14 @@ def test_what_is_wrong_is_said_with_its_place(text, path, error, short):
     assert error in parsed.error
 
 
-def test_no_piece_of_a_broken_answer_is_taken_for_the_answer():
+def test_no_part_of_a_broken_reply_is_taken_as_the_data():
     loose = OutputType.from_({"type": "object"})
 
     assert not loose.parse('{"items": [{"a": 1}], bad}').ok
     assert not loose.parse('[{"a": 1}, {"a": 2}, {"a"').ok
 
 
-def test_several_errors_are_told_and_the_rest_counted():
+def test_several_errors_are_shown_and_the_rest_are_counted():
     class Many(BaseModel):
         a: int
         b: int
@@ -123,22 +123,22 @@ def test_a_long_error_is_shortened():
         ({"type": "array", "items": {"type": "integer"}}, '{"value": [1]}', [1]),
     ],
 )
-def test_data_comes_out_of_its_wrapping_or_without_one(output_type, text, data):
+def test_data_is_accepted_wrapped_or_not(output_type, text, data):
     assert OutputType.from_(output_type).parse(text).data == data
 
 
-def test_the_path_of_wrapped_data_is_that_of_the_answer():
+def test_the_path_of_wrapped_data_includes_the_wrapper():
     assert OutputType.from_(list[int]).parse('{"value": [1, "x"]}').path == "$.value[1]"
     assert OutputType.from_({"type": "array", "items": {"type": "integer"}}).parse('["x"]').path == "$[0]"
 
 
-def test_nulls_that_only_the_strict_form_asked_for_are_taken_out():
+def test_nulls_added_by_the_strict_schema_are_removed():
     answer = '{"name": "tea", "price": 1, "due": null, "tags": null, "note": null}'
 
     assert ITEM.parse(answer).data == {**DATA, "price": 1.0, "due": None}
 
 
-def test_nulls_are_taken_out_of_nested_data_and_kept_where_they_are_meant():
+def test_added_nulls_are_removed_from_nested_data_and_allowed_ones_are_kept():
     schema = {
         "type": "object",
         "properties": {
@@ -164,7 +164,7 @@ def test_nulls_are_taken_out_of_nested_data_and_kept_where_they_are_meant():
     )
 
 
-def test_a_strict_model_takes_what_json_has_for_its_types():
+def test_a_strict_model_accepts_the_json_form_of_its_types():
     class Strict(BaseModel):
         model_config = ConfigDict(strict=True)
         due: date
@@ -173,7 +173,7 @@ def test_a_strict_model_takes_what_json_has_for_its_types():
     assert OutputType.from_(Strict).parse('{"due": "2026-01-02", "ids": [1]}').data == {"due": "2026-01-02", "ids": [1]}
 
 
-def test_the_models_own_validators_run():
+def test_validators_of_the_model_run():
     class Even(BaseModel):
         n: int
 
@@ -187,7 +187,7 @@ def test_the_models_own_validators_run():
     assert OutputType.from_(Even).parse('{"n": 3}').error == "$.n: Value error, must be even"
 
 
-def test_a_schema_is_checked_in_full_though_the_wire_form_is_looser():
+def test_data_is_validated_with_the_original_schema():
     schema = {"type": "object", "properties": {"a": {"type": "string", "minLength": 3}}, "minProperties": 1}
 
     assert OutputType.from_(schema).parse('{"a": "ab"}').error == "$.a: 'ab' is too short"
@@ -204,14 +204,14 @@ def test_a_schema_is_checked_in_full_though_the_wire_form_is_looser():
     ],
     ids=["no type", "no type behind a reference", "a serializer that makes a string of it"],
 )
-def test_an_answer_whose_fields_become_columns_is_an_object(schema, text):
+def test_data_whose_fields_become_columns_must_be_an_object(schema, text):
     text = '{"a": "x"}' if not isinstance(schema, dict) else text
     parsed = OutputType.from_(schema).parse(text)
     assert (parsed.ok, parsed.path) == (False, "$")
     assert str(parsed.error).endswith("it is not an object")
 
 
-def test_braces_in_data_arrive_byte_for_byte():
+def test_braces_in_data_are_kept():
     name = '{{ 7*7 }} {% sale \\ " ``` \u2028 👩‍🚀'
     text = json.dumps({"name": name, "price": 1})
 
@@ -221,7 +221,7 @@ def test_braces_in_data_arrive_byte_for_byte():
 
 
 @pytest.mark.parametrize("repeated", ["[", '{"a":', '["', "{}", '"', "```\n", "[1,"])
-def test_nonsense_is_read_with_work_in_proportion_to_its_size(repeated):
+def test_parsing_nonsense_takes_linear_work(repeated):
     short, long = (calls_made(partial(ITEM.parse, repeated * count)) for count in (2_000, 8_000))
 
     assert long <= 5 * short
@@ -231,8 +231,8 @@ def test_nonsense_is_read_with_work_in_proportion_to_its_size(repeated):
     ("text", "short"),
     [("I [think", False), ('{"a": "b}', True), ('  {"a": "b', True), ("[1]", False), ("```\n[", True)],
 )
-def test_text_counts_as_cut_short_only_when_it_begins_as_json(text, short):
-    assert cut_short(text) is short
+def test_a_text_is_cut_short_only_if_it_starts_as_json(text, short):
+    assert is_cut_short(text) is short
 
 
 json_values = st.recursive(
@@ -243,13 +243,13 @@ json_values = st.recursive(
 
 
 @given(value=json_values, before=st.text(alphabet="abc \n.:"), after=st.text(alphabet="abc \n.:"))
-def test_any_json_is_found_whole_in_all_places(value, before, after):
+def test_any_json_value_is_found_anywhere_in_a_text(value, before, after):
     text = json.dumps(value)
 
-    assert [found.value for found in climb(text)] == [value]
-    assert next(climb(f"{before}x\n```json\n{text}\n```\n{after}")).value == value or "```" in text
+    assert [found.value for found in json_candidates(text)] == [value]
+    assert next(json_candidates(f"{before}x\n```json\n{text}\n```\n{after}")).value == value or "```" in text
     if isinstance(value, dict | list):
-        assert next(climb(f"{before}x {text} y{after}")).value == value
+        assert next(json_candidates(f"{before}x {text} y{after}")).value == value
 
 
 @given(text=st.text() | st.text(alphabet='{}[]",:`\\ \nabc1'))

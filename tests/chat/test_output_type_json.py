@@ -1,4 +1,4 @@
-"""The answer is what stands after the reasoning, and of several values the last."""
+"""The data is taken from after the reasoning, and the last of several values is taken."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_segmind.chat.output_type import Digits, OutputType, after_reasoning, climb, cut_short, load
+from airflow_provider_segmind.chat.output_type import (
+    ExactFloat,
+    OutputType,
+    is_cut_short,
+    json_candidates,
+    load_json,
+    without_reasoning,
+)
 from tests.support.counting import calls_made
 
 NUMBER = OutputType.from_({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]})
@@ -37,7 +44,7 @@ SHAPES = [
 
 @pytest.mark.parametrize("marks", MARKS, ids=lambda marks: marks[0])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_answer_is_what_stands_outside_the_reasoning(marks, shape):
+def test_the_data_is_found_outside_the_reasoning(marks, shape):
     text = shape.format(open=marks[0], close=marks[1], draft=DRAFT, answer=ANSWER)
 
     assert NUMBER.parse(text).data == {"a": 2}
@@ -50,24 +57,24 @@ def test_the_answer_is_what_stands_outside_the_reasoning(marks, shape):
         f"<think>\n```json\n{DRAFT}\n```", f"<think>{DRAFT}</think><think>{DRAFT}", f"Well. <reasoning>{DRAFT}",
     ],
 )  # fmt: skip
-def test_a_reply_that_is_only_reasoning_has_no_answer(text):
+def test_a_reply_that_is_only_reasoning_has_no_data(text):
     parsed = NUMBER.parse(text)
 
     assert not parsed.ok
     assert parsed.path == "$"
 
 
-def test_reasoning_that_does_not_end_was_cut_short_and_says_so():
+def test_unfinished_reasoning_is_reported_as_cut_short():
     parsed = NUMBER.parse(f"<think>maybe {DRAFT}?")
 
     assert parsed.error == "not JSON: it is reasoning that does not end"
     assert parsed.cut_short
-    assert not cut_short(f"<think>{DRAFT}</think>I cannot say.")
+    assert not is_cut_short(f"<think>{DRAFT}</think>I cannot say.")
 
 
 @pytest.mark.parametrize("mark", ["<think>", "</think>", "<think>x</think>", "[THINK]"])
 @pytest.mark.parametrize("around", ["{}", "Here: {} So.", "```json\n{}\n```", "<think>hm</think>{}", "[1] {}"])
-def test_a_mark_inside_an_answer_is_data(mark, around):
+def test_a_reasoning_mark_inside_json_is_data(mark, around):
     value = {"a": 2, "html": f"x {mark} y"}
 
     assert NUMBER.parse(around.replace("{}", json.dumps(value))).data == value
@@ -81,7 +88,7 @@ def test_a_mark_inside_an_answer_is_data(mark, around):
         f"Not {DRAFT} but\n```\n{ANSWER}\n```\n(see {DRAFT})",
     ],
 )  # fmt: skip
-def test_of_several_values_the_last_that_fits_is_the_answer(text):
+def test_of_several_values_the_last_that_matches_is_taken(text):
     assert NUMBER.parse(text).data == {"a": 2}
 
 
@@ -90,18 +97,18 @@ prose = st.text(alphabet='abc {}[]"<>/`\n.,1')
 
 
 @given(draft=values, answer=values, before=prose, marks=st.sampled_from(MARKS))
-def test_no_draft_is_taken_for_the_answer_whatever_stands_around_it(draft, answer, before, marks):
+def test_no_draft_in_reasoning_is_taken_as_the_data(draft, answer, before, marks):
     text = f"{marks[0]}{before}{json.dumps(draft)}{marks[1]}\n{json.dumps(answer)}"
 
-    assert [found.value for found in climb(text)] == [answer]
+    assert [found.value for found in json_candidates(text)] == [answer]
 
 
 @given(answer=values, before=prose)
-def test_a_text_without_marks_is_left_alone(answer, before):
+def test_a_text_without_marks_is_unchanged(answer, before):
     text = before.replace("<", "") + json.dumps(answer)
 
     if "think" not in text.lower():
-        assert after_reasoning(text) == (text, False)
+        assert without_reasoning(text) == (text, False)
 
 
 @pytest.mark.parametrize(
@@ -115,16 +122,16 @@ def test_a_text_without_marks_is_left_alone(answer, before):
         ("{}", "</think>"),
     ],
 )
-def test_reasoning_is_found_with_work_in_proportion_to_the_text(repeated, end):
+def test_finding_reasoning_takes_linear_work(repeated, end):
     short, long = (calls_made(partial(NUMBER.parse, repeated * count + end)) for count in (1_000, 4_000))
 
     assert long <= 5 * short
 
 
-def test_a_number_that_a_float_rounds_keeps_what_was_written():
-    [whole, long, short] = load("[1.5, 90071992547409.9301, 1.50]")
+def test_a_number_that_a_float_rounds_keeps_its_digits():
+    [whole, long, short] = load_json("[1.5, 90071992547409.9301, 1.50]")
 
     assert (type(whole), str(whole)) == (float, "1.5")
-    assert (type(long), str(long), long) == (Digits, "90071992547409.9301", 90071992547409.94)
+    assert (type(long), str(long), long) == (ExactFloat, "90071992547409.9301", 90071992547409.94)
     assert str(short) == "1.50"
     assert json.dumps(long) == "90071992547409.94"

@@ -1,4 +1,4 @@
-"""An answer is stored under the names that the schema gave the model, whatever pydantic calls a field otherwise."""
+"""Data is stored with the names in the schema that the model was sent, not with pydantic's other names."""
 
 from __future__ import annotations
 
@@ -157,13 +157,13 @@ TYPES = [
 
 
 def answer_to(output_type: OutputType) -> dict[str, Any]:
-    """Answer as a model that keeps to the schema it is sent."""
+    """Reply as a model that follows the schema it is sent."""
     sent = output_type.response_format("openai")["json_schema"]["schema"]
     return dict.fromkeys(sent["properties"], "x")
 
 
 @pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.__name__)
-def test_an_answer_to_the_schema_that_was_sent_fills_every_field(kind):
+def test_a_reply_to_the_sent_schema_fills_every_field(kind):
     output_type = OutputType.from_(kind)
     answer = answer_to(output_type)
 
@@ -176,7 +176,7 @@ def test_an_answer_to_the_schema_that_was_sent_fills_every_field(kind):
 
 
 @pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.__name__)
-def test_what_was_delivered_is_taken_by_the_same_type(kind):
+def test_delivered_data_validates_with_the_same_type(kind):
     output_type = OutputType.from_(kind)
     delivered = output_type.parse(json.dumps(answer_to(output_type))).data
 
@@ -186,19 +186,19 @@ def test_what_was_delivered_is_taken_by_the_same_type(kind):
 
 
 @pytest.mark.parametrize("kind", [Alias, ValidationAlias, Both, Choices, Generated, Populated, Plain, Typed])
-def test_an_answer_under_the_class_s_own_names_is_taken_too(kind):
+def test_a_reply_with_python_names_is_accepted_too(kind):
     output_type = OutputType.from_(kind)
     own = "team_name" if kind is Generated else "team"
 
     assert next(iter(output_type.parse(json.dumps({own: "x"})).data.values())) == "x"
 
 
-def test_a_choice_of_keys_is_stored_under_the_one_that_was_asked_for():
+def test_alias_choices_are_stored_with_the_name_in_the_schema():
     assert OutputType.from_(Choices).parse('{"team_name": "x"}').data == {"teamName": "x"}
     assert OutputType.from_(Path).parse('{"teams": ["x", "y"]}').data == {"team": "x"}
 
 
-def test_names_that_are_swapped_are_told_apart():
+def test_swapped_names_are_distinguished():
     class Swapped(BaseModel):
         a: str | None = Field(None, alias="b")
         b: str | None = Field(None, alias="a")
@@ -229,7 +229,7 @@ LEAF = {"leafKind": "leaf", "innerName": "x"}
 OTHER = {"leafKind": "other", "otherName": "x"}
 
 
-def test_fields_of_nested_models_are_named_as_in_the_schema():
+def test_fields_of_nested_models_have_the_names_of_the_schema():
     answer: dict[str, Any] = {
         "firstLeaf": LEAF,
         "manyLeaves": [LEAF, OTHER],
@@ -251,7 +251,7 @@ def test_fields_of_nested_models_are_named_as_in_the_schema():
         Annotated[str, Field(exclude=True)],
     ],
 )
-def test_a_typed_dict_whose_values_would_not_tell_their_names_is_refused_at_parse(odd):
+def test_a_typed_dict_with_ambiguous_names_is_refused_at_parse_time(odd):
     Odd = TypedDict("Odd", {"team": odd})  # noqa: UP013 - made from a value
 
     with pytest.raises(SegmindConfigError, match="TypedDict whose field 'team'"):
@@ -285,7 +285,7 @@ def test_a_secret_is_delivered_as_the_model_wrote_it():
 
 
 @pytest.mark.parametrize("kind", [SecretStr, SecretBytes, Secret[str], list[SecretStr], SecretStr | None])
-def test_a_secret_that_is_the_only_one_is_delivered(kind):
+def test_a_single_secret_is_delivered(kind):
     class One(BaseModel):
         word: kind
 
@@ -299,7 +299,7 @@ def test_a_secret_that_is_the_only_one_is_delivered(kind):
     assert OutputType.from_(kind).parse(json.dumps(word)).data == word
 
 
-def test_a_nested_model_that_computes_a_secret_delivers_it():
+def test_a_computed_secret_of_a_nested_model_is_delivered():
     class Inner(BaseModel):
         word: str
 
@@ -314,7 +314,7 @@ def test_a_nested_model_that_computes_a_secret_delivers_it():
     assert OutputType.from_(Outer).parse('{"inner": {"word": "a"}}').data == {"inner": {"word": "a", "twice": "aa"}}
 
 
-def test_a_secret_beside_the_fields_of_a_model_is_delivered_too():
+def test_an_extra_secret_of_a_model_is_delivered():
     class Open(BaseModel):
         model_config = ConfigDict(extra="allow")
         __pydantic_extra__: dict[str, SecretStr]
@@ -336,7 +336,7 @@ def test_a_secret_beside_the_fields_of_a_model_is_delivered_too():
     assert list(OutputType.from_(Open).fields) == ["word", "twoWords", "leaf"]
 
 
-def test_items_that_pydantic_validates_late_are_validated():
+def test_lazily_validated_items_are_validated():
     class Late(BaseModel):
         many: Iterable[int] = Field(alias="manyItems")
 
@@ -344,7 +344,7 @@ def test_items_that_pydantic_validates_late_are_validated():
     assert not OutputType.from_(Late).parse('{"manyItems": [1, "x"]}').ok
 
 
-def test_a_secret_that_its_own_class_writes_stays_as_written():
+def test_a_secret_with_its_own_serializer_is_delivered_as_serialized():
     class Hashed(BaseModel):
         word: SecretStr
 
@@ -369,7 +369,7 @@ class Kinds(BaseModel):
     limit: float = float("inf")
 
 
-def test_values_of_other_types_come_in_the_form_json_has_for_them():
+def test_values_of_other_types_are_delivered_in_their_json_form():
     answer = {
         "theColour": "red", "day": "2026-01-02", "at": "2026-01-02T03:04:05Z", "took": "PT1M",
         "id": str(uuid4()), "raw": "abc",
@@ -383,7 +383,7 @@ class Refused(Exception):  # noqa: N818
 
 
 @pytest.mark.parametrize("error", [RuntimeError, NotImplementedError, NameError, Refused, re.error])
-def test_whatever_a_validator_raises_about_an_answer_makes_it_invalid(error: type[Exception]) -> None:
+def test_whatever_a_validator_raises_makes_the_reply_invalid(error: type[Exception]) -> None:
     def broken(_: str) -> str:
         raise error("the answer")
 
@@ -392,7 +392,7 @@ def test_whatever_a_validator_raises_about_an_answer_makes_it_invalid(error: typ
     assert parsed.error == f"$: output_type itself raised {error.__name__}"
 
 
-def test_a_network_out_of_reach_of_a_validator_says_nothing_about_the_answer() -> None:
+def test_a_network_error_in_a_validator_does_not_make_the_reply_invalid() -> None:
     def away(_: str) -> str:
         raise ConnectionResetError
 
@@ -400,7 +400,7 @@ def test_a_network_out_of_reach_of_a_validator_says_nothing_about_the_answer() -
         OutputType.from_(Annotated[str, pydantic.AfterValidator(away)]).parse('"x"')
 
 
-def test_what_a_validator_or_serializer_of_the_type_raises_is_an_invalid_answer_or_none_at_all():
+def test_an_error_in_a_validator_is_invalid_and_one_in_a_serializer_is_ignored():
     def broken(value: str) -> str:
         raise KeyError(value)
 
@@ -430,7 +430,7 @@ N = "90071992547409.9301"
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_a_decimal_keeps_the_digits_the_model_wrote_wherever_it_stands(strict):
+def test_a_decimal_keeps_the_digits_the_model_wrote(strict):
     class Strict(Money):
         model_config = ConfigDict(strict=strict)
         day: date
@@ -453,7 +453,7 @@ def test_a_decimal_keeps_the_digits_the_model_wrote_wherever_it_stands(strict):
 
 
 @given(st.decimals(allow_nan=False, allow_infinity=False, min_value=Decimal("-1e300"), max_value=Decimal("1e300")))
-def test_every_decimal_comes_back_digit_by_digit(number):
+def test_every_decimal_is_returned_digit_by_digit(number):
     written = format(number, "f")
 
     data = OutputType.from_(Money).parse(f'{{"total": {written}}}').data
@@ -462,7 +462,7 @@ def test_every_decimal_comes_back_digit_by_digit(number):
     assert OutputType.from_(Decimal).parse(f'{{"value": {written}}}').data == str(Decimal(written))
 
 
-def test_a_bound_is_checked_against_the_number_that_was_written():
+def test_a_bound_is_checked_against_the_exact_number():
     class Bounded(BaseModel):
         total: Decimal = Field(le=Decimal(N))
 
@@ -470,7 +470,7 @@ def test_a_bound_is_checked_against_the_number_that_was_written():
     assert not OutputType.from_(Bounded).parse(f'{{"total": {N}1}}').ok
 
 
-def test_a_strict_model_stays_strict_beside_a_long_number():
+def test_a_strict_model_stays_strict_with_a_long_number():
     class Strict(BaseModel):
         model_config = ConfigDict(strict=True)
         total: Decimal
@@ -501,7 +501,7 @@ class Bag(BaseModel):
         '{"d": NaN}', '{"d": -Infinity}', '{"d": 1e999}', '{"d": [{"a": ' + "9" * 309 + "}]}",
     ],
 )  # fmt: skip
-def test_what_no_store_carries_is_an_invalid_answer_with_a_reason(kind, text):
+def test_data_that_cannot_be_stored_is_invalid_with_a_reason(kind, text):
     parsed = OutputType.from_(kind).parse(text)
 
     assert parsed.error or parsed.data == {"n": None, "t": None, "d": {"a": 1}} or parsed.data == {"d": {"a": 1}}
@@ -512,7 +512,7 @@ def test_what_no_store_carries_is_an_invalid_answer_with_a_reason(kind, text):
 @pytest.mark.parametrize(
     ("written", "read"), [("a\\u0000b", "a\ufffdb"), ("half \\ud83d pair", "half \ufffd pair"), ("\\udc00", "\ufffd")]
 )
-def test_a_character_that_stores_refuse_costs_no_answer(kind, written, read):
+def test_characters_that_stores_refuse_do_not_make_a_reply_invalid(kind, written, read):
     parsed = OutputType.from_(kind).parse(f'{{"t": "{written}"}}')
 
     assert parsed.data["t"] == read

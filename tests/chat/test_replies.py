@@ -1,4 +1,4 @@
-"""What was answered: every way of an answer, of every family, in every wrapping, has one outcome."""
+"""Every kind of reply, of every family, in every wrapping, has one outcome."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from airflow_provider_segmind.chat.replies import (
     FinishReason,
     TokenUsage,
     finish_reason_of,
-    outcome,
     read_reply,
+    reply_outcome,
 )
 from airflow_provider_segmind.client.responses import Answer
 
@@ -54,7 +54,7 @@ FENCED = 'Sure:\n```json\n{"a": 1}\n```'
 LOOKALIKE = json.dumps(gemini("inner"))
 CALL = {"name": "weather", "args": {}}
 
-# kind of answer: body for gemini, openai, anthropic; outcome; text
+# kind of reply: body for gemini, openai, anthropic; outcome; text
 ANSWERS: dict[str, tuple[Any, Any, Any, str, str]] = {
     "stop": (gemini(), openai(), anthropic(said("Hi")), "success", "Hi"),
     "length": (
@@ -153,13 +153,13 @@ WRAPPINGS = {
 @pytest.mark.parametrize("wrapping", WRAPPINGS)
 @pytest.mark.parametrize("family", list(ApiFormat))
 @pytest.mark.parametrize("answer", ANSWERS)
-def test_every_answer_has_its_outcome(answer, family, wrapping):
+def test_every_reply_has_an_outcome(answer, family, wrapping):
     *bodies, expected, text = ANSWERS[answer]
     body = bodies[list(ApiFormat).index(family)]
 
     reply = read_reply(WRAPPINGS[wrapping](body), model=MODELS[family])
 
-    assert (outcome(reply), reply.text, reply.api_format) == (expected, text, family)
+    assert (reply_outcome(reply), reply.text, reply.api_format) == (expected, text, family)
     assert reply.raw_kind == ("object" if wrapping in ("v1 body", "object in a result") else "encoded")
     assert reply.usage.input_tokens in (56, None)
 
@@ -191,10 +191,10 @@ PLAIN = {
 @pytest.mark.parametrize("result", [True, False])
 @pytest.mark.parametrize("family", list(ApiFormat))
 @pytest.mark.parametrize("text", PLAIN.values(), ids=PLAIN.keys())
-def test_a_plain_text_stays_what_the_model_wrote(text, family, result):
+def test_plain_text_is_returned_as_the_model_wrote_it(text, family, result):
     reply = read_reply({"status": "COMPLETED", "output": text} if result else text, model=MODELS[family])
 
-    assert (outcome(reply), reply.text, reply.raw_kind) == ("success", text, "text")
+    assert (reply_outcome(reply), reply.text, reply.raw_kind) == ("success", text, "text")
     assert reply.finish_reason is FinishReason.UNKNOWN
     assert reply.usage == TokenUsage()
 
@@ -212,25 +212,25 @@ def test_a_plain_text_stays_what_the_model_wrote(text, family, result):
         ('{"content": [{"type": "text", "text": "Hi"}]}', MODELS["anthropic"], "Hi"),
     ],
 )
-def test_a_body_that_fits_by_name_only_is_settled_by_the_family(text, model, expected):
+def test_an_ambiguous_body_is_read_by_the_family_of_the_model(text, model, expected):
     assert read_reply(text, model=model).text == expected
 
 
 @pytest.mark.parametrize("data", [{"name": "Ann"}, [1, 2], 7, True, {"status": "open", "priority": 1}])
-def test_data_the_gateway_already_decoded_is_written_out_again(data):
+def test_data_that_the_gateway_decoded_is_written_as_json(data):
     reply = read_reply(data)
 
-    assert (json.loads(reply.text), reply.raw_kind, outcome(reply)) == (data, "json", "success")
+    assert (json.loads(reply.text), reply.raw_kind, reply_outcome(reply)) == (data, "json", "success")
 
 
 @pytest.mark.parametrize("body", [None, {"status": "COMPLETED", "metrics": {}}, {"status": "FAILED"}, {"output": None}])
 def test_a_result_without_output_is_empty(body):
     reply = read_reply(body)
 
-    assert (reply.raw_kind, outcome(reply)) == ("missing", "empty")
+    assert (reply.raw_kind, reply_outcome(reply)) == ("missing", "empty")
 
 
-def test_reasoning_and_partial_beside_the_output_are_tolerated():
+def test_reasoning_and_partial_beside_the_output_are_accepted():
     reply = read_reply({"output": "Hi", "reasoning": "hm", "partial": True, "grounding": {"sources": [1]}})
 
     assert (reply.text, reply.grounding) == ("Hi", {"sources": [1]})
@@ -260,7 +260,7 @@ def test_usage_of_gemini_counts_thoughts_as_output():
     }
 
 
-def test_usage_of_openai_has_its_thinking_inside_the_output():
+def test_usage_of_openai_includes_thinking_in_the_output():
     body = openai()
     body["usage"] = {
         "prompt_tokens": 100,
@@ -274,7 +274,7 @@ def test_usage_of_openai_has_its_thinking_inside_the_output():
     )
 
 
-def test_usage_of_anthropic_adds_what_came_from_and_went_to_the_cache():
+def test_usage_of_anthropic_adds_cache_reads_and_writes():
     body = anthropic(said("Hi"))
     body["usage"] = {
         "input_tokens": 10,
@@ -287,7 +287,7 @@ def test_usage_of_anthropic_adds_what_came_from_and_went_to_the_cache():
 
 
 @pytest.mark.parametrize("odd", [None, -1, "5", True, 1.5, float("nan"), float("inf"), []])
-def test_a_count_that_is_none_is_unknown_and_not_zero(odd):
+def test_an_invalid_token_count_is_unknown_and_not_zero(odd):
     body = gemini()
     body["usageMetadata"] = {"promptTokenCount": odd, "candidatesTokenCount": 1.0}
 
@@ -296,7 +296,7 @@ def test_a_count_that_is_none_is_unknown_and_not_zero(odd):
     assert (usage.input_tokens, usage.output_tokens, usage.total_tokens) == (None, 1, None)
 
 
-def test_a_block_names_its_category():
+def test_a_blocked_reply_names_the_category():
     ratings = [
         {"category": "HARM_CATEGORY_HATE_SPEECH", "probability": "HIGH", "blocked": True},
         {"category": "HARM_CATEGORY_HARASSMENT", "probability": "LOW"},
@@ -310,13 +310,13 @@ def test_a_block_names_its_category():
     assert bare.block_reason == "JAILBREAK"
 
 
-def test_a_refusal_of_openai_is_a_block():
+def test_an_openai_refusal_is_blocked():
     reply = read_reply(openai(None, "stop", refusal="I cannot help with that."))
 
-    assert (outcome(reply), reply.block_reason, reply.text) == ("blocked", "refusal", "I cannot help with that.")
+    assert (reply_outcome(reply), reply.block_reason, reply.text) == ("blocked", "refusal", "I cannot help with that.")
 
 
-def test_tool_calls_are_kept_in_the_form_of_the_provider():
+def test_tool_calls_are_kept_in_the_format_of_the_provider():
     assert read_reply(gemini(None, content={"parts": [{"functionCall": CALL}]})).tool_calls == (CALL,)
 
 
@@ -333,11 +333,11 @@ def test_tool_calls_are_kept_in_the_form_of_the_provider():
         (None, "unknown"),
     ],
 )
-def test_finish_reasons_share_one_vocabulary(word, reason):
+def test_finish_reasons_of_all_families_are_translated(word, reason):
     assert finish_reason_of(word) == reason
 
 
-def test_half_an_emoji_does_not_break_what_stores_the_reply():
+def test_half_an_emoji_in_a_reply_can_be_stored():
     reply = read_reply(json.dumps(gemini("ok \ud83d end")))
 
     assert reply.text.encode() == "ok \ufffd end".encode()
@@ -359,17 +359,17 @@ odd_json = st.recursive(
 
 
 @given(answer=odd_json, hint=st.sampled_from([None, "gemini", "openai", "anthropic", "other"]))
-def test_no_shape_of_json_makes_reading_raise(answer, hint):
+def test_no_json_makes_reading_raise(answer, hint):
     for given_form in (answer, json.dumps(answer), {"output": answer}, {"output": json.dumps(answer)}):
         reply = read_reply(given_form, api_format=hint)
 
         assert isinstance(reply, ChatReply)
-        assert outcome(reply) in ("success", "truncated", "blocked", "empty", "invalid")
+        assert reply_outcome(reply) in ("success", "truncated", "blocked", "empty", "invalid")
         reply.text.encode()
 
 
 @given(text=st.text(), family=st.sampled_from(list(ApiFormat)))
-def test_any_text_comes_back_byte_for_byte_from_every_family(text, family):
+def test_any_text_is_read_byte_for_byte_from_every_family(text, family):
     sent = BRACES + text
     body = {"gemini": gemini, "openai": openai, "anthropic": lambda words: anthropic(said(words))}[family](sent)
 
@@ -379,7 +379,7 @@ def test_any_text_comes_back_byte_for_byte_from_every_family(text, family):
 
 @pytest.mark.parametrize("odd", ["7" * 5000, "[" * 5000 + "]" * 5000, '{"a":' * 300 + "1" + "}" * 300])
 @pytest.mark.parametrize("encoded", [True, False])
-def test_what_stands_beside_an_answer_and_no_reader_carries_does_not_hide_it(odd, encoded):
+def test_an_unstorable_value_beside_the_text_does_not_hide_it(odd, encoded):
     native = f'{{"candidates":[{{"content":{{"parts":[{{"text":"Hi"}}]}},"finishReason":"STOP"}}],"odd":{odd}}}'
     output = json.dumps(native) if encoded else native
     body = Answer(200, f'{{"status":"COMPLETED","metrics":{{}},"output":{output}}}'.encode()).json()

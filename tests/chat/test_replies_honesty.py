@@ -1,10 +1,10 @@
-"""What cannot work is said before anything is paid, and the message names the field."""
+"""Invalid arguments are refused before anything is paid for, and the message names the field."""
 
 from __future__ import annotations
 
 import pytest
 
-from airflow_provider_segmind.chat.attachments import FilePart
+from airflow_provider_segmind.chat.attachments import Attachment
 from airflow_provider_segmind.chat.messages import build_chat_inputs
 from airflow_provider_segmind.exceptions import SegmindConfigError
 
@@ -18,16 +18,16 @@ def user(content: object) -> dict[str, object]:
 
 CASES = {
     "no model": ({"model": " ", "prompt": "Hi"}, "model=' ' is empty"),
-    "unknown model": ({"model": "my-own", "prompt": "Hi"}, "say api_format='gemini', 'openai' or 'anthropic'"),
+    "unknown model": ({"model": "my-own", "prompt": "Hi"}, "set api_format to 'gemini', 'openai' or 'anthropic'"),
     "not a chat model": ({"model": "gpt-image-2", "prompt": "Hi"}, "model='gpt-image-2' is not a chat model"),
-    "unknown format": ({"model": GPT, "prompt": "Hi", "api_format": "mistral"}, "api_format='mistral' is no chat"),
-    "nothing asked": ({"model": GPT}, "prompt is missing"),
+    "unknown format": ({"model": GPT, "prompt": "Hi", "api_format": "mistral"}, "api_format='mistral' is not a chat"),
+    "no prompt": ({"model": GPT}, "prompt is missing"),
     "empty prompt": ({"model": GPT, "prompt": " \n"}, "prompt is empty"),
     "prompt of another type": ({"model": GPT, "prompt": 7}, "prompt is a int"),
     "empty system": ({"model": GPT, "prompt": "Hi", "system": ""}, "system is empty"),
-    "messages as a text": ({"model": GPT, "messages": SECRET}, "messages is a str"),
+    "messages as a string": ({"model": GPT, "messages": SECRET}, "messages is a str"),
     "no messages": ({"model": GPT, "messages": []}, "messages is empty"),
-    "a message as a text": ({"model": GPT, "messages": [user("a"), SECRET]}, r"messages\[1\] is a str"),
+    "a message as a string": ({"model": GPT, "messages": [user("a"), SECRET]}, r"messages\[1\] is a str"),
     "wrong role": (
         {"model": GPT, "messages": [user("a"), user("b"), {"role": "bot", "content": SECRET}]},
         r"messages\[2\]\.role is 'bot': it must be 'user', 'assistant' or 'system'",
@@ -40,36 +40,43 @@ CASES = {
     "content of another type": ({"model": GPT, "messages": [user(3)]}, r"messages\[0\]\.content is a int"),
     "part of another type": ({"model": GPT, "messages": [user(["a", 3])]}, r"messages\[0\]\.content\[1\] is a int"),
     "unknown block": ({"model": GPT, "messages": [user([{"txt": "a"}])]}, r"messages\[0\]\.content\[0\] is a dict"),
-    "a block JSON cannot carry": (
+    "a block JSON cannot represent": (
         {"model": GPT, "messages": [user([{"type": "x", "y": b""}])]},
         r"messages\[0\]\.content\[0\]\.y is a bytes",
     ),
-    "picture in a system message": (
-        {"model": GPT, "messages": [{"role": "system", "content": [FilePart(media_type="image/png", data=b"1")]}]},
-        r"messages\[0\]\.content holds more than text",
+    "image in a system message": (
+        {"model": GPT, "messages": [{"role": "system", "content": [Attachment(media_type="image/png", data=b"1")]}]},
+        r"messages\[0\]\.content contains more than text",
     ),
     "only system": ({"model": GPT, "messages": [{"role": "system", "content": "a"}]}, "only the role 'system'"),
-    "file that is not loaded": ({"model": GPT, "prompt": "Hi", "files": ["a.jpg"]}, r"files\[0\] is a str"),
-    "file without a question": (
-        {"model": GPT, "messages": [{"role": "assistant", "content": "a"}], "files": [FilePart("image/png", b"1")]},
+    "attachment that is not loaded": (
+        {"model": GPT, "prompt": "Hi", "attachments": ["a.jpg"]},
+        r"files\[0\] is a str",
+    ),
+    "attachment without a question": (
+        {
+            "model": GPT,
+            "messages": [{**user("a"), "role": "assistant"}],
+            "attachments": [Attachment("image/png", b"1")],
+        },
         "files need a question",
     ),
     "Gemini's object for another family": ({"model": GPT, "messages": {"contents": [1]}}, "messages is an object"),
     "Gemini's object without contents": ({"model": GEMINI, "messages": {"contents": []}}, r"messages\.contents"),
-    "prompt beside Gemini's object": (
+    "prompt with Gemini's object": (
         {"model": GEMINI, "messages": {"contents": [{}]}, "prompt": "Hi"},
-        "prompt cannot join messages",
+        "prompt cannot be combined with messages",
     ),
     "extra key for Gemini": (
         {"model": GEMINI, "messages": [{**user("a"), "name": "b"}]},
-        r"messages\[0\]\.name has no",
+        r"messages\[0\]\.name does not exist in Gemini's format",
     ),
     "block of another family": (
         {"model": GEMINI, "messages": [user([{"type": "tool_use", "id": "1"}])]},
-        r"messages\[0\] holds a block",
+        r"messages\[0\] contains a block",
     ),
     "options of another type": ({"model": GPT, "prompt": "Hi", "options": ["a"]}, "options is a list"),
-    "an option JSON cannot carry": (
+    "an option JSON cannot represent": (
         {"model": GPT, "prompt": "Hi", "options": {"stop": ["a", {1, 2}]}},
         r"options\.stop\[1\] is a set",
     ),
@@ -96,20 +103,20 @@ CASES = {
 
 
 @pytest.mark.parametrize(("given", "message"), CASES.values(), ids=CASES.keys())
-def test_what_cannot_work_is_an_error_that_names_the_field(given, message):
+def test_an_invalid_argument_is_an_error_that_names_the_field(given, message):
     with pytest.raises(SegmindConfigError, match=message) as caught:
         build_chat_inputs(**given)
 
     assert SECRET not in str(caught.value)
 
 
-def test_the_role_model_is_understood():
+def test_the_role_model_becomes_assistant():
     body = build_chat_inputs(model=GPT, messages=[user("a"), {"role": "model", "content": "b"}, user("c")])
 
     assert [message["role"] for message in body["messages"]] == ["user", "assistant", "user"]
 
 
-def test_json_object_passes_where_the_word_is_said():
+def test_json_object_is_accepted_if_the_prompt_says_json():
     body = build_chat_inputs(model=GPT, prompt="Answer in JSON.", response_format={"type": "json_object"})
 
     assert body["response_format"] == {"type": "json_object"}

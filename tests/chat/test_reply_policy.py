@@ -7,7 +7,7 @@ import json
 import pytest
 from pydantic import BaseModel
 
-from airflow_provider_segmind.chat.attachments import FilePart
+from airflow_provider_segmind.chat.attachments import Attachment
 from airflow_provider_segmind.chat.messages import build_chat_inputs
 from airflow_provider_segmind.chat.output_type import OutputType, ParsedReply
 from airflow_provider_segmind.chat.replies import ChatReply, FinishReason, TokenUsage
@@ -147,9 +147,9 @@ def test_the_re_ask_carries_the_answer_and_the_validators_error():
 
 
 def test_the_re_ask_keeps_files_and_form_of_each_family():
-    part = FilePart(media_type="image/png", data=b"1")
-    for_gemini = repair_inputs(build_chat_inputs(model=GEMINI, prompt="n?", files=[part]), REPAIR)
-    for_claude = repair_inputs(build_chat_inputs(model=CLAUDE, prompt="n?", system="s", files=[part]), REPAIR)
+    part = Attachment(media_type="image/png", data=b"1")
+    for_gemini = repair_inputs(build_chat_inputs(model=GEMINI, prompt="n?", attachments=[part]), REPAIR)
+    for_claude = repair_inputs(build_chat_inputs(model=CLAUDE, prompt="n?", system="s", attachments=[part]), REPAIR)
 
     contents = for_gemini["messages"]["contents"]
     assert [content["role"] for content in contents] == ["user", "model", "user"]

@@ -161,7 +161,7 @@ def test_a_row_reaches_no_file_its_template_is_not_for(template: str, value: str
 
 def test_a_type_that_the_model_does_not_take_is_the_rows_own_trouble(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"\0\0\0\0ftyp")
-    with pytest.raises(SegmindRowError, match="take no video/mp4"):
+    with pytest.raises(SegmindRowError, match="do not accept video/mp4"):
         RowAttachments([f"{tmp_path}/{{name}}"], ApiFormat.ANTHROPIC).load(Row(3, {"name": "a.mp4"}))
 
 
