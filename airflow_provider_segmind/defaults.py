@@ -39,7 +39,6 @@ MAX_XCOM_BYTES = 48 * 1024
 MAX_RESUBMITS = 2
 """How often a policy may submit again for one task instance."""
 OnPartial = Literal["fail", "succeed", "skip_downstream"]
-OnUnknownRow = Literal["leave", "resubmit"]
 Rerun = Literal["unbilled", "dead_letters", "nothing"]
 ANSWER_COLUMN = "answer"
 """Where an answer stands that is no object with named fields."""

@@ -28,7 +28,7 @@ from airflow_provider_segmind.enrichment.ledger.live import Membership
 from airflow_provider_segmind.enrichment.ledger.row_state import Witness
 from airflow_provider_segmind.enrichment.rows import digest
 from airflow_provider_segmind.enrichment.run_limits import Budget
-from airflow_provider_segmind.enrichment.settings import Client, OnUnknown, Prepared, Question, Settings, Shard
+from airflow_provider_segmind.enrichment.settings import Client, Prepared, Question, Settings, Shard
 from airflow_provider_segmind.enrichment.stats import Tally
 from airflow_provider_segmind.exceptions import SegmindError
 
@@ -383,7 +383,7 @@ async def decide_lost(run: Run, lost: Mapping[bytes, tuple[Prepared, float]]) ->
         run.budget.release(mark)
     looked_up = {mark: _unresolved(run, mark) for mark in claims}
     findings = await recover(run, claims)
-    resubmit = run.settings.on_unknown is OnUnknown.RESUBMIT
+    resubmit = run.settings.on_unknown == "resubmit"
     unknown = {mark for mark in claims if mark not in findings.found and mark not in findings.absent}
     decided = [mark for mark in claims if mark not in unknown or (resubmit and mark not in findings.pending)]
     for mark in decided:

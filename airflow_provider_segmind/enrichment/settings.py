@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any, Protocol
 
 from airflow_provider_segmind.chat.cost_estimate import UNBOUNDED, CostBound
 from airflow_provider_segmind.client.models import RequestRecord, RequestState, SubmittedRequest
 from airflow_provider_segmind.client.polling import Pending
+from airflow_provider_segmind.defaults import OnUnknown, Rerun
 from airflow_provider_segmind.enrichment.outcomes import Read
 from airflow_provider_segmind.enrichment.rows import Row, canonical_json, fingerprint_within, frame, text_digest
 from airflow_provider_segmind.exceptions import SegmindConfigError
@@ -51,31 +51,6 @@ class Client(Protocol):
 
     async def list_request_records(self, **filters: Any) -> list[RequestRecord]:
         """List a page of the request history."""
-
-
-class OnUnknown(StrEnum):
-    """
-    What to do about a row that may have been asked, when the history cannot tell.
-
-    ``LEAVE`` never pays twice: the row's outcome is ``unknown`` and the next try looks again. ``RESUBMIT`` asks again,
-    unless the history could not be read or shows an equal request that may be the lost one.
-    """
-
-    LEAVE = "leave"
-    RESUBMIT = "resubmit"
-
-
-class Rerun(StrEnum):
-    """
-    Which rows that have an outcome already are asked again.
-
-    ``UNBILLED`` asks again what failed without being billed; ``DEAD_LETTERS`` everything without an answer, which may
-    be billed again; ``NOTHING`` none.
-    """
-
-    UNBILLED = "unbilled"
-    DEAD_LETTERS = "dead_letters"
-    NOTHING = "nothing"
 
 
 def _unpriced(_: Mapping[str, Any]) -> CostBound:
@@ -192,6 +167,11 @@ class Settings:
     :param concurrency: requests in flight.
     :param request_timeout: how long to wait for a request after it was submitted.
     :param poll_interval: between looks, None to choose.
+    :param on_unknown: what to do about a row whose request may have been sent, when the history cannot tell. ``fail``
+        never pays twice: the row's outcome is ``unknown`` and the next try looks again. ``resubmit`` sends it again,
+        unless the history could not be read or shows an equal request that may be the lost one.
+    :param rerun: which rows that already have an outcome are asked again: ``unbilled`` those that failed without being
+        billed; ``dead_letters`` all without an answer, which may be billed again; ``nothing`` none.
     :param failed_attempts: how often in all a row is asked that Segmind reports as FAILED (it bills nothing).
     :param max_questions: how often in all a row is asked whose answers cannot be used.
     :param outage_patience: how long nothing may get through before the run stops.
@@ -210,8 +190,8 @@ class Settings:
     concurrency: int = 64
     request_timeout: float = 3600.0
     poll_interval: float | None = None
-    on_unknown: OnUnknown = OnUnknown.LEAVE
-    rerun: Rerun = Rerun.UNBILLED
+    on_unknown: OnUnknown = "fail"
+    rerun: Rerun = "unbilled"
     failed_attempts: int = 1
     max_questions: int = 3
     outage_patience: float = 900.0

@@ -8,13 +8,13 @@ import random
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from airflow_provider_segmind.defaults import RESULT_LIFETIME
+from airflow_provider_segmind.defaults import RESULT_LIFETIME, Rerun
 from airflow_provider_segmind.enrichment.ledger.events import Submitted
 from airflow_provider_segmind.enrichment.ledger.ledger import Ledger
 from airflow_provider_segmind.enrichment.ledger.live import Membership
 from airflow_provider_segmind.enrichment.outcomes import Outcome
 from airflow_provider_segmind.enrichment.run_limits import Budget
-from airflow_provider_segmind.enrichment.settings import Prepared, Rerun
+from airflow_provider_segmind.enrichment.settings import Prepared
 
 
 class Room:
@@ -257,9 +257,9 @@ class RowBook:
 
     def _is_asked_again(self, mark: bytes) -> bool:
         stored = self._ledger.finished(mark)
-        if stored is None or self._rerun is Rerun.DEAD_LETTERS:
+        if stored is None or self._rerun == "dead_letters":
             return True
-        if self._rerun is Rerun.UNBILLED and stored.outcome is Outcome.FAILED and stored.billed is False:
+        if self._rerun == "unbilled" and stored.outcome is Outcome.FAILED and stored.billed is False:
             return True
         self._budget.settled(stored.outcome)
         return False

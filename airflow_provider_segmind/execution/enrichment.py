@@ -28,14 +28,13 @@ from airflow_provider_segmind.enrichment.manifest import Manifest
 from airflow_provider_segmind.enrichment.outcomes import Outcome
 from airflow_provider_segmind.enrichment.report.page import write_report
 from airflow_provider_segmind.enrichment.run_limits import Limits
-from airflow_provider_segmind.enrichment.settings import Client, KeyedTarget, OnUnknown, Rerun, Settings, Shard
+from airflow_provider_segmind.enrichment.settings import Client, KeyedTarget, Settings, Shard
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindEnrichmentError, SegmindError
 from airflow_provider_segmind.failures import skip
 from airflow_provider_segmind.triggers.request import SegmindRequestsTrigger
 
 if TYPE_CHECKING:
-    from airflow_provider_segmind.defaults import OnPartial, OnUnknownRow
-    from airflow_provider_segmind.defaults import Rerun as RerunChoice
+    from airflow_provider_segmind.defaults import OnPartial, OnUnknown, Rerun
     from airflow_provider_segmind.enrichment.settings import Question
     from airflow_provider_segmind.enrichment.stats import Progress
     from airflow_provider_segmind.enrichment.storage import StorePath
@@ -76,8 +75,8 @@ class EnrichmentSettings:
     max_failed_rows: int | float | None
     max_repairs: int
     on_partial: OnPartial
-    on_unknown: OnUnknownRow
-    rerun: RerunChoice
+    on_unknown: OnUnknown
+    rerun: Rerun
     concurrency: int
     timeout: float
     poll_interval: float | None
@@ -277,8 +276,8 @@ class EnrichmentRun:
                 concurrency=settings.concurrency,
                 request_timeout=settings.timeout,
                 poll_interval=settings.poll_interval,
-                on_unknown=OnUnknown(settings.on_unknown),
-                rerun=Rerun(settings.rerun),
+                on_unknown=settings.on_unknown,
+                rerun=settings.rerun,
                 max_questions=1 + settings.max_repairs,
                 grace=GRACE,
                 progress_interval=REFRESH_INTERVAL,

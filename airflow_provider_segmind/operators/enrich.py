@@ -39,7 +39,7 @@ from airflow_provider_segmind.defaults import (
     MAX_FAILED_ROWS,
     RESULT_LIFETIME,
     OnPartial,
-    OnUnknownRow,
+    OnUnknown,
     Rerun,
 )
 from airflow_provider_segmind.exceptions import SegmindConfigError
@@ -92,8 +92,8 @@ class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
     :param max_failed_rows: rows that may fail: a count (int), or a share (float). None for any number.
     :param on_partial: rows are left without being asked, because of a limit or of what stands in them: ``fail`` the
         task, ``succeed``, or ``skip_downstream``, which skips the task and with it what follows.
-    :param on_unknown: a POST was lost and the history does not show it: ``leave`` the row, or ``resubmit`` (may pay
-        twice).
+    :param on_unknown: a POST was lost and the history does not show it: ``fail`` (the row's outcome is ``unknown`` and
+        nothing is sent again), or ``resubmit`` (may pay twice). Rows do not support ``wait``.
     :param rerun: which rows without an answer are asked again: those that were not billed (``unbilled``), all of them
         (``dead_letters``), or ``nothing``.
     :param concurrency: requests in flight; the account's rate limit holds whatever it is.
@@ -150,7 +150,7 @@ class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
         max_rows: int | None = None,
         max_failed_rows: int | float | None = MAX_FAILED_ROWS,
         on_partial: OnPartial = "fail",
-        on_unknown: OnUnknownRow = "leave",
+        on_unknown: OnUnknown = "fail",
         rerun: Rerun = "unbilled",
         concurrency: int = CONCURRENCY,
         timeout: float = RESULT_LIFETIME,
@@ -227,7 +227,8 @@ class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
         if self.poll_interval is not None:
             check_number("poll_interval", self.poll_interval)
         check_choice("on_partial", self.on_partial, OnPartial)
-        check_choice("on_unknown", self.on_unknown, OnUnknownRow)
+        if not is_given_later(self.on_unknown) and self.on_unknown not in ("fail", "resubmit"):
+            raise SegmindConfigError(f"'on_unknown' is {self.on_unknown!r}; for rows it must be 'fail' or 'resubmit'.")
         check_choice("rerun", self.rerun, Rerun)
         check_flag("dry_run", self.estimate_only)
         check_flag("deferrable", self.deferrable)

@@ -16,7 +16,7 @@ from airflow_provider_segmind.enrichment.outcomes import Accept, AskAgain, Outco
 from airflow_provider_segmind.enrichment.output import land
 from airflow_provider_segmind.enrichment.rows import Row
 from airflow_provider_segmind.enrichment.run_limits import Limits
-from airflow_provider_segmind.enrichment.settings import OnUnknown, Question, Rerun, Settings, Shard
+from airflow_provider_segmind.enrichment.settings import Question, Settings, Shard
 from airflow_provider_segmind.exceptions import (
     SegmindAuthenticationError,
     SegmindBadRequestError,
@@ -198,7 +198,7 @@ async def test_a_refused_answer_is_paid_for_and_not_asked_again() -> None:
 async def test_dead_letters_are_asked_again_when_told_to() -> None:
     world = World()
     await world.run(table("a", "b"), question(read=refuse))
-    landed = await world.run(table("a", "b"), settings={"rerun": Rerun.DEAD_LETTERS})
+    landed = await world.run(table("a", "b"), settings={"rerun": "dead_letters"})
     assert landed.statuses == ["success", "success"]
     assert world.segmind.posts == 3
     assert landed.manifest.cost == pytest.approx(world.segmind.bill)
@@ -318,7 +318,7 @@ async def test_a_request_of_unknown_fate_is_left_alone_while_the_history_lags() 
 async def test_a_request_of_unknown_fate_is_sent_again_when_told_to() -> None:
     script = ["gone"]
     world = World(trouble=lambda _: script.pop(0) if script else None)
-    landed = await world.run(table("a"), settings={"on_unknown": OnUnknown.RESUBMIT})
+    landed = await world.run(table("a"), settings={"on_unknown": "resubmit"})
     assert landed.statuses == ["success"]
     assert world.segmind.posts == 2
 
@@ -333,7 +333,7 @@ async def test_a_request_is_not_sent_again_while_the_history_cannot_be_read(erro
         raise error
 
     world.segmind.list_request_records = unreadable  # type: ignore[method-assign]
-    resubmit = {"on_unknown": OnUnknown.RESUBMIT}
+    resubmit = {"on_unknown": "resubmit"}
     assert (await world.run(table("a"), settings=resubmit)).statuses == ["unknown"]
     assert world.segmind.posts == 1
     world.segmind.list_request_records = genuine  # type: ignore[method-assign]
@@ -344,7 +344,7 @@ async def test_a_request_is_not_sent_again_while_the_history_cannot_be_read(erro
 async def test_a_request_is_not_sent_again_while_the_history_shows_one_that_may_be_it() -> None:
     script = ["lost"]
     world = World(trouble=lambda _: script.pop() if script else None, skew=-1800.0)
-    resubmit = {"on_unknown": OnUnknown.RESUBMIT}
+    resubmit = {"on_unknown": "resubmit"}
     assert (await world.run(table("a"), settings=resubmit)).statuses == ["unknown"]
     assert world.segmind.posts == 1
 
