@@ -11,10 +11,10 @@ from airflow_provider_segmind.arguments import TableRows, _is_path, check_output
 from airflow_provider_segmind.defaults import LEDGER_FOLDER
 from airflow_provider_segmind.enrichment.engine import Engine
 from airflow_provider_segmind.enrichment.files.readers import cannot_be_read, kind_of, open_source, rows_in
+from airflow_provider_segmind.enrichment.files.writers import check_apart, check_format, check_writable
 from airflow_provider_segmind.enrichment.manifest import Manifest
 from airflow_provider_segmind.enrichment.merge import join_dead_letters, join_outputs
 from airflow_provider_segmind.enrichment.output import land
-from airflow_provider_segmind.enrichment.rehearsal import check_apart, check_format, check_writable
 from airflow_provider_segmind.enrichment.storage import StorePath
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindError, shorten
 

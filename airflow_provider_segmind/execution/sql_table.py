@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_segmind.arguments import properties_of
 from airflow_provider_segmind.defaults import ANSWER_COLUMN
 from airflow_provider_segmind.enrichment.engine import Engine
+from airflow_provider_segmind.enrichment.files.writers import check_apart, check_writable
 from airflow_provider_segmind.enrichment.manifest import Manifest
 from airflow_provider_segmind.enrichment.output import FINGERPRINT_COLUMN, OutputRow, land
-from airflow_provider_segmind.enrichment.rehearsal import check_apart, check_writable
 from airflow_provider_segmind.enrichment.sql.answer_table import HeldRows, Target
 from airflow_provider_segmind.enrichment.sql.column_types import Kind, kind_of_schema
 from airflow_provider_segmind.enrichment.sql.dialects import TableName, dialect_of, quotation_mark, quoted

@@ -120,8 +120,8 @@ def test_only_the_columns_asked_about_are_read_from_parquet(table: Table) -> Non
 @pytest.mark.parametrize(
     ("output", "ledger", "named"),
     [
-        ("things.jsonl", "led", "'output_path' is the source itself|'output_path' makes"),
-        ("./things.jsonl", "led", "'output_path' makes"),
+        ("things.jsonl", "led", "'output_path' is the source itself|'output_path' creates"),
+        ("./things.jsonl", "led", "'output_path' creates"),
         ("led/out.jsonl", "led", "'output_path' puts"),
         ("things.jsonl/deep/out.jsonl", "led", "'output_path': .* cannot be written"),
         ("folder.jsonl", "led", "'output_path' names .* which is a folder"),

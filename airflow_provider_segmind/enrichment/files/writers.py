@@ -1,22 +1,40 @@
-"""Tables to write: JSONL, CSV and Parquet, row by row, and whole or not at all."""
+"""
+Writers of JSONL, CSV and Parquet files, row by row, and whole or not at all.
+
+Outputs are written last, when everything has been paid. So whether they can be written is checked before the first
+request, as is that no output replaces, or is read as, a source.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fnmatch
 import gzip
 import json
+import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import IO, Any, TypeAlias
 
 from airflow_provider_segmind.enrichment.files.cells import csv_line, json_cell, text_cell, unicode_text
-from airflow_provider_segmind.enrichment.files.readers import Format, known_kind, pyarrow
+from airflow_provider_segmind.enrichment.files.readers import Format, is_pattern, is_table, known_kind, pyarrow
 from airflow_provider_segmind.enrichment.storage import StorePath, make_folder, write_whole
+from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindEnrichmentError, shorten
 
 _LARGEST_INT = 2**63 - 1
 _LARGEST_EXACT_FLOAT = 2**53
 _MOST_DIGITS = 38
+_REFUSALS = frozenset(
+    {
+        *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR),
+        *(errno.ENAMETOOLONG, errno.EINVAL, errno.ENOENT),
+    }
+)
+_USERINFO = re.compile(r"://[^/@]*@/?")
 
 
 class Kinds:
@@ -199,3 +217,104 @@ def write_jsonl(path: StorePath, rows: Iterable[Mapping[str, Any]]) -> None:
     with write_whole(path) as file:
         for row in rows:
             _write_json(file, row)
+
+
+def check_writable(argument: str, paths: Sequence[StorePath], *, dry: bool) -> None:
+    """
+    Check that files of one folder can be written, before anything is paid; existing files are left alone.
+
+    The folder is created, and an empty file is written into it and deleted.
+
+    :param argument: the argument that names the path.
+    :param dry: write nothing, and so detect only folders in the place of files.
+    :raises SegmindConfigError: they cannot be written. Nothing was sent.
+    :raises SegmindEnrichmentError: the store failed; a retry may help. Nothing was sent.
+    """
+    longest = max(paths, key=lambda path: len(path.name))
+    try:
+        for path in paths:
+            if _is_folder(path):
+                raise SegmindConfigError(f"{argument!r} names {str(path)!r}, which is a folder. Nothing was sent.")
+        if not dry:
+            make_folder(longest.parent)
+            probe = longest.parent / f".{longest.name}.probe"
+            with write_whole(probe):
+                pass
+            # Permission to write does not imply permission to delete.
+            with contextlib.suppress(OSError):
+                probe.unlink(missing_ok=True)
+    except SegmindConfigError:
+        raise
+    except Exception as error:
+        # A store's library may raise anything.
+        why = shorten(getattr(error, "strerror", None) or type(error).__name__)
+        message = f"{argument!r}: {str(longest)!r} cannot be written: {why}. Nothing was sent."
+        if isinstance(error, PermissionError) or getattr(error, "errno", None) in _REFUSALS:
+            raise SegmindConfigError(message) from error
+        raise SegmindEnrichmentError(message, retryable=True) from error
+
+
+def _is_folder(path: StorePath) -> bool:
+    """Return whether a path is a folder; False without permission to list, which writing does not need."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def check_format(path: StorePath) -> None:
+    """
+    Check that the format of a table's file name can be written.
+
+    :raises SegmindConfigError: the name has no known format, or the package for it is not installed.
+    """
+    if known_kind(path.name).format is Format.PARQUET:
+        pyarrow()
+
+
+def check_apart(outputs: Sequence[StorePath], ledger: StorePath, sources: Sequence[StorePath]) -> None:
+    """
+    Check that outputs, ledger and sources do not overlap, now or in the next run.
+
+    :param outputs: the files that are written: the output, the dead letters.
+    :raises SegmindConfigError: they overlap; names the argument. Nothing was sent.
+    """
+    if ledger.exists() and not ledger.is_dir():
+        raise SegmindConfigError(f"'ledger_path' {str(ledger)!r} is a file; it must be a folder. Nothing was sent.")
+    for output in outputs:
+        if _is_inside(output, ledger):
+            raise SegmindConfigError(
+                f"'output_path' puts {str(output)!r} into the ledger's folder {str(ledger)!r}: move one of them to "
+                "another folder. Nothing was sent."
+            )
+        for source in sources:
+            if _reads(source, output):
+                raise SegmindConfigError(
+                    f"'output_path' creates {str(output)!r}, which 'source' {str(source)!r} reads: its rows would be "
+                    "lost, or the next run would ask about answers. Nothing was sent."
+                )
+    for source in sources:
+        folder = source.parent if is_pattern(source) else source
+        if _form(folder) == _form(ledger):
+            raise SegmindConfigError(
+                f"'ledger_path' {str(ledger)!r} is the folder that 'source' reads. Nothing was sent."
+            )
+
+
+def _reads(source: StorePath, file: StorePath) -> bool:
+    """Return whether a source includes a file, now or once the file exists."""
+    if is_pattern(source):
+        return _form(source.parent) == _form(file.parent) and fnmatch.fnmatchcase(file.name, source.name)
+    if _form(source) == _form(file):
+        return True
+    return _form(source) == _form(file.parent) and is_table(file) and source.is_dir()
+
+
+def _is_inside(path: StorePath, folder: StorePath) -> bool:
+    return f"{_form(path)}/".startswith(f"{_form(folder)}/")
+
+
+def _form(path: StorePath) -> str:
+    """Return a normalized path: without links and dots on the local disk, without a Connection elsewhere."""
+    text = os.path.realpath(path) if isinstance(path, Path) and "://" not in str(path) else str(path)
+    return _USERINFO.sub("://", text).rstrip("/")

@@ -1,4 +1,4 @@
-"""What stands in the way of the files is found before anything is paid, and named."""
+"""Whether outputs can be written is checked before anything is paid, and the argument is named."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from airflow_provider_segmind.enrichment.files import readers as formats
-from airflow_provider_segmind.enrichment.rehearsal import check_apart, check_format, check_writable
+from airflow_provider_segmind.enrichment.files.writers import check_apart, check_format, check_writable
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindEnrichmentError
 from tests.support.object_stores import ObjectStore
 
 
-def test_a_rehearsal_makes_the_folder_and_leaves_nothing_in_it(tmp_path: Path) -> None:
+def test_checking_creates_the_folder_and_leaves_no_file_in_it(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b" / "out.csv"
     check_writable("output_path", (path,), dry=True)
     assert not list(tmp_path.iterdir())
@@ -22,7 +22,7 @@ def test_a_rehearsal_makes_the_folder_and_leaves_nothing_in_it(tmp_path: Path) -
     assert list(path.parent.iterdir()) == []
 
 
-def test_an_object_store_is_rehearsed_and_earlier_files_stay() -> None:
+def test_checking_an_object_store_keeps_earlier_files() -> None:
     store = ObjectStore()
     path = store.path("b/out.csv")
     with path.open("wb") as file:
@@ -32,7 +32,7 @@ def test_an_object_store_is_rehearsed_and_earlier_files_stay() -> None:
 
 
 @pytest.mark.parametrize("dry", [False, True])
-def test_a_folder_in_the_place_of_a_file_is_refused(tmp_path: Path, dry: bool) -> None:
+def test_a_folder_in_place_of_a_file_is_refused(tmp_path: Path, dry: bool) -> None:
     (tmp_path / "out.manifest.json").mkdir()
     with pytest.raises(SegmindConfigError, match=r"'output_path' names .*out\.manifest\.json', which is a folder"):
         check_writable("output_path", (tmp_path / "out.csv", tmp_path / "out.manifest.json"), dry=dry)
@@ -48,7 +48,7 @@ def test_a_folder_that_cannot_be_made_and_a_name_that_is_too_long_are_refused(
 
 
 class Strange(Exception):  # noqa: N818
-    """What the library of some store raises."""
+    """Raised by the library of some store."""
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ class Strange(Exception):  # noqa: N818
         (Strange("secret"), SegmindEnrichmentError),
     ],
 )
-def test_only_what_may_pass_is_worth_a_retry(
+def test_only_an_error_that_may_be_temporary_is_retryable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: Exception, kind: type[Exception]
 ) -> None:
     def fail(*_: Any, **__: Any) -> None:
@@ -73,7 +73,7 @@ def test_only_what_may_pass_is_worth_a_retry(
     assert "secret" not in str(caught.value)
 
 
-def test_who_may_write_need_not_list_or_delete(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_permission_to_list_or_delete_is_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     def denied(*_: Any, **__: Any) -> Any:
         raise PermissionError(errno.EACCES, "denied")
 
@@ -81,10 +81,10 @@ def test_who_may_write_need_not_list_or_delete(monkeypatch: pytest.MonkeyPatch) 
     for method in ("is_dir", "unlink"):
         monkeypatch.setattr(type(path), method, denied)
     check_writable("output_path", (path,), dry=False)
-    assert [inner.name for inner in path.parent.iterdir()] == [".out.csv.rehearsal"]
+    assert [inner.name for inner in path.parent.iterdir()] == [".out.csv.probe"]
 
 
-def test_a_format_needs_what_writes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_format_needs_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> Any:
         raise ImportError(name)
 
@@ -114,7 +114,7 @@ def test_a_format_needs_what_writes_it(monkeypatch: pytest.MonkeyPatch) -> None:
         ("out.csv", "file.txt", "s.csv", "ledger_path"),
     ],
 )
-def test_what_would_be_replaced_or_read_as_rows_is_refused(
+def test_an_output_that_would_replace_a_source_or_be_read_as_one_is_refused(
     tmp_path: Path, output: str, ledger: str, source: str, named: str
 ) -> None:
     (tmp_path / "real").mkdir()
@@ -135,12 +135,12 @@ def test_what_would_be_replaced_or_read_as_rows_is_refused(
         ("real/out.csv", "led", "real/in-*.csv"),
     ],
 )
-def test_files_of_their_own_are_taken(tmp_path: Path, output: str, ledger: str, source: str) -> None:
+def test_separate_files_are_accepted(tmp_path: Path, output: str, ledger: str, source: str) -> None:
     (tmp_path / "real").mkdir()
     check_apart((tmp_path / output,), tmp_path / ledger, [tmp_path / source])
 
 
-def test_a_connection_in_an_address_makes_no_other_place() -> None:
+def test_a_connection_in_a_uri_does_not_make_it_another_path() -> None:
     store = ObjectStore()
     with pytest.raises(SegmindConfigError, match="'output_path'"):
         check_apart((store.path("b/led/out.csv"),), store.path("b/led"), [])
