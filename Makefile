@@ -87,14 +87,17 @@ crash-overlap: $(STAMP) ## Let runs over one ledger overlap, killed and frozen: 
 matrix: $(STAMP) ## The DAG tests on every supported Airflow; MATRIX="2.11.0 3.3.2" takes some
 	$(BIN)/python -m tests.matrix $(MATRIX)
 
+# Two environments: our package alone, and with aiohttp beside the peers.
 .venvs/bench/.installed: $(STAMP) benchmarks/requirements.txt
 	$(UV) venv --quiet --allow-existing --python $(BIN)/python .venvs/bench
+	$(UV) venv --quiet --allow-existing --python $(BIN)/python .venvs/bench-default
 	$(UV) pip install --quiet --python .venvs/bench/bin/python --constraints constraints.txt \
 		--requirements benchmarks/requirements.txt --editable .
+	$(UV) pip install --quiet --python .venvs/bench-default/bin/python --constraints constraints.txt --editable .
 	@touch $@
 
-bench: .venvs/bench/.installed ## Measure imports, HTTP clients, waiting and tables, beside the peers (40 minutes)
-	@for script in benchmarks/*.py; do .venvs/bench/bin/python $$script </dev/null || exit 1; done
+bench: .venvs/bench/.installed ## What we cost beside the peers, in 5 minutes; FULL=1 takes 40; ONLY=waiting takes a part
+	@.venvs/bench/bin/python -m benchmarks $(if $(FULL),--full) $(if $(ONLY),--only $(ONLY)) </dev/null
 
 demo: $(STAMP) ## A request from DAG to result; KEEP=1 leaves the UI up, LIVE=1 asks the real service
 	@$(BIN)/python -m demo $(if $(KEEP),--keep) $(if $(LIVE),--live)

@@ -1,110 +1,72 @@
 """
-What a DAG parse pays for this package: importing its modules on top of ``airflow.sdk``, and building one task.
+What a DAG parse pays for our modules on top of ``airflow.sdk``: CPU of their import, in one fresh process for all.
 
-Prints our modules beside those of the peers that are installed (HttpOperator and the AI providers are measured when
-they can be imported). Every figure is the median of several fresh processes. Run it with ``make bench`` or
-``python benchmarks/imports.py``; it is no test, because machines are shared and noisy.
+Between two imports everything that the first one brought is removed from ``sys.modules``, because ``airflow.sdk``
+itself takes seconds. The peer is the operator module of the HTTP provider.
 """
 
 from __future__ import annotations
 
-import argparse
+import gc
+import importlib
+import json
+import re
 import statistics
-import subprocess
 import sys
-
-OURS = (
-    "airflow_provider_segmind.operators.request",
-    "airflow_provider_segmind.operators.chat",
-    "airflow_provider_segmind.decorators.chat",
-    "airflow_provider_segmind.operators.enrich",
-    "airflow_provider_segmind.sensors.request",
-    "airflow_provider_segmind.triggers.request",
-)
-PEERS = (
-    "airflow.providers.http.operators.http",
-    "airflow.providers.common.ai.operators.llm_batch",
-    "airflow.providers.openai.operators.openai",
-    "airflow.providers.anthropic.operators.batch",
-)
-IMPORT = """
-import importlib.util, sys, time
-import airflow.sdk
-# airflow.sdk is lazy: what every DAG file touches is loaded before the clock starts.
-from airflow.sdk import DAG, BaseOperator, BaseHook, BaseSensorOperator, task, ObjectStoragePath, Context
-started = time.perf_counter()
-try:
-    __import__({module!r})
-except ImportError:
-    sys.exit(3)
-print(1000 * (time.perf_counter() - started))
-"""
-BUILD = """
 import time
-from airflow.sdk import DAG
-{load}
-with DAG("bench"):
-    {build_one}
-    started = time.perf_counter()
-    for number in range(500):
-        {build}
-print(1e6 * (time.perf_counter() - started) / 500)
-"""
-BUILDS = {
-    "BashOperator": (
-        "from airflow.providers.standard.operators.bash import BashOperator as Operator",
-        "Operator(task_id=f't{number}', bash_command='true')",
-    ),
-    "SegmindSubmitOperator": (
-        "from airflow_provider_segmind.operators.request import SegmindSubmitOperator as Operator",
-        "Operator(task_id=f't{number}', model='gemini-3.1-flash-lite', inputs={'prompt': 'x'})",
-    ),
-    "SegmindRunOperator": (
-        "from airflow_provider_segmind.operators.request import SegmindRunOperator as Operator",
-        "Operator(task_id=f't{number}', model='gemini-3.1-flash-lite', inputs={'prompt': 'x'})",
-    ),
-    "SegmindRequestSensor": (
-        "from airflow_provider_segmind.sensors.request import SegmindRequestSensor as Operator",
-        "Operator(task_id=f't{number}', request_id='abc')",
-    ),
-}
+
+from benchmarks import processes
+from benchmarks.measure import Measure
+from benchmarks.processes import AIOHTTP, DEFAULT
+
+OURS = ("operators.request", "operators.chat", "operators.enrich", "sensors.request", "decorators.chat")
+PACKAGE = "airflow_provider_segmind"
+PEER = "airflow.providers.http.operators.http"
+GOAL = 12.0
 
 
-def measure(code: str) -> float | None:
-    """Run ``code`` in a fresh interpreter and return the number it prints, None when the module is not there."""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    if done.returncode:
-        return None
-    return float(done.stdout.strip().splitlines()[-1])
+def milliseconds(module: str) -> float:
+    """Import a module, return the CPU it took, and forget it again."""
+    known = set(sys.modules)
+    re.purge()
+    gc.collect()
+    started = time.process_time()
+    importlib.import_module(module)
+    took = 1000 * (time.process_time() - started)
+    for name in set(sys.modules) - known:
+        del sys.modules[name]
+    return took
 
 
-def median(code: str, runs: int) -> float | None:
-    """Return the median of ``runs`` fresh processes."""
-    first = measure(code)
-    if first is None:
-        return None
-    return statistics.median(value for _ in range(runs) if (value := measure(code)) is not None)
+def child(modules: list[str], turns: int) -> None:
+    """Report the median of each module, measured one after the other in every turn."""
+    # airflow.sdk is lazy: what every DAG file uses is loaded before the clock starts.
+    from airflow.sdk import DAG, BaseHook, BaseOperator, BaseSensorOperator, Context, ObjectStoragePath, task  # noqa: F401
+
+    found = [{module: milliseconds(module) for module in modules} for _ in range(turns)]
+    processes.report({module: statistics.median(turn[module] for turn in found) for module in modules})
 
 
-def main() -> None:
-    """Print both tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=5)
-    runs = parser.parse_args().runs
-    print(f"{'import on top of airflow.sdk':50} {'ms':>8}")
-    for module in (*OURS, *PEERS):
-        milliseconds = median(IMPORT.format(module=module), runs)
-        print(f"{module:50} {'not here' if milliseconds is None else f'{milliseconds:8.1f}':>8}")
-    print(f"\n{'building one task':50} {'us':>8}   ratio to BashOperator")
-    reference = None
-    for name, (load, build) in BUILDS.items():
-        microseconds = median(BUILD.format(load=load, build=build, build_one=build.replace("{number}", "first")), runs)
-        if microseconds is None:
-            print(f"{name:50} not here")
-            continue
-        reference = reference or microseconds
-        print(f"{name:50} {microseconds:8.0f}   {microseconds / reference:.2f}")
+def measures(turns: int) -> list[Measure]:
+    """Measure each of our operator modules."""
+    ours = [f"{PACKAGE}.{name}" for name in OURS]
+    found = processes.figures_of("imports", {"modules": ours, "turns": turns}, install=DEFAULT)
+    # Once: some libraries that it brings cannot be imported twice.
+    peer = processes.figures_of("imports", {"modules": [PEER], "turns": 1}, install=AIOHTTP)[PEER]
+    return [
+        Measure(
+            f"CPU to import {name} over airflow.sdk, to HttpOperator's",
+            DEFAULT,
+            found[f"{PACKAGE}.{name}"],
+            "ms",
+            GOAL,
+            peer,
+            found[f"{PACKAGE}.{name}"] / peer,
+            absolute=True,
+        )
+        for name in OURS
+    ]
 
 
 if __name__ == "__main__":
-    main()
+    child(**json.loads(sys.argv[1]))

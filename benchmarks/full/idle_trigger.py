@@ -1,4 +1,4 @@
-"""A trigger that waits for nothing but the time: what a triggerer costs by itself."""
+"""A trigger that only sleeps: what a triggerer costs by itself."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class IdleTrigger(BaseTrigger):
         self.due = due
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        return "local.idle.IdleTrigger", {"due": self.due}
+        return "benchmarks.full.idle_trigger.IdleTrigger", {"due": self.due}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         await asyncio.sleep(max(0.0, self.due - time.time()))

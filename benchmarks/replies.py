@@ -1,4 +1,4 @@
-"""What the local server answers, made once."""
+"""The bodies that the local server sends, made once."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import json
 
 ITEM = b"item-"
 ITEM_DIGITS = 7
-"""A question that holds "item-0000012" is answered with a text that begins so; which answer it is can be checked."""
+"""The answer to a prompt with "item-0000012" in it begins with the same word, so answers can be checked."""
 COST = 0.0001
-# A client learns from these when to look: they must say of a server without delay that it has none.
+# A client learns from these when to poll, so they are those of a server without delay.
 METRICS = json.dumps(
     {"cost": COST, "remaining_credits": 999.0, "inference_time": 0.001, "queue_time": 0.0, "total_time": 0.001}
 ).encode()

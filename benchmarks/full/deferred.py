@@ -1,8 +1,8 @@
 """
 Put task instances that wait for a trigger into Airflow's database, as if a worker had deferred them.
 
-``python -m local.deferred`` reads ``{"classpath": …, "kwargs": […]}`` from its input: one mapped task instance for each
-entry. It uses Airflow's models, which nothing but a benchmark may.
+``python -m benchmarks.full.deferred`` reads ``{"classpath": …, "kwargs": […]}`` from its input: one mapped task
+instance for each entry. It uses Airflow's models, as only a benchmark may.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ DAG_ID, TASK_ID, RUN_ID = "waiting", "wait", "bench"
 
 
 def defer(classpath: str, kwargs: list[dict[str, Any]]) -> None:
-    """Leave nothing in the database but these."""
+    """Replace all task instances and triggers by these."""
     from airflow.models.dagbag import DBDagBag
     from airflow.models.dagrun import DagRun
     from airflow.models.taskinstance import TaskInstance

@@ -1,4 +1,4 @@
-"""How others ask about each row: submit, status, result, and no ledger. An answer is the text of the model's reply."""
+"""What others do with each row: submit, status, result, and no ledger. An answer is the text of the model's reply."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import json
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
-from local.table import MODEL
+from benchmarks.table import MODEL
 
 CONNECTIONS = 64
 THREADS = 32
 Json = dict[str, Any]
 Send = Callable[[str, str, Json | None], Awaitable[Json]]
-"""Method, path and body to what is answered."""
+"""Method, path and body → the body of the response."""
 
 
 def text_of(result: Json) -> str:
@@ -21,27 +21,21 @@ def text_of(result: Json) -> str:
     return text
 
 
-async def ask(send: Send, prompt: str, *, status: bool) -> str:
-    """
-    Ask about one row.
-
-    :param status: whether to look at the status before the result, or at the result at once.
-    """
+async def answer_of(send: Send, prompt: str) -> str:
     submitted = await send("POST", f"/v2/{MODEL}", {"prompt": prompt})
     path = f"/v2/requests/{submitted['request_id']}"
-    looked_at = f"{path}/status" if status else path
-    while (state := await send("GET", looked_at, None))["status"] != "COMPLETED":
+    while (await send("GET", f"{path}/status", None))["status"] != "COMPLETED":
         await asyncio.sleep(1.0)
-    return text_of(await send("GET", path, None) if status else state)
+    return text_of(await send("GET", path, None))
 
 
-async def all_of(send: Send, prompts: Iterable[str], *, status: bool) -> list[str]:
-    """Ask about every row, as many at once as there are connections."""
-    left, answers = iter(prompts), list[str]()
+async def all_answers(send: Send, prompts: Iterable[str]) -> list[str]:
+    """Take as many rows at once as there are connections."""
+    remaining, answers = iter(prompts), list[str]()
 
     async def worker() -> None:
-        for prompt in left:
-            answers.append(await ask(send, prompt, status=status))
+        for prompt in remaining:
+            answers.append(await answer_of(send, prompt))
 
     await asyncio.gather(*(worker() for _ in range(CONNECTIONS)))
     return answers
@@ -55,15 +49,15 @@ def with_httpx(url: str, prompts: list[str]) -> list[str]:
         async with httpx.AsyncClient(base_url=url, limits=limits, headers={"x-api-key": "SG_bench"}) as client:
 
             async def send(method: str, path: str, body: Json | None) -> Json:
-                answer: Json = (await client.request(method, path, json=body)).raise_for_status().json()
-                return answer
+                response: Json = (await client.request(method, path, json=body)).raise_for_status().json()
+                return response
 
-            return await all_of(send, prompts, status=True)
+            return await all_answers(send, prompts)
 
     return asyncio.run(run())
 
 
-def with_aiohttp(url: str, prompts: list[str], *, status: bool = True) -> list[str]:
+def with_aiohttp(url: str, prompts: list[str]) -> list[str]:
     import aiohttp
 
     async def run() -> list[str]:
@@ -71,12 +65,12 @@ def with_aiohttp(url: str, prompts: list[str], *, status: bool = True) -> list[s
         async with aiohttp.ClientSession(url, connector=connector, headers={"x-api-key": "SG_bench"}) as session:
 
             async def send(method: str, path: str, body: Json | None) -> Json:
-                async with session.request(method, path, json=body) as answer:
-                    answer.raise_for_status()
-                    found: Json = await answer.json()
+                async with session.request(method, path, json=body) as response:
+                    response.raise_for_status()
+                    found: Json = await response.json()
                     return found
 
-            return await all_of(send, prompts, status=status)
+            return await all_answers(send, prompts)
 
     return asyncio.run(run())
 
@@ -92,19 +86,13 @@ def with_sdk(url: str, prompts: list[str]) -> list[str]:
 
 
 def load() -> None:
-    """Import what the peers import, so that it is no row's share."""
+    """Import what the peers import, so that it is not measured."""
     import aiohttp  # noqa: F401
     import httpx  # noqa: F401
     import segmind  # noqa: F401
 
 
-HTTPX = "httpx, one client, 64 connections"
-SDK = "segmind SDK in 32 threads"
-AIOHTTP = "aiohttp, one session, 3 calls"
-AIOHTTP_RESULT = "aiohttp, looks at the result, 2 calls"
-PEERS: dict[str, Callable[[str, list[str]], list[str]]] = {
-    HTTPX: with_httpx,
-    SDK: with_sdk,
-    AIOHTTP: with_aiohttp,
-    AIOHTTP_RESULT: lambda url, prompts: with_aiohttp(url, prompts, status=False),
-}
+HTTPX = "one httpx client, 64 connections"
+SDK = "Segmind's SDK, 32 threads"
+AIOHTTP = "one aiohttp session, 64 connections"
+PEERS: dict[str, Callable[[str, list[str]], list[str]]] = {HTTPX: with_httpx, SDK: with_sdk, AIOHTTP: with_aiohttp}

@@ -1,4 +1,4 @@
-"""A table asked about in two ways: one mapped task a row, and one task for all rows."""
+"""A table in two ways: one mapped task for each row, and one task for all rows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PROMPT = "Describe {name} in one sentence. What the maker says of it: {words}"
 
 
 @dag(schedule=None, catchup=False)
-def a_task_a_row() -> None:
+def one_task_per_row() -> None:
     @task
     def ask(number: int) -> str:
         # The least that a task can do: no library to import, and the row is at hand.
@@ -40,7 +40,7 @@ def a_task_a_row() -> None:
 
 
 @dag(schedule=None, catchup=False)
-def a_task_a_table() -> None:
+def one_task_per_table() -> None:
     SegmindEnrichFileOperator(
         task_id="ask",
         model="gemini-3.1-flash-lite",
@@ -51,5 +51,5 @@ def a_task_a_table() -> None:
     )
 
 
-a_task_a_row()
-a_task_a_table()
+one_task_per_row()
+one_task_per_table()

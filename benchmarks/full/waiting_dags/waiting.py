@@ -1,4 +1,4 @@
-"""The DAG whose task instances are deferred by hand."""
+"""The DAG whose task instances are deferred without a worker."""
 
 from __future__ import annotations
 
