@@ -1,13 +1,13 @@
 """
-Where the record of a task instance's request is kept, so that it survives a retry.
+Where the submission record of a task instance is kept, so that it survives a retry.
 
 XCom cannot do this: Airflow deletes a task instance's XComs when the next try starts. The record is written to object
 storage under ``state_path`` where one is set, else to Airflow's task state store where the version has one (3.3), else
-to an Airflow Variable. Beside the latter two a copy goes under ``output_path``: Airflow may empty its store
-(``[state_store] clear_on_success``, a button of its UI), and old Variables are deleted. The copy alone would not do, as
-an ``output_path`` can be a folder of one worker.
+to an Airflow Variable. With the latter two a copy is written under ``output_path``: Airflow may empty its store
+(``[state_store] clear_on_success``, a button of its UI), and old Variables are deleted. The copy alone is not enough,
+as an ``output_path`` can be a folder of one worker.
 
-Reading asks every store that may hold a record. Missing in all of them means a first try. A store that cannot be read
+Every store that may have a record is read. A record in none of them means a first try. A store that cannot be read
 raises, so that the task stops and can be retried: unknown is not absent.
 """
 
@@ -34,16 +34,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 STATE_KEY = "segmind_request"
 RECORD_FOLDER = "_segmind_state"
-"""Folder under an ``output_path`` that holds records; readers of tables pass over names that start with ``_``."""
+"""Folder for records under an ``output_path``; readers of tables ignore names that start with ``_``."""
 VARIABLE_RETENTION_DAYS = 30
 LAST_KEEPING = (3, 3)
 """The newest Airflow known to keep task state when a task is cleared; later ones may not (#72100, #72929)."""
 LONGEST_NAME = 150
-"""Characters of an id that a file name holds; file systems take 255 bytes, the other name while writing included."""
+"""Characters of an id in a file name; file systems allow 255 bytes, the suffix while writing included."""
 
 
 class TaskState(ABC):
-    """Keeps the record of one task instance."""
+    """Stores the submission record of one task instance."""
 
     name: str
     warning: str | None = None
@@ -54,7 +54,7 @@ class TaskState(ABC):
         """
         Return the record, None when no try has written one.
 
-        :raises Exception: whatever the store raises when it cannot be read; the task can be retried.
+        :raises Exception: any error of the store when it cannot be read; the task can be retried.
         """
 
     @abstractmethod
@@ -114,7 +114,7 @@ class PathTaskState(TaskState):
         return _decode(text)
 
     def write(self, record: SubmissionRecord) -> None:
-        """Write the record; on a file system so that no reader ever sees half of it and it outlives a power cut."""
+        """Write the record; on a file system, atomically and synced to disk."""
         text = json.dumps(record.to_json())
         if self._file.protocol not in ("file", "local", ""):
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -130,8 +130,8 @@ class VariableTaskState(TaskState):
     """
     An Airflow Variable for each task instance, which any Airflow has.
 
-    No task can list Variables before Airflow 3.3, so a further Variable for each task names those of its runs, and
-    whoever adds one deletes what is older than ``[segmind] variable_retention_days``.
+    No task can list Variables before Airflow 3.3, so a further Variable for each task names those of its runs; adding
+    one deletes those that are older than ``[segmind] variable_retention_days``.
     """
 
     name = "an Airflow Variable"
@@ -151,7 +151,7 @@ class VariableTaskState(TaskState):
         return None if text is None else _decode(text)
 
     def write(self, record: SubmissionRecord) -> None:
-        """Write the record, having entered its Variable among those to be deleted one day."""
+        """Write the record, after adding its Variable to those that are deleted when they are old."""
         from airflow_provider_segmind.compat import Variable
 
         self._index.enter(self._key, self._clock())
@@ -160,9 +160,9 @@ class VariableTaskState(TaskState):
 
 class VariableIndex:
     """
-    The Variable that names the record Variables of one task, so that they do not pile up.
+    The Variable that names the record Variables of one task, so that old ones can be deleted.
 
-    Two runs that enter theirs at the same moment can lose an entry, never a record; each checks that its own is there.
+    Two runs that add theirs at the same time can lose an entry, never a record; each checks that its own is there.
     """
 
     def __init__(self, identity: Identity) -> None:
@@ -173,7 +173,7 @@ class VariableIndex:
         self._entered: set[str] = set()
 
     def enter(self, key: str, now: float) -> None:
-        """Enter a Variable, and delete those that are no longer needed."""
+        """Add a Variable, and delete those that are no longer needed."""
         if key in self._entered:
             return
         self._entered.add(key)
@@ -184,15 +184,15 @@ class VariableIndex:
                     return
                 self._write({**self._without_old(entries, now), key: now})
         except Exception:
-            # Tidying up is not worth a task; whatever the store of Variables raises, the record itself comes next.
-            log.warning("Could not tidy up the Airflow Variables of %s", self._about, exc_info=True)
+            # Cleaning up must not fail a task, whatever the store of Variables raises; the record itself comes next.
+            log.warning("Could not clean up the Airflow Variables of %s", self._about, exc_info=True)
 
     def _read(self) -> dict[str, float]:
         text = read_variable(self._key)
         try:
-            return {str(key): float(moment) for key, moment in json.loads(text or "{}").items()}
+            return {str(key): float(added) for key, added in json.loads(text or "{}").items()}
         except (ValueError, TypeError, AttributeError):
-            log.warning("What named the Airflow Variables of %s is unreadable; beginning anew", self._about)
+            log.warning("The index of the Airflow Variables of %s is unreadable; starting a new one", self._about)
             return {}
 
     def _write(self, entries: dict[str, float]) -> None:
@@ -205,10 +205,10 @@ class VariableIndex:
         if days <= 0:
             return entries
         oldest = now - days * 86_400
-        return {key: moment for key, moment in entries.items() if moment >= oldest or not self._delete(key, oldest)}
+        return {key: added for key, added in entries.items() if added >= oldest or not self._delete(key, oldest)}
 
     def _delete(self, key: str, oldest: float) -> bool:
-        """Delete a record unless it is in use, or the fate of its POST is unknown; say whether it is gone."""
+        """Delete a record unless it is in use, or the outcome of its POST is unknown; return whether it is gone."""
         from airflow_provider_segmind.compat import Variable
 
         text = read_variable(key)
@@ -226,7 +226,7 @@ class VariableIndex:
 
 def read_variable(key: str) -> str | None:
     """
-    Return a Variable's text, None when there is none.
+    Return a Variable's value, None when there is none.
 
     Airflow 3.1 and 3.2 report a Variable as missing when the API server could not be asked ("allow fallback" to other
     secrets backends, ``secrets/execution_api.py``), and a first try would pay a second time.
@@ -242,17 +242,17 @@ def read_variable(key: str) -> str | None:
     if variable_is_missing(key):
         return None
     raise SegmindStateError(
-        f"The Airflow Variable {key!r}, where an earlier try would have noted its request, cannot be read. Nothing is "
-        "submitted until it can be; a retry looks again."
+        f"The Airflow Variable {key!r}, where an earlier try would have recorded its request, cannot be read. Nothing "
+        "is submitted until it can be; a retry reads it again."
     )
 
 
 class CombinedTaskState(TaskState):
     """
-    All stores that may hold the record of one task instance.
+    All stores that may have the record of one task instance.
 
-    :param written: where a record is written, each before the task goes on; the first is the one that counts.
-    :param others: where an earlier try may have written it, under another setting or on another Airflow.
+    :param written: where a record is written, to each before the task continues.
+    :param others: where an earlier try may have written it, with another setting or on another Airflow.
     """
 
     def __init__(self, written: Sequence[TaskState], others: Sequence[TaskState], warning: str | None = None) -> None:
@@ -262,11 +262,11 @@ class CombinedTaskState(TaskState):
         self.name = " and ".join(each.name for each in written)
 
     def read(self) -> SubmissionRecord | None:
-        """Read all of them and return the newest record."""
+        """Return the newest record of all."""
         return latest([record for store in (*self._written, *self._others) for record in _read(store)])
 
     def write(self, record: SubmissionRecord) -> None:
-        """Write the record to those that are written."""
+        """Write the record."""
         for store in self._written:
             _write(store, record)
 
@@ -276,8 +276,8 @@ def _read(store: TaskState) -> Iterator[SubmissionRecord]:
         record = store.read()
     except Exception as error:
         error.add_note(
-            f"{store.name[:1].upper()}{store.name[1:]} may hold the request of an earlier try and cannot be read. "
-            "Nothing is submitted until it can be; a retry looks again."
+            f"{store.name[:1].upper()}{store.name[1:]} may have the request of an earlier try and cannot be read. "
+            "Nothing is submitted until it can be; a retry reads it again."
         )
         raise
     if record is not None:
@@ -289,15 +289,15 @@ def _write(store: TaskState, record: SubmissionRecord) -> None:
         store.write(record)
     except Exception as error:
         error.add_note(
-            f"{store.name[:1].upper()}{store.name[1:]}, where the request of this task is noted for a retry, cannot be "
-            "written. Nothing is submitted before it can be; a request that was submitted is found by the retry."
+            f"{store.name[:1].upper()}{store.name[1:]}, where the request of this task is recorded for a retry, cannot "
+            "be written. Nothing is submitted before it can be; a request that was submitted is found by the retry."
         )
         raise
 
 
 class Identity:
     """
-    Which task instance this is: DAG, run, task and map index, never the number of the try.
+    The identity of a task instance: DAG, run, task and map index, never the number of the try.
 
     :param context: the context Airflow gives to ``execute``.
     """
@@ -316,12 +316,12 @@ def task_state_for(
     context: Context, state_path: str | None, part: str = "", record_path: str | None = None
 ) -> TaskState:
     """
-    Choose where this task instance's record is kept, and where else one may be found.
+    Choose where this task instance's record is written, and where else one may be found.
 
-    :param state_path: folder on object storage, which goes before every other store; falls back to the option
-        ``state_path`` of the configuration section ``[segmind]``.
+    :param state_path: folder on object storage, which takes precedence over every other store; the option
+        ``state_path`` of the configuration section ``[segmind]`` when None.
     :param part: which of its requests, for a task that submits more than one: letters, digits, ``-`` and ``_``.
-    :param record_path: folder for results, None for a task without one; takes a copy where Airflow may empty its store.
+    :param record_path: folder for results, None for a task without one; gets a copy where Airflow may empty its store.
     """
     identity = Identity(context)
     explicit = [str(path) for path in (state_path, conf.get("segmind", "state_path", fallback="")) if path]
@@ -357,12 +357,12 @@ def _cost_of_clearing() -> str | None:
     return (
         f"{why}, and this task has neither a state_path nor an output_path: clearing it afterwards submits and pays "
         "again, as does the button 'Clear All Task State Store'. Set state_path, [segmind] state_path or output_path "
-        "to keep a record that outlives this."
+        "to keep a record that survives this."
     )
 
 
 def _name(kind: str, text: str) -> str:
-    """Return one folder's or file's name: readable, never ``..``, and short enough for every file system."""
+    """Return the name of a folder or file: readable, never ``..``, and short enough for every file system."""
     quoted = quote(text, safe="")
     if len(quoted) > LONGEST_NAME:
         quoted = f"{quoted[:LONGEST_NAME]}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
@@ -374,7 +374,7 @@ def _decode(text: str) -> SubmissionRecord:
         value = json.loads(text)
     except ValueError as error:
         raise SegmindStateError(
-            "What an earlier try noted about its request is no JSON. Nothing is submitted until it can be read: "
-            "repair or delete the record, then clear the task."
+            "The submission record of an earlier try is not JSON. Nothing is submitted until it can be read: repair or "
+            "delete the record, then clear the task."
         ) from error
     return SubmissionRecord.from_json(value)

@@ -310,6 +310,6 @@ def test_a_manifest_whose_files_are_gone_is_ignored(tmp_path: Path) -> None:
     assert stored_result("r-1", ResultDestination(), manifest) == StoredResult(manifest=manifest)
 
 
-def test_half_a_file_is_not_believed(tmp_path: Path) -> None:
+def test_half_a_file_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "r-1.json").write_text('{"request_id": "r-1", "out')
     assert stored_result("r-1", ResultDestination(tmp_path.as_uri())) is None

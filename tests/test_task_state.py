@@ -64,7 +64,9 @@ def test_a_record_comes_back_as_it_was_written(state: TaskState) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"fingerprint": 1}', "7"])
-def test_half_a_record_stops_the_task_and_is_no_first_try(text: str, tmp_path: Path, variables: dict[str, str]) -> None:
+def test_half_a_record_stops_the_task_and_is_not_a_first_try(
+    text: str, tmp_path: Path, variables: dict[str, str]
+) -> None:
     file = PathTaskState(tmp_path.as_uri(), identity())
     file.write(RECORD)
     next(tmp_path.rglob("*.json")).write_text(text)
@@ -87,12 +89,12 @@ def test_half_a_record_stops_the_task_and_is_no_first_try(text: str, tmp_path: P
         {"manifest": {}},
     ],
 )
-def test_a_record_that_says_more_than_we_know_is_not_guessed_at(change: dict[str, Any]) -> None:
+def test_a_record_with_unknown_fields_is_not_interpreted(change: dict[str, Any]) -> None:
     with pytest.raises(SegmindStateError):
         SubmissionRecord.from_json({**RECORD.to_json(), **change})
 
 
-def test_a_record_in_a_file_is_on_the_disk_with_its_folders_before_the_task_goes_on(
+def test_a_record_in_a_file_is_on_disk_with_its_folders_before_the_task_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[str] = []
@@ -117,7 +119,7 @@ def test_a_folder_that_cannot_be_read_is_not_an_empty_one(tmp_path: Path) -> Non
         PathTaskState(blocker.as_uri(), identity()).read()
 
 
-def test_an_airflow_that_hides_that_it_could_not_ask_is_found_out(
+def test_an_airflow_that_hides_a_failed_read_is_detected(
     variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     comms = pytest.importorskip("airflow.sdk.execution_time.comms")
@@ -169,7 +171,7 @@ def context(**kept: Any) -> Any:
         (None, None, False, "the Airflow Variable 'segmind_request_"),
     ],
 )
-def test_a_path_that_was_set_goes_before_the_task_state_store(
+def test_a_path_that_was_set_takes_precedence_over_the_task_state_store(
     state_path: str | None,
     record_path: str | None,
     state_store: bool,
@@ -187,9 +189,7 @@ def test_a_path_that_was_set_goes_before_the_task_state_store(
     assert bool(variables) == (state_path is None and not state_store)
 
 
-def test_the_configured_state_path_goes_before_the_task_state_store_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_configured_state_path_takes_precedence_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW__SEGMIND__STATE_PATH", tmp_path.as_uri())
     store = StateStore()
     task_state_for(context(task_state_store=store), None).write(RECORD)
@@ -221,7 +221,7 @@ def test_a_record_is_found_wherever_an_earlier_try_wrote_it(
 
 
 @pytest.mark.parametrize("broken", ["state store", "path", "variable"])
-def test_a_store_that_may_hold_a_record_and_cannot_be_read_stops_the_work(
+def test_a_store_that_may_have_a_record_and_cannot_be_read_stops_the_task(
     broken: str, tmp_path: Path, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any, **__: Any) -> Any:
@@ -271,7 +271,7 @@ def test_a_record_in_the_task_state_store_never_expires() -> None:
         ("True", "3.4.0", {"record_path": "memory://o"}, False),
     ],
 )
-def test_a_store_that_is_emptied_is_warned_of_where_nothing_else_keeps_the_note(
+def test_a_store_that_is_emptied_is_warned_of_where_nothing_else_keeps_the_record(
     clear_on_success: str, version: str, paths: dict[str, str], warns: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW__STATE_STORE__CLEAR_ON_SUCCESS", clear_on_success)
@@ -286,7 +286,7 @@ def test_a_store_that_is_emptied_is_warned_of_where_nothing_else_keeps_the_note(
 DAY = 86_400.0
 
 
-def test_variables_of_old_runs_are_deleted_and_none_whose_fate_is_unknown(variables: dict[str, str]) -> None:
+def test_variables_of_old_runs_are_deleted_unless_their_outcome_is_unknown(variables: dict[str, str]) -> None:
     def write(run: str, now: float, record: SubmissionRecord) -> None:
         VariableTaskState(identity(run_id=run), clock=lambda: now).write(record)
 
@@ -315,7 +315,7 @@ def test_a_thousand_nights_leave_a_month_of_variables(variables: dict[str, str])
 
 
 @pytest.mark.parametrize("index", ["{", "[]", '{"a": "b"}', '{"a": null}'])
-def test_an_index_that_cannot_be_read_loses_no_record_and_is_begun_anew(index: str, variables: dict[str, str]) -> None:
+def test_an_index_that_cannot_be_read_loses_no_record_and_is_replaced(index: str, variables: dict[str, str]) -> None:
     VariableTaskState(identity()).write(RECORD)
     variables[next(key for key in variables if key.startswith("segmind_requests_"))] = index
     VariableTaskState(identity(run_id="next")).write(RECORD)
@@ -323,7 +323,7 @@ def test_an_index_that_cannot_be_read_loses_no_record_and_is_begun_anew(index: s
     assert len(json.loads(variables[next(key for key in variables if key.startswith("segmind_requests_"))])) == 1
 
 
-def test_a_record_that_cannot_be_read_is_left_alone_and_keeps_no_other_from_being_deleted(
+def test_a_record_that_cannot_be_read_is_kept_and_others_are_still_deleted(
     variables: dict[str, str],
 ) -> None:
     old = replace(RECORD, intent_at=0.0, submitted_at=0.0)
@@ -398,11 +398,11 @@ def test_a_store_that_cannot_be_written_is_named_with_what_that_means(tmp_path: 
     (tmp_path / "a_file").write_text("")
     kept = task_state_for({"ti": TaskInstance()}, str(tmp_path / "a_file"))  # type: ignore[typeddict-item]
 
-    with pytest.raises(OSError, match=r"exists|directory") as told:
+    with pytest.raises(OSError, match=r"exists|directory") as caught:
         kept.write(RECORD)
 
-    assert "a_file" in told.value.__notes__[0]
-    assert "Nothing is submitted before it can be" in told.value.__notes__[0]
+    assert "a_file" in caught.value.__notes__[0]
+    assert "Nothing is submitted before it can be" in caught.value.__notes__[0]
 
 
 def test_a_folder_in_a_store_that_airflow_does_not_know_is_an_error_of_the_configuration() -> None:

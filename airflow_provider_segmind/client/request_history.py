@@ -1,11 +1,11 @@
 """
 Pure: find the request of a lost POST in Segmind's request history.
 
-The history is the only witness of a POST whose answer nobody saw. Its rows appear late (up to two hours), its
-envelope and the name of its time field are undocumented, and a request with several outputs stands there several
-times. Its times are those of Segmind's clock, and the worker's may be minutes ahead or behind: what rows of known
-requests tell of the difference decides; what cannot be known is covered by a margin, within which a row is neither
-taken for the lost request nor believed to be another.
+The history is the only evidence of a POST whose response was lost. Its rows appear late (up to two hours), its
+envelope and the name of its time field are undocumented, and a request with several outputs has several rows. Its times
+are those of Segmind's clock, and the worker's may be minutes ahead or behind: rows of known requests tell the
+difference; what remains unknown is covered by a margin, within which a row is neither taken for the lost request nor
+ruled out.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from airflow_provider_segmind.client.submission import SubmissionRecord, digest
 from airflow_provider_segmind.exceptions import SegmindError, SegmindSubmissionUnknownError
 
 HISTORY_WAITS = (0.0, 1.0, 2.0, 4.0, 8.0, 15.0)
-"""Seconds before each look into the request history."""
+"""Seconds before each search of the request history."""
 LONGEST_WAIT = 300.0
-"""Seconds between looks when a task is told to wait for the history."""
+"""Seconds between searches when a task waits for the history."""
 HISTORY_PAGES = 300
-"""Pages that are read at most; a history longer than that has not said what it does not hold."""
+"""Pages that are read at most; a longer history does not prove that a request is missing."""
 CLOCK_SKEW = 120.0
-"""Seconds by which Segmind's clock may lag ours, while nothing tells by how much, for a row to be taken."""
+"""Seconds by which Segmind's clock may lag ours, while the difference is unknown, for a row to be taken."""
 LARGEST_SKEW = 3600.0
-"""Seconds by which clocks may differ, while nothing tells by how much, for a row not to be another request."""
+"""Seconds by which clocks may differ, while the difference is unknown, for a row not to be another request."""
 SLACK = 5.0
 """Seconds allowed for rounding where the difference of the clocks is known."""
 POST_DURATION = 600.0
@@ -43,9 +43,9 @@ POST_DURATION = 600.0
 @dataclass(frozen=True, slots=True)
 class ClockOffset:
     """
-    By how many seconds Segmind's clock is ahead of ours, between which bounds.
+    The seconds by which Segmind's clock is ahead of ours, as bounds.
 
-    :param known: whether requests of known submission time tell so; otherwise the bounds are no more than a guess.
+    :param known: whether they come from requests of known submission time; otherwise they are a guess.
     """
 
     low: float = 0.0
@@ -57,11 +57,11 @@ class ClockOffset:
         cls, known: Iterable[tuple[float, float]], *, at_least: float = float("-inf"), hint: float | None = None
     ) -> ClockOffset:
         """
-        Put together what is known.
+        Combine what is known.
 
-        :param known: bounds that requests of ours tell, each; they may be of workers whose clocks differ.
-        :param at_least: what the newest row tells: Segmind's clock is not behind it.
-        :param hint: what a Date header tells, which nobody documents and a proxy may have written.
+        :param known: bounds from each of our own requests, which may be of workers whose clocks differ.
+        :param at_least: from the newest row: Segmind's clock is not behind it.
+        :param hint: from a Date header, which is undocumented and may come from a proxy.
         """
         bounds = list(known)
         if bounds:
@@ -71,7 +71,7 @@ class ClockOffset:
 
 
 class TimeMatch(Enum):
-    """Whether a row's moment is that of a lost POST: it is, it may be, or it is not."""
+    """Whether the time of a row is that of a lost POST: it is, it may be, or it is not."""
 
     INSIDE = "inside"
     NEAR = "near"
@@ -80,28 +80,28 @@ class TimeMatch(Enum):
 
 def time_match(row: RequestRecord, earliest: float, latest: float, offset: ClockOffset) -> tuple[TimeMatch, float]:
     """
-    Say whether a row's moment is that of a lost POST, and how many seconds lie between it and the earliest one.
+    Return whether the time of a row is that of a lost POST, and the seconds between it and ``earliest``.
 
     :param earliest: epoch seconds of our clock before which the POST was certainly not sent.
-    :param latest: epoch seconds of our clock after which it certainly had not arrived any more.
+    :param latest: epoch seconds of our clock after which it certainly did not arrive.
     """
-    moments = row_moments(row)
+    times = row_times(row)
     lag = SLACK if offset.known else CLOCK_SKEW
     margin = SLACK if offset.known else LARGEST_SKEW
-    if not moments:
+    if not times:
         return TimeMatch.NEAR, 0.0
-    distances = [abs(moment - earliest - (offset.low + offset.high) / 2) for moment in moments]
+    distances = [abs(time - earliest - (offset.low + offset.high) / 2) for time in times]
     first, last = earliest + offset.low, latest + offset.high
-    inside = [gap for moment, gap in zip(moments, distances, strict=True) if first - lag <= moment <= last + SLACK]
+    inside = [gap for time, gap in zip(times, distances, strict=True) if first - lag <= time <= last + SLACK]
     if inside:
         return TimeMatch.INSIDE, min(inside)
-    if any(first - margin <= moment <= last + margin for moment in moments):
+    if any(first - margin <= time <= last + margin for time in times):
         return TimeMatch.NEAR, min(distances)
     return TimeMatch.OUTSIDE, 0.0
 
 
 def body_of(row: RequestRecord) -> Mapping[str, Any] | None:
-    """Return the body a history row holds, as an object or as the text of one; None when it holds none."""
+    """Return the body in a history row, an object or a string of JSON; None when there is none."""
     body = row.request_body
     if isinstance(body, str):
         try:
@@ -113,7 +113,7 @@ def body_of(row: RequestRecord) -> Mapping[str, Any] | None:
 
 def is_sent_body(theirs: Mapping[str, Any] | None, *, digest_sent: str, sent: Mapping[str, Any] | None) -> bool:
     """
-    Tell whether a body in the history is one that we sent.
+    Return whether a body in the history is one that we sent.
 
     :param digest_sent: SHA-256 in hex of the canonical JSON of what was sent.
     :param sent: what was sent, None where only its digest is known; the server may then have added nothing.
@@ -125,10 +125,10 @@ def is_sent_body(theirs: Mapping[str, Any] | None, *, digest_sent: str, sent: Ma
 
 def contains(theirs: Any, ours: Any) -> bool:
     """
-    Tell whether a JSON value holds all of ours; the server may have added fields at any depth.
+    Return whether a JSON value contains all of ours; the server may have added fields at any depth.
 
-    Each of our fields must be there with an equal value, lists must have the same length, numbers are equal as numbers,
-    and true is not 1.
+    Each of our fields must be there with an equal value, lists must have the same length, numbers are compared as
+    numbers, and true is not 1.
     """
     if isinstance(ours, Mapping):
         return isinstance(theirs, Mapping) and all(
@@ -148,12 +148,12 @@ def contains(theirs: Any, ours: Any) -> bool:
 
 
 def only_ours(theirs: Any, ours: Any) -> Any:
-    """Return a JSON value without the fields that a body of ours, of whatever values, does not have."""
+    """Return a JSON value without the fields that our body does not have."""
     if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
         return {name: only_ours(theirs[name], value) for name, value in ours.items() if name in theirs}
     if isinstance(ours, (list, tuple)) and isinstance(theirs, list) and len(theirs) == len(ours):
         return [only_ours(one, other) for one, other in zip(theirs, ours, strict=True)]
-    # A number has our spelling where it is equal.
+    # An equal number keeps our spelling.
     return ours if contains(theirs, ours) and not isinstance(ours, (Mapping, list, tuple)) else theirs
 
 
@@ -166,16 +166,16 @@ def search(
     waits: tuple[float, ...] = HISTORY_WAITS,
 ) -> Generator[Step, Any, RequestRecord | None]:
     """
-    Look for the request of a lost POST in the request history.
+    Search the request history for the request of a lost POST.
 
-    History lags by up to two hours, so it is looked at several times with growing waits; trouble on the way counts as
+    History lags by up to two hours, so it is searched several times with growing waits; an error on the way counts as
     "not there yet".
 
     :param now: epoch seconds.
-    :param waits: seconds before each look; the tuple bounds how often.
+    :param waits: seconds before each search.
     :returns: the row that fits best, None when the history does not show it.
     :raises SegmindSubmissionUnknownError: it shows an equal request that may be the lost one, if the clocks differ.
-    :raises SegmindError: the last look got no answer: that is not the same as an answer without the row.
+    :raises SegmindError: the last search failed, which is not the same as a history without the row.
     """
     trouble: SegmindError | None = None
     for wait in waits:
@@ -196,10 +196,10 @@ def search(
 
 def leaves_open(trouble: SegmindError) -> bool:
     """
-    Tell whether the history may yet show a lost request after an attempt to read it ended in an error.
+    Return whether the history may still show a lost request after an error of a search.
 
-    A history that cannot be read just now has not said that the request is not there. Nor has one that shows an equal
-    request, if the clocks differ.
+    A history that cannot be read at the moment does not prove that the request is missing. Nor does one that shows an
+    equal request, if the clocks differ.
     """
     return trouble.retryable or trouble.billed is None
 
@@ -222,18 +222,18 @@ def _search_once(
             if equal:
                 break
             raise
-        moments = [moment for row in rows for moment in row_moments(row)]
-        newest = max([newest, *moments])
+        times = [time for row in rows for time in row_times(row)]
+        newest = max([newest, *times])
         hint = next((row.clock_offset for row in rows if row.clock_offset is not None), hint)
         equal += [row for row in rows if may_be(row, record, inputs)]
         # The newest come first.
-        complete = len(rows) < MAX_RECORDS_PER_PAGE or bool(moments and max(moments) < earliest)
+        complete = len(rows) < MAX_RECORDS_PER_PAGE or bool(times and max(times) < earliest)
         if complete:
             break
     found = _best(equal, record, ClockOffset.of([], at_least=newest - now, hint=hint))
     if found is None and not complete:
         raise SegmindSubmissionUnknownError(
-            f"The request history holds more than the {HISTORY_PAGES * MAX_RECORDS_PER_PAGE} rows that were read."
+            f"The request history has more than the {HISTORY_PAGES * MAX_RECORDS_PER_PAGE} rows that were read."
         )
     return found
 
@@ -257,7 +257,7 @@ def _best(equal: list[RequestRecord], record: SubmissionRecord, offset: ClockOff
 
 
 def may_be(row: RequestRecord, record: SubmissionRecord, inputs: Mapping[str, Any]) -> bool:
-    """Tell whether a row is of the same model and body as a lost POST, and no request this task instance had before."""
+    """Return whether a row has the model and body of a lost POST and is not of an earlier request of this task."""
     return (
         row.model_name in (None, record.fingerprint.model)
         and row.request_id not in record.previous_ids
@@ -265,21 +265,19 @@ def may_be(row: RequestRecord, record: SubmissionRecord, inputs: Mapping[str, An
     )
 
 
-def row_moments(row: RequestRecord) -> list[float]:
+def row_times(row: RequestRecord) -> list[float]:
     """
-    Return the moments (epoch seconds) at which a history row may have been created.
+    Return the times (epoch seconds) at which a history row may have been created.
 
-    The name of that field is undocumented: those are taken whose name speaks of a creation or submission, else all.
+    The name of that field is undocumented: fields named like a creation or submission are taken, else all.
     """
-    moments = {
-        name: moment
+    times = {
+        name: time
         for name, value in (row.model_extra or {}).items()
-        if not re.search(r"latency|cost|credit", name) and (moment := _moment(value)) is not None
+        if not re.search(r"latency|cost|credit", name) and (time := _time(value)) is not None
     }
-    created = [
-        moment for name, moment in moments.items() if re.search(r"creat|submi|start|request", name, re.IGNORECASE)
-    ]
-    return created or list(moments.values())
+    created = [time for name, time in times.items() if re.search(r"creat|submi|start|request", name, re.IGNORECASE)]
+    return created or list(times.values())
 
 
 def fetch_record(
@@ -288,7 +286,7 @@ def fetch_record(
     """
     Look up the record of a request whose result is gone; several times, because the record may lag.
 
-    :raises SegmindError: the history does not know it, or cannot be asked.
+    :raises SegmindError: it is not in the history, or the history cannot be read.
     """
     for wait in waits[:-1]:
         if wait:
@@ -303,7 +301,7 @@ def fetch_record(
     return record
 
 
-def _moment(value: Any) -> float | None:
+def _time(value: Any) -> float | None:
     if isinstance(value, bool):
         return None
     if isinstance(value, (int, float)):
@@ -312,12 +310,12 @@ def _moment(value: Any) -> float | None:
     if not isinstance(value, str) or not re.match(r"\d{4}-\d\d-\d\d[T ]", value):
         return None
     try:
-        moment = datetime.fromisoformat(value)
+        time = datetime.fromisoformat(value)
     except ValueError:
         return None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
 
 
-def submission_moment(row: RequestRecord, record: SubmissionRecord) -> float:
+def submission_time(row: RequestRecord, record: SubmissionRecord) -> float:
     """Return when an adopted request was submitted, at the earliest, so that its expiry is never overestimated."""
-    return min([record.intent_at, *(moment for moment in row_moments(row) if moment > record.intent_at - LARGEST_SKEW)])
+    return min([record.intent_at, *(time for time in row_times(row) if time > record.intent_at - LARGEST_SKEW)])

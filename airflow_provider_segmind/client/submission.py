@@ -105,16 +105,16 @@ class RequestRef:
         if isinstance(given, str):
             given = given.strip()
         path_segment(given, "request_id")
-        moment = read_moment(submitted_at, "submitted_at")
-        return cls(request_id=str(given), model=model, submitted_at=moment, manifest=manifest)
+        timestamp = read_timestamp(submitted_at, "submitted_at")
+        return cls(request_id=str(given), model=model, submitted_at=timestamp, manifest=manifest)
 
     def to_json(self) -> dict[str, Any]:
         """Return what XCom carries of a request that was submitted."""
-        moment = None if self.submitted_at is None else iso(self.submitted_at)
-        return {"request_id": self.request_id, "model": self.model, "submitted_at": moment}
+        timestamp = None if self.submitted_at is None else iso(self.submitted_at)
+        return {"request_id": self.request_id, "model": self.model, "submitted_at": timestamp}
 
 
-def read_moment(value: Any, field: str) -> float | None:
+def read_timestamp(value: Any, field: str) -> float | None:
     """
     Read a point in time: ISO 8601 (UTC when it names no zone), a datetime, or epoch seconds.
 
@@ -127,10 +127,10 @@ def read_moment(value: Any, field: str) -> float | None:
             # Milliseconds, which other services use, are beyond the years that can be written.
             datetime.fromtimestamp(value, UTC)
             return float(value)
-        moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+        parsed = value if isinstance(value, datetime) else datetime.fromisoformat(value)
     except (TypeError, ValueError, OverflowError, OSError):
         raise SegmindConfigError(f"{field!r} is {value!r}; it must be ISO 8601 or epoch seconds.") from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,6 +356,6 @@ def unknown_message(record: SubmissionRecord, result: str) -> str:
     )
 
 
-def iso(moment: float) -> str:
+def iso(timestamp: float) -> str:
     """Return epoch seconds as ISO 8601 in UTC."""
-    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds")
+    return datetime.fromtimestamp(timestamp, UTC).isoformat(timespec="seconds")

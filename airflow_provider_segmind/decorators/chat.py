@@ -1,4 +1,4 @@
-"""``@task.segmind``: a function returns what to ask, the task returns what the model answered."""
+"""``@task.segmind``: a function returns the prompt, the task returns the model's answer."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
     from airflow_provider_segmind.defaults import OnExpired, OnFailed, OnLargeFile, OnStale, OnUnknown
 
 
-Asked = ParamSpec("Asked")
-_QUESTION = ("prompt", "system", "messages", "files")
+Params = ParamSpec("Params")
+_PROMPT_KEYS = ("prompt", "system", "messages", "files")
 
 
 class _SegmindDecoratedOperator(DecoratedOperator, SegmindChatOperator):
     """
-    Ask a chat model what a function returns.
+    Send a chat model the prompt that a function returns.
 
     The function returns the prompt, or a dict of ``prompt``, ``system``, ``messages`` and ``files``. What it returns
     is data: Jinja never renders it and it is never taken for a path, or a stray ``{{ conn… }}`` in a customer's letter
     would read secrets.
 
-    The function runs again in a retry, and after a deferral when a further request has to be made: let it return the
-    same every time, as a changed question is a new paid request.
+    The function runs again in a retry, and after a deferral when a follow-up has to be sent: let it return the same
+    every time, as a changed prompt is a new paid request.
     """
 
     custom_operator_name = "@task.segmind"
@@ -65,7 +65,9 @@ class _SegmindDecoratedOperator(DecoratedOperator, SegmindChatOperator):
     ) -> None:
         for name in ("prompt", "messages"):
             if name in kwargs:
-                raise SegmindConfigError(f"{name!r} is what the function of @task.segmind returns: it is no argument.")
+                raise SegmindConfigError(
+                    f"{name!r} is returned by the function of @task.segmind: it is not an argument."
+                )
         super().__init__(
             python_callable=python_callable,
             op_args=op_args,
@@ -75,58 +77,58 @@ class _SegmindDecoratedOperator(DecoratedOperator, SegmindChatOperator):
         )
 
     def execute(self, context: Context) -> Any:
-        """Ask what the function returns; Airflow looks into its arguments, whose masked form is stored by then."""
+        """Run the function and the request; Airflow reads its arguments, whose masked form is stored by then."""
         self.op_args, self.op_kwargs = unmasked(self.op_args), unmasked(self.op_kwargs)
         return super().execute(context)
 
-    def question(self, context: Context) -> ChatPrompt:
-        """Call the function and return what it asks."""
+    def chat_prompt(self, context: Context) -> ChatPrompt:
+        """Call the function and return its prompt."""
         names: Any = dict(context)
         op_args, system = unmasked(self.op_args), unmasked(self.system)
         context_merge(names, unmasked(self.op_kwargs))
         kwargs = determine_kwargs(self.python_callable, op_args, names)
-        asked = self.python_callable(*op_args, **kwargs)
-        if isinstance(asked, str):
-            return ChatPrompt(asked, system, None, self.files)
-        if not isinstance(asked, Mapping):
+        returned = self.python_callable(*op_args, **kwargs)
+        if isinstance(returned, str):
+            return ChatPrompt(returned, system, None, self.files)
+        if not isinstance(returned, Mapping):
             raise SegmindConfigError(
-                f"The function of @task.segmind returned a {type(asked).__name__}: it must return the prompt, or a "
-                f"dict of {', '.join(_QUESTION)}. Nothing was sent."
+                f"The function of @task.segmind returned a {type(returned).__name__}: it must return the prompt, or a "
+                f"dict of {', '.join(_PROMPT_KEYS)}. Nothing was sent."
             )
-        for name in asked.keys() - set(_QUESTION):
+        for name in returned.keys() - set(_PROMPT_KEYS):
             raise SegmindConfigError(
-                f"The function of @task.segmind returned a dict with {name!r}: only {', '.join(_QUESTION)} may be in "
-                "it. Nothing was sent."
+                f"The function of @task.segmind returned a dict with {name!r}: it may have "
+                f"{', '.join(_PROMPT_KEYS)} only. Nothing was sent."
             )
         return ChatPrompt(
-            asked.get("prompt"),
-            asked.get("system", system),
-            asked.get("messages"),
-            asked.get("files", self.files),
+            returned.get("prompt"),
+            returned.get("system", system),
+            returned.get("messages"),
+            returned.get("files", self.files),
         )
 
 
-class SegmindTask(Protocol[Asked]):
-    """A decorated function: called in a DAG it makes a task and returns what the task will answer."""
+class SegmindTask(Protocol[Params]):
+    """A decorated function: a call in a DAG creates a task and returns its future output."""
 
-    def __call__(self, *args: Asked.args, **kwargs: Asked.kwargs) -> Any:
-        """Make the task."""
+    def __call__(self, *args: Params.args, **kwargs: Params.kwargs) -> Any:
+        """Create the task."""
 
     def expand(self, **kwargs: Any) -> Any:
-        """Make one task instance for each value."""
+        """Create one task instance for each value."""
 
     def expand_kwargs(self, kwargs: Any, *, strict: bool = True) -> Any:
-        """Make one task instance for each mapping."""
+        """Create one task instance for each mapping."""
 
     def partial(self, **kwargs: Any) -> SegmindTask[...]:
-        """Fix arguments that every mapped task instance shares."""
+        """Set arguments that all mapped task instances share."""
 
-    def override(self, **kwargs: Any) -> SegmindTask[Asked]:
+    def override(self, **kwargs: Any) -> SegmindTask[Params]:
         """Change arguments of the operator for one use."""
 
 
 @overload
-def segmind_task(python_callable: Callable[Asked, Any]) -> SegmindTask[Asked]: ...
+def segmind_task(python_callable: Callable[Params, Any]) -> SegmindTask[Params]: ...
 
 
 @overload
@@ -162,20 +164,20 @@ def segmind_task(
     mask_prompts: bool | None = None,
     retries: int = ...,
     **kwargs: Any,
-) -> Callable[[Callable[Asked, Any]], SegmindTask[Asked]]: ...
+) -> Callable[[Callable[Params, Any]], SegmindTask[Params]]: ...
 
 
 def segmind_task(python_callable: Any = None, multiple_outputs: bool = False, **kwargs: Any) -> Any:
     """
-    Turn a function that returns a question into a task that returns the answer; registered as ``@task.segmind``.
+    Turn a function that returns a prompt into a task that returns the answer; registered as ``@task.segmind``.
 
-    Import it by this name where a type checker is to know its arguments: to one, every provider's ``@task.…`` is a
-    decorator of anything.
+    Import it by this name to have its arguments type-checked: to a type checker, every provider's ``@task.…`` takes
+    anything.
 
     :param multiple_outputs: also push each key of an answer that is an object.
     :param kwargs: as :class:`~airflow_provider_segmind.operators.chat.SegmindChatOperator` takes them.
     """
-    # Airflow would infer multiple_outputs from the function's own return type, which is that of the question.
+    # Airflow would infer multiple_outputs from the function's return type, which is that of the prompt.
     return task_decorator_factory(
         python_callable=python_callable,
         multiple_outputs=bool(multiple_outputs),

@@ -18,7 +18,7 @@ from airflow_provider_segmind.client.request_history import (
     is_sent_body,
     leaves_open,
     only_ours,
-    row_moments,
+    row_times,
     time_match,
 )
 from airflow_provider_segmind.enrichment.ledger.events import Claimed, Freed, Submitted
@@ -134,7 +134,7 @@ class _Reading:
     def take(self, record: RequestRecord) -> bool:
         """Learn from one record; tell whether it may be a lost request."""
         self._seen = True
-        self._newest = max([self._newest, *row_moments(record)])
+        self._newest = max([self._newest, *row_times(record)])
         self._hint = self._hint if record.clock_offset is None else record.clock_offset
         witness = self._known.get(record.request_id)
         if witness is not None:
@@ -193,7 +193,7 @@ class _Reading:
         return findings
 
     def _learn(self, record: RequestRecord, witness: Witness) -> None:
-        moments = row_moments(record)
+        moments = row_times(record)
         if moments and witness.not_after is not None and witness.not_after >= witness.not_before:
             created = min(moments)
             bounds = (created - witness.not_after, created - witness.not_before)
@@ -228,7 +228,7 @@ class _Reading:
         )
 
     def _time_match(self, record: RequestRecord, one: Lost) -> tuple[TimeMatch, float]:
-        if not row_moments(record):
+        if not row_times(record):
             # The days asked about are all that is known of its time.
             return TimeMatch.INSIDE, 0.0
         told = self._offsets.get(one.claim.writer)

@@ -347,7 +347,7 @@ class RequestExecution:
             found, trouble = self._search_history(record, (0.0,))
         if found is not None:
             self._log.info("Found it: request %s. Continuing with it, nothing is paid again", found.request_id)
-            self._record = self._write(record.accepted(found.request_id, history.submission_moment(found, record)))
+            self._record = self._write(record.accepted(found.request_id, history.submission_time(found, record)))
             return
         undecided = trouble is not None and history.leaves_open(trouble)
         if settings.on_unknown != "resubmit" or undecided or record.resubmits >= settings.max_resubmits:

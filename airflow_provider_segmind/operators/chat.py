@@ -1,4 +1,4 @@
-"""Ask a chat model and get a text, or data of a type."""
+"""Prompt a chat model and return its answer: text, or data of a type."""
 
 from __future__ import annotations
 
@@ -31,34 +31,35 @@ if TYPE_CHECKING:
 
 class SegmindChatOperator(SegmindRunOperator):
     """
-    Ask a chat model, in one task that holds no worker slot while it waits, and return what it answered.
+    Prompt a chat model, in one task that holds no worker slot while it waits, and return its answer.
 
-    ``prompt``, ``system``, ``messages`` and ``files`` say the same to every model; the form of the request follows from
-    the model's name. For anything but chat use :class:`~airflow_provider_segmind.operators.request.SegmindRunOperator`.
+    ``prompt``, ``system``, ``messages`` and ``files`` mean the same for every model; the form of the request follows
+    from the model's name. For anything but chat use
+    :class:`~airflow_provider_segmind.operators.request.SegmindRunOperator`.
 
     **XCom**: as return value the text, or plain JSON data when there is an ``output_type``; a manifest with ``uri``
     when that is larger than ``max_xcom_bytes``. Keys: ``usage`` (tokens), ``cost`` (USD as billed), ``request_id``,
     ``finish_reason``. Usage and cost are those of all requests this answer took.
 
     **What is paid**: one request; one more when the answer was cut off (with a larger output cap); up to
-    ``max_repairs`` more when it is not the data asked for. Each is noted by itself, so that **a retry, a clear, a
-    killed worker or triggerer** goes on where the task was and pays none of them again.
+    ``max_repairs`` more when it is not of ``output_type``. Each is recorded by itself, so that **a retry, a clear, a
+    killed worker or triggerer** continues where the task was and pays none of them again.
 
     **Templated**: ``prompt``, ``system``, ``messages``, ``files``, ``options``, ``model``, ``output_path``,
     ``inputs_schema``, ``segmind_conn_id``, ``state_path``. A ``prompt`` or ``system`` that is as a whole the path of a
-    ``.md``, ``.txt`` or ``.json`` file, without spaces and braces, is read from that file. What comes out of XCom
+    ``.md``, ``.txt`` or ``.json`` file, without spaces and braces, is read from that file. A value from XCom
     arrives byte for byte: it is neither rendered nor taken for a path.
 
-    :param prompt: the question; the last turn when ``messages`` are given too.
-    :param system: what the model is told before the conversation.
-    :param messages: turns of ``role`` and ``content``, or Gemini's own object with ``contents``.
-    :param files: paths, ObjectStoragePath URIs, ``http(s)`` addresses or bytes, sent beside the prompt.
-    :param options: what else the model takes (``temperature``, ``max_tokens``…), sent as it is.
-    :param api_format: ``gemini``, ``openai`` or ``anthropic``, for a model whose name does not tell.
+    :param prompt: the prompt; the last message when ``messages`` are given too.
+    :param system: the system prompt.
+    :param messages: messages of ``role`` and ``content``, or Gemini's own object with ``contents``.
+    :param files: paths, ObjectStoragePath URIs, ``http(s)`` addresses or bytes, sent with the prompt.
+    :param options: other parameters of the model (``temperature``, ``max_tokens``…), sent unchanged.
+    :param api_format: ``gemini``, ``openai`` or ``anthropic``, for a model whose name does not tell its family.
     :param output_type: what the answer must be: a pydantic model, a type pydantic can adapt, or a JSON Schema.
     :param max_repairs: how often to ask again, each time paid, when the answer is not of ``output_type``.
     :param max_inline_bytes: largest file sent inside the request, in bytes; 7,000,000 when None.
-    :param large_files: a file is larger: ``fail``, or ``upload`` it to Segmind's storage, where anybody who has its
+    :param large_files: a file is larger: ``fail``, or ``upload`` it to Segmind's storage, where anyone who has its
         address can read it.
     :raises AirflowFailException: where a retry cannot help, an answer that cannot be used included; the message says
         how many requests were paid.
@@ -96,7 +97,7 @@ class SegmindChatOperator(SegmindRunOperator):
         **kwargs: Any,
     ) -> None:
         if "inputs" in kwargs:
-            raise SegmindConfigError("'inputs' are made by this operator: give prompt, messages, files and options.")
+            raise SegmindConfigError("'inputs' is built by this operator: set prompt, messages, files and options.")
         super().__init__(inputs={}, **kwargs)
         check_question(prompt=prompt, system=system, messages=messages, files=files)
         check_request(model=self.model, api_format=api_format, options=options, output_type=output_type)
@@ -110,7 +111,7 @@ class SegmindChatOperator(SegmindRunOperator):
         self.max_repairs = max_repairs
         self.max_inline_bytes = max_inline_bytes
         self.large_files = large_files
-        # A mapped task is built on the worker, where the text may be data that came out of XCom.
+        # A mapped task is created on the worker, where the string may be data from XCom.
         mapped = getattr(self, "_BaseOperator__from_mapped", False)
         named = named_files(prompt=prompt, system=system)
         self._text_files = {} if mapped else named
@@ -119,13 +120,13 @@ class SegmindChatOperator(SegmindRunOperator):
         self.find_late_fields()
 
     def check_arguments(self) -> None:
-        """Check what has a range or a choice."""
+        """Check the arguments that have a range or a choice."""
         super().check_arguments()
         check_limits(max_repairs=self.max_repairs, max_inline_bytes=self.max_inline_bytes)
         check_choice("large_files", self.large_files, OnLargeFile)
 
-    def question(self, context: Context) -> ChatPrompt:
-        """Return what to send."""
+    def chat_prompt(self, context: Context) -> ChatPrompt:
+        """Return the prompt and what is sent with it."""
         return ChatPrompt(unmasked(self.prompt), unmasked(self.system), unmasked(self.messages), self.files)
 
     def build_inputs(self, context: Context) -> Mapping[str, Any]:
@@ -141,7 +142,7 @@ class SegmindChatOperator(SegmindRunOperator):
 
         for field in self._unread:
             self.log.warning("%r looks like the path of a file and is sent unchanged: this task is mapped", field)
-        request = build_request(settings, self.question(context))
+        request = build_request(settings, self.chat_prompt(context))
         self.check_inputs(request.inputs)
         return request
 
@@ -181,11 +182,11 @@ class SegmindChatOperator(SegmindRunOperator):
         return execution
 
     def resolve_template_files(self) -> None:
-        """Read ``prompt`` and ``system`` from files, at DAG parse."""
+        """Read ``prompt`` and ``system`` from files at DAG parse."""
         self._read_text_files()
 
     def render_template_fields(self, context: Context, jinja_env: Any = None) -> None:
-        """Render; the files are read here where no DAG parse has done it (``dag.test()`` of a script)."""
+        """Render the fields; files are read here where no DAG parse has read them (``dag.test()`` of a script)."""
         self._read_text_files()
         super().render_template_fields(context, jinja_env)
 

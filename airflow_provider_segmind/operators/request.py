@@ -1,4 +1,4 @@
-"""Submit a request, fetch its result, or do all of it in one task."""
+"""Submit a request, fetch its result, or do both in one task."""
 
 from __future__ import annotations
 
@@ -51,17 +51,17 @@ if TYPE_CHECKING:
 
 class SegmindSubmitOperator(TemplatedOperator, BaseOperator):
     """
-    Submit one request to Segmind, once for this task instance, and hand on its id.
+    Submit one request to Segmind, once for this task instance, and return its id.
 
     Use it with :class:`~airflow_provider_segmind.sensors.request.SegmindRequestSensor` and
-    :class:`~airflow_provider_segmind.operators.request.SegmindResultOperator` where other work is done meanwhile;
+    :class:`~airflow_provider_segmind.operators.request.SegmindResultOperator` to do other work meanwhile;
     :class:`~airflow_provider_segmind.operators.request.SegmindRunOperator` does all of it in one task.
 
     **XCom**: ``request_id`` under the key ``request_id``; as return value ``{"request_id", "model", "submitted_at"}``
     with ``submitted_at`` as ISO 8601.
 
     **A retry or a clear** finds the request of the earlier try and submits nothing: one task instance is one paid
-    request. A worker that died between the POST and its answer leaves an intent; the request is then looked for in
+    request. A worker that died between the POST and its response leaves an intent; the request is then looked up in
     Segmind's history.
 
     **Templated**: ``model``, ``inputs``, ``inputs_schema``, ``segmind_conn_id``, ``state_path``.
@@ -70,7 +70,7 @@ class SegmindSubmitOperator(TemplatedOperator, BaseOperator):
     :param inputs: the JSON body, as the model's page describes it.
     :param inputs_schema: JSON Schema of the body, or the path of one; checked before anything is paid.
     :param validate_inputs: True checks ``inputs`` against ``inputs_schema``, or without one against what Segmind's
-        model list says of the model; False checks nothing; None checks when there is an ``inputs_schema``.
+        model list has on the model; False checks nothing; None checks when there is an ``inputs_schema``.
     :param dry_run: submit nothing and return what the request may cost, see :meth:`estimate`.
     :param segmind_conn_id: the Connection.
     :param rate_share: the part of the account's limit for this task, above 0 up to 1, where several run at once; a
@@ -82,7 +82,7 @@ class SegmindSubmitOperator(TemplatedOperator, BaseOperator):
     :param mask_prompts: keep ``inputs`` (of a chat task ``prompt``, ``system``, ``messages`` and the arguments of its
         function) out of the rendered fields that Airflow stores; ``[segmind] mask_prompts`` when None.
     :param on_unknown: a POST was lost and the history does not show it: ``fail``, ``resubmit`` (may pay twice), or
-        ``wait`` (keep looking for an hour after the POST).
+        ``wait`` (search it for an hour after the POST).
     :raises AirflowFailException: where a retry cannot help; the message says whether money was spent.
     """
 
@@ -136,7 +136,7 @@ class SegmindSubmitOperator(TemplatedOperator, BaseOperator):
         self.find_late_fields()
 
     def check_arguments(self) -> None:
-        """Check what has a range or a choice."""
+        """Check the arguments that have a range or a choice."""
         check_model(self.model)
         check_path("state_path", self.state_path, none=True)
         check_schema("inputs_schema", self.inputs_schema)
@@ -260,7 +260,7 @@ class SegmindSubmitOperator(TemplatedOperator, BaseOperator):
 
     def estimate(self, context: Context) -> dict[str, Any]:
         """
-        Say what this task's request may cost. Free: nothing is submitted.
+        Estimate what this task's request may cost. Free: nothing is submitted.
 
         :returns: as :meth:`~airflow_provider_segmind.hooks.segmind.SegmindHook.estimate`.
         """
@@ -275,8 +275,8 @@ class SegmindResultOperator(TemplatedOperator, BaseOperator):
     """
     Fetch the result of a completed request. Free, and safe to repeat for an hour after the submission.
 
-    Use it downstream of a sensor. Set the same ``output_path`` on the sensor and the body is landed the moment it is
-    complete, so that a long queue between the two tasks loses nothing: this task then reads the landed file.
+    Use it downstream of a sensor. Set the same ``output_path`` on the sensor and the body is stored as soon as it is
+    complete, so that a long queue between the two tasks loses nothing: this task then reads the stored file.
 
     **XCom**: the body when it is small, else a manifest with ``uri``, ``status`` and ``metrics``.
 
@@ -289,7 +289,7 @@ class SegmindResultOperator(TemplatedOperator, BaseOperator):
     :param output_path: ObjectStoragePath URI of the folder (or file) for results that are large or media. Without it
         large bodies go to the folder ``output_path`` of the connection's extra or of ``[segmind]``, else into XCom.
     :param max_xcom_bytes: bytes of JSON up to which the result is the XCom value.
-    :param on_expired: the result is gone: ``recover`` what the request history holds, or ``fail``.
+    :param on_expired: the result is gone: ``recover`` what the request history has, or ``fail``.
     :raises AirflowFailException: the request failed, or its result is gone for good.
     """
 
@@ -321,7 +321,7 @@ class SegmindResultOperator(TemplatedOperator, BaseOperator):
         self.find_late_fields()
 
     def check_arguments(self) -> None:
-        """Check what has a range or a choice."""
+        """Check the arguments that have a range or a choice."""
         check_path("output_path", self.output_path, none=True)
         check_number("max_xcom_bytes", self.max_xcom_bytes, zero=True)
         check_choice("on_expired", self.on_expired, OnExpiredFree)
@@ -357,24 +357,24 @@ class SegmindResultOperator(TemplatedOperator, BaseOperator):
 
 class SegmindRunOperator(SegmindSubmitOperator):
     """
-    Submit a request, wait for it and land its result, in one task that holds no worker slot while it waits.
+    Submit a request, wait for it and store its result, in one task that holds no worker slot while it waits.
 
-    Most language models answer within seconds: the task looks inline for ``sync_wait`` seconds first and defers only
+    Most language models answer within seconds: the task polls inline for ``sync_wait`` seconds first and defers only
     what takes longer.
 
     **XCom**: ``request_id`` under its key from the moment of submission; as return value the body of the result when
     it is small, else a manifest with ``uri``, ``status`` and ``metrics``.
 
-    **A retry, a clear, a killed worker or triggerer** goes on with the same request; see ``docs/promises.md``.
+    **A retry, a clear, a killed worker or triggerer** continues with the same request; see ``docs/promises.md``.
 
     **Templated**: as :class:`SegmindSubmitOperator`, and ``output_path``.
 
     :param deferrable: wait in the triggerer; Airflow's ``[operators] default_deferrable`` when not given.
     :param sync_wait: seconds to wait inline before deferring.
-    :param poll_interval: seconds between looks, None to choose.
+    :param poll_interval: seconds between polls, None to choose.
     :param timeout: seconds after submission for which to wait.
     :param output_path: ObjectStoragePath URI of the folder (or file) for results that are large or media; the body is
-        landed there the moment it is complete. Without it large bodies go to the folder ``output_path`` of the
+        stored there as soon as it is complete. Without it large bodies go to the folder ``output_path`` of the
         connection's extra or of ``[segmind]``, else into XCom with a warning.
     :param max_xcom_bytes: bytes of JSON up to which the result is the XCom value.
     :param on_failed: Segmind reports FAILED, which costs nothing: ``fail``, or ``resubmit``.
@@ -417,7 +417,7 @@ class SegmindRunOperator(SegmindSubmitOperator):
         self.find_late_fields()
 
     def check_arguments(self) -> None:
-        """Check what has a range or a choice."""
+        """Check the arguments that have a range or a choice."""
         super().check_arguments()
         check_path("output_path", self.output_path, none=True)
         check_waiting(sync_wait=self.sync_wait, poll_interval=self.poll_interval, timeout=self.timeout)

@@ -102,7 +102,7 @@ class SegmindRequestSensor(TemplatedOperator, BaseSensorOperator):
         self.find_late_fields()
 
     def check_arguments(self) -> None:
-        """Check what has a range or a choice."""
+        """Check the arguments that have a range or a choice."""
         check_path("output_path", self.output_path, none=True)
         check_waiting(sync_wait=self.sync_wait, poll_interval=self.poll_interval, timeout=self.timeout)
         check_choice("on_expired", self.on_expired, OnExpiredFree)

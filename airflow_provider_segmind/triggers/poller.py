@@ -1,10 +1,10 @@
 """
 One poller for every trigger of a connection in an event loop.
 
-A trigger that opens its own client costs the triggerer 850 KB and tens of milliseconds; here it leaves an entry in a
-queue. The poller drives the generators of :func:`polling.wait` from one heap with one timer and sends their looks over
-a few connections, opened at the first look and closed when the last trigger has left. Everything lives in one event
-loop, so nothing is locked.
+A trigger that opens its own client costs the triggerer 850 KB and tens of milliseconds; here it adds an entry to a
+queue. The poller drives the generators of :func:`polling.wait` from one heap with one timer and sends their polls over
+a few connections, opened for the first poll and closed when the last trigger has finished. Everything lives in one
+event loop, so nothing is locked.
 """
 
 from __future__ import annotations
@@ -31,31 +31,31 @@ from airflow_provider_segmind.client.transports import Sender, sender_for
 from airflow_provider_segmind.exceptions import SegmindError
 
 CONFIG_LIFETIME = 60.0
-"""Seconds for which a Connection is not looked up again; a thousand triggers would each ask the supervisor."""
+"""Seconds for which a Connection is not looked up again; else a thousand triggers would each ask the supervisor."""
 LOOKUP_PAUSES = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 30.0, 30.0)
-"""Seconds before each further try of a look-up that failed; two minutes, of the hour for which a result is kept."""
-STEPS_PER_TURN = 50
-"""Entries a worker may handle without a look before the loop's other tasks have their turn."""
+"""Seconds before each further attempt at a failed look-up; two minutes, of the hour for which a result is kept."""
+STEPS_PER_YIELD = 50
+"""Entries a worker may handle without a poll before it yields to the loop's other tasks."""
 CONNECTIONS = 8
-"""Connections of a poller: looks are short, so more of them bring nothing."""
+"""Connections of a poller: polls are short, so more connections gain nothing."""
 FINAL = (SegmindError, AttributeError, KeyError, NameError, TypeError)
-"""What looking up a Connection again cannot mend: a Connection that cannot work, or a bug."""
+"""Errors that another look-up cannot fix: a Connection that cannot work, or a bug."""
 Report = Callable[[str], None]
 FindConfig = Callable[[], Coroutine[Any, Any, ClientConfig]]
-Owned = tuple[str, str]
-"""Whose Connection it is, and its id: one id may name another account for another team."""
+OwnedConnection = tuple[str, str]
+"""The owner of a Connection and its id: one id may name another account for another team."""
 _log = logging.getLogger(__name__)
 Opener = Callable[[ClientConfig, Callable[[], float]], Awaitable[Sender]]
 
 
-async def open_looks(config: ClientConfig, clock: Callable[[], float]) -> Sender:
-    """Return what sends looks, without blocking the loop."""
+async def open_transport(config: ClientConfig, clock: Callable[[], float]) -> Sender:
+    """Open the connections without blocking the loop."""
     await asyncio.to_thread(shared_tls)
     return sender_for(config, most=CONNECTIONS, clock=clock, light=True)
 
 
 class _Entry:
-    """One trigger's request: how its waiting goes on, and the future it will be told."""
+    """One trigger's request: the generator that waits for it, and the future that gets the outcome."""
 
     __slots__ = ("fetch", "future", "pending", "report", "steps")
 
@@ -73,23 +73,23 @@ class Poller:
     """
     Wait for many requests of one account.
 
-    :param opener: opens the connections; :func:`open_looks` outside tests.
-    :param on_rest: is called when the last trigger has left.
+    :param opener: opens the connections; :func:`open_transport` outside tests.
+    :param on_idle: called when the last trigger has finished.
     """
 
     def __init__(
         self,
         config: ClientConfig,
         *,
-        opener: Opener = open_looks,
-        on_rest: Callable[[], object] = lambda: None,
+        opener: Opener = open_transport,
+        on_idle: Callable[[], object] = lambda: None,
         clock: Callable[[], float] = time.time,
         rng: random.Random | None = None,
     ) -> None:
         self.config = config
         self._wire = config.wire
         self._opener = opener
-        self._on_rest = on_rest
+        self._on_idle = on_idle
         self._clock = clock
         self._rng = rng or random.Random()
         self._limiter = rate_limiter_for(config.endpoints.gateway, config.api_key, config.rate)
@@ -99,7 +99,7 @@ class Poller:
         self._ready: deque[_Entry] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._workers: set[asyncio.Task[None]] = set()
-        self._looks: Sender | None = None
+        self._transport: Sender | None = None
         self._opening = asyncio.Lock()
         self._numbers = 0
         self.waiting = 0
@@ -109,7 +109,7 @@ class Poller:
         Wait for a request to end; errors as in :func:`polling.wait`.
 
         :param fetch: whether the result itself is wanted.
-        :param report: is told when trouble starts and when it is over.
+        :param report: called with a message when polling starts to fail and when it works again.
         """
         entry = _Entry(pending, fetch, report, asyncio.get_running_loop().create_future())
         self.waiting += 1
@@ -121,7 +121,7 @@ class Poller:
                 entry.steps.close()
             self.waiting -= 1
             if not self.waiting:
-                await self._rest()
+                await self._close()
 
     def _spacing(self) -> float:
         return self._limiter.interval() * self.waiting
@@ -130,7 +130,7 @@ class Poller:
         return self._limiter.cooldown(self._clock())
 
     def _queue(self, entry: _Entry) -> None:
-        """Hand an entry to the workers; one whose result is about to be gone goes first."""
+        """Hand an entry to the workers; one whose result is about to expire goes first."""
         if polling.urgent(entry.pending, self._clock()):
             self._ready.appendleft(entry)
         else:
@@ -147,18 +147,18 @@ class Poller:
             if entry.future.done():
                 continue
             try:
-                looked = await self._go_on(entry)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the trigger must hear it; looks are free
+                polled = await self._advance(entry)
+            except Exception as error:  # noqa: BLE001 - the trigger must learn of any error; polls are free
                 if not entry.future.done():
                     entry.future.set_exception(error)
-                looked = True
-            idle = 0 if looked else idle + 1
-            if idle >= STEPS_PER_TURN:
+                polled = True
+            idle = 0 if polled else idle + 1
+            if idle >= STEPS_PER_YIELD:
                 idle = 0
                 await asyncio.sleep(0)
 
-    async def _go_on(self, entry: _Entry) -> bool:
-        """Carry out what the entry's generator yields until it pauses or ends, and tell whether there was a look."""
+    async def _advance(self, entry: _Entry) -> bool:
+        """Carry out what the entry's generator yields until it pauses or ends; return whether there was a poll."""
         if entry.steps is None:
             entry.steps = polling.wait(
                 self._wire,
@@ -169,13 +169,13 @@ class Poller:
                 report=entry.report,
                 pace=self._pace,
             )
-        steps, looked = entry.steps, False
+        steps, polled = entry.steps, False
         try:
             step = next(steps)
             while not isinstance(step, polling.Pause):
-                looked = True
+                polled = True
                 try:
-                    value = await self._look(step, entry.pending)
+                    value = await self._poll(step, entry.pending)
                 except SegmindError as error:
                     if entry.future.done():
                         return True
@@ -187,19 +187,19 @@ class Poller:
         except StopIteration as stop:
             if not entry.future.done():
                 entry.future.set_result(stop.value)
-            return looked
+            return polled
         self._postpone(entry, step.seconds)
-        return looked
+        return polled
 
-    async def _look(self, call: Call[Any], pending: polling.Pending) -> Any:
-        looks = self._looks
-        if looks is None:
+    async def _poll(self, call: Call[Any], pending: polling.Pending) -> Any:
+        transport = self._transport
+        if transport is None:
             async with self._opening:
-                if self._looks is None:
-                    self._looks = await self._opener(self.config, self._clock)
-                looks = self._looks
+                if self._transport is None:
+                    self._transport = await self._opener(self.config, self._clock)
+                transport = self._transport
         priority = Priority.EXPIRING if polling.urgent(pending, self._clock()) else None
-        return await self._throttle.send_async(call, looks.send, asyncio.sleep, priority)
+        return await self._throttle.send_async(call, transport.send, asyncio.sleep, priority)
 
     def _postpone(self, entry: _Entry, seconds: float) -> None:
         loop = asyncio.get_running_loop()
@@ -212,9 +212,9 @@ class Poller:
     def _set_timer(self, loop: asyncio.AbstractEventLoop, when: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = loop.call_at(when, self._ring)
+        self._timer = loop.call_at(when, self._timer_fired)
 
-    def _ring(self) -> None:
+    def _timer_fired(self) -> None:
         self._timer = None
         loop = asyncio.get_running_loop()
         now = loop.time()
@@ -225,56 +225,59 @@ class Poller:
         if self._due:
             self._set_timer(loop, self._due[0][0])
 
-    async def _rest(self) -> None:
-        """Let go of everything; the next trigger opens anew."""
-        self._on_rest()
+    async def _close(self) -> None:
+        """Close everything; the next trigger opens it again."""
+        self._on_idle()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         self._due.clear()
         self._ready.clear()
-        looks, self._looks = self._looks, None
+        transport, self._transport = self._transport, None
         workers, self._workers = self._workers, set()
         for worker in workers:
             worker.cancel()
-        if looks is not None:
-            await looks.close()
+        if transport is not None:
+            await transport.close()
 
 
 class _Loop:
-    """What one event loop shares: pollers, and Connections that were looked up lately."""
+    """What one event loop shares: pollers, and Connections that were looked up recently."""
 
     def __init__(self) -> None:
         self.pollers: dict[ClientConfig, Poller] = {}
-        self.configs: dict[Owned, tuple[float, asyncio.Task[ClientConfig]]] = {}
-        self.last: dict[Owned, ClientConfig] = {}
+        self.configs: dict[OwnedConnection, tuple[float, asyncio.Task[ClientConfig]]] = {}
+        self.last: dict[OwnedConnection, ClientConfig] = {}
 
 
 _loops: WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop] = WeakKeyDictionary()
 
 
-async def poller_of(owned: Owned, find_config: FindConfig, *, pauses: Sequence[float] | None = None) -> Poller:
+async def poller_of(
+    owned: OwnedConnection, find_config: FindConfig, *, pauses: Sequence[float] | None = None
+) -> Poller:
     """
     Return the poller of a Connection's account in this loop; call its ``wait`` at once.
 
-    A poller is shared by everybody whose Connection says the same, whatever it is called. One that is changed gets
-    another, or a raised bound would not count before the last of its triggers has left.
+    Connections with equal values share a poller, whatever their ids. One that is changed gets a new poller, or a raised
+    limit would not count before the last of its triggers has finished.
 
-    :param owned: whose Connection, and its id.
-    :param find_config: looks the Connection up; called once for all triggers that ask within a minute.
-    :param pauses: seconds before each further try of a look-up that failed; :data:`LOOKUP_PAUSES` when None.
+    :param find_config: looks the Connection up; called once for all triggers that need it within a minute.
+    :param pauses: seconds before each further attempt at a failed look-up; :data:`LOOKUP_PAUSES` when None.
     :raises SegmindError: the Connection cannot work.
-    :raises Exception: it could not be looked up; whatever the secrets backend raised last.
+    :raises Exception: it could not be looked up; the last error of the secrets backend.
     """
     shared = _loops.setdefault(asyncio.get_running_loop(), _Loop())
     config = await _config(shared, owned, find_config, LOOKUP_PAUSES if pauses is None else pauses)
     poller = shared.pollers.get(config)
     if poller is None:
-        poller = shared.pollers[config] = Poller(config, on_rest=partial(shared.pollers.pop, config, None))
+        poller = shared.pollers[config] = Poller(config, on_idle=partial(shared.pollers.pop, config, None))
     return poller
 
 
-async def _config(shared: _Loop, owned: Owned, find_config: FindConfig, pauses: Sequence[float]) -> ClientConfig:
+async def _config(
+    shared: _Loop, owned: OwnedConnection, find_config: FindConfig, pauses: Sequence[float]
+) -> ClientConfig:
     loop = asyncio.get_running_loop()
     known = shared.configs.get(owned)
     if known is None or (known[1].done() and (known[0] < loop.time() or _failed(known[1]))):
@@ -282,7 +285,7 @@ async def _config(shared: _Loop, owned: Owned, find_config: FindConfig, pauses: 
         known = shared.configs[owned] = loop.time() + CONFIG_LIFETIME, task
     if known[1].done():
         return known[1].result()
-    # Shielded, because a trigger that is cancelled must not take the answer from the others.
+    # Shielded, because a trigger that is cancelled must not cancel the look-up for the others.
     return await asyncio.shield(known[1])
 
 
@@ -290,15 +293,17 @@ def _failed(task: asyncio.Task[ClientConfig]) -> bool:
     return task.cancelled() or task.exception() is not None
 
 
-async def _found(shared: _Loop, owned: Owned, find_config: FindConfig, pauses: Sequence[float]) -> ClientConfig:
-    """Look a Connection up, again and again when that fails: requests that are paid for wait for it."""
+async def _found(
+    shared: _Loop, owned: OwnedConnection, find_config: FindConfig, pauses: Sequence[float]
+) -> ClientConfig:
+    """Look a Connection up, repeatedly when that fails: requests that are paid for wait for it."""
     for pause in (*pauses, None):
         try:
             shared.last[owned] = await find_config()
         except FINAL:
             raise
         except Exception as error:
-            # Airflow's API and secrets backends raise anything; looking up is free.
+            # Airflow's API and secrets backends may raise anything; a look-up is free.
             known = shared.last.get(owned)
             if known is not None:
                 _log.warning(

@@ -20,9 +20,9 @@ from airflow_provider_segmind.client.request_history import (
     contains,
     may_be,
     only_ours,
-    row_moments,
+    row_times,
     search,
-    submission_moment,
+    submission_time,
     time_match,
 )
 from airflow_provider_segmind.client.submission import Fingerprint, SubmissionRecord
@@ -93,7 +93,7 @@ def test_a_row_of_another_request_does_not_fit(fields: dict[str, Any]) -> None:
         (AT + 600 + LARGEST_SKEW + 1, TimeMatch.OUTSIDE),
     ],
 )
-def test_a_row_that_fits_only_if_clocks_differ_is_neither_taken_nor_believed_to_be_another(
+def test_a_row_that_fits_only_if_clocks_differ_is_neither_taken_nor_ruled_out(
     at: float | None, expected: TimeMatch
 ) -> None:
     assert place(row(at)) is expected
@@ -109,24 +109,24 @@ def test_where_the_offset_is_known_a_row_is_placed_exactly(
 
 
 @given(offset=st.floats(-LARGEST_SKEW, LARGEST_SKEW), took=st.floats(0, 600))
-def test_a_request_that_arrived_is_never_believed_to_be_another_while_clocks_differ_by_an_hour_at_most(
+def test_a_request_that_arrived_is_never_ruled_out_while_clocks_differ_by_an_hour_at_most(
     offset: float, took: float
 ) -> None:
     assert place(row(AT + offset + took)) is not TimeMatch.OUTSIDE
     assert place(row(AT + offset + took), ClockOffset.of([], hint=offset)) is TimeMatch.INSIDE
 
 
-def test_a_moment_far_in_the_future_is_no_clock() -> None:
+def test_a_time_far_in_the_future_says_nothing_about_the_clock() -> None:
     assert ClockOffset.of([], at_least=7 * 86400.0) == ClockOffset()
 
 
-def test_a_latency_or_a_cost_is_no_moment() -> None:
-    assert row_moments(row(created=None, latency_at=AT, cost_of=AT)) == []
+def test_a_latency_or_a_cost_is_not_a_time() -> None:
+    assert row_times(row(created=None, latency_at=AT, cost_of=AT)) == []
 
 
 def test_the_age_of_an_adopted_request_is_never_underestimated() -> None:
-    assert submission_moment(row(AT + 5), RECORD) == AT
-    assert submission_moment(row(AT - 20), RECORD) == AT - 20
+    assert submission_time(row(AT + 5), RECORD) == AT
+    assert submission_time(row(AT - 20), RECORD) == AT - 20
 
 
 SCALARS = st.none() | st.booleans() | st.integers(-3, 3) | st.floats(-3, 3) | st.text(max_size=3)
@@ -182,7 +182,7 @@ def test_a_body_is_not_contained_where_anything_of_it_is_missing_or_another(
 
 
 @given(ours=BODIES, theirs=BODIES)
-def test_holding_is_mutual_only_between_equals(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+def test_containment_is_mutual_only_between_equals(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
     assert (contains(ours, theirs) and contains(theirs, ours)) is (json_equal(ours, theirs))
 
 
@@ -194,7 +194,7 @@ def json_equal(one: Any, other: Any) -> bool:
     return (type(one) is bool) is (type(other) is bool) and bool(one == other)
 
 
-def looked_up(rows: list[dict[str, Any]], *, now: float = AT + 30, date: float | None = None) -> RequestRecord | None:
+def found_in(rows: list[dict[str, Any]], *, now: float = AT + 30, date: float | None = None) -> RequestRecord | None:
     headers = {} if date is None else {"date": datetime.fromtimestamp(date, UTC).strftime("%a, %d %b %Y %H:%M:%S GMT")}
 
     def serve(request: httpx.Request) -> httpx.Response:
@@ -206,37 +206,37 @@ def looked_up(rows: list[dict[str, Any]], *, now: float = AT + 30, date: float |
         return client.drive(search(client.wire, RECORD, INPUTS, now=now, waits=(0.0,)))
 
 
-def told(at: float, **fields: Any) -> dict[str, Any]:
+def history_row(at: float, **fields: Any) -> dict[str, Any]:
     return {"request_id": "r-1", "model_name": "m", "request_body": INPUTS, "model_created": at, **fields}
 
 
 @pytest.mark.parametrize("ahead", [300, 900, 3000])
-def test_a_worker_whose_clock_is_behind_learns_so_from_the_row_itself(ahead: float) -> None:
-    found = looked_up([told(AT + ahead + 1)], now=AT + 2)
+def test_a_worker_whose_clock_is_behind_learns_it_from_the_row_itself(ahead: float) -> None:
+    found = found_in([history_row(AT + ahead + 1)], now=AT + 2)
     assert found is not None
 
 
 @pytest.mark.parametrize("behind", [300, 900, 3000])
 def test_a_worker_whose_clock_is_ahead_does_not_take_the_request_for_another(behind: float) -> None:
     with pytest.raises(SegmindSubmissionUnknownError, match="check the clock"):
-        looked_up([told(AT - behind + 1)])
-    assert looked_up([told(AT - behind + 1)], date=AT + 30 - behind) is not None
+        found_in([history_row(AT - behind + 1)])
+    assert found_in([history_row(AT - behind + 1)], date=AT + 30 - behind) is not None
 
 
 def test_a_history_without_the_request_does_not_show_it() -> None:
-    assert looked_up([told(AT + 1, request_body={"prompt": "two"})]) is None
-    assert looked_up([told(AT - 2 * LARGEST_SKEW)]) is None
+    assert found_in([history_row(AT + 1, request_body={"prompt": "two"})]) is None
+    assert found_in([history_row(AT - 2 * LARGEST_SKEW)]) is None
 
 
 def test_the_history_is_read_to_the_time_of_the_lost_post_however_busy_the_account_is() -> None:
-    others = [told(AT + 20, request_id=f"o-{number}", request_body={}) for number in range(950)]
-    assert looked_up([*others, told(AT + 1)]) is not None
+    others = [history_row(AT + 20, request_id=f"o-{number}", request_body={}) for number in range(950)]
+    assert found_in([*others, history_row(AT + 1)]) is not None
 
 
-def test_a_history_too_long_to_read_has_not_said_that_the_request_is_not_there(
+def test_a_history_too_long_to_read_does_not_prove_that_the_request_is_missing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(history, "HISTORY_PAGES", 3)
-    others = [told(AT + 20, request_id="o", request_body={})] * 300
+    others = [history_row(AT + 20, request_id="o", request_body={})] * 300
     with pytest.raises(SegmindSubmissionUnknownError, match="more than"):
-        looked_up(others)
+        found_in(others)

@@ -22,7 +22,7 @@ HAD = INTENT.accepted("r-1", 2.0)
         (HAD.ended("failed"), SubmitNew(previous_ids=("r-1",))),
     ],
 )
-def test_the_record_alone_says_what_to_do(record: SubmissionRecord | None, decision: Any) -> None:
+def test_the_record_alone_decides_what_to_do(record: SubmissionRecord | None, decision: Any) -> None:
     for policy in ("resubmit", "fail"):
         assert decide(record, SAME, policy) == decision  # type: ignore[arg-type]
 
@@ -39,7 +39,7 @@ def test_a_changed_task_follows_its_policy_and_names_the_change(change: dict[str
     assert "may be billed as well" in str(decision.warning)
 
 
-def test_the_order_of_keys_is_no_change() -> None:
+def test_the_order_of_keys_is_not_a_change() -> None:
     again = Fingerprint.of(model="m", inputs={"b": "ü", "a": 1}, connection="c at https://x")
     assert again == SAME
 
@@ -50,6 +50,6 @@ def test_a_record_survives_json() -> None:
 
 
 @pytest.mark.parametrize("value", [None, 1, "x", [], {}, {"fingerprint": {}}, {"fingerprint": "f", "intent_at": 1}])
-def test_what_is_no_record_stops_the_task(value: Any) -> None:
+def test_what_is_not_a_record_stops_the_task(value: Any) -> None:
     with pytest.raises(SegmindStateError, match="Nothing is submitted"):
         SubmissionRecord.from_json(value)

@@ -4,18 +4,18 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_segmind.client.submission import RequestRef, read_moment
+from airflow_provider_segmind.client.submission import RequestRef, read_timestamp
 from airflow_provider_segmind.exceptions import SegmindConfigError
 
 HANDED = {"request_id": "r-1", "model": "m", "submitted_at": "2027-01-15T08:00:00+00:00"}
 
 
 @pytest.mark.parametrize("given", [HANDED, str(HANDED), f"  {HANDED} "])
-def test_the_output_of_a_submit_task_is_read_as_object_and_as_text(given: Any) -> None:
+def test_the_output_of_a_submit_task_is_read_as_object_and_as_string(given: Any) -> None:
     assert RequestRef.read(given) == RequestRef("r-1", "m", 1_800_000_000.0)
 
 
-def test_a_bare_id_says_nothing_of_its_age() -> None:
+def test_a_bare_id_has_no_age() -> None:
     assert RequestRef.read(" r-1 ") == RequestRef("r-1")
 
 
@@ -26,6 +26,6 @@ def test_what_names_no_request_is_refused(given: Any) -> None:
 
 
 @pytest.mark.parametrize("given", ["yesterday", [], True, 1_800_000_000_000, 10**400, float("nan"), 1e300])
-def test_a_moment_that_is_none_is_refused(given: Any) -> None:
+def test_what_is_not_a_time_is_refused(given: Any) -> None:
     with pytest.raises(SegmindConfigError, match="submitted_at"):
-        read_moment(given, "submitted_at")
+        read_timestamp(given, "submitted_at")

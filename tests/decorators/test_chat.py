@@ -70,7 +70,7 @@ def test_a_dict_is_prompt_system_and_files(made: Any, emulator: SegmindEmulator)
     assert [set(part) for part in parts(emulator)["contents"][0]["parts"]] == [{"text"}, {"inlineData"}]
 
 
-def test_a_dict_may_hold_messages(made: Any, emulator: SegmindEmulator) -> None:
+def test_a_dict_may_have_messages(made: Any, emulator: SegmindEmulator) -> None:
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 
     made(lambda: {"messages": messages, "prompt": "c"}, task_id="t").execute(Run().context())
@@ -78,9 +78,7 @@ def test_a_dict_may_hold_messages(made: Any, emulator: SegmindEmulator) -> None:
     assert [turn["role"] for turn in parts(emulator)["contents"]] == ["user", "model", "user"]
 
 
-def test_the_arguments_of_the_decorator_hold_where_the_function_says_nothing(
-    made: Any, emulator: SegmindEmulator
-) -> None:
+def test_the_arguments_of_the_decorator_are_defaults_of_the_function(made: Any, emulator: SegmindEmulator) -> None:
     made(lambda: "hello", task_id="t", system="Be kind.", output_type=NUMBER).execute(Run().context())
 
     assert parts(emulator)["system_instruction"] == {"parts": {"text": "Be kind."}}
@@ -99,7 +97,7 @@ def test_the_arguments_of_the_decorator_hold_where_the_function_says_nothing(
         ({"prompt": "x", "files": "cat.jpg"}, "'files' is a string that is not JSON"),
     ],
 )
-def test_what_is_no_question_is_said_before_the_post(
+def test_what_is_not_a_prompt_is_an_error_before_the_post(
     returned: Any, words: str, made: Any, emulator: SegmindEmulator
 ) -> None:
     with pytest.raises(AirflowFailException, match=words):
@@ -108,12 +106,12 @@ def test_what_is_no_question_is_said_before_the_post(
 
 
 @pytest.mark.parametrize("name", ["prompt", "messages"])
-def test_the_question_is_no_argument_of_the_decorator(name: str) -> None:
-    with DAG("d", schedule=None), pytest.raises(SegmindConfigError, match=f"'{name}' is what the function"):
+def test_the_prompt_is_not_an_argument_of_the_decorator(name: str) -> None:
+    with DAG("d", schedule=None), pytest.raises(SegmindConfigError, match=f"'{name}' is returned by the function"):
         segmind_task(**{name: "x"})(lambda: "y")()
 
 
-def test_wrong_arguments_are_said_at_dag_parse() -> None:
+def test_wrong_arguments_are_errors_at_dag_parse() -> None:
     with DAG("d", schedule=None), pytest.raises(SegmindConfigError, match="max_repairs"):
         segmind_task(max_repairs=-1, task_id="t")(lambda: "y")()
 

@@ -29,7 +29,7 @@ def words(body: Any) -> tuple[str, str]:
     return system, said["contents"][0]["parts"][0]["text"]
 
 
-def test_what_a_task_gives_arrives_byte_for_byte(posted: dict[str, list[Any]]) -> None:
+def test_the_output_of_a_task_arrives_byte_for_byte(posted: dict[str, list[Any]]) -> None:
     assert (STRAY[0], STRAY[0]) in [words(body) for body in posted["gemini-3.1-flash-lite"]]
 
 
@@ -54,6 +54,6 @@ def test_a_dict_is_prompt_and_system_and_the_function_may_ask_for_the_context(po
     assert all(body["messages"][0]["content"].startswith("{{ never rendered }} ") for body in bodies)
 
 
-def test_an_overridden_and_deferred_task_asks_another_model(posted: dict[str, list[Any]]) -> None:
+def test_an_overridden_and_deferred_task_uses_another_model(posted: dict[str, list[Any]]) -> None:
     assert [body["messages"][0]["content"] for body in posted["claude-4.5-sonnet"]] == ["hello"]
     assert json.dumps(posted["claude-4.5-sonnet"]).count("Answer chat_data.") == 1

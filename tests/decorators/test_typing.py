@@ -10,7 +10,7 @@ FILE = Path(__file__).with_name("typed.py")
 WRONG = ("    by_name(7", '    by_name("a", colour', "    segmind_task(")
 
 
-def test_a_type_checker_takes_what_is_right_and_names_what_is_wrong() -> None:
+def test_a_type_checker_accepts_what_is_right_and_reports_what_is_wrong() -> None:
     lines = FILE.read_text().splitlines()
     wrong = [number for number, line in enumerate(lines, 1) if line.startswith(WRONG)]
     command = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", str(FILE)]

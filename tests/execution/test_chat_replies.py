@@ -24,7 +24,7 @@ class Case:
 
     :param reason: of the error; None when there is an answer.
     :param words: what the error's message must hold, by family or for all.
-    :param plain: what becomes of it where only the text is told: (posts, answer, reason).
+    :param plain: what it leads to where only the text is known: (posts, answer, reason).
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""An answer that takes several paid requests: whoever goes on after whatever cut it off pays none of them twice."""
+"""An answer that takes several paid requests: a try that continues after any interruption pays none of them twice."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Killed(BaseException):
 
 @pytest.fixture
 def mending(chat: Chat) -> Chat:
-    """A model that gets it wrong at first and right when it is told why."""
+    """A model that gets it wrong at first and right when it is given the reason."""
     chat.emulator.script(text="no data")
     chat.emulator.script(match=REASK, json={"x": 1})
     return chat
@@ -77,7 +77,7 @@ def test_the_last_request_is_enough_when_the_results_before_it_have_expired(mend
     assert mending.posts == 2
 
 
-def test_a_worker_killed_before_the_repair_goes_on_with_it(mending: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_killed_before_the_repair_continues_with_it(mending: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
     submit = RequestExecution.submit
 
     def killed(self: RequestExecution, **fields: Any) -> Any:
@@ -118,7 +118,7 @@ def test_a_worker_killed_after_the_repairs_post_finds_it_in_the_history(mending:
     assert mending.posts == len(mending.emulator.bill) == 2
 
 
-def test_a_lost_repair_that_nobody_knows_of_is_not_sent_again(mending: Chat) -> None:
+def test_a_lost_repair_of_unknown_outcome_is_not_sent_again(mending: Chat) -> None:
     mending.emulator.settings(history_delay=7200)
     mending.emulator.fault("submit", match=REASK, reset=True, when="after", times=None)
 
@@ -138,7 +138,7 @@ def test_a_refused_repair_is_submitted_by_the_retry_and_the_first_request_is_not
     assert len(mending.emulator.jobs) == len(mending.emulator.bill) == 2
 
 
-def test_trouble_with_the_repairs_result_costs_nothing_more(mending: Chat) -> None:
+def test_an_error_with_the_repairs_result_costs_nothing_more(mending: Chat) -> None:
     def down(value: Any) -> None:
         if value["spent_before"] is not None and value["request_id"] is not None:
             mending.emulator.fault("status|result", status=503, times=None)
@@ -169,7 +169,7 @@ def test_each_request_of_a_deferred_task_may_be_waited_for_in_the_triggerer(mend
     assert mending.posts == len(mending.emulator.bill) == 2
 
 
-def test_a_deferral_that_airflow_ended_goes_on_with_the_last_request(mending: Chat) -> None:
+def test_a_deferral_that_timed_out_continues_with_the_last_request(mending: Chat) -> None:
     fields: dict[str, Any] = {"deferrable": True, "sync_wait": 0, **DATA}
     mending.emulator.settings(latency=30.0)
     with pytest.raises(TaskDeferred) as first:
@@ -183,7 +183,7 @@ def test_a_deferral_that_airflow_ended_goes_on_with_the_last_request(mending: Ch
     assert mending.posts == 2
 
 
-def test_going_on_after_a_deferral_reads_no_file(chat: Chat, tmp_path: Any) -> None:
+def test_resuming_after_a_deferral_reads_no_file(chat: Chat, tmp_path: Any) -> None:
     path = tmp_path / "note.png"
     path.write_bytes(b"\x89PNG\r\n\x1a\n1")
     fields: dict[str, Any] = {"deferrable": True, "sync_wait": 0, "files": [str(path)]}
@@ -196,7 +196,7 @@ def test_going_on_after_a_deferral_reads_no_file(chat: Chat, tmp_path: Any) -> N
     assert chat.wake(deferred.value.trigger.request_id, **fields) == "echo: question"
 
 
-def test_a_cut_off_answer_is_asked_once_more_with_a_larger_cap_and_never_put_back(chat: Chat) -> None:
+def test_a_cut_off_answer_is_requested_once_more_with_a_larger_cap(chat: Chat) -> None:
     chat.emulator.script(text="all of it")
     chat.emulator.script(text="all", finish_reason="length", times=1)
 
@@ -218,7 +218,7 @@ def test_a_repair_that_is_cut_off_is_the_same_request_with_more_room(chat: Chat)
     assert chat.body(2)["messages"] == chat.body(1)["messages"]
 
 
-def test_the_budget_of_repairs_holds_over_retries(chat: Chat) -> None:
+def test_the_limit_of_repairs_applies_across_retries(chat: Chat) -> None:
     chat.emulator.script(text="no data")
 
     for _ in range(3):
@@ -237,7 +237,7 @@ def test_a_changed_question_starts_a_new_chain(mending: Chat) -> None:
     assert mending.posts == 4
 
 
-def test_a_failed_repair_can_be_submitted_anew_and_cost_nothing(mending: Chat) -> None:
+def test_a_failed_repair_can_be_submitted_again_and_costs_nothing(mending: Chat) -> None:
     mending.emulator.script(match=REASK, fail="model broke", times=1)
 
     assert mending.ask(on_failed="resubmit", **DATA) == {"x": 1}
@@ -279,7 +279,7 @@ def test_an_unknown_cost_stays_unknown_and_a_part_is_a_plain_name() -> None:
     assert part_after("../../x").removeprefix("after-").isalnum()
 
 
-def test_an_output_address_out_of_the_history_is_never_taken_for_the_answer(chat: Chat) -> None:
+def test_an_output_address_from_the_history_is_never_taken_for_the_answer(chat: Chat) -> None:
     chat.ask()
     chat.emulator.advance(4000)
     record = {"model_status": "COMPLETED", "generation_url": "https://images.example/a.png"}

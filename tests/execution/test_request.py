@@ -61,7 +61,7 @@ def test_what_a_deferral_stores_is_plain_json_without_key_or_prompt(
 
 
 @pytest.mark.parametrize("timeout", [sys.maxsize, 1e15, 1e200])
-def test_a_timeout_without_end_defers_a_paid_request_all_the_same(
+def test_a_timeout_without_end_still_defers_a_paid_request(
     emulator: SegmindEmulator, clock: Clock, run: Run, timeout: float
 ) -> None:
     emulator.settings(latency=500.0)
@@ -77,7 +77,7 @@ def test_execution_timeout_shortens_the_wait_of_the_trigger(emulator: SegmindEmu
 
 
 @pytest.mark.parametrize("payload", [None, "text", {}, {"status": "success"}, {"status": "odd", "request_id": "r"}, []])
-def test_an_event_that_is_none_of_ours_is_no_reason_to_submit(
+def test_a_foreign_event_is_no_reason_to_submit(
     payload: Any, emulator: SegmindEmulator, clock: Clock, run: Run
 ) -> None:
     emulator.settings(latency=500.0)
@@ -99,7 +99,7 @@ def test_an_event_that_is_none_of_ours_is_no_reason_to_submit(
         ("timeout", SegmindRequestTimeoutError, "continues"),
     ],
 )
-def test_an_event_of_trouble_becomes_the_error_it_is(
+def test_an_event_of_a_failure_becomes_its_error(
     status: str, raised: type[Exception], words: str, emulator: SegmindEmulator, clock: Clock, run: Run
 ) -> None:
     emulator.settings(latency=500.0)
@@ -112,7 +112,7 @@ def test_an_event_of_trouble_becomes_the_error_it_is(
 
 
 @pytest.mark.parametrize("kind", ["KeyError", "AirflowRuntimeError", "SegmindConfigError", "SegmindConnectionError"])
-def test_what_a_triggerer_could_not_do_is_done_by_the_worker(
+def test_what_a_triggerer_could_not_poll_is_polled_by_the_worker(
     kind: str, emulator: SegmindEmulator, clock: Clock, run: Run
 ) -> None:
     emulator.settings(latency=500.0)
@@ -124,7 +124,7 @@ def test_what_a_triggerer_could_not_do_is_done_by_the_worker(
     assert len(emulator.posts()) == 1
 
 
-def test_an_event_of_another_request_is_not_taken_for_ours(emulator: SegmindEmulator, clock: Clock, run: Run) -> None:
+def test_an_event_of_another_request_is_ignored(emulator: SegmindEmulator, clock: Clock, run: Run) -> None:
     emulator.settings(latency=500.0)
     task = make(clock, deferrable=True)
     deferred(task, run)
@@ -245,7 +245,7 @@ def test_an_expired_picture_is_recovered_from_the_history(
     assert emulator.leaks == []
 
 
-def test_a_deferral_nobody_ended_looks_once_more(emulator: SegmindEmulator, clock: Clock, run: Run) -> None:
+def test_a_deferral_that_timed_out_polls_once_more(emulator: SegmindEmulator, clock: Clock, run: Run) -> None:
     emulator.settings(latency=500.0)
     task = make(clock, deferrable=True)
     deferred(task, run)
@@ -255,9 +255,7 @@ def test_a_deferral_nobody_ended_looks_once_more(emulator: SegmindEmulator, cloc
     assert len(emulator.posts()) == 1
 
 
-def test_a_deadline_that_passes_says_that_the_request_goes_on(
-    emulator: SegmindEmulator, clock: Clock, run: Run
-) -> None:
+def test_a_passed_deadline_says_that_the_request_continues(emulator: SegmindEmulator, clock: Clock, run: Run) -> None:
     emulator.settings(latency=500.0)
     with pytest.raises(SegmindRequestTimeoutError, match="no cancel call"):
         make(clock, timeout=60).execute(run.context())
@@ -279,7 +277,7 @@ def test_the_intent_is_stored_before_the_post_and_the_id_right_after(
     assert CANARY not in json.dumps(run.store.written)
 
 
-def test_a_kill_says_in_one_line_what_becomes_of_the_request(
+def test_a_kill_warns_in_one_line_that_the_request_continues(
     emulator: SegmindEmulator, clock: Clock, run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
     task = make(clock)
@@ -359,7 +357,7 @@ DEEP = json.loads("[" * 400 + "]" * 400)
     ],
     ids=range(5),
 )
-def test_what_xcom_cannot_carry_is_delivered_all_the_same(
+def test_what_xcom_cannot_carry_is_still_delivered(
     odd: dict[str, Any], kept: str, deferrable: bool, emulator: SegmindEmulator, clock: Clock, run: Run
 ) -> None:
     emulator.script(result=odd, latency=30.0)
@@ -381,9 +379,7 @@ def test_what_xcom_cannot_carry_is_delivered_all_the_same(
     assert len(emulator.posts()) == 1
 
 
-def test_a_trigger_that_could_not_do_it_costs_a_look_from_the_worker(
-    emulator: SegmindEmulator, clock: Clock, run: Run
-) -> None:
+def test_a_trigger_that_failed_costs_a_poll_from_the_worker(emulator: SegmindEmulator, clock: Clock, run: Run) -> None:
     emulator.settings(latency=500.0)
     task = make(clock, deferrable=True)
     left = deferred(task, run)
@@ -392,7 +388,7 @@ def test_a_trigger_that_could_not_do_it_costs_a_look_from_the_worker(
     assert task.execute_complete(run.context(), event)["status"] == "COMPLETED"
 
 
-def test_submit_hands_on_what_the_others_take(emulator: SegmindEmulator, clock: Clock, run: Run) -> None:
+def test_submit_returns_what_the_other_tasks_accept(emulator: SegmindEmulator, clock: Clock, run: Run) -> None:
     emulator.settings(latency=30.0)
     handed = by_hand(SegmindSubmitOperator(task_id="s", model=MODEL, inputs=INPUTS), clock).execute(run.context())
     assert handed["model"] == MODEL
@@ -448,7 +444,7 @@ def wrong() -> None:
     raise SegmindConfigError("'inputs' cannot work. Nothing was sent.")
 
 
-def test_an_intent_that_only_one_store_took_does_not_leave_the_retry_with_an_unknown_request(
+def test_an_intent_in_only_one_store_does_not_make_the_request_unknown_to_the_retry(
     emulator: SegmindEmulator, clock: Clock, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(self: PathTaskState, record: Any) -> None:
@@ -464,7 +460,7 @@ def test_an_intent_that_only_one_store_took_does_not_leave_the_retry_with_an_unk
     assert len(emulator.jobs) == 1
 
 
-def test_inputs_with_half_a_surrogate_pair_are_refused_before_anything_is_noted_or_sent(
+def test_inputs_with_a_lone_surrogate_are_refused_before_anything_is_recorded_or_sent(
     emulator: SegmindEmulator, clock: Clock, run: Run
 ) -> None:
     with pytest.raises(AirflowFailException, match="cannot be written as JSON"):

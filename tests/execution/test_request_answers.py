@@ -246,9 +246,9 @@ def test_an_answer_gets_its_exception_its_retry_and_no_post_too_many(
     if row.error is None:
         assert value["status"] == "COMPLETED"
         assert len(emulator.bill) == 1
-    told = caplog.text + str(error)
-    assert row.words in told
-    assert KEY not in told
+    text = caplog.text + str(error)
+    assert row.words in text
+    assert KEY not in text
     assert CANARY not in "".join(record.getMessage() for record in caplog.records if record.levelno >= logging.INFO)
     assert len(str(error)) < 1500
 

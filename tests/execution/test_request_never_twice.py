@@ -358,7 +358,7 @@ def test_a_clock_minutes_ahead_or_behind_pays_nothing_twice(world: World, skew: 
     assert len(world.segmind.requests) == 1
 
 
-def test_a_history_that_cannot_be_asked_is_not_a_history_without_the_request(world: World) -> None:
+def test_a_history_that_cannot_be_read_is_not_a_history_without_the_request(world: World) -> None:
     world.segmind.next_post, world.segmind.history_down = "lose after", True
     with pytest.raises(SegmindError, match="history cannot be read") as caught:
         go(world, on_unknown="resubmit")
@@ -406,7 +406,7 @@ def test_a_lost_post_is_not_taken_for_the_request_of_the_earlier_inputs(world: W
         go(world)
 
 
-def test_a_changed_task_names_what_changed_and_stops_when_told_to(world: World) -> None:
+def test_a_changed_task_names_what_changed_and_stops_where_on_stale_says_so(world: World) -> None:
     go(world)
     with pytest.raises(SegmindConfigError, match="'inputs' changed since an earlier try") as caught:
         world.execution({"prompt": "two"}, policies(on_stale="fail")).submit()

@@ -98,7 +98,7 @@ def test_what_a_model_wrote_while_it_thought_is_not_the_answer(chat: Chat) -> No
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
-def test_an_answer_that_no_store_carries_is_an_invalid_one(chat: Chat, text: str) -> None:
+def test_an_answer_that_no_store_can_hold_is_invalid(chat: Chat, text: str) -> None:
     chat.emulator.script(text=text)
 
     with pytest.raises(AirflowFailException) as raised:
@@ -110,7 +110,7 @@ def test_an_answer_that_no_store_carries_is_an_invalid_one(chat: Chat, text: str
     assert chat.posts == 1
 
 
-def test_a_table_with_answers_that_no_store_carries_is_written(table: Table) -> None:
+def test_a_table_with_answers_that_no_store_can_hold_is_written(table: Table) -> None:
     for number, text in enumerate(HOSTILE):
         table.emulator.script(text=text, match=f"bad{number}")
     table.emulator.script(text='{"d": "fine"}', match="rose")
@@ -142,7 +142,7 @@ def test_a_chat_answer_has_no_character_that_an_xcom_backend_refuses(chat: Chat,
     assert chat.ask(output_type=ANY if typed else None) == ({"d": "a\ufffdb"} if typed else "a\ufffdb")
 
 
-def test_an_integer_beyond_64_bits_is_a_text_in_an_xcom(chat: Chat) -> None:
+def test_an_integer_beyond_64_bits_is_a_string_in_an_xcom(chat: Chat) -> None:
     chat.emulator.script(text=f'{{"d": {LARGE}}}')
 
     assert chat.ask(output_type=ANY) == {"d": LARGE}
@@ -160,7 +160,7 @@ def test_an_integer_beyond_64_bits_keeps_its_digits_in_a_file(table: Table, name
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.csv", "out.parquet"])
 @pytest.mark.parametrize("old", [f'{{"d": {"7" * 400}}}', f'{{"d": {DEEP}}}', '{"d": ' + "[" * 900 + "]" * 900 + "}"])
-def test_a_ledger_that_holds_such_an_answer_already_can_be_written_out(table: Table, name: str, old: str) -> None:
+def test_a_ledger_that_already_has_such_an_answer_can_be_written_out(table: Table, name: str, old: str) -> None:
     from airflow_provider_segmind.enrichment.ledger import segments
 
     source = [{"id": 1, "thing": "rose"}]

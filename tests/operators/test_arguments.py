@@ -59,7 +59,7 @@ def test_what_is_given_later_is_not_checked_when_the_dag_is_parsed() -> None:
         SegmindRunOperator.partial(task_id="many", model="m").expand(inputs=[{"prompt": "a"}, {"prompt": "b"}])
 
 
-def test_a_schema_is_checked_before_anything_is_paid_and_its_words_hold_no_value() -> None:
+def test_a_schema_is_checked_before_anything_is_paid_and_its_errors_contain_no_value() -> None:
     with pytest.raises(SegmindConfigError, match="prompt") as caught:
         validate_inputs({"prompt": CANARY}, {"properties": {"prompt": {"type": "integer"}}})
     assert CANARY not in str(caught.value)
@@ -68,7 +68,7 @@ def test_a_schema_is_checked_before_anything_is_paid_and_its_words_hold_no_value
 
 
 @pytest.mark.parametrize("text", ["{'prompt': 'a'}", "[1]", '"text"', "", "[" * 100_000])
-def test_a_template_that_gives_no_object_says_how_to_write_it(text: str) -> None:
+def test_a_template_that_renders_no_object_is_an_error_that_says_how_to_write_it(text: str) -> None:
     with pytest.raises(SegmindConfigError, match="'inputs'"):
         as_inputs(text)
 

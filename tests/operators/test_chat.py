@@ -137,7 +137,7 @@ class TestLanding:
         body = tmp_path / "out" / f"{chat.xcoms['request_id']}.json"
         assert json.loads(body.read_text())["status"] == "COMPLETED"
 
-    def test_a_landed_answer_is_found_after_segmind_has_dropped_it(self, chat: Chat, tmp_path: Path) -> None:
+    def test_a_stored_answer_is_found_after_segmind_has_dropped_it(self, chat: Chat, tmp_path: Path) -> None:
         fields: dict[str, Any] = {"output_path": f"{tmp_path}/out", "output_type": NUMBER}
         chat.emulator.script(text="no data", times=1)
         chat.emulator.script(match="The validator says", json={"x": 1})
@@ -148,7 +148,7 @@ class TestLanding:
         assert chat.ask(**fields) == {"x": 1}
         assert chat.posts == 2
 
-    def test_a_large_answer_without_a_place_goes_to_xcom_whole(
+    def test_a_large_answer_without_an_output_path_goes_to_xcom_whole(
         self, chat: Chat, caplog: pytest.LogCaptureFixture
     ) -> None:
         chat.emulator.script(text="long " * 40_000)
@@ -192,7 +192,7 @@ class TestLanding:
         assert chat.task(**fields).execute_complete(chat.run.context(), payload) == "fine"
 
     @pytest.mark.parametrize("text", ["a\x00b", "\x00"])
-    def test_an_answer_no_database_takes_is_cleaned(self, text: str, chat: Chat, tmp_path: Path) -> None:
+    def test_an_answer_that_databases_refuse_is_cleaned(self, text: str, chat: Chat, tmp_path: Path) -> None:
         chat.emulator.script(text=text)
         answer = chat.ask(output_path=str(tmp_path))
         assert answer.encode()
@@ -212,7 +212,7 @@ class TestLanding:
             event = RequestEvent(request_id, "success", result).to_json()
             assert chat.task(**fields).execute_complete(chat.run.context(), event) == "echo: question"
 
-    def test_an_answer_that_is_an_address_is_a_text(self, chat: Chat, tmp_path: Path) -> None:
+    def test_an_answer_that_is_an_address_is_text(self, chat: Chat, tmp_path: Path) -> None:
         url = f"{chat.emulator.url}/files/none.png"
         chat.emulator.script(text=url)
 
@@ -245,7 +245,7 @@ class TestLargeFiles:
 
 
 class TestSight:
-    def test_one_line_says_tokens_cost_latency_and_queue_time(self, chat: Chat, capsys: Any) -> None:
+    def test_one_line_reports_tokens_cost_latency_and_queue_time(self, chat: Chat, capsys: Any) -> None:
         chat.emulator.script(text="fine", queue_time=2.0, latency=5.0, cost=0.25)
 
         chat.ask(prompt="a canary of a prompt")
@@ -255,7 +255,7 @@ class TestSight:
         assert re.search(r"\d+ tokens in, 1 tokens out, cost 0.25 USD, total [57]\S* s, queued 2\S* s", lines[0])
         assert "canary" not in lines[0]
 
-    def test_a_dry_run_submits_nothing_and_tells_the_price(self, chat: Chat, capsys: Any) -> None:
+    def test_a_dry_run_submits_nothing_and_returns_the_price(self, chat: Chat, capsys: Any) -> None:
         chat.emulator.set_balance(0.01)
 
         estimate = chat.ask(dry_run=True, prompt="x" * 4000)
@@ -332,7 +332,7 @@ class TestTemplates:
 
         assert (task.messages, task.files, task.options) == ([message], ["a.json"], {"stop": "x.txt"})
 
-    def test_a_missing_file_is_said_at_the_parse(self, tmp_path: Path) -> None:
+    def test_a_missing_file_is_an_error_at_dag_parse(self, tmp_path: Path) -> None:
         with pytest.raises(SegmindConfigError, match=r"'prompt' is 'absent\.md', which names a file"):
             self.render(tmp_path, prompt="absent.md")
 
@@ -342,7 +342,7 @@ class TestTemplates:
         assert "IHDR" not in str(task.files)
         assert "image/png" in str(task.files)
 
-    def test_a_mapped_task_takes_no_text_for_a_path_and_says_so(self, chat: Chat, capsys: Any) -> None:
+    def test_a_mapped_task_takes_no_string_for_a_path_and_warns(self, chat: Chat, capsys: Any) -> None:
         task = chat.task(prompt="question", system="be.txt", _airflow_from_mapped=True)
 
         assert task.execute(chat.run.context()) == "echo: question"

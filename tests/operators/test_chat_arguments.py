@@ -53,7 +53,7 @@ AT_PARSE: list[tuple[dict[str, Any], str]] = [
     ({"prompt": "x", "files": [b"????"]}, r"files\[0\]: neither its name nor its first bytes"),
     ({"prompt": "x", "max_inline_bytes": 0}, "'max_inline_bytes' is 0"),
     ({"prompt": "x", "large_files": "skip"}, "'large_files' is 'skip'"),
-    ({"prompt": "x", "inputs": {}}, "'inputs' are made by this operator"),
+    ({"prompt": "x", "inputs": {}}, "'inputs' is built by this operator"),
     ({"prompt": "x", "validate_inputs": "yes"}, "'validate_inputs' is 'yes'"),
     ({"prompt": "x", "dry_run": None}, "'dry_run' is None"),
     ({"prompt": "x", "timeout": 0}, "'timeout' is 0"),
@@ -61,7 +61,7 @@ AT_PARSE: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("fields", "words"), AT_PARSE, ids=lambda value: value if isinstance(value, str) else "")
-def test_what_cannot_work_is_said_at_dag_parse_and_names_the_field(fields: dict[str, Any], words: str) -> None:
+def test_what_cannot_work_is_an_error_at_dag_parse_that_names_the_field(fields: dict[str, Any], words: str) -> None:
     with pytest.raises(SegmindConfigError, match=words):
         SegmindChatOperator(task_id="t", **{"model": GEMINI, **fields})
 
@@ -84,7 +84,7 @@ def test_what_is_known_only_later_or_right_passes_the_parse(fields: dict[str, An
     SegmindChatOperator(task_id="t", **{"model": GEMINI, **fields})
 
 
-def test_what_an_upstream_task_gives_passes_the_parse() -> None:
+def test_the_output_of_an_upstream_task_passes_the_parse() -> None:
     with DAG("d", schedule=None):
         up = SegmindSubmitOperator(task_id="up", model=GEMINI, inputs={})
 
@@ -110,7 +110,7 @@ def test_what_an_upstream_task_gives_passes_the_parse() -> None:
         ({"model": "my-own-model"}, "model='my-own-model' is not a chat model known by name"),
     ],
 )
-def test_what_shows_only_on_the_worker_is_said_before_the_post(
+def test_what_shows_only_on_the_worker_is_an_error_before_the_post(
     fields: dict[str, Any], words: str, chat: Chat, tmp_path: Path
 ) -> None:
     for name, content in (("big.png", PIXEL.ljust(200)), ("odd.bin", b"????"), ("a.mp4", b"0000ftyp")):
@@ -153,7 +153,7 @@ class TestValidation:
 
         assert chat.ask(validate_inputs=False, **asked) == "echo: question"
 
-    def test_without_a_schema_the_model_list_is_asked(self, chat: Chat) -> None:
+    def test_without_a_schema_the_model_list_is_fetched(self, chat: Chat) -> None:
         task = SegmindSubmitOperator(
             task_id="a_task", model="seedream-4.5", inputs={"prompt": 7, "seed": "x"}, validate_inputs=True
         )
@@ -163,7 +163,7 @@ class TestValidation:
             task.execute(chat.run.context())
         assert chat.posts == 0
 
-    def test_a_listed_model_takes_what_fits(self, chat: Chat) -> None:
+    def test_a_listed_model_accepts_what_fits(self, chat: Chat) -> None:
         assert chat.ask(validate_inputs=True) == "echo: question"
 
     def test_a_model_that_is_not_listed_goes_unchecked_with_a_warning(self, chat: Chat, capsys: Any) -> None:

@@ -51,14 +51,16 @@ ARGUMENTS: list[tuple[Any, dict[str, Any], str]] = [
 
 @kinds
 @pytest.mark.parametrize(("operator", "fields", "name"), ARGUMENTS)
-def test_every_path_is_taken_at_parse(operator: Any, fields: dict[str, Any], name: str, path: Any) -> None:
+def test_every_kind_of_path_is_accepted_at_dag_parse(
+    operator: Any, fields: dict[str, Any], name: str, path: Any
+) -> None:
     given = path("/tmp/x.jsonl")
     assert getattr(operator(task_id="a", **{**fields, name: given}), name) == given
 
 
 @pytest.mark.parametrize(("operator", "fields", "name"), [one for one in ARGUMENTS if one[2] != "source"])
 @pytest.mark.parametrize("wrong", [3, b"/tmp/x.jsonl"])
-def test_what_is_no_path_is_named(operator: Any, fields: dict[str, Any], name: str, wrong: Any) -> None:
+def test_what_is_not_a_path_is_named(operator: Any, fields: dict[str, Any], name: str, wrong: Any) -> None:
     with pytest.raises(SegmindConfigError, match=f"'{name}'"):
         operator(task_id="a", **{**fields, name: wrong})
 

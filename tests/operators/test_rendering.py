@@ -172,7 +172,7 @@ def test_what_a_template_made_is_checked_as_at_the_parse(
         task.execute(run.context())
 
 
-def test_what_nobody_resolved_is_named(run: Run) -> None:
+def test_an_unresolved_field_is_named(run: Run) -> None:
     with DAG("a_dag", schedule=None, params={"n": 1}) as dag:
         task = SegmindChatOperator(task_id="a_task", prompt=dag.param("n"))
 

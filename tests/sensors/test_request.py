@@ -34,7 +34,7 @@ def make(clock: Clock, request_id: Any, **fields: Any) -> Any:
     return by_hand(SegmindRequestSensor(**given), clock)
 
 
-def test_a_poke_looks_once_and_hands_on_what_the_result_task_takes(
+def test_a_poke_polls_once_and_returns_what_the_result_task_accepts(
     clock: Clock, run: Run, handed: dict[str, Any]
 ) -> None:
     sensor = make(clock, handed)
@@ -65,7 +65,7 @@ def test_failed_is_final(emulator: SegmindEmulator, clock: Clock, run: Run) -> N
         make(clock, request.request_id, deferrable=True).execute(run.context())
 
 
-def test_both_ways_of_waiting_hand_on_the_same(clock: Clock, run: Run, handed: dict[str, Any]) -> None:
+def test_both_ways_of_waiting_return_the_same(clock: Clock, run: Run, handed: dict[str, Any]) -> None:
     sensor = make(clock, handed, deferrable=True)
     with pytest.raises(TaskDeferred):
         sensor.execute(run.context())
@@ -75,7 +75,7 @@ def test_both_ways_of_waiting_hand_on_the_same(clock: Clock, run: Run, handed: d
     assert woken.keys() == make(clock, handed, deferrable=True).execute(run.context()).keys()
 
 
-def test_a_body_too_large_for_the_triggerer_is_landed_by_the_worker(
+def test_a_body_too_large_for_the_triggerer_is_stored_by_the_worker(
     emulator: SegmindEmulator, clock: Clock, run: Run, tmp_path: Path
 ) -> None:
     emulator.script(text="long " * 1_000_000, latency=100.0)
@@ -98,7 +98,7 @@ def test_a_body_too_large_for_the_triggerer_is_landed_by_the_worker(
     assert value["uri"].endswith(f"{request_id}.json")
 
 
-def test_what_the_history_holds_of_an_expired_result_is_handed_on_without_a_place(
+def test_an_expired_result_is_recovered_without_an_output_path(
     emulator: SegmindEmulator, clock: Clock, run: Run
 ) -> None:
     emulator.settings(models={**emulator.settings()["models"], "painter": "image"})
@@ -110,7 +110,7 @@ def test_what_the_history_holds_of_an_expired_result_is_handed_on_without_a_plac
 
 
 @pytest.mark.parametrize("soft_fail", [False, True])
-def test_a_deferral_nobody_ended_looks_once_more(
+def test_a_deferral_that_timed_out_polls_once_more(
     soft_fail: bool, clock: Clock, run: Run, handed: dict[str, Any]
 ) -> None:
     sensor = make(clock, handed, deferrable=True, soft_fail=soft_fail)
@@ -119,7 +119,7 @@ def test_a_deferral_nobody_ended_looks_once_more(
     assert value["status"] == "COMPLETED"
 
 
-def test_a_deferral_nobody_ended_times_out_while_the_request_goes_on(
+def test_a_deferral_that_timed_out_fails_while_the_request_continues(
     clock: Clock, run: Run, handed: dict[str, Any]
 ) -> None:
     sensor = make(clock, handed, deferrable=True)
@@ -127,7 +127,7 @@ def test_a_deferral_nobody_ended_times_out_while_the_request_goes_on(
         sensor.resume_execution("__fail__", {"error": "Trigger timeout"}, run.context())
 
 
-def test_the_body_is_landed_the_moment_it_is_complete(
+def test_the_body_is_stored_as_soon_as_it_is_complete(
     clock: Clock, run: Run, handed: dict[str, Any], tmp_path: Path
 ) -> None:
     clock.ahead += 120

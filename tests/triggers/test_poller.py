@@ -1,4 +1,4 @@
-"""One poller for all: few connections, one timer, no blocked loop, nobody forgotten."""
+"""One poller for all: few connections, one timer, no blocked loop, no trigger forgotten."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from airflow_provider_segmind.exceptions import (
 from airflow_provider_segmind.hooks.segmind import SegmindHook
 from airflow_provider_segmind.triggers import poller as room
 from airflow_provider_segmind.triggers import request as waiting
-from airflow_provider_segmind.triggers.poller import CONNECTIONS, Poller, open_looks, poller_of
+from airflow_provider_segmind.triggers.poller import CONNECTIONS, Poller, open_transport, poller_of
 from airflow_provider_segmind.triggers.request import SegmindRequestTrigger, owner_of
 
 CONFIG = ClientConfig(api_key="SG_0123456789abcdef")
@@ -44,11 +44,11 @@ def strict() -> Iterator[None]:
 
 
 class Fake:
-    """Answers looks from memory and counts what matters."""
+    """Answers polls from memory and counts what matters."""
 
     def __init__(self, body: Callable[[str, int], bytes], *, latency: float = 0.001) -> None:
         self.body, self.latency = body, latency
-        self.looked: dict[str, int] = {}
+        self.polled: dict[str, int] = {}
         self.order: list[str] = []
         self.open = self.at_once = self.most_at_once = self.opened = 0
 
@@ -59,7 +59,7 @@ class Fake:
 
     async def send(self, call: Call[Any]) -> Any:
         request_id = call.url.split("/requests/")[1].split("/")[0]
-        self.looked[request_id] = self.looked.get(request_id, 0) + 1
+        self.polled[request_id] = self.polled.get(request_id, 0) + 1
         self.order.append(request_id)
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
@@ -67,14 +67,14 @@ class Fake:
             await asyncio.sleep(self.latency)
         finally:
             self.at_once -= 1
-        return call.read(Answer(200, self.body(request_id, self.looked[request_id])))
+        return call.read(Answer(200, self.body(request_id, self.polled[request_id])))
 
     async def close(self) -> None:
         self.open -= 1
 
 
-def after(looks: int) -> Callable[[str, int], bytes]:
-    return lambda _, count: b'{"status": "COMPLETED"}' if count >= looks else b'{"status": "PROCESSING"}'
+def after(polls: int) -> Callable[[str, int], bytes]:
+    return lambda _, count: b'{"status": "COMPLETED"}' if count >= polls else b'{"status": "PROCESSING"}'
 
 
 def pending(number: int = 0, **options: Any) -> Pending:
@@ -92,14 +92,14 @@ async def test_all_are_waited_for_over_few_connections_that_close_with_the_last(
     poller = Poller(CONFIG, opener=fake.opener)
     states = await asyncio.gather(*(poller.wait(pending(i), fetch=False, report=quiet) for i in range(300)))
     assert [state.request_id for state in states] == [f"r-{i}" for i in range(300)]
-    assert set(fake.looked.values()) == {3}
+    assert set(fake.polled.values()) == {3}
     assert fake.most_at_once <= CONNECTIONS
     assert (fake.open, fake.opened, poller.waiting) == (0, 1, 0)
     await asyncio.sleep(0)
     assert not [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
 
 
-async def test_a_poller_that_rested_works_again() -> None:
+async def test_a_poller_that_was_closed_works_again() -> None:
     fake = Fake(after(1))
     poller = Poller(CONFIG, opener=fake.opener)
     for number in range(3):
@@ -121,7 +121,7 @@ async def test_a_failed_request_and_a_passed_deadline_reach_their_own_trigger_on
     assert [type(outcome) for outcome in outcomes] == [SegmindRequestFailedError, SegmindRequestTimeoutError]
 
 
-async def test_a_cancelled_trigger_is_forgotten_and_the_others_go_on() -> None:
+async def test_a_cancelled_trigger_is_forgotten_and_the_others_continue() -> None:
     fake = Fake(after(8))
     poller = Poller(CONFIG, opener=fake.opener)
     first, second = (asyncio.create_task(poller.wait(pending(i), fetch=False, report=quiet)) for i in range(2))
@@ -129,11 +129,11 @@ async def test_a_cancelled_trigger_is_forgotten_and_the_others_go_on() -> None:
     first.cancel()
     state = await second
     assert state.completed
-    assert fake.looked["r-0"] < 8
+    assert fake.polled["r-0"] < 8
     assert fake.open == 0
 
 
-async def test_the_last_trigger_cancelled_while_it_looks_leaves_nothing_behind() -> None:
+async def test_the_last_trigger_cancelled_while_it_polls_leaves_nothing_behind() -> None:
     fake = Fake(after(99), latency=5.0)
     poller = Poller(CONFIG, opener=fake.opener)
     task = asyncio.create_task(poller.wait(pending(), fetch=False, report=quiet))
@@ -146,7 +146,7 @@ async def test_the_last_trigger_cancelled_while_it_looks_leaves_nothing_behind()
     assert fake.open == 0
 
 
-async def test_a_trigger_that_comes_while_the_last_leaves_is_served() -> None:
+async def test_a_trigger_that_comes_while_the_last_finishes_is_served() -> None:
     fake = Fake(after(1))
     poller = Poller(CONFIG, opener=fake.opener)
 
@@ -158,7 +158,7 @@ async def test_a_trigger_that_comes_while_the_last_leaves_is_served() -> None:
     assert fake.open == 0
 
 
-async def test_an_answer_nobody_expected_fails_its_trigger_and_not_the_poller() -> None:
+async def test_an_unexpected_response_fails_its_trigger_and_not_the_poller() -> None:
     def body(request_id: str, _: int) -> bytes:
         if request_id == "r-1":
             raise ZeroDivisionError
@@ -173,7 +173,7 @@ async def test_an_answer_nobody_expected_fails_its_trigger_and_not_the_poller() 
     assert getattr(outcomes[2], "completed", False)
 
 
-async def test_a_result_about_to_be_gone_is_looked_at_before_the_others() -> None:
+async def test_a_request_about_to_expire_is_polled_before_the_others() -> None:
     fake = Fake(after(1))
     poller = Poller(CONFIG, opener=fake.opener)
     old = pending(99, submitted_at=time.time() - 3500)
@@ -182,7 +182,7 @@ async def test_a_result_about_to_be_gone_is_looked_at_before_the_others() -> Non
     assert fake.order.index("r-99") <= CONNECTIONS
 
 
-async def test_looks_of_a_known_model_fall_where_it_is_done() -> None:
+async def test_polls_of_a_known_model_come_when_it_is_done() -> None:
     for _ in range(20):
         shared_history.observe("a-model", 0.4)
     fake = Fake(after(1))
@@ -191,24 +191,24 @@ async def test_looks_of_a_known_model_fall_where_it_is_done() -> None:
         pending(model="a-model", poll_interval=None), fetch=False, report=quiet
     )
     assert 0.15 <= time.monotonic() - began <= 2
-    assert fake.looked == {"r-0": 1}
+    assert fake.polled == {"r-0": 1}
 
 
 async def test_other_tasks_have_their_turn_while_a_thousand_start() -> None:
     fake = Fake(after(2))
     poller = Poller(CONFIG, opener=fake.opener)
-    looked: list[int] = []
+    polled: list[int] = []
 
     async def beat() -> None:
         while True:
-            looked.append(len(fake.order))
+            polled.append(len(fake.order))
             await asyncio.sleep(0)
 
     ticking = asyncio.create_task(beat())
     await asyncio.gather(*(poller.wait(pending(i, poll_interval=0.5), fetch=False, report=quiet) for i in range(1000)))
     ticking.cancel()
-    # Counted in looks, not in time: what a turn of the loop does must not grow with how many wait.
-    assert max(after - before for before, after in pairwise(looked)) <= 2 * CONNECTIONS
+    # Counted in polls, not in time: what a turn of the loop does must not grow with how many wait.
+    assert max(after - before for before, after in pairwise(polled)) <= 2 * CONNECTIONS
     assert len(fake.order) == 2000
 
 
@@ -269,21 +269,21 @@ class Lookups:
         return CONFIG
 
 
-async def test_a_lookup_that_fails_ends_no_wait_and_is_shared_by_all() -> None:
+async def test_a_failing_lookup_ends_no_wait_and_is_shared_by_all() -> None:
     lookups = Lookups(failures=2)
     pollers = await asyncio.gather(*(poller_of(("", "c"), lookups.find, pauses=(0.01, 0.01)) for _ in range(50)))
 
     assert (lookups.asked, len(set(map(id, pollers)))) == (3, 1)
 
 
-async def test_a_connection_that_stays_out_of_reach_is_said_after_the_last_pause() -> None:
+async def test_a_connection_that_stays_out_of_reach_is_reported_after_the_last_pause() -> None:
     lookups = Lookups(failures=10)
     with pytest.raises(ServerError):
         await poller_of(("", "c"), lookups.find, pauses=(0.01, 0.01))
     assert lookups.asked == 3
 
 
-async def test_the_last_values_go_on_while_a_connection_is_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_last_values_are_used_while_a_connection_is_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "CONFIG_LIFETIME", -1.0)
     lookups = Lookups()
     first = await poller_of(("", "c"), lookups.find)
@@ -293,7 +293,7 @@ async def test_the_last_values_go_on_while_a_connection_is_out_of_reach(monkeypa
     assert lookups.asked == 2
 
 
-async def test_bounds_that_are_raised_count_while_other_triggers_still_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_raised_limits_apply_while_other_triggers_still_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "CONFIG_LIFETIME", -1.0)
     found = CONFIG
 
@@ -336,7 +336,7 @@ async def test_teams_with_one_connection_id_never_share_a_key(monkeypatch: pytes
 
 
 @pytest.mark.parametrize("multi_team", [True, False])
-def test_a_trigger_whose_team_nobody_tells_shares_within_its_dag(
+def test_a_trigger_whose_team_is_unknown_shares_within_its_dag(
     multi_team: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW__CORE__MULTI_TEAM", str(multi_team))
@@ -383,7 +383,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_either_library_looks_over_few_connections(
+async def test_either_library_polls_over_few_connections(
     kind: str, server: tuple[str, list[str]], strict: None
 ) -> None:
     url, connections = server
@@ -401,20 +401,20 @@ async def test_either_library_looks_over_few_connections(
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("request_id", ["slow", "cut"])
-async def test_either_library_calls_a_lost_look_retryable_and_free(
+async def test_either_library_calls_a_lost_poll_retryable_and_free(
     kind: str, request_id: str, server: tuple[str, list[str]]
 ) -> None:
     config = ClientConfig(api_key="SG_k", endpoints=Endpoints(gateway=server[0]), request_timeout=0.2)
-    looks = KINDS[kind]()
+    transport = KINDS[kind]()
     with pytest.raises(SegmindConnectionError, match="costs nothing") as caught:
-        await looks.send(config.wire.status(request_id))
+        await transport.send(config.wire.status(request_id))
     assert caught.value.retryable
     assert caught.value.billed is False
     assert "SG_k" not in str(caught.value)
-    await looks.close()
+    await transport.close()
 
 
 async def test_a_triggerer_does_not_pay_the_memory_of_aiohttp() -> None:
-    looks = await open_looks(CONFIG, time.time)
-    assert isinstance(looks, Connections)
-    await looks.close()
+    transport = await open_transport(CONFIG, time.time)
+    assert isinstance(transport, Connections)
+    await transport.close()

@@ -44,7 +44,7 @@ async def fire(trigger: SegmindRequestTrigger) -> dict[str, Any]:
     return payload
 
 
-async def test_a_landed_result_comes_as_one_event(
+async def test_a_stored_result_comes_as_one_event(
     emulator: SegmindEmulator, clock: Clock, tmp_path: Path, strict: None
 ) -> None:
     trigger = await asyncio.to_thread(make, clock, "seedream-4.5", fetch=True, output_path=tmp_path.as_uri())
@@ -54,7 +54,7 @@ async def test_a_landed_result_comes_as_one_event(
     assert emulator.leaks == []
 
 
-async def test_a_trigger_that_only_waits_tells_metrics_and_no_body(emulator: SegmindEmulator, clock: Clock) -> None:
+async def test_a_trigger_that_only_waits_reports_metrics_and_no_body(emulator: SegmindEmulator, clock: Clock) -> None:
     event = await fire(make(clock))
     assert set(event["value"]) == {"metrics"}
 
@@ -72,7 +72,7 @@ async def test_a_result_too_large_for_a_triggerer_is_left_to_the_task(emulator: 
     hook.close()
 
 
-async def test_an_event_is_held_back_until_it_does_no_harm(emulator: SegmindEmulator, clock: Clock) -> None:
+async def test_an_event_is_held_back_until_it_is_harmless(emulator: SegmindEmulator, clock: Clock) -> None:
     started = time.time()
     await fire(make(clock, not_before=started + 0.4))
     assert time.time() - started >= 0.4
@@ -89,13 +89,13 @@ async def test_failed_deadline_and_bugs_each_have_an_event(
     async def broken(self: SegmindHook) -> Any:
         raise KeyError("a bug")
 
-    trigger = make(clock, segmind_conn_id="looked_up_by_nobody_yet")
+    trigger = make(clock, segmind_conn_id="not_looked_up_yet")
     monkeypatch.setattr(SegmindHook, "get_async_config", broken)
     event = await fire(trigger)
     assert (event["status"], event["error_class"]) == ("error", "KeyError")
 
 
-async def test_being_cancelled_is_no_event(emulator: SegmindEmulator, clock: Clock) -> None:
+async def test_a_cancelled_trigger_sends_no_event(emulator: SegmindEmulator, clock: Clock) -> None:
     emulator.settings(latency=50.0)
     task = asyncio.create_task(fire(make(clock)))
     await asyncio.sleep(0.3)
