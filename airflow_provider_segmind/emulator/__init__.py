@@ -1,6 +1,6 @@
-"""An offline Segmind for tests: the wire without network, key or money. Shares no code with the client.
+"""An offline Segmind for tests: the same HTTP API without network, key or cost. It shares no code with the client.
 
-Nothing is imported until a name is asked for: pytest loads this package in every run through the fixture's entry point.
+Names are imported at their first use: the entry point of the fixture makes pytest load this package in every run.
 """
 
 from __future__ import annotations

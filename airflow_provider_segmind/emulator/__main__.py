@@ -23,7 +23,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--latency", type=float, help="seconds a request runs (default: 0)")
     parser.add_argument("--queue-time", type=float, help="seconds a request stays QUEUED (default: 0)")
     parser.add_argument("--ttl", type=float, help="seconds a result stays readable (default: 3600)")
-    parser.add_argument("--rpm", type=int, help="requests a minute and key (default: no limit)")
+    parser.add_argument("--rpm", type=int, help="requests per minute and key (default: no limit)")
     parser.add_argument("--rpm-counts-gets", action="store_true", default=None, help="count polls too")
     parser.add_argument("--balance", type=float, help="USD on each key (default: 100)")
     parser.add_argument("--public-url", help="origin written into status_url and response_url (default: its own)")
@@ -37,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve until SIGINT or SIGTERM; 0 on a clean end, 2 on wrong arguments or a missing extra."""
+    """Serve until SIGINT or SIGTERM; return 0 then, 2 for invalid arguments or a missing extra."""
     parser = _parser()
     options = vars(parser.parse_args(argv))
     host, port, scale = options.pop("host"), options.pop("port"), options.pop("scale")

@@ -1,4 +1,4 @@
-"""Routes, the entry point that every call passes, and the verbs a test steers the emulator with."""
+"""The routes, the endpoint behind each of them, and the commands with which a test controls the emulator."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from airflow_provider_segmind.emulator.faults import Fault
 from airflow_provider_segmind.emulator.recorder import PAID_ROUTES, Entry
 from airflow_provider_segmind.emulator.state import EmulatorState, reset_headers
 from airflow_provider_segmind.emulator.wire import (
-    Answer,
     Call,
     Receive,
+    Response,
     Scope,
     Send,
     error,
@@ -27,19 +27,19 @@ from airflow_provider_segmind.emulator.wire import (
     read_body,
     reply,
     reset,
-    send_answer,
+    send_response,
     send_slowly,
 )
 
 _RESETS = ("requests", "scripts", "faults", "records", "rate")
 
 
-class Desk:
-    """Carries out verbs; each takes the fields of a JSON object and returns rows or JSON-able values."""
+class ControlCommands:
+    """Runs commands; each takes the fields of a JSON object and returns entries or JSON values."""
 
     def __init__(self, state: EmulatorState) -> None:
         self._state = state
-        self._verbs: dict[str, Callable[..., Any]] = {
+        self._commands: dict[str, Callable[..., Any]] = {
             "settings": self._settings,
             "script": lambda **fields: state.scripts.add(fields),
             "scripts": state.scripts.describe,
@@ -53,7 +53,7 @@ class Desk:
             "set_balance": self._set_balance,
             "balance": self._balance,
             "bill": self._bill,
-            "jobs": state.entries,
+            "jobs": state.job_entries,
             "requests": state.recorder.requests,
             "posts": lambda model=None: state.recorder.posts(model),
             "calls": lambda route=None: state.recorder.calls(route),
@@ -63,19 +63,19 @@ class Desk:
             "reset": self._reset,
         }
 
-    def handle(self, verb: str, fields: dict[str, Any]) -> Any:
-        """Carry out one verb.
+    def handle(self, command: str, fields: dict[str, Any]) -> Any:
+        """Run one command.
 
-        :raises ValueError: for an unknown verb or wrong fields.
+        :raises ValueError: the command is unknown, or its fields are invalid.
         """
-        action = self._verbs.get(verb)
+        action = self._commands.get(command)
         if action is None:
-            raise ValueError(f"unknown emulator verb {verb!r}; known: {sorted(self._verbs)}")
+            raise ValueError(f"unknown emulator command {command!r}; known: {sorted(self._commands)}")
         with self._state.lock:
             try:
                 return action(**fields)
             except TypeError as problem:
-                raise ValueError(f"emulator verb {verb!r}: {problem}") from problem
+                raise ValueError(f"emulator command {command!r}: {problem}") from problem
 
     def _settings(self, **values: Any) -> dict[str, Any]:
         if values.get("prefix", self._state.settings.prefix) != self._state.settings.prefix:
@@ -85,18 +85,18 @@ class Desk:
 
     def _advance(self, seconds: float) -> float:
         self._state.clock.advance(seconds)
-        return self._state.settle()
+        return self._state.complete_due()
 
     def _set_balance(self, credits: float | None, free: float = 0.0, key: str | None = None) -> None:
         account = self._state.account(key or self._state.settings.api_keys[0])
         account.credits, account.free = credits, free
 
     def _balance(self, key: str | None = None) -> float:
-        self._state.settle()
+        self._state.complete_due()
         return self._state.account(key or self._state.settings.api_keys[0]).total
 
     def _bill(self) -> list[Any]:
-        self._state.settle()
+        self._state.complete_due()
         return list(self._state.bill)
 
     def _reset(self, what: str | None = None) -> None:
@@ -114,34 +114,34 @@ class Desk:
             actions[name]()
 
 
-class ControlDoor:
-    """POST /_emulator/{verb} with a JSON object; GET is a POST of ``{}``."""
+class ControlEndpoint:
+    """POST /_emulator/{command} with a JSON object; GET is a POST of ``{}``."""
 
     def __init__(self, state: EmulatorState) -> None:
-        self._desk = Desk(state)
+        self._commands = ControlCommands(state)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer ``{"value": ...}``, or 400 with the reason."""
+        """Respond with ``{"value": ...}``, or with 400 and the reason."""
         body = await read_body(receive) or b""
         try:
             fields = json.loads(body) if body else {}
             if not isinstance(fields, dict):
-                raise ValueError("the body of a control route is a JSON object")
-            value = self._desk.handle(scope["path_params"]["verb"], fields)
+                raise ValueError("the body of a control route must be a JSON object")
+            value = self._commands.handle(scope["path_params"]["command"], fields)
         except ValueError as problem:
-            await send_answer(send, error(400, str(problem)))
+            await send_response(send, error(400, str(problem)))
             return
         if isinstance(value, list):
             value = [row.to_json() if isinstance(row, Entry) else row for row in value]
-        await send_answer(send, reply({"value": value}))
+        await send_response(send, reply({"value": value}))
 
 
-Handler = Callable[[EmulatorState, Call, str], Answer]
+Handler = Callable[[EmulatorState, Call, str], Response]
 NO_KEY = "Missing Authorization or x-api-key in header"
 BAD_KEY = "Unauthorized. API key is invalid or may have expired. Please check your API key and try again."
-#: routes anybody may call
+#: routes that need no API key
 _OPEN = frozenset({"models", "files", "unknown"})
-#: a blocked v1 call looks at the clock at least that often (wall seconds), for the sake of advance()
+#: how often, in wall-clock seconds, a blocking v1 call checks the clock, which advance() may have moved
 _TICK = 0.02
 
 
@@ -154,29 +154,29 @@ class EmulatorApp:
         prefix = state.settings.prefix
         self._router = Router(
             [
-                Route(prefix + "/v2/requests/{id}/status", Door(self, "status", gateway.status, "GET")),
-                Route(prefix + "/v2/requests/{id}", Door(self, "result", gateway.result, "GET")),
-                Route(prefix + "/v2/{slug}", Door(self, "submit", gateway.submit, "POST")),
-                Route(prefix + "/v1/get-user-credits", Door(self, "credits", gateway.credits_left, "GET")),
-                Route(prefix + "/v1/{slug}", Door(self, "v1", gateway.run_v1, "POST")),
-                Route("/inference-request/request-history/{id}", Door(self, "history", side.history_record, "GET")),
-                Route("/inference-request/request-history", Door(self, "history", side.history, "GET")),
-                Route("/inference-model-information/list", Door(self, "models", side.models, "GET")),
-                Route("/upload-asset", Door(self, "upload", side.upload, "POST")),
-                Route("/files/{name:path}", Door(self, "files", side.files, "GET", "HEAD")),
-                Route("/_emulator/{verb:str}", ControlDoor(state)),
+                Route(prefix + "/v2/requests/{id}/status", Endpoint(self, "status", gateway.status, "GET")),
+                Route(prefix + "/v2/requests/{id}", Endpoint(self, "result", gateway.result, "GET")),
+                Route(prefix + "/v2/{slug}", Endpoint(self, "submit", gateway.submit, "POST")),
+                Route(prefix + "/v1/get-user-credits", Endpoint(self, "credits", gateway.credits_left, "GET")),
+                Route(prefix + "/v1/{slug}", Endpoint(self, "v1", gateway.run_v1, "POST")),
+                Route("/inference-request/request-history/{id}", Endpoint(self, "history", side.history_record, "GET")),
+                Route("/inference-request/request-history", Endpoint(self, "history", side.history, "GET")),
+                Route("/inference-model-information/list", Endpoint(self, "models", side.models, "GET")),
+                Route("/upload-asset", Endpoint(self, "upload", side.upload, "POST")),
+                Route("/files/{name:path}", Endpoint(self, "files", side.files, "GET", "HEAD")),
+                Route("/_emulator/{command:str}", ControlEndpoint(state)),
             ],
             redirect_slashes=False,
-            default=Door(self, "unknown", _unknown),
+            default=Endpoint(self, "unknown", _unknown),
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one call."""
+        """Respond to one call."""
         if scope["type"] == "http":
             await self._router(scope, receive, send)
 
     async def sleep(self, seconds: float) -> None:
-        """Wait wall-clock seconds, or less when the emulator stops."""
+        """Wait for wall-clock seconds, or until the emulator stops."""
         if self._stopping is None:
             self._stopping = asyncio.Event()
         try:
@@ -185,17 +185,17 @@ class EmulatorApp:
             return
 
     def stop(self) -> None:
-        """Wake everybody who waits; to be called on the server's loop."""
+        """End all waits; to be called on the server's event loop."""
         if self._stopping is None:
             self._stopping = asyncio.Event()
         self._stopping.set()
 
 
-def _unknown(state: EmulatorState, call: Call, key: str) -> Answer:
+def _unknown(state: EmulatorState, call: Call, key: str) -> Response:
     return error(400, "Bad request")
 
 
-class Door:
+class Endpoint:
     """One route of the service."""
 
     def __init__(self, app: EmulatorApp, route: str, handler: Handler, *methods: str) -> None:
@@ -206,7 +206,7 @@ class Door:
         self._methods = methods
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Take one call through the door."""
+        """Handle one call."""
         body = await read_body(receive)
         if body is None:
             return
@@ -218,54 +218,54 @@ class Door:
             now = state.clock.now()
             call = Call(scope["method"], path, query, headers, body, now, self._route, params)
             model = params.get("slug", "") if self._route in PAID_ROUTES else ""
-            number = state.recorder.arrived(call, model)
+            number = state.recorder.record_request(call, model)
             fault = state.faults.choose(call, model, now)
-            early = fault is not None and fault.when == "before"
-            answer = None if early else self._decide(call)
-        if fault is None and answer is not None and answer.ready is None:
-            state.recorder.answered(number, call, model, answer.status)
-            await send_answer(send, answer)
+            fault_first = fault is not None and fault.when == "before"
+            response = None if fault_first else self._decide(call)
+        if fault is None and response is not None and response.ready is None:
+            state.recorder.record_response(number, call, model, response.status)
+            await send_response(send, response)
             return
-        await self._long_way(call, model, number, fault, answer, send)
+        await self._respond_with_fault(call, model, number, fault, response, send)
 
-    async def _long_way(
-        self, call: Call, model: str, number: int, fault: Fault | None, answer: Answer | None, send: Send
+    async def _respond_with_fault(
+        self, call: Call, model: str, number: int, fault: Fault | None, response: Response | None, send: Send
     ) -> None:
         state = self._state
         if fault is not None and fault.when == "before":
             if fault.delay:
                 await self._app.sleep(fault.delay)
-            if fault.needs_answer:
+            if fault.needs_response:
                 with state.lock:
-                    answer = self._decide(call)
-        answer = await self._finished(answer)
+                    response = self._decide(call)
+        response = await self._when_ready(response)
         if fault is None:
             fault = Fault(route="*")
         if fault.when == "after" and fault.delay:
             await self._app.sleep(fault.delay)
         if fault.reset or fault.close:
-            state.recorder.answered(number, call, model, 0)
+            state.recorder.record_response(number, call, model, 0)
             await reset(send, abrupt=fault.reset)
             return
-        answer = fault.spoil(answer, call, self._reset_headers(fault, call))
-        state.recorder.answered(number, call, model, answer.status)
+        response = fault.apply(response, call, self._reset_headers(fault, call))
+        state.recorder.record_response(number, call, model, response.status)
         if fault.slow:
-            await send_slowly(send, answer, fault.slow, self._app.sleep)
+            await send_slowly(send, response, fault.slow, self._app.sleep)
         elif fault.truncate == "connection":
-            await send_answer(send, answer, cut_at=len(answer.body) // 2)
+            await send_response(send, response, cut_at=len(response.body) // 2)
             await self._app.sleep(0.01)
             await reset(send)
         else:
-            await send_answer(send, answer)
+            await send_response(send, response)
 
-    async def _finished(self, answer: Answer | None) -> Answer | None:
-        while answer is not None and answer.ready is not None:
+    async def _when_ready(self, response: Response | None) -> Response | None:
+        while response is not None and response.ready is not None:
             with self._state.lock:
-                found = answer.ready()
-            if isinstance(found, Answer):
+                found = response.ready()
+            if isinstance(found, Response):
                 return found
             await self._app.sleep(min(_TICK, self._state.clock.wall_seconds(found)))
-        return answer
+        return response
 
     def _reset_headers(self, fault: Fault, call: Call) -> dict[str, str]:
         if fault.reset_in is None:
@@ -274,8 +274,8 @@ class Door:
         form = fault.reset_format or settings.reset_format
         return reset_headers(call.time + fault.reset_in, form, self._state.clock, whose=settings.reset_clock)
 
-    def _decide(self, call: Call) -> Answer:
-        """Do the service's work for a call: verb, key, rate, handler."""
+    def _decide(self, call: Call) -> Response:
+        """Handle a call as the service does: check method, key and rate limit, then call the handler."""
         state, settings = self._state, self._state.settings
         if self._methods and call.method not in self._methods:
             return html(405, "Method Not Allowed")
@@ -286,6 +286,6 @@ class Door:
             paid = self._route in PAID_ROUTES
             until = state.limiter.refuse_until(key, call.time, paid=paid)
             if until is not None:
-                told = reset_headers(until, settings.reset_format, state.clock, whose=settings.reset_clock)
-                return error(429, "rate_limit_exceeded", told)
+                headers = reset_headers(until, settings.reset_format, state.clock, whose=settings.reset_clock)
+                return error(429, "rate_limit_exceeded", headers)
         return self._handler(state, call, key)

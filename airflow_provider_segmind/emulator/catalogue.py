@@ -1,13 +1,13 @@
-"""Which slugs exist and what kind of answer each gives.
+"""The slugs that exist and the kind of each model.
 
-Sources: the vendor's model directory (August 2026); ``mock-inference`` from the official SDK's changes.
+Sources: the vendor's model directory (August 2026); ``mock-inference`` from the official SDK's changelog.
 """
 
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
 
-#: kinds that answer with text, and the provider whose shape they answer in
+#: kinds that reply with text, named after the provider whose format they use
 LLM_KINDS = ("gemini", "openai", "anthropic")
 MEDIA_KINDS = ("image", "video", "audio")
 KINDS = (*LLM_KINDS, *MEDIA_KINDS, "transcript", "embedding", "mock")
@@ -40,7 +40,7 @@ _SLUGS = {
     "mock": "mock-inference",
 }
 BUILT_IN: dict[str, str] = {slug: kind for kind, slugs in _SLUGS.items() for slug in slugs.split()}
-#: first match wins; for slugs a user adds without naming their kind
+#: for slugs that a user adds without a kind; the first match counts
 _PREFIXES = (
     ("*-tts*", "audio"),
     ("*embedding*", "embedding"),
@@ -70,15 +70,14 @@ _LIST_TYPES = {
 
 
 def guess_kind(slug: str) -> str:
-    """Return the kind a slug's name suggests; ``image`` when it suggests none."""
+    """Return the kind that a slug suggests; ``image`` if it suggests none."""
     return next((kind for pattern, kind in _PREFIXES if fnmatchcase(slug, pattern)), "image")
 
 
 def kind_of(slug: str, extra: dict[str, str]) -> str | None:
-    """Return the kind of a known slug, or None for one that does not exist.
+    """Return the kind of a slug, None if it does not exist.
 
-    :param slug: model slug.
-    :param extra: slugs the user added; an empty kind means "by the name".
+    :param extra: slugs that the user added; an empty kind is guessed from the slug.
     """
     if slug in extra:
         return extra[slug] or guess_kind(slug)
@@ -86,7 +85,7 @@ def kind_of(slug: str, extra: dict[str, str]) -> str | None:
 
 
 def listing(extra: dict[str, str], retired: list[str]) -> list[dict[str, object]]:
-    """Return the rows of the model list, field names as the live list has them."""
+    """Return the rows of the model list, with the field names of the live list."""
     slugs = {**BUILT_IN, **{slug: kind or guess_kind(slug) for slug, kind in extra.items()}}
     rows = [(slug, kind, False) for slug, kind in slugs.items()] + [(slug, guess_kind(slug), True) for slug in retired]
     return [

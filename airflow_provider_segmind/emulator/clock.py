@@ -1,4 +1,4 @@
-"""The emulator's time: injected, scaled, and moved by hand."""
+"""The emulated clock: injected, scaled, and advanced by tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class EmulatorClock:
     """Epoch seconds of the emulated service.
 
     :param source: wall clock; a test may pass its own.
-    :param scale: emulated seconds for one second of ``source``: with 60 a minute of rate limiting passes in a second.
+    :param scale: emulated seconds per second of ``source``: with 60, a minute of rate limiting takes one second.
     """
 
     def __init__(self, source: Callable[[], float], *, scale: float = 1.0) -> None:
@@ -32,7 +32,7 @@ class EmulatorClock:
         :param seconds: emulated seconds, not negative.
         """
         if seconds < 0:
-            raise ValueError(f"time moves forward only, not by {seconds!r}")
+            raise ValueError(f"time only moves forward, not by {seconds!r}")
         self._base += seconds
         return self.now()
 
@@ -44,22 +44,22 @@ class EmulatorClock:
         self.scale = scale
 
     def wall_seconds(self, seconds: float) -> float:
-        """Return how long an emulated span lasts on the wall clock."""
+        """Convert emulated seconds to wall-clock seconds."""
         return max(0.0, seconds) / self.scale
 
     def in_client_time(self, moment: float) -> float:
-        """Return the wall-clock time at which the emulated ``moment`` comes."""
+        """Convert an emulated time to the wall-clock time at which it is reached."""
         return self.source() + (moment - self.now()) / self.scale
 
 
 def stamp(moment: float, *, form: str = "iso_z") -> str:
-    """Write epoch seconds the way ``form`` names: ``iso_z``, ``iso``, ``space`` or ``epoch``.
+    """Write epoch seconds in a format: ``iso_z``, ``iso``, ``space`` or ``epoch``.
 
-    The format of the gateway's own reset header is not documented, so a client has to read all of them.
+    The format of the gateway's reset header is not documented, so a client must read all of them.
     """
     if form == "epoch":
         return str(math.ceil(moment))
-    # rounding up: a client that waits until the stamp must not come too early
+    # rounded up: a client that waits until then must not be too early
     when = datetime.fromtimestamp(moment, tz=UTC).replace(tzinfo=None) + timedelta(microseconds=1)
     text = when.isoformat(sep=" " if form == "space" else "T", timespec="microseconds")
     return text + "Z" if form == "iso_z" else text

@@ -1,4 +1,4 @@
-"""The verbs a test steers the emulator with, on the test's side: one set of methods, two ways to carry them."""
+"""The methods with which a test controls the emulator, in the same process or over HTTP."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _E = TypeVar("_E", bound=Entry)
 
 
 class Controls:
-    """Script answers and trouble, move the clock, read what happened; times are emulated seconds."""
+    """Script replies and faults, move the clock, and read what happened; times are emulated seconds."""
 
-    def _send(self, verb: str, fields: dict[str, Any]) -> Any:
+    def _send(self, command: str, fields: dict[str, Any]) -> Any:
         raise NotImplementedError
 
     @property
@@ -32,29 +32,29 @@ class Controls:
 
     @property
     def api_key(self) -> str:
-        """A key that is accepted."""
+        """A valid API key."""
         return str(self.settings()["api_keys"][0])
 
     @property
     def connection(self) -> dict[str, Any]:
-        """The fields of an Airflow connection whose every address is this emulator."""
+        """The fields of an Airflow connection with all addresses at this emulator."""
         extra = {"storage_url": self.url, "history_url": self.url, "models_url": self.url}
         return {"conn_type": "segmind", "host": self.gateway_url, "password": self.api_key, "extra": extra}
 
     @property
     def connection_json(self) -> str:
-        """The connection as ``AIRFLOW_CONN_...`` takes it in JSON."""
+        """The connection in JSON, for ``AIRFLOW_CONN_...``."""
         return json.dumps(self.connection)
 
     @property
     def connection_uri(self) -> str:
-        """The connection as ``AIRFLOW_CONN_...`` takes it as a URI."""
+        """The connection as a URI, for ``AIRFLOW_CONN_...``."""
         fields = self.connection
         password, host = quote(fields["password"], safe=""), quote(fields["host"], safe="")
         return f"segmind://:{password}@{host}/?{urlencode(fields['extra'])}"
 
-    def _rows(self, verb: str, kind: type[_E], fields: dict[str, Any]) -> list[_E]:
-        return [row if isinstance(row, kind) else kind.from_json(row) for row in self._send(verb, fields)]
+    def _rows(self, command: str, kind: type[_E], fields: dict[str, Any]) -> list[_E]:
+        return [row if isinstance(row, kind) else kind.from_json(row) for row in self._send(command, fields)]
 
     def settings(self, **values: Any) -> dict[str, Any]:
         """Change settings and return all of them.
@@ -64,7 +64,7 @@ class Controls:
         return cast("dict[str, Any]", self._send("settings", values))
 
     def script(self, **fields: Any) -> str:
-        """Say what a model answers; the newest script that fits a call wins.
+        """Script the reply of a model; the newest script that matches a call is used.
 
         :param fields: fields of :class:`~airflow_provider_segmind.emulator.scripts.Script`.
         :return: id for :meth:`unscript`.
@@ -72,16 +72,16 @@ class Controls:
         return cast("str", self._send("script", fields))
 
     def unscript(self, script_id: str | None = None) -> None:
-        """Forget one script, or all."""
+        """Remove one script, or all."""
         self._send("unscript", {"script_id": script_id})
 
     @property
     def scripts(self) -> list[dict[str, Any]]:
-        """Scripts in force, the newest first, with how often each was ``used``."""
+        """The current scripts, the newest first; ``used`` counts the uses of each."""
         return cast("list[dict[str, Any]]", self._send("scripts", {}))
 
     def fault(self, route: str, **fields: Any) -> str:
-        """Line up trouble on a route.
+        """Add a fault to a route.
 
         :param route: submit, v1, status, result, credits, history, upload, models, files, ...; ``a|b`` or ``*``.
         :param fields: fields of :class:`~airflow_provider_segmind.emulator.faults.Fault`.
@@ -90,20 +90,20 @@ class Controls:
         return cast("str", self._send("fault", {"route": route, **fields}))
 
     def outage(self, seconds: float) -> str:
-        """Reset every connection for a while."""
+        """Reset every connection for some emulated seconds."""
         return self.fault("*", reset=True, seconds=seconds)
 
     def unfault(self, fault_id: str | None = None) -> None:
-        """Forget one fault, or all."""
+        """Remove one fault, or all."""
         self._send("unfault", {"fault_id": fault_id})
 
     @property
     def faults(self) -> list[dict[str, Any]]:
-        """Faults in force, the oldest first, with how often each was ``used``."""
+        """The current faults, the oldest first; ``used`` counts the uses of each."""
         return cast("list[dict[str, Any]]", self._send("faults", {}))
 
     def advance(self, seconds: float) -> float:
-        """Move the emulated clock forward; requests that come due complete and are billed."""
+        """Move the emulated clock forward; requests that become due complete and are billed."""
         return cast("float", self._send("advance", {"seconds": seconds}))
 
     def scale(self, scale: float) -> None:
@@ -115,11 +115,11 @@ class Controls:
         return cast("float", self._send("now", {}))
 
     def set_balance(self, credits: float | None, *, free: float = 0.0, key: str | None = None) -> None:
-        """Set what a key can spend, USD; None takes away its credits record."""
+        """Set the balance of a key in USD; None removes its credits record."""
         self._send("set_balance", {"credits": credits, "free": free, "key": key})
 
     def balance(self, key: str | None = None) -> float:
-        """Return what a key has left, USD, free credits included."""
+        """Return the balance of a key in USD, free credits included."""
         return cast("float", self._send("balance", {"key": key}))
 
     @property
@@ -134,15 +134,15 @@ class Controls:
 
     @property
     def requests(self) -> list[RecordedRequest]:
-        """Every recorded HTTP request, control routes left out."""
+        """Every recorded HTTP request, except those to control routes."""
         return self._rows("requests", RecordedRequest, {})
 
     def posts(self, model: str | None = None) -> list[RecordedRequest]:
-        """Return the paid submits that arrived, refused and spoilt ones included."""
+        """Return the paid submits received, including refused ones and those hit by a fault."""
         return self._rows("posts", RecordedRequest, {"model": model})
 
     def calls(self, route: str | None = None) -> list[CallEntry]:
-        """Return time, route and status of every answered call; kept when requests are not recorded."""
+        """Return time, route and status of every answered call, also if requests are not recorded."""
         return self._rows("calls", CallEntry, {"route": route})
 
     def counts(self) -> dict[str, dict[str, int]]:
@@ -155,19 +155,19 @@ class Controls:
 
     @property
     def leaks(self) -> list[str]:
-        """Paths on the public file host that were asked for with an API key."""
+        """Paths on the public file host that were requested with an API key."""
         return cast("list[str]", self._send("leaks", {}))
 
     def reset(self, what: str | None = None) -> None:
-        """Forget ``requests``, ``scripts``, ``faults``, ``records``, ``rate``, or all five; settings and time stay."""
+        """Clear ``requests``, ``scripts``, ``faults``, ``records``, ``rate``, or all five; settings and time stay."""
         self._send("reset", {"what": what})
 
 
 class EmulatorControl(Controls):
-    """Steer an emulator that runs in another process.
+    """Control an emulator that runs in another process.
 
     :param url: the address it printed.
-    :param timeout: wall-clock seconds for one verb.
+    :param timeout: wall-clock seconds for one command.
     """
 
     def __init__(self, url: str, *, timeout: float = 30.0) -> None:
@@ -175,7 +175,7 @@ class EmulatorControl(Controls):
             raise ValueError(f"emulator url {url!r} is not http(s)")
         self._url = url.rstrip("/")
         self.timeout = timeout
-        # no proxy from the environment may come between a test and its own machine
+        # no proxy from the environment: the emulator is on this machine
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     @property
@@ -183,10 +183,10 @@ class EmulatorControl(Controls):
         """Address of all services."""
         return self._url
 
-    def _send(self, verb: str, fields: dict[str, Any]) -> Any:
+    def _send(self, command: str, fields: dict[str, Any]) -> Any:
         data = json.dumps(fields).encode()
         headers = {"content-type": "application/json"}
-        request = urllib.request.Request(f"{self.url}/_emulator/{verb}", data=data, headers=headers)  # noqa: S310 - checked above
+        request = urllib.request.Request(f"{self.url}/_emulator/{command}", data=data, headers=headers)  # noqa: S310 - checked above
         try:
             with self._opener.open(request, timeout=self.timeout) as answer:
                 return json.loads(answer.read())["value"]

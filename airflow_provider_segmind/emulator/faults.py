@@ -1,4 +1,4 @@
-"""Scripted trouble: on which calls, how often, before or after the request was accepted, and what goes wrong."""
+"""Faults: on which calls, how often, before or after the service handles them, and what goes wrong."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
-from airflow_provider_segmind.emulator.wire import Answer, Call, html
+from airflow_provider_segmind.emulator.wire import Call, Response, html
 
 ROUTES = (
     "submit", "v1", "status", "result", "credits", "history", "upload", "models", "files",
@@ -18,52 +18,52 @@ ROUTES = (
 
 @dataclass(kw_only=True)
 class Fault:
-    """One kind of trouble; the fields down to ``when`` say on which calls, the rest what goes wrong.
+    """One fault; the fields up to ``when`` say on which calls, the others what goes wrong.
 
     ``delay`` and ``slow`` are wall-clock seconds: they are meant for the client's timeouts.
     """
 
     #: a name of ROUTES, several joined by ``|``, or ``*``
     route: str
-    #: how many calls it hits; None: no end
+    #: how many calls it hits; None: no limit
     times: int | None = 1
-    #: how many calls pass first
+    #: how many matching calls it lets pass first
     skip: int = 0
-    #: it ends that many emulated seconds after it was added
+    #: how many emulated seconds it lasts
     seconds: float | None = None
     probability: float = 1.0
     seed: int = 0
     model: str | None = None
     #: substring of the raw body or the path
     match: str | None = None
-    #: ``before``: the service does not see the call; ``after``: it has done its work, only the answer suffers
+    #: ``before``: the service does not see the call; ``after``: it handles the call, only the response is affected
     when: str = "before"
 
-    #: answer with this code instead
+    #: respond with this status code instead
     status: int | None = None
-    #: a string is sent as it is, anything else as JSON
+    #: a string is sent unchanged, anything else as JSON
     body: Any = None
     headers: dict[str, str] = field(default_factory=dict)
     content_type: str | None = None
-    #: a web server's error page
+    #: the HTML error page of a web server
     html: bool = False
     #: no body at all
     empty: bool = False
     #: drop the connection with a TCP reset
     reset: bool = False
-    #: end the connection in an orderly way, without an answer
+    #: close the connection normally, without a response
     close: bool = False
     delay: float = 0.0
     slow: float = 0.0
-    #: ``json``: half the JSON under a fitting length; ``connection``: half the promised bytes, then a reset
+    #: ``json``: half of the JSON, with its length; ``connection``: half of the announced bytes, then a reset
     truncate: str | None = None
     #: 307 to this URL; ``{path}`` is replaced
     redirect: str | None = None
-    #: keys taken out of the genuine JSON answer
+    #: keys removed from the genuine JSON response
     drop: list[str] = field(default_factory=list)
-    #: keys changed in the genuine JSON answer
+    #: keys changed in the genuine JSON response
     patch: dict[str, Any] = field(default_factory=dict)
-    #: emulated seconds from the call to the moment the reset header names, and its form
+    #: emulated seconds from the call to the time in the reset header, and the format of that header
     reset_in: float | None = None
     reset_format: str | None = None
 
@@ -74,9 +74,9 @@ class Fault:
 
     @classmethod
     def parse(cls, fields: dict[str, Any]) -> Fault:
-        """Check and build a fault from keyword arguments.
+        """Check keyword arguments and build a fault.
 
-        :raises ValueError: naming the field that is wrong.
+        :raises ValueError: names the invalid field.
         """
         known = {item.name for item in dataclasses.fields(cls)} - {"added", "seen", "used", "id"}
         unknown = sorted(set(fields) - known)
@@ -95,7 +95,7 @@ class Fault:
         return fault
 
     def hits(self, call: Call, model: str, now: float) -> bool:
-        """Tell whether this fault falls on a call, and count it."""
+        """Return whether this fault hits a call, and count it."""
         if self.route != "*" and call.route not in self.route.split("|"):
             return False
         if self.times is not None and self.used >= self.times:
@@ -115,55 +115,57 @@ class Fault:
         return True
 
     @property
-    def needs_answer(self) -> bool:
-        """Tell whether the call has to be handled although trouble comes first: a delay, a changed or slow answer."""
+    def needs_response(self) -> bool:
+        """Whether the service must still handle the call: the response is delayed or changed, but not replaced."""
         if self.when == "after":
             return True
         replaced = self.status is not None or self.redirect or self.html or self.empty or self.body is not None
         return not (replaced or self.reset or self.close)
 
-    def spoil(self, genuine: Answer | None, call: Call, reset_headers: dict[str, str]) -> Answer:
-        """Return what is sent instead of the genuine answer (None when the service did not see the call)."""
-        answer = genuine or Answer(200)
+    def apply(self, genuine: Response | None, call: Call, reset_headers: dict[str, str]) -> Response:
+        """Return the response to send instead of the genuine one (None if the service did not see the call)."""
+        response = genuine or Response(200)
         if self.redirect is not None:
-            return Answer(307, b"", None, {"location": self.redirect.replace("{path}", call.path)})
-        status = self.status if self.status is not None else answer.status
+            return Response(307, b"", None, {"location": self.redirect.replace("{path}", call.path)})
+        status = self.status if self.status is not None else response.status
         if self.html:
-            answer = html(status, "Bad Gateway" if status == 502 else "Error")
+            response = html(status, "Bad Gateway" if status == 502 else "Error")
         elif self.empty:
-            answer = Answer(status, b"", None)
+            response = Response(status, b"", None)
         elif self.body is not None:
             raw = self.body.encode() if isinstance(self.body, str) else json.dumps(self.body).encode()
-            answer = Answer(status, raw)
+            response = Response(status, raw)
         elif self.status is not None and not (self.drop or self.patch):
-            words = "rate_limit_exceeded" if status == 429 else f"emulated trouble {status}"
-            answer = Answer(status, json.dumps({"error": words}).encode())
+            message = "rate_limit_exceeded" if status == 429 else f"emulated fault {status}"
+            response = Response(status, json.dumps({"error": message}).encode())
         if self.drop or self.patch:
-            answer = _edited(answer, self.drop, self.patch)
-            answer.status = status
+            response = _edited(response, self.drop, self.patch)
+            response.status = status
         if self.truncate == "json":
-            answer = Answer(answer.status, answer.body[: len(answer.body) // 2], answer.content_type, answer.headers)
+            response = Response(
+                response.status, response.body[: len(response.body) // 2], response.content_type, response.headers
+            )
         if self.content_type is not None:
-            answer.content_type = self.content_type
-        answer.headers = {**answer.headers, **reset_headers, **self.headers}
-        return answer
+            response.content_type = self.content_type
+        response.headers = {**response.headers, **reset_headers, **self.headers}
+        return response
 
     def describe(self) -> dict[str, Any]:
-        """Return the fault as JSON-able fields, without what is unset."""
+        """Return the fields that are set, as JSON values."""
         shown = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
         return {key: value for key, value in shown.items() if value not in (None, [], {}, False)}
 
 
-def _edited(answer: Answer, drop: list[str], patch: dict[str, Any]) -> Answer:
-    value = json.loads(answer.body or b"{}")
+def _edited(response: Response, drop: list[str], patch: dict[str, Any]) -> Response:
+    value = json.loads(response.body or b"{}")
     if not isinstance(value, dict):
-        return answer
+        return response
     edited = {**{key: item for key, item in value.items() if key not in drop}, **patch}
-    return Answer(answer.status, json.dumps(edited).encode(), answer.content_type, answer.headers)
+    return Response(response.status, json.dumps(edited).encode(), response.content_type, response.headers)
 
 
-class FaultBook:
-    """The faults in force; the oldest one that hits is used, so that several lined up come one after the other."""
+class FaultList:
+    """The current faults; the oldest one that hits is used, so that several take effect one after the other."""
 
     def __init__(self) -> None:
         self._faults: list[Fault] = []
@@ -178,11 +180,11 @@ class FaultBook:
         return fault.id
 
     def remove(self, fault_id: str | None) -> None:
-        """Forget one fault, or all of them."""
+        """Remove one fault, or all."""
         self._faults = [fault for fault in self._faults if fault_id is not None and fault.id != fault_id]
 
     def choose(self, call: Call, model: str, now: float) -> Fault | None:
-        """Return the fault that falls on a call, if any."""
+        """Return the fault that hits a call, if any."""
         return next((fault for fault in self._faults if fault.hits(call, model, now)), None) if self._faults else None
 
     def describe(self) -> list[dict[str, Any]]:

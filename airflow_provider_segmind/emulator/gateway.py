@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from airflow_provider_segmind.emulator.state import RESET_HEADER, EmulatorState, Job, reset_headers
+from airflow_provider_segmind.emulator.state import EmulatorState, Job, reset_headers
 from airflow_provider_segmind.emulator.submit import accept
-from airflow_provider_segmind.emulator.wire import JSON_TYPE, Answer, Call, error, reply
+from airflow_provider_segmind.emulator.wire import JSON_TYPE, Call, Response, error, reply
 
 
 def gateway_origin(state: EmulatorState) -> str:
@@ -24,13 +24,13 @@ def _urls(state: EmulatorState, job: Job) -> dict[str, str]:
     }
 
 
-def submit(state: EmulatorState, call: Call, key: str) -> Answer:
+def submit(state: EmulatorState, call: Call, key: str) -> Response:
     """POST /v2/{slug}."""
     job = accept(state, call, key, call.params["slug"], via="v2")
-    if isinstance(job, Answer):
+    if isinstance(job, Response):
         return job
     urls = _urls(state, job)
-    # the live service was seen to sort its keys
+    # the live service sorts its keys
     return reply(
         {
             "poll_url": urls["poll_url"],
@@ -43,7 +43,7 @@ def submit(state: EmulatorState, call: Call, key: str) -> Answer:
 
 
 def metrics(state: EmulatorState, job: Job) -> dict[str, Any]:
-    """Return the metrics of a request that has ended; a failed one was not billed and says nothing about money."""
+    """Return the metrics of a request that has ended; those of a failed one, which is not billed, have no cost."""
     ended = job.ended if job.ended is not None else job.finishes
     started = min(job.starts, ended)
     times = {
@@ -53,17 +53,17 @@ def metrics(state: EmulatorState, job: Job) -> dict[str, Any]:
     }
     if state.settings.metrics == "old":
         return {"inference_time": times["inference_time"]}
-    return times if job.words is not None else {"cost": job.cost, "remaining_credits": job.remaining, **times}
+    return times if job.error is not None else {"cost": job.cost, "remaining_credits": job.remaining, **times}
 
 
-def _failed(state: EmulatorState, job: Job) -> Answer:
-    body = {"status": "FAILED", "error": job.words, "metrics": metrics(state, job)}
+def _failed(state: EmulatorState, job: Job) -> Response:
+    body = {"status": "FAILED", "error": job.error, "metrics": metrics(state, job)}
     if state.settings.failed_request_id:
         body["request_id"] = job.id
     return reply(body, state.settings.failed_status)
 
 
-def _in_progress(state: EmulatorState, job: Job, status: str, code: int = 200) -> Answer:
+def _in_progress(state: EmulatorState, job: Job, status: str, code: int = 200) -> Response:
     urls = _urls(state, job)
     body = {
         "status": status,
@@ -74,25 +74,25 @@ def _in_progress(state: EmulatorState, job: Job, status: str, code: int = 200) -
     return reply({**body, "metrics": {}}, code)
 
 
-def status(state: EmulatorState, call: Call, key: str) -> Answer:
+def status(state: EmulatorState, call: Call, key: str) -> Response:
     """GET /v2/requests/{id}/status."""
-    now = state.settle()
+    now = state.complete_due()
     job = state.find(call.params["id"], key, now)
     if job is None:
         return error(404, f"Request {call.params['id']} not found")
-    seen = state.look(job, now)
+    seen = state.poll(job, now)
     if seen == "COMPLETED":
         return reply({"status": "COMPLETED", "request_id": job.id, "metrics": metrics(state, job)})
     return _failed(state, job) if seen == "FAILED" else _in_progress(state, job, seen)
 
 
-def result(state: EmulatorState, call: Call, key: str) -> Answer:
+def result(state: EmulatorState, call: Call, key: str) -> Response:
     """GET /v2/requests/{id}."""
-    now = state.settle()
+    now = state.complete_due()
     job = state.find(call.params["id"], key, now)
     if job is None:
         return error(404, f"Request {call.params['id']} not found")
-    seen = state.look(job, now)
+    seen = state.poll(job, now)
     if seen == "COMPLETED":
         base = {"status": "COMPLETED", "error": None, "request_id": job.id, "metrics": metrics(state, job)}
         return reply({**base, **job.fields})
@@ -101,39 +101,39 @@ def result(state: EmulatorState, call: Call, key: str) -> Answer:
     )
 
 
-def credits_left(state: EmulatorState, call: Call, key: str) -> Answer:
+def credits_left(state: EmulatorState, call: Call, key: str) -> Response:
     """GET /v1/get-user-credits."""
-    state.settle()
+    state.complete_due()
     account = state.account(key)
     if account.credits is None:
         return error(404, "No credits found for the user")
     return reply({"credits": account.credits, "free-credits": account.free})
 
 
-def run_v1(state: EmulatorState, call: Call, key: str) -> Answer:
-    """POST /v1/{slug}: the answer comes when the request has ended, or the gateway gives up."""
+def run_v1(state: EmulatorState, call: Call, key: str) -> Response:
+    """POST /v1/{slug}: the response comes when the request has ended, or the gateway gives up."""
     job = accept(state, call, key, call.params["slug"], via="v1")
-    if isinstance(job, Answer):
+    if isinstance(job, Response):
         return job
-    # v1 has no looks, so a request that moves by looks is due at once
+    # v1 has no polls, so a request that advances by polls ends at once
     deadline = call.time + state.settings.v1_timeout
 
-    def ready() -> Answer | float:
-        now = state.settle()
-        if job.looks is not None:
-            while state.look(job, now) in ("QUEUED", "PROCESSING"):
+    def ready() -> Response | float:
+        now = state.complete_due()
+        if job.polls is not None:
+            while state.poll(job, now) in ("QUEUED", "PROCESSING"):
                 pass
         if job.ended is not None:
             return _v1_answer(state, job, key, call)
         return error(504, "Gateway timeout") if now >= deadline else min(job.finishes, deadline) - now
 
     first = ready()
-    return first if isinstance(first, Answer) else Answer(200, ready=ready)
+    return first if isinstance(first, Response) else Response(200, ready=ready)
 
 
-def _v1_answer(state: EmulatorState, job: Job, key: str, call: Call) -> Answer:
-    if job.words is not None:
-        return error(500, job.words)
+def _v1_answer(state: EmulatorState, job: Job, key: str, call: Call) -> Response:
+    if job.error is not None:
+        return error(500, job.error)
     ended = job.ended or job.finishes
     headers = {
         "x-request-id": job.id,
@@ -144,11 +144,10 @@ def _v1_answer(state: EmulatorState, job: Job, key: str, call: Call) -> Answer:
     if job.fields.get("seed") is not None:
         headers["x-seed-value"] = str(job.fields["seed"])
     moment = state.limiter.next_reset(key, call.time)
-    told = reset_headers(moment, "iso_z", state.clock, whose=state.settings.reset_clock)
-    headers[RESET_HEADER] = told[RESET_HEADER]
+    headers |= reset_headers(moment, "iso_z", state.clock, whose=state.settings.reset_clock)
     if job.native is not None:
-        return Answer(200, json.dumps(job.native, ensure_ascii=False).encode(), JSON_TYPE, headers)
+        return Response(200, json.dumps(job.native, ensure_ascii=False).encode(), JSON_TYPE, headers)
     stored = [state.files[url.split("/files/", 1)[1]][:2] for url in job.urls]
     if len(stored) == 1:
-        return Answer(200, stored[0][0], stored[0][1], headers)
-    return Answer(200, json.dumps(job.fields).encode(), JSON_TYPE, headers)
+        return Response(200, stored[0][0], stored[0][1], headers)
+    return Response(200, json.dumps(job.fields).encode(), JSON_TYPE, headers)

@@ -1,4 +1,4 @@
-"""The ``segmind_emulator`` fixture for users' own DAG tests. Loaded in every pytest run, so it imports pytest only."""
+"""The ``segmind_emulator`` fixture for tests of users' DAGs. Loaded in every pytest run, so it imports only pytest."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def segmind_emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[SegmindEmulator]:
-    """Run a fresh offline Segmind and point the connection ``segmind_default`` at it for one test."""
+    """Run a new offline Segmind for one test; the connection ``segmind_default`` points to it."""
     try:
         from airflow_provider_segmind.emulator.server import SegmindEmulator
     except ModuleNotFoundError as problem:

@@ -1,4 +1,4 @@
-"""Every request and every answer, kept as rows that a test can read in process and over the control routes."""
+"""Records of all requests and responses, for tests in the same process and over the control routes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from airflow_provider_segmind.emulator.wire import Call
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A row that crosses the control routes as JSON."""
+    """A record that the control routes send as JSON."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return JSON-able fields."""
+        """Return the fields as JSON values."""
         return {
             key: {"base64": base64.b64encode(v).decode()} if isinstance(v, bytes) else v
             for key, v in asdict(self).items()
@@ -26,7 +26,7 @@ class Entry:
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Self:
-        """Build a row from what :meth:`to_json` returned."""
+        """Build a record from the output of :meth:`to_json`."""
         return cls(
             **{
                 k: base64.b64decode(v["base64"]) if isinstance(v, dict) and set(v) == {"base64"} else v
@@ -41,9 +41,9 @@ class RecordedRequest(Entry):
 
     :param time: emulated epoch seconds.
     :param headers: names in lower case.
-    :param route: which route it met: submit, v1, status, result, credits, history, upload, ...
+    :param route: its route: submit, v1, status, result, credits, history, upload, ...
     :param model: slug of a paid submit, else empty.
-    :param status: the answer's code; 0 when the connection was dropped, None while it is on its way.
+    :param status: status code of the response; 0 if the connection was dropped, None if there is no response yet.
     """
 
     number: int
@@ -70,7 +70,7 @@ class RecordedRequest(Entry):
 
 @dataclass(frozen=True, slots=True)
 class CallEntry(Entry):
-    """One answered call: emulated time of arrival, route and status; kept even when requests are not recorded."""
+    """One answered call: emulated time of arrival, route and status; kept even if requests are not recorded."""
 
     time: float
     route: str
@@ -90,7 +90,7 @@ class BillEntry(Entry):
 
 @dataclass(frozen=True, slots=True)
 class JobEntry(Entry):
-    """One submitted request as the emulator knows it; ``cost`` is what it costs if it completes."""
+    """One accepted request; ``cost`` is its price if it completes, ``polls`` how often its state was read."""
 
     request_id: str
     model: str
@@ -100,7 +100,7 @@ class JobEntry(Entry):
     ended: float | None
     cost: float
     error: str | None
-    looks: int
+    polls: int
 
 
 PAID_ROUTES = frozenset({"submit", "v1"})
@@ -114,14 +114,14 @@ class Recorder:
         self.clear()
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all records."""
         self._requests: deque[RecordedRequest] = deque()
         self._by_number: dict[int, int] = {}
         self._calls: list[tuple[float, str, int, str]] = []
         self._number = 0
 
-    def arrived(self, call: Call, model: str) -> int:
-        """Note a request and return its number."""
+    def record_request(self, call: Call, model: str) -> int:
+        """Record a request and return its number."""
         self._number += 1
         if self._settings.record_requests:
             body = call.body if self._settings.record_bodies else b""
@@ -144,8 +144,8 @@ class Recorder:
                 self._by_number.pop(self._requests.popleft().number, None)
         return self._number
 
-    def answered(self, number: int, call: Call, model: str, status: int) -> None:
-        """Note the answer to a request; ``status`` 0 is a dropped connection."""
+    def record_response(self, number: int, call: Call, model: str, status: int) -> None:
+        """Record the response to a request; ``status`` 0 is a dropped connection."""
         self._calls.append((call.time, call.route, status, model))
         if self._settings.record_requests:
             self._by_number[number] = status
@@ -155,12 +155,12 @@ class Recorder:
         return [replace(row, status=self._by_number.get(row.number)) for row in self._requests]
 
     def posts(self, model: str | None) -> list[RecordedRequest]:
-        """Return the paid submits that arrived, of one model or all."""
+        """Return the paid submits received, of one model or all."""
         paid = (row for row in self._requests if row.route in PAID_ROUTES and row.method == "POST")
         return [replace(row, status=self._by_number.get(row.number)) for row in paid if model in (None, row.model)]
 
     def calls(self, route: str | None) -> list[CallEntry]:
-        """Return a line for each answered call, of one route or all."""
+        """Return an entry for each answered call, of one route or all."""
         return [CallEntry(*line) for line in self._calls if route in (None, line[1])]
 
     def counts(self) -> dict[str, dict[str, int]]:

@@ -1,4 +1,4 @@
-"""What the emulated models are asked, and what they reply: text, or the smallest value that a JSON Schema allows."""
+"""Prompts of the emulated models and their replies: text, or the smallest value that a JSON Schema allows."""
 
 from __future__ import annotations
 
@@ -42,21 +42,21 @@ _PATTERN_GUESSES = (
 def instance(schema: Any, *, text: str = "text") -> Any:
     """Return a value for ``schema``: first enum value, first branch of anyOf, smallest numbers, all properties.
 
-    :param schema: a JSON Schema; ``$ref`` is resolved inside it.
-    :param text: what a free string is filled with, so that an answer can be matched to its question.
+    :param schema: a JSON Schema; ``$ref`` is resolved within it.
+    :param text: the content of free strings, so that a reply can be matched to its prompt.
     """
     return _Maker(schema if isinstance(schema, dict) else {}, text).make(schema, 0)
 
 
 class _Maker:
-    """One schema document and the text for its strings."""
+    """Builds values for one schema."""
 
     def __init__(self, root: dict[str, Any], text: str) -> None:
         self.root = root
         self.text = text
 
     def make(self, schema: Any, depth: int) -> Any:
-        """Build a value for one subschema."""
+        """Build a value for one sub-schema."""
         if not isinstance(schema, dict):
             return self.text
         if "$ref" in schema:
@@ -99,7 +99,7 @@ class _Maker:
 
     def _branch(self, schema: dict[str, Any], word: str, depth: int) -> dict[str, Any]:
         branches = [branch for branch in schema[word] if isinstance(branch, dict)]
-        # a recursive type ends in its null branch; elsewhere the first branch is the answer
+        # a recursive type ends in its null branch; otherwise the first branch is taken
         chosen = (
             next((branch for branch in branches if branch.get("type") == "null"), branches[0])
             if depth > 6
@@ -121,7 +121,7 @@ class _Maker:
     def _object(self, schema: dict[str, Any], depth: int) -> dict[str, Any]:
         properties = schema.get("properties") or {}
         required = schema.get("required") or []
-        # past some depth only what is required: optional recursion would never end
+        # below some depth only required properties: optional recursion would never end
         names = [name for name in properties if depth <= 6 or name in required]
         built = {name: self.make(properties[name], depth + 1) for name in names}
         return built | {name: self.text for name in required if name not in built}
@@ -178,13 +178,13 @@ MISSING_PROMPT = "Prompt is Mandatory and must be string"
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """What the emulator understood of a body.
+class Prompt:
+    """The prompt in a body.
 
-    :param text: the last user text; the answer is derived from it.
-    :param everything: all text in the body, for scripts that match on any of it and for counting tokens.
-    :param attachments: inline or linked files.
-    :param problem: why a model would refuse the body; None when it would not.
+    :param text: the last user message; the reply is derived from it.
+    :param everything: all text in the body, for matching scripts and counting tokens.
+    :param attachments: the number of inline or linked files.
+    :param problem: why a model would refuse the body; None if it would not.
     """
 
     text: str
@@ -193,26 +193,26 @@ class Question:
     problem: str | None = None
 
 
-def read_question(inputs: dict[str, Any], kind: str, *, strict_gemini: bool = False) -> Question:
-    """Read a model's inputs.
+def read_prompt(inputs: dict[str, Any], kind: str, *, strict_gemini: bool = False) -> Prompt:
+    """Read the prompt in the inputs of a model.
 
     :param inputs: the JSON body of the submit.
-    :param kind: the slug's kind from the catalogue.
-    :param strict_gemini: refuse a ``messages`` list on Gemini slugs (whether the service does is not known).
+    :param kind: the kind of the model.
+    :param strict_gemini: refuse a ``messages`` list for Gemini models (whether the service does is unknown).
     """
     messages = inputs.get("messages")
     if isinstance(messages, dict):
-        turns = messages.get("contents") or []
+        listed = messages.get("contents") or []
         system = messages.get("system_instruction") or messages.get("systemInstruction")
     else:
-        turns, system = messages or inputs.get("contents") or [], inputs.get("instruction") or inputs.get("system")
-    read = [_turn(turn) for turn in (turns if isinstance(turns, list) else []) if isinstance(turn, dict)]
+        listed, system = messages or inputs.get("contents") or [], inputs.get("instruction") or inputs.get("system")
+    read = [_message(message) for message in (listed if isinstance(listed, list) else []) if isinstance(message, dict)]
     users = [text for role, text, _ in read if role in ("user", "")]
     prompt = next((inputs[name] for name in ("prompt", "text", "input") if isinstance(inputs.get(name), str)), "")
     text = users[-1] if users else prompt
-    everything = "\n".join(part for part in (_parts_text(system)[0], *(turn[1] for turn in read), prompt) if part)
+    everything = "\n".join(part for part in (_parts_text(system)[0], *(text for _, text, _ in read), prompt) if part)
     attachments = sum(count for _, _, count in read)
-    return Question(text, everything, attachments, _problem(inputs, kind, text or bool(attachments), strict_gemini))
+    return Prompt(text, everything, attachments, _problem(inputs, kind, text or bool(attachments), strict_gemini))
 
 
 def _problem(inputs: dict[str, Any], kind: str, said_something: object, strict_gemini: bool) -> str | None:
@@ -242,9 +242,9 @@ def _response_format_problem(inputs: dict[str, Any], kind: str) -> str | None:
     return None
 
 
-def _turn(turn: dict[str, Any]) -> tuple[str, str, int]:
-    text, attachments = _parts_text(turn.get("parts", turn.get("content")))
-    return str(turn.get("role") or ""), text, attachments
+def _message(message: dict[str, Any]) -> tuple[str, str, int]:
+    text, attachments = _parts_text(message.get("parts", message.get("content")))
+    return str(message.get("role") or ""), text, attachments
 
 
 def _parts_text(parts: Any) -> tuple[str, int]:
@@ -262,7 +262,7 @@ def _parts_text(parts: Any) -> tuple[str, int]:
     return "\n".join(text for text in texts if isinstance(text, str)), attachments
 
 
-#: neutral word → (Gemini, OpenAI, Anthropic); any other word is passed on as it is
+#: neutral word → (Gemini, OpenAI, Anthropic); any other word is used unchanged
 FINISH_WORDS = {
     "stop": ("STOP", "stop", "end_turn"),
     "length": ("MAX_TOKENS", "length", "max_tokens"),
@@ -274,7 +274,7 @@ _FAMILIES = ("gemini", "openai", "anthropic")
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one answer; ``output`` leaves thoughts out, ``input`` includes cached ones."""
+    """Tokens of one reply; ``output`` does not include thoughts, ``input`` includes cached tokens."""
 
     input: int
     output: int
@@ -284,7 +284,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A model's answer before it is put into a v1 or v2 envelope."""
+    """A model's reply before it is put into a v1 or v2 result."""
 
     native: dict[str, Any]
     text: str | None
@@ -292,35 +292,38 @@ class Reply:
 
 
 def count_tokens(text: str) -> int:
-    """Return a plausible, deterministic token count: a token for each four bytes."""
+    """Return a plausible, deterministic token count: one token per four bytes."""
     return (len(text.encode()) + 3) // 4
 
 
 def build_reply(
-    kind: str, model: str, inputs: dict[str, Any], question: Question, script: Script, *, request_id: str, now: float
+    kind: str, model: str, inputs: dict[str, Any], prompt: Prompt, script: Script, *, request_id: str, now: float
 ) -> Reply:
-    """Build a model's native answer.
+    """Build a model's native reply.
 
-    :param kind: ``gemini``, ``openai``, ``anthropic``; anything else answers in the OpenAI shape.
+    :param kind: ``gemini``, ``openai``, ``anthropic``; any other kind replies in OpenAI's format.
     :param model: the slug.
     :param inputs: the body as submitted.
-    :param question: what was understood of it.
-    :param script: what a test wants; its default answers ``echo: <last user text>``.
-    :param request_id: goes into the native body's own id.
+    :param prompt: the prompt in it.
+    :param script: what a test wants; the default is ``echo: <last user message>``.
+    :param request_id: becomes part of the native body's own id.
     :param now: emulated time, for ``created``.
     """
     family = kind if kind in _FAMILIES else "openai"
-    text = None if script.block else answer_text(inputs, question, script, model)
+    text = None if script.block else reply_text(inputs, prompt, script, model)
     thoughts = [script.thoughts] if isinstance(script.thoughts, str) else list(script.thoughts or ())
+    neutral = script.finish_reason or ("tool" if script.tool_call else "stop")
+    cap = _output_cap(inputs)
+    if cap is not None and script.body is None and neutral == "stop" and script.finish_reason is None:
+        text, thoughts, neutral = _limited(text, thoughts, cap)
     counted = Usage(
-        input=max(1, count_tokens(question.everything) + 258 * question.attachments),
+        input=max(1, count_tokens(prompt.everything) + 258 * prompt.attachments),
         output=count_tokens(text or ""),
         thoughts=sum(count_tokens(thought) for thought in thoughts),
     )
     usage = Usage(**{**{name: getattr(counted, name) for name in counted.__slots__}, **(script.usage or {})})
     if script.body is not None:
         return Reply(script.body, text, usage)
-    neutral = script.finish_reason or ("tool" if script.tool_call else "stop")
     finish = FINISH_WORDS.get(neutral, (neutral,) * 3)[_FAMILIES.index(family)]
     build = {"gemini": _gemini, "openai": _openai, "anthropic": _anthropic}[family]
     native = build(text, finish, thoughts, script, usage)
@@ -339,8 +342,32 @@ def build_reply(
     return Reply(native, text, usage)
 
 
-def answer_text(inputs: dict[str, Any], question: Question, script: Script, model: str) -> str | None:
-    """Return the text of the answer: scripted, made for the wanted schema, or an echo."""
+_CAP_FIELDS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "maxOutputTokens")
+
+
+def _output_cap(inputs: dict[str, Any]) -> int | None:
+    """Return the smallest output cap in a body, in any API's format; None if it has none."""
+    messages = inputs.get("messages")
+    outer = [inputs, messages] if isinstance(messages, dict) else [inputs]
+    configs = [one[name] for one in outer for name in ("generationConfig", "generation_config") if name in one]
+    objects = [inputs, *(config for config in configs if isinstance(config, dict))]
+    caps = [one[name] for one in objects for name in _CAP_FIELDS if name in one]
+    return min((cap for cap in caps if type(cap) is int and cap > 0), default=None)
+
+
+def _limited(text: str | None, thoughts: list[str], cap: int) -> tuple[str | None, list[str], str]:
+    """Cut thoughts, then text, to a number of tokens; the last item is the neutral finish reason."""
+    kept: list[str] = []
+    left = cap
+    for part in [*thoughts, text or ""]:
+        kept.append(part.encode()[: 4 * left].decode(errors="ignore"))
+        left -= count_tokens(kept[-1])
+    cut = kept != [*thoughts, text or ""]
+    return kept[-1] or None if text else text, kept[:-1], "length" if cut else "stop"
+
+
+def reply_text(inputs: dict[str, Any], prompt: Prompt, script: Script, model: str) -> str | None:
+    """Return the text of the reply: scripted, made for the requested schema, or an echo."""
     if callable(script.answer):
         return str(script.answer(model, inputs))
     if script.has_json:
@@ -351,13 +378,13 @@ def answer_text(inputs: dict[str, Any], question: Question, script: Script, mode
         return None
     if script.finish_reason in ("safety", "SAFETY"):
         return None
-    echo = f"echo: {question.text}"
+    echo = f"echo: {prompt.text}"
     wanted = inputs.get("response_format")
     if isinstance(wanted, dict) and wanted.get("type") == "json_schema":
         described = wanted.get("json_schema") or {}
         return json.dumps(instance(described.get("schema", {}), text=echo), ensure_ascii=False)
     if isinstance(wanted, dict) and wanted.get("type") == "json_object":
-        return json.dumps({"echo": question.text}, ensure_ascii=False)
+        return json.dumps({"echo": prompt.text}, ensure_ascii=False)
     return echo
 
 

@@ -1,4 +1,4 @@
-"""What a test wants a model to answer, and for which calls."""
+"""Scripts: the replies that a test wants, and the calls that get them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
-#: how the v2 result carries a language model's answer
+#: how the v2 result contains a language model's reply
 OUTPUT_MODES = ("double", "plain", "dict", "missing", "invalid", "list")
 _UNSET: Any = object()
 _IN_PROCESS = ("predicate", "answer")
@@ -19,9 +19,9 @@ _IN_PROCESS = ("predicate", "answer")
 
 @dataclass(kw_only=True)
 class Script:
-    """One rule: which calls (``model``, ``match``, ``regex``, ``predicate``, ``times``) get which answer (the rest).
+    """One script: which calls it is for (``model``, ``match``, ``regex``, ``predicate``, ``times``) and their reply.
 
-    What is left None keeps its default. Times are emulator seconds, ``cost`` USD.
+    None means the default. Times are emulated seconds, ``cost`` is in USD.
     """
 
     #: slug or shell pattern
@@ -31,26 +31,26 @@ class Script:
     regex: str | None = None
     #: in-process only: ``predicate(model, inputs) -> bool``
     predicate: Callable[[str, dict[str, Any]], bool] | None = None
-    #: how many requests it answers; None: every one
+    #: how many requests it is used for; None: no limit
     times: int | None = None
 
     text: str | None = None
     #: in-process only: ``answer(model, inputs) -> str``
     answer: Callable[[str, dict[str, Any]], str] | None = None
-    #: any JSON value; the text of the answer is its JSON
+    #: any JSON value; the text of the reply is its JSON
     json: Any = field(default=_UNSET)
     #: the model's whole native body
     body: dict[str, Any] | None = None
-    #: merged over the v2 result body; a value of None removes nothing, it is sent as null
+    #: merged over the v2 result body; a value of None is sent as null
     result: dict[str, Any] | None = None
-    #: neutral (stop, length, safety, tool) or the provider's own word
+    #: neutral (stop, length, safety, tool) or the provider's own word; by default the output cap decides stop or length
     finish_reason: str | None = None
     thoughts: str | list[str] | None = None
     list_content: bool = False
     tool_call: dict[str, Any] | None = None
     #: no candidates / choices / content at all
     empty: bool = False
-    #: the prompt is blocked, with this reason, inside COMPLETED
+    #: the prompt is blocked for this reason; the status is COMPLETED
     block: str | None = None
     output_mode: str | None = None
     #: any of input, output, thoughts, cached
@@ -58,8 +58,8 @@ class Script:
     cost: float | None = None
     latency: Any = None
     queue_time: float | None = None
-    looks: list[int] | None = None
-    #: the request ends FAILED with these words
+    polls: list[int] | None = None
+    #: the request ends FAILED with this error
     fail: str | None = None
     #: files an image, video or audio model produces
     outputs: int = 1
@@ -69,9 +69,9 @@ class Script:
 
     @classmethod
     def parse(cls, fields: dict[str, Any]) -> Script:
-        """Check and build a script from keyword arguments.
+        """Check keyword arguments and build a script.
 
-        :raises ValueError: naming the field that is wrong.
+        :raises ValueError: names the invalid field.
         """
         known = {item.name for item in dataclasses.fields(cls)} - {"used", "id"}
         unknown = sorted(set(fields) - known)
@@ -88,11 +88,11 @@ class Script:
 
     @property
     def has_json(self) -> bool:
-        """Tell whether a JSON answer was given; null is one."""
+        """Whether ``json`` was given; it may be null."""
         return self.json is not _UNSET
 
     def fits(self, model: str, inputs: dict[str, Any], everything: str) -> bool:
-        """Tell whether this rule answers a call."""
+        """Return whether this script is for a call."""
         if self.times is not None and self.used >= self.times:
             return False
         if self.model is not None and self.model != model and not fnmatchcase(model, self.model):
@@ -104,7 +104,7 @@ class Script:
         return self.predicate is None or bool(self.predicate(model, inputs))
 
     def describe(self) -> dict[str, Any]:
-        """Return the rule as JSON-able fields, without what is unset."""
+        """Return the fields that are set, as JSON values."""
         shown = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
         return {key: value for key, value in shown.items() if value not in (None, _UNSET) and key not in _IN_PROCESS}
 
@@ -112,15 +112,15 @@ class Script:
 NO_SCRIPT = Script()
 
 
-class ScriptBook:
-    """The rules in force; the newest one that fits wins."""
+class ScriptList:
+    """The current scripts; the newest one that matches is used."""
 
     def __init__(self) -> None:
         self._scripts: list[Script] = []
         self._made = 0
 
     def add(self, fields: dict[str, Any]) -> str:
-        """Add a rule and return its id."""
+        """Add a script and return its id."""
         script = Script.parse(fields)
         self._made += 1
         script.id = f"script-{self._made}"
@@ -128,11 +128,11 @@ class ScriptBook:
         return script.id
 
     def remove(self, script_id: str | None) -> None:
-        """Forget one rule, or all of them."""
+        """Remove one script, or all."""
         self._scripts = [script for script in self._scripts if script_id is not None and script.id != script_id]
 
     def choose(self, model: str, inputs: dict[str, Any], everything: str) -> Script:
-        """Return the rule for a call and count its use."""
+        """Return the script for a call and count its use."""
         for script in self._scripts:
             if script.fits(model, inputs, everything):
                 script.used += 1
@@ -140,16 +140,16 @@ class ScriptBook:
         return NO_SCRIPT
 
     def describe(self) -> list[dict[str, Any]]:
-        """Return all rules, the newest first."""
+        """Return all scripts, the newest first."""
         return [script.describe() for script in self._scripts]
 
 
 def draw_latency(plan: Any, number: int) -> float:
-    """Return the latency of the ``number``-th request under a plan.
+    """Return the latency of a request.
 
     :param plan: seconds; a list of seconds, repeated; or ``{"lognormal": {"median": s, "sigma": x, "seed": n}}``.
-    :param number: counts from 0; the same number draws the same latency in every run.
-    :raises ValueError: for any other plan.
+    :param number: the index of the request; the same index gives the same latency in every run.
+    :raises ValueError: the plan is anything else.
     """
     if isinstance(plan, (int, float)) and not isinstance(plan, bool):
         return float(plan)

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import uvicorn
 
-from airflow_provider_segmind.emulator.app import Desk, EmulatorApp
+from airflow_provider_segmind.emulator.app import ControlCommands, EmulatorApp
 from airflow_provider_segmind.emulator.control import Controls
 from airflow_provider_segmind.emulator.settings import Settings
 from airflow_provider_segmind.emulator.state import EmulatorState
@@ -43,14 +43,14 @@ class SegmindEmulator(Controls):
         known = Settings()
         known.change(settings)
         self._state = EmulatorState(known, clock, scale=scale)
-        self._desk = Desk(self._state)
+        self._commands = ControlCommands(self._state)
         self._app = EmulatorApp(self._state)
         self._host, self._port = host, port
         self._thread: threading.Thread | None = None
         self._server: _Server | None = None
 
-    def _send(self, verb: str, fields: dict[str, Any]) -> Any:
-        return self._desk.handle(verb, fields)
+    def _send(self, command: str, fields: dict[str, Any]) -> Any:
+        return self._commands.handle(command, fields)
 
     @property
     def url(self) -> str:
@@ -58,7 +58,7 @@ class SegmindEmulator(Controls):
         return self._state.base_url
 
     def start(self) -> Self:
-        """Listen, and return when calls are answered."""
+        """Start to listen; return when the server is ready."""
         if self._thread is not None:
             raise RuntimeError("this emulator is already running")
         listener = self._listen()
@@ -88,7 +88,7 @@ class SegmindEmulator(Controls):
     def serve_forever(self, announce: Callable[[], None]) -> None:
         """Serve in this thread until SIGINT or SIGTERM.
 
-        :param announce: called once the address is known and calls are answered.
+        :param announce: called when the server is ready.
         """
         listener = self._listen()
         self._server = _Server(self._app)
@@ -104,9 +104,9 @@ class SegmindEmulator(Controls):
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Listen on an address; in the caller's thread, so that a taken port is an error there."""
+    """Listen on an address; in the caller's thread, so that an occupied port raises there."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio turns Nagle's delay off only on sockets that say they are TCP; accepted ones inherit the word
+    # asyncio disables Nagle's algorithm only on sockets created as TCP; accepted ones inherit the protocol
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -120,7 +120,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its tenth-of-a-second ticks: starts and stops at once, and never waits for a client."""
+    """uvicorn without its ticks of 0.1 s: starts and stops at once, and never waits for a client."""
 
     def __init__(self, app: EmulatorApp) -> None:
         self._emulator = app
@@ -135,7 +135,7 @@ class _Server(uvicorn.Server):
                 proxy_headers=False,
                 server_header=False,
                 date_header=False,
-                # a client may pool connections for as long as it likes; an idle one that closes looks like a fault
+                # a client may pool connections for any time; closing an idle one would look like a fault
                 timeout_keep_alive=3600,
             )
         )
@@ -145,7 +145,7 @@ class _Server(uvicorn.Server):
         self._announce: Callable[[], None] | None = None
 
     def run_on(self, listener: socket.socket, *, announce: Callable[[], None] | None = None) -> None:
-        """Serve on a listening socket until asked to stop; signals count in the main thread only."""
+        """Serve on a listening socket until asked to stop; signals are handled only in the main thread."""
         self._announce = announce
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             self._loop = runner.get_loop()
@@ -160,12 +160,12 @@ class _Server(uvicorn.Server):
             self._loop.call_soon_threadsafe(self._asked.set)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """End on a signal, without uvicorn's raising it a second time for its caller."""
+        """Stop on a signal; unlike uvicorn's own handler, do not raise it again."""
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._asked.set)
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve until asked to stop, without a word in the log of the process that tests something else."""
+        """Serve until asked to stop, without log messages in a process that tests something else."""
         with self.capture_signals():
             self.config.load()
             self.lifespan = self.config.lifespan_class(self.config)
@@ -174,7 +174,7 @@ class _Server(uvicorn.Server):
             await self.shutdown(sockets=sockets)
 
     async def main_loop(self) -> None:
-        """Wait for the end."""
+        """Wait until asked to stop."""
         self.ready.set()
         if self._announce is not None:
             self._announce()

@@ -1,4 +1,4 @@
-"""The services beside the gateway: storage, files, model list, request history."""
+"""The other services: storage, files, model list, request history."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from airflow_provider_segmind.emulator import catalogue
 from airflow_provider_segmind.emulator.clock import day, stamp
 from airflow_provider_segmind.emulator.state import EmulatorState, Job
 from airflow_provider_segmind.emulator.submit import store_file
-from airflow_provider_segmind.emulator.wire import Answer, Call, error, reply
+from airflow_provider_segmind.emulator.wire import Call, Response, error, reply
 
 _LIST_KEY = "Inference Segmind Model Information List With Details"
 _FOLDERS = {"image": "images", "audio": "audios", "video": "videos"}
 
 
-def upload(state: EmulatorState, call: Call, key: str) -> Answer:
+def upload(state: EmulatorState, call: Call, key: str) -> Response:
     """POST /upload-asset with data URLs."""
     try:
         sent = json.loads(call.body)
@@ -54,26 +54,26 @@ def _data_url(item: Any) -> tuple[str, bytes] | None:
         return None
 
 
-def files(state: EmulatorState, call: Call, key: str) -> Answer:
-    """GET /files/...: public, so a key sent here has leaked."""
+def files(state: EmulatorState, call: Call, key: str) -> Response:
+    """GET /files/...: public, so a key sent here is a leak."""
     if "x-api-key" in call.headers or "authorization" in call.headers:
         state.leaks.append(call.path)
         if state.settings.file_key == "reject":
             return error(400, "an API key was sent to the public file host")
     found = state.files.get(call.params["name"])
     if found is None or call.time >= found[2] + state.settings.file_ttl:
-        return Answer(404, b"<Error><Code>NoSuchKey</Code></Error>", "application/xml")
-    return Answer(200, found[0], found[1])
+        return Response(404, b"<Error><Code>NoSuchKey</Code></Error>", "application/xml")
+    return Response(200, found[0], found[1])
 
 
-def models(state: EmulatorState, call: Call, key: str) -> Answer:
+def models(state: EmulatorState, call: Call, key: str) -> Response:
     """GET /inference-model-information/list; open without a key."""
     return reply({_LIST_KEY: catalogue.listing(state.settings.models, state.settings.retired)})
 
 
-def history(state: EmulatorState, call: Call, key: str) -> Answer:
+def history(state: EmulatorState, call: Call, key: str) -> Response:
     """GET /inference-request/request-history: filtered, paged, one row for each output."""
-    now, query = state.settle(), call.query
+    now, query = state.complete_due(), call.query
     try:
         page, per_page = int(query.get("page", 1)), int(query.get("per_page", 20))
         last = date.fromisoformat(query["to_date"]) if "to_date" in query else date.fromisoformat(day(now))
@@ -111,9 +111,9 @@ def _history_complaint(query: dict[str, str], page: int, per_page: int, first: d
     return None
 
 
-def history_record(state: EmulatorState, call: Call, key: str) -> Answer:
+def history_record(state: EmulatorState, call: Call, key: str) -> Response:
     """GET /inference-request/request-history/{id}: one own request of any age."""
-    now = state.settle()
+    now = state.complete_due()
     job = state.jobs.get(call.params["id"])
     if job is None or job.key != key or now < job.submitted + state.settings.history_delay:
         return error(404, "Request not found")
@@ -126,7 +126,7 @@ def _visible(state: EmulatorState, key: str, now: float) -> list[Job]:
 
 
 def _word(job: Job, now: float) -> str:
-    """Return a request's state in the history's own vocabulary."""
+    """Return the status of a request in the words of the history."""
     return job.status(now) if job.ended is not None else "PENDING"
 
 
@@ -142,8 +142,8 @@ _SORT_KEYS: dict[str, Callable[[Job, float], Any]] = {
 
 
 def _output_urls(job: Job) -> tuple[str | None, ...]:
-    """Return one entry for each row a request has in the history: one for each output, at least one."""
-    return job.urls if job.urls and job.ended is not None and job.words is None else (None,)
+    """Return one entry for each row of a request in the history: one for each output, at least one."""
+    return job.urls if job.urls and job.ended is not None and job.error is None else (None,)
 
 
 def _row(state: EmulatorState, job: Job, now: float, url: str | None) -> dict[str, Any]:
@@ -161,7 +161,7 @@ def _row(state: EmulatorState, job: Job, now: float, url: str | None) -> dict[st
         "user_email": state.settings.account_email,
     }
     if row["model_status"] == "FAILED":
-        row["error"] = job.words
+        row["error"] = job.error
     return row
 
 

@@ -1,4 +1,4 @@
-"""What the emulated service is like: one flat, JSON-able object, changeable while it runs."""
+"""The settings of the emulated service; they can change while it runs."""
 
 from __future__ import annotations
 
@@ -23,45 +23,45 @@ _CHOICES = {
 
 @dataclass(kw_only=True)
 class Settings:
-    """Every knob of the emulated service. Times are emulator seconds, amounts USD, prices USD for a million tokens.
+    """All settings. Times are emulated seconds, amounts USD, prices USD per million tokens.
 
-    Fields whose true value nobody documents are marked *assumed*; docs/emulator.md lists them.
+    Values that are not documented by Segmind are marked *assumed*; docs/emulator.md lists them.
     """
 
     api_keys: list[str] = field(default_factory=lambda: [DEFAULT_API_KEY])
     #: balance of each key at its first use; set None for "no credits record" (404 on the credits route)
     balance: float | None = 100.0
     free_credits: float = 0.0
-    #: how long status and result stay readable, counted from submission
+    #: how long status and result stay readable, from submission
     ttl: float = 3600.0
     file_ttl: float = 7 * 86400.0
     queue_time: float = 0.0
     #: a number, a list (one for each request, repeated), or {"lognormal": {"median": s, "sigma": x, "seed": n}}
     latency: Any = 0.0
-    #: None: requests move by the clock; [queued, processing]: by that many looks instead
-    looks: list[int] | None = None
+    #: None: requests advance with the clock; [queued, processing]: after that many polls instead
+    polls: list[int] | None = None
     price_input: float = 0.25
     price_output: float = 1.50
     media_price: float = 0.05
     output_mode: str = "double"
     metrics: str = "full"
     id_format: str = "hex"
-    #: HTTP code that carries a FAILED body on the polls; 200 is the switch the SDK's own tests use
+    #: HTTP status of a poll of a FAILED request; the tests of the official SDK use 200
     failed_status: int = 422
     failed_request_id: bool = True
-    #: HTTP code of a result that is read before completion (assumed)
+    #: HTTP status of a result that is read before completion (assumed)
     early_result_status: int = 200
-    #: None: a bad body is accepted and FAILS later; 406 or 422: it is refused at submit
+    #: None: an invalid body is accepted and the request fails; 406 or 422: the submit is refused
     eager_validation: int | None = None
     strict_gemini_messages: bool = False
     credits_status_v2: int = 402
     credits_status_v1: int = 406
-    #: how long v1 blocks before the gateway answers 504; the request itself goes on (assumed)
+    #: how long v1 blocks before the gateway responds with 504; the request itself continues (assumed)
     v1_timeout: float = 60.0
     rpm: int | None = None
     rpm_counts_gets: bool = False
     reset_format: str = "iso_z"
-    #: whose time the reset header tells: the client's wall clock, or the emulator's own (scaled, advanced) clock
+    #: the clock of the reset header: the client's wall clock, or the emulator's own (scaled, advanced) clock
     reset_clock: str = "client"
     history_delay: float = 0.0
     history_envelope: str = "data"
@@ -71,9 +71,9 @@ class Settings:
     public_url: str | None = None
     #: origin written into file URLs; None: the emulator's own address
     files_url: str | None = None
-    #: path prefix under which the gateway (v1, v2) sits, as behind a proxy
+    #: path prefix of the gateway (v1, v2), as behind a proxy
     prefix: str = ""
-    #: what the file host does with an API key it is sent: note it in `leaks`, or also answer 400
+    #: what the file host does when it is sent an API key: record it in `leaks`, or also respond with 400
     file_key: str = "log"
     #: slugs beyond the built-in ones: {slug: kind}; kinds are in catalogue.py
     models: dict[str, str] = field(default_factory=dict)
@@ -82,7 +82,7 @@ class Settings:
     record_requests: bool = True
     record_bodies: bool = True
     record_headers: bool = True
-    #: keep only that many recorded requests, the newest; None: all
+    #: how many recorded requests are kept, the newest ones; None: all
     record_limit: int | None = None
 
     def __post_init__(self) -> None:
@@ -92,7 +92,7 @@ class Settings:
         """Change some settings, all or none.
 
         :param values: new values by field name.
-        :raises ValueError: for an unknown name or a word that is not among the choices of its field.
+        :raises ValueError: a name is unknown, or a value is not one of the choices of its field.
         """
         known = {item.name for item in dataclasses.fields(self)}
         unknown = sorted(set(values) - known)

@@ -1,4 +1,4 @@
-"""Accept a paid POST: the checks in front, the request with the end it will come to, and the files it makes."""
+"""Accept a paid POST: check it, plan the outcome of the request, and make its files."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import zlib
 from typing import Any
 
 from airflow_provider_segmind.emulator import catalogue, replies
-from airflow_provider_segmind.emulator.replies import Question, read_question
+from airflow_provider_segmind.emulator.replies import Prompt, read_prompt
 from airflow_provider_segmind.emulator.scripts import Script, draw_latency
 from airflow_provider_segmind.emulator.state import EmulatorState, Job
-from airflow_provider_segmind.emulator.wire import Answer, Call, error
+from airflow_provider_segmind.emulator.wire import Call, Response, error
 
 CONTENT_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "jpg": "image/jpeg", "mp4": "video/mp4", "mp3": "audio/mpeg"}
 # a grey baseline JPEG of 8 x 8 pixels, tables included
@@ -28,7 +28,7 @@ _JPEG = base64.b64decode(
 
 
 def png(seed: str, *, size: int = 8) -> bytes:
-    """Return a valid RGB picture of one colour, derived from ``seed``."""
+    """Return a valid RGB image of one colour, derived from ``seed``."""
     colour = hashlib.sha256(seed.encode()).digest()[:3]
     rows = (b"\x00" + colour * size) * size
     header = struct.pack(">IIBBBBB", size, size, 8, 2, 0, 0, 0)
@@ -41,7 +41,7 @@ def _chunk(name: bytes, data: bytes) -> bytes:
 
 
 def mp4(seed: str) -> bytes:
-    """Return the boxes of an MP4 file without tracks; enough for whoever looks at magic bytes."""
+    """Return the boxes of an MP4 file without tracks, enough for checks of magic bytes."""
     free = b"segmind-emulator " + seed.encode()
     return _box(b"ftyp", b"isom\x00\x00\x02\x00isomiso2mp41") + _box(b"free", free) + _box(b"mdat", b"")
 
@@ -69,8 +69,8 @@ def make(extension: str, seed: str) -> tuple[bytes, str]:
 _EXTENSIONS = {"image": "png", "video": "mp4", "audio": "mp3"}
 
 
-def accept(state: EmulatorState, call: Call, key: str, model: str, *, via: str) -> Job | Answer:
-    """Check a submit and take it in, or say why not.
+def accept(state: EmulatorState, call: Call, key: str, model: str, *, via: str) -> Job | Response:
+    """Check a submit and accept it, or return the error response.
 
     :param model: slug from the path.
     :param via: ``v2`` or ``v1``.
@@ -84,12 +84,12 @@ def accept(state: EmulatorState, call: Call, key: str, model: str, *, via: str) 
     if kind is None:
         return error(404, f"Model {model} not found")
     inputs = _inputs(call)
-    if isinstance(inputs, Answer):
+    if isinstance(inputs, Response):
         return inputs
-    question = read_question(inputs, kind, strict_gemini=settings.strict_gemini_messages)
-    if question.problem and settings.eager_validation is not None:
-        return error(settings.eager_validation, question.problem)
-    job = _build(state, call, key, model, kind, inputs, question, via)
+    prompt = read_prompt(inputs, kind, strict_gemini=settings.strict_gemini_messages)
+    if prompt.problem and settings.eager_validation is not None:
+        return error(settings.eager_validation, prompt.problem)
+    job = _build(state, call, key, model, kind, inputs, prompt, via)
     account = state.account(key)
     if account.total - account.reserved < job.cost or (account.credits is None and job.cost > 0):
         status = settings.credits_status_v1 if via == "v1" else settings.credits_status_v2
@@ -98,7 +98,7 @@ def accept(state: EmulatorState, call: Call, key: str, model: str, *, via: str) 
     return job
 
 
-def _inputs(call: Call) -> dict[str, Any] | Answer:
+def _inputs(call: Call) -> dict[str, Any] | Response:
     declared = call.headers.get("content-type", "")
     content_type = declared.split(";")[0].strip().lower()
     if content_type == "multipart/form-data":
@@ -126,17 +126,17 @@ def _build(
     model: str,
     kind: str,
     inputs: dict[str, Any],
-    question: Question,
+    prompt: Prompt,
     via: str,
 ) -> Job:
     settings, now = state.settings, state.clock.now()
-    script = state.scripts.choose(model, inputs, question.everything)
+    script = state.scripts.choose(model, inputs, prompt.everything)
     plan = settings.latency if script.latency is None else script.latency
     latency = draw_latency(plan, script.used - 1 if script.latency is not None else state.submitted)
     if kind == "mock":
         latency = float(inputs.get("sleep", latency))
     queued = settings.queue_time if script.queue_time is None else script.queue_time
-    looks = settings.looks if script.looks is None else script.looks
+    polls = settings.polls if script.polls is None else script.polls
     job = Job(
         id=state.new_id(),
         key=key,
@@ -147,14 +147,14 @@ def _build(
         starts=now + queued,
         finishes=now + queued + latency,
         cost=0.0,
-        looks=(looks[0], looks[1]) if looks else None,
-        words=script.fail or question.problem,
+        polls=(polls[0], polls[1]) if polls else None,
+        error=script.fail or prompt.problem,
         body=call.body if settings.record_bodies else None,
     )
     if kind in _EXTENSIONS:
-        _fill_media(state, job, script, question, inputs)
+        _fill_media(state, job, script, prompt, inputs)
     else:
-        _fill_text(state, job, script, question, inputs)
+        _fill_text(state, job, script, prompt, inputs)
     if kind == "mock" and "credits" in inputs:
         job.cost = float(inputs["credits"])
     if script.cost is not None:
@@ -164,15 +164,15 @@ def _build(
     return job
 
 
-def _fill_text(state: EmulatorState, job: Job, script: Script, question: Question, inputs: dict[str, Any]) -> None:
+def _fill_text(state: EmulatorState, job: Job, script: Script, prompt: Prompt, inputs: dict[str, Any]) -> None:
     settings = state.settings
     if job.kind == "embedding":
-        job.native = _embedding(question.text, job.model)
+        job.native = _embedding(prompt.text, job.model)
         job.fields = {"output": json.dumps(job.native)}
-        job.cost = round(replies.count_tokens(question.text) * settings.price_input / 1e6, 10)
+        job.cost = round(replies.count_tokens(prompt.text) * settings.price_input / 1e6, 10)
         return
-    reply = replies.build_reply(job.kind, job.model, inputs, question, script, request_id=job.id, now=job.submitted)
-    # only a v1 answer needs the object again; a v2 result has it as text
+    reply = replies.build_reply(job.kind, job.model, inputs, prompt, script, request_id=job.id, now=job.submitted)
+    # only a v1 response needs the object again; a v2 result has it as a string
     job.native = reply.native if job.via == "v1" else None
     produced = reply.usage.output + reply.usage.thoughts
     job.cost = round((reply.usage.input * settings.price_input + produced * settings.price_output) / 1e6, 10)
@@ -181,7 +181,7 @@ def _fill_text(state: EmulatorState, job: Job, script: Script, question: Questio
     if job.kind == "mock":
         job.fields |= {"reasoning": "", "partial": False}
     if inputs.get("web_search"):
-        job.fields["grounding"] = {"queries": [question.text]}
+        job.fields["grounding"] = {"queries": [prompt.text]}
 
 
 def _output(mode: str, reply: replies.Reply) -> dict[str, Any]:
@@ -209,32 +209,31 @@ def _embedding(text: str, model: str) -> dict[str, Any]:
     }
 
 
-def _fill_media(state: EmulatorState, job: Job, script: Script, question: Question, inputs: dict[str, Any]) -> None:
+def _fill_media(state: EmulatorState, job: Job, script: Script, prompt: Prompt, inputs: dict[str, Any]) -> None:
     extension = _EXTENSIONS[job.kind]
     wanted = str(inputs.get("output_format") or inputs.get("image_format") or "").lower()
     if job.kind == "image" and wanted in ("jpeg", "jpg", "png"):
         extension = wanted
     described = [
-        store_file(state, f"generations/{job.id}-{n}.{extension}", f"{question.text}/{n}")
-        for n in range(script.outputs)
+        store_file(state, f"generations/{job.id}-{n}.{extension}", f"{prompt.text}/{n}") for n in range(script.outputs)
     ]
     job.urls = tuple(str(item["url"]) for item in described)
     job.fields = {"output": job.urls[0] if job.urls else None}
     if job.kind == "image":
         seed = inputs.get("seed", -1)
         drawn = int(job.id.replace("-", "")[:6], 16) if seed == -1 else seed
-        job.fields |= {"images": described, "seed": str(drawn), "prompt": question.text, "timings": {}}
+        job.fields |= {"images": described, "seed": str(drawn), "prompt": prompt.text, "timings": {}}
     elif described:
         job.fields[job.kind] = described[0]
     job.cost = state.settings.media_price
 
 
 def store_file(state: EmulatorState, name: str, seed: str, content: tuple[bytes, str] | None = None) -> dict[str, Any]:
-    """Put a file on the file host and describe it as results do.
+    """Store a file on the file host and return its description in a result.
 
     :param name: path on the file host.
-    :param seed: what made-up content is derived from.
-    :param content: bytes and content type, instead of made-up ones.
+    :param seed: what generated content is derived from.
+    :param content: bytes and content type, instead of generated ones.
     """
     body, content_type = content or make(name.rsplit(".", 1)[-1], seed)
     state.files[name] = (body, content_type, state.clock.now())

@@ -1,4 +1,4 @@
-"""One HTTP call in, one answer out, and the ways an answer can be mistreated on its way."""
+"""An HTTP call and its response, and the ways in which sending a response can go wrong."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ JSON_TYPE = "application/json"
 
 @dataclass(slots=True)
 class Call:
-    """An HTTP request as it arrived; header names are lower-case, ``time`` is emulated."""
+    """An HTTP request as received; header names are lower-case, ``time`` is emulated."""
 
     method: str
     path: str
@@ -38,41 +38,41 @@ class Call:
     def json(self) -> Any:
         """Decode the body.
 
-        :raises ValueError: when it is not JSON.
+        :raises ValueError: it is not JSON.
         """
         return json.loads(self.body)
 
 
 @dataclass(slots=True)
-class Answer:
-    """What is sent back. ``ready`` holds an answer that is not there yet: it is called until it returns one."""
+class Response:
+    """An HTTP response. ``ready``, if set, is called until it returns the response, or else the seconds to wait."""
 
     status: int
     body: bytes = b""
     content_type: str | None = JSON_TYPE
     headers: dict[str, str] = field(default_factory=dict)
-    ready: Callable[[], Answer | float] | None = None
+    ready: Callable[[], Response | float] | None = None
 
 
-def reply(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Answer:
-    """Build a JSON answer."""
-    return Answer(status, json.dumps(value, ensure_ascii=False).encode(), JSON_TYPE, headers or {})
+def reply(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """Build a JSON response."""
+    return Response(status, json.dumps(value, ensure_ascii=False).encode(), JSON_TYPE, headers or {})
 
 
-def error(status: int, words: str, headers: dict[str, str] | None = None) -> Answer:
-    """Build the service's error envelope."""
-    return reply({"error": words}, status, headers)
+def error(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
+    """Build an error response of the service."""
+    return reply({"error": message}, status, headers)
 
 
-def html(status: int, title: str) -> Answer:
-    """Build a web server's own error page."""
-    words = f"{status} {title}"
-    page = f"<html><head><title>{words}</title></head><body><center><h1>{words}</h1></center></body></html>"
-    return Answer(status, page.encode(), "text/html")
+def html(status: int, title: str) -> Response:
+    """Build the HTML error page of a web server."""
+    title = f"{status} {title}"
+    page = f"<html><head><title>{title}</title></head><body><center><h1>{title}</h1></center></body></html>"
+    return Response(status, page.encode(), "text/html")
 
 
 async def read_body(receive: Receive) -> bytes | None:
-    """Read the whole body of a request; None when the client left before it was complete."""
+    """Read the whole body of a request; None if the client disconnected before it was complete."""
     message = await receive()
     body: bytes = message.get("body", b"")
     while message.get("more_body"):
@@ -81,50 +81,54 @@ async def read_body(receive: Receive) -> bytes | None:
     return None if message["type"] == "http.disconnect" else body
 
 
-async def send_answer(send: Send, answer: Answer, *, cut_at: int | None = None) -> None:
-    """Send an answer in one piece.
+async def send_response(send: Send, response: Response, *, cut_at: int | None = None) -> None:
+    """Send a response in one piece.
 
     :param cut_at: send that many bytes of the body under the full Content-Length; the caller then drops the connection.
     """
-    await send({"type": "http.response.start", "status": answer.status, "headers": _raw_headers(answer)})
-    await send({"type": "http.response.body", "body": answer.body[:cut_at], "more_body": cut_at is not None})
+    await send({"type": "http.response.start", "status": response.status, "headers": _raw_headers(response)})
+    await send({"type": "http.response.body", "body": response.body[:cut_at], "more_body": cut_at is not None})
 
 
-async def send_slowly(send: Send, answer: Answer, seconds: float, sleep: Callable[[float], Awaitable[None]]) -> None:
+async def send_slowly(
+    send: Send, response: Response, seconds: float, sleep: Callable[[float], Awaitable[None]]
+) -> None:
     """Send the headers at once and the body in ten pieces spread over ``seconds`` of wall time."""
-    await send({"type": "http.response.start", "status": answer.status, "headers": _raw_headers(answer)})
-    step = max(1, -(-len(answer.body) // 10))
-    for start in range(0, len(answer.body), step):
+    await send({"type": "http.response.start", "status": response.status, "headers": _raw_headers(response)})
+    step = max(1, -(-len(response.body) // 10))
+    for start in range(0, len(response.body), step):
         await sleep(seconds / 10)
-        await send({"type": "http.response.body", "body": answer.body[start : start + step], "more_body": True})
+        await send({"type": "http.response.body", "body": response.body[start : start + step], "more_body": True})
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-def _raw_headers(answer: Answer) -> list[tuple[bytes, bytes]]:
-    headers = [(b"content-length", str(len(answer.body)).encode())]
-    if answer.content_type is not None:
-        headers.append((b"content-type", answer.content_type.encode("latin-1")))
-    headers.extend((name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers.items())
+def _raw_headers(response: Response) -> list[tuple[bytes, bytes]]:
+    headers = [(b"content-length", str(len(response.body)).encode())]
+    if response.content_type is not None:
+        headers.append((b"content-type", response.content_type.encode("latin-1")))
+    headers.extend(
+        (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.headers.items()
+    )
     return headers
 
 
 async def reset(send: Send, *, abrupt: bool = True) -> None:
-    """Drop the connection under a request.
+    """Drop the connection of a request.
 
-    :param send: the server's own ``send``; uvicorn's belongs to an object that holds the transport.
-    :param abrupt: let the client see a TCP reset rather than an orderly end.
+    :param send: the server's own ``send``; uvicorn's belongs to an object that has the transport.
+    :param abrupt: with a TCP reset rather than a normal close.
     """
     transport = getattr(getattr(send, "__self__", None), "transport", None)
     if transport is None:
         raise ConnectionResetError("this server gives no access to its transport")
     sock = transport.get_extra_info("socket")
-    # the socket of a client that has left meanwhile is no socket any more
+    # the socket of a client that has disconnected meanwhile is no longer valid
     if abrupt and sock is not None and not transport.is_closing():
         # no lingering: close() then sends RST instead of FIN
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         transport.abort()
     else:
         transport.close()
-    # the server notices the loss one turn of the loop later; returning before that would be logged as a missing answer
+    # the server notices the loss one iteration of the loop later; returning earlier would log a missing response
     for _ in range(3):
         await asyncio.sleep(0)

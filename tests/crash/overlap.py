@@ -133,5 +133,5 @@ def _disturbance(rng: random.Random) -> Disturbance:
 def billed_twice(emulator: SegmindEmulator) -> list[str]:
     """Return the questions that were billed more than once."""
     emulator.bill  # noqa: B018 - what is due ends
-    bodies = Counter(str(job.body) for job in emulator._state.jobs.values() if job.ended and job.words is None)
+    bodies = Counter(str(job.body) for job in emulator._state.jobs.values() if job.ended and job.error is None)
     return [body for body, times in bodies.items() if times > 1]

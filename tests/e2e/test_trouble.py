@@ -122,7 +122,7 @@ def stopped(runs: Runs, emulator: EmulatorControl) -> Runs:
 
 
 def _looks(emulator: EmulatorControl, model: str) -> int:
-    return sum(job.looks for job in emulator.jobs if job.model == model) or sum(
+    return sum(job.polls for job in emulator.jobs if job.model == model) or sum(
         any(job.request_id in call.path for job in emulator.jobs if job.model == model) for call in emulator.requests
     )
 

@@ -12,7 +12,7 @@ MODEL = "gemini-3.1-flash-lite"
 
 
 class FixedClock:
-    """A wall clock that moves only when told to."""
+    """A wall clock that advances only when a test sets it."""
 
     def __init__(self, start: float = 1_800_000_000.0) -> None:
         self.time = start

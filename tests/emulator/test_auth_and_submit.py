@@ -39,7 +39,7 @@ def test_the_model_list_is_open_without_a_key(emulator):
     assert httpx.get(f"{emulator.url}/inference-model-information/list", trust_env=False).status_code == 200
 
 
-def test_a_submit_answers_200_with_five_keys_and_absolute_urls(emulator, http):
+def test_a_submit_returns_200_with_five_keys_and_absolute_urls(emulator, http):
     """E5, E6, E17"""
     answer = http.post(f"/v2/{MODEL}", json={"prompt": "hi"})
     body = answer.json()
@@ -54,7 +54,7 @@ def test_a_submit_answers_200_with_five_keys_and_absolute_urls(emulator, http):
     assert not {"retry-after", "location"} & set(answer.headers)
 
 
-def test_the_urls_of_a_submit_can_name_a_foreign_host(emulator, http):
+def test_the_urls_of_a_submit_can_have_a_foreign_host(emulator, http):
     """E5"""
     emulator.settings(public_url="https://api.segmind.com", id_format="uuid")
 
@@ -64,7 +64,7 @@ def test_the_urls_of_a_submit_can_name_a_foreign_host(emulator, http):
     assert len(body["request_id"]) == 36
 
 
-def test_every_post_makes_a_new_request_even_for_the_same_body(submit):
+def test_every_post_creates_a_new_request_even_for_the_same_body(submit):
     """E7"""
     assert len({submit(prompt="same") for _ in range(5)}) == 5
 
@@ -78,7 +78,7 @@ def test_a_missing_or_other_content_type_is_406(http, content_type):
     assert (answer.status_code, answer.json()) == (406, {"error": "Invalid content type"})
 
 
-def test_a_multipart_form_is_taken_as_inputs(http, emulator):
+def test_a_multipart_form_is_read_as_inputs(http, emulator):
     """E8"""
     assert http.post("/v2/gpt-5", files={"prompt": (None, "from a form")}).status_code == 200
     request_id = emulator.jobs[0].request_id
@@ -86,7 +86,7 @@ def test_a_multipart_form_is_taken_as_inputs(http, emulator):
 
 
 @pytest.mark.parametrize("content", [b"{", b"", b"[1]", b'"text"', b"null"])
-def test_a_body_that_is_no_json_object_is_400(http, content):
+def test_a_body_that_is_not_a_json_object_is_400(http, content):
     """E9"""
     answer = http.post(f"/v2/{MODEL}", content=content, headers={"content-type": "application/json"})
 
@@ -133,7 +133,7 @@ def test_a_low_balance_is_402_on_v2_and_406_on_v1_and_configurable(http, emulato
     assert emulator.jobs == []
 
 
-def test_requests_under_way_hold_their_estimate_back(http, emulator):
+def test_requests_in_progress_reserve_their_cost(http, emulator):
     """E13"""
     emulator.settings(latency=10, media_price=0.05)
     emulator.set_balance(0.08)
@@ -145,7 +145,7 @@ def test_requests_under_way_hold_their_estimate_back(http, emulator):
 @pytest.mark.parametrize(
     ("method", "path"), [("GET", f"/v2/{MODEL}"), ("POST", "/v2/requests/abc/status"), ("PUT", "/v1/x")]
 )
-def test_a_wrong_verb_is_405_in_html(http, method, path):
+def test_a_wrong_method_is_405_in_html(http, method, path):
     """E14"""
     answer = http.request(method, path)
 
@@ -162,7 +162,7 @@ def test_a_wrong_verb_is_405_in_html(http, method, path):
         ("seedance-2.0", {"prompt": "x", "duration": 0}, "duration must be greater than 0"),
     ],
 )
-def test_a_bad_body_is_accepted_and_fails_later(http, emulator, submit, model, inputs, words):
+def test_an_invalid_body_is_accepted_and_the_request_fails(http, emulator, submit, model, inputs, words):
     """E15"""
     answer = http.get(f"/v2/requests/{submit(model, **inputs)}/status")
 
@@ -171,7 +171,7 @@ def test_a_bad_body_is_accepted_and_fails_later(http, emulator, submit, model, i
 
 
 @pytest.mark.parametrize("status", [406, 422])
-def test_a_bad_body_can_be_refused_at_once(http, emulator, status):
+def test_an_invalid_body_can_be_refused_at_once(http, emulator, status):
     """E16"""
     emulator.settings(eager_validation=status)
 
@@ -195,12 +195,12 @@ GEMINI_BODIES = [
 
 
 @pytest.mark.parametrize("inputs", GEMINI_BODIES)
-def test_a_gemini_slug_takes_every_form_of_messages(http, submit, inputs):
+def test_a_gemini_model_accepts_every_form_of_messages(http, submit, inputs):
     """E18"""
     assert json_output(http, submit(MODEL, **inputs))["candidates"][0]["content"]["parts"] == [{"text": "echo: ask"}]
 
 
-def test_a_strict_gemini_slug_fails_a_list_of_messages(http, emulator, submit):
+def test_a_strict_gemini_model_refuses_a_list_of_messages(http, emulator, submit):
     """E18"""
     emulator.settings(strict_gemini_messages=True)
 
@@ -209,7 +209,7 @@ def test_a_strict_gemini_slug_fails_a_list_of_messages(http, emulator, submit):
     assert answer.status_code == 422
 
 
-def test_the_gateway_can_sit_under_a_path_prefix_and_nowhere_else():
+def test_the_gateway_can_have_a_path_prefix():
     with SegmindEmulator(prefix="/proxy/segmind/") as emulator:
         headers = {"x-api-key": emulator.api_key}
         with httpx.Client(headers=headers, trust_env=False) as client:

@@ -47,7 +47,7 @@ def test_it_prints_one_line_with_its_address_and_the_connection(start):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_ends_cleanly_on_a_signal_even_with_a_call_under_way(start, number):
+def test_it_ends_cleanly_on_a_signal_even_with_a_call_in_progress(start, number):
     process, line = start()
     url = re.search(r"http://\S+\d", line).group()
     EmulatorControl(url).fault("credits", delay=60)
@@ -92,12 +92,12 @@ def test_another_process_can_script_it(start):
     assert control.jobs == []
     with pytest.raises(ValueError, match="sumbit"):
         control.fault("sumbit")
-    with pytest.raises(ValueError, match="unknown emulator verb"):
+    with pytest.raises(ValueError, match="unknown emulator command"):
         control._send("fly", {})
 
 
 @pytest.mark.parametrize("arguments", [["--set", "ttl=soon"], ["--set", "tll=3"], ["--port", "taken"]])
-def test_wrong_arguments_end_with_2_and_a_reason(start, arguments):
+def test_invalid_arguments_exit_with_2_and_a_reason(start, arguments):
     process, line = start(*arguments)
 
     _, err = process.communicate(timeout=10)
@@ -105,7 +105,7 @@ def test_wrong_arguments_end_with_2_and_a_reason(start, arguments):
     assert re.search(r"ttl|tll|taken|JSON", err)
 
 
-def test_a_taken_port_is_said_so(start):
+def test_an_occupied_port_is_reported(start):
     _, line = start()
     port = re.search(r":(\d+) ", line).group(1)
 

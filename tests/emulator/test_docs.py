@@ -1,4 +1,4 @@
-"""docs/emulator.md under test: its blocks run, and it names every setting that stands for an assumption."""
+"""docs/emulator.md: its blocks run, and it names every command, route and field."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_segmind.emulator import SegmindEmulator
-from airflow_provider_segmind.emulator.app import Desk
+from airflow_provider_segmind.emulator.app import ControlCommands
 from airflow_provider_segmind.emulator.faults import ROUTES, Fault
 from airflow_provider_segmind.emulator.scripts import Script
 
@@ -28,18 +28,18 @@ def test_a_block_of_the_page_runs(number, monkeypatch, capsys):
             namespace[name](emulator)
 
 
-def test_the_page_names_every_route_verb_and_field():
+def test_the_page_names_every_route_command_and_field():
     with SegmindEmulator() as emulator:
-        verbs = set(Desk(emulator._state)._verbs)
+        commands = set(ControlCommands(emulator._state)._commands)
     internal = {"id", "used", "seen", "added", "route"}
     fields = {item.name for item in (*dataclasses.fields(Script), *dataclasses.fields(Fault))} - internal
     words = set(re.findall(r"[a-z_0-9]+", PAGE))
 
-    assert (verbs | fields | set(ROUTES)) - words == set()
+    assert (commands | fields | set(ROUTES)) - words == set()
 
 
-def test_every_behaviour_of_the_list_is_named_by_a_test():
-    """The docstrings of tests name E1 to E60 of the wire facts; legacy polls, webhooks, workflows aside."""
+def test_every_listed_behaviour_has_a_test():
+    """The docstrings of tests name E1 to E60 of the wire facts, except legacy polls, webhooks and workflows."""
     folder = Path(__file__).parent
     named = {
         int(number)

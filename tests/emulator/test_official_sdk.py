@@ -1,4 +1,4 @@
-"""The official SDK as a second reader of the wire: it runs unchanged, only its hosts lead to the emulator."""
+"""The official SDK runs unchanged against the emulator; only its hosts are redirected."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ def test_chat_sync_and_structured_answers(sdk):
     assert sdk.chat(MODEL, prompt="x", response_format=wanted).json() == {"n": 0}
 
 
-def test_submit_chat_gives_a_handle_that_waits(sdk, emulator):
+def test_submit_chat_returns_a_handle_that_waits(sdk, emulator):
     """E5, E19"""
-    emulator.settings(looks=[1, 1])
+    emulator.settings(polls=[1, 1])
     job = sdk.submit_chat(MODEL, messages=[{"role": "user", "content": "hi"}])
 
     assert job.status()["status"] == "QUEUED"
@@ -80,7 +80,7 @@ def test_run_returns_the_whole_result_and_run_sync_the_bytes(sdk):
 
 
 @pytest.mark.parametrize("status", [422, 200])
-def test_a_failed_request_raises_with_the_services_words(sdk, emulator, status):
+def test_a_failed_request_raises_with_the_services_message(sdk, emulator, status):
     """E22"""
     emulator.settings(failed_status=status)
     emulator.script(fail="content policy")
@@ -90,7 +90,7 @@ def test_a_failed_request_raises_with_the_services_words(sdk, emulator, status):
     assert caught.value.detail == "content policy"
 
 
-def test_errors_carry_the_services_words(sdk, emulator):
+def test_errors_have_the_services_message(sdk, emulator):
     """E2, E10, E13"""
     with pytest.raises(segmind.SegmindError, match="not found"):
         sdk.run("no-such-model", prompt="x")
@@ -132,7 +132,7 @@ def test_the_request_history(sdk):
         sdk.generations.get("nope")
 
 
-def test_the_vendors_own_script_runs_unchanged_but_for_the_base_url(emulator, monkeypatch, capsys):
+def test_the_vendors_script_runs_with_only_the_base_url_changed(emulator, monkeypatch, capsys):
     """E5, E18, E29"""
     client = segmind.SegmindClient(api_key=emulator.api_key, base_url=f"{emulator.url}/v1")
     monkeypatch.setattr(segmind, "_default_client", client)

@@ -38,7 +38,7 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 
-def test_a_user_gets_a_fresh_emulator_and_a_connection_for_one_test(tmp_path):
+def test_each_test_gets_a_new_emulator_and_a_connection(tmp_path):
     (tmp_path / "test_mine.py").write_text(TEST_FILE)
     (tmp_path / "pytest.ini").write_text("[pytest]\n")  # no file further up decides
     # where the package is installed its entry point has loaded the plugin already; naming it a second time does no harm

@@ -15,7 +15,7 @@ def post(http):
     return http.post(f"/v2/{MODEL}", json={"prompt": "x"})
 
 
-def test_the_limiter_takes_n_posts_in_any_sliding_minute(http, emulator, wall):
+def test_the_limiter_accepts_n_posts_in_any_sliding_minute(http, emulator, wall):
     """E43"""
     emulator.settings(rpm=3)
     statuses = []
@@ -45,7 +45,7 @@ def test_a_429_names_the_reset_and_has_no_retry_after(http, emulator, wall):
 
 
 @pytest.mark.parametrize("form", ["iso_z", "iso", "space", "epoch", "absent", "retry_after"])
-def test_the_reset_comes_in_every_form_a_client_may_meet(http, emulator, wall, form):
+def test_the_reset_header_has_each_format(http, emulator, wall, form):
     """E43"""
     emulator.settings(rpm=1, reset_format=form)
     post(http)
@@ -64,7 +64,7 @@ def test_the_reset_comes_in_every_form_a_client_may_meet(http, emulator, wall, f
     }[form]
 
 
-def test_polls_count_only_when_the_settings_say_so(http, emulator):
+def test_polls_count_only_if_the_settings_say_so(http, emulator):
     """E43"""
     emulator.settings(rpm=2)
     post(http)
@@ -74,7 +74,7 @@ def test_polls_count_only_when_the_settings_say_so(http, emulator):
     assert [http.get("/v1/get-user-credits").status_code for _ in range(2)] == [200, 429]
 
 
-def test_each_key_has_a_window_of_its_own(http, emulator):
+def test_each_key_has_its_own_window(http, emulator):
     """E43"""
     emulator.settings(rpm=1, api_keys=[emulator.api_key, "SG_2222222222222222"])
     other = {"x-api-key": "SG_2222222222222222"}
@@ -83,7 +83,7 @@ def test_each_key_has_a_window_of_its_own(http, emulator):
     assert http.post(f"/v2/{MODEL}", json={"prompt": "x"}, headers=other).status_code == 200
 
 
-def test_a_scaled_clock_makes_a_minute_pass_in_a_second_and_tells_the_reset_in_wall_time(wall):
+def test_with_a_scaled_clock_a_minute_takes_a_second_and_the_reset_is_in_wall_time(wall):
     """E43"""
     with SegmindEmulator(clock=wall, scale=60, rpm=1) as emulator:
         headers = {"x-api-key": emulator.api_key}
@@ -99,9 +99,7 @@ def test_a_scaled_clock_makes_a_minute_pass_in_a_second_and_tells_the_reset_in_w
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
 @pytest.mark.parametrize("shape", [{}, {"html": True}, {"empty": True}])
 @pytest.mark.parametrize(("when", "jobs"), [("before", 0), ("after", 1)])
-def test_a_server_error_comes_before_or_after_acceptance_in_json_html_or_nothing(
-    http, emulator, status, shape, when, jobs
-):
+def test_a_server_error_before_or_after_acceptance_is_json_html_or_empty(http, emulator, status, shape, when, jobs):
     """E44"""
     emulator.fault("submit", status=status, when=when, **shape)
 
@@ -128,7 +126,7 @@ def test_a_server_error_comes_before_or_after_acceptance_in_json_html_or_nothing
         ("files", "/files/none"),
     ],
 )
-def test_every_route_can_be_in_trouble(http, emulator, submit, route, path):
+def test_every_route_can_have_a_fault(http, emulator, submit, route, path):
     """E44"""
     request_id = submit()
     emulator.fault(route, status=503, times=1)
@@ -148,7 +146,7 @@ def test_a_connection_is_reset_before_or_after_acceptance(http, emulator, when, 
     assert emulator.posts()[0].status == 0
 
 
-def test_a_connection_can_end_without_an_answer(http, emulator):
+def test_a_connection_can_close_without_a_response(http, emulator):
     """E45"""
     emulator.fault("submit", close=True)
 
@@ -157,7 +155,7 @@ def test_a_connection_can_end_without_an_answer(http, emulator):
 
 
 @pytest.mark.parametrize(("when", "jobs"), [("before", 0), ("after", 1)])
-def test_a_delay_outlasts_a_clients_patience(http, emulator, when, jobs):
+def test_a_delay_exceeds_the_clients_timeout(http, emulator, when, jobs):
     """E45"""
     emulator.fault("submit", delay=5, when=when, reset=True)
 
@@ -166,7 +164,7 @@ def test_a_delay_outlasts_a_clients_patience(http, emulator, when, jobs):
     assert len(emulator.jobs) == jobs
 
 
-def test_a_slow_body_arrives_whole_or_outlasts_the_clients_patience(http, emulator):
+def test_a_slow_body_arrives_whole_or_exceeds_the_clients_timeout(http, emulator):
     """E45"""
     emulator.fault("submit", slow=0.1)
     assert post(http).json()["request_id"]
@@ -176,7 +174,7 @@ def test_a_slow_body_arrives_whole_or_outlasts_the_clients_patience(http, emulat
         http.post(f"/v2/{MODEL}", json={"prompt": "x"}, timeout=0.1)
 
 
-def test_json_is_cut_in_the_text_or_on_the_wire(http, emulator):
+def test_json_is_truncated_with_or_without_a_matching_length(http, emulator):
     """E45"""
     emulator.fault("submit", truncate="json")
     emulator.fault("submit", truncate="connection")
@@ -199,7 +197,7 @@ def test_a_status_can_redirect_to_another_host(http, emulator, submit):
     assert answer.headers["location"] == f"http://127.0.0.1:9/v2/requests/{request_id}/status"
 
 
-def test_a_submit_can_lack_its_id_or_its_urls(http, emulator):
+def test_a_submit_response_can_lack_its_id_or_its_urls(http, emulator):
     """E47"""
     emulator.fault("submit", drop=["request_id"])
     emulator.fault("submit", drop=["status_url", "response_url", "poll_url"])
@@ -209,7 +207,7 @@ def test_a_submit_can_lack_its_id_or_its_urls(http, emulator):
     assert len(emulator.jobs) == 2
 
 
-def test_a_status_url_can_name_a_foreign_host(http, emulator):
+def test_a_status_url_can_have_a_foreign_host(http, emulator):
     """E47"""
     emulator.fault("submit", patch={"status_url": "https://evil.example/v2/requests/1/status"})
 
@@ -217,7 +215,7 @@ def test_a_status_url_can_name_a_foreign_host(http, emulator):
 
 
 @pytest.mark.parametrize(("body", "text"), [("<html>hello</html>", "<html>hello</html>"), ([1, 2], "[1, 2]")])
-def test_a_200_can_hold_no_json_or_a_list(http, emulator, body, text):
+def test_a_200_can_contain_a_list_or_invalid_json(http, emulator, body, text):
     """E48"""
     emulator.fault("status", body=body)
 
@@ -247,7 +245,7 @@ def test_an_outage_resets_every_connection_for_a_period_of_the_emulated_clock(ht
     assert http.get("/v1/get-user-credits").status_code == 200
 
 
-def test_a_reset_comes_too_late_for_a_client_that_has_left_and_troubles_nobody(http, emulator, caplog):
+def test_a_reset_after_the_client_has_disconnected_is_harmless(http, emulator, caplog):
     emulator.fault("submit", reset=True, delay=0.2)
     with pytest.raises(httpx.ReadTimeout):
         http.post(f"/v2/{MODEL}", json={"prompt": "x"}, timeout=0.05)
@@ -259,7 +257,7 @@ def test_a_reset_comes_too_late_for_a_client_that_has_left_and_troubles_nobody(h
     assert caplog.records == []
 
 
-def test_faults_line_up_skip_calls_and_strike_with_a_seeded_probability(http, emulator):
+def test_faults_apply_in_order_skip_calls_and_hit_with_a_seeded_probability(http, emulator):
     """E44"""
     emulator.fault("submit", status=500, skip=1, times=1)
     emulator.fault("submit", status=503)
@@ -274,7 +272,7 @@ def test_faults_line_up_skip_calls_and_strike_with_a_seeded_probability(http, em
     assert 8 <= first.count(500) <= 30
 
 
-def test_a_scripted_429_names_its_reset(http, emulator, wall):
+def test_a_scripted_429_has_its_reset(http, emulator, wall):
     """E43, E44"""
     emulator.fault("status", status=429, reset_in=7)
     emulator.fault("status", status=429, reset_in=7, reset_format="retry_after")
@@ -289,7 +287,7 @@ def test_a_scripted_429_names_its_reset(http, emulator, wall):
     assert answers[2].headers["x-extra"] == "1"
 
 
-def test_a_fault_falls_on_one_model_or_one_prompt_only(http, emulator):
+def test_a_fault_can_hit_only_one_model_or_one_prompt(http, emulator):
     emulator.fault("submit", status=500, model="gpt-5")
     emulator.fault("submit", status=502, match="poison")
 
@@ -302,6 +300,6 @@ def test_a_fault_falls_on_one_model_or_one_prompt_only(http, emulator):
     "fields", [{"route": "sumbit"}, {"route": "submit", "wen": "after"}, {"route": "submit", "when": "later"},
                {"route": "submit", "truncate": "half"}]
 )  # fmt: skip
-def test_a_misspelt_fault_is_refused_by_name(emulator, fields):
+def test_a_misspelt_fault_is_refused_with_its_name(emulator, fields):
     with pytest.raises(ValueError, match=r"sumbit|wen|later|half"):
         emulator.fault(**fields)

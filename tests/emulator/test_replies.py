@@ -26,8 +26,14 @@ def text_of(reply):
     return "".join(part["text"] for part in reply["content"] if part["type"] == "text")
 
 
+def finish_of(reply):
+    if "candidates" in reply:
+        return reply["candidates"][0]["finishReason"]
+    return reply["choices"][0]["finish_reason"] if "choices" in reply else reply["stop_reason"]
+
+
 @pytest.mark.parametrize("model", [GEMINI, OPENAI, CLAUDE])
-def test_each_family_echoes_the_last_user_text_the_same_way_every_time(native, model):
+def test_each_family_always_echoes_the_last_user_message(native, model):
     messages = [
         {"role": "user", "content": "first"},
         {"role": "assistant", "content": "no"},
@@ -39,7 +45,7 @@ def test_each_family_echoes_the_last_user_text_the_same_way_every_time(native, m
     assert [text_of(reply) for reply in replies] == ["echo: row 7", "echo: row 7"]
 
 
-def test_the_instruction_and_files_are_no_part_of_the_echo_but_of_the_token_count(native):
+def test_instruction_and_attachments_are_counted_but_not_echoed(native):
     short = native(CLAUDE, messages=[{"role": "user", "content": "x"}])
     parts = [{"type": "text", "text": "x"}, {"type": "image", "source": {"type": "base64", "data": "AA=="}}]
     long = native(CLAUDE, instruction="be kind " * 20, messages=[{"role": "user", "content": parts}])
@@ -67,7 +73,7 @@ def test_token_counts_add_up_in_every_family(native, emulator):
     assert claude == {"input_tokens": 30, "output_tokens": 10, "cache_read_input_tokens": 20}
 
 
-def test_the_plain_gemini_counts_are_those_of_the_vendors_sample(native):
+def test_gemini_token_counts_match_the_vendors_sample(native):
     """E49"""
     usage = native(GEMINI, prompt="x")["usageMetadata"]
 
@@ -83,7 +89,55 @@ def test_the_cost_follows_the_tokens(emulator, submit):
     assert emulator.bill[0].cost == pytest.approx(1000 * 1e-6 + 100 * 1e-5)
 
 
-def test_a_truncated_gemini_answer_has_no_parts(native, emulator):
+@pytest.mark.parametrize(
+    ("model", "cap", "text", "finish"),
+    [
+        (GEMINI, {"max_tokens": 2}, "echo: on", "MAX_TOKENS"),
+        (GEMINI, {"generationConfig": {"maxOutputTokens": 2}}, "echo: on", "MAX_TOKENS"),
+        (OPENAI, {"max_tokens": 2}, "echo: on", "length"),
+        (OPENAI, {"max_completion_tokens": 2}, "echo: on", "length"),
+        (CLAUDE, {"max_tokens": 2}, "echo: on", "max_tokens"),
+        (GEMINI, {"max_tokens": 8}, "echo: one two three", "STOP"),
+        (OPENAI, {"max_tokens": 5}, "echo: one two three", "stop"),
+        (CLAUDE, {"max_tokens": 5}, "echo: one two three", "end_turn"),
+    ],
+)
+def test_a_reply_is_truncated_at_the_output_cap(native, emulator, model, cap, text, finish):
+    """E50"""
+    reply = native(model, prompt="one two three", **cap)
+
+    assert text_of(reply) == text
+    assert finish_of(reply) == finish
+    assert emulator.bill[0].cost == pytest.approx(4 * 0.25e-6 + min(5, 2 if text == "echo: on" else 5) * 1.5e-6)
+
+
+def test_gemini_reads_its_output_cap_inside_messages_too(native):
+    """E50"""
+    contents = [{"role": "user", "parts": [{"text": "one two three"}]}]
+    reply = native(GEMINI, messages={"contents": contents, "generationConfig": {"maxOutputTokens": 2}})
+
+    assert (text_of(reply), finish_of(reply)) == ("echo: on", "MAX_TOKENS")
+
+
+def test_thoughts_count_towards_the_output_cap(native, emulator):
+    """E50"""
+    emulator.script(text="an answer", thoughts="a long thought")
+    reply = native(OPENAI, prompt="x", max_tokens=3)
+
+    assert reply["choices"][0]["message"]["reasoning_content"] == "a long thoug"
+    assert (text_of(reply), finish_of(reply)) == (None, "length")
+    assert reply["usage"]["completion_tokens"] == 3
+
+
+def test_a_scripted_finish_reason_or_body_is_not_truncated(native, emulator):
+    """E50"""
+    emulator.script(text="an answer of several tokens", finish_reason="stop", times=1)
+    reply = native(OPENAI, prompt="x", max_tokens=1)
+
+    assert (text_of(reply), finish_of(reply)) == ("an answer of several tokens", "stop")
+
+
+def test_a_truncated_gemini_reply_may_have_no_parts(native, emulator):
     """E50"""
     emulator.script(finish_reason="length", text="")
     [candidate] = native(GEMINI, prompt="x")["candidates"]
@@ -91,7 +145,7 @@ def test_a_truncated_gemini_answer_has_no_parts(native, emulator):
     assert (candidate["finishReason"], candidate["content"]["parts"]) == ("MAX_TOKENS", [])
 
 
-def test_a_gemini_answer_stopped_for_safety_has_no_content(native, emulator):
+def test_a_gemini_reply_stopped_for_safety_has_no_content(native, emulator):
     """E50"""
     emulator.script(finish_reason="safety")
     [candidate] = native(GEMINI, prompt="x")["candidates"]
@@ -111,7 +165,7 @@ def test_a_blocked_prompt_is_completed_without_candidates_and_billed(native, emu
     assert len(emulator.bill) == 1
 
 
-def test_a_block_can_also_end_failed(http, emulator, submit):
+def test_a_blocked_request_can_also_fail(http, emulator, submit):
     """E50"""
     emulator.script(match="forbidden", fail="content_policy_violation")
 
@@ -120,7 +174,7 @@ def test_a_block_can_also_end_failed(http, emulator, submit):
     assert (answer.status_code, answer.json()["error"]) == (422, "content_policy_violation")
 
 
-def test_the_other_families_block_in_their_own_words(native, emulator):
+def test_the_other_families_have_their_own_words_for_a_block(native, emulator):
     """E50"""
     emulator.script(block="policy")
 
@@ -128,7 +182,7 @@ def test_the_other_families_block_in_their_own_words(native, emulator):
     assert native(CLAUDE, prompt="x")["stop_reason"] == "refusal"
 
 
-def test_no_candidates_at_all(native, emulator):
+def test_a_reply_can_have_no_candidates(native, emulator):
     """E50"""
     emulator.script(empty=True)
 
@@ -166,7 +220,7 @@ SCHEMA = {
 
 
 @pytest.mark.parametrize("model", [GEMINI, OPENAI, CLAUDE])
-def test_a_wanted_schema_is_satisfied_and_the_echo_stays_in_its_strings(native, model):
+def test_a_requested_schema_is_satisfied_and_its_strings_contain_the_echo(native, model):
     """E51"""
     wanted = {"type": "json_schema", "json_schema": {"name": "ticket", "strict": True, "schema": SCHEMA}}
     answers = [json.loads(text_of(native(model, prompt="row 7", response_format=wanted))) for _ in range(2)]
@@ -198,7 +252,7 @@ def test_the_smallest_value_of_a_schema(schema, value):
 
 
 @pytest.mark.parametrize("kind", ["json_object"])
-def test_json_object_needs_the_word_on_openai_and_is_not_for_claude(http, native, submit, kind):
+def test_json_object_needs_the_word_json_for_openai_and_fails_for_claude(http, native, submit, kind):
     """E51"""
     wanted = {"type": kind}
 
@@ -209,7 +263,7 @@ def test_json_object_needs_the_word_on_openai_and_is_not_for_claude(http, native
     assert http.get(f"/v2/requests/{submit(CLAUDE, prompt='json', response_format=wanted)}").status_code == 422
 
 
-def test_thoughts_and_several_parts_come_as_each_family_has_them(native, emulator):
+def test_thoughts_and_several_parts_are_in_the_format_of_each_family(native, emulator):
     """E52"""
     emulator.script(text="answer", thoughts="let me see", list_content=True)
 
@@ -223,7 +277,7 @@ def test_thoughts_and_several_parts_come_as_each_family_has_them(native, emulato
     assert [part["type"] for part in native(CLAUDE, prompt="x")["content"]] == ["thinking", "text", "text"]
 
 
-def test_a_tool_call_comes_as_each_family_has_it(native, emulator):
+def test_a_tool_call_is_in_the_format_of_each_family(native, emulator):
     emulator.script(tool_call={"name": "look_up", "args": {"id": 7}})
 
     assert native(GEMINI, prompt="x")["candidates"][0]["content"]["parts"][0]["functionCall"]["args"] == {"id": 7}
@@ -233,14 +287,14 @@ def test_a_tool_call_comes_as_each_family_has_it(native, emulator):
 
 
 @pytest.mark.parametrize("text", ["Grüße aus Köln 🚀👩‍🚀", '\u2028 \x00 "quoted" \\', "x" * 1_200_000])
-def test_unicode_emoji_and_a_megabyte_arrive_unharmed(native, emulator, text):
+def test_unicode_emoji_and_a_megabyte_are_returned_unchanged(native, emulator, text):
     """E53"""
     emulator.script(text=text)
 
     assert text_of(native(GEMINI, prompt="x")) == text
 
 
-def test_the_newest_script_that_fits_wins_and_ends_after_its_uses(native, emulator):
+def test_the_newest_matching_script_is_used_as_often_as_allowed(native, emulator):
     emulator.script(text="always")
     emulator.script(match="red", text="stop")
     emulator.script(regex=r"gr[ae]y", model="gemini-*", text="maybe")
@@ -256,7 +310,7 @@ def test_the_newest_script_that_fits_wins_and_ends_after_its_uses(native, emulat
     assert [script["used"] for script in emulator.scripts] == [1, 1, 1, 2]
 
 
-def test_in_process_a_script_may_choose_and_answer_by_a_function(native, emulator):
+def test_in_process_a_script_can_match_and_reply_with_functions(native, emulator):
     emulator.script(
         predicate=lambda model, inputs: inputs.get("temperature") == 0, answer=lambda model, inputs: model.upper()
     )
@@ -265,7 +319,7 @@ def test_in_process_a_script_may_choose_and_answer_by_a_function(native, emulato
     assert text_of(native(OPENAI, prompt="x")) == "echo: x"
 
 
-def test_answers_can_be_json_a_native_body_or_extra_result_keys(http, native, emulator, submit):
+def test_replies_can_be_json_a_native_body_or_extra_result_keys(http, native, emulator, submit):
     emulator.script(json=None, times=1)
     assert text_of(native(OPENAI, prompt="x")) == "null"
     emulator.script(body={"choices": []}, times=1)
@@ -276,7 +330,7 @@ def test_answers_can_be_json_a_native_body_or_extra_result_keys(http, native, em
 
 
 @pytest.mark.parametrize("fields", [{"txt": "x"}, {"output_mode": "dobule"}, {"latency": "slow"}, {"regex": "("}])
-def test_a_misspelt_script_is_refused_by_name(emulator, fields):
+def test_a_misspelt_script_is_refused_with_its_name(emulator, fields):
     with pytest.raises(ValueError, match=r"txt|dobule|slow|regex"):
         emulator.script(**fields)
 

@@ -23,7 +23,7 @@ def test_a_request_goes_from_submit_to_result_and_is_billed_once(emulator, http)
     assert len(emulator.posts("gemini-3.1-flash-lite")) == 1
 
 
-def test_two_emulators_run_in_one_process_without_knowing_each_other():
+def test_two_emulators_in_one_process_are_independent():
     with SegmindEmulator() as one, SegmindEmulator(balance=3.0) as other:
         httpx.post(f"{one.url}/v2/gpt-5", json={"prompt": "x"}, headers={"x-api-key": one.api_key}, trust_env=False)
 
@@ -31,7 +31,7 @@ def test_two_emulators_run_in_one_process_without_knowing_each_other():
         assert other.balance() == 3.0
 
 
-def test_the_control_client_has_the_same_verbs_and_rows_as_the_emulator_itself(emulator, http):
+def test_the_control_client_has_the_same_methods_and_entries_as_the_emulator(emulator, http):
     http.post("/v2/gpt-5", json={"prompt": "x"})
     control = EmulatorControl(emulator.url)
 
@@ -44,7 +44,7 @@ def test_the_control_client_has_the_same_verbs_and_rows_as_the_emulator_itself(e
     assert control.settings(ttl=20)["ttl"] == emulator.settings()["ttl"] == 20
 
 
-def test_what_happened_stays_readable_after_the_end():
+def test_records_stay_readable_after_the_end():
     with SegmindEmulator() as emulator:
         httpx.post(
             f"{emulator.url}/v2/gpt-5", json={"prompt": "x"}, headers={"x-api-key": emulator.api_key}, trust_env=False
@@ -55,7 +55,7 @@ def test_what_happened_stays_readable_after_the_end():
         httpx.get(f"{emulator.url}/v1/get-user-credits", trust_env=False)
 
 
-def test_it_ends_at_once_while_calls_hang():
+def test_it_stops_at_once_while_calls_hang():
     started = time.monotonic()
     with SegmindEmulator() as emulator:
         emulator.fault("credits", delay=60)
@@ -73,7 +73,7 @@ def hang(emulator):
         httpx.get(f"{emulator.url}/v1/get-user-credits", headers={"x-api-key": emulator.api_key}, trust_env=False)
 
 
-def test_it_can_be_started_and_stopped_by_hand_but_not_twice():
+def test_it_can_be_started_and_stopped_manually_but_not_started_twice():
     emulator = SegmindEmulator().start()
     with pytest.raises(RuntimeError, match="already running"):
         emulator.start()
@@ -105,7 +105,7 @@ def test_airflow_reads_both_forms_of_the_connection_alike():
 
 
 @pytest.mark.parametrize("source", [time.time, lambda: 5.0])
-def test_the_clock_scales_and_moves_forward_only(source):
+def test_the_clock_scales_and_only_moves_forward(source):
     clock = EmulatorClock(source, scale=60)
     before = clock.now()
 
@@ -118,7 +118,7 @@ def test_the_clock_scales_and_moves_forward_only(source):
         clock.rescale(0)
 
 
-def test_a_thousand_requests_are_a_matter_of_seconds(emulator):
+def test_a_thousand_requests_take_seconds(emulator):
     """Far below what it can do; it fails when a submit becomes slower with every request before it."""
     script = [("POST", "/v2/gpt-5", b'{"prompt": "x"}')]
     started = time.monotonic()
@@ -141,7 +141,7 @@ async def pump(emulator, calls):
     await writer.wait_closed()
 
 
-def test_a_client_that_leaves_within_its_body_was_never_there(emulator):
+def test_a_client_that_disconnects_within_its_body_submits_nothing(emulator):
     address = emulator.url.removeprefix("http://").split(":")
     with socket.create_connection((address[0], int(address[1]))) as connection:
         connection.sendall(b"POST /v2/gpt-5 HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
@@ -150,7 +150,7 @@ def test_a_client_that_leaves_within_its_body_was_never_there(emulator):
     assert [request.route for request in emulator.requests] == ["models"]
 
 
-def test_an_expired_result_is_not_held_but_its_record_is(emulator, http, submit):
+def test_an_expired_result_is_dropped_but_its_record_is_kept(emulator, http, submit):
     request_id = submit("seedream-4.5", prompt="x")
     emulator.advance(3600)
 

@@ -12,7 +12,7 @@ HISTORY = "/inference-request/request-history"
 DATA_URL = "data:image/png;base64," + base64.b64encode(b"picture").decode()
 
 
-def test_an_upload_answers_with_public_file_urls(http, emulator):
+def test_an_upload_returns_public_file_urls(http, emulator):
     """E54"""
     answer = http.post("/upload-asset", json={"data_urls": [DATA_URL, DATA_URL]}).json()
 
@@ -23,7 +23,7 @@ def test_an_upload_answers_with_public_file_urls(http, emulator):
     assert (stored.content, stored.headers["content-type"]) == (b"picture", "image/png")
 
 
-def test_an_upload_can_answer_as_the_old_docs_say(http, emulator):
+def test_an_upload_can_respond_as_the_old_docs_say(http, emulator):
     """E54"""
     emulator.settings(upload_mode="urls")
 
@@ -86,7 +86,7 @@ def test_the_history_is_filtered_sorted_and_paged(http, emulator, submit):
     assert [row["model_name"] for row in rows(http, per_page=2, page=2)] == ["gpt-5"]
 
 
-def test_the_history_looks_back_seven_days_or_any_31_by_date(http, emulator, submit):
+def test_the_history_covers_seven_days_or_any_31_by_date(http, emulator, submit):
     """E56"""
     submit()
     born = day(emulator.now())
@@ -102,7 +102,7 @@ def test_the_history_looks_back_seven_days_or_any_31_by_date(http, emulator, sub
 @pytest.mark.parametrize(
     "query", [{"per_page": 101}, {"page": 0}, {"status": "QUEUED"}, {"sort_by": "x"}, {"from_date": "soon"}]
 )
-def test_the_history_refuses_what_it_does_not_know(http, query):
+def test_the_history_refuses_invalid_parameters(http, query):
     """E56"""
     assert http.get(HISTORY, params=query).status_code == 400
 
@@ -120,7 +120,7 @@ def test_a_request_with_three_outputs_is_three_rows_each_with_the_full_cost(http
     assert len(emulator.bill) == 1
 
 
-def test_the_history_comes_late_when_told_to(http, emulator, submit):
+def test_the_history_can_be_delayed(http, emulator, submit):
     """E56"""
     emulator.settings(history_delay=7200)
     request_id = submit()
@@ -132,7 +132,7 @@ def test_the_history_comes_late_when_told_to(http, emulator, submit):
     assert http.get(f"{HISTORY}/{request_id}").json()["request_id"] == request_id
 
 
-def test_one_own_request_of_any_age_is_found_by_its_id_and_a_foreign_one_is_not(http, emulator, submit):
+def test_an_own_request_of_any_age_is_found_by_its_id_and_a_foreign_one_is_not(http, emulator, submit):
     """E56"""
     emulator.settings(api_keys=[emulator.api_key, "SG_3333333333333333"])
     request_id = submit()
@@ -144,7 +144,7 @@ def test_one_own_request_of_any_age_is_found_by_its_id_and_a_foreign_one_is_not(
 
 
 @pytest.mark.parametrize("envelope", ["list", "data", "requests"])
-def test_the_history_comes_in_each_envelope_a_client_may_meet(http, emulator, submit, envelope):
+def test_the_history_comes_in_each_envelope(http, emulator, submit, envelope):
     """E56"""
     emulator.settings(history_envelope=envelope)
     submit()
@@ -195,7 +195,7 @@ def test_recording_can_be_bounded_or_switched_off_while_the_calls_stay_counted(h
     assert emulator.counts() == {"submit": {"200": 6}}
 
 
-def test_reset_forgets_what_it_is_told_and_no_more(http, emulator, submit):
+def test_reset_clears_only_what_it_names(http, emulator, submit):
     emulator.settings(rpm=1)
     emulator.script(text="x")
     emulator.fault("credits", status=500)

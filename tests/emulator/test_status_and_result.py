@@ -18,7 +18,7 @@ def words(http, request_id):
     return http.get(f"/v2/requests/{request_id}/status").json()["status"]
 
 
-def test_a_request_moves_by_the_clock_and_never_back(http, emulator, submit):
+def test_a_request_advances_with_the_clock_and_never_goes_back(http, emulator, submit):
     """E19"""
     emulator.settings(queue_time=2, latency=3)
     request_id = submit()
@@ -31,9 +31,9 @@ def test_a_request_moves_by_the_clock_and_never_back(http, emulator, submit):
     assert seen == ["QUEUED", "PROCESSING", "PROCESSING", "COMPLETED"]
 
 
-def test_a_request_can_move_by_looks_instead(http, emulator, submit):
+def test_a_request_can_advance_by_polls_instead(http, emulator, submit):
     """E19"""
-    emulator.settings(looks=[1, 2])
+    emulator.settings(polls=[1, 2])
     request_id = submit()
 
     assert [words(http, request_id) for _ in range(5)] == [
@@ -96,7 +96,7 @@ def test_a_completed_status_has_metrics_and_no_output(http, emulator, submit):
 
 
 @pytest.mark.parametrize("path", ["/v2/requests/{}/status", "/v2/requests/{}"])
-def test_a_failed_request_is_422_with_words_and_without_money(http, emulator, submit, path):
+def test_a_failed_request_is_422_with_an_error_and_without_cost(http, emulator, submit, path):
     """E22, E23, E32"""
     emulator.script(fail="provider content moderation block")
     answer = http.get(path.format(submit()))
@@ -108,7 +108,7 @@ def test_a_failed_request_is_422_with_words_and_without_money(http, emulator, su
     assert not {"cost", "remaining_credits"} & set(answer.json()["metrics"])
 
 
-def test_a_failed_request_can_come_inside_200_and_without_its_id(http, emulator, submit):
+def test_a_failed_request_can_be_200_without_its_id(http, emulator, submit):
     """E22, E23"""
     emulator.settings(failed_status=200, failed_request_id=False)
     emulator.script(fail="no")
@@ -138,7 +138,7 @@ def test_a_request_expires_exactly_its_ttl_after_submission(http, emulator, subm
     assert http.get(f"/inference-request/request-history/{request_id}").json()["model_status"] == "COMPLETED"
 
 
-def test_a_status_may_say_a_word_nobody_knows(http, emulator, submit):
+def test_a_status_can_be_an_unknown_word(http, emulator, submit):
     """E27"""
     emulator.fault("status", patch={"status": "THROTTLED"}, times=2)
     request_id = submit()
@@ -155,7 +155,7 @@ def test_the_request_of_another_account_is_404(http, emulator, submit):
     assert http.get(f"/v2/requests/{request_id}", headers={"x-api-key": OTHER_KEY}).status_code == 404
 
 
-def test_an_answer_is_a_json_string_of_the_native_body_by_default(http, submit):
+def test_a_reply_is_a_json_string_of_the_native_body_by_default(http, submit):
     """E29, E31"""
     body = http.get(f"/v2/requests/{submit()}").json()
 
@@ -165,7 +165,7 @@ def test_an_answer_is_a_json_string_of_the_native_body_by_default(http, submit):
 
 
 @pytest.mark.parametrize("mode", ["plain", "dict", "missing", "invalid", "list"])
-def test_an_answer_can_take_every_other_form(http, emulator, submit, mode):
+def test_a_reply_can_have_every_other_form(http, emulator, submit, mode):
     """E29"""
     emulator.settings(output_mode=mode)
     body = http.get(f"/v2/requests/{submit()}").json()
@@ -200,7 +200,7 @@ def test_video_and_audio_results_have_an_object_and_an_output_url(http, submit, 
     assert body[key]["content_type"] == {"video": "video/mp4", "audio": "audio/mpeg"}[key]
 
 
-def test_an_image_result_holds_all_images_and_the_first_as_output(http, emulator, submit):
+def test_an_image_result_has_all_images_and_the_first_as_output(http, emulator, submit):
     """E30"""
     emulator.script(outputs=3)
     body = http.get(f"/v2/requests/{submit('seedream-4.5', prompt='x', seed=7)}").json()
@@ -254,7 +254,7 @@ def pixels(png):
     return len(zlib.decompress(data)) - 8
 
 
-def test_a_key_sent_to_the_file_host_is_noted_and_can_be_refused(http, emulator, submit):
+def test_a_key_sent_to_the_file_host_is_recorded_and_can_be_refused(http, emulator, submit):
     """E35"""
     url = http.get(f"/v2/requests/{submit('seedream-4.5', prompt='x')}").json()["output"]
 
@@ -264,7 +264,7 @@ def test_a_key_sent_to_the_file_host_is_noted_and_can_be_refused(http, emulator,
     assert http.get(url).status_code == 400
 
 
-def test_the_catalogue_holds_whole_slugs():
+def test_the_catalogue_has_whole_slugs():
     assert {"gemini-2.5-flash-lite", "kling-3-pro-text2video", "llama4-maverick-instruct-basic"} <= set(BUILT_IN)
     assert not [slug for slug in BUILT_IN if slug.endswith("-")]
     assert {"lite", "basic", "compress", "text2video", "banana-2-lite"}.isdisjoint(BUILT_IN)

@@ -11,7 +11,7 @@ from airflow_provider_segmind.emulator import SegmindEmulator
 @pytest.mark.parametrize(
     ("model", "key"), [("gemini-3.1-flash-lite", "candidates"), ("gpt-5", "choices"), ("claude-4-sonnet", "content")]
 )
-def test_v1_answers_a_language_model_with_its_bare_native_json(http, model, key):
+def test_v1_returns_the_bare_native_json_of_a_language_model(http, model, key):
     """E37"""
     answer = http.post(f"/v1/{model}", json={"prompt": "x"})
 
@@ -27,7 +27,7 @@ def test_v1_answers_a_language_model_with_its_bare_native_json(http, model, key)
         ("tts-eleven-labs", "audio/mpeg", b"ID3"),
     ],
 )
-def test_v1_answers_media_with_bytes(http, model, content_type, magic):
+def test_v1_returns_media_as_bytes(http, model, content_type, magic):
     """E37"""
     answer = http.post(f"/v1/{model}", json={"prompt": "x"})
 
@@ -35,7 +35,7 @@ def test_v1_answers_media_with_bytes(http, model, content_type, magic):
     assert answer.content.startswith(magic)
 
 
-def test_an_image_model_answers_in_the_format_it_is_asked_for(http):
+def test_an_image_model_returns_the_requested_format(http):
     """E37"""
     answer = http.post("/v1/seedream-4.5", json={"prompt": "x", "output_format": "jpeg"})
 
@@ -43,7 +43,7 @@ def test_an_image_model_answers_in_the_format_it_is_asked_for(http):
     assert answer.content[:3] + answer.content[-2:] == b"\xff\xd8\xff\xff\xd9"
 
 
-def test_v1_tells_cost_and_more_in_its_headers(http, emulator):
+def test_v1_has_cost_and_more_in_its_headers(http, emulator):
     """E38"""
     headers = http.post("/v1/seedream-4.5", json={"prompt": "x", "seed": 5}).headers
 
@@ -55,7 +55,7 @@ def test_v1_tells_cost_and_more_in_its_headers(http, emulator):
     assert headers["x-rate-limit-reset-at-utc"].endswith("Z")
 
 
-def test_a_slow_v1_call_is_504_while_the_request_goes_on():
+def test_a_slow_v1_call_is_504_while_the_request_continues():
     """E39"""
     with SegmindEmulator(scale=1000, latency=100) as emulator:
         headers = {"x-api-key": emulator.api_key}
@@ -67,7 +67,7 @@ def test_a_slow_v1_call_is_504_while_the_request_goes_on():
         assert len(emulator.bill) == 1
 
 
-def test_a_waiting_v1_call_follows_a_clock_that_is_moved_by_hand(emulator, http):
+def test_a_blocking_v1_call_follows_an_advanced_clock(emulator, http):
     """E39"""
     emulator.settings(latency=30)
     mover = threading.Timer(0.05, emulator.advance, [30])
@@ -77,7 +77,7 @@ def test_a_waiting_v1_call_follows_a_clock_that_is_moved_by_hand(emulator, http)
     mover.join()
 
 
-def test_a_failed_v1_call_is_an_error_with_the_words(http, emulator):
+def test_a_failed_v1_call_is_an_error_with_the_message(http, emulator):
     """E37, E40"""
     emulator.script(fail="bad value")
 
@@ -87,7 +87,7 @@ def test_a_failed_v1_call_is_an_error_with_the_words(http, emulator):
     assert emulator.bill == []
 
 
-def test_a_request_is_charged_when_it_completes_whether_anyone_looks_or_not(http, emulator, submit):
+def test_a_request_is_charged_when_it_completes_polled_or_not(http, emulator, submit):
     """E40"""
     emulator.settings(latency=5)
     request_id = submit("seedream-4.5", prompt="x")
@@ -120,7 +120,7 @@ def test_two_identical_submits_are_two_charges(emulator, submit):
     assert len({entry.request_id for entry in emulator.bill}) == 2
 
 
-def test_the_balance_has_a_hyphenated_key_and_free_credits_go_first(http, emulator, submit):
+def test_the_balance_has_a_hyphenated_key_and_free_credits_are_spent_first(http, emulator, submit):
     """E42"""
     emulator.set_balance(1.0, free=0.03)
     submit("seedream-4.5", prompt="x")
@@ -137,7 +137,7 @@ def test_an_account_without_a_credits_record_is_404(http, emulator):
     assert (answer.status_code, answer.json()) == (404, {"error": "No credits found for the user"})
 
 
-def test_the_mock_model_sleeps_and_costs_what_it_is_told(http, emulator, submit):
+def test_the_mock_model_has_the_requested_latency_and_cost(http, emulator, submit):
     request_id = submit("mock-inference", sleep=3, credits=0.5)
     assert http.get(f"/v2/requests/{request_id}/status").json()["status"] == "PROCESSING"
     emulator.advance(3)

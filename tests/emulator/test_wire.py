@@ -1,4 +1,4 @@
-"""The emulator against answers that are written down with their sources."""
+"""The emulator responds like recorded responses whose sources are given."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def differences(found, expected, where="answer"):
 
 
 @pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FILES])
-def test_the_emulator_answers_as_the_source_says(path):
+def test_the_emulator_responds_as_the_source_says(path):
     case = json.loads(path.read_text())
     given, call, expected = case.get("given", {}), case["call"], case["answer"]
     with SegmindEmulator(**given.get("settings", {})) as emulator:
@@ -78,7 +78,7 @@ def test_the_emulator_answers_as_the_source_says(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FILES])
-def test_every_written_answer_names_its_source_and_how_far_to_trust_it(path):
+def test_every_recorded_response_names_its_source_and_its_reliability(path):
     case = json.loads(path.read_text())
 
     assert len(case["source"]) > 10

@@ -65,8 +65,8 @@ def examples(environment: dict[str, str]) -> Any:
 
 @pytest.fixture(scope="module")
 def ours(environment: dict[str, str]) -> Any:
-    # Every request takes two looks, so that a task which looks once defers, however slow the machine.
-    with SegmindEmulator(looks=[1, 1]) as emulator:
+    # Every request takes two polls, so that a task which polls once defers, however slow the machine.
+    with SegmindEmulator(polls=[1, 1]) as emulator:
         dags = [("tests/dags/matrix_data.py", name) for name in OURS]
         return run_dags(*dags, connection=emulator.connection_json, hold=0.5, **environment), emulator
 

@@ -50,7 +50,7 @@ class Case:
         ``polling``, while ``landing`` files of a COMPLETED request, at the ``end`` with the result in hand.
     :param task_id: the task whose worker is killed.
     :param kind: of the model, ``gemini`` or ``image``.
-    :param latency: emulated seconds the request takes; while polling, it takes five looks instead.
+    :param latency: emulated seconds the request takes; while polling, it takes five polls instead.
     """
 
     name: str
@@ -105,7 +105,7 @@ class Scene:
         emulator = self.emulators[case.connection]
         emulator.settings(models={**emulator.settings()["models"], case.name: case.kind})
         # Whoever is to be killed while polling must find the request in progress, however late it comes.
-        plan = {"looks": [0, 4]} if case.stop == "polling" else {"latency": case.latency}
+        plan = {"polls": [0, 4]} if case.stop == "polling" else {"latency": case.latency}
         emulator.script(model=case.name, **plan)
         if case.stop == "intent":
             # The service never sees the call; its answer would come when nobody listens any more.

@@ -211,7 +211,7 @@ class Night:
     def twice_billed(self) -> list[str]:
         """Return the questions that were billed more than once."""
         self.emulator.bill  # noqa: B018 - what is due ends
-        bodies = [job.body for job in self.emulator._state.jobs.values() if job.ended and job.words is None]
+        bodies = [job.body for job in self.emulator._state.jobs.values() if job.ended and job.error is None]
         return [str(body) for body, count in Counter(bodies).items() if count > 1]
 
     @property
