@@ -1,10 +1,10 @@
 """
-Rows, the placeholders filled from them, and the fingerprint by which the same question is asked only once.
+Rows, the placeholders filled from them, and the fingerprint by which equal rows are recognized and asked about once.
 
-A placeholder is ``{column}``, a name and nothing else: no expressions, attributes, format codes or Jinja, so that
-what stands in a row can never run. What reads like a name (words, joined by spaces, hyphens or dots, with a letter in
-them) is always a placeholder; anything else in braces only where a column has just that name. Other braces stay byte
-for byte, which lets JSON examples stand in a prompt; ``{{column}}`` writes the literal ``{column}``.
+A placeholder is ``{column}``, a name and nothing else: no expressions, attributes, format codes or Jinja, so the
+contents of a row can never be executed. Braces around words (joined by spaces, hyphens or dots, at least one with a
+letter) are always a placeholder; around anything else only where a column has exactly that name. Other braces stay
+byte for byte, so a prompt may contain JSON examples; ``{{column}}`` writes the literal ``{column}``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from airflow_provider_segmind.exceptions import SegmindRowError
 
 _CANONICAL = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
 MOST_DIGITS = 4000
-"""Of a number written without an exponent. Python reads and writes 4300 digits unless told otherwise."""
+"""Of a number written without an exponent. By default Python reads and writes at most 4300 digits."""
 _MOST_BITS = 13_200
 _BRACES = re.compile(r"\{\{([^{}]+)\}\}|\{([^{}]+)\}")
 _NAME = re.compile(r"(?=.*[^\W\d])\w+(?:[ .\-]+\w+)*\Z")
@@ -34,7 +34,7 @@ _JSON_FIELD = re.compile(r'\s*"')
 @dataclass(frozen=True, slots=True)
 class Undecoded:
     """
-    Stands in a row for a value that its file holds and nobody can read.
+    A value of a row that could not be decoded.
 
     :param reason: what it is, for a message.
     """
@@ -44,19 +44,19 @@ class Undecoded:
 
 class PartOfRow(dict[str, Any]):
     """
-    The columns of a row that are asked about.
+    The columns of a row that a question needs.
 
-    :param everything: the names of all of its columns.
+    :param all_names: the names of all its columns.
     """
 
-    def __init__(self, values: Mapping[str, Any], everything: tuple[str, ...]) -> None:
+    def __init__(self, values: Mapping[str, Any], all_names: tuple[str, ...]) -> None:
         super().__init__(values)
-        self.everything = everything
+        self.all_names = all_names
 
 
 def column_names(values: Mapping[str, Any]) -> Collection[str]:
-    """Return the names of all columns of a row, of those as well that were not read."""
-    return values.everything if isinstance(values, PartOfRow) else values.keys()
+    """Return the names of all columns of a row, including those that were not read."""
+    return values.all_names if isinstance(values, PartOfRow) else values.keys()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +64,9 @@ class Row:
     """
     One row of a table.
 
-    :param number: its place in the source, from 0.
+    :param number: its position in the source, from 0.
     :param values: its columns by name.
-    :param known: columns that other rows of the table have; a placeholder of that name is one here as well.
+    :param known: names of columns that other rows of the table have; in braces they are placeholders here as well.
     """
 
     number: int
@@ -77,26 +77,26 @@ class Row:
         """
         Return the key columns.
 
-        :raises SegmindRowError: a key column is missing or cannot be read; names it.
+        :raises SegmindRowError: a key column is missing or could not be decoded; names it.
         """
         return {name: self._column(name, "key") for name in columns}
 
     def fill(self, text: str) -> str:
         """
-        Fill the placeholders of a text.
+        Fill the placeholders in a string.
 
-        :raises SegmindRowError: a column is missing or cannot be read; names it.
+        :raises SegmindRowError: a column is missing or could not be decoded; names it.
         """
         return _BRACES.sub(lambda match: self._filled(match), text)
 
     def fill_inputs(self, inputs: Any) -> Any:
         """
-        Fill the placeholders in every text of a JSON value; the names of its fields are left alone.
+        Fill the placeholders in every string of a JSON value; the names of its fields are left alone.
 
-        A text that is one placeholder and nothing else takes over the column's own value, so that
+        A string that is one placeholder and nothing else becomes the column's own value, so that
         ``{"seed": "{seed}"}`` sends a number.
 
-        :raises SegmindRowError: a column is missing or cannot be read; names it.
+        :raises SegmindRowError: a column is missing or could not be decoded; names it.
         """
         if isinstance(inputs, str):
             whole = _BRACES.fullmatch(inputs)
@@ -128,22 +128,22 @@ class Row:
             ) from None
         if isinstance(value, Undecoded):
             raise SegmindRowError(
-                f"Row {self.number} has in the column {name!r}, which a {role} names, a {value.reason}. Nothing was "
-                "sent for this row."
+                f"The column {name!r} of row {self.number}, which a {role} names, contains a {value.reason}. "
+                "Nothing was sent for this row."
             )
         return value
 
 
 def is_name(text: str) -> bool:
-    """Tell whether a text in braces is a placeholder whatever columns there are."""
+    """Return whether a string in braces is a placeholder whatever columns there are."""
     return _NAME.match(text) is not None
 
 
 def placeholders(template: Any) -> frozenset[str]:
     """
-    Return what a text, or the texts of a JSON value, may name of a row.
+    Return the column names that a string, or the strings of a JSON value, may refer to.
 
-    What :func:`is_name` takes for a name must be a column; the others are placeholders if a column has that name.
+    Those that :func:`is_name` accepts must be columns; the others are placeholders only if a column has that name.
     """
     return frozenset(_names(template))
 
@@ -162,10 +162,10 @@ def _names(template: Any) -> Iterator[str]:
 
 def plain_text(value: Any) -> str:
     """
-    Write a value into a text, the same for the same value whatever file format it came from.
+    Write a value as a string that does not depend on the file format it came from.
 
-    None and NaN, which tables use for "nothing", are empty; numbers keep their digits and never turn to exponents where
-    they are exact; dates are ISO 8601; bytes are Base64; lists and objects are JSON.
+    None and NaN, which tables use for a missing value, are empty; exact numbers keep their digits and get no exponent;
+    dates are ISO 8601; bytes are Base64; lists and objects are JSON.
     """
     if value is None:
         return ""
@@ -186,10 +186,10 @@ def plain_text(value: Any) -> str:
 
 def json_value(value: Any) -> Any:
     """
-    Return what JSON can carry of a value.
+    Return a value as JSON can represent it.
 
-    A number JSON cannot hold exactly becomes a text, one of thousands of digits a text with an exponent or in
-    hexadecimal digits; NaN and infinity become None.
+    A number that JSON cannot hold exactly becomes a string; with thousands of digits it has an exponent or is
+    hexadecimal. NaN and infinity become None.
     """
     if value is None or isinstance(value, (bool, str)):
         return value
@@ -221,7 +221,7 @@ def _decimal_text(value: Decimal) -> str:
 
 
 def _is_long(value: Decimal) -> bool:
-    """Tell whether a number needs thousands of digits without an exponent."""
+    """Return whether a number needs thousands of digits without an exponent."""
     if not value.is_finite():
         return False
     lowest, highest = int(value.as_tuple().exponent), value.adjusted()
@@ -229,7 +229,7 @@ def _is_long(value: Decimal) -> bool:
 
 
 def _readable(value: int) -> int | str:
-    """Return an integer, in hexadecimal digits where Python itself writes no decimal ones."""
+    """Return an integer, or its hexadecimal digits where Python refuses to write decimal ones."""
     return value if value.bit_length() <= _MOST_BITS else hex(value)
 
 
@@ -242,45 +242,39 @@ def _scalar(value: Any) -> Any:
 
 
 def canonical_json(value: Any) -> str:
-    """Write JSON with one spelling for one meaning: names sorted, no spaces, letters unescaped."""
+    """Write JSON so that equal values are equal strings: names sorted, no spaces, letters unescaped."""
     return _CANONICAL.encode(json_value(value))
 
 
 def digest(value: Any) -> bytes:
-    """Return the SHA-256 of a JSON value, whatever the order of its names."""
+    """Return the SHA-256 of a JSON value, independent of the order of its names."""
     return text_digest(canonical_json(value))
 
 
 def text_digest(canonical: str) -> bytes:
-    """Return the SHA-256 of what :func:`canonical_json` wrote."""
+    """Return the SHA-256 of a string that :func:`canonical_json` returned."""
     return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).digest()
 
 
-def fingerprint(*, model: str, inputs: Mapping[str, Any], schema: Any = None, options: Any = None) -> bytes:
+def frame(*, model: str, schema: Any = None, options: Any = None) -> str:
     """
-    Return what identifies a question: 32 bytes that change when, and only when, the answer could.
-
-    Where the row stands and what its key is do not count, so a table that is reordered costs nothing.
+    Return the part of a fingerprint that all rows of a question share, as canonical JSON.
 
     :param model: the model to run.
-    :param inputs: the body with its placeholders filled.
-    :param schema: the JSON Schema the answer must fit.
-    :param options: what else decides how the answer is read.
+    :param schema: the JSON Schema that the answer must match.
+    :param options: whatever else decides how the answer is read.
     """
-    return fingerprint_within(frame(model=model, schema=schema, options=options), canonical_json(inputs))
-
-
-def frame(*, model: str, schema: Any = None, options: Any = None) -> str:
-    """Return the part of a fingerprint that all rows of a question share, as canonical JSON."""
     return canonical_json({"version": 1, "model": model, "schema": schema, "options": options})
 
 
-def fingerprint_within(shared: str, inputs: str) -> bytes:
+def fingerprint(shared: str, inputs: str) -> bytes:
     """
-    Return the fingerprint of a row.
+    Return 32 bytes that identify a question: they change when, and only when, the answer could.
+
+    The position of the row and its key do not count, so a reordered table costs nothing.
 
     :param shared: what :func:`frame` returned.
-    :param inputs: the row's body as canonical JSON.
+    :param inputs: the row's body, its placeholders filled, as canonical JSON.
     """
     # "inputs" sorts before the names in the frame.
     return text_digest(f'{{"inputs":{inputs},{shared[1:]}')

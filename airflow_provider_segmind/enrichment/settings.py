@@ -11,7 +11,7 @@ from airflow_provider_segmind.client.models import RequestRecord, RequestState, 
 from airflow_provider_segmind.client.polling import Pending
 from airflow_provider_segmind.defaults import OnUnknown, Rerun
 from airflow_provider_segmind.enrichment.outcomes import Read
-from airflow_provider_segmind.enrichment.rows import Row, canonical_json, fingerprint_within, frame, text_digest
+from airflow_provider_segmind.enrichment.rows import Row, canonical_json, fingerprint, frame, text_digest
 from airflow_provider_segmind.exceptions import SegmindConfigError
 
 
@@ -106,7 +106,7 @@ class Question:
         """
         inputs = self.build(row)
         text = canonical_json(inputs)
-        return Prepared(fingerprint_within(self._frame, text), inputs, text_digest(text).hex(), len(text))
+        return Prepared(fingerprint(self._frame, text), inputs, text_digest(text).hex(), len(text))
 
 
 @dataclass(frozen=True, slots=True)

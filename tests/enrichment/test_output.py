@@ -38,7 +38,7 @@ async def landed(folder: Path, rows: list[dict[str, Any]], name: str = "out.json
     return manifest
 
 
-async def test_output_dead_letters_and_manifest_stand_beside_each_other(tmp_path: Path) -> None:
+async def test_output_dead_letters_and_manifest_are_written_side_by_side(tmp_path: Path) -> None:
     manifest = await landed(tmp_path, table("a", "bad", "a"))
     manifest.write(tmp_path / "out" / "manifest.json")
     assert [row["_segmind_status"] for row in open_source(tmp_path / "out" / "out.jsonl")] == [
@@ -82,7 +82,7 @@ def deep(levels: int) -> Any:
 
 
 @pytest.mark.parametrize("name", ["out.csv", "out.csv.gz", "out.jsonl", "out.parquet"])
-async def test_a_ledger_with_answers_that_formats_refuse_is_written_out(tmp_path: Path, name: str) -> None:
+async def test_answers_that_a_file_format_refuses_are_written_out(tmp_path: Path, name: str) -> None:
     if name.endswith("parquet"):
         pytest.importorskip("pyarrow")
     answers = ["half \ud83d pair", "one\rtwo", "nul \x00", 10**400, deep(200), [1.5, None], True, {"a": "\udc00"}]

@@ -4,6 +4,7 @@ import json
 import re
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from hypothesis import assume, given
@@ -15,6 +16,7 @@ from airflow_provider_segmind.enrichment.rows import (
     canonical_json,
     digest,
     fingerprint,
+    frame,
     is_name,
     json_value,
     placeholders,
@@ -36,7 +38,7 @@ def test_a_missing_column_is_named() -> None:
         row(title="x").fill("{title} {colour}")
 
 
-def test_braces_that_are_no_placeholder_stay_byte_for_byte() -> None:
+def test_braces_that_are_not_a_placeholder_stay_byte_for_byte() -> None:
     text = 'Answer {"tags": ["a"], "deep": {"b": {}}} {} {0} { title } {a!r} {a:>3} {{ title }} {3} {1,2} {}'
     assert row(title="x").fill(text) == text
 
@@ -45,14 +47,14 @@ def test_doubled_braces_write_a_literal_placeholder() -> None:
     assert row(title="x").fill("{{title}} is {title}") == "{title} is x"
 
 
-def test_a_column_whose_name_is_no_identifier_can_be_named() -> None:
+def test_a_column_whose_name_is_not_an_identifier_can_be_named() -> None:
     assert Row(0, {"Product Name": "Stuhl"}).fill("{Product Name}, {{Other Name}}") == "Stuhl, {Other Name}"
     with pytest.raises(SegmindConfigError, match="no column 'Other Name'"):
         Row(0, {"Product Name": "Stuhl"}).fill("{Product Name}, {Other Name}")
 
 
 @pytest.mark.parametrize("name", ["first-name", "First Name", "a.b", "2nd", "größe", "名前", "a--b", "x_1.y-2 z"])
-def test_what_reads_like_a_name_must_be_a_column(name: str) -> None:
+def test_words_in_braces_must_name_a_column(name: str) -> None:
     assert placeholders(f"Greet {{{name}}}.") == {name}
     assert Row(0, {name: "Ann"}).fill(f"Greet {{{name}}}.") == "Greet Ann."
     assert Row(0, {}).fill(f"Greet {{{{{name}}}}}.") == f"Greet {{{name}}}."
@@ -83,22 +85,22 @@ def test_every_column_name_without_braces_and_quotes_can_be_named(values: dict[s
         st.none() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
     )
 )
-def test_json_in_a_prompt_stays_as_it_is(value: object) -> None:
+def test_json_in_a_prompt_is_unchanged(value: object) -> None:
     text = json.dumps(value, ensure_ascii=False)
     inside = "".join(re.findall(r"\{([^{}]*)\}", text))
     assume("{" not in inside and not any(is_name(part) for part in re.findall(r"\{([^{}]+)\}", text)))
     assert row(title="x").fill(text) == text
 
 
-def test_a_value_that_cannot_be_read_is_the_trouble_of_its_row() -> None:
+def test_a_value_that_could_not_be_decoded_fails_its_row_only() -> None:
     broken = Row(7, {"id": 1, "text": Undecoded("string that cannot be read (UnicodeDecodeError)")})
     assert broken.fill("{id}") == "1"
     for use in (lambda: broken.fill("{text}"), lambda: broken.fill_inputs("{text}"), lambda: broken.key(("text",))):
-        with pytest.raises(SegmindRowError, match=r"Row 7 .*'text'.*UnicodeDecodeError"):
+        with pytest.raises(SegmindRowError, match=r"'text' of row 7,.*UnicodeDecodeError"):
             use()
 
 
-def test_what_stands_in_a_row_is_never_read_as_a_placeholder() -> None:
+def test_the_contents_of_a_row_are_never_read_as_placeholders() -> None:
     assert row(title="{secret} {{secret}}", secret="s").fill("{title}") == "{secret} {{secret}}"
 
 
@@ -128,11 +130,11 @@ def test_the_needed_columns_can_be_known_before_the_first_row() -> None:
         ({"b": 1, "a": [None]}, '{"a":[null],"b":1}'),
     ],
 )
-def test_values_are_written_plainly(value: object, text: str) -> None:
+def test_values_are_written_as_plain_text(value: object, text: str) -> None:
     assert plain_text(value) == text
 
 
-def test_decimals_travel_as_numbers_where_json_holds_them_exactly() -> None:
+def test_decimals_are_sent_as_numbers_where_json_holds_them_exactly() -> None:
     assert json_value([Decimal(5), Decimal("0.5"), Decimal("0.12345678901234567890123")]) == [
         5,
         0.5,
@@ -140,33 +142,37 @@ def test_decimals_travel_as_numbers_where_json_holds_them_exactly() -> None:
     ]
 
 
+def marked(inputs: dict[str, Any], **shared: Any) -> bytes:
+    return fingerprint(frame(**{"model": "m", **shared}), canonical_json(inputs))
+
+
 @given(st.dictionaries(st.text(), st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists)))
 def test_the_fingerprint_does_not_depend_on_the_order_of_names(inputs: dict[str, object]) -> None:
     turned = dict(reversed(inputs.items()))
-    assert fingerprint(model="m", inputs=inputs) == fingerprint(model="m", inputs=turned)
+    assert marked(inputs) == marked(turned)
     assert json.loads(canonical_json(inputs)) == inputs
 
 
 def test_the_fingerprint_is_that_of_the_whole_question() -> None:
     inputs, schema = {"prompt": "Grüße", "n": Decimal("0.5")}, {"type": "object"}
     whole = {"version": 1, "model": "m", "inputs": inputs, "schema": schema, "options": None}
-    assert fingerprint(model="m", inputs=inputs, schema=schema) == digest(whole)
+    assert marked(inputs, schema=schema) == digest(whole)
     # Ledgers written by any version are read by this one.
-    assert fingerprint(model="m", inputs={"a": 1}).hex().startswith("7baf8cb61bdd4baf")
+    assert marked({"a": 1}).hex().startswith("7baf8cb61bdd4baf")
 
 
 def test_the_fingerprint_changes_with_everything_the_answer_depends_on() -> None:
     variants = [
-        fingerprint(model="m", inputs={"a": 1}),
-        fingerprint(model="n", inputs={"a": 1}),
-        fingerprint(model="m", inputs={"a": 2}),
-        fingerprint(model="m", inputs={"a": 1}, schema={"type": "object"}),
-        fingerprint(model="m", inputs={"a": 1}, options={"repair": 1}),
+        marked({"a": 1}),
+        marked({"a": 1}, model="n"),
+        marked({"a": 2}),
+        marked({"a": 1}, schema={"type": "object"}),
+        marked({"a": 1}, options={"repair": 1}),
     ]
     assert len(set(variants)) == len(variants)
 
 
 @given(st.text())
-def test_a_text_without_braces_is_untouched(text: str) -> None:
+def test_a_string_without_braces_is_unchanged(text: str) -> None:
     cleaned = text.replace("{", "").replace("}", "")
     assert row().fill(cleaned) == cleaned

@@ -53,12 +53,12 @@ def test_a_column_nobody_asks_about_is_not_decoded(tmp_path: Path, name: str) ->
 
 
 @pytest.mark.parametrize("name", list(undecodable()))
-def test_a_value_that_cannot_be_decoded_is_the_trouble_of_its_row(tmp_path: Path, name: str) -> None:
+def test_a_value_that_cannot_be_decoded_fails_its_row_only(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / "t.parquet", ["id", name], [[1, 2], undecodable()[name]])
     first, second = open_source(path)
     assert not isinstance(first[name], Undecoded)
     assert isinstance(second[name], Undecoded)
-    with pytest.raises(SegmindConfigError, match=rf"Row 1 has in the column '{name}', which a placeholder names"):
+    with pytest.raises(SegmindConfigError, match=rf"The column '{name}' of row 1, which a placeholder names"):
         Row(1, second).fill(f"{{{name}}}")
 
 
