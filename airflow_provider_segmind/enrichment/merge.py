@@ -1,7 +1,7 @@
 """
-Put the files of a run's shards together: one table in the order of the source, row by row, whatever its size.
+Merge the files of a run's shards into one table in the order of the source, however large it is.
 
-Each shard wrote its rows in the order of the source and numbered them, so one row of each shard in memory is enough.
+Each shard wrote its rows in the order of the source and numbered them, so one row per shard in memory is enough.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _DEAD_LETTER_ROW = "row"
 
 def join_outputs(manifest: Manifest, parts: Sequence[StorePath], target: StorePath) -> list[str]:
     """
-    Write the rows of all shards as one table, without the column that numbers them.
+    Write the rows of all shards as one table, without the column of row numbers.
 
     :param manifest: of all shards, as :func:`~airflow_provider_segmind.enrichment.manifest.merge` returns it.
-    :param parts: the files that the shards wrote.
+    :param parts: the files of the shards.
     :returns: the columns of the table.
-    :raises SegmindEnrichmentError: a row is missing, is there twice, or has no number; nothing is written.
-    :raises SegmindConfigError: a file is not there, or is no table.
+    :raises SegmindEnrichmentError: a row is missing, is duplicated, or has no number; nothing is written.
+    :raises SegmindConfigError: a file is missing, or is not a table.
     """
     columns = [name for name in manifest.columns if name != ROW_COLUMN]
     kinds = None
@@ -45,7 +45,7 @@ def join_outputs(manifest: Manifest, parts: Sequence[StorePath], target: StorePa
             count += 1
         if count != manifest.rows_read:
             raise SegmindEnrichmentError(
-                f"The outputs of the shards hold {count} rows, their manifests {manifest.rows_read}. {_ADVICE}"
+                f"The outputs of the shards contain {count} rows, their manifests {manifest.rows_read}. {_ADVICE}"
             )
     return columns
 
@@ -56,8 +56,8 @@ def join_dead_letters(parts: Sequence[StorePath], target: StorePath) -> None:
 
 
 _ADVICE = (
-    "Something else wrote there since. Run the shards again, which costs nothing for what was answered. Nothing was "
-    "written."
+    "Another process has written there since. Run the shards again, which costs nothing for rows with an answer. "
+    "Nothing was written."
 )
 
 
@@ -67,14 +67,14 @@ def _in_order(parts: Sequence[StorePath], column: str) -> Iterator[Mapping[str, 
 
 
 def _numbered(rows: Iterator[Mapping[str, Any]], column: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Give each row its number, which must grow: then no row is there twice."""
+    """Yield each row with its number, which must increase: then no row is duplicated."""
     last = -1
     for row in rows:
         try:
             number = int(row[column])
         except (KeyError, TypeError, ValueError) as error:
             raise SegmindEnrichmentError(
-                f"A row of a shard's output has no number in the column {column!r}: it was not written by a shard. "
+                f"A row of a shard's output has no number in the column {column!r}: no shard has written it. "
                 "Nothing was written."
             ) from error
         if number <= last:

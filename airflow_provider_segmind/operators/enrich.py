@@ -56,62 +56,62 @@ if TYPE_CHECKING:
 
 class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
     """
-    Ask a model about every row of a table; a subclass says where the rows come from and where the answers go.
+    Ask a model about every row of a table; a subclass defines where the rows come from and where the answers go.
 
-    A row is paid for once for as long as its question, the model, the schema and the options stay the same: the ledger
-    at ``ledger_path`` knows what was asked, whichever run, DAG or row number it was. Equal rows share one answer.
+    A row is paid for once as long as its prompt, the model, the schema and the options stay the same: the ledger at
+    ``ledger_path`` records every request, whatever its run, DAG or row number. Equal rows share one answer.
 
-    **XCom**: the manifest: rows by outcome, which add up to the rows read, cost, tokens, latencies, and where the
-    outputs are. It stands on storage as well. Rows never go into XCom.
+    **XCom**: the manifest: rows by outcome, which add up to the rows read, cost, tokens, latencies, and the paths of
+    the outputs. It is written to storage as well. Rows never go into XCom.
 
-    **A retry, a clear, a killed worker**: rows that have an answer cost nothing, requests that were accepted are
-    fetched by id, and a POST of unknown fate is looked for in Segmind's history and never sent again by itself.
-    Whatever ends the task, what has finished is written first, except by SIGKILL; then the retry writes it.
+    **A retry, a clear, a killed worker**: rows with an answer cost nothing, accepted requests are fetched by id, and a
+    POST that may have been lost is looked up in Segmind's history and not sent again unless ``on_unknown`` says so.
+    However the task ends, what has finished is written first; after SIGKILL, the retry writes it.
 
     **Templated**, once, before any row is read: ``prompt``, ``system``, ``files``, ``inputs``, ``options``,
     ``key``, ``ledger_path``, ``model``, ``segmind_conn_id``. ``{column}`` is filled afterwards, by name only, so that
-    nothing in a row can run.
+    nothing in a row is executed.
 
-    :param key: the columns that name a row; they stand in the output.
-    :param prompt: the question, with ``{column}`` placeholders.
-    :param system: what the model is told before it, with or without placeholders.
-    :param files: what goes with the question: paths, object storage URIs or http(s) addresses, with placeholders;
-        files of at most 7 MB are read and sent, addresses are passed on. A column of bytes may stand alone. A row whose
-        file is missing, too large or of a type the model does not take is ``skipped`` with the reason, unpaid.
-    :param inputs: instead of all three, the JSON body as the model's page describes it, with placeholders in its texts.
-    :param options: what else a chat model takes, sent as it is.
-    :param api_format: ``gemini``, ``openai`` or ``anthropic``, for a model whose name does not tell.
-    :param output_type: what an answer must be: a pydantic model, a type, or a JSON Schema. The fields of an object
-        become columns; anything else stands in the column ``answer``. With ``inputs`` it only checks the answer.
-    :param max_repairs: how often a row is asked again, each time paid, because its answer was cut off or is not of
-        ``output_type``.
+    :param key: the columns that identify a row; they are part of the output.
+    :param prompt: the user message, with ``{column}`` placeholders.
+    :param system: the system message, with or without placeholders.
+    :param files: attachments: paths, object storage URIs or http(s) addresses, with placeholders. Files of at most 7 MB
+        are read and sent, addresses are passed on. A placeholder alone may name a column of bytes. A row whose file is
+        missing, too large or of a type that the model does not accept is ``skipped`` with the reason, unpaid.
+    :param inputs: instead of all three, the JSON body as on the model's page, with placeholders in its strings.
+    :param options: further options of a chat model, sent unchanged.
+    :param api_format: ``gemini``, ``openai`` or ``anthropic``, for a model whose name does not show it.
+    :param output_type: the type of an answer: a pydantic model, a type, or a JSON Schema. The fields of an object
+        become columns; any other answer is in the column ``answer``. With ``inputs`` it only validates the answer.
+    :param max_repairs: how many further requests, each of them paid, may be sent for a row whose answer was truncated
+        or is not of ``output_type``.
     :param model: the model to run; the connection's default when None.
     :param ledger_path: folder of the ledger. Runs that share it share answers.
     :param max_cost: USD the task instance may spend over all its tries.
     :param max_rows: distinct rows it may ask about.
     :param max_failed_rows: rows that may fail: a count (int), or a share (float). None for any number.
-    :param on_partial: rows are left without being asked, because of a limit or of what stands in them: ``fail`` the
-        task, ``succeed``, or ``skip_downstream``, which skips the task and with it what follows.
+    :param on_partial: some rows were skipped, because of a limit or of their content: ``fail`` the task, ``succeed``,
+        or ``skip_downstream``, which skips the task and with it the tasks downstream.
     :param on_unknown: a POST was lost and the history does not show it: ``fail`` (the row's outcome is ``unknown`` and
         nothing is sent again), or ``resubmit`` (may pay twice). Rows do not support ``wait``.
     :param rerun: which rows without an answer are asked again: those that were not billed (``unbilled``), all of them
         (``dead_letters``), or ``nothing``.
-    :param concurrency: requests in flight; the account's rate limit holds whatever it is.
-    :param timeout: seconds after its submission for which to wait for a request.
-    :param poll_interval: seconds between looks, None to choose.
-    :param shard_index: which share of the rows is this task's, from 0.
-    :param shard_count: over how many task instances the rows are dealt out. Limits count for each.
+    :param concurrency: requests in flight; the account's rate limit applies in any case.
+    :param timeout: seconds to wait for a request after its submission.
+    :param poll_interval: seconds between polls; by default they adapt to the model.
+    :param shard_index: which share of the rows this task processes, from 0.
+    :param shard_count: number of task instances that share the rows. Limits apply to each of them.
     :param sample: ask about the first so many rows only, write them to ``….sample.…``, and extrapolate the cost.
-    :param dry_run: submit nothing and return what the table may cost.
-    :param deferrable: give the worker slot back while all there is to do is to wait for minutes: for slow models, or
-        for a tiny rate. Airflow's ``[operators] default_deferrable`` when not given.
+    :param dry_run: submit nothing, and return an estimate of the cost.
+    :param deferrable: release the worker slot while there is nothing to do for minutes but wait: for slow models, or
+        a low rate limit. Airflow's ``[operators] default_deferrable`` when not given.
     :param report: write a report with charts beside the manifest, ``….report.html``.
     :param segmind_conn_id: the Connection.
-    :param rate_share: the part of the account's limit for this task, above 0 up to 1, where several run at once; a
-        share each for a pool of mapped tasks is one divided by the slots of the pool.
+    :param rate_share: the part of the account's rate limit for this task, above 0 up to 1, where several run at once.
+        For mapped tasks in a pool, one divided by the number of its slots.
     :param mask_prompts: keep ``prompt``, ``system`` and ``inputs`` out of Airflow's rendered fields; ``[segmind]
         mask_prompts`` when None.
-    :raises AirflowFailException: where a retry cannot help; what was answered is written by then.
+    :raises AirflowFailException: a retry cannot help; the answers received are written.
     """
 
     template_fields: Sequence[str] = (
@@ -214,7 +214,7 @@ class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
         self.find_late_fields()
 
     def check_arguments(self) -> None:
-        """Check what has a range or a choice."""
+        """Check arguments that have a range or a choice."""
         check_model(self.model)
         check_path("ledger_path", self.ledger_path, none=True)
         check_answers(output_type=self.output_type, key=self.key, max_repairs=self.max_repairs)
@@ -391,19 +391,19 @@ class SegmindEnrichFileOperator(SegmindEnrichOperator):
     """
     Ask a model about every row of a file, and write a file of typed answers in the same order.
 
-    What is asked, what it may cost, what a retry and a kill do: see
+    For prompts, limits, retries and kills see
     :class:`~airflow_provider_segmind.operators.enrich.SegmindEnrichOperator`, whose arguments it takes as well.
 
-    **Templated** besides: ``source`` (a path; rows never) and ``output_path``.
+    **Also templated**: ``source`` (a path; rows never) and ``output_path``.
 
     :param source: a path or ObjectStoragePath URI of JSONL, CSV or Parquet, a pattern (``*.jsonl``), a folder, or a
         list of these or of rows (dicts), which may come from XCom.
-    :param key: the columns that name a row; they stand in the output.
+    :param key: the columns that identify a row; they are part of the output.
     :param output_path: the table to write: ``.jsonl``, ``.csv`` or ``.parquet``. Rows without an answer are listed
         beside it in ``….dead_letters.jsonl``, the manifest is ``….manifest.json``.
     :param ledger_path: folder of the ledger; ``_segmind_ledger`` beside the output when None. Runs that share it share
         answers.
-    :raises AirflowFailException: where a retry cannot help; what was answered is written by then.
+    :raises AirflowFailException: a retry cannot help; the answers received are written.
     """
 
     template_fields: Sequence[str] = ("source", *SegmindEnrichOperator.template_fields, "output_path")
@@ -424,13 +424,13 @@ class SegmindEnrichFileOperator(SegmindEnrichOperator):
 
     @classmethod
     def partial(cls, **kwargs: Any) -> Any:
-        """Begin a mapped task; rows given as such are kept out of the serialised DAG."""
+        """Start a mapped task; inline rows are kept out of the serialised DAG."""
         if "source" in kwargs:
             kwargs["source"] = TableRows.hide(kwargs["source"])
         return super().partial(**kwargs)
 
     def finish_rendering(self) -> None:
-        """Keep rows that came out of XCom from being stored as a rendered field."""
+        """Prevent rows from XCom from being stored as a rendered field."""
         self.source = TableRows.hide(self.source)
 
     def table_io(self, question: Question) -> TableIO:
@@ -451,31 +451,31 @@ class SegmindEnrichSqlOperator(SegmindEnrichOperator):
     """
     Ask a model about every row of a query, and write the typed answers into a table, by key.
 
-    What is asked, what it may cost, what a retry and a kill do: see
+    For prompts, limits, retries and kills see
     :class:`~airflow_provider_segmind.operators.enrich.SegmindEnrichOperator`, whose arguments it takes as well.
 
     The source may be any database with a ``DbApiHook``; the target PostgreSQL, SQLite, DuckDB, Snowflake or BigQuery. A
-    target that is absent is created: key columns as the source has them, answer columns as ``output_type`` says, and
-    ``_segmind_`` columns; one that is there is checked before anything is paid. Loading twice changes nothing. A
-    failure is written with its reason, and over a good answer only when that answered another question.
+    missing target is created: key columns as in the source, answer columns according to ``output_type``, and
+    ``_segmind_`` columns; an existing one is checked before anything is paid. Running the task twice changes nothing. A
+    failure is written with its reason; it replaces an answer only if that answered another prompt.
 
-    A row whose key is NULL, or stands in an earlier row too, is ``skipped`` and listed with the reason.
+    A row whose key is NULL, or is also the key of an earlier row, is ``skipped`` and listed with the reason.
 
-    **Templated** besides: ``sql`` (also from a file ``.sql``), ``source_table``, ``target_table``, ``sql_conn_id``,
+    **Also templated**: ``sql`` (also from a file ``.sql``), ``source_table``, ``target_table``, ``sql_conn_id``,
     ``target_conn_id``, ``report_path``.
 
     :param sql: a SELECT; or
-    :param source_table: a table to read whole. Names are taken as they are written, upper and lower case included.
-    :param key: the columns that name a row.
+    :param source_table: a table to read whole. Names are used exactly as written, including upper and lower case.
+    :param key: the columns that identify a row.
     :param target_table: where the answers go, as ``table`` or ``schema.table``.
     :param ledger_path: folder of the ledger. Runs that share it share answers, so keep it the same every day.
     :param report_path: folder of the dead letters and the manifest; ``reports`` in the ledger's when None.
-    :param incremental: leave out the rows whose answer to just this question the target holds: they cost no request and
-        no write. Otherwise every row is written, from the ledger where that knows the answer.
-    :param batch_rows: rows a transaction holds.
+    :param incremental: exclude rows whose answer to the same prompt is in the target: they cost no request and no
+        write. Otherwise every row is written, from the ledger where that has the answer.
+    :param batch_rows: rows per transaction.
     :param sql_conn_id: the source's Connection.
     :param target_conn_id: the target's; the source's when None.
-    :raises AirflowFailException: where a retry cannot help; what was answered is written by then.
+    :raises AirflowFailException: a retry cannot help; the answers received are written.
     """
 
     template_fields: Sequence[str] = (
@@ -510,10 +510,10 @@ class SegmindEnrichSqlOperator(SegmindEnrichOperator):
         check_own_columns(key)
         same_place = target_conn_id is None or target_conn_id == sql_conn_id
         if same_place and isinstance(source_table, str) and source_table == target_table:
-            raise SegmindConfigError("'target_table' is the source itself: answers go into a table of their own.")
+            raise SegmindConfigError("'target_table' is the source itself: write the answers into another table.")
         for name, value in (("sql_conn_id", sql_conn_id), ("ledger_path", ledger_path)):
             if value is None or value == "":
-                raise SegmindConfigError(f"{name!r} is {value!r}; it must be given.")
+                raise SegmindConfigError(f"{name!r} is {value!r}; it is required.")
         self.sql = sql
         self.source_table = source_table
         self.target_table = target_table
@@ -526,7 +526,7 @@ class SegmindEnrichSqlOperator(SegmindEnrichOperator):
         self.find_late_fields()
 
     def check_arguments(self) -> None:
-        """Check what has a range or a choice."""
+        """Check arguments that have a range or a choice."""
         super().check_arguments()
         check_flag("incremental", self.incremental)
         check_count("batch_rows", self.batch_rows)
@@ -556,19 +556,19 @@ class SegmindEnrichSqlOperator(SegmindEnrichOperator):
 
 class SegmindMergeOperator(TemplatedOperator, BaseOperator):
     """
-    Add up the manifests of all shards of a table task, make sure that no row is missing, and put their files together.
+    Merge the manifests of all shards of an enrichment, check that no row is missing, and merge their files.
 
-    Put it after ``.expand(shard_index=[…])``. It asks nothing and costs nothing; a retry does the same again.
+    Use it after ``.expand(shard_index=[…])``. It sends no request and costs nothing; a retry does the same again.
 
-    **XCom**: one manifest for the whole table, in the form that a single task returns. With an ``output_path`` it
-    stands beside the output as well, with the report and the dead letters of all shards.
+    **XCom**: one manifest for the whole table, in the form that a single task returns. With an ``output_path`` it is
+    also written beside the output, with the report and the dead letters of all shards.
 
     **Templated**: ``manifests``, ``output_path``.
 
-    :param manifests: what the shards returned: the ``output`` of the mapped task.
+    :param manifests: the return values of the shards: the ``output`` of the mapped task.
     :param output_path: the table to write, ``.jsonl``, ``.csv`` or ``.parquet``: all rows in the order of the source.
-        Better in the format of the shards' files, as CSV knows texts only. None to write nothing, as for shards that
-        answer into one table of a database.
+        Preferably in the format of the shards' files, as CSV has no types. None to write nothing, as for shards that
+        write into one table of a database.
     :param report: write a report with charts beside the output.
     :raises AirflowFailException: a shard or a row is missing, or the shards are not of one run; nothing was written.
     """
@@ -602,11 +602,11 @@ class SegmindMergeOperator(TemplatedOperator, BaseOperator):
         self.find_late_fields()
 
     def check_arguments(self) -> None:
-        """Check what has a choice."""
+        """Check arguments that have a choice."""
         check_flag("report", self.report)
 
     def finish_rendering(self) -> None:
-        """Take the manifests out of what Airflow hands on for a mapped task."""
+        """Read the manifests from the lazy sequence that Airflow passes for a mapped task."""
         if not isinstance(self.manifests, Mapping | str) and not is_given_later(self.manifests):
             self.manifests = list(self.manifests)
 

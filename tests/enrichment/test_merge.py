@@ -33,12 +33,12 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def without_requests(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Every shard has a service of its own here, so that ids differ and nothing else does."""
+    """Return rows without their request ids, which differ because every shard has its own emulator here."""
     return [{**row, "_segmind_request_id": bool(row["_segmind_request_id"])} for row in rows]
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".csv", ".jsonl.gz", ".parquet"])
-async def test_shards_put_together_are_what_one_task_writes(tmp_path: Path, ending: str) -> None:
+async def test_merged_shards_equal_the_output_of_one_task(tmp_path: Path, ending: str) -> None:
     alone = await landed(tmp_path / "alone", ROWS, f"out{ending}")
     whole, parts = await in_shards(tmp_path, ROWS, ending)
 
@@ -50,7 +50,7 @@ async def test_shards_put_together_are_what_one_task_writes(tmp_path: Path, endi
     assert list(joined[0]) == alone.columns
 
 
-async def test_the_format_may_change_on_the_way(tmp_path: Path) -> None:
+async def test_the_output_may_have_another_format_than_the_shards(tmp_path: Path) -> None:
     whole, parts = await in_shards(tmp_path, ROWS)
 
     join_outputs(whole, parts, tmp_path / "out.parquet")
@@ -78,7 +78,7 @@ async def test_a_table_without_rows_is_joined_as_well(tmp_path: Path) -> None:
     assert (tmp_path / "out.csv").read_text().startswith("id,said,_segmind_status")
 
 
-async def test_a_row_that_is_missing_or_there_twice_leaves_no_output(tmp_path: Path) -> None:
+async def test_a_missing_or_duplicated_row_leaves_no_output(tmp_path: Path) -> None:
     whole, parts = await in_shards(tmp_path, ROWS)
     target = tmp_path / "out.jsonl"
     lines = parts[1].read_text().splitlines(keepends=True)
@@ -92,7 +92,7 @@ async def test_a_row_that_is_missing_or_there_twice_leaves_no_output(tmp_path: P
     with pytest.raises(SegmindEnrichmentError, match="twice, or out of order"):
         join_outputs(whole, parts, target)
     parts[1].write_text("".join(lines))
-    with pytest.raises(SegmindEnrichmentError, match=f"hold {len(ROWS)} rows, their manifests {len(ROWS) - 1}"):
+    with pytest.raises(SegmindEnrichmentError, match=f"contain {len(ROWS)} rows, their manifests {len(ROWS) - 1}"):
         join_outputs(replace(whole, rows_read=len(ROWS) - 1), parts, target)
     with pytest.raises(SegmindEnrichmentError, match="twice, or out of order"):
         join_outputs(whole, [*parts, parts[0]], target)
@@ -102,5 +102,5 @@ async def test_a_row_that_is_missing_or_there_twice_leaves_no_output(tmp_path: P
 async def test_a_file_that_no_shard_wrote_is_refused(tmp_path: Path) -> None:
     (tmp_path / "alone.jsonl").write_text('{"id": 1}\n')
 
-    with pytest.raises(SegmindEnrichmentError, match="not written by a shard"):
+    with pytest.raises(SegmindEnrichmentError, match="no shard has written it"):
         join_outputs(merge([Manifest(run_id="r", model="m")]), [tmp_path / "alone.jsonl"], tmp_path / "out.jsonl")

@@ -1,4 +1,4 @@
-"""A table is asked about row by row, paid once for each distinct row, and written whatever ends the task."""
+"""An enrichment pays once for each distinct row, and writes its output however the task ends."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_every_row_has_its_answer_in_order_and_equal_rows_are_paid_once(table: T
     assert json.loads(table.output.with_name("colours.manifest.json").read_text()) == manifest
 
 
-def test_the_manifest_counts_every_call_to_the_gateway_and_says_when(table: Table) -> None:
+def test_the_manifest_counts_every_call_to_the_gateway_and_its_time(table: Table) -> None:
     table.emulator.fault("submit", status=429, headers={"Retry-After": "0"}, times=2)
     table.emulator.script(match="rose", fail="too red")
 
@@ -118,7 +118,7 @@ def test_the_manifest_counts_every_call_to_the_gateway_and_says_when(table: Tabl
     assert manifest["columns"][:2] == ["id", "answer"]
 
 
-def test_an_answer_that_is_no_object_is_invalid_and_the_others_are_written(table: Table) -> None:
+def test_an_answer_that_is_not_an_object_is_invalid_and_the_others_are_written(table: Table) -> None:
     table.emulator.script(text='{"colour": "blue"}')
     table.emulator.script(match="rose", text="[1, 2]")
 
@@ -147,7 +147,7 @@ def test_an_output_type_becomes_columns(table: Table) -> None:
     assert table.emulator.posts()[0].json["response_format"]["json_schema"]["name"] == "Colour"
 
 
-def test_a_list_stands_in_one_column(table: Table) -> None:
+def test_a_list_is_one_column(table: Table) -> None:
     table.emulator.script(json={"value": ["blue", "grey"]})
 
     table.ask(source=table.write(things("sky")), output_type=list[str])
@@ -194,7 +194,7 @@ def test_jinja_renders_the_prompt_once_and_columns_are_filled_afterwards(table: 
     assert table.rows[0]["answer"] == "echo: On 2026-11-23: {{ ds }}?"
 
 
-def test_native_inputs_take_the_columns_own_values(table: Table) -> None:
+def test_native_inputs_get_the_typed_values_of_columns(table: Table) -> None:
     table.ask(source=table.write([{"id": 1, "seed": 7, "thing": "sky"}]), inputs={"prompt": BLANK, "seed": "{seed}"})
 
     assert table.emulator.posts()[0].json == {"prompt": "The colour of sky?", "seed": 7}
@@ -212,8 +212,8 @@ def test_a_missing_source_is_named(table: Table) -> None:
         table.ask(source=str(table.folder / "nowhere.jsonl"))
 
 
-class TestAnswersThatCannotBeUsed:
-    def test_data_of_the_wrong_type_is_asked_for_once_more(self, table: Table) -> None:
+class TestUnusableAnswers:
+    def test_data_of_the_wrong_type_is_requested_once_more(self, table: Table) -> None:
         table.emulator.script(json={"colour": "blue", "warm": True})
         table.emulator.script(json={"colour": 5}, times=1)
 
@@ -224,7 +224,7 @@ class TestAnswersThatCannotBeUsed:
         assert manifest["cost"] == pytest.approx(sum(entry.cost for entry in table.emulator.bill))
         assert "not valid JSON" in str(table.emulator.posts()[1].json)
 
-    def test_a_truncated_answer_gets_more_room(self, table: Table) -> None:
+    def test_a_truncated_answer_gets_a_larger_output_cap(self, table: Table) -> None:
         table.emulator.script(text="blu", finish_reason="length", times=1)
 
         table.ask(source=table.write(things("sky")), options={"max_tokens": 100})
@@ -232,7 +232,7 @@ class TestAnswersThatCannotBeUsed:
         assert [post.json["max_tokens"] for post in table.emulator.posts()] == [100, 400]
         assert table.rows[0]["_segmind_status"] == "success"
 
-    def test_without_repairs_they_are_paid_once_and_buried(self, table: Table) -> None:
+    def test_without_repairs_they_are_paid_once_and_become_dead_letters(self, table: Table) -> None:
         table.emulator.script(text="blu", finish_reason="length", match="sky")
         table.emulator.script(finish_reason="safety", match="rose")
         table.emulator.script(fail="content policy", match="leaf")
@@ -253,7 +253,7 @@ class TestAnswersThatCannotBeUsed:
 
         assert [row["_segmind_status"] for row in table.rows] == ["success", "blocked"]
 
-    def test_a_retry_asks_only_what_was_not_billed(self, table: Table) -> None:
+    def test_a_retry_asks_only_about_rows_that_were_not_billed(self, table: Table) -> None:
         table.emulator.script(fail="overloaded", match="rose", times=1)
         source = table.write(things("sky", "rose"))
         with pytest.raises(SegmindEnrichmentError):
@@ -266,7 +266,7 @@ class TestAnswersThatCannotBeUsed:
 
 
 class TestLimits:
-    def test_a_table_that_is_not_complete_fails_and_what_was_answered_is_there(self, table: Table) -> None:
+    def test_an_incomplete_table_fails_the_task_and_keeps_the_answers(self, table: Table) -> None:
         with pytest.raises(AirflowFailException, match=r"max_rows=1 is used up"):
             table.ask(source=table.write(things("sky", "rose")), max_rows=1)
 
@@ -280,25 +280,27 @@ class TestLimits:
 
         assert table.posts == 1
 
-    def test_it_may_succeed_all_the_same(self, table: Table) -> None:
+    def test_an_incomplete_table_may_succeed(self, table: Table) -> None:
         manifest = table.ask(source=table.write(things("sky", "rose")), max_rows=1, on_partial="succeed")
 
         assert manifest["outcomes"]["skipped"] == 1
 
-    def test_it_may_skip_what_follows_and_hands_over_the_manifest(self, table: Table) -> None:
+    def test_an_incomplete_table_may_skip_downstream_and_pushes_the_manifest(self, table: Table) -> None:
         with pytest.raises(AirflowSkipException):
             table.ask(source=table.write(things("sky", "rose")), max_rows=1, on_partial="skip_downstream")
 
         assert table.run.ti.pushed["return_value"]["outcomes"]["skipped"] == 1
 
-    def test_a_wrong_key_stops_at_the_first_call(self, table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_wrong_api_key_stops_the_run_at_the_first_call(
+        self, table: Table, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         connection = {**table.emulator.connection, "password": "SG_wrong"}
         monkeypatch.setenv("AIRFLOW_CONN_SEGMIND_DEFAULT", json.dumps(connection))
 
         with pytest.raises(AirflowFailException, match="401"):
             table.ask(source=table.write(things("sky", "rose")))
 
-    def test_an_account_that_cannot_pay_stops_the_run_and_keeps_what_it_has(self, table: Table) -> None:
+    def test_an_account_without_credits_stops_the_run_and_keeps_the_answers(self, table: Table) -> None:
         table.ask(source=table.write(things("sky")))
         table.emulator.fault("submit", status=402, body={"error": "Insufficient credits"}, times=None)
 
@@ -321,7 +323,7 @@ class TestStops:
             done = threading.Event()
             while len(table.emulator.jobs) < 2 or len(table.emulator.bill) < 1:
                 done.wait(0.01)
-            # The answer has to arrive, too.
+            # Give the answer time to arrive.
             done.wait(1.5)
             act()
 
@@ -329,7 +331,7 @@ class TestStops:
         thread.start()
         return thread
 
-    def test_a_kill_lands_what_finished_and_the_retry_fetches_the_rest(self, table: Table, slow: str) -> None:
+    def test_a_kill_stores_what_finished_and_the_retry_fetches_the_others(self, table: Table, slow: str) -> None:
         task = table.task(source=slow)
         self.when_asked(table, task.on_kill)
 
@@ -343,7 +345,7 @@ class TestStops:
         assert manifest["outcomes"]["success"] == 2
         assert table.posts == 2
 
-    def test_an_exception_of_airflow_in_the_main_thread_lands_too(self, table: Table, slow: str) -> None:
+    def test_an_exception_from_airflow_in_the_main_thread_stores_it_too(self, table: Table, slow: str) -> None:
         import signal
 
         class TimeIsUp(BaseException):
@@ -420,7 +422,7 @@ def test_a_sample_of_a_shard_counts_all_rows_of_the_source(table: Table, index: 
     assert 0 < table.posts < 10
 
 
-def test_a_dry_run_submits_nothing_and_leaves_out_what_is_answered(table: Table) -> None:
+def test_a_dry_run_submits_nothing_and_excludes_answered_rows(table: Table) -> None:
     table.ask(source=table.write(things("sky")))
 
     estimate = table.ask(source=table.write(things("sky", "rose", "rose")), dry_run=True, options={"max_tokens": 10})
@@ -445,7 +447,7 @@ def test_an_error_that_stopped_the_run_keeps_its_kind(table: Table, monkeypatch:
         table.ask(source=table.write(things("sky")))
 
 
-def test_no_row_stands_in_the_log(table: Table, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_contains_no_row(table: Table, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
 
     table.ask(source=table.write(things("canary-thing")))
@@ -454,7 +456,7 @@ def test_no_row_stands_in_the_log(table: Table, caplog: pytest.LogCaptureFixture
     assert "canary" not in caplog.text
 
 
-def test_the_time_after_which_a_silent_run_is_dead_is_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_heartbeat_timeout_of_a_run_is_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
     from airflow_provider_segmind.execution.enrichment import writer_timeout
 
     assert writer_timeout() == 60.0

@@ -1,4 +1,4 @@
-"""A table task of a slow model gives its worker back, and goes on where it was."""
+"""An enrichment with a slow model defers while it can only wait, and resumes where it was."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NAMES = ["sky", "rose", "leaf", "sand", "sea", "sky"]
 
 @pytest.fixture
 def emulator(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A service whose model takes ten minutes, as the connection says, by a clock that the test moves."""
+    """An emulator whose model takes ten minutes, as the connection says, with a clock that the test moves."""
     with SegmindEmulator(clock=clock, api_keys=[KEY], latency=600) as running:
         connection = json.loads(running.connection_json)
         connection["extra"]["typical_seconds"] = {MODEL: 600}
@@ -32,7 +32,7 @@ def emulator(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 class Rows:
-    """A task over six rows, five of them different, two requests at a time."""
+    """A task with six rows, five of them distinct, and two requests at a time."""
 
     def __init__(self, folder: Path) -> None:
         self.run = Run()
@@ -58,14 +58,14 @@ class Rows:
         hand._cached_logger = hand._log = logging.getLogger("a_task")
         return task
 
-    def leg(self) -> SegmindRequestsTrigger:
-        """Let the task run until it rests for the first time."""
+    def defer(self) -> SegmindRequestsTrigger:
+        """Run the task until it defers for the first time."""
         with pytest.raises(TaskDeferred) as deferred:
             self.task().execute(self.run.context())
         assert deferred.value.method_name == "execute_complete"
         path, arguments = deferred.value.trigger.serialize()
         assert path == "airflow_provider_segmind.triggers.request.SegmindRequestsTrigger"
-        # As it comes back from the database.
+        # As Airflow restores it from the database.
         return SegmindRequestsTrigger(**{**json.loads(json.dumps(arguments)), "not_before": 0.0, "a_new_one": 1})
 
     @property
@@ -82,15 +82,15 @@ def fired(trigger: SegmindRequestsTrigger) -> dict[str, Any]:
     return found
 
 
-def test_a_slow_table_is_paid_once_over_its_rest_and_ends_whole(
+def test_a_slow_table_that_defers_is_paid_once_and_completes(
     emulator: SegmindEmulator, clock: Clock, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     rows = Rows(tmp_path)
     with caplog.at_level(logging.INFO):
-        trigger = rows.leg()
-    told = str(trigger.serialize())
-    assert KEY not in told
-    assert "sky" not in told
+        trigger = rows.defer()
+    serialized = str(trigger.serialize())
+    assert KEY not in serialized
+    assert "sky" not in serialized
     assert not rows.output.exists()
     clock.ahead += 601
     emulator.settings(latency=0)
@@ -105,7 +105,7 @@ def test_a_slow_table_is_paid_once_over_its_rest_and_ends_whole(
     assert "deferring until" in caplog.text
 
 
-def test_the_worker_is_kept_unless_it_is_to_be_given_back(
+def test_a_task_that_is_not_deferrable_keeps_the_worker(
     emulator: SegmindEmulator, clock: Clock, tmp_path: Path
 ) -> None:
     rows = Rows(tmp_path)
@@ -116,19 +116,17 @@ def test_the_worker_is_kept_unless_it_is_to_be_given_back(
     assert manifest["outcomes"]["success"] == 6
 
 
-def test_a_model_that_answers_at_once_is_not_waited_for_in_the_triggerer(
-    emulator: SegmindEmulator, clock: Clock, tmp_path: Path
-) -> None:
+def test_a_task_with_a_fast_model_does_not_defer(emulator: SegmindEmulator, clock: Clock, tmp_path: Path) -> None:
     emulator.settings(latency=0)
 
     assert Rows(tmp_path).task().execute(Run().context())["outcomes"]["success"] == 6
 
 
-def test_a_rest_that_no_trigger_ended_goes_on_and_keeps_the_worker(
+def test_a_deferral_that_timed_out_resumes_and_keeps_the_worker(
     emulator: SegmindEmulator, clock: Clock, tmp_path: Path
 ) -> None:
     rows = Rows(tmp_path)
-    rows.leg()
+    rows.defer()
     clock.ahead += 601
     emulator.settings(latency=0)
     task = rows.task()
@@ -141,18 +139,18 @@ def test_a_rest_that_no_trigger_ended_goes_on_and_keeps_the_worker(
 
 
 @pytest.mark.parametrize("event", [None, {}, {"carried": {"posts": 0}}])
-def test_a_task_that_goes_on_never_says_that_nothing_was_sent(
+def test_a_resumed_task_never_says_that_nothing_was_sent(
     emulator: SegmindEmulator, clock: Clock, tmp_path: Path, event: dict[str, Any] | None
 ) -> None:
     rows = Rows(tmp_path)
-    rows.leg()
+    rows.defer()
     rows.output.mkdir()
 
     with pytest.raises(AirflowFailException, match="Nothing more was sent; requests may have been sent before"):
         rows.task().execute_complete(rows.run.context(), event)
 
 
-def test_the_trigger_ends_with_its_time_and_says_how_many_have_ended(
+def test_the_trigger_ends_at_its_deadline_and_reports_how_many_requests_ended(
     emulator: SegmindEmulator, clock: Clock, tmp_path: Path
 ) -> None:
     trigger = Rows(tmp_path).leg()
@@ -165,7 +163,7 @@ def test_the_trigger_ends_with_its_time_and_says_how_many_have_ended(
     assert event["carried"]["posts"] == 2
 
 
-def test_a_failed_request_has_ended_too(emulator: SegmindEmulator, clock: Clock, tmp_path: Path) -> None:
+def test_a_failed_request_counts_as_ended(emulator: SegmindEmulator, clock: Clock, tmp_path: Path) -> None:
     emulator.script(match="sky", fail="no")
     trigger = Rows(tmp_path).leg()
     clock.ahead += 601
@@ -174,7 +172,7 @@ def test_a_failed_request_has_ended_too(emulator: SegmindEmulator, clock: Clock,
     assert fired(trigger)["ended"] == 2
 
 
-def test_trouble_of_the_trigger_wakes_the_task(
+def test_an_error_in_the_trigger_resumes_the_task(
     emulator: SegmindEmulator, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trigger = Rows(tmp_path).leg()
@@ -183,7 +181,7 @@ def test_trouble_of_the_trigger_wakes_the_task(
     assert fired(trigger)["trouble"] == "SegmindConfigError"
 
 
-def test_without_requests_the_trigger_waits_for_its_moment() -> None:
+def test_a_trigger_without_requests_waits_for_its_deadline() -> None:
     began = time.time()
     trigger = SegmindRequestsTrigger(requests=[], enough=0, until=began + 0.2)
 

@@ -1,4 +1,4 @@
-"""What a table task says while it runs, and the report it leaves; neither may disturb what is paid for."""
+"""The progress that an enrichment reports, and the report it writes; an error in either must not stop the run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def report_of(table: Table) -> Path:
     return table.output.with_name("colours.report.html")
 
 
-def test_a_report_stands_beside_the_manifest_which_names_it(table: Table) -> None:
+def test_the_report_is_beside_the_manifest_which_contains_its_path(table: Table) -> None:
     manifest = table.ask(source=table.write(things("sky", "rose")), report=True)
 
     assert manifest["report"] == str(report_of(table))
@@ -35,15 +35,13 @@ def test_a_report_stands_beside_the_manifest_which_names_it(table: Table) -> Non
     assert "colour of" not in report_of(table).read_text()
 
 
-def test_no_report_is_drawn_where_none_is_wanted(table: Table) -> None:
+def test_no_report_is_written_unless_asked_for(table: Table) -> None:
     assert table.ask(source=things("sky"), report=False)["report"] is None
     assert not report_of(table).exists()
     assert table.ask(source=things("sky"), report=True)["report"] is not None
 
 
-def test_a_report_that_cannot_be_written_is_warned_of_and_hides_nothing(
-    table: Table, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_report_that_cannot_be_written_only_causes_a_warning(table: Table, caplog: pytest.LogCaptureFixture) -> None:
     report_of(table).mkdir(parents=True)
 
     with caplog.at_level(logging.INFO):
@@ -54,7 +52,9 @@ def test_a_report_that_cannot_be_written_is_warned_of_and_hides_nothing(
     assert "The report could not be written to" in caplog.text
 
 
-def test_the_progress_can_be_asked_for_while_the_task_runs(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_progress_is_in_the_task_state_store_while_the_task_runs(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(enrichment, "REFRESH_INTERVAL", 0.05)
     monkeypatch.setattr(enrichment, "STATE_INTERVAL", 0.0)
     table.emulator.settings(latency=[0.2, 0.9])
@@ -70,7 +70,7 @@ def test_the_progress_can_be_asked_for_while_the_task_runs(table: Table, monkeyp
     assert len(json.dumps(last)) < 1000
 
 
-def test_a_state_store_that_is_away_does_not_disturb(table: Table, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unavailable_state_store_does_not_fail_the_task(table: Table, caplog: pytest.LogCaptureFixture) -> None:
     def away(_: Any) -> None:
         raise RuntimeError("the API server is away")
 

@@ -25,7 +25,7 @@ def manifest_of(table: Table) -> dict[str, Any]:
     return found
 
 
-def test_a_bad_line_fails_the_task_after_what_was_read_is_asked_and_written(table: Table) -> None:
+def test_a_bad_line_fails_the_task_after_the_earlier_rows_are_written(table: Table) -> None:
     source = Path(table.write(things(*map(str, range(60)))))
     good = source.read_text()
     source.write_text(good + '{"id": 60, "th\n')
@@ -41,7 +41,7 @@ def test_a_bad_line_fails_the_task_after_what_was_read_is_asked_and_written(tabl
     assert table.posts == len(table.emulator.bill) == 61
 
 
-def test_a_list_of_rows_and_a_missing_file_asks_the_rows(table: Table) -> None:
+def test_a_list_of_rows_and_a_missing_file_asks_about_the_rows(table: Table) -> None:
     with pytest.raises(AirflowFailException, match=r"after 2 rows\. There is no table at .*nope\.csv") as caught:
         table.ask(source=[*things("a", "b"), str(table.folder / "nope.csv")])
     assert "Nothing was sent" not in str(caught.value)
@@ -50,7 +50,7 @@ def test_a_list_of_rows_and_a_missing_file_asks_the_rows(table: Table) -> None:
         table.ask(source=[things("a")[0], 3])
 
 
-def test_a_store_that_goes_away_in_the_middle_is_worth_a_retry(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_fails_while_it_is_read_is_retryable(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     class Away:
         def __iter__(self) -> Any:
             yield from things("a", "b")
@@ -62,14 +62,14 @@ def test_a_store_that_goes_away_in_the_middle_is_worth_a_retry(table: Table, mon
     assert len(table.rows) == table.posts == 2
 
 
-def test_a_sample_of_a_source_that_breaks_later_is_kept(table: Table, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_sample_is_kept_when_the_source_breaks_later(table: Table, caplog: pytest.LogCaptureFixture) -> None:
     source = Path(table.write(things("a", "b", "c")))
     source.write_text(source.read_text() + "no json\n")
     assert table.ask(source=str(source), sample=2)["rows_read"] == 2
     assert re.search(r"cost 0\.0000\d+ USD on average.*cannot be counted: Line 4 of ", caplog.text)
 
 
-def test_a_sample_of_rows_that_break_off_in_any_way_is_kept(table: Table, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_sample_is_kept_whatever_error_ends_the_rows(table: Table, caplog: pytest.LogCaptureFixture) -> None:
     class Gone:
         def __iter__(self) -> Any:
             yield from things("a", "b", "c")
@@ -81,7 +81,7 @@ def test_a_sample_of_rows_that_break_off_in_any_way_is_kept(table: Table, caplog
 
 
 @pytest.mark.parametrize("name", ["first-name", "First Name", "a.b", "größe", "2nd", "a:b"])
-def test_columns_with_any_name_fill_placeholders_and_rows_without_them_are_skipped(table: Table, name: str) -> None:
+def test_any_column_name_fills_a_placeholder_and_rows_without_it_are_skipped(table: Table, name: str) -> None:
     rows = [{"id": 1, name: "Ann", "x": 1}, {"id": 2, "x": 2}]
     table.ask(source=table.write(rows), prompt=f"Greet {{{name}}} {{x}}.", on_partial="succeed")
     assert (table.posts, table.rows[0]["answer"]) == (1, "echo: Greet Ann 1.")
@@ -94,15 +94,13 @@ def test_columns_with_any_name_fill_placeholders_and_rows_without_them_are_skipp
     "prompt", ["Greet {first-name}.", "Greet {thing} {Last Name}.", "Greet {thing}, {thing.colour}"]
 )
 @pytest.mark.parametrize("mask", [False, True])
-def test_a_placeholder_that_no_column_matches_is_refused_unpaid(
-    table: Table, prompt: str, dry_run: bool, mask: bool
-) -> None:
+def test_a_placeholder_without_a_column_is_refused_unpaid(table: Table, prompt: str, dry_run: bool, mask: bool) -> None:
     with pytest.raises(AirflowFailException, match=r"no column .*Its columns are: id, thing\. Nothing was sent"):
         table.ask(source=table.write(things("a", "b")), prompt=prompt, dry_run=dry_run, mask_prompts=mask)
     assert not table.posts
 
 
-def test_only_the_columns_asked_about_are_read_from_parquet(table: Table) -> None:
+def test_only_the_needed_columns_are_read_from_parquet(table: Table) -> None:
     arrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
     far = arrow.array([2**62, 2**62], arrow.int64()).cast(arrow.timestamp("us"))
@@ -130,7 +128,7 @@ def test_only_the_columns_asked_about_are_read_from_parquet(table: Table) -> Non
         ("nowhere://bucket/out.jsonl", "led", "'output_path' is .* in a store unknown"),
     ],
 )
-def test_what_cannot_be_written_is_named_before_anything_is_sent(
+def test_an_output_that_cannot_be_written_is_named_before_anything_is_sent(
     table: Table, output: str, ledger: str, named: str
 ) -> None:
     source = table.write(things("sky"))
@@ -150,7 +148,7 @@ def test_a_source_in_an_unknown_store_is_named_before_anything_is_sent(table: Ta
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"PAR1" + b"x" * 100 + b"PAR1"])
-def test_a_parquet_file_that_is_none_is_named(table: Table, content: bytes) -> None:
+def test_a_broken_parquet_file_is_named(table: Table, content: bytes) -> None:
     pytest.importorskip("pyarrow")
     path = table.folder / "t.parquet"
     path.write_bytes(content)

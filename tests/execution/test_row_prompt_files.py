@@ -1,4 +1,4 @@
-"""Files beside the question about each row: read when their turn comes, part of what is paid for once, and bounded."""
+"""Attachments of rows: loaded when the row is prepared, part of its fingerprint, and limited in size."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Album(Table):
 
     @property
     def sent(self) -> list[bytes]:
-        """The pictures that were sent."""
+        """The pictures sent."""
         parts = [post.json["messages"]["contents"][0]["parts"][1] for post in self.emulator.posts()]
         return [base64.b64decode(part["inlineData"]["data"]) for part in parts]
 
@@ -92,7 +92,7 @@ def test_a_row_whose_picture_cannot_be_sent_is_listed_and_costs_nothing(
     assert album.posts == 1
 
 
-def test_an_http_address_is_passed_on_and_stands_for_the_picture(album: Album) -> None:
+def test_an_http_address_is_sent_in_place_of_the_picture(album: Album) -> None:
     for address in ("https://example.com/a.png", "https://example.com/a.png", "https://example.com/b.png"):
         album.ask(source=[{"id": 1, "uri": address}], files=["{uri}"], prompt=QUESTION)
 
@@ -100,7 +100,7 @@ def test_an_http_address_is_passed_on_and_stands_for_the_picture(album: Album) -
     assert [part["fileData"]["fileUri"][-5:] for part in parts] == ["a.png", "b.png"]
 
 
-def test_a_column_of_bytes_is_sent_as_it_is(album: Album) -> None:
+def test_a_column_of_bytes_is_sent_unchanged(album: Album) -> None:
     album.ask(source=[{"id": 1, "photo": PNG + b"blue"}], files=["{photo}"], prompt=QUESTION)
 
     assert album.sent == [PNG + b"blue"]
@@ -154,18 +154,18 @@ def test_a_dry_run_counts_pictures_and_rows_that_cannot_be_asked(album: Album) -
         ("s3://aws@photos/{name}", "a/../../other/secret.png", "leaves its folder"),
     ],
 )
-def test_a_row_reaches_no_file_its_template_is_not_for(template: str, value: str, reason: str) -> None:
+def test_a_row_cannot_name_a_file_outside_its_template(template: str, value: str, reason: str) -> None:
     with pytest.raises(SegmindRowError, match=reason):
         RowAttachments([template], ApiFormat.GEMINI).load(Row(3, {"name": value}))
 
 
-def test_a_type_that_the_model_does_not_take_is_the_rows_own_trouble(tmp_path: Path) -> None:
+def test_a_file_type_unsupported_by_the_model_is_an_error_of_the_row(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"\0\0\0\0ftyp")
     with pytest.raises(SegmindRowError, match="do not accept video/mp4"):
         RowAttachments([f"{tmp_path}/{{name}}"], ApiFormat.ANTHROPIC).load(Row(3, {"name": "a.mp4"}))
 
 
-def test_a_store_out_of_reach_is_no_trouble_of_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_store_is_not_an_error_of_the_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise ConnectionResetError
 
@@ -174,7 +174,7 @@ def test_a_store_out_of_reach_is_no_trouble_of_a_row(tmp_path: Path, monkeypatch
         RowAttachments([f"{tmp_path}/{{name}}"], ApiFormat.GEMINI).load(Row(3, {"name": "a.png"}))
 
 
-def test_a_file_that_is_the_same_for_all_rows_is_read_once(tmp_path: Path) -> None:
+def test_a_file_common_to_all_rows_is_read_once(tmp_path: Path) -> None:
     logo = tmp_path / "logo.png"
     logo.write_bytes(PNG)
     files = RowAttachments([str(logo)], ApiFormat.GEMINI)
@@ -193,7 +193,7 @@ def test_a_file_that_is_the_same_for_all_rows_is_read_once(tmp_path: Path) -> No
         ({"files": ["/logo.png"], "prompt": "What is it?"}, "no {column} placeholder"),
     ],
 )
-def test_what_cannot_work_is_refused_when_the_dag_is_parsed(fields: dict[str, Any], words: str) -> None:
+def test_invalid_files_are_refused_when_the_dag_is_parsed(fields: dict[str, Any], words: str) -> None:
     given = {"prompt": QUESTION, "source": "/a.csv", "key": "id", "output_path": "/b.csv", **fields}
     if "inputs" in given:
         del given["prompt"]

@@ -1,4 +1,4 @@
-"""A query goes in, a table comes out, each distinct row is paid once, and loading twice changes nothing."""
+"""An enrichment from a query into a table pays once for each distinct row, and running it twice changes nothing."""
 
 from __future__ import annotations
 
@@ -77,14 +77,14 @@ class Shop:
         return self.ask(**fields)
 
     def ask_and_kill(self) -> None:
-        """Ask, and tell the task to stop when one request has its answer and another has none."""
+        """Run the task, and kill it when one request has its answer and another has none."""
         task = self.task()
 
         def kill() -> None:
             pause = threading.Event()
             while len(self.emulator.jobs) < 2 or len(self.emulator.bill) < 1:
                 pause.wait(0.01)
-            # The answer has to arrive, too.
+            # Give the answer time to arrive.
             pause.wait(1.5)
             task.on_kill()
 
@@ -93,7 +93,7 @@ class Shop:
             task.execute(self.run.context())
 
     def check_money(self, manifest: dict[str, Any]) -> None:
-        """Check that a run of several tries accounts for all that was billed, and so does its table."""
+        """Check that the manifest of several tries, and the table, account for everything that was billed."""
         assert manifest["cost"] == pytest.approx(self.billed)
         assert manifest["requests"] == len(self.emulator.bill)
         assert sum(row["_segmind_cost"] for row in self.answers) == pytest.approx(self.billed)
@@ -126,7 +126,7 @@ def shop(
 
 @pytest.fixture
 def small(tmp_path: Path, segmind_emulator: SegmindEmulator, monkeypatch: pytest.MonkeyPatch) -> Shop:
-    """Give a shop in SQLite, for what no database has a say in."""
+    """Return a shop in SQLite, for what does not depend on the database."""
     with opened("sqlite", tmp_path) as made:
         monkeypatch.setenv("AIRFLOW_CONN_SHOP", json.dumps(made.airflow))
         return Shop(tmp_path, segmind_emulator, made)
@@ -161,7 +161,7 @@ def test_an_output_type_becomes_typed_columns(shop: Shop) -> None:
 
 
 class TestTheNextDay:
-    def test_nothing_changed_so_nothing_is_asked_and_nothing_written(self, shop: Shop) -> None:
+    def test_unchanged_rows_cause_no_request_and_no_write(self, shop: Shop) -> None:
         shop.stock("sky", "rose", "sky")
         shop.ask()
         before = shop.answers
@@ -174,7 +174,7 @@ class TestTheNextDay:
         assert (again["rows_unchanged"], again["rows_read"], again["outcomes"]["success"]) == (3, 3, 3)
         assert (whole["rows_unchanged"], whole["cache_hits"]) == (0, 2)
 
-    def test_only_rows_that_changed_or_are_new_are_asked(self, shop: Shop) -> None:
+    def test_only_changed_and_new_rows_are_asked_about(self, shop: Shop) -> None:
         shop.stock("sky", "rose")
         shop.ask()
         shop.stock("sky", "leaf", "sky", "sea")
@@ -188,7 +188,7 @@ class TestTheNextDay:
         gone = shop.emulator.bill[0].cost
         assert sum(row["_segmind_cost"] for row in shop.answers) == pytest.approx(shop.billed - gone, rel=0.2)
 
-    def test_a_ledger_that_is_lost_costs_nothing_for_what_the_table_holds(self, small: Shop) -> None:
+    def test_a_lost_ledger_costs_nothing_for_answers_in_the_table(self, small: Shop) -> None:
         small.stock("sky", "rose")
         small.ask()
 
@@ -196,7 +196,7 @@ class TestTheNextDay:
 
         assert small.posts == 2
 
-    def test_another_schema_asks_all_again_and_names_the_column_it_needs(self, small: Shop) -> None:
+    def test_another_schema_asks_about_all_rows_and_names_the_column_it_needs(self, small: Shop) -> None:
         small.stock("sky", "rose")
         small.emulator.script(json={"colour": "blue", "warm": False, "shades": []})
         small.ask(output_type={"type": "object", "properties": {"colour": {"type": "string"}}, "required": ["colour"]})
@@ -210,7 +210,7 @@ class TestTheNextDay:
         assert small.posts == 4
         assert [row["warm"] for row in small.answers] == [0, 0]
 
-    def test_a_failure_is_written_and_never_over_a_good_answer_to_the_same_question(self, small: Shop) -> None:
+    def test_a_failure_never_overwrites_an_answer_to_the_same_question(self, small: Shop) -> None:
         small.stock("sky", "rose")
         small.ask()
         small.emulator.script(finish_reason="safety")
@@ -256,7 +256,7 @@ class TestKeys:
         assert sorted((row["shop"], row["answer"][-6:]) for row in shop.answers) == [("a", "f sky?"), ("b", " rose?")]
         assert manifest["rows_unchanged"] == 2
 
-    def test_decimal_keys_are_told_apart_by_all_their_digits(self, shop: Shop) -> None:
+    def test_decimal_keys_are_distinguished_by_all_their_digits(self, shop: Shop) -> None:
         if shop.source.conn_type == "sqlite":
             return  # It has no decimals.
         keys = [Decimal(12345678901234567890123456789001 + number) for number in range(3)]
@@ -270,7 +270,7 @@ class TestKeys:
         assert sum(row["_segmind_cost"] for row in shop.answers) == pytest.approx(shop.billed)
 
     @pytest.mark.parametrize("scale", [0, 2, 9])
-    def test_decimal_keys_go_to_another_database_as_they_are(
+    def test_decimal_keys_reach_another_database_unchanged(
         self, shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scale: int
     ) -> None:
         if shop.source.conn_type == "sqlite":
@@ -302,7 +302,7 @@ class TestKeys:
             ("duckdb postgres", "UUID", [str(UUID(int=10)), str(UUID(int=10)).upper(), str(UUID(int=2))]),
         ],
     )
-    def test_keys_that_the_target_takes_as_equal_are_one(
+    def test_keys_that_are_equal_in_the_target_are_one(
         self, shop: Shop, kinds: str, column: str, keys: list[str]
     ) -> None:
         if shop.source.conn_type not in kinds:
@@ -331,7 +331,7 @@ class TestKeys:
         assert {row["answer"][-6:] for row in shop.answers} == {"of t0?", "of t2?"}
 
     @pytest.mark.postgres
-    def test_a_target_that_compares_in_a_way_of_its_own_is_refused(
+    def test_a_target_with_an_unknown_comparison_is_refused(
         self, small: Shop, postgres: OneDatabase, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", json.dumps(postgres.airflow))
@@ -344,7 +344,7 @@ class TestKeys:
 
         assert small.posts == 0
 
-    def test_a_key_that_the_target_would_round_is_named_and_not_paid(self, shop: Shop) -> None:
+    def test_a_key_that_the_target_would_round_is_named_and_not_paid_for(self, shop: Shop) -> None:
         if shop.source.conn_type == "sqlite":
             return
         shop.source.run(f"CREATE TABLE answers (id NUMERIC(10, 2) PRIMARY KEY, answer TEXT, {OWN})")
@@ -372,8 +372,8 @@ class TestKeys:
         return Manifest.from_json(shop.ask(shard_index=index, shard_count=3, **fields))
 
 
-class TestTrouble:
-    def test_a_kill_lands_what_finished_and_the_retry_pays_once(
+class TestErrors:
+    def test_a_kill_stores_what_finished_and_the_retry_pays_once(
         self, shop: Shop, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(enrichment, "GRACE", 0.2)
@@ -390,7 +390,7 @@ class TestTrouble:
         assert shop.posts == 2
         shop.check_money(manifest)
 
-    def test_a_kill_lands_while_the_source_is_only_half_read(
+    def test_a_kill_while_the_source_is_only_half_read_stores_what_finished(
         self, small: Shop, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(enrichment, "GRACE", 0.2)
@@ -401,7 +401,7 @@ class TestTrouble:
 
         assert small.answers[0]["_segmind_status"] == "success"
 
-    def test_a_database_that_fails_in_the_middle_loses_nothing_that_was_paid(
+    def test_a_database_error_between_batches_loses_no_paid_answer(
         self, shop: Shop, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         shop.stock(*map(str, range(9)))
@@ -426,7 +426,7 @@ class TestTrouble:
         assert shop.posts == 9
         shop.check_money(manifest)
 
-    def test_a_database_that_is_away_when_the_answers_are_written_is_tried_again(
+    def test_a_database_unavailable_when_answers_are_written_is_retryable(
         self, small: Shop, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         small.stock("sky", "rose")
@@ -498,7 +498,7 @@ class TestTrouble:
         assert small.ask()["outcomes"]["success"] == small.posts == 3
 
     @pytest.mark.postgres
-    def test_a_session_that_ends_while_rows_are_read_keeps_what_was_read(
+    def test_a_session_lost_while_rows_are_read_keeps_the_rows_read(
         self, small: Shop, postgres: OneDatabase, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("AIRFLOW_CONN_SHOP", json.dumps(postgres.airflow))
@@ -526,7 +526,7 @@ class TestTrouble:
         assert small.ask()["outcomes"]["success"] == rows
         assert (len(small.answers), small.posts) == (rows, 7)
 
-    def test_an_answer_that_fits_no_column_is_invalid_and_stays_in_the_ledger(self, small: Shop) -> None:
+    def test_an_answer_that_does_not_fit_its_column_is_invalid_and_kept_in_the_ledger(self, small: Shop) -> None:
         small.stock("sky", "rose")
         small.emulator.script(json={"many": 2**70}, match="rose")
         small.emulator.script(json={"many": 7}, match="sky")
@@ -546,7 +546,7 @@ class TestTrouble:
 
         assert shop.posts == 0
 
-    def test_a_query_that_is_wrong_sends_nothing(self, shop: Shop) -> None:
+    def test_an_invalid_query_sends_nothing(self, shop: Shop) -> None:
         with pytest.raises((SegmindEnrichmentError, AirflowFailException), match="nothings"):
             shop.ask(sql="SELECT * FROM nothings")
 
@@ -559,7 +559,7 @@ class TestTrouble:
             ({"conn_type": "morse"}, "'target_conn_id' names 'other'.*no installed provider"),
         ],
     )
-    def test_a_target_that_is_no_database(
+    def test_a_target_that_is_not_a_database(
         self, small: Shop, connection: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("AIRFLOW_CONN_OTHER", json.dumps(connection))
@@ -568,7 +568,7 @@ class TestTrouble:
             small.ask(target_conn_id="other")
 
 
-def test_a_dry_run_changes_nothing_and_knows_what_the_table_holds(shop: Shop) -> None:
+def test_a_dry_run_changes_nothing_and_excludes_answers_in_the_table(shop: Shop) -> None:
     shop.stock("sky", "rose")
     before = shop.ask(dry_run=True)
     with contextlib.suppress(Exception):
@@ -582,7 +582,7 @@ def test_a_dry_run_changes_nothing_and_knows_what_the_table_holds(shop: Shop) ->
     assert shop.posts == 1
 
 
-def test_a_sample_goes_into_a_table_of_its_own(shop: Shop) -> None:
+def test_a_sample_goes_into_a_separate_table(shop: Shop) -> None:
     shop.stock(*map(str, range(20)))
 
     shop.ask(sample=4)
@@ -594,7 +594,7 @@ def test_a_sample_goes_into_a_table_of_its_own(shop: Shop) -> None:
     assert (shop.posts, manifest["cache_hits"], len(shop.answers)) == (20, 4, 20)
 
 
-def test_a_sample_counts_the_rest(shop: Shop) -> None:
+def test_a_sample_counts_all_rows(shop: Shop) -> None:
     shop.stock(*map(str, range(20)))
 
     shop.ask(sample=4, sql="SELECT id, thing FROM things ORDER BY id -- all of them")
@@ -606,7 +606,7 @@ def test_a_sample_counts_the_rest(shop: Shop) -> None:
 @pytest.mark.parametrize(
     "tail", [";", "; -- all", " ;; /* of ; them */ ; ", " LIMIT 20; --;", " -- ; all\n; -- of them"]
 )
-def test_whatever_stands_behind_a_query_is_no_part_of_it(shop: Shop, tail: str) -> None:
+def test_a_tail_of_comments_or_semicolons_is_not_part_of_the_query(shop: Shop, tail: str) -> None:
     shop.stock(*map(str, range(5)))
 
     shop.ask(
@@ -617,14 +617,14 @@ def test_whatever_stands_behind_a_query_is_no_part_of_it(shop: Shop, tail: str) 
     assert shop.posts == 1
 
 
-def test_a_query_that_can_only_be_run_by_itself_is_counted_by_reading_it(
+def test_a_query_that_cannot_be_a_subquery_is_counted_by_reading_it(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shop.stock(*map(str, range(5)))
     open_query = Query._open
 
     def refuses(self: Query) -> None:
-        # As SQL Server does, which takes no ORDER BY in there.
+        # As SQL Server does, which rejects ORDER BY in a subquery.
         self.sql = self.sql.replace("counted", "counted ORDER BY nothing")
         open_query(self)
 
@@ -634,9 +634,7 @@ def test_a_query_that_can_only_be_run_by_itself_is_counted_by_reading_it(
     assert shop.run.ti.pushed["estimate"]["rows"] == 5
 
 
-def test_an_estimate_that_cannot_be_made_is_told_before_the_sample_is_paid(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failing_row_count_is_reported_before_the_sample_is_paid(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     shop.stock(*map(str, range(5)))
 
     def fails(self: SqlTableIO) -> int:
@@ -661,12 +659,12 @@ def test_several_statements_are_refused_before_anything_is_sent(shop: Shop) -> N
 @pytest.mark.postgres
 @pytest.mark.parametrize("three", [False, True], ids=["psycopg2", "psycopg3"])
 @pytest.mark.parametrize("extra", [{}, {"cursor": "dictcursor"}], ids=["tuples", "dicts"])
-def test_every_driver_of_postgresql(
+def test_every_driver_for_postgresql(
     small: Shop, postgres: OneDatabase, three: bool, extra: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from airflow.providers.postgres.hooks import postgres as module
 
-    # What the provider takes depends on what is installed; here both are.
+    # The provider chooses among the installed drivers; here both are installed.
     monkeypatch.setattr(module, "USE_PSYCOPG3", three)
     monkeypatch.setenv("AIRFLOW_CONN_SHOP", json.dumps({**postgres.airflow, "extra": json.dumps(extra)}))
     small.source = postgres
@@ -701,7 +699,7 @@ def test_another_database_may_be_the_target(
     assert manifest["rows_unchanged"] == 1
 
 
-def test_no_row_stands_in_the_log_or_in_a_rendered_field(small: Shop, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_row_is_in_the_log_or_in_a_rendered_field(small: Shop, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     small.stock("canary-thing")
     task = small.task(sql="SELECT * FROM things WHERE '{{ ds }}' <> ''")
@@ -715,7 +713,7 @@ def test_no_row_stands_in_the_log_or_in_a_rendered_field(small: Shop, caplog: py
     assert "canary" not in str([getattr(task, field) for field in task.template_fields])
 
 
-class TestWhatIsToldBeforeAnythingIsPaid:
+class TestErrorsBeforeAnythingIsPaid:
     def test_a_name_that_the_database_would_cut_off_or_fold(self, shop: Shop) -> None:
         shop.stock("sky")
         name = {"postgres": "a" * 70}.get(shop.source.conn_type, "ID")
@@ -730,7 +728,7 @@ class TestWhatIsToldBeforeAnythingIsPaid:
             shop.source.rows("SELECT * FROM answers")
 
     @pytest.mark.postgres
-    def test_the_table_of_a_sample_never_is_the_table_itself(
+    def test_the_table_of_a_sample_is_never_the_table_itself(
         self, small: Shop, postgres: OneDatabase, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", json.dumps(postgres.airflow))
@@ -742,7 +740,7 @@ class TestWhatIsToldBeforeAnythingIsPaid:
         assert small.posts == 0
 
     @pytest.mark.parametrize("name", ["ledger_path", "report_path"])
-    def test_a_folder_in_no_store_that_is_known(self, small: Shop, name: str) -> None:
+    def test_a_folder_in_an_unknown_store(self, small: Shop, name: str) -> None:
         small.stock("sky")
 
         with pytest.raises(
@@ -758,7 +756,7 @@ class TestWhatIsToldBeforeAnythingIsPaid:
             with pytest.raises(AirflowFailException, match=r"'ledger_path'.*Nothing was sent"):
                 small.ask(**fields)
 
-    def test_a_column_of_the_target_that_nothing_fills(self, shop: Shop) -> None:
+    def test_a_required_column_of_the_target_without_a_value(self, shop: Shop) -> None:
         shop.stock("sky")
         shop.source.run(f"CREATE TABLE answers (id INT PRIMARY KEY, answer TEXT, note TEXT NOT NULL, {OWN})")
 

@@ -1,4 +1,4 @@
-"""What cannot work fails when the DAG is parsed, and names the field."""
+"""Invalid arguments fail when the DAG is parsed, and are named."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ def make(**fields: Any) -> SegmindEnrichFileOperator:
         ({"dry_run": "yes"}, "'dry_run'"),
     ],
 )
-def test_what_cannot_work_is_named(fields: dict[str, Any], named: str) -> None:
+def test_an_invalid_argument_is_named(fields: dict[str, Any], named: str) -> None:
     with pytest.raises(SegmindConfigError) as caught:
         make(**fields)
 
     assert named in str(caught.value)
 
 
-def test_what_a_template_gives_is_checked_when_the_task_runs() -> None:
+def test_a_templated_argument_is_checked_when_the_task_runs() -> None:
     assert make(prompt="{{ params.prompt }}", output_path="{{ ds }}", key="{{ params.key }}").key == "{{ params.key }}"
 
 

@@ -1,4 +1,4 @@
-"""Shards of a table put together again, with nothing missing."""
+"""The shards of a table are merged, with no row missing."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def merge(manifests: Any, **fields: Any) -> Any:
 def test_the_shards_become_one_table_with_one_manifest_and_one_report(
     shards: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    # A mapped task's output is no list until somebody iterates over it.
+    # A mapped task's output is not a list until it is iterated over.
     whole = merge(tuple(shards), output_path=str(tmp_path / "whole.jsonl"), report=True)
 
     rows = read(tmp_path / "whole.jsonl")
@@ -60,7 +60,7 @@ def test_the_shards_become_one_table_with_one_manifest_and_one_report(
     assert "20 rows with gemini-3.1-flash-lite" in Path(whole["report"]).read_text()
 
 
-def test_without_a_path_only_the_manifests_are_added_up(shards: list[dict[str, Any]]) -> None:
+def test_without_a_path_only_the_manifests_are_merged(shards: list[dict[str, Any]]) -> None:
     whole = merge(shards)
 
     assert whole["outputs"] == [shard["outputs"][0] for shard in shards]
@@ -73,7 +73,7 @@ def test_a_missing_shard_fails_and_writes_nothing(shards: list[dict[str, Any]], 
     assert not (tmp_path / "whole.jsonl").exists()
 
 
-def test_a_row_taken_out_of_a_shard_fails_and_writes_nothing(shards: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_a_row_missing_from_a_shard_fails_and_writes_nothing(shards: list[dict[str, Any]], tmp_path: Path) -> None:
     part = Path(shards[2]["outputs"][0])
     part.write_text("".join(part.read_text().splitlines(keepends=True)[:-1]))
 
@@ -82,19 +82,17 @@ def test_a_row_taken_out_of_a_shard_fails_and_writes_nothing(shards: list[dict[s
     assert not (tmp_path / "whole.jsonl").exists()
 
 
-def test_the_output_of_a_shard_is_not_written_over(shards: list[dict[str, Any]]) -> None:
+def test_the_output_of_a_shard_is_not_overwritten(shards: list[dict[str, Any]]) -> None:
     with pytest.raises(AirflowFailException, match="is the output of a shard"):
         merge(shards, output_path=shards[0]["outputs"][0])
 
 
-def test_a_path_in_no_store_that_is_known_is_named(shards: list[dict[str, Any]]) -> None:
+def test_a_path_in_an_unknown_store_is_named(shards: list[dict[str, Any]]) -> None:
     with pytest.raises(AirflowFailException, match=r"'output_path' is 'nowhere://b/t\.csv', in a store unknown"):
         merge(shards, output_path="nowhere://b/t.csv")
 
 
-def test_shards_that_answered_into_a_table_of_a_database_have_no_files_to_join(
-    shards: list[dict[str, Any]], tmp_path: Path
-) -> None:
+def test_shards_that_wrote_into_a_database_have_no_files_to_merge(shards: list[dict[str, Any]], tmp_path: Path) -> None:
     into_a_table = [{**shard, "outputs": ["warehouse:answers"]} for shard in shards]
 
     assert merge(into_a_table)["outputs"] == ["warehouse:answers"]
@@ -103,7 +101,7 @@ def test_shards_that_answered_into_a_table_of_a_database_have_no_files_to_join(
 
 
 @pytest.mark.parametrize("given", ["a text", [None, None], [{"rows": 3, "low": 0.1}]])
-def test_what_is_no_manifest_is_named(given: Any) -> None:
+def test_an_argument_that_is_not_a_manifest_is_named(given: Any) -> None:
     with pytest.raises(AirflowFailException, match="'manifests' contains"):
         merge(given)
 
@@ -116,6 +114,6 @@ def test_what_is_no_manifest_is_named(given: Any) -> None:
         ({"report": 1}, "'report'"),
     ],
 )
-def test_what_cannot_work_fails_when_the_dag_is_parsed(fields: dict[str, Any], named: str) -> None:
+def test_an_invalid_argument_fails_when_the_dag_is_parsed(fields: dict[str, Any], named: str) -> None:
     with pytest.raises(SegmindConfigError, match=named):
         SegmindMergeOperator(task_id="merge", **{"manifests": [], **fields})

@@ -1,4 +1,4 @@
-"""What cannot work with a database fails when the DAG is parsed, and names the field."""
+"""Invalid arguments for a database fail when the DAG is parsed, and are named."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def make(**fields: Any) -> SegmindEnrichSqlOperator:
         ({"max_cost": -1}, "'max_cost'"),
     ],
 )
-def test_what_cannot_work_is_named(fields: dict[str, Any], named: str) -> None:
+def test_an_invalid_argument_is_named(fields: dict[str, Any], named: str) -> None:
     with pytest.raises(SegmindConfigError) as caught:
         make(**fields)
 
     assert named in str(caught.value)
 
 
-def test_what_a_template_gives_is_checked_when_the_task_runs() -> None:
+def test_a_templated_argument_is_checked_when_the_task_runs() -> None:
     task = make(source_table=None, sql="{{ params.sql }}", target_table="answers_{{ ds_nodash }}")
 
     task.render_template_fields({"params": {"sql": "SELECT 1"}, "ds_nodash": "20261125"})
