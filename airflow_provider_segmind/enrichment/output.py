@@ -1,20 +1,22 @@
 """
-Write the output of a run from what the ledger holds: every row read, in input order, with its outcome.
+Write the output of a run from its ledger: every row read, in input order, with its outcome; merge the output of shards.
 
-Nothing is asked here, and it can be done again. Equal rows share one answer; only the first of them carries its cost
-and tokens, so that sums over a column are right.
+No request is sent here, and writing can be repeated. Equal rows share one answer; only the first of them carries its
+cost and tokens, so that sums over a column are right.
 """
 
 from __future__ import annotations
 
+import heapq
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
 from airflow_provider_segmind.enrichment.engine import Engine
-from airflow_provider_segmind.enrichment.files.writers import Kinds, Write, needs_kinds, open_sink
+from airflow_provider_segmind.enrichment.files.readers import open_source
+from airflow_provider_segmind.enrichment.files.writers import Kinds, Write, needs_kinds, open_sink, write_jsonl
 from airflow_provider_segmind.enrichment.ledger.events import Claimed, Finished
 from airflow_provider_segmind.enrichment.manifest import Manifest, set_latency
 from airflow_provider_segmind.enrichment.outcomes import Outcome, Reasons
@@ -22,6 +24,7 @@ from airflow_provider_segmind.enrichment.row_reader import Place
 from airflow_provider_segmind.enrichment.row_request import STOPPED
 from airflow_provider_segmind.enrichment.stats import Latencies
 from airflow_provider_segmind.enrichment.storage import StorePath
+from airflow_provider_segmind.exceptions import SegmindEnrichmentError
 
 STATUS_COLUMNS = (
     "_segmind_status",
@@ -294,3 +297,71 @@ class _Count:
         self._manifest.reasons = self._reasons.to_json()
         set_latency(self._manifest, self._latencies)
         return self._manifest
+
+
+_DEAD_LETTER_ROW = "row"
+_ADVICE = (
+    "Another process has written there since. Run the shards again, which costs nothing for rows with an answer. "
+    "Nothing was written."
+)
+
+
+def merge_outputs(manifest: Manifest, parts: Sequence[StorePath], target: StorePath) -> list[str]:
+    """
+    Write the rows of all shards as one table, in the order of the source and without the column of row numbers.
+
+    Each shard wrote its rows in that order and numbered them, so one row per shard in memory is enough.
+
+    :param manifest: of all shards, as :func:`~airflow_provider_segmind.enrichment.manifest.merge` returns it.
+    :param parts: the files of the shards.
+    :returns: the columns of the table.
+    :raises SegmindEnrichmentError: a row is missing, is duplicated, or has no number; nothing is written.
+    :raises SegmindConfigError: a file is missing, or is not a table.
+    """
+    columns = [name for name in manifest.columns if name != ROW_COLUMN]
+    kinds = None
+    if needs_kinds(target):
+        kinds = Kinds(columns)
+        for row in _in_order(parts, ROW_COLUMN):
+            kinds.observe(row)
+    count = 0
+    with open_sink(target, columns, kinds) as write:
+        for number, row in _numbered(_in_order(parts, ROW_COLUMN), ROW_COLUMN):
+            if manifest.complete and number != count:
+                raise SegmindEnrichmentError(f"Row {count} is in no shard's output. {_ADVICE}")
+            write({name: row.get(name) for name in columns})
+            count += 1
+        if count != manifest.rows_read:
+            raise SegmindEnrichmentError(
+                f"The outputs of the shards contain {count} rows, their manifests {manifest.rows_read}. {_ADVICE}"
+            )
+    return columns
+
+
+def merge_dead_letters(parts: Sequence[StorePath], target: StorePath) -> None:
+    """Write the rows without an answer of all shards as one file, in the order of the source."""
+    write_jsonl(target, _in_order(parts, _DEAD_LETTER_ROW))
+
+
+def _in_order(parts: Sequence[StorePath], column: str) -> Iterator[Mapping[str, Any]]:
+    readers = [_numbered(open_source(part), column) for part in parts]
+    return (row for _, row in heapq.merge(*readers, key=lambda pair: pair[0]))
+
+
+def _numbered(rows: Iterator[Mapping[str, Any]], column: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Yield each row with its number, which must increase: then no row is duplicated."""
+    last = -1
+    for row in rows:
+        try:
+            number = int(row[column])
+        except (KeyError, TypeError, ValueError) as error:
+            raise SegmindEnrichmentError(
+                f"A row of a shard's output has no number in the column {column!r}: no shard has written it. "
+                "Nothing was written."
+            ) from error
+        if number <= last:
+            raise SegmindEnrichmentError(
+                f"Row {number} is in the outputs of the shards twice, or out of order. {_ADVICE}"
+            )
+        last = number
+        yield number, row

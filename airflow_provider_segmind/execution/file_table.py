@@ -13,8 +13,7 @@ from airflow_provider_segmind.enrichment.engine import Engine
 from airflow_provider_segmind.enrichment.files.readers import cannot_be_read, kind_of, open_source, rows_in
 from airflow_provider_segmind.enrichment.files.writers import check_apart, check_format, check_writable
 from airflow_provider_segmind.enrichment.manifest import Manifest
-from airflow_provider_segmind.enrichment.merge import join_dead_letters, join_outputs
-from airflow_provider_segmind.enrichment.output import land
+from airflow_provider_segmind.enrichment.output import land, merge_dead_letters, merge_outputs
 from airflow_provider_segmind.enrichment.storage import StorePath
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindError, shorten
 
@@ -281,8 +280,8 @@ def merge_files(manifest: Manifest, output_path: Any) -> StorePath:
     parts = [locate_named("manifests", part) for part in manifest.outputs]
     if any(str(part) == str(output) for part in parts):
         raise SegmindConfigError(f"'output_path' {str(output)!r} is the output of a shard: its rows would be lost.")
-    manifest.columns = join_outputs(manifest, parts, output)
-    join_dead_letters([locate_named("manifests", part) for part in manifest.dead_letters], dead_letters)
+    manifest.columns = merge_outputs(manifest, parts, output)
+    merge_dead_letters([locate_named("manifests", part) for part in manifest.dead_letters], dead_letters)
     manifest.outputs, manifest.dead_letters = [str(output)], [str(dead_letters)]
     manifest_path = beside(output, "manifest", ending=".json")
     manifest.write(manifest_path)

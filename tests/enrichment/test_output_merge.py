@@ -9,7 +9,7 @@ import pytest
 
 from airflow_provider_segmind.enrichment.files.readers import open_source
 from airflow_provider_segmind.enrichment.manifest import Manifest, merge
-from airflow_provider_segmind.enrichment.merge import join_dead_letters, join_outputs
+from airflow_provider_segmind.enrichment.output import merge_dead_letters, merge_outputs
 from airflow_provider_segmind.enrichment.settings import Shard
 from airflow_provider_segmind.exceptions import SegmindEnrichmentError
 from tests.enrichment.test_output import landed
@@ -42,7 +42,7 @@ async def test_merged_shards_equal_the_output_of_one_task(tmp_path: Path, ending
     alone = await landed(tmp_path / "alone", ROWS, f"out{ending}")
     whole, parts = await in_shards(tmp_path, ROWS, ending)
 
-    columns = join_outputs(whole, parts, tmp_path / "new" / f"out{ending}")
+    columns = merge_outputs(whole, parts, tmp_path / "new" / f"out{ending}")
 
     assert columns == alone.columns
     joined = read(tmp_path / "new" / f"out{ending}")
@@ -53,7 +53,7 @@ async def test_merged_shards_equal_the_output_of_one_task(tmp_path: Path, ending
 async def test_the_output_may_have_another_format_than_the_shards(tmp_path: Path) -> None:
     whole, parts = await in_shards(tmp_path, ROWS)
 
-    join_outputs(whole, parts, tmp_path / "out.parquet")
+    merge_outputs(whole, parts, tmp_path / "out.parquet")
 
     assert [row["id"] for row in read(tmp_path / "out.parquet")] == [row["id"] for row in ROWS]
 
@@ -61,7 +61,7 @@ async def test_the_output_may_have_another_format_than_the_shards(tmp_path: Path
 async def test_dead_letters_are_put_in_the_order_of_the_source(tmp_path: Path) -> None:
     whole, _ = await in_shards(tmp_path, ROWS)
 
-    join_dead_letters([Path(part) for part in whole.dead_letters], tmp_path / "dead.jsonl")
+    merge_dead_letters([Path(part) for part in whole.dead_letters], tmp_path / "dead.jsonl")
 
     assert [(row["row"], row["outcome"]) for row in read(tmp_path / "dead.jsonl")] == [
         (50, "failed"),
@@ -73,7 +73,7 @@ async def test_dead_letters_are_put_in_the_order_of_the_source(tmp_path: Path) -
 async def test_a_table_without_rows_is_joined_as_well(tmp_path: Path) -> None:
     whole, parts = await in_shards(tmp_path, [], ".csv")
 
-    join_outputs(whole, parts, tmp_path / "out.csv")
+    merge_outputs(whole, parts, tmp_path / "out.csv")
 
     assert (tmp_path / "out.csv").read_text().startswith("id,said,_segmind_status")
 
@@ -87,15 +87,15 @@ async def test_a_missing_or_duplicated_row_leaves_no_output(tmp_path: Path) -> N
     with pytest.raises(
         SegmindEnrichmentError, match=f"Row {json.loads(lines[0])['_segmind_row']} is in no shard's output"
     ):
-        join_outputs(whole, parts, target)
+        merge_outputs(whole, parts, target)
     parts[1].write_text("".join([lines[0], *lines]))
     with pytest.raises(SegmindEnrichmentError, match="twice, or out of order"):
-        join_outputs(whole, parts, target)
+        merge_outputs(whole, parts, target)
     parts[1].write_text("".join(lines))
     with pytest.raises(SegmindEnrichmentError, match=f"contain {len(ROWS)} rows, their manifests {len(ROWS) - 1}"):
-        join_outputs(replace(whole, rows_read=len(ROWS) - 1), parts, target)
+        merge_outputs(replace(whole, rows_read=len(ROWS) - 1), parts, target)
     with pytest.raises(SegmindEnrichmentError, match="twice, or out of order"):
-        join_outputs(whole, [*parts, parts[0]], target)
+        merge_outputs(whole, [*parts, parts[0]], target)
     assert not target.exists()
 
 
@@ -103,4 +103,4 @@ async def test_a_file_that_no_shard_wrote_is_refused(tmp_path: Path) -> None:
     (tmp_path / "alone.jsonl").write_text('{"id": 1}\n')
 
     with pytest.raises(SegmindEnrichmentError, match="no shard has written it"):
-        join_outputs(merge([Manifest(run_id="r", model="m")]), [tmp_path / "alone.jsonl"], tmp_path / "out.jsonl")
+        merge_outputs(merge([Manifest(run_id="r", model="m")]), [tmp_path / "alone.jsonl"], tmp_path / "out.jsonl")
