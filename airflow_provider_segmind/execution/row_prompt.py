@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_segmind.arguments import answer_columns, fields_of
-from airflow_provider_segmind.chat import reply_policy as repairs
+from airflow_provider_segmind.chat import reply_policy
 from airflow_provider_segmind.chat.attachments import MAX_INLINE_BYTES, Attachment, attachment_block, load_attachment
 from airflow_provider_segmind.chat.cost_estimate import CostBound, cost_bound
 from airflow_provider_segmind.chat.json_values import clean_value
@@ -245,29 +245,29 @@ class RowPrompt:
     def read(self, reply: Reply) -> Verdict:
         """Accept a reply, refuse it, or ask again, which is paid for as well, if that may get a usable one."""
         settings = self._settings
-        said = read_reply(reply.result.to_json(), model=settings.model, api_format=settings.api_format)
-        tokens = said.usage.total_tokens
+        chat_reply = read_reply(reply.result.to_json(), model=settings.model, api_format=settings.api_format)
+        tokens = chat_reply.usage.total_tokens
         left = settings.max_repairs - (reply.attempt - 1)
-        cap = repairs.output_cap_of(reply.inputs)
-        if reply.attempt > 1 and said.usage.output_tokens:
+        cap = reply_policy.output_cap_of(reply.inputs)
+        if reply.attempt > 1 and chat_reply.usage.output_tokens:
             # An earlier attempt may have had a larger output cap than the first.
-            cap = max(cap or 0, said.usage.output_tokens)
-        parsed = settings.output_type.parse(said.text) if settings.output_type else None
-        decision = repairs.decide(
-            said,
+            cap = max(cap or 0, chat_reply.usage.output_tokens)
+        parsed = settings.output_type.parse(chat_reply.text) if settings.output_type else None
+        decision = reply_policy.decide(
+            chat_reply,
             parsed,
             repairs_left=left if "messages" in reply.inputs else 0,
             truncation_retries_left=left,
             output_cap=cap,
         )
-        if isinstance(decision, repairs.Accept):
+        if isinstance(decision, reply_policy.Accept):
             clean = clean_value(decision.result)
             self._warn_of_characters(clean.replaced or (parsed.replaced if parsed else 0))
             return Accept(self._columns_of(clean.value), tokens)
-        if isinstance(decision, repairs.AskAgainLarger):
-            return AskAgain(repairs.enlarge_inputs(reply.inputs, decision.cap), "the answer was cut off", tokens)
-        if isinstance(decision, repairs.Repair):
-            return AskAgain(repairs.repair_inputs(reply.inputs, decision), "not the data asked for", tokens)
+        if isinstance(decision, reply_policy.AskAgainLarger):
+            return AskAgain(reply_policy.enlarge_inputs(reply.inputs, decision.cap), "the answer was cut off", tokens)
+        if isinstance(decision, reply_policy.Repair):
+            return AskAgain(reply_policy.repair_inputs(reply.inputs, decision), "not the data asked for", tokens)
         outcome = Outcome.INVALID if decision.reason == "empty" else Outcome(decision.reason)
         return Refuse(outcome, decision.detail, tokens)
 

@@ -139,7 +139,7 @@ class SqlTableIO:
 
         SQL Server, for one, rejects ORDER BY there.
         """
-        # On lines of its own, since the query may end with a comment; without AS, which not every database takes here.
+        # On a separate line, since the query may end with a comment; without AS, which not every database accepts here.
         counting = self._query(f"SELECT COUNT(*) FROM (\n{self._source.sql}\n) counted", hold=False)  # noqa: S608
         try:
             return sum(int(next(iter(row.values()))) for row in counting)

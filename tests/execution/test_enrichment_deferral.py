@@ -153,7 +153,7 @@ def test_a_resumed_task_never_says_that_nothing_was_sent(
 def test_the_trigger_ends_at_its_deadline_and_reports_how_many_requests_ended(
     emulator: SegmindEmulator, clock: Clock, tmp_path: Path
 ) -> None:
-    trigger = Rows(tmp_path).leg()
+    trigger = Rows(tmp_path).defer()
     trigger.until = time.time() + 0.3
 
     event = fired(trigger)
@@ -165,7 +165,7 @@ def test_the_trigger_ends_at_its_deadline_and_reports_how_many_requests_ended(
 
 def test_a_failed_request_counts_as_ended(emulator: SegmindEmulator, clock: Clock, tmp_path: Path) -> None:
     emulator.script(match="sky", fail="no")
-    trigger = Rows(tmp_path).leg()
+    trigger = Rows(tmp_path).defer()
     clock.ahead += 601
     trigger.enough = 2
 
@@ -175,7 +175,7 @@ def test_a_failed_request_counts_as_ended(emulator: SegmindEmulator, clock: Cloc
 def test_an_error_in_the_trigger_resumes_the_task(
     emulator: SegmindEmulator, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trigger = Rows(tmp_path).leg()
+    trigger = Rows(tmp_path).defer()
     monkeypatch.setenv("AIRFLOW_CONN_SEGMIND_DEFAULT", '{"conn_type": "segmind", "host": "ftp://nowhere"}')
 
     assert fired(trigger)["trouble"] == "SegmindConfigError"
