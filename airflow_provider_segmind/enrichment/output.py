@@ -118,21 +118,21 @@ class Output:
 
     def _row(self, place: Place, mark: bytes, first: bool) -> OutputRow:
         engine = self._engine
-        standing, left = engine.ledger.standing(mark), engine.reason_left(mark)
-        event = None if standing.open else engine.ledger.finished(mark)
+        state, left = engine.ledger.row_state(mark), engine.reason_left(mark)
+        event = None if state.open else engine.ledger.finished(mark)
         if event is not None:
             spent = (event.request_ids, event.cost, event.tokens)
             outcome, reason = event.outcome, event.reason
             if self._misfit is not None and outcome is Outcome.SUCCESS and (misfit := self._misfit(event.answer or {})):
                 outcome, reason = Outcome.INVALID, misfit
             return OutputRow(place, outcome, reason, event, first, *spent)
-        if standing.open is None:
+        if state.open is None:
             why = left or (engine.stopped.reason if engine.stopped else STOPPED)
-            spent = _spent(standing.half_asked(engine.ledger.run), engine)
+            spent = _spent(state.unsent_follow_up(engine.ledger.run), engine)
             return OutputRow(place, Outcome.SKIPPED, why, None, first, *spent)
-        ids, cost, tokens = _spent(standing.claim, engine)
-        if standing.open.submitted is not None:
-            ids = (*ids, standing.open.submitted.request_id)
+        ids, cost, tokens = _spent(state.claim, engine)
+        if state.open.submitted is not None:
+            ids = (*ids, state.open.submitted.request_id)
             left = left or "the request was accepted and the run ended before its answer; a retry fetches it"
         left = left or "its request may have been accepted; whether it was is unknown"
         return OutputRow(place, Outcome.UNKNOWN, left, None, first, ids, cost, tokens)

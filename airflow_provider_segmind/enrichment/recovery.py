@@ -371,7 +371,7 @@ async def decide_lost(run: Run, lost: Mapping[bytes, tuple[Prepared, float]]) ->
     """
     claims, elsewhere = {}, []
     for mark, (prepared, until) in lost.items():
-        row = run.ledger.standing(mark).open
+        row = run.ledger.row_state(mark).open
         claim = row.claim_for(run.ledger.run) if row is not None else None
         if row is None or row.submitted is not None or any(map(run.member.is_present, row.holders())):
             # Another run has found out what became of it, or asks about it anew.
@@ -453,7 +453,7 @@ def free(run: Run, mark: bytes, claims: frozenset[str]) -> None:
 
     :param claims: those that stood when the history was asked; it says nothing about one that came since.
     """
-    row = run.ledger.standing(mark).open
+    row = run.ledger.row_state(mark).open
     for claim in row.unresolved if row is not None else ():
         if claim.key not in claims:
             continue
@@ -468,7 +468,7 @@ def _uncount(run: Run, claim: Claimed) -> None:
 
 
 def _unresolved(run: Run, mark: bytes) -> frozenset[str]:
-    row = run.ledger.standing(mark).open
+    row = run.ledger.row_state(mark).open
     return frozenset(claim.key for claim in row.unresolved) if row is not None else frozenset()
 
 

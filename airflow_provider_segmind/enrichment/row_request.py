@@ -22,7 +22,7 @@ from airflow_provider_segmind.enrichment.ledger.events import Claimed, Submitted
 from airflow_provider_segmind.enrichment.ledger.group_commit import GroupCommit
 from airflow_provider_segmind.enrichment.ledger.ledger import Ledger
 from airflow_provider_segmind.enrichment.ledger.live import Membership
-from airflow_provider_segmind.enrichment.ledger.row_state import Step
+from airflow_provider_segmind.enrichment.ledger.row_state import Attempt
 from airflow_provider_segmind.enrichment.outcomes import Accept, AskAgain, Outcome, Refuse, Reply, Verdict
 from airflow_provider_segmind.enrichment.rows import digest
 from airflow_provider_segmind.enrichment.run_limits import FREE, Budget, Permission
@@ -196,33 +196,33 @@ class Asker:
 
     async def ask(self, prepared: Prepared) -> None:
         """Bring a row to its outcome, or leave it."""
-        standing = self._run.ledger.standing(prepared.fingerprint)
-        row = standing.open
+        state = self._run.ledger.row_state(prepared.fingerprint)
+        row = state.open
         submitted: Submitted | None = None
-        if standing.success or (row is not None and row.submitted is None):
+        if state.success or (row is not None and row.submitted is None):
             # Another run was faster since the row was taken up.
             self._run.contend(prepared, collided=False)
             return
         if row is not None:
             submitted = row.submitted
-            step = Step(standing.claim or self._claim(prepared, attempt=row.attempt))
-        elif (further := standing.half_asked(self._run.ledger.run)) is not None:
-            step, submitted = Step(further).before_the_last_question()
+            attempt = Attempt(state.claim or self._claim(prepared, attempt=row.attempt))
+        elif (further := state.unsent_follow_up(self._run.ledger.run)) is not None:
+            attempt, submitted = Attempt(further).before_follow_up()
         else:
-            step = Step(self._claim(prepared, attempt=standing.attempt + 1), new_row=True)
-            step = step.carrying(standing.claim or self._run.ledger.finished(prepared.fingerprint))
+            attempt = Attempt(self._claim(prepared, attempt=state.attempt + 1), new_row=True)
+            attempt = attempt.carrying(state.claim or self._run.ledger.finished(prepared.fingerprint))
         if submitted is not None:
             # An answer that is fetched once more was billed before.
-            bound = FREE if step.counted else step.claim.bound
+            bound = FREE if attempt.counted else attempt.claim.bound
             self._run.budget.began(prepared.fingerprint, bound, new_row=False)
             self._run.tally.resumed += 1
-        following: tuple[Step, Mapping[str, Any]] | None = (step, prepared.inputs)
+        following: tuple[Attempt, Mapping[str, Any]] | None = (attempt, prepared.inputs)
         while following is not None:
-            step, inputs = following
-            submitted = submitted or await self._submit(prepared, step, inputs)
+            attempt, inputs = following
+            submitted = submitted or await self._submit(prepared, attempt, inputs)
             if submitted is None:
                 return
-            following = await self._collect(prepared, step, submitted)
+            following = await self._collect(prepared, attempt, submitted)
             submitted = None
 
     def _claim(self, prepared: Prepared, *, attempt: int) -> Claimed:
@@ -238,26 +238,26 @@ class Asker:
             id=ledger.claim_id(),
         )
 
-    async def _submit(self, prepared: Prepared, step: Step, inputs: Mapping[str, Any]) -> Submitted | None:
+    async def _submit(self, prepared: Prepared, attempt: Attempt, inputs: Mapping[str, Any]) -> Submitted | None:
         """Send the paid POST, or return None when the row was finished or left instead."""
         run = self._run
         run.held += 1
         bound = self._question.most(inputs)
-        leave = Leave(run, replace(step.claim, most=bound.usd if bound.certain else None), self._clock)
+        leave = Leave(run, replace(attempt.claim, most=bound.usd if bound.certain else None), self._clock)
         try:
-            if not await self._permitted(prepared, step, bound):
+            if not await self._permitted(prepared, attempt, bound):
                 return None
             accepted = await self._post(inputs, leave)
         except NotSentError as held:
             if held.contested:
-                self._contend(prepared, step, leave)
+                self._contend(prepared, attempt, leave)
             elif held.trouble is not None:
-                self._not_accepted(prepared, step, held.trouble, leave)
+                self._not_accepted(prepared, attempt, held.trouble, leave)
             else:
-                self._free(prepared, step, STOPPED, leave)
+                self._free(prepared, attempt, STOPPED, leave)
             return None
         except SegmindError as error:
-            self._not_accepted(prepared, step, error, leave)
+            self._not_accepted(prepared, attempt, error, leave)
             return None
         finally:
             leave.let_go()
@@ -274,28 +274,28 @@ class Asker:
         run.tally.submitted(submitted, claim)
         return submitted
 
-    async def _permitted(self, prepared: Prepared, step: Step, bound: CostBound) -> bool:
+    async def _permitted(self, prepared: Prepared, attempt: Attempt, bound: CostBound) -> bool:
         run = self._run
         while not run.stopping:
-            permission = run.budget.permission(bound, new_row=step.new_row)
+            permission = run.budget.permission(bound, new_row=attempt.new_row)
             if permission is Permission.GO:
-                run.budget.began(prepared.fingerprint, bound, new_row=step.new_row)
+                run.budget.began(prepared.fingerprint, bound, new_row=attempt.new_row)
                 return True
-            if permission is Permission.LATER and step.claim.question == 1 and run.postpone(prepared, STOPPED):
+            if permission is Permission.LATER and attempt.claim.question == 1 and run.postpone(prepared, STOPPED):
                 return False
             if permission is not Permission.WAIT:
-                run.stop(run.budget.explain(bound, new_row=step.new_row))
+                run.stop(run.budget.explain(bound, new_row=attempt.new_row))
                 break
             await run.budget_changed()
-        if step.claim.question == 1:
+        if attempt.claim.question == 1:
             run.leave(prepared, STOPPED)
         elif run.halted:
             # The same run goes on here when it is tried again; its budget may have room for this question.
-            run.commits.note(step.claim)
-            run.commits.note(step.freed(self._clock()))
+            run.commits.note(attempt.claim)
+            run.commits.note(attempt.freed(self._clock()))
             run.leave(prepared, STOPPED_BETWEEN)
         else:
-            self._finish(step, Outcome.INVALID, reason="no usable answer, and the run stopped before asking again")
+            self._finish(attempt, Outcome.INVALID, reason="no usable answer, and the run stopped before asking again")
         return False
 
     async def _post(self, inputs: Mapping[str, Any], leave: Leave) -> SubmittedRequest:
@@ -313,14 +313,14 @@ class Asker:
             await self._sleep(pause * (0.5 + self._rng.random()))
             pause = min(30.0, 2 * pause)
 
-    def _not_accepted(self, prepared: Prepared, step: Step, error: SegmindError, leave: Leave) -> None:
+    def _not_accepted(self, prepared: Prepared, attempt: Attempt, error: SegmindError, leave: Leave) -> None:
         run = self._run
         if error is run.commits.error:
             # The ledger may or may not contain the claim, but nothing was sent.
-            run.budget.gave_back(prepared.fingerprint, new_row=step.new_row)
+            run.budget.gave_back(prepared.fingerprint, new_row=attempt.new_row)
             run.leave(prepared, "the ledger could not be written, or the entries of other runs not be read")
         elif error is run.commits.forbidden():
-            self._free(prepared, step, f"it was not asked: {_words(error)}", leave)
+            self._free(prepared, attempt, f"it was not asked: {_words(error)}", leave)
         elif error.billed is not False:
             run.budget.lost_sight()
             run.leave(
@@ -329,48 +329,48 @@ class Asker:
                 lost_at=self._clock(),
             )
         elif isinstance(error, HOPELESS) or error.retryable:
-            self._free(prepared, step, f"it was not asked: {_words(error)}", leave)
+            self._free(prepared, attempt, f"it was not asked: {_words(error)}", leave)
             run.stop(_words(error), error=error)
         else:
             run.budget.billed(prepared.fingerprint, 0.0)
-            self._finish(step, Outcome.FAILED, reason=_words(error))
+            self._finish(attempt, Outcome.FAILED, reason=_words(error))
 
-    def _contend(self, prepared: Prepared, step: Step, leave: Leave) -> None:
+    def _contend(self, prepared: Prepared, attempt: Attempt, leave: Leave) -> None:
         if leave.claimed:
-            self._run.commits.note(step.freed(self._clock()))
-        self._run.budget.gave_back(prepared.fingerprint, new_row=step.new_row)
+            self._run.commits.note(attempt.freed(self._clock()))
+        self._run.budget.gave_back(prepared.fingerprint, new_row=attempt.new_row)
         self._run.contend(prepared, collided=True)
 
-    def _free(self, prepared: Prepared, step: Step, reason: str, leave: Leave) -> None:
+    def _free(self, prepared: Prepared, attempt: Attempt, reason: str, leave: Leave) -> None:
         if leave.claimed:
             # Without a claim this would only hide the attempt before it, and what that was answered and paid.
-            self._run.commits.note(step.freed(self._clock()))
-        self._run.budget.gave_back(prepared.fingerprint, new_row=step.new_row)
+            self._run.commits.note(attempt.freed(self._clock()))
+        self._run.budget.gave_back(prepared.fingerprint, new_row=attempt.new_row)
         self._run.leave(prepared, reason)
 
     async def _collect(
-        self, prepared: Prepared, step: Step, submitted: Submitted
-    ) -> tuple[Step, Mapping[str, Any]] | None:
+        self, prepared: Prepared, attempt: Attempt, submitted: Submitted
+    ) -> tuple[Attempt, Mapping[str, Any]] | None:
         """Wait for the answer and settle the row, or return the next question about it."""
         run, request_id = self._run, submitted.request_id
         try:
             result = await self._wait(submitted)
         except SegmindRequestFailedError as error:
             run.budget.billed(prepared.fingerprint, 0.0)
-            step = step.answered(request_id, cost=0.0)
-            failures = step.failures + 1
-            if failures < self._settings.failed_attempts and step.claim.question == 1:
-                return self._following(step, prepared.body, question=1, failures=failures), prepared.inputs
-            self._finish(step, Outcome.FAILED, reason=error.reason, submitted=submitted)
+            attempt = attempt.answered(request_id, cost=0.0)
+            failures = attempt.failures + 1
+            if failures < self._settings.failed_attempts and attempt.claim.question == 1:
+                return self._following(attempt, prepared.body, question=1, failures=failures), prepared.inputs
+            self._finish(attempt, Outcome.FAILED, reason=error.reason, submitted=submitted)
         except SegmindRequestExpiredError as error:
-            await self._settle_expired(step, submitted, error)
+            await self._settle_expired(attempt, submitted, error)
         except SegmindError as error:
             run.budget.lost_sight()
             run.leave(prepared, f"request {request_id!r} was accepted, its answer is not there: {_words(error)}")
             if isinstance(error, HOPELESS):
                 run.stop(_words(error), error=error)
         else:
-            return self._judge(prepared, step, submitted, result)
+            return self._judge(prepared, attempt, submitted, result)
         return None
 
     async def _wait(self, submitted: Submitted) -> RequestResult:
@@ -392,7 +392,7 @@ class Asker:
             raise TypeError("the client's wait(fetch=True) must return a RequestResult")
         return state
 
-    async def _settle_expired(self, step: Step, submitted: Submitted, error: SegmindRequestExpiredError) -> None:
+    async def _settle_expired(self, attempt: Attempt, submitted: Submitted, error: SegmindRequestExpiredError) -> None:
         """Settle a row whose result is gone from what the history says; asking again would be paid again."""
         cost, reason, billed = error.cost, _words(error), True
         with contextlib.suppress(SegmindError):
@@ -401,27 +401,27 @@ class Asker:
             if record.model_status == "FAILED":
                 cost, reason, billed = 0.0, record.error or reason, False
         self._run.budget.billed(submitted.fingerprint, cost)
-        step = step.answered(submitted.request_id, cost=cost)
-        self._finish(step, Outcome.FAILED, reason=reason, submitted=submitted, billed=billed)
+        attempt = attempt.answered(submitted.request_id, cost=cost)
+        self._finish(attempt, Outcome.FAILED, reason=reason, submitted=submitted, billed=billed)
 
     def _judge(
-        self, prepared: Prepared, step: Step, submitted: Submitted, result: RequestResult
-    ) -> tuple[Step, Mapping[str, Any]] | None:
+        self, prepared: Prepared, attempt: Attempt, submitted: Submitted, result: RequestResult
+    ) -> tuple[Attempt, Mapping[str, Any]] | None:
         self._last_success = self._clock()
-        own = step.claim.run == self._run.ledger.run and not step.counted
+        own = attempt.claim.run == self._run.ledger.run and not attempt.counted
         self._run.budget.billed(prepared.fingerprint, result.metrics.cost if own else 0.0)
-        verdict = self._read(Reply(result, prepared.inputs, step.claim.question))
-        step = step.answered(submitted.request_id, cost=result.metrics.cost, tokens=verdict.tokens)
+        verdict = self._read(Reply(result, prepared.inputs, attempt.claim.question))
+        attempt = attempt.answered(submitted.request_id, cost=result.metrics.cost, tokens=verdict.tokens)
         if isinstance(verdict, AskAgain):
-            question = step.claim.question + 1
+            question = attempt.claim.question + 1
             if question <= self._settings.max_questions:
                 body = digest(verdict.inputs).hex()
-                return self._following(step, body, question=question, failures=step.failures), verdict.inputs
+                return self._following(attempt, body, question=question, failures=attempt.failures), verdict.inputs
             verdict = Refuse(Outcome.INVALID, verdict.reason)
         if isinstance(verdict, Accept):
-            self._finish(step, Outcome.SUCCESS, answer=dict(verdict.answer), submitted=submitted, billed=True)
+            self._finish(attempt, Outcome.SUCCESS, answer=dict(verdict.answer), submitted=submitted, billed=True)
         else:
-            self._finish(step, verdict.outcome, reason=verdict.reason, submitted=submitted, billed=True)
+            self._finish(attempt, verdict.outcome, reason=verdict.reason, submitted=submitted, billed=True)
         return None
 
     def _read(self, reply: Reply) -> Verdict:
@@ -430,9 +430,9 @@ class Asker:
         except SegmindReplyError as error:
             return Refuse(_REPLY_OUTCOMES.get(error.reason, Outcome.INVALID), str(error))
 
-    def _following(self, step: Step, body: str, *, question: int, failures: int) -> Step:
+    def _following(self, attempt: Attempt, body: str, *, question: int, failures: int) -> Attempt:
         ledger = self._run.ledger
-        return step.following(
+        return attempt.following(
             at=self._clock(),
             run=ledger.run,
             writer=ledger.writer,
@@ -443,11 +443,11 @@ class Asker:
         )
 
     def _finish(
-        self, step: Step, outcome: Outcome, *, reason: str = "", answer: object = None,
+        self, attempt: Attempt, outcome: Outcome, *, reason: str = "", answer: object = None,
         submitted: Submitted | None = None, billed: bool = False,
     ) -> None:  # fmt: skip
         run = self._run
-        event = step.finished(
+        event = attempt.finished(
             outcome,
             at=self._clock(),
             reason=shorten(mask_known(reason)),

@@ -203,12 +203,12 @@ class RowBook:
 
     def is_held(self, mark: bytes) -> bool:
         """Tell whether another run that is at work has a claim of a row that is not ended."""
-        row = self._ledger.standing(mark).open
+        row = self._ledger.row_state(mark).open
         return row is not None and any(self._member.is_present(writer) for writer in row.holders())
 
     def lost_at(self, mark: bytes) -> float:
         """Return the epoch seconds after which the request of an unresolved claim was certainly not sent any more."""
-        row = self._ledger.standing(mark).open
+        row = self._ledger.row_state(mark).open
         left = [self._member.left_at(writer) for writer in row.holders()] if row is not None else []
         return max((self._started, *(at for at in left if at is not None)))
 
@@ -222,25 +222,25 @@ class RowBook:
         mark = prepared.fingerprint
         if mark in self._busy or mark in self.left or mark in self._refused or mark in self.contested:
             return False
-        standing = self._ledger.standing(mark)
-        if standing.success:
+        state = self._ledger.row_state(mark)
+        if state.success:
             self._budget.settled(Outcome.SUCCESS)
             return False
-        if self.is_held(mark) and not (eager and standing.open is not None and standing.open.submitted is not None):
+        if self.is_held(mark) and not (eager and state.open is not None and state.open.submitted is not None):
             self.contend(prepared, collided=False)
             return False
-        if standing.open is not None and standing.open.submitted is None:
-            self._budget.lost_before(mark, standing.open.bound)
+        if state.open is not None and state.open.submitted is None:
+            self._budget.lost_before(mark, state.open.bound)
             self.leave(
                 prepared,
                 "an earlier try may have sent its request; whether it did is unknown",
                 lost_at=self.lost_at(mark),
             )
             return False
-        if standing.open is None and standing.finished and not self._is_asked_again(mark):
+        if state.open is None and state.finished and not self._is_asked_again(mark):
             self._refused.add(mark)
             return False
-        if stopping and standing.open is None and standing.half_asked(self._ledger.run) is None:
+        if stopping and state.open is None and state.unsent_follow_up(self._ledger.run) is None:
             return False
         self._busy.add(mark)
         return True
@@ -252,7 +252,7 @@ class RowBook:
         if mark in self.contested:
             return
         self._collisions.pop(mark, None)
-        if mark not in self.left and not self._ledger.standing(mark).success:
+        if mark not in self.left and not self._ledger.row_state(mark).success:
             self._refused.add(mark)
 
     def _is_asked_again(self, mark: bytes) -> bool:

@@ -52,7 +52,7 @@ def _estimate(
         prices = hook.get_prices()
         rows = islice(table.rows(), sample)
         for prepared in _distinct(rows, question, shard=shard, target=target, estimate=estimate):
-            if ledger is not None and ledger.standing(prepared.fingerprint).success:
+            if ledger is not None and ledger.row_state(prepared.fingerprint).success:
                 estimate.answered_rows += 1
             else:
                 estimate.add(prepared.inputs, prices)

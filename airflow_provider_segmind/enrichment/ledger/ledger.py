@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol
 from airflow_provider_segmind.client.request_history import POST_DURATION
 from airflow_provider_segmind.enrichment.ledger.events import Claimed, Event, Finished, Submitted, from_line, to_line
 from airflow_provider_segmind.enrichment.ledger.local_index import FinishedRow, LocalIndex
-from airflow_provider_segmind.enrichment.ledger.row_state import WITNESSES, OpenRow, RunTotals, Standing, Witness
+from airflow_provider_segmind.enrichment.ledger.row_state import WITNESSES, OpenRow, RunTotals, RowState, Witness
 from airflow_provider_segmind.enrichment.ledger.segments import (
     read_segment,
     segment_name,
@@ -166,11 +166,11 @@ class Ledger:
         """Make everything appended durable."""
         self.write(self.take())
 
-    def standing(self, fingerprint: bytes) -> Standing:
+    def row_state(self, fingerprint: bytes) -> RowState:
         """Return where a row stands."""
         row = self._open.get(fingerprint)
         attempt, success = self._finished_state(fingerprint, row) or (0, False)
-        return Standing(
+        return RowState(
             open=row if row and not row.is_free else None,
             claim=row.claim_for(self.run) if row else None,
             finished=attempt > 0,

@@ -141,7 +141,7 @@ def _worth(claim: Claimed, run: str) -> tuple[bool, int, float, str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class RowState:
     """
     Where a row stands.
 
@@ -158,7 +158,7 @@ class Standing:
     success: bool = False
     attempt: int = 0
 
-    def half_asked(self, run: str) -> Claimed | None:
+    def unsent_follow_up(self, run: str) -> Claimed | None:
         """
         Return the claim of a further question that a run certainly did not send, None when there is none.
 
@@ -221,7 +221,7 @@ LONG_AGO = 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class Attempt:
     """
     One attempt.
 
@@ -264,7 +264,7 @@ class Step:
         )
         return replace(self, claim=claim, unpriced=self.unpriced or cost is None)
 
-    def before_the_last_question(self) -> tuple[Self, Submitted]:
+    def before_follow_up(self) -> tuple[Self, Submitted]:
         """
         Go back to the answer that led to this attempt's question, which was never sent.
 

@@ -131,11 +131,11 @@ class Writer:
         self.ledger.commit()
 
     def claim(self, number: int) -> None:
-        standing = self.ledger.standing(mark(number))
-        if standing.success or standing.open is not None or number in self.leaves:
+        state = self.ledger.row_state(mark(number))
+        if state.success or state.open is not None or number in self.leaves:
             return
         claim = Claimed(
-            fingerprint=mark(number), attempt=standing.attempt + 1, at=self.clock(), run=self.ledger.run,
+            fingerprint=mark(number), attempt=state.attempt + 1, at=self.clock(), run=self.ledger.run,
             writer=self.ledger.writer, model="m", body="b", id=self.ledger.claim_id(),
         )  # fmt: skip
         leave = self.leaves[number] = Leave(self, claim, self.clock)  # type: ignore[arg-type]
@@ -173,10 +173,10 @@ class Writer:
 
     def finish(self, number: int, outcome: Outcome) -> None:
         """Take the answer of a request that the ledger names, whoever sent it."""
-        standing = self.ledger.standing(mark(number))
-        if standing.open is None or standing.open.submitted is None:
+        state = self.ledger.row_state(mark(number))
+        if state.open is None or state.open.submitted is None:
             return
-        one = standing.open.submitted
+        one = state.open.submitted
         self.world.ended(number, one.request_id, answered=outcome is Outcome.SUCCESS)
         self.note(
             Finished(
@@ -187,7 +187,7 @@ class Writer:
 
     def recover(self, number: int) -> None:
         """Ask the history what became of claims that nobody holds any more."""
-        row = self.ledger.standing(mark(number)).open
+        row = self.ledger.row_state(mark(number)).open
         if row is None or row.submitted is not None or number in self.leaves or number in self.accepted:
             return
         if any(self.member.is_present(writer) for writer in row.holders()):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from airflow_provider_segmind.enrichment.ledger.compaction import compact
 from airflow_provider_segmind.enrichment.ledger.events import Event, from_line, to_line
 from airflow_provider_segmind.enrichment.ledger.ledger import Ledger
-from airflow_provider_segmind.enrichment.ledger.row_state import Standing
+from airflow_provider_segmind.enrichment.ledger.row_state import RowState
 from airflow_provider_segmind.enrichment.ledger.segments import segment_names, write_segment
 from airflow_provider_segmind.enrichment.outcomes import Outcome
 from airflow_provider_segmind.exceptions import SegmindEnrichmentError
@@ -35,39 +35,39 @@ def written(folder: Path, *groups: Sequence[Event], writer: str = "w") -> Ledger
     return ledger
 
 
-def seen(standing: Standing) -> object:
-    row = standing.open
-    return (row and (row.attempt, standing.claim, row.submitted), standing.success, standing.attempt)
+def seen(state: RowState) -> object:
+    row = state.open
+    return (row and (row.attempt, state.claim, row.submitted), state.success, state.attempt)
 
 
 def test_a_committed_claim_is_seen_by_the_next_reader(tmp_path: Path) -> None:
     written(tmp_path, [claimed(1)])
-    row = opened(tmp_path).standing(mark(1)).open
+    row = opened(tmp_path).row_state(mark(1)).open
     assert row is not None
     assert row.submitted is None
 
 
 def test_what_was_not_committed_is_gone_with_its_writer(tmp_path: Path) -> None:
     written(tmp_path).append(claimed(1))
-    assert opened(tmp_path).standing(mark(1)) == Standing()
+    assert opened(tmp_path).row_state(mark(1)) == RowState()
 
 
 def test_a_submitted_row_is_known_by_its_request(tmp_path: Path) -> None:
     written(tmp_path, [claimed(1)], [submitted(1, request_id="abc")])
-    row = opened(tmp_path).standing(mark(1)).open
+    row = opened(tmp_path).row_state(mark(1)).open
     assert row is not None
     assert row.submitted == submitted(1, request_id="abc")
 
 
 def test_a_freed_row_may_be_asked_as_if_for_the_first_time(tmp_path: Path) -> None:
     written(tmp_path, [claimed(1), freed(1)])
-    assert opened(tmp_path).standing(mark(1)) == Standing(claim=claimed(1), attempt=1)
+    assert opened(tmp_path).row_state(mark(1)) == RowState(claim=claimed(1), attempt=1)
 
 
 def test_a_row_freed_by_one_writer_stays_claimed_by_the_other(tmp_path: Path) -> None:
     written(tmp_path, [claimed(1, writer="a")], writer="a")
     written(tmp_path, [claimed(1, writer="b"), freed(1, writer="b")], writer="b")
-    assert opened(tmp_path).standing(mark(1)).open is not None
+    assert opened(tmp_path).row_state(mark(1)).open is not None
 
 
 def test_a_finished_answer_is_read_back(tmp_path: Path) -> None:
@@ -91,12 +91,12 @@ def test_an_answer_can_be_read_before_it_is_committed(tmp_path: Path) -> None:
 def test_a_failed_row_that_is_asked_again_keeps_its_outcome_until_the_next(tmp_path: Path) -> None:
     written(tmp_path, [finished(1, outcome=Outcome.FAILED, cost=None)], [claimed(1, 2)])
     ledger = opened(tmp_path)
-    standing = ledger.standing(mark(1))
-    assert standing.open is not None
-    assert (standing.attempt, standing.success) == (2, False)
+    state = ledger.row_state(mark(1))
+    assert state.open is not None
+    assert (state.attempt, state.success) == (2, False)
     ledger.append(finished(1, 2))
-    assert ledger.standing(mark(1)).open is None
-    assert ledger.standing(mark(1)).success
+    assert ledger.row_state(mark(1)).open is None
+    assert ledger.row_state(mark(1)).success
 
 
 def test_an_answer_is_never_replaced(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_an_answer_is_never_replaced(tmp_path: Path) -> None:
     ledger.append(claimed(1, 2))
     ledger.append(finished(1, 2, outcome=Outcome.INVALID))
     assert ledger.finished(mark(1)) == finished(1, answer="first")
-    assert ledger.standing(mark(1)).open is None
+    assert ledger.row_state(mark(1)).open is None
 
 
 def test_a_runs_totals_survive_its_retry_and_leave_other_runs_out(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_a_line_of_a_later_version_stops_the_reader(tmp_path: Path) -> None:
 def test_a_half_written_file_is_ignored(tmp_path: Path) -> None:
     written(tmp_path, [finished(1)])
     (tmp_path / ".00000000005000-w-000007.jsonl.1f.tmp").write_bytes(b'{"event":"cla')
-    assert opened(tmp_path).standing(mark(1)).success
+    assert opened(tmp_path).row_state(mark(1)).success
 
 
 def test_compaction_keeps_what_counts_and_drops_the_rest(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_compaction_keeps_what_counts_and_drops_the_rest(tmp_path: Path) -> None
     compact(tmp_path, clock=lambda: 6.0)
     after = opened(tmp_path)
     assert len(segment_names(tmp_path)) == 1
-    assert [seen(after.standing(mark(n))) for n in (1, 2, 3)] == [seen(before.standing(mark(n))) for n in (1, 2, 3)]
+    assert [seen(after.row_state(mark(n))) for n in (1, 2, 3)] == [seen(before.row_state(mark(n))) for n in (1, 2, 3)]
     assert after.finished(mark(1)) == finished(1, answer="a")
     assert len(next(tmp_path.iterdir()).read_bytes().splitlines()) == 1 + 1 + 2 + 1
 
@@ -185,7 +185,7 @@ def test_compaction_keeps_what_counts_and_drops_the_rest(tmp_path: Path) -> None
 def test_compaction_splits_what_is_large(tmp_path: Path) -> None:
     written(tmp_path, *[[finished(number, answer="x" * 500)] for number in range(20)])
     assert len(compact(tmp_path, clock=lambda: 6.0, segment_bytes=2000)) > 2
-    assert all(opened(tmp_path).standing(mark(number)).success for number in range(20))
+    assert all(opened(tmp_path).row_state(mark(number)).success for number in range(20))
 
 
 def test_a_reader_follows_a_compaction_that_happens_under_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +197,7 @@ def test_a_reader_follows_a_compaction_that_happens_under_it(tmp_path: Path, mon
         "airflow_provider_segmind.enrichment.ledger.ledger.segment_names",
         lambda folder: next(answers, None) or segment_names(folder) if folder == tmp_path else [],
     )
-    assert opened(tmp_path).standing(mark(1)).success
+    assert opened(tmp_path).row_state(mark(1)).success
 
 
 _NUMBERS = st.integers(0, 2)
@@ -227,7 +227,7 @@ def test_events_mean_the_same_in_any_order_and_however_often_read(events: list[E
         third = opened(Path(two))
         for other in (second, third):
             for number in range(3):
-                assert seen(first.standing(mark(number))) == seen(other.standing(mark(number)))
+                assert seen(first.row_state(mark(number))) == seen(other.row_state(mark(number)))
                 assert first.finished(mark(number)) == other.finished(mark(number))
             assert first.totals() == other.totals()
 

@@ -324,14 +324,14 @@ class ManyWriters(RuleBasedStateMachine):
 def check(ledger: Ledger, events: list[Event]) -> None:
     rows, cost = 0, 0.0
     for number in range(ROWS):
-        known, standing = truth(events, number, ledger.run), ledger.standing(mark(number))
-        assert standing.attempt == known.attempt
-        assert standing.success == known.succeeded
+        known, state = truth(events, number, ledger.run), ledger.row_state(mark(number))
+        assert state.attempt == known.attempt
+        assert state.success == known.succeeded
         assert ledger.finished(mark(number)) == known.outcome
-        assert (standing.open is not None) == known.is_open
-        assert standing.claim == known.claim
-        if standing.open is not None:
-            assert standing.open.submitted == known.submitted
+        assert (state.open is not None) == known.is_open
+        assert state.claim == known.claim
+        if state.open is not None:
+            assert state.open.submitted == known.submitted
         spent = _spent(known, ledger.run)
         rows += spent is not None
         cost += spent or 0.0
