@@ -23,14 +23,14 @@ from airflow_provider_segmind.enrichment.ledger.events import Submitted
 from airflow_provider_segmind.enrichment.ledger.group_commit import GroupCommit
 from airflow_provider_segmind.enrichment.ledger.ledger import Ledger
 from airflow_provider_segmind.enrichment.ledger.live import BEATS, Heartbeat, Membership
-from airflow_provider_segmind.enrichment.recovery import decide_lost, recover_earlier
-from airflow_provider_segmind.enrichment.row_reader import Feeder
-from airflow_provider_segmind.enrichment.row_request import Asker
+from airflow_provider_segmind.enrichment.recovery import recover_earlier, resolve_lost
+from airflow_provider_segmind.enrichment.row_reader import RowReader
+from airflow_provider_segmind.enrichment.row_request import RowRequester
 from airflow_provider_segmind.enrichment.run_limits import Budget, Limits
 from airflow_provider_segmind.enrichment.settings import Client, KeyedTarget, Prepared, Question, Settings, Shard
 from airflow_provider_segmind.enrichment.stats import Meter, Progress, Tally, outcomes_of
 from airflow_provider_segmind.enrichment.storage import StorePath
-from airflow_provider_segmind.enrichment.work_queue import Rest, Room, RowBook, rest_of
+from airflow_provider_segmind.enrichment.work_queue import Deferral, InFlightBytes, RowTracker, deferral_of
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindEnrichmentError, SegmindError, after_sending
 
 T = TypeVar("T")
@@ -64,7 +64,7 @@ class Engine:
     :param ledger_folder: where the ledger lives.
     :param run_id: names the run whose budget counts; a retry has the same.
     :param target: where the answers go, when that has a say in which rows are asked about.
-    :param carried: what :meth:`carried` of the try's last leg returned, when it rested.
+    :param resume_state: what :meth:`resume_state` of the try's last leg returned, when it rested.
     :param progress: called every ``settings.progress_interval`` seconds and at the end.
     :param clock: epoch seconds.
     :param monotonic: by which the heartbeats of other runs are timed.
@@ -84,7 +84,7 @@ class Engine:
         shard: Shard | None = None,
         target: KeyedTarget | None = None,
         progress: Callable[[Progress], None] | None = None,
-        carried: Mapping[str, Any] | None = None,
+        resume_state: Mapping[str, Any] | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -94,7 +94,7 @@ class Engine:
         self.settings = settings or Settings()
         self.limits = limits or Limits()
         self.shard = shard or Shard()
-        self.feeder = Feeder(rows, question, self.shard, self.settings, target)
+        self.reader = RowReader(rows, question, self.shard, self.settings, target)
         writer = uuid.uuid4().hex[:12]
         self.member = Membership(
             ledger_folder,
@@ -108,15 +108,15 @@ class Engine:
         self.ledger = Ledger(ledger_folder, run=run_id, writer=writer, clock=clock, live=self.member)
         self.budget = Budget(self.limits)
         self.tally = Tally(clock)
-        self.tally.take_over(carried or {})
-        self._seconds_before = float((carried or {}).get("seconds", 0.0))
+        self.tally.take_over(resume_state or {})
+        self._seconds_before = float((resume_state or {}).get("seconds", 0.0))
         client.count_calls(self.tally.called)
         self.stopped: Stop | None = None
-        self.rest: Rest | None = None
+        self.deferral: Deferral | None = None
         self.waiting: dict[str, Submitted] = {}
-        self.held = 0
+        self.waiting_for_permit = 0
         self._asking = 0
-        self._fed_all = False
+        self._all_read = False
         self._postponing = True
         self.commits: GroupCommit
         self.clock = clock
@@ -131,12 +131,12 @@ class Engine:
         # Few threads of its own: each one that touches many rows keeps some memory for itself.
         self._threads = ThreadPoolExecutor(3, thread_name_prefix="segmind-enrichment")
         self._queue: asyncio.Queue[Prepared | None]
-        self._room: Room
+        self._bytes: InFlightBytes
         self._source_error: SegmindError | OSError | None = None
         self.seconds = 0.0
         self._started = clock()
         self._alone_since = self._started
-        self._rows = self._new_book()
+        self._rows = self._new_tracker()
         self._changed = asyncio.Event()
         self._stop_signal = asyncio.Event()
 
@@ -165,9 +165,9 @@ class Engine:
         if hurry:
             self._stop_signal.set()
 
-    def leave(self, prepared: Prepared, reason: str, *, lost_at: float | None = None) -> None:
-        """Set a row aside without an outcome; see :meth:`RowBook.leave`."""
-        self._rows.leave(prepared, reason, lost_at=lost_at)
+    def skip(self, prepared: Prepared, reason: str, *, lost_at: float | None = None) -> None:
+        """Set a row aside without an outcome; see :meth:`RowTracker.leave`."""
+        self._rows.skip(prepared, reason, lost_at=lost_at)
 
     def postpone(self, prepared: Prepared, reason: str) -> bool:
         """Set a row aside to the end of the table, unless too many are; then it is not."""
@@ -177,12 +177,12 @@ class Engine:
         return True
 
     def contend(self, prepared: Prepared, *, collided: bool) -> None:
-        """Come back later to a row that another run is asking about; see :meth:`RowBook.contend`."""
+        """Come back later to a row that another run is asking about; see :meth:`RowTracker.contend`."""
         self._rows.contend(prepared, collided=collided)
 
-    def reason_left(self, fingerprint: bytes) -> str | None:
+    def skip_reason(self, fingerprint: bytes) -> str | None:
         """Return why a row was set aside, None when it was not."""
-        return self._rows.left.get(fingerprint)
+        return self._rows.skipped.get(fingerprint)
 
     async def budget_changed(self) -> None:
         """Wait until what is in flight has been billed, or the run stops."""
@@ -206,10 +206,10 @@ class Engine:
             await self._ask()
         finally:
             # The heart beats until nothing is sent any more; waiting for its thread takes no longer than a write.
-            await asyncio.shield(self._in_thread(self._leave))
+            await asyncio.shield(self._in_thread(self._unregister))
         self.seconds = self._seconds_before + self.clock() - self._started
-        self._tell()
-        for error in (self.commits.error, self.commits.refusal, self._source_error, self._broken_off()):
+        self._report_progress()
+        for error in (self.commits.error, self.commits.refusal, self._source_error, self._source_failure()):
             if error is not None:
                 raise error
 
@@ -218,7 +218,7 @@ class Engine:
         self._alone_since = self.clock()
         self.budget = Budget(self.limits, self.ledger.totals())
         self._reserve_open_requests()
-        self._rows = self._new_book()
+        self._rows = self._new_tracker()
         self.commits = GroupCommit(
             self.ledger,
             self.member,
@@ -235,31 +235,31 @@ class Engine:
         try:
             self.commits.take_in()
             await recover_earlier(self, until=self._alone_since)
-            await self._through(self._feed())
+            await self._process(self._enqueue_rows())
             self._postponing = False
-            await self._through(self._feed_again(self._rows.take_up_postponed()))
+            await self._process(self._enqueue_again(self._rows.take_up_postponed()))
             for _ in range(RECOVERY_ROUNDS):
-                again = await self._lost_to_ask_again()
+                again = await self._lost_to_retry()
                 if not again:
                     break
-                await self._through(self._feed_again(again))
+                await self._process(self._enqueue_again(again))
         finally:
             for task in background:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
             await self.commits.close()
-            self._rows.leave_contested()
+            self._rows.skip_contested()
 
-    def _broken_off(self) -> SegmindError | None:
+    def _source_failure(self) -> SegmindError | None:
         """Return the error of a source that broke, unless something ended the run that a retry must go on from."""
-        broken, rows = self.feeder.broken, self.feeder.rows_seen
+        broken, rows = self.reader.broken, self.reader.rows_seen
         if broken is None or self.halted:
             return None
         sent = max(self.tally.posts, self.budget.rows)
         if sent:
             after_sending(broken, f"{sent} requests were sent in this run before")
         # Only a retry fetches what was accepted and not answered yet, also where it cannot read on.
-        retryable = broken.retryable or (bool(self._rows.left) and self.stopped is None)
+        retryable = broken.retryable or (bool(self._rows.skipped) and self.stopped is None)
         self.stop(f"the source breaks off after {rows} rows: {broken}")
         if rows:
             advice = "A retry reads it again" if broken.retryable else "Mend it and run the task again"
@@ -277,7 +277,7 @@ class Engine:
         error.__cause__ = broken
         return error
 
-    def carried(self) -> dict[str, Any]:
+    def resume_state(self) -> dict[str, Any]:
         """Return the counts of this try as plain JSON, for its next leg."""
         return {**self.tally.to_json(), "seconds": round(self.seconds, 3)}
 
@@ -285,7 +285,7 @@ class Engine:
         """Drop the local working copies; the ledger stays."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         self.ledger.close()
-        self.feeder.close()
+        self.reader.close()
 
     def _reserve_open_requests(self) -> None:
         """Reserve what earlier tries of the run may still be billed, also for rows that come late in the table."""
@@ -294,8 +294,8 @@ class Engine:
             if claim is not None and claim.run == self.ledger.run and self.shard.owns(mark):
                 self.budget.reserve_open(mark, claim.bound)
 
-    def _new_book(self) -> RowBook:
-        return RowBook(
+    def _new_tracker(self) -> RowTracker:
+        return RowTracker(
             self.ledger,
             self.budget,
             self.member,
@@ -313,12 +313,12 @@ class Engine:
         self.member.register()
         self.ledger.replay()
         if self.ledger.totals().rows:
-            self.feeder.add_answered(self.ledger.answered_in_run())
+            self.reader.add_answered(self.ledger.answered_in_run())
 
-    def _leave(self) -> None:
+    def _unregister(self) -> None:
         self.heartbeat.stop()
         try:
-            self.member.leave()
+            self.member.unregister()
         except (SegmindError, OSError) as error:
             log.warning(
                 "This run could not remove its registration from the ledger: %s. Other runs wait until its heartbeat "
@@ -342,15 +342,15 @@ class Engine:
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-    async def _through(self, feeding: Coroutine[Any, Any, None]) -> None:
+    async def _process(self, enqueuing: Coroutine[Any, Any, None]) -> None:
         """Feed rows to the workers and return when they are settled or the grace period is over."""
-        asker = Asker(
+        requester = RowRequester(
             self, self.question, self.client, self.settings, clock=self.clock, sleep=self._sleep, rng=self._rng
         )
         queue: asyncio.Queue[Prepared | None] = asyncio.Queue(self.settings.concurrency)
-        self._queue, self._room = queue, Room(self.settings.bytes_in_flight)
-        tasks = {asyncio.create_task(self._work(asker, queue)) for _ in range(self.settings.concurrency)}
-        tasks.add(asyncio.create_task(self._fed(feeding)))
+        self._queue, self._bytes = queue, InFlightBytes(self.settings.bytes_in_flight)
+        tasks = {asyncio.create_task(self._work(requester, queue)) for _ in range(self.settings.concurrency)}
+        tasks.add(asyncio.create_task(self._enqueue_all(enqueuing)))
         signal = asyncio.create_task(self._stop_signal.wait())
         try:
             pending: set[asyncio.Task[Any]] = {*tasks, signal}
@@ -358,7 +358,7 @@ class Engine:
                 done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
                 _raise_first(done)
             if pending - {signal}:
-                grace = self.settings.grace if self.rest is None else 0.0
+                grace = self.settings.grace if self.deferral is None else 0.0
                 done, _ = await asyncio.wait(pending - {signal}, timeout=grace)
                 _raise_first(done)
         finally:
@@ -366,121 +366,126 @@ class Engine:
                 task.cancel()
             await asyncio.gather(*tasks, signal, return_exceptions=True)
 
-    async def _feed(self) -> None:
-        feeder = self.feeder
-        while not feeder.exhausted and feeder.broken is None and not self._stop_signal.is_set():
-            await self._offer(await self._in_thread(self.feeder.next_block))
-        await self._settle_contested()
+    async def _enqueue_rows(self) -> None:
+        reader = self.reader
+        while not reader.exhausted and reader.broken is None and not self._stop_signal.is_set():
+            await self._enqueue(await self._in_thread(self.reader.next_block))
+        await self._wait_for_contested()
 
-    async def _feed_again(self, rows: Iterable[Prepared]) -> None:
-        await self._offer(rows)
-        await self._settle_contested()
+    async def _enqueue_again(self, rows: Iterable[Prepared]) -> None:
+        await self._enqueue(rows)
+        await self._wait_for_contested()
 
-    async def _settle_contested(self) -> None:
+    async def _wait_for_contested(self) -> None:
         """Wait until every row with a worker is settled, and every row that another run is asking about."""
-        self._fed_all = True
+        self._all_read = True
         while (self._rows.contested or self._rows.busy) and not self.halted and not self._stop_signal.is_set():
             if not self._rows.contested:
-                await self._row_settled(None)
+                await self._row_finished(None)
                 continue
-            await self._row_settled(self.settings.contest_pause * (0.5 + self._rng.random()))
+            await self._row_finished(self.settings.contest_pause * (0.5 + self._rng.random()))
             try:
-                await self.commits.durable(None)
+                await self.commits.commit(None)
             except SegmindError:
                 # The run has stopped.
                 return
-            await self._offer(self._rows.due(), eager=True)
+            await self._enqueue(self._rows.due(), eager=True)
 
-    async def _row_settled(self, timeout: float | None) -> None:
+    async def _row_finished(self, timeout: float | None) -> None:
         self._changed.clear()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._changed.wait(), timeout)
 
-    async def _fed(self, feeding: Coroutine[Any, Any, None]) -> None:
+    async def _enqueue_all(self, enqueuing: Coroutine[Any, Any, None]) -> None:
         """Feed to the end, or to where the source breaks; what is in flight then still settles."""
-        self._fed_all = False
+        self._all_read = False
         try:
-            await feeding
+            await enqueuing
         except (SegmindError, OSError) as error:
             self._source_error = error
             self.stop(f"the source could not be read on: {error}")
-        self._fed_all = True
+        self._all_read = True
         for _ in range(self.settings.concurrency):
             await self._queue.put(None)
 
-    async def _offer(self, block: Iterable[Prepared], *, eager: bool = False) -> None:
+    async def _enqueue(self, block: Iterable[Prepared], *, eager: bool = False) -> None:
         waiting = [*self._rows.due(), *block]
-        if self.member.has_company():
+        if self.member.has_others():
             # Who claims the same rows in the same order meets the other at every one.
             self._rng.shuffle(waiting)
         for number, prepared in enumerate(waiting, 1):
             self._unseen = len(waiting) - number
             if self._rows.must_ask(prepared, stopping=self.stopping, eager=eager):
-                await self._room.enter(prepared.size)
+                await self._bytes.acquire(prepared.size)
                 await self._queue.put(prepared)
 
-    async def _work(self, asker: Asker, queue: asyncio.Queue[Prepared | None]) -> None:
+    async def _work(self, requester: RowRequester, queue: asyncio.Queue[Prepared | None]) -> None:
         while (prepared := await queue.get()) is not None:
             self._asking += 1
             try:
-                await asker.ask(prepared)
+                await requester.request(prepared)
             finally:
                 self._asking -= 1
             self._rows.asked(prepared)
             if self.ledger.trouble is not None and not self.stopping:
                 self.stop(str(self.ledger.trouble), error=self.ledger.trouble)
-            self._room.leave(prepared.size)
+            self._bytes.release(prepared.size)
             self._changed.set()
 
-    async def _lost_to_ask_again(self) -> list[Prepared]:
+    async def _lost_to_retry(self) -> list[Prepared]:
         """Look once more for lost requests, and return the rows that can go on."""
         lost = self._rows.lost
         if not lost or self._stop_signal.is_set():
             return []
-        return [self._rows.take_up(mark) for mark in await decide_lost(self, lost)]
+        return [self._rows.take_up(mark) for mark in await resolve_lost(self, lost)]
 
     async def _reports(self) -> None:
         while True:
             await asyncio.sleep(self.settings.progress_interval)
-            self._tell()
-            self._consider_rest()
+            self._report_progress()
+            self._consider_deferral()
 
-    def _consider_rest(self) -> None:
+    def _consider_deferral(self) -> None:
         """End the run for now, when all its workers would only wait for minutes."""
-        at_least = self.settings.rest_after
-        if at_least is None or self.stopping or self._asking == 0 or self._asking != len(self.waiting) + self.held:
+        at_least = self.settings.defer_after
+        if (
+            at_least is None
+            or self.stopping
+            or self._asking == 0
+            or self._asking != len(self.waiting) + self.waiting_for_permit
+        ):
             return
-        more = not self._fed_all or self._rows.busy > self._asking
+        more = not self._all_read or self._rows.busy > self._asking
         if more and self._asking < self.settings.concurrency:
             return
-        rest = rest_of(
+        deferral = deferral_of(
             self.waiting.values(),
             more=more,
-            held=self.held > 0,
+            waiting_for_permit=self.waiting_for_permit > 0,
             typical=self.client.typical_seconds(self.question.model),
             until_submit=self.client.seconds_until_submit(),
             now=self.clock(),
             at_least=at_least,
         )
-        if rest is not None:
-            self.rest = rest
+        if deferral is not None:
+            self.deferral = deferral
             self.stop("there is nothing to do but wait", hurry=True)
 
-    def _tell(self) -> None:
+    def _report_progress(self) -> None:
         if self._report is not None:
             self._report(self._progress())
 
     def _progress(self) -> Progress:
-        feeder, seconds = self.feeder, self.clock() - self._started
+        reader, seconds = self.reader, self.clock() - self._started
         unsettled = self._unseen + self._rows.busy + len(self._rows.contested)
-        total = feeder.rows_seen if feeder.exhausted else self._rows_total
-        passed, done = max(0, feeder.rows_seen - unsettled), max(0, feeder.rows_read - unsettled)
+        total = reader.rows_seen if reader.exhausted else self._rows_total
+        passed, done = max(0, reader.rows_seen - unsettled), max(0, reader.rows_read - unsettled)
         self._meter.show(seconds, passed=passed, done=done)
-        alone = feeder.exhausted or self.shard.count == 1
+        alone = reader.exhausted or self.shard.count == 1
         return Progress(
-            rows_read=feeder.rows_read,
+            rows_read=reader.rows_read,
             rows_done=done,
-            rows_total=None if total is None or not alone else total - feeder.rows_elsewhere,
+            rows_total=None if total is None or not alone else total - reader.rows_elsewhere,
             share=min(1.0, passed / total) if total else None,
             rate=self._meter.rate,
             eta=None if self.stopping else self._meter.left(total),

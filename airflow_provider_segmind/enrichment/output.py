@@ -95,7 +95,7 @@ class Output:
 
     def rows(self) -> Iterator[OutputRow]:
         """Yield every row read, in input order."""
-        for place in self._engine.feeder.places():
+        for place in self._engine.reader.places():
             if place.fingerprint is None:
                 yield OutputRow(place, Outcome.SKIPPED, place.trouble, None, first=True)
             else:
@@ -118,7 +118,7 @@ class Output:
 
     def _row(self, place: Place, mark: bytes, first: bool) -> OutputRow:
         engine = self._engine
-        state, left = engine.ledger.row_state(mark), engine.reason_left(mark)
+        state, left = engine.ledger.row_state(mark), engine.skip_reason(mark)
         event = None if state.open else engine.ledger.finished(mark)
         if event is not None:
             spent = (event.request_ids, event.cost, event.tokens)
@@ -253,10 +253,10 @@ class _Count:
             model=engine.question.model,
             shard_index=engine.shard.index,
             shard_count=engine.shard.count,
-            rows_in_source=engine.feeder.rows_seen,
-            rows_read=engine.feeder.rows_read,
-            rows_unchanged=engine.feeder.rows_unchanged,
-            complete=engine.feeder.exhausted,
+            rows_in_source=engine.reader.rows_seen,
+            rows_read=engine.reader.rows_read,
+            rows_unchanged=engine.reader.rows_unchanged,
+            complete=engine.reader.exhausted,
             stopped=engine.stopped.reason if engine.stopped else None,
             calls=engine.tally.posts + engine.tally.looks,
             posts=engine.tally.posts,
@@ -264,7 +264,7 @@ class _Count:
             seconds=round(engine.seconds, 3),
             timeline=engine.tally.timeline.to_json(),
         )
-        self._manifest.outcomes[Outcome.SUCCESS] += engine.feeder.rows_unchanged
+        self._manifest.outcomes[Outcome.SUCCESS] += engine.reader.rows_unchanged
 
     def add(self, row: OutputRow) -> None:
         """Count a row."""

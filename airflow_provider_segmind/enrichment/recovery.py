@@ -25,7 +25,7 @@ from airflow_provider_segmind.enrichment.ledger.events import Claimed, Freed, Su
 from airflow_provider_segmind.enrichment.ledger.group_commit import GroupCommit
 from airflow_provider_segmind.enrichment.ledger.ledger import Ledger
 from airflow_provider_segmind.enrichment.ledger.live import Membership
-from airflow_provider_segmind.enrichment.ledger.row_state import Witness
+from airflow_provider_segmind.enrichment.ledger.row_state import KnownRequest
 from airflow_provider_segmind.enrichment.rows import digest
 from airflow_provider_segmind.enrichment.run_limits import Budget
 from airflow_provider_segmind.enrichment.settings import Client, Prepared, Question, Settings, Shard
@@ -38,7 +38,7 @@ MOST_PAGES = 300
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
+class LostRequest:
     """
     A request of unknown fate.
 
@@ -69,19 +69,19 @@ class Findings:
     pending: set[bytes] = field(default_factory=set)
 
 
-def _nobody(_: set[str]) -> set[str]:
+def _none_owned(_: set[str]) -> set[str]:
     return set()
 
 
 async def find_lost(
     client: Client,
     model: str,
-    lost: Mapping[bytes, Lost],
+    lost: Mapping[bytes, LostRequest],
     *,
-    witnesses: Iterable[Witness],
+    known_requests: Iterable[KnownRequest],
     writer: str,
     former: frozenset[str] = frozenset(),
-    owned: Callable[[set[str]], set[str]] = _nobody,
+    owned: Callable[[set[str]], set[str]] = _none_owned,
     now: float,
     settles_after: float,
 ) -> Findings:
@@ -89,16 +89,16 @@ async def find_lost(
     Look for lost requests.
 
     :param lost: each of them, by fingerprint.
-    :param witnesses: known requests, which are never taken for lost ones; they tell how far the history has come and
-        how the clocks differ.
-    :param writer: the name of this try, whose clock ``now`` and :attr:`Lost.until` are of.
+    :param known_requests: those whose row is known, which are never taken for lost ones; they show how far the history
+        has come and how the clocks differ.
+    :param writer: the name of this try, whose clock ``now`` and :attr:`LostRequest.until` are of.
     :param former: more requests that are not to be taken for lost ones.
     :param owned: says which of some requests belong to other rows.
     :param now: epoch seconds.
     :param settles_after: seconds after which the history is believed to be complete.
     :raises SegmindError: the history cannot be asked; every fate stays open.
     """
-    reading = _Reading(lost, witnesses, writer=writer, former=former, now=now)
+    reading = _Reading(lost, known_requests, writer=writer, former=former, now=now)
     since = min(one.claim.at for one in lost.values()) - LARGEST_SKEW
     complete = True
     async for record in _records(client, model, since=since, now=now):
@@ -114,11 +114,11 @@ class _Reading:
     """What the records read so far say about lost requests."""
 
     def __init__(
-        self, lost: Mapping[bytes, Lost], witnesses: Iterable[Witness], *,
+        self, lost: Mapping[bytes, LostRequest], known_requests: Iterable[KnownRequest], *,
         writer: str, former: frozenset[str], now: float,
     ) -> None:  # fmt: skip
         self._lost = dict(sorted(lost.items(), key=lambda item: item[1].claim.at))
-        self._known = {witness.request_id: witness for witness in witnesses}
+        self._known = {known.request_id: known for known in known_requests}
         self._taken = {request_id for one in lost.values() for request_id in one.claim.request_ids} | former
         self._writer = writer
         self._now = now
@@ -136,9 +136,9 @@ class _Reading:
         self._seen = True
         self._newest = max([self._newest, *row_times(record)])
         self._hint = self._hint if record.clock_offset is None else record.clock_offset
-        witness = self._known.get(record.request_id)
-        if witness is not None:
-            self._learn(record, witness)
+        known = self._known.get(record.request_id)
+        if known is not None:
+            self._learn(record, known)
             return False
         # A request with several outputs has several rows.
         if record.request_id in self._taken or record.request_id in self._met:
@@ -192,17 +192,17 @@ class _Reading:
                 findings.absent.add(mark)
         return findings
 
-    def _learn(self, record: RequestRecord, witness: Witness) -> None:
+    def _learn(self, record: RequestRecord, known: KnownRequest) -> None:
         moments = row_times(record)
-        if moments and witness.not_after is not None and witness.not_after >= witness.not_before:
+        if moments and known.not_after is not None and known.not_after >= known.not_before:
             created = min(moments)
-            bounds = (created - witness.not_after, created - witness.not_before)
-            self._offsets.setdefault(witness.writer, []).append(bounds)
-        if self._matchers.compares(record, witness):
+            bounds = (created - known.not_after, created - known.not_before)
+            self._offsets.setdefault(known.writer, []).append(bounds)
+        if self._matchers.compares(record, known):
             self._compares = True
-            if witness.writer == self._writer:
+            if known.writer == self._writer:
                 # The clock of another worker cannot say what came before or after.
-                self._caught_up = max(self._caught_up, witness.not_before)
+                self._caught_up = max(self._caught_up, known.not_before)
 
     def _assigned(self) -> dict[bytes, RequestRecord]:
         """Give each lost request the record that lies nearest to it, and no record to two of them."""
@@ -227,7 +227,7 @@ class _Reading:
             for record in self._candidates.get(mark, ())
         )
 
-    def _time_match(self, record: RequestRecord, one: Lost) -> tuple[TimeMatch, float]:
+    def _time_match(self, record: RequestRecord, one: LostRequest) -> tuple[TimeMatch, float]:
         if not row_times(record):
             # The days asked about are all that is known of its time.
             return TimeMatch.INSIDE, 0.0
@@ -244,7 +244,7 @@ class _Matchers:
     Bodies that are known are found by one text of theirs, so that a long history is not compared with each of them.
     """
 
-    def __init__(self, lost: Mapping[bytes, Lost]) -> None:
+    def __init__(self, lost: Mapping[bytes, LostRequest]) -> None:
         self._lost = lost
         self._by_digest: dict[str, list[bytes]] = {}
         self._by_text: dict[tuple[Any, ...], dict[str, list[bytes]]] = {}
@@ -266,15 +266,15 @@ class _Matchers:
         marks.update(dict.fromkeys(self._textless))
         return [mark for mark in marks if self._is(mark, theirs)]
 
-    def compares(self, record: RequestRecord, witness: Witness) -> bool:
+    def compares(self, record: RequestRecord, known: KnownRequest) -> bool:
         """Tell whether the history holds the body of a known request so that it can be recognized."""
         theirs = body_of(record)
         if theirs is None:
             return False
-        if digest(theirs).hex() == witness.body:
+        if digest(theirs).hex() == known.body:
             return True
         # Rows of a table have bodies of one form; without what the server has added it must be what was sent.
-        return any(digest(only_ours(theirs, template)).hex() == witness.body for template in self._templates)
+        return any(digest(only_ours(theirs, template)).hex() == known.body for template in self._templates)
 
     def _is(self, mark: bytes, theirs: Mapping[str, Any]) -> bool:
         one = self._lost[mark]
@@ -329,7 +329,7 @@ async def _records(client: Client, model: str, *, since: float, now: float) -> A
 log = logging.getLogger(__name__)
 
 
-class Run(Protocol):
+class RecoveryRun(Protocol):
     """What the recovery needs to know of the run it is part of."""
 
     ledger: Ledger
@@ -344,26 +344,26 @@ class Run(Protocol):
     clock: Callable[[], float]
 
 
-async def recover_earlier(run: Run, *, until: float) -> None:
+async def recover_earlier(run: RecoveryRun, *, until: float) -> None:
     """
     Find out, before anything is asked, what became of the lost requests of earlier tries.
 
     :param until: epoch seconds by which those had ended.
     """
     lost = {
-        mark: Lost(claim, until=until)
+        mark: LostRequest(claim, until=until)
         for mark, row in run.ledger.open_rows()
         if row.submitted is None
         and (claim := row.claim_for(run.ledger.run)) is not None
         and claim.model == run.question.model
         and run.shard.owns(mark)
         # A run at work knows itself what became of its claims.
-        and not any(run.member.is_present(writer) for writer in row.holders())
+        and not any(run.member.is_active(writer) for writer in row.holders())
     }
     await recover(run, lost)
 
 
-async def decide_lost(run: Run, lost: Mapping[bytes, tuple[Prepared, float]]) -> list[bytes]:
+async def resolve_lost(run: RecoveryRun, lost: Mapping[bytes, tuple[Prepared, float]]) -> list[bytes]:
     """
     Look once more for requests that were lost in this try, and return those whose rows can go on.
 
@@ -373,13 +373,13 @@ async def decide_lost(run: Run, lost: Mapping[bytes, tuple[Prepared, float]]) ->
     for mark, (prepared, until) in lost.items():
         row = run.ledger.row_state(mark).open
         claim = row.claim_for(run.ledger.run) if row is not None else None
-        if row is None or row.submitted is not None or any(map(run.member.is_present, row.holders())):
+        if row is None or row.submitted is not None or any(map(run.member.is_active, row.holders())):
             # Another run has found out what became of it, or asks about it anew.
             elsewhere.append(mark)
         elif claim is not None:
             claims[mark] = _lost(claim, prepared, until)
     for mark in elsewhere:
-        run.budget.found()
+        run.budget.lost_found()
         run.budget.release(mark)
     looked_up = {mark: _unresolved(run, mark) for mark in claims}
     findings = await recover(run, claims)
@@ -388,18 +388,18 @@ async def decide_lost(run: Run, lost: Mapping[bytes, tuple[Prepared, float]]) ->
     decided = [mark for mark in claims if mark not in unknown or (resubmit and mark not in findings.pending)]
     for mark in decided:
         if mark in findings.found:
-            run.budget.found()
+            run.budget.lost_found()
             continue
-        free(run, mark, looked_up[mark])
+        free_claims(run, mark, looked_up[mark])
         if mark in findings.absent:
-            run.budget.absent(mark)
+            run.budget.never_arrived(mark)
         else:
             run.budget.resubmitted(mark)
             _uncount(run, claims[mark].claim)
     return decided + elsewhere
 
 
-async def recover(run: Run, lost: Mapping[bytes, Lost]) -> Findings:
+async def recover(run: RecoveryRun, lost: Mapping[bytes, LostRequest]) -> Findings:
     """
     Look for lost requests in the history and note what is certain.
 
@@ -415,10 +415,10 @@ async def recover(run: Run, lost: Mapping[bytes, Lost]) -> Findings:
             run.client,
             run.question.model,
             lost,
-            witnesses=[*run.ledger.witnesses(), *run.tally.witnesses],
+            known_requests=[*run.ledger.known_requests(), *run.tally.known_requests],
             writer=run.ledger.writer,
             former=_former(run.ledger, lost),
-            owned=run.ledger.known_requests,
+            owned=run.ledger.owned_requests,
             now=run.clock(),
             settles_after=run.settings.history_settles_after,
         )
@@ -431,11 +431,11 @@ async def recover(run: Run, lost: Mapping[bytes, Lost]) -> Findings:
         submitted = Submitted(
             fingerprint=mark, attempt=claim.attempt, at=claim.at, request_id=record.request_id, claim=claim.id
         )
-        run.commits.note(submitted)
+        run.commits.append(submitted)
         # Of several claims only one can have been sent, and this was it.
-        free(run, mark, looked_up[mark])
+        free_claims(run, mark, looked_up[mark])
     for mark in findings.absent:
-        free(run, mark, looked_up[mark])
+        free_claims(run, mark, looked_up[mark])
         run.budget.release(mark)
         _uncount(run, lost[mark].claim)
     log.info(
@@ -447,7 +447,7 @@ async def recover(run: Run, lost: Mapping[bytes, Lost]) -> Findings:
     return findings
 
 
-def free(run: Run, mark: bytes, claims: frozenset[str]) -> None:
+def free_claims(run: RecoveryRun, mark: bytes, claims: frozenset[str]) -> None:
     """
     Note that claims of unknown fate were not sent.
 
@@ -458,23 +458,23 @@ def free(run: Run, mark: bytes, claims: frozenset[str]) -> None:
         if claim.key not in claims:
             continue
         freed = Freed(fingerprint=mark, attempt=claim.attempt, at=run.clock(), writer=claim.writer, claim=claim.id)
-        run.commits.note(freed)
+        run.commits.append(freed)
 
 
-def _uncount(run: Run, claim: Claimed) -> None:
+def _uncount(run: RecoveryRun, claim: Claimed) -> None:
     # The claim of another run was never counted here, and a row of which an answer was paid for stays counted.
     if claim.run == run.ledger.run and not claim.request_ids:
-        run.budget.uncounted()
+        run.budget.uncount_row()
 
 
-def _unresolved(run: Run, mark: bytes) -> frozenset[str]:
+def _unresolved(run: RecoveryRun, mark: bytes) -> frozenset[str]:
     row = run.ledger.row_state(mark).open
     return frozenset(claim.key for claim in row.unresolved) if row is not None else frozenset()
 
 
-def _lost(claim: Claimed, prepared: Prepared, until: float) -> Lost:
+def _lost(claim: Claimed, prepared: Prepared, until: float) -> LostRequest:
     # A row that was read again tells what was sent, unless that was a further question about it.
-    return Lost(claim, until=until, inputs=prepared.inputs if prepared.body == claim.body else None)
+    return LostRequest(claim, until=until, inputs=prepared.inputs if prepared.body == claim.body else None)
 
 
 def _former(ledger: Ledger, lost: Iterable[bytes]) -> frozenset[str]:

@@ -131,7 +131,7 @@ def is_fatal(built: Built) -> bool:
     return row.number == 0 or not isinstance(prepared, SegmindConfigError)
 
 
-class Feeder:
+class RowReader:
     """
     Turns rows into questions, and remembers their order.
 

@@ -43,19 +43,6 @@ from airflow_provider_segmind.exceptions import (
 from airflow_provider_segmind.masking import mask_known
 
 
-class Claimant(Protocol):
-    """What a claim needs to know of its run."""
-
-    ledger: Ledger
-    commits: GroupCommit
-    member: Membership
-    held: int
-
-    @property
-    def halted(self) -> bool:
-        """Whether nothing may be submitted any more."""
-
-
 class NotSentError(CallWithdrawnError):
     """
     The rate limit let a POST go and it was not sent.
@@ -70,7 +57,7 @@ class NotSentError(CallWithdrawnError):
         self.contested = contested
 
 
-class Leave:
+class PostClaim:
     """
     What happens between the rate limit's leave for a POST and the POST: its claim becomes durable, and is the only one.
 
@@ -79,21 +66,21 @@ class Leave:
     :ivar claimed: whether the ledger holds the claim.
     """
 
-    def __init__(self, run: Claimant, claim: Claimed, clock: Callable[[], float]) -> None:
+    def __init__(self, run: RowRun, claim: Claimed, clock: Callable[[], float]) -> None:
         self.claim = claim
         self._run = run
         self._clock = clock
-        self._holds = True
+        self._waits = True
         self.claimed = False
 
-    def let_go(self) -> None:
+    def stop_waiting(self) -> None:
         """Note that nobody waits for leave here any more."""
-        self._run.held -= self._holds
-        self._holds = False
+        self._run.waiting_for_permit -= self._waits
+        self._waits = False
 
-    async def taken(self) -> None:
+    async def on_permit(self) -> None:
         """Claim the row, once; called before each attempt of its POST."""
-        self.let_go()
+        self.stop_waiting()
         if not self.claimed:
             self.claim = replace(self.claim, at=self._clock())
             await self._durable(self.claim)
@@ -108,7 +95,7 @@ class Leave:
 
     async def _durable(self, claim: Claimed | None) -> None:
         try:
-            await self._run.commits.durable(claim)
+            await self._run.commits.commit(claim)
         except SegmindError as error:
             # Written or not, nothing was sent; what is written can be given back.
             self.claimed |= claim is not None and self._run.commits.error is None
@@ -124,7 +111,7 @@ class Leave:
             raise NotSentError(contested=True)
 
 
-HOPELESS = (
+RUN_ENDING_ERRORS = (
     SegmindAuthenticationError,
     SegmindCreditsError,
     SegmindPermissionError,
@@ -137,7 +124,7 @@ STOPPED_BETWEEN = "no usable answer yet, and the run stopped before asking again
 _REPLY_OUTCOMES = {"truncated": Outcome.TRUNCATED, "blocked": Outcome.BLOCKED}
 
 
-class Run(Protocol):
+class RowRun(Protocol):
     """What a row needs to know of the run it is part of."""
 
     ledger: Ledger
@@ -147,7 +134,7 @@ class Run(Protocol):
     tally: Tally
     waiting: dict[str, Submitted]
     """Requests whose answer is waited for, by id."""
-    held: int
+    waiting_for_permit: int
     """Rows that wait for leave to be asked: of the budget or of the rate limit. Nothing is claimed for them yet."""
 
     @property
@@ -161,7 +148,7 @@ class Run(Protocol):
     def stop(self, reason: str, *, hurry: bool = False, error: SegmindError | None = None) -> None:
         """Submit nothing more."""
 
-    def leave(self, prepared: Prepared, reason: str, *, lost_at: float | None = None) -> None:
+    def skip(self, prepared: Prepared, reason: str, *, lost_at: float | None = None) -> None:
         """Set a row aside without an outcome; ``lost_at`` is from when on its request was not sent any more."""
 
     def postpone(self, prepared: Prepared, reason: str) -> bool:
@@ -174,7 +161,7 @@ class Run(Protocol):
         """Wait until what is in flight has been billed, or the run stops."""
 
 
-class Asker:
+class RowRequester:
     """
     Asks about one row at a time, as often as several rows call it at once.
 
@@ -182,7 +169,7 @@ class Asker:
     """
 
     def __init__(
-        self, run: Run, question: Question, client: Client, settings: Settings, *,
+        self, run: RowRun, question: Question, client: Client, settings: Settings, *,
         clock: Callable[[], float], sleep: Callable[[float], Awaitable[None]], rng: random.Random,
     ) -> None:  # fmt: skip
         self._run = run
@@ -194,7 +181,7 @@ class Asker:
         self._rng = rng
         self._last_success = clock()
 
-    async def ask(self, prepared: Prepared) -> None:
+    async def request(self, prepared: Prepared) -> None:
         """Bring a row to its outcome, or leave it."""
         state = self._run.ledger.row_state(prepared.fingerprint)
         row = state.open
@@ -214,15 +201,15 @@ class Asker:
         if submitted is not None:
             # An answer that is fetched once more was billed before.
             bound = FREE if attempt.counted else attempt.claim.bound
-            self._run.budget.began(prepared.fingerprint, bound, new_row=False)
+            self._run.budget.started(prepared.fingerprint, bound, new_row=False)
             self._run.tally.resumed += 1
-        following: tuple[Attempt, Mapping[str, Any]] | None = (attempt, prepared.inputs)
-        while following is not None:
-            attempt, inputs = following
+        next_attempt: tuple[Attempt, Mapping[str, Any]] | None = (attempt, prepared.inputs)
+        while next_attempt is not None:
+            attempt, inputs = next_attempt
             submitted = submitted or await self._submit(prepared, attempt, inputs)
             if submitted is None:
                 return
-            following = await self._collect(prepared, attempt, submitted)
+            next_attempt = await self._collect(prepared, attempt, submitted)
             submitted = None
 
     def _claim(self, prepared: Prepared, *, attempt: int) -> Claimed:
@@ -241,28 +228,28 @@ class Asker:
     async def _submit(self, prepared: Prepared, attempt: Attempt, inputs: Mapping[str, Any]) -> Submitted | None:
         """Send the paid POST, or return None when the row was finished or left instead."""
         run = self._run
-        run.held += 1
+        run.waiting_for_permit += 1
         bound = self._question.most(inputs)
-        leave = Leave(run, replace(attempt.claim, most=bound.usd if bound.certain else None), self._clock)
+        claiming = PostClaim(run, replace(attempt.claim, most=bound.usd if bound.certain else None), self._clock)
         try:
             if not await self._permitted(prepared, attempt, bound):
                 return None
-            accepted = await self._post(inputs, leave)
-        except NotSentError as held:
-            if held.contested:
-                self._contend(prepared, attempt, leave)
-            elif held.trouble is not None:
-                self._not_accepted(prepared, attempt, held.trouble, leave)
+            accepted = await self._post(inputs, claiming)
+        except NotSentError as unsent:
+            if unsent.contested:
+                self._contend(prepared, attempt, claiming)
+            elif unsent.trouble is not None:
+                self._not_accepted(prepared, attempt, unsent.trouble, claiming)
             else:
-                self._free(prepared, attempt, STOPPED, leave)
+                self._free(prepared, attempt, STOPPED, claiming)
             return None
         except SegmindError as error:
-            self._not_accepted(prepared, attempt, error, leave)
+            self._not_accepted(prepared, attempt, error, claiming)
             return None
         finally:
-            leave.let_go()
+            claiming.stop_waiting()
         self._last_success = self._clock()
-        claim = leave.claim
+        claim = claiming.claim
         submitted = Submitted(
             fingerprint=claim.fingerprint,
             attempt=claim.attempt,
@@ -270,7 +257,7 @@ class Asker:
             request_id=accepted.request_id,
             claim=claim.id,
         )
-        run.commits.note(submitted)
+        run.commits.append(submitted)
         run.tally.submitted(submitted, claim)
         return submitted
 
@@ -279,7 +266,7 @@ class Asker:
         while not run.stopping:
             permission = run.budget.permission(bound, new_row=attempt.new_row)
             if permission is Permission.GO:
-                run.budget.began(prepared.fingerprint, bound, new_row=attempt.new_row)
+                run.budget.started(prepared.fingerprint, bound, new_row=attempt.new_row)
                 return True
             if permission is Permission.LATER and attempt.claim.question == 1 and run.postpone(prepared, STOPPED):
                 return False
@@ -288,23 +275,23 @@ class Asker:
                 break
             await run.budget_changed()
         if attempt.claim.question == 1:
-            run.leave(prepared, STOPPED)
+            run.skip(prepared, STOPPED)
         elif run.halted:
             # The same run goes on here when it is tried again; its budget may have room for this question.
-            run.commits.note(attempt.claim)
-            run.commits.note(attempt.freed(self._clock()))
-            run.leave(prepared, STOPPED_BETWEEN)
+            run.commits.append(attempt.claim)
+            run.commits.append(attempt.freed(self._clock()))
+            run.skip(prepared, STOPPED_BETWEEN)
         else:
             self._finish(attempt, Outcome.INVALID, reason="no usable answer, and the run stopped before asking again")
         return False
 
-    async def _post(self, inputs: Mapping[str, Any], leave: Leave) -> SubmittedRequest:
+    async def _post(self, inputs: Mapping[str, Any], claiming: PostClaim) -> SubmittedRequest:
         """Submit, and go on trying through an outage as long as nothing can have been created."""
         pause = 1.0
         while True:
             try:
                 return await self._client.submit(
-                    self._question.model, inputs, on_permit=leave.taken, before_send=leave.before_send
+                    self._question.model, inputs, on_permit=claiming.on_permit, before_send=claiming.before_send
                 )
             except SegmindError as error:
                 patient = self._clock() - self._last_success < self._settings.outage_patience
@@ -313,40 +300,40 @@ class Asker:
             await self._sleep(pause * (0.5 + self._rng.random()))
             pause = min(30.0, 2 * pause)
 
-    def _not_accepted(self, prepared: Prepared, attempt: Attempt, error: SegmindError, leave: Leave) -> None:
+    def _not_accepted(self, prepared: Prepared, attempt: Attempt, error: SegmindError, claiming: PostClaim) -> None:
         run = self._run
         if error is run.commits.error:
             # The ledger may or may not contain the claim, but nothing was sent.
-            run.budget.gave_back(prepared.fingerprint, new_row=attempt.new_row)
-            run.leave(prepared, "the ledger could not be written, or the entries of other runs not be read")
+            run.budget.not_sent(prepared.fingerprint, new_row=attempt.new_row)
+            run.skip(prepared, "the ledger could not be written, or the entries of other runs not be read")
         elif error is run.commits.forbidden():
-            self._free(prepared, attempt, f"it was not asked: {_words(error)}", leave)
+            self._free(prepared, attempt, f"it was not asked: {_words(error)}", claiming)
         elif error.billed is not False:
-            run.budget.lost_sight()
-            run.leave(
+            run.budget.request_lost()
+            run.skip(
                 prepared,
                 f"its request may have been accepted; whether it was is unknown: {_words(error)}",
                 lost_at=self._clock(),
             )
-        elif isinstance(error, HOPELESS) or error.retryable:
-            self._free(prepared, attempt, f"it was not asked: {_words(error)}", leave)
+        elif isinstance(error, RUN_ENDING_ERRORS) or error.retryable:
+            self._free(prepared, attempt, f"it was not asked: {_words(error)}", claiming)
             run.stop(_words(error), error=error)
         else:
             run.budget.billed(prepared.fingerprint, 0.0)
             self._finish(attempt, Outcome.FAILED, reason=_words(error))
 
-    def _contend(self, prepared: Prepared, attempt: Attempt, leave: Leave) -> None:
-        if leave.claimed:
-            self._run.commits.note(attempt.freed(self._clock()))
-        self._run.budget.gave_back(prepared.fingerprint, new_row=attempt.new_row)
+    def _contend(self, prepared: Prepared, attempt: Attempt, claiming: PostClaim) -> None:
+        if claiming.claimed:
+            self._run.commits.append(attempt.freed(self._clock()))
+        self._run.budget.not_sent(prepared.fingerprint, new_row=attempt.new_row)
         self._run.contend(prepared, collided=True)
 
-    def _free(self, prepared: Prepared, attempt: Attempt, reason: str, leave: Leave) -> None:
-        if leave.claimed:
+    def _free(self, prepared: Prepared, attempt: Attempt, reason: str, claiming: PostClaim) -> None:
+        if claiming.claimed:
             # Without a claim this would only hide the attempt before it, and what that was answered and paid.
-            self._run.commits.note(attempt.freed(self._clock()))
-        self._run.budget.gave_back(prepared.fingerprint, new_row=attempt.new_row)
-        self._run.leave(prepared, reason)
+            self._run.commits.append(attempt.freed(self._clock()))
+        self._run.budget.not_sent(prepared.fingerprint, new_row=attempt.new_row)
+        self._run.skip(prepared, reason)
 
     async def _collect(
         self, prepared: Prepared, attempt: Attempt, submitted: Submitted
@@ -360,14 +347,14 @@ class Asker:
             attempt = attempt.answered(request_id, cost=0.0)
             failures = attempt.failures + 1
             if failures < self._settings.failed_attempts and attempt.claim.question == 1:
-                return self._following(attempt, prepared.body, question=1, failures=failures), prepared.inputs
+                return self._follow_up(attempt, prepared.body, question=1, failures=failures), prepared.inputs
             self._finish(attempt, Outcome.FAILED, reason=error.reason, submitted=submitted)
         except SegmindRequestExpiredError as error:
-            await self._settle_expired(attempt, submitted, error)
+            await self._finish_expired(attempt, submitted, error)
         except SegmindError as error:
-            run.budget.lost_sight()
-            run.leave(prepared, f"request {request_id!r} was accepted, its answer is not there: {_words(error)}")
-            if isinstance(error, HOPELESS):
+            run.budget.request_lost()
+            run.skip(prepared, f"request {request_id!r} was accepted, its answer is not there: {_words(error)}")
+            if isinstance(error, RUN_ENDING_ERRORS):
                 run.stop(_words(error), error=error)
         else:
             return self._judge(prepared, attempt, submitted, result)
@@ -392,7 +379,7 @@ class Asker:
             raise TypeError("the client's wait(fetch=True) must return a RequestResult")
         return state
 
-    async def _settle_expired(self, attempt: Attempt, submitted: Submitted, error: SegmindRequestExpiredError) -> None:
+    async def _finish_expired(self, attempt: Attempt, submitted: Submitted, error: SegmindRequestExpiredError) -> None:
         """Settle a row whose result is gone from what the history says; asking again would be paid again."""
         cost, reason, billed = error.cost, _words(error), True
         with contextlib.suppress(SegmindError):
@@ -416,7 +403,7 @@ class Asker:
             question = attempt.claim.question + 1
             if question <= self._settings.max_questions:
                 body = digest(verdict.inputs).hex()
-                return self._following(attempt, body, question=question, failures=attempt.failures), verdict.inputs
+                return self._follow_up(attempt, body, question=question, failures=attempt.failures), verdict.inputs
             verdict = Refuse(Outcome.INVALID, verdict.reason)
         if isinstance(verdict, Accept):
             self._finish(attempt, Outcome.SUCCESS, answer=dict(verdict.answer), submitted=submitted, billed=True)
@@ -430,9 +417,9 @@ class Asker:
         except SegmindReplyError as error:
             return Refuse(_REPLY_OUTCOMES.get(error.reason, Outcome.INVALID), str(error))
 
-    def _following(self, attempt: Attempt, body: str, *, question: int, failures: int) -> Attempt:
+    def _follow_up(self, attempt: Attempt, body: str, *, question: int, failures: int) -> Attempt:
         ledger = self._run.ledger
-        return attempt.following(
+        return attempt.follow_up(
             at=self._clock(),
             run=ledger.run,
             writer=ledger.writer,
@@ -455,9 +442,9 @@ class Asker:
             submitted=submitted,
             billed=billed,
         )
-        run.commits.note(event)
-        run.budget.settled(outcome)
-        run.tally.settled(event if event.run == run.ledger.run else replace(event, cost=None))
+        run.commits.append(event)
+        run.budget.finished(outcome)
+        run.tally.finished(event if event.run == run.ledger.run else replace(event, cost=None))
 
 
 def _words(error: SegmindError) -> str:

@@ -186,7 +186,7 @@ class Budget:
             self._bounded = self._guessed = 0.0
         return bound
 
-    def began(self, mark: bytes, bound: CostBound = UNBOUNDED, *, new_row: bool) -> None:
+    def started(self, mark: bytes, bound: CostBound = UNBOUNDED, *, new_row: bool) -> None:
         """Note a paid call that is about to be sent, or a request taken over from an earlier try."""
         self.reserve(mark, bound)
         self.in_flight += 1
@@ -203,31 +203,31 @@ class Budget:
                 # The price is not what we were told: what is reserved from now on grows accordingly.
                 self.excess = max(self.excess, cost / bound.usd)
 
-    def gave_back(self, mark: bytes, *, new_row: bool) -> None:
+    def not_sent(self, mark: bytes, *, new_row: bool) -> None:
         """Note a paid call that was certainly not sent after all."""
         self.in_flight -= 1
         self.rows -= new_row
         self.release(mark)
 
-    def lost_sight(self) -> None:
+    def request_lost(self) -> None:
         """Note a paid call of unknown fate; it may be billed, so what was reserved for it stays reserved."""
         self.in_flight -= 1
         self.lost += 1
 
-    def lost_before(self, mark: bytes, bound: CostBound) -> None:
+    def lost_earlier(self, mark: bytes, bound: CostBound) -> None:
         """Note a paid call of an earlier try whose fate is unknown."""
         self.lost += 1
         self.reserve(mark, bound)
 
-    def found(self) -> None:
+    def lost_found(self) -> None:
         """Note that a lost call was found again; what is reserved for it stays until it is billed."""
         self.lost -= 1
 
-    def uncounted(self) -> None:
+    def uncount_row(self) -> None:
         """Take a row out of the count that this run has counted and is to ask about as if for the first time."""
         self.rows -= 1
 
-    def absent(self, mark: bytes) -> None:
+    def never_arrived(self, mark: bytes) -> None:
         """Note that a lost call is known never to have arrived."""
         self.lost -= 1
         self.release(mark)
@@ -239,7 +239,7 @@ class Budget:
         if bound is not None:
             self.reserve(b"given up " + mark, bound)
 
-    def settled(self, outcome: Outcome) -> None:
+    def finished(self, outcome: Outcome) -> None:
         """Note the outcome of a distinct row."""
         self.outcomes[outcome] += 1
 

@@ -184,7 +184,7 @@ class Settings:
     :param bytes_in_flight: bytes of bodies that wait for their turn or for an answer, above which no row joins them.
     :param death_after: how long the heartbeat of another run over the same ledger stands still until it is dead.
     :param contest_pause: about how long a row is left alone that another run has claimed at the same moment.
-    :param rest_after: how long there must be nothing to do but wait before the run rests; None: it never does.
+    :param defer_after: how long there must be nothing to do but wait before the run rests; None: it never does.
     """
 
     concurrency: int = 64
@@ -204,5 +204,5 @@ class Settings:
     bytes_in_flight: int = 64 << 20
     death_after: float = 60.0
     contest_pause: float = 1.0
-    rest_after: float | None = None
+    defer_after: float | None = None
     progress_interval: float = 30.0

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from airflow_provider_segmind.enrichment.ledger.events import Claimed, Finished, Submitted
-from airflow_provider_segmind.enrichment.ledger.row_state import WITNESSES, Witness
+from airflow_provider_segmind.enrichment.ledger.row_state import KNOWN_REQUESTS, KnownRequest
 from airflow_provider_segmind.enrichment.outcomes import Outcome, Reasons
 
 SERIES = ("posts", "looks", "answered", "unanswered", "cost")
@@ -268,7 +268,7 @@ class Tally:
     cost: float = 0.0
     reasons: Reasons = field(default_factory=Reasons)
     timeline: Timeline = field(default_factory=Timeline)
-    witnesses: deque[Witness] = field(default_factory=lambda: deque(maxlen=WITNESSES))
+    known_requests: deque[KnownRequest] = field(default_factory=lambda: deque(maxlen=KNOWN_REQUESTS))
 
     def to_json(self) -> dict[str, Any]:
         """Return what the next leg of the try takes over with :meth:`take_over`."""
@@ -294,9 +294,9 @@ class Tally:
 
     def submitted(self, submitted: Submitted, claim: Claimed) -> None:
         """Note a request that Segmind accepted, and the claim before it."""
-        self.witnesses.append(Witness(submitted.request_id, claim.body, claim.at, submitted.at, claim.writer))
+        self.known_requests.append(KnownRequest(submitted.request_id, claim.body, claim.at, submitted.at, claim.writer))
 
-    def settled(self, event: Finished) -> None:
+    def finished(self, event: Finished) -> None:
         """Note an outcome."""
         self.outcomes[event.outcome] += 1
         self.cost += event.cost or 0.0

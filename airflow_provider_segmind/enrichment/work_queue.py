@@ -17,7 +17,7 @@ from airflow_provider_segmind.enrichment.run_limits import Budget
 from airflow_provider_segmind.enrichment.settings import Prepared
 
 
-class Room:
+class InFlightBytes:
     """
     Holds what is on its way. Whoever brings more than fits waits; alone in the room, anything fits.
 
@@ -27,19 +27,19 @@ class Room:
     def __init__(self, size: int) -> None:
         self.used = 0
         self._size = size
-        self._left = asyncio.Event()
+        self._released = asyncio.Event()
 
-    async def enter(self, size: int) -> None:
+    async def acquire(self, size: int) -> None:
         """Wait until so many bytes fit, and take them."""
         while self.used and self.used + size > self._size:
-            self._left.clear()
-            await self._left.wait()
+            self._released.clear()
+            await self._released.wait()
         self.used += size
 
-    def leave(self, size: int) -> None:
+    def release(self, size: int) -> None:
         """Give bytes back."""
         self.used -= size
-        self._left.set()
+        self._released.set()
 
 
 LATEST_AGE = 0.75 * RESULT_LIFETIME
@@ -49,7 +49,7 @@ OVERDUE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class Rest:
+class Deferral:
     """
     What a run waits for.
 
@@ -63,22 +63,22 @@ class Rest:
     until: float
 
 
-def rest_of(
+def deferral_of(
     waiting: Collection[Submitted],
     *,
     more: bool,
-    held: bool,
+    waiting_for_permit: bool,
     typical: float,
     until_submit: float,
     now: float,
     at_least: float,
-) -> Rest | None:
+) -> Deferral | None:
     """
     Return what to wait for, None where something can be done sooner than ``at_least`` seconds from now.
 
     :param waiting: the requests under way.
     :param more: whether rows are left to be asked; then half of the requests suffice, so that places come free.
-    :param held: whether rows wait for leave of the rate limit or the budget.
+    :param waiting_for_permit: whether rows wait for leave of the rate limit or the budget.
     :param typical: seconds a request usually takes.
     :param until_submit: seconds until the rate limit gives leave.
     :param now: epoch seconds.
@@ -90,11 +90,11 @@ def rest_of(
         ages = [now - one.at for one in waiting]
         left = sorted(typical - age if age < typical else OVERDUE * age for age in ages)
         soonest, until = left[enough - 1], oldest + LATEST_AGE
-    if held:
+    if waiting_for_permit:
         soonest, until = min(soonest, until_submit), min(until, now + until_submit)
     if soonest < at_least or until - now < at_least or math.isinf(until):
         return None
-    return Rest(tuple(sorted((one.request_id, one.at) for one in waiting)), enough, until)
+    return Deferral(tuple(sorted((one.request_id, one.at) for one in waiting)), enough, until)
 
 
 @dataclass(slots=True)
@@ -113,7 +113,7 @@ LONGEST_PAUSE = 8
 """How many times the first pause the longest is, of two runs that claim a row at the same moment again and again."""
 
 
-class RowBook:
+class RowTracker:
     """
     Decides which rows must be asked about.
 
@@ -134,7 +134,7 @@ class RowBook:
         self._pause = pause
         self._rng = rng
         self._monotonic = monotonic
-        self.left: dict[bytes, str] = {}
+        self.skipped: dict[bytes, str] = {}
         self.lost: dict[bytes, tuple[Prepared, float]] = {}
         self.postponed: list[Prepared] = []
         self._ledger = ledger
@@ -149,31 +149,31 @@ class RowBook:
         """How many rows wait for a worker or are with one."""
         return len(self._busy)
 
-    def leave(self, prepared: Prepared, reason: str, *, lost_at: float | None = None) -> None:
+    def skip(self, prepared: Prepared, reason: str, *, lost_at: float | None = None) -> None:
         """
         Set a row aside without an outcome.
 
         :param lost_at: epoch seconds after which its request was certainly not sent, when nobody knows whether it was.
         """
-        self.left[prepared.fingerprint] = reason
+        self.skipped[prepared.fingerprint] = reason
         if lost_at is not None:
             self.lost[prepared.fingerprint] = (prepared, lost_at)
 
     def take_up(self, mark: bytes) -> Prepared:
         """Return a lost row whose fate is known, so that it can go on."""
-        del self.left[mark]
+        del self.skipped[mark]
         return self.lost.pop(mark)[0]
 
     def postpone(self, prepared: Prepared, reason: str) -> None:
         """Set a row aside until :meth:`take_up_postponed`; ``reason`` is for when that never comes."""
-        self.leave(prepared, reason)
+        self.skip(prepared, reason)
         self.postponed.append(prepared)
 
     def take_up_postponed(self) -> list[Prepared]:
         """Return the rows that were set aside, so that they can go on."""
         rows, self.postponed = self.postponed, []
         for prepared in rows:
-            del self.left[prepared.fingerprint]
+            del self.skipped[prepared.fingerprint]
         return rows
 
     def contend(self, prepared: Prepared, *, collided: bool) -> None:
@@ -193,23 +193,23 @@ class RowBook:
         due = [mark for mark, contest in self.contested.items() if contest.after <= now]
         return [self.contested.pop(mark).prepared for mark in due]
 
-    def leave_contested(self) -> None:
+    def skip_contested(self) -> None:
         """Set aside what other runs are still asking about when this one ends."""
         for contest in self.contested.values():
-            self.leave(
+            self.skip(
                 contest.prepared, "another run was asking about it when this one stopped; a retry takes its answer"
             )
         self.contested.clear()
 
-    def is_held(self, mark: bytes) -> bool:
+    def is_claimed_elsewhere(self, mark: bytes) -> bool:
         """Tell whether another run that is at work has a claim of a row that is not ended."""
         row = self._ledger.row_state(mark).open
-        return row is not None and any(self._member.is_present(writer) for writer in row.holders())
+        return row is not None and any(self._member.is_active(writer) for writer in row.holders())
 
     def lost_at(self, mark: bytes) -> float:
         """Return the epoch seconds after which the request of an unresolved claim was certainly not sent any more."""
         row = self._ledger.row_state(mark).open
-        left = [self._member.left_at(writer) for writer in row.holders()] if row is not None else []
+        left = [self._member.ended_at(writer) for writer in row.holders()] if row is not None else []
         return max((self._started, *(at for at in left if at is not None)))
 
     def must_ask(self, prepared: Prepared, *, stopping: bool, eager: bool = False) -> bool:
@@ -220,18 +220,20 @@ class RowBook:
         :param eager: whether to fetch also what was accepted from another run that is at work and will do so itself.
         """
         mark = prepared.fingerprint
-        if mark in self._busy or mark in self.left or mark in self._refused or mark in self.contested:
+        if mark in self._busy or mark in self.skipped or mark in self._refused or mark in self.contested:
             return False
         state = self._ledger.row_state(mark)
         if state.success:
-            self._budget.settled(Outcome.SUCCESS)
+            self._budget.finished(Outcome.SUCCESS)
             return False
-        if self.is_held(mark) and not (eager and state.open is not None and state.open.submitted is not None):
+        if self.is_claimed_elsewhere(mark) and not (
+            eager and state.open is not None and state.open.submitted is not None
+        ):
             self.contend(prepared, collided=False)
             return False
         if state.open is not None and state.open.submitted is None:
-            self._budget.lost_before(mark, state.open.bound)
-            self.leave(
+            self._budget.lost_earlier(mark, state.open.bound)
+            self.skip(
                 prepared,
                 "an earlier try may have sent its request; whether it did is unknown",
                 lost_at=self.lost_at(mark),
@@ -252,7 +254,7 @@ class RowBook:
         if mark in self.contested:
             return
         self._collisions.pop(mark, None)
-        if mark not in self.left and not self._ledger.row_state(mark).success:
+        if mark not in self.skipped and not self._ledger.row_state(mark).success:
             self._refused.add(mark)
 
     def _is_asked_again(self, mark: bytes) -> bool:
@@ -261,5 +263,5 @@ class RowBook:
             return True
         if self._rerun == "unbilled" and stored.outcome is Outcome.FAILED and stored.billed is False:
             return True
-        self._budget.settled(stored.outcome)
+        self._budget.finished(stored.outcome)
         return False

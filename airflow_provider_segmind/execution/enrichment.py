@@ -281,32 +281,37 @@ class EnrichmentRun:
                 max_questions=1 + settings.max_repairs,
                 grace=GRACE,
                 progress_interval=REFRESH_INTERVAL,
-                rest_after=DEFER_AFTER if settings.deferrable else None,
+                defer_after=DEFER_AFTER if settings.deferrable else None,
                 death_after=writer_timeout(),
             ),
             shard=settings.shard,
             target=self._target,
             progress=self._progress.update,
-            carried=self._resume_state,
+            resume_state=self._resume_state,
         )
 
     def _defer_if_idle(self, running: Future[None]) -> None:
         """Defer until enough requests have ended, when the engine ended because it can do nothing but wait."""
         engine = self._engine
-        if engine is None or engine.rest is None or self._stop_reason is not None or running.exception() is not None:
+        if (
+            engine is None
+            or engine.deferral is None
+            or self._stop_reason is not None
+            or running.exception() is not None
+        ):
             return
-        resume_state, rest, now = engine.carried(), engine.rest, time.time()
+        resume_state, deferral, now = engine.resume_state(), engine.deferral, time.time()
         engine.close()
-        until = min(rest.until, self.settings.deadline)
+        until = min(deferral.until, self.settings.deadline)
         self._log.info(
             "%d requests are in progress and there is nothing else to do; deferring until %d of them have ended, for "
             "at most %d s",
-            *(len(rest.requests), rest.enough, max(0, until - now)),
+            *(len(deferral.requests), deferral.enough, max(0, until - now)),
         )
         trigger = partial(
             SegmindRequestsTrigger,
-            requests=[list(one) for one in rest.requests],
-            enough=rest.enough,
+            requests=[list(one) for one in deferral.requests],
+            enough=deferral.enough,
             until=until,
             segmind_conn_id=self.settings.segmind_conn_id,
             model=self._question.model,
@@ -321,7 +326,7 @@ class EnrichmentRun:
         if engine is None:
             return None
         try:
-            if running.exception() is not None and not engine.feeder.rows_seen:
+            if running.exception() is not None and not engine.reader.rows_seen:
                 return None
             sampled = self.settings.sample is not None
             manifest = self._table.store(engine, self._add_cost if sampled else None)

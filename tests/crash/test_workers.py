@@ -1,5 +1,5 @@
 """
-Workers are killed with SIGKILL at every point of a request's life; the emulator's bill is the witness.
+Workers are killed with SIGKILL at every point of a request's life; the emulator's bill is the known.
 
 All cases run at once, so that the minute Airflow takes to miss a worker's heartbeat is spent once.
 """

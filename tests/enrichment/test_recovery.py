@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_segmind.client.models import RequestRecord
-from airflow_provider_segmind.enrichment.ledger.row_state import Witness
-from airflow_provider_segmind.enrichment.recovery import Findings, Lost, find_lost
+from airflow_provider_segmind.enrichment.ledger.row_state import KnownRequest
+from airflow_provider_segmind.enrichment.recovery import Findings, LostRequest, find_lost
 from airflow_provider_segmind.enrichment.rows import digest
 from tests.support.ledger_events import claimed, mark
 
@@ -36,17 +36,19 @@ def body(text: str) -> str:
     return digest({"t": 0, "prompt": text}).hex()
 
 
-def own(request_id: str, text: str, at: float) -> Witness:
+def own(request_id: str, text: str, at: float) -> KnownRequest:
     """Return a request that this try has sent."""
-    return Witness(request_id, body(text), at, at + 1, "w")
+    return KnownRequest(request_id, body(text), at, at + 1, "w")
 
 
-def lost(number: int, text: str, at: float = NOW - 100, until: float = NOW - 50) -> dict[bytes, Lost]:
-    return {mark(number): Lost(replace(claimed(number, at=at), body=body(text)), until)}
+def lost(number: int, text: str, at: float = NOW - 100, until: float = NOW - 50) -> dict[bytes, LostRequest]:
+    return {mark(number): LostRequest(replace(claimed(number, at=at), body=body(text)), until)}
 
 
-async def found(history: History, lost: dict[bytes, Lost], *witnesses: Witness, **options: Any) -> Findings:
-    values = {"witnesses": witnesses, "writer": "w", "now": NOW, "settles_after": 3600.0, **options}
+async def found(
+    history: History, lost: dict[bytes, LostRequest], *known_requests: KnownRequest, **options: Any
+) -> Findings:
+    values = {"known_requests": known_requests, "writer": "w", "now": NOW, "settles_after": 3600.0, **options}
     return await find_lost(history, "m", lost, **values)  # type: ignore[arg-type]
 
 
@@ -78,8 +80,8 @@ async def test_a_request_is_taken_for_one_row_only() -> None:
 
 
 async def test_a_known_request_is_never_taken_for_a_lost_one() -> None:
-    witness = Witness("z", body("a"), NOW - 200)
-    assert not (await found(History(record("z", "a")), lost(1, "a"), witness)).found
+    known = KnownRequest("z", body("a"), NOW - 200)
+    assert not (await found(History(record("z", "a")), lost(1, "a"), known)).found
     assert not (await found(History(record("z", "a")), lost(1, "a"), former=frozenset({"z"}))).found
 
 
@@ -88,30 +90,32 @@ async def test_a_request_from_before_the_claim_is_not_taken() -> None:
     assert (await found(History(record("z", "a", model_created=NOW - 99)), lost(1, "a"))).found
 
 
-async def test_a_witness_sent_after_the_lost_one_proves_that_it_never_arrived() -> None:
+async def test_a_known_request_sent_after_the_lost_one_proves_that_it_never_arrived() -> None:
     history = History(record("w", "b"))
     findings = await found(history, lost(1, "a"), own("w", "b", NOW - 50))
     assert findings.absent == {mark(1)}
 
 
-async def test_a_witness_sent_while_the_lost_one_was_on_its_way_proves_nothing() -> None:
+async def test_a_known_request_sent_while_the_lost_one_was_on_its_way_proves_nothing() -> None:
     history = History(record("w", "b"))
     findings = await found(history, lost(1, "a"), own("w", "b", NOW - 51))
     assert findings.absent == set()
 
 
-async def test_a_witness_whose_body_looks_different_proves_nothing() -> None:
+async def test_a_known_request_whose_body_looks_different_proves_nothing() -> None:
     history = History(record("w", "b with defaults added"))
     findings = await found(history, lost(1, "a", at=NOW - 9000), own("w", "b", NOW - 10))
     assert findings.absent == set()
 
 
-async def test_a_witness_that_is_not_there_yet_proves_nothing() -> None:
+async def test_a_known_request_that_is_not_there_yet_proves_nothing() -> None:
     assert (await found(History(), lost(1, "a"), own("w", "b", NOW - 10))).absent == set()
 
 
 async def test_an_old_claim_is_absent_once_the_history_has_settled() -> None:
-    findings = await found(History(record("w", "b")), lost(1, "a", at=NOW - 3601), Witness("w", body("b"), NOW - 5000))
+    findings = await found(
+        History(record("w", "b")), lost(1, "a", at=NOW - 3601), KnownRequest("w", body("b"), NOW - 5000)
+    )
     assert findings.absent == {mark(1)}
     assert (await found(History(), lost(1, "a", at=NOW - 3601))).absent == {mark(1)}
     assert (await found(History(), lost(1, "a", at=NOW - 3599))).absent == set()
@@ -129,8 +133,8 @@ async def test_the_history_is_asked_about_the_days_since_the_claim() -> None:
     assert [(str(page["from_date"]), str(page["to_date"])) for page in history.asked] == [("2023-11-12", "2023-11-15")]
 
 
-async def test_a_witness_of_another_workers_clock_proves_nothing() -> None:
-    elsewhere = Witness("w", body("b"), NOW + 500, NOW + 501, "ahead")
+async def test_a_known_request_of_another_workers_clock_proves_nothing() -> None:
+    elsewhere = KnownRequest("w", body("b"), NOW + 500, NOW + 501, "ahead")
     findings = await found(History(record("w", "b")), lost(1, "a"), elsewhere)
     assert findings.absent == set()
 
@@ -170,14 +174,15 @@ async def test_requests_of_known_time_tell_the_offset_however_large_it_is(
 ) -> None:
     rows = [record(f"w{number}", f"o{number}", model_created=NOW - 90 + number + skew) for number in range(others)]
     seen = [
-        Witness(f"w{number}", body(f"o{number}"), NOW - 91 + number, NOW - 89 + number, "w") for number in range(others)
+        KnownRequest(f"w{number}", body(f"o{number}"), NOW - 91 + number, NOW - 89 + number, "w")
+        for number in range(others)
     ]
     arrived = record("z", "a", model_created=NOW - 100 + took + skew)
     assert (await found(History(*rows, arrived, per_page=99), lost(1, "a"), *seen)).found
     earlier = record("y", "a", model_created=NOW - 110 + skew)
     findings = await found(History(*rows, earlier, per_page=99), lost(1, "a", until=NOW - 95), *seen)
     assert not findings.found
-    assert bool(findings.absent) is any(witness.not_before >= NOW - 95 for witness in seen)
+    assert bool(findings.absent) is any(known.not_before >= NOW - 95 for known in seen)
 
 
 @settings(max_examples=80, deadline=None)
@@ -185,7 +190,7 @@ async def test_requests_of_known_time_tell_the_offset_however_large_it_is(
 async def test_without_a_known_offset_an_equal_request_is_never_believed_to_be_another(skew: float, age: float) -> None:
     at = NOW - age
     arrived = record("z", "a", model_created=at + 2 + skew)
-    later = Witness("w", body("b"), NOW, writer="w")
+    later = KnownRequest("w", body("b"), NOW, writer="w")
     history = History(record("w", "b"), arrived)
     findings = await found(history, lost(1, "a", at=at, until=at + 10), later, settles_after=60.0)
     assert not findings.absent

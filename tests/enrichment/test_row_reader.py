@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_segmind.enrichment.row_reader import Feeder, Place
+from airflow_provider_segmind.enrichment.row_reader import Place, RowReader
 from airflow_provider_segmind.enrichment.settings import Settings, Shard
 from tests.enrichment.ledger.test_local_index import disk_of
 from tests.support.enrichment import question, table
 
 
-def reader(rows: list[dict[str, Any]], **settings: int) -> Feeder:
-    return Feeder(rows, question(), Shard(), Settings(**settings))  # type: ignore[arg-type]
+def reader(rows: list[dict[str, Any]], **settings: int) -> RowReader:
+    return RowReader(rows, question(), Shard(), Settings(**settings))  # type: ignore[arg-type]
 
 
-def read(reader: Feeder) -> Iterator[bytes]:
+def read(reader: RowReader) -> Iterator[bytes]:
     while not reader.exhausted and reader.broken is None:
         yield from (prepared.fingerprint for prepared in reader.next_block())
 

@@ -32,7 +32,7 @@ class Run:
             progress=self.told.append,
             **options,
         )
-        segmind.tick = self.engine._tell
+        segmind.tick = self.engine._report_progress
 
     async def end(self) -> list[Progress]:
         await self.engine.run()

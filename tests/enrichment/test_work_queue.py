@@ -10,7 +10,7 @@ import pytest
 from airflow_provider_segmind.client.polling import Pending
 from airflow_provider_segmind.enrichment.ledger.events import Submitted
 from airflow_provider_segmind.enrichment.outcomes import Outcome
-from airflow_provider_segmind.enrichment.work_queue import LATEST_AGE, Rest, rest_of
+from airflow_provider_segmind.enrichment.work_queue import LATEST_AGE, Deferral, deferral_of
 from tests.enrichment.test_engine import Landed, World
 from tests.support.enrichment import table
 
@@ -24,20 +24,27 @@ def under_way(*ages: float) -> list[Submitted]:
     ]
 
 
-def decided(waiting: list[Submitted], **given: Any) -> Rest | None:
-    usual = {"more": True, "held": False, "typical": 300.0, "until_submit": 0.0, "now": NOW, "at_least": 60.0}
-    return rest_of(waiting, **{**usual, **given})
+def decided(waiting: list[Submitted], **given: Any) -> Deferral | None:
+    usual = {
+        "more": True,
+        "waiting_for_permit": False,
+        "typical": 300.0,
+        "until_submit": 0.0,
+        "now": NOW,
+        "at_least": 60.0,
+    }
+    return deferral_of(waiting, **{**usual, **given})
 
 
-def test_a_slow_model_lets_the_run_rest_until_half_of_its_requests_have_ended() -> None:
-    rest = decided(under_way(10, 20, 5))
-    assert rest == Rest((("r-0", NOW - 10), ("r-1", NOW - 20), ("r-2", NOW - 5)), 2, NOW - 20 + LATEST_AGE)
+def test_a_slow_model_lets_the_run_defer_until_half_of_its_requests_have_ended() -> None:
+    deferral = decided(under_way(10, 20, 5))
+    assert deferral == Deferral((("r-0", NOW - 10), ("r-1", NOW - 20), ("r-2", NOW - 5)), 2, NOW - 20 + LATEST_AGE)
 
 
 def test_with_no_row_left_it_rests_until_all_have_ended() -> None:
-    rest = decided(under_way(10, 20, 5), more=False)
-    assert rest is not None
-    assert rest.enough == 3
+    deferral = decided(under_way(10, 20, 5), more=False)
+    assert deferral is not None
+    assert deferral.enough == 3
 
 
 @pytest.mark.parametrize(
@@ -45,7 +52,7 @@ def test_with_no_row_left_it_rests_until_all_have_ended() -> None:
     [
         ([1, 2], {"typical": 4.0}),
         ([250, 250], {}),
-        ([10, 10], {"held": True, "until_submit": 20.0}),
+        ([10, 10], {"waiting_for_permit": True, "until_submit": 20.0}),
         ([10, LATEST_AGE], {"typical": 9000.0}),
         ([], {}),
     ],
@@ -60,20 +67,20 @@ def test_what_is_overdue_is_expected_to_take_longer_yet() -> None:
     assert decided(under_way(100, 100), typical=50.0) is None
 
 
-def test_a_tiny_rate_lets_it_rest_until_the_next_place_is_free() -> None:
-    assert decided([], held=True, until_submit=240.0) == Rest((), 0, NOW + 240)
+def test_a_tiny_rate_lets_it_defer_until_the_next_place_is_free() -> None:
+    assert decided([], waiting_for_permit=True, until_submit=240.0) == Deferral((), 0, NOW + 240)
 
 
 async def never(*_: Any, **__: Any) -> None:
     await asyncio.sleep(3600)
 
 
-async def test_a_run_of_slow_requests_rests_and_the_next_leg_fetches_them_by_id(
+async def test_a_run_of_slow_requests_defers_and_resumes_by_fetching_them_by_id(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     world = World()
     world.segmind.typical = 300.0
-    settings = {"rest_after": 60.0, "progress_interval": 0.01}
+    settings = {"defer_after": 60.0, "progress_interval": 0.01}
     rows = table(*map(str, range(10)))
     done = world.segmind.wait
 
@@ -84,13 +91,13 @@ async def test_a_run_of_slow_requests_rests_and_the_next_leg_fetches_them_by_id(
     monkeypatch.setattr(world.segmind, "wait", first_only)
     engine = world.engine(rows, settings=settings)
     await asyncio.wait_for(engine.run(), 10)
-    rest = engine.rest
+    deferral = engine.deferral
     engine.close()
-    assert rest is not None
+    assert deferral is not None
     # Four at once, and the fifth in the place of the one that had ended.
     assert world.segmind.posts == 5
-    assert (len(rest.requests), rest.enough) == (4, 2)
-    assert {request_id for request_id, _ in rest.requests} < set(world.segmind.jobs)
+    assert (len(deferral.requests), deferral.enough) == (4, 2)
+    assert {request_id for request_id, _ in deferral.requests} < set(world.segmind.jobs)
 
     monkeypatch.setattr(world.segmind, "wait", done)
     landed: Landed = await world.run(rows, settings=settings)
@@ -105,14 +112,14 @@ async def test_the_counts_of_earlier_legs_are_carried_on(monkeypatch: pytest.Mon
     world.segmind.typical = 300.0
     done = world.segmind.wait
     monkeypatch.setattr(world.segmind, "wait", never)
-    engine = world.engine(table("a", "b"), settings={"rest_after": 60.0, "progress_interval": 0.01})
+    engine = world.engine(table("a", "b"), settings={"defer_after": 60.0, "progress_interval": 0.01})
     await asyncio.wait_for(engine.run(), 10)
-    carried = engine.carried()
+    carried = engine.resume_state()
     engine.close()
     assert carried["posts"] == 2
 
     monkeypatch.setattr(world.segmind, "wait", done)
-    landed = await world.run(table("a", "b", "c"), carried=carried)
+    landed = await world.run(table("a", "b", "c"), resume_state=carried)
     assert landed.manifest.posts == 3
     assert sum(landed.manifest.timeline["posts"]) == 3
 

@@ -48,12 +48,12 @@ class GroupCommit:
         self._folding: asyncio.Task[None] | None = None
         self._task = asyncio.create_task(self._run(), name="segmind-ledger-commits")
 
-    def note(self, event: Event) -> None:
+    def append(self, event: Event) -> None:
         """Append an event that may become durable a little later."""
         self._ledger.append(event)
         self._dirty.set()
 
-    async def durable(self, event: Event | None) -> None:
+    async def commit(self, event: Event | None) -> None:
         """
         Append an event and return when it is durable, and what others had noted by then is in the ledger's view.
 
@@ -63,7 +63,7 @@ class GroupCommit:
         if self.error is not None:
             raise self.error
         if event is not None:
-            self.note(event)
+            self.append(event)
         self._dirty.set()
         if self._group is None:
             self._group = asyncio.get_running_loop().create_future()
@@ -118,7 +118,7 @@ class GroupCommit:
         batch = self._ledger.take()
         try:
             if self.error is None:
-                self._refuse(await self._in_thread(self._write_and_look, batch, group is not None))
+                self._refuse(await self._in_thread(self._write_and_refresh, batch, group is not None))
                 self._take_in()
                 self._fold()
         except Exception as error:  # noqa: BLE001
@@ -133,12 +133,12 @@ class GroupCommit:
                 group.set_exception(trouble)
                 group.exception()
 
-    def _write_and_look(self, batch: Batch, look: bool) -> SegmindEnrichmentError | None:
+    def _write_and_refresh(self, batch: Batch, refresh: bool) -> SegmindEnrichmentError | None:
         """Write, then list for a group of claims; return why others cannot be seen, when all is written."""
         self._write_patiently(batch)
         try:
-            if look:
-                self._member.look()
+            if refresh:
+                self._member.refresh()
         except SegmindEnrichmentError as error:
             return error
         return None

@@ -17,7 +17,13 @@ from typing import NamedTuple, Protocol
 from airflow_provider_segmind.client.request_history import POST_DURATION
 from airflow_provider_segmind.enrichment.ledger.events import Claimed, Event, Finished, Submitted, from_line, to_line
 from airflow_provider_segmind.enrichment.ledger.local_index import FinishedRow, LocalIndex
-from airflow_provider_segmind.enrichment.ledger.row_state import WITNESSES, OpenRow, RunTotals, RowState, Witness
+from airflow_provider_segmind.enrichment.ledger.row_state import (
+    KNOWN_REQUESTS,
+    KnownRequest,
+    OpenRow,
+    RowState,
+    RunTotals,
+)
 from airflow_provider_segmind.enrichment.ledger.segments import (
     read_segment,
     segment_name,
@@ -83,7 +89,7 @@ class Ledger:
         self._totals = RunTotals()
         self._lines: list[bytes] = []
         self._number = 0
-        self._recent: deque[Witness] = deque(maxlen=WITNESSES)
+        self._recent: deque[KnownRequest] = deque(maxlen=KNOWN_REQUESTS)
 
     def close(self) -> None:
         """Drop the local working copy; the segments stay."""
@@ -202,16 +208,16 @@ class Ledger:
         """Yield the rows that are claimed or submitted and not finished."""
         return ((fingerprint, row) for fingerprint, row in list(self._open.items()) if not row.is_free)
 
-    def witnesses(self) -> list[Witness]:
+    def known_requests(self) -> list[KnownRequest]:
         """Return requests whose body and submission are known: those still open, and the latest that ended."""
         waiting = [
-            Witness(waited.request_id, claim.body, claim.at, waited.at, claim.writer)
+            KnownRequest(waited.request_id, claim.body, claim.at, waited.at, claim.writer)
             for _, row in self.open_rows()
             if (waited := row.submitted) is not None and (claim := row.claim_for(self.run)) is not None
         ]
         return [*waiting, *self._recent]
 
-    def known_requests(self, request_ids: set[str]) -> set[str]:
+    def owned_requests(self, request_ids: set[str]) -> set[str]:
         """Return those of some requests that a row is known to have had."""
         found = set(filter(self._index.has_request, request_ids))
         for row in self._open.values():
@@ -284,7 +290,7 @@ class Ledger:
         if event.seconds is not None and event.request_ids:
             # It was accepted some time before its submission was noted.
             accepted = event.at - event.seconds
-            self._recent.append(Witness(event.request_ids[-1], event.body, accepted - POST_DURATION, accepted))
+            self._recent.append(KnownRequest(event.request_ids[-1], event.body, accepted - POST_DURATION, accepted))
         success = event.outcome is Outcome.SUCCESS
         self._index.put(FinishedRow(mark, event.attempt, success, event.run == self.run, line, event.request_ids))
         if row is not None and (success or row.drop_through(event.attempt)):

@@ -61,7 +61,7 @@ TRUST = 0.25
 """Part of that time for which a listing is trusted."""
 LISTINGS = 5
 """How often a listing is repeated that took too long, or whose files were moved under it."""
-TOMBSTONES_KEPT = 24 * 3600.0
+DEAD_MARK_LIFETIME = 24 * 3600.0
 """Seconds for which it is remembered that a writer was declared dead; longer than anybody is frozen and goes on."""
 _REGISTERED, _BEAT, _ENDED, _DEAD = ".writer", ".beat", ".ended", ".dead"
 
@@ -90,7 +90,7 @@ class Listing:
     dead: frozenset[str]
 
     @property
-    def present(self) -> frozenset[str]:
+    def active(self) -> frozenset[str]:
         """
         The writers that may still send.
 
@@ -121,10 +121,10 @@ def list_live(folder: StorePath, began: Moment) -> Listing:
 
 @dataclass(slots=True)
 class _Watched:
-    """How long a heartbeat has not changed, in monotonic seconds during which it was looked at."""
+    """How long a heartbeat has not changed, in monotonic seconds during which it was checked at."""
 
     content: bytes | None
-    looked: float
+    checked: float
     silent: float = 0.0
 
 
@@ -169,11 +169,11 @@ class Membership:
         self._shards: dict[str, Shard | None] = {}
         self._watched: dict[str, _Watched] = {}
         self._first_seen_dead: dict[str, float] = {}
-        self._left_at: dict[str, float] = {}
+        self._ended_at: dict[str, float] = {}
         self._beats = 0
         self._beaten_at = 0.0
-        self._expelled: str | None = None
-        self._company = False
+        self._declared_dead: str | None = None
+        self._has_others = False
 
     # -- this writer ---------------------------------------------------------------------------------------------------
 
@@ -204,8 +204,8 @@ class Membership:
             )
         with self._lock:
             self._listing = None
-            self._look()
-            self._drop_old_tombstones()
+            self._refresh()
+            self._drop_old_dead_marks()
 
     def beat(self) -> None:
         """
@@ -225,8 +225,8 @@ class Membership:
 
     def trouble(self) -> SegmindEnrichmentError | None:
         """Say why this writer must not send any more."""
-        if self._expelled is not None:
-            return SegmindEnrichmentError(self._expelled, retryable=True)
+        if self._declared_dead is not None:
+            return SegmindEnrichmentError(self._declared_dead, retryable=True)
         if self._monotonic() - self._beaten_at > self.death_after / 2:
             return SegmindEnrichmentError(
                 f"The heartbeat of this run under {str(self.folder)!r} has not been written for "
@@ -242,14 +242,14 @@ class Membership:
 
     # -- the others ----------------------------------------------------------------------------------------------------
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         """
         List, and read what others have written since the last time, into :attr:`inbox`.
 
         :raises SegmindEnrichmentError: the folder cannot be listed, or not soon enough.
         """
         with self._lock:
-            self._look()
+            self._refresh()
 
     def observe(self) -> None:
         """
@@ -258,13 +258,13 @@ class Membership:
         :raises SegmindEnrichmentError: the folder cannot be listed.
         """
         with self._lock:
-            listing = self._look()
+            listing = self._refresh()
             try:
                 silent = [writer for writer in sorted(self._others(listing)) if self._is_silent(writer)]
                 for writer in silent:
                     log.warning(
                         "The heartbeat of another run over this ledger (writer %s) has not changed for %g s. That run "
-                        "is taken for dead: what became of its requests is looked up in Segmind's request history.",
+                        "is taken for dead: what became of its requests is checked up in Segmind's request history.",
                         writer,
                         self.death_after,
                     )
@@ -272,9 +272,9 @@ class Membership:
             except OSError as error:
                 raise self._out_of_reach(error) from error
             if silent:
-                self._look()
+                self._refresh()
 
-    def is_present(self, writer: str) -> bool:
+    def is_active(self, writer: str) -> bool:
         """Tell whether a writer may still send for what it has claimed; this one does not count."""
         listing = self._listing
         if listing is None or writer == self.writer:
@@ -282,15 +282,15 @@ class Membership:
         if writer in listing.dead:
             seen = self._first_seen_dead.get(writer)
             return seen is None or listing.began.monotonic < seen + TRUST * self.death_after
-        return writer in listing.present
+        return writer in listing.active
 
-    def has_company(self) -> bool:
+    def has_others(self) -> bool:
         """Tell whether the latest listing shows others at work that may ask about the same rows."""
-        return self._company
+        return self._has_others
 
-    def left_at(self, writer: str) -> float | None:
+    def ended_at(self, writer: str) -> float | None:
         """Return from when on a writer has certainly sent nothing, None when that was before this one began."""
-        return self._left_at.get(writer)
+        return self._ended_at.get(writer)
 
     # -- moving segments to the ledger's folder ------------------------------------------------------------------------
 
@@ -315,12 +315,12 @@ class Membership:
         :raises SegmindEnrichmentError: one cannot be read; nothing is lost.
         """
         with self._lock:
-            listing = self._look()
-            if self._expelled is not None:
+            listing = self._refresh()
+            if self._declared_dead is not None:
                 return
             read = self._read_by(self.writer, listing)
             own = [number for number in numbers if number <= read and number in self._own]
-            left = self._read_of_those_who_left(listing)
+            left = self._segments_of_ended_writers(listing)
             names = [*(self._own[number].name for number in own), *(name for names in left.values() for name in names)]
         # What is moved was read by all, and this takes seconds on an object store: claims need not wait for it.
         compact(self._ledger_folder, clock=self._clock, names=names, source=self.folder)
@@ -329,7 +329,7 @@ class Membership:
                 self._own.pop(number, None)
             self._forget(listing, left)
 
-    def leave(self) -> None:
+    def unregister(self) -> None:
         """
         End: nothing is sent or written after it.
 
@@ -339,11 +339,11 @@ class Membership:
         :raises OSError: it cannot be written.
         """
         with self._lock:
-            listing = self._look()
-            if self._expelled is not None:
+            listing = self._refresh()
+            if self._declared_dead is not None:
                 return
-            left = self._read_of_those_who_left(listing)
-            if any(self._overlap(other, self.writer) for other in listing.present - {self.writer}):
+            left = self._segments_of_ended_writers(listing)
+            if any(self._overlap(other, self.writer) for other in listing.active - {self.writer}):
                 self._mark(self.writer, _ENDED)
                 self._file(_BEAT).unlink(missing_ok=True)
                 return
@@ -367,13 +367,13 @@ class Membership:
 
     def _read_by(self, owner: str, listing: Listing) -> float:
         """Return up to which number the segments of a writer were read by all that may ask about the same rows."""
-        others = (one for one in listing.present - {owner, self.writer} if self._overlap(one, owner))
+        others = (one for one in listing.active - {owner, self.writer} if self._overlap(one, owner))
         return min((self._acknowledged(one).get(owner, -1) for one in others), default=float("inf"))
 
-    def _read_of_those_who_left(self, listing: Listing) -> dict[str, list[str]]:
+    def _segments_of_ended_writers(self, listing: Listing) -> dict[str, list[str]]:
         found = {}
-        for writer in (listing.segments.keys() | listing.ended | listing.dead) - listing.present:
-            if not self.is_present(writer):
+        for writer in (listing.segments.keys() | listing.ended | listing.dead) - listing.active:
+            if not self.is_active(writer):
                 read = self._read_by(writer, listing)
                 found[writer] = [name for number, name in listing.segments.get(writer, {}).items() if number <= read]
         return found
@@ -387,22 +387,22 @@ class Membership:
 
     # -- listing -------------------------------------------------------------------------------------------------------
 
-    def _look(self) -> Listing:
+    def _refresh(self) -> Listing:
         whole = True
         for tries_left in reversed(range(LISTINGS)):
             try:
                 listing = list_live(self.folder, self._now())
-                whole = self._read_news(listing)
-                company = bool(self._others(listing))
+                whole = self._read_new_segments(listing)
+                has_others = bool(self._others(listing))
             except OSError as error:
                 if tries_left:
                     continue
                 raise self._out_of_reach(error) from error
-            self._notice_expulsion(listing)
+            self._notice_death_mark(listing)
             if whole:
-                self._note(listing)
-                self._company = company
-            if self._expelled is not None or (whole and self._is_fresh(listing.began)):
+                self._accept(listing)
+                self._has_others = has_others
+            if self._declared_dead is not None or (whole and self._is_fresh(listing.began)):
                 return listing
         if not whole:
             raise SegmindEnrichmentError(
@@ -417,7 +417,7 @@ class Membership:
             retryable=True,
         )
 
-    def _read_news(self, listing: Listing) -> bool:
+    def _read_new_segments(self, listing: Listing) -> bool:
         """Read what is new; tell whether nothing was moved, since this run registered, that it had not read."""
         for writer, segments in listing.segments.items():
             if writer == self.writer or not self._overlap(writer, self.writer):
@@ -434,7 +434,7 @@ class Membership:
                     self._read.add(name)
         return True
 
-    def _note(self, listing: Listing) -> None:
+    def _accept(self, listing: Listing) -> None:
         """Take over a listing whose news are read."""
         former, self._listing = self._listing, listing
         if former is None:
@@ -445,22 +445,22 @@ class Membership:
         self._read.intersection_update(name for names in listing.segments.values() for name in names.values())
         for writer in listing.dead:
             self._first_seen_dead.setdefault(writer, self._monotonic())
-        for writer in former.present - listing.present - listing.dead:
-            self._left_at.setdefault(writer, self._clock())
+        for writer in former.active - listing.active - listing.dead:
+            self._ended_at.setdefault(writer, self._clock())
         for writer in listing.dead:
-            if not self.is_present(writer):
-                self._left_at.setdefault(writer, self._clock())
+            if not self.is_active(writer):
+                self._ended_at.setdefault(writer, self._clock())
 
-    def _notice_expulsion(self, listing: Listing) -> None:
+    def _notice_death_mark(self, listing: Listing) -> None:
         if self.writer in listing.dead or self.writer not in listing.registered:
-            self._expelled = (
+            self._declared_dead = (
                 f"Another run over the ledger under {str(self._ledger_folder)!r} took this one for dead because its "
                 "heartbeat had stopped. Nothing more is sent; requests that were accepted are fetched by that run or "
                 "by a retry, within an hour."
             )
 
     def _others(self, listing: Listing) -> set[str]:
-        return {one for one in listing.present - {self.writer} if self._overlap(one, self.writer)}
+        return {one for one in listing.active - {self.writer} if self._overlap(one, self.writer)}
 
     def _is_silent(self, writer: str) -> bool:
         now, content = self._monotonic(), self._content(self.folder / f"{writer}{_BEAT}")
@@ -469,8 +469,8 @@ class Membership:
             self._watched[writer] = _Watched(content, now)
             return False
         # A pause of this process does not mean that the other one was silent.
-        watched.silent += min(now - watched.looked, self.death_after / 3)
-        watched.looked = now
+        watched.silent += min(now - watched.checked, self.death_after / 3)
+        watched.checked = now
         return watched.silent >= self.death_after
 
     def _overlap(self, one: str, other: str) -> bool:
@@ -482,9 +482,11 @@ class Membership:
         if writer == self.writer:
             return self._shard
         if writer not in self._shards:
-            told = self._json(self.folder / f"{writer}{_REGISTERED}")
+            registration = self._json(self.folder / f"{writer}{_REGISTERED}")
             try:
-                self._shards[writer] = Shard(index=int(told["shard_index"]), count=int(told["shard_count"]))
+                self._shards[writer] = Shard(
+                    index=int(registration["shard_index"]), count=int(registration["shard_count"])
+                )
             except (KeyError, TypeError, ValueError, SegmindConfigError):
                 return None
         return self._shards[writer]
@@ -507,11 +509,11 @@ class Membership:
         except FileNotFoundError:
             return None
 
-    def _drop_old_tombstones(self) -> None:
+    def _drop_old_dead_marks(self) -> None:
         listing = self._listing
         for writer in listing.dead - listing.registered - listing.segments.keys() if listing else ():
             path = self.folder / f"{writer}{_DEAD}"
-            if self._wall() - float(self._json(path).get("at", self._wall())) > TOMBSTONES_KEPT:
+            if self._wall() - float(self._json(path).get("at", self._wall())) > DEAD_MARK_LIFETIME:
                 path.unlink(missing_ok=True)
 
     def _mark(self, writer: str, mark: str) -> None:

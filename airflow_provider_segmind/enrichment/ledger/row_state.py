@@ -170,12 +170,12 @@ class RowState:
         return None
 
 
-WITNESSES = 256
+KNOWN_REQUESTS = 256
 """How many recent requests are remembered, to tell how far Segmind's history has come."""
 
 
 @dataclass(frozen=True, slots=True)
-class Witness:
+class KnownRequest:
     """
     A request of ours that can tell how far the history has come.
 
@@ -276,7 +276,7 @@ class Attempt:
         )
         return replace(self, claim=claim, new_row=False, counted=True), submitted
 
-    def following(
+    def follow_up(
         self, *, at: float, run: str, writer: str, name: str, body: str, question: int, failures: int
     ) -> Self:
         """Return the next attempt, which a run claims under a name and pays."""

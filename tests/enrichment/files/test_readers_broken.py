@@ -172,7 +172,7 @@ class Night:
         except SegmindError as caught:
             error = caught
         self.rows = []
-        if engine.feeder.rows_seen:
+        if engine.reader.rows_seen:
             self.manifest = land(engine, each=self.rows.append, dead_letters=self.folder / "dead_letters.jsonl")
         engine.close()
         return error

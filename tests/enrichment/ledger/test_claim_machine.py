@@ -1,7 +1,7 @@
 """
 A model of the claim rule: whatever writers do, and whatever happens to them, no row is sent for twice.
 
-It drives the real code: the leave that a POST takes, the ledger, the folder of the living, compaction. Time passes when
+It drives the real code: the claim before a POST, the ledger, its folder `live`, compaction. Time passes when
 a rule says so; a listing may miss or hold what comes and goes while it is made; in the middle of whatever a writer does
 to the store others act; writers die, stand still and go on, are declared dead, and end. The request history is one that
 knows at once what was sent, so that a second send is never the fault of what it says.
@@ -23,7 +23,7 @@ from airflow_provider_segmind.enrichment.ledger.events import Claimed, Event, Fi
 from airflow_provider_segmind.enrichment.ledger.ledger import Ledger
 from airflow_provider_segmind.enrichment.ledger.live import BEATS, Membership
 from airflow_provider_segmind.enrichment.outcomes import Outcome
-from airflow_provider_segmind.enrichment.row_request import Leave, NotSentError
+from airflow_provider_segmind.enrichment.row_request import NotSentError, PostClaim
 from airflow_provider_segmind.enrichment.settings import Shard
 from airflow_provider_segmind.exceptions import SegmindEnrichmentError
 from tests.enrichment.ledger.test_ledger_machine import Objects
@@ -35,7 +35,7 @@ DEATH_AFTER = 60.0
 NAMES = st.sampled_from("abc")
 NUMBERS = st.integers(0, ROWS - 1)
 ACTIONS = st.sampled_from(
-    ["claim", "claim", "send", "send", "note", "finish", "fail", "observe", "recover", "fold", "leave"]
+    ["claim", "claim", "send", "send", "note", "finish", "fail", "observe", "recover", "fold", "unregister"]
 )
 STORY = ("recover", "claim", "send", "note", "finish")
 OFTEN = st.lists(st.tuples(NAMES, NUMBERS, ACTIONS), min_size=3, max_size=10)
@@ -47,11 +47,11 @@ class Commits:
     def __init__(self, ledger: Ledger, member: Membership) -> None:
         self._ledger, self._member = ledger, member
 
-    async def durable(self, event: Event | None) -> None:
+    async def commit(self, event: Event | None) -> None:
         if event is not None:
             self._ledger.append(event)
         self._ledger.commit()
-        self._member.look()
+        self._member.refresh()
         self.take_in()
 
     def forbidden(self) -> SegmindEnrichmentError | None:
@@ -101,7 +101,7 @@ class Writer:
 
     def __init__(self, world: World, name: str) -> None:
         self.world = world
-        self.held = 0
+        self.waiting_for_permit = 0
         self.frozen = False
         self.member = Membership(
             world.store.path("bucket/ledger"),  # type: ignore[arg-type]
@@ -113,7 +113,7 @@ class Writer:
             run=name, writer=name, clock=self.clock, live=self.member,
         )  # fmt: skip
         self.commits = Commits(self.ledger, self.member)
-        self.leaves: dict[int, Leave] = {}
+        self.claims: dict[int, PostClaim] = {}
         self.accepted: dict[int, Submitted] = {}
         self.begin()
 
@@ -132,32 +132,32 @@ class Writer:
 
     def claim(self, number: int) -> None:
         state = self.ledger.row_state(mark(number))
-        if state.success or state.open is not None or number in self.leaves:
+        if state.success or state.open is not None or number in self.claims:
             return
         claim = Claimed(
             fingerprint=mark(number), attempt=state.attempt + 1, at=self.clock(), run=self.ledger.run,
             writer=self.ledger.writer, model="m", body="b", id=self.ledger.claim_id(),
         )  # fmt: skip
-        leave = self.leaves[number] = Leave(self, claim, self.clock)  # type: ignore[arg-type]
-        self._go_on(number, leave.taken)
+        claiming = self.claims[number] = PostClaim(self, claim, self.clock)  # type: ignore[arg-type]
+        self._step(number, claiming.on_permit)
 
     def send(self, number: int) -> None:
-        leave = self.leaves.get(number)
-        if leave is not None and leave.claimed and self._go_on(number, leave.before_send):
-            del self.leaves[number]
-            self.world.send(number, leave.claim)
+        claiming = self.claims.get(number)
+        if claiming is not None and claiming.claimed and self._step(number, claiming.before_send):
+            del self.claims[number]
+            self.world.send(number, claiming.claim)
             self.accepted[number] = Submitted(
-                fingerprint=mark(number), attempt=leave.claim.attempt, at=self.clock(),
-                request_id=f"q-{leave.claim.key}", claim=leave.claim.id,
+                fingerprint=mark(number), attempt=claiming.claim.attempt, at=self.clock(),
+                request_id=f"q-{claiming.claim.key}", claim=claiming.claim.id,
             )  # fmt: skip
 
-    def _go_on(self, number: int, step: Callable[[], Coroutine[Any, Any, None]]) -> bool:
+    def _step(self, number: int, step: Callable[[], Coroutine[Any, Any, None]]) -> bool:
         try:
             finish_now(step())
         except NotSentError:
-            leave = self.leaves.pop(number, None)
-            if leave is not None and leave.claimed:
-                claim = leave.claim
+            claiming = self.claims.pop(number, None)
+            if claiming is not None and claiming.claimed:
+                claim = claiming.claim
                 self.note(
                     Freed(
                         fingerprint=mark(number), attempt=claim.attempt, at=self.clock(), writer=claim.writer,
@@ -188,9 +188,9 @@ class Writer:
     def recover(self, number: int) -> None:
         """Ask the history what became of claims that nobody holds any more."""
         row = self.ledger.row_state(mark(number)).open
-        if row is None or row.submitted is not None or number in self.leaves or number in self.accepted:
+        if row is None or row.submitted is not None or number in self.claims or number in self.accepted:
             return
-        if any(self.member.is_present(writer) for writer in row.holders()):
+        if any(self.member.is_active(writer) for writer in row.holders()):
             return
         claims = row.unresolved
         for claim in claims:
@@ -209,8 +209,8 @@ class Writer:
                     )
                 )  # fmt: skip
 
-    def look(self) -> None:
-        self.member.look()
+    def refresh(self) -> None:
+        self.member.refresh()
         self.commits.take_in()
 
     def observe(self) -> None:
@@ -222,8 +222,8 @@ class Writer:
         self.commits.take_in()
 
     @property
-    def may_leave(self) -> bool:
-        return not (self.leaves or self.accepted)
+    def may_unregister(self) -> bool:
+        return not (self.claims or self.accepted)
 
 
 class Claims(RuleBasedStateMachine):
@@ -267,9 +267,9 @@ class Claims(RuleBasedStateMachine):
             return
         if writer.frozen:
             return
-        if what == "leave":
-            if writer.may_leave:
-                writer.member.leave()
+        if what == "unregister":
+            if writer.may_unregister:
+                writer.member.unregister()
                 self.gone.append(self.writers.pop(name))
             return
         {
@@ -280,12 +280,12 @@ class Claims(RuleBasedStateMachine):
             "fail": lambda: writer.finish(number, Outcome.FAILED),
             "observe": writer.observe,
             "recover": lambda: writer.recover(number),
-            "look": writer.look,
+            "refresh": writer.refresh,
             "fold": writer.fold,
         }[what]()
 
     @rule(steps=OFTEN)
-    def go_on(self, steps: list[tuple[str, int, str]]) -> None:
+    def continue_all(self, steps: list[tuple[str, int, str]]) -> None:
         for step in steps:
             self.act(*step)
 
@@ -340,7 +340,7 @@ class Claims(RuleBasedStateMachine):
         claimed=st.booleans(),
         beat=st.booleans(),
         steps=st.integers(0, len(STORY)),
-        end=st.sampled_from(["fold", "leave", "observe"]),
+        end=st.sampled_from(["fold", "unregister", "observe"]),
         seconds=st.sampled_from([10.0, 70.0, 75.0, 100.0]),
     )
     def stand_still_while_another_takes_over(
@@ -374,7 +374,7 @@ class Claims(RuleBasedStateMachine):
             self.undisturbed()
             self.thaw(name)
             self.writers[name].member.beat()
-            self.act(name, number, "look")
+            self.act(name, number, "refresh")
 
         self.objects.plan(nth, wake)
         self.act(others, number, "observe")
@@ -384,7 +384,11 @@ class Claims(RuleBasedStateMachine):
         self.act(name, number, "send")
 
     @rule(
-        name=NAMES, others=NAMES, nth=st.integers(0, 12), end=st.sampled_from(["fold", "leave"]), at_once=st.booleans()
+        name=NAMES,
+        others=NAMES,
+        nth=st.integers(0, 12),
+        end=st.sampled_from(["fold", "unregister"]),
+        at_once=st.booleans(),
     )
     def begin_or_look_while_another_does_all(self, name: str, others: str, nth: int, end: str, at_once: bool) -> None:
         number = self.fresh_row()
@@ -398,7 +402,7 @@ class Claims(RuleBasedStateMachine):
             self.objects.plan(nth, story)
         else:
             self.world.store.during_listing = story
-        self.act(name, number, "look")
+        self.act(name, number, "refresh")
         self.undisturbed()
         if name in self.writers:
             self.writers[name].member.beat()

@@ -61,14 +61,14 @@ async def test_a_run_that_was_read_before_another_began_and_ended_sees_what_that
     world = World()
     late = world.engine(table(*ROWS), run_id="late", settings=QUICK)
     begun, go_on = asyncio.Event(), asyncio.Event()
-    read = late._feed
+    read = late._enqueue_rows
 
     async def held() -> None:
         begun.set()
         await go_on.wait()
         await read()
 
-    late._feed = held  # type: ignore[method-assign]
+    late._enqueue_rows = held  # type: ignore[method-assign]
     running = asyncio.create_task(late.run())
     await begun.wait()
     first = await world.run(table(*ROWS), run_id="first", settings=QUICK)
@@ -237,7 +237,7 @@ async def test_a_store_that_cannot_be_listed_stops_the_run_and_what_was_paid_is_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     world = World(steps=4)
-    genuine, looks = Membership._read_news, 0
+    genuine, looks = Membership._read_new_segments, 0
 
     def failing(self: Membership, listing: Any) -> bool:
         nonlocal looks
@@ -246,14 +246,14 @@ async def test_a_store_that_cannot_be_listed_stops_the_run_and_what_was_paid_is_
             raise OSError("no listing")
         return genuine(self, listing)
 
-    monkeypatch.setattr(Membership, "_read_news", failing)
+    monkeypatch.setattr(Membership, "_read_new_segments", failing)
     with pytest.raises(SegmindEnrichmentError, match="out of reach") as caught:
         await world.run(table(*ROWS), settings=QUICK)
     assert caught.value.retryable
     sent = world.segmind.posts
     assert 0 < sent < len(ROWS)
-    monkeypatch.setattr(Membership, "_read_news", genuine)
-    monkeypatch.setattr(Membership, "is_present", lambda *_: False)
+    monkeypatch.setattr(Membership, "_read_new_segments", genuine)
+    monkeypatch.setattr(Membership, "is_active", lambda *_: False)
     again = await world.run(table(*ROWS), settings=QUICK)
     assert set(again.statuses) == {"success"}
     assert (world.segmind.posts, again.manifest.resumed, world.segmind.history_calls) == (len(ROWS), 0, 0)
@@ -262,14 +262,14 @@ async def test_a_store_that_cannot_be_listed_stops_the_run_and_what_was_paid_is_
 async def test_shards_never_read_each_others_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(steps=4)
     read: list[str] = []
-    genuine = Membership._read_news
+    genuine = Membership._read_new_segments
 
     def listening(self: Membership, listing: Any) -> bool:
         found = genuine(self, listing)
         read.extend(name for name, _ in self.inbox)
         return found
 
-    monkeypatch.setattr(Membership, "_read_news", listening)
+    monkeypatch.setattr(Membership, "_read_new_segments", listening)
     runs = [world.run(table(*ROWS), shard=Shard(index=n, count=3), settings=QUICK) for n in range(3)]
     landed = await asyncio.wait_for(asyncio.gather(*runs), 20)
     assert world.segmind.posts == len(ROWS)
@@ -347,7 +347,7 @@ def test_a_segment_with_a_live_claim_or_one_that_somebody_has_not_read_is_not_mo
     mine.member.fold([0, 1])
     assert len(segment_names(folder / "live")) == 2
     for _ in range(2):
-        reader.look()
+        reader.refresh()
     reader.beat()
     mine.member.fold([0, 1])
     assert segment_names(folder / "live") == []
@@ -372,9 +372,9 @@ async def test_a_run_that_rests_ends_its_heartbeat_and_others_fetch_what_it_had_
         await asyncio.sleep(3600)
 
     world.segmind.wait = never  # type: ignore[assignment]
-    engine = world.engine(table("a", "b"), settings={"rest_after": 60.0, "progress_interval": 0.01})
+    engine = world.engine(table("a", "b"), settings={"defer_after": 60.0, "progress_interval": 0.01})
     await asyncio.wait_for(engine.run(), 10)
-    assert engine.rest is not None
+    assert engine.deferral is not None
     assert engine.heartbeat._thread is not None
     assert not engine.heartbeat._thread.is_alive()
     engine.close()
@@ -438,7 +438,7 @@ def test_claims_are_listed_while_segments_are_being_folded(monkeypatch: pytest.M
     genuine, listed = live.compact, []
 
     def slow(*args: Any, **options: Any) -> Any:
-        looking = threading.Thread(target=mine.member.look, daemon=True)
+        looking = threading.Thread(target=mine.member.refresh, daemon=True)
         looking.start()
         looking.join(5)
         listed.append(not looking.is_alive())
@@ -503,7 +503,7 @@ async def test_nothing_is_read_from_the_store_to_tell_whether_others_are_at_work
 
     # The event loop asks this for each block of rows.
     monkeypatch.setattr(Membership, "_content", unreadable)
-    assert reader.has_company()
+    assert reader.has_others()
 
 
 async def test_a_run_shows_its_heartbeat_while_it_reads_what_others_have_written(
@@ -511,7 +511,7 @@ async def test_a_run_shows_its_heartbeat_while_it_reads_what_others_have_written
 ) -> None:
     world = World()
     engine = world.engine(table("a"), settings=dying())
-    genuine, beats = Membership._read_news, []
+    genuine, beats = Membership._read_new_segments, []
 
     def slow(self: Membership, listing: Any) -> bool:
         if not beats:
@@ -519,16 +519,16 @@ async def test_a_run_shows_its_heartbeat_while_it_reads_what_others_have_written
             beats.append(self._beats)
         return genuine(self, listing)
 
-    monkeypatch.setattr(Membership, "_read_news", slow)
+    monkeypatch.setattr(Membership, "_read_new_segments", slow)
     await engine.run()
     engine.close()
     # One is written with the registration.
     assert beats[0] > 1
 
 
-async def test_no_segment_is_being_folded_any_more_when_a_run_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_segment_is_being_folded_any_more_when_a_run_unregisters(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World()
-    fold, leave = Membership.fold, Membership.leave
+    fold, unregister = Membership.fold, Membership.unregister
     running: list[int] = []
     met: list[bool] = []
 
@@ -540,7 +540,7 @@ async def test_no_segment_is_being_folded_any_more_when_a_run_leaves(monkeypatch
 
     def watched(self: Membership) -> None:
         met.append(bool(running))
-        leave(self)
+        unregister(self)
 
     async def folding_at_last(self: GroupCommit) -> None:
         self._fold_at = self._next_fold = 1
@@ -549,6 +549,6 @@ async def test_no_segment_is_being_folded_any_more_when_a_run_leaves(monkeypatch
     close = GroupCommit.close
     monkeypatch.setattr(GroupCommit, "close", folding_at_last)
     monkeypatch.setattr(Membership, "fold", slow)
-    monkeypatch.setattr(Membership, "leave", watched)
+    monkeypatch.setattr(Membership, "unregister", watched)
     await world.run(table(*ROWS), settings={**QUICK, "fold_at": 1000})
     assert met == [False]
