@@ -10,7 +10,6 @@ import traceback
 from collections.abc import Callable
 from urllib.parse import quote
 
-import httpx
 import pydantic
 import pytest
 from hypothesis import example, given, settings
@@ -20,7 +19,7 @@ from airflow_provider_segmind import masking
 from airflow_provider_segmind.client.client import ClientConfig
 from airflow_provider_segmind.client.endpoints import Endpoints, Wire
 from airflow_provider_segmind.client.responses import Answer, Asked, server_words
-from airflow_provider_segmind.client.transport_errors import transport_error
+from airflow_provider_segmind.client.transport_errors import httpx, transport_error
 from airflow_provider_segmind.exceptions import (
     SegmindAPIError,
     SegmindBadRequestError,

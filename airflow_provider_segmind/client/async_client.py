@@ -1,4 +1,4 @@
-"""The client for event loops; :mod:`client` has the blocking one."""
+"""The client for event loops; :mod:`.client` has the blocking one."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
-
-import httpx
 
 from airflow_provider_segmind.client import polling
 from airflow_provider_segmind.client.account import AccountCalls, ClientConfig, Report, no_report, succeeded
@@ -26,7 +24,8 @@ from airflow_provider_segmind.client.models import (
 )
 from airflow_provider_segmind.client.rate_limiter import Priority
 from airflow_provider_segmind.client.retry import Patience, async_retrying, may_send_again
-from airflow_provider_segmind.client.transports import BeforeSend, prepare, sender_for
+from airflow_provider_segmind.client.transport_errors import BeforeSend, httpx
+from airflow_provider_segmind.client.transports import prepare, transport_for
 from airflow_provider_segmind.exceptions import SegmindError
 
 T = TypeVar("T")
@@ -52,7 +51,7 @@ class AsyncSegmindClient(AccountCalls):
     ) -> None:
         super().__init__(config, clock=clock, rng=rng)
         self._sleep = sleep
-        self._sender = sender_for(config, most=CONNECTIONS, clock=clock, transport=transport)
+        self._transport = transport_for(config, connections=CONNECTIONS, clock=clock, mock=transport)
 
     @classmethod
     async def create(cls, config: ClientConfig, **options: Any) -> Self:
@@ -70,7 +69,7 @@ class AsyncSegmindClient(AccountCalls):
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._sender.close()
+        await self._transport.close()
 
     async def submit(
         self,
@@ -183,7 +182,7 @@ class AsyncSegmindClient(AccountCalls):
         async def exchange(call: Call[T]) -> T:
             if on_permit is not None:
                 await on_permit()
-            return await self._sender.send(call, before_send)
+            return await self._transport.send(call, before_send)
 
         return await self.throttle.send_async(call, exchange, self._sleep, priority)
 

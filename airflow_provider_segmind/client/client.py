@@ -1,8 +1,8 @@
 """
-The client, twice: two short loops over the same decisions.
+The blocking client; :mod:`.async_client` has the same for event loops.
 
-What to send is decided in :mod:`protocol`, what may be sent again in :mod:`retry`, how to wait in :mod:`polling`. The
-classes here carry calls out with httpx, sync and async.
+Both are short loops over the same decisions: what to send is decided in :mod:`.endpoints`, what may be sent again in
+:mod:`.retry`, how to wait in :mod:`.polling`. A transport sends the calls.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
-
-import httpx
 
 from airflow_provider_segmind.client import polling
 from airflow_provider_segmind.client.account import AccountCalls, ClientConfig, Report, no_report, succeeded
@@ -29,16 +27,9 @@ from airflow_provider_segmind.client.models import (
     SyncResult,
 )
 from airflow_provider_segmind.client.rate_limiter import Priority
-from airflow_provider_segmind.client.response_body import ACCEPT_ENCODING, Body, TooLargeError, raw_pieces
-from airflow_provider_segmind.client.responses import Answer
 from airflow_provider_segmind.client.retry import Patience, retrying
-from airflow_provider_segmind.client.transport_errors import (
-    answer_headers,
-    http_timeout,
-    shared_tls,
-    too_large,
-    transport_error,
-)
+from airflow_provider_segmind.client.transport_errors import httpx
+from airflow_provider_segmind.client.transports import BlockingTransport
 from airflow_provider_segmind.exceptions import SegmindError
 
 __all__ = ["AsyncSegmindClient", "ClientConfig", "SegmindClient"]
@@ -49,7 +40,7 @@ class SegmindClient(AccountCalls):
     """
     The blocking client. Use it in a worker; in an event loop use :class:`AsyncSegmindClient`.
 
-    :param transport: stands in for the network in tests.
+    :param transport: replaces the network in tests.
     :param sleep: called between attempts and polls.
     """
 
@@ -64,7 +55,7 @@ class SegmindClient(AccountCalls):
     ) -> None:
         super().__init__(config, clock=clock, rng=rng)
         self._sleep = sleep
-        self._http = httpx.Client(transport=transport, verify=shared_tls())
+        self._transport = BlockingTransport(config, clock=clock, mock=transport)
 
     def __enter__(self) -> Self:
         return self
@@ -76,7 +67,7 @@ class SegmindClient(AccountCalls):
 
     def close(self) -> None:
         """Close the connections."""
-        self._http.close()
+        self._transport.close()
 
     def submit(self, model: str, inputs: Mapping[str, Any]) -> SubmittedRequest:
         """
@@ -106,7 +97,7 @@ class SegmindClient(AccountCalls):
 
         def exchange(call: Call[SubmittedRequest]) -> SubmittedRequest:
             on_permit()
-            return self._send(call)
+            return self._transport.send(call)
 
         return self.throttle.send(self.wire.submit(model, inputs), exchange, self._sleep)
 
@@ -179,30 +170,4 @@ class SegmindClient(AccountCalls):
             return result
 
     def _admitted(self, call: Call[T], priority: Priority | None = None) -> T:
-        return self.throttle.send(call, self._send, self._sleep, priority)
-
-    def _send(self, call: Call[T]) -> T:
-        seconds = call.timeout or self.config.request_timeout
-        deadline = time.monotonic() + seconds
-        late = False
-        try:
-            with self._http.stream(
-                call.method,
-                call.url,
-                content=call.body,
-                headers={**call.headers, "accept-encoding": ACCEPT_ENCODING},
-                timeout=http_timeout(seconds),
-            ) as response:
-                headers = answer_headers(response.headers.multi_items())
-                body = Body(headers, self.config.max_response_bytes, ready=response.is_stream_consumed)
-                for chunk in raw_pieces(response):
-                    if late:
-                        raise httpx.ReadTimeout("the body took too long")
-                    body.add(chunk)
-                    # A last piece that comes late completes an answer that may have been paid for.
-                    late = time.monotonic() > deadline
-        except TooLargeError as error:
-            raise too_large(call.asked, error) from error
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise transport_error(call.asked, call.url, error) from error
-        return call.read(Answer(response.status_code, body.content, headers, self.clock()))
+        return self.throttle.send(call, self._transport.send, self._sleep, priority)

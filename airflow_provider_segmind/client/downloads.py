@@ -17,24 +17,26 @@ from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 from urllib.parse import unquote, urljoin, urlsplit
 
-import httpcore
-import httpx
-
 from airflow_provider_segmind.chat.model_families import known_family, makes_files
 from airflow_provider_segmind.client.account import ClientConfig, DownloadLimits
 from airflow_provider_segmind.client.models import RequestResult
 from airflow_provider_segmind.client.public_network import (
-    PublicNetwork,
     PublicTransport,
     RefusedAddressError,
     check_public,
     same_host,
 )
-from airflow_provider_segmind.client.response_body import Body, TooLargeError, Unpacker, raw_pieces
+from airflow_provider_segmind.client.response_body import Body, TooLargeError, Unpacker, UnreadableBodyError
 from airflow_provider_segmind.client.responses import Answer, Asked, refusal
 from airflow_provider_segmind.client.retry import Patience, retrying
-from airflow_provider_segmind.client.transport_errors import answer_headers, http_timeout, shared_tls, transport_error
-from airflow_provider_segmind.client.transports import environment_proxy
+from airflow_provider_segmind.client.transport_errors import (
+    answer_headers,
+    http_timeout,
+    httpx,
+    shared_tls,
+    transport_error,
+)
+from airflow_provider_segmind.client.transports import environment_proxy, raw_pieces
 from airflow_provider_segmind.exceptions import SegmindDownloadError, SegmindError, SegmindResponseError, shorten
 
 STALL_TIMEOUT = 60.0
@@ -198,7 +200,7 @@ class _Fetch:
             ) from error
         except httpx.InvalidURL as error:
             raise self._refused("it is not an http address of a host") from error
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, UnreadableBodyError) as error:
             self._time()
             raise transport_error(self.asked, url, error) from error
         raise SegmindDownloadError(f"{self.asked.what} was redirected more than {MAX_REDIRECTS} times. {_KEPT}")
@@ -213,10 +215,10 @@ class _Fetch:
             # The proxy looks names up; what can be seen from here is refused all the same. Behind a proxy, public names
             # often cannot be looked up at all.
             if not self.downloads.names(*found):
-                with suppress(httpcore.ConnectError):
+                with suppress(httpx.ConnectError):
                     check_public(*found)
             return httpx.Client(verify=shared_tls(), event_hooks=_HOOKS)
-        return httpx.Client(transport=PublicTransport(PublicNetwork(self.downloads.hosts)), event_hooks=_HOOKS)
+        return httpx.Client(transport=PublicTransport(self.downloads.hosts), event_hooks=_HOOKS)
 
     def _time(self) -> httpx.Timeout:
         left = self.deadline - self.monotonic()

@@ -3,7 +3,7 @@ Reach public hosts only: what a result names is looked up, checked, and connecte
 
 A result can name any address, and around a worker the cloud's metadata service and a company's own services answer
 without a password. So every connection of a download, after each redirect as well, goes through
-:class:`PublicNetwork`: the name is looked up once, every address found must be public, and the connection is made to
+:class:`PublicTransport`: the name is looked up once, every address found must be public, and the connection is made to
 one of them and not to the name, which could lead elsewhere a moment later.
 
 Sources: IANA's special-purpose registries of IPv4 and IPv6 addresses; RFC 4291, 6052, 8215, 3056 and 4380 for IPv6
@@ -16,13 +16,10 @@ import contextlib
 import ipaddress
 import re
 import socket
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
 
-import httpcore
-import httpx
-
-from airflow_provider_segmind.client.transport_errors import shared_tls
+from airflow_provider_segmind.client.transport_errors import httpx, shared_tls
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 LookUp: TypeAlias = Callable[[str, int], list[str]]
@@ -79,7 +76,7 @@ def look_up(host: str, port: int) -> list[str]:
     """
     Return every address of a host, in the order in which to try them; other spellings of a number are read as well.
 
-    :raises httpcore.ConnectError: there is none.
+    :raises httpx.ConnectError: there is none.
     """
     name = _plain(host)
     with contextlib.suppress(ValueError):
@@ -91,7 +88,7 @@ def look_up(host: str, port: int) -> list[str]:
     try:
         found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise httpcore.ConnectError(str(error)) from error
+        raise httpx.ConnectError(str(error)) from error
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
@@ -100,7 +97,7 @@ def check_public(host: str, port: int, *, look_up: LookUp = look_up) -> list[str
     Return the addresses of a host, all of which are public.
 
     :raises RefusedAddressError: one is not.
-    :raises httpcore.ConnectError: it has none.
+    :raises httpx.ConnectError: it has none.
     """
     found = look_up(host, port)
     for address in found:
@@ -110,9 +107,9 @@ def check_public(host: str, port: int, *, look_up: LookUp = look_up) -> list[str
     return found
 
 
-class PublicNetwork(httpcore.NetworkBackend):
+class PublicTransport(httpx.BaseTransport):
     """
-    Connects to public addresses.
+    Sends the requests of :class:`httpx.Client` to public addresses.
 
     :param allowed: hosts and ports that are reached wherever they are.
     """
@@ -120,98 +117,37 @@ class PublicNetwork(httpcore.NetworkBackend):
     def __init__(self, allowed: Iterable[tuple[str, int]] = (), *, look_up: LookUp = look_up) -> None:
         self._allowed = frozenset((same_host(host), port) for host, port in allowed)
         self._look_up = look_up
-        self._sockets = httpcore.SyncBackend()
+        self._transport = httpx.HTTPTransport(verify=shared_tls(), trust_env=False)
 
-    def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore.NetworkStream:
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
         """
-        Connect to an address that was checked.
+        Send a request to an address that was checked, under the name that was looked up.
 
         :raises RefusedAddressError: one of the host's addresses is not public.
         """
-        addresses = (
-            [host] if (same_host(host), port) in self._allowed else check_public(host, port, look_up=self._look_up)
-        )
-        trouble: Exception = httpcore.ConnectError("the host has no address")
-        for address in addresses:
+        host = request.url.raw_host.decode("ascii")
+        port = request.url.port or (443 if request.url.scheme == "https" else 80)
+        if (same_host(host), port) in self._allowed:
+            return self._transport.handle_request(request)
+        trouble: Exception = httpx.ConnectError("the host has no address")
+        for address in check_public(host, port, look_up=self._look_up):
+            # The Host header and the name that the certificate must be for stay those of the URL.
+            to_address = httpx.Request(
+                request.method,
+                request.url.copy_with(host=address),
+                headers=request.headers,
+                stream=request.stream,
+                extensions={**request.extensions, "sni_hostname": host},
+            )
             try:
-                return self._sockets.connect_tcp(address, port, timeout, local_address, socket_options)
-            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                return self._transport.handle_request(to_address)
+            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
                 trouble = error
         raise trouble
 
-
-class PublicTransport(httpx.BaseTransport):
-    """
-    Carries the requests of :class:`httpx.Client` over a network that checks where it connects.
-
-    httpx's own transport takes no network of the caller's.
-    """
-
-    def __init__(self, network: httpcore.NetworkBackend) -> None:
-        self._pool = httpcore.ConnectionPool(ssl_context=shared_tls(), max_connections=4, network_backend=network)
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request and return the response, its body unread."""
-        with _in_httpx_words():
-            response = self._pool.handle_request(
-                httpcore.Request(
-                    method=request.method,
-                    url=httpcore.URL(
-                        scheme=request.url.raw_scheme,
-                        host=request.url.raw_host,
-                        port=request.url.port,
-                        target=request.url.raw_path,
-                    ),
-                    headers=request.headers.raw,
-                    content=request.read(),
-                    extensions=request.extensions,
-                )
-            )
-        return httpx.Response(
-            status_code=response.status,
-            headers=response.headers,
-            stream=_Stream(response),
-            extensions=response.extensions,
-        )
-
     def close(self) -> None:
         """Close the connections."""
-        self._pool.close()
-
-
-class _Stream(httpx.SyncByteStream):
-    def __init__(self, response: httpcore.Response) -> None:
-        self._response = response
-
-    def __iter__(self) -> Iterator[bytes]:
-        with _in_httpx_words():
-            yield from self._response.iter_stream()
-
-    def close(self) -> None:
-        self._response.close()
-
-
-@contextlib.contextmanager
-def _in_httpx_words() -> Iterator[None]:
-    """Raise httpx's error for one of httpcore, which has the same name."""
-    try:
-        yield
-    except (
-        httpcore.NetworkError,
-        httpcore.ProtocolError,
-        httpcore.ProxyError,
-        httpcore.TimeoutException,
-        httpcore.UnsupportedProtocol,
-    ) as error:
-        kind: type[httpx.HTTPError] = getattr(httpx, type(error).__name__)
-        raise kind(str(error)) from error
+        self._transport.close()
 
 
 def same_host(host: str) -> str:

@@ -11,8 +11,6 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Mapping
 
-import httpx
-
 MAX_RESPONSE_BYTES = 64 << 20
 """Bytes of a response, unpacked, that a process takes."""
 TRIGGERER_RESPONSE_BYTES = 4 << 20
@@ -35,6 +33,10 @@ class TooLargeError(Exception):
         self.announced = announced
 
 
+class UnreadableBodyError(Exception):
+    """A response is encoded in a way that was not asked for, cannot be decoded, or has too many headers."""
+
+
 class Unpacker:
     """
     Takes what packs a body off, piece by piece.
@@ -43,12 +45,12 @@ class Unpacker:
     :param limit: bytes, packed and unpacked, up to which it goes.
     :param ready: whether httpx has unpacked it already, as a test's transport lets it do.
     :raises TooLargeError: its length is announced and beyond the limit.
-    :raises httpx.HTTPError: it is packed in a way nobody asked for, or has too many headers.
+    :raises UnreadableBodyError: it is encoded in a way that was not asked for, or has too many headers.
     """
 
     def __init__(self, headers: Mapping[str, str], limit: int, *, ready: bool = False) -> None:
         if len(headers) > MAX_HEADERS:
-            raise httpx.RemoteProtocolError(f"the response has {len(headers)} headers, more than {MAX_HEADERS}")
+            raise UnreadableBodyError(f"the response has {len(headers)} headers, more than {MAX_HEADERS}")
         announced = headers.get("content-length", "")
         if announced.isascii() and announced.isdigit() and len(announced) < 20 and int(announced) > limit:
             raise TooLargeError(limit, announced=int(announced))
@@ -62,7 +64,7 @@ class Unpacker:
         Yield what a piece from the network holds.
 
         :raises TooLargeError: with this piece the body is beyond the limit.
-        :raises httpx.HTTPError: it cannot be unpacked.
+        :raises UnreadableBodyError: it cannot be decoded.
         """
         self._packed += len(data)
         if self._packed > self._limit:
@@ -98,20 +100,12 @@ class Body(Unpacker):
         return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
 
 
-def raw_pieces(response: httpx.Response) -> Iterator[bytes]:
-    """Yield a body as it came, or as httpx has read it already; see ``ready`` of :class:`Unpacker`."""
-    if response.is_stream_consumed:
-        yield response.content
-    else:
-        yield from response.iter_raw()
-
-
 class _Layer:
     """One packing of a body, taken off step by step."""
 
     def __init__(self, name: str, limit: int) -> None:
         if name not in ("gzip", "x-gzip", "deflate"):
-            raise httpx.DecodingError(f"the body is packed as {name[:20]!r}, which was not asked for")
+            raise UnreadableBodyError(f"the body is packed as {name[:20]!r}, which was not asked for")
         self._gzip = name != "deflate"
         self._unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16 if self._gzip else zlib.MAX_WBITS)
         self._fresh = True
@@ -147,7 +141,7 @@ class _Layer:
             if self._fresh and not self._gzip:
                 self._fresh = False
                 return None
-            raise httpx.DecodingError(str(error)) from error
+            raise UnreadableBodyError(str(error)) from error
         self._fresh = False
         return piece
 
@@ -156,5 +150,5 @@ def _encodings(headers: Mapping[str, str]) -> list[str]:
     named = (name.strip().lower() for name in headers.get("content-encoding", "").split(","))
     found = [name for name in named if name not in ("", "identity")]
     if len(found) > _MAX_LAYERS:
-        raise httpx.DecodingError(f"the body is packed {len(found)} times")
+        raise UnreadableBodyError(f"the body is packed {len(found)} times")
     return found

@@ -1,15 +1,16 @@
-"""What httpx needs to be told, and what its errors mean for money."""
+"""Which HTTP library is used, how it is set up, and what the errors of every transport mean for money."""
 
 from __future__ import annotations
 
 import functools
 import ssl
-from collections.abc import Iterable
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import urlsplit
 
-import httpx
-
-from airflow_provider_segmind.client.response_body import TooLargeError
+from airflow_provider_segmind.client.response_body import TooLargeError, UnreadableBodyError
 from airflow_provider_segmind.client.responses import FATE_UNKNOWN, NOT_BILLED, Asked
 from airflow_provider_segmind.exceptions import (
     SegmindConfigError,
@@ -21,8 +22,19 @@ from airflow_provider_segmind.exceptions import (
 )
 from airflow_provider_segmind.masking import mask, masked
 
+if TYPE_CHECKING:
+    import httpx as httpx
+else:
+    # The maintained fork of httpx, with the same interface; every module that needs either takes it from here.
+    try:
+        import httpx2 as httpx
+    except ImportError:
+        import httpx
+
 CONNECT_TIMEOUT = 10.0
 """Seconds to reach a host; past them nothing was sent."""
+BeforeSend: TypeAlias = Callable[[], Awaitable[object]]
+"""Awaited once a connection is held and before bytes are sent; raises to keep the call from being sent."""
 _NEVER_LEFT = (
     httpx.ConnectError,
     httpx.ConnectTimeout,
@@ -31,6 +43,121 @@ _NEVER_LEFT = (
     httpx.ProxyError,
     httpx.LocalProtocolError,
 )
+
+
+class SendCheck:
+    """
+    The check before one call is sent.
+
+    :ivar passed: whether the check let the call through, so that it may have been sent.
+    :ivar error: what the check raised; nothing was sent then.
+    """
+
+    def __init__(self, before_send: BeforeSend) -> None:
+        self._before_send = before_send
+        self.passed = False
+        self.error: Exception | None = None
+
+    async def __call__(self) -> None:
+        """Run the check."""
+        try:
+            await self._before_send()
+        except Exception as error:
+            self.error = error
+            raise
+        self.passed = True
+
+
+@contextmanager
+def translated(asked: Asked, url: str, check: SendCheck | None = None) -> Iterator[None]:
+    """
+    Raise what a lost call means for money in place of the transport's own error.
+
+    :param check: the check before sending, if there is one; its own error is raised unchanged.
+    """
+    try:
+        yield
+    except TooLargeError as error:
+        raise too_large(asked, error) from error
+    except _transport_errors() as error:
+        if check is not None and check.error is not None:
+            raise check.error from check.error.__cause__
+        sent = check is None or check.passed
+        raise transport_error(asked, url, error, sent=sent) from masked(error)
+
+
+def transport_error(asked: Asked, url: str, error: Exception, *, sent: bool = True) -> SegmindError:
+    """
+    Return what it means that no whole response came.
+
+    A call that never left cost nothing. One that was lost after sending may have been carried out: for a paid call
+    that is "unknown", for a free one it does not matter.
+
+    :param error: of httpx, of aiohttp, or of the operating system.
+    :param sent: False when it is certain that nothing was sent, whatever the error is.
+    """
+    host = urlsplit(url).netloc
+    # It becomes the cause, which a traceback prints.
+    masked(error)
+    if isinstance(error, (httpx.InvalidURL, *_aiohttp_errors("InvalidURL"))):
+        return SegmindConfigError(
+            f"{asked.what} is impossible: {host!r} is not a host ({error}). Nothing was sent; check the connection's "
+            "host."
+        )
+    reason = "the call took too long" if type(error) is TimeoutError else str(error)
+    reason = shorten(mask(reason, asked.secret)) or "no details"
+    message = f"{asked.what} at {host!r} got no answer ({type(error).__name__}: {reason})"
+    if not sent or _never_left(error):
+        return SegmindConnectionError(
+            f"{message}. The call never left, so {NOT_BILLED[0].lower()}{NOT_BILLED[1:]}; check the connection's host "
+            "and the network.",
+            request_id=asked.request_id,
+        )
+    if asked.paid:
+        return SegmindSubmissionUnknownError(
+            f"{message} after it was sent. {FATE_UNKNOWN}.", request_id=asked.request_id
+        )
+    return SegmindConnectionError(
+        f"{message}. The call itself costs nothing; a later try may succeed.", request_id=asked.request_id
+    )
+
+
+def _never_left(error: Exception) -> bool:
+    """Return whether an error surely comes from before sending; any other may have left."""
+    # Releases of aiohttp before 3.10 have no error of their own for a connect timeout, so there it may have left.
+    before = _aiohttp_errors("ClientConnectorError", "ConnectionTimeoutError")
+    return isinstance(error, (*_NEVER_LEFT, *before))
+
+
+def _transport_errors() -> tuple[type[Exception], ...]:
+    # httpx lets some errors of TLS through as they are, and aiohttp some of its parser.
+    system = (OSError, EOFError, ValueError, UnreadableBodyError)
+    return (httpx.HTTPError, httpx.InvalidURL, *system, *_aiohttp_errors("ClientError"))
+
+
+def _aiohttp_errors(*names: str) -> tuple[type[Exception], ...]:
+    """Return errors of aiohttp by name; none unless it was imported, since nothing can have raised them then."""
+    aiohttp = sys.modules.get("aiohttp")
+    return tuple(getattr(aiohttp, name) for name in names if hasattr(aiohttp, name))
+
+
+def too_large(asked: Asked, error: TooLargeError) -> SegmindResponseTooLargeError:
+    """Return the error of a response that was not read to its end, and say what that means for money."""
+    message = (
+        f"{asked.what} was answered with a response that is too large: {error} (max_response_bytes). "
+        "Reading stopped there."
+    )
+    billed: bool | None = False
+    meaning = f"{asked.costs}."
+    if asked.paid:
+        billed, meaning = None, f"{FATE_UNKNOWN}."
+    elif asked.names == "request":
+        billed = True
+        meaning = (
+            "The request was billed if it has completed, and its result stays at Segmind until an hour after its "
+            "submission: raise max_response_bytes in the connection's extra and clear the task; fetching is free."
+        )
+    return SegmindResponseTooLargeError(f"{message} {meaning}", billed=billed, request_id=asked.request_id)
 
 
 @functools.cache
@@ -56,52 +183,3 @@ def answer_headers(items: Iterable[tuple[str, str]]) -> dict[str, str]:
         lower = name.lower()
         found[lower] = f"{found[lower]}, {value}" if lower in found else value
     return found
-
-
-def too_large(asked: Asked, error: TooLargeError) -> SegmindResponseTooLargeError:
-    """Return the error of a response that was not read to its end, and say what that means for money."""
-    said = (
-        f"{asked.what} was answered with a response that is too large: {error} (max_response_bytes). "
-        "Reading stopped there."
-    )
-    billed: bool | None = False
-    meaning = f"{asked.costs}."
-    if asked.paid:
-        billed, meaning = None, f"{FATE_UNKNOWN}."
-    elif asked.names == "request":
-        billed = True
-        meaning = (
-            "The request was billed if it has completed, and its result stays at Segmind until an hour after its "
-            "submission: raise max_response_bytes in the connection's extra and clear the task; fetching is free."
-        )
-    return SegmindResponseTooLargeError(f"{said} {meaning}", billed=billed, request_id=asked.request_id)
-
-
-def transport_error(asked: Asked, url: str, error: httpx.HTTPError | httpx.InvalidURL) -> SegmindError:
-    """
-    Return what it means that no whole answer came.
-
-    A call that never left cost nothing. One that was lost after sending may have been carried out: for a paid call
-    that is "unknown", for a free one it does not matter.
-    """
-    host = urlsplit(url).netloc
-    # It becomes the cause, which a traceback prints.
-    masked(error)
-    if isinstance(error, httpx.InvalidURL):
-        return SegmindConfigError(
-            f"{asked.what} is impossible: {host!r} is not a host ({error}). Nothing was sent; check the connection's "
-            "host."
-        )
-    words = shorten(mask(str(error), asked.secret)) or "no details"
-    said = f"{asked.what} at {host!r} got no answer ({type(error).__name__}: {words})"
-    if isinstance(error, _NEVER_LEFT):
-        return SegmindConnectionError(
-            f"{said}. The call never left, so {NOT_BILLED[0].lower()}{NOT_BILLED[1:]}; check the connection's host "
-            "and the network.",
-            request_id=asked.request_id,
-        )
-    if asked.paid:
-        return SegmindSubmissionUnknownError(f"{said} after it was sent. {FATE_UNKNOWN}.", request_id=asked.request_id)
-    return SegmindConnectionError(
-        f"{said}. The call itself costs nothing; a later try may succeed.", request_id=asked.request_id
-    )

@@ -26,8 +26,7 @@ from airflow_provider_segmind.client.endpoints import Call
 from airflow_provider_segmind.client.models import RequestState
 from airflow_provider_segmind.client.poll_schedule import shared_history
 from airflow_provider_segmind.client.rate_limiter import Priority, Throttle, rate_limiter_for
-from airflow_provider_segmind.client.transport_errors import shared_tls
-from airflow_provider_segmind.client.transports import Sender, sender_for
+from airflow_provider_segmind.client.transports import Transport, prepare, transport_for
 from airflow_provider_segmind.exceptions import SegmindError
 
 CONFIG_LIFETIME = 60.0
@@ -45,13 +44,13 @@ FindConfig = Callable[[], Coroutine[Any, Any, ClientConfig]]
 OwnedConnection = tuple[str, str]
 """The owner of a Connection and its id: one id may name another account for another team."""
 _log = logging.getLogger(__name__)
-Opener = Callable[[ClientConfig, Callable[[], float]], Awaitable[Sender]]
+Opener = Callable[[ClientConfig, Callable[[], float]], Awaitable[Transport]]
 
 
-async def open_transport(config: ClientConfig, clock: Callable[[], float]) -> Sender:
+async def open_transport(config: ClientConfig, clock: Callable[[], float]) -> Transport:
     """Open the connections without blocking the loop."""
-    await asyncio.to_thread(shared_tls)
-    return sender_for(config, most=CONNECTIONS, clock=clock, light=True)
+    await prepare()
+    return transport_for(config, connections=CONNECTIONS, clock=clock, polls_only=True)
 
 
 class _Entry:
@@ -99,7 +98,7 @@ class Poller:
         self._ready: deque[_Entry] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._workers: set[asyncio.Task[None]] = set()
-        self._transport: Sender | None = None
+        self._transport: Transport | None = None
         self._opening = asyncio.Lock()
         self._numbers = 0
         self.waiting = 0

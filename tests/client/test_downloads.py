@@ -3,11 +3,11 @@ from __future__ import annotations
 import io
 from typing import Any
 
-import httpx
 import pytest
 
 from airflow_provider_segmind.client.downloads import MediaFile, download, media_files
 from airflow_provider_segmind.client.models import RequestResult
+from airflow_provider_segmind.client.transport_errors import httpx
 from airflow_provider_segmind.exceptions import SegmindError
 
 URL = "https://images.example/a.png"

@@ -6,12 +6,12 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_segmind.client.endpoints import Call, Endpoints, Wire, base_url, encode_inputs, path_segment
+from airflow_provider_segmind.client.transport_errors import httpx
 from airflow_provider_segmind.exceptions import SegmindConfigError
 from tests.support.clients import KEY, PLAIN_KEY
 

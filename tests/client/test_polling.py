@@ -4,7 +4,6 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
-import httpx
 import pytest
 
 from airflow_provider_segmind.client.models import RequestResult, RequestState
@@ -19,6 +18,7 @@ from airflow_provider_segmind.client.polling import (
     seconds_to_next_poll,
     timeout_error,
 )
+from airflow_provider_segmind.client.transport_errors import httpx
 from airflow_provider_segmind.defaults import RESULT_LIFETIME
 from airflow_provider_segmind.exceptions import (
     SegmindAuthenticationError,

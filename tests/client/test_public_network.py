@@ -5,29 +5,31 @@ from __future__ import annotations
 import io
 import re
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
-import httpcore
-import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_provider_segmind.client import public_network
 from airflow_provider_segmind.client.account import ClientConfig, DownloadLimits
 from airflow_provider_segmind.client.downloads import Downloads, MediaFile, download, media_files
 from airflow_provider_segmind.client.endpoints import Endpoints
 from airflow_provider_segmind.client.models import RequestResult
 from airflow_provider_segmind.client.public_network import (
-    PublicNetwork,
     PublicTransport,
     RefusedAddressError,
     look_up,
     why_not_public,
 )
+from airflow_provider_segmind.client.transport_errors import httpx
 from airflow_provider_segmind.exceptions import SegmindDownloadError, SegmindError
+from tests.client.test_transports import certificate_of_localhost
 
 NOT_PUBLIC = [
     "127.0.0.1", "127.255.255.254", "10.1.2.3", "172.16.0.1", "172.31.255.255", "192.168.1.1", "169.254.169.254",
@@ -208,26 +210,49 @@ def test_a_name_is_looked_up_once_and_connected_to_where_it_was_checked(victim: 
         asked.append(host)
         return ["192.0.2.1"] if len(asked) > 1 else ["8.8.8.8"]
 
-    dialled: list[str] = []
-    network = PublicNetwork(look_up=rebinding)
-    network._sockets.connect_tcp = lambda host, *rest: dialled.append(host)  # type: ignore[method-assign, assignment]
+    dialled: list[httpx.Request] = []
+    transport = PublicTransport(look_up=rebinding)
+    transport._transport = httpx.MockTransport(lambda request: dialled.append(request) or httpx.Response(200))  # type: ignore[func-returns-value, assignment]
 
-    network.connect_tcp("example.com", 80)
+    with httpx.Client(transport=transport) as http:
+        assert http.get("https://example.com/a.png").url.host == "example.com"
+        with pytest.raises(RefusedAddressError):
+            http.get("https://example.com/a.png")
 
-    assert (asked, dialled) == (["example.com"], ["8.8.8.8"])
-    with pytest.raises(RefusedAddressError):
-        network.connect_tcp("example.com", 80)
-    assert dialled == ["8.8.8.8"]
+    assert asked == ["example.com", "example.com"]
+    assert [(request.url.host, request.headers["host"]) for request in dialled] == [("8.8.8.8", "example.com")]
+    assert dialled[0].extensions["sni_hostname"] == "example.com"
 
 
 @pytest.mark.parametrize("found", [["8.8.8.8", "127.0.0.1"], ["::1", "8.8.8.8"], ["8.8.8.8", "::ffff:10.0.0.1"]])
 def test_one_address_that_is_not_public_is_one_too_many(found: list[str]) -> None:
+    transport = PublicTransport(look_up=lambda host, port: found)
     with pytest.raises(RefusedAddressError, match=r"'example\.com'"):
-        PublicNetwork(look_up=lambda host, port: found).connect_tcp("example.com", 80)
+        transport.handle_request(httpx.Request("GET", "http://example.com"))
+
+
+def test_every_address_of_a_host_is_tried_and_its_certificate_is_checked_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate = certificate_of_localhost(tmp_path)
+    site = Site({"/cat.png": (200, {}, b"cat")})
+    server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server_context.load_cert_chain(certificate)
+    site.socket = server_context.wrap_socket(site.socket, server_side=True)
+    trusting = ssl.create_default_context(cafile=str(certificate))
+    monkeypatch.setattr(public_network, "shared_tls", lambda: trusting)
+    monkeypatch.setattr(public_network, "why_not_public", lambda address: None)
+
+    with httpx.Client(transport=PublicTransport(look_up=lambda host, port: ["127.0.0.2", "127.0.0.1"])) as http:
+        assert http.get(f"https://localhost:{site.server_port}/cat.png").content == b"cat"
+        with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+            http.get(f"https://elsewhere.test:{site.server_port}/cat.png")
+    site.shutdown()
+    site.server_close()
 
 
 def test_a_host_without_an_address_is_a_connection_that_failed() -> None:
-    with pytest.raises(httpcore.ConnectError):
+    with pytest.raises(httpx.ConnectError):
         look_up("no-such-host.localhost" + "x" * 300, 80)
 
 
@@ -248,10 +273,10 @@ def test_behind_a_proxy_a_private_host_is_refused_as_well(victim: Site, monkeypa
 @pytest.mark.parametrize("host", ["xn--", "xn--a.test", "a..b", "-", "é" * 70])
 def test_a_name_that_no_client_can_write_is_refused_or_not_found(host: str) -> None:
     def none(name: str, port: int) -> list[str]:
-        raise httpcore.ConnectError("no such host")
+        raise httpx.ConnectError("no such host")
 
     with pytest.raises(SegmindError) as caught:
-        fetch(f"http://{host}/cat.png", transport=PublicTransport(PublicNetwork(look_up=none)))
+        fetch(f"http://{host}/cat.png", transport=PublicTransport(look_up=none))
     assert isinstance(caught.value, SegmindDownloadError) or caught.value.retryable
 
 

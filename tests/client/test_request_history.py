@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,6 +25,7 @@ from airflow_provider_segmind.client.request_history import (
     time_match,
 )
 from airflow_provider_segmind.client.submission import Fingerprint, SubmissionRecord
+from airflow_provider_segmind.client.transport_errors import httpx
 from airflow_provider_segmind.exceptions import SegmindSubmissionUnknownError
 
 INPUTS = {"prompt": "one", "seed": 1}

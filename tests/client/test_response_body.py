@@ -10,15 +10,20 @@ import tracemalloc
 import zlib
 from typing import Any
 
-import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_segmind.client.client import ClientConfig, SegmindClient
 from airflow_provider_segmind.client.endpoints import Endpoints
-from airflow_provider_segmind.client.response_body import MAX_HEADERS, TRIGGERER_RESPONSE_BYTES, Body, TooLargeError
-from airflow_provider_segmind.client.transports import AiohttpSender, Connections, HttpxSender, sender_for
+from airflow_provider_segmind.client.response_body import (
+    MAX_HEADERS,
+    TRIGGERER_RESPONSE_BYTES,
+    Body,
+    TooLargeError,
+    UnreadableBodyError,
+)
+from airflow_provider_segmind.client.transports import AiohttpTransport, HttpxTransport, transport_for
 from airflow_provider_segmind.exceptions import (
     SegmindConnectionError,
     SegmindError,
@@ -111,25 +116,24 @@ def test_an_announced_length_beyond_the_bound_is_refused_before_it_is_read():
 
 @pytest.mark.parametrize("encoding", ["br", "zstd", "compress", "gzip, gzip, gzip", "gzip, br"])
 def test_a_packing_that_was_not_asked_for_is_refused(encoding):
-    with pytest.raises(httpx.DecodingError):
+    with pytest.raises(UnreadableBodyError):
         Body({"content-encoding": encoding}, 1000)
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
 def test_what_is_not_packed_as_it_says_is_refused(encoding):
-    with pytest.raises(httpx.DecodingError):
+    with pytest.raises(UnreadableBodyError):
         read(b"\xff not packed at all", encoding, 100)
 
 
 def test_more_headers_than_anybody_sends_are_refused():
-    with pytest.raises(httpx.RemoteProtocolError, match="201 headers"):
+    with pytest.raises(UnreadableBodyError, match="201 headers"):
         Body({f"x-{number}": "" for number in range(MAX_HEADERS + 1)}, 1000)
 
 
-SENDERS: dict[str, Any] = {
-    "straight": lambda: Connections(most=1, seconds=9, max_bytes=LIMIT),
-    "aiohttp": lambda: AiohttpSender(most=1, seconds=9, max_bytes=LIMIT),
-    "httpx": lambda: HttpxSender(most=1, seconds=9, clock=time.time, max_bytes=LIMIT),
+TRANSPORTS: dict[str, Any] = {
+    "httpx": lambda: HttpxTransport(connections=1, seconds=9, max_bytes=LIMIT),
+    "aiohttp": lambda: AiohttpTransport(connections=1, seconds=9, max_bytes=LIMIT),
 }
 BOMB = gzip.compress(b'{"status":"COMPLETED","output":"' + b" " * (64 * MEGABYTE) + b'"}')
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-encoding: gzip\r\n\r\n"
@@ -141,16 +145,16 @@ def chunks(data: bytes) -> bytes:
 
 
 async def send(scene: Scene, kind: str, call: Any) -> Any:
-    sender = SENDERS[kind]()
+    transport = TRANSPORTS[kind]()
     try:
-        return await sender.send(call)
+        return await transport.send(call)
     finally:
-        await sender.close()
+        await transport.close()
 
 
-@pytest.mark.parametrize("kind", SENDERS)
+@pytest.mark.parametrize("kind", TRANSPORTS)
 @pytest.mark.parametrize("whole", [page(BOMB, "content-encoding: gzip"), chunks(BOMB), page(bytes(2 * MEGABYTE))])
-async def test_no_sender_reads_a_response_beyond_the_bound(kind, whole):
+async def test_no_transport_reads_a_response_beyond_the_bound(kind, whole):
     async with serving(lambda head, reader, writer: _write(writer, whole)) as scene:
         wire = scene.config().wire
         tracemalloc.start()
@@ -174,9 +178,9 @@ async def _write(writer: asyncio.StreamWriter, whole: bytes) -> None:
     await writer.drain()
 
 
-@pytest.mark.parametrize("kind", SENDERS)
+@pytest.mark.parametrize("kind", TRANSPORTS)
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "deflate ", "gzip, gzip", "identity"])
-async def test_every_sender_unpacks_what_it_asked_for(kind, encoding):
+async def test_every_transport_decodes_what_it_asked_for(kind, encoding):
     body = PACKERS[encoding](json.dumps({"status": "COMPLETED", "output": "x" * 5000}).encode())
     async with serving(
         lambda head, reader, writer: _write(writer, page(body, f"content-encoding: {encoding}"))
@@ -187,7 +191,7 @@ async def test_every_sender_unpacks_what_it_asked_for(kind, encoding):
     assert b"accept-encoding: gzip, deflate\r\n" in scene.heads[0].lower()
 
 
-@pytest.mark.parametrize("kind", SENDERS)
+@pytest.mark.parametrize("kind", TRANSPORTS)
 @pytest.mark.parametrize("headers", [["content-encoding: br"], [f"x-{number}: y" for number in range(MAX_HEADERS + 5)]])
 async def test_a_response_nobody_asked_for_costs_what_a_lost_one_costs(kind, headers):
     async with serving(lambda head, reader, writer: _write(writer, page(b"{}", *headers))) as scene:
@@ -222,10 +226,10 @@ async def test_a_triggerer_reads_less_than_a_worker():
     config = ClientConfig(api_key=KEY)
     small = ClientConfig(api_key=KEY, max_response_bytes=1000)
 
-    for settings, light, expected in (
+    for settings, polls_only, expected in (
         (config, True, TRIGGERER_RESPONSE_BYTES), (config, False, 64 * MEGABYTE), (small, True, 1000),
         (small, False, 1000),
     ):  # fmt: skip
-        sender: Any = sender_for(settings, most=1, clock=time.time, light=light)
-        assert sender._max_bytes == expected
-        await sender.close()
+        transport: Any = transport_for(settings, connections=1, clock=time.time, polls_only=polls_only)
+        assert transport._max_bytes == expected
+        await transport.close()

@@ -9,12 +9,12 @@ import ssl
 import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import httpcore
-import httpx
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -22,19 +22,17 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from airflow_provider_segmind.client import transports as room
-from airflow_provider_segmind.client import transports as senders
-from airflow_provider_segmind.client.client import AsyncSegmindClient, ClientConfig
+from airflow_provider_segmind.client.client import AsyncSegmindClient, ClientConfig, SegmindClient
 from airflow_provider_segmind.client.endpoints import Endpoints
 from airflow_provider_segmind.client.models import SubmittedRequest
 from airflow_provider_segmind.client.rate_limiter import CallWithdrawnError
 from airflow_provider_segmind.client.transports import (
-    AiohttpSender,
-    Connections,
-    HttpxSender,
-    Sender,
+    AiohttpTransport,
+    HttpxTransport,
+    Transport,
     environment_proxy,
     prepare,
-    sender_for,
+    transport_for,
 )
 from airflow_provider_segmind.exceptions import (
     SegmindBadRequestError,
@@ -47,12 +45,18 @@ from airflow_provider_segmind.exceptions import (
 KEY = "SG_0123456789abcdef"
 SUBMITTED = b'{"request_id":"r-1","status":"QUEUED"}'
 DONE = b'{"status":"COMPLETED"}'
-SENDERS = {
-    "straight": lambda most, seconds: Connections(most=most, seconds=seconds),
-    "aiohttp": lambda most, seconds: AiohttpSender(most=most, seconds=seconds),
-    "httpx": lambda most, seconds: HttpxSender(most=most, seconds=seconds, clock=time.time),
-}
-Make = Callable[[int, float], Sender]
+Make = Callable[[int, float], Transport]
+
+
+def over_httpx(connections: int, seconds: float) -> Transport:
+    return HttpxTransport(connections=connections, seconds=seconds)
+
+
+def over_aiohttp(connections: int, seconds: float) -> Transport:
+    return AiohttpTransport(connections=connections, seconds=seconds)
+
+
+TRANSPORTS = {"httpx": over_httpx, "aiohttp": over_aiohttp}
 Talk = Callable[[bytes, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
@@ -127,10 +131,10 @@ def certificate_of_localhost(folder: Path) -> Path:
     return path
 
 
-@pytest.fixture(params=SENDERS)
+@pytest.fixture(params=TRANSPORTS)
 async def make(request: pytest.FixtureRequest) -> Make:
     await prepare()
-    found: Make = SENDERS[request.param]
+    found: Make = TRANSPORTS[request.param]
     return found
 
 
@@ -140,21 +144,21 @@ async def polite(head: bytes, reader: asyncio.StreamReader, writer: asyncio.Stre
 
 async def test_calls_one_after_the_other_share_a_connection_and_many_at_once_stay_within_the_bound(make: Make) -> None:
     async with serving(polite) as scene:
-        wire, sender = scene.config().wire, make(4, 5)
+        wire, transport = scene.config().wire, make(4, 5)
         for _ in range(5):
-            assert (await sender.send(wire.status("r-1"))).completed
+            assert (await transport.send(wire.status("r-1"))).completed
         assert scene.opened == 1
-        await asyncio.gather(*(sender.send(wire.status(f"r-{n}")) for n in range(50)))
+        await asyncio.gather(*(transport.send(wire.status(f"r-{n}")) for n in range(50)))
         assert scene.opened <= 4
-        await sender.close()
+        await transport.close()
         await asyncio.sleep(0.05)
         assert scene.open == 0
 
 
 async def test_a_post_carries_its_body_and_headers_and_its_host(make: Make) -> None:
     async with serving(polite) as scene:
-        sender = make(1, 5)
-        found = await sender.send(scene.config().wire.submit("m", {"prompt": "Grüße"}))
+        transport = make(1, 5)
+        found = await transport.send(scene.config().wire.submit("m", {"prompt": "Grüße"}))
         assert found.request_id == "r-1"
         head = scene.heads[0].decode().lower()
         assert head.startswith("post /v2/m http/1.1\r\n")
@@ -162,16 +166,16 @@ async def test_a_post_carries_its_body_and_headers_and_its_host(make: Make) -> N
         assert f"x-api-key: {KEY.lower()}\r\n" in head
         assert "content-type: application/json\r\n" in head
         assert scene.bodies == ['{"prompt": "Grüße"}'.encode()]
-        await sender.close()
+        await transport.close()
 
 
 async def test_a_path_of_a_proxied_base_url_is_kept(make: Make) -> None:
     async with serving(polite) as scene:
         config = ClientConfig(api_key=KEY, endpoints=Endpoints(gateway=f"{scene.url}/segmind/a%20b"))
-        sender = make(1, 5)
-        await sender.send(config.wire.status("r-1"))
+        transport = make(1, 5)
+        await transport.send(config.wire.status("r-1"))
         assert scene.heads[0].startswith(b"GET /segmind/a%20b/v2/requests/r-1/status HTTP/1.1\r\n")
-        await sender.close()
+        await transport.close()
 
 
 async def test_a_traceback_shows_no_key_of_a_header_that_cannot_be_read(make: Make) -> None:
@@ -179,58 +183,83 @@ async def test_a_traceback_shows_no_key_of_a_header_that_cannot_be_read(make: Ma
         writer.write(page(SUBMITTED, f"x api key {KEY}"))
 
     async with serving(echo) as scene:
-        sender = make(1, 5)
+        transport = make(1, 5)
         with pytest.raises(SegmindSubmissionUnknownError) as caught:
-            await sender.send(scene.config().wire.submit("m", {}))
-        await sender.close()
+            await transport.send(scene.config().wire.submit("m", {}))
+        await transport.close()
 
     assert KEY not in "".join(traceback.format_exception(caught.value))
     assert caught.value.__cause__ is not None
 
 
-async def test_a_connection_that_the_server_closed_meanwhile_is_not_taken() -> None:
+async def test_a_connection_that_the_server_closed_meanwhile_is_not_taken(make: Make) -> None:
     async def once(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await polite(head, reader, writer)
         await writer.drain()
         writer.close()
 
     async with serving(once) as scene:
-        wire, sender = scene.config().wire, Connections(most=2, seconds=5)
+        wire, transport = scene.config().wire, make(2, 5)
         for _ in range(3):
-            await sender.send(wire.submit("m", {}))
+            await transport.send(wire.submit("m", {}))
             await asyncio.sleep(0.02)
         assert (scene.opened, len(scene.bodies)) == (3, 3)
-        await sender.close()
+        await transport.close()
 
 
-async def test_a_paid_call_takes_no_connection_that_was_idle_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with serving(polite) as scene:
-        wire, sender = scene.config().wire, Connections(most=2, seconds=5)
-        await sender.send(wire.status("r-1"))
-        monkeypatch.setattr(room, "FRESH", 0.01)
-        await asyncio.sleep(0.05)
-        await sender.send(wire.status("r-1"))
-        assert scene.opened == 1
-        await asyncio.sleep(0.05)
-        await sender.send(wire.submit("m", {}))
-        assert scene.opened == 2
-        await sender.close()
+def leap(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Let the clocks by which connections grow old go on by so many seconds."""
+    real = time.monotonic
+    for clock in ("time.monotonic", "aiohttp.connector.monotonic"):
+        monkeypatch.setattr(clock, lambda: real() + seconds)
 
 
-async def test_what_is_idle_beyond_the_keep_alive_is_closed_by_the_calls_of_others(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("kind", ["httpx", "aiohttp", "blocking"])
+async def test_a_paid_call_takes_no_connection_that_was_idle_for_more_than_three_seconds(
+    kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with serving(polite) as scene:
-        wire, sender = scene.config().wire, Connections(most=8, seconds=5)
-        await asyncio.gather(*(sender.send(wire.status(f"r-{n}")) for n in range(8)))
-        assert scene.open == 8
-        monkeypatch.setattr(room, "KEEP_ALIVE", 0.05)
-        await asyncio.sleep(0.1)
-        for _ in range(10):
-            await sender.send(wire.status("r-1"))
-        await asyncio.sleep(0.02)
-        assert scene.open == 1
-        await sender.close()
+        client = Client.of(kind, scene.config())
+        await client.submit("m", {})
+        leap(monkeypatch, 2.5)
+        await client.submit("m", {})
+        assert scene.opened == 1
+        leap(monkeypatch, 3.1)
+        await client.submit("m", {})
+        assert scene.opened == 2
+        await client.close()
+
+
+class Client:
+    """A client of any kind, called from a loop."""
+
+    def __init__(self, client: AsyncSegmindClient | SegmindClient) -> None:
+        self._client = client
+
+    @classmethod
+    def of(cls, kind: str, config: ClientConfig) -> Client:
+        if kind == "blocking":
+            return cls(SegmindClient(config))
+        client = AsyncSegmindClient(config)
+        client._transport = TRANSPORTS[kind](2, 5)
+        return cls(client)
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+        method = getattr(self._client, name)
+        return method if isinstance(self._client, AsyncSegmindClient) else partial(asyncio.to_thread, method)
+
+
+@pytest.mark.parametrize("kind", [HttpxTransport, AiohttpTransport])
+async def test_what_sends_only_polls_keeps_its_connections_for_longer(
+    kind: type[HttpxTransport | AiohttpTransport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(polite) as scene:
+        wire, transport = scene.config().wire, kind(connections=2, seconds=5, keepalive=room.POLL_KEEPALIVE)
+        await transport.send(wire.status("r-1"))
+        leap(monkeypatch, 20.0)
+        await transport.send(wire.status("r-1"))
+        assert scene.opened == 1
+        await transport.close()
 
 
 async def hangs_up(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -265,15 +294,15 @@ async def test_a_call_lost_after_it_was_sent_is_unknown_when_paid_and_free_to_re
     trouble: Talk, make: Make
 ) -> None:
     async with serving(trouble) as scene:
-        wire, sender = scene.config().wire, make(1, 0.3)
+        wire, transport = scene.config().wire, make(1, 0.3)
         with pytest.raises(SegmindSubmissionUnknownError) as paid:
-            await sender.send(wire.submit("m", {}))
+            await transport.send(wire.submit("m", {}))
         with pytest.raises(SegmindConnectionError) as free:
-            await sender.send(wire.status("r-1"))
+            await transport.send(wire.status("r-1"))
         assert (paid.value.billed, paid.value.retryable) == (None, False)
         assert (free.value.billed, free.value.retryable) == (False, True)
         assert KEY not in f"{paid.value}{free.value}"
-        await sender.close()
+        await transport.close()
         await asyncio.sleep(0.02)
         assert scene.open == 0 or trouble is says_nothing
 
@@ -283,27 +312,27 @@ async def test_a_call_that_finds_nobody_never_left(make: Make) -> None:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
         config = ClientConfig(api_key=KEY, endpoints=Endpoints(gateway=url))
-        sender = make(1, 5)
+        transport = make(1, 5)
         with pytest.raises(SegmindConnectionError, match="never left") as caught:
-            await sender.send(config.wire.submit("m", {}))
+            await transport.send(config.wire.submit("m", {}))
         assert caught.value.billed is False
-        await sender.close()
+        await transport.close()
 
 
 async def test_a_call_that_gets_no_connection_in_time_never_left(make: Make) -> None:
     async with serving(says_nothing) as scene:
-        wire, sender = scene.config().wire, make(1, 1.2)
-        first = asyncio.create_task(sender.send(wire.status("r-1")))
+        wire, transport = scene.config().wire, make(1, 1.2)
+        first = asyncio.create_task(transport.send(wire.status("r-1")))
         await asyncio.sleep(0.05)
         with pytest.raises(SegmindConnectionError, match="never left"):
-            await sender.send(wire.submit("m", {}))
+            await transport.send(wire.submit("m", {}))
         assert not first.done()
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
         # The slot is free again.
         with pytest.raises(SegmindSubmissionUnknownError):
-            await sender.send(wire.submit("m", {}))
-        await sender.close()
+            await transport.send(wire.submit("m", {}))
+        await transport.close()
 
 
 async def test_a_cancelled_call_leaves_no_half_read_connection_behind(make: Make) -> None:
@@ -313,15 +342,15 @@ async def test_a_cancelled_call_leaves_no_half_read_connection_behind(make: Make
         await polite(head, reader, writer)
 
     async with serving(slowly) as scene:
-        wire, sender = scene.config().wire, make(1, 5)
-        task = asyncio.create_task(sender.send(wire.status("slow")))
+        wire, transport = scene.config().wire, make(1, 5)
+        task = asyncio.create_task(transport.send(wire.status("slow")))
         await asyncio.sleep(0.03)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert (await sender.send(wire.status("r-2"))).request_id == "r-2"
+        assert (await transport.send(wire.status("r-2"))).request_id == "r-2"
         assert scene.opened == 2
-        await sender.close()
+        await transport.close()
 
 
 async def test_a_packed_answer_is_unpacked(make: Make) -> None:
@@ -329,13 +358,13 @@ async def test_a_packed_answer_is_unpacked(make: Make) -> None:
         writer.write(page(gzip.compress(DONE), "Content-Encoding: gzip"))
 
     async with serving(packs) as scene:
-        sender = make(1, 5)
-        assert (await sender.send(scene.config().wire.status("r-1"))).completed
-        await sender.close()
+        transport = make(1, 5)
+        assert (await transport.send(scene.config().wire.status("r-1"))).completed
+        await transport.close()
 
 
 async def test_a_handshake_that_fails_is_a_call_that_never_left(make: Make) -> None:
-    sender = make(1, 5)
+    transport = make(1, 5)
     server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -346,100 +375,96 @@ async def test_a_handshake_that_fails_is_a_call_that_never_left(make: Make) -> N
     url = f"https://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
     config = ClientConfig(api_key=KEY, endpoints=Endpoints(gateway=url))
     with pytest.raises(SegmindConnectionError, match="never left"):
-        await sender.send(config.wire.submit("m", {}))
+        await transport.send(config.wire.submit("m", {}))
     listener.close()
-    await sender.close()
+    await transport.close()
 
 
-async def test_tls_is_spoken_and_the_name_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_tls_is_spoken_and_the_name_is_checked(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     certificate = certificate_of_localhost(tmp_path)
     server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server_context.load_cert_chain(certificate)
     trusting = ssl.create_default_context(cafile=str(certificate))
     monkeypatch.setattr(room, "shared_tls", lambda: trusting)
     async with serving(polite, ssl=server_context) as scene:
-        sender = Connections(most=2, seconds=5)
+        transport = make(2, 5)
         for host in ("localhost", "127.0.0.1"):
             gateway = scene.url.replace("http:", "https:").replace("127.0.0.1", host)
             config = ClientConfig(api_key=KEY, endpoints=Endpoints(gateway=gateway))
             if host == "localhost":
-                assert (await sender.send(config.wire.submit("m", {"prompt": "x" * 300_000}))).request_id == "r-1"
+                assert (await transport.send(config.wire.submit("m", {"prompt": "x" * 300_000}))).request_id == "r-1"
                 assert len(scene.bodies[0]) > 300_000
             else:
                 with pytest.raises(SegmindConnectionError, match=r"never left.*"):
-                    await sender.send(config.wire.submit("m", {}))
-        await sender.close()
+                    await transport.send(config.wire.submit("m", {}))
+        await transport.close()
 
 
-@pytest.mark.parametrize("make", [SENDERS["straight"], SENDERS["aiohttp"]], ids=["straight", "aiohttp"])
-async def test_a_large_body_that_is_refused_unread_is_refused_and_not_lost(make: Make) -> None:
-    refused = asyncio.Event()
+@asynccontextmanager
+async def refusing_early(*, reads_on: bool) -> AsyncIterator[ClientConfig]:
+    """Serve a refusal before the body of the request was read, and read on or not."""
+    writers: list[asyncio.StreamWriter] = []
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
         await reader.readuntil(b"\r\n\r\n")
         writer.write(page(b'{"error":"too large"}', status="413 Content Too Large"))
         await writer.drain()
-        await refused.wait()
-        writer.close()
+        with suppress(ConnectionError):
+            while reads_on and await reader.read(1 << 16):
+                pass
 
     listener = await asyncio.start_server(talk, "127.0.0.1", 0)
     gateway = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
-    config = ClientConfig(api_key=KEY, endpoints=Endpoints(gateway=gateway))
-    sender = make(1, 5)
-    with pytest.raises(SegmindBadRequestError, match="too large"):
-        await sender.send(config.wire.submit("m", {"file": "x" * 20_000_000}))
-    refused.set()
-    listener.close()
-    await sender.close()
+    try:
+        yield ClientConfig(api_key=KEY, endpoints=Endpoints(gateway=gateway))
+    finally:
+        for writer in writers:
+            writer.transport.abort()
+        listener.close()
+        await asyncio.sleep(0.02)
 
 
-async def test_head_and_body_of_a_post_leave_together() -> None:
-    chunks: list[bytes] = []
+async def test_a_large_body_that_is_refused_early_is_refused_and_not_lost(make: Make) -> None:
+    async with refusing_early(reads_on=True) as config:
+        transport = make(1, 5)
+        with pytest.raises(SegmindBadRequestError, match="too large"):
+            await transport.send(config.wire.submit("m", {"file": "x" * 20_000_000}))
+        await transport.close()
 
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        chunks.append(await reader.read(1 << 16))
-        writer.write(page(SUBMITTED))
-        writer.close()
 
-    listener = await asyncio.start_server(talk, "127.0.0.1", 0)
-    gateway = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
-    sender = Connections(most=1, seconds=5)
-    await sender.send(ClientConfig(api_key=KEY, endpoints=Endpoints(gateway=gateway)).wire.submit("m", {"a": 1}))
-    assert chunks[0].endswith(b'\r\n\r\n{"a": 1}')
-    listener.close()
-    await sender.close()
+async def test_a_large_body_that_the_server_never_reads_is_refused_over_aiohttp_and_unknown_over_httpx() -> None:
+    # httpx reads no response before the request was sent.
+    async with refusing_early(reads_on=False) as config:
+        for make, error in ((over_aiohttp, SegmindBadRequestError), (over_httpx, SegmindSubmissionUnknownError)):
+            transport = make(1, 0.5)
+            with pytest.raises(error):
+                await transport.send(config.wire.submit("m", {"file": "x" * 20_000_000}))
+            await transport.close()
 
 
 async def test_a_host_that_is_none_is_a_matter_of_the_connection(make: Make) -> None:
     config = ClientConfig(api_key=KEY, endpoints=Endpoints(gateway="https://999.1.1.1:99999"))
-    sender = make(1, 5)
+    transport = make(1, 5)
     with pytest.raises((SegmindConfigError, SegmindConnectionError)) as caught:
-        await sender.send(config.wire.submit("m", {}))
+        await transport.send(config.wire.submit("m", {}))
     assert caught.value.billed is False
-    await sender.close()
+    await transport.close()
 
 
-def test_every_error_of_httpcore_has_its_twin_in_httpx() -> None:
-    kinds = [kind for kind in vars(httpcore).values() if isinstance(kind, type) and issubclass(kind, Exception)]
-    # A pool of httpcore's own tells itself that a connection is taken; here each has one user.
-    leaves = {kind for kind in kinds if not kind.__subclasses__()} - {httpcore.ConnectionNotAvailable}
-    assert len(leaves) >= 10
-    for kind in leaves:
-        assert issubclass(kind, room._TROUBLES), kind
-        assert issubclass(getattr(httpx, kind.__name__), httpx.HTTPError)
-
-
-async def test_names_are_looked_up_and_headers_are_read() -> None:
+async def test_names_are_looked_up_and_headers_are_read(make: Make) -> None:
     async def twice(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(page(b"{}", "Retry-After: 3", "X-Two: a", "x-two: b", status="429 Too Many Requests"))
 
     async with serving(twice) as scene:
         config = ClientConfig(api_key=KEY, endpoints=Endpoints(gateway=scene.url.replace("127.0.0.1", "localhost")))
-        sender = Connections(most=1, seconds=5)
+        transport = make(1, 5)
         with pytest.raises(SegmindError) as caught:
-            await sender.send(config.wire.status("r-1"))
+            await transport.send(config.wire.status("r-1"))
         assert getattr(caught.value, "retry_after", None) == 3.0
-        await sender.close()
+        await transport.close()
 
 
 async def test_what_sends_depends_on_the_extra_and_on_a_proxy_of_the_environment(
@@ -448,14 +473,15 @@ async def test_what_sends_depends_on_the_extra_and_on_a_proxy_of_the_environment
     for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     config = ClientConfig(api_key=KEY)
-    assert isinstance(sender_for(config, most=1, clock=time.time), AiohttpSender)
-    assert isinstance(sender_for(config, most=1, clock=time.time, light=True), Connections)
-    monkeypatch.setattr(senders, "has_aiohttp", lambda: False)
-    assert isinstance(sender_for(config, most=1, clock=time.time), Connections)
+    for polls_only in (False, True):
+        assert isinstance(
+            transport_for(config, connections=1, clock=time.time, polls_only=polls_only), AiohttpTransport
+        )
     monkeypatch.setenv("https_proxy", "http://proxy.test:3128")
-    through = sender_for(config, most=1, clock=time.time)
-    assert isinstance(through, HttpxSender)
-    await through.close()
+    assert isinstance(transport_for(config, connections=1, clock=time.time), HttpxTransport)
+    monkeypatch.delenv("https_proxy")
+    monkeypatch.setattr(room, "has_aiohttp", lambda: False)
+    assert isinstance(transport_for(config, connections=1, clock=time.time), HttpxTransport)
 
 
 async def test_a_proxy_of_the_environment_carries_the_calls(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -475,9 +501,11 @@ def test_a_proxy_of_the_environment_is_used_unless_the_host_is_excepted(monkeypa
     assert environment_proxy("http://api.segmind.com") is None
 
 
-async def test_the_last_look_comes_when_the_connection_is_held_and_before_any_byte_leaves(make: Make) -> None:
+async def test_the_check_comes_when_the_connection_is_held_and_before_any_byte_leaves(
+    make: Make,
+) -> None:
     async with serving(polite) as scene:
-        wire, sender = scene.config().wire, make(1, 5)
+        wire, transport = scene.config().wire, make(1, 5)
         order: list[tuple[int, int]] = []
 
         async def look() -> None:
@@ -485,49 +513,51 @@ async def test_the_last_look_comes_when_the_connection_is_held_and_before_any_by
             order.append((scene.opened, len(scene.heads)))
 
         for _ in range(2):
-            await sender.send(wire.submit("m", {}), look)
-        await sender.send(wire.status("r-1"))
+            await transport.send(wire.submit("m", {}), look)
+        await transport.send(wire.status("r-1"))
         # Both over the one connection, which was there at the first look already.
         assert order == [(1, 0), (1, 1)]
-        await sender.close()
+        await transport.close()
 
 
 @pytest.mark.parametrize("error", [CallWithdrawnError(), OSError(5, "a disk"), TimeoutError("a disk"), ValueError()])
-async def test_what_the_last_look_raises_keeps_the_call_here_and_the_sender_useful(
+async def test_what_the_check_before_sending_raises_keeps_the_call_here_and_the_transport_useful(
     make: Make, error: Exception
 ) -> None:
     async with serving(polite) as scene:
-        wire, sender = scene.config().wire, make(1, 5)
+        wire, transport = scene.config().wire, make(1, 5)
 
         async def refuse() -> None:
             raise error
 
         for _ in range(3):
             with pytest.raises(type(error)) as caught:
-                await sender.send(wire.submit("m", {}), refuse)
+                await transport.send(wire.submit("m", {}), refuse)
             assert caught.value is error
         assert scene.heads == []
-        assert (await sender.send(wire.status("r-1"))).completed
-        await sender.close()
+        await asyncio.sleep(0.05)
+        assert scene.open <= 1
+        assert (await transport.send(wire.status("r-1"))).completed
+        await transport.close()
 
 
-async def test_a_last_look_that_outlasts_the_call_leaves_nothing_unknown(make: Make) -> None:
+async def test_a_check_before_sending_that_outlasts_the_call_leaves_nothing_unknown(make: Make) -> None:
     async with serving(polite) as scene:
-        wire, sender = scene.config().wire, make(1, 0.2)
+        wire, transport = scene.config().wire, make(1, 0.2)
 
         async def look() -> None:
             await asyncio.sleep(0.4)
 
-        (found,) = await asyncio.gather(sender.send(wire.submit("m", {}), look), return_exceptions=True)
+        (found,) = await asyncio.gather(transport.send(wire.submit("m", {}), look), return_exceptions=True)
         # aiohttp counts the look as part of connecting; then nothing has left, and the error says so.
         assert isinstance(found, SubmittedRequest | SegmindConnectionError)
         assert len(scene.heads) == isinstance(found, SubmittedRequest)
-        await sender.close()
+        await transport.close()
 
 
-async def test_a_call_that_waited_for_a_connection_looks_after_the_wait(make: Make) -> None:
+async def test_a_call_that_waited_for_a_connection_is_checked_after_the_wait(make: Make) -> None:
     async with serving(polite) as scene:
-        wire, sender = scene.config().wire, make(1, 5)
+        wire, transport = scene.config().wire, make(1, 5)
         go, looks = asyncio.Event(), 0
 
         async def look() -> None:
@@ -535,10 +565,10 @@ async def test_a_call_that_waited_for_a_connection_looks_after_the_wait(make: Ma
             looks += 1
             await go.wait()
 
-        calls = [asyncio.create_task(sender.send(wire.submit("m", {}), look)) for _ in range(2)]
+        calls = [asyncio.create_task(transport.send(wire.submit("m", {}), look)) for _ in range(2)]
         await asyncio.sleep(0.1)
         assert (looks, scene.heads) == (1, [])
         go.set()
         await asyncio.gather(*calls)
         assert (looks, len(scene.heads)) == (2, 2)
-        await sender.close()
+        await transport.close()

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-import httpx
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -17,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from airflow_provider_segmind.client.client import ClientConfig, SegmindClient
 from airflow_provider_segmind.client.retry import Patience
 from airflow_provider_segmind.client.submission import SubmissionRecord
+from airflow_provider_segmind.client.transport_errors import httpx
 from airflow_provider_segmind.exceptions import (
     SegmindConfigError,
     SegmindError,

@@ -10,9 +10,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-import httpx
-
 from airflow_provider_segmind.client.client import SegmindClient
+from airflow_provider_segmind.client.transport_errors import httpx
 from airflow_provider_segmind.hooks.segmind import SegmindHook
 
 KEY = "SG_5ecretKeyOfATest"

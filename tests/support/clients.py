@@ -9,9 +9,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
-
 from airflow_provider_segmind.client.client import AsyncSegmindClient, ClientConfig, SegmindClient
+from airflow_provider_segmind.client.transport_errors import httpx
 
 KEY = "SG_0123456789abcdef"
 PLAIN_KEY = "b7f3e1d09c8a4466"

@@ -19,7 +19,13 @@ from airflow_provider_segmind.client.endpoints import Call, Endpoints
 from airflow_provider_segmind.client.poll_schedule import shared_history
 from airflow_provider_segmind.client.polling import Pending
 from airflow_provider_segmind.client.responses import Answer
-from airflow_provider_segmind.client.transports import AiohttpSender, Connections, HttpxSender, Sender, prepare
+from airflow_provider_segmind.client.transports import (
+    POLL_KEEPALIVE,
+    AiohttpTransport,
+    HttpxTransport,
+    Transport,
+    prepare,
+)
 from airflow_provider_segmind.exceptions import (
     SegmindConnectionError,
     SegmindRequestFailedError,
@@ -52,7 +58,7 @@ class Fake:
         self.order: list[str] = []
         self.open = self.at_once = self.most_at_once = self.opened = 0
 
-    async def opener(self, config: ClientConfig, clock: Callable[[], float]) -> Sender:
+    async def opener(self, config: ClientConfig, clock: Callable[[], float]) -> Transport:
         self.open += 1
         self.opened += 1
         return self
@@ -376,9 +382,8 @@ async def server() -> AsyncIterator[tuple[str, list[str]]]:
 
 
 KINDS = {
-    "straight": lambda: Connections(most=CONNECTIONS, seconds=0.4),
-    "httpx": lambda: HttpxSender(most=CONNECTIONS, seconds=0.4, clock=time.time),
-    "aiohttp": lambda: AiohttpSender(most=CONNECTIONS, seconds=0.4),
+    "httpx": lambda: HttpxTransport(connections=CONNECTIONS, seconds=0.4),
+    "aiohttp": lambda: AiohttpTransport(connections=CONNECTIONS, seconds=0.4),
 }
 
 
@@ -388,7 +393,7 @@ async def test_either_library_polls_over_few_connections(
 ) -> None:
     url, connections = server
 
-    async def opener(config: ClientConfig, clock: Callable[[], float]) -> Sender:
+    async def opener(config: ClientConfig, clock: Callable[[], float]) -> Transport:
         await prepare()
         return KINDS[kind]()
 
@@ -414,7 +419,8 @@ async def test_either_library_calls_a_lost_poll_retryable_and_free(
     await transport.close()
 
 
-async def test_a_triggerer_does_not_pay_the_memory_of_aiohttp() -> None:
+async def test_a_triggerer_polls_with_aiohttp_where_it_is_installed_and_keeps_its_connections() -> None:
     transport = await open_transport(CONFIG, time.time)
-    assert isinstance(transport, Connections)
+    assert isinstance(transport, AiohttpTransport)
+    assert transport._keepalive == POLL_KEEPALIVE
     await transport.close()
