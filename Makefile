@@ -10,6 +10,8 @@ COMPILE := $(UV) pip compile --quiet --no-header --no-annotate --no-emit-index-u
 
 # What `make fast` runs: the rooms that import no Airflow, which it forbids while they run.
 FAST := $(wildcard tests/guards tests/wire tests/client tests/chat tests/enrichment tests/emulator tests/test_exceptions.py)
+# What `make fast` runs once more with httpx2 in the place of httpx.
+OVER_HTTP := tests/client/test_client.py $(wildcard tests/client/test_transport*.py) tests/client/test_public_network.py
 # Real Airflow on PostgreSQL, and a table that defers: a minute each, so they run with the long suites.
 LONG_E2E := tests/e2e/test_postgres.py tests/e2e/test_tables.py
 SLOW := tests/packaging tests/browser tests/e2e tests/crash tests/matrix
@@ -61,6 +63,7 @@ lint: $(STAMP) ## Format check, lint, types, import contracts
 fast: $(STAMP) ## What needs no Airflow, in about two minutes
 	@$(MAKE) --no-print-directory lint
 	SEGMIND_TESTS_FORBID_AIRFLOW=1 $(PYTEST) $(FAST) -m "not airflow" --numprocesses 2 --dist loadfile
+	SEGMIND_TESTS_FORBID_AIRFLOW=1 SEGMIND_TESTS_HTTPX2=1 $(PYTEST) $(OVER_HTTP) --numprocesses 2
 
 test: fast ## Everything but the long suites, fast first, stopping at the first stage that fails
 	$(PYTEST) $(FAST) -m airflow

@@ -7,6 +7,7 @@ The environment is set when pytest loads this file, before any test module can i
 from __future__ import annotations
 
 import atexit
+import importlib
 import json
 import os
 import secrets
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 AIRFLOW_HOME = Path(tempfile.mkdtemp(prefix="segmind-airflow-"))
+if os.environ.get("SEGMIND_TESTS_HTTPX2"):
+    importlib.import_module("httpx2")
+else:
+    # Importing it fails, as where only Airflow's httpx is installed; `make fast` tests the client with both. It is done
+    # here because pytest loads the other conftest modules, and with them the client, before it configures anything.
+    sys.modules["httpx2"] = None  # type: ignore[assignment]
 
 
 def _airflow_environment() -> dict[str, str]:

@@ -338,6 +338,7 @@ def _data_url(file: str | Path | bytes, media_type: str | None) -> str:
 
 def _quieten_httpx() -> None:
     """Keep httpx from logging every poll at INFO, unless the deployment has decided about its logger."""
-    logger = logging.getLogger("httpx")
-    if logger.level == logging.NOTSET:
-        logger.setLevel(logging.WARNING)
+    for name in ("httpx", "httpx2"):
+        logger = logging.getLogger(name)
+        if logger.level == logging.NOTSET:
+            logger.setLevel(logging.WARNING)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from packaging.requirements import Requirement
 
-from tests.matrix.versions import MANAGED, ROOT, TEST_TOOLS, Version, requirements
+from tests.matrix.versions import MANAGED, ROOT, TEST_TOOLS, Version, extras, requirements
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -45,7 +45,8 @@ def build(version: Version) -> Path:
     pins = [f"--{kind}={path}" for kind in ("constraints", "build-constraints") for path in read[:2]]
     airflow = f"apache-airflow=={version.airflow}"
     install = [UV, "pip", "install", "--quiet", "--python", str(interpreter), *pins]
-    ours = ["--requirements", str(ROOT / "pyproject.toml"), "--all-extras", "--editable", str(ROOT)]
+    ours = ["--requirements", str(ROOT / "pyproject.toml"), *(f"--extra={name}" for name in extras(version))]
+    ours += ["--editable", str(ROOT)]
     _run([*install, airflow, *version.beside, *TEST_TOOLS, *ours])
     stamp.write_text(key)
     return interpreter
@@ -58,7 +59,7 @@ def renew(version: Version) -> None:
     Those of the release's day know our dependencies by name alone: what they are on that day, our bounds must allow.
     What the tests need is added afterwards, and moves none of them.
     """
-    ours = [Requirement(each) for each in requirements()]
+    ours = [Requirement(each) for each in requirements(version)]
     if version.lowest:
         asked = [str(each).replace(">=", "==", 1) for each in ours]
     else:

@@ -94,8 +94,14 @@ def project() -> dict[str, Any]:
     return described
 
 
-def requirements() -> list[str]:
+def extras(version: Version) -> dict[str, list[str]]:
+    """Return our extras that can be installed with an Airflow; httpx2 needs newer libraries than older ones pin."""
+    found: dict[str, list[str]] = project()["optional-dependencies"]
+    known = tuple(map(int, version.airflow.split("."))) >= (3, 3)
+    return {name: wanted for name, wanted in found.items() if known or name != "httpx2"}
+
+
+def requirements(version: Version) -> list[str]:
     """Return what the package and its extras ask for, Airflow apart."""
-    asked = project()
-    extras = [each for group in asked["optional-dependencies"].values() for each in group]
-    return [each for each in (*asked["dependencies"], *extras) if not each.startswith("apache-airflow>")]
+    wanted = [*project()["dependencies"], *(each for group in extras(version).values() for each in group)]
+    return [each for each in wanted if not each.startswith("apache-airflow>")]

@@ -7,20 +7,24 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import product
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 
-from tests.matrix.versions import VERSIONS, Version, project, requirements
+from tests.matrix.versions import VERSIONS, Version, extras, requirements
 
 UV = Path(sys.executable).parent / "uv"
 RELEASES = {version.name: version for version in VERSIONS if not version.lowest}
-EXTRAS = sorted(project()["optional-dependencies"])
-ALL = f"[{','.join(EXTRAS)}]"
-INSTALLS = ["", ALL, *(f"[{extra}]" for extra in EXTRAS)]
 every_release = pytest.mark.parametrize("release", RELEASES.values(), ids=RELEASES)
+
+
+def installs(version: Version, python: str) -> list[str]:
+    """Return what to install: each extra on the first Python, nothing and all of them on the others too."""
+    known = sorted(extras(version))
+    alone = [f"[{extra}]" for extra in known] if python == version.pythons[0] else []
+    return ["", f"[{','.join(known)}]", *alone]
+
 
 Resolved = dict[tuple[str, str, str], subprocess.CompletedProcess[str]]
 
@@ -29,26 +33,25 @@ Resolved = dict[tuple[str, str, str], subprocess.CompletedProcess[str]]
 def resolved(wheel: Path) -> Resolved:
     """What every install ends in: by version of Airflow, of Python, and by extras."""
 
-    def resolve(version: Version, python: str, extras: str) -> subprocess.CompletedProcess[str]:
+    def resolve(version: Version, python: str, named: str) -> subprocess.CompletedProcess[str]:
         command = [UV, "pip", "compile", "--quiet", "--no-header", "--no-annotate"]
         command += ["--python", sys.executable, "--python-version", python]
         command += ["--no-emit-index-url", "--constraints", version.constraints, "-"]
-        asked = f"airflow-provider-segmind{extras} @ {wheel.as_uri()}"
+        asked = f"airflow-provider-segmind{named} @ {wheel.as_uri()}"
         run = partial(subprocess.run, input=asked, text=True, capture_output=True, check=False, timeout=120)
         # What the index said the last time is enough, and takes a tenth of a second; a first time asks it.
         done = run([*command, "--offline"])
         return run(command) if done.returncode else done
 
-    # Each extra on the first Python, nothing and all of them on the others too.
     wanted = [
-        (version, python, extras)
+        (version, python, found)
         for version in RELEASES.values()
-        for python, extras in product(version.pythons, INSTALLS)
-        if python == version.pythons[0] or extras in ("", ALL)
+        for python in version.pythons
+        for found in installs(version, python)
     ]
     with ThreadPoolExecutor(max_workers=2) as pool:
         done = pool.map(lambda one: resolve(*one), wanted)
-    return {(version.name, python, extras): one for (version, python, extras), one in zip(wanted, done, strict=True)}
+    return {(version.name, python, named): one for (version, python, named), one in zip(wanted, done, strict=True)}
 
 
 def pins(text: str) -> dict[str, str]:
@@ -92,7 +95,7 @@ def test_what_tests_need_moves_none_of_the_pins(version: Version) -> None:
 def test_the_lowest_pins_are_the_lower_bounds() -> None:
     lowest = next(version for version in VERSIONS if version.lowest)
     held = pins(lowest.constraints.read_text())
-    bounds = {each.name: str(each.specifier).removeprefix(">=") for each in map(Requirement, requirements())}
+    bounds = {each.name: str(each.specifier).removeprefix(">=") for each in map(Requirement, requirements(lowest))}
 
     assert {name: Requirement(f"{name}=={held[name]}").specifier.contains(bound) for name, bound in bounds.items()} == (
         dict.fromkeys(bounds, True)
@@ -101,4 +104,6 @@ def test_the_lowest_pins_are_the_lower_bounds() -> None:
 
 def test_airflows_compatibility_provider_is_not_asked_for() -> None:
     # Every release pins it at what was newest on its day, and its names came later.
-    assert "apache-airflow-providers-common-compat" not in {Requirement(each).name for each in requirements()}
+    assert "apache-airflow-providers-common-compat" not in {
+        Requirement(each).name for each in requirements(VERSIONS[-1])
+    }
