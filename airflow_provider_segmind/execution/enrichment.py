@@ -316,7 +316,7 @@ class EnrichmentRun:
             segmind_conn_id=self.settings.segmind_conn_id,
             model=self._question.model,
             poll_interval=self.settings.poll_interval,
-            carried=resume_state,
+            resume_state=resume_state,
         )
         defer_until(until, self._defer, trigger)
 

@@ -259,7 +259,7 @@ class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
         self.log.info(
             "Continuing with the table; %s requests ended in the meantime", payload.get("ended", "an unknown number of")
         )
-        return self._try(context, payload.get("carried"), resumed=True)
+        return self._try(context, payload.get("resume_state"), resumed=True)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Continue also when Airflow ended the deferral without a trigger event; then without deferring again."""

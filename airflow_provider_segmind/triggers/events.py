@@ -27,7 +27,7 @@ from airflow_provider_segmind.result_storage import StoredResult
 
 Status = Literal["success", "failed", "timeout", "error"]
 _STATUSES = ("success", "failed", "timeout", "error")
-HIDDEN = ("value", "manifest", "carried")
+HIDDEN = ("value", "manifest", "resume_state")
 """Fields of an event that are not logged."""
 
 

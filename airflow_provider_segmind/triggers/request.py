@@ -181,7 +181,7 @@ class SegmindRequestsTrigger(BaseTrigger):
     :param segmind_conn_id: the Connection.
     :param model: the model, for messages.
     :param poll_interval: seconds between polls, None to choose.
-    :param carried: counts of the try so far, given back in the event.
+    :param resume_state: counts of the try so far, given back in the event.
     :param not_before: epoch seconds before which the event is held back, see
         :func:`~airflow_provider_segmind.deferral.earliest_event`.
     """
@@ -195,7 +195,7 @@ class SegmindRequestsTrigger(BaseTrigger):
         segmind_conn_id: str = DEFAULT_CONNECTION,
         model: str | None = None,
         poll_interval: float | None = None,
-        carried: dict[str, Any] | None = None,
+        resume_state: dict[str, Any] | None = None,
         not_before: float = 0.0,
         **_: Any,
     ) -> None:
@@ -206,7 +206,7 @@ class SegmindRequestsTrigger(BaseTrigger):
         self.segmind_conn_id = segmind_conn_id
         self.model = model
         self.poll_interval = poll_interval
-        self.carried = carried
+        self.resume_state = resume_state
         self.not_before = not_before
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
@@ -220,13 +220,17 @@ class SegmindRequestsTrigger(BaseTrigger):
                 "segmind_conn_id": self.segmind_conn_id,
                 "model": self.model,
                 "poll_interval": self.poll_interval,
-                "carried": self.carried,
+                "resume_state": self.resume_state,
                 "not_before": self.not_before,
             },
         )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Wait and yield one event: ``ended`` (how many requests), ``trouble`` (in words, or None) and ``carried``."""
+        """
+        Wait and yield one event.
+
+        Its fields are ``ended`` (how many requests), ``trouble`` (in words, or None) and ``resume_state``.
+        """
         trouble: str | None = None
         ended = 0
         try:
@@ -237,7 +241,8 @@ class SegmindRequestsTrigger(BaseTrigger):
         held = self.not_before - time.time()
         if held > 0:
             await asyncio.sleep(held)
-        yield TriggerEvent(Payload(ended=ended, trouble=trouble, carried=self.carried))  # type: ignore[no-untyped-call]
+        payload = Payload(ended=ended, trouble=trouble, resume_state=self.resume_state)
+        yield TriggerEvent(payload)  # type: ignore[no-untyped-call]
 
     async def on_kill(self) -> None:
         """Warn that the requests continue; Airflow 3.3 calls this when the deferred task is killed or cleared."""

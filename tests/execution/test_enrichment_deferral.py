@@ -138,7 +138,7 @@ def test_a_deferral_that_timed_out_resumes_and_keeps_the_worker(
     assert len(emulator.bill) == 5
 
 
-@pytest.mark.parametrize("event", [None, {}, {"carried": {"posts": 0}}])
+@pytest.mark.parametrize("event", [None, {}, {"resume_state": {"posts": 0}}])
 def test_a_resumed_task_never_says_that_nothing_was_sent(
     emulator: SegmindEmulator, clock: Clock, tmp_path: Path, event: dict[str, Any] | None
 ) -> None:
@@ -160,7 +160,7 @@ def test_the_trigger_ends_at_its_deadline_and_reports_how_many_requests_ended(
 
     assert event["ended"] == 0
     assert event["trouble"] is None
-    assert event["carried"]["posts"] == 2
+    assert event["resume_state"]["posts"] == 2
 
 
 def test_a_failed_request_counts_as_ended(emulator: SegmindEmulator, clock: Clock, tmp_path: Path) -> None:
