@@ -1,9 +1,9 @@
 """
 What to do with a reply, and what the requests of one answer have cost so far.
 
-A reply is taken, asked for again with more room, sent back to be repaired, or refused. An answer may take several paid
-requests. They form a chain: the record of each further one is kept under the id of the request before it, with what had
-been spent and tried until then, so that whoever finds the last record knows all of it.
+A reply is accepted, requested again with a larger output cap, sent back to be repaired, or refused. An answer may take
+several paid requests. They form a chain: the record of each follow-up is kept under the id of the request before it,
+with what had been spent until then, so that the last record has all of it.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def decide(
     reply: ChatReply,
     parsed: ParsedReply | None,
     *,
-    repairs_left: int,
-    truncation_retries_left: int,
+    follow_ups_left: int,
+    repairable: bool = True,
     output_cap: int | None = None,
 ) -> Decision:
     """
@@ -76,15 +76,15 @@ def decide(
 
     :param reply: the reply as read.
     :param parsed: its data, None when text was asked for.
-    :param repairs_left: re-asks still allowed.
-    :param truncation_retries_left: requests with a larger cap still allowed; one at first.
+    :param follow_ups_left: further paid requests that are still allowed, whatever their reason.
+    :param repairable: whether the request has messages to which a repair can be added.
     :param output_cap: the cap of the request, in tokens, see :func:`output_cap_of`.
     """
     found = reply_outcome(reply)
     unsaid = reply.finish_reason is FinishReason.UNKNOWN and parsed is not None and parsed.cut_short
     if found == "truncated" or (found == "success" and unsaid):
         cap = larger_cap(output_cap or reply.usage.output_tokens)
-        if truncation_retries_left > 0 and cap is not None:
+        if follow_ups_left > 0 and cap is not None:
             return AskAgainLarger(cap)
         return Refuse("truncated", f"the answer was cut off ({reply.native_finish_reason or 'no finish reason'})")
     if found == "blocked":
@@ -97,7 +97,7 @@ def decide(
         return Accept(reply.text)
     if parsed.error is None:
         return Accept(parsed.data)
-    if repairs_left > 0:
+    if follow_ups_left > 0 and repairable:
         return Repair(answer=reply.text, error=parsed.error)
     return Refuse("invalid", f"it is not the data asked for: {parsed.error}")
 
@@ -213,12 +213,8 @@ def _cap_holders(inputs: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
                 yield place[key]
 
 
-MAX_ENLARGEMENTS = 1
-"""How often a truncated answer is asked for again with a larger output cap."""
-
-
 def part_after(request_id: str) -> str:
-    """Return under which name the note of the request after this one is kept."""
+    """Return the name under which the record of the follow-up of a request is kept."""
     plain = re.fullmatch(r"[A-Za-z0-9_-]{1,100}", request_id)
     return f"after-{request_id if plain else hashlib.sha256(request_id.encode()).hexdigest()[:40]}"
 
@@ -226,25 +222,21 @@ def part_after(request_id: str) -> str:
 @dataclass(frozen=True, slots=True)
 class Spent:
     """
-    What an answer has taken so far.
+    What an answer has cost so far.
 
     :param requests: how many were paid.
-    :param repairs: how many of them asked again because of wrong data.
-    :param enlargements: how many of them asked again with a larger output cap.
-    :param cost: USD as billed for all of them; None when Segmind did not tell it of each.
-    :param usage: tokens of all of them; None where a provider did not tell.
+    :param cost: USD as billed for all of them; None when Segmind did not report it for each.
+    :param usage: tokens of all of them; None where a provider did not report them.
     """
 
     requests: int = 0
-    repairs: int = 0
-    enlargements: int = 0
     cost: float | None = 0.0
     usage: Mapping[str, int | None] | None = None
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any] | None) -> Spent:
         """
-        Read it back out of a note.
+        Read it back from a submission record.
 
         :raises SegmindStateError: it is something else.
         """
@@ -252,12 +244,12 @@ class Spent:
             return cls(**(value or {}))
         except TypeError as error:
             raise SegmindStateError(
-                "What an earlier try noted about its requests was written by another version of this package. Nothing "
-                "is submitted until it can be read."
+                "The submission record of an earlier try was written by another version of this package. Nothing is "
+                "submitted until it can be read."
             ) from error
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as plain JSON, for a note."""
+        """Return it as plain JSON, for a submission record."""
         return asdict(self)
 
     def plus(self, cost: float | None, usage: TokenUsage) -> Spent:
@@ -267,15 +259,9 @@ class Spent:
             told = {name: _sum(self.usage.get(name), count) for name, count in told.items()}
         return replace(self, requests=self.requests + 1, cost=_sum(self.cost, cost), usage=told)
 
-    def toward(self, decision: AskAgainLarger | Repair) -> Spent:
-        """Count what is about to be asked."""
-        if isinstance(decision, Repair):
-            return replace(self, repairs=self.repairs + 1)
-        return replace(self, enlargements=self.enlargements + 1)
-
 
 def further_inputs(inputs: Mapping[str, Any], decision: AskAgainLarger | Repair) -> dict[str, Any]:
-    """Return the body of the request that carries on from ``inputs``."""
+    """Return the body of the follow-up of a request with ``inputs``."""
     if isinstance(decision, Repair):
         return repair_inputs(inputs, decision)
     return enlarge_inputs(inputs, decision.cap)

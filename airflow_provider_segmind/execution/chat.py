@@ -23,7 +23,6 @@ from airflow_provider_segmind.chat.model_families import family_of
 from airflow_provider_segmind.chat.output_type import OutputType
 from airflow_provider_segmind.chat.replies import ChatReply, FinishReason, read_reply
 from airflow_provider_segmind.chat.reply_policy import (
-    MAX_ENLARGEMENTS,
     Accept,
     AskAgainLarger,
     Decision,
@@ -292,7 +291,7 @@ class ChatExecution:
         def inputs() -> Mapping[str, Any]:
             return further_inputs(exchange.inputs(), decision)
 
-        following = self._exchange(inputs, spent.toward(decision), self._task_state(part_after(request_id)))
+        following = self._exchange(inputs, spent, self._task_state(part_after(request_id)))
         following.execution.submit()
         return following
 
@@ -331,21 +330,14 @@ class ChatExecution:
         return inputs
 
     def _decide(self, reply: ChatReply, exchange: Exchange) -> Decision:
-        settings, before = self._settings, exchange.before
-        parsed = settings.output_type.parse(reply.text) if settings.output_type else None
+        output_type, left = self._settings.output_type, self._settings.max_repairs - exchange.before.requests
+        parsed = output_type.parse(reply.text) if output_type else None
         if parsed is not None and parsed.replaced:
             self._log.warning(_REPLACED, parsed.replaced)
         # Only a reply that may be cut off needs the request's own cap, and with it the body and its files.
-        capped = reply.finish_reason in (FinishReason.LENGTH, FinishReason.UNKNOWN) and (
-            before.enlargements < MAX_ENLARGEMENTS
-        )
-        return decide(
-            reply,
-            parsed,
-            repairs_left=settings.max_repairs - before.repairs,
-            truncation_retries_left=MAX_ENLARGEMENTS - before.enlargements,
-            output_cap=output_cap_of(exchange.inputs()) if capped else None,
-        )
+        capped = left > 0 and reply.finish_reason in (FinishReason.LENGTH, FinishReason.UNKNOWN)
+        cap = output_cap_of(exchange.inputs()) if capped else None
+        return decide(reply, parsed, follow_ups_left=left, output_cap=cap)
 
     def _report(self, result: RequestResult, reply: ChatReply, spent: Spent) -> None:
         line = summary(result.request_id, self._model, StoredResult(result.to_json()))

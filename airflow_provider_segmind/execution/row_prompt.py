@@ -256,8 +256,8 @@ class RowPrompt:
         decision = reply_policy.decide(
             chat_reply,
             parsed,
-            repairs_left=left if "messages" in reply.inputs else 0,
-            truncation_retries_left=left,
+            follow_ups_left=left,
+            repairable="messages" in reply.inputs,
             output_cap=cap,
         )
         if isinstance(decision, reply_policy.Accept):

@@ -41,8 +41,8 @@ class SegmindChatOperator(SegmindRunOperator):
     when that is larger than ``max_xcom_bytes``. Keys: ``usage`` (tokens), ``cost`` (USD as billed), ``request_id``,
     ``finish_reason``. Usage and cost are those of all requests this answer took.
 
-    **What is paid**: one request; one more when the answer was cut off (with a larger output cap); up to
-    ``max_repairs`` more when it is not of ``output_type``. Each is recorded by itself, so that **a retry, a clear, a
+    **What is paid**: one request; up to ``max_repairs`` more when the answer was cut off (with a larger output cap) or
+    is not of ``output_type``. Each is recorded by itself, so that **a retry, a clear, a
     killed worker or triggerer** continues where the task was and pays none of them again.
 
     **Templated**: ``prompt``, ``system``, ``messages``, ``files``, ``options``, ``model``, ``output_path``,
@@ -57,7 +57,8 @@ class SegmindChatOperator(SegmindRunOperator):
     :param options: other parameters of the model (``temperature``, ``max_tokens``…), sent unchanged.
     :param api_format: ``gemini``, ``openai`` or ``anthropic``, for a model whose name does not tell its family.
     :param output_type: what the answer must be: a pydantic model, a type pydantic can adapt, or a JSON Schema.
-    :param max_repairs: how often to ask again, each time paid, when the answer is not of ``output_type``.
+    :param max_repairs: how many follow-ups, each a paid request, an answer may take that was cut off or is not of
+        ``output_type``; 0 never pays for a second request.
     :param max_inline_bytes: largest file sent inside the request, in bytes; 7,000,000 when None.
     :param large_files: a file is larger: ``fail``, or ``upload`` it to Segmind's storage, where anyone who has its
         address can read it.

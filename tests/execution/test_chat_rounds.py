@@ -212,10 +212,23 @@ def test_a_repair_that_is_cut_off_is_the_same_request_with_more_room(chat: Chat)
     chat.emulator.script(match=REASK, text='{"x"', finish_reason="length", times=1)
     chat.emulator.script(text="no data", times=1)
 
-    assert chat.ask(model=GPT, options={"max_tokens": 50}, **DATA) == {"x": 5}
+    fields: dict[str, Any] = {"model": GPT, "options": {"max_tokens": 50}, **DATA}
+
+    with pytest.raises(AirflowFailException, match=r"cut off.*2 requests were billed"):
+        chat.ask(max_repairs=1, **fields)
+    assert chat.ask(max_repairs=2, **fields) == {"x": 5}
     assert chat.posts == 3
     assert [chat.body(number)["max_tokens"] for number in range(3)] == [50, 50, 200]
     assert chat.body(2)["messages"] == chat.body(1)["messages"]
+
+
+@pytest.mark.parametrize("fields", [{}, DATA])
+def test_no_repairs_means_no_second_paid_request(fields: dict[str, Any], chat: Chat) -> None:
+    chat.emulator.script(text='{"x"', finish_reason="length")
+
+    with pytest.raises(AirflowFailException, match=r"cut off.*The request was billed"):
+        chat.ask(max_repairs=0, **fields)
+    assert chat.posts == 1
 
 
 def test_the_limit_of_repairs_applies_across_retries(chat: Chat) -> None:

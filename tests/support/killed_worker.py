@@ -157,7 +157,7 @@ def question() -> Question:
         said = read_reply(reply.result.to_json(), model=MODEL)
         left = MAX_QUESTIONS - reply.attempt
         decision = repairs.decide(
-            said, output_type.parse(said.text), repairs_left=left, truncation_retries_left=left,
+            said, output_type.parse(said.text), follow_ups_left=left,
             output_cap=repairs.output_cap_of(reply.inputs),
         )  # fmt: skip
         tokens = said.usage.total_tokens
