@@ -1,36 +1,36 @@
 """
 Every error this package raises, arranged by what its reader does next.
 
-The two questions asked of each: was money spent (``billed``), and does running the task again help (``retryable``)?
+Each answers two questions: was money spent (``billed``), and can running the task again help (``retryable``)?
 
 ::
 
     SegmindError
-    ├── SegmindConfigError               connection or parameter cannot work         billed no   retry no
-    │   └── SegmindRowError              one row of a table cannot be asked about    billed no   retry no
-    ├── SegmindAPIError                  carries status_code, request_id, body
-    │   ├── SegmindConnectionError       no answer; nothing paid can have arrived    billed no   retry yes
-    │   ├── SegmindSubmissionUnknownError  a paid call may have arrived; who knows   billed ?    by policy only
+    ├── SegmindConfigError               a connection or argument is invalid         billed no   retry no
+    │   └── SegmindRowError              one row of a table cannot be sent           billed no   retry no
+    ├── SegmindAPIError                  has status_code, request_id, body
+    │   ├── SegmindConnectionError       no response; no paid call can have arrived  billed no   retry yes
+    │   ├── SegmindSubmissionUnknownError  a paid call may have arrived              billed ?    by policy only
     │   ├── SegmindAuthenticationError   the key is missing or wrong                 billed no   retry no
     │   ├── SegmindPermissionError       the account may not use the model           billed no   retry no
-    │   ├── SegmindModelNotFoundError    no such model                               billed no   retry no
-    │   ├── SegmindModelRetiredError     the model is gone                           billed no   retry no
-    │   ├── SegmindBadRequestError       Segmind refuses what was sent               billed no   retry no
+    │   ├── SegmindModelNotFoundError    the model does not exist                    billed no   retry no
+    │   ├── SegmindModelRetiredError     the model was retired                       billed no   retry no
+    │   ├── SegmindBadRequestError       Segmind refuses the call                    billed no   retry no
     │   ├── SegmindCreditsError          the account cannot pay                      billed no   retry no
-    │   ├── SegmindRateLimitError        429 after the client's patience             billed no   retry yes
-    │   ├── SegmindServerError           5xx, patience over; paid: only by policy    billed no   retry yes
-    │   └── SegmindResponseError         an answer that breaks the contract          billed ?    see text
-    │       └── SegmindResponseTooLargeError  larger than the connection's bound     billed ?    no, raise the bound
-    ├── SegmindRequestError              what became of an accepted request
-    │   ├── SegmindRequestFailedError    Segmind reports FAILED; carries its words   billed no   retry no
+    │   ├── SegmindRateLimitError        429 after all retries of the client         billed no   retry yes
+    │   ├── SegmindServerError           5xx after all retries; paid: by policy      billed no   retry yes
+    │   └── SegmindResponseError         a malformed or unexpected response          billed ?    see text
+    │       └── SegmindResponseTooLargeError  larger than the connection's limit     billed ?    no, raise the limit
+    ├── SegmindRequestError              the outcome of an accepted request
+    │   ├── SegmindRequestFailedError    Segmind reports FAILED; has its reason      billed no   retry no
     │   ├── SegmindRequestExpiredError   the result is gone (over an hour)           billed yes  recover, or policy
     │   └── SegmindRequestTimeoutError   our deadline passed; it may still finish    billed yes  a retry re-attaches
     ├── SegmindReplyError                no text, truncated, blocked, bad JSON       billed yes  retry no
-    ├── SegmindDownloadError             a file's address, size or time              billed yes  no, raise the bound
-    ├── SegmindStateError                an earlier try's note cannot be read        billed no   retry yes
-    └── SegmindEnrichmentError           a table could not be enriched as asked      see text    see text
+    ├── SegmindDownloadError             a file's address, size or duration          billed yes  no, raise the limit
+    ├── SegmindStateError                an earlier try's record is unreadable       billed no   retry yes
+    └── SegmindEnrichmentError           an enrichment could not be completed       see text    see text
 
-``billed`` is True, False, or None where nobody can know. The HTTP meanings are those of Segmind's error pages
+``billed`` is True, False, or None when unknown. The HTTP meanings are those of Segmind's error pages
 (https://docs.segmind.com, "Errors") and of its Python SDK 1.3.0.
 """
 
@@ -42,11 +42,11 @@ from typing import Any
 from airflow_provider_segmind.masking import mask_known
 
 SHOWN_CHARACTERS = 200
-"""How much of a server's answer or a model's reply a message may quote."""
+"""Characters of a server's response or a model's reply that a message may quote."""
 
 
 def shorten(text: str, limit: int = SHOWN_CHARACTERS) -> str:
-    """Cut ``text`` to ``limit`` characters and mark the cut with an ellipsis."""
+    """Truncate ``text`` to ``limit`` characters and an ellipsis."""
     return text if len(text) <= limit else text[:limit] + "…"
 
 
@@ -54,22 +54,22 @@ class SegmindError(Exception):
     """The root of every error of this package."""
 
     billed: bool | None = False
-    """Whether money was spent on what failed: True, False, or None for "nobody can know"."""
+    """Whether money was spent on what failed: True, False, or None when unknown."""
 
     retryable: bool = False
-    """Whether running the same task again can end differently."""
+    """Whether running the same task again can succeed."""
 
     def __init__(self, *args: Any) -> None:
-        # Messages quote servers, and a server may quote the key.
+        # Messages quote servers, and a server may echo the key.
         super().__init__(*(mask_known(part) if isinstance(part, str) else part for part in args))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The default calls the class with the message alone, and several classes need more than that.
+        # The default calls the class with the message alone, but several classes have required arguments.
         return _rebuild, (type(self), self.args, self.__dict__)
 
 
 def _rebuild(kind: type[SegmindError], args: tuple[Any, ...], attributes: dict[str, Any]) -> SegmindError:
-    """Make an error again from what was pickled of it."""
+    """Unpickle an error."""
     error = kind.__new__(kind, *args)
     error.__dict__.update(attributes)
     return error
@@ -82,9 +82,9 @@ _NOTHING_SENT = re.compile(
 
 def after_sending(error: SegmindError, before: str) -> None:
     """
-    Correct a message that says "Nothing was sent" of one step, where something was sent before that step.
+    Correct a message that says "Nothing was sent" about one step when something was sent before that step.
 
-    :param before: what was sent before, in words.
+    :param before: what was sent before, as a clause.
     """
     said = _NOTHING_SENT.sub(f"Nothing more was sent; {before}", str(error))
     if said != str(error):
@@ -92,29 +92,29 @@ def after_sending(error: SegmindError, before: str) -> None:
 
 
 class SegmindConfigError(SegmindError):
-    """A connection or a parameter cannot work. Nothing was sent."""
+    """A connection or an argument is invalid. Nothing was sent."""
 
 
 class SegmindRowError(SegmindConfigError):
-    """What stands in one row of a table cannot be asked about; other rows can. Nothing was sent for it."""
+    """The values of one row of a table cannot be sent; other rows are not affected. Nothing was sent for it."""
 
 
 class SegmindAPIError(SegmindError):
     """
-    Segmind's answer, or the lack of one, is not what was asked for.
+    A call to Segmind failed.
 
     :param message: what was tried, what came back, what it costs, what to do.
-    :param status_code: HTTP status of the answer, None when there was none.
-    :param request_id: the request the call was about, when it was about one.
-    :param body: the server's words, at most 200 characters, secrets masked.
+    :param status_code: HTTP status of the response, None when there was none.
+    :param request_id: the request that the call was about, if any.
+    :param body: the server's message, at most 200 characters, secrets masked.
     """
 
     gateway: bool = False
-    """Whether something in front of Segmind answered (a redirect, a gateway's 5xx, a page), so that the answer says
-    nothing about the call itself."""
-    patience_spent: bool = False
-    """Whether the call has waited for as long as it may, so that the client does not begin anew; a retry of the task
-    may help."""
+    """Whether something in front of Segmind responded (a redirect, a gateway's 5xx, an HTML page), so that the response
+    says nothing about the call itself."""
+    retries_exhausted: bool = False
+    """Whether the call has waited for as long as it may, so that the client does not retry it; a retry of the task may
+    help."""
 
     def __init__(
         self, message: str, *, status_code: int | None = None, request_id: str | None = None, body: str | None = None
@@ -126,13 +126,13 @@ class SegmindAPIError(SegmindError):
 
 
 class SegmindConnectionError(SegmindAPIError):
-    """No answer, and nothing that costs money can have arrived. A retry helps."""
+    """There was no response, and no paid call can have arrived. A retry may help."""
 
     retryable = True
 
 
 class SegmindSubmissionUnknownError(SegmindAPIError):
-    """A paid call may have arrived and nobody knows. It is never sent again by itself."""
+    """A paid call may or may not have arrived. It is never sent again automatically."""
 
     billed = None
 
@@ -142,28 +142,28 @@ class SegmindAuthenticationError(SegmindAPIError):
 
 
 class SegmindPermissionError(SegmindAPIError):
-    """The key is good but the account may not do this (HTTP 403)."""
+    """The key is valid, but the account may not do this (HTTP 403)."""
 
 
 class SegmindModelNotFoundError(SegmindAPIError):
-    """Segmind knows no model of this name (HTTP 404 on submit)."""
+    """Segmind has no model of this name (HTTP 404 on submit)."""
 
 
 class SegmindModelRetiredError(SegmindAPIError):
-    """The model existed and is gone (HTTP 410)."""
+    """Segmind has retired the model (HTTP 410)."""
 
 
 class SegmindBadRequestError(SegmindAPIError):
-    """Segmind refuses what was sent (HTTP 400, 405, 406, 413, 422 on submit, other 4xx)."""
+    """Segmind refuses the call (HTTP 400, 405, 406, 413, 422 on submit, other 4xx)."""
 
 
 class SegmindCreditsError(SegmindAPIError):
-    """The account cannot pay (HTTP 402, or 406 that speaks of credits or a spend limit)."""
+    """The account cannot pay (HTTP 402, or 406 that mentions credits or a spend limit)."""
 
 
 class SegmindRateLimitError(SegmindAPIError):
     """
-    Too many calls (HTTP 429), and the client's own patience is over.
+    Too many calls (HTTP 429), also after all retries of the client.
 
     :param retry_after: seconds until the limit resets, None when the server does not say.
     """
@@ -185,9 +185,9 @@ class SegmindRateLimitError(SegmindAPIError):
 
 class SegmindServerError(SegmindAPIError):
     """
-    A call was answered 5xx until the client's patience was over. A retry helps.
+    Segmind responded 5xx until the client's retries were exhausted. A retry of the task may help.
 
-    Of a free call, or of a paid one where the connection's ``resubmit_on_server_error`` says a 5xx created nothing.
+    Raised for a free call, or for a paid one if ``resubmit_on_server_error`` of the connection is set.
     """
 
     retryable = True
@@ -195,12 +195,12 @@ class SegmindServerError(SegmindAPIError):
 
 class SegmindResponseError(SegmindAPIError):
     """
-    The answer breaks the contract: no request id, not JSON, a redirect, a proxy's page.
+    The response breaks the contract: no request id, not JSON, a redirect, a proxy's HTML page.
 
-    :param billed: None after a paid call that may have been carried out; True where a file of a result is missing;
-        False where nothing paid was sent, or where something in front of Segmind refused it.
-    :param retryable: True where something in front of Segmind answered and nothing was created, for a file of a result,
-        and for a free call whose answer was cut off.
+    :param billed: None after a paid call that may have been carried out; True for a missing file of a result; False
+        if no paid call was sent, or something in front of Segmind refused it.
+    :param retryable: True if something in front of Segmind responded and nothing was created, for a file of a result,
+        and for a free call whose response was cut off.
     """
 
     def __init__(
@@ -220,7 +220,7 @@ class SegmindResponseError(SegmindAPIError):
 
 class SegmindResponseTooLargeError(SegmindResponseError):
     """
-    The response is larger than the bound of the connection, and was not read to its end.
+    The response is larger than the limit of the connection and was not read to its end.
 
     :param billed: True for the result of a request, None after a paid call, False otherwise.
     """
@@ -228,7 +228,7 @@ class SegmindResponseTooLargeError(SegmindResponseError):
 
 class SegmindRequestError(SegmindError):
     """
-    What became of one request that Segmind accepted.
+    The outcome of a request that Segmind accepted.
 
     :param request_id: the request.
     """
@@ -240,9 +240,9 @@ class SegmindRequestError(SegmindError):
 
 class SegmindRequestFailedError(SegmindRequestError):
     """
-    Segmind reports FAILED, content blocks included. Nothing was billed; waiting again cannot help.
+    Segmind reports FAILED, content blocks included. Nothing was billed; waiting again will not help.
 
-    :param reason: Segmind's own words, at most 200 characters.
+    :param reason: Segmind's message, at most 200 characters.
     """
 
     def __init__(self, message: str, *, request_id: str, reason: str = "") -> None:
@@ -252,7 +252,7 @@ class SegmindRequestFailedError(SegmindRequestError):
 
 class SegmindRequestExpiredError(SegmindRequestError):
     """
-    The result is gone: Segmind keeps one for an hour after submission.
+    The result is gone: Segmind keeps results for an hour after submission.
 
     :param age: seconds since submission, None when unknown.
     :param cost: USD as billed according to the request record, None when unknown.
@@ -267,7 +267,7 @@ class SegmindRequestExpiredError(SegmindRequestError):
 
 
 class SegmindRequestTimeoutError(SegmindRequestError):
-    """Our deadline passed. There is no cancel call: the request goes on and may be billed; a retry re-attaches."""
+    """Our deadline passed. There is no cancel call: the request continues and may be billed; a retry re-attaches."""
 
     billed = True
     retryable = True
@@ -275,7 +275,7 @@ class SegmindRequestTimeoutError(SegmindRequestError):
 
 class SegmindReplyError(SegmindError):
     """
-    The model answered, and was paid, but the answer cannot be used.
+    The model replied, and the reply was billed, but it cannot be used.
 
     :param reason: ``empty``, ``truncated``, ``blocked`` or ``invalid``.
     :param reply: the first 200 characters of the reply.
@@ -292,11 +292,11 @@ class SegmindReplyError(SegmindError):
 
 class SegmindDownloadError(SegmindError):
     """
-    A file of a result is not fetched: its address is not public, or it is larger or slower than its bounds.
+    A file of a result was not downloaded: its address is not public, or it exceeded the limits of size or time.
 
     The request was billed. Segmind keeps the file for seven days.
 
-    :param refused: whether its address is the reason; then nothing was sent there.
+    :param refused: whether the address is the reason; then nothing was sent there.
     """
 
     billed = True
@@ -307,16 +307,16 @@ class SegmindDownloadError(SegmindError):
 
 
 class SegmindStateError(SegmindError):
-    """What an earlier try noted cannot be read. Unreadable is not absent: nothing is submitted until it can be."""
+    """The record of an earlier try cannot be read. Unreadable is not absent: nothing is submitted until it can be."""
 
     retryable = True
 
 
 class SegmindEnrichmentError(SegmindError):
     """
-    A table could not be enriched as asked.
+    An enrichment could not be completed as configured.
 
-    :param retryable: True when the ledger could not be read or rows are left that a retry does.
+    :param retryable: True when the ledger could not be read or rows remain for a retry.
     """
 
     def __init__(self, message: str, *, retryable: bool = False) -> None:

@@ -1,9 +1,8 @@
 """
-The only door from our errors to the failures Airflow acts on.
+The only place where our errors become failures that Airflow acts on.
 
-Airflow asks one question of an exception: may the task be tried again? An error that a retry cannot mend becomes
-``AirflowFailException``, so that retries are not burnt on it; every other error passes as it is and follows the task's
-``retries``.
+An error that a retry cannot resolve becomes ``AirflowFailException``, so that no retries are wasted on it; every other
+error is raised unchanged and follows the task's ``retries``.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from airflow_provider_segmind.masking import masked
 
 
 def earlier_try(context: Any) -> str | None:
-    """Say that an earlier try may have sent something, None in the first try."""
+    """Return a clause saying that an earlier try may have sent something, None in the first try."""
     number = getattr(context.get("ti"), "try_number", None)
     return "an earlier try may have sent requests" if isinstance(number, int) and number > 1 else None
 
@@ -26,9 +25,9 @@ def earlier_try(context: Any) -> str | None:
 @contextmanager
 def task_failures(sent: Callable[[], str | None] = lambda: None) -> Iterator[None]:
     """
-    Turn an error that a retry cannot mend into one that Airflow does not retry.
+    Turn an error that a retry cannot resolve into one that Airflow does not retry.
 
-    :param sent: says in words what the task had sent before, None when nothing.
+    :param sent: returns a clause about what the task had sent before, None if nothing.
     """
     try:
         yield
@@ -46,14 +45,14 @@ def task_failures(sent: Callable[[], str | None] = lambda: None) -> Iterator[Non
 
 
 def skip(reason: str) -> NoReturn:
-    """Skip the task, and with it what follows by the usual trigger rule."""
+    """Skip the task and, under the default trigger rule, the tasks downstream of it."""
     raise AirflowSkipException(reason)
 
 
 @contextmanager
 def sensor_failures(*, soft_fail: bool, never_fail: bool) -> Iterator[None]:
     """
-    Do the same for a sensor, whose deadline Airflow knows under a name of its own and never retries.
+    Do the same for a sensor, whose timeout is a separate exception that Airflow never retries.
 
     :param soft_fail: skip the task instead of failing it when it times out or cannot succeed.
     :param never_fail: skip the task on every error.
@@ -64,7 +63,9 @@ def sensor_failures(*, soft_fail: bool, never_fail: bool) -> Iterator[None]:
         masked(error)
         final = not error.retryable or isinstance(error, SegmindRequestTimeoutError)
         if never_fail or (soft_fail and final):
-            raise AirflowSkipException(f"Skipped instead of failed, as asked: {error}") from error
+            raise AirflowSkipException(
+                f"Skipped instead of failed, because of {'never_fail' if never_fail else 'soft_fail'}: {error}"
+            ) from error
         if isinstance(error, SegmindRequestTimeoutError):
             raise AirflowSensorTimeout(str(error)) from error
         if final:

@@ -1,4 +1,4 @@
-"""Links from a task in the UI to the model it asks and to what came of it."""
+"""Links from a task in the UI to its model and to its result."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ if TYPE_CHECKING:
 
 
 MODEL_PAGE = "https://www.segmind.com/models/{model}/api"
-"""The public page of a model. Segmind documents no address for a single request."""
+"""The public page of a model. Segmind documents no page for a single request."""
 
 
 class SegmindModelLink(BaseOperatorLink):
-    """The model's page at Segmind: parameters, prices, samples. There from the submission on, while deferred too."""
+    """The model's page at Segmind: parameters, prices, samples. Available from the submission on."""
 
     name = "Segmind model"
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
-        """Return the page of the model that was asked, empty while nobody knows which."""
+        """Return the page of the task's model, empty while the model is unknown."""
         model = getattr(operator, "model_used", None) or getattr(operator, "model", None)
         if not isinstance(model, str) or not re.fullmatch(r"[\w.\-/]+", model):
-            # A template, or a model that only the connection names.
+            # A template, or the connection's default model.
             return ""
         return MODEL_PAGE.format(model=quote(model))
 
 
 class SegmindOutputLink(BaseOperatorLink):
-    """The result: the file it was landed in, or the output URL that Segmind gave. There when the task has ended."""
+    """The result: the file where it is stored, or Segmind's output URL. Available when the task has ended."""
 
     name = "Segmind output"
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
-        """Return where the result is, empty when it is nowhere but in XCom."""
+        """Return where the result is, empty when it is only in XCom."""
         if hasattr(operator, "result_uri"):
             return operator.result_uri or ""
-        # Airflow 2.11 asks in the webserver, which holds no operator but its serialized fields.
+        # Airflow 2.11 calls this in the webserver, which has only the serialized fields of the operator.
         from airflow_provider_segmind.compat import XCom
 
         return result_address(XCom.get_value(ti_key=ti_key, key="return_value")) or ""

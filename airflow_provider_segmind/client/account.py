@@ -13,7 +13,6 @@ from airflow_provider_segmind.client.models import RequestResult, RequestState
 from airflow_provider_segmind.client.poll_schedule import shared_history
 from airflow_provider_segmind.client.rate_limiter import CountCall, Priority, RateSettings, Throttle, rate_limiter_for
 from airflow_provider_segmind.client.response_body import MAX_RESPONSE_BYTES
-from airflow_provider_segmind.client.retry import Patience
 from airflow_provider_segmind.masking import remember
 
 MAX_DOWNLOAD_BYTES = 1 << 30
@@ -47,7 +46,6 @@ class ClientConfig:
     :param redis_url: Redis through which processes share the rate limit; may contain a password.
     :param typical_seconds: usual latencies of models, until completions are observed.
     :param model: the model of tasks that name none.
-    :param patience: how long the client retries.
     :param max_response_bytes: largest response, compressed and decompressed.
     :param downloads: limits for each downloaded file of a result.
     """
@@ -62,7 +60,6 @@ class ClientConfig:
     typical_seconds: tuple[tuple[str, float], ...] = ()
     model: str | None = None
     resubmit_on_server_error: bool = False
-    patience: Patience = field(default_factory=Patience)
     max_response_bytes: int = MAX_RESPONSE_BYTES
     downloads: DownloadLimits = field(default_factory=DownloadLimits)
 

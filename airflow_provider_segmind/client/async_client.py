@@ -23,7 +23,7 @@ from airflow_provider_segmind.client.models import (
     SyncResult,
 )
 from airflow_provider_segmind.client.rate_limiter import Priority
-from airflow_provider_segmind.client.retry import Patience, async_retrying, may_send_again
+from airflow_provider_segmind.client.retry import DEFAULT_LIMITS, RetryLimits, async_retrying, may_send_again
 from airflow_provider_segmind.client.transport_errors import BeforeSend, httpx
 from airflow_provider_segmind.client.transports import prepare, transport_for
 from airflow_provider_segmind.exceptions import SegmindError
@@ -138,7 +138,7 @@ class AsyncSegmindClient(AccountCalls):
     async def perform(
         self,
         call: Call[T],
-        patience: Patience | None = None,
+        limits: RetryLimits = DEFAULT_LIMITS,
         on_permit: Callable[[], Awaitable[object]] | None = None,
         before_send: BeforeSend | None = None,
     ) -> T:
@@ -150,11 +150,11 @@ class AsyncSegmindClient(AccountCalls):
                 raise
             first = error
         # The loop costs a tenth of a call to set up, so it is only made when there is something to repeat.
-        loop = async_retrying(patience or self.config.patience, sleep=self._sleep, rng=self.rng, paid=call.asked.paid)
+        loop = async_retrying(limits, sleep=self._sleep, rng=self.rng, paid=call.asked.paid)
         return await loop(_after(first, partial(self._admitted, on_permit=on_permit, before_send=before_send)), call)
 
     async def drive(self, steps: Generator[Any, Any, T], pending: polling.Pending | None = None) -> T:
-        """Carry out what ``steps`` yields, a call or a pause, until it returns. Calls are made without patience."""
+        """Carry out what ``steps`` yields, a call or a pause, until it returns. Calls are not retried."""
         try:
             step = next(steps)
             while True:

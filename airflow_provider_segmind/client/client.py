@@ -27,7 +27,7 @@ from airflow_provider_segmind.client.models import (
     SyncResult,
 )
 from airflow_provider_segmind.client.rate_limiter import Priority
-from airflow_provider_segmind.client.retry import Patience, retrying
+from airflow_provider_segmind.client.retry import DEFAULT_LIMITS, RetryLimits, retrying
 from airflow_provider_segmind.client.transport_errors import httpx
 from airflow_provider_segmind.client.transports import BlockingTransport
 from airflow_provider_segmind.exceptions import SegmindError
@@ -90,7 +90,7 @@ class SegmindClient(AccountCalls):
         self, model: str, inputs: Mapping[str, Any], *, on_permit: Callable[[], object]
     ) -> SubmittedRequest:
         """
-        Submit with one POST and no patience; errors as in :meth:`submit`.
+        Submit with one POST, never retried; errors as in :meth:`submit`.
 
         :param on_permit: called when the rate limiter lets the call through, right before it is sent.
         """
@@ -144,14 +144,14 @@ class SegmindClient(AccountCalls):
         """Wait for a request to end; see :func:`polling.wait`."""
         return self.drive(self.waiting(pending, fetch=fetch, until=until, report=report), pending)
 
-    def perform(self, call: Call[T], patience: Patience | None = None) -> T:
+    def perform(self, call: Call[T], limits: RetryLimits = DEFAULT_LIMITS) -> T:
         """Carry out a call, again where that is allowed."""
-        loop = retrying(patience or self.config.patience, sleep=self._sleep, rng=self.rng, paid=call.asked.paid)
+        loop = retrying(limits, sleep=self._sleep, rng=self.rng, paid=call.asked.paid)
         result: T = loop(self._admitted, call)
         return result
 
     def drive(self, steps: Generator[Any, Any, T], pending: polling.Pending | None = None) -> T:
-        """Carry out what ``steps`` yields, a call or a pause, until it returns. Calls are made without patience."""
+        """Carry out what ``steps`` yields, a call or a pause, until it returns. Calls are not retried."""
         try:
             step = next(steps)
             while True:

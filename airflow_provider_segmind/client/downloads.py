@@ -28,7 +28,7 @@ from airflow_provider_segmind.client.public_network import (
 )
 from airflow_provider_segmind.client.response_body import Body, TooLargeError, Unpacker, UnreadableBodyError
 from airflow_provider_segmind.client.responses import Answer, Asked, refusal
-from airflow_provider_segmind.client.retry import Patience, retrying
+from airflow_provider_segmind.client.retry import RetryLimits, retrying
 from airflow_provider_segmind.client.transport_errors import (
     answer_headers,
     http_timeout,
@@ -162,7 +162,7 @@ def download(
     """
     what = f"Downloading {shorten(urlsplit(file.url).path, 120)!r}"
     fetch = _Fetch(Asked(what=what, secret=""), downloads, transport, monotonic, monotonic() + downloads.limits.seconds)
-    loop = retrying(Patience(attempts=5, seconds=120.0), sleep=sleep, rng=rng or random.Random())
+    loop = retrying(RetryLimits(attempts=5, seconds=120.0), sleep=sleep, rng=rng or random.Random())
     return int(loop(fetch.attempt, file, open_sink))
 
 

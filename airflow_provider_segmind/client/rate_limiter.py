@@ -265,7 +265,7 @@ class RateLimiter:
                 f"The rate limit shared through Redis has been unreachable for {now - since:.0f} s. This call was not "
                 "sent and nothing was billed for it; check the Redis URL of the connection."
             )
-            error.patience_spent = True
+            error.retries_exhausted = True
             raise error
 
     def _take_shared_slot(

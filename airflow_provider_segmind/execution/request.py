@@ -19,7 +19,7 @@ from airflow_provider_segmind.client.client import SegmindClient
 from airflow_provider_segmind.client.downloads import Downloads
 from airflow_provider_segmind.client.models import RequestRecord, RequestResult
 from airflow_provider_segmind.client.polling import Pending, expired_error
-from airflow_provider_segmind.client.retry import retrying
+from airflow_provider_segmind.client.retry import DEFAULT_LIMITS, retrying
 from airflow_provider_segmind.client.submission import (
     Attach,
     Fingerprint,
@@ -274,7 +274,7 @@ class RequestExecution:
             previous_ids=decision.previous_ids,
             spent_before=self._spent_before,
         )
-        attempts = retrying(self._client.config.patience, sleep=self._sleep, rng=random.Random(), paid=True)
+        attempts = retrying(DEFAULT_LIMITS, sleep=self._sleep, rng=random.Random(), paid=True)
         try:
             self._record = self._write(attempts(self._post, new, body))
         except SegmindError as error:

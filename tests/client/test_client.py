@@ -18,7 +18,7 @@ import pytest
 
 from airflow_provider_segmind.client.client import AsyncSegmindClient, ClientConfig, SegmindClient
 from airflow_provider_segmind.client.endpoints import Endpoints
-from airflow_provider_segmind.client.retry import Patience
+from airflow_provider_segmind.client.retry import ONE_ATTEMPT
 from airflow_provider_segmind.client.transport_errors import httpx
 from airflow_provider_segmind.exceptions import (
     SegmindAPIError,
@@ -216,11 +216,11 @@ def test_a_free_call_is_sent_again(world: World, act: Act, blip: Any) -> None:
 
 
 @pytest.mark.parametrize("act", FREE)
-def test_the_patience_over_a_free_call_ends(world: World, act: Act) -> None:
+def test_a_free_call_is_not_retried_without_end(world: World, act: Act) -> None:
     with pytest.raises(SegmindServerError):
-        world.run(answer(503), act, patience=Patience(attempts=4))
+        world.run(answer(503), act)
 
-    assert len(world.seen) == 4
+    assert len(world.seen) == 6
 
 
 def test_a_submit_is_one_post_of_the_inputs(world: World) -> None:
@@ -344,7 +344,7 @@ def test_an_upload_returns_the_urls(world: World, key: str) -> None:
 def outcome(world: World, reply: Any, act: Act, key: str) -> str:
     """Return the repr of what a call returns, or the traceback it ends with."""
     try:
-        return repr(world.run(reply, act, key=key, patience=Patience(attempts=1)))
+        return repr(world.run(reply, act, key=key))
     except SegmindError as error:
         return "".join(traceback.format_exception(error)) + repr(vars(error))
 
@@ -498,13 +498,12 @@ def test_a_free_call_lost_on_a_real_socket_is_sent_again(
     world: World, loopback: Callable[..., Loopback], treat: Callable[[socket.socket], None]
 ) -> None:
     server = loopback(treat)
-    patience = Patience(attempts=2)
 
     with pytest.raises(SegmindConnectionError):
-        world.run(None, status, endpoints=Endpoints(gateway=server.url), request_timeout=0.3, patience=patience)
+        world.run(None, status, endpoints=Endpoints(gateway=server.url), request_timeout=0.3)
 
     # aiohttp repeats a GET once by itself when its connection is reset.
-    assert len(server.received) in (2, 4)
+    assert len(server.received) in (6, 12)
 
 
 def test_a_refused_connection_never_left(world: World) -> None:
@@ -522,9 +521,7 @@ def test_a_server_without_tls_never_got_the_request(world: World, loopback: Call
     gateway = server.url.replace("http://", "https://")
 
     with pytest.raises(SegmindConnectionError, match="never left"):
-        world.run(
-            None, submit, endpoints=Endpoints(gateway=gateway), patience=Patience(attempts=1), request_timeout=2.0
-        )
+        world.run(None, submit, endpoints=Endpoints(gateway=gateway), request_timeout=2.0)
 
     assert all(b"x-api-key" not in data for data in server.received)
 
@@ -533,7 +530,7 @@ def test_a_server_that_accepts_and_never_shakes_hands_never_got_the_request(worl
     with socket.create_server(("127.0.0.1", 0)) as server:
         gateway = f"https://127.0.0.1:{server.getsockname()[1]}"
         with pytest.raises(SegmindConnectionError, match=r"Connect(ion)?Timeout"):
-            world.run(None, submit, endpoints=Endpoints(gateway=gateway), patience=Patience(1), request_timeout=0.4)
+            world.run(None, submit, endpoints=Endpoints(gateway=gateway), request_timeout=0.4)
 
 
 def test_a_host_that_cannot_be_dialled_is_a_matter_of_the_connection(world: World) -> None:
@@ -563,9 +560,13 @@ def test_a_redirect_on_a_real_socket_carries_the_key_nowhere(world: World, loopb
         peer.sendall(f"HTTP/1.1 307 x\r\nlocation: {other.url}/v2/m\r\ncontent-length: 0\r\n\r\n".encode())
 
     server = loopback(redirect)
-    for act in (submit, status):
+    calls: list[Callable[[Any], Any]] = [
+        lambda client: client.perform(client.wire.submit("a-model", {}), ONE_ATTEMPT),
+        lambda client: client.perform(client.wire.status("r-1"), ONE_ATTEMPT),
+    ]
+    for act in calls:
         with pytest.raises(SegmindResponseError, match="not followed"):
-            world.run(None, act, endpoints=Endpoints(gateway=server.url), patience=Patience(attempts=1))
+            world.run(None, act, endpoints=Endpoints(gateway=server.url))
 
     assert len(server.received) == 2
     assert other.received == []

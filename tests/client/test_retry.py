@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from airflow_provider_segmind import exceptions
-from airflow_provider_segmind.client.retry import Patience, may_send_again, retrying, seconds_before_retry
+from airflow_provider_segmind.client.retry import RetryLimits, may_send_again, retrying, seconds_before_retry
 from airflow_provider_segmind.exceptions import (
     SegmindConnectionError,
     SegmindError,
@@ -48,11 +48,11 @@ def test_everything_else_is_not_sent_again(error: BaseException) -> None:
 
 def test_a_call_that_has_waited_as_long_as_it_may_is_left_to_a_retry_of_the_task() -> None:
     error = exceptions.SegmindConnectionError("The shared rate limit is out of reach.")
-    error.patience_spent = True
+    error.retries_exhausted = True
 
     assert error.retryable
     assert not may_send_again(error)
-    assert count(Patience(attempts=5), error, paid=True) == 1
+    assert count(RetryLimits(attempts=5), error, paid=True) == 1
 
 
 def test_no_error_class_may_be_repeated_while_its_bill_is_unknown() -> None:
@@ -77,13 +77,13 @@ def test_a_reset_time_is_waited_for_and_a_little_more(jitter: float) -> None:
     assert 20.1 <= seconds <= 21.0
 
 
-def test_a_reset_that_a_wrong_clock_reads_as_past_does_not_end_the_patience_at_once() -> None:
+def test_a_reset_that_a_wrong_clock_reads_as_past_does_not_end_the_retries_at_once() -> None:
     error = SegmindRateLimitError("429", retry_after=0.0)
 
     assert sum(seconds_before_retry(error, attempt, 0.5) for attempt in range(1, 6)) > 25
 
 
-def count(patience: Patience, error: SegmindError, *, paid: bool = False) -> int:
+def count(limits: RetryLimits, error: SegmindError, *, paid: bool = False) -> int:
     calls = 0
 
     def call() -> None:
@@ -92,24 +92,24 @@ def count(patience: Patience, error: SegmindError, *, paid: bool = False) -> int
         raise error
 
     with pytest.raises(type(error)) as caught:
-        retrying(patience, sleep=lambda _: None, rng=random.Random(1), paid=paid)(call)
+        retrying(limits, sleep=lambda _: None, rng=random.Random(1), paid=paid)(call)
     assert caught.value is error
     return calls
 
 
-def test_a_call_is_tried_as_often_as_patience_says() -> None:
-    assert count(Patience(attempts=6), SegmindServerError("5xx")) == 6
-    assert count(Patience(attempts=1), SegmindServerError("5xx")) == 1
+def test_a_call_is_tried_as_often_as_the_limits_say() -> None:
+    assert count(RetryLimits(attempts=6), SegmindServerError("5xx")) == 6
+    assert count(RetryLimits(attempts=1), SegmindServerError("5xx")) == 1
 
 
 def test_a_paid_call_is_repeated_twice_at_most_after_a_server_error() -> None:
-    assert count(Patience(attempts=6), SegmindServerError("5xx"), paid=True) == 3
-    assert count(Patience(attempts=2), SegmindServerError("5xx"), paid=True) == 2
+    assert count(RetryLimits(attempts=6), SegmindServerError("5xx"), paid=True) == 3
+    assert count(RetryLimits(attempts=2), SegmindServerError("5xx"), paid=True) == 2
 
 
-def test_a_paid_call_that_never_left_has_the_whole_patience() -> None:
-    assert count(Patience(attempts=6), SegmindConnectionError("refused"), paid=True) == 6
+def test_a_paid_call_that_was_never_sent_gets_all_attempts() -> None:
+    assert count(RetryLimits(attempts=6), SegmindConnectionError("refused"), paid=True) == 6
 
 
-def test_no_call_starts_after_the_patience_is_over() -> None:
-    assert count(Patience(attempts=6, seconds=30.0), SegmindRateLimitError("429", retry_after=31.0)) == 1
+def test_no_attempt_starts_after_the_last_second_allowed() -> None:
+    assert count(RetryLimits(attempts=6, seconds=30.0), SegmindRateLimitError("429", retry_after=31.0)) == 1

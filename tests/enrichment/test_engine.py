@@ -720,7 +720,7 @@ async def test_a_shared_limit_that_stays_out_of_reach_stops_the_run_at_once() ->
         nonlocal calls
         calls += 1
         error = SegmindConnectionError("The rate limit shared through Redis has been out of reach for 30 s.")
-        error.patience_spent = True
+        error.retries_exhausted = True
         raise error
 
     world.segmind.submit = out_of_reach  # type: ignore[method-assign]

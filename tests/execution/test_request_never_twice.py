@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from airflow_provider_segmind.client.client import ClientConfig, SegmindClient
-from airflow_provider_segmind.client.retry import Patience
 from airflow_provider_segmind.client.submission import SubmissionRecord
 from airflow_provider_segmind.client.transport_errors import httpx
 from airflow_provider_segmind.exceptions import (
@@ -146,7 +145,7 @@ class World:
         transport: Callable[[httpx.Request], httpx.Response] | None = None,
     ) -> RequestExecution:
         client = SegmindClient(
-            ClientConfig(api_key="SG_x", patience=Patience(attempts=2)),
+            ClientConfig(api_key="SG_x"),
             transport=httpx.MockTransport(transport or self.segmind),
             sleep=self.sleep,
             clock=lambda: self.now,

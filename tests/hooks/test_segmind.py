@@ -152,7 +152,7 @@ def test_a_field_of_the_wrong_type_is_named_with_its_connection(
 def test_a_field_that_means_nothing_is_warned_of_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    account._warn_of.cache_clear()
+    account._warn_of_unknown_field.cache_clear()
     extra = {"request_per_minute": 30, "extra__segmind__model": "m"}
     monkeypatch.setattr(SegmindHook, "get_connection", lambda *_: connection(extra=json.dumps(extra)))
     for _ in range(2):
