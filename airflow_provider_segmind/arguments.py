@@ -20,8 +20,6 @@ from airflow_provider_segmind.exceptions import SegmindConfigError, shorten
 if TYPE_CHECKING:
     from airflow_provider_segmind.chat.output_type import OutputType
 
-if TYPE_CHECKING:
-    pass
 from airflow_provider_segmind.defaults import ANSWER_COLUMN, OWN_PREFIX
 
 LARGEST = 1e300

@@ -1,14 +1,14 @@
 """
-The names of Airflow 2.11 and 3.x behind one door.
+The names of Airflow 2.11 and 3.x in one module.
 
-Nothing else in this package imports ``airflow``, and the core rooms do not import this module; contracts in
-``pyproject.toml`` hold both. A name is looked up when it is first asked for, so that importing this module costs a DAG
-parse nothing, and a module pays only for the names it uses.
+No other module of this package imports ``airflow``, and the core rooms do not import this one; contracts in
+``pyproject.toml`` enforce both. A name is resolved on first use, so that importing this module costs a DAG parse
+nothing and each module pays only for the names it uses.
 
-There is a provider for this, ``common-compat``. It is not used because every release of Airflow pins it in its
+Airflow has the provider ``common-compat`` for this. It is not used because every release of Airflow pins it in its
 constraints, and no released pin is new enough.
 
-To add a name: its modules in :data:`_MODULES`, newest Airflow first, and its import for type checkers.
+To add a name, add its modules to :data:`_MODULES`, newest Airflow first, and its import for type checkers.
 """
 
 from __future__ import annotations
@@ -18,71 +18,35 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from airflow.providers.common.sql.hooks.sql import DbApiHook as DbApiHook
+    from airflow.providers.common.sql.hooks.sql import DbApiHook
     from airflow.sdk import (
-        BaseHook as BaseHook,
+        BaseHook,
+        BaseOperator,
+        BaseOperatorLink,
+        BaseSensorOperator,
+        Connection,
+        Context,
+        ObjectStoragePath,
+        PokeReturnValue,
+        Variable,
+        XComArg,
     )
-    from airflow.sdk import (
-        BaseOperator as BaseOperator,
-    )
-    from airflow.sdk import (
-        BaseOperatorLink as BaseOperatorLink,
-    )
-    from airflow.sdk import (
-        BaseSensorOperator as BaseSensorOperator,
-    )
-    from airflow.sdk import (
-        Connection as Connection,
-    )
-    from airflow.sdk import (
-        Context as Context,
-    )
-    from airflow.sdk import (
-        ObjectStoragePath as ObjectStoragePath,
-    )
-    from airflow.sdk import (
-        PokeReturnValue as PokeReturnValue,
-    )
-    from airflow.sdk import (
-        Variable as Variable,
-    )
-    from airflow.sdk import (
-        XComArg as XComArg,
-    )
-    from airflow.sdk.bases.decorator import (
-        DecoratedOperator as DecoratedOperator,
-    )
-    from airflow.sdk.bases.decorator import (
-        determine_kwargs as determine_kwargs,
-    )
-    from airflow.sdk.bases.decorator import (
-        task_decorator_factory as task_decorator_factory,
-    )
-    from airflow.sdk.configuration import conf as conf
-    from airflow.sdk.definitions._internal.types import SET_DURING_EXECUTION as SET_DURING_EXECUTION
-    from airflow.sdk.definitions.context import context_merge as context_merge
+    from airflow.sdk.bases.decorator import DecoratedOperator, determine_kwargs, task_decorator_factory
+    from airflow.sdk.configuration import conf
+    from airflow.sdk.definitions._internal.types import SET_DURING_EXECUTION
+    from airflow.sdk.definitions.context import context_merge
     from airflow.sdk.exceptions import (
-        AirflowException as AirflowException,
+        AirflowException,
+        AirflowFailException,
+        AirflowSensorTimeout,
+        AirflowSkipException,
+        TaskDeferred,
     )
-    from airflow.sdk.exceptions import (
-        AirflowFailException as AirflowFailException,
-    )
-    from airflow.sdk.exceptions import (
-        AirflowSensorTimeout as AirflowSensorTimeout,
-    )
-    from airflow.sdk.exceptions import (
-        AirflowSkipException as AirflowSkipException,
-    )
-    from airflow.sdk.exceptions import (
-        TaskDeferred as TaskDeferred,
-    )
-    from airflow.sdk.execution_time.context import NEVER_EXPIRE as NEVER_EXPIRE
-    from airflow.sdk.execution_time.xcom import XCom as XCom
-    from airflow.sdk.log import mask_secret as mask_secret
-    from airflow.sdk.types import TaskInstanceKey as TaskInstanceKey
-    from airflow.triggers.base import BaseTrigger as BaseTrigger
-    from airflow.triggers.base import TriggerEvent as TriggerEvent
-
+    from airflow.sdk.execution_time.context import NEVER_EXPIRE
+    from airflow.sdk.execution_time.xcom import XCom
+    from airflow.sdk.log import mask_secret
+    from airflow.sdk.types import TaskInstanceKey
+    from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 _EXCEPTIONS: Final = ("airflow.sdk.exceptions", "airflow.exceptions")
 _MODULES: Final[dict[str, tuple[str, ...]]] = {
@@ -122,23 +86,23 @@ _MODULES: Final[dict[str, tuple[str, ...]]] = {
 
 
 def __getattr__(name: str) -> Any:
-    """Look a name up in the Airflow that is installed, once."""
+    """Resolve a name in the installed Airflow, once."""
     if name == "SET_DURING_EXECUTION":
         value = _set_during_execution()
     elif name in _MODULES:
-        value = _look_up(name, _MODULES[name])
+        value = _resolve(name, _MODULES[name])
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value
     return value
 
 
-def _look_up(name: str, modules: tuple[str, ...]) -> Any:
+def _resolve(name: str, modules: tuple[str, ...]) -> Any:
     """
     Return a name from the first module that has it.
 
-    :raises ImportError: no module has it. A module that is there but cannot be imported raises its own error: to go on
-        to the next one would mix the classes of two Airflows.
+    :raises ImportError: no module has it. A module that exists but cannot be imported raises its own error: continuing
+        with the next one would mix the classes of two Airflow versions.
     """
     for module in modules:
         try:
@@ -148,22 +112,22 @@ def _look_up(name: str, modules: tuple[str, ...]) -> Any:
         except ModuleNotFoundError as error:
             if not f"{module}.".startswith(f"{error.name}."):
                 raise
-    raise ImportError(f"No installed Airflow package has {name!r}; looked in {', '.join(modules)}.", name=name)
+    raise ImportError(f"No installed Airflow package has {name!r}; tried {', '.join(modules)}.", name=name)
 
 
 def _set_during_execution() -> Any:
-    """Return the mark for an argument that a decorated function fills in; Airflow 2.11 has none of its own."""
+    """Return the marker of an argument that a decorated function provides; Airflow 2.11 has none."""
     try:
-        return _look_up("SET_DURING_EXECUTION", ("airflow.sdk.definitions._internal.types",))
+        return _resolve("SET_DURING_EXECUTION", ("airflow.sdk.definitions._internal.types",))
     except ImportError:
-        unset: Any = _look_up("ArgNotSet", ("airflow.utils.types",))
-    # Serialization stores str() of what is no JSON: an address would change the DAG's version with every parse.
+        unset: Any = _resolve("ArgNotSet", ("airflow.utils.types",))
+    # Serialization stores str() of what is not JSON: an address would change the DAG's version with every parse.
     shown = "DYNAMIC (set during execution)"
     return type("SetDuringExecution", (unset,), {"__repr__": lambda _: shown, "serialize": lambda _: shown})()
 
 
 def airflow_version() -> tuple[int, ...]:
-    """Return the release of the Airflow that is installed, without a suffix such as ``rc1``."""
+    """Return the release of the installed Airflow, without a suffix such as ``rc1``."""
     from packaging.version import Version
 
     version: str = import_module("airflow").__version__
@@ -172,7 +136,7 @@ def airflow_version() -> tuple[int, ...]:
 
 def variable_is_missing(key: str) -> bool:
     """
-    Ask Airflow's API itself whether a Variable that reads as None is missing; False when nobody can say.
+    Ask Airflow's API itself whether a Variable that reads as None is missing; False when that is unknown.
 
     Airflow 3.1 and 3.2 report a Variable as missing when the API server could not be asked ("allow fallback" to other
     secrets backends, ``secrets/execution_api.py``).
@@ -186,17 +150,17 @@ def variable_is_missing(key: str) -> bool:
     from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
 
     try:
-        answer: Any = SUPERVISOR_COMMS.send(GetVariable(key=key))
+        response: Any = SUPERVISOR_COMMS.send(GetVariable(key=key))
     except AirflowRuntimeError as error:
-        answer = error.error
-    return isinstance(answer, ErrorResponse) and answer.error == ErrorType.VARIABLE_NOT_FOUND
+        response = error.error
+    return isinstance(response, ErrorResponse) and response.error == ErrorType.VARIABLE_NOT_FOUND
 
 
 async def get_async_connection(conn_id: str, *, hook: BaseHook) -> Connection:
     """
     Read a Connection from an event loop.
 
-    :param hook: through which it is read, so that what a subclass overrides counts.
+    :param hook: the hook that reads it, so that overrides in a subclass apply.
     """
     if _reads_connections_on_the_loop(hook):
         return await hook.aget_connection(conn_id)
@@ -213,7 +177,7 @@ async def mask_secrets_async(secrets: Iterable[str]) -> None:
     except ImportError:
         from asgiref.sync import sync_to_async
 
-        mask = sync_to_async(_look_up("mask_secret", _MODULES["mask_secret"]))
+        mask = sync_to_async(_resolve("mask_secret", _MODULES["mask_secret"]))
     else:
         mask = amask_secret
     for secret in secrets:
@@ -235,15 +199,15 @@ async def get_async_extra_dejson(connection: Connection) -> dict[str, Any]:
 
 def _reads_connections_on_the_loop(hook: BaseHook) -> bool:
     """
-    Tell whether the hook's ``aget_connection`` can be awaited.
+    Return whether the hook's ``aget_connection`` can be awaited.
 
     Airflow 2.11 and 3.0 have none; that of 3.1.0 to 3.3.1 masks the secrets by a blocking call (apache/airflow#71891),
-    and ``Connection.aextra_dejson`` came together with the one that does not. A hook's own is believed.
+    and ``Connection.aextra_dejson`` came together with the one that does not. A hook's own method is trusted.
     """
     own = getattr(type(hook), "aget_connection", None)
     if own is None:
         return False
-    inherited = getattr(_look_up("BaseHook", _MODULES["BaseHook"]), "aget_connection", None)
+    inherited = getattr(_resolve("BaseHook", _MODULES["BaseHook"]), "aget_connection", None)
     if getattr(own, "__func__", own) is not getattr(inherited, "__func__", inherited):
         return True
-    return hasattr(_look_up("Connection", _MODULES["Connection"]), "aextra_dejson")
+    return hasattr(_resolve("Connection", _MODULES["Connection"]), "aextra_dejson")

@@ -1,27 +1,8 @@
-"""What a user may choose, and what is chosen when they do not. Imports nothing: every DAG parse pays for it."""
+"""Values that arguments may have, and their defaults. Imports nothing heavy: every DAG parse imports it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
-
-if TYPE_CHECKING:
-    pass
-
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
+from typing import Literal
 
 OnStale = Literal["resubmit", "fail"]
 OnUnknown = Literal["fail", "resubmit", "wait"]
@@ -33,15 +14,15 @@ DEFAULT_CONNECTION = "segmind_default"
 RESULT_LIFETIME = 3600.0
 """Seconds after submission for which Segmind keeps a result (vendor's model page)."""
 SYNC_WAIT = 10.0
-"""Seconds to look inline before a worker slot is given back; most language models answer within them."""
+"""Seconds to poll in the worker before deferring; most language models finish within them."""
 MAX_XCOM_BYTES = 48 * 1024
-"""Bytes of JSON up to which a result is the XCom value."""
+"""Largest result, as bytes of JSON, that is returned through XCom."""
 MAX_RESUBMITS = 2
-"""How often a policy may submit again for one task instance."""
+"""How many times a policy may submit again for one task instance."""
 OnPartial = Literal["fail", "succeed", "skip_downstream"]
 Rerun = Literal["unbilled", "dead_letters", "nothing"]
 ANSWER_COLUMN = "answer"
-"""Where an answer stands that is no object with named fields."""
+"""The column of an answer that is not an object with named fields."""
 LEDGER_FOLDER = "_segmind_ledger"
 CONCURRENCY = 64
 MAX_FAILED_ROWS = 0.1

@@ -1,9 +1,9 @@
 """
-Keeps API keys out of messages, in whatever form a server sends one back.
+Removes API keys from messages, in whatever form a server echoes them.
 
-A gateway may quote the headers of a call: percent-encoded, as HTML entities, escaped for JSON, in base64, broken by
-tags or line ends. Every key that a client is made with is remembered in the process, so that every error can be masked
-where it is made, and so can the errors of libraries behind it, which a traceback prints as well.
+A gateway may quote the headers of a call: percent-encoded, as HTML entities, escaped for JSON, in base64, interrupted
+by tags or line breaks. The process remembers the key of every client, so that every error can be masked when it is
+raised, together with the library errors behind it, which a traceback prints as well.
 """
 
 from __future__ import annotations
@@ -19,35 +19,36 @@ from typing import Any
 
 MASK = "***"
 SHORTEST = 8
-"""Characters below which a secret is looked for only as it is: too much else would look like it."""
+"""Length below which a secret is searched for only verbatim: its encoded forms would match too much else."""
 REMEMBERED = 64
-"""Keys that a process remembers; the one that was used longest ago is forgotten first."""
+"""Keys that a process remembers; the least recently used one is dropped first."""
 _KEY_PATTERN = re.compile(r"SG_[A-Za-z0-9]+")
 _CODE = (
     r"%(?:25)*([0-9a-f]{2})|&(?:amp;)*#(?:x0*([0-9a-f]{1,4})(?![0-9a-f])|0*([0-9]{1,5})(?![0-9]));?|&(?:amp;)*([a-z]{2,31});"
     r"|\\u([0-9a-f]{4})|\\u\{0*([0-9a-f]{1,4})\}|\\x([0-9a-f]{2})|\\([\"'/\\])"
 )
 _CODES = tuple(re.compile(pattern, re.IGNORECASE) for pattern in (_CODE, _CODE + "|=([0-9a-f]{2})"))
-"""Characters as URLs, HTML, JSON and Python write them; mail as well, where an equals sign means something else."""
+"""Escapes of URLs, HTML, JSON and Python; the second pattern also has those of mail (quoted-printable)."""
 _SPACES = r"[\s\u00ad\u200b-\u200d\u2060\ufeff]|\\[nrtNRT]"
 _BREAKS = tuple(re.compile(pattern) for pattern in (_SPACES + r"|<[^<>]{0,200}>", _SPACES))
-"""What a page puts between two characters without changing what a reader sees; a key may hold the signs of a tag."""
+"""What may stand between two characters without being visible; the second pattern spares tags, as a key may contain
+their characters."""
 _ENCODED = re.compile(r"[%&\\=<\s\u00ad\u200b-\u200d\u2060\ufeff]")
-"""What every code and every break begins with."""
+"""The first character of every escape and every break."""
 LONGEST = 40_000
-"""Characters of an error that are searched; what is beyond them is cut off or not shown."""
+"""Characters of an error that are searched; the rest is cut off."""
 _LAYERS = 4
-"""How often something may be encoded over."""
-_SMALL = str.maketrans({chr(code): chr(code + 32) for code in range(65, 91)})
+"""How many times a text may be encoded."""
+_LOWER_CASE = str.maketrans({chr(code): chr(code + 32) for code in range(65, 91)})
 _known: OrderedDict[str, None] = OrderedDict()
 
 
 class MaskedError(Exception):
-    """Stands in a traceback for an error whose own text cannot be masked."""
+    """Replaces an error in a traceback when its own text cannot be masked."""
 
 
 def remember(secret: str) -> None:
-    """Mask a secret from now on in every error of this process."""
+    """Mask a secret in every error of this process from now on."""
     if len(secret) >= SHORTEST:
         _known[secret] = None
         _known.move_to_end(secret)
@@ -56,7 +57,7 @@ def remember(secret: str) -> None:
 
 
 def mask(text: str, secret: str) -> str:
-    """Replace a secret in any form, and whatever looks like a key, with asterisks."""
+    """Replace a secret in any form, and anything that resembles a key, with asterisks."""
     return _KEY_PATTERN.sub(MASK, _hidden(text, secret) if secret else text)
 
 
@@ -68,31 +69,31 @@ def mask_known(text: str) -> str:
 
 
 def masked(error: BaseException) -> BaseException:
-    """Return an error with nothing secret in it, nor in the errors that its traceback prints before it."""
+    """Return an error without secrets, its causes and contexts included."""
     clean = _without_secrets(error)
-    # By what each stood for: an error can be its own cause, and one that had to be replaced would be replaced forever.
-    # The errors are kept in it, so that no id is used again.
-    shown = {id(error): (error, clean), id(clean): (clean, clean)}
+    # By the id of the original: an error can be its own cause, and a replaced one would be replaced endlessly. The
+    # errors are kept as well, so that no id is reused.
+    seen = {id(error): (error, clean), id(clean): (clean, clean)}
     todo = [clean]
     while todo:
         found = todo.pop()
-        hidden = found.__suppress_context__
+        suppressed = found.__suppress_context__
         for name in ("__cause__", "__context__"):
             linked = getattr(found, name)
             if linked is None:
                 continue
-            if id(linked) not in shown:
-                instead = _without_secrets(linked)
-                shown[id(linked)] = (linked, instead)
-                shown[id(instead)] = (instead, instead)
-                todo.append(instead)
-            setattr(found, name, shown[id(linked)][1])
-        found.__suppress_context__ = hidden
+            if id(linked) not in seen:
+                replacement = _without_secrets(linked)
+                seen[id(linked)] = (linked, replacement)
+                seen[id(replacement)] = (replacement, replacement)
+                todo.append(replacement)
+            setattr(found, name, seen[id(linked)][1])
+        found.__suppress_context__ = suppressed
     return clean
 
 
 def forms(secret: str) -> list[str]:
-    """Return the forms of a secret that a logger which knows only whole texts should mask as well."""
+    """Return the forms of a secret to register with a logger that masks only exact strings."""
     from urllib.parse import quote
 
     if len(secret) < SHORTEST:
@@ -105,7 +106,7 @@ def _without_secrets(error: BaseException) -> BaseException:
     if notes:
         error.__notes__ = [mask_known(note) if isinstance(note, str) else note for note in notes]
     if any(_shortened(part) is not part for part in error.args):
-        # A UnicodeDecodeError holds all of the body that cannot be decoded.
+        # A UnicodeDecodeError contains the whole body that cannot be decoded.
         error.args = tuple(_shortened(part) for part in error.args)
     if not _leaks(error):
         return error
@@ -113,10 +114,10 @@ def _without_secrets(error: BaseException) -> BaseException:
     if not _leaks(error):
         return error
     text = mask_known(str(error)[:LONGEST])
-    instead = MaskedError(f"{type(error).__name__}: {text}").with_traceback(error.__traceback__)
-    instead.__cause__, instead.__context__ = error.__cause__, error.__context__
-    instead.__suppress_context__ = error.__suppress_context__
-    return instead
+    replacement = MaskedError(f"{type(error).__name__}: {text}").with_traceback(error.__traceback__)
+    replacement.__cause__, replacement.__context__ = error.__cause__, error.__context__
+    replacement.__suppress_context__ = error.__suppress_context__
+    return replacement
 
 
 def _leaks(error: BaseException) -> bool:
@@ -132,35 +133,35 @@ def _hidden(text: str, secret: str) -> str:
     text = text.replace(secret, MASK)
     if len(secret) < SHORTEST:
         return text
-    if not _ENCODED.search(text) and not _may_hold(text, secret):
+    if not _ENCODED.search(text) and not _may_contain(text, secret):
         return text
     found: list[tuple[int, int]] = []
     for codes in _CODES:
         for breaks in _BREAKS:
-            plain = _Plain.of(text, codes, breaks)
+            plain = _Decoded.of(text, codes, breaks)
             for needle, exact in _needles(secret, codes, breaks):
-                found += plain.places_of(needle, exact=exact)
-    for start, end in _joined(found):
+                found += plain.find(needle, exact=exact)
+    for start, end in _merged(found):
         text = text[:start] + MASK + text[end:]
     return text
 
 
-def _may_hold(text: str, secret: str) -> bool:
-    """Tell whether a text that is not encoded holds a secret; statuses and ids come by the thousand."""
-    small = text.translate(_SMALL)
+def _may_contain(text: str, secret: str) -> bool:
+    """Return whether an unescaped text may contain a secret: a quick check for the many short ones."""
+    lower = text.translate(_LOWER_CASE)
     needles = _needles(secret, _CODES[0], _BREAKS[0])
-    return any(needle[: _least(needle)] in (text if exact else small) for needle, exact in needles)
+    return any(needle[: _least(needle)] in (text if exact else lower) for needle, exact in needles)
 
 
 def _least(needle: str) -> int:
-    """Return how much of a secret gives it away."""
+    """Return how many characters of a secret must be masked even where the rest is cut off."""
     return max(SHORTEST, (len(needle) + 1) // 2)
 
 
-def _joined(places: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return places without overlaps, the last one first."""
+def _merged(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return spans without overlaps, the last one first."""
     whole: list[tuple[int, int]] = []
-    for start, end in sorted(places):
+    for start, end in sorted(spans):
         if whole and start < whole[-1][1]:
             whole[-1] = whole[-1][0], max(end, whole[-1][1])
         else:
@@ -169,14 +170,14 @@ def _joined(places: list[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Plain:
-    """A text decoded, and for each character where it stands in the text that was given."""
+class _Decoded:
+    """A decoded text, and the span of each character in the original."""
 
     text: str
-    places: list[tuple[int, int]]
+    spans: list[tuple[int, int]]
 
     @classmethod
-    def of(cls, text: str, codes: re.Pattern[str], breaks: re.Pattern[str]) -> _Plain:
+    def of(cls, text: str, codes: re.Pattern[str], breaks: re.Pattern[str]) -> _Decoded:
         plain = cls(text, [(at, at + 1) for at in range(len(text))])
         for _ in range(_LAYERS):
             decoded = plain.replaced(codes, _decoded)
@@ -185,36 +186,36 @@ class _Plain:
             plain = decoded
         return plain.replaced(breaks, lambda _: "")
 
-    def replaced(self, pattern: re.Pattern[str], replacement: Callable[[re.Match[str]], str]) -> _Plain:
+    def replaced(self, pattern: re.Pattern[str], replacement: Callable[[re.Match[str]], str]) -> _Decoded:
         parts: list[str] = []
-        places: list[tuple[int, int]] = []
+        spans: list[tuple[int, int]] = []
         done = 0
         for match in pattern.finditer(self.text):
             start, end = match.span()
             parts.append(self.text[done:start])
-            places += self.places[done:start]
+            spans += self.spans[done:start]
             done = end
             if one := replacement(match):
                 parts.append(one)
-                whole = (self.places[start][0], self.places[end - 1][1])
-                places += [whole] if len(one) == 1 else self.places[start:end]
-        return _Plain("".join([*parts, self.text[done:]]), places + self.places[done:])
+                whole = (self.spans[start][0], self.spans[end - 1][1])
+                spans += [whole] if len(one) == 1 else self.spans[start:end]
+        return _Decoded("".join([*parts, self.text[done:]]), spans + self.spans[done:])
 
-    def places_of(self, needle: str, *, exact: bool) -> Iterator[tuple[int, int]]:
-        """Yield where a needle stands, or the first half of one that was cut off."""
-        text = self.text if exact else self.text.translate(_SMALL)
+    def find(self, needle: str, *, exact: bool) -> Iterator[tuple[int, int]]:
+        """Yield the spans of a needle, also where only its first half is left."""
+        text = self.text if exact else self.text.translate(_LOWER_CASE)
         least = _least(needle)
         at = text.find(needle[:least])
         while at >= 0:
             end = at + least
             while end - at < len(needle) and end < len(text) and text[end] == needle[end - at]:
                 end += 1
-            yield self.places[at][0], self.places[end - 1][1]
+            yield self.spans[at][0], self.spans[end - 1][1]
             at = text.find(needle[:least], end)
 
 
 def _decoded(match: re.Match[str]) -> str:
-    """Return the one character that a code means, or the code itself."""
+    """Return the character of an escape, or the escape itself."""
     *numbers, sign = match.groups()[:8]
     name = numbers.pop(3)
     if sign:
@@ -232,8 +233,8 @@ _NAMED = {name.lower(): meant for name, meant in html5.items() if len(meant) == 
 
 @lru_cache(maxsize=4 * REMEMBERED)
 def _needles(secret: str, codes: re.Pattern[str], breaks: re.Pattern[str]) -> tuple[tuple[str, bool], ...]:
-    """Return what to look for in a decoded text, and whether in just this case."""
-    plain = _Plain.of(secret, codes, breaks).text.translate(_SMALL)
+    """Return the strings to search for in a decoded text, each with whether its case must match."""
+    plain = _Decoded.of(secret, codes, breaks).text.translate(_LOWER_CASE)
     content = secret.encode()
     needles = [(plain, False), (content.hex(), False), (content.hex(":"), False)]
     for packed in _base64_of(secret):
@@ -242,7 +243,7 @@ def _needles(secret: str, codes: re.Pattern[str], breaks: re.Pattern[str]) -> tu
 
 
 def _base64_of(secret: str) -> list[str]:
-    """Return what base64 makes of a secret, wherever in a text it stands, without what its neighbours change."""
+    """Return the base64 forms of a secret at each offset, without the characters that depend on its neighbours."""
     content = secret.encode()
     found = []
     for before in range(3):

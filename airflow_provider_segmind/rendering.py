@@ -17,16 +17,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_segmind.arguments import (
+    _check_text,
     is_given_later,
     is_path,
     is_resolvable,
 )
 from airflow_provider_segmind.compat import SET_DURING_EXECUTION
 from airflow_provider_segmind.exceptions import SegmindConfigError
-
-if TYPE_CHECKING:
-    pass
-from airflow_provider_segmind.arguments import _check_text
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.compat import BaseOperator, Context

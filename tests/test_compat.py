@@ -31,7 +31,7 @@ def test_every_name_is_in_the_airflow_that_is_installed(name: str) -> None:
 
 def test_a_name_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
     first = compat.BaseOperator
-    monkeypatch.setattr(compat, "_look_up", None)
+    monkeypatch.setattr(compat, "_resolve", None)
 
     assert compat.BaseOperator is first
 
@@ -49,8 +49,8 @@ def test_a_name_that_is_not_of_airflow_is_an_attribute_error() -> None:
 
 
 def test_an_airflow_that_lacks_a_name_is_an_import_error_that_says_where_it_was_sought() -> None:
-    with pytest.raises(ImportError, match=r"'Gone'; looked in airflow\.no_such_module, airflow\.exceptions"):
-        compat._look_up("Gone", ("airflow.no_such_module", "airflow.exceptions"))
+    with pytest.raises(ImportError, match=r"'Gone'; tried airflow\.no_such_module, airflow\.exceptions"):
+        compat._resolve("Gone", ("airflow.no_such_module", "airflow.exceptions"))
 
 
 def test_a_module_that_lacks_a_dependency_raises_its_own_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,7 +58,7 @@ def test_a_module_that_lacks_a_dependency_raises_its_own_error(tmp_path: Path, m
     monkeypatch.syspath_prepend(tmp_path)
 
     with pytest.raises(ModuleNotFoundError, match="a_driver_that_is_missing"):
-        compat._look_up("BaseHook", ("half_an_airflow", "airflow.hooks.base"))
+        compat._resolve("BaseHook", ("half_an_airflow", "airflow.hooks.base"))
 
 
 def test_the_mark_of_a_decorated_argument_shows_no_address() -> None:
@@ -125,7 +125,7 @@ def airflow(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
         Base.aget_connection = classmethod(aget_connection)  # type: ignore[attr-defined]
     found = {"BaseHook": Base, "Connection": ConnectedAsync if request.param == "awaitable" else Connected}
-    monkeypatch.setattr(compat, "_look_up", lambda name, _: found[name])
+    monkeypatch.setattr(compat, "_resolve", lambda name, _: found[name])
     return Base, request.param
 
 
