@@ -1,7 +1,9 @@
 """
-Every check of an operator's arguments: made when the DAG is parsed, and again when a task runs with rendered values.
+The checks of operator arguments, made when a DAG is parsed and again when a task runs with rendered values.
 
-Every DAG parse imports this module, so the core is imported where an argument needs it.
+Each check raises :class:`~airflow_provider_segmind.exceptions.SegmindConfigError`, which names the argument, and passes
+values that are only known when the task runs. Every DAG parse imports this module, so it imports the core only where an
+argument needs it.
 """
 
 from __future__ import annotations
@@ -15,38 +17,36 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, get_args
 
 from airflow_provider_segmind.compat import SET_DURING_EXECUTION
+from airflow_provider_segmind.defaults import ANSWER_COLUMN, OWN_PREFIX
 from airflow_provider_segmind.exceptions import SegmindConfigError, shorten
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.chat.output_type import OutputType
 
-from airflow_provider_segmind.defaults import ANSWER_COLUMN, OWN_PREFIX
-
 LARGEST = 1e300
-"""What no number of seconds, bytes or times reaches; larger integers do not fit into a float."""
+"""Above every number of seconds, bytes or times; larger integers do not fit into a float."""
 
 
 def is_path(value: Any) -> bool:
-    """Tell whether a value is the object of a path; on some versions an ObjectStoragePath is no ``os.PathLike``."""
+    """Return whether a value is a path object; in some versions an ObjectStoragePath is not an ``os.PathLike``."""
     return isinstance(value, os.PathLike) or hasattr(type(value), "joinpath")
 
 
 def path_text(value: Any) -> str:
-    """Return the text of a path; that of an ObjectStoragePath names its store and its connection."""
+    """Return a path as a string; for an ObjectStoragePath it includes the store and the connection."""
     return str(value) if hasattr(type(value), "joinpath") else os.fspath(value)
 
 
 def path_or_none(value: Any) -> str | None:
-    """Return the text of a path that need not be given."""
+    """Return an optional path as a string."""
     return path_text(value) if value else None
 
 
 def check_path(name: str, value: Any, *, none: bool = False) -> None:
     """
-    Check a path: a string, a ``pathlib.Path`` or an ObjectStoragePath.
+    Check that a value is a path: a string, a ``pathlib.Path`` or an ObjectStoragePath.
 
-    :param none: whether it need not be given.
-    :raises SegmindConfigError: it is something else, empty, or holds a NUL character.
+    :param none: whether None and ``""`` are allowed.
     """
     if "\0" in str(value) and not is_resolvable(value):
         raise SegmindConfigError(f"{name!r} contains a NUL character, which is not allowed in a path.")
@@ -58,37 +58,34 @@ def check_path(name: str, value: Any, *, none: bool = False) -> None:
 
 def is_resolvable(value: Any) -> bool:
     """
-    Tell whether a value is an object that Airflow resolves when the task runs.
+    Return whether a value is an object that Airflow resolves when the task runs.
 
-    That is what its renderer asks: XComArg, the argument of a mapped task group, ``dag.param()``, ``literal()``… A path
-    has a method of this name that means something else, and so has a Param, which stands for no value.
+    Like Airflow's renderer, this asks for a method ``resolve``: XComArg, the argument of a mapped task group,
+    ``dag.param()``, ``literal()``… A path has such a method with another meaning, and so has a Param, which is not a
+    value.
     """
     kind = type(value)
     return hasattr(kind, "resolve") and not is_path(value) and not hasattr(kind, "dump")
 
 
 def is_given_later(value: Any) -> bool:
-    """Tell whether a value is only known when the task runs: a template, what Airflow resolves or calls then."""
+    """Return whether a value is only known when the task runs: a template, or what Airflow resolves or calls then."""
     if isinstance(value, str):
         return "{{" in value or "{%" in value
     return value is SET_DURING_EXECUTION or is_resolvable(value) or isinstance(value, FunctionType)
 
 
-def holds_later(value: Any) -> bool:
-    """Tell whether a value, or anything in it, is only known when the task runs."""
+def contains_later(value: Any) -> bool:
+    """Return whether a value, or anything in it, is only known when the task runs."""
     if isinstance(value, Mapping):
-        return any(holds_later(item) for item in value.values())
+        return any(contains_later(item) for item in value.values())
     if isinstance(value, list | tuple):
-        return any(holds_later(item) for item in value)
+        return any(contains_later(item) for item in value)
     return is_given_later(value)
 
 
 def check_model(model: Any) -> None:
-    """
-    Check ``model`` at parse time.
-
-    :raises SegmindConfigError: it is neither a name nor given later; None means the connection's default.
-    """
+    """Check ``model``; None means the connection's default."""
     if model is None or is_given_later(model):
         return
     if not isinstance(model, str) or not model.strip():
@@ -96,11 +93,7 @@ def check_model(model: Any) -> None:
 
 
 def check_inputs(inputs: Any) -> None:
-    """
-    Check ``inputs`` at parse time.
-
-    :raises SegmindConfigError: they are no object.
-    """
+    """Check that ``inputs`` is an object."""
     if not is_given_later(inputs) and not isinstance(inputs, Mapping):
         raise SegmindConfigError(
             f"'inputs' is {type(inputs).__name__}; it must be an object (dict) as the model's page describes it."
@@ -112,7 +105,6 @@ def check_number(name: str, value: Any, *, zero: bool = False) -> None:
     Check a number of seconds, bytes or times.
 
     :param zero: whether 0 is allowed.
-    :raises SegmindConfigError: it is no number, or too small.
     """
     if is_given_later(value):
         return
@@ -122,11 +114,7 @@ def check_number(name: str, value: Any, *, zero: bool = False) -> None:
 
 
 def check_waiting(*, sync_wait: Any, poll_interval: Any, timeout: Any) -> None:
-    """
-    Check what says how long and how often to wait.
-
-    :raises SegmindConfigError: one of them is no number, or too small.
-    """
+    """Check how long and how often to poll."""
     check_number("sync_wait", sync_wait, zero=True)
     if poll_interval is not None:
         check_number("poll_interval", poll_interval)
@@ -134,11 +122,7 @@ def check_waiting(*, sync_wait: Any, poll_interval: Any, timeout: Any) -> None:
 
 
 def check_share(rate_share: Any) -> None:
-    """
-    Check a part of the account's rate limit.
-
-    :raises SegmindConfigError: it is no number above 0 up to 1.
-    """
+    """Check a share of the account's rate limit."""
     if rate_share is not None:
         check_number("rate_share", rate_share)
         if not is_given_later(rate_share) and rate_share > 1:
@@ -147,10 +131,9 @@ def check_share(rate_share: Any) -> None:
 
 def check_flag(name: str, value: Any, *, none: bool = False) -> None:
     """
-    Check a switch.
+    Check a boolean.
 
     :param none: whether None is allowed.
-    :raises SegmindConfigError: it is no boolean.
     """
     if not is_given_later(value) and not isinstance(value, bool) and not (none and value is None):
         raise SegmindConfigError(f"{name!r} is {value!r}; it must be True or False.")
@@ -158,10 +141,9 @@ def check_flag(name: str, value: Any, *, none: bool = False) -> None:
 
 def check_choice(name: str, value: Any, choices: Any) -> None:
     """
-    Check a policy.
+    Check that a value is one of a few.
 
-    :param choices: the ``Literal`` of what it may be.
-    :raises SegmindConfigError: it is something else.
+    :param choices: the ``Literal`` of the allowed values.
     """
     allowed = get_args(choices)
     if not is_given_later(value) and value not in allowed:
@@ -169,12 +151,8 @@ def check_choice(name: str, value: Any, choices: Any) -> None:
 
 
 def check_schema(name: str, schema: Any) -> None:
-    """
-    Check a JSON Schema at parse time; a path is read when the task runs.
-
-    :raises SegmindConfigError: it is no schema.
-    """
-    if schema is None or isinstance(schema, str) or is_path(schema) or holds_later(schema):
+    """Check a JSON Schema; a path is read when the task runs."""
+    if schema is None or isinstance(schema, str) or is_path(schema) or contains_later(schema):
         return
     if not isinstance(schema, Mapping):
         raise SegmindConfigError(f"{name!r} is {type(schema).__name__}; it must be a JSON Schema or the path of one.")
@@ -183,18 +161,14 @@ def check_schema(name: str, schema: Any) -> None:
     try:
         jsonschema.validators.validator_for(schema).check_schema(dict(schema))
     except jsonschema.SchemaError as error:
-        raise SegmindConfigError(f"{name!r} is no JSON Schema: {error.message} at {error.json_path}.") from error
+        raise SegmindConfigError(f"{name!r} is not a JSON Schema: {error.message} at {error.json_path}.") from error
     except (AttributeError, TypeError, RecursionError) as error:
-        # Of a "$schema" that is not a string, and of a schema that is nested too deeply.
-        raise SegmindConfigError(f"{name!r} is no JSON Schema ({type(error).__name__}).") from error
+        # Raised for a "$schema" that is not a string and for a schema that is nested too deeply.
+        raise SegmindConfigError(f"{name!r} is not a JSON Schema ({type(error).__name__}).") from error
 
 
 def load_schema(name: str, schema: Mapping[str, Any] | str | os.PathLike[str]) -> Mapping[str, Any]:
-    """
-    Return a schema, read from its path (any ObjectStoragePath URI) when it is one.
-
-    :raises SegmindConfigError: there is no such file, or no schema in it.
-    """
+    """Return a schema, read from its path (any ObjectStoragePath URI) if one is given."""
     if isinstance(schema, Mapping):
         return schema
     schema = path_text(schema)
@@ -203,19 +177,19 @@ def load_schema(name: str, schema: Mapping[str, Any] | str | os.PathLike[str]) -
     try:
         loaded = json.loads(ObjectStoragePath(schema).read_text())
     except FileNotFoundError as error:
-        raise SegmindConfigError(f"{name!r} names {schema!r}, where there is no file. Nothing was sent.") from error
+        raise SegmindConfigError(f"{name!r} is {schema!r}, but there is no such file. Nothing was sent.") from error
     except (ValueError, RecursionError) as error:
-        raise SegmindConfigError(f"{name!r} names {schema!r}, which is no JSON. Nothing was sent.") from error
+        raise SegmindConfigError(f"{name!r} is {schema!r}, which is not JSON. Nothing was sent.") from error
     check_schema(name, loaded)
     return dict(loaded)
 
 
 def validate_inputs(inputs: Mapping[str, Any], schema: Mapping[str, Any], name: str = "'inputs_schema'") -> None:
     """
-    Check the body against a schema before anything is paid.
+    Validate the body against a schema before anything is paid.
 
-    :param name: what messages call the schema.
-    :raises SegmindConfigError: it does not fit; the message names where and which rule, never the value.
+    :param name: the schema's name in messages.
+    :raises SegmindConfigError: it is invalid; the message names the place and the rule, never the value.
     """
     import jsonschema
     from referencing import Registry
@@ -235,41 +209,39 @@ def validate_inputs(inputs: Mapping[str, Any], schema: Mapping[str, Any], name: 
         ) from error
     except RecursionError as error:
         raise SegmindConfigError(
-            f"'inputs' cannot be checked: they are nested too deeply, or {name} refers to itself without end. Nothing "
-            "was sent."
+            f"'inputs' cannot be validated: they, or {name}, are nested too deeply. Nothing was sent."
         ) from error
     if problems:
-        said = "; ".join(f"{problem.json_path} breaks {_rule(problem)}" for problem in problems[:3])
+        shown = "; ".join(f"{problem.json_path} violates {_rule(problem)}" for problem in problems[:3])
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise SegmindConfigError(f"'inputs' do not fit {name}: {said}{more}. Nothing was sent or billed.")
+        raise SegmindConfigError(f"'inputs' do not match {name}: {shown}{more}. Nothing was sent or billed.")
 
 
 def _rule(problem: Any) -> str:
     return f"{problem.validator!r}: {shorten(json.dumps(problem.validator_value, default=str))}"
 
 
-def as_inputs(value: Any) -> Mapping[str, Any]:
-    """
-    Return what a template made of ``inputs``: an object, or the text of one.
+def parse_json(name: str, text: str) -> Any:
+    """Return what the JSON contains that a template rendered."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise SegmindConfigError(
+            f"{name!r} is a string that is not JSON: end its template with '| tojson', or set "
+            "render_template_as_native_obj on the DAG. Nothing was sent."
+        ) from error
 
-    :raises SegmindConfigError: it is neither.
-    """
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError) as error:
-            raise SegmindConfigError(
-                "'inputs' is text that is no JSON after templating; it must be an object: end the template with "
-                "'| tojson', or set render_template_as_native_obj on the DAG. Nothing was sent."
-            ) from error
-    check_inputs(value)
-    result: Mapping[str, Any] = value
-    return result
+
+def as_inputs(value: Any) -> Mapping[str, Any]:
+    """Return rendered ``inputs``: an object, or a string of JSON that contains one."""
+    inputs: Mapping[str, Any] = parse_json("inputs", value) if isinstance(value, str) else value
+    check_inputs(inputs)
+    return inputs
 
 
 @dataclass(frozen=True, slots=True)
 class ChatPrompt:
-    """What to ask; see :class:`~airflow_provider_segmind.operators.chat.SegmindChatOperator`."""
+    """The messages of a chat request; see :class:`~airflow_provider_segmind.operators.chat.SegmindChatOperator`."""
 
     prompt: Any = None
     system: Any = None
@@ -277,59 +249,50 @@ class ChatPrompt:
     files: Any = None
 
 
-def check_question(*, prompt: Any, system: Any, messages: Any, files: Any) -> None:
-    """
-    Check at parse time what is asked, as far as it is known.
+def check_request_id(request_id: Any) -> None:
+    """Check that a request is named."""
+    if request_id in (None, ""):
+        raise SegmindConfigError(f"'request_id' is {request_id!r}; it must be an id or the output of a submit task.")
 
-    :raises SegmindConfigError: it cannot work; names the field.
-    """
+
+def check_question(*, prompt: Any, system: Any, messages: Any, files: Any) -> None:
+    """Check what is sent to a chat model, as far as it is known."""
     if prompt is None and messages is None:
         raise SegmindConfigError("'prompt' is missing: give prompt, or messages.")
     for name, text in (("prompt", prompt), ("system", system)):
         if text is not None and not is_given_later(text):
-            _check_text(name, text)
+            check_nonempty(name, text)
     if isinstance(messages, Mapping):
-        for name, value in (("prompt", prompt), ("system", system), ("files", files)):
-            if value is not None:
-                raise SegmindConfigError(f"{name!r} cannot join 'messages' in Gemini's own form: write it into them.")
-        if not holds_later(messages) and not messages.get("contents"):
-            raise SegmindConfigError("'messages.contents' must be a list of at least one entry with role and parts.")
-    elif messages is not None and not holds_later(messages):
-        from airflow_provider_segmind.chat.messages import check_messages
+        from airflow_provider_segmind.chat.messages import check_native_messages
 
-        roles = [turn.role for turn in check_messages(messages)]
-        if prompt is None and set(roles) == {"system"}:
-            raise SegmindConfigError("'messages' hold only the role 'system': add one of role 'user', or give prompt.")
+        known = {"contents": [{}]} if contains_later(messages) else messages
+        check_native_messages(known, prompt=prompt, system=system, files=files)
+    elif messages is not None and not contains_later(messages):
+        from airflow_provider_segmind.chat.messages import read_messages
+
+        read_messages("?" if is_given_later(prompt) else prompt, messages)
     if files is not None and not is_given_later(files):
-        _check_files(files)
+        check_files(files)
 
 
 def check_request(*, model: Any, api_format: Any, options: Any, output_type: Any) -> None:
-    """
-    Check at parse time how it is asked, and for what.
-
-    :raises SegmindConfigError: it cannot work; names the field.
-    """
+    """Check the form of a chat request and of its reply."""
     if not is_given_later(api_format) and (api_format is not None or (model is not None and not is_given_later(model))):
         from airflow_provider_segmind.chat.model_families import family_of
 
         family_of(model, api_format)
-    if options is not None and not holds_later(options):
+    if options is not None and not contains_later(options):
         from airflow_provider_segmind.chat.messages import check_options
 
         check_options(options)
     if output_type is not None and not is_given_later(output_type):
         read_output_type(output_type)
         if isinstance(options, Mapping) and "response_format" in options:
-            raise SegmindConfigError("options.response_format is what output_type stands for: give one of them.")
+            raise SegmindConfigError("options.response_format and output_type exclude each other: give one of them.")
 
 
 def check_limits(*, max_repairs: Any, max_inline_bytes: Any) -> None:
-    """
-    Check the limits.
-
-    :raises SegmindConfigError: one is no number, or negative.
-    """
+    """Check the limits of a chat request."""
     check_number("max_repairs", max_repairs, zero=True)
     if not isinstance(max_repairs, int) and not is_given_later(max_repairs):
         raise SegmindConfigError(f"'max_repairs' is {max_repairs!r}; it must be a whole number.")
@@ -338,11 +301,7 @@ def check_limits(*, max_repairs: Any, max_inline_bytes: Any) -> None:
 
 
 def read_output_type(output_type: Any) -> OutputType | None:
-    """
-    Read what the answer must be.
-
-    :raises SegmindConfigError: it is neither a type nor a JSON Schema.
-    """
+    """Return the type that the reply must have."""
     if output_type is None:
         return None
     from airflow_provider_segmind.chat.output_type import OutputType
@@ -351,7 +310,7 @@ def read_output_type(output_type: Any) -> OutputType | None:
 
 
 def without_bytes(files: Any) -> Any:
-    """Wrap bytes, which Airflow would otherwise print into the rendered fields it stores."""
+    """Wrap bytes, which Airflow would otherwise store in the rendered fields."""
     if not isinstance(files, list | tuple) or not any(isinstance(file, bytes) for file in files):
         return files
     from airflow_provider_segmind.chat.attachments import load_attachment
@@ -364,29 +323,29 @@ def without_bytes(files: Any) -> Any:
     ]
 
 
-def _check_text(name: str, text: Any) -> None:
-    if not isinstance(text, str):
-        raise SegmindConfigError(f"{name!r} is a {type(text).__name__}: it must be a text.")
-    if not text.strip():
-        raise SegmindConfigError(f"{name!r} is empty.")
+def check_nonempty(name: str, value: Any) -> None:
+    """Check a string that must not be empty."""
+    if not isinstance(value, str) or not value.strip():
+        from airflow_provider_segmind.chat.messages import check_string
+
+        check_string(value, repr(name))
 
 
-def _check_files(files: Any) -> None:
+def check_files(files: Any) -> None:
+    """Check the attachments of a chat request."""
     if not isinstance(files, list | tuple):
-        raise SegmindConfigError(
-            f"'files' is a {type(files).__name__}: it must be a list of paths, addresses or bytes."
-        )
+        raise SegmindConfigError(f"'files' is a {type(files).__name__}; it must be a list of paths, URLs or bytes.")
     for index, file in enumerate(files):
-        if is_given_later(file) or isinstance(file, str | bytes) or is_path(file):
-            if not is_given_later(file) and not file:
+        if is_given_later(file):
+            continue
+        if isinstance(file, str | bytes) or is_path(file):
+            if not file:
                 raise SegmindConfigError(f"'files[{index}]' is empty.")
             continue
         from airflow_provider_segmind.chat.attachments import Attachment
 
         if not isinstance(file, Attachment):
-            raise SegmindConfigError(
-                f"'files[{index}]' is a {type(file).__name__}: it must be a path, an address or bytes."
-            )
+            raise SegmindConfigError(f"'files[{index}]' is a {type(file).__name__}; it must be a path, a URL or bytes.")
 
 
 def _read_nothing(path: str) -> bytes:
@@ -394,7 +353,7 @@ def _read_nothing(path: str) -> bytes:
 
 
 class TableRows:
-    """Rows given as such. Airflow renders, prints and stores what a templated field holds, but not what is in here."""
+    """Rows passed as Python objects, which keeps Airflow from rendering, printing and storing them."""
 
     def __init__(self, rows: Any) -> None:
         self.given = rows
@@ -407,7 +366,7 @@ class TableRows:
 
     @classmethod
     def hide(cls, source: Any) -> Any:
-        """Wrap a source that holds rows; a path, paths, and what is only known later stay as they are."""
+        """Wrap a source that contains rows; paths and values that are only known later are returned unchanged."""
         if isinstance(source, cls) or _is_path(source) or is_given_later(source):
             return source
         if isinstance(source, list | tuple) and all(_is_path(item) or is_given_later(item) for item in source):
@@ -420,119 +379,87 @@ def _is_path(value: Any) -> bool:
 
 
 def check_key(key: Any) -> None:
-    """
-    Check at parse time which columns name a row.
-
-    :raises SegmindConfigError: none do.
-    """
-    if not holds_later(key):
+    """Check the columns that identify a row."""
+    if not contains_later(key):
         names = [key] if isinstance(key, str) else key
         if not isinstance(names, list | tuple) or not names or not all(isinstance(one, str) and one for one in names):
             raise SegmindConfigError(f"'key' is {key!r}; it must name at least one column.")
 
 
-def check_places(*, source: Any, output_path: Any) -> None:
-    """
-    Check at parse time where the rows of a file come from and where answers go.
-
-    :raises SegmindConfigError: it cannot work; names the field.
-    """
-    if source is None or isinstance(source, bytes | Mapping):
-        raise SegmindConfigError(f"'source' is a {type(source).__name__}: it must be a path, or a list of rows.")
-    check_output_path(output_path)
-    if _is_path(source) and _is_path(output_path) and path_text(source) == path_text(output_path):
-        raise SegmindConfigError("'output_path' is the source itself: its rows would be lost.")
+def check_source(source: Any) -> None:
+    """Check where the rows of a file come from."""
+    if source is None or isinstance(source, bytes | Mapping) or not (is_given_later(source) or _is_rows(source)):
+        raise SegmindConfigError(f"'source' is a {type(source).__name__}; it must be a path or a list of rows.")
 
 
-def check_output_path(output_path: Any) -> None:
-    """
-    Check at parse time where answers go.
+def _is_rows(source: Any) -> bool:
+    return _is_path(source) or hasattr(source, "__iter__")
 
-    :raises SegmindConfigError: it is no path, or its name does not say the format.
-    """
+
+def check_output_path(output_path: Any, source: Any = None) -> None:
+    """Check where the answers of a file are written; its name says the format."""
     if is_given_later(output_path):
         return
     from airflow_provider_segmind.enrichment.files.readers import known_kind
 
     check_path("output_path", output_path)
     known_kind(path_text(output_path).rpartition("/")[2])
+    if _is_path(source) and path_text(source) == path_text(output_path):
+        raise SegmindConfigError("'output_path' is the source itself: its rows would be lost.")
 
 
 def check_row_question(
     *, prompt: Any, system: Any, inputs: Any, options: Any, api_format: Any, model: Any, files: Any = None
 ) -> None:
-    """
-    Check at parse time what is asked, as far as it is known.
-
-    :raises SegmindConfigError: it cannot work; names the field.
-    """
+    """Check what is sent for each row, as far as it is known."""
     if inputs is not None:
         others = {"prompt": prompt, "system": system, "files": files, "options": options, "api_format": api_format}
         for name, value in others.items():
             if value is not None:
-                raise SegmindConfigError(
-                    f"{name!r} cannot join 'inputs', which are the whole body: write it into them."
-                )
+                raise SegmindConfigError(f"{name!r} cannot be combined with 'inputs', which is the whole body.")
         check_inputs(inputs)
     else:
         check_question(prompt=prompt, system=system, messages=None, files=files)
         check_row_files(files)
         check_request(model=model, api_format=api_format, options=options, output_type=None)
-    if not any(holds_later(value) for value in (prompt, system, inputs, files)):
+    if not any(contains_later(value) for value in (prompt, system, inputs, files)):
         check_placeholders(prompt, system, inputs, files)
 
 
 def check_row_files(files: Any) -> None:
-    """
-    Check at parse time where the files of each row are.
-
-    :raises SegmindConfigError: one is no text, so that it could not be about the row.
-    """
+    """Check the attachments of each row."""
     for index, file in enumerate(files if isinstance(files, list | tuple) else ()):
         if not isinstance(file, str) and not is_given_later(file):
             raise SegmindConfigError(
-                f"'files[{index}]' is a {type(file).__name__}; it must be a path or an address, with {{column}} "
-                "placeholders."
+                f"'files[{index}]' is a {type(file).__name__}; it must be a path or URL, with {{column}} placeholders."
             )
 
 
 def check_placeholders(prompt: Any, system: Any, inputs: Any, files: Any = None) -> None:
-    """
-    Check that the question is one about the row.
-
-    :raises SegmindConfigError: it names no column, so that every row would get the same answer.
-    """
+    """Check that a request depends on its row."""
     from airflow_provider_segmind.enrichment.rows import placeholders
 
     if not placeholders([prompt, system, inputs, files]):
         name = "inputs" if inputs is not None else "prompt"
         raise SegmindConfigError(
-            f"{name!r} has no {{column}} placeholder: every row would be asked the same. Braces in an f-string are "
-            "filled when the DAG is parsed. Nothing was sent."
+            f"{name!r} has no {{column}} placeholder: the same request would be sent for every row. Braces in an "
+            "f-string are replaced when the DAG is parsed. Nothing was sent."
         )
 
 
 def check_answers(*, output_type: Any, key: Any, max_repairs: Any) -> None:
-    """
-    Check at parse time what comes back.
-
-    :raises SegmindConfigError: it cannot work; names the field.
-    """
+    """Check the answers of an enrichment."""
     check_limits(max_repairs=max_repairs, max_inline_bytes=None)
-    if is_given_later(output_type) or holds_later(key):
+    if is_given_later(output_type) or contains_later(key):
         return
     both = {key} if isinstance(key, str) else set(key) if isinstance(key, list | tuple) else set()
     both &= set(answer_columns(read_output_type(output_type)))
     if both:
-        raise SegmindConfigError(f"{sorted(both)} are key columns and answer columns at once: rename one of them.")
+        raise SegmindConfigError(f"{sorted(both)} are both key columns and answer columns: rename the answers.")
 
 
 def check_run_limits(*, max_cost: Any, max_rows: Any, max_failed_rows: Any, sample: Any) -> None:
-    """
-    Check what a run may use up.
-
-    :raises SegmindConfigError: one is no number, or none that makes sense.
-    """
+    """Check the limits of an enrichment."""
     for name, value in (("max_cost", max_cost), ("max_failed_rows", max_failed_rows)):
         if value is not None:
             check_number(name, value, zero=True)
@@ -540,25 +467,17 @@ def check_run_limits(*, max_cost: Any, max_rows: Any, max_failed_rows: Any, samp
         if value is not None:
             check_count(name, value)
     if isinstance(max_failed_rows, float) and max_failed_rows > 1:
-        raise SegmindConfigError(f"'max_failed_rows' is {max_failed_rows!r}, a share above 1: give an int for a count.")
+        raise SegmindConfigError(f"'max_failed_rows' is {max_failed_rows!r}, a share above 1; give an int for a count.")
 
 
 def check_count(name: str, value: Any) -> None:
-    """
-    Check a whole number of at least 1.
-
-    :raises SegmindConfigError: it is none.
-    """
+    """Check an integer of at least 1."""
     if not is_given_later(value) and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
         raise SegmindConfigError(f"{name!r} is {value!r}; it must be a whole number of at least 1.")
 
 
 def check_shard(index: Any, count: Any) -> None:
-    """
-    Check which share of the rows is asked about.
-
-    :raises SegmindConfigError: there is no such shard.
-    """
+    """Check which shard of the rows is processed."""
     check_count("shard_count", count)
     if is_given_later(index) or is_given_later(count):
         return
@@ -567,47 +486,32 @@ def check_shard(index: Any, count: Any) -> None:
 
 
 def answer_columns(output_type: OutputType | None) -> tuple[str, ...]:
-    """Return the columns of an answer: the fields of an object, else one."""
-    return fields_of(output_type) or (ANSWER_COLUMN,)
-
-
-def fields_of(output_type: OutputType | None) -> tuple[str, ...]:
-    """Return the fields that a type names; none for a text, a list, or an object of free names."""
-    return tuple(properties_of(output_type))
+    """Return the columns of an answer: the fields of an object, else a single column."""
+    return tuple(properties_of(output_type)) or (ANSWER_COLUMN,)
 
 
 def properties_of(output_type: OutputType | None) -> Mapping[str, Any]:
-    """Return the fields that a type names, each with its JSON Schema."""
+    """Return the fields of a type with their JSON Schemas; none for a string, a list, or an object of any fields."""
     return {} if output_type is None else output_type.fields
 
 
 def check_own_columns(key: Any) -> None:
-    """
-    Check that no key column has the name of one of ours.
-
-    :raises SegmindConfigError: one has.
-    """
+    """Check that no key column has a reserved name."""
     names = [key] if isinstance(key, str) else key if isinstance(key, list | tuple) else []
     ours = [name for name in names if isinstance(name, str) and name.startswith(OWN_PREFIX)]
     if ours:
-        raise SegmindConfigError(
-            f"'key' names {ours[0]!r}: names that begin with {OWN_PREFIX!r} are kept for ourselves."
-        )
+        raise SegmindConfigError(f"'key' names {ours[0]!r}, but names that begin with {OWN_PREFIX!r} are reserved.")
 
 
 def check_sql_target(sql: Any, source_table: Any, target_table: Any) -> None:
-    """
-    Check where rows come from and answers go, as far as it is known.
-
-    :raises SegmindConfigError: it cannot work; names the field.
-    """
+    """Check where the rows of a database come from and where their answers are written, as far as it is known."""
     if (sql is None) == (source_table is None):
-        raise SegmindConfigError("Exactly one of 'sql' and 'source_table' says where the rows come from.")
+        raise SegmindConfigError("Give exactly one of 'sql' and 'source_table' as the source of the rows.")
     for name, value in (("sql", sql), ("source_table", source_table), ("target_table", target_table)):
         if value is None and name != "target_table":
             continue
         if not is_given_later(value) and (not isinstance(value, str) or not value.strip()):
-            raise SegmindConfigError(f"{name!r} is {value!r}; it must be a text.")
+            raise SegmindConfigError(f"{name!r} is {value!r}; it must be a string.")
     from airflow_provider_segmind.enrichment.sql.dialects import TableName
 
     for name, value in (("source_table", source_table), ("target_table", target_table)):

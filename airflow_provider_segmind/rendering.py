@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_segmind.arguments import (
-    _check_text,
+    check_nonempty,
     is_given_later,
     is_path,
     is_resolvable,
@@ -350,5 +350,5 @@ def read_text_file(jinja_env: Any, field: str, path: str) -> str:
             f"{field!r} is {path!r}, which names a file, and there is none beside the DAG or in its "
             "template_searchpath. To send these very words, add a space or a full stop to them."
         ) from error
-    _check_text(field, text)
+    check_nonempty(field, text)
     return text

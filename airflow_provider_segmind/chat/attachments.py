@@ -184,9 +184,14 @@ def load_attachment(
         return attachment
     if upload is not None:
         return Attachment.from_url(upload(attachment), media_type=attachment.media_type, name=attachment.name)
-    raise SegmindConfigError(
-        f"{attachment.name} has {attachment.size} bytes, more than the {max_inline_bytes} allowed inside a request. "
-        "Pass an http(s) URL, or upload it to Segmind's storage first."
+    raise too_large_inline(attachment.name, max_inline_bytes)
+
+
+def too_large_inline(name: str, limit: int) -> SegmindConfigError:
+    """Return the error of an attachment that is too large to be sent inside a request."""
+    return SegmindConfigError(
+        f"{name} is larger than the {limit} bytes allowed inside a request. Pass an http(s) URL, make it smaller, or "
+        "upload it first (in chat tasks: large_files='upload'). Nothing was sent."
     )
 
 

@@ -311,16 +311,25 @@ def _native_body(
             f"messages is an object in Gemini's format, but this model uses the {family} format: give a list of "
             "messages with role and content, or set api_format='gemini'."
         )
-    given = {"prompt": prompt is not None, "system": system is not None, "files": bool(attachments)}
-    for name in (name for name, present in given.items() if present):
-        raise SegmindConfigError(
-            f"{name} cannot be combined with messages in Gemini's native format: put it into messages."
-        )
+    check_native_messages(messages, prompt=prompt, system=system, files=attachments or None)
+    return {"messages": dict(messages)}
+
+
+def check_native_messages(messages: Mapping[str, Any], *, prompt: object, system: object, files: object) -> None:
+    """
+    Check messages in Gemini's native format.
+
+    :raises SegmindConfigError: names the field that cannot work.
+    """
+    for name, value in (("prompt", prompt), ("system", system), ("files", files)):
+        if value is not None:
+            raise SegmindConfigError(
+                f"{name} cannot be combined with messages in Gemini's native format: put it into messages."
+            )
     contents = messages.get("contents")
     if not isinstance(contents, list) or not contents:
         raise SegmindConfigError("messages.contents must be a list of at least one entry with role and parts.")
     check_json(messages, "messages")
-    return {"messages": dict(messages)}
 
 
 def _write_gemini(conversation: Sequence[Message]) -> dict[str, Any]:

@@ -24,7 +24,6 @@ from airflow_provider_segmind.client.rate_window import LocalWindow, RedisWindow
 from airflow_provider_segmind.client.responses import LONGEST_RESET_WAIT
 from airflow_provider_segmind.exceptions import (
     SegmindAPIError,
-    SegmindConfigError,
     SegmindConnectionError,
     SegmindError,
     SegmindRateLimitError,
@@ -59,13 +58,6 @@ class RateSettings:
     count_polls: bool | None = None
     redis_url: str | None = field(default=None, repr=False)
     window: float = 60.0
-
-    def __post_init__(self) -> None:
-        rate = self.requests_per_minute
-        if rate is not None and not 0 < rate < float("inf"):
-            raise SegmindConfigError(f"'requests_per_minute' is {rate!r}; it must be above 0. Nothing was sent.")
-        if not 0 < self.rate_share <= 1:
-            raise SegmindConfigError(f"'rate_share' is {self.rate_share!r}; it must be in (0, 1]. Nothing was sent.")
 
     @property
     def ceiling(self) -> float | None:

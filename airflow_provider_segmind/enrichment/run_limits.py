@@ -16,7 +16,6 @@ from enum import StrEnum
 from airflow_provider_segmind.chat.cost_estimate import UNBOUNDED, CostBound
 from airflow_provider_segmind.enrichment.ledger.row_state import RunTotals
 from airflow_provider_segmind.enrichment.outcomes import Outcome
-from airflow_provider_segmind.exceptions import SegmindConfigError
 
 FAILURES = frozenset({Outcome.FAILED, Outcome.BLOCKED, Outcome.TRUNCATED, Outcome.INVALID})
 """The outcomes that ``max_failed_rows`` counts."""
@@ -39,14 +38,6 @@ class Limits:
     max_rows: int | None = None
     max_failed_rows: int | float | None = None
     expected_cost: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("max_cost", "max_rows", "max_failed_rows", "expected_cost"):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not value >= 0):
-                raise SegmindConfigError(f"{name}={value!r} must be a number of at least 0.")
-        if isinstance(self.max_failed_rows, float) and self.max_failed_rows > 1:
-            raise SegmindConfigError(f"max_failed_rows={self.max_failed_rows!r} is a share: give an int for a count.")
 
     def too_many_failed(self, failed: int, rows: int, *, final: bool = False) -> str | None:
         """

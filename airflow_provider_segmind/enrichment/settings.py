@@ -12,7 +12,6 @@ from airflow_provider_segmind.client.polling import Pending
 from airflow_provider_segmind.defaults import OnUnknown, Rerun
 from airflow_provider_segmind.enrichment.outcomes import Read
 from airflow_provider_segmind.enrichment.rows import Row, canonical_json, fingerprint, frame, text_digest
-from airflow_provider_segmind.exceptions import SegmindConfigError
 
 
 class Client(Protocol):
@@ -89,9 +88,6 @@ class Question:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_frame", frame(model=self.model, schema=self.schema, options=self.options))
-        both = set(self.key) & set(self.answer_columns)
-        if both:
-            raise SegmindConfigError(f"{sorted(both)} are key columns and answer columns at once: rename the answers.")
 
     @property
     def columns(self) -> frozenset[str]:
@@ -149,10 +145,6 @@ class Shard:
 
     index: int = 0
     count: int = 1
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.index < self.count:
-            raise SegmindConfigError(f"shard_index={self.index} must be from 0 to shard_count-1={self.count - 1}.")
 
     def owns(self, mark: bytes) -> bool:
         """Tell whether the row belongs to this shard."""

@@ -15,8 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from airflow_provider_segmind.arguments import ChatPrompt, _check_files, is_path, path_text
-from airflow_provider_segmind.chat.attachments import MAX_INLINE_BYTES, Attachment, load_attachment
+from airflow_provider_segmind.arguments import ChatPrompt, check_files, is_path, parse_json, path_text
+from airflow_provider_segmind.chat.attachments import MAX_INLINE_BYTES, Attachment, load_attachment, too_large_inline
 from airflow_provider_segmind.chat.json_values import clean_text, for_xcom, json_text
 from airflow_provider_segmind.chat.messages import build_chat_inputs
 from airflow_provider_segmind.chat.model_families import family_of
@@ -114,7 +114,7 @@ def build_request(settings: ChatSettings, prompt: ChatPrompt) -> ChatRequest:
     model = settings.request.model
     family = family_of(model, settings.api_format)
     files = _decoded("files", prompt.files) or []
-    _check_files(files)
+    check_files(files)
     uploads: dict[str, Attachment] = {}
     inputs = build_chat_inputs(
         model=model,
@@ -136,12 +136,7 @@ def _decoded(name: str, value: Any) -> Any:
     if not isinstance(value, str):
         # The outputs of a mapped task arrive as a lazy sequence of Airflow's.
         return list(value) if hasattr(value, "__getitem__") and not isinstance(value, bytes) else value
-    try:
-        return json.loads(value)
-    except ValueError as error:
-        raise SegmindConfigError(
-            f"{name!r} is a string that is not JSON: end the template with '| tojson'. Nothing was sent."
-        ) from error
+    return parse_json(name, value)
 
 
 def _load(settings: ChatSettings, file: Any, name: str, uploads: dict[str, Attachment]) -> Attachment:
@@ -170,12 +165,8 @@ def _read(dag_folder: Path | None, address: str, name: str, limit: int | None) -
     beside = dag_folder / address if dag_folder is not None and "://" not in address else None
     path = ObjectStoragePath(str(beside) if beside is not None and beside.exists() else address)
     try:
-        size = path.stat().st_size
-        if limit is not None and size > limit:
-            raise SegmindConfigError(
-                f"{name} ({shorten(path.name, 80)}) has {size} bytes, over the {limit} that may be sent inside a "
-                "request. Pass an http(s) address, or set large_files='upload'. Nothing was sent."
-            )
+        if limit is not None and path.stat().st_size > limit:
+            raise too_large_inline(f"{name} ({shorten(path.name, 80)})", limit)
         return path.read_bytes()
     except FileNotFoundError as error:
         raise SegmindConfigError(

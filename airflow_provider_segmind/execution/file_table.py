@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from airflow_provider_segmind.arguments import TableRows, _is_path, check_output_path, path_text
+from airflow_provider_segmind.arguments import TableRows, _is_path, check_output_path, check_source, path_text
 from airflow_provider_segmind.defaults import LEDGER_FOLDER
 from airflow_provider_segmind.enrichment.engine import Engine
 from airflow_provider_segmind.enrichment.files.readers import cannot_be_read, kind_of, open_source, rows_in
@@ -64,8 +64,7 @@ def table_rows(source: Any, columns: frozenset[str] | None = None) -> Iterator[M
     """
     if _is_path(source):
         return open_source(locate_named("source", source), columns)
-    if source is None or isinstance(source, bytes | Mapping) or not hasattr(source, "__iter__"):
-        raise SegmindConfigError(f"'source' is a {type(source).__name__}: it must be a path, or a list of rows.")
+    check_source(source)
     return open_source((locate_named("source", item) if _is_path(item) else item for item in source), columns)
 
 

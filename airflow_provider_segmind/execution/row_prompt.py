@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_segmind.arguments import answer_columns, fields_of
+from airflow_provider_segmind.arguments import answer_columns, properties_of
 from airflow_provider_segmind.chat import reply_policy
-from airflow_provider_segmind.chat.attachments import MAX_INLINE_BYTES, Attachment, attachment_block, load_attachment
+from airflow_provider_segmind.chat.attachments import MAX_INLINE_BYTES, Attachment, attachment_block, load_attachment, too_large_inline
 from airflow_provider_segmind.chat.cost_estimate import CostBound, cost_bound
 from airflow_provider_segmind.chat.json_values import clean_value
 from airflow_provider_segmind.chat.messages import build_chat_inputs
@@ -104,10 +104,7 @@ class RowAttachments:
             )
             raise SegmindRowError(f"{shown} {why}.") from error
         if len(data) > self._limit:
-            raise SegmindRowError(
-                f"{shown} has more than the {self._limit} bytes that may be sent inside a request: give its http(s) "
-                "address, or make it smaller."
-            )
+            raise too_large_inline(shown, self._limit)
         return data
 
 
@@ -198,7 +195,7 @@ class RowPrompt:
         self._log = log
         self._uncertainty_logged = False
         self._characters_logged = False
-        self._fields = fields_of(settings.output_type)
+        self._fields = tuple(properties_of(settings.output_type))
         self._attachments: RowAttachments | None = None
         self._format: dict[str, Any] | None = None
         if settings.inputs is None:

@@ -167,6 +167,8 @@ class _Extra:
         value = self.positive(name)
         if value is not None and value > 1:
             raise self._wrong(name, value, "a number above 0 and at most 1")
+        if own is not None and not 0 < own <= 1:
+            raise SegmindConfigError(f"{name!r} is {own!r}; it must be above 0 and at most 1. Nothing was sent.")
         return own or value or 1.0
 
     def flag(self, name: str) -> bool:

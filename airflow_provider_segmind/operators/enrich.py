@@ -21,11 +21,11 @@ from airflow_provider_segmind.arguments import (
     check_output_path,
     check_own_columns,
     check_path,
-    check_places,
     check_row_question,
     check_run_limits,
     check_shard,
     check_share,
+    check_source,
     check_sql_target,
     is_given_later,
     path_text,
@@ -418,7 +418,8 @@ class SegmindEnrichFileOperator(SegmindEnrichOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(key=key, ledger_path=ledger_path, **kwargs)
-        check_places(source=source, output_path=output_path)
+        check_source(source)
+        check_output_path(output_path, source)
         self.source = TableRows.hide(source)
         self.output_path = output_path
 

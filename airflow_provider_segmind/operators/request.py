@@ -16,6 +16,7 @@ from airflow_provider_segmind.arguments import (
     check_model,
     check_number,
     check_path,
+    check_request_id,
     check_schema,
     check_share,
     check_waiting,
@@ -35,7 +36,6 @@ from airflow_provider_segmind.defaults import (
     OnUnknown,
 )
 from airflow_provider_segmind.deferral import deadline_of_task, timed_out, warn_not_cancelled
-from airflow_provider_segmind.exceptions import SegmindConfigError
 from airflow_provider_segmind.links import SegmindModelLink, SegmindOutputLink
 from airflow_provider_segmind.rendering import TemplatedOperator, unmasked
 
@@ -308,10 +308,7 @@ class SegmindResultOperator(TemplatedOperator, BaseOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if request_id in (None, ""):
-            raise SegmindConfigError(
-                f"'request_id' is {request_id!r}; it must be an id or the output of a submit task."
-            )
+        check_request_id(request_id)
         self.request_id = request_id
         self.segmind_conn_id = segmind_conn_id
         self.output_path = output_path

@@ -14,6 +14,7 @@ from airflow_provider_segmind.arguments import (
     check_choice,
     check_flag,
     check_path,
+    check_request_id,
     check_waiting,
     is_given_later,
     path_or_none,
@@ -21,7 +22,7 @@ from airflow_provider_segmind.arguments import (
 from airflow_provider_segmind.compat import BaseSensorOperator, PokeReturnValue, conf
 from airflow_provider_segmind.defaults import DEFAULT_CONNECTION, RESULT_LIFETIME, SYNC_WAIT, OnExpiredFree
 from airflow_provider_segmind.deferral import deadline_of_task, timed_out, warn_not_cancelled
-from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindRequestError, SegmindRequestExpiredError
+from airflow_provider_segmind.exceptions import SegmindRequestError, SegmindRequestExpiredError
 from airflow_provider_segmind.rendering import TemplatedOperator
 
 if TYPE_CHECKING:
@@ -81,10 +82,7 @@ class SegmindRequestSensor(TemplatedOperator, BaseSensorOperator):
         **kwargs: Any,
     ) -> None:
         check_waiting(sync_wait=sync_wait, poll_interval=poll_interval, timeout=timeout)
-        if request_id in (None, ""):
-            raise SegmindConfigError(
-                f"'request_id' is {request_id!r}; it must be an id or the output of a submit task."
-            )
+        check_request_id(request_id)
         # Airflow's own check takes numbers only; what is given later follows in check_arguments().
         known = None if is_given_later(poll_interval) else poll_interval
         kwargs.setdefault("poke_interval", 10.0 if known is None else known)

@@ -71,7 +71,7 @@ def test_a_changed_picture_is_asked_about_again_and_an_unchanged_one_is_not(albu
     [
         (lambda path: path.unlink(), "files[0] ('bad.png') does not exist"),
         (lambda path: path.write_bytes(b""), "is empty"),
-        (lambda path: path.write_bytes(PNG + bytes(7_000_000)), "more than the 7000000 bytes"),
+        (lambda path: path.write_bytes(PNG + bytes(7_000_000)), "larger than the 7000000 bytes"),
         (lambda path: (path.unlink(), path.mkdir()), "cannot be read: IsADirectoryError"),
     ],
 )
@@ -189,7 +189,7 @@ def test_a_file_common_to_all_rows_is_read_once(tmp_path: Path) -> None:
     [
         ({"files": "{uri}"}, "'files' is a str"),
         ({"files": [b"..."]}, r"'files\[0\]' is a bytes"),
-        ({"files": ["{uri}"], "inputs": {"image": "{uri}"}}, "'files' cannot join 'inputs'"),
+        ({"files": ["{uri}"], "inputs": {"image": "{uri}"}}, "'files' cannot be combined with 'inputs'"),
         ({"files": ["/logo.png"], "prompt": "What is it?"}, "no {column} placeholder"),
     ],
 )

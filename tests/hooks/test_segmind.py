@@ -291,6 +291,9 @@ def test_an_account_tells_how_fast_it_may_be_asked(monkeypatch: pytest.MonkeyPat
     assert rate.redis_url == "redis://127.0.0.1:6379/0"
     assert SegmindHook().config.typical_seconds == (("my-model", 12.0),)
     assert SegmindHook(rate_share=0.2).config.rate.rate_share == 0.2
+    for wrong in (0, 1.1):
+        with pytest.raises(SegmindConfigError, match=r"'rate_share'.*Nothing was sent"):
+            _ = SegmindHook(rate_share=wrong).config
 
 
 def test_a_task_of_a_part_of_the_limit_says_so_to_its_hook(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,8 +31,8 @@ AT_PARSE: list[tuple[dict[str, Any], str]] = [
     ({"messages": []}, "messages is empty"),
     ({"messages": 7}, "messages is a int"),
     ({"messages": [{"role": "system", "content": "be kind"}]}, "only the role 'system'"),
-    ({"messages": {"contents": []}}, r"'messages.contents' must be a list"),
-    ({"messages": {"contents": [{}]}, "prompt": "x"}, "'prompt' cannot join 'messages'"),
+    ({"messages": {"contents": []}}, r"messages.contents must be a list"),
+    ({"messages": {"contents": [{}]}, "prompt": "x"}, "prompt cannot be combined with messages"),
     ({"prompt": "x", "options": {"stop": {"a", "b"}}}, "options.stop is a set"),
     ({"prompt": "x", "options": {"temperature": float("nan")}}, "options.temperature is nan"),
     ({"prompt": "x", "options": ["temperature"]}, "options is a list"),
@@ -96,7 +96,7 @@ def test_the_output_of_an_upstream_task_passes_the_parse() -> None:
     ("fields", "words"),
     [
         ({"files": ["absent.jpg"]}, r"files\[0\] names 'absent.jpg', where there is no file"),
-        ({"files": ["{big}"]}, r"files\[0\] \(big.png\) has 200 bytes, over the 100"),
+        ({"files": ["{big}"]}, r"files\[0\] \(big.png\) is larger than the 100 bytes"),
         ({"files": ["{odd}"]}, r"files\[0\] \(odd.bin\): neither its name nor its first bytes"),
         (
             {"files": ["{movie}"], "model": "gpt-5"},
@@ -132,7 +132,7 @@ def test_a_file_that_is_too_large_is_not_even_read(chat: Chat, tmp_path: Path, m
     big.write_bytes(b"x" * 101)
     monkeypatch.setattr("pathlib.Path.read_bytes", lambda self: pytest.fail("read"))
 
-    with pytest.raises(AirflowFailException, match="101 bytes"):
+    with pytest.raises(AirflowFailException, match="larger than the 100 bytes"):
         chat.ask(files=[str(big)], max_inline_bytes=100)
 
 
@@ -143,7 +143,7 @@ class TestValidation:
         path = tmp_path / "chat.schema.json"
         path.write_text('{"properties": {"temperature": {"maximum": 1}}}')
 
-        with pytest.raises(AirflowFailException, match=r"\$.temperature breaks 'maximum': 1"):
+        with pytest.raises(AirflowFailException, match=r"\$.temperature violates 'maximum': 1"):
             chat.ask(options={"temperature": 3}, inputs_schema=str(path))
         assert chat.posts == 0
         assert chat.ask(options={"temperature": 1}, inputs_schema=str(path)) == "echo: question"
@@ -159,7 +159,7 @@ class TestValidation:
         )
         task.hook = chat.task().hook
 
-        with pytest.raises(AirflowFailException, match=r"the parameters Segmind lists for the model: \$.prompt breaks"):
+        with pytest.raises(AirflowFailException, match=r"Segmind lists for the model: \$.prompt violates"):
             task.execute(chat.run.context())
         assert chat.posts == 0
 

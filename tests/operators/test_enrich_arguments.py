@@ -29,7 +29,7 @@ def make(**fields: Any) -> SegmindEnrichFileOperator:
         ({"prompt": None}, "'prompt'"),
         ({"prompt": "Name it."}, "'prompt' has no {column}"),
         ({"prompt": None, "inputs": {"prompt": "it"}}, "'inputs' has no {column}"),
-        ({"inputs": {"prompt": "{it}"}}, "'prompt' cannot join 'inputs'"),
+        ({"inputs": {"prompt": "{it}"}}, "'prompt' cannot be combined with 'inputs'"),
         ({"options": {"messages": []}}, "options.messages"),
         ({"model": "nobody-knows", "api_format": "morse"}, "morse"),
         ({"output_type": {"tipe": "object"}}, "output_type"),
