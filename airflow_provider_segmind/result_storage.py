@@ -211,7 +211,7 @@ def stored_result(
         return None
     result = RequestResult.model_validate(body)
     if was_changed(encoded):
-        result = result.written_as(encoded.decode())
+        result = result.with_raw_json(encoded.decode())
     if destination.fits_xcom(len(encoded)):
         return _inline(result, destination)
     return StoredResult(manifest=manifest) if manifest else _in_files(result, None, [str(path)], len(encoded))
@@ -299,8 +299,8 @@ def _download_file(
 
 
 def _encoded(result: RequestResult) -> bytes:
-    if result.written is not None:
-        return clean_text(result.written).encode()
+    if result.raw_json is not None:
+        return clean_text(result.raw_json).encode()
     return clean_text(json.dumps(result.to_json(), ensure_ascii=False)).encode()
 
 
@@ -309,7 +309,7 @@ def _inline(result: RequestResult, destination: ResultDestination) -> StoredResu
     recovered = bool(body.get("recovered"))
     if destination.max_xcom_bytes is None:
         return StoredResult(body, recovered=recovered)
-    carried = body_for_xcom(body, result.written)
+    carried = body_for_xcom(body, result.raw_json)
     if carried.as_text:
         log.warning(
             "The result of request %s is nested more than %d levels deep, or contains numbers beyond 64 bits or names "

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from airflow_provider_segmind import masking
 from airflow_provider_segmind.client.client import ClientConfig
 from airflow_provider_segmind.client.endpoints import Endpoints, Wire
-from airflow_provider_segmind.client.responses import Answer, Asked, server_words
+from airflow_provider_segmind.client.responses import CallContext, Response, server_message
 from airflow_provider_segmind.client.transport_errors import httpx, transport_error
 from airflow_provider_segmind.exceptions import (
     SegmindAPIError,
@@ -156,10 +156,10 @@ def test_every_error_of_ours_masks_what_it_quotes(form: str) -> None:
 )
 def test_a_refusal_that_quotes_the_key_is_masked(form: str, page: str) -> None:
     echoed = FORMS[form](KEY)
-    answer = Answer(401, page.format(echoed).encode())
+    answer = Response(401, page.format(echoed).encode())
 
-    assert not looks_like(KEY, server_words(answer, KEY))
-    assert echoed not in server_words(answer, KEY)
+    assert not looks_like(KEY, server_message(answer, KEY))
+    assert echoed not in server_message(answer, KEY)
 
 
 def printed(error: BaseException) -> str:
@@ -185,9 +185,9 @@ def test_a_traceback_holds_no_key_in_its_causes(form: str) -> None:
         except KeyError as error:
             raise httpx.RemoteProtocolError(f"illegal header line: {echoed!r}") from error
     except httpx.RemoteProtocolError as error:
-        asked = Asked(what="Submitting", secret=KEY, paid=True)
+        context = CallContext(what="Submitting", secret=KEY, paid=True)
         try:
-            raise transport_error(asked, "https://api.segmind.com", error) from error
+            raise transport_error(context, "https://api.segmind.com", error) from error
         except SegmindSubmissionUnknownError as found:
             said = printed(found)
 
@@ -213,7 +213,7 @@ def test_an_error_that_leaks_nothing_stays_itself() -> None:
 def test_of_a_large_body_that_cannot_be_decoded_an_error_keeps_little() -> None:
     body = b'{"key": "' + KEY.encode() + b'", "text": "' + b"\xe9<p>" * 500_000
     with pytest.raises(SegmindError) as caught:
-        Wire(Endpoints(), KEY).result("r-1").read(Answer(200, body))
+        Wire(Endpoints(), KEY).result("r-1").read(Response(200, body))
 
     linked: BaseException | None = caught.value
     while linked is not None:
@@ -267,7 +267,7 @@ def test_a_request_id_that_holds_the_key_is_no_id() -> None:
     wire = Wire(Endpoints(), KEY)
     body = json.dumps({"request_id": f"r-{KEY}", "status": "QUEUED"}).encode()
     with pytest.raises(SegmindError, match="no usable request_id") as caught:
-        wire.submit("a-model", {}).read(Answer(200, body))
+        wire.submit("a-model", {}).read(Response(200, body))
     assert KEY not in printed(caught.value)
     assert caught.value.billed is None
 

@@ -16,7 +16,7 @@ from airflow_provider_segmind.chat.json_values import json_text
 from airflow_provider_segmind.client.account import DownloadLimits
 from airflow_provider_segmind.client.downloads import Downloads
 from airflow_provider_segmind.client.models import RequestResult
-from airflow_provider_segmind.client.responses import Answer, state
+from airflow_provider_segmind.client.responses import Response, state
 from airflow_provider_segmind.client.submission import ResultManifest
 from airflow_provider_segmind.exceptions import SegmindDownloadError
 from airflow_provider_segmind.result_storage import (
@@ -112,7 +112,7 @@ def xcom_of(*given: Any, **options: Any) -> Any:
 
 
 def read(text: str) -> RequestResult:
-    return state("r-1", RequestResult, "", Answer(200, text.encode()))
+    return state("r-1", RequestResult, "", Response(200, text.encode()))
 
 
 def nested(depth: int) -> str:
@@ -198,7 +198,7 @@ def test_any_output_of_a_model_crosses_airflows_own_serialisation(output: str) -
 
     text = f'{{"request_id": "r-1", "status": "COMPLETED", "output": {output}, "metrics": {{"cost": {output}}}}}'
     content = text.encode("utf-8", "surrogatepass")
-    result = state("r-1", RequestResult, "", Answer(200, content))
+    result = state("r-1", RequestResult, "", Response(200, content))
     for destination in (ResultDestination(), ResultDestination(None, 0, "memory://nasty")):
         sent = BaseXCom.serialize_value(xcom_of(result, model="m", destination=destination))
         message = comms.SetXCom(key="k", value=sent, dag_id="d", run_id="r", task_id="t")

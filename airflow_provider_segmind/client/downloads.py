@@ -27,7 +27,7 @@ from airflow_provider_segmind.client.public_network import (
     same_host,
 )
 from airflow_provider_segmind.client.response_body import Body, TooLargeError, Unpacker, UnreadableBodyError
-from airflow_provider_segmind.client.responses import Answer, Asked, refusal
+from airflow_provider_segmind.client.responses import CallContext, Response, status_error
 from airflow_provider_segmind.client.retry import RetryLimits, retrying
 from airflow_provider_segmind.client.transport_errors import (
     answer_headers,
@@ -161,7 +161,9 @@ def download(
     :raises SegmindError: the file cannot be had; it is kept for seven days, and nothing more is billed.
     """
     what = f"Downloading {shorten(urlsplit(file.url).path, 120)!r}"
-    fetch = _Fetch(Asked(what=what, secret=""), downloads, transport, monotonic, monotonic() + downloads.limits.seconds)
+    fetch = _Fetch(
+        CallContext(what=what, secret=""), downloads, transport, monotonic, monotonic() + downloads.limits.seconds
+    )
     loop = retrying(RetryLimits(attempts=5, seconds=120.0), sleep=sleep, rng=rng or random.Random())
     return int(loop(fetch.attempt, file, open_sink))
 
@@ -174,7 +176,7 @@ class _Fetch:
     :param deadline: of all of them, on the clock of ``monotonic``.
     """
 
-    asked: Asked
+    context: CallContext
     downloads: Downloads
     transport: httpx.BaseTransport | None
     monotonic: Callable[[], float]
@@ -196,14 +198,14 @@ class _Fetch:
             raise self._refused(str(error)) from error
         except TooLargeError as error:
             raise SegmindDownloadError(
-                f"{self.asked.what} was stopped: the file has {error} (max_download_bytes). {_KEPT}"
+                f"{self.context.what} was stopped: the file has {error} (max_download_bytes). {_KEPT}"
             ) from error
         except httpx.InvalidURL as error:
             raise self._refused("it is not an http address of a host") from error
         except (httpx.HTTPError, UnreadableBodyError) as error:
             self._time()
-            raise transport_error(self.asked, url, error) from error
-        raise SegmindDownloadError(f"{self.asked.what} was redirected more than {MAX_REDIRECTS} times. {_KEPT}")
+            raise transport_error(self.context, url, error) from error
+        raise SegmindDownloadError(f"{self.context.what} was redirected more than {MAX_REDIRECTS} times. {_KEPT}")
 
     def _client(self, url: str) -> httpx.Client:
         found = _host_and_port(url)
@@ -224,7 +226,7 @@ class _Fetch:
         left = self.deadline - self.monotonic()
         if left <= 0:
             raise SegmindDownloadError(
-                f"{self.asked.what} was stopped after {self.downloads.limits.seconds:g} s (download_timeout). {_KEPT}"
+                f"{self.context.what} was stopped after {self.downloads.limits.seconds:g} s (download_timeout). {_KEPT}"
             )
         return http_timeout(min(STALL_TIMEOUT, left))
 
@@ -237,7 +239,7 @@ class _Fetch:
             with suppress(TooLargeError):
                 for piece in raw_pieces(response):
                     words.add(piece)
-            raise self._answered(Answer(response.status_code, words.content, headers, time.time()))
+            raise self._answered(Response(response.status_code, words.content, headers, time.time()))
         unpacker = Unpacker(headers, self.downloads.limits.max_bytes, ready=response.is_stream_consumed)
         written = 0
         with open_sink(file.suffix(headers.get("content-type", "").partition(";")[0])) as sink:
@@ -247,13 +249,13 @@ class _Fetch:
                     written += sink.write(piece)
         return written
 
-    def _answered(self, answer: Answer) -> SegmindError:
-        error = refusal(self.asked, answer)
+    def _answered(self, answer: Response) -> SegmindError:
+        error = status_error(self.context, answer)
         if not isinstance(error, SegmindResponseError) or answer.status_code < 400:
             return error
         # A store of files answers with pages of its own; no gateway of Segmind is between, and no base URL to check.
         return SegmindResponseError(
-            f"{self.asked.what} was answered HTTP {answer.status_code}: {error.body!r}. The request was billed, and "
+            f"{self.context.what} returned HTTP {answer.status_code}: {error.body!r}. The request was billed, and "
             "its file is kept for seven days; a later try may succeed.",
             billed=True,
             retryable=True,
@@ -262,7 +264,7 @@ class _Fetch:
         )
 
     def _refused(self, why: str) -> SegmindDownloadError:
-        return SegmindDownloadError(f"{self.asked.what} is refused: {why}. Nothing was sent there.", refused=True)
+        return SegmindDownloadError(f"{self.context.what} is refused: {why}. Nothing was sent there.", refused=True)
 
 
 def _check_redirect(response: httpx.Response) -> None:

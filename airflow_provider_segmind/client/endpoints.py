@@ -1,9 +1,9 @@
 """
-Pure: which call to make, how to read its answer, and which error that answer is.
+The calls of Segmind's API: what to send, and how to read the response.
 
-Nothing here sends anything. A :class:`Call` says what to send and carries the function that reads the answer; the
-sync and the async client only carry calls out. URLs are always built from our own base URLs and the id: a
-``status_url`` that a server names is never dialled, because the API key would travel with it.
+Nothing here sends anything. A :class:`Call` contains what to send and the function that reads the response; the clients
+only send it. URLs are always built from our own base URLs and the id: a ``status_url`` in a response is never called,
+because the API key would be sent along.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from airflow_provider_segmind.client.models import (
     SubmittedRequest,
     SyncResult,
 )
-from airflow_provider_segmind.client.responses import Answer, Asked
+from airflow_provider_segmind.client.responses import CallContext, Response
 from airflow_provider_segmind.exceptions import SegmindConfigError, shorten
 
 T = TypeVar("T")
@@ -38,7 +38,7 @@ _BASE_URL = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 MAX_RECORDS_PER_PAGE = 100
-"""Rows a page of the request history holds at most (SDK 1.3.0)."""
+"""Largest page of the request history (SDK 1.3.0)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,19 +61,19 @@ class Endpoints:
 @dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
     """
-    One HTTP call and how to read its answer.
+    An HTTP call and how to read its response.
 
-    :param asked: what is tried, whether it is paid for, and what to mask; a paid call is sent again only where
-        nothing can have arrived.
-    :param read: turns the answer into a value or raises the error it is.
+    :param context: what is tried, whether it is paid, and what to mask; a paid call is sent again only if it cannot
+        have arrived.
+    :param read: turns the response into a value or raises its error.
     :param timeout: seconds for the whole call, None for the client's own.
     """
 
-    asked: Asked
+    context: CallContext
     method: str
     url: str
-    # Reader and headers hold the key, the body holds prompts.
-    read: Callable[[Answer], T] = field(repr=False)
+    # Reader and headers contain the key, the body contains prompts.
+    read: Callable[[Response], T] = field(repr=False)
     body: bytes | None = field(default=None, repr=False)
     timeout: float | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -83,23 +83,23 @@ def base_url(text: str, field_name: str) -> str:
     """
     Normalise a base URL: scheme added, trailing slash and ``/v1`` or ``/v2`` stripped, a proxy's path prefix kept.
 
-    :param field_name: the connection field the text came from, for the error.
-    :raises SegmindConfigError: it is no http(s) URL.
+    :param field_name: the field of the connection, for the error.
+    :raises SegmindConfigError: it is not an http(s) URL.
     """
     url = text.strip()
     if "://" not in url:
         url = f"https://{url}"
-    if not _BASE_URL.fullmatch(url) or not _can_be_dialled(url):
+    if not _BASE_URL.fullmatch(url) or not _is_connectable(url):
         shown = shorten(re.sub(r"//.*@", "//***@", text))
         raise SegmindConfigError(
-            f"Field {field_name!r} of the Segmind connection is {shown!r}, which is no base URL: give scheme, host "
+            f"Field {field_name!r} of the Segmind connection is {shown!r}, which is not a base URL: give scheme, host "
             "and, behind a proxy, its path, like 'https://api.segmind.com'. Nothing was sent."
         )
-    return re.sub(r"/v[12]$", "", _in_one_spelling(url).rstrip("/"), flags=re.IGNORECASE).rstrip("/")
+    return re.sub(r"/v[12]$", "", _normalised(url).rstrip("/"), flags=re.IGNORECASE).rstrip("/")
 
 
-def _in_one_spelling(url: str) -> str:
-    """Write scheme and host in lower case and leave the scheme's own port out, so that equal hosts compare equal."""
+def _normalised(url: str) -> str:
+    """Lower the case of scheme and host and drop the scheme's default port, so that equal hosts compare equal."""
     scheme, _, rest = url.partition("://")
     authority, slash, path = rest.partition("/")
     scheme, authority = scheme.lower(), authority.lower()
@@ -107,10 +107,10 @@ def _in_one_spelling(url: str) -> str:
     return f"{scheme}://{authority.removesuffix(port)}{slash}{path}"
 
 
-def _can_be_dialled(url: str) -> bool:
+def _is_connectable(url: str) -> bool:
     try:
         parts = urlsplit(url)
-        # A name with an empty or overlong label would fail in the look-up, after the intent is recorded, with an error
+        # A name with an empty or overlong label would fail on resolution, after the intent is recorded, with an error
         # of a library.
         (parts.hostname or "").encode("idna")
         return bool(parts.hostname) and parts.port != 0
@@ -122,12 +122,12 @@ def path_segment(value: object, field_name: str) -> str:
     """
     Check a model name or request id before it becomes part of a URL.
 
-    :raises SegmindConfigError: it is empty or holds anything but letters, digits, dot, dash and underscore.
+    :raises SegmindConfigError: it is empty or contains anything but letters, digits, dot, dash and underscore.
     """
     if not isinstance(value, str) or not readers.PATH_SEGMENT.fullmatch(value):
         raise SegmindConfigError(
-            f"{field_name!r} is {shorten(repr(value))}; up to 200 letters, digits, '.', '_' and '-' are allowed and it "
-            "cannot be empty. Nothing was sent."
+            f"{field_name!r} is {shorten(repr(value))}; it must be 1 to 200 letters, digits, '.', '_' and '-'. Nothing "
+            "was sent."
         )
     return quote(value, safe="")
 
@@ -143,7 +143,7 @@ class Wire:
     Builds the calls of one account.
 
     :param api_key: sent as ``x-api-key`` and masked in every message.
-    :param resubmit_on_server_error: treat a 5xx answered to a submit as "nothing was created", as Segmind's async page
+    :param resubmit_on_server_error: treat a 5xx response to a submit as "nothing was created", as Segmind's async page
         says, instead of as unknown.
     """
 
@@ -151,14 +151,14 @@ class Wire:
     api_key: str = field(repr=False)
     resubmit_on_server_error: bool = False
     headers: dict[str, str] = field(init=False, repr=False)
-    """What every authenticated call carries."""
+    """Headers of every authenticated call."""
 
     def __post_init__(self) -> None:
         # httpx would quote the whole header in its own error.
         if not re.fullmatch(r"[!-~]*", self.api_key):
             raise SegmindConfigError(
-                "The API key (password) of the Segmind connection holds a blank, a line break or another character "
-                "that no key has: copy it again. Nothing was sent."
+                "The API key (password) of the Segmind connection contains a space, a line break or another character "
+                "that is not allowed in a key: copy it again. Nothing was sent."
             )
         headers = {
             "x-api-key": self.api_key,
@@ -170,14 +170,14 @@ class Wire:
     def submit(self, model: str, inputs: Mapping[str, Any]) -> Call[SubmittedRequest]:
         """``POST /v2/{model}``: paid, never idempotent."""
         url = f"{self.endpoints.gateway}/v2/{path_segment(model, 'model')}"
-        asked = self._asked(f"Submitting to model {model!r}", paid=True, names="model")
-        return self._call(asked, url, partial(readers.submitted, secret=self.api_key), body=encode_inputs(inputs))
+        context = self._context(f"Submitting to model {model!r}", paid=True, names="model")
+        return self._call(context, url, partial(readers.submitted, secret=self.api_key), body=encode_inputs(inputs))
 
     def run_sync(self, model: str, inputs: Mapping[str, Any], timeout: float | None) -> Call[SyncResult]:
         """``POST /v1/{model}``: paid, blocks until the model is done."""
         url = f"{self.endpoints.gateway}/v1/{path_segment(model, 'model')}"
-        asked = self._asked(f"Running model {model!r}", paid=True, names="model")
-        return self._call(asked, url, readers.sync_result, body=encode_inputs(inputs), timeout=timeout)
+        context = self._context(f"Running model {model!r}", paid=True, names="model")
+        return self._call(context, url, readers.sync_result, body=encode_inputs(inputs), timeout=timeout)
 
     def status(self, request_id: str) -> Call[RequestState]:
         """``GET /v2/requests/{id}/status``: free, without the output."""
@@ -190,20 +190,22 @@ class Wire:
         return self._poll(f"Fetching the result of request {request_id!r}", url, request_id, RequestResult)
 
     def credits(self) -> Call[Credits]:
-        """``GET /v1/get-user-credits``: free, runs no model; 404 means a good key without a balance record."""
-        asked = self._asked("Asking for the balance", names="account")
-        return self._call(asked, f"{self.endpoints.gateway}/v1/get-user-credits", readers.credits)
+        """``GET /v1/get-user-credits``: free, runs no model; 404 means a valid key without a balance record."""
+        context = self._context("Asking for the balance", names="account")
+        return self._call(context, f"{self.endpoints.gateway}/v1/get-user-credits", readers.credits)
 
     def models(self) -> Call[list[ModelInfo]]:
-        """List the models; the wire wraps the list in an object with one oddly named key."""
+        """List the models; Segmind wraps the list in an object with one oddly named key."""
         url = f"{self.endpoints.models}/inference-model-information/list"
-        return self._call(self._asked("Listing the models"), url, readers.model_list)
+        return self._call(self._context("Listing the models"), url, readers.model_list)
 
     def request_record(self, request_id: str) -> Call[RequestRecord]:
         """Look up one row of the request history: one own request of any age."""
         url = f"{self.endpoints.history}/inference-request/request-history/{path_segment(request_id, 'request_id')}"
-        asked = self._asked(f"Looking up the record of request {request_id!r}", names="record", request_id=request_id)
-        return self._call(asked, url, partial(readers.record, request_id, self.api_key))
+        context = self._context(
+            f"Looking up the record of request {request_id!r}", names="record", request_id=request_id
+        )
+        return self._call(context, url, partial(readers.record, request_id, self.api_key))
 
     def request_records(
         self,
@@ -215,7 +217,7 @@ class Wire:
         page: int = 1,
         per_page: int = MAX_RECORDS_PER_PAGE,
     ) -> Call[list[RequestRecord]]:
-        """List a page of the request history, newest first; a request with N outputs stands there N times."""
+        """List a page of the request history, newest first; a request with N outputs appears N times."""
         query = {
             "page": page,
             "per_page": per_page,
@@ -228,38 +230,42 @@ class Wire:
         }
         text = urlencode({name: value for name, value in query.items() if value is not None})
         url = f"{self.endpoints.history}/inference-request/request-history?{text}"
-        return self._call(self._asked("Searching the request history"), url, partial(readers.record_list, self.api_key))
+        return self._call(
+            self._context("Searching the request history"), url, partial(readers.record_list, self.api_key)
+        )
 
     def upload(self, data_urls: Sequence[str]) -> Call[list[str]]:
-        """Store files at Segmind; the public URLs come back. Nothing is billed as far as Segmind documents."""
+        """Store files at Segmind and return their public URLs. Free as far as Segmind documents."""
         body = json.dumps({"data_urls": list(data_urls)}).encode()
-        asked = self._asked(f"Uploading {len(data_urls)} file(s)")
+        context = self._context(f"Uploading {len(data_urls)} file(s)")
         return self._call(
-            asked, f"{self.endpoints.storage}/upload-asset", partial(readers.urls, len(data_urls)), body=body
+            context, f"{self.endpoints.storage}/upload-asset", partial(readers.urls, len(data_urls)), body=body
         )
 
     def _poll(self, what: str, url: str, request_id: str, model: type[S]) -> Call[S]:
-        # 422 is how Segmind serves FAILED, so it is a state and no refusal.
-        asked = self._asked(what, names="request", request_id=request_id, accepts=(422,))
-        return self._call(asked, url, partial(readers.state, request_id, model, self.api_key))
+        # Segmind sends FAILED as 422, so that it is a state and not an error.
+        context = self._context(what, names="request", request_id=request_id, accepts=(422,))
+        return self._call(context, url, partial(readers.state, request_id, model, self.api_key))
 
-    def _asked(self, what: str, **details: Any) -> Asked:
-        return Asked(what=what, secret=self.api_key, resubmit_on_server_error=self.resubmit_on_server_error, **details)
+    def _context(self, what: str, **details: Any) -> CallContext:
+        return CallContext(
+            what=what, secret=self.api_key, resubmit_on_server_error=self.resubmit_on_server_error, **details
+        )
 
     def _call(
         self,
-        asked: Asked,
+        context: CallContext,
         url: str,
-        read: Callable[[Answer], T],
+        read: Callable[[Response], T],
         *,
         body: bytes | None = None,
         timeout: float | None = None,
     ) -> Call[T]:
         return Call(
-            asked=asked,
+            context=context,
             method="GET" if body is None else "POST",
             url=url,
-            read=partial(readers.checked, asked, read),
+            read=partial(readers.read_response, context, read),
             body=body,
             headers=self.headers if body is None else {**self.headers, "content-type": "application/json"},
             timeout=timeout,
@@ -270,7 +276,7 @@ def encode_inputs(inputs: Mapping[str, Any]) -> bytes:
     """
     Encode the JSON body of a paid call.
 
-    :raises SegmindConfigError: it is no object, or holds what JSON cannot.
+    :raises SegmindConfigError: it is not an object, or contains what JSON cannot represent.
     """
     if not isinstance(inputs, Mapping):
         raise SegmindConfigError(f"'inputs' must be an object (dict), not {type(inputs).__name__}. Nothing was sent.")

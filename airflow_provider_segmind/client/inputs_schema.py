@@ -1,9 +1,9 @@
 """
-Pure: from what Segmind's model list says of a model's parameters to a JSON Schema that ``inputs`` can be checked with.
+Converts the parameters in Segmind's model list to a JSON Schema for ``inputs``.
 
 The shape of ``parameters`` is not documented, so every plausible one is read: a JSON Schema, a mapping of names to
-descriptions, a list of descriptions with names, and any of them as a JSON text. What cannot be read is left out: a
-check that knows too little lets too much through, which costs less than one that refuses what would have worked.
+descriptions, a list of descriptions with names, and any of them as a string of JSON. Unreadable parts are ignored: a
+check that accepts too much costs less than one that refuses what would have worked.
 """
 
 from __future__ import annotations

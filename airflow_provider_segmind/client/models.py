@@ -1,4 +1,4 @@
-"""Pydantic models of the wire: what Segmind's responses contain."""
+"""Pydantic models of Segmind's responses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
 
 
 class RequestStatus(StrEnum):
-    """The states Segmind documents. Any other string means "in progress, unknown"."""
+    """The documented states. Any other string means "in progress"."""
 
     QUEUED = "QUEUED"
     PROCESSING = "PROCESSING"
@@ -21,7 +21,7 @@ class RequestStatus(StrEnum):
 
 
 def _number(value: Any) -> float | None:
-    """Read a number leniently; what is no number is unknown, never 0."""
+    """Read a number leniently; anything else is unknown, never 0."""
     if isinstance(value, bool) or value is None:
         return None
     try:
@@ -31,21 +31,21 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _words(value: Any) -> str | None:
-    """Read Segmind's words: mostly a string, sometimes an object, null on success."""
+def _message(value: Any) -> str | None:
+    """Read a message of Segmind: usually a string, sometimes an object, null on success."""
     if not value:
         return None
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 LenientFloat = Annotated[float | None, BeforeValidator(_number)]
-LenientText = Annotated[str | None, BeforeValidator(_words)]
+LenientText = Annotated[str | None, BeforeValidator(_message)]
 
 
 class WireModel(BaseModel):
-    """Frozen, and open to fields the server adds. What a reader pays for or typed never shows in a ``repr``."""
+    """Frozen, and open to fields that Segmind adds. Prompts and outputs never appear in a ``repr``."""
 
-    # pydantic's errors quote what they refuse, and tracebacks end up in logs.
+    # pydantic's errors quote invalid values, and tracebacks end up in logs.
     model_config = ConfigDict(
         frozen=True,
         extra="allow",
@@ -67,13 +67,13 @@ class WireModel(BaseModel):
 
 class Metrics(WireModel):
     """
-    What a request took and cost. Every field is None when Segmind did not say.
+    Duration and cost of a request. Fields that Segmind did not send are None.
 
     :param cost: USD as billed. Absent on failure, because nothing is charged; None is never 0.
     :param remaining_credits: USD left on the account afterwards.
     :param inference_time: seconds on the model.
     :param queue_time: seconds waiting for a worker.
-    :param total_time: seconds in all.
+    :param total_time: seconds in total.
     """
 
     cost: LenientFloat = None
@@ -105,10 +105,10 @@ class SubmittedRequest(WireModel):
 
 class RequestState(WireModel):
     """
-    Where a request stands.
+    The state of a request.
 
-    :param status: Segmind's word, see :class:`RequestStatus`; anything else is still in progress.
-    :param error: Segmind's words about a failure, None otherwise.
+    :param status: see :class:`RequestStatus`; any other string means that it is in progress.
+    :param error: Segmind's message about a failure, None otherwise.
     """
 
     request_id: str
@@ -140,34 +140,34 @@ class RequestResult(RequestState):
     """
 
     output: Any = Field(default=None, repr=False)
-    _written: str | None = PrivateAttr(default=None)
+    _raw_json: str | None = PrivateAttr(default=None)
 
     @property
-    def written(self) -> str | None:
-        """Return the JSON as Segmind sent it where the fields hold a part of it in another form, else None."""
-        return self._written
+    def raw_json(self) -> str | None:
+        """Return the JSON as Segmind sent it where the fields contain a part of it in another form, else None."""
+        return self._raw_json
 
-    def written_as(self, text: str) -> Self:
-        """Return this result with the JSON it was read from."""
+    def with_raw_json(self, text: str) -> Self:
+        """Return this result with the JSON from which it was read."""
         copy = self.model_copy()
-        copy._written = text  # noqa: SLF001
+        copy._raw_json = text  # noqa: SLF001
         return copy
 
 
 class Credits(WireModel):
-    """The balance of the account in USD. The wire's key of the free part has a hyphen."""
+    """The balance of the account in USD. In Segmind's JSON the key of the free part has a hyphen."""
 
     credits: LenientFloat = None
     free_credits: LenientFloat = Field(default=None, alias="free-credits")
 
     @property
     def total(self) -> float:
-        """What can be spent: both parts together."""
+        """Both parts together."""
         return (self.credits or 0.0) + (self.free_credits or 0.0)
 
 
 class ModelInfo(WireModel):
-    """One row of the model list. ``is_depreciated`` is spelt as the server spells it."""
+    """One row of the model list. ``is_depreciated`` is Segmind's spelling."""
 
     slug: LenientText = None
     title: LenientText = None
@@ -179,12 +179,12 @@ class ModelInfo(WireModel):
 
 class RequestRecord(WireModel):
     """
-    One row of the request history, kept far beyond the hour a result lives.
+    One row of the request history, which Segmind keeps far longer than a result.
 
     :param model_status: COMPLETED, FAILED or PENDING (the history's own vocabulary).
     :param credits_deduction: USD as billed.
     :param generation_url: where the output file is, for seven days.
-    :param clock_offset: seconds by which the Date header of the answer was ahead of our clock, None without one.
+    :param clock_offset: seconds by which the Date header of the response was ahead of our clock, None without one.
     """
 
     request_id: str
@@ -200,7 +200,7 @@ class RequestRecord(WireModel):
 
 class SyncResult(WireModel):
     """
-    The answer of the blocking v1 call.
+    The response of the blocking v1 call.
 
     :param content_type: the media type Segmind named.
     :param json_body: the decoded body when it is JSON.

@@ -216,7 +216,7 @@ class RateLimiter:
 
         :raises SegmindConnectionError: Redis stays unreachable; nothing was sent.
         """
-        paid = call.asked.paid
+        paid = call.context.paid
         while not self.counts(call):
             if (pause := self.cooldown(clock())) > 0:
                 yield pause + self._rng.random() * min(1.0, pause)
@@ -473,7 +473,7 @@ class Throttle:
         if not call.url.startswith(self._prefix):
             return exchange(call)
         permit = self.limiter.acquire(call, clock=self._clock, sleep=sleep, priority=priority)
-        self.count(call.asked.paid)
+        self.count(call.context.paid)
         failure: SegmindError | None = None
         try:
             return exchange(call)
@@ -509,7 +509,7 @@ class Throttle:
             raise
         finally:
             if sent:
-                self.count(call.asked.paid)
+                self.count(call.context.paid)
                 share_cooldown = self.limiter.release(permit, self._clock(), failure)
                 if share_cooldown is not None:
                     await asyncio.to_thread(share_cooldown)

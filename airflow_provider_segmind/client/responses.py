@@ -1,4 +1,4 @@
-"""Pure: what an HTTP response says, as a typed value or as the one error that it is."""
+"""Reads HTTP responses into typed values or errors."""
 
 from __future__ import annotations
 
@@ -50,17 +50,17 @@ FATE_UNKNOWN = (
 _MONEY_PATTERN = re.compile(r"\bcredits?\b|\bbalance\b|\bfunds\b|\bspend(?:ing)?[ _-](?:limit|cap)", re.IGNORECASE)
 _MEDIA_TYPE_PATTERN = re.compile(r"content[ -]?type", re.IGNORECASE)
 _SURROGATE_PATTERN = re.compile(rb"\\u[dD][89a-fA-F]")
-_WORD_KEYS = ("error", "error_message", "message", "detail")
+_MESSAGE_KEYS = ("error", "error_message", "message", "detail")
 LONGEST_RESET_WAIT = 65.0
-"""Seconds a reset header is believed for; Segmind's windows are a minute long."""
+"""Longest reset time in seconds that is believed; Segmind's windows are a minute long."""
 _ABOUT_THE_CALL = frozenset({413, 414, 429, 431})
-"""Refusals that say something about the call itself, even where a proxy words them as a page."""
+"""Statuses that concern the call itself, even if a proxy sends them with an HTML page."""
 _EPOCH_FLOOR = 1e8
 _EPOCH_MILLISECONDS = 1e11
 
 
-class BrokenAnswerError(Exception):
-    """A 2xx whose body is not what the contract says; :func:`broken` turns it into the public error."""
+class MalformedResponseError(Exception):
+    """A 2xx response whose body breaks the contract; :func:`malformed_error` turns it into the public error."""
 
     def __init__(self, message: str, *, cut: bool = False) -> None:
         super().__init__(message)
@@ -68,12 +68,12 @@ class BrokenAnswerError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Response:
     """
-    One HTTP answer, read whole.
+    An HTTP response that was read completely.
 
     :param headers: names in lower case.
-    :param received_at: epoch seconds, for headers that name a moment.
+    :param received_at: epoch seconds, for headers that contain a time.
     """
 
     status_code: int
@@ -88,57 +88,57 @@ class Answer:
 
     @property
     def text(self) -> str:
-        """Return the body of a JSON answer as text."""
+        """Return the body of a JSON response as a string."""
         return self.content.decode(json.detect_encoding(self.content), "surrogatepass").removeprefix("\ufeff")
 
     def json(self) -> Any:
         """
         Decode the body.
 
-        NaN and infinity, which JSON does not have, are read as null; half of a surrogate pair, which a reply cut in the
-        middle of an emoji holds and no UTF-8 file can, as a question mark. Numbers of hundreds of digits, and fields
-        nested too deeply for other readers, come as strings: see :func:`.json_values.read_json`.
+        NaN and infinity, which JSON does not have, become null. Half of a surrogate pair, as in a reply that was cut in
+        the middle of an emoji, becomes a question mark, because UTF-8 cannot encode it. Numbers of hundreds of digits
+        and values nested too deeply for other readers become strings: see :func:`.json_values.read_json`.
 
-        :raises BrokenAnswerError: it is not JSON, or was cut off.
+        :raises MalformedResponseError: it is not JSON, or was cut off.
         """
         try:
             body = read_json(self.content)
             if _SURROGATE_PATTERN.search(self.content):
                 body = json.loads(json.dumps(body, ensure_ascii=False).encode("utf-8", "replace"))
         except (ValueError, RecursionError) as error:
-            raise BrokenAnswerError("is not JSON", cut=True) from error
+            raise MalformedResponseError("is not JSON", cut=True) from error
         return body
 
     def json_object(self) -> dict[str, Any]:
         """
         Decode the body, which must be a JSON object.
 
-        :raises BrokenAnswerError: it is not.
+        :raises MalformedResponseError: it is not.
         """
         body = self.json()
         if not isinstance(body, dict):
-            raise BrokenAnswerError(f"is a JSON {type(body).__name__}, not an object")
+            raise MalformedResponseError(f"is a JSON {type(body).__name__}, not an object")
         return body
 
 
-def from_gateway(answer: Answer) -> bool:
+def from_gateway(response: Response) -> bool:
     """
-    Tell whether something in front of Segmind answered: a redirect, a gateway's 5xx, a page, a text that is not JSON.
+    Return whether something in front of Segmind responded: a redirect, a gateway's 5xx, a body that is not JSON.
 
-    Segmind's own refusals are JSON; 405 is the documented exception, and the client never uses a wrong verb. So such an
-    answer says nothing about the call, its inputs or its request, and is waited out like an outage.
+    Segmind's own errors are JSON; 405 is the documented exception, and the client never uses a wrong method. So such a
+    response says nothing about the call, its inputs or its request, and is waited out like an outage.
     """
-    code = answer.status_code
+    code = response.status_code
     if 300 <= code < 400 or code > 500:
         return True
-    first = answer.content[:1000].lstrip()[:1]
+    first = response.content[:1000].lstrip()[:1]
     return code not in _ABOUT_THE_CALL and first != b"" and first not in b'{["'
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class CallContext:
     """
-    What an answer is an answer to.
+    What a call is about: decides how its response is read and how errors are worded.
 
     :param what: what was tried, for messages.
     :param secret: the API key, masked wherever a server echoes it.
@@ -156,90 +156,90 @@ class Asked:
 
     @property
     def costs(self) -> str:
-        """Return what a refusal means for money, for messages; a refused look does not end what it looks at."""
+        """Return what an error means for money, for messages; a failed poll does not end the request."""
         return NOT_BILLED if self.paid else "The call itself costs nothing"
 
 
-def spoken(body: Mapping[str, Any], secret: str) -> str | None:
-    """Return the server's own words in a JSON object, masked; None when it has none."""
-    found = next((body[key] for key in _WORD_KEYS if body.get(key)), None)
+def error_message(body: Mapping[str, Any], secret: str) -> str | None:
+    """Return the error message in a JSON object, masked; None when there is none."""
+    found = next((body[key] for key in _MESSAGE_KEYS if body.get(key)), None)
     if found is None:
         return None
     return mask(found if isinstance(found, str) else json.dumps(found, ensure_ascii=False), secret)
 
 
-def server_words(answer: Answer, secret: str) -> str:
-    """Return what the server said, masked and shortened: the ``error`` of a JSON body, else the text of the page."""
-    # Masked before any cut, which could leave half a key that no pattern knows.
-    text = mask(answer.content[:40_000].decode("utf-8", "replace"), secret)[:20_000]
+def server_message(response: Response, secret: str) -> str:
+    """Return the server's message, masked and shortened: the ``error`` of a JSON body, else the text of the page."""
+    # Masked before any cut, which could leave half a key that no pattern matches.
+    text = mask(response.content[:40_000].decode("utf-8", "replace"), secret)[:20_000]
     try:
-        body = answer.json()
-    except BrokenAnswerError:
+        body = response.json()
+    except MalformedResponseError:
         text = re.sub(r"<(style|script)\b.*?</\1>", " ", text, flags=re.IGNORECASE | re.DOTALL)
         text = re.sub(r"<[^<>]*>", " ", text)
     else:
         if isinstance(body, dict):
-            text = spoken(body, secret) or text
+            text = error_message(body, secret) or text
     return shorten(" ".join(text.split()))
 
 
-def refusal(asked: Asked, answer: Answer) -> SegmindError:
-    """Return the error that a status outside 2xx stands for."""
-    error = _refusal(asked, answer)
+def status_error(context: CallContext, response: Response) -> SegmindError:
+    """Return the error of a status outside 2xx."""
+    error = _status_error(context, response)
     if isinstance(error, SegmindAPIError):
-        error.gateway = from_gateway(answer)
+        error.gateway = from_gateway(response)
     return error
 
 
-def _refusal(asked: Asked, answer: Answer) -> SegmindError:
-    code, words = answer.status_code, server_words(answer, asked.secret)
-    said = f"{asked.what} was answered HTTP {code}" + (f": {words!r}" if words else " without a body")
-    details: dict[str, Any] = {"status_code": code, "request_id": asked.request_id, "body": words}
+def _status_error(context: CallContext, response: Response) -> SegmindError:
+    code, message = response.status_code, server_message(response, context.secret)
+    said = f"{context.what} returned HTTP {code}" + (f": {message!r}" if message else " without a body")
+    details: dict[str, Any] = {"status_code": code, "request_id": context.request_id, "body": message}
     if 300 <= code < 400:
-        return _redirect(asked, answer, said, details)
+        return _redirect(context, response, said, details)
     if code == 429:
-        wait = seconds_until_reset(answer)
+        wait = seconds_until_reset(response)
         when = "" if wait is None else f" The limit resets in {wait:.0f} s."
         return SegmindRateLimitError(
-            f"{said}.{when} {asked.costs}; lower requests_per_minute of the connection or try later.",
+            f"{said}.{when} {context.costs}; lower requests_per_minute of the connection or try later.",
             retry_after=wait,
             **details,
         )
     if code >= 500:
-        return _server_error(asked, said, details)
-    if from_gateway(answer):
-        return _page(asked, code, said, details)
-    if code in (404, 410) and asked.names == "request" and asked.request_id is not None:
+        return _server_error(context, said, details)
+    if from_gateway(response):
+        return _page(context, code, said, details)
+    if code in (404, 410) and context.names == "request" and context.request_id is not None:
         return SegmindRequestExpiredError(
-            f"{said}. Segmind keeps a result for one hour after submission and answers so for an expired or unknown "
-            "id; if it completed it was billed, and what became of it stands in the request history "
+            f"{said}. Segmind keeps a result for one hour after submission and responds like this for an expired or "
+            "unknown id; if the request completed it was billed, and the request history has its outcome "
             "(get_request_record).",
-            request_id=asked.request_id,
+            request_id=context.request_id,
         )
-    kind, advice = _client_error(asked, code, words)
-    return kind(f"{said}. {asked.costs}; {advice}.", **details)
+    kind, advice = _client_error(context, code, message)
+    return kind(f"{said}. {context.costs}; {advice}.", **details)
 
 
-def _redirect(asked: Asked, answer: Answer, said: str, details: dict[str, Any]) -> SegmindResponseError:
-    target = shorten(mask(answer.headers.get("location", "nowhere"), asked.secret))
-    if asked.paid and answer.status_code == 303:
+def _redirect(context: CallContext, response: Response, said: str, details: dict[str, Any]) -> SegmindResponseError:
+    target = shorten(mask(response.headers.get("location", "nowhere"), context.secret))
+    if context.paid and response.status_code == 303:
         # "See other" is how a server answers a POST that it has carried out.
         return SegmindResponseError(f"{said}, a redirect to {target!r}. {FATE_UNKNOWN}.", **details)
     return SegmindResponseError(
-        f"{said}, a redirect to {target!r}. It was not followed because the API key would travel with it. "
-        f"{asked.costs}; a later try may succeed. If it persists, set the base URL of the connection to where Segmind "
-        "really is.",
+        f"{said}, a redirect to {target!r}. It was not followed because the API key would be sent along. "
+        f"{context.costs}; a later try may succeed. If it persists, set the base URL of the connection to Segmind's "
+        "address.",
         billed=False,
         retryable=True,
         **details,
     )
 
 
-def _page(asked: Asked, code: int, said: str, details: dict[str, Any]) -> SegmindAPIError:
-    """Return the error of a 4xx that something in front of Segmind answered; nothing reached Segmind."""
+def _page(context: CallContext, code: int, said: str, details: dict[str, Any]) -> SegmindAPIError:
+    """Return the error of a 4xx from something in front of Segmind; nothing reached Segmind."""
     meaning = (
-        f"{said}. The body is not JSON, so a proxy or gateway in front of Segmind answered. {asked.costs}; a later try "
-        "may succeed. If it persists, check the base URL of the connection and what lies between."
+        f"{said}. The body is not JSON, so a proxy or gateway in front of Segmind responded. {context.costs}; a later "
+        "try may succeed. If it persists, check the base URL of the connection and any proxy."
     )
     if code == 405:
         error = SegmindBadRequestError(meaning, **details)
@@ -248,78 +248,80 @@ def _page(asked: Asked, code: int, said: str, details: dict[str, Any]) -> Segmin
     return SegmindResponseError(meaning, billed=False, retryable=True, **details)
 
 
-def _server_error(asked: Asked, said: str, details: dict[str, Any]) -> SegmindAPIError:
-    if asked.paid and not asked.resubmit_on_server_error:
+def _server_error(context: CallContext, said: str, details: dict[str, Any]) -> SegmindAPIError:
+    if context.paid and not context.resubmit_on_server_error:
         return SegmindSubmissionUnknownError(f"{said}. {FATE_UNKNOWN}.", **details)
-    if asked.paid:
-        meaning = "As resubmit_on_server_error of the connection says, nothing was created and nothing was billed"
+    if context.paid:
+        meaning = "According to resubmit_on_server_error of the connection, nothing was created and nothing was billed"
         return SegmindServerError(f"{said}. {meaning}; a later try may succeed.", **details)
-    return SegmindServerError(f"{said}. {asked.costs}; a later try may succeed.", **details)
+    return SegmindServerError(f"{said}. {context.costs}; a later try may succeed.", **details)
 
 
-def _client_error(asked: Asked, code: int, words: str) -> tuple[type[SegmindAPIError], str]:
+def _client_error(context: CallContext, code: int, message: str) -> tuple[type[SegmindAPIError], str]:
     if code == 401:
         return SegmindAuthenticationError, "check the API key (password) of the Segmind connection"
-    if code == 402 or (code == 406 and not _MEDIA_TYPE_PATTERN.search(words) and _MONEY_PATTERN.search(words)):
+    if code == 402 or (code == 406 and not _MEDIA_TYPE_PATTERN.search(message) and _MONEY_PATTERN.search(message)):
         return SegmindCreditsError, "the account cannot pay: add credits or raise its spend limit, then clear the task"
     if code == 403:
         return SegmindPermissionError, "the account may not do this: ask Segmind or your team's admin for access"
-    if code == 404 and asked.names == "model":
+    if code == 404 and context.names == "model":
         return SegmindModelNotFoundError, "check the spelling of 'model' against Segmind's model list"
-    if code == 410 and asked.names == "model":
+    if code == 410 and context.names == "model":
         return SegmindModelRetiredError, "Segmind has retired this model: choose another"
-    return SegmindBadRequestError, _bad_request_advice(asked, code, words)
+    return SegmindBadRequestError, _bad_request_advice(context, code, message)
 
 
-def _bad_request_advice(asked: Asked, code: int, words: str) -> str:
-    if code == 404 and asked.names == "record":
-        return "the request history does not know it: rows appear up to two hours late, and only for one's own account"
-    if code == 404 and asked.names == "account":
-        return "the key is good, but the account has no balance record: add credits"
-    if code == 405 or (code == 406 and _MEDIA_TYPE_PATTERN.search(words)):
-        return "the call is well-formed, so look at what stands between: the base URL of the connection, or a proxy"
+def _bad_request_advice(context: CallContext, code: int, message: str) -> str:
+    if code == 404 and context.names == "record":
+        return (
+            "the request history has no such record: rows appear up to two hours late, and only for one's own account"
+        )
+    if code == 404 and context.names == "account":
+        return "the key is valid, but the account has no balance record: add credits"
+    if code == 405 or (code == 406 and _MEDIA_TYPE_PATTERN.search(message)):
+        return "the call is well-formed, so check the base URL of the connection and any proxy in between"
     if code == 413:
         return "it is too large: upload the files and send their URLs instead"
-    return "the same call will be refused again: correct what is sent"
+    return "the same call will be refused again: correct the inputs"
 
 
-def broken(asked: Asked, answer: Answer, problem: BrokenAnswerError) -> SegmindAPIError:
-    """Return the error of a 2xx that breaks the contract."""
-    words = server_words(answer, asked.secret)
-    said = f"{asked.what} was answered HTTP {answer.status_code}, but the answer {problem}: {words!r}"
-    details: dict[str, Any] = {"status_code": answer.status_code, "request_id": asked.request_id, "body": words}
-    if asked.paid:
+def malformed_error(context: CallContext, response: Response, problem: MalformedResponseError) -> SegmindAPIError:
+    """Return the error of a 2xx response that breaks the contract."""
+    message = server_message(response, context.secret)
+    said = f"{context.what} returned HTTP {response.status_code}, but the response {problem}: {message!r}"
+    details: dict[str, Any] = {"status_code": response.status_code, "request_id": context.request_id, "body": message}
+    if context.paid:
         error = SegmindResponseError(f"{said}. {FATE_UNKNOWN}.", **details)
     else:
-        error = SegmindResponseError(f"{said}. {asked.costs}.", billed=False, retryable=problem.cut, **details)
+        error = SegmindResponseError(f"{said}. {context.costs}.", billed=False, retryable=problem.cut, **details)
     error.gateway = problem.cut
     return error
 
 
-def clock_offset(answer: Answer) -> float | None:
+def clock_offset(response: Response) -> float | None:
     """
-    Return by how many seconds the clock of who answered is ahead of ours, from the Date header; None without one.
+    Return the seconds by which the server's clock is ahead of ours, from the Date header; None without one.
 
-    Nobody documents the header, and a proxy may have written it, so it is a hint.
+    Only a hint: the header is undocumented, and a proxy may have set it.
     """
-    text = answer.headers.get("date", "")
+    text = response.headers.get("date", "")
     try:
-        return parsedate_to_datetime(text).timestamp() - answer.received_at
+        return parsedate_to_datetime(text).timestamp() - response.received_at
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
 
 
-def seconds_until_reset(answer: Answer) -> float | None:
+def seconds_until_reset(response: Response) -> float | None:
     """
-    Read when the rate limit resets, from ``x-rate-limit-reset-at-utc`` or ``Retry-After``.
+    Return the seconds until the rate limit resets, from ``x-rate-limit-reset-at-utc`` or ``Retry-After``.
 
-    ISO 8601 with or without zone (UTC then), epoch seconds or milliseconds, seconds from the answer's receipt, and
-    HTTP dates are understood; a moment in the past is 0, one further away than a window lasts is cut to
-    :data:`LONGEST_RESET_WAIT`; None when nothing readable is there.
+    Accepts ISO 8601 with or without a zone (then UTC), epoch seconds or milliseconds, seconds from receipt, and HTTP
+    dates. A time in the past is 0, one beyond the length of a window is :data:`LONGEST_RESET_WAIT`; None when no
+    header is readable.
     """
     for name in ("x-rate-limit-reset-at-utc", "retry-after"):
-        text = answer.headers.get(name, "").strip()
-        seconds = _seconds(text, answer.received_at) if text else None
+        text = response.headers.get(name, "").strip()
+        seconds = _seconds(text, response.received_at) if text else None
         if seconds is not None:
             return min(max(0.0, seconds), LONGEST_RESET_WAIT)
     return None
@@ -352,23 +354,23 @@ T = TypeVar("T")
 M = TypeVar("M", bound=WireModel)
 S = TypeVar("S", bound=RequestState)
 PATH_SEGMENT = re.compile(r"(?!\.+$)[A-Za-z0-9._-]{1,200}")
-"""What a model name or request id may hold; all 503 names of the vendor's directory fit."""
+"""The form of a model name or request id; all 503 names of the vendor's directory match."""
 _PAGE = (b"<!doctype html", b"<html")
 _RECORD_FIELDS = {"model_name", "model_status", "credits_deduction"}
 
 
-def checked(asked: Asked, read: Callable[[Answer], T], answer: Answer) -> T:
+def read_response(context: CallContext, read: Callable[[Response], T], response: Response) -> T:
     """
-    Read ``answer`` with ``read``, or raise the error it is.
+    Read a response with ``read``, or raise its error.
 
-    :raises SegmindError: the status refuses, or the body breaks the contract.
+    :raises SegmindError: the status is an error, or the body breaks the contract.
     """
-    if not 200 <= answer.status_code < 300 and answer.status_code not in asked.accepts:
-        raise refusal(asked, answer)
+    if not 200 <= response.status_code < 300 and response.status_code not in context.accepts:
+        raise status_error(context, response)
     try:
-        return read(answer)
-    except BrokenAnswerError as error:
-        raise broken(asked, answer, error) from masked(error)
+        return read(response)
+    except MalformedResponseError as error:
+        raise malformed_error(context, response, error) from masked(error)
 
 
 def _validate(kind: type[M], body: Mapping[str, Any]) -> M:
@@ -376,77 +378,77 @@ def _validate(kind: type[M], body: Mapping[str, Any]) -> M:
         return kind.model_validate(body)
     except ValidationError as error:
         fields = ", ".join(sorted({".".join(map(str, problem["loc"])) for problem in error.errors()}))
-        raise BrokenAnswerError(f"lacks a usable {fields}") from error
+        raise MalformedResponseError(f"lacks a usable {fields}") from error
 
 
-def credits(answer: Answer) -> Credits:
-    """Read the balance; an answer that names none is not a balance of 0."""
-    balance = _validate(Credits, answer.json_object())
+def credits(response: Response) -> Credits:
+    """Read the balance; a response without one is not a balance of 0."""
+    balance = _validate(Credits, response.json_object())
     if balance.credits is None and balance.free_credits is None:
-        raise BrokenAnswerError("names neither credits nor free-credits")
+        raise MalformedResponseError("names neither credits nor free-credits")
     return balance
 
 
-def submitted(answer: Answer, *, secret: str = "") -> SubmittedRequest:
-    """Read the answer to a submit, which is worth nothing without a usable id; one that holds the key is none."""
-    body = answer.json_object()
+def submitted(response: Response, *, secret: str = "") -> SubmittedRequest:
+    """Read the response to a submit; without a usable id, which must not contain the key, it is malformed."""
+    body = response.json_object()
     request_id = body.get("request_id")
     named = isinstance(request_id, str) and PATH_SEGMENT.fullmatch(request_id)
-    if not named or not _usable(request_id, secret):
-        raise BrokenAnswerError("names no usable request_id")
+    if not named or not _is_usable_id(request_id, secret):
+        raise MalformedResponseError("names no usable request_id")
     return _validate(SubmittedRequest, body)
 
 
-def state(request_id: str, kind: type[S], secret: str, answer: Answer) -> S:
-    """Read where a request stands, whatever HTTP status carries it: FAILED comes as 422, and sometimes inside 200."""
+def state(request_id: str, kind: type[S], secret: str, response: Response) -> S:
+    """Read the state of a request from any HTTP status: FAILED comes as 422, and sometimes inside 200."""
     try:
-        body = answer.json_object()
-    except BrokenAnswerError:
-        # A page is a proxy's; FAILED without a JSON body is still Segmind's word.
-        if answer.status_code != 422 or _is_page(answer):
+        body = response.json_object()
+    except MalformedResponseError:
+        # A page comes from a proxy, but a 422 without a JSON body is still Segmind's FAILED.
+        if response.status_code != 422 or _is_page(response):
             raise
         body = {}
-    # The id is the one we asked about: some answers leave it out or write it differently.
+    # The id is the one in the call: some responses omit it or write it differently.
     known: dict[str, Any] = {"request_id": request_id}
     if isinstance(body.get("status"), str):
         known["status"] = shorten(mask(body["status"], secret))
-    elif answer.status_code == 422:
-        known |= {"status": RequestStatus.FAILED.value, "error": server_words(answer, secret)}
+    elif response.status_code == 422:
+        known |= {"status": RequestStatus.FAILED.value, "error": server_message(response, secret)}
     if "error" in body:
-        known["error"] = spoken({"error": body["error"]}, secret)
+        known["error"] = error_message({"error": body["error"]}, secret)
     found = _validate(kind, {**body, **known})
-    if isinstance(found, RequestResult) and was_changed(answer.content):
-        found = found.written_as(answer.text)
+    if isinstance(found, RequestResult) and was_changed(response.content):
+        found = found.with_raw_json(response.text)
     if found.failed and not found.error:
-        # Only of a failure: a result may hold a message of its own.
-        found = found.model_copy(update={"error": spoken(body, secret)})
+        # Only for a failure: a result may contain its own message.
+        found = found.model_copy(update={"error": error_message(body, secret)})
     return found
 
 
-def sync_result(answer: Answer) -> SyncResult:
-    """Read a v1 answer by its media type, never by the model's name."""
-    if _is_page(answer):
-        raise BrokenAnswerError("is a web page", cut=True)
-    is_json = answer.content_type == "application/json" or answer.content_type.endswith("+json")
+def sync_result(response: Response) -> SyncResult:
+    """Read a v1 response by its media type, never by the model's name."""
+    if _is_page(response):
+        raise MalformedResponseError("is a web page", cut=True)
+    is_json = response.content_type == "application/json" or response.content_type.endswith("+json")
     return SyncResult(
-        content_type=answer.content_type or "application/octet-stream",
-        json_body=answer.json() if is_json else None,
-        content=None if is_json else answer.content,
-        request_id=mask_known(answer.headers.get("x-request-id") or "") or None,
-        cost=answer.headers.get("x-cost"),
-        remaining_credits=answer.headers.get("x-remaining-credits"),
+        content_type=response.content_type or "application/octet-stream",
+        json_body=response.json() if is_json else None,
+        content=None if is_json else response.content,
+        request_id=mask_known(response.headers.get("x-request-id") or "") or None,
+        cost=response.headers.get("x-cost"),
+        remaining_credits=response.headers.get("x-remaining-credits"),
     )
 
 
-def _is_page(answer: Answer) -> bool:
-    return answer.content_type == "text/html" or answer.content[:200].lstrip().lower().startswith(_PAGE)
+def _is_page(response: Response) -> bool:
+    return response.content_type == "text/html" or response.content[:200].lstrip().lower().startswith(_PAGE)
 
 
 def _rows(body: Any) -> list[Any]:
     """
-    Find the rows in an envelope: the body itself, or a list one or two objects down.
+    Find the rows in an envelope: the body itself, or a list one or two levels down.
 
-    A list that holds objects goes before one that does not, so that an empty list of warnings is not "no rows".
+    A list of objects takes precedence, so that an empty list of warnings does not mean "no rows".
     """
     if isinstance(body, list):
         return body
@@ -454,25 +456,25 @@ def _rows(body: Any) -> list[Any]:
     inner = [value for envelope in outer if isinstance(envelope, dict) for value in envelope.values()]
     lists = [value for value in (*outer, *inner) if isinstance(value, list)]
     if not lists:
-        raise BrokenAnswerError("holds no list")
+        raise MalformedResponseError("contains no list")
     return next((rows for rows in lists if any(isinstance(row, dict) for row in rows)), lists[0])
 
 
-def model_list(answer: Answer) -> list[ModelInfo]:
+def model_list(response: Response) -> list[ModelInfo]:
     """Read the model list, whatever its key is called."""
-    return [_validate(ModelInfo, row) for row in _rows(answer.json()) if isinstance(row, dict)]
+    return [_validate(ModelInfo, row) for row in _rows(response.json()) if isinstance(row, dict)]
 
 
-def record_list(secret: str, answer: Answer) -> list[RequestRecord]:
+def record_list(secret: str, response: Response) -> list[RequestRecord]:
     """Read a page of the request history; its envelope is undocumented."""
-    rows, offset = _rows(answer.json()), clock_offset(answer)
-    found = (row for row in rows if isinstance(row, dict) and _usable(row.get("request_id"), secret))
+    rows, offset = _rows(response.json()), clock_offset(response)
+    found = (row for row in rows if isinstance(row, dict) and _is_usable_id(row.get("request_id"), secret))
     return [_record(row, secret, offset) for row in found]
 
 
-def record(request_id: str, secret: str, answer: Answer) -> RequestRecord:
-    """Read one row of the request history; an object or a list are both plausible envelopes."""
-    body = answer.json()
+def record(request_id: str, secret: str, response: Response) -> RequestRecord:
+    """Read one row of the request history, from an object or a list."""
+    body = response.json()
     outer = list(body.values()) if isinstance(body, dict) else []
     inner = [item for value in (body, *outer) if isinstance(value, list) for item in value]
     rows = [row for row in (body, *outer, *inner) if isinstance(row, dict)]
@@ -480,24 +482,24 @@ def record(request_id: str, secret: str, answer: Answer) -> RequestRecord:
     if found is None:
         found = next((row for row in rows if not row.get("request_id") and _RECORD_FIELDS & row.keys()), None)
     if found is None:
-        raise BrokenAnswerError(f"holds no record of request {request_id!r}")
+        raise MalformedResponseError(f"contains no record of request {request_id!r}")
     return _record({**found, "request_id": request_id}, secret)
 
 
-def _usable(request_id: Any, secret: str) -> bool:
+def _is_usable_id(request_id: Any, secret: str) -> bool:
     return bool(request_id) and mask(str(request_id), secret) == str(request_id)
 
 
 def _record(row: Mapping[str, Any], secret: str, offset: float | None = None) -> RequestRecord:
-    words = spoken({"error": row.get("error")}, secret)
+    message = error_message({"error": row.get("error")}, secret)
     named = {name: mask(row[name], secret) for name in _RECORD_FIELDS if isinstance(row.get(name), str)}
-    return _validate(RequestRecord, {**row, **named, "error": words, "clock_offset": offset})
+    return _validate(RequestRecord, {**row, **named, "error": message, "clock_offset": offset})
 
 
-def urls(count: int, answer: Answer) -> list[str]:
-    """Read the URLs of uploaded files, under ``file_urls`` or, as older pages say, ``urls``."""
-    body = answer.json_object()
+def urls(count: int, response: Response) -> list[str]:
+    """Read the URLs of uploaded files, from ``file_urls`` or, in older documentation, ``urls``."""
+    body = response.json_object()
     found = body.get("file_urls") or body.get("urls")
     if not isinstance(found, list) or len(found) != count or not all(isinstance(url, str) for url in found):
-        raise BrokenAnswerError(f"names no {count} file_urls")
+        raise MalformedResponseError(f"names no {count} file_urls")
     return found

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import urlsplit
 
 from airflow_provider_segmind.client.response_body import TooLargeError, UnreadableBodyError
-from airflow_provider_segmind.client.responses import FATE_UNKNOWN, NOT_BILLED, Asked
+from airflow_provider_segmind.client.responses import FATE_UNKNOWN, NOT_BILLED, CallContext
 from airflow_provider_segmind.exceptions import (
     SegmindConfigError,
     SegmindConnectionError,
@@ -69,7 +69,7 @@ class SendCheck:
 
 
 @contextmanager
-def translated(asked: Asked, url: str, check: SendCheck | None = None) -> Iterator[None]:
+def translated(context: CallContext, url: str, check: SendCheck | None = None) -> Iterator[None]:
     """
     Raise what a lost call means for money in place of the transport's own error.
 
@@ -78,15 +78,15 @@ def translated(asked: Asked, url: str, check: SendCheck | None = None) -> Iterat
     try:
         yield
     except TooLargeError as error:
-        raise too_large(asked, error) from error
+        raise too_large(context, error) from error
     except _transport_errors() as error:
         if check is not None and check.error is not None:
             raise check.error from check.error.__cause__
         sent = check is None or check.passed
-        raise transport_error(asked, url, error, sent=sent) from masked(error)
+        raise transport_error(context, url, error, sent=sent) from masked(error)
 
 
-def transport_error(asked: Asked, url: str, error: Exception, *, sent: bool = True) -> SegmindError:
+def transport_error(context: CallContext, url: str, error: Exception, *, sent: bool = True) -> SegmindError:
     """
     Return what it means that no whole response came.
 
@@ -101,24 +101,24 @@ def transport_error(asked: Asked, url: str, error: Exception, *, sent: bool = Tr
     masked(error)
     if isinstance(error, (httpx.InvalidURL, *_aiohttp_errors("InvalidURL"))):
         return SegmindConfigError(
-            f"{asked.what} is impossible: {host!r} is not a host ({error}). Nothing was sent; check the connection's "
+            f"{context.what} is impossible: {host!r} is not a host ({error}). Nothing was sent; check the connection's "
             "host."
         )
     reason = "the call took too long" if type(error) is TimeoutError else str(error)
-    reason = shorten(mask(reason, asked.secret)) or "no details"
-    message = f"{asked.what} at {host!r} got no answer ({type(error).__name__}: {reason})"
+    reason = shorten(mask(reason, context.secret)) or "no details"
+    message = f"{context.what} at {host!r} got no answer ({type(error).__name__}: {reason})"
     if not sent or _never_left(error):
         return SegmindConnectionError(
             f"{message}. The call never left, so {NOT_BILLED[0].lower()}{NOT_BILLED[1:]}; check the connection's host "
             "and the network.",
-            request_id=asked.request_id,
+            request_id=context.request_id,
         )
-    if asked.paid:
+    if context.paid:
         return SegmindSubmissionUnknownError(
-            f"{message} after it was sent. {FATE_UNKNOWN}.", request_id=asked.request_id
+            f"{message} after it was sent. {FATE_UNKNOWN}.", request_id=context.request_id
         )
     return SegmindConnectionError(
-        f"{message}. The call itself costs nothing; a later try may succeed.", request_id=asked.request_id
+        f"{message}. The call itself costs nothing; a later try may succeed.", request_id=context.request_id
     )
 
 
@@ -141,23 +141,23 @@ def _aiohttp_errors(*names: str) -> tuple[type[Exception], ...]:
     return tuple(getattr(aiohttp, name) for name in names if hasattr(aiohttp, name))
 
 
-def too_large(asked: Asked, error: TooLargeError) -> SegmindResponseTooLargeError:
+def too_large(context: CallContext, error: TooLargeError) -> SegmindResponseTooLargeError:
     """Return the error of a response that was not read to its end, and say what that means for money."""
     message = (
-        f"{asked.what} was answered with a response that is too large: {error} (max_response_bytes). "
+        f"{context.what} was answered with a response that is too large: {error} (max_response_bytes). "
         "Reading stopped there."
     )
     billed: bool | None = False
-    meaning = f"{asked.costs}."
-    if asked.paid:
+    meaning = f"{context.costs}."
+    if context.paid:
         billed, meaning = None, f"{FATE_UNKNOWN}."
-    elif asked.names == "request":
+    elif context.names == "request":
         billed = True
         meaning = (
             "The request was billed if it has completed, and its result stays at Segmind until an hour after its "
             "submission: raise max_response_bytes in the connection's extra and clear the task; fetching is free."
         )
-    return SegmindResponseTooLargeError(f"{message} {meaning}", billed=billed, request_id=asked.request_id)
+    return SegmindResponseTooLargeError(f"{message} {meaning}", billed=billed, request_id=context.request_id)
 
 
 @functools.cache

@@ -27,7 +27,7 @@ from airflow_provider_segmind.client.response_body import (
     TRIGGERER_RESPONSE_BYTES,
     Body,
 )
-from airflow_provider_segmind.client.responses import Answer
+from airflow_provider_segmind.client.responses import Response
 from airflow_provider_segmind.client.transport_errors import (
     BeforeSend,
     SendCheck,
@@ -107,7 +107,7 @@ class HttpxTransport:
         """Send ``call`` once and read its response; see :class:`Transport`."""
         seconds = call.timeout or self._seconds
         check = None if before_send is None else SendCheck(before_send)
-        with translated(call.asked, call.url, check):
+        with translated(call.context, call.url, check):
             async with asyncio.timeout(seconds):
                 answer = await self._exchange(call, http_timeout(seconds), check)
         return call.read(answer)
@@ -117,7 +117,7 @@ class HttpxTransport:
         for client in self._clients:
             await client.aclose()
 
-    async def _exchange(self, call: Call[T], timeout: httpx.Timeout, check: SendCheck | None) -> Answer:
+    async def _exchange(self, call: Call[T], timeout: httpx.Timeout, check: SendCheck | None) -> Response:
         await self._slot(timeout.pool)
         client = self._free.pop()
         try:
@@ -141,7 +141,7 @@ class HttpxTransport:
         finally:
             self._free.append(client)
             self._slots.release()
-        return Answer(response.status_code, body.content, headers, self._clock())
+        return Response(response.status_code, body.content, headers, self._clock())
 
     async def _slot(self, seconds: float | None) -> None:
         if not self._slots.locked():
@@ -194,7 +194,7 @@ class AiohttpTransport:
         session = self._session or self._open()
         check = None if before_send is None else SendCheck(before_send)
         _pending_check.set(check)
-        with translated(call.asked, call.url, check):
+        with translated(call.context, call.url, check):
             # aiohttp reports some names that cannot be hosts as trouble of the network.
             _check_host("/".join(call.url.split("/", 3)[:3]))
             async with session.request(
@@ -209,7 +209,7 @@ class AiohttpTransport:
                 body = Body(headers, self._max_bytes)
                 async for chunk in response.content.iter_any():
                     body.add(chunk)
-        return call.read(Answer(response.status, body.content, headers, self._clock()))
+        return call.read(Response(response.status, body.content, headers, self._clock()))
 
     async def close(self) -> None:
         """Close the connections."""
@@ -297,7 +297,7 @@ class BlockingTransport:
         deadline = time.monotonic() + seconds
         late = False
         with (
-            translated(call.asked, call.url),
+            translated(call.context, call.url),
             self._http.stream(
                 call.method,
                 call.url,
@@ -314,7 +314,7 @@ class BlockingTransport:
                 body.add(chunk)
                 # A last piece that comes late completes an answer that may have been paid for.
                 late = time.monotonic() > deadline
-        return call.read(Answer(response.status_code, body.content, headers, self._clock()))
+        return call.read(Response(response.status_code, body.content, headers, self._clock()))
 
     def close(self) -> None:
         """Close the connections."""

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_segmind.arguments import answer_columns, properties_of
 from airflow_provider_segmind.chat import reply_policy
-from airflow_provider_segmind.chat.attachments import MAX_INLINE_BYTES, Attachment, attachment_block, load_attachment, too_large_inline
+from airflow_provider_segmind.chat.attachments import (
+    MAX_INLINE_BYTES,
+    Attachment,
+    attachment_block,
+    load_attachment,
+    too_large_inline,
+)
 from airflow_provider_segmind.chat.cost_estimate import CostBound, cost_bound
 from airflow_provider_segmind.chat.json_values import clean_value
 from airflow_provider_segmind.chat.messages import build_chat_inputs

@@ -22,7 +22,7 @@ from airflow_provider_segmind.chat.json_values import (
     was_changed,
 )
 from airflow_provider_segmind.client.models import RequestResult
-from airflow_provider_segmind.client.responses import Answer
+from airflow_provider_segmind.client.responses import Response
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec=None) | st.just("\x00"))
 values = st.recursive(
@@ -144,7 +144,7 @@ def test_both_checks_count_depth_alike(depth):
 
 
 @given(values)
-def test_json_is_written_as_python_writes_it(value):
+def test_json_is_with_raw_json_python_writes_it(value):
     expected = json.loads(json.dumps(value), parse_constant=lambda _: None)
     assert read_json(json_text(value).encode("utf-8", "surrogatepass")) == expected
 
@@ -172,10 +172,10 @@ def test_json_with_unclosed_brackets_is_an_error(text):
     ],
 )
 def test_a_response_that_is_not_json_is_a_broken_answer(content):
-    from airflow_provider_segmind.client.responses import BrokenAnswerError
+    from airflow_provider_segmind.client.responses import MalformedResponseError
 
-    with pytest.raises(BrokenAnswerError, match="is not JSON") as caught:
-        Answer(200, content).json()
+    with pytest.raises(MalformedResponseError, match="is not JSON") as caught:
+        Response(200, content).json()
     assert caught.value.cut
 
 

@@ -18,7 +18,7 @@ from airflow_provider_segmind.chat.replies import (
     read_reply,
     reply_outcome,
 )
-from airflow_provider_segmind.client.responses import Answer
+from airflow_provider_segmind.client.responses import Response
 
 MODELS = {"gemini": "gemini-3.1-flash-lite", "openai": "gpt-5.4-mini", "anthropic": "claude-4.5-sonnet"}
 MEGABYTE = "é" * 500_000 + "x" * 500_000
@@ -382,7 +382,7 @@ def test_any_text_is_read_byte_for_byte_from_every_family(text, family):
 def test_an_unstorable_value_beside_the_text_does_not_hide_it(odd, encoded):
     native = f'{{"candidates":[{{"content":{{"parts":[{{"text":"Hi"}}]}},"finishReason":"STOP"}}],"odd":{odd}}}'
     output = json.dumps(native) if encoded else native
-    body = Answer(200, f'{{"status":"COMPLETED","metrics":{{}},"output":{output}}}'.encode()).json()
+    body = Response(200, f'{{"status":"COMPLETED","metrics":{{}},"output":{output}}}'.encode()).json()
 
     reply = read_reply(body, model="gemini-3.1-flash-lite")
 

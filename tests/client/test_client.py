@@ -315,7 +315,7 @@ def test_a_result_keeps_everything_and_an_unknown_cost_is_none(world: World) -> 
 
 
 def test_a_missing_balance_record_is_told_from_a_bad_key(world: World) -> None:
-    with pytest.raises(SegmindAPIError, match="the key is good") as caught:
+    with pytest.raises(SegmindAPIError, match="the key is valid") as caught:
         world.run(answer(404, {"error": "No credits found for the user"}), balance)
     assert caught.value.status_code == 404
 

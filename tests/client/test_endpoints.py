@@ -122,7 +122,7 @@ def test_a_submit_posts_the_inputs_as_they_are() -> None:
     assert call.headers["content-type"] == "application/json"
     assert call.headers["user-agent"].startswith("airflow-provider-segmind/")
     assert "authorization" not in call.headers
-    assert call.asked.paid
+    assert call.context.paid
 
 
 def test_only_the_two_calls_that_cost_money_are_paid() -> None:
@@ -133,8 +133,8 @@ def test_only_the_two_calls_that_cost_money_are_paid() -> None:
         wire.request_records(), wire.upload(["data:,a"]),
     ]  # fmt: skip
 
-    assert all(call.asked.paid for call in paid)
-    assert not any(call.asked.paid for call in free)
+    assert all(call.context.paid for call in paid)
+    assert not any(call.context.paid for call in free)
     assert [call.method for call in paid] == ["POST", "POST"]
     assert {call.method for call in free[:-1]} == {"GET"}
 

@@ -117,7 +117,7 @@ def test_the_free_part_of_the_balance_has_a_hyphen_on_the_wire() -> None:
     assert balance.to_json() == {"credits": 0.0, "free-credits": 0.0184921035}
 
 
-def test_bytes_that_are_no_text_can_be_written_as_json() -> None:
+def test_bytes_that_are_no_text_can_be_with_raw_json_json() -> None:
     result = SyncResult(content_type="image/png", content=b"\xff\xd8\x00")
 
     assert json.dumps(result.to_json()) == '{"content_type": "image/png", "content": "_9gA"}'

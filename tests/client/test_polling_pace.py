@@ -14,7 +14,7 @@ from airflow_provider_segmind.client.endpoints import Endpoints, Wire
 from airflow_provider_segmind.client.poll_schedule import SCOUTS, LatencyHistory, shared_history
 from airflow_provider_segmind.client.polling import Pace, Pause, Pending, wait
 from airflow_provider_segmind.client.rate_limiter import RateLimiter, RateSettings
-from airflow_provider_segmind.client.responses import Answer
+from airflow_provider_segmind.client.responses import Response
 from airflow_provider_segmind.exceptions import SegmindRequestTimeoutError
 from tests.support import virtual_time as virtual
 from tests.support.clients import START, World, answer, result, status, submit
@@ -182,7 +182,7 @@ def test_under_a_counted_limit_a_fleet_takes_little_more_than_two_calls_each() -
                     continue
                 yield from virtual.send(world, server, limiter, step, done)
                 body = DONE if world.now - began >= latency else BUSY
-                step = steps.send(step.read(Answer(200, json.dumps(body).encode())))
+                step = steps.send(step.read(Response(200, json.dumps(body).encode())))
         except StopIteration:
             done["finished"] += 1
 

@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 
 from airflow_provider_segmind.client.responses import (
     LONGEST_RESET_WAIT,
-    Answer,
-    Asked,
-    BrokenAnswerError,
-    broken,
+    CallContext,
+    MalformedResponseError,
+    Response,
     from_gateway,
+    malformed_error,
     mask,
-    refusal,
     seconds_until_reset,
-    server_words,
+    server_message,
+    status_error,
 )
 from airflow_provider_segmind.exceptions import (
     SegmindAPIError,
@@ -37,27 +37,27 @@ from airflow_provider_segmind.exceptions import (
 )
 from tests.support.clients import KEY, PLAIN_KEY
 
-SUBMIT = Asked("Submitting to model 'm'", KEY, paid=True, names="model")
-RESUBMIT = Asked("Submitting to model 'm'", KEY, paid=True, names="model", resubmit_on_server_error=True)
-POLL = Asked("Asking for request 'r-1'", KEY, names="request", request_id="r-1")
-RECORD = Asked("Looking up request 'r-1'", KEY, names="record", request_id="r-1")
-BALANCE = Asked("Asking for the balance", KEY, names="account")
-PATH = Asked("Listing the models", KEY)
+SUBMIT = CallContext("Submitting to model 'm'", KEY, paid=True, names="model")
+RESUBMIT = CallContext("Submitting to model 'm'", KEY, paid=True, names="model", resubmit_on_server_error=True)
+POLL = CallContext("Asking for request 'r-1'", KEY, names="request", request_id="r-1")
+RECORD = CallContext("Looking up request 'r-1'", KEY, names="record", request_id="r-1")
+BALANCE = CallContext("Asking for the balance", KEY, names="account")
+PATH = CallContext("Listing the models", KEY)
 
 NOW = datetime(2026, 11, 22, 10, 0, tzinfo=UTC).timestamp()
 HTML_405 = b"<html><head><title>405</title><style>b{}</style></head><body><h1>Method Not Allowed</h1></body></html>"
 
 
-def said(status: int, body: Any = None, **headers: str) -> Answer:
+def said(status: int, body: Any = None, **headers: str) -> Response:
     content = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
-    return Answer(status, content, {name.replace("_", "-"): value for name, value in headers.items()}, NOW)
+    return Response(status, content, {name.replace("_", "-"): value for name, value in headers.items()}, NOW)
 
 
 def error(text: str) -> dict[str, str]:
     return {"error": text}
 
 
-TABLE: list[tuple[str, Asked, int, Any, type[SegmindError], bool | None, bool]] = [
+TABLE: list[tuple[str, CallContext, int, Any, type[SegmindError], bool | None, bool]] = [
     ("400 malformed", SUBMIT, 400, error("Invalid JSON"), SegmindBadRequestError, False, False),
     ("400 on a poll", POLL, 400, error("bad id"), SegmindBadRequestError, False, False),
     (
@@ -169,26 +169,26 @@ TABLE: list[tuple[str, Asked, int, Any, type[SegmindError], bool | None, bool]] 
 
 
 @pytest.mark.parametrize(
-    ("asked", "status", "body", "kind", "billed", "retryable"),
+    ("context", "status", "body", "kind", "billed", "retryable"),
     [row[1:] for row in TABLE],
     ids=[row[0] for row in TABLE],
 )
 def test_an_answer_is_the_error_the_vendor_documents(
-    asked: Asked, status: int, body: Any, kind: type[SegmindError], billed: bool | None, retryable: bool
+    context: CallContext, status: int, body: Any, kind: type[SegmindError], billed: bool | None, retryable: bool
 ) -> None:
     answer = said(status, body)
 
-    found = refusal(asked, answer)
+    found = status_error(context, answer)
 
     assert type(found) is kind
     assert (found.billed, found.retryable) == (billed, retryable)
     assert f"HTTP {status}" in str(found)
-    assert asked.what in str(found)
+    assert context.what in str(found)
     assert str(found).endswith((".", ")."))
-    words = server_words(answer, KEY)
+    words = server_message(answer, KEY)
     assert repr(words) in str(found) if words else "without a body" in str(found)
     if isinstance(found, SegmindAPIError):
-        assert (found.status_code, found.request_id, found.body) == (status, asked.request_id, words)
+        assert (found.status_code, found.request_id, found.body) == (status, context.request_id, words)
 
 
 @pytest.mark.parametrize(
@@ -211,51 +211,51 @@ def test_an_answer_of_a_gateway_is_told_from_one_of_segmind(status: int, body: A
     answer = said(status, body)
     assert from_gateway(answer) is expected
     if not 200 <= status < 300:
-        assert getattr(refusal(POLL, answer), "gateway", False) is expected
+        assert getattr(status_error(POLL, answer), "gateway", False) is expected
 
 
 def test_markup_is_left_out_of_the_servers_words() -> None:
-    assert server_words(said(405, HTML_405), KEY) == "405 Method Not Allowed"
+    assert server_message(said(405, HTML_405), KEY) == "405 Method Not Allowed"
 
 
-@pytest.mark.parametrize("asked", [POLL, RECORD, BALANCE, PATH])
+@pytest.mark.parametrize("context", [POLL, RECORD, BALANCE, PATH])
 @pytest.mark.parametrize("status", [400, 401, 403, 413, 429, 307])
-def test_a_refused_look_does_not_claim_that_the_request_costs_nothing(asked: Asked, status: int) -> None:
-    message = str(refusal(asked, said(status)))
+def test_a_refused_look_does_not_claim_that_the_request_costs_nothing(context: CallContext, status: int) -> None:
+    message = str(status_error(context, said(status)))
 
     assert "Nothing was billed" not in message
     assert "The call itself costs nothing" in message
 
 
 @pytest.mark.parametrize(
-    ("asked", "status", "body", "advice"),
+    ("context", "status", "body", "advice"),
     [
         (SUBMIT, 401, None, "check the API key (password)"),
         (SUBMIT, 402, None, "add credits"),
         (SUBMIT, 404, None, "spelling of 'model'"),
-        (SUBMIT, 405, HTML_405, "a proxy or gateway in front of Segmind answered"),
-        (SUBMIT, 406, error("Invalid content type"), "base URL of the connection, or a proxy"),
+        (SUBMIT, 405, HTML_405, "a proxy or gateway in front of Segmind responded"),
+        (SUBMIT, 406, error("Invalid content type"), "base URL of the connection and any proxy"),
         (SUBMIT, 410, None, "choose another"),
         (SUBMIT, 413, None, "send their URLs instead"),
-        (SUBMIT, 422, None, "correct what is sent"),
+        (SUBMIT, 422, None, "correct the inputs"),
         (SUBMIT, 500, None, "was not sent again: look for it in Segmind's request history"),
-        (RESUBMIT, 500, None, "As resubmit_on_server_error of the connection says, nothing was created"),
-        (POLL, 404, None, "stands in the request history"),
+        (RESUBMIT, 500, None, "According to resubmit_on_server_error of the connection, nothing was created"),
+        (POLL, 404, None, "the request history has its outcome"),
         (RECORD, 404, None, "up to two hours late"),
-        (BALANCE, 404, None, "the key is good"),
+        (BALANCE, 404, None, "the key is valid"),
         (SUBMIT, 307, None, "set the base URL"),
     ],
 )
-def test_a_message_says_what_to_do(asked: Asked, status: int, body: Any, advice: str) -> None:
-    assert advice in str(refusal(asked, said(status, body)))
+def test_a_message_says_what_to_do(context: CallContext, status: int, body: Any, advice: str) -> None:
+    assert advice in str(status_error(context, said(status, body)))
 
 
 def test_a_record_that_is_not_there_does_not_send_its_reader_to_the_record() -> None:
-    assert "get_request_record" not in str(refusal(RECORD, said(404)))
+    assert "get_request_record" not in str(status_error(RECORD, said(404)))
 
 
 def test_a_redirect_names_its_target_without_the_key() -> None:
-    message = str(refusal(POLL, said(307, location=f"https://elsewhere.example/?key={KEY}")))
+    message = str(status_error(POLL, said(307, location=f"https://elsewhere.example/?key={KEY}")))
 
     assert "'https://elsewhere.example/?key=***'" in message
 
@@ -280,17 +280,20 @@ def test_a_redirect_names_its_target_without_the_key() -> None:
     ],
 )
 def test_the_servers_words_are_found_and_kept_short(body: Any, words: str) -> None:
-    assert server_words(said(400, body), KEY) == words
+    assert server_message(said(400, body), KEY) == words
 
 
 @pytest.mark.parametrize("secret", [KEY, PLAIN_KEY])
 @pytest.mark.parametrize("status", [200, 307, 400, 401, 404, 406, 422, 429, 500])
 @pytest.mark.parametrize("paid", [True, False])
 def test_a_key_the_server_echoes_is_in_no_message(secret: str, status: int, paid: bool) -> None:
-    asked = Asked("Trying", secret, paid=paid, names="model" if paid else "request", request_id="r-1")
+    context = CallContext("Trying", secret, paid=paid, names="model" if paid else "request", request_id="r-1")
     for body in (error(f"key {secret} is bad"), {"error": {"key": secret}}, f"<p>{secret}</p>".encode(), [secret]):
         answer = said(status, body, location=f"https://x/{secret}")
-        for found in (refusal(asked, answer), broken(asked, answer, BrokenAnswerError("is odd"))):
+        for found in (
+            status_error(context, answer),
+            malformed_error(context, answer, MalformedResponseError("is odd")),
+        ):
             assert secret not in str(found) + repr(vars(found))
             assert "***" in str(found)
 
@@ -310,7 +313,7 @@ def test_without_a_key_nothing_is_replaced() -> None:
 def test_a_broken_answer_to_a_paid_call_leaves_its_fate_unknown(
     cut: bool, paid: bool, billed: bool | None, retryable: bool
 ) -> None:
-    found = broken(SUBMIT if paid else POLL, said(200, b"{"), BrokenAnswerError("is not JSON", cut=cut))
+    found = malformed_error(SUBMIT if paid else POLL, said(200, b"{"), MalformedResponseError("is not JSON", cut=cut))
 
     assert type(found) is SegmindResponseError
     assert (found.billed, found.retryable) == (billed, retryable)
@@ -356,29 +359,29 @@ GARBAGE = [
 @pytest.mark.parametrize("header", ["x-rate-limit-reset-at-utc", "retry-after"])
 @pytest.mark.parametrize(("text", "seconds"), RESETS)
 def test_a_reset_time_is_read_in_every_plausible_format(header: str, text: str, seconds: float) -> None:
-    answer = Answer(429, b"", {header: text}, NOW)
+    answer = Response(429, b"", {header: text}, NOW)
 
     assert seconds_until_reset(answer) == pytest.approx(seconds, abs=1e-3)
 
 
 @pytest.mark.parametrize("text", GARBAGE)
 def test_an_unreadable_reset_time_is_no_reset_time(text: str) -> None:
-    assert seconds_until_reset(Answer(429, b"", {"x-rate-limit-reset-at-utc": text}, NOW)) is None
-    assert seconds_until_reset(Answer(429, b"", {"x-rate-limit-reset-at-utc": text, "retry-after": "7"}, NOW)) == 7
+    assert seconds_until_reset(Response(429, b"", {"x-rate-limit-reset-at-utc": text}, NOW)) is None
+    assert seconds_until_reset(Response(429, b"", {"x-rate-limit-reset-at-utc": text, "retry-after": "7"}, NOW)) == 7
 
 
 def test_segminds_own_header_goes_before_that_of_a_proxy() -> None:
     headers = {"x-rate-limit-reset-at-utc": "2026-11-22T10:00:20Z", "retry-after": "50"}
 
-    assert seconds_until_reset(Answer(429, b"", headers, NOW)) == 20
+    assert seconds_until_reset(Response(429, b"", headers, NOW)) == 20
 
 
 @given(text=st.text(max_size=40) | st.datetimes().map(str) | st.floats().map(str) | st.integers().map(str))
 def test_no_text_in_a_header_breaks_the_reading_of_it(text: str) -> None:
-    seconds = seconds_until_reset(Answer(429, b"", {"x-rate-limit-reset-at-utc": text}, NOW))
+    seconds = seconds_until_reset(Response(429, b"", {"x-rate-limit-reset-at-utc": text}, NOW))
 
     assert seconds is None or 0 <= seconds <= LONGEST_RESET_WAIT
 
 
 def test_a_repr_of_an_answer_shows_no_body_and_no_header() -> None:
-    assert "canary" not in repr(Answer(200, b"canary", {"x": "canary"}))
+    assert "canary" not in repr(Response(200, b"canary", {"x": "canary"}))

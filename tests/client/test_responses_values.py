@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from airflow_provider_segmind.client import responses as readers
 from airflow_provider_segmind.client.endpoints import Call, Endpoints, Wire
 from airflow_provider_segmind.client.models import RequestResult, RequestState
-from airflow_provider_segmind.client.responses import Answer, BrokenAnswerError, server_words
+from airflow_provider_segmind.client.responses import MalformedResponseError, Response, server_message
 from airflow_provider_segmind.exceptions import SegmindError
 from tests.client.test_models import JSON
 from tests.support.clients import KEY, PLAIN_KEY
@@ -31,12 +31,12 @@ CALLS: dict[str, Callable[[Wire], Call[Any]]] = {
 }
 
 
-def of(body: Any, status: int = 200, **headers: str) -> Answer:
+def of(body: Any, status: int = 200, **headers: str) -> Response:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return Answer(status, content, {name.replace("_", "-"): value for name, value in headers.items()})
+    return Response(status, content, {name.replace("_", "-"): value for name, value in headers.items()})
 
 
-def state(answer: Answer, secret: str = KEY) -> RequestState:
+def state(answer: Response, secret: str = KEY) -> RequestState:
     return readers.state("r-1", RequestState, secret, answer)
 
 
@@ -44,7 +44,7 @@ def state(answer: Answer, secret: str = KEY) -> RequestState:
     "request_id", [None, 7, 1.5, True, ["r"], {"id": "r"}, "", ".", "..", "a/b", "a b", "ä", "a?b", "x" * 201, "a\n"]
 )
 def test_a_submit_without_a_usable_request_id_is_broken(request_id: Any) -> None:
-    with pytest.raises(BrokenAnswerError, match="names no usable request_id"):
+    with pytest.raises(MalformedResponseError, match="names no usable request_id"):
         readers.submitted(of({"request_id": request_id, "status": "QUEUED"}))
 
 
@@ -83,14 +83,14 @@ def test_a_422_without_a_state_is_failed_in_the_servers_words(body: Any, words: 
 
 @pytest.mark.parametrize("page", [b"<html>Unprocessable</html>", b"  <!DOCTYPE html><p>x</p>"])
 def test_a_page_says_nothing_of_the_request_whatever_its_status(page: bytes) -> None:
-    with pytest.raises(BrokenAnswerError) as caught:
+    with pytest.raises(MalformedResponseError) as caught:
         state(of(page, 422))
     assert caught.value.cut
 
 
 def test_a_page_is_not_the_answer_of_a_model() -> None:
-    with pytest.raises(BrokenAnswerError, match="web page"):
-        readers.sync_result(Answer(200, b"<html>maintenance</html>", {"content-type": "text/html; charset=utf-8"}))
+    with pytest.raises(MalformedResponseError, match="web page"):
+        readers.sync_result(Response(200, b"<html>maintenance</html>", {"content-type": "text/html; charset=utf-8"}))
 
 
 def test_a_422_that_says_processing_is_in_progress() -> None:
@@ -120,7 +120,7 @@ def test_a_message_of_a_completed_result_is_no_error() -> None:
 
 @pytest.mark.parametrize("body", [{}, {"status": None}, {"status": 3}, {"status": ["COMPLETED"]}])
 def test_a_state_without_a_status_is_broken(body: Any) -> None:
-    with pytest.raises(BrokenAnswerError, match="lacks a usable status"):
+    with pytest.raises(MalformedResponseError, match="lacks a usable status"):
         state(of(body))
 
 
@@ -136,7 +136,7 @@ def test_a_key_that_the_server_echoes_is_masked_in_a_state(secret: str, key: str
         body = {"status": "FAILED", key: value}
         try:
             found = state(of(body), secret)
-        except BrokenAnswerError:
+        except MalformedResponseError:
             continue
         assert secret not in repr(found)
 
@@ -175,7 +175,7 @@ def test_a_blocking_call_is_read_by_its_media_type() -> None:
 
 @pytest.mark.parametrize("body", [{}, {"credits": None}, {"balance": 7}, {"credits": "much"}])
 def test_an_answer_that_names_no_balance_is_not_a_balance_of_zero(body: Any) -> None:
-    with pytest.raises(BrokenAnswerError, match="free-credits"):
+    with pytest.raises(MalformedResponseError, match="free-credits"):
         readers.credits(of(body))
 
 
@@ -201,7 +201,7 @@ def test_a_list_is_found_in_any_envelope(body: Any) -> None:
 @pytest.mark.parametrize("body", [{}, {"data": {}}, {"data": 7}, "text", 7, None])
 def test_an_answer_without_a_list_is_broken_and_not_empty(body: Any) -> None:
     for read in (readers.model_list, partial(readers.record_list, KEY)):
-        with pytest.raises(BrokenAnswerError, match="holds no list"):
+        with pytest.raises(MalformedResponseError, match="contains no list"):
             read(of(body))
 
 
@@ -210,7 +210,7 @@ def test_a_history_page_without_rows_is_empty() -> None:
 
 
 def test_a_history_row_whose_id_cannot_be_read_is_not_taken_for_absent() -> None:
-    with pytest.raises(BrokenAnswerError, match="lacks a usable request_id"):
+    with pytest.raises(MalformedResponseError, match="lacks a usable request_id"):
         readers.record_list(KEY, of({"data": [{"request_id": "r-1"}, {"request_id": 12}]}))
 
 
@@ -240,7 +240,7 @@ def test_one_history_row_is_found_in_any_envelope(body: Any) -> None:
 
 @pytest.mark.parametrize("body", [{}, [], {"data": None}, {"data": {"request_id": "other", "model_name": "m"}}, "x"])
 def test_somebody_elses_row_or_none_is_no_record(body: Any) -> None:
-    with pytest.raises(BrokenAnswerError, match="holds no record of request 'r-1'"):
+    with pytest.raises(MalformedResponseError, match="contains no record of request 'r-1'"):
         readers.record("r-1", KEY, of(body))
 
 
@@ -251,11 +251,11 @@ def test_uploads_are_read_under_both_names(key: str) -> None:
 
 @pytest.mark.parametrize("body", [{}, {"file_urls": ["a"]}, {"file_urls": ["a", 7]}, {"urls": "ab"}, {"file_urls": []}])
 def test_fewer_urls_than_files_are_a_broken_answer(body: Any) -> None:
-    with pytest.raises(BrokenAnswerError, match="names no 2 file_urls"):
+    with pytest.raises(MalformedResponseError, match="names no 2 file_urls"):
         readers.urls(2, of(body))
 
 
-def outcome(call: Call[Any], answer: Answer) -> Any:
+def outcome(call: Call[Any], answer: Response) -> Any:
     """Return the value an answer is read as, or the SegmindError it is; anything else is raised."""
     try:
         return call.read(answer)
@@ -268,7 +268,7 @@ def read_all(secret: str, content: bytes, status: int, headers: dict[str, str]) 
     wire = Wire(Endpoints(), secret, resubmit_on_server_error=status % 2 == 0)
     for name, build in CALLS.items():
         call = build(wire)
-        found = outcome(call, Answer(status, content, headers, 1e9))
+        found = outcome(call, Response(status, content, headers, 1e9))
         if isinstance(found, SegmindError):
             assert secret not in repr(vars(found)) + "".join(traceback.format_exception(found))
             assert found.billed in (None, False) or status in (404, 410)
@@ -328,6 +328,6 @@ def test_a_key_that_is_echoed_anywhere_is_in_no_message_and_no_repr(body: Any, s
 
 @pytest.mark.parametrize("before", range(19_980, 20_004))
 def test_no_half_of_a_key_is_left_by_a_cut(before: int) -> None:
-    words = server_words(Answer(502, b" " * before + PLAIN_KEY.encode() + b" tail"), PLAIN_KEY)
+    words = server_message(Response(502, b" " * before + PLAIN_KEY.encode() + b" tail"), PLAIN_KEY)
 
     assert PLAIN_KEY[:1] not in words

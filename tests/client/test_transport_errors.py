@@ -7,7 +7,7 @@ import pytest
 from aiohttp.client_reqrep import ConnectionKey
 
 from airflow_provider_segmind.client.response_body import UnreadableBodyError
-from airflow_provider_segmind.client.responses import Asked
+from airflow_provider_segmind.client.responses import CallContext
 from airflow_provider_segmind.client.transport_errors import (
     answer_headers,
     http_timeout,
@@ -22,8 +22,8 @@ from airflow_provider_segmind.exceptions import (
 )
 from tests.support.clients import KEY, PLAIN_KEY
 
-PAID = Asked("Submitting to model 'm'", KEY, paid=True, names="model")
-FREE = Asked("Asking for request 'r-1'", KEY, names="request", request_id="r-1")
+PAID = CallContext("Submitting to model 'm'", KEY, paid=True, names="model")
+FREE = CallContext("Asking for request 'r-1'", KEY, names="request", request_id="r-1")
 URL = "https://proxy.example:8443/v2/m"
 
 NEVER_LEFT = [
@@ -63,13 +63,13 @@ LOST_OTHERS = [
 ]
 
 
-@pytest.mark.parametrize("asked", [PAID, FREE])
+@pytest.mark.parametrize("context", [PAID, FREE])
 @pytest.mark.parametrize("error", NEVER_LEFT + NEVER_LEFT_AIOHTTP, ids=lambda error: type(error).__name__)
-def test_what_never_left_cost_nothing_and_may_be_sent_again(asked: Asked, error: Exception) -> None:
-    found = transport_error(asked, URL, error)
+def test_what_never_left_cost_nothing_and_may_be_sent_again(context: CallContext, error: Exception) -> None:
+    found = transport_error(context, URL, error)
 
     assert type(found) is SegmindConnectionError
-    assert (found.billed, found.retryable, found.request_id) == (False, True, asked.request_id)
+    assert (found.billed, found.retryable, found.request_id) == (False, True, context.request_id)
     assert "'proxy.example:8443'" in str(found)
     assert "never left" in str(found)
 
@@ -119,8 +119,8 @@ def test_an_error_without_words_is_still_a_sentence() -> None:
 
 def test_a_key_in_the_words_of_the_transport_is_masked() -> None:
     for key in (KEY, PLAIN_KEY):
-        asked = Asked("Trying", key, paid=True)
-        assert key not in str(transport_error(asked, URL, httpx.RemoteProtocolError(f"illegal line {key}")))
+        context = CallContext("Trying", key, paid=True)
+        assert key not in str(transport_error(context, URL, httpx.RemoteProtocolError(f"illegal line {key}")))
 
 
 @pytest.mark.parametrize("seconds", [0.3, 5.0, 60.0, 900.0])

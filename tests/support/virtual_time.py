@@ -12,7 +12,7 @@ from typing import Any
 
 from airflow_provider_segmind.client.endpoints import Call
 from airflow_provider_segmind.client.rate_limiter import Priority, RateLimiter
-from airflow_provider_segmind.client.responses import Asked
+from airflow_provider_segmind.client.responses import CallContext
 from airflow_provider_segmind.exceptions import SegmindError, SegmindRateLimitError
 
 Worker = Generator[float, None, None]
@@ -20,7 +20,9 @@ Worker = Generator[float, None, None]
 
 def a_call(method: str = "POST", url: str = "https://api.segmind.com/v2/m") -> Call[Any]:
     paid = method == "POST"
-    return Call(asked=Asked(what="Testing", secret="", paid=paid), method=method, url=url, read=lambda answer: answer)
+    return Call(
+        context=CallContext(what="Testing", secret="", paid=paid), method=method, url=url, read=lambda answer: answer
+    )
 
 
 class World:

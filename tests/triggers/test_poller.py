@@ -18,7 +18,7 @@ from airflow_provider_segmind.client.client import ClientConfig
 from airflow_provider_segmind.client.endpoints import Call, Endpoints
 from airflow_provider_segmind.client.poll_schedule import shared_history
 from airflow_provider_segmind.client.polling import Pending
-from airflow_provider_segmind.client.responses import Answer
+from airflow_provider_segmind.client.responses import Response
 from airflow_provider_segmind.client.transports import (
     POLL_KEEPALIVE,
     AiohttpTransport,
@@ -73,7 +73,7 @@ class Fake:
             await asyncio.sleep(self.latency)
         finally:
             self.at_once -= 1
-        return call.read(Answer(200, self.body(request_id, self.polled[request_id])))
+        return call.read(Response(200, self.body(request_id, self.polled[request_id])))
 
     async def close(self) -> None:
         self.open -= 1
@@ -266,11 +266,11 @@ class Lookups:
 
     def __init__(self, failures: int = 0) -> None:
         self.failures = failures
-        self.asked = 0
+        self.context = 0
 
     async def find(self) -> ClientConfig:
-        self.asked += 1
-        if self.asked <= self.failures:
+        self.context += 1
+        if self.context <= self.failures:
             raise ServerError("500")
         return CONFIG
 
