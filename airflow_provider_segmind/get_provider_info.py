@@ -1,4 +1,4 @@
-"""What Airflow asks a provider package about itself. Imports nothing: it runs in every Airflow process."""
+"""The description of this provider for Airflow. Imports nothing: it runs in every Airflow process."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ _URL = {"type": ["string", "null"], "format": "url"}
 CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
     "requests_per_minute": {
         "label": "Requests per minute",
-        "description": "The account's limit. Empty: find it out from Segmind's answers.",
+        "description": "The account's limit. Empty: learned from Segmind's responses.",
         "schema": _NUMBER,
     },
     "model": {
         "label": "Default model",
-        "description": "Used by tasks that name none, for example gemini-3.1-flash-lite.",
+        "description": "Used by tasks without a model, for example gemini-3.1-flash-lite.",
         "schema": _TEXT,
     },
     "request_timeout": {
@@ -25,21 +25,21 @@ CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
     },
     "storage_url": {
         "label": "Storage URL",
-        "description": "Base URL for uploads, when they go through a proxy or the emulator.",
+        "description": "Base URL for uploads, if they go through a proxy or the emulator.",
         "schema": _URL,
     },
     "history_url": {
         "label": "History URL",
-        "description": "Base URL of the request history, when it goes through a proxy or the emulator.",
+        "description": "Base URL of the request history, if it goes through a proxy or the emulator.",
         "schema": _URL,
     },
     "models_url": {
         "label": "Models URL",
-        "description": "Base URL of the model list, when it goes through a proxy or the emulator.",
+        "description": "Base URL of the model list, if it goes through a proxy or the emulator.",
         "schema": _URL,
     },
 }
-"""The extra fields of the connection; the form of every Airflow version is made from this table."""
+"""The extra fields of the connection; the form of every Airflow version is built from this table."""
 FIELD_BEHAVIOUR: dict[str, Any] = {
     "hidden-fields": ["schema", "login", "port"],
     "relabeling": {"password": "API Key", "host": "Base URL"},
@@ -107,9 +107,9 @@ def get_provider_info() -> dict[str, Any]:
                 "options": {
                     "state_path": {
                         "description": (
-                            "Folder on object storage where tasks that name no state_path record what they have "
-                            "submitted, so that a retry finds it. Empty: Airflow's task state store is used where "
-                            "there is one (3.3), else Airflow Variables, and a copy is kept under an output_path."
+                            "Folder on object storage where tasks without a state_path record what they have "
+                            "submitted, so that a retry finds it. Empty: Airflow's task state store is used if "
+                            "available (3.3), else Airflow Variables; a copy is kept under an output_path."
                         ),
                         "version_added": "0.1.0",
                         "type": "string",
@@ -118,8 +118,8 @@ def get_provider_info() -> dict[str, Any]:
                     },
                     "output_path": {
                         "description": (
-                            "Folder on object storage for results that are too large for XCom, of tasks that name no "
-                            "output_path; the extra output_path of a connection goes before it. Records of requests "
+                            "Folder on object storage for results that are too large for XCom, of tasks without an "
+                            "output_path; the extra output_path of a connection takes precedence. Records of requests "
                             "are kept there as well. Empty: such results go into XCom in full."
                         ),
                         "version_added": "0.1.0",
@@ -140,10 +140,10 @@ def get_provider_info() -> dict[str, Any]:
                     },
                     "writer_timeout": {
                         "description": (
-                            "Seconds without a heartbeat after which other runs over the same ledger consider the run "
-                            "of a table dead and look up what it had sent. With a longer time, retries wait longer for "
-                            "the rows of a lost worker; a store whose listings are slow needs it. All runs "
-                            "over one ledger need the same value."
+                            "Seconds without a heartbeat after which other runs on the same ledger consider a run "
+                            "dead and recover its requests. With a longer time, retries wait longer for the rows of a "
+                            "lost worker; a store with slow listings needs it. All runs on one ledger need the same "
+                            "value."
                         ),
                         "version_added": "0.1.0",
                         "type": "float",
@@ -154,7 +154,7 @@ def get_provider_info() -> dict[str, Any]:
                         "description": (
                             "Keep prompts out of the rendered fields that Airflow stores and shows: prompt, system, "
                             "messages, inputs, and the arguments of a @task.segmind function. A task's own "
-                            "mask_prompts goes before this."
+                            "mask_prompts takes precedence."
                         ),
                         "version_added": "0.1.0",
                         "type": "boolean",

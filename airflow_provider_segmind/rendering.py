@@ -1,10 +1,10 @@
 """
-Where Airflow's templating meets a task's arguments: what is rendered, what is data, and what is stored of it.
+How Airflow's templating applies to a task's arguments: what is rendered, what is data, and what Airflow stores.
 
-A value that comes out of XCom is data and arrives byte for byte. Airflow holds to that except for
-``expand_kwargs()``, whose values it renders (airflow#33733), so that a stray ``{{ conn… }}`` in a customer's letter
-would read secrets. Rendering as native objects makes numbers and lists of texts; a text field keeps its text. Airflow
-stores the rendered fields before a task runs; what is masked is wrapped until the request is built.
+A value from XCom is data and arrives byte for byte. Airflow guarantees that except for ``expand_kwargs()``, whose
+values it renders (airflow#33733), so that a stray ``{{ conn… }}`` in a customer's letter would read secrets. Rendering
+as native objects turns strings into numbers and lists; a string field keeps its string. Airflow stores the rendered
+fields before a task runs; masked ones are wrapped until the request is built.
 
 Every DAG parse imports this module, so it imports neither jinja2 nor the core.
 """
@@ -31,31 +31,31 @@ if TYPE_CHECKING:
     _Operator = BaseOperator
 else:
     _Operator = object
-TEXT_FIELDS = frozenset(
+STRING_FIELDS = frozenset(
     {
         *("prompt", "system", "model", "segmind_conn_id", "output_path", "state_path", "ledger_path", "report_path"),
         *("sql", "source_table", "target_table", "sql_conn_id", "target_conn_id"),
     }
 )
-"""Templated fields that hold one text, whatever it looks like."""
-TEXT_OR_DATA_FIELDS = frozenset({"files", "key", "request_id", "source", "submitted_at"})
-"""Templated fields that hold texts, or data of texts."""
-MESSAGE_TEXTS = frozenset({"role", "content", "text"})
-"""What is a text inside a message; its other values have types of their own."""
+"""Templated fields whose value is a string, whatever it looks like."""
+STRUCTURED_STRING_FIELDS = frozenset({"files", "key", "request_id", "source", "submitted_at"})
+"""Templated fields whose value is a string or a structure of strings."""
+MESSAGE_STRING_KEYS = frozenset({"role", "content", "text"})
+"""Keys of a message whose values are strings; other values have their own types."""
 PROMPT_FIELDS = frozenset({"prompt", "system", "messages", "inputs", "op_args", "op_kwargs"})
-"""Templated fields in which a prompt, and with it personal data, can be."""
+"""Templated fields that may contain a prompt, and with it personal data."""
 ARGUMENTS = {"estimate_only": "dry_run"}
-"""What an attribute is called as an argument, where the names differ."""
+"""The arguments of attributes with another name."""
 MASK = "*** (masked by mask_prompts)"
-"""What Airflow stores and shows in the place of a masked field."""
+"""What Airflow stores and shows instead of a masked field."""
 _LITERALS = {"true": True, "false": False, "none": None, "": None}
 LONGEST_NUMBER = 400
-"""Characters of a number; Python itself reads an integer of no more than 4,300 digits."""
+"""Longest number in characters; Python reads integers of at most 4,300 digits."""
 _NUMBER = re.compile(r"[+-]?(\d+|\d*\.\d+|\d+\.\d*)([eE][+-]?\d+)?")
 
 
 class MaskedValue:
-    """A rendered value that Airflow may neither store nor show; :func:`unmasked` returns it."""
+    """A rendered value that Airflow must not store or show; :func:`unmasked` returns it."""
 
     __slots__ = ("value",)
 
@@ -79,24 +79,24 @@ class TemplatedOperator(_Operator):
     """
     An operator or sensor whose arguments may be known only when it runs.
 
-    What is not templated can be given later as well (``timeout="{{ params.seconds }}"``, an argument of a mapped task
-    group): it then becomes a template field of that one task.
+    An argument that is not a template field may be given later as well (``timeout="{{ params.seconds }}"``, an argument
+    of a mapped task group): it then becomes a template field of that task.
     """
 
     late_fields: ClassVar[Sequence[str]] = ()
-    """Attributes that are checked at DAG parse and are no template fields, unless given later."""
+    """Attributes that are checked at DAG parse and are template fields only when given later."""
     mask_prompts: bool | None = None
     mapped_arguments: Mapping[str, Any] | None = None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        """Keep what a mapped task was built from: which of it is data is known when it is rendered."""
+        """Keep the arguments of a mapped task: which of them are data is known when they are rendered."""
         self = super().__new__(cls)
         if kwargs.get("_airflow_from_mapped"):
             object.__setattr__(self, "mapped_arguments", kwargs)
         return self
 
     def find_late_fields(self) -> None:
-        """Make template fields of the arguments that are given later; the last step of a constructor."""
+        """Make arguments that are given later template fields; the last step of a constructor."""
         late = [
             name
             for name in self.late_fields
@@ -109,21 +109,21 @@ class TemplatedOperator(_Operator):
         """
         Check the arguments that have a range or a choice; called at DAG parse and again when they are rendered.
 
-        :raises SegmindConfigError: one cannot work; names it.
+        :raises SegmindConfigError: one is invalid; names it.
         """
 
     def check_rendered(self) -> None:
         """
-        Check the arguments as they are when the task runs.
+        Check the arguments when the task runs.
 
-        :raises SegmindConfigError: one cannot work, or was not resolved; names it. Nothing was sent.
+        :raises SegmindConfigError: one is invalid or was not resolved; names it. Nothing was sent.
         """
         for name in (*self.template_fields, *self.late_fields):
-            _check_resolved(name, getattr(self, name), any_text=name not in self.late_fields)
+            _check_resolved(name, getattr(self, name), any_string=name not in self.late_fields)
         self.check_arguments()
 
     def finish_rendering(self) -> None:
-        """Do what is to be done with rendered fields before Airflow stores them."""
+        """Adjust rendered fields before Airflow stores them."""
 
     def _do_render_template_fields(
         self,
@@ -139,8 +139,8 @@ class TemplatedOperator(_Operator):
             super()._do_render_template_fields(parent, template_fields, context, jinja_env, seen_oids, **kwargs)
             return
         data = data_arguments(self, context)
-        environments = jinja_env, _text_environment(jinja_env)
-        # Airflow names the fields of the class for a mapped task, and those given later are this task's own.
+        environments = jinja_env, _string_environment(jinja_env)
+        # For a mapped task Airflow passes the fields of the class; those given later belong to this task only.
         for name in dict.fromkeys([*template_fields, *self.template_fields]):
             value = getattr(self, name)
             if value is None:
@@ -148,7 +148,7 @@ class TemplatedOperator(_Operator):
             if name == "op_kwargs":
                 value = _render_function_arguments(self, value, context, jinja_env, seen_oids, data)
             elif name not in data:
-                # Airflow takes the XComArg in expand_kwargs([{...: XComArg}]) itself for what came out of XCom.
+                # Airflow mistakes the XComArg in expand_kwargs([{...: XComArg}]) for a value from XCom.
                 seen = seen_oids - {id(value)} if is_resolvable(value) else seen_oids
                 value = value if id(value) in seen else _render_field(self, name, value, context, environments, seen)
             setattr(self, name, _literal(value) if name in self.late_fields else value)
@@ -156,7 +156,7 @@ class TemplatedOperator(_Operator):
         self._mask()
 
     def _mask(self) -> None:
-        if not _masks(self.mask_prompts):
+        if not _masks_prompts(self.mask_prompts):
             return
         for name in PROMPT_FIELDS.intersection(self.template_fields):
             if getattr(self, name) not in (None, SET_DURING_EXECUTION, (), {}):
@@ -165,10 +165,10 @@ class TemplatedOperator(_Operator):
 
 def data_arguments(task: TemplatedOperator, context: Any) -> frozenset[str]:
     """
-    Return which arguments of a mapped task came out of XCom: names of fields, and ``op_kwargs.name`` of a function's.
+    Return the arguments of a mapped task that came from XCom: names of fields, and ``op_kwargs.name`` for a function.
 
-    What the DAG's author wrote in ``partial()``, or literally in ``expand()`` and ``expand_kwargs()``, is none of them.
-    Where Airflow does not tell, everything that is not from ``partial()`` is data: an unrendered template does no harm.
+    What the DAG's author wrote in ``partial()``, or literally in ``expand()`` and ``expand_kwargs()``, is not data.
+    Where Airflow does not say, everything that is not from ``partial()`` is data: an unrendered template does no harm.
     """
     built_from = task.mapped_arguments
     if built_from is None:
@@ -190,9 +190,9 @@ def _mapped(built_from: Mapping[str, Any], fixed: Mapping[str, Any]) -> set[str]
 
 
 def _names_from_xcom(mapped: Any, context: Any) -> set[str] | None:
-    """Return which mapped arguments come out of XCom, None for all of them."""
+    """Return the mapped arguments that come from XCom, None for all of them."""
     try:
-        given = mapped._get_specified_expand_input().value  # noqa: SLF001 - Airflow tells it nowhere else
+        given = mapped._get_specified_expand_input().value  # noqa: SLF001 - Airflow has no public accessor
     except AttributeError:
         return None
     if isinstance(given, Mapping):
@@ -212,29 +212,29 @@ def _render_function_arguments(
 
 
 def _render_field(task: Any, name: str, value: Any, context: Any, environments: Any, seen: set[int]) -> Any:
-    jinja_env, texts = environments
+    jinja_env, string_env = environments
     if callable(value) and not is_resolvable(value):
         return value(context=context, jinja_env=jinja_env)
 
     def render(part: Any) -> Any:
         return task.render_template(part, context, jinja_env, seen)
 
-    def text(part: str) -> Any:
-        return _render_text(part, context, texts, task.template_ext)
+    def string(part: str) -> Any:
+        return _render_string(part, context, string_env, task.template_ext)
 
-    if name in TEXT_FIELDS and isinstance(value, str):
-        return text(value)
-    if name in TEXT_OR_DATA_FIELDS:
-        return _render_texts(value, render, text)
+    if name in STRING_FIELDS and isinstance(value, str):
+        return string(value)
+    if name in STRUCTURED_STRING_FIELDS:
+        return _render_structure(value, render, string)
     if name == "messages" and not isinstance(value, str):
-        return _render_messages(value, render, text)
+        return _render_messages(value, render, string)
     return render(value)
 
 
-def _render_texts(value: Any, render: Any, text: Any) -> Any:
-    """Render what is a text, or data of texts, which native rendering may have read out of a text."""
+def _render_structure(value: Any, render: Any, text: Any) -> Any:
+    """Render a string, or a structure of strings that native rendering may produce from a string."""
     if isinstance(value, list):
-        return [_render_texts(item, render, text) for item in value]
+        return [_render_structure(item, render, text) for item in value]
     if not isinstance(value, str):
         return render(value)
     rendered = text(value)
@@ -249,11 +249,11 @@ def _render_messages(value: Any, render: Any, text: Any, key: str = "") -> Any:
         return {name: _render_messages(item, render, text, name) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [_render_messages(item, render, text) for item in value]
-    return text(value) if isinstance(value, str) and key in MESSAGE_TEXTS else render(value)
+    return text(value) if isinstance(value, str) and key in MESSAGE_STRING_KEYS else render(value)
 
 
-def _text_environment(jinja_env: Any) -> Any:
-    """Return an environment whose texts stay texts; an expression that is an object as a whole stays one."""
+def _string_environment(jinja_env: Any) -> Any:
+    """Return an environment that keeps strings; a template that is a single expression keeps its object."""
     environment = jinja_env.overlay()
     environment.concat = _joined
     return environment
@@ -266,8 +266,8 @@ def _joined(parts: Iterable[Any]) -> Any:
     return "".join(str(part) for part in parts)
 
 
-def _render_text(value: str, context: Any, environment: Any, extensions: Sequence[str]) -> Any:
-    """Render as Airflow does, which keeps its context lazy, and return a text; None and data stay what they are."""
+def _render_string(value: str, context: Any, environment: Any, extensions: Sequence[str]) -> Any:
+    """Render with a lazy context, as Airflow does, and return a string; None and structures are returned unchanged."""
     import copy
 
     template = environment.get_template(value) if value.endswith(tuple(extensions)) else environment.from_string(value)
@@ -278,7 +278,7 @@ def _render_text(value: str, context: Any, environment: Any, extensions: Sequenc
     try:
         context_of = environment.context_class(environment, names, template.name, template.blocks)
         rendered = _joined(template.root_render_func(context_of))
-    except Exception:  # noqa: BLE001 - as Airflow: it raises again, with the template's line in the traceback
+    except Exception:  # noqa: BLE001 - as in Airflow: raised again, with the template's line in the traceback
         environment.handle_exception()
     if rendered is None or isinstance(rendered, Mapping | list | tuple | set | bytes) or _is_lazy(rendered):
         return rendered
@@ -290,7 +290,7 @@ def _is_lazy(value: Any) -> bool:
 
 
 def _literal(value: Any) -> Any:
-    """Read a number or a switch out of what a template made of it."""
+    """Return the number or boolean that a template rendered as a string."""
     if not isinstance(value, str):
         return value
     text = value.strip()
@@ -299,9 +299,9 @@ def _literal(value: Any) -> Any:
     return _LITERALS.get(text.lower(), value)
 
 
-def _check_resolved(name: str, value: Any, *, any_text: bool) -> None:
+def _check_resolved(name: str, value: Any, *, any_string: bool) -> None:
     shown = ARGUMENTS.get(name, name)
-    if value is SET_DURING_EXECUTION or (isinstance(value, str) and (any_text or not is_given_later(value))):
+    if value is SET_DURING_EXECUTION or (isinstance(value, str) and (any_string or not is_given_later(value))):
         return
     if is_given_later(value):
         raise SegmindConfigError(
@@ -309,15 +309,15 @@ def _check_resolved(name: str, value: Any, *, any_text: bool) -> None:
             "sent."
         )
     value = unmasked(value)
-    if name in TEXT_FIELDS and not (value is None or isinstance(value, str | os.PathLike) or is_path(value)):
+    if name in STRING_FIELDS and not (value is None or isinstance(value, str | os.PathLike) or is_path(value)):
         raise SegmindConfigError(
-            f"{shown!r} is a {type(value).__name__} when the task runs: it must be a string. Its template or XCom "
-            "holds something else, which render_template_as_native_obj leaves as it is; end the template with "
-            "'| tojson' or '| string' to send it as text. Nothing was sent."
+            f"{shown!r} is a {type(value).__name__} when the task runs; it must be a string. Its template or XCom "
+            "has another type, which render_template_as_native_obj keeps: end the template with '| tojson' or "
+            "'| string' to send it as a string. Nothing was sent."
         )
 
 
-def _masks(given: bool | None) -> bool:
+def _masks_prompts(given: bool | None) -> bool:
     if given is not None:
         return given
     from airflow_provider_segmind.compat import conf
@@ -329,7 +329,7 @@ _TEXT_FILE = re.compile(r"[^\s{}]+\.(md|txt|json)")
 
 
 def named_files(**texts: Any) -> dict[str, str]:
-    """Return which texts are as a whole the path of a file to read them from."""
+    """Return the strings that are the path of a file to read them from."""
     return {name: text for name, text in texts.items() if isinstance(text, str) and _TEXT_FILE.fullmatch(text)}
 
 
@@ -347,8 +347,8 @@ def read_text_file(jinja_env: Any, field: str, path: str) -> str:
         text: str = jinja_env.loader.get_source(jinja_env, path)[0]
     except TemplateNotFound as error:
         raise SegmindConfigError(
-            f"{field!r} is {path!r}, which names a file, and there is none beside the DAG or in its "
-            "template_searchpath. To send these very words, add a space or a full stop to them."
+            f"{field!r} is {path!r}, which names a file, but there is none next to the DAG or in its "
+            "template_searchpath. To send this string itself, add a space or a full stop."
         ) from error
     check_nonempty(field, text)
     return text

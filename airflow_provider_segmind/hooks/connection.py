@@ -1,4 +1,4 @@
-"""Reads an Airflow Connection: which account, where, and how fast."""
+"""Reads the client's configuration from an Airflow Connection."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ EXTRA_FIELDS = (
     *("rate_share", "redis_url", "count_polls", "typical_seconds", "resubmit_on_server_error", "prices", "output_path"),
     *("max_response_bytes", "max_download_bytes", "download_timeout"),
 )
-"""Everything that an extra may hold."""
+"""All fields of the extra."""
 SMALLEST_RESPONSE_BYTES = 1000
-"""What the response to a submission needs at least: below it every request would be paid and lost."""
+"""Least size of the response to a submission: with a lower limit every request would be paid and lost."""
 _log = logging.getLogger(__name__)
 
 
@@ -36,8 +36,8 @@ def client_config(connection: Connection, extra: Mapping[str, Any], *, rate_shar
     Read a Connection.
 
     :param extra: the connection's extra, decoded; passed in because an event loop must read it asynchronously.
-    :param rate_share: a task's own part of the account's limit, before the connection's.
-    :raises SegmindConfigError: a field cannot work; the message names it.
+    :param rate_share: the task's share of the account's rate limit; takes precedence over the connection's.
+    :raises SegmindConfigError: a field is invalid; the message names it.
     """
     api_key = (connection.password or os.environ.get(API_KEY_VARIABLE) or "").strip()
     if not api_key:
@@ -47,13 +47,13 @@ def client_config(connection: Connection, extra: Mapping[str, Any], *, rate_shar
         )
     if not api_key.isascii() or not api_key.isprintable():
         raise SegmindConfigError(
-            f"The API key (password) of connection {connection.conn_id!r} holds characters that no HTTP header can "
-            "carry."
+            f"The API key (password) of connection {connection.conn_id!r} contains characters that are not "
+            "allowed in an HTTP header."
         )
-    # An error about another field may show the key, where somebody has put it into the wrong one.
+    # An error about another field would show the key if it was put there by mistake.
     remember(api_key)
     fields = _Extra(connection.conn_id, extra)
-    fields.warn_of_unknown()
+    fields.warn_of_unknown_fields()
     defaults = Endpoints()
     return ClientConfig(
         api_key=api_key,
@@ -81,7 +81,7 @@ def client_config(connection: Connection, extra: Mapping[str, Any], *, rate_shar
 
 def output_path_of(connection_id: str, extra: Mapping[str, Any]) -> str | None:
     """
-    Return where a Connection wants results that are too large for XCom, None when it does not say.
+    Return the Connection's folder for results that are too large for XCom, None if there is none.
 
     :raises SegmindConfigError: it is not a string.
     """
@@ -90,9 +90,9 @@ def output_path_of(connection_id: str, extra: Mapping[str, Any]) -> str | None:
 
 def check_extra(connection: Connection) -> None:
     """
-    Check that the extra of a Connection is an object; Airflow decodes anything else, or broken JSON to an empty one.
+    Check that the extra of a Connection is an object; Airflow reads anything else, or broken JSON, as an empty one.
 
-    :raises SegmindConfigError: it is not; names the connection, never what is in it.
+    :raises SegmindConfigError: it is not; names the connection, never its content.
     """
     text = connection.extra
     if not isinstance(text, str) or not text.strip():
@@ -100,25 +100,25 @@ def check_extra(connection: Connection) -> None:
     try:
         decoded = json.loads(text)
     except (ValueError, RecursionError):
-        trouble = "is not JSON"
+        problem = "is not JSON"
     else:
         if decoded is None or isinstance(decoded, dict):
             return
-        trouble = f"is JSON, but a {type(decoded).__name__}"
+        problem = f"is JSON, but a {type(decoded).__name__}"
         if isinstance(decoded, str) and decoded.lstrip().startswith("{"):
-            trouble += ", as of an object that was encoded twice"
+            problem += ", perhaps an object that was encoded twice"
     raise SegmindConfigError(
-        f"The extra of connection {connection.conn_id!r} {trouble}; it must be a JSON object, like "
+        f"The extra of connection {connection.conn_id!r} {problem}; it must be a JSON object, like "
         '{"requests_per_minute": 60}. Nothing was sent.'
     )
 
 
 @functools.lru_cache(maxsize=256)
-def _warn_of(connection_id: str, name: str) -> None:
-    """Warn once in a process; a triggerer reads its Connections every minute."""
+def _warn_of_unknown_field(connection_id: str, name: str) -> None:
+    """Warn once per process; a triggerer reads its Connections every minute."""
     near = difflib.get_close_matches(name, EXTRA_FIELDS, n=1)
     _log.warning(
-        "Connection %r has the extra field %r, which means nothing to Segmind's client%s",
+        "Connection %r has the unknown extra field %r%s",
         connection_id,
         shorten(name, 40),
         f"; did you mean {near[0]!r}?" if near else "",
@@ -126,7 +126,7 @@ def _warn_of(connection_id: str, name: str) -> None:
 
 
 class _Extra:
-    """The extra of a Connection; every error names the connection and the field, and shows at most a number."""
+    """The extra of a Connection; errors name the connection and the field, and show at most 40 characters."""
 
     def __init__(self, connection_id: str, values: Mapping[str, Any]) -> None:
         if not isinstance(values, Mapping):
@@ -136,11 +136,11 @@ class _Extra:
         self._id = connection_id
         self._values = values
 
-    def warn_of_unknown(self) -> None:
+    def warn_of_unknown_fields(self) -> None:
         for name in self._values:
-            # The form of Airflow before 2.3 wrote its fields under such names.
+            # Airflow before 2.3 stored the fields of its form under such names.
             if name not in EXTRA_FIELDS and not str(name).startswith("extra__"):
-                _warn_of(self._id, str(name))
+                _warn_of_unknown_field(self._id, str(name))
 
     def text(self, name: str) -> str | None:
         value = self._values.get(name)
@@ -210,7 +210,7 @@ class _Extra:
 
 
 def _host(connection: Connection) -> str:
-    """Put a base URL together from the parts that the URI form of a connection scatters it into."""
+    """Assemble a base URL from the fields into which the URI form of a connection splits it."""
     host = str(connection.host).strip()
     if "://" not in host:
         if host.count(":") > 1 and "[" not in host:
@@ -223,6 +223,6 @@ def _host(connection: Connection) -> str:
     if connection.port and not authority.rpartition("]")[2].rpartition(":")[1]:
         authority = f"{authority}:{connection.port}"
     if connection.schema and connection.schema.lower() not in ("http", "https") and not path.strip("/"):
-        # A URI has its path in the field "schema"; a proxy's prefix stands there.
+        # A URI has its path in the field "schema", which may be the path prefix of a proxy.
         slash, path = "/", connection.schema.strip("/")
     return f"{scheme}://{authority}{slash}{path}"

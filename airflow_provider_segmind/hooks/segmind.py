@@ -1,4 +1,4 @@
-"""From an Airflow Connection to a Segmind client."""
+"""The hook: a Segmind client from an Airflow Connection."""
 
 from __future__ import annotations
 
@@ -48,21 +48,22 @@ if TYPE_CHECKING:
 
 
 LOOKUP_PAUSES = (1.0, 2.0, 4.0, 8.0)
-"""Seconds before each further try of a look-up that failed, in a worker."""
+"""Seconds before each retry of a failed Connection lookup, in a worker."""
 _client_lock = threading.Lock()
-"""Of all hooks, because a hook with a lock of its own could not be copied with its task."""
+"""Shared by all hooks, because a hook with its own lock could not be copied with its task."""
 
 
 class SegmindHook(BaseHook):
     """
-    Talk to Segmind with the account of an Airflow Connection.
+    Calls Segmind with the account of an Airflow Connection.
 
-    The methods block; an event loop uses :meth:`get_async_conn`, whose client has the same methods. Only :meth:`submit`
-    and :meth:`run_sync` cost money.
+    The methods block; in an event loop use :meth:`get_async_conn`, whose client has the same methods. Only
+    :meth:`submit` and :meth:`run_sync` cost money.
 
     :param segmind_conn_id: the Connection: password is the API key (``SEGMIND_API_KEY`` when empty), host the base URL,
         extra fields as in ``docs/connection.md``.
-    :param rate_share: this process's part of the account's limit, above 0 up to 1; the connection's when None.
+    :param rate_share: this process's share of the account's rate limit, above 0 and at most 1; the connection's when
+        None.
     """
 
     conn_name_attr = "segmind_conn_id"
@@ -88,8 +89,8 @@ class SegmindHook(BaseHook):
         """
         Return the form's extra fields, for Airflow before 3.2.
 
-        Airflow 3.0 and 3.1 put classes of their own in the place of a few of wtforms' fields and show no other;
-        FloatField is not among them.
+        Airflow 3.0 and 3.1 replace a few of wtforms' fields by their own classes and show no others; FloatField is not
+        among them.
         """
         from flask_appbuilder.fieldwidgets import BS3TextFieldWidget
         from flask_babel import lazy_gettext
@@ -110,7 +111,7 @@ class SegmindHook(BaseHook):
     def config(self) -> ClientConfig:
         """Read the Connection; blocks, so not for event loops."""
         found = client_config(self._connection, self._connection.extra_dejson or {}, rate_share=self.rate_share)
-        # Airflow knows the password of a Connection, but not a key that comes from the environment, nor other forms.
+        # Airflow masks the password of a Connection, but not a key from the environment, nor other forms of it.
         for form in forms(found.api_key):
             mask_secret(form)
         return found
@@ -129,9 +130,9 @@ class SegmindHook(BaseHook):
 
     def find_connection(self, *, pauses: Sequence[float] = LOOKUP_PAUSES) -> None:
         """
-        Read the Connection, again and again when that fails: for tasks whose request is paid for already.
+        Read the Connection, with retries: for tasks whose request is already paid for.
 
-        :param pauses: seconds before each further try.
+        :param pauses: seconds before each retry.
         """
         for pause in (*pauses, None):
             try:
@@ -139,7 +140,7 @@ class SegmindHook(BaseHook):
             except SegmindError:
                 raise
             except Exception as error:
-                # Airflow's API and secrets backends raise anything, and a server's trouble looks like an absent id.
+                # Airflow's API and secrets backends raise anything, and a server error looks like a missing id.
                 if pause is None:
                     raise
                 self.log.warning(
@@ -159,16 +160,16 @@ class SegmindHook(BaseHook):
         return found
 
     def get_conn(self) -> SegmindClient:
-        """Return the blocking client; the same one, in every thread, until :meth:`close`."""
+        """Return the blocking client; the same one in every thread until :meth:`close`."""
         with _client_lock:
             if self._client is None:
-                _quieten_httpx()
+                _silence_httpx_info()
                 self._client = SegmindClient(self.config)
             return self._client
 
     async def get_async_conn(self) -> AsyncSegmindClient:
         """Return a new async client; close it, or use it with ``async with``."""
-        _quieten_httpx()
+        _silence_httpx_info()
         return await AsyncSegmindClient.create(await self.get_async_config())
 
     def close(self) -> None:
@@ -184,21 +185,21 @@ class SegmindHook(BaseHook):
 
         :param model: the model to run (Segmind calls it the slug); the connection's default when None.
         :param inputs: the JSON body, as the model's page describes it.
-        :raises SegmindSubmissionUnknownError: it may have been created; look for it in the request history.
-        :raises SegmindError: it was refused or never left; nothing was billed.
+        :raises SegmindSubmissionUnknownError: it may have been created; search the request history.
+        :raises SegmindError: it was refused or not sent; nothing was billed.
         """
         return self.get_conn().submit(self.model_or_default(model), inputs)
 
     def run_sync(self, model: str | None, inputs: Mapping[str, Any], *, timeout: float | None = None) -> SyncResult:
         """
-        Run a model through the blocking v1 call: one paid POST, billed when it is answered 200.
+        Run a model through the blocking v1 call: one paid POST, billed if the response is 200.
 
         :param timeout: seconds for the whole call, the connection's ``request_timeout`` when None.
         """
         return self.get_conn().run_sync(self.model_or_default(model), inputs, timeout=timeout)
 
     def get_status(self, request_id: str) -> RequestState:
-        """Return where a request stands; FAILED is a state here, not an error. Free."""
+        """Return the state of a request; FAILED is a state here, not an error. Free."""
         return self.get_conn().get_status(request_id)
 
     def get_result(self, request_id: str) -> RequestResult:
@@ -226,9 +227,9 @@ class SegmindHook(BaseHook):
 
     def get_prices(self) -> dict[str, Price] | None:
         """
-        Return the user's own prices out of the connection's extra, None when there are none.
+        Return the prices in the connection's extra, None when there are none.
 
-        :raises SegmindConfigError: one cannot work; names it.
+        :raises SegmindConfigError: one is invalid; names it.
         """
         from airflow_provider_segmind.chat.cost_estimate import read_prices
 
@@ -245,7 +246,7 @@ class SegmindHook(BaseHook):
         return self.get_conn().list_models()
 
     def get_inputs_schema(self, model: str | None) -> dict[str, Any] | None:
-        """Return the JSON Schema of a model's body as far as the model list tells, None when it does not. Free."""
+        """Return the JSON Schema of a model's body as far as the model list has it, else None. Free."""
         from airflow_provider_segmind.client.inputs_schema import schema_of_parameters
 
         chosen = self.model_or_default(model)
@@ -266,7 +267,7 @@ class SegmindHook(BaseHook):
         return estimate_request(self.model_or_default(model), inputs, prices=prices, balance=self.get_balance())
 
     def get_request_record(self, request_id: str) -> RequestRecord:
-        """Return what the request history holds of one own request of any age. Free; rows appear late."""
+        """Return one row of the request history, of any age. Free; rows appear late."""
         return self.get_conn().get_request_record(request_id)
 
     def list_request_records(self, **filters: Any) -> list[RequestRecord]:
@@ -279,10 +280,10 @@ class SegmindHook(BaseHook):
 
     def upload(self, *files: str | Path | bytes, media_type: str | None = None) -> list[str]:
         """
-        Store files at Segmind and return their public URLs, which anybody who has them can open.
+        Store files at Segmind and return their URLs, which are public.
 
         :param files: local paths, ``data:`` URLs, or bytes.
-        :param media_type: of the bytes, and of paths whose name does not tell.
+        :param media_type: for bytes, and for paths whose name does not say it.
         """
         return self.get_conn().upload([_data_url(file, media_type) for file in files])
 
@@ -290,17 +291,17 @@ class SegmindHook(BaseHook):
         """
         Return ``model``, or the connection's default.
 
-        :raises SegmindConfigError: neither is there.
+        :raises SegmindConfigError: neither is given.
         """
         chosen = model or self.config.model
         if not chosen:
             raise SegmindConfigError(
-                f"No 'model' is given and connection {self.segmind_conn_id!r} names no default. Nothing was sent."
+                f"'model' is missing, and connection {self.segmind_conn_id!r} has no default model. Nothing was sent."
             )
         return chosen
 
     def test_connection(self) -> tuple[bool, str]:
-        """Ask for the balance: one free call that runs no model."""
+        """Fetch the balance: one free call that runs no model."""
         try:
             client = self.get_conn()
             self.get_prices()
@@ -314,7 +315,7 @@ class SegmindHook(BaseHook):
                     "first request."
                 )
             return False, str(error)
-        except Exception as error:  # noqa: BLE001 - the form shows whatever is wrong instead of a stack trace
+        except Exception as error:  # noqa: BLE001 - the form shows the error instead of a stack trace
             return False, mask_known(f"{type(error).__name__}: {error}")
         finally:
             self.close()
@@ -332,12 +333,12 @@ def _data_url(file: str | Path | bytes, media_type: str | None) -> str:
     else:
         content, kind = Path(file).read_bytes(), media_type or mimetypes.guess_type(str(file))[0]
     if not kind:
-        raise SegmindConfigError("'media_type' is needed for a file whose name does not tell it. Nothing was sent.")
+        raise SegmindConfigError("'media_type' is needed for a file whose name does not say it. Nothing was sent.")
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _quieten_httpx() -> None:
-    """Keep httpx from logging every poll at INFO, unless the deployment has decided about its logger."""
+def _silence_httpx_info() -> None:
+    """Keep httpx from logging every poll at INFO, unless the deployment has set its logger's level."""
     for name in ("httpx", "httpx2"):
         logger = logging.getLogger(name)
         if logger.level == logging.NOTSET:

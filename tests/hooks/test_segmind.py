@@ -158,10 +158,10 @@ def test_a_field_that_means_nothing_is_warned_of_once(
     for _ in range(2):
         assert SegmindHook().config.requests_per_minute is None
 
-    assert [record.getMessage() for record in caplog.records if "means nothing" in record.getMessage()] == [
+    assert [record.getMessage() for record in caplog.records if "unknown extra field" in record.getMessage()] == [
         (
-            "Connection 'segmind_default' has the extra field 'request_per_minute', which means nothing to Segmind's "
-            "client; did you mean 'requests_per_minute'?"
+            "Connection 'segmind_default' has the unknown extra field 'request_per_minute'; did you mean "
+            "'requests_per_minute'?"
         )
     ]
 
