@@ -20,7 +20,7 @@ from airflow_provider_segmind.enrichment.files.writers import Kinds, Write, need
 from airflow_provider_segmind.enrichment.ledger.events import Claimed, Finished
 from airflow_provider_segmind.enrichment.manifest import Manifest, set_latency
 from airflow_provider_segmind.enrichment.outcomes import Outcome, Reasons
-from airflow_provider_segmind.enrichment.row_reader import Place
+from airflow_provider_segmind.enrichment.row_reader import SourceRow
 from airflow_provider_segmind.enrichment.row_request import STOPPED
 from airflow_provider_segmind.enrichment.stats import Latencies
 from airflow_provider_segmind.enrichment.storage import StorePath
@@ -37,7 +37,7 @@ STATUS_COLUMNS = (
 ROW_COLUMN = "_segmind_row"
 """The row's number in the source, from 0; only in the output of a shard, so that shards can be put in order."""
 FINGERPRINT_COLUMN = "_segmind_fingerprint"
-"""The row's fingerprint in hex, where an output is asked what it holds."""
+"""The row's fingerprint in hex, for outputs that are asked which answers they have."""
 Misfit: TypeAlias = Callable[[Mapping[str, Any]], str | None]
 
 
@@ -46,18 +46,16 @@ class OutputRow:
     """
     One row with its outcome.
 
-    :param event: what the ledger holds of it, None when it has no outcome there.
-    :param first: whether no equal row came before it.
-    :param request_ids: what was submitted for it.
-    :param cost: USD billed for them as far as known.
+    :param event: its outcome in the ledger, None when it has none there.
+    :param request_ids: the requests submitted for it.
+    :param cost: USD billed for them, as far as known.
     :param tokens: tokens they used.
     """
 
-    place: Place
+    source: SourceRow
     outcome: Outcome
     reason: str
     event: Finished | None
-    first: bool
     request_ids: tuple[str, ...] = ()
     cost: float | None = None
     tokens: int | None = None
@@ -67,23 +65,23 @@ class KeyedOutput(Protocol):
     """
     An output that is not a file, and that may refuse single rows.
 
-    Both return the rows that were written or refused by now, in order: each with the reason for which it was refused,
-    "" where it was not.
+    Both methods return the rows written or refused so far, in order, each with the reason for its refusal ("" if it was
+    written).
     """
 
     def put(self, values: Mapping[str, Any], row: OutputRow, /) -> Iterable[tuple[OutputRow, str]]:
-        """Take the columns of a row, and the row."""
+        """Add a row with its columns."""
 
     def flush(self) -> Iterable[tuple[OutputRow, str]]:
-        """Write what waits."""
+        """Write the rows added so far."""
 
 
 class Output:
     """
     The rows of an engine that has run.
 
-    :param engine: it must have ended, and not be closed.
-    :param misfit: says why the output cannot hold an answer, which then counts as ``invalid``.
+    :param engine: must have ended and not be closed.
+    :param misfit: returns why the output cannot store an answer, which then counts as ``invalid``.
     """
 
     def __init__(self, engine: Engine, misfit: Misfit | None = None) -> None:
@@ -94,18 +92,18 @@ class Output:
         self.columns = (*numbered, *question.key, *question.answer_columns, *STATUS_COLUMNS)
 
     def rows(self) -> Iterator[OutputRow]:
-        """Yield every row read, in input order."""
-        for place in self._engine.reader.places():
-            if place.fingerprint is None:
-                yield OutputRow(place, Outcome.SKIPPED, place.trouble, None, first=True)
+        """Yield every row that was read, in input order."""
+        for source in self._engine.reader.source_rows():
+            if source.fingerprint is None:
+                yield OutputRow(source, Outcome.SKIPPED, source.trouble, None)
             else:
-                yield self._row(place, place.fingerprint, place.first)
+                yield self._row(source, source.fingerprint)
 
     def values(self, row: OutputRow) -> dict[str, Any]:
         """Return the columns of a row by name."""
         event = row.event
-        values: dict[str, Any] = {ROW_COLUMN: row.place.number} if ROW_COLUMN in self.columns else {}
-        values.update({name: row.place.key.get(name) for name in self._engine.question.key})
+        values: dict[str, Any] = {ROW_COLUMN: row.source.number} if ROW_COLUMN in self.columns else {}
+        values.update({name: row.source.key.get(name) for name in self._engine.question.key})
         answer = event.answer if event is not None and row.outcome is Outcome.SUCCESS else {}
         values.update({name: answer.get(name) for name in self._engine.question.answer_columns})
         values["_segmind_status"] = str(row.outcome)
@@ -116,7 +114,7 @@ class Output:
         values["_segmind_tokens"] = _only_once(row.tokens, row)
         return values
 
-    def _row(self, place: Place, mark: bytes, first: bool) -> OutputRow:
+    def _row(self, source: SourceRow, mark: bytes) -> OutputRow:
         engine = self._engine
         state, left = engine.ledger.row_state(mark), engine.skip_reason(mark)
         event = None if state.open else engine.ledger.finished(mark)
@@ -125,21 +123,21 @@ class Output:
             outcome, reason = event.outcome, event.reason
             if self._misfit is not None and outcome is Outcome.SUCCESS and (misfit := self._misfit(event.answer or {})):
                 outcome, reason = Outcome.INVALID, misfit
-            return OutputRow(place, outcome, reason, event, first, *spent)
+            return OutputRow(source, outcome, reason, event, *spent)
         if state.open is None:
             why = left or (engine.stopped.reason if engine.stopped else STOPPED)
             spent = _spent(state.unsent_follow_up(engine.ledger.run), engine)
-            return OutputRow(place, Outcome.SKIPPED, why, None, first, *spent)
+            return OutputRow(source, Outcome.SKIPPED, why, None, *spent)
         ids, cost, tokens = _spent(state.claim, engine)
         if state.open.submitted is not None:
             ids = (*ids, state.open.submitted.request_id)
             left = left or "the request was accepted and the run ended before its answer; a retry fetches it"
         left = left or "its request may have been accepted; whether it was is unknown"
-        return OutputRow(place, Outcome.UNKNOWN, left, None, first, ids, cost, tokens)
+        return OutputRow(source, Outcome.UNKNOWN, left, None, ids, cost, tokens)
 
 
 def _spent(claim: Claimed | None, engine: Engine) -> tuple[tuple[str, ...], float | None, int | None]:
-    """Return what a run submitted for a row before it came to a stand, and what that cost."""
+    """Return the requests that a run submitted for an unfinished row, and their cost."""
     if claim is None or not claim.request_ids:
         return (), None, None
     if claim.run != engine.ledger.run:
@@ -148,10 +146,10 @@ def _spent(claim: Claimed | None, engine: Engine) -> tuple[tuple[str, ...], floa
 
 
 def _only_once(amount: float | None, row: OutputRow) -> float | None:
-    return amount if row.first or amount is None else 0
+    return amount if row.source.first or amount is None else 0
 
 
-def land(
+def write_output(
     engine: Engine,
     *,
     output: StorePath | None = None,
@@ -161,13 +159,13 @@ def land(
     misfit: Misfit | None = None,
 ) -> Manifest:
     """
-    Write the output and the dead letters of an engine that has run, and count. Blocks; call it off the loop.
+    Write the output and the dead letters of an engine that has run, and count rows. Blocks; call it off the event loop.
 
-    :param output: a table; its name says the format.
-    :param dead_letters: a JSONL file of the rows without an answer.
-    :param each: is called with the columns of every row.
-    :param keyed: takes every row, too, for an output that is not a file.
-    :param misfit: says why that output cannot hold an answer, which then counts as ``invalid``.
+    :param output: a file whose name determines the format.
+    :param dead_letters: a JSONL file for the rows without an answer.
+    :param each: called with the columns of every row.
+    :param keyed: an output that is not a file; receives every row as well.
+    :param misfit: returns why that output cannot store an answer, which then counts as ``invalid``.
     :raises SegmindEnrichmentError: the counts do not add up.
     """
     rows = Output(engine, misfit)
@@ -177,11 +175,11 @@ def land(
         for row in rows.rows():
             kinds.observe(rows.values(row))
     count = _Count(engine)
-    with _sink(output, rows.columns, kinds) as write, _dead_letter_sink(dead_letters) as bury:
-        for row in _taken(rows, write, each, keyed):
+    with _sink(output, rows.columns, kinds) as write, _dead_letter_sink(dead_letters) as write_dead_letter:
+        for row in _written(rows, write, each, keyed):
             count.add(row)
             if row.outcome is not Outcome.SUCCESS:
-                bury(_dead_letter(row))
+                write_dead_letter(_dead_letter(row))
     manifest = count.manifest()
     manifest.columns = list(rows.columns)
     manifest.outputs = [str(output)] if output is not None else []
@@ -189,10 +187,10 @@ def land(
     return manifest.check()
 
 
-def _taken(
+def _written(
     rows: Output, write: Write, each: Callable[[Mapping[str, Any]], None] | None, keyed: KeyedOutput | None
 ) -> Iterator[OutputRow]:
-    """Write every row, and yield it with what became of it."""
+    """Write every row and yield it with its final outcome."""
     for row in rows.rows():
         values = rows.values(row)
         write(values)
@@ -201,13 +199,13 @@ def _taken(
         if keyed is None:
             yield row
         else:
-            yield from itertools.starmap(_settled, keyed.put(values, row))
+            yield from itertools.starmap(_with_refusal, keyed.put(values, row))
     if keyed is not None:
-        yield from itertools.starmap(_settled, keyed.flush())
+        yield from itertools.starmap(_with_refusal, keyed.flush())
 
 
-def _settled(row: OutputRow, refusal: str) -> OutputRow:
-    """Return a row with the reason for which a keyed output refused it; what was paid for it is in the ledger."""
+def _with_refusal(row: OutputRow, refusal: str) -> OutputRow:
+    """Return a row with the reason why a keyed output refused it; its answer, if any, stays in the ledger."""
     if not refusal:
         return row
     if row.outcome is Outcome.SUCCESS:
@@ -225,19 +223,19 @@ def _dead_letter_sink(path: StorePath | None) -> AbstractContextManager[Write]:
 
 
 def _discard(_: Mapping[str, Any]) -> None:
-    """Stand in for an output nobody asked for."""
+    """Do nothing: no such output was requested."""
 
 
 def _dead_letter(row: OutputRow) -> dict[str, Any]:
     return {
-        "row": row.place.number,
-        "key": row.place.key,
+        "row": row.source.number,
+        "key": row.source.key,
         "outcome": str(row.outcome),
         "reason": row.reason,
         "attempts": len(row.request_ids),
         "request_ids": list(row.request_ids),
-        "cost": row.cost if row.first else None,
-        "fingerprint": row.place.fingerprint.hex() if row.place.fingerprint else None,
+        "cost": row.cost if row.source.first else None,
+        "fingerprint": row.source.fingerprint.hex() if row.source.fingerprint else None,
     }
 
 
@@ -270,12 +268,12 @@ class _Count:
         """Count a row."""
         manifest, event = self._manifest, row.event
         manifest.outcomes[row.outcome] += 1
-        manifest.distinct_rows += row.first
+        manifest.distinct_rows += row.source.first
         if row.outcome is not Outcome.SUCCESS:
             self._reasons.add(row.outcome, row.reason)
         if event is None:
             self._spend(row)
-        elif not row.first:
+        elif not row.source.first:
             manifest.duplicates_saved += event.outcome is Outcome.SUCCESS
         elif event.run != manifest.run_id:
             manifest.cache_hits += 1
@@ -286,7 +284,7 @@ class _Count:
                 self._latencies.add(event.seconds)
 
     def _spend(self, row: OutputRow) -> None:
-        if row.first:
+        if row.source.first:
             self._manifest.requests += len(row.request_ids)
             self._manifest.cost += row.cost or 0.0
             self._manifest.tokens += row.tokens or 0

@@ -1,8 +1,8 @@
 """
-Reads the table once, in blocks, and remembers on the local disk in which order its rows came.
+Read a table once, in blocks, and keep the order of its rows in a temporary database.
 
-The rows themselves are not kept: their number, key columns and fingerprint are enough to write the output later, in
-input order, from what the ledger holds. A source that breaks is read up to there: its rows so far are as good as any.
+The rows themselves are not kept: number, key columns and fingerprint are enough to write the output later from the
+ledger, in input order. When the source fails, the rows read so far are processed like any others.
 """
 
 from __future__ import annotations
@@ -29,35 +29,35 @@ from airflow_provider_segmind.exceptions import (
 )
 
 FIRST_ROWS = 256
-"""How many rows are looked through at most for a column that a placeholder names, before anything is sent."""
+"""How many rows are searched at most, before anything is sent, for a column that a placeholder names."""
 FIRST_BYTES = 16 << 20
 Built: TypeAlias = tuple[Row, Mapping[str, Any], Prepared | SegmindError]
 """A row, its key columns, and what is sent for it, or why nothing is."""
 _UNWRITABLE = (ValueError, TypeError, ArithmeticError, LookupError, RecursionError)
 _KEPT = (str, float, bytes, datetime, date, time, Decimal)
-"""Types of key columns that stay what they are from source to output, whole numbers and JSON apart."""
+"""Types that a key column keeps from source to output, apart from integers and JSON."""
 _SCHEMA = """
-CREATE TABLE places (number INTEGER PRIMARY KEY, fingerprint BLOB, rest BLOB);
-CREATE INDEX by_fingerprint ON places (fingerprint);
+CREATE TABLE rows (number INTEGER PRIMARY KEY, fingerprint BLOB, rest BLOB);
+CREATE INDEX by_fingerprint ON rows (fingerprint);
 CREATE TABLE answered (fingerprint BLOB PRIMARY KEY) WITHOUT ROWID;
 """
 _IN_ORDER = """
 SELECT number, fingerprint, rest, NOT EXISTS (
-    SELECT 1 FROM places AS earlier WHERE earlier.fingerprint = places.fingerprint AND earlier.number < places.number
-) FROM places ORDER BY number
+    SELECT 1 FROM rows AS earlier WHERE earlier.fingerprint = rows.fingerprint AND earlier.number < rows.number
+) FROM rows ORDER BY number
 """
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class SourceRow:
     """
-    One row of the output.
+    A row that was read, as the output needs it.
 
-    :param number: its place in the source, from 0.
+    :param number: its position in the source, from 0.
     :param key: its key columns.
-    :param fingerprint: what was asked for it, None when its question could not be built.
-    :param trouble: why it could not.
-    :param first: whether no equal row came before it.
+    :param fingerprint: of its question, None when that could not be built.
+    :param trouble: why it could not be built.
+    :param first: whether no equal row precedes it.
     """
 
     number: int
@@ -69,10 +69,10 @@ class Place:
 
 def numbered(rows: Iterable[Mapping[str, Any]], question: Question) -> Iterator[Row]:
     """
-    Number the rows of a table whose columns were found to be those that a question needs.
+    Number the rows of a table after checking that it has the columns that a question needs.
 
-    :raises SegmindConfigError: the first rows have no such column, or the question names none at all, so that every row
-        would be asked the same; nothing was sent.
+    :raises SegmindConfigError: the first rows lack such a column, or the question refers to no column at all, so that
+        all rows would be the same request; nothing was sent.
     """
     source = iter(rows)
     needed = {name for name in question.placeholders if is_name(name)}.union(question.key)
@@ -97,19 +97,18 @@ def _check_columns(question: Question, missing: set[str], known: set[str], rows:
     if missing:
         name = min(missing)
         role = "key" if name in question.key else "placeholder"
-        literal = "" if role == "key" else f"; to write the braces as they are, double them: {{{{{name}}}}}"
+        literal = "" if role == "key" else f"; for literal braces, double them: {{{{{name}}}}}"
         raise SegmindConfigError(
             f"The source has no column {name!r}, which a {role} names (in its first {rows} rows). {there}{literal}."
         )
     if question.placeholders and not question.placeholders & known:
         raise SegmindConfigError(
-            "No {column} placeholder names a column of the source, so that every row would be asked the same. "
-            f"{there}."
+            f"No {{column}} placeholder names a column of the source, so all rows would be the same request. {there}."
         )
 
 
 def build(row: Row, question: Question) -> Built:
-    """Build what is sent for a row; blocks where that reads files."""
+    """Build the request of a row; blocks if that reads files."""
     key: dict[str, Any] = {}
     try:
         key = {name: _storable(value) for name, value in row.key(question.key).items()}
@@ -119,12 +118,12 @@ def build(row: Row, question: Question) -> Built:
     except OSError as error:
         return row, key, SegmindEnrichmentError(_out_of_reach(row, error), retryable=True)
     except _UNWRITABLE as error:
-        reason = f"what is in row {row.number} cannot be sent ({type(error).__name__}); nothing was sent for it"
+        reason = f"the values of row {row.number} cannot be sent ({type(error).__name__}); nothing was sent for it"
         return row, key, SegmindRowError(reason)
 
 
 def is_fatal(built: Built) -> bool:
-    """Tell whether an error is not about this row alone: a store out of reach, or what the first row meets too."""
+    """Return whether an error ends the run: a store is unreachable, or already the first row is misconfigured."""
     row, _, prepared = built
     if not isinstance(prepared, SegmindError) or isinstance(prepared, SegmindRowError):
         return False
@@ -133,11 +132,11 @@ def is_fatal(built: Built) -> bool:
 
 class RowReader:
     """
-    Turns rows into questions, and remembers their order.
+    Turns rows into requests and keeps their order.
 
     :param rows: the table; read once.
-    :param question: what is asked of each.
-    :param target: where the answers go, when that has a say in which rows are asked about.
+    :param question: what is asked about each.
+    :param target: the output, if it is one that already has answers or refuses some keys.
     """
 
     def __init__(
@@ -163,51 +162,51 @@ class RowReader:
 
     @property
     def rows_read(self) -> int:
-        """Return how many rows of this shard were read."""
+        """The number of rows of this shard that were read."""
         return self.rows_seen - self.rows_elsewhere
 
     def close(self) -> None:
-        """Forget the order."""
+        """Delete the temporary database."""
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
         self._local.close()
 
     def add_answered(self, fingerprints: Iterable[bytes]) -> None:
-        """Note the rows that this run has paid for: they are in its output even if the target has their answers."""
+        """Add rows that this run has paid for: its output includes them even if the target has their answers."""
         if self._target is not None:
             self._local.write(("INSERT OR IGNORE INTO answered VALUES (?)", ((mark,) for mark in fingerprints)))
 
     def next_block(self) -> list[Prepared]:
         """
-        Read some rows. Blocks on the source.
+        Read some rows; blocks on the source.
 
-        An empty list need not be the end: that is where :attr:`exhausted` is true, or where :attr:`broken` holds the
-        error of a source that cannot be read on. What was read before is returned first.
+        An empty list need not be the end: at the end :attr:`exhausted` is true, or :attr:`broken` is the error of the
+        source. Rows read before an error are returned first.
         """
         block: list[Prepared] = []
-        places: list[Place] = []
+        rows: list[SourceRow] = []
         counts = self.rows_seen, self.rows_elsewhere, self.rows_unchanged
         room, left = self._settings.block_bytes, self._settings.block_rows
         while left and room > 0 and (built := self._next()) is not None:
-            place, prepared = self._prepare(built)
+            row, prepared = self._prepare(built)
             self.rows_seen += 1
             left -= 1
-            if place is not None:
-                places.append(place)
+            if row is not None:
+                rows.append(row)
             if prepared is not None:
                 block.append(prepared)
                 room -= prepared.size
         try:
-            self._write(places)
+            self._write(rows)
         except SegmindEnrichmentError as error:
-            # A row whose order cannot be kept is not asked about, as if the source had broken before it.
+            # Rows whose order cannot be kept are not asked about, as if the source had failed before them.
             self.broken, self.exhausted = error, False
             self.rows_seen, self.rows_elsewhere, self.rows_unchanged = counts
             return []
         return block
 
     def _next(self) -> Built | None:
-        """Build the next row; None at the end, and where the source breaks."""
+        """Build the next row; None at the end or when the source fails."""
         if self.broken is not None:
             return None
         try:
@@ -216,7 +215,7 @@ class RowReader:
             self.broken = error
             return None
         except Exception as error:  # noqa: BLE001
-            # Whoever yields the rows (a store, a driver, XCom) may raise anything, and rows were paid for before.
+            # A store, a driver or XCom may raise anything here, and earlier rows have been paid for.
             self.broken = cannot_be_read(error, f"The source, after {self.rows_seen} rows,")
             return None
         self.exhausted = built is None
@@ -225,16 +224,16 @@ class RowReader:
             return None
         return built
 
-    def places(self) -> Iterator[Place]:
-        """Yield every row read, in order."""
+    def source_rows(self) -> Iterator[SourceRow]:
+        """Yield every row that was read, in order."""
         for number, mark, packed, first in self._local.each(_IN_ORDER):
             key, trouble = pickle.loads(packed)  # noqa: S301 - no other process can write to a file without a name
-            yield Place(number, key, mark, trouble, bool(first))
+            yield SourceRow(number, key, mark, trouble, bool(first))
 
-    def _write(self, places: list[Place]) -> None:
-        rows = [(one.number, one.fingerprint, pickle.dumps((one.key, one.trouble))) for one in places]
-        if rows:
-            self._local.write(("INSERT INTO places VALUES (?, ?, ?)", rows))
+    def _write(self, rows: list[SourceRow]) -> None:
+        values = [(row.number, row.fingerprint, pickle.dumps((row.key, row.trouble))) for row in rows]
+        if values:
+            self._local.write(("INSERT INTO rows VALUES (?, ?, ?)", values))
 
     def _built(self, rows: Iterable[Mapping[str, Any]]) -> Iterator[Built]:
         each = numbered(rows, self._question)
@@ -247,7 +246,7 @@ class RowReader:
     def _build(self, row: Row) -> Built:
         return build(row, self._question)
 
-    def _prepare(self, built: Built) -> tuple[Place | None, Prepared | None]:
+    def _prepare(self, built: Built) -> tuple[SourceRow | None, Prepared | None]:
         row, key, prepared = built
         if isinstance(prepared, SegmindError):
             return self._unasked(row, key, shorten(str(prepared))), None
@@ -256,27 +255,27 @@ class RowReader:
         if not self._shard.owns(prepared.fingerprint):
             self.rows_elsewhere += 1
             return None, None
-        if self._holds(key, prepared.fingerprint):
+        if self._is_unchanged(key, prepared.fingerprint):
             self.rows_unchanged += 1
             return None, None
-        return Place(row.number, key, prepared.fingerprint), prepared
+        return SourceRow(row.number, key, prepared.fingerprint), prepared
 
-    def _holds(self, key: Mapping[str, Any], fingerprint: bytes) -> bool:
-        """Tell whether the target has the answer, and from another run: of its own a run must tell the cost."""
+    def _is_unchanged(self, key: Mapping[str, Any], fingerprint: bytes) -> bool:
+        """Return whether the target has the answer from another run; a run must report the cost of its own answers."""
         if self._target is None or not self._target.holds(key, fingerprint):
             return False
         return self._local.first("SELECT 1 FROM answered WHERE fingerprint = ?", fingerprint) is None
 
-    def _unasked(self, row: Row, key: Mapping[str, Any], trouble: str) -> Place | None:
-        """Return the place of a row without a question; it belongs to the first shard, so that it is counted once."""
+    def _unasked(self, row: Row, key: Mapping[str, Any], trouble: str) -> SourceRow | None:
+        """Return a row without a question; it belongs to the first shard, so that it is counted once."""
         if self._shard.index == 0:
-            return Place(row.number, key, trouble=trouble)
+            return SourceRow(row.number, key, trouble=trouble)
         self.rows_elsewhere += 1
         return None
 
 
 def _groups(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
-    """Yield rows several at a time; those before a break come first."""
+    """Yield lists of rows; those before an error come first."""
     while True:
         group: list[Row] = []
         try:
@@ -292,12 +291,12 @@ def _groups(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
 def _out_of_reach(row: Row, error: OSError) -> str:
     return (
         f"A file that row {row.number} of the source names cannot be read: {type(error).__name__} "
-        f"({shorten(error.strerror or '')}). The row itself is fine: the store of the file cannot be reached."
+        f"({shorten(error.strerror or '')}). The row itself is valid: the store of the file cannot be reached."
     )
 
 
 def _storable(value: Any) -> Any:
-    """Return a key's value in a form that lasts until the output is written; lists and objects are JSON."""
+    """Return a key's value in a form that can be kept until the output is written; lists and objects become JSON."""
     if isinstance(value, (Mapping, list, tuple, int)):
         return json_value(value)
     if isinstance(value, (bytearray, memoryview)):

@@ -13,7 +13,7 @@ from airflow_provider_segmind.enrichment.engine import Engine
 from airflow_provider_segmind.enrichment.files.readers import cannot_be_read, kind_of, open_source, rows_in
 from airflow_provider_segmind.enrichment.files.writers import check_apart, check_format, check_writable
 from airflow_provider_segmind.enrichment.manifest import Manifest
-from airflow_provider_segmind.enrichment.output import land, merge_dead_letters, merge_outputs
+from airflow_provider_segmind.enrichment.output import merge_dead_letters, merge_outputs, write_output
 from airflow_provider_segmind.enrichment.storage import StorePath
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindError, shorten
 
@@ -224,7 +224,7 @@ class FileTableIO:
 
     def store(self, engine: Engine, each: ForEachRow | None) -> Manifest:
         """Write the output file, and beside it the dead letters and the manifest."""
-        manifest = land(engine, output=self.output, dead_letters=self._dead_letters, each=each)
+        manifest = write_output(engine, output=self.output, dead_letters=self._dead_letters, each=each)
         manifest.write(self.manifest_path)
         return manifest
 

@@ -13,7 +13,7 @@ from airflow_provider_segmind.defaults import ANSWER_COLUMN
 from airflow_provider_segmind.enrichment.engine import Engine
 from airflow_provider_segmind.enrichment.files.writers import check_apart, check_writable
 from airflow_provider_segmind.enrichment.manifest import Manifest
-from airflow_provider_segmind.enrichment.output import FINGERPRINT_COLUMN, OutputRow, land
+from airflow_provider_segmind.enrichment.output import FINGERPRINT_COLUMN, OutputRow, write_output
 from airflow_provider_segmind.enrichment.sql.answer_table import HeldRows, Target
 from airflow_provider_segmind.enrichment.sql.column_types import Kind, kind_of_schema
 from airflow_provider_segmind.enrichment.sql.dialects import TableName, dialect_of, quotation_mark, quoted
@@ -155,7 +155,7 @@ class SqlTableIO:
         # SQLite cannot write while a query is open.
         self._source.close()
         with self._target.writing() as writer:
-            manifest = land(
+            manifest = write_output(
                 engine,
                 dead_letters=self._dead_letters,
                 each=each,
@@ -177,7 +177,7 @@ class SqlTableIO:
 
     def _priced(self, values: Mapping[str, Any], row: OutputRow, run: str) -> dict[str, Any]:
         """Add the fingerprint; an answer that was billed for another row of the table costs nothing."""
-        fingerprint = row.place.fingerprint or b""
+        fingerprint = row.source.fingerprint or b""
         priced = {**values, FINGERPRINT_COLUMN: fingerprint.hex()}
         if row.event is not None and row.event.run != run and self._held.knows(fingerprint):
             priced["_segmind_cost"], priced["_segmind_tokens"] = 0.0, 0
@@ -227,7 +227,7 @@ class _KeyedRows:
 
     def put(self, values: Mapping[str, Any], row: OutputRow) -> list[tuple[OutputRow, str]]:
         """Write a row that could be asked about; others have no place in the table."""
-        return self.writer.put(None if row.place.fingerprint is None else self.priced(values, row), row)
+        return self.writer.put(None if row.source.fingerprint is None else self.priced(values, row), row)
 
     def flush(self) -> list[tuple[OutputRow, str]]:
         """Write the rows waiting for their batch."""

@@ -13,7 +13,7 @@ from airflow_provider_segmind.enrichment.ledger.ledger import Ledger
 from airflow_provider_segmind.enrichment.ledger.segments import write_segment
 from airflow_provider_segmind.enrichment.manifest import Manifest
 from airflow_provider_segmind.enrichment.outcomes import Accept, AskAgain, Outcome, Refuse, Reply, Verdict
-from airflow_provider_segmind.enrichment.output import land
+from airflow_provider_segmind.enrichment.output import write_output
 from airflow_provider_segmind.enrichment.rows import Row
 from airflow_provider_segmind.enrichment.run_limits import Limits
 from airflow_provider_segmind.enrichment.settings import Question, Settings, Shard
@@ -75,7 +75,7 @@ class Landed:
 
     def __init__(self, engine: Engine) -> None:
         self.rows: list[Mapping[str, Any]] = []
-        self.manifest: Manifest = land(engine, each=self.rows.append)
+        self.manifest: Manifest = write_output(engine, each=self.rows.append)
         self.stopped = engine.stopped
 
     def column(self, name: str) -> list[Any]:

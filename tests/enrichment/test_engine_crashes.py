@@ -16,7 +16,7 @@ import pytest
 from airflow_provider_segmind.enrichment.engine import Engine
 from airflow_provider_segmind.enrichment.ledger.compaction import compact
 from airflow_provider_segmind.enrichment.outcomes import Accept, AskAgain, Outcome, Refuse, Reply, Verdict
-from airflow_provider_segmind.enrichment.output import Output, land
+from airflow_provider_segmind.enrichment.output import Output, write_output
 from airflow_provider_segmind.enrichment.run_limits import Limits
 from airflow_provider_segmind.enrichment.settings import Settings
 from tests.support.enrichment import PRICE, Clock, FakeSegmind, Mortal, question, table
@@ -109,7 +109,7 @@ class Night:
         for wait in (60.0, SETTLED, 60.0, SETTLED):
             engine = await self.one_try(None)
             assert engine is not None
-            if not land(engine).rows_left or engine.stopped:
+            if not write_output(engine).rows_left or engine.stopped:
                 return engine
             engine.close()
             self.clock.now += wait
@@ -135,7 +135,7 @@ async def test_a_killed_run_pays_once_and_ends_like_an_undisturbed_one(
 ) -> None:
     night = Night(seed)
     engine = await night.tries(deaths=1 + seed % 4)
-    manifest = land(engine)
+    manifest = write_output(engine)
     twice = [body for body, count in Counter(night.segmind.paid_bodies).items() if count > 1]
     assert twice == []
     assert kept(Output(engine)) == undisturbed
@@ -150,7 +150,7 @@ async def test_a_killed_run_keeps_its_budget_but_for_what_is_in_flight(seed: int
     night = Night(seed, max_cost=20 * PRICE)
     engine = await night.tries(deaths=1 + seed % 4)
     assert night.segmind.bill <= (20 + CONCURRENCY) * PRICE + 1e-9
-    assert sum(land(engine).outcomes.values()) == len(TEXTS)
+    assert sum(write_output(engine).outcomes.values()) == len(TEXTS)
     engine.close()
 
 

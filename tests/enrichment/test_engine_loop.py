@@ -6,7 +6,7 @@ from blockbuster import BlockBuster, blockbuster_ctx
 
 from airflow_provider_segmind.enrichment.engine import Engine
 from airflow_provider_segmind.enrichment.files.readers import open_source
-from airflow_provider_segmind.enrichment.output import land
+from airflow_provider_segmind.enrichment.output import write_output
 from airflow_provider_segmind.enrichment.settings import Settings
 from tests.support.enrichment import Clock, FakeSegmind, question
 
@@ -33,6 +33,6 @@ async def test_files_are_never_read_or_written_on_the_event_loop(tmp_path: Path)
         with blockbuster_ctx("airflow_provider_segmind.enrichment") as blocking:
             but_for_the_local_index(blocking)
             await engine.run()
-        manifest = land(engine)
+        manifest = write_output(engine)
         engine.close()
         assert (manifest.rows_read, manifest.outcomes["failed"]) == (100, 10)

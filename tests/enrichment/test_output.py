@@ -12,7 +12,7 @@ import pytest
 from airflow_provider_segmind.enrichment.engine import Engine
 from airflow_provider_segmind.enrichment.files.readers import open_source
 from airflow_provider_segmind.enrichment.manifest import Manifest, merge
-from airflow_provider_segmind.enrichment.output import land
+from airflow_provider_segmind.enrichment.output import write_output
 from airflow_provider_segmind.enrichment.settings import Settings, Shard
 from airflow_provider_segmind.enrichment.stats import Latencies
 from airflow_provider_segmind.exceptions import SegmindEnrichmentError
@@ -33,7 +33,7 @@ async def landed(folder: Path, rows: list[dict[str, Any]], name: str = "out.json
         **options,
     )
     await engine.run()
-    manifest = land(engine, output=folder / "out" / name, dead_letters=folder / "out" / "dead_letters.jsonl")
+    manifest = write_output(engine, output=folder / "out" / name, dead_letters=folder / "out" / "dead_letters.jsonl")
     engine.close()
     return manifest
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_segmind.enrichment.row_reader import Place, RowReader
+from airflow_provider_segmind.enrichment.row_reader import RowReader, SourceRow
 from airflow_provider_segmind.enrichment.settings import Settings, Shard
 from tests.enrichment.ledger.test_local_index import disk_of
 from tests.support.enrichment import question, table
@@ -27,19 +27,22 @@ def read(reader: RowReader) -> Iterator[bytes]:
 def test_rows_come_back_in_order_and_equal_ones_know_their_first() -> None:
     with closing(reader(table("a", "b", "a", "a", "b", "c"), block_rows=2)) as rows:
         prepared = list(read(rows))
-        places = list(rows.places())
-    assert [place.number for place in places] == list(range(6))
-    assert [place.fingerprint for place in places] == prepared
-    assert [place.first for place in places] == [True, True, False, False, False, True]
+        sources = list(rows.source_rows())
+    assert [source.number for source in sources] == list(range(6))
+    assert [source.fingerprint for source in sources] == prepared
+    assert [source.first for source in sources] == [True, True, False, False, False, True]
 
 
 def test_a_row_without_a_question_is_always_the_first_of_its_kind() -> None:
     broken: list[dict[str, Any]] = [{"id": 0, "text": "a"}, {"id": 1}, {"id": 2}]
     with closing(reader(broken)) as rows:
         assert len(list(read(rows))) == 1
-        unasked = list(rows.places())[1:]
-    assert [(place.number, place.fingerprint, place.first) for place in unasked] == [(1, None, True), (2, None, True)]
-    assert all("no column 'text'" in place.trouble for place in unasked)
+        unasked = list(rows.source_rows())[1:]
+    assert [(source.number, source.fingerprint, source.first) for source in unasked] == [
+        (1, None, True),
+        (2, None, True),
+    ]
+    assert all("no column 'text'" in source.trouble for source in unasked)
 
 
 @pytest.mark.parametrize(
@@ -61,14 +64,14 @@ def test_a_row_without_a_question_is_always_the_first_of_its_kind() -> None:
 def test_a_key_keeps_its_type(value: Any, kept: Any) -> None:
     with closing(reader([{"id": value, "text": "a"}])) as rows:
         list(read(rows))
-        assert next(rows.places()).key == {"id": kept}
+        assert next(rows.source_rows()).key == {"id": kept}
 
 
 def test_rows_whose_order_does_not_fit_on_the_disk_are_not_asked_about() -> None:
     with disk_of(1 << 15), closing(reader(table(*map(str, range(1000))), block_rows=10)) as rows:
         prepared = list(read(rows))
-        places: list[Place] = list(rows.places())
+        sources: list[SourceRow] = list(rows.source_rows())
     assert "temporary folder" in str(rows.broken)
     assert not rows.exhausted
-    assert 0 < len(prepared) == len(places) == rows.rows_seen < 1000
-    assert [place.fingerprint for place in places] == prepared
+    assert 0 < len(prepared) == len(sources) == rows.rows_seen < 1000
+    assert [source.fingerprint for source in sources] == prepared

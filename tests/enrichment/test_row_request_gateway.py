@@ -13,7 +13,7 @@ from airflow_provider_segmind.client.endpoints import Endpoints
 from airflow_provider_segmind.emulator import SegmindEmulator
 from airflow_provider_segmind.enrichment.engine import Engine
 from airflow_provider_segmind.enrichment.outcomes import Outcome
-from airflow_provider_segmind.enrichment.output import land
+from airflow_provider_segmind.enrichment.output import write_output
 from airflow_provider_segmind.enrichment.settings import Settings
 from tests.support.enrichment import question, table
 
@@ -34,7 +34,7 @@ async def run(emulator: SegmindEmulator, folder: Path) -> dict[str, int]:
         )
         try:
             await engine.run()
-            return dict(land(engine).outcomes)
+            return dict(write_output(engine).outcomes)
         finally:
             engine.close()
 

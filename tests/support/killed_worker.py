@@ -27,7 +27,7 @@ from airflow_provider_segmind.client.models import RequestRecord, RequestResult,
 from airflow_provider_segmind.client.rate_limiter import RateSettings
 from airflow_provider_segmind.enrichment.engine import Engine
 from airflow_provider_segmind.enrichment.outcomes import Accept, AskAgain, Outcome, Refuse, Reply, Verdict
-from airflow_provider_segmind.enrichment.output import land
+from airflow_provider_segmind.enrichment.output import write_output
 from airflow_provider_segmind.enrichment.rows import Row
 from airflow_provider_segmind.enrichment.run_limits import Limits
 from airflow_provider_segmind.enrichment.settings import Question, Settings
@@ -212,7 +212,7 @@ async def work(order: Order, *, begin: Callable[[], None] = lambda: None) -> Non
         await engine.run()
     outputs = folder / order.outputs
     outputs.mkdir(exist_ok=True)
-    manifest = land(
+    manifest = write_output(
         engine,
         output=outputs / "out.jsonl",
         dead_letters=outputs / "dead_letters.jsonl",

@@ -17,7 +17,7 @@ from airflow_provider_segmind.enrichment.engine import Engine
 from airflow_provider_segmind.enrichment.files import readers
 from airflow_provider_segmind.enrichment.files.readers import cannot_be_read, open_source
 from airflow_provider_segmind.enrichment.manifest import Manifest
-from airflow_provider_segmind.enrichment.output import land
+from airflow_provider_segmind.enrichment.output import write_output
 from airflow_provider_segmind.enrichment.settings import Question, Settings, Shard
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindEnrichmentError, SegmindError
 from tests.support.enrichment import Clock, FakeSegmind, build, question, table
@@ -173,7 +173,7 @@ class Night:
             error = caught
         self.rows = []
         if engine.reader.rows_seen:
-            self.manifest = land(engine, each=self.rows.append, dead_letters=self.folder / "dead_letters.jsonl")
+            self.manifest = write_output(engine, each=self.rows.append, dead_letters=self.folder / "dead_letters.jsonl")
         engine.close()
         return error
 
