@@ -1,1 +1,1 @@
-"""A real Airflow, started for one purpose and gone afterwards; ``python -m demo`` shows the provider on it."""
+"""A real Airflow, started for a demonstration or a test and removed afterwards; ``python -m demo`` runs one."""

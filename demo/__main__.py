@@ -1,4 +1,4 @@
-"""``make demo``: one request from DAG to result, on a real Airflow, against the emulator or the real Segmind."""
+"""``make demo``: one request from DAG to result, on a real Airflow, with the emulator or the real Segmind."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
 DAG_ID = "example_segmind_request"
 SUBMIT, WAIT, RESULT = "submit", "wait", "result"
 RUN_TIMEOUT = 900
-# Long enough to see the wait, short enough for a demonstration.
+# Long enough to be seen, short enough for a demonstration.
 EMULATED_SECONDS = "3"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the demonstration; 0 when its DAG run succeeded."""
+    """Run the demonstration and return 0 if its DAG run succeeded."""
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
-    parser.add_argument("--keep", action="store_true", help="leave Airflow's UI up until Ctrl-C")
-    parser.add_argument("--live", action="store_true", help="ask the real Segmind, with the key in SEGMIND_API_KEY")
+    parser.add_argument("--keep", action="store_true", help="keep Airflow's UI running until Ctrl-C")
+    parser.add_argument("--live", action="store_true", help="use the real Segmind, with the key in SEGMIND_API_KEY")
     parser.add_argument("--dags", type=Path, default=ROOT / "dags_examples", help="folder with the DAG to run")
     options = parser.parse_args(arguments)
     display = Display(Console())
     if options.live and not os.environ.get("SEGMIND_API_KEY"):
-        display.trouble("LIVE=1 needs the API key: SEGMIND_API_KEY=… make demo LIVE=1")
+        display.problem("LIVE=1 needs the API key: SEGMIND_API_KEY=… make demo LIVE=1")
         return 2
 
     def demonstrate() -> int:
@@ -59,10 +59,10 @@ def _demonstrate(display: Display, *, home: Path, dags: Path, connection: str, k
             rest.wait_for_dag(DAG_ID)
         with display.step("Running it") as step:
             run_id = rest.trigger(DAG_ID)
-            state = rest.wait_for_run(DAG_ID, run_id, timeout=RUN_TIMEOUT, on_look=_progress(step.show))
+            state = rest.wait_for_run(DAG_ID, run_id, timeout=RUN_TIMEOUT, on_poll=_progress(step.show))
         instances = rest.task_instances(DAG_ID, run_id)
         if state == "success":
-            _show_answer(display, rest, run_id)
+            _show_reply(display, rest, run_id)
         else:
             show_failure(display, rest, DAG_ID, run_id, instances)
         display.facts(_durations(display, instances))
@@ -72,31 +72,31 @@ def _demonstrate(display: Display, *, home: Path, dags: Path, connection: str, k
 
 
 def _progress(show: Callable[[str], None]) -> Callable[[list[Json]], None]:
-    def on_look(instances: list[Json]) -> None:
+    def on_poll(instances: list[Json]) -> None:
         order = {SUBMIT: 0, WAIT: 1, RESULT: 2}
         ordered = sorted(instances, key=lambda each: order.get(each["task_id"], len(order)))
         show(", ".join(f"{each['task_id']} {each['state'] or 'not started'}" for each in ordered))
 
-    return on_look
+    return on_poll
 
 
-def _show_answer(display: Display, rest: AirflowRest, run_id: str) -> None:
+def _show_reply(display: Display, rest: AirflowRest, run_id: str) -> None:
     submitted = rest.xcom(DAG_ID, run_id, SUBMIT)
     body = rest.xcom(DAG_ID, run_id, RESULT)
     reply = read_reply(body, model=submitted["model"])
-    display.answer(reply.text)
+    display.reply(reply.text)
     cost = (body.get("metrics") or {}).get("cost")
     display.facts(
         {
             "request id": str(submitted["request_id"]),
             "model": str(submitted["model"]),
-            "tokens": f"{_known(reply.usage.input_tokens)} in, {_known(reply.usage.output_tokens)} out",
-            "cost": "not said" if cost is None else f"{cost:.8f} USD",
+            "tokens": f"{_shown(reply.usage.input_tokens)} in, {_shown(reply.usage.output_tokens)} out",
+            "cost": "unknown" if cost is None else f"{cost:.8f} USD",
         }
     )
 
 
-def _known(count: int | None) -> str:
+def _shown(count: int | None) -> str:
     return "?" if count is None else str(count)
 
 
@@ -104,8 +104,8 @@ def _durations(display: Display, instances: list[Json]) -> dict[str, str]:
     rows = {title: f"{seconds:.1f} s" for title, seconds in display.seconds.items()}
     for each in sorted(instances, key=lambda each: str(each["start_date"])):
         if each["start_date"] and each["end_date"]:
-            began, ended = (datetime.fromisoformat(each[name]) for name in ("start_date", "end_date"))
-            rows[f"  task {each['task_id']}"] = f"{(ended - began).total_seconds():.1f} s"
+            started, ended = (datetime.fromisoformat(each[name]) for name in ("start_date", "end_date"))
+            rows[f"  task {each['task_id']}"] = f"{(ended - started).total_seconds():.1f} s"
     return rows
 
 

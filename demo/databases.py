@@ -1,4 +1,4 @@
-"""Metadata databases that last as long as one stack."""
+"""Metadata databases, each for one stack."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ LOCK_TIMEOUT = 60
 
 
 class Database(Protocol):
-    """What a stack asks of its database."""
+    """The interface of a metadata database."""
 
     def create(self, home: Path) -> str:
         """Create the database and return its SQLAlchemy URL."""
         ...
 
     def migrate(self, run: Callable[[], None]) -> None:
-        """Give it Airflow's tables; ``run`` is ``airflow db migrate``."""
+        """Create Airflow's tables; ``run`` executes ``airflow db migrate``."""
         ...
 
     def drop(self) -> None:
@@ -39,7 +39,7 @@ class Database(Protocol):
 
 
 class SqliteDatabase:
-    """A file in the home of the stack, copied from the first one that was migrated with this version of Airflow."""
+    """A file in the home of the stack, copied from a template that was migrated once per version of Airflow."""
 
     def __init__(self) -> None:
         self._path: Path | None = None
@@ -47,11 +47,11 @@ class SqliteDatabase:
     def create(self, home: Path) -> str:
         """Choose the file."""
         self._path = home / "airflow.db"
-        # Many processes write: the default of five seconds does not always see them through.
+        # Many processes write: the default of five seconds is not always enough.
         return f"sqlite:///{self._path}?timeout={LOCK_TIMEOUT}"
 
     def migrate(self, run: Callable[[], None]) -> None:
-        """Copy the template, or make it."""
+        """Copy the template, or create it."""
         assert self._path is not None, "create() comes first"
         template = TEMPLATES / f"airflow-{version('apache-airflow')}.db"
         if template.exists():
@@ -64,14 +64,14 @@ class SqliteDatabase:
         copy.replace(template)
 
     def drop(self) -> None:
-        """Leave the file to whoever removes the home."""
+        """Do nothing: the file is removed with the home."""
 
 
 class PostgresDatabase:
     """
-    A database with a name of its own on a running PostgreSQL server.
+    A database with a unique name on a running PostgreSQL server.
 
-    :param server: libpq URL of a database from which others may be created.
+    :param server: libpq URL of a database whose user may create databases.
     """
 
     def __init__(self, *, server: str = POSTGRES) -> None:
@@ -85,11 +85,11 @@ class PostgresDatabase:
         return f"postgresql+psycopg2://{prefix}/{self._name}"
 
     def migrate(self, run: Callable[[], None]) -> None:
-        """Let Airflow make its tables."""
+        """Create Airflow's tables."""
         run()
 
     def drop(self) -> None:
-        """Drop the database, whoever is still connected to it."""
+        """Drop the database, even if there are connections to it."""
         self._execute(f'DROP DATABASE IF EXISTS "{self._name}" WITH (FORCE)')
 
     def _execute(self, statement: str) -> None:
@@ -102,8 +102,8 @@ class PostgresDatabase:
 
 
 @contextlib.contextmanager
-def lasting(database: Database, home: Path) -> Iterator[str]:
-    """Create a database, give its URL, and drop it whatever happens."""
+def temporary_database(database: Database, home: Path) -> Iterator[str]:
+    """Create a database, yield its URL, and always drop it."""
     url = database.create(home)
     try:
         yield url

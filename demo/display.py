@@ -1,4 +1,4 @@
-"""What a demonstration shows while it goes on: a spinner on a terminal, plain lines elsewhere."""
+"""The output of a demonstration: spinners and bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Step:
-    """One thing that is waited for."""
+    """A step of a demonstration that takes some time."""
 
     title: str
     console: Console
@@ -29,7 +29,7 @@ class Step:
     shown: str = ""
 
     def show(self, detail: str) -> None:
-        """Say how far it is; a detail that was shown last is not shown again."""
+        """Show a detail of the progress, unless it was the last one shown."""
         if detail == self.shown:
             return
         self.shown = detail
@@ -41,12 +41,12 @@ class Step:
 
 WIDEST_CELL = 22
 LINE_INTERVAL = 5.0
-"""Seconds between two lines where there is no terminal to draw a bar on."""
+"""Seconds between two lines of progress without a terminal."""
 
 
 @dataclass
 class Bar:
-    """Something that is done bit by bit."""
+    """A progress bar."""
 
     title: str
     total: int
@@ -78,9 +78,9 @@ class Bar:
 
 class Display:
     """
-    Show steps and remember how long each took.
+    Shows steps and results, and records how long each step took.
 
-    :param console: where to.
+    :param console: the console to write to.
     """
 
     def __init__(self, console: Console) -> None:
@@ -89,8 +89,8 @@ class Display:
 
     @contextlib.contextmanager
     def step(self, title: str) -> Iterator[Step]:
-        """Show that something goes on until the block ends, and how long it took."""
-        begun = time.monotonic()
+        """Show a step while the block runs, and then how long it took."""
+        started = time.monotonic()
         with contextlib.ExitStack() as scope:
             status = None
             if self.console.is_terminal:
@@ -98,24 +98,24 @@ class Display:
             else:
                 self.console.print(f"{title} …", markup=False, highlight=False)
             yield Step(title, self.console, status)
-        self._done(title, begun)
+        self._done(title, started)
 
-    def _done(self, title: str, begun: float) -> None:
-        self.seconds[title] = time.monotonic() - begun
+    def _done(self, title: str, started: float) -> None:
+        self.seconds[title] = time.monotonic() - started
         self.console.print(Text.assemble(("✓ ", "green"), f"{title}  ", (f"{self.seconds[title]:.1f} s", "dim")))
 
     @contextlib.contextmanager
     def bar(self, title: str, total: int) -> Iterator[Bar]:
         """
-        Show a bar that fills until the block ends, and how long it took.
+        Show a progress bar while the block runs, and then how long it took.
 
-        :param total: what it holds when it is full.
+        :param total: the value of a full bar.
         """
-        begun = time.monotonic()
+        started = time.monotonic()
         with contextlib.ExitStack() as scope:
             progress = None
             if self.console.is_terminal:
-                # All of it fits into 80 columns.
+                # These fit into 80 columns.
                 columns = (SpinnerColumn(), BarColumn(16), MofNCompleteColumn(), TextColumn("{task.fields[detail]}"))
                 progress = scope.enter_context(Progress(*columns, console=self.console))
             else:
@@ -126,10 +126,10 @@ class Display:
             finally:
                 # A run shorter than the interval would otherwise end without its last figures.
                 bar.flush()
-        self._done(title, begun)
+        self._done(title, started)
 
     def table(self, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Show rows below the names of their columns."""
+        """Show rows in a table."""
         table = Table(title=title, title_justify="left", show_lines=False)
         for name in rows[0] if rows else ():
             table.add_column(name, no_wrap=True)
@@ -138,24 +138,24 @@ class Display:
         self.console.print(table)
 
     def facts(self, rows: dict[str, str]) -> None:
-        """Show a name and a value a line."""
+        """Show one name and value per line."""
         table = Table.grid(padding=(0, 2))
         for name, value in rows.items():
             table.add_row(Text(name, "bold"), Text(value))
         self.console.print(table)
 
-    def places(self, places: Mapping[str, str]) -> None:
-        """Show where things are, each in one line however long it is, so that it can be copied."""
-        width = max(map(len, places), default=0)
-        for name, place in places.items():
-            self.console.print(Text.assemble((name.ljust(width + 2), "bold"), place), soft_wrap=True)
+    def locations(self, locations: Mapping[str, str]) -> None:
+        """Show paths and addresses, each in one line of any length, so that it can be copied."""
+        width = max(map(len, locations), default=0)
+        for name, location in locations.items():
+            self.console.print(Text.assemble((name.ljust(width + 2), "bold"), location), soft_wrap=True)
 
-    def answer(self, text: str) -> None:
-        """Show what the model answered, as it is."""
-        self.console.print(Panel(Text(text or "(no text)"), title="Answer", title_align="left"))
+    def reply(self, text: str) -> None:
+        """Show the reply of the model."""
+        self.console.print(Panel(Text(text or "(no text)"), title="Reply", title_align="left"))
 
-    def trouble(self, text: str) -> None:
-        """Show what went wrong."""
+    def problem(self, text: str) -> None:
+        """Show an error."""
         self.console.print(Text.assemble(("✗ ", "red"), text), soft_wrap=True)
 
 

@@ -1,4 +1,4 @@
-"""The emulator as a process of its own, as the tasks of a real Airflow need it."""
+"""The emulator in its own process, which the tasks of a real Airflow need."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ URL = re.compile(r"http://127\.0\.0\.1:\d+")
 
 class EmulatorProcess:
     """
-    ``python -m airflow_provider_segmind.emulator`` on a free port, ended at the end of the ``with`` block.
+    ``python -m airflow_provider_segmind.emulator`` on a free port, stopped at the end of the ``with`` block.
 
-    :param log_path: where its output goes.
+    :param log_path: the file for its output.
     :param api_key: the key it accepts.
     :param options: further command-line options, such as ``["--latency", "2"]``.
     """
@@ -41,7 +41,7 @@ class EmulatorProcess:
 
     @property
     def connection_json(self) -> str:
-        """The connection that points at it, as ``AIRFLOW_CONN_…`` takes it."""
+        """The connection to it in JSON, for ``AIRFLOW_CONN_…``."""
         extra = {"storage_url": self.url, "history_url": self.url, "models_url": self.url}
         return json.dumps({"conn_type": "segmind", "host": self.url, "password": self.api_key, "extra": extra})
 

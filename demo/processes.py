@@ -1,4 +1,4 @@
-"""One long-running process with its own session and log file, stopped without leaving children behind."""
+"""A long-running process with its own session and log file, stopped together with all its descendants."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ def free_port() -> int:
     """
     Find a port of 127.0.0.1 that nothing listens on.
 
-    Below the range the kernel hands out to clients, so that no connection takes it before the server listens.
+    It is below the range that the kernel assigns to clients, so no connection takes it before the server listens.
     """
     for port in random.sample(range(20000, 32000), 100):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
-    raise OSError("100 ports between 20000 and 32000 are taken.")
+    raise OSError("100 random ports between 20000 and 32000 are all in use.")
 
 
 class ManagedProcess:
     """
-    Start a command in a session of its own and end everything that came out of it.
+    A command that runs in its own session and is stopped together with all its descendants.
 
-    :param name: what messages call it.
+    :param name: its name in messages.
     :param command: program and arguments.
-    :param environment: the whole environment.
-    :param log_path: where its output goes; a restart appends.
+    :param environment: the complete environment.
+    :param log_path: the file for its output; a restart appends.
     """
 
     def __init__(self, *, name: str, command: Sequence[str], environment: Mapping[str, str], log_path: Path) -> None:
@@ -57,7 +57,7 @@ class ManagedProcess:
 
     @property
     def pid(self) -> int:
-        """The process id; the same number is its group and session."""
+        """The process id, which is also the id of its group and session."""
         if self._process is None:
             raise RuntimeError(f"{self.name} was never started.")
         return self._process.pid
@@ -74,7 +74,7 @@ class ManagedProcess:
 
     @property
     def crashed(self) -> bool:
-        """Whether it ended without being stopped or killed through this object."""
+        """Whether it ended without being stopped or killed by this object."""
         return self.exit_code is not None and not self._stopped
 
     def start(self) -> None:
@@ -94,7 +94,7 @@ class ManagedProcess:
             )
 
     def descendants(self) -> set[psutil.Process]:
-        """Every live process that came out of this one, orphans of its session included."""
+        """All running descendants, including orphans of its session."""
         found = {process for process in self._seen if process.is_running()}
         if self._process is not None:
             found |= _session(self._process.pid)
@@ -108,8 +108,8 @@ class ManagedProcess:
         """
         Send a signal.
 
-        :param scope: ``process`` is the process alone, ``group`` its process group (Airflow's task runners have groups
-            of their own and survive as orphans), ``tree`` everything that came out of it, as when a machine is lost.
+        :param scope: ``process`` is only the process, ``group`` its process group (Airflow's task runners have their
+            own groups and survive as orphans), ``tree`` the process and all descendants, as when a machine is lost.
         """
         descendants = self.descendants()
         if signal_number in (signal.SIGKILL, signal.SIGTERM):
@@ -126,20 +126,20 @@ class ManagedProcess:
 
     def stop(self, *, grace: float = STOP_GRACE) -> None:
         """
-        End the process and all that came out of it: SIGTERM first, SIGKILL for what is left.
+        Stop the process and its descendants: SIGTERM to the process, then SIGKILL to all that still run.
 
         :param grace: seconds between the two.
         """
         stop_all([self], grace=grace)
 
     def kill_descendants(self) -> None:
-        """End at once everything that came out of the process, and leave the process itself."""
+        """Kill all descendants, but not the process itself."""
         remaining = self.descendants()
         _send([process.pid for process in remaining], signal.SIGKILL)
         psutil.wait_procs(remaining, timeout=STOP_GRACE)
 
     def reap(self) -> None:
-        """End at once what is left of the process and of all that came out of it."""
+        """Kill the process and its descendants if they still run."""
         if self._process is None:
             return
         if self.running:
@@ -155,7 +155,7 @@ class ManagedProcess:
 
 
 def stop_all(processes: Iterable[ManagedProcess], *, grace: float = STOP_GRACE) -> None:
-    """End several processes at the same time, in the grace of one."""
+    """Stop several processes at the same time, within one grace period."""
     everything = list(processes)
     try:
         for process in everything:

@@ -23,19 +23,19 @@ LOCKED_PAUSES = (1.0, 2.0, 4.0)
 
 
 class AirflowRestError(RuntimeError):
-    """Airflow's REST API refused a call, or what was waited for did not happen in time."""
+    """Airflow's REST API refused a call, or a wait timed out."""
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What a component says of itself; ``heartbeat`` is in seconds since the epoch."""
+    """The health of a component; ``heartbeat`` is in seconds since the epoch."""
 
     status: str | None
     heartbeat: float | None
 
     @classmethod
     def read(cls, name: str, component: Json) -> Health:
-        """Read one entry of the answer of ``/monitor/health``."""
+        """Read one entry of the response of ``/monitor/health``."""
         heartbeat = component.get(f"latest_{name}_heartbeat")
         seconds = datetime.fromisoformat(heartbeat).timestamp() if heartbeat else None
         return cls(status=component.get("status"), heartbeat=seconds)
@@ -43,10 +43,10 @@ class Health:
 
 class AirflowRest:
     """
-    Talk to an API server whose simple auth manager makes everybody an admin.
+    A client of an API server whose simple auth manager makes every user an admin.
 
-    :param base_url: where it listens, such as ``http://127.0.0.1:8080``.
-    :param poll_interval: seconds between two looks while waiting.
+    :param base_url: its address, such as ``http://127.0.0.1:8080``.
+    :param poll_interval: seconds between two polls while waiting.
     """
 
     def __init__(self, *, base_url: str, poll_interval: float = 0.5) -> None:
@@ -77,37 +77,37 @@ class AirflowRest:
             self._client.headers["Authorization"] = f"Bearer {token}"
         answer = self._client.request(method, f"/api/v2{path}", json=json, params=params)
         for pause in LOCKED_PAUSES:
-            # SQLite under load: the transaction was rolled back, so nothing was done.
+            # SQLite under load: the transaction was rolled back, so the call had no effect.
             if answer.status_code != 500 or "Database error" not in answer.text:
                 break
             time.sleep(pause)
             answer = self._client.request(method, f"/api/v2{path}", json=json, params=params)
         if answer.is_error:
-            raise AirflowRestError(f"{method} {path} was answered {answer.status_code}: {answer.text[:500]}")
+            raise AirflowRestError(f"{method} {path} returned {answer.status_code}: {answer.text[:500]}")
         return answer.json() if answer.content else None
 
-    def wait_for(self, what: str, look: Callable[[], Any], *, timeout: float) -> Any:
+    def wait_for(self, what: str, check: Callable[[], Any], *, timeout: float) -> Any:
         """
-        Look until the answer is true, and return it. An API server that is away for a while is waited for.
+        Call ``check`` until it returns something true, and return that. Errors of the API server are tolerated.
 
-        :param what: named in the error when time is up.
-        :param look: called again and again; anything true ends the wait.
+        :param what: what is waited for, for the error message.
+        :param check: called once per poll.
         :param timeout: seconds.
         """
         deadline = time.monotonic() + timeout
         last: Any = None
         while True:
             try:
-                last = look()
+                last = check()
             except (httpx.TransportError, AirflowRestError) as error:
                 last = None
-                trouble = f" ({error})"
+                problem = f" ({error})"
             else:
                 if last:
                     return last
-                trouble = ""
+                problem = ""
             if time.monotonic() >= deadline:
-                raise AirflowRestError(f"Waited {timeout:.0f} s for {what}, in vain{trouble}.")
+                raise AirflowRestError(f"Timed out after {timeout:.0f} s waiting for {what}{problem}.")
             time.sleep(self.poll_interval)
 
     def health(self) -> dict[str, Health]:
@@ -122,12 +122,12 @@ class AirflowRest:
     def wait_for_dag(self, dag_id: str, *, timeout: float = 60) -> Json:
         """Wait until a DAG is parsed; unpause it."""
 
-        def look() -> Json | None:
+        def check() -> Json | None:
             known = self.call("GET", "/dags", params={"limit": 1000})["dags"]
             return next((dag for dag in known if dag["dag_id"] == dag_id), None)
 
         try:
-            dag: Json = self.wait_for(f"DAG {dag_id!r}", look, timeout=timeout)
+            dag: Json = self.wait_for(f"DAG {dag_id!r}", check, timeout=timeout)
         except AirflowRestError as error:
             raise AirflowRestError(f"{error} Import errors: {self.import_errors()}") from error
         if dag["is_paused"]:
@@ -135,7 +135,7 @@ class AirflowRest:
         return dag
 
     def trigger(self, dag_id: str, *, conf: Json | None = None, run_id: str | None = None) -> str:
-        """Start a run and return its id; several may start in the same instant."""
+        """Start a run and return its id; several can start at the same instant."""
         body: Json = {"logical_date": None, "conf": conf or {}}
         if run_id is not None:
             body["dag_run_id"] = run_id
@@ -146,21 +146,21 @@ class AirflowRest:
         return str(self.call("GET", f"/dags/{dag_id}/dagRuns/{run_id}")["state"])
 
     def wait_for_run(
-        self, dag_id: str, run_id: str, *, timeout: float, on_look: Callable[[list[Json]], None] | None = None
+        self, dag_id: str, run_id: str, *, timeout: float, on_poll: Callable[[list[Json]], None] | None = None
     ) -> str:
         """
-        Wait until a run is over and return its state.
+        Wait until a run has ended and return its state.
 
-        :param on_look: given the task instances at each look, for a progress display.
+        :param on_poll: called with the task instances at each poll, for a progress display.
         """
 
-        def look() -> str | None:
+        def check() -> str | None:
             state = self.run_state(dag_id, run_id)
-            if on_look is not None:
-                on_look(self.task_instances(dag_id, run_id))
+            if on_poll is not None:
+                on_poll(self.task_instances(dag_id, run_id))
             return state if state in FINISHED_RUNS else None
 
-        return str(self.wait_for(f"the end of run {run_id!r} of {dag_id!r}", look, timeout=timeout))
+        return str(self.wait_for(f"the end of run {run_id!r} of {dag_id!r}", check, timeout=timeout))
 
     def task_instances(self, dag_id: str, run_id: str) -> list[Json]:
         """Every task instance of a run."""
@@ -168,12 +168,12 @@ class AirflowRest:
         return list(self.call("GET", path, params={"limit": 1000})["task_instances"])
 
     def task_instance(self, dag_id: str, run_id: str, task_id: str, *, map_index: int = -1) -> Json:
-        """One task instance; its ``trigger`` is the row of the trigger it waits for, or ``None``."""
+        """One task instance; its ``trigger`` is the trigger it waits for, or ``None``."""
         path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}"
         return dict(self.call("GET", path if map_index < 0 else f"{path}/{map_index}"))
 
     def task_state(self, dag_id: str, run_id: str, task_id: str, key: str) -> Any:
-        """What a task keeps in its state store under a key, ``None`` when there is nothing (Airflow 3.3)."""
+        """The value of a key in the state store of a task, ``None`` if there is none (Airflow 3.3)."""
         path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/state-store"
         entries = self.call("GET", path)["task_state_store"]
         return next((each["value"] for each in entries if each["key"] == key), None)
@@ -190,12 +190,12 @@ class AirflowRest:
     ) -> Json:
         """Wait until a task instance is in one of some states and return it."""
 
-        def look() -> Json | None:
+        def check() -> Json | None:
             instance = self.task_instance(dag_id, run_id, task_id, map_index=map_index)
             return instance if instance["state"] in states else None
 
         what = f"task {task_id!r} of run {run_id!r} to be {' or '.join(sorted(states))}"
-        return dict(self.wait_for(what, look, timeout=timeout))
+        return dict(self.wait_for(what, check, timeout=timeout))
 
     def xcom(self, dag_id: str, run_id: str, task_id: str, *, key: str = "return_value", map_index: int = -1) -> Any:
         """The value of one XCom, as Python objects."""
@@ -204,7 +204,7 @@ class AirflowRest:
         return self.call("GET", path, params=params)["value"]
 
     def event_logs(self, *, dag_id: str | None = None, run_id: str | None = None) -> list[Json]:
-        """The audit log, oldest first; ``extra`` holds Airflow's words."""
+        """The audit log, oldest first; ``extra`` contains Airflow's message."""
         params: Json = {"limit": 1000, "order_by": "event_log_id"}
         params |= {name: value for name, value in (("dag_id", dag_id), ("run_id", run_id)) if value is not None}
         found: list[Json] = []
@@ -228,12 +228,12 @@ class AirflowRest:
         return list(self.call("POST", f"/dags/{dag_id}/clearTaskInstances", json=body)["task_instances"])
 
     def mark(self, dag_id: str, run_id: str, task_id: str, state: str) -> None:
-        """Set a task instance to ``failed`` or ``success`` by hand."""
+        """Set a task instance to ``failed`` or ``success``, as a user does in the UI."""
         path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}"
         self.call("PATCH", path, json={"new_state": state})
 
     def log(self, dag_id: str, run_id: str, task_id: str, *, try_number: int = 1, map_index: int = -1) -> str:
-        """The log of one try as text, a line an event."""
+        """The log of one try as text, one line per event."""
         path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{try_number}"
         answer = self.call("GET", path, params={"full_content": True, "map_index": map_index})
         lines = answer["content"]

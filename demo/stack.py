@@ -1,4 +1,4 @@
-"""A throw-away Airflow 3 of real processes on 127.0.0.1; several may run side by side."""
+"""A temporary Airflow 3 of real processes on 127.0.0.1; several can run at the same time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Self
 import httpx
 import psutil
 
-from demo.databases import Database, SqliteDatabase, lasting
+from demo.databases import Database, SqliteDatabase, temporary_database
 from demo.processes import STOP_GRACE, ManagedProcess, Scope, free_port, stop_all
 from demo.rest import AirflowRest, Health
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
-# Scheduler and triggerer would serve their logs on 0.0.0.0; the API server reads the files itself.
+# Without the option, scheduler and triggerer serve their logs on 0.0.0.0; the API server reads the files itself.
 COMMANDS = {
     "api-server": ["api-server"],
     "scheduler": ["scheduler", "--skip-serve-logs"],
@@ -38,12 +38,12 @@ HEALTHY = ("metadatabase", "scheduler", "dag_processor", "triggerer")
 
 
 class StackError(RuntimeError):
-    """Airflow did not start, or a process of it died on its own."""
+    """Airflow did not start, or one of its processes ended unexpectedly."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunningTask:
-    """The two processes behind a running task: the supervisor, and the runner that executes the operator."""
+    """The two processes of a running task: the supervisor, and the runner that executes the operator."""
 
     supervisor: int
     runner: int
@@ -51,19 +51,19 @@ class RunningTask:
 
 class AirflowStack:
     """
-    Start Airflow's processes, reach them over REST, kill and restart them, and leave nothing behind.
+    Starts Airflow's processes, reaches them over REST, kills and restarts them, and cleans up.
 
     Use it as a context manager: entering migrates the database, starts every process and waits until all are healthy.
 
-    :param home: an empty or missing directory that becomes ``AIRFLOW_HOME``; the caller removes it.
+    :param home: an empty or missing directory for ``AIRFLOW_HOME``; the caller removes it.
     :param dags: folders with DAG files.
-    :param connections: connection id → URI or JSON, as ``AIRFLOW_CONN_…`` takes them.
-    :param settings: Airflow options over the ones here, ``{"core.parallelism": "8"}``.
-    :param environment: further variables for every process.
-    :param database: SQLite unless told otherwise.
+    :param connections: connection id → URI or JSON, the value of ``AIRFLOW_CONN_…``.
+    :param settings: Airflow options that override the ones here: ``{"core.parallelism": "8"}``.
+    :param environment: additional variables for every process.
+    :param database: SQLite by default.
     :param executor: ``LocalExecutor``, or ``CeleryExecutor`` with its broker in ``settings``.
-    :param workers: how many Celery workers: ``worker``, ``worker:2``, …
-    :param start_timeout: seconds until all processes must be healthy.
+    :param workers: the number of Celery workers: ``worker``, ``worker:2``, …
+    :param start_timeout: seconds within which all processes must be healthy.
     """
 
     def __init__(
@@ -98,10 +98,10 @@ class AirflowStack:
     def __enter__(self) -> Self:
         self.home.mkdir(parents=True, exist_ok=True)
         (self.home / "process-logs").mkdir(exist_ok=True)
-        # Should anything below fail, or the user press Ctrl-C, what was started so far is ended.
+        # If anything below fails, or the user presses Ctrl-C, what was started so far is stopped.
         with contextlib.ExitStack() as cleanup:
             cleanup.callback(self.rest.close)
-            url = cleanup.enter_context(lasting(self._database, self.home))
+            url = cleanup.enter_context(temporary_database(self._database, self.home))
             self.environment = self._build_environment(url)
             self._database.migrate(self._migrate)
             cleanup.callback(self._stop_everything)
@@ -120,8 +120,7 @@ class AirflowStack:
         """
         Start a process, or start it again.
 
-        :param name: a key of ``COMMANDS``; ``triggerer:2`` starts a second triggerer beside ``triggerer``, ``worker:2``
-            a second worker.
+        :param name: a key of ``COMMANDS``; ``triggerer:2`` is a second triggerer, ``worker:2`` a second worker.
         """
         process = self.processes.get(name)
         if process is None:
@@ -135,7 +134,7 @@ class AirflowStack:
         return process
 
     def stop(self, name: str, *, grace: float = STOP_GRACE) -> None:
-        """Ask a process to end and wait for it."""
+        """Stop a process and wait for its end."""
         self.processes[name].stop(grace=grace)
 
     def kill(self, name: str, signal_number: int = signal.SIGKILL, *, scope: Scope = "group") -> None:
@@ -150,7 +149,7 @@ class AirflowStack:
         """
         Find the processes that execute a task instance.
 
-        :param task_instance_id: the ``id`` that the REST API gives a task instance.
+        :param task_instance_id: the ``id`` of a task instance in the REST API.
         :param timeout: seconds to wait for them to appear.
         """
         deadline = time.monotonic() + timeout
@@ -167,7 +166,7 @@ class AirflowStack:
             time.sleep(0.1)
 
     def wait_healthy(self, *, timeout: float) -> None:
-        """Wait until every component is healthy by a sign of life it gave after it was last started."""
+        """Wait until every component is healthy, with a heartbeat since its last start."""
         deadline = time.monotonic() + timeout
         health: dict[str, Health] = {}
         while not all(self._is_healthy(name, health.get(name)) for name in HEALTHY):
@@ -179,14 +178,14 @@ class AirflowStack:
                 health = self.rest.health()
 
     def check_alive(self) -> None:
-        """Raise, with the end of its log, when a process died."""
+        """Raise an error with the end of the log if a process has ended."""
         for process in self.processes.values():
             if process.exit_code is not None:
                 raise StackError(f"{process.name} ended with code {process.exit_code}:\n{process.log_tail()}")
 
     def restart_crashed(self) -> list[str]:
         """
-        Start the processes again that ended on their own, as a service manager would.
+        Restart the processes that ended unexpectedly, as a service manager would.
 
         Airflow's scheduler ends when SQLite stays locked for longer than the timeout, which a slow disk can cause.
 
@@ -200,7 +199,7 @@ class AirflowStack:
         return reports
 
     def files_with(self, text: str) -> list[Path]:
-        """Every file below the home, logs and SQLite database included, that contains a text."""
+        """Every file below the home that contains a string, including logs and the SQLite database."""
         needle = text.encode()
         return [path for path in sorted(self.home.rglob("*")) if path.is_file() and needle in path.read_bytes()]
 
@@ -208,13 +207,13 @@ class AirflowStack:
         if health is None or health.status != "healthy":
             return False
         process = self.processes.get(component.replace("_", "-"))
-        # The heartbeat of a process that was killed counts as healthy for half a minute.
+        # A killed process still counts as healthy for half a minute after its last heartbeat.
         return process is None or (health.heartbeat is not None and health.heartbeat > process.started_at)
 
     def _command(self, name: str) -> list[str]:
         command = COMMANDS[name.partition(":")[0]]
         if name.startswith("worker"):
-            # Celery tells workers of one machine apart by these; the file outlives a worker that was killed.
+            # These distinguish Celery's workers on one machine; the file remains when a worker is killed.
             node = name.replace(":", "-")
             return [*command, "--celery-hostname", f"{node}@127.0.0.1", "--pid", str(self.home / f"{node}.pid")]
         return command
@@ -224,7 +223,7 @@ class AirflowStack:
         return [*(name for name in COMMANDS if name != "worker"), *(workers if "Celery" in self._executor else [])]
 
     def _stop_everything(self) -> None:
-        # A scheduler waits for its tasks and a triggerer 10 s for its runner; nobody will ask for what they would do.
+        # A scheduler waits for its tasks and a triggerer 10 s for its runner; their results are not needed.
         for name, process in self.processes.items():
             if name.startswith("worker"):
                 # A worker would replace its pool and wait for it.
@@ -278,7 +277,7 @@ class AirflowStack:
             **{f"AIRFLOW__{key.replace('.', '__', 1).upper()}": value for key, value in settings.items()},
             **{f"AIRFLOW_CONN_{name.upper()}": value for name, value in self._connections.items()},
             "NO_COLOR": "1",
-            # A proxy for the outside must not catch the calls between the processes.
+            # Calls between the processes must not go through a proxy.
             "NO_PROXY": ",".join(filter(None, ["127.0.0.1,localhost", os.environ.get("NO_PROXY")])),
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
             "PYTHONUNBUFFERED": "1",

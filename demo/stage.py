@@ -1,4 +1,4 @@
-"""What every demonstration stands on: a home that goes, an emulator, and an end that leaves nothing running."""
+"""What the demonstrations share: a temporary home, an emulator, and an end that stops every process."""
 
 from __future__ import annotations
 
@@ -30,36 +30,36 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def play(display: Display, demonstrate: Callable[[], int]) -> int:
-    """Run a demonstration and return its exit code, whatever ends it."""
-    # Unwinds the with blocks of the demonstration, which end what was started.
+    """Run a demonstration and return its exit code, also if it is interrupted or fails."""
+    # An exception unwinds the with blocks of the demonstration, which stop what was started.
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         return demonstrate()
     except KeyboardInterrupt:
-        display.trouble("Interrupted; everything that was started is ended.")
+        display.problem("Interrupted; all started processes have been stopped.")
         return 130
     except (StackError, AirflowRestError, RuntimeError, httpx.HTTPError) as error:
-        display.trouble(str(error))
+        display.problem(str(error))
         return 1
 
 
 @contextlib.contextmanager
 def temporary_home() -> Iterator[Path]:
-    """Make a folder below ``.demo`` that goes with the block."""
+    """Create a folder below ``.demo`` that is removed at the end of the block."""
     parent = ROOT / ".demo"
     parent.mkdir(exist_ok=True)
     home = Path(tempfile.mkdtemp(prefix="run-", dir=parent))
     try:
         yield home
     finally:
-        # When Airflow did not start, the message names log files below it.
+        # If Airflow did not start, the error message refers to log files in it.
         if not isinstance(sys.exception(), StackError):
             shutil.rmtree(home, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def emulated_segmind(display: Display, *, home: Path, options: Sequence[str]) -> Iterator[EmulatorProcess]:
-    """Start an emulator with a key of its own; it ends with the block."""
+    """Start an emulator with a random key; it is stopped at the end of the block."""
     with contextlib.ExitStack() as scope:
         with display.step("Starting the emulator"):
             emulator = EmulatorProcess(
@@ -70,23 +70,23 @@ def emulated_segmind(display: Display, *, home: Path, options: Sequence[str]) ->
 
 
 def show_failure(display: Display, rest: AirflowRest, dag_id: str, run_id: str, instances: list[Json]) -> None:
-    """Show the end of the log of what failed."""
+    """Show the end of the log of each failed task."""
     for each in instances:
         if each["state"] in ("failed", "up_for_retry"):
             log = rest.log(dag_id, run_id, each["task_id"], try_number=each["try_number"])
-            display.trouble(f"Task {each['task_id']} {each['state']}:\n" + "\n".join(log.splitlines()[-15:]))
-    display.trouble(f"Run {run_id} did not succeed.")
+            display.problem(f"Task {each['task_id']} {each['state']}:\n" + "\n".join(log.splitlines()[-15:]))
+    display.problem(f"Run {run_id} did not succeed.")
 
 
 def stay(display: Display, stack: AirflowStack, dag_id: str, run_id: str, **more: str) -> None:
-    """Leave everything up until Ctrl-C."""
-    display.places(
+    """Keep everything running until Ctrl-C."""
+    display.locations(
         {
             "Airflow": f"{stack.base_url}/dags/{dag_id}/runs/{run_id}",
-            "login": "none: everybody who opens the page is an admin",
+            "login": "none: every visitor is an admin",
             "files": str(stack.home),
             **more,
-            "end": "Ctrl-C",
+            "stop": "Ctrl-C",
         }
     )
     with contextlib.suppress(KeyboardInterrupt):

@@ -1,5 +1,5 @@
 """
-What every test stands on: no network but loopback, and an Airflow home of its own.
+For all tests: no network except loopback, and a temporary Airflow home.
 
 The environment is set when pytest loads this file, before any test module can import Airflow, which reads it once.
 """
@@ -51,7 +51,7 @@ def _airflow_environment() -> dict[str, str]:
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps(bundles),
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{AIRFLOW_HOME}/airflow.db",
-        # Silences the guard against calling execute() by hand, which unit tests do.
+        # Disables the guard against calling execute() directly, which unit tests do.
         "AIRFLOW__CORE__UNIT_TEST_MODE": "True",
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
         "NO_COLOR": "1",
@@ -59,7 +59,7 @@ def _airflow_environment() -> dict[str, str]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Take away what the machine would lend to the tests, and put the guards up."""
+    """Remove the machine's settings from the environment, and install the guards."""
     for name in [name for name in os.environ if name.startswith(("AIRFLOW", "SEGMIND_API"))]:
         del os.environ[name]
     os.environ.update(_airflow_environment())
@@ -71,7 +71,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def airflow_database() -> Iterator[Path]:
-    """Create the metadata database that ``dag.test()`` needs (about 12 s), once for the session."""
+    """Create the metadata database for ``dag.test()`` (about 12 s), once per session."""
     subprocess.run(
         [sys.executable, "-m", "airflow", "db", "migrate"], check=True, stdout=subprocess.DEVNULL, timeout=300
     )
@@ -80,7 +80,7 @@ def airflow_database() -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def _nothing_learned() -> Iterator[None]:
-    """Forget rates and latencies that an earlier test taught this process."""
+    """Forget rate limits and latencies that this process learned in earlier tests."""
     yield
     limits, schedule = (
         sys.modules.get(f"airflow_provider_segmind.client.{name}") for name in ("rate_limiter", "poll_schedule")

@@ -47,7 +47,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]
     return Path(manifest["report"]), manifest
 
 
-def test_the_report_of_a_run_shows_its_figures_and_charts_and_reaches_for_nothing(
+def test_the_report_shows_figures_and_charts_and_loads_nothing(
     browser: Browser, run: tuple[Path, dict[str, Any]]
 ) -> None:
     path, manifest = run
@@ -70,7 +70,7 @@ def test_the_report_of_a_run_shows_its_figures_and_charts_and_reaches_for_nothin
 
 
 @pytest.mark.parametrize(("scheme", "page", "ink"), [("light", 246, "#1c2430"), ("dark", 20, "#e6eaf0")])
-def test_it_can_be_read_on_a_light_and_on_a_dark_screen(
+def test_the_report_is_readable_in_light_and_dark_mode(
     browser: Browser, run: tuple[Path, dict[str, Any]], scheme: Literal["light", "dark"], page: int, ink: str
 ) -> None:
     opened = Opened(browser, run[0], scheme)
@@ -85,7 +85,7 @@ def test_it_can_be_read_on_a_light_and_on_a_dark_screen(
 
 
 @pytest.mark.parametrize("rows", [0, 1])
-def test_a_run_with_next_to_nothing_in_it_has_a_page_too(browser: Browser, tmp_path: Path, rows: int) -> None:
+def test_a_run_with_hardly_any_rows_has_a_report_too(browser: Browser, tmp_path: Path, rows: int) -> None:
     write_report(manifest_of(rows), tmp_path / "r.report.html")
     opened = Opened(browser, tmp_path / "r.report.html")
 

@@ -1,4 +1,4 @@
-"""One Airflow for each metadata database, and three emulators that stay when the database changes."""
+"""One Airflow per metadata database, each with three emulators."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from airflow_provider_segmind.emulator.control import EmulatorControl
 from demo.databases import PostgresDatabase, SqliteDatabase
 from demo.emulator import EmulatorProcess
 from demo.stack import AirflowStack
-from tests.support.crash_scene import SETTINGS, Scene
+from tests.support.crash_runs import SETTINGS, CrashRunner
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DAGS = Path(__file__).parent / "dags"
 KEY = "SG_" + "c0ffee" * 4
-# What is special about the Segmind behind each connection.
+# The special settings of the Segmind behind each connection.
 EMULATORS = {
     "segmind_default": {},
     "segmind_short_lived": {"ttl": 20.0},
@@ -36,9 +36,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
-def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    """Airflow on one database, with emulators of its own."""
-    # A test run that is told to end ends what it started, as on Ctrl-C.
+def crash_runner(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CrashRunner]:
+    """Airflow on one database, with its own emulators."""
+    # SIGTERM stops everything the test run has started, like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = tmp_path_factory.mktemp(f"crash-{request.param}")
     with contextlib.ExitStack() as scope:
@@ -54,4 +54,4 @@ def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
                 home=folder / "airflow", dags=[DAGS], connections=connections, settings=SETTINGS, database=database
             )
         )
-        yield Scene(stack, emulators, folder)
+        yield CrashRunner(stack, emulators, folder)

@@ -1,7 +1,7 @@
 """
-Two or three runs over one ledger at the same time, some of which are killed or stand still for a while.
+Two or three runs over one ledger at the same time, some of which are killed or frozen for a while.
 
-What is held at the end: each question was billed once, whoever asked it, and every run has every answer.
+What is checked at the end: each row was billed once, no matter by which run, and every run has all results.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from airflow_provider_segmind.emulator.server import SegmindEmulator
-from tests.support.killed_runs import BETWEEN_TRIES, CONTEXT, order_of
-from tests.support.killed_worker import live
+from tests.support.enrichment_process import run_process
+from tests.support.killed_runs import BETWEEN_ATTEMPTS, CONTEXT, process_settings
 
 ROWS, DISTINCT = 320, 300
 LATENCY = {"lognormal": {"median": 1.6, "sigma": 0.7, "seed": 1}}
@@ -29,15 +29,15 @@ DEATH_AFTER = 2.0
 HEAD_STARTS = (0.0, 1.0, 3.0)
 """Seconds between the starts of two runs."""
 FROZEN = (0.3, 0.9 * DEATH_AFTER, 2.0 * DEATH_AFTER, 2.0 * DEATH_AFTER)
-TRIES = 12
+ATTEMPTS = 12
 Disturbance: TypeAlias = tuple[str, float, float]
 
 
-class Runner:
+class OverlappingRun:
     """
-    One run: its tries one after the other, until one ends by itself with every answer.
+    One run: its attempts one after the other, until one ends normally with all results.
 
-    :param plan: what happens to each try: ``kill`` or ``freeze``, after so many seconds, for so many; then nothing.
+    :param plan: the disturbance of each attempt: ``kill`` or ``freeze``, after and for so many seconds; then none.
     """
 
     def __init__(self, name: str, folder: Path, emulator: SegmindEmulator, plan: list[Disturbance]) -> None:
@@ -48,14 +48,14 @@ class Runner:
         self.happened: Counter[str] = Counter()
 
     def run(self) -> None:
-        """Make tries."""
-        for _ in range(TRIES):
-            if self._one_try() == 0 and not self.left():
+        """Make attempts until one is complete."""
+        for _ in range(ATTEMPTS):
+            if self._attempt() == 0 and not self.left():
                 return
-        raise AssertionError(f"{self.name} has rows left after {TRIES} tries: {self.manifest()}")
+        raise AssertionError(f"{self.name} has rows left after {ATTEMPTS} attempts: {self.manifest()}")
 
     def manifest(self) -> dict[str, Any]:
-        """Return the manifest of the latest try that wrote one."""
+        """Return the manifest of the latest attempt that wrote one."""
         with contextlib.suppress(FileNotFoundError):
             found: dict[str, Any] = json.loads((self.folder / self.name / "manifest.json").read_text())
             return found
@@ -66,18 +66,18 @@ class Runner:
         outcomes = self.manifest()["outcomes"]
         return int(outcomes["unknown"] + outcomes["skipped"])
 
-    def _one_try(self) -> int | None:
-        order = order_of(
+    def _attempt(self) -> int | None:
+        settings = process_settings(
             self.emulator, self.folder, rows=ROWS, distinct=DISTINCT, run=self.name, outputs=self.name,
             death_after=DEATH_AFTER,
         )  # fmt: skip
-        told, begun = CONTEXT.Pipe(duplex=False)
-        with told:
-            with begun:
-                process = CONTEXT.Process(target=live, args=(order, begun))
+        receiver, sender = CONTEXT.Pipe(duplex=False)
+        with receiver:
+            with sender:
+                process = CONTEXT.Process(target=run_process, args=(settings, sender))
                 process.start()
             try:
-                told.recv()
+                receiver.recv()
                 if self.plan:
                     self._disturb(process, *self.plan.pop(0))
                 process.join(timeout=90)
@@ -85,10 +85,10 @@ class Runner:
             finally:
                 process.kill()
                 process.join()
-        self.happened["tries"] += 1
+        self.happened["attempts"] += 1
         if process.exitcode == 0 and self.left():
-            # What nobody knows is looked for again when the history has come further.
-            self.emulator.advance(BETWEEN_TRIES)
+            # Unknown rows are looked up again when the history has progressed.
+            self.emulator.advance(BETWEEN_ATTEMPTS)
         return process.exitcode
 
     def _disturb(self, process: ForkServerProcess, what: str, after: float, seconds: float) -> None:
@@ -99,31 +99,31 @@ class Runner:
         if what == "kill":
             process.kill()
             return
-        # It may end by itself at any moment.
+        # It may end at any moment.
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGSTOP)
             time.sleep(seconds)
             os.kill(process.pid, signal.SIGCONT)
 
 
-def play(seed: int, folder: Path, emulator: SegmindEmulator) -> list[Runner]:
-    """Let runs overlap as a seed says, and return them when all have ended."""
+def run_overlapping(seed: int, folder: Path, emulator: SegmindEmulator) -> list[OverlappingRun]:
+    """Let runs overlap as the seed determines; return them when all have ended."""
     rng = random.Random(seed)
-    runners = [
-        Runner(f"run-{number}", folder, emulator, [_disturbance(rng) for _ in range(rng.randint(0, 2))])
+    runs = [
+        OverlappingRun(f"run-{number}", folder, emulator, [_disturbance(rng) for _ in range(rng.randint(0, 2))])
         for number in range(2 + seed % 2)
     ]
-    # A retry begins while its former self may only be frozen: it has the same name.
+    # A retry may start while its predecessor is only frozen: both have the same name.
     if rng.random() < 0.3:
-        runners[1].name = runners[0].name
-    with ThreadPoolExecutor(len(runners)) as threads:
+        runs[1].name = runs[0].name
+    with ThreadPoolExecutor(len(runs)) as threads:
         running = []
-        for runner in runners:
-            running.append(threads.submit(runner.run))
+        for each in runs:
+            running.append(threads.submit(each.run))
             time.sleep(HEAD_STARTS[(seed // 2) % 3])
         for one in running:
             one.result()
-    return runners
+    return runs
 
 
 def _disturbance(rng: random.Random) -> Disturbance:
@@ -131,7 +131,7 @@ def _disturbance(rng: random.Random) -> Disturbance:
 
 
 def billed_twice(emulator: SegmindEmulator) -> list[str]:
-    """Return the questions that were billed more than once."""
-    emulator.bill  # noqa: B018 - what is due ends
+    """Return the bodies that were billed more than once."""
+    emulator.bill  # noqa: B018 - completes the requests that are due
     bodies = Counter(str(job.body) for job in emulator._state.jobs.values() if job.ended and job.error is None)
     return [body for body, times in bodies.items() if times > 1]

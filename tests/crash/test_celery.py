@@ -1,8 +1,8 @@
 """
-A table from and to PostgreSQL through four shards on Celery workers, one of which is lost in the middle.
+A table from and to PostgreSQL, enriched by four shards on Celery workers, one of which is lost during the run.
 
-The account's 600 calls a minute are counted in Redis by all of them. The emulator's clock runs ten times as fast, and
-the minute of the clients is a tenth as long. It refuses nothing, so that a call too many is seen as one.
+All of them count the account's 600 calls per minute in Redis. The emulator's clock runs ten times as fast, and the
+minute of the clients is a tenth as long. The emulator refuses no call, so that calls over the limit are visible.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from demo.databases import PostgresDatabase
 from demo.emulator import EmulatorProcess
 from demo.stack import AirflowStack
 from tests.crash.conftest import KEY
-from tests.support.crash_scene import SETTINGS
+from tests.support.crash_runs import SETTINGS
 from tests.support.databases import OneDatabase, opened
 
 DAGS = Path(__file__).parent / "tables"
@@ -39,7 +39,7 @@ REDIS = "redis://127.0.0.1:6379/{}"
 
 @pytest.fixture(scope="module")
 def redis_url() -> Iterator[str]:
-    """Give a database of Redis that is empty before and after."""
+    """A Redis database that is empty before and after."""
     import redis
 
     for number in range(15, 7, -1):
@@ -52,8 +52,8 @@ def redis_url() -> Iterator[str]:
 
 
 @dataclass
-class Played:
-    """What is known after the run."""
+class FinishedRun:
+    """The state after the run."""
 
     warehouse: OneDatabase
     emulator: EmulatorControl
@@ -64,8 +64,8 @@ class Played:
 
 
 @pytest.fixture(scope="module")
-def played(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
-    """Let the table run, and lose the second worker in the middle."""
+def finished(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FinishedRun]:
+    """Run the enrichment, and lose the second worker during it."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = tmp_path_factory.mktemp("celery")
     with contextlib.ExitStack() as scope:
@@ -83,7 +83,7 @@ def played(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             "celery.broker_url": redis_url,
             "celery.result_backend": redis_url,
             "celery.worker_concurrency": "2",
-            # A retry waits no longer for the rows that its lost worker had claimed.
+            # A retry does not wait longer than this for the rows claimed by its lost worker.
             "segmind.writer_timeout": "8",
         }
         stack = scope.enter_context(
@@ -106,7 +106,7 @@ def played(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             for each in stack.rest.task_instances("crash_table", run_id)
         }
         manifest = stack.rest.xcom("crash_table", run_id, "merge") if state == "success" else {}
-        yield Played(warehouse, emulator, state, tries, manifest, lost)
+        yield FinishedRun(warehouse, emulator, state, tries, manifest, lost)
 
 
 def start(stack: AirflowStack, ledger: Path) -> str:
@@ -134,25 +134,27 @@ def lose_second_worker(stack: AirflowStack, run_id: str, emulator: EmulatorContr
 pytestmark = [pytest.mark.postgres, pytest.mark.redis]
 
 
-def test_every_row_is_there_though_a_worker_was_lost(played: Played) -> None:
-    assert played.state == "success"
-    assert len(played.lost) == 2
-    assert {index for (task, index), count in played.tries.items() if task == "ask" and count > 1} == set(played.lost)
-    rows = played.warehouse.dicts("described", "sku")
+def test_every_row_is_written_after_a_lost_worker(finished: FinishedRun) -> None:
+    assert finished.state == "success"
+    assert len(finished.lost) == 2
+    assert {index for (task, index), count in finished.tries.items() if task == "ask" and count > 1} == set(
+        finished.lost
+    )
+    rows = finished.warehouse.dicts("described", "sku")
     assert [row["sku"] for row in rows] == [f"sku-{number:04}" for number in range(ROWS)]
     assert {row["_segmind_status"] for row in rows} == {"success"}
     wanted = [f"echo: Describe product {number % DISTINCT}." for number in range(ROWS)]
     assert [row["answer"] for row in rows] == wanted
 
 
-def test_every_distinct_row_was_paid_for_once(played: Played) -> None:
-    assert len(played.emulator.bill) == len(played.emulator.jobs) == DISTINCT
-    assert len({entry.body for entry in played.emulator.posts()}) == DISTINCT
-    manifest = played.manifest
+def test_every_distinct_row_was_paid_for_once(finished: FinishedRun) -> None:
+    assert len(finished.emulator.bill) == len(finished.emulator.jobs) == DISTINCT
+    assert len({entry.body for entry in finished.emulator.posts()}) == DISTINCT
+    manifest = finished.manifest
     assert (manifest["rows_read"], manifest["distinct_rows"], manifest["requests"]) == (ROWS, DISTINCT, DISTINCT)
-    assert manifest["cost"] == pytest.approx(sum(entry.cost for entry in played.emulator.bill), abs=1e-9)
+    assert manifest["cost"] == pytest.approx(sum(entry.cost for entry in finished.emulator.bill), abs=1e-9)
 
 
-def test_the_account_was_never_over_its_limit(played: Played) -> None:
-    assert set(played.emulator.counts()["submit"]) == {"200"}
-    assert LIMIT / 2 < played.emulator.most_accepted(60.0, "submit") <= LIMIT
+def test_the_account_never_exceeded_its_limit(finished: FinishedRun) -> None:
+    assert set(finished.emulator.counts()["submit"]) == {"200"}
+    assert LIMIT / 2 < finished.emulator.most_accepted(60.0, "submit") <= LIMIT

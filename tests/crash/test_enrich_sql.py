@@ -1,4 +1,4 @@
-"""A task that writes into a table is killed while it asks, and while it writes; each row is paid once and is there."""
+"""A task that writes into a table is killed while it submits and while it writes; each row is paid for once."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ print(json.dumps(task.execute(Run().context())))
 """
 
 
-def rows_landed(database: OneDatabase) -> int:
+def rows_written(database: OneDatabase) -> int:
     # The table may not be there yet, or be locked.
     with contextlib.suppress(Exception):
         return int(database.rows("SELECT count(*) FROM answers")[0][0])
@@ -40,14 +40,14 @@ def rows_landed(database: OneDatabase) -> int:
 
 
 @pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
-def test_a_task_that_is_killed_pays_once_and_every_row_is_there(kind: str, tmp_path: Path) -> None:
+def test_a_killed_sql_task_pays_once_and_writes_every_row(kind: str, tmp_path: Path) -> None:
     with opened(kind, tmp_path) as database, SegmindEmulator(latency=0.02) as emulator:
         rows = [(number, f"thing {number % DISTINCT}") for number in range(ROWS)]
         database.fill("things", "id INTEGER, thing VARCHAR(20)", rows)
         moments: list[Callable[[], bool]] = [
             lambda: len(emulator.jobs) >= 40,
             lambda: len(emulator.jobs) >= 180,
-            lambda: rows_landed(database) >= 1,
+            lambda: rows_written(database) >= 1,
         ]
         for moment in moments:
             child = start(emulator, database, tmp_path)
@@ -58,13 +58,13 @@ def test_a_task_that_is_killed_pays_once_and_every_row_is_there(kind: str, tmp_p
                 time.sleep(0.002)
             child.kill()
             child.communicate()
-        landed = rows_landed(database)
+        written = rows_written(database)
         out, _ = start(emulator, database, tmp_path).communicate(timeout=120)
 
         manifest = json.loads(out.splitlines()[-1])
         found = database.dicts("answers", "id")
-        # SQLite may have written all of it between two looks.
-        assert 1 <= landed < ROWS or kind == "sqlite"
+        # SQLite may have written all of it between two checks.
+        assert 1 <= written < ROWS or kind == "sqlite"
         assert len(emulator.jobs) == len(emulator.bill) == DISTINCT
         assert [row["id"] for row in found] == list(range(ROWS))
         assert [row["answer"] for row in found] == [f"echo: The colour of {thing}?" for _, thing in rows]
@@ -76,7 +76,7 @@ def test_a_task_that_is_killed_pays_once_and_every_row_is_there(kind: str, tmp_p
 
 def start(emulator: SegmindEmulator, database: OneDatabase, folder: Path) -> subprocess.Popen[str]:
     connections = {"AIRFLOW_CONN_SEGMIND_DEFAULT": emulator.connection, "AIRFLOW_CONN_SHOP": database.airflow}
-    # The next one waits no longer for the rows that a killed one had claimed.
+    # The next one does not wait longer than this for the rows claimed by a killed one.
     timeout = {"AIRFLOW__SEGMIND__WRITER_TIMEOUT": "5"}
     return subprocess.Popen(
         [sys.executable, "-c", CHILD, str(folder / "ledger")],

@@ -1,7 +1,7 @@
 """
-Workers are killed with SIGKILL at every point of a request's life; the emulator's bill is the known.
+Workers are killed with SIGKILL at every stage of a request; the emulator's bill shows what was paid.
 
-All cases run at once, so that the minute Airflow takes to miss a worker's heartbeat is spent once.
+All cases run at once, so that the minute in which Airflow notices a missing heartbeat passes only once.
 """
 
 from __future__ import annotations
@@ -12,38 +12,38 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.crash_scene import Case, Outcome
+from tests.support.crash_runs import CaseResult, CrashCase
 
 if TYPE_CHECKING:
-    from tests.support.crash_scene import Scene
+    from tests.support.crash_runs import CrashRunner
 
 MODES = ("sync", "deferrable")
-KINDS = {"start": "gemini", "accepted": "gemini", "polling": "gemini", "landing": "image", "end": "gemini"}
+KINDS = {"start": "gemini", "accepted": "gemini", "polling": "gemini", "downloading": "image", "end": "gemini"}
 STEPS = {"submit": "accepted", "wait": "polling", "result": "end"}
 CALM = ("calm-gemini", "calm-image", "steps-calm")
-# A POST that never arrived, and one that did while the history is two hours behind: the same note, the same look.
+# A POST that never arrived, and one that did while the history is two hours behind: both have the same record.
 UNKNOWN = {"lost": ("intent", "segmind_default"), "late": ("accepted", "segmind_late_history")}
 
 
-def _cases(mode: str) -> list[Case]:
+def _cases(mode: str) -> list[CrashCase]:
     def dag(policy: str) -> str:
         return f"crash_{mode}_{policy}"
 
-    kills: list[Case] = [
-        Case(f"{mode}-start", dag("safe"), "start"),
-        Case(f"{mode}-accepted", dag("safe"), "accepted"),
-        Case(f"{mode}-polling", dag("patient"), "polling"),
-        Case(f"{mode}-landing", dag("patient"), "landing", kind="image"),
-        # The deferrable task is killed on the worker that the trigger woke.
-        Case(f"{mode}-end", dag("safe"), "end", latency=10.0),
-        Case(f"{mode}-steps-submit", dag("steps"), "accepted", task_id="submit"),
-        Case(f"{mode}-steps-wait", dag("patient_steps"), "polling", task_id="wait"),
-        Case(f"{mode}-steps-result", dag("steps"), "end", task_id="result"),
+    kills: list[CrashCase] = [
+        CrashCase(f"{mode}-start", dag("safe"), "start"),
+        CrashCase(f"{mode}-accepted", dag("safe"), "accepted"),
+        CrashCase(f"{mode}-polling", dag("patient"), "polling"),
+        CrashCase(f"{mode}-downloading", dag("patient"), "downloading", kind="image"),
+        # The deferrable task is killed on the worker on which it resumes.
+        CrashCase(f"{mode}-end", dag("safe"), "end", latency=10.0),
+        CrashCase(f"{mode}-steps-submit", dag("steps"), "accepted", task_id="submit"),
+        CrashCase(f"{mode}-steps-wait", dag("patient_steps"), "polling", task_id="wait"),
+        CrashCase(f"{mode}-steps-result", dag("steps"), "end", task_id="result"),
     ]
-    calm = [Case(f"{mode}-calm-{kind}", dag("safe"), kind=kind) for kind in ("gemini", "image")]
-    calm.append(Case(f"{mode}-steps-calm", dag("steps"), task_id="result"))
+    calm = [CrashCase(f"{mode}-calm-{kind}", dag("safe"), kind=kind) for kind in ("gemini", "image")]
+    calm.append(CrashCase(f"{mode}-steps-calm", dag("steps"), task_id="result"))
     unknown = [
-        Case(f"{mode}-{name}-{policy}", dag(policy), point, connection=connection)
+        CrashCase(f"{mode}-{name}-{policy}", dag(policy), point, connection=connection)
         for name, (point, connection) in UNKNOWN.items()
         for policy in ("safe", "unknown_resubmit")
     ]
@@ -51,32 +51,32 @@ def _cases(mode: str) -> list[Case]:
 
 
 @pytest.fixture(scope="module")
-def outcomes(scene: Scene) -> dict[str, Outcome]:
-    """Play every case, all at once."""
-    return scene.play([case for mode in MODES for case in _cases(mode)], timeout=420)
+def outcomes(crash_runner: CrashRunner) -> dict[str, CaseResult]:
+    """Run all cases at once."""
+    return crash_runner.run_all([case for mode in MODES for case in _cases(mode)], timeout=420)
 
 
 @pytest.fixture(scope="module")
-def cleared(scene: Scene, outcomes: dict[str, Outcome]) -> dict[str, Outcome]:
-    """Clear the runs that nothing happened to, and let them run again."""
+def cleared(crash_runner: CrashRunner, outcomes: dict[str, CaseResult]) -> dict[str, CaseResult]:
+    """Clear the undisturbed runs, and let them run again."""
     again = {}
     for name in [f"{mode}-{calm}" for mode in MODES for calm in CALM]:
         before = outcomes[name]
-        scene.stack.rest.clear(before.case.dag_id, before.run_id, list(before.tries))
+        crash_runner.stack.rest.clear(before.case.dag_id, before.run_id, list(before.tries))
         again[name] = dataclasses.replace(before, tries={}, xcom={}, log="")
-    scene.finish(again.values(), timeout=240)
+    crash_runner.finish(again.values(), timeout=240)
     return again
 
 
-def _check_killed_once(outcome: Outcome, task_id: str = "ask") -> None:
-    assert outcome.trouble == ""
+def _check_killed_once(outcome: CaseResult, task_id: str = "ask") -> None:
+    assert outcome.problem == ""
     assert outcome.killed
     assert outcome.tries[task_id] == 2
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("point", KINDS)
-def test_a_killed_worker_costs_nothing_and_changes_nothing(outcomes: dict[str, Outcome], mode: str, point: str) -> None:
+def test_a_killed_worker_costs_and_changes_nothing(outcomes: dict[str, CaseResult], mode: str, point: str) -> None:
     outcome = outcomes[f"{mode}-{point}"]
 
     _check_killed_once(outcome)
@@ -87,7 +87,7 @@ def test_a_killed_worker_costs_nothing_and_changes_nothing(outcomes: dict[str, O
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("task_id", STEPS)
-def test_a_killed_step_costs_nothing_and_changes_nothing(outcomes: dict[str, Outcome], mode: str, task_id: str) -> None:
+def test_a_killed_step_costs_and_changes_nothing(outcomes: dict[str, CaseResult], mode: str, task_id: str) -> None:
     outcome = outcomes[f"{mode}-steps-{task_id}"]
 
     _check_killed_once(outcome, task_id)
@@ -97,7 +97,7 @@ def test_a_killed_step_costs_nothing_and_changes_nothing(outcomes: dict[str, Out
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_request_whose_answer_was_lost_is_adopted_from_the_history(outcomes: dict[str, Outcome], mode: str) -> None:
+def test_a_request_whose_response_was_lost_is_found_in_the_history(outcomes: dict[str, CaseResult], mode: str) -> None:
     outcome = outcomes[f"{mode}-accepted"]
 
     assert f"Found it: request {outcome.accepted[0]}" in outcome.log
@@ -105,8 +105,8 @@ def test_a_request_whose_answer_was_lost_is_adopted_from_the_history(outcomes: d
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("name", "accepted"), [("lost", 0), ("late", 1)])
-def test_a_post_that_the_history_does_not_show_stops_the_task_and_says_what_is_known(
-    outcomes: dict[str, Outcome], mode: str, name: str, accepted: int
+def test_a_post_missing_from_the_history_fails_the_task_with_what_is_known(
+    outcomes: dict[str, CaseResult], mode: str, name: str, accepted: int
 ) -> None:
     outcome = outcomes[f"{mode}-{name}-safe"]
 
@@ -121,8 +121,8 @@ def test_a_post_that_the_history_does_not_show_stops_the_task_and_says_what_is_k
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("name", "accepted"), [("lost", 1), ("late", 2)])
-def test_a_task_that_asks_for_it_submits_an_unknown_post_again_and_says_the_risk(
-    outcomes: dict[str, Outcome], mode: str, name: str, accepted: int
+def test_an_unknown_post_is_sent_again_with_on_unknown_resubmit_and_a_warning(
+    outcomes: dict[str, CaseResult], mode: str, name: str, accepted: int
 ) -> None:
     outcome = outcomes[f"{mode}-{name}-unknown_resubmit"]
 
@@ -134,11 +134,11 @@ def test_a_task_that_asks_for_it_submits_an_unknown_post_again_and_says_the_risk
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("calm", CALM)
-def test_a_finished_task_that_is_cleared_returns_the_same_result_and_pays_nothing(
-    outcomes: dict[str, Outcome], cleared: dict[str, Outcome], mode: str, calm: str
+def test_a_cleared_task_returns_the_same_result_and_pays_nothing(
+    outcomes: dict[str, CaseResult], cleared: dict[str, CaseResult], mode: str, calm: str
 ) -> None:
     before, after = outcomes[f"{mode}-{calm}"], cleared[f"{mode}-{calm}"]
 
-    assert set(after.tries.values()) == {2}, after.trouble
+    assert set(after.tries.values()) == {2}, after.problem
     assert (after.state, after.posts, after.billed) == ("success", 1, 1)
     assert after.plain() == before.plain()

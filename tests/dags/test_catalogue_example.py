@@ -28,7 +28,7 @@ def check(database: OneDatabase, emulator: SegmindEmulator) -> None:
     assert sum(row["_segmind_cost"] for row in rows) == pytest.approx(sum(entry.cost for entry in emulator.bill))
 
 
-def test_in_duckdb_with_nothing_set_up_and_the_second_night_costs_nothing(
+def test_in_duckdb_without_setup_and_a_second_run_costs_nothing(
     airflow_database: Path, segmind_emulator: SegmindEmulator, tmp_path: Path
 ) -> None:
     database = DuckDb(tmp_path)

@@ -39,7 +39,7 @@ def ended(airflow_database: Path, tmp_path_factory: pytest.TempPathFactory) -> E
         return Ended(runs, folder, emulator.posts(), len(emulator.bill))
 
 
-def test_tickets_are_sorted_into_a_file_and_equal_ones_paid_once(ended: Ended) -> None:
+def test_tickets_are_classified_into_a_file_and_duplicates_paid_once(ended: Ended) -> None:
     run = ended.runs[ALONE]
 
     assert run["state"] == "success", run["log"]
@@ -68,7 +68,7 @@ def test_four_shards_become_one_file_in_the_order_of_the_source(ended: Ended) ->
     assert (folder / "triage_of_all_shards.report.html").stat().st_size > 1000
 
 
-def test_each_picture_of_a_folder_travels_with_its_question_and_gets_a_caption(ended: Ended) -> None:
+def test_each_image_of_a_folder_is_attached_and_gets_a_caption(ended: Ended) -> None:
     run = ended.runs[PICTURES]
 
     assert run["state"] == "success", run["log"]
@@ -82,5 +82,5 @@ def test_each_picture_of_a_folder_travels_with_its_question_and_gets_a_caption(e
     assert sorted(sent) == sorted(path.read_bytes() for path in (folder / "photos").iterdir())
 
 
-def test_the_account_was_billed_once_for_each_different_row_of_each_example(ended: Ended) -> None:
+def test_the_account_was_billed_once_per_distinct_row_of_each_example(ended: Ended) -> None:
     assert len(ended.posts) == ended.billed == 3 + 30 + 3

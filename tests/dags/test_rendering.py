@@ -60,7 +60,7 @@ def test_a_masked_function_is_called_with_its_arguments(text: str, ended: Any) -
         ("42", json.dumps(["function " + STRAY, {"nested": [STRAY]}, "fixed 42"])),
     ],
 )
-def test_what_xcom_brings_through_expand_kwargs_arrives_byte_for_byte(system: str, text: str, ended: Any) -> None:
+def test_values_from_xcom_through_expand_kwargs_are_sent_byte_for_byte(system: str, text: str, ended: Any) -> None:
     assert (system, text) in ended[1]
 
 
@@ -70,11 +70,11 @@ def test_no_value_of_xcom_reads_the_key(ended: Any) -> None:
     assert emulator.api_key not in str(posted)
 
 
-def test_what_the_author_wrote_is_rendered(ended: Any) -> None:
+def test_templates_in_the_dag_are_rendered(ended: Any) -> None:
     assert {("42", "written 42"), ("42", "literal {{ 6*7 }}")} <= set(ended[1])
 
 
-def test_arguments_of_a_mapped_task_group_and_of_the_dag_are_taken(ended: Any) -> None:
+def test_arguments_of_a_mapped_task_group_and_of_the_dag_are_used(ended: Any) -> None:
     texts = [text for _, text in ended[1]]
 
     assert sorted(text for text in texts if text.startswith("group")) == ["group a", "group a", "group b", "group b"]
@@ -83,14 +83,14 @@ def test_arguments_of_a_mapped_task_group_and_of_the_dag_are_taken(ended: Any) -
     assert texts.count("literal {{ 6*7 }}") == 2
 
 
-def test_what_a_template_pulls_is_not_rendered_again(ended: Any) -> None:
+def test_values_pulled_by_a_template_are_not_rendered_again(ended: Any) -> None:
     assert ("", "pulled " + STRAY) in ended[1]
 
 
 @pytest.mark.parametrize("text", ["007", "12345", "[1, 2]", "None", "5"])
-def test_native_rendering_leaves_a_text_a_text(text: str, ended: Any) -> None:
+def test_native_rendering_keeps_a_string_a_string(text: str, ended: Any) -> None:
     assert (text, text) in ended[1]
 
 
-def test_native_rendering_leaves_constants_and_messages_texts_and_makes_objects_elsewhere(ended: Any) -> None:
+def test_native_rendering_keeps_constants_and_messages_strings_and_makes_objects_elsewhere(ended: Any) -> None:
     assert {("", "0123"), ("", "007"), ("", "a body")} <= set(ended[1])

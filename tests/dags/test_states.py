@@ -12,7 +12,7 @@ from tests.support.dag_runs import run_dags
 pytestmark = pytest.mark.airflow
 
 
-def test_an_error_no_retry_mends_fails_the_task_at_once(
+def test_an_error_that_no_retry_can_fix_fails_the_task_at_once(
     airflow_database: Path, segmind_emulator: SegmindEmulator
 ) -> None:
     segmind_emulator.fault("submit", status=400, body={"error": "Missing field"}, times=None)

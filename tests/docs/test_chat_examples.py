@@ -44,7 +44,7 @@ def test_an_example_succeeds(dag_id: str, ran: Any) -> None:
     assert ended["state"] == "success", ended["log"]
 
 
-def test_every_ticket_becomes_data_and_is_paid_once(ran: Any) -> None:
+def test_every_ticket_becomes_data_and_is_paid_for_once(ran: Any) -> None:
     ended, emulator, _ = ran
 
     assert ended["example_segmind_triage"]["values"]["triage"] == [TRIAGE] * 3
@@ -54,7 +54,7 @@ def test_every_ticket_becomes_data_and_is_paid_once(ran: Any) -> None:
     assert "{{ order }}" in str(posts[0].json) + str(posts[1].json) + str(posts[2].json)
 
 
-def test_the_picture_goes_along(ran: Any) -> None:
+def test_the_image_is_attached(ran: Any) -> None:
     ended, emulator, _ = ran
 
     assert ended["example_segmind_caption"]["values"]["describe"].startswith("echo: Describe this picture")
@@ -62,7 +62,7 @@ def test_the_picture_goes_along(ran: Any) -> None:
     assert "image/png" in sent[0]
 
 
-def test_the_summary_is_a_file(ran: Any) -> None:
+def test_the_summary_is_stored_as_a_file(ran: Any) -> None:
     ended, _, folder = ran
 
     (summary,) = (folder / "out").glob("*/summary.md")

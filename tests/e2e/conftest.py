@@ -1,4 +1,4 @@
-"""One real Airflow and one emulator for the whole directory, started at the first test that asks (about 30 s)."""
+"""One real Airflow and one emulator for the whole directory, started by the first test that needs them (30 s)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from airflow_provider_segmind.emulator.control import EmulatorControl
 from demo.emulator import EmulatorProcess
 from demo.processes import free_port
 from demo.stack import AirflowStack
-from tests.support.crash_scene import SETTINGS, Scene
+from tests.support.crash_runs import SETTINGS, CrashRunner
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parents[2]
-# Without the prefix that Airflow or we might mask, so that a leak shows.
+# Without the prefix that Airflow or this package might mask, so that a leak is visible.
 CANARY_KEY = "q7Zr1xWc93-canary-key-Jm52"
 
 
@@ -40,7 +40,7 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmulatorContr
 
 @pytest.fixture(scope="session")
 def steady(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmulatorControl]:
-    """The Segmind behind ``segmind_steady``, whose clock no test moves: a lost POST is looked for by its time."""
+    """The Segmind behind ``segmind_steady``, whose clock no test advances: a lost POST is searched for by its time."""
     log_path = tmp_path_factory.mktemp("steady") / "emulator.log"
     with EmulatorProcess(log_path=log_path, api_key=CANARY_KEY) as process:
         yield EmulatorControl(process.url)
@@ -48,7 +48,7 @@ def steady(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmulatorControl
 
 @pytest.fixture(scope="session")
 def later_port() -> int:
-    """The port of ``segmind_later``, where nobody listens until a test does."""
+    """The port of ``segmind_later``, on which nothing listens until a test starts an emulator."""
     return free_port()
 
 
@@ -57,7 +57,7 @@ def airflow_stack(
     tmp_path_factory: pytest.TempPathFactory, emulator: EmulatorControl, steady: EmulatorControl, later_port: int
 ) -> Iterator[AirflowStack]:
     """Airflow on SQLite with the example DAGs, those of the crash tests, and those of this directory."""
-    # A test run that is told to end ends what it started, as on Ctrl-C.
+    # SIGTERM stops everything the test run has started, like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     later = {"conn_type": "segmind", "host": f"http://127.0.0.1:{later_port}", "password": CANARY_KEY}
     with AirflowStack(
@@ -74,6 +74,8 @@ def airflow_stack(
 
 
 @pytest.fixture(scope="session")
-def scene(airflow_stack: AirflowStack, steady: EmulatorControl, tmp_path_factory: pytest.TempPathFactory) -> Scene:
-    """DAG runs on that stack whose workers are killed."""
-    return Scene(airflow_stack, {"segmind_steady": steady}, tmp_path_factory.mktemp("scene"))
+def crash_runner(
+    airflow_stack: AirflowStack, steady: EmulatorControl, tmp_path_factory: pytest.TempPathFactory
+) -> CrashRunner:
+    """Runs DAGs on that stack and kills their workers."""
+    return CrashRunner(airflow_stack, {"segmind_steady": steady}, tmp_path_factory.mktemp("crash_runner"))

@@ -1,4 +1,4 @@
-"""What a user sees of the connection in Airflow's UI: the form, and the Test button in both its ways."""
+"""The connection in Airflow's UI: the form, and both kinds of connection test."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from airflow_provider_segmind.emulator.control import EmulatorControl
     from demo.stack import AirflowStack
 
-# Airflow stores the key of an enqueued test, so the canary stays out of it.
+# Airflow stores the key of an enqueued test, so it must not be the canary.
 OTHER_KEY = "SG_" + "feedface" * 2
 
 
 @pytest.fixture
 def body(emulator: EmulatorControl) -> Iterator[dict[str, Any]]:
-    """A connection as the form sends it, with a key the emulator accepts for the time of the test."""
+    """A connection as the form sends it, with a key that the emulator accepts during the test."""
     keys = emulator.settings()["api_keys"]
     emulator.settings(api_keys=[*keys, OTHER_KEY])
     emulator.set_balance(12.5, key=OTHER_KEY)
@@ -29,7 +29,7 @@ def body(emulator: EmulatorControl) -> Iterator[dict[str, Any]]:
     emulator.settings(api_keys=keys)
 
 
-def test_the_test_button_says_the_balance(
+def test_the_test_button_shows_the_balance(
     airflow_stack: AirflowStack, emulator: EmulatorControl, body: dict[str, Any]
 ) -> None:
     posts = len(emulator.posts())
@@ -41,7 +41,7 @@ def test_the_test_button_says_the_balance(
     assert len(emulator.posts()) == posts
 
 
-def test_the_test_button_tells_a_bad_key_from_a_host_that_is_not_there(
+def test_the_test_button_distinguishes_a_wrong_key_from_an_unreachable_host(
     airflow_stack: AirflowStack, body: dict[str, Any]
 ) -> None:
     rest = airflow_stack.rest
@@ -56,18 +56,18 @@ def test_the_test_button_tells_a_bad_key_from_a_host_that_is_not_there(
     assert OTHER_KEY not in no_host["message"]
 
 
-def test_a_test_on_a_worker_says_the_balance(airflow_stack: AirflowStack, body: dict[str, Any]) -> None:
+def test_a_connection_test_on_a_worker_shows_the_balance(airflow_stack: AirflowStack, body: dict[str, Any]) -> None:
     rest = airflow_stack.rest
     token = rest.call("POST", "/connections/enqueue-test", json=body)["token"]
     login = httpx.get(f"{airflow_stack.base_url}/auth/token", trust_env=False).json()["access_token"]
     headers = {"Authorization": f"Bearer {login}", "Airflow-Connection-Test-Token": token}
 
-    def look() -> dict[str, Any] | None:
+    def check() -> dict[str, Any] | None:
         url = f"{airflow_stack.base_url}/api/v2/connections/enqueue-test"
         answer: dict[str, Any] = httpx.get(url, headers=headers, trust_env=False).raise_for_status().json()
         return answer if answer["state"] in ("success", "failed") else None
 
-    answer = rest.wait_for("the connection test", look, timeout=60)
+    answer = rest.wait_for("the connection test", check, timeout=60)
 
     assert answer["state"] == "success", answer
     assert "Balance: 12.5000 USD" in answer["result_message"]

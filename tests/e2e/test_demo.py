@@ -38,7 +38,7 @@ def kept_demo(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
         demo.wait(timeout=60)
 
 
-def test_the_demo_shows_the_answer_keeps_the_ui_until_interrupted_and_leaves_nothing(
+def test_the_demo_shows_the_reply_keeps_the_ui_until_interrupted_and_cleans_up(
     kept_demo: tuple[subprocess.Popen[bytes], Path],
 ) -> None:
     demo, output = kept_demo
@@ -65,7 +65,7 @@ def test_the_demo_shows_the_answer_keeps_the_ui_until_interrupted_and_leaves_not
     assert set((ROOT / ".demo").glob("run-*")) <= homes
 
 
-def test_the_demo_against_the_real_service_asks_for_a_key() -> None:
+def test_the_demo_with_the_real_service_requires_a_key() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "SEGMIND_API_KEY"}
 
     done = subprocess.run(
@@ -86,16 +86,16 @@ def test_the_last_progress_of_a_short_run_is_printed_without_a_terminal() -> Non
     output = io.StringIO()
     display = Display(Console(file=output, force_terminal=False))
 
-    with display.bar("Asking about rows", 120) as bar:
+    with display.bar("Enriching rows", 120) as bar:
         bar.show(0, "describe running")
         bar.show(60, "20 rows/s")
         bar.show(120, "40 rows/s")
 
     lines = [line.strip() for line in output.getvalue().splitlines()]
-    assert lines[1:3] == ["Asking about rows: 0 of 120; describe running", "Asking about rows: 120 of 120; 40 rows/s"]
+    assert lines[1:3] == ["Enriching rows: 0 of 120; describe running", "Enriching rows: 120 of 120; 40 rows/s"]
 
 
-def test_a_table_is_enriched_in_the_demo_and_its_files_are_where_it_says(tmp_path: Path) -> None:
+def test_the_demo_enriches_a_table_and_shows_where_its_files_are(tmp_path: Path) -> None:
     homes = set((ROOT / ".demo").glob("run-*"))
     output = tmp_path / "output"
 
@@ -112,7 +112,7 @@ def test_a_table_is_enriched_in_the_demo_and_its_files_are_where_it_says(tmp_pat
     assert demo.returncode == 0, text
     assert re.search(r"rows +120: \d+ success", text)
     assert re.search(r"cost +0\.\d+ USD", text)
-    assert re.search(r"Asking about rows: [1-9]\d* of 120; \d+ rows/s", text), text
+    assert re.search(r"Enriching rows: [1-9]\d* of 120; \d+ rows/s", text), text
     report = re.search(r"report +(\S+\.report\.html)", text)
     assert report
     assert Path(report.group(1)).is_relative_to(tmp_path / "files")

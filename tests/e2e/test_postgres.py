@@ -1,7 +1,7 @@
 """
-A real Airflow on PostgreSQL that empties its task state store on success.
+A real Airflow on PostgreSQL that clears its task state store on success.
 
-PostgreSQL refuses what SQLite takes (U+0000 in JSON), so this cannot be seen on the stack of the other tests.
+PostgreSQL refuses what SQLite accepts (U+0000 in JSON), so the stack of the other tests cannot show this.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pytest
 
 from demo.databases import PostgresDatabase
 from demo.stack import AirflowStack
-from tests.support.crash_scene import SETTINGS
+from tests.support.crash_runs import SETTINGS
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.emulator.control import EmulatorControl
@@ -47,7 +47,7 @@ class Ended:
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory: pytest.TempPathFactory, steady: EmulatorControl) -> Ended:
-    """Let every odd result arrive inline and deferred, then clear two runs whose state Airflow has emptied."""
+    """Receive every odd result inline and deferred, then clear two runs whose state Airflow has deleted."""
     home = tmp_path_factory.mktemp("postgres")
     plan = {f"e2e_{mode}:{name}": odd for mode in ("sync", "deferrable") for name, odd in ODD.items()}
     plan |= {f"e2e_{mode}:kept": {} for mode in ("sync", "deferrable")}
@@ -91,7 +91,7 @@ def _played(stack: AirflowStack, plan: dict[str, Any], home: Path) -> Ended:
 
 @pytest.mark.parametrize("mode", ["sync", "deferrable"])
 @pytest.mark.parametrize("name", ODD)
-def test_what_postgresql_refuses_or_is_too_large_is_delivered(
+def test_a_result_that_postgresql_refuses_or_is_too_large_is_delivered(
     ended: Ended, steady: EmulatorControl, mode: str, name: str
 ) -> None:
     run = f"e2e_{mode}:{name}"

@@ -1,7 +1,7 @@
 """
-Many requests at once: slow ones that wait without a worker slot, and fast ones that end while nobody expects it.
+Many requests at once: slow ones that wait without a worker slot, and fast ones that end around their deferral.
 
-The slow ones wait until the test moves the emulator's clock, so that nothing here depends on the machine's speed.
+The slow ones wait until the test advances the emulator's clock, so that nothing depends on the machine's speed.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ AWAY = 10.0
 
 
 @dataclass
-class Day:
-    """What happened."""
+class RequestRuns:
+    """The runs, and what was seen of them."""
 
     slow: list[str]
     pool: Json
@@ -36,8 +36,8 @@ class Day:
 
 
 @pytest.fixture(scope="module")
-def day(airflow_stack: AirflowStack, emulator: EmulatorControl) -> Day:
-    """Let 20 slow runs wait, take the triggerer away for a while, and send 112 quick requests meanwhile."""
+def runs(airflow_stack: AirflowStack, emulator: EmulatorControl) -> RequestRuns:
+    """Let 20 slow runs wait, stop the triggerer for a while, and send 112 fast requests meanwhile."""
     rest = airflow_stack.rest
     models = dict.fromkeys(("warm", "slow", "fast", "brisk"), "gemini")
     emulator.settings(models={**emulator.settings()["models"], **models})
@@ -46,13 +46,15 @@ def day(airflow_stack: AirflowStack, emulator: EmulatorControl) -> Day:
     emulator.script(model="brisk", latency=[2.0, 3.0, 4.0])
     for dag_id in ("e2e_sync", "e2e_steps", "e2e_fast", "e2e_brisk"):
         rest.wait_for_dag(dag_id)
-    # The first call of all finds an API server that has yet to import what it answers with; twenty at once lose some.
+    # At the first call the API server imports its modules; of twenty calls at that time, some would fail.
     warm = rest.trigger("e2e_sync", conf={"model": "warm", "prompt": "warm"})
     assert rest.wait_for_run("e2e_sync", warm, timeout=90) == "success"
     slow = [rest.trigger("e2e_steps", conf={"model": "slow", "prompt": f"slow {number}"}) for number in range(SLOW)]
     for run_id in slow:
         rest.wait_for_task("e2e_steps", run_id, "wait", states={"deferred"}, timeout=120)
-    found = Day(slow, rest.wait_for("free slots", lambda: _quiet_pool(airflow_stack), timeout=15), _waiting(rest, slow))
+    found = RequestRuns(
+        slow, rest.wait_for("free slots", lambda: _quiet_pool(airflow_stack), timeout=15), _waiting(rest, slow)
+    )
     airflow_stack.stop("triggerer")
     try:
         stopped = time.monotonic()
@@ -80,26 +82,26 @@ def _waiting(rest: Any, runs: list[str]) -> list[str]:
 
 
 def _mismatches(rest: Any, dag_id: str) -> list[Json]:
-    # A task whose process never came up is told by the same event, but has nothing to do with deferral.
+    # The same event also reports a task whose process did not start, which has nothing to do with deferral.
     words = ("mismatch", "finished with state success")
     logs = rest.event_logs(dag_id=dag_id)
     return [each for each in logs if all(word in f"{each['event']} {each['extra']}" for word in words)]
 
 
-def test_while_twenty_requests_wait_no_task_holds_a_slot(day: Day, airflow_stack: AirflowStack) -> None:
-    assert day.waiting == ["deferred"] * SLOW
-    assert (day.pool["running_slots"], day.pool["queued_slots"], day.pool["deferred_slots"]) == (0, 0, SLOW)
-    assert day.pool["open_slots"] == day.pool["slots"]
+def test_twenty_waiting_requests_occupy_no_worker_slot(runs: RequestRuns, airflow_stack: AirflowStack) -> None:
+    assert runs.waiting == ["deferred"] * SLOW
+    assert (runs.pool["running_slots"], runs.pool["queued_slots"], runs.pool["deferred_slots"]) == (0, 0, SLOW)
+    assert runs.pool["open_slots"] == runs.pool["slots"]
 
 
-def test_all_of_them_end_well_with_one_post_each_though_the_triggerer_was_away(
-    day: Day, airflow_stack: AirflowStack, emulator: EmulatorControl
+def test_all_of_them_succeed_with_one_post_each_after_a_triggerer_outage(
+    runs: RequestRuns, airflow_stack: AirflowStack, emulator: EmulatorControl
 ) -> None:
     rest = airflow_stack.rest
-    instances = [each for run_id in day.slow for each in rest.task_instances("e2e_steps", run_id)]
-    answers = [rest.xcom("e2e_steps", run_id, "result") for run_id in day.slow]
+    instances = [each for run_id in runs.slow for each in rest.task_instances("e2e_steps", run_id)]
+    answers = [rest.xcom("e2e_steps", run_id, "result") for run_id in runs.slow]
 
-    assert {day.states[run_id] for run_id in day.slow} == {"success"}
+    assert {runs.states[run_id] for run_id in runs.slow} == {"success"}
     assert {each["try_number"] for each in instances} == {1}
     assert len(emulator.posts("slow")) == SLOW
     assert sum(entry.model == "slow" for entry in emulator.bill) == SLOW
@@ -107,13 +109,13 @@ def test_all_of_them_end_well_with_one_post_each_though_the_triggerer_was_away(
 
 
 @pytest.mark.parametrize(("name", "count"), [("fast", FAST), ("brisk", BRISK)])
-def test_quick_requests_throw_no_try_away(
-    day: Day, airflow_stack: AirflowStack, emulator: EmulatorControl, name: str, count: int
+def test_fast_requests_use_one_try_each(
+    runs: RequestRuns, airflow_stack: AirflowStack, emulator: EmulatorControl, name: str, count: int
 ) -> None:
     rest = airflow_stack.rest
-    instances = rest.task_instances(f"e2e_{name}", getattr(day, name))
+    instances = rest.task_instances(f"e2e_{name}", getattr(runs, name))
 
-    assert day.states[name] == "success"
+    assert runs.states[name] == "success"
     assert [each["state"] for each in instances] == ["success"] * count
     assert {each["try_number"] for each in instances} == {1}
     assert len(emulator.posts(name)) == count
@@ -121,5 +123,5 @@ def test_quick_requests_throw_no_try_away(
     assert _mismatches(rest, f"e2e_{name}") == []
 
 
-def test_slow_requests_throw_no_try_away_either(day: Day, airflow_stack: AirflowStack) -> None:
+def test_slow_requests_cause_no_state_mismatch(runs: RequestRuns, airflow_stack: AirflowStack) -> None:
     assert _mismatches(airflow_stack.rest, "e2e_steps") == []

@@ -1,4 +1,4 @@
-"""A key that looks like nothing, and a prompt, are searched for in everything a run leaves behind."""
+"""Everything that a run leaves behind is searched for the key, which has no known prefix, and for the prompt."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _dump(stack: AirflowStack) -> str:
 
 @pytest.fixture(scope="module")
 def runs(airflow_stack: AirflowStack, emulator: EmulatorControl) -> dict[str, str]:
-    """Run to success, to failure, and into the triggerer, where the last one stays."""
+    """One run succeeds, one fails, and the last one stays deferred."""
     rest = airflow_stack.rest
     emulator.settings(models={**emulator.settings()["models"], **dict.fromkeys(RUNS, "gemini")})
     emulator.script(model="secret-bad", fail="the model said no")
@@ -44,7 +44,7 @@ def runs(airflow_stack: AirflowStack, emulator: EmulatorControl) -> dict[str, st
     return found
 
 
-def test_the_key_is_nowhere_while_a_request_waits_nor_after_it(
+def test_the_key_is_stored_nowhere_during_or_after_a_request(
     airflow_stack: AirflowStack, emulator: EmulatorControl, runs: dict[str, str]
 ) -> None:
     waiting = _dump(airflow_stack)
@@ -52,7 +52,7 @@ def test_the_key_is_nowhere_while_a_request_waits_nor_after_it(
     assert airflow_stack.rest.wait_for_run("e2e_deferrable", runs["secret-waiting"], timeout=120) == "success"
     dump = _dump(airflow_stack)
 
-    # The search would find what is there: the trigger's arguments, rendered fields, an answer.
+    # The search does find what is stored: the trigger's arguments, rendered fields, a result.
     assert "SegmindRequestTrigger" in waiting
     assert "secret-good" in dump
     assert CANARY_PROMPT in dump
@@ -63,7 +63,7 @@ def test_the_key_is_nowhere_while_a_request_waits_nor_after_it(
     assert emulator.leaks == []
 
 
-def test_no_log_line_holds_a_prompt(airflow_stack: AirflowStack, runs: dict[str, str]) -> None:
+def test_no_log_contains_a_prompt(airflow_stack: AirflowStack, runs: dict[str, str]) -> None:
     logs = [path for path in airflow_stack.files_with(CANARY_PROMPT) if path.suffix == ".log"]
     ids = [path for path in airflow_stack.files_with("secret-good") if path.suffix == ".log"]
 

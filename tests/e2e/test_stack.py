@@ -54,7 +54,7 @@ def test_the_processes_of_a_running_task_are_found_and_can_be_killed(airflow_sta
     assert rest.wait_for_run("smoke_sleep", run_id, timeout=60) == "failed"
 
 
-def test_a_task_can_be_marked_failed_by_hand(airflow_stack: AirflowStack) -> None:
+def test_a_task_can_be_marked_failed(airflow_stack: AirflowStack) -> None:
     rest = airflow_stack.rest
     rest.wait_for_dag("smoke_sleep")
     run_id = rest.trigger("smoke_sleep")
@@ -81,12 +81,12 @@ def test_a_triggerer_can_be_killed_and_started_again(airflow_stack: AirflowStack
     assert heartbeat > killed_at
 
 
-def test_waiting_for_what_never_comes_says_what_it_was(airflow_stack: AirflowStack) -> None:
-    with pytest.raises(AirflowRestError, match="Waited 1 s for DAG 'no_such_dag', in vain"):
+def test_a_wait_that_times_out_names_what_it_waited_for(airflow_stack: AirflowStack) -> None:
+    with pytest.raises(AirflowRestError, match="Timed out after 1 s waiting for DAG 'no_such_dag'"):
         airflow_stack.rest.wait_for_dag("no_such_dag", timeout=1)
 
 
-def test_everything_listens_on_loopback_only(airflow_stack: AirflowStack) -> None:
+def test_every_process_listens_only_on_loopback(airflow_stack: AirflowStack) -> None:
     mine = {pid for process in airflow_stack.processes.values() for pid in [process.pid]}
     mine |= {each.pid for process in airflow_stack.processes.values() for each in process.descendants()}
 
@@ -97,9 +97,7 @@ def test_everything_listens_on_loopback_only(airflow_stack: AirflowStack) -> Non
 
 
 @pytest.mark.postgres
-def test_a_second_stack_on_postgresql_leaves_nothing_behind_when_its_user_fails(
-    airflow_stack: AirflowStack, tmp_path: Path
-) -> None:
+def test_a_second_stack_on_postgresql_cleans_up_after_an_exception(airflow_stack: AirflowStack, tmp_path: Path) -> None:
     other = AirflowStack(home=tmp_path / "home", dags=[airflow_stack.dags[-1]], database=PostgresDatabase())
     everything = set()
 
@@ -120,7 +118,7 @@ def test_a_second_stack_on_postgresql_leaves_nothing_behind_when_its_user_fails(
     assert airflow_stack.rest.health()["scheduler"].status == "healthy"
 
 
-def test_a_process_that_dies_at_once_is_reported_with_its_log(tmp_path: Path) -> None:
+def test_a_process_that_ends_at_once_is_reported_with_its_log(tmp_path: Path) -> None:
     stack = AirflowStack(
         home=tmp_path / "home", dags=[tmp_path], settings={"core.executor": "no.such.Executor"}, start_timeout=60
     )
@@ -131,7 +129,7 @@ def test_a_process_that_dies_at_once_is_reported_with_its_log(tmp_path: Path) ->
     assert not any(process.running for process in stack.processes.values())
 
 
-def test_a_process_that_ends_on_its_own_is_restarted_with_the_end_of_its_log(airflow_stack: AirflowStack) -> None:
+def test_a_crashed_process_is_restarted_and_its_log_reported(airflow_stack: AirflowStack) -> None:
     triggerer = airflow_stack.processes["triggerer"]
     first = triggerer.pid
     assert airflow_stack.restart_crashed() == []

@@ -1,4 +1,4 @@
-"""A table task that has nothing to do but wait gives its slot back, and goes on where it was."""
+"""An enrichment that only waits defers, and continues where it was."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 DAG_ID, TASK_ID, MODEL = "e2e_table", "ask", "slow-video"
 
 
-def test_a_table_of_a_slow_model_rests_in_the_triggerer_and_is_paid_once(
+def test_an_enrichment_with_a_slow_model_defers_and_pays_once(
     airflow_stack: AirflowStack, emulator: EmulatorControl, tmp_path: Path
 ) -> None:
     rest = airflow_stack.rest
@@ -36,7 +36,7 @@ def test_a_table_of_a_slow_model_rests_in_the_triggerer_and_is_paid_once(
     assert state == "success", log
     manifest = rest.xcom(DAG_ID, run_id, TASK_ID)
     assert (manifest["posts"], manifest["outcomes"]["success"]) == (3, 3)
-    # The third row may lead to a rest of its own.
+    # The third row may cause another deferral.
     assert manifest["resumed"] in (2, 3)
     assert sum(entry.model == MODEL for entry in emulator.bill) == 3
     assert [json.loads(line)["id"] for line in (tmp_path / "out.jsonl").read_text().splitlines()] == [0, 1, 2]

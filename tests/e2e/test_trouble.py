@@ -1,7 +1,7 @@
 """
-Failed requests, refused submits, deadlines and kills: what the task becomes, what was sent, what is said.
+Failed requests, refused submits, timeouts and kills: the state of the task, what was sent, and what was logged.
 
-Everything runs at once, because most of it is waiting: for the client's own patience, for a heartbeat that is missing.
+Everything runs at once, because most of the time is spent waiting: for retries, and for a missing heartbeat.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import pytest
 from airflow_provider_segmind.emulator.control import EmulatorControl
 from demo.emulator import EmulatorProcess
 from tests.e2e.conftest import CANARY_KEY
-from tests.support.crash_scene import Case
+from tests.support.crash_runs import CrashCase
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from demo.stack import AirflowStack
-    from tests.support.crash_scene import Outcome, Scene
+    from tests.support.crash_runs import CaseResult, CrashRunner
 
 REFUSED_WORDS = "content policy: no lighthouses"
 DAGS = {
@@ -41,39 +41,39 @@ STOPPED = [name for name in DAGS if name.startswith(("overdue", "killed"))]
 PICTURES = [name for name in DAGS if name.startswith("picture")]
 # `make crash` has many more.
 CASES = (
-    Case("kill-sync-accepted", "crash_sync_safe", "accepted", connection="segmind_steady"),
-    Case("kill-sync-landing", "crash_sync_safe", "landing", kind="image", connection="segmind_steady"),
-    Case("kill-deferrable-end", "crash_deferrable_safe", "end", latency=5.0, connection="segmind_steady"),
+    CrashCase("kill-sync-accepted", "crash_sync_safe", "accepted", connection="segmind_steady"),
+    CrashCase("kill-sync-downloading", "crash_sync_safe", "downloading", kind="image", connection="segmind_steady"),
+    CrashCase("kill-deferrable-end", "crash_deferrable_safe", "end", latency=5.0, connection="segmind_steady"),
 )
 
 
 @dataclass
 class Runs:
-    """The run of each name, and what became of the cases whose workers were killed."""
+    """The run of each name, and the results of the cases whose workers were killed."""
 
     stack: AirflowStack
     ids: dict[str, str]
     folder: Path
     later: EmulatorControl
-    outcomes: dict[str, Outcome]
+    outcomes: dict[str, CaseResult]
 
     def end(self, name: str) -> str:
         """Wait for the end of a run."""
         return self.stack.rest.wait_for_run(DAGS[name], self.ids[name], timeout=150)
 
     def tries(self, name: str) -> int:
-        """How often its task was tried."""
+        """The number of tries of its task."""
         return int(self.stack.rest.task_instance(DAGS[name], self.ids[name], "ask")["try_number"])
 
     def log(self, name: str, try_number: int = 1) -> str:
-        """What one try said."""
+        """The log of one try."""
         return self.stack.rest.log(DAGS[name], self.ids[name], "ask", try_number=try_number)
 
 
 @pytest.fixture(scope="module")
-def runs(scene: Scene, emulator: EmulatorControl, later_port: int) -> Iterator[Runs]:
-    """Start everything at once, kill some workers, and let the submits that reached nobody reach somebody."""
-    rest, folder = scene.stack.rest, scene.folder
+def runs(crash_runner: CrashRunner, emulator: EmulatorControl, later_port: int) -> Iterator[Runs]:
+    """Start everything at once, kill some workers, and start the emulator of ``segmind_later`` late."""
+    rest, folder = crash_runner.stack.rest, crash_runner.folder
     models = {name: "image" if name in PICTURES else "gemini" for name in DAGS}
     emulator.settings(models={**emulator.settings()["models"], **models})
     emulator.script(model="failed-*", fail=REFUSED_WORDS, latency=4.0)
@@ -92,11 +92,11 @@ def runs(scene: Scene, emulator: EmulatorControl, later_port: int) -> Iterator[R
         }
         conf |= {"connection": "segmind_later"} if name == "refused" else {}
         ids[name] = rest.trigger(dag_id, conf=conf)
-    outcomes = scene.play(CASES, timeout=150)
-    rest.wait_for("the retry of 'refused'", lambda: _tried_once(scene.stack, ids["refused"]), timeout=120)
+    outcomes = crash_runner.run_all(CASES, timeout=150)
+    rest.wait_for("the retry of 'refused'", lambda: _tried_once(crash_runner.stack, ids["refused"]), timeout=120)
     options = ["--port", str(later_port), "--latency", "1", "--set", 'models={"refused": "gemini"}']
     with EmulatorProcess(log_path=folder / "later.log", api_key=CANARY_KEY, options=options) as process:
-        yield Runs(scene.stack, ids, folder, EmulatorControl(process.url), outcomes)
+        yield Runs(crash_runner.stack, ids, folder, EmulatorControl(process.url), outcomes)
 
 
 def _tried_once(stack: AirflowStack, run_id: str) -> bool:
@@ -106,22 +106,22 @@ def _tried_once(stack: AirflowStack, run_id: str) -> bool:
 
 @pytest.fixture(scope="module")
 def stopped(runs: Runs, emulator: EmulatorControl) -> Runs:
-    """Stop two by hand, let two run into their deadline, let the requests complete, and clear all four."""
+    """Mark two as failed, let two time out, let the requests complete, and clear all four."""
     rest = runs.stack.rest
     rest.wait_for_task(DAGS["killed-deferrable"], runs.ids["killed-deferrable"], "ask", states={"deferred"}, timeout=60)
-    rest.wait_for("polls of 'killed-sync'", lambda: _looks(emulator, "killed-sync"), timeout=60)
+    rest.wait_for("polls of 'killed-sync'", lambda: _polls(emulator, "killed-sync"), timeout=60)
     for name in ("killed-sync", "killed-deferrable"):
         rest.mark(DAGS[name], runs.ids[name], "ask", "failed")
     for name in STOPPED:
         assert runs.end(name) == "failed"
-        rest.wait_for(f"the last words of {name!r}", lambda name=name: "may be billed" in runs.log(name), timeout=30)
+        rest.wait_for(f"the last log line of {name!r}", lambda name=name: "may be billed" in runs.log(name), timeout=30)
     emulator.advance(900)
     for name in STOPPED:
         rest.clear(DAGS[name], runs.ids[name], ["ask"])
     return runs
 
 
-def _looks(emulator: EmulatorControl, model: str) -> int:
+def _polls(emulator: EmulatorControl, model: str) -> int:
     return sum(job.polls for job in emulator.jobs if job.model == model) or sum(
         any(job.request_id in call.path for job in emulator.jobs if job.model == model) for call in emulator.requests
     )
@@ -133,7 +133,7 @@ def _id(emulator: EmulatorControl, model: str) -> str:
 
 
 @pytest.mark.parametrize("name", ["failed-sync", "failed-deferrable"])
-def test_a_failed_request_fails_the_task_at_once_in_segminds_words(
+def test_a_failed_request_fails_the_task_at_once_with_segminds_error(
     runs: Runs, emulator: EmulatorControl, name: str
 ) -> None:
     assert runs.end(name) == "failed"
@@ -143,16 +143,14 @@ def test_a_failed_request_fails_the_task_at_once_in_segminds_words(
     assert [entry for entry in emulator.bill if entry.model == name] == []
 
 
-def test_a_submit_that_is_refused_for_its_rate_is_retried_and_accepted_once(
-    runs: Runs, emulator: EmulatorControl
-) -> None:
+def test_a_rate_limited_submit_is_retried_and_accepted_once(runs: Runs, emulator: EmulatorControl) -> None:
     assert runs.end("limited") == "success"
     assert runs.tries("limited") == 2
     assert [post.status for post in emulator.posts("limited")] == [429] * 6 + [200]
     assert "429" in runs.log("limited")
 
 
-def test_a_submit_that_reaches_nobody_is_retried_and_accepted_once(runs: Runs) -> None:
+def test_a_submit_to_an_unreachable_host_is_retried_and_accepted_once(runs: Runs) -> None:
     assert runs.end("refused") == "success"
     assert runs.tries("refused") in (2, 3)
     assert len(runs.later.posts("refused")) == 1
@@ -160,24 +158,24 @@ def test_a_submit_that_reaches_nobody_is_retried_and_accepted_once(runs: Runs) -
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_a_picture_lands_on_object_storage_and_xcom_says_where(
+def test_an_image_is_stored_in_object_storage_and_xcom_has_its_uri(
     runs: Runs, emulator: EmulatorControl, name: str
 ) -> None:
     assert runs.end(name) == "success"
     manifest = runs.stack.rest.xcom(DAGS[name], runs.ids[name], "ask")
     request_id = _id(emulator, name)
-    landed = runs.folder / name / f"{request_id}.png"
+    stored = runs.folder / name / f"{request_id}.png"
     (served,) = [each for each in emulator.requests if each.route == "files" and request_id in each.path]
 
-    assert manifest["uri"] == f"file://{landed}"
+    assert manifest["uri"] == f"file://{stored}"
     assert (manifest["status"], manifest["metrics"]["cost"]) == ("COMPLETED", 0.05)
-    assert landed.read_bytes().startswith(b"\x89PNG")
+    assert stored.read_bytes().startswith(b"\x89PNG")
     assert "x-api-key" not in served.headers
     assert "authorization" not in served.headers
 
 
 @pytest.mark.parametrize("name", STOPPED)
-def test_a_task_that_is_stopped_says_so_and_goes_on_with_its_request_when_cleared(
+def test_a_stopped_task_continues_with_its_request_when_cleared(
     stopped: Runs, emulator: EmulatorControl, name: str
 ) -> None:
     request_id = _id(emulator, name)
@@ -194,9 +192,9 @@ def test_a_task_that_is_stopped_says_so_and_goes_on_with_its_request_when_cleare
 
 
 @pytest.mark.parametrize("name", [case.name for case in CASES])
-def test_a_killed_worker_is_followed_by_one_that_pays_nothing(runs: Runs, name: str) -> None:
+def test_after_a_killed_worker_the_retry_pays_nothing(runs: Runs, name: str) -> None:
     outcome = runs.outcomes[name]
 
-    assert (outcome.trouble, outcome.state) == ("", "success"), outcome.log
+    assert (outcome.problem, outcome.state) == ("", "success"), outcome.log
     assert outcome.tries == {"ask": 2}
     assert (outcome.posts, len(outcome.accepted), outcome.billed) == (1, 1, 1)

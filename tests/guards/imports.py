@@ -1,4 +1,4 @@
-"""Refuse `import airflow`, to prove that the fast suite needs none."""
+"""Refuse `import airflow`, to prove that the fast suite does not need it."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ class NetworkForbiddenError(RuntimeError):
 
 
 def is_local(host: object) -> bool:
-    """Tell whether a host given to the socket module stays on this machine."""
+    """Return whether a host given to the socket module is on this machine."""
     if host is None:
         return True
     name = host.decode() if isinstance(host, (bytes, bytearray)) else str(host)
@@ -35,7 +35,7 @@ def _audit(event: str, args: tuple[Any, ...]) -> None:
         return
     if event in ("socket.connect", "socket.sendto", "socket.sendmsg"):
         address = args[1]
-        # A string or bytes is the path of a Unix socket; none is a datagram on a connected socket.
+        # A string or bytes is the path of a Unix socket; None is a datagram on a connected socket.
         if isinstance(address, tuple) and not is_local(address[0]):
             raise NetworkForbiddenError(f"A test tried to reach {address[0]!r}; tests may only use loopback.")
     elif event == "socket.getaddrinfo" and not is_local(args[0]):
@@ -43,5 +43,5 @@ def _audit(event: str, args: tuple[Any, ...]) -> None:
 
 
 def forbid() -> None:
-    """Install the guard; an audit hook cannot be removed or patched away by a test."""
+    """Install the guard as an audit hook, which tests cannot remove or patch."""
     sys.addaudithook(_audit)

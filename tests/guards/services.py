@@ -1,4 +1,4 @@
-"""Say plainly which service of this machine a test needs and does not find."""
+"""Report which service a test needs if it is not running on this machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 
 def listens(port: int) -> bool:
-    """Tell whether something accepts connections on this port of 127.0.0.1."""
+    """Return whether something accepts connections on this port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.settimeout(2)
         return probe.connect_ex(("127.0.0.1", port)) == 0
@@ -17,10 +17,10 @@ def listens(port: int) -> bool:
 
 def need_service(name: str, port: int) -> None:
     """
-    Skip the running test when a service is missing; in CI, fail it.
+    Skip the running test if a service is missing; in CI, fail it.
 
-    :param name: what people call the service.
-    :param port: where it listens on 127.0.0.1.
+    :param name: the name of the service.
+    :param port: its port on 127.0.0.1.
     """
     if listens(port):
         return

@@ -1,4 +1,4 @@
-"""The layout of the package is what docs/architecture.md says it is."""
+"""The layout of the package matches docs/architecture.md."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_the_architecture_page_has_one_line_for_every_module() -> None:
     assert sorted(LINES) == sorted(shown(path) for path in MODULES.values() if path.name != "__init__.py")
 
 
-def test_a_module_that_is_very_long_or_very_short_gives_its_reason() -> None:
+def test_a_very_long_or_very_short_module_gives_its_reason() -> None:
     for path in MODULES.values():
         count = len(path.read_text().splitlines())
         if path.name == "__init__.py":

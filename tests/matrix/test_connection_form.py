@@ -42,13 +42,13 @@ def manager() -> Any:
 
 
 @react
-def test_the_form_is_called_segmind_and_names_its_hook(form: Any) -> None:
+def test_the_form_is_named_segmind_and_has_its_hook(form: Any) -> None:
     assert form.hook_name == "Segmind"
     assert form.hook_class_name == "airflow_provider_segmind.hooks.segmind.SegmindHook"
 
 
 @react
-def test_standard_fields_are_hidden_labelled_and_filled_in(form: Any) -> None:
+def test_standard_fields_are_hidden_labelled_and_prefilled(form: Any) -> None:
     fields = {name: field for name, field in form.standard_fields.model_dump().items() if field is not None}
 
     assert {name for name, field in fields.items() if field["hidden"]} == {"url_schema", "login", "port"}
@@ -59,7 +59,7 @@ def test_standard_fields_are_hidden_labelled_and_filled_in(form: Any) -> None:
 
 
 @react
-def test_every_extra_field_is_in_the_form_under_its_own_name(form: Any) -> None:
+def test_every_extra_field_is_in_the_form_with_its_name(form: Any) -> None:
     fields = form.extra_fields
 
     assert {name: field["schema"]["title"] for name, field in fields.items()} == LABELS
@@ -70,7 +70,7 @@ def test_every_extra_field_is_in_the_form_under_its_own_name(form: Any) -> None:
 
 
 @pytest.mark.skipif(AIRFLOW < (3, 3), reason="Airflow before 3.3 imports the hook for the form")
-def test_the_form_comes_from_the_provider_info_alone() -> None:
+def test_the_form_needs_only_the_provider_info() -> None:
     read = (
         "import sys; from airflow.api_fastapi.core_api.services.ui.connections import HookMetaService as form; "
         "found = [each for each in form.hook_meta_data() if each.connection_type == 'segmind']; "
@@ -107,7 +107,7 @@ def test_flask_appbuilder_renders_every_extra_field(manager: Any) -> None:
 
 
 @appbuilder
-def test_flask_appbuilder_hides_labels_and_fills_in_fields(manager: Any) -> None:
+def test_flask_appbuilder_hides_labels_and_prefills_fields(manager: Any) -> None:
     behaviour = manager.field_behaviours["segmind"]
     standard = ("password", "host")
     placeholders = FIELD_BEHAVIOUR["placeholders"]
@@ -121,7 +121,7 @@ def test_flask_appbuilder_hides_labels_and_fills_in_fields(manager: Any) -> None
 
 
 @pytest.mark.parametrize("given", ["connection_json", "connection_uri"])
-def test_the_test_button_says_the_balance_for_both_forms_of_a_connection(
+def test_the_test_button_shows_the_balance_for_both_forms_of_a_connection(
     given: str, segmind_emulator: SegmindEmulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(VARIABLE, getattr(segmind_emulator, given))
@@ -133,7 +133,7 @@ def test_the_test_button_says_the_balance_for_both_forms_of_a_connection(
     assert segmind_emulator.posts() == []
 
 
-def test_the_test_button_survives_the_way_of_a_form_through_a_uri(
+def test_the_test_button_works_for_a_connection_converted_to_a_uri(
     segmind_emulator: SegmindEmulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     filled = connection()
@@ -145,7 +145,7 @@ def test_the_test_button_survives_the_way_of_a_form_through_a_uri(
     assert again.test_connection()[0]
 
 
-def test_the_test_button_says_what_is_wrong_without_the_key(
+def test_the_test_button_shows_the_error_without_the_key(
     segmind_emulator: SegmindEmulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     segmind_emulator.settings(api_keys=["SG_other"])

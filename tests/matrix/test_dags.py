@@ -95,7 +95,7 @@ def test_an_example_succeeds(dag_id: str, examples: Any) -> None:
     assert ended["state"] == "success", ended["log"][-LONGEST_LOG:]
 
 
-def test_the_dag_of_the_readme_defers_and_returns_what_the_model_answered(examples: Any) -> None:
+def test_the_dag_of_the_readme_defers_and_returns_the_reply(examples: Any) -> None:
     ended, emulator = examples
 
     assert ended[README]["values"] == {"triage": URGENCY}
@@ -103,7 +103,7 @@ def test_the_dag_of_the_readme_defers_and_returns_what_the_model_answered(exampl
     assert len([post for post in emulator.posts() if "The invoice is wrong again." in str(post.json)]) == 1
 
 
-def test_every_example_pays_once_for_each_request(examples: Any) -> None:
+def test_every_example_pays_once_per_request(examples: Any) -> None:
     ended, emulator = examples
 
     requests = {"caption": 1, "families": 3, "image": 1, "request": 1, "run": 1, "summarize_pdf": 1, "triage": 3}
@@ -113,7 +113,7 @@ def test_every_example_pays_once_for_each_request(examples: Any) -> None:
     assert emulator.api_key not in str([one["values"] for one in ended.values()])
 
 
-def test_values_of_the_examples_are_what_the_models_said(examples: Any, store: Path) -> None:
+def test_the_examples_return_the_replies_of_the_models(examples: Any, store: Path) -> None:
     ended = {name.removeprefix("example_segmind_"): examples[0][name]["values"] for name in EXAMPLES}
 
     assert text(ended["request"]["result"]) == "echo: What's in this image?"
@@ -133,7 +133,7 @@ def test_a_dag_of_every_kind_of_task_succeeds(dag_id: str, ours: Any) -> None:
     assert ended["state"] == "success", ended["log"][-LONGEST_LOG:]
 
 
-def test_three_steps_are_one_request_that_is_waited_for_in_the_trigger(ours: Any) -> None:
+def test_three_steps_make_one_request_and_wait_in_the_trigger(ours: Any) -> None:
     ended, emulator = ours
     values, log = ended["matrix_three_steps"]["values"], ended["matrix_three_steps"]["log"]
 
@@ -157,7 +157,7 @@ def test_deferred_tasks_return_what_the_trigger_fetched(ours: Any) -> None:
     assert set(posts(emulator, "run", "first", "second", "chat", "decorated").values()) == {1}
 
 
-def test_a_second_try_goes_on_with_the_request_of_the_first(ours: Any) -> None:
+def test_a_second_try_continues_with_the_request_of_the_first(ours: Any) -> None:
     ended, emulator = ours
     values, log = ended["matrix_tried_again"]["values"], ended["matrix_tried_again"]["log"]
 
@@ -172,7 +172,7 @@ def test_a_second_try_goes_on_with_the_request_of_the_first(ours: Any) -> None:
     assert [text(value) for value in values["mapped"]] == ["echo: first again", "echo: second again"]
 
 
-def test_the_note_of_a_request_is_kept_where_this_airflow_can_keep_it(ours: Any, store: Path) -> None:
+def test_the_submission_record_is_in_the_backend_of_this_airflow(ours: Any, store: Path) -> None:
     log = ours[0]["matrix_tried_again"]["log"]
     places = ("Airflow's task state store", "object storage (", "the Airflow Variable ")
     recorded = [place for place in places if f"Recorded the intent to submit to model {MODEL} in {place}" in log]

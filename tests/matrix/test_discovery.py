@@ -13,7 +13,7 @@ import airflow_provider_segmind
 pytestmark = pytest.mark.matrix
 
 
-def test_this_is_the_airflow_that_was_asked_for() -> None:
+def test_this_is_the_requested_airflow_version() -> None:
     assert version("apache-airflow") == os.environ.get("SEGMIND_MATRIX_AIRFLOW", version("apache-airflow"))
 
 

@@ -67,7 +67,7 @@ def test_the_wheel_installs_bare_and_with_every_extra(release: Version, resolved
 
 
 @every_release
-def test_nothing_of_airflow_moves(release: Version, resolved: Resolved) -> None:
+def test_no_package_of_airflow_changes_its_version(release: Version, resolved: Resolved) -> None:
     held = pins(release.constraints.read_text())
 
     for key, one in resolved.items():
@@ -80,7 +80,7 @@ def test_nothing_of_airflow_moves(release: Version, resolved: Resolved) -> None:
 @pytest.mark.parametrize(
     "path", sorted(Path(RELEASES["2.11.0"].constraints).parent.glob("*-*.txt")), ids=lambda p: p.name
 )
-def test_pins_are_names_and_versions_alone(path: Path) -> None:
+def test_pins_are_only_names_and_versions(path: Path) -> None:
     lines = path.read_text().splitlines()
 
     assert [line for line in lines if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*==[0-9][0-9a-z.+]*", line)] == []
@@ -88,7 +88,7 @@ def test_pins_are_names_and_versions_alone(path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS, ids=[version.name for version in VERSIONS])
-def test_what_tests_need_moves_none_of_the_pins(version: Version) -> None:
+def test_test_requirements_change_no_pin(version: Version) -> None:
     assert not pins(version.tools.read_text()).keys() & pins(version.constraints.read_text()).keys()
 
 
@@ -102,7 +102,7 @@ def test_the_lowest_pins_are_the_lower_bounds() -> None:
     )
 
 
-def test_airflows_compatibility_provider_is_not_asked_for() -> None:
+def test_airflows_compatibility_provider_is_not_required() -> None:
     # Every release pins it at what was newest on its day, and its names came later.
     assert "apache-airflow-providers-common-compat" not in {
         Requirement(each).name for each in requirements(VERSIONS[-1])

@@ -44,7 +44,7 @@ def run(python: Path, code: str, cwd: Path) -> str:
     return done.stdout
 
 
-def test_the_wheel_holds_the_package_with_its_types_and_the_emulator_and_nothing_else(wheel: Path) -> None:
+def test_the_wheel_contains_only_the_package_with_its_types_and_the_emulator(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
 
     assert {
@@ -55,7 +55,7 @@ def test_the_wheel_holds_the_package_with_its_types_and_the_emulator_and_nothing
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"airflow_provider_segmind"}
 
 
-def test_the_wheel_holds_every_module_of_the_package(wheel: Path) -> None:
+def test_the_wheel_contains_every_module_of_the_package(wheel: Path) -> None:
     listed = subprocess.run(
         ["git", "ls-files", "airflow_provider_segmind"], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -63,7 +63,7 @@ def test_the_wheel_holds_every_module_of_the_package(wheel: Path) -> None:
     assert set(listed.stdout.split()) <= set(zipfile.ZipFile(wheel).namelist())
 
 
-def test_the_wheel_says_its_name_licence_and_pythons(wheel: Path) -> None:
+def test_the_wheel_declares_its_name_licence_and_pythons(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         name = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
         metadata = message_from_bytes(archive.read(name))
@@ -74,7 +74,7 @@ def test_the_wheel_says_its_name_licence_and_pythons(wheel: Path) -> None:
     assert metadata.get_payload().startswith("# airflow-provider-segmind")
 
 
-def test_the_source_archive_holds_what_is_needed_to_build_and_test_it(built: Path) -> None:
+def test_the_source_archive_contains_everything_to_build_and_test_it(built: Path) -> None:
     with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
 
@@ -82,7 +82,7 @@ def test_the_source_archive_holds_what_is_needed_to_build_and_test_it(built: Pat
     assert not [name for name in names if name.startswith((".venv", ".demo", ".tmp"))]
 
 
-def test_the_wheel_installs_alone_and_its_requirements_agree(installed: Path) -> None:
+def test_the_wheel_installs_without_extras_and_its_requirements_are_consistent(installed: Path) -> None:
     subprocess.run([installed, "-m", "pip", "check"], check=True, capture_output=True, timeout=120)
 
 
@@ -115,7 +115,7 @@ print(json.dumps([manager.providers["airflow-provider-segmind"].version, "segmin
     assert has_hook
 
 
-def test_the_command_of_a_new_user_shows_the_provider(installed: Path, tmp_path: Path) -> None:
+def test_the_command_in_the_readme_shows_the_provider(installed: Path, tmp_path: Path) -> None:
     environment = {"AIRFLOW_HOME": str(tmp_path), "PATH": str(installed.parent)}
     command = [installed.parent / "airflow", "providers", "list", "--output", "plain"]
 
@@ -125,7 +125,7 @@ def test_the_command_of_a_new_user_shows_the_provider(installed: Path, tmp_path:
     assert line.split()[-1] == airflow_provider_segmind.__version__
 
 
-def test_provider_info_fits_airflows_schema() -> None:
+def test_provider_info_matches_airflows_schema() -> None:
     from airflow_provider_segmind.get_provider_info import get_provider_info
 
     schema = json.loads((files("airflow") / "provider_info.schema.json").read_text())
@@ -133,7 +133,7 @@ def test_provider_info_fits_airflows_schema() -> None:
     jsonschema.validate(get_provider_info(), schema)
 
 
-def test_every_module_that_provider_info_names_is_there() -> None:
+def test_every_module_in_provider_info_exists() -> None:
     from airflow_provider_segmind.get_provider_info import get_provider_info
 
     info = get_provider_info()

@@ -12,7 +12,7 @@ from airflow_provider_segmind.client.async_client import AsyncSegmindClient
 from airflow_provider_segmind.client.endpoints import Endpoints
 from airflow_provider_segmind.emulator import SegmindEmulator
 from tests.support.rate_clocks import DistantTransport, LeapingClock
-from tests.support.rate_journeys import MODEL, journey
+from tests.support.rate_requests import MODEL, submit_and_wait
 
 LIMIT = 50
 LATENCY = {"lognormal": {"median": 4, "sigma": 0.5, "seed": 1}}
@@ -41,7 +41,7 @@ async def test_300_requests_finish_near_the_theoretical_rate_and_hardly_any_call
     emulator: SegmindEmulator, clock: LeapingClock, count_polls: bool | None
 ) -> None:
     async with client_of(emulator, clock, requests_per_minute=LIMIT, count_polls=count_polls) as client:
-        states = await clock.run(*(journey(client, str(number)) for number in range(300)))
+        states = await clock.run(*(submit_and_wait(client, str(number)) for number in range(300)))
 
     calls = emulator.calls()
     refused = [call for call in calls if call.status == 429]
@@ -54,11 +54,11 @@ async def test_300_requests_finish_near_the_theoretical_rate_and_hardly_any_call
     assert minutes <= 1.25 * (2 * 300 - LIMIT) / LIMIT
 
 
-async def test_300_requests_finish_in_good_time_under_a_limit_that_nobody_declared(
+async def test_300_requests_finish_in_time_under_an_undeclared_limit(
     emulator: SegmindEmulator, clock: LeapingClock
 ) -> None:
     async with client_of(emulator, clock) as client:
-        states = await clock.run(*(journey(client, str(number)) for number in range(300)))
+        states = await clock.run(*(submit_and_wait(client, str(number)) for number in range(300)))
 
     calls = emulator.calls()
     assert sum(state.completed for state in states) == len(emulator.bill) == 300
@@ -69,7 +69,7 @@ async def test_300_requests_finish_in_good_time_under_a_limit_that_nobody_declar
 
 
 @pytest.mark.parametrize("route", ["status", "submit"])
-async def test_a_429_whose_reset_is_7_s_away_silences_every_worker_of_the_account_for_7_s(
+async def test_a_429_with_a_reset_in_7_s_pauses_every_worker_of_the_account_for_7_s(
     emulator: SegmindEmulator, clock: LeapingClock, route: str
 ) -> None:
     emulator.settings(rpm=None)

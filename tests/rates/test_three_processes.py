@@ -17,7 +17,7 @@ import pytest
 from airflow_provider_segmind.client.rate_limiter import account_name
 from airflow_provider_segmind.emulator import SegmindEmulator
 from tests.support.rate_clocks import FastClock
-from tests.support.rate_process import Part
+from tests.support.rate_process import Workload
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 50
@@ -29,17 +29,17 @@ def service(*, scale: float, latency: float) -> SegmindEmulator:
     return SegmindEmulator(scale=scale, latency=latency, api_keys=[f"SG_{uuid.uuid4().hex[:16]}"])
 
 
-def run_together(parts: list[Part]) -> list[int]:
+def run_together(parts: list[Workload]) -> list[int]:
     """Let processes work at the same time and return how many requests of each completed."""
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.support.rate_process", json.dumps(asdict(part))],
+            [sys.executable, "-m", "tests.support.rate_process", json.dumps(asdict(workload))],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
-        for part in parts
+        for workload in parts
     ]
     try:
         for process in processes:
@@ -73,7 +73,7 @@ def test_three_processes_with_shares_of_the_limit_never_exceed_it_together() -> 
         rate: dict[str, Any] = {"requests_per_minute": LIMIT, "count_polls": True, "api_key": emulator.api_key}
         done = run_together(
             [
-                Part(emulator.gateway_url, requests, asdict(clock), {**rate, "rate_share": share})
+                Workload(emulator.gateway_url, requests, asdict(clock), {**rate, "rate_share": share})
                 for share, requests in shares.items()
             ]
         )
@@ -95,10 +95,10 @@ def shared() -> Iterator[SegmindEmulator]:
 
 
 @pytest.mark.redis
-def test_three_processes_that_share_through_redis_never_exceed_the_limit_together(shared: SegmindEmulator) -> None:
+def test_three_processes_sharing_redis_never_exceed_the_limit_together(shared: SegmindEmulator) -> None:
     # Redis and its clients go by the wall clock, so the minute is made short instead: 2 s, as the service's is.
     rate = {"requests_per_minute": LIMIT, "count_polls": True, "redis_url": REDIS, "api_key": shared.api_key}
     clock = FastClock(0.0, 0.0, 1.0)
-    done = run_together([Part(shared.gateway_url, 15, asdict(clock), rate, window=2.0)] * 3)
+    done = run_together([Workload(shared.gateway_url, 15, asdict(clock), rate, window=2.0)] * 3)
     assert done == [15, 15, 15]
     assert_never_above_the_limit(shared)

@@ -1,4 +1,4 @@
-"""What stands in for Airflow where a test calls ``execute`` by hand: a context, a task instance, a state store."""
+"""Fakes for tests that call ``execute`` directly: a context, a task instance, a state store."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ INPUTS = {"prompt": CANARY}
 
 
 class StateStore:
-    """Airflow's task state store: JSON values by key, None is no value."""
+    """Airflow's task state store: JSON values by key; None means no value."""
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
@@ -35,7 +35,7 @@ class StateStore:
     def set(self, key: str, value: Any, **_: Any) -> None:
         self.on_write(value)
         assert value is not None
-        # What JSON cannot hold, the real store refuses too.
+        # Like the real store, refuse what JSON cannot represent.
         self.values[key] = json.loads(json.dumps(value))
         self.written.append(self.values[key])
 
@@ -45,7 +45,7 @@ class StateStore:
 
 
 class TaskInstance:
-    """As much of a task instance as an operator looks at."""
+    """The attributes of a task instance that operators use."""
 
     def __init__(self, **fields: Any) -> None:
         self.dag_id, self.run_id, self.task_id = "a_dag", "manual__1", "a_task"
@@ -59,7 +59,7 @@ class TaskInstance:
 
 
 class Run:
-    """One task instance: its tries share a store, and each has a context of its own."""
+    """One task instance: its tries share a state store, and each has its own context."""
 
     def __init__(self, **fields: Any) -> None:
         self.store = StateStore()
@@ -72,7 +72,7 @@ class Run:
 
 
 def answers(*replies: Any) -> httpx.MockTransport:
-    """Answer with the replies in turn, the last one for ever; an exception is raised."""
+    """Respond with the replies in turn, repeating the last one; an exception is raised."""
     left = list(replies)
 
     def handle(request: httpx.Request) -> httpx.Response:
@@ -85,7 +85,7 @@ def answers(*replies: Any) -> httpx.MockTransport:
 
 
 class Clock:
-    """A wall clock that also moves when somebody sleeps by it."""
+    """A wall clock that also advances when ``sleep`` is called."""
 
     def __init__(self) -> None:
         self.ahead = 0.0
@@ -110,7 +110,7 @@ def hook_by(clock: Clock, *, transport: httpx.BaseTransport | None = None) -> Se
 
 
 def by_hand(task: Any, clock: Clock, *, transport: httpx.BaseTransport | None = None) -> Any:
-    """Let a task run in this process: by the test's clock, and logging to where ``caplog`` listens."""
+    """Prepare a task to run in this process, with the test's clock and a logger that ``caplog`` captures."""
     task.hook = hook_by(clock, transport=transport)
     # Airflow 3 logs through structlog, 2.11 through a logger under the other name.
     task._cached_logger = task._log = logging.getLogger("a_task")

@@ -1,4 +1,4 @@
-"""A chat task by hand: its tries share a store, its hook never really sleeps, and its connections are closed."""
+"""A chat task without Airflow's runner: its tries share a state store, and its hook never really sleeps."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PIXEL = bytes.fromhex(
 
 
 class Chat:
-    """One task instance that may be tried again and again."""
+    """One task instance that can be tried several times."""
 
     def __init__(self, emulator: SegmindEmulator, clock: Clock, run: Run) -> None:
         self.emulator, self.clock, self.run = emulator, clock, run
@@ -37,11 +37,11 @@ class Chat:
         return task
 
     def ask(self, **fields: Any) -> Any:
-        """Try the task once."""
+        """Run one try of the task."""
         return self.task(**fields).execute(self.run.context())
 
     def wake(self, request_id: str, **fields: Any) -> Any:
-        """Go on after a deferral that ended well."""
+        """Resume after a successful deferral."""
         event = RequestEvent(request_id, "success").to_json()
         return self.task(**fields).execute_complete(self.run.context(), event)
 
@@ -50,7 +50,7 @@ class Chat:
         return len(self.emulator.posts())
 
     def body(self, number: int = -1) -> Any:
-        """Return what was posted."""
+        """Return the body of a POST."""
         return self.emulator.posts()[number].json
 
     @property

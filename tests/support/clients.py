@@ -1,4 +1,4 @@
-"""Drives the sync and the async client through the same tests, against a scripted server and a clock of its own."""
+"""Runs the sync and the async client through the same tests, with a scripted server and a virtual clock."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from airflow_provider_segmind.client.transport_errors import httpx
 KEY = "SG_0123456789abcdef"
 PLAIN_KEY = "b7f3e1d09c8a4466"
 """A key without the prefix, which only an exact match can mask."""
-PROMPT = "a prompt nobody may log"
+PROMPT = "a prompt that must not be logged"
 START = 1_000_000_000.0
 
 Reply = httpx.Response | Exception | Callable[[httpx.Request], httpx.Response]
@@ -23,7 +23,7 @@ Script = Callable[[httpx.Request], httpx.Response]
 
 
 def answer(status: int = 200, body: Any = None, *, headers: dict[str, str] | None = None) -> httpx.Response:
-    """Return an answer whose body is JSON, or bytes as they are."""
+    """Return a response whose body is JSON, or the given bytes."""
     content = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
     kind = {} if isinstance(body, bytes) or body is None else {"content-type": "application/json"}
     return httpx.Response(status, content=content, headers={**kind, **(headers or {})})
@@ -35,7 +35,7 @@ def accepted(request_id: str = "r-1") -> httpx.Response:
 
 @dataclass
 class World:
-    """Time, and what reached the server."""
+    """The virtual time, and the requests that the server received."""
 
     kind: str = "sync"
     now: float = START
@@ -59,7 +59,7 @@ class World:
         self.sleep(seconds)
 
     def serve(self, replies: Reply | Iterable[Reply]) -> Script:
-        """Answer with ``replies`` in turn, the last one for ever."""
+        """Respond with ``replies`` in turn, repeating the last one."""
         script: list[Reply] = [replies] if callable(replies) or isinstance(replies, (httpx.Response, Exception)) else []
         script = script or list(replies)  # type: ignore[arg-type]
 
@@ -84,9 +84,9 @@ class World:
         **config: Any,
     ) -> Any:
         """
-        Call ``act`` with a client of this world's kind and return what it returns, awaited where it must be.
+        Call ``act`` with a sync or async client and return its result, awaited if necessary.
 
-        :param replies: what the server answers; None uses the real network.
+        :param replies: the responses of the server; None uses the real network.
         """
         settings = ClientConfig(api_key=key, **config)
         transport = None if replies is None else httpx.MockTransport(self.serve(replies))

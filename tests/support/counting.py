@@ -1,4 +1,4 @@
-"""How much work something takes, without a clock."""
+"""Measure work without a clock."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def calls_made(work: Callable[[], Any]) -> int:
-    """Count the calls that a piece of work takes, those into C included."""
+    """Count the calls of Python and C functions that some work makes."""
     counted = 0
 
     def count(*_: object) -> None:

@@ -1,8 +1,8 @@
 """
-Run DAGs to their end with ``dag.test()``, in a process of their own.
+Run DAGs with ``dag.test()`` in a separate process.
 
-Of their own because a worker process ends with its task: what it leaves open, and what Airflow's in-process API server
-warns of, is none of the test's business.
+In production a worker process ends with its task; so do open connections and the warnings of Airflow's in-process API
+server, which must not appear in the process of the tests.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def run_dags(
     Run DAGs one after the other.
 
     :param dags: file (relative to the project) and dag_id of each.
-    :param connection: of ``segmind_default``, as JSON.
-    :param hold: seconds for which a trigger holds its event back, where many tasks defer; the product's own when None.
-    :returns: for each dag_id its ``state``, ``log`` and ``values``: by task_id what was returned, a list when mapped.
+    :param connection: ``segmind_default``, as JSON.
+    :param hold: seconds for which a trigger delays its event, where many tasks defer; None for the default.
+    :returns: for each dag_id its ``state``, ``log`` and ``values``: the return value by task_id, a list if mapped.
     """
     done = subprocess.run(
         [sys.executable, "-m", "tests.support.dag_runs", *(part for dag in dags for part in dag)],
@@ -53,7 +53,7 @@ def run_dags(
 
 
 def load_dag(path: str, dag_id: str) -> Any:
-    """Parse a file as Airflow's DAG processor does; an import error is the test's."""
+    """Parse a file as Airflow's DAG processor does; an import error fails the test."""
     try:
         from airflow.dag_processing.dagbag import DagBag
     except ImportError:
@@ -79,7 +79,7 @@ def _run(path: str, dag_id: str) -> None:
 
 
 def _shorten_the_hold() -> None:
-    """``dag.test()`` has no scheduler for whose sake an event would have to be held back, and runs triggers in line."""
+    """Shorten the delay of events: ``dag.test()`` runs triggers inline and has no scheduler that needs it."""
     if given := os.environ.get(HOLD):
         from airflow_provider_segmind import deferral
 
@@ -87,7 +87,7 @@ def _shorten_the_hold() -> None:
 
 
 def _keep_the_api_server() -> None:
-    """Build Airflow's in-process API server once, as 3.3 does; 3.0 to 3.2 take two seconds for each task to do so."""
+    """Build Airflow's in-process API server once, as 3.3 does; 3.0 to 3.2 build it for each task, in two seconds."""
     try:
         from airflow.sdk.execution_time import supervisor
     except ImportError:

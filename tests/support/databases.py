@@ -1,4 +1,4 @@
-"""Databases that last as long as a test, reached as their users would reach them."""
+"""Temporary databases for tests, reached as users reach them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from demo.databases import PostgresDatabase, lasting
+from demo.databases import PostgresDatabase, temporary_database
 
 OWN = (
     "_segmind_fingerprint TEXT, _segmind_status TEXT, _segmind_error TEXT, _segmind_request_id TEXT, "
     "_segmind_model TEXT, _segmind_cost REAL, _segmind_tokens BIGINT"
 )
-"""The columns of a table of answers that are neither its key nor an answer."""
+"""The columns of a target table that are neither key nor results."""
 
 
 class OneDatabase(ABC):
-    """A database; ``conn_type`` is Airflow's name for its sort."""
+    """A database; ``conn_type`` is the type of its Airflow connection."""
 
     conn_type: str
 
@@ -33,7 +33,7 @@ class OneDatabase(ABC):
     @property
     @abstractmethod
     def airflow(self) -> dict[str, Any]:
-        """Its Connection."""
+        """The fields of its Airflow connection."""
 
     def run(self, *statements: str) -> None:
         """Run statements and commit."""
@@ -43,7 +43,7 @@ class OneDatabase(ABC):
             connection.commit()
 
     def rows(self, statement: str) -> list[tuple[Any, ...]]:
-        """Return what a query gives."""
+        """Return the rows of a query."""
         with contextlib.closing(self.connect()) as connection:
             cursor = connection.cursor()
             cursor.execute(statement)
@@ -127,9 +127,9 @@ class Postgres(OneDatabase):
 
 @contextlib.contextmanager
 def opened(kind: str, folder: Path) -> Iterator[OneDatabase]:
-    """Create a database of a kind, and remove it whatever happens."""
+    """Create a database of a kind, and always remove it."""
     if kind == "postgres":
-        with lasting(PostgresDatabase(), folder) as url:
+        with temporary_database(PostgresDatabase(), folder) as url:
             yield Postgres(url)
     else:
         yield {"sqlite": Sqlite, "duckdb": DuckDb}[kind](folder)
@@ -137,14 +137,14 @@ def opened(kind: str, folder: Path) -> Iterator[OneDatabase]:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[OneDatabase]:
-    """Give one database of PostgreSQL to all tests of a session; making one for each takes half a second."""
+    """One PostgreSQL database for all tests of a session; creating one takes half a second."""
     with opened("postgres", Path()) as made:
         yield made
 
 
 @pytest.fixture(params=["sqlite", "duckdb", pytest.param("postgres", marks=pytest.mark.postgres)])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OneDatabase]:
-    """Give a test an empty database of each kind."""
+    """An empty database of each kind."""
     if request.param == "postgres":
         made = request.getfixturevalue("postgres_server")
         made.run("DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
@@ -156,8 +156,8 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OneData
 
 @pytest.fixture
 def postgres(request: pytest.FixtureRequest) -> OneDatabase:
-    """Give a test an empty database of PostgreSQL."""
-    # Not as an argument: that would be made before the test can be skipped.
+    """An empty PostgreSQL database."""
+    # Not as an argument: it would be created before the test can be skipped.
     made: OneDatabase = request.getfixturevalue("postgres_server")
     made.run("DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
     return made

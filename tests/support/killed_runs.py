@@ -1,7 +1,7 @@
 """
-Nights in which a run over a table is killed, again and again, while Segmind has troubles of its own.
+Enrichments that are killed again and again while Segmind's responses fail.
 
-What is held at the end: each question was billed once, the output is that of an undisturbed run, the counts add up.
+What is checked at the end: each row was billed once, the output equals that of an undisturbed run, the counts add up.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ from typing import Any
 import pytest
 
 from airflow_provider_segmind.emulator.server import SegmindEmulator
-from tests.support.killed_worker import CONCURRENCY, POINTS, SCALE, Order, live, work
+from tests.support.enrichment_process import CONCURRENCY, POINTS, SCALE, ProcessSettings, run_process, work
 
 CONTEXT = multiprocessing.get_context("forkserver")
-# A process that is forked from one which has imported everything begins at once.
-CONTEXT.set_forkserver_preload(["tests.support.killed_worker"])
+# A process forked from one that has imported everything starts at once.
+CONTEXT.set_forkserver_preload(["tests.support.enrichment_process"])
 SHAPES = ((60, 45), (90, 80), (120, 100), (150, 90), (200, 150))
-"""Tables by rows and distinct rows."""
+"""Rows and distinct rows of each table."""
 LATENCY = {"lognormal": {"median": 0.6, "sigma": 0.7, "seed": 1}}
 LONGEST = 1.2
-"""Seconds after its start within which a process is killed; it would take about as long."""
-OFTEN = {"claimed": 40, "accepted": 40, "answered": 40, "landing": 60}
-"""How often a process gets to a point, where it is more than a few times."""
+"""Seconds after its start within which a process is killed; about as long as it would take."""
+OFTEN = {"claimed": 40, "accepted": 40, "completed": 40, "writing": 60}
+"""How often a process gets to the points that it passes more than a few times."""
 DELAYS = (0.0, 0.0, 10.0, 30.0)
-"""Seconds until a request stands in the history, by seed."""
-TRIES = 12
+"""Seconds until a request appears in the history, by seed."""
+ATTEMPTS = 12
 CALM_AFTER = 2
-"""Tries that are not killed after which Segmind has no more troubles, so that a night ends."""
-BETWEEN_TRIES = 30.0
-"""Seconds of Segmind's from the end of a try to the next."""
+"""Attempts that are not killed after which Segmind has no more faults, so that a run ends."""
+BETWEEN_ATTEMPTS = 30.0
+"""Emulated seconds from the end of an attempt to the next."""
 
 
-def kind_of(inputs: dict[str, Any]) -> str:
-    """Tell what a model makes of a question, from the number of the product in it."""
+def reply_kind(inputs: dict[str, Any]) -> str:
+    """Return the kind of reply to a prompt, from the number of the product in it."""
     number = int(re.findall(r"product (\d+)", json.dumps(inputs))[0])
     again = "validator" in json.dumps(inputs) or "max_tokens" in inputs
     kinds = {3: "fails", 5: "blocked", 6: "cut", 9: "wrong"}
@@ -57,7 +57,7 @@ def kind_of(inputs: dict[str, Any]) -> str:
     return kinds.get(number % 12, "fine")
 
 
-ODD_ANSWERS: dict[str, dict[str, Any]] = {
+ODD_REPLIES: dict[str, dict[str, Any]] = {
     "fails": {"fail": "bad words"},
     "blocked": {"block": "SAFETY"},
     "cut": {"finish_reason": "length", "text": '{"said": "it is'},
@@ -65,8 +65,8 @@ ODD_ANSWERS: dict[str, dict[str, Any]] = {
 }
 
 
-def troubles(rng: random.Random) -> Iterator[dict[str, Any]]:
-    """Yield faults of every sort, each on a few calls in a hundred."""
+def service_faults(rng: random.Random) -> Iterator[dict[str, Any]]:
+    """Yield faults of every kind, each hitting a few percent of the calls."""
     polls = "result|status"
     for fault in (
         {"route": "submit", "status": 429, "reset_in": 2, "probability": 0.03},
@@ -86,28 +86,28 @@ def troubles(rng: random.Random) -> Iterator[dict[str, Any]]:
 
 
 def history_delay(seed: int) -> float:
-    """Return the seconds until a request stands in the history."""
+    """Return the seconds until a request appears in the history."""
     return DELAYS[seed % len(DELAYS)]
 
 
 def service(**settings: Any) -> SegmindEmulator:
-    """Return a Segmind that answers by :func:`kind_of`."""
+    """Return an emulator that replies by :func:`reply_kind`."""
     emulator = SegmindEmulator(scale=SCALE, reset_clock="emulator", latency=LATENCY, **settings)
-    for kind, answer in ODD_ANSWERS.items():
-        emulator.script(predicate=lambda _, inputs, kind=kind: kind_of(inputs) == kind, **answer)
+    for kind, answer in ODD_REPLIES.items():
+        emulator.script(predicate=lambda _, inputs, kind=kind: reply_kind(inputs) == kind, **answer)
     return emulator
 
 
 @dataclass(frozen=True)
-class Landed:
-    """What a run leaves, without what may differ: ids, times, how often an unpaid request was made again."""
+class RunFiles:
+    """The files of a run, without what may differ: ids, times, how often an unpaid request was repeated."""
 
     rows: list[dict[str, Any]]
     dead: list[dict[str, Any]]
     counts: dict[str, Any]
 
     @classmethod
-    def read(cls, folder: Path) -> Landed:
+    def read(cls, folder: Path) -> RunFiles:
         manifest = json.loads((folder / "manifest.json").read_text())
         names = ("rows_read", "outcomes", "distinct_rows", "duplicates_saved", "cache_hits", "cost", "tokens")
         return cls(
@@ -126,21 +126,21 @@ def _without(row: dict[str, Any], *names: str) -> dict[str, Any]:
 
 
 @functools.cache
-def undisturbed(rows: int, distinct: int) -> Landed:
-    """Return what a run over such a table leaves when nothing happens."""
+def undisturbed(rows: int, distinct: int) -> RunFiles:
+    """Return the files of a run over such a table without kills and faults."""
     with service() as emulator, tempfile.TemporaryDirectory() as folder:
-        asyncio.run(work(order_of(emulator, Path(folder), rows=rows, distinct=distinct)))
-        return Landed.read(Path(folder))
+        asyncio.run(work(process_settings(emulator, Path(folder), rows=rows, distinct=distinct)))
+        return RunFiles.read(Path(folder))
 
 
-def order_of(emulator: SegmindEmulator, folder: Path, **order: Any) -> Order:
-    """Return an order to ask a service about a table."""
+def process_settings(emulator: SegmindEmulator, folder: Path, **settings: Any) -> ProcessSettings:
+    """Return the settings of a process that enriches a table."""
     place = {"url": emulator.url, "api_key": emulator.api_key, "folder": str(folder)}
-    return Order(anchor=time.time(), now=emulator.now(), **place, **order)
+    return ProcessSettings(anchor=time.time(), now=emulator.now(), **place, **settings)
 
 
-class Night:
-    """One run of several tries, most of which are killed."""
+class KilledRun:
+    """One run of several attempts, most of which are killed."""
 
     def __init__(self, seed: int, folder: Path, emulator: SegmindEmulator, *, max_cost: float | None = None) -> None:
         self.rng = random.Random(seed)
@@ -148,7 +148,7 @@ class Night:
         self.emulator = emulator
         self.rows, self.distinct = SHAPES[seed % len(SHAPES)]
         self.max_cost = max_cost
-        for fault in troubles(self.rng):
+        for fault in service_faults(self.rng):
             emulator.fault(**fault)
 
     def manifest(self) -> dict[str, Any]:
@@ -156,61 +156,61 @@ class Night:
         return found
 
     @contextlib.contextmanager
-    def a_try(self, **death: Any) -> Iterator[ForkServerProcess]:
-        """Give a process that has begun its work; at the end of the block it is over."""
-        order = order_of(
-            self.emulator, self.folder, rows=self.rows, distinct=self.distinct, max_cost=self.max_cost, **death
+    def started_attempt(self, **kill_switch: Any) -> Iterator[ForkServerProcess]:
+        """Start a process and wait until its work has started; kill it at the end of the block."""
+        settings = process_settings(
+            self.emulator, self.folder, rows=self.rows, distinct=self.distinct, max_cost=self.max_cost, **kill_switch
         )
-        told, begun = CONTEXT.Pipe(duplex=False)
-        with told:
-            with begun:
-                process = CONTEXT.Process(target=live, args=(order, begun))
+        receiver, sender = CONTEXT.Pipe(duplex=False)
+        with receiver:
+            with sender:
+                process = CONTEXT.Process(target=run_process, args=(settings, sender))
                 process.start()
             try:
-                assert told.recv() == "begun"
+                assert receiver.recv() == "started"
                 yield process
             finally:
                 process.kill()
                 process.join()
-                # Whoever looks long enough at its heartbeat knows that it is dead; tests of that are elsewhere.
+                # Another run would learn from the missing heartbeat that it is dead; that is tested elsewhere.
                 for registration in (self.folder / "ledger" / "live").glob("*.writer"):
                     registration.with_suffix(".ended").touch()
 
-    def killed_try(self) -> None:
-        """Let a process be killed by the clock or at a certain point; it may end before."""
+    def killed_attempt(self) -> None:
+        """Run a process that is killed after some time or at some point; it may end before that."""
         if self.rng.random() < 0.4:
-            with self.a_try() as process:
+            with self.started_attempt() as process:
                 time.sleep(self.rng.uniform(0.0, LONGEST))
         else:
             point = self.rng.choice(POINTS)
-            with self.a_try(point=point, nth=self.rng.randint(1, OFTEN.get(point, 5))) as process:
+            with self.started_attempt(point=point, nth=self.rng.randint(1, OFTEN.get(point, 5))) as process:
                 process.join(timeout=60)
         assert process.exitcode in (0, -signal.SIGKILL)
 
-    def whole_try(self) -> None:
-        """Let a process live."""
-        with self.a_try() as process:
+    def full_attempt(self) -> None:
+        """Run a process to its end."""
+        with self.started_attempt() as process:
             process.join(timeout=60)
             assert process.exitcode == 0
         manifest = self.manifest()
         assert sum(manifest["outcomes"].values()) == manifest["rows_read"] == self.rows
 
-    def last_tries(self) -> None:
-        """Run until no row is left without an outcome, or the budget is used up."""
-        for number in range(TRIES):
+    def finish_attempts(self) -> None:
+        """Run until every row has an outcome, or the budget is used up."""
+        for number in range(ATTEMPTS):
             if number == CALM_AFTER:
                 self.emulator.unfault()
-            self.whole_try()
+            self.full_attempt()
             manifest = self.manifest()
             left = manifest["outcomes"]["unknown"] + manifest["outcomes"]["skipped"]
             if not left or (manifest["stopped"] and not manifest["outcomes"]["unknown"]):
                 return
-            self.emulator.advance(BETWEEN_TRIES)
-        raise AssertionError(f"rows are left after every fate must be known: {manifest['outcomes']}")
+            self.emulator.advance(BETWEEN_ATTEMPTS)
+        raise AssertionError(f"rows without an outcome when all must be known: {manifest['outcomes']}")
 
     def twice_billed(self) -> list[str]:
-        """Return the questions that were billed more than once."""
-        self.emulator.bill  # noqa: B018 - what is due ends
+        """Return the bodies that were billed more than once."""
+        self.emulator.bill  # noqa: B018 - completes the requests that are due
         bodies = [job.body for job in self.emulator._state.jobs.values() if job.ended and job.error is None]
         return [str(body) for body, count in Counter(bodies).items() if count > 1]
 
@@ -219,21 +219,21 @@ class Night:
         """Return the bill in USD."""
         return sum(entry.cost for entry in self.emulator.bill)
 
-    def go(self) -> None:
-        """Be killed once to three times, and end."""
+    def run_to_end(self) -> None:
+        """Be killed one to three times, then run to the end."""
         for _ in range(self.rng.randint(1, 3)):
-            self.killed_try()
-        self.last_tries()
+            self.killed_attempt()
+        self.finish_attempts()
 
     def check(self) -> None:
-        """Hold what must be so at the end of a night."""
-        landed = Landed.read(self.folder)
+        """Check bill, counts and files at the end of a run."""
+        files = RunFiles.read(self.folder)
         assert self.twice_billed() == []
-        assert landed.counts["cost"] == pytest.approx(self.billed, abs=1e-9)
-        assert sum(row["_segmind_cost"] or 0.0 for row in landed.rows) == pytest.approx(self.billed, abs=1e-9)
+        assert files.counts["cost"] == pytest.approx(self.billed, abs=1e-9)
+        assert sum(row["_segmind_cost"] or 0.0 for row in files.rows) == pytest.approx(self.billed, abs=1e-9)
         assert self.manifest()["requests"] == len(self.emulator.jobs)
         if self.max_cost is None:
-            assert landed == undisturbed(self.rows, self.distinct)
+            assert files == undisturbed(self.rows, self.distinct)
         else:
             dearest = max(entry.cost for entry in self.emulator.bill)
             assert self.billed <= self.max_cost + CONCURRENCY * dearest

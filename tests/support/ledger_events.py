@@ -1,4 +1,4 @@
-"""Events of the ledger with everything filled in that a test does not care about."""
+"""Events of the ledger with defaults for all fields that do not matter to a test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Manifests of runs that never were, of any size."""
+"""Generated manifests of any size."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ STEPS = 200
 
 
 def manifest_of(rows: int, *, failed: int = 0, reason: str = "overloaded", **fields: object) -> Manifest:
-    """Return the manifest of a run of ``rows`` distinct rows whose first ``failed`` ones have no answer."""
+    """Return the manifest of a run of ``rows`` distinct rows, the first ``failed`` of which failed."""
     made = Manifest(run_id="a_dag/monday/a_task/-1", model="gemini-3.1-flash-lite", rows_in_source=rows, rows_read=rows)
     latencies, reasons, timeline = Latencies(), Reasons(), Timeline()
     for number in range(failed):

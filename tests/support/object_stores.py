@@ -1,4 +1,4 @@
-"""A stand-in for an object store: a dict of whole objects behind the path methods that the enrichment room uses."""
+"""A fake object store: a dict of whole objects behind the path methods that the enrichment uses."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class ObjectStore:
         self.after_put: Callable[[], None] = lambda: None
         self.during_listing: Callable[[], None] = lambda: None
         self.shows_change: Callable[[], bool] = lambda: True
-        """Whether a listing holds what came or went while it was made: a store promises neither."""
+        """Whether a listing contains what was added or removed during it: object stores guarantee neither."""
 
     def view(self) -> ObjectStore:
-        """Return the same objects as another process sees them, with troubles of its own."""
+        """Return the same objects as another process sees them, with its own failures."""
         view = ObjectStore(self.protocol)
         view.objects = self.objects
         return view

@@ -1,8 +1,8 @@
 """
-Clocks that make a minute short.
+Clocks that shorten a minute.
 
-A clock that merely runs fast would turn milliseconds of this machine into seconds of Segmind; the leaping one stands
-still while a call is under way and leaps to the next alarm when nothing is, so that load changes no figure.
+A fast clock turns milliseconds of this machine into seconds of Segmind. The leaping clock stops during a call, and
+otherwise leaps to the next wake-up, so that the load of the machine does not change the results.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from airflow_provider_segmind.client.transport_errors import httpx
 
 START = 1_900_000_000.0
 SETTLED = 30
-"""Turns of the loop after which whatever could go on without time passing has done so."""
+"""Iterations of the loop after which everything that needs no time has been done."""
 
 
 class LeapingClock:
-    """Time that passes only when everybody sleeps."""
+    """Time that passes only when all coroutines sleep."""
 
     def __init__(self) -> None:
         self._now = START
@@ -41,7 +41,7 @@ class LeapingClock:
         await alarm
 
     async def run(self, *journeys: Coroutine[Any, Any, Any]) -> list[Any]:
-        """Carry out all journeys and return what came of each."""
+        """Run all coroutines and return their results."""
         together = asyncio.gather(*journeys)
         while not together.done():
             for _ in range(SETTLED):
@@ -53,14 +53,14 @@ class LeapingClock:
         return await together
 
     def _leap(self) -> None:
-        assert self._alarms, "Everybody waits for somebody else."
+        assert self._alarms, "Deadlock: nothing sleeps, and nothing can continue."
         self._now, _, alarm = heapq.heappop(self._alarms)
         if not alarm.done():
             alarm.set_result(None)
 
 
 class DistantTransport(httpx.AsyncBaseTransport):
-    """A way to the emulator that takes some of the leaping clock's time in each direction."""
+    """A transport to the emulator with latency on the leaping clock in each direction."""
 
     def __init__(self, clock: LeapingClock, rng: random.Random) -> None:
         self._clock = clock
@@ -86,10 +86,10 @@ class DistantTransport(httpx.AsyncBaseTransport):
 @dataclass(frozen=True)
 class FastClock:
     """
-    The wall clock, ``scale`` times as fast, alike in every process that is told the same anchor.
+    The wall clock, ``scale`` times as fast, the same in every process with the same anchor.
 
-    :param anchor: wall-clock seconds.
-    :param shown: what the fast clock shows then.
+    :param anchor: wall-clock time.
+    :param shown: the time that the fast clock shows then.
     """
 
     anchor: float

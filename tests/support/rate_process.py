@@ -1,7 +1,7 @@
 """
 One of several processes that use the same account: ``python -m tests.support.rate_process JSON``.
 
-Says that it is ready, waits for a line, makes its journeys and says how many requests completed.
+It prints ``ready``, waits for a line on stdin, makes its requests, and prints how many completed.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from airflow_provider_segmind.client.async_client import AsyncSegmindClient
 from airflow_provider_segmind.client.endpoints import Endpoints
 from airflow_provider_segmind.client.rate_limiter import RateSettings
 from tests.support.rate_clocks import FastClock
-from tests.support.rate_journeys import journey
+from tests.support.rate_requests import submit_and_wait
 
 AT_ONCE = 5
-"""Journeys under way; more of them would make a call last long on a fast clock, because this machine takes its time."""
+"""Requests at a time; with more, calls would take long on a fast clock because this machine is busy."""
 
 
 @dataclass(frozen=True)
-class Part:
+class Workload:
     """
-    What one process has to do.
+    What one process does.
 
-    :param requests: how many requests it makes, a few at a time.
+    :param requests: how many requests it makes.
     :param clock: fields of its :class:`FastClock`.
     :param config: fields of its ``ClientConfig``.
-    :param window: wall-clock seconds that a minute has, for a limit whose clock (Redis) cannot be made faster.
+    :param window: wall-clock seconds of a minute, for a limit whose clock (Redis) cannot be accelerated.
     """
 
     gateway: str
@@ -41,25 +41,25 @@ class Part:
     window: float = 60.0
 
 
-async def work(part: Part) -> int:
-    clock = FastClock(**part.clock)
-    config = ClientConfig(endpoints=Endpoints(gateway=part.gateway), **part.config)
+async def work(workload: Workload) -> int:
+    clock = FastClock(**workload.clock)
+    config = ClientConfig(endpoints=Endpoints(gateway=workload.gateway), **workload.config)
     async with await AsyncSegmindClient.create(config, clock=clock, sleep=clock.sleep) as client:
         rate = config.rate
         client.limiter.configure(
-            RateSettings(rate.requests_per_minute, rate.rate_share, rate.count_polls, rate.redis_url, part.window)
+            RateSettings(rate.requests_per_minute, rate.rate_share, rate.count_polls, rate.redis_url, workload.window)
         )
         print("ready", flush=True)
         await asyncio.to_thread(sys.stdin.readline)
-        turn = asyncio.Semaphore(AT_ONCE)
+        slots = asyncio.Semaphore(AT_ONCE)
 
-        async def in_turn(number: int) -> bool:
-            async with turn:
-                state = await journey(client, str(number))
+        async def limited(number: int) -> bool:
+            async with slots:
+                state = await submit_and_wait(client, str(number))
             return state is not None and state.completed
 
-        return sum(await asyncio.gather(*map(in_turn, range(part.requests))))
+        return sum(await asyncio.gather(*map(limited, range(workload.requests))))
 
 
 if __name__ == "__main__":
-    print(asyncio.run(work(Part(**json.loads(sys.argv[1])))))
+    print(asyncio.run(work(Workload(**json.loads(sys.argv[1])))))

@@ -1,4 +1,4 @@
-"""Fixtures for running tasks by hand against an emulator that lives by the test's clock."""
+"""Fixtures for running tasks directly against an emulator with the test's clock."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def clock() -> Iterator[Clock]:
 
 @pytest.fixture
 def emulator(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[SegmindEmulator]:
-    """An offline Segmind that lives by the test's clock, behind the connection ``segmind_default``."""
+    """An offline Segmind with the test's clock, behind the connection ``segmind_default``."""
     with SegmindEmulator(clock=clock, api_keys=[KEY]) as running:
         monkeypatch.setenv("AIRFLOW_CONN_SEGMIND_DEFAULT", running.connection_json)
         yield running
@@ -34,7 +34,7 @@ def run() -> Run:
 
 @pytest.fixture
 def chat(emulator: SegmindEmulator, clock: Clock, run: Run) -> Iterator[Chat]:
-    """A chat task by hand, tried as often as a test wants."""
+    """A chat task that a test can try several times."""
     talking = Chat(emulator, clock, run)
     yield talking
     talking.close()

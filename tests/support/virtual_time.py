@@ -26,7 +26,7 @@ def a_call(method: str = "POST", url: str = "https://api.segmind.com/v2/m") -> C
 
 
 class World:
-    """Runs workers in the order of their alarms."""
+    """Runs workers in the order of their wake-up times."""
 
     def __init__(self) -> None:
         self.now = 1_000_000.0
@@ -50,7 +50,7 @@ class World:
 
 @dataclass
 class Server:
-    """Allows so many calls in any minute, and answers 429 beyond, naming the reset or not."""
+    """Allows a number of calls in any minute and responds with 429 to more, with or without the reset time."""
 
     world: World
     allowed: int = 50

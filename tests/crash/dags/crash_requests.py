@@ -1,9 +1,9 @@
 """
-The DAGs that get their processes killed. What to submit, and where to stop, stands in the conf of each run.
+DAGs whose processes are killed. The conf of each run says what to submit and where to stop.
 
 ``conf``: ``model``, ``prompt``; ``connection`` (default ``segmind_default``); ``output`` (default none); ``stop``, the
 task and point at which the first try waits to be killed (``"ask:start"``, ``"ask:end"``), and ``marker``, the file that
-says it got there.
+is created when it gets there.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from airflow_provider_segmind.sensors.request import SegmindRequestSensor
 
 POLICIES: dict[str, dict[str, Any]] = {
     "safe": {},
-    # Long enough inline that a worker, not the triggerer, is what polls.
+    # Waits so long inline that the worker polls, not the triggerer.
     "patient": {"sync_wait": 20},
     "hurried": {"timeout": 60, "retries": 0},
     "unknown_resubmit": {"on_unknown": "resubmit"},
@@ -48,12 +48,12 @@ def _stop(context: Any, point: str) -> None:
 
 
 def at_start(context: Any) -> None:
-    """Wait to be killed before anything was done."""
+    """Wait to be killed before anything is done."""
     _stop(context, "start")
 
 
 def at_end(context: Any, result: Any = None) -> None:
-    """Wait to be killed with the result in hand, before it reaches XCom."""
+    """Wait to be killed after the result is complete and before it is in XCom."""
     _stop(context, "end")
 
 

@@ -1,4 +1,4 @@
-"""A table of PostgreSQL through four shards under one account, whose minute is short."""
+"""A PostgreSQL table enriched by four shards of one account, with a short minute."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MINUTE = 6.0
 
 
 def short_minute(config: Any) -> Any:
-    """Return what a client needs to know of the account, where a minute is short."""
+    """Return the client's settings with a short rate window."""
     from airflow_provider_segmind.client.account import ClientConfig
     from airflow_provider_segmind.client.rate_limiter import RateSettings
 
@@ -57,7 +57,7 @@ with DAG("crash_table", schedule=None, params={"ledger": ""}):
         ledger_path="{{ params.ledger }}",
         concurrency=32,
         shard_count=4,
-        # On a busy machine the scheduler may take a task that runs for lost.
+        # On a busy machine the scheduler may take a running task for lost.
         retries=4,
         retry_delay=timedelta(seconds=1),
     ).expand(shard_index=[0, 1, 2, 3])

@@ -1,5 +1,5 @@
 """
-Requests of every kind, each DAG steered by the conf of its run.
+Requests of every kind; the conf of a run says what to send.
 
 ``conf``: ``model`` and ``prompt``; ``connection`` (default ``segmind_default``) and ``output`` (default none).
 """
@@ -48,7 +48,7 @@ with DAG("e2e_steps", schedule=None):
     result = SegmindResultOperator(task_id="result", request_id=submit.output, **RETRIES)
     submit >> wait >> result
 
-# Fast requests end while the task still looks inline; brisk ones end right after it has deferred.
+# Fast requests end while the task still polls inline; brisk ones end right after it has deferred.
 for name, count, sync_wait in (("fast", 100, 10), ("brisk", 12, 1)):
     with DAG(f"e2e_{name}", schedule=None, max_active_tasks=64):
         SegmindRunOperator.partial(

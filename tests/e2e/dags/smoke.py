@@ -1,4 +1,4 @@
-"""Two DAGs that need nothing but Airflow: one returns what it is given, one waits to be killed."""
+"""Two DAGs that need only Airflow: one returns its conf, one waits to be killed."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from airflow_provider_segmind.operators.enrich import SegmindEnrichFileOperator
 with DAG("e2e_table", schedule=None, params={"folder": ""}):
     SegmindEnrichFileOperator(
         task_id="ask",
-        # The name tells how long such models usually take.
+        # The name implies the usual latency of such models.
         model="slow-video",
         api_format="gemini",
         source=[{"id": number, "thing": f"thing {number}"} for number in range(3)],

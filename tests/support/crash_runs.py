@@ -1,4 +1,4 @@
-"""Many DAG runs at once on one stack, each killed at a point of its own, and what is known of each afterwards."""
+"""Many DAG runs at once on one stack, each killed at its own point, and the result of each."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from airflow_provider_segmind.emulator.control import EmulatorControl
     from demo.stack import AirflowStack
 
-Point = Literal["start", "intent", "accepted", "polling", "landing", "end"]
+Point = Literal["start", "intent", "accepted", "polling", "downloading", "end"]
 
-# A killed worker is noticed by its missing heartbeat.
+# Airflow notices a killed worker by its missing heartbeat.
 SETTINGS = {
     "core.parallelism": "8",
     "core.max_active_runs_per_dag": "64",
@@ -35,21 +35,21 @@ SETTINGS = {
     "workers.min_heartbeat_interval": "2",
 }
 HELD = 90.0
-"""Seconds for which the emulator keeps an answer back; the kill comes long before."""
+"""Seconds for which the emulator delays a response; the kill comes long before."""
 VOLATILE = frozenset({"remaining_credits", "inference_time", "queue_time", "total_time", "submitted_at"})
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class CrashCase:
     """
     One DAG run.
 
-    :param name: also the name of a model of its own, by which the emulator's bill and requests are told apart.
-    :param stop: where its worker is killed, None to leave it alone: at the ``start`` of the task, after the ``intent``
-        was noted and before the POST was seen, after the POST was ``accepted`` and before its answer, while
-        ``polling``, while ``landing`` files of a COMPLETED request, at the ``end`` with the result in hand.
+    :param name: also the name of its own model, by which its requests and charges are identified.
+    :param stop: where its worker is killed, None for nowhere: at the ``start`` of the task, after the ``intent`` was
+        recorded and before the POST is handled, after the POST was ``accepted`` and before its response, while
+        ``polling``, while ``downloading`` files of a COMPLETED request, at the ``end`` before the result is returned.
     :param task_id: the task whose worker is killed.
-    :param kind: of the model, ``gemini`` or ``image``.
+    :param kind: the kind of the model, ``gemini`` or ``image``.
     :param latency: emulated seconds the request takes; while polling, it takes five polls instead.
     """
 
@@ -63,14 +63,14 @@ class Case:
 
 
 @dataclass(slots=True)
-class Outcome:
-    """What became of a case; logs and XComs are read once the run is over."""
+class CaseResult:
+    """The result of a case; logs and XComs are read when the run has ended."""
 
-    case: Case
+    case: CrashCase
     run_id: str
     killed: bool = False
     state: str = ""
-    trouble: str = ""
+    problem: str = ""
     tries: dict[str, int] = field(default_factory=dict)
     xcom: dict[str, Any] = field(default_factory=dict)
     log: str = ""
@@ -86,7 +86,7 @@ class Outcome:
         return dict(_without_volatile(json.loads(text.replace(self.case.name, "<model>"))))
 
 
-class Scene:
+class CrashRunner:
     """
     Run cases against emulators and kill their workers.
 
@@ -100,15 +100,15 @@ class Scene:
         self.folder = folder
         self._faults: dict[str, str] = {}
 
-    def start(self, case: Case) -> Outcome:
+    def start(self, case: CrashCase) -> CaseResult:
         """Prepare the emulator and trigger the run."""
         emulator = self.emulators[case.connection]
         emulator.settings(models={**emulator.settings()["models"], case.name: case.kind})
-        # Whoever is to be killed while polling must find the request in progress, however late it comes.
+        # A worker that is to be killed while polling must find the request in progress, however late it polls.
         plan = {"polls": [0, 4]} if case.stop == "polling" else {"latency": case.latency}
         emulator.script(model=case.name, **plan)
         if case.stop == "intent":
-            # The service never sees the call; its answer would come when nobody listens any more.
+            # The service never sees the call; its response would come after the kill.
             emulator.fault("submit", model=case.name, status=503, delay=HELD)
         elif case.stop == "accepted":
             emulator.fault("submit", model=case.name, when="after", delay=HELD)
@@ -121,46 +121,46 @@ class Scene:
             "marker": str(self._marker(case)),
         }
         self.stack.rest.wait_for_dag(case.dag_id)
-        return Outcome(case, self.stack.rest.trigger(case.dag_id, conf=conf))
+        return CaseResult(case, self.stack.rest.trigger(case.dag_id, conf=conf))
 
-    def play(self, cases: Iterable[Case], *, timeout: float) -> dict[str, Outcome]:
+    def run_all(self, cases: Iterable[CrashCase], *, timeout: float) -> dict[str, CaseResult]:
         """
-        Start all cases, kill each where it says, wait until all are over, and read what is known of them.
+        Start all cases, kill each at its point, wait until all have ended, and read their results.
 
-        A case that never gets there does not hold up the others: its ``trouble`` says so.
+        A case that never reaches its point does not block the others; its ``problem`` says so.
         """
         outcomes = [self.start(case) for case in cases]
         self.kill_workers(outcomes, timeout=timeout)
         self.finish(outcomes, timeout=timeout)
         return {outcome.case.name: outcome for outcome in outcomes}
 
-    def kill_workers(self, outcomes: Sequence[Outcome], *, timeout: float) -> None:
-        """Kill the worker of each case as soon as it is where the case says."""
+    def kill_workers(self, outcomes: Sequence[CaseResult], *, timeout: float) -> None:
+        """Kill the worker of each case as soon as it reaches its point."""
         deadline = time.monotonic() + timeout
         waiting = [outcome for outcome in outcomes if outcome.case.stop is not None]
         while waiting and time.monotonic() < deadline:
             for outcome in waiting:
                 if self._arrived(outcome.case):
                     self._kill_worker(outcome)
-            waiting = [outcome for outcome in waiting if not outcome.killed and not outcome.trouble]
+            waiting = [outcome for outcome in waiting if not outcome.killed and not outcome.problem]
             self._restart_crashed()
             time.sleep(0.1)
         for outcome in waiting:
-            outcome.trouble = f"never got to {outcome.case.stop!r}"
+            outcome.problem = f"never reached {outcome.case.stop!r}"
 
-    def finish(self, outcomes: Iterable[Outcome], *, timeout: float) -> None:
-        """Wait until the runs are over and read what is known of them."""
+    def finish(self, outcomes: Iterable[CaseResult], *, timeout: float) -> None:
+        """Wait until the runs have ended and read their results."""
         deadline = time.monotonic() + timeout
         for outcome in outcomes:
             left = max(1.0, deadline - time.monotonic())
             try:
                 outcome.state = self.stack.rest.wait_for_run(
-                    outcome.case.dag_id, outcome.run_id, timeout=left, on_look=lambda _: self._restart_crashed()
+                    outcome.case.dag_id, outcome.run_id, timeout=left, on_poll=lambda _: self._restart_crashed()
                 )
             except AirflowRestError as error:
                 instances = self.stack.rest.task_instances(outcome.case.dag_id, outcome.run_id)
                 states = {each["task_id"]: each["state"] for each in instances}
-                outcome.trouble = outcome.trouble or f"{error} Task states: {states}"
+                outcome.problem = outcome.problem or f"{error} Task states: {states}"
             self.read(outcome)
 
     def _restart_crashed(self) -> None:
@@ -168,8 +168,8 @@ class Scene:
         for report in self.stack.restart_crashed():
             print(report)
 
-    def read(self, outcome: Outcome) -> None:
-        """Read tries, XComs, logs and the bill."""
+    def read(self, outcome: CaseResult) -> None:
+        """Read tries, XComs, logs, requests and charges."""
         rest, case = self.stack.rest, outcome.case
         outcome.log = ""
         for instance in rest.task_instances(case.dag_id, outcome.run_id):
@@ -185,14 +185,14 @@ class Scene:
         outcome.accepted = [job.request_id for job in emulator.jobs if job.model == case.name]
         outcome.billed = sum(entry.model == case.name for entry in emulator.bill)
 
-    def deferred(self, outcomes: Iterable[Outcome], *, timeout: float) -> None:
-        """Wait until the task of every case waits in the triggerer."""
+    def deferred(self, outcomes: Iterable[CaseResult], *, timeout: float) -> None:
+        """Wait until the task of every case is deferred."""
         for outcome in outcomes:
             self.stack.rest.wait_for_task(
                 outcome.case.dag_id, outcome.run_id, outcome.case.task_id, states={"deferred"}, timeout=timeout
             )
 
-    def _arrived(self, case: Case) -> bool:
+    def _arrived(self, case: CrashCase) -> bool:
         emulator = self.emulators[case.connection]
         if case.stop in ("start", "end"):
             return self._marker(case).exists()
@@ -202,31 +202,31 @@ class Scene:
         if case.stop == "accepted" or not jobs:
             return bool(jobs)
         if case.name not in self._faults:
-            route = "files" if case.stop == "landing" else "result|status"
+            route = "files" if case.stop == "downloading" else "result|status"
             self._faults[case.name] = emulator.fault(
                 route, match=jobs[0].request_id, when="after", delay=HELD, **({} if route == "files" else {"skip": 1})
             )
         used = {fault["id"]: fault.get("used", 0) for fault in emulator.faults}
         return used[self._faults[case.name]] > 0
 
-    def _kill_worker(self, outcome: Outcome) -> None:
+    def _kill_worker(self, outcome: CaseResult) -> None:
         case = outcome.case
         instance = self.stack.rest.task_instance(case.dag_id, outcome.run_id, case.task_id)
         if instance["state"] != "running":
-            outcome.trouble = f"its task is {instance['state']!r} instead of running"
+            outcome.problem = f"its task is {instance['state']!r} instead of running"
             return
         try:
             task = self.stack.running_task(instance["id"], timeout=5)
         except StackError as error:
-            outcome.trouble = str(error)
+            outcome.problem = str(error)
             return
-        # The supervisor first: it would report the end of the runner, as it does for a task that crashed alone.
+        # The supervisor first: otherwise it would report the end of the runner, as for a task that crashes.
         for pid in (task.supervisor, task.runner):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         outcome.killed = True
 
-    def _marker(self, case: Case) -> Path:
+    def _marker(self, case: CrashCase) -> Path:
         return self.folder / f"{case.name}.marker"
 
 

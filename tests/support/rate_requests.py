@@ -1,4 +1,4 @@
-"""What a task does: submit a request and wait for its result."""
+"""Submit a request and wait for its result, as a task does."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from airflow_provider_segmind.client.polling import Pending
 MODEL = "gemini-3.1-flash-lite"
 
 
-async def journey(client: AsyncSegmindClient, prompt: str) -> RequestState | None:
+async def submit_and_wait(client: AsyncSegmindClient, prompt: str) -> RequestState | None:
     submitted = await client.submit(MODEL, {"prompt": prompt})
     now = client.clock()
     pending = Pending(submitted.request_id, submitted_at=now, end_time=now + 3000, model=MODEL)

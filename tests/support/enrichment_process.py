@@ -1,7 +1,7 @@
 """
-A run over a table as a process of its own, made to be killed.
+One enrichment in its own process, which can be told where to kill itself.
 
-It is what a task does without Airflow, whose import would take longer than the run: the engine, the real client over
+It does what a task does, without Airflow, whose import would take longer than the run: the engine, the real client over
 real sockets, a ledger on disk, and the output.
 """
 
@@ -37,29 +37,29 @@ MODEL = "gemini-3.1-flash-lite"
 SCHEMA = {"type": "object", "properties": {"said": {"type": "string"}}, "required": ["said"]}
 MAX_QUESTIONS = 2
 SETTLES_AFTER = 60.0
-"""Seconds after which the history is believed; longer than the emulator ever delays it."""
+"""Seconds after which the history counts as complete; longer than the emulator ever delays it."""
 CONCURRENCY = 8
 SCALE = 20.0
-"""How much faster than the wall clock all clocks go."""
+"""How much faster all clocks are than the wall clock."""
 MINUTE = 2.0
-"""Seconds of the minute in which calls are counted, so that what a 429 teaches is soon overtaken."""
+"""Seconds of the window in which calls are counted, so that a limit learned from a 429 is soon outdated."""
 POINTS = (
-    "claimed", "accepted", "answered", "looked_up", "committing", "committed", "folding", "folded", "unlinking",
-    "landing", "landed", "registering",
+    "claimed", "accepted", "completed", "looked_up", "committing", "committed", "compacting", "compacted", "unlinking",
+    "writing", "written", "registering",
 )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
+class ProcessSettings:
     """
-    What to do.
+    What the process does.
 
-    :param anchor: wall-clock seconds at which Segmind's clock shows ``now``.
-    :param folder: where ledger and outputs go.
-    :param rows: how many rows the table has; only so many ``distinct`` ones.
-    :param run: names the run; its ``outputs`` go to a folder below, the ledger is that of all.
-    :param death_after: wall-clock seconds after which a writer whose heartbeat stands still is dead.
-    :param point: where to die, at the ``nth`` time it gets there; see :data:`POINTS`. None to live.
+    :param anchor: wall-clock time at which Segmind's clock shows ``now``.
+    :param folder: the folder of ledger and outputs.
+    :param rows: the number of rows, of which ``distinct`` are different.
+    :param run: the name of the run; its outputs go to the folder ``outputs`` below ``folder``, runs share the ledger.
+    :param death_after: wall-clock seconds without a heartbeat after which a writer counts as dead.
+    :param point: where it kills itself, the ``nth`` time it gets there; see :data:`POINTS`. None for nowhere.
     """
 
     anchor: float
@@ -72,78 +72,78 @@ class Order:
     max_cost: float | None = None
     point: str | None = None
     nth: int = 1
-    run: str = "night"
+    run: str = "run"
     outputs: str = "."
     death_after: float = 60.0
 
 
-class Death:
-    """Ends the process where the order says, as a lost machine does: without a last word."""
+class KillSwitch:
+    """Kills the process with SIGKILL at the point in the settings."""
 
-    def __init__(self, order: Order) -> None:
-        self._point = order.point
-        self._left = order.nth
+    def __init__(self, settings: ProcessSettings) -> None:
+        self._point = settings.point
+        self._left = settings.nth
 
-    def may_come(self, point: str) -> None:
+    def pass_point(self, point: str) -> None:
         if point == self._point:
             self._left -= 1
             if self._left == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
-class MortalClient(AsyncSegmindClient):
-    """The client, with the moments around a paid call at which a process may die."""
+class KillableClient(AsyncSegmindClient):
+    """The client, with points around a paid call at which the process may be killed."""
 
-    death: Death
+    kill_switch: KillSwitch
 
     async def submit(
         self, model: str, inputs: Any, *, on_permit: Any = None, before_send: Any = None
     ) -> SubmittedRequest:
         async def claimed() -> None:
             await on_permit()
-            self.death.may_come("claimed")
+            self.kill_switch.pass_point("claimed")
 
         submitted = await super().submit(model, inputs, on_permit=claimed, before_send=before_send)
-        self.death.may_come("accepted")
+        self.kill_switch.pass_point("accepted")
         return submitted
 
     async def wait(self, *args: Any, **options: Any) -> Any:
         state = await super().wait(*args, **options)
         assert isinstance(state, RequestResult)
-        self.death.may_come("answered")
+        self.kill_switch.pass_point("completed")
         return state
 
     async def list_request_records(self, **filters: Any) -> list[RequestRecord]:
         records = await super().list_request_records(**filters)
-        self.death.may_come("looked_up")
+        self.kill_switch.pass_point("looked_up")
         return records
 
 
-class MortalPath(type(Path())):  # type: ignore[misc]
-    """A path on disk, with the moments around a change of it at which a process may die."""
+class KillablePath(type(Path())):  # type: ignore[misc]
+    """A path on disk, with points around each change at which the process may be killed."""
 
-    death: Death
+    kill_switch: KillSwitch
 
     def replace(self, target: Any) -> Any:
         before, after = ("committing", "committed")
         if "compact-" in Path(target).name:
-            before, after = "folding", "folded"
+            before, after = "compacting", "compacted"
         elif Path(target).parent.name == "live" and Path(target).suffix != ".jsonl":
             before = after = "registering"
         elif Path(target).suffix != ".jsonl" or Path(target).parent.name not in ("ledger", "live"):
-            before = after = "landed"
-        self.death.may_come(before)
+            before = after = "written"
+        self.kill_switch.pass_point(before)
         found = super().replace(target)
-        self.death.may_come(after)
+        self.kill_switch.pass_point(after)
         return found
 
     def unlink(self, missing_ok: bool = False) -> None:
         super().unlink(missing_ok)
-        self.death.may_come("unlinking")
+        self.kill_switch.pass_point("unlinking")
 
 
-def table(order: Order) -> list[dict[str, Any]]:
-    return [{"id": number, "text": f"product {number % order.distinct}"} for number in range(order.rows)]
+def table(settings: ProcessSettings) -> list[dict[str, Any]]:
+    return [{"id": number, "text": f"product {number % settings.distinct}"} for number in range(settings.rows)]
 
 
 def question() -> Question:
@@ -174,26 +174,26 @@ def question() -> Question:
     )
 
 
-def live(order: Order, begun: Connection) -> None:
-    """Carry out the order as a process, and tell when the work begins."""
-    asyncio.run(work(order, begin=lambda: begun.send("begun")))
+def run_process(settings: ProcessSettings, started: Connection) -> None:
+    """Do the work in a process, and report when it starts."""
+    asyncio.run(work(settings, begin=lambda: started.send("started")))
 
 
-async def work(order: Order, *, begin: Callable[[], None] = lambda: None) -> None:
-    """Carry out the order; a try that is not killed leaves out.jsonl, dead_letters.jsonl and manifest.json."""
-    death = MortalPath.death = MortalClient.death = Death(order)
-    folder = MortalPath(order.folder)
-    config = ClientConfig(order.api_key, Endpoints(order.url, order.url, order.url, order.url))
-    clock = FastClock(order.anchor, order.now, SCALE)
-    async with MortalClient(config, clock=clock, sleep=clock.sleep) as client:
+async def work(settings: ProcessSettings, *, begin: Callable[[], None] = lambda: None) -> None:
+    """Do the work; an attempt that is not killed writes out.jsonl, dead_letters.jsonl and manifest.json."""
+    kill_switch = KillablePath.kill_switch = KillableClient.kill_switch = KillSwitch(settings)
+    folder = KillablePath(settings.folder)
+    config = ClientConfig(settings.api_key, Endpoints(settings.url, settings.url, settings.url, settings.url))
+    clock = FastClock(settings.anchor, settings.now, SCALE)
+    async with KillableClient(config, clock=clock, sleep=clock.sleep) as client:
         client.limiter.configure(RateSettings(window=MINUTE))
         engine = Engine(
             question=question(),
-            rows=table(order),
+            rows=table(settings),
             ledger_folder=folder / "ledger",
             client=client,
-            run_id=order.run,
-            limits=Limits(max_cost=order.max_cost),
+            run_id=settings.run,
+            limits=Limits(max_cost=settings.max_cost),
             settings=Settings(
                 concurrency=CONCURRENCY,
                 poll_interval=1.0,
@@ -202,7 +202,7 @@ async def work(order: Order, *, begin: Callable[[], None] = lambda: None) -> Non
                 fold_at=8,
                 block_rows=16,
                 history_settles_after=SETTLES_AFTER,
-                death_after=order.death_after,
+                death_after=settings.death_after,
                 contest_pause=0.2,
             ),
             clock=clock,
@@ -210,13 +210,13 @@ async def work(order: Order, *, begin: Callable[[], None] = lambda: None) -> Non
         )
         begin()
         await engine.run()
-    outputs = folder / order.outputs
+    outputs = folder / settings.outputs
     outputs.mkdir(exist_ok=True)
     manifest = write_output(
         engine,
         output=outputs / "out.jsonl",
         dead_letters=outputs / "dead_letters.jsonl",
-        each=lambda _: death.may_come("landing"),
+        each=lambda _: kill_switch.pass_point("writing"),
     )
     manifest.write(outputs / "manifest.json")
     engine.close()
