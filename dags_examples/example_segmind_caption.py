@@ -1,4 +1,4 @@
-"""Describe a picture that lies on object storage."""
+"""Describe an image from object storage."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ except ImportError:  # Airflow 2.11
     from airflow import DAG
 
 # Any ObjectStoragePath URI: "s3://aws_default@my-bucket/cat.png", "gs://…", or a local file.
-PICTURE = os.environ.get("SEGMIND_EXAMPLE_PICTURE", "file:///tmp/segmind-example/cat.png")
+IMAGE = os.environ.get("SEGMIND_EXAMPLE_IMAGE", "file:///tmp/segmind-example/cat.png")
 
 with DAG("example_segmind_caption", schedule=None, tags=["segmind", "example"]):
     SegmindChatOperator(
         task_id="describe",
         model="gemini-3.1-flash-lite",
-        prompt="Describe this picture in one sentence, for somebody who cannot see it.",
-        files=[PICTURE],
+        prompt="Describe this image in one sentence, for someone who cannot see it.",
+        files=[IMAGE],
         deferrable=True,
         retries=2,
     )

@@ -1,4 +1,4 @@
-"""Caption the pictures of a folder: listed into rows, one Parquet file of captions out, each picture paid once."""
+"""Caption the images of a folder: one row per image, one Parquet file of captions, and each image is paid for once."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ with DAG("example_segmind_captions", schedule=None, tags=["segmind", "example"])
         model="gemini-3.1-flash-lite",
         source=list_photos(take_photos()),
         key="name",
-        prompt="Describe this picture for somebody who cannot see it.",
-        # Read one by one when its turn comes; a picture that has changed is asked about again.
+        prompt="Describe this image for someone who cannot see it.",
+        # Each file is read just before its row is submitted; an image that has changed gets a new caption.
         files=[f"{FOLDER}/photos/{{name}}"],
         output_type=Caption,
         ledger_path=f"{FOLDER}/ledger",
@@ -67,6 +67,6 @@ with DAG("example_segmind_captions", schedule=None, tags=["segmind", "example"])
 
     @task
     def report(manifest: dict[str, Any]) -> str:
-        return f"{manifest['outcomes']['success']} pictures captioned for {manifest['cost']:.6f} USD"
+        return f"{manifest['outcomes']['success']} images captioned for {manifest['cost']:.6f} USD"
 
     report(captions.output)

@@ -1,8 +1,8 @@
 """
-Describe a product catalogue night by night: table in, table out; only what is new or changed is asked and paid.
+Describe a product catalogue every night: table in, table out; only new and changed products are submitted and paid for.
 
-It runs with nothing set up, in a file of DuckDB (``pip install airflow-provider-duckdb``). For a PostgreSQL of yours,
-give the id of its Connection in SEGMIND_EXAMPLE_DATABASE.
+It runs without any setup, in a DuckDB file (``pip install airflow-provider-duckdb``). To use your own PostgreSQL, set
+SEGMIND_EXAMPLE_DATABASE to the id of its Connection.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ FOLDER = os.environ.get("SEGMIND_EXAMPLE_OUTPUT", "file:///tmp/segmind") + "/cat
 ROWS = int(os.environ.get("SEGMIND_EXAMPLE_ROWS", "100"))
 DATABASE = os.environ.get("SEGMIND_EXAMPLE_DATABASE", "segmind_catalogue")
 if DATABASE == "segmind_catalogue":
-    # In place of a Connection that somebody would have to make first.
+    # Instead of a Connection that would have to be created first.
     path = os.environ.get("SEGMIND_EXAMPLE_DUCKDB", "/tmp/segmind_catalogue.duckdb")
     os.environ["AIRFLOW_CONN_SEGMIND_CATALOGUE"] = json.dumps({"conn_type": "duckdb", "host": path})
 
 TABLE = "CREATE TABLE IF NOT EXISTS segmind_products (sku BIGINT PRIMARY KEY, name TEXT, material TEXT)"
-# Every tenth product is the one before it under another number.
+# Every tenth product is a duplicate of the one before it, with another number.
 PRODUCTS = """
 INSERT INTO segmind_products
 SELECT i, 'Chair no. ' || CASE WHEN MOD(i, 10) = 0 THEN i - 1 ELSE i END, 'oak' FROM generate_series(1, {}) AS t(i)
@@ -43,7 +43,7 @@ class Product(BaseModel):
     room: Literal["kitchen", "office", "garden"]
     outdoor: bool
     text: str = Field(description="One sentence that sells it.")
-    words: list[str] = Field(description="What people search for.")
+    words: list[str] = Field(description="Search terms.")
 
 
 with DAG("example_segmind_catalogue", schedule=None, params={"rows": ROWS}, tags=["segmind", "example"]):
@@ -75,8 +75,8 @@ with DAG("example_segmind_catalogue", schedule=None, params={"rows": ROWS}, tags
         described, cost = BaseHook.get_connection(DATABASE).get_hook().get_first(count)
         return (
             f"{manifest['outcomes']['success']} of {manifest['rows_read']} products described: "
-            f"{manifest['rows_unchanged']} before, {manifest['posts']} asked for {manifest['cost']:.6f} USD. "
-            f"The table holds {described}, for {cost:.6f} USD"
+            f"{manifest['rows_unchanged']} unchanged, {manifest['posts']} submitted for {manifest['cost']:.6f} USD. "
+            f"The table contains {described}, for {cost:.6f} USD"
         )
 
     make_catalogue() >> describe

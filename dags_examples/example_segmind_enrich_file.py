@@ -1,4 +1,4 @@
-"""Sort a file of support tickets: JSONL in, JSONL out, and each distinct ticket is paid for once."""
+"""Classify a file of support tickets: JSONL in, JSONL out, and each distinct ticket is paid for once."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ with DAG("example_segmind_enrich_file", schedule=None, tags=["segmind", "example
         model="gemini-3.1-flash-lite",
         source=export_tickets(),
         key="ticket_id",
-        system="You sort tickets of a shop.",
-        prompt="Sort this ticket:\n\n{text}",
+        system="You classify support tickets of a shop.",
+        prompt="Classify this ticket:\n\n{text}",
         output_type=Triage,
-        # Tomorrow's run asks only about tickets that today's did not.
+        # The ledger keeps the results: the next run submits only new tickets.
         ledger_path=f"{FOLDER}/ledger",
         output_path=f"{FOLDER}/triage.jsonl",
         max_cost=1.0,
@@ -55,7 +55,7 @@ with DAG("example_segmind_enrich_file", schedule=None, tags=["segmind", "example
 
     @task
     def report(manifest: dict[str, Any]) -> str:
-        answered = manifest["outcomes"]["success"]
-        return f"{answered} of {manifest['rows_read']} tickets sorted for {manifest['cost']:.6f} USD"
+        classified = manifest["outcomes"]["success"]
+        return f"{classified} of {manifest['rows_read']} tickets classified for {manifest['cost']:.6f} USD"
 
     report(triage.output)

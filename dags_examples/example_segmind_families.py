@@ -1,4 +1,4 @@
-"""Ask models of three makers the same: only ``model`` changes, the form of the request follows from it."""
+"""Send one prompt to models of three vendors: only ``model`` changes, and it determines the format of the request."""
 
 from __future__ import annotations
 

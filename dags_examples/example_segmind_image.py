@@ -1,4 +1,4 @@
-"""Make a picture and land the file on object storage; XCom carries its URI, status and cost."""
+"""Generate an image and store it in object storage; its URI, status and cost go to XCom."""
 
 from __future__ import annotations
 

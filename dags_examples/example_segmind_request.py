@@ -1,4 +1,4 @@
-"""Ask gemini-3.1-flash-lite about a picture in three tasks: submit, wait without a worker slot, fetch the result."""
+"""Send an image to gemini-3.1-flash-lite in three tasks: submit, wait without a worker slot, fetch the result."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ try:
 except ImportError:  # Airflow 2.11
     from airflow import DAG
 
-# A picture of one pixel; a real one is inlined the same way, as base64 without a "data:" prefix.
+# An image of one pixel; a real one is inlined the same way, as base64 without a "data:" prefix.
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
 
 with DAG("example_segmind_request", schedule=None, tags=["segmind", "example"]):

@@ -1,4 +1,4 @@
-"""Submit, wait and fetch in one task that gives its worker slot back while it waits."""
+"""Submit, wait and fetch in one task that occupies no worker slot while it waits."""
 
 from __future__ import annotations
 

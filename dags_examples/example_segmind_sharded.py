@@ -1,4 +1,4 @@
-"""Sort a large file of support tickets with four workers: JSONL in, one Parquet file out, each ticket paid once."""
+"""Classify a large file of support tickets in four parallel tasks: JSONL in, one Parquet file out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ except ImportError:  # Airflow 2.11
     from airflow.io.path import ObjectStoragePath
 
 FOLDER = os.environ.get("SEGMIND_EXAMPLE_OUTPUT", "file:///tmp/segmind") + "/tickets_in_shards"
-TROUBLES = ["I was charged twice for order {}.", "Where is parcel {}?", "The lid of {} does not close."]
+COMPLAINTS = ["I was charged twice for order {}.", "Where is parcel {}?", "The lid of {} does not close."]
 SHARDS = 4
 
 
@@ -35,7 +35,7 @@ with DAG("example_segmind_sharded", schedule=None, tags=["segmind", "example"]):
         folder = ObjectStoragePath(FOLDER)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "tickets.jsonl"
-        texts = [TROUBLES[number % 3].format(number % 30) for number in range(count)]
+        texts = [COMPLAINTS[number % 3].format(number % 30) for number in range(count)]
         path.write_text("".join(json.dumps({"ticket_id": n, "text": text}) + "\n" for n, text in enumerate(texts)))
         return str(path)
 
@@ -44,14 +44,14 @@ with DAG("example_segmind_sharded", schedule=None, tags=["segmind", "example"]):
         model="gemini-3.1-flash-lite",
         source=export_tickets(),
         key="ticket_id",
-        system="You sort tickets of a shop.",
-        prompt="Sort this ticket:\n\n{text}",
+        system="You classify support tickets of a shop.",
+        prompt="Classify this ticket:\n\n{text}",
         output_type=Triage,
         ledger_path=f"{FOLDER}/ledger",
-        # Each shard writes a file of its own: triage.0-of-4.parquet, and so on.
+        # Each shard writes its own file: triage.0-of-4.parquet and so on.
         output_path=f"{FOLDER}/triage.parquet",
         shard_count=SHARDS,
-        # All four together keep the account's limit.
+        # All four together stay within the account's rate limit.
         rate_share=1 / SHARDS,
         retries=2,
     ).expand(shard_index=list(range(SHARDS)))
@@ -62,7 +62,7 @@ with DAG("example_segmind_sharded", schedule=None, tags=["segmind", "example"]):
 
     @task
     def report(manifest: dict[str, Any]) -> str:
-        answered = manifest["outcomes"]["success"]
-        return f"{answered} of {manifest['rows_read']} tickets sorted for {manifest['cost']:.6f} USD"
+        classified = manifest["outcomes"]["success"]
+        return f"{classified} of {manifest['rows_read']} tickets classified for {manifest['cost']:.6f} USD"
 
     report(merge.output)

@@ -1,4 +1,4 @@
-"""Summarise a PDF into a file on object storage; XCom carries the text while it is small, else the file's URI."""
+"""Summarise a PDF into a file in object storage; XCom contains the text if it is small, else the URI of the file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sort tickets into data of a type: one mapped task instance, and one paid request, for each ticket."""
+"""Classify support tickets into typed data: one mapped task instance and one paid request per ticket."""
 
 from __future__ import annotations
 
@@ -25,14 +25,16 @@ with DAG("example_segmind_triage", schedule=None, tags=["segmind", "example"]):
     def tickets() -> list[str]:
         return ["I was charged twice! {{ order }}", "Where is my parcel?", "The lid does not close."]
 
-    @task.segmind(model="gemini-3.1-flash-lite", system="You sort tickets of a shop.", output_type=Triage, retries=2)
+    @task.segmind(
+        model="gemini-3.1-flash-lite", system="You classify tickets of a shop.", output_type=Triage, retries=2
+    )
     def triage(ticket: str) -> str:
-        return f"Sort this ticket:\n\n{ticket}"
+        return f"Classify this ticket:\n\n{ticket}"
 
     @task
-    def count(sorted_tickets: list[dict[str, object]]) -> dict[str, int]:
-        # Data of a pydantic model arrives as a plain dict.
-        teams = [str(ticket["team"]) for ticket in sorted_tickets]
+    def count(classified: list[dict[str, object]]) -> dict[str, int]:
+        # The data of a pydantic model is a plain dict.
+        teams = [str(ticket["team"]) for ticket in classified]
         return {team: teams.count(team) for team in teams}
 
     count(triage.expand(ticket=tickets()))

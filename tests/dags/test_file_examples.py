@@ -33,7 +33,7 @@ def ended(airflow_database: Path, tmp_path_factory: pytest.TempPathFactory) -> E
     folder = tmp_path_factory.mktemp("files")
     with SegmindEmulator() as emulator:
         emulator.script(json=TRIAGE)
-        emulator.script(match="picture", json=CAPTION)
+        emulator.script(match="image", json=CAPTION)
         dags = [(f"dags_examples/{name}.py", name) for name in (ALONE, SHARDED, PICTURES)]
         runs = run_dags(*dags, connection=emulator.connection_json, SEGMIND_EXAMPLE_OUTPUT=folder.as_uri())
         return Ended(runs, folder, emulator.posts(), len(emulator.bill))
@@ -72,7 +72,7 @@ def test_each_image_of_a_folder_is_attached_and_gets_a_caption(ended: Ended) -> 
     run = ended.runs[PICTURES]
 
     assert run["state"] == "success", run["log"]
-    assert run["values"]["report"].startswith("3 pictures captioned")
+    assert run["values"]["report"].startswith("3 images captioned")
     folder = ended.folder / "captions"
     rows = list(open_source(folder / "captions.parquet"))
     assert [row["name"] for row in rows] == ["brick.png", "grass.png", "sky.png"]

@@ -26,11 +26,11 @@ def ran(airflow_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Any
     (folder / "cat.png").write_bytes(PIXEL)
     (folder / "report.pdf").write_bytes(b"%PDF-1.7 quarterly figures")
     with SegmindEmulator() as emulator:
-        emulator.script(match="Sort this ticket", json=TRIAGE)
+        emulator.script(match="Classify this ticket", json=TRIAGE)
         ended = run_dags(
             *EXAMPLES,
             connection=emulator.connection_json,
-            SEGMIND_EXAMPLE_PICTURE=f"file://{folder}/cat.png",
+            SEGMIND_EXAMPLE_IMAGE=f"file://{folder}/cat.png",
             SEGMIND_EXAMPLE_DOCUMENT=f"file://{folder}/report.pdf",
             SEGMIND_EXAMPLE_OUTPUT=f"file://{folder}/out",
         )
@@ -49,7 +49,7 @@ def test_every_ticket_becomes_data_and_is_paid_for_once(ran: Any) -> None:
 
     assert ended["example_segmind_triage"]["values"]["triage"] == [TRIAGE] * 3
     assert ended["example_segmind_triage"]["values"]["count"] == {"billing": 3}
-    posts = [post for post in emulator.posts() if "Sort this ticket" in str(post.json)]
+    posts = [post for post in emulator.posts() if "Classify this ticket" in str(post.json)]
     assert len(posts) == 3
     assert "{{ order }}" in str(posts[0].json) + str(posts[1].json) + str(posts[2].json)
 
@@ -57,8 +57,8 @@ def test_every_ticket_becomes_data_and_is_paid_for_once(ran: Any) -> None:
 def test_the_image_is_attached(ran: Any) -> None:
     ended, emulator, _ = ran
 
-    assert ended["example_segmind_caption"]["values"]["describe"].startswith("echo: Describe this picture")
-    sent = [str(post.json) for post in emulator.posts() if "Describe this picture" in str(post.json)]
+    assert ended["example_segmind_caption"]["values"]["describe"].startswith("echo: Describe this image")
+    sent = [str(post.json) for post in emulator.posts() if "Describe this image" in str(post.json)]
     assert "image/png" in sent[0]
 
 

@@ -40,7 +40,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def environment(airflow_database: Path, store: Path) -> dict[str, str]:
     return {
-        "SEGMIND_EXAMPLE_PICTURE": f"file://{store}/cat.png",
+        "SEGMIND_EXAMPLE_IMAGE": f"file://{store}/cat.png",
         "SEGMIND_EXAMPLE_DOCUMENT": f"file://{store}/report.pdf",
         "SEGMIND_EXAMPLE_OUTPUT": f"file://{store}/out",
         "SEGMIND_EXAMPLE_DUCKDB": f"{store}/catalogue.duckdb",
@@ -55,7 +55,7 @@ def environment(airflow_database: Path, store: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def examples(environment: dict[str, str]) -> Any:
     with SegmindEmulator() as emulator:
-        emulator.script(match="Sort this ticket", json=TRIAGE)
+        emulator.script(match="Classify this ticket", json=TRIAGE)
         # Longer than a task waits itself before it defers.
         emulator.script(match="How urgent", json=URGENCY, latency=12)
         # Last, as the process learns from it how long the model takes.
@@ -121,7 +121,7 @@ def test_the_examples_return_the_replies_of_the_models(examples: Any, store: Pat
     assert ended["triage"]["triage"] == [TRIAGE] * 3
     assert ended["triage"]["count"] == {"billing": 3}
     assert ended["families"]["ask"] == ["echo: Write a haiku about a data pipeline."] * 3
-    assert ended["caption"]["describe"].startswith("echo: Describe this picture")
+    assert ended["caption"]["describe"].startswith("echo: Describe this image")
     assert ended["image"]["draw"]["uri"].startswith(f"file://{store}/out/")
     assert Path(ended["image"]["draw"]["uri"].removeprefix("file://")).stat().st_size > 0
 
