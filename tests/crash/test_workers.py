@@ -129,7 +129,7 @@ def test_an_unknown_post_is_sent_again_with_on_unknown_resubmit_and_a_warning(
     _check_killed_once(outcome)
     assert outcome.state == "success", outcome.log
     assert (outcome.posts, len(outcome.accepted), outcome.billed) == (2, accepted, accepted)
-    assert "If that POST did arrive, it is billed as well." in outcome.log
+    assert "if that POST did arrive, it is billed as well." in outcome.log
 
 
 @pytest.mark.parametrize("mode", MODES)
