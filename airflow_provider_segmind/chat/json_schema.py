@@ -196,6 +196,14 @@ def resolve(root: Schema, ref: object) -> Any:
     return found
 
 
+def dereferenced(schema: Schema) -> Schema:
+    """Follow the references of the root of a schema to an object; empty if they end at true or false."""
+    node: Any = schema
+    while isinstance(node, Mapping) and "$ref" in node:
+        node = resolve(schema, node["$ref"])
+    return node if isinstance(node, Mapping) else {}
+
+
 def check_references(schema: Schema) -> None:
     """
     Check the references of a schema.

@@ -135,26 +135,6 @@ def was_changed(text: str | bytes) -> bool:
     )
 
 
-def is_storable(value: Any, depth: int = 1) -> bool:
-    """
-    Check fast that :func:`storage_problem` finds nothing in decoded JSON and :func:`clean_value` changes nothing.
-
-    :param depth: the level of the value in the whole.
-    """
-    kind = type(value)
-    if kind is str:
-        return clean_text(value) is value
-    if kind is dict:
-        return depth <= MAX_DEPTH and all(
-            clean_text(key) is key and is_storable(item, depth + 1) for key, item in value.items()
-        )
-    if kind is list:
-        return depth <= MAX_DEPTH and all(is_storable(item, depth + 1) for item in value)
-    if kind is int:
-        return not too_many_digits(value)
-    return value is None or kind is bool or (isinstance(value, float) and math.isfinite(value))
-
-
 def storage_problem(value: Any) -> tuple[str, str] | None:
     """
     Return where and why a JSON value cannot be stored, None when it can.

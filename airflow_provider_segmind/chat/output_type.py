@@ -22,7 +22,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaWarningKind
 from airflow_provider_segmind.chat.json_schema import (
     as_json_schema,
     check_references,
-    resolve,
+    dereferenced,
     wire_schema,
     without_added_nulls,
 )
@@ -30,7 +30,6 @@ from airflow_provider_segmind.chat.json_values import (
     MAX_DIGITS,
     StorableValue,
     clean_value,
-    is_storable,
     storage_problem,
 )
 from airflow_provider_segmind.chat.model_families import ApiFormat
@@ -338,22 +337,14 @@ class OutputType:
         """
         if self.wrapped:
             return {}
-        node: Any = self.schema
-        while isinstance(node, Mapping) and "$ref" in node:
-            node = resolve(self.schema, node["$ref"])
-        found = dict(node.get("properties") or {})
+        found = dict(dereferenced(self.schema).get("properties") or {})
         return found | {name: item for name, item in self._computed().items() if name not in found}
 
     def _computed(self) -> dict[str, Any]:
-        if self.adapter is None or self.names is None:
-            return {}
-        if not self.names.computed:
+        if self.adapter is None or self.names is None or not self.names.computed:
             return {}
         dumped = self.adapter.json_schema(by_alias=True, mode="serialization", schema_generator=_QuietSchema)
-        node: Any = dumped
-        while "$ref" in node:
-            node = resolve(dumped, node["$ref"])
-        properties = node.get("properties") or {}
+        properties = dereferenced(dumped).get("properties") or {}
         # A reference here points into the serialization schema, which is not sent.
         return {
             name: {} if "$ref" in json.dumps(item) else item
@@ -420,8 +411,6 @@ class OutputType:
         return ParsedReply(error=json_error(text) or "no JSON found", path="$", cut_short=is_cut_short(text))
 
     def _storable(self, value: Any) -> tuple[StorableValue, _Invalid | None]:
-        if is_storable(value):
-            return StorableValue(value), None
         problem = storage_problem(value)
         if problem is not None:
             path, reason = problem
@@ -595,12 +584,8 @@ def _json_path(loc: tuple[int | str, ...]) -> str:
 
 
 def _is_object(schema: Mapping[str, Any]) -> bool:
-    node: Any = schema
-    for _ in range(8):
-        if not isinstance(node, Mapping) or "$ref" not in node:
-            break
-        node = resolve(schema, node["$ref"])
-    if not isinstance(node, Mapping) or not {"anyOf", "oneOf"}.isdisjoint(node):
+    node = dereferenced(schema)
+    if not {"anyOf", "oneOf"}.isdisjoint(node):
         return False
     kind = node.get("type")
     return kind == "object" or (kind is None and "properties" in node)
