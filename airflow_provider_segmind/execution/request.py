@@ -72,11 +72,6 @@ def push_nothing(key: str, value: Any) -> None:
     """The ``xcom_push`` of a task whose ``do_xcom_push`` is off."""
 
 
-def defer_never(**_: Any) -> NoReturn:
-    """The ``defer`` of a task that does not wait."""
-    raise AssertionError("this task does not defer")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestSettings:
     """
@@ -135,7 +130,7 @@ class RequestExecution:
         client: SegmindClient,
         state: TaskState,
         log: Any,
-        defer: Defer = defer_never,
+        defer: Defer,
         xcom_push: XComPush = push_nothing,
         spent_before: dict[str, Any] | None = None,
         prepare: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,

@@ -132,7 +132,7 @@ class SegmindChatOperator(SegmindRunOperator):
 
     def build_inputs(self, context: Context) -> Mapping[str, Any]:
         """
-        Load the files and return the body of the first request, checked as the task asks.
+        Load the files and return the body of the first request, checked as ``validate_inputs`` says.
 
         :raises SegmindConfigError: it cannot work; nothing was sent.
         """

@@ -10,6 +10,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_segmind.arguments import (
+    as_inputs,
     check_choice,
     check_flag,
     check_inputs,
@@ -20,7 +21,9 @@ from airflow_provider_segmind.arguments import (
     check_schema,
     check_share,
     check_waiting,
+    load_schema,
     path_or_none,
+    validate_inputs,
 )
 from airflow_provider_segmind.compat import BaseOperator, conf
 from airflow_provider_segmind.defaults import (
@@ -36,7 +39,7 @@ from airflow_provider_segmind.defaults import (
     OnUnknown,
 )
 from airflow_provider_segmind.deferral import deadline_of_task, timed_out, warn_not_cancelled
-from airflow_provider_segmind.links import SegmindModelLink, SegmindOutputLink
+from airflow_provider_segmind.links import SegmindModelLink, SegmindOutputLink, result_address
 from airflow_provider_segmind.rendering import TemplatedOperator, unmasked
 
 if TYPE_CHECKING:
@@ -229,24 +232,20 @@ class SegmindSubmitOperator(TemplatedOperator, BaseOperator):
 
     def build_inputs(self, context: Context) -> Mapping[str, Any]:
         """
-        Return the body of the request, checked as the task asks.
+        Return the body of the request, checked as ``validate_inputs`` says.
 
         :raises SegmindConfigError: it cannot work; nothing was sent.
         """
-        from airflow_provider_segmind.arguments import as_inputs
-
         inputs = as_inputs(unmasked(self.inputs))
         self.check_inputs(inputs)
         return inputs
 
     def check_inputs(self, inputs: Mapping[str, Any]) -> None:
         """
-        Check a body as ``validate_inputs`` asks. Free.
+        Check a body as ``validate_inputs`` says. Free.
 
         :raises SegmindConfigError: it does not fit; nothing was sent.
         """
-        from airflow_provider_segmind.arguments import load_schema, validate_inputs
-
         if self.validate_inputs is False:
             return
         if self.inputs_schema is not None:
@@ -254,7 +253,7 @@ class SegmindSubmitOperator(TemplatedOperator, BaseOperator):
         elif self.validate_inputs:
             schema = self.hook.get_inputs_schema(self.model)
             if schema is None:
-                self.log.warning("Segmind lists no readable parameters for this model: the inputs go unchecked")
+                self.log.warning("Segmind lists no readable parameters for this model: the inputs are not checked")
             else:
                 validate_inputs(inputs, schema, "the parameters Segmind lists for the model")
 
@@ -478,7 +477,5 @@ class SegmindRunOperator(SegmindSubmitOperator):
         return self._destination().folder or super()._record_folder()
 
     def _to_xcom(self, stored: StoredResult) -> Any:
-        from airflow_provider_segmind.links import result_address
-
         self.result_uri = stored.uri or result_address(stored.for_xcom)
         return stored.for_xcom

@@ -306,17 +306,13 @@ async def _found(
             known = shared.last.get(owned)
             if known is not None:
                 _log.warning(
-                    "Looking up connection %r failed (%s); using its last known values", owned[1], _kind(error)
+                    "Looking up connection %r failed (%s); using its last known values", owned[1], type(error).__name__
                 )
                 return known
             if pause is None:
                 raise
-            _log.warning("Looking up connection %r failed (%s); trying again", owned[1], _kind(error))
+            _log.warning("Looking up connection %r failed (%s); trying again", owned[1], type(error).__name__)
             await asyncio.sleep(pause)
         else:
             return shared.last[owned]
     raise AssertionError(pauses)
-
-
-def _kind(error: Exception) -> str:
-    return type(error).__name__

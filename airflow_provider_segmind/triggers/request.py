@@ -12,7 +12,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from asgiref.sync import sync_to_async
 
@@ -77,7 +77,47 @@ def defer_request(
     )
 
 
-class SegmindRequestTrigger(BaseTrigger):
+class _SegmindTrigger(BaseTrigger):
+    """
+    What both triggers do: serialize, hold an event back, log, and warn when they are killed.
+
+    Arguments that a class does not know are ignored: another version of this package may have deferred the task.
+    """
+
+    arguments: ClassVar[tuple[str, ...]]
+    """Names of the constructor's arguments, which are attributes as well."""
+    segmind_conn_id: str
+    not_before: float
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return the class path and the arguments."""
+        path = f"{type(self).__module__}.{type(self).__qualname__}"
+        return path, {name: getattr(self, name) for name in self.arguments}
+
+    def warn(self, text: str) -> None:
+        """Log a problem while waiting."""
+        # Not `self.log.warning` itself: a logger for each trigger would be a tenth of what waiting costs.
+        self.log.warning(text)
+
+    async def _poller(self, end_time: float) -> Poller:
+        """
+        Return the poller of the account.
+
+        :raises Exception: the Connection could not be looked up, soon after ``end_time`` at the latest.
+        """
+        connection = owner_of(self), self.segmind_conn_id
+        found = poller_of(connection, SegmindHook(self.segmind_conn_id).get_async_config)
+        return await asyncio.wait_for(found, max(0.0, end_time - time.time()) + LATE)
+
+    async def _event(self, payload: dict[str, Any]) -> TriggerEvent:
+        """Return the event once it may be sent."""
+        seconds = self.not_before - time.time()
+        if seconds > 0:
+            await asyncio.sleep(seconds)
+        return TriggerEvent(payload)  # type: ignore[no-untyped-call]
+
+
+class SegmindRequestTrigger(_SegmindTrigger):
     """
     Wait in the triggerer for a request to end, and describe the outcome in one event.
 
@@ -96,6 +136,11 @@ class SegmindRequestTrigger(BaseTrigger):
         :func:`~airflow_provider_segmind.deferral.earliest_event`.
     """
 
+    arguments = (
+        *("request_id", "segmind_conn_id", "submitted_at", "end_time", "poll_interval", "model", "fetch"),
+        *("output_path", "max_xcom_bytes", "overflow_path", "not_before"),
+    )
+
     def __init__(
         self,
         *,
@@ -112,7 +157,6 @@ class SegmindRequestTrigger(BaseTrigger):
         not_before: float = 0.0,
         **_: Any,
     ) -> None:
-        # A task deferred by another version of this package may pass arguments this one does not know.
         super().__init__()  # type: ignore[no-untyped-call]
         self.request_id = request_id
         self.segmind_conn_id = segmind_conn_id
@@ -126,50 +170,55 @@ class SegmindRequestTrigger(BaseTrigger):
         self.overflow_path = overflow_path
         self.not_before = not_before
 
-    def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return the class path and the arguments."""
-        return (
-            f"{type(self).__module__}.{type(self).__qualname__}",
-            {
-                "request_id": self.request_id,
-                "segmind_conn_id": self.segmind_conn_id,
-                "submitted_at": self.submitted_at,
-                "end_time": self.end_time,
-                "poll_interval": self.poll_interval,
-                "model": self.model,
-                "fetch": self.fetch,
-                "output_path": self.output_path,
-                "max_xcom_bytes": self.max_xcom_bytes,
-                "overflow_path": self.overflow_path,
-                "not_before": self.not_before,
-            },
-        )
-
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, store the result, and yield one event."""
         try:
-            event = await outcome(self)
+            event = await self._outcome()
         except SegmindError as error:
             event = RequestEvent.of_error(self.request_id, error)
         except Exception as error:  # The task never sees what a trigger raises, and nothing is paid for here.
             self.log.error("Waiting for request %s failed", self.request_id, exc_info=masked(error))
             event = RequestEvent.of_error(self.request_id, error)
-        held = self.not_before - time.time()
-        if held > 0:
-            await asyncio.sleep(held)
-        yield TriggerEvent(event.to_json())  # type: ignore[no-untyped-call]
+        yield await self._event(event.to_json())
+
+    async def _outcome(self) -> RequestEvent:
+        """
+        Wait for the request with the poller of its account, and store the result.
+
+        :raises SegmindError: the request failed, or waiting for it did.
+        """
+        wants_body = self.fetch or self.output_path is not None
+        pending = Pending(
+            request_id=self.request_id,
+            submitted_at=self.submitted_at,
+            end_time=self.end_time,
+            poll_interval=self.poll_interval,
+            model=self.model,
+        )
+        poller = await self._poller(self.end_time)
+        try:
+            state = await poller.wait(pending, fetch=wants_body, report=self.warn)
+        except SegmindResponseTooLargeError:
+            # A triggerer waits for a thousand requests; a worker has more memory for one.
+            self.log.info("The result of request %s is too large for a triggerer; its task fetches it", self.request_id)
+            return RequestEvent(self.request_id, "success")
+        self.log.info("Request %s is COMPLETED", self.request_id)
+        if not isinstance(state, RequestResult):
+            metrics = StoredResult({"metrics": for_xcom(state.metrics.to_json()).value})
+            return RequestEvent(self.request_id, "success", metrics)
+        destination = ResultDestination(self.output_path, self.max_xcom_bytes, self.overflow_path)
+        # Threads of sync_to_async may ask the supervisor for connections of the object store; plain threads may not.
+        stored = await sync_to_async(store_for_event, thread_sensitive=False)(
+            state, model=self.model, destination=destination, downloads=Downloads.of(poller.config)
+        )
+        return RequestEvent(self.request_id, "success", stored)
 
     async def on_kill(self) -> None:
         """Warn that the request continues; Airflow 3.3 calls this when the deferred task is killed or cleared."""
         warn_not_cancelled(self.log, f"request {self.request_id}", "waits for it again")
 
-    def warn(self, text: str) -> None:
-        """Log a problem while waiting."""
-        # Not `self.log.warning` itself: a logger for each trigger would be a tenth of what waiting costs.
-        self.log.warning(text)
 
-
-class SegmindRequestsTrigger(BaseTrigger):
+class SegmindRequestsTrigger(_SegmindTrigger):
     """
     Wait in the triggerer until enough of several requests have ended, whatever their outcome.
 
@@ -186,6 +235,10 @@ class SegmindRequestsTrigger(BaseTrigger):
         :func:`~airflow_provider_segmind.deferral.earliest_event`.
     """
 
+    arguments = (
+        *("requests", "enough", "until", "segmind_conn_id", "model", "poll_interval", "resume_state", "not_before"),
+    )
+
     def __init__(
         self,
         *,
@@ -200,7 +253,7 @@ class SegmindRequestsTrigger(BaseTrigger):
         **_: Any,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.requests = requests
+        self.requests = [list(one) for one in requests]
         self.enough = enough
         self.until = until
         self.segmind_conn_id = segmind_conn_id
@@ -208,22 +261,6 @@ class SegmindRequestsTrigger(BaseTrigger):
         self.poll_interval = poll_interval
         self.resume_state = resume_state
         self.not_before = not_before
-
-    def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return the class path and the arguments."""
-        return (
-            f"{type(self).__module__}.{type(self).__qualname__}",
-            {
-                "requests": [list(one) for one in self.requests],
-                "enough": self.enough,
-                "until": self.until,
-                "segmind_conn_id": self.segmind_conn_id,
-                "model": self.model,
-                "poll_interval": self.poll_interval,
-                "resume_state": self.resume_state,
-                "not_before": self.not_before,
-            },
-        )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """
@@ -234,29 +271,58 @@ class SegmindRequestsTrigger(BaseTrigger):
         trouble: str | None = None
         ended = 0
         try:
-            ended = await enough_ended(self)
+            ended = await self._enough_ended()
         except Exception as error:  # The task never sees what a trigger raises; it polls by itself, which is free.
             self.log.warning("Waiting for %d requests failed", len(self.requests), exc_info=masked(error))
             trouble = type(error).__name__
-        held = self.not_before - time.time()
-        if held > 0:
-            await asyncio.sleep(held)
-        payload = Payload(ended=ended, trouble=trouble, resume_state=self.resume_state)
-        yield TriggerEvent(payload)  # type: ignore[no-untyped-call]
+        yield await self._event(Payload(ended=ended, trouble=trouble, resume_state=self.resume_state))
+
+    async def _enough_ended(self) -> int:
+        """
+        Wait until enough requests have ended or the time is up; return how many have.
+
+        A request that failed, or whose result is gone, has ended as well: its task decides what follows.
+
+        :raises SegmindError: the account cannot be polled at all.
+        """
+        if not self.requests:
+            await asyncio.sleep(max(0.0, self.until - time.time()))
+            return 0
+        poller = await self._poller(self.until)
+        waits = {
+            asyncio.create_task(
+                poller.wait(
+                    Pending(
+                        request_id=request_id,
+                        submitted_at=submitted_at,
+                        # This trigger ends at ``until``; the poller is not to end before.
+                        end_time=self.until + ONE_HOUR,
+                        poll_interval=self.poll_interval,
+                        model=self.model,
+                    ),
+                    fetch=False,
+                    report=self.warn,
+                )
+            )
+            for request_id, submitted_at in self.requests
+        }
+        ended = 0
+        try:
+            while ended < self.enough and (seconds := self.until - time.time()) > 0:
+                done, waits = await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    _raise_unless_ended(task)
+                ended += len(done)
+        finally:
+            for task in waits:
+                task.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+        self.log.info("%d of %d requests have ended", ended, len(self.requests))
+        return ended
 
     async def on_kill(self) -> None:
         """Warn that the requests continue; Airflow 3.3 calls this when the deferred task is killed or cleared."""
         warn_not_cancelled(self.log, f"{len(self.requests)} requests", "fetches their results by id")
-
-    def warn(self, text: str) -> None:
-        """Log a problem while waiting."""
-        self.log.warning(text)
-
-
-async def _poller(trigger: SegmindRequestTrigger | SegmindRequestsTrigger) -> Poller:
-    """Return the poller of the account; raises what the look-up of the Connection raised."""
-    connection_id = trigger.segmind_conn_id
-    return await poller_of((owner_of(trigger), connection_id), SegmindHook(connection_id).get_async_config)
 
 
 def owner_of(trigger: Any) -> str:
@@ -275,85 +341,6 @@ def owner_of(trigger: Any) -> str:
         return ""
     dag_id = getattr(task, "dag_id", None)
     return f"dag {dag_id}" if dag_id else f"trigger {getattr(trigger, 'trigger_id', None) or id(trigger)}"
-
-
-async def outcome(trigger: SegmindRequestTrigger) -> RequestEvent:
-    """
-    Wait for the request of ``trigger`` with the poller of its account, and store its result.
-
-    :raises SegmindError: the request failed, or waiting for it did.
-    """
-    wants_body = trigger.fetch or trigger.output_path is not None
-    pending = Pending(
-        request_id=trigger.request_id,
-        submitted_at=trigger.submitted_at,
-        end_time=trigger.end_time,
-        poll_interval=trigger.poll_interval,
-        model=trigger.model,
-    )
-    poller = await asyncio.wait_for(_poller(trigger), max(0.0, trigger.end_time - time.time()) + LATE)
-    try:
-        state = await poller.wait(pending, fetch=wants_body, report=trigger.warn)
-    except SegmindResponseTooLargeError:
-        # A triggerer waits for a thousand requests; a worker has more memory for one.
-        trigger.log.info(
-            "The result of request %s is too large for a triggerer; its task fetches it", trigger.request_id
-        )
-        return RequestEvent(trigger.request_id, "success")
-    trigger.log.info("Request %s is COMPLETED", trigger.request_id)
-    if not isinstance(state, RequestResult):
-        metrics = StoredResult({"metrics": for_xcom(state.metrics.to_json()).value})
-        return RequestEvent(trigger.request_id, "success", metrics)
-    destination = ResultDestination(trigger.output_path, trigger.max_xcom_bytes, trigger.overflow_path)
-    # Threads of sync_to_async may ask the supervisor for connections of the object store; plain threads may not.
-    stored = await sync_to_async(store_for_event, thread_sensitive=False)(
-        state, model=trigger.model, destination=destination, downloads=Downloads.of(poller.config)
-    )
-    return RequestEvent(trigger.request_id, "success", stored)
-
-
-async def enough_ended(trigger: SegmindRequestsTrigger) -> int:
-    """
-    Wait until enough requests of ``trigger`` have ended or its time is up; return how many have.
-
-    A request that failed, or whose result is gone, has ended as well: its task decides what follows.
-
-    :raises SegmindError: the account cannot be polled at all.
-    """
-    if not trigger.requests:
-        await asyncio.sleep(max(0.0, trigger.until - time.time()))
-        return 0
-    poller = await asyncio.wait_for(_poller(trigger), max(0.0, trigger.until - time.time()) + LATE)
-    waits = {
-        asyncio.create_task(
-            poller.wait(
-                Pending(
-                    request_id=request_id,
-                    submitted_at=submitted_at,
-                    # This trigger ends at ``until``; the poller is not to end before.
-                    end_time=trigger.until + ONE_HOUR,
-                    poll_interval=trigger.poll_interval,
-                    model=trigger.model,
-                ),
-                fetch=False,
-                report=trigger.warn,
-            )
-        )
-        for request_id, submitted_at in trigger.requests
-    }
-    ended = 0
-    try:
-        while ended < trigger.enough and (seconds := trigger.until - time.time()) > 0:
-            done, waits = await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                _raise_unless_ended(task)
-            ended += len(done)
-    finally:
-        for task in waits:
-            task.cancel()
-        await asyncio.gather(*waits, return_exceptions=True)
-    trigger.log.info("%d of %d requests have ended", ended, len(trigger.requests))
-    return ended
 
 
 def _raise_unless_ended(task: asyncio.Task[Any]) -> None:

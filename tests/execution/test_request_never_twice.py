@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -156,11 +156,16 @@ class World:
             client=client,
             state=self.state,
             log=LOG,
+            defer=never,
             clock=lambda: self.now,
             sleep=self.sleep,
         )
         made._record = record
         return made
+
+
+def never(**_: Any) -> NoReturn:
+    pytest.fail("it deferred")
 
 
 def policies(**given: Any) -> RequestSettings:

@@ -171,4 +171,4 @@ class TestValidation:
         chat.emulator.fault("models", patch={"Inference Segmind Model Information List With Details": []})
 
         assert chat.ask(model="my-chat", api_format="openai", validate_inputs=True) == "echo: question"
-        assert "the inputs go unchecked" in capsys.readouterr().out
+        assert "the inputs are not checked" in capsys.readouterr().out

@@ -33,7 +33,6 @@ from airflow_provider_segmind.exceptions import (
 )
 from airflow_provider_segmind.hooks.segmind import SegmindHook
 from airflow_provider_segmind.triggers import poller as room
-from airflow_provider_segmind.triggers import request as waiting
 from airflow_provider_segmind.triggers.poller import CONNECTIONS, Poller, open_transport, poller_of
 from airflow_provider_segmind.triggers.request import SegmindRequestTrigger, owner_of
 
@@ -330,7 +329,7 @@ async def test_teams_with_one_connection_id_never_share_a_key(monkeypatch: pytes
         trigger.task_instance = SimpleNamespace(
             task_id="t", dag_id=dag_id, task=None, dag_run=SimpleNamespace(team_name=team)
         )
-        keys[team, dag_id] = (await waiting._poller(trigger)).config.api_key
+        keys[team, dag_id] = (await trigger._poller(time.time())).config.api_key
 
     assert keys == {
         ("a", "one"): "SG_a_one",
