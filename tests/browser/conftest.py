@@ -1,4 +1,4 @@
-"""A real browser, headless: Debian's chromium, which ``make test`` installs where it may."""
+"""A real headless browser: Debian's chromium, which ``make test`` installs if it may."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ QUIET = (
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """Chromium; where it is missing the test is skipped, and fails in CI."""
+    """Chromium; without it the test is skipped, or fails in CI."""
     program = shutil.which("chromium")
     if program is None:
         missing = "chromium is not installed (as root: apt-get install chromium)"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Opened:
-    """A page, and what happened while it was opened."""
+    """A page, and what was recorded while it was opened."""
 
     def __init__(self, browser: Browser, path: Path, scheme: Literal["light", "dark"] = "light") -> None:
         self.page: Page = browser.new_page(viewport={"width": 1200, "height": 900}, color_scheme=scheme)

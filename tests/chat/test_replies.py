@@ -46,7 +46,7 @@ def anthropic(*blocks: dict[str, Any], finish: str | None = "end_turn") -> dict[
     return {"type": "message", "role": "assistant", "content": list(blocks), "stop_reason": finish, "usage": usage}
 
 
-def said(text: str) -> dict[str, Any]:
+def text_block(text: str) -> dict[str, Any]:
     return {"type": "text", "text": text}
 
 
@@ -56,11 +56,11 @@ CALL = {"name": "weather", "args": {}}
 
 # kind of reply: body for gemini, openai, anthropic; outcome; text
 ANSWERS: dict[str, tuple[Any, Any, Any, str, str]] = {
-    "stop": (gemini(), openai(), anthropic(said("Hi")), "success", "Hi"),
+    "stop": (gemini(), openai(), anthropic(text_block("Hi")), "success", "Hi"),
     "length": (
         gemini("Half", "MAX_TOKENS"),
         openai("Half", "length"),
-        anthropic(said("Half"), finish="max_tokens"),
+        anthropic(text_block("Half"), finish="max_tokens"),
         "truncated",
         "Half",
     ),
@@ -75,7 +75,7 @@ ANSWERS: dict[str, tuple[Any, Any, Any, str, str]] = {
     "safety after some text": (
         gemini("Well", "PROHIBITED_CONTENT"),
         openai("Well", "content_filter"),
-        anthropic(said("Well"), finish="refusal"),
+        anthropic(text_block("Well"), finish="refusal"),
         "blocked",
         "Well",
     ),
@@ -94,18 +94,18 @@ ANSWERS: dict[str, tuple[Any, Any, Any, str, str]] = {
         "",
     ),
     "no text": (gemini(None), openai(None), anthropic({"type": "thinking", "thinking": "hm"}), "empty", ""),
-    "only blanks": (gemini(" \n"), openai(" \n"), anthropic(said(" \n")), "empty", " \n"),
+    "only blanks": (gemini(" \n"), openai(" \n"), anthropic(text_block(" \n")), "empty", " \n"),
     "thought parts": (
         gemini(None, content={"parts": [{"text": "hm", "thought": True}, {"text": "Hi"}]}),
         openai("Hi", reasoning_content="hm"),
-        anthropic({"type": "thinking", "thinking": "hm"}, said("Hi")),
+        anthropic({"type": "thinking", "thinking": "hm"}, text_block("Hi")),
         "success",
         "Hi",
     ),
     "content in pieces": (
         gemini(None, content={"parts": [{"text": "H"}, {"inlineData": {}}, {"text": "i"}]}),
-        openai([said("H"), said("i")]),
-        anthropic(said("H"), said("i")),
+        openai([text_block("H"), text_block("i")]),
+        anthropic(text_block("H"), text_block("i")),
         "success",
         "Hi",
     ),
@@ -116,22 +116,28 @@ ANSWERS: dict[str, tuple[Any, Any, Any, str, str]] = {
         "invalid",
         "",
     ),
-    "fenced JSON": (gemini(FENCED), openai(FENCED), anthropic(said(FENCED)), "success", FENCED),
+    "fenced JSON": (gemini(FENCED), openai(FENCED), anthropic(text_block(FENCED)), "success", FENCED),
     "text that looks like a provider body": (
         gemini(LOOKALIKE),
         openai(LOOKALIKE),
-        anthropic(said(LOOKALIKE)),
+        anthropic(text_block(LOOKALIKE)),
         "success",
         LOOKALIKE,
     ),
-    "a megabyte": (gemini(MEGABYTE), openai(MEGABYTE), anthropic(said(MEGABYTE)), "success", MEGABYTE),
-    "emoji": (gemini("👩‍🚀🏽 ok"), openai("👩‍🚀🏽 ok"), anthropic(said("👩‍🚀🏽 ok")), "success", "👩‍🚀🏽 ok"),
-    "braces": (gemini(BRACES), openai(BRACES), anthropic(said(BRACES)), "success", BRACES),
-    "no finish reason": (gemini("Hi", None), openai("Hi", None), anthropic(said("Hi"), finish=None), "success", "Hi"),
+    "a megabyte": (gemini(MEGABYTE), openai(MEGABYTE), anthropic(text_block(MEGABYTE)), "success", MEGABYTE),
+    "emoji": (gemini("👩‍🚀🏽 ok"), openai("👩‍🚀🏽 ok"), anthropic(text_block("👩‍🚀🏽 ok")), "success", "👩‍🚀🏽 ok"),
+    "braces": (gemini(BRACES), openai(BRACES), anthropic(text_block(BRACES)), "success", BRACES),
+    "no finish reason": (
+        gemini("Hi", None),
+        openai("Hi", None),
+        anthropic(text_block("Hi"), finish=None),
+        "success",
+        "Hi",
+    ),
     "a new finish reason": (
         gemini("Hi", "NEWS"),
         openai("Hi", "news"),
-        anthropic(said("Hi"), finish="news"),
+        anthropic(text_block("Hi"), finish="news"),
         "success",
         "Hi",
     ),
@@ -275,7 +281,7 @@ def test_usage_of_openai_includes_thinking_in_the_output():
 
 
 def test_usage_of_anthropic_adds_cache_reads_and_writes():
-    body = anthropic(said("Hi"))
+    body = anthropic(text_block("Hi"))
     body["usage"] = {
         "input_tokens": 10,
         "cache_read_input_tokens": 40,
@@ -303,10 +309,10 @@ def test_a_blocked_reply_names_the_category():
     ]
 
     answered = read_reply(gemini(None, "SAFETY", safetyRatings=ratings))
-    asked = read_reply({"promptFeedback": {"blockReason": "SAFETY", "safetyRatings": ratings}})
+    blocked = read_reply({"promptFeedback": {"blockReason": "SAFETY", "safetyRatings": ratings}})
     bare = read_reply({"promptFeedback": {"blockReason": "JAILBREAK"}})
 
-    assert answered.block_reason == asked.block_reason == "SAFETY: HARM_CATEGORY_HATE_SPEECH"
+    assert answered.block_reason == blocked.block_reason == "SAFETY: HARM_CATEGORY_HATE_SPEECH"
     assert bare.block_reason == "JAILBREAK"
 
 
@@ -371,7 +377,7 @@ def test_no_json_makes_reading_raise(answer, hint):
 @given(text=st.text(), family=st.sampled_from(list(ApiFormat)))
 def test_any_text_is_read_byte_for_byte_from_every_family(text, family):
     sent = BRACES + text
-    body = {"gemini": gemini, "openai": openai, "anthropic": lambda words: anthropic(said(words))}[family](sent)
+    body = {"gemini": gemini, "openai": openai, "anthropic": lambda words: anthropic(text_block(words))}[family](sent)
 
     assert read_reply({"status": "COMPLETED", "output": json.dumps(body)}).text == sent
     assert read_reply({"status": "COMPLETED", "output": sent}).text == sent

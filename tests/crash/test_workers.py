@@ -113,9 +113,9 @@ def test_a_post_missing_from_the_history_fails_the_task_with_what_is_known(
     _check_killed_once(outcome)
     assert outcome.state == "failed"
     assert (outcome.posts, len(outcome.accepted)) == (1, accepted)
-    said = re.search(r"about to be sent at (\S+) \(fingerprint ([0-9a-f]{16})\)", outcome.log)
-    assert said is not None, outcome.log
-    assert said[1].startswith("20")
+    match = re.search(r"about to be sent at (\S+) \(fingerprint ([0-9a-f]{16})\)", outcome.log)
+    assert match is not None, outcome.log
+    assert match[1].startswith("20")
     assert "Nothing was sent again" in outcome.log
 
 

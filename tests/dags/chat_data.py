@@ -1,4 +1,4 @@
-"""What comes out of XCom is data, however much it looks like a template or a path."""
+"""Values from XCom are data, even if they look like a template or a path."""
 
 from __future__ import annotations
 

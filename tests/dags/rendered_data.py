@@ -1,4 +1,4 @@
-"""What Airflow makes of arguments before a task runs: data of XCom, values given later, native objects."""
+"""Arguments that Airflow resolves before a task runs: data from XCom, values given later, native objects."""
 
 from __future__ import annotations
 

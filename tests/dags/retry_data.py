@@ -1,4 +1,4 @@
-"""One task that may be tried again, for the test that asks Airflow whether it would be."""
+"""One task with retries, to test whether Airflow retries it."""
 
 from __future__ import annotations
 

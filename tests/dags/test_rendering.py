@@ -1,4 +1,4 @@
-"""What Airflow itself renders, and what arrives at Segmind of it: ``dag.test()`` against the emulator."""
+"""What Airflow renders, and what Segmind receives of it: ``dag.test()`` against the emulator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Airflow itself makes of an error: ``failed`` at once, or another try."""
+"""The state that Airflow gives a task after an error: ``failed`` at once, or another try."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ RUNNABLE = [(name, text) for name, text in ALL if DAG_ID.search(text) and "sched
 
 @pytest.mark.parametrize(("name", "text"), ALL, ids=[name for name, _ in ALL])
 def test_a_snippet_runs(name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # A module of its own name, as pydantic looks there for the names of annotations.
+    # A module with its own name, because pydantic resolves the names of annotations in it.
     with SegmindEmulator() as emulator:
         monkeypatch.setenv("AIRFLOW_CONN_SEGMIND_DEFAULT", emulator.connection_json)
         namespace: dict[str, Any] = {"__name__": "__main__"}

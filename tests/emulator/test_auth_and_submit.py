@@ -155,18 +155,18 @@ def test_a_wrong_method_is_405_in_html(http, method, path):
 
 
 @pytest.mark.parametrize(
-    ("model", "inputs", "words"),
+    ("model", "inputs", "error"),
     [
         (MODEL, {"temperature": 1}, "Prompt is Mandatory and must be string"),
         ("seedance-2.0", {"prompt": "", "duration": 5}, "Prompt is Mandatory and must be string"),
         ("seedance-2.0", {"prompt": "x", "duration": 0}, "duration must be greater than 0"),
     ],
 )
-def test_an_invalid_body_is_accepted_and_the_request_fails(http, emulator, submit, model, inputs, words):
+def test_an_invalid_body_is_accepted_and_the_request_fails(http, emulator, submit, model, inputs, error):
     """E15"""
     answer = http.get(f"/v2/requests/{submit(model, **inputs)}/status")
 
-    assert (answer.status_code, answer.json()["error"]) == (422, words)
+    assert (answer.status_code, answer.json()["error"]) == (422, error)
     assert emulator.bill == []
 
 

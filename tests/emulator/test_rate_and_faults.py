@@ -38,9 +38,9 @@ def test_a_429_names_the_reset_and_has_no_retry_after(http, emulator, wall):
 
     assert (answer.status_code, answer.json()) == (429, {"error": "rate_limit_exceeded"})
     assert "retry-after" not in answer.headers
-    told = datetime.fromisoformat(answer.headers["x-rate-limit-reset-at-utc"]).timestamp()
-    assert told - wall.time == pytest.approx(40, abs=0.01)
-    wall.time = told
+    reset_at = datetime.fromisoformat(answer.headers["x-rate-limit-reset-at-utc"]).timestamp()
+    assert reset_at - wall.time == pytest.approx(40, abs=0.01)
+    wall.time = reset_at
     assert post(http).status_code == 200
 
 
@@ -52,15 +52,15 @@ def test_the_reset_header_has_each_format(http, emulator, wall, form):
 
     headers = post(http).headers
 
-    told = headers.get("x-rate-limit-reset-at-utc", "")
+    reset_at = headers.get("x-rate-limit-reset-at-utc", "")
     expected = datetime.fromtimestamp(wall.time + 60, tz=UTC)
     assert {
-        "iso_z": told.endswith("Z") and told.startswith(expected.strftime("%Y-%m-%dT%H:%M:%S")),
-        "iso": told.startswith(expected.strftime("%Y-%m-%dT%H:%M:%S")) and not told.endswith("Z"),
-        "space": told.startswith(expected.strftime("%Y-%m-%d %H:%M:%S")),
-        "epoch": told == str(int(wall.time + 60)),
-        "absent": told == "" and "retry-after" not in headers,
-        "retry_after": told == "" and headers.get("retry-after") == "60",
+        "iso_z": reset_at.endswith("Z") and reset_at.startswith(expected.strftime("%Y-%m-%dT%H:%M:%S")),
+        "iso": reset_at.startswith(expected.strftime("%Y-%m-%dT%H:%M:%S")) and not reset_at.endswith("Z"),
+        "space": reset_at.startswith(expected.strftime("%Y-%m-%d %H:%M:%S")),
+        "epoch": reset_at == str(int(wall.time + 60)),
+        "absent": reset_at == "" and "retry-after" not in headers,
+        "retry_after": reset_at == "" and headers.get("retry-after") == "60",
     }[form]
 
 
@@ -90,8 +90,8 @@ def test_with_a_scaled_clock_a_minute_takes_a_second_and_the_reset_is_in_wall_ti
         with httpx.Client(base_url=emulator.url, headers=headers, trust_env=False) as http:
             post(http)
             refused = post(http)
-            told = datetime.fromisoformat(refused.headers["x-rate-limit-reset-at-utc"]).timestamp()
-            assert told - wall.time == pytest.approx(1, abs=0.01)
+            reset_at = datetime.fromisoformat(refused.headers["x-rate-limit-reset-at-utc"]).timestamp()
+            assert reset_at - wall.time == pytest.approx(1, abs=0.01)
             wall.time += 1.001
             assert post(http).status_code == 200
 
@@ -280,8 +280,8 @@ def test_a_scripted_429_has_its_reset(http, emulator, wall):
 
     answers = [http.get("/v2/requests/r/status") for _ in range(3)]
 
-    told = datetime.fromisoformat(answers[0].headers["x-rate-limit-reset-at-utc"]).timestamp()
-    assert told - wall.time == pytest.approx(7, abs=0.01)
+    reset_at = datetime.fromisoformat(answers[0].headers["x-rate-limit-reset-at-utc"]).timestamp()
+    assert reset_at - wall.time == pytest.approx(7, abs=0.01)
     assert answers[1].headers["retry-after"] == "7"
     assert "x-rate-limit-reset-at-utc" not in answers[2].headers
     assert answers[2].headers["x-extra"] == "1"

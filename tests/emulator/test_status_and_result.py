@@ -14,7 +14,7 @@ MODEL = "gemini-3.1-flash-lite"
 OTHER_KEY = "SG_1111111111111111"
 
 
-def words(http, request_id):
+def status_of(http, request_id):
     return http.get(f"/v2/requests/{request_id}/status").json()["status"]
 
 
@@ -25,7 +25,7 @@ def test_a_request_advances_with_the_clock_and_never_goes_back(http, emulator, s
 
     seen = []
     for _ in range(4):
-        seen.append(words(http, request_id))
+        seen.append(status_of(http, request_id))
         emulator.advance(2)
 
     assert seen == ["QUEUED", "PROCESSING", "PROCESSING", "COMPLETED"]
@@ -36,7 +36,7 @@ def test_a_request_can_advance_by_polls_instead(http, emulator, submit):
     emulator.settings(polls=[1, 2])
     request_id = submit()
 
-    assert [words(http, request_id) for _ in range(5)] == [
+    assert [status_of(http, request_id) for _ in range(5)] == [
         "QUEUED",
         "PROCESSING",
         "PROCESSING",
@@ -143,7 +143,7 @@ def test_a_status_can_be_an_unknown_word(http, emulator, submit):
     emulator.fault("status", patch={"status": "THROTTLED"}, times=2)
     request_id = submit()
 
-    assert [words(http, request_id) for _ in range(3)] == ["THROTTLED", "THROTTLED", "COMPLETED"]
+    assert [status_of(http, request_id) for _ in range(3)] == ["THROTTLED", "THROTTLED", "COMPLETED"]
 
 
 def test_the_request_of_another_account_is_404(http, emulator, submit):

@@ -22,7 +22,7 @@ MARKS = {
 
 
 def differences(found, expected, where="answer"):
-    """Compare with a template: marks stand for any value of their kind, everything else for itself."""
+    """Compare with a template: a mark matches any value of its kind, everything else only itself."""
     if isinstance(expected, str) and expected in MARKS:
         return [] if MARKS[expected](found) else [f"{where}: {found!r} is no {expected}"]
     if isinstance(expected, dict) and set(expected) == {"<json>"}:

@@ -19,7 +19,7 @@ from airflow_provider_segmind.enrichment.outcomes import Accept, AskAgain, Outco
 from airflow_provider_segmind.enrichment.output import Output, write_output
 from airflow_provider_segmind.enrichment.run_limits import Limits
 from airflow_provider_segmind.enrichment.settings import Settings
-from tests.support.enrichment import PRICE, Clock, FakeSegmind, Mortal, question, table
+from tests.support.enrichment import PRICE, Clock, FakeSegmind, KillableProcess, question, table
 from tests.support.object_stores import ObjectStore
 
 SEEDS = range(50)
@@ -86,13 +86,13 @@ class Night:
             rng=self.rng,
         )
 
-    async def one_try(self, die_at: int | None) -> Engine | None:
+    async def one_try(self, kill_at: int | None) -> Engine | None:
         """Return the engine if it lived."""
         # A thread of a dead process must not go on writing when the next one lives.
         store = self.store.view()
         engine = self.engine(store)
-        life = Mortal(store, self.segmind, die_at)
-        if await life.live(engine.run()):
+        process = KillableProcess(store, self.segmind, kill_at)
+        if await process.run_until_killed(engine.run()):
             return engine
         self.clock.now += 30
         self.segmind.in_flight = 0

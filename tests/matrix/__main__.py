@@ -14,11 +14,11 @@ from tests.matrix.versions import ROOT, VERSIONS, Version
 
 
 def main() -> int:
-    """Test the versions asked for, all by default; 0 when every one passed."""
+    """Test the given versions, all by default; return 0 if all passed."""
     parser = argparse.ArgumentParser(prog="python -m tests.matrix", description=__doc__)
     known = {version.name: version for version in VERSIONS}
     parser.add_argument("versions", nargs="*", metavar="VERSION", help=f"of {', '.join(known)}")
-    parser.add_argument("--renew", action="store_true", help="write the pins anew instead of testing")
+    parser.add_argument("--renew", action="store_true", help="renew the pins instead of testing")
     options = parser.parse_args()
     if unknown := set(options.versions) - set(known):
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
@@ -27,7 +27,7 @@ def main() -> int:
         for version in chosen:
             renew(version)
         return 0
-    # Half the time of a run is waiting, so two share a machine well; each has an Airflow home of its own.
+    # Half of a run is waiting, so two can share a machine; each has its own Airflow home.
     with ThreadPoolExecutor(max_workers=2) as pool:
         results = dict(zip((version.name for version in chosen), pool.map(_test, chosen), strict=True))
     print("\n".join(f"Airflow {name}: {result}" for name, result in results.items()), flush=True)
@@ -41,7 +41,7 @@ def _test(version: Version) -> str:
     except NoPythonError as error:
         print(error, flush=True)
         return "failed" if os.environ.get("CI") == "true" else "skipped"
-    print(f"=== Airflow {version.name} begins, built in {time.monotonic() - started:.0f} s", flush=True)
+    print(f"=== Airflow {version.name} starts, built in {time.monotonic() - started:.0f} s", flush=True)
     suites = ["tests/matrix", "tests/dags/test_rendering.py", "tests/test_compat.py"]
     if version.lowest:
         suites += [folder for folder in ("tests/client", "tests/chat", "tests/enrichment") if (ROOT / folder).is_dir()]
@@ -51,7 +51,7 @@ def _test(version: Version) -> str:
     done = subprocess.run(
         command, cwd=ROOT, env=environment, check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
-    # In one piece, so that two versions do not mix their lines.
+    # In one piece, so that the lines of two versions are not mixed.
     print(f"=== Airflow {version.name}, after {time.monotonic() - started:.0f} s\n{done.stdout}", flush=True)
     return "failed" if done.returncode else "passed"
 

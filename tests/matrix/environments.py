@@ -25,7 +25,7 @@ class NoPythonError(RuntimeError):
 
 
 def find_python(version: Version) -> str:
-    """Find an interpreter that is on this machine; none is ever downloaded."""
+    """Find an interpreter on this machine; none is downloaded."""
     for wanted in version.pythons:
         for candidate in _candidates(wanted):
             if _python_version(candidate) == wanted:
@@ -34,7 +34,7 @@ def find_python(version: Version) -> str:
 
 
 def build(version: Version) -> Path:
-    """Build the environment, unless it is there and made from the same pins, and return its interpreter."""
+    """Build the environment, unless it exists and was built from the same pins; return its interpreter."""
     interpreter = version.home / "bin" / "python"
     stamp = version.home / ".installed"
     read = (version.constraints, version.tools, ROOT / "pyproject.toml")
@@ -54,29 +54,29 @@ def build(version: Version) -> Path:
 
 def renew(version: Version) -> None:
     """
-    Write the pins of one version anew.
+    Renew the pins of one version.
 
-    Those of the release's day know our dependencies by name alone: what they are on that day, our bounds must allow.
-    What the tests need is added afterwards, and moves none of them.
+    The package's dependencies are resolved by name only, as of the day of the release: its bounds must allow those
+    versions. The requirements of the tests are added afterwards and change none of the pins.
     """
     ours = [Requirement(each) for each in requirements(version)]
     if version.lowest:
-        asked = [str(each).replace(">=", "==", 1) for each in ours]
+        required = [str(each).replace(">=", "==", 1) for each in ours]
     else:
-        asked = [*MANAGED, *(each.name for each in ours)]
-    pins = _pins([f"apache-airflow=={version.airflow}", *version.beside, *asked], version)
+        required = [*MANAGED, *(each.name for each in ours)]
+    pins = _pins([f"apache-airflow=={version.airflow}", *version.beside, *required], version)
     version.constraints.write_text("\n".join(pins) + "\n")
-    with_tools = _pins([*TEST_TOOLS, f"apache-airflow=={version.airflow}"], version, held=pins)
+    with_tools = _pins([*TEST_TOOLS, f"apache-airflow=={version.airflow}"], version, pinned=pins)
     version.tools.write_text("\n".join(sorted(set(with_tools) - set(pins))) + "\n")
 
 
-def _pins(wanted: list[str], version: Version, held: Sequence[str] = ()) -> list[str]:
+def _pins(wanted: list[str], version: Version, pinned: Sequence[str] = ()) -> list[str]:
     pins: set[str] = set()
     with TemporaryDirectory() as folder:
-        constraints = Path(folder, "held.txt")
+        constraints = Path(folder, "pinned.txt")
         for python in sorted(version.pythons):
-            # What one Python has pinned holds for the next, so that a package has one version.
-            constraints.write_text("\n".join({*held, *pins}))
+            # The pins of one Python apply to the next, so that each package has one version.
+            constraints.write_text("\n".join({*pinned, *pins}))
             pins |= set(
                 _compile(wanted, "--python-version", python, "--constraints", str(constraints), version=version)
             )
@@ -95,7 +95,7 @@ def _candidates(wanted: str) -> Iterator[str]:
     for name in (f"python{wanted}", "python3"):
         if found := shutil.which(name):
             yield found
-    # A pyenv shim on PATH refuses versions that are installed but not chosen.
+    # A pyenv shim on PATH refuses versions that are installed but not selected.
     yield from map(str, sorted(Path.home().glob(f".pyenv/versions/{wanted}.*/bin/python"), reverse=True))
     found = subprocess.run(
         [UV, "python", "find", "--no-python-downloads", wanted], capture_output=True, text=True, check=False

@@ -1,4 +1,4 @@
-"""The connection form of every supported Airflow, read the way its own web server reads it, and the Test button."""
+"""The connection form of every supported Airflow, read as its web server reads it, and the Test button."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ appbuilder = pytest.mark.skipif(AIRFLOW >= (3,), reason="Airflow 3 renders the f
 
 @pytest.fixture(scope="module")
 def form() -> Any:
-    """What the API server tells the React UI about our connection type."""
+    """The description of the connection type that the API server sends to the React UI."""
     from airflow.api_fastapi.core_api.services.ui.connections import HookMetaService
 
     (ours,) = [each for each in HookMetaService.hook_meta_data() if each.connection_type == "segmind"]
@@ -127,9 +127,9 @@ def test_the_test_button_shows_the_balance_for_both_forms_of_a_connection(
     monkeypatch.setenv(VARIABLE, getattr(segmind_emulator, given))
     segmind_emulator.set_balance(12.5)
 
-    good, said = connection().test_connection()
+    good, message = connection().test_connection()
 
-    assert (good, "Balance: 12.5000 USD" in said) == (True, True), said
+    assert (good, "Balance: 12.5000 USD" in message) == (True, True), message
     assert segmind_emulator.posts() == []
 
 
@@ -150,13 +150,13 @@ def test_the_test_button_shows_the_error_without_the_key(
 ) -> None:
     segmind_emulator.settings(api_keys=["SG_other"])
 
-    good, said = connection().test_connection()
+    good, message = connection().test_connection()
 
-    assert (good, "check the API key" in said, segmind_emulator.api_key in said) == (False, True, False)
+    assert (good, "check the API key" in message, segmind_emulator.api_key in message) == (False, True, False)
 
 
 def connection() -> Any:
-    """Return the connection as the web server has it when the button is pressed."""
+    """Return the connection as the web server has it when a user presses the button."""
     from airflow.models import Connection
 
     from airflow_provider_segmind.compat import BaseHook

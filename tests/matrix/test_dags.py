@@ -46,7 +46,7 @@ def environment(airflow_database: Path, store: Path) -> dict[str, str]:
         "SEGMIND_EXAMPLE_DUCKDB": f"{store}/catalogue.duckdb",
         "SEGMIND_EXAMPLE_ROWS": "20",
         "SEGMIND_TESTS_STATE": f"file://{store}/state",
-        # Airflow 2.11's settings for its own unit tests name an executor that SQLite cannot serve.
+        # Airflow 2.11's settings for its own unit tests have an executor that does not work with SQLite.
         "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
         "AIRFLOW__CORE__DEFAULT_TASK_RETRY_DELAY": "0",
     }
@@ -56,9 +56,9 @@ def environment(airflow_database: Path, store: Path) -> dict[str, str]:
 def examples(environment: dict[str, str]) -> Any:
     with SegmindEmulator() as emulator:
         emulator.script(match="Classify this ticket", json=TRIAGE)
-        # Longer than a task waits itself before it defers.
+        # Longer than a task waits inline before it defers.
         emulator.script(match="How urgent", json=URGENCY, latency=12)
-        # Last, as the process learns from it how long the model takes.
+        # Last, because the process learns the latency of the model from it.
         dags = [*((f"dags_examples/{name}.py", name) for name in EXAMPLES), ("tests/dags/readme.py", README)]
         return run_dags(*dags, connection=emulator.connection_json, hold=0.5, **environment), emulator
 
@@ -72,20 +72,20 @@ def ours(environment: dict[str, str]) -> Any:
 
 
 def text(value: Any) -> str:
-    """Return what the model said, out of the body of a result."""
-    said: str = json.loads(value["output"])["candidates"][0]["content"]["parts"][0]["text"]
-    return said
+    """Return the text of the reply in the body of a result."""
+    found: str = json.loads(value["output"])["candidates"][0]["content"]["parts"][0]["text"]
+    return found
 
 
-def told(log: str, words: str) -> set[str]:
-    """Return the requests of which a log says something; some versions write every line twice."""
-    return set(re.findall(words.replace("{}", r"(\w+)"), log))
+def logged_ids(log: str, pattern: str) -> set[str]:
+    """Return the requests that a log line names; some versions write every line twice."""
+    return set(re.findall(pattern.replace("{}", r"(\w+)"), log))
 
 
-def posts(emulator: SegmindEmulator, *said: str) -> dict[str, int]:
-    """Count the paid POSTs for each text."""
+def posts(emulator: SegmindEmulator, *prompts: str) -> dict[str, int]:
+    """Count the paid POSTs for each prompt."""
     bodies = [post.json["messages"]["contents"][0]["parts"][0]["text"] for post in emulator.posts()]
-    return {each: bodies.count(each) for each in said}
+    return {each: bodies.count(each) for each in prompts}
 
 
 @pytest.mark.parametrize("dag_id", [README, *EXAMPLES])
@@ -138,7 +138,7 @@ def test_three_steps_make_one_request_and_wait_in_the_trigger(ours: Any) -> None
     values, log = ended["matrix_three_steps"]["values"], ended["matrix_three_steps"]["log"]
 
     assert posts(emulator, "three steps") == {"three steps": 1}
-    assert told(log, DEFERRED) == {values["submit"]["request_id"]}
+    assert logged_ids(log, DEFERRED) == {values["submit"]["request_id"]}
     assert {values[task]["request_id"] for task in ("submit", "wait", "result", "rescheduled")} == {
         values["submit"]["request_id"]
     }
@@ -150,7 +150,7 @@ def test_deferred_tasks_return_what_the_trigger_fetched(ours: Any) -> None:
     ended, emulator = ours
     values, log = ended["matrix_deferred"]["values"], ended["matrix_deferred"]["log"]
 
-    assert len(told(log, DEFERRED)) == 5
+    assert len(logged_ids(log, DEFERRED)) == 5
     assert text(values["run"]) == "echo: run"
     assert [text(value) for value in values["mapped"]] == ["echo: first", "echo: second"]
     assert (values["chat"], values["decorated"]) == ("echo: chat", "echo: decorated")
@@ -161,12 +161,12 @@ def test_a_second_try_continues_with_the_request_of_the_first(ours: Any) -> None
     ended, emulator = ours
     values, log = ended["matrix_tried_again"]["values"], ended["matrix_tried_again"]["log"]
 
-    said = ("submitted", "inline", "deferred", "first again", "second again")
-    assert posts(emulator, *said) == dict.fromkeys(said, 1)
-    attached = told(log, "An earlier try submitted request {}")
+    prompts = ("submitted", "inline", "deferred", "first again", "second again")
+    assert posts(emulator, *prompts) == dict.fromkeys(prompts, 1)
+    attached = logged_ids(log, "An earlier try submitted request {}")
     assert values["submitted"]["request_id"] in attached
-    # Under dag.test() Airflow 3.0 begins the second try of a deferred task where the first was resumed.
-    assert len(attached) == len(said) - (AIRFLOW < (3, 1) and AIRFLOW >= (3,))
+    # Under dag.test() Airflow 3.0 starts the second try of a deferred task where the first was resumed.
+    assert len(attached) == len(prompts) - (AIRFLOW < (3, 1) and AIRFLOW >= (3,))
     assert text(values["inline"]) == "echo: inline"
     assert text(values["deferred"]) == "echo: deferred"
     assert [text(value) for value in values["mapped"]] == ["echo: first again", "echo: second again"]
@@ -178,6 +178,6 @@ def test_the_submission_record_is_in_the_backend_of_this_airflow(ours: Any, stor
     recorded = [place for place in places if f"Recorded the intent to submit to model {MODEL} in {place}" in log]
     files = sorted(path.name for path in (store / "state").rglob("*.json"))
 
-    # Some tasks of that DAG name a state_path, which goes before what the version has.
+    # Some tasks of that DAG have a state_path, which takes precedence over the version's own backend.
     assert recorded == ([places[0], places[1]] if AIRFLOW >= (3, 3) else list(places[1:]))
     assert files == ["task_id=deferred.json", "task_id=submitted.json"]

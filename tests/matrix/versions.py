@@ -1,4 +1,4 @@
-"""Which versions of Airflow the provider is tested on, and with what beside them."""
+"""The versions of Airflow on which the provider is tested, and the other packages in their environments."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# What managed services have installed beside Airflow, so that the pins agree with it; it is resolved, not installed.
+# Packages of managed Airflow services, with which the pins must be compatible; they are resolved, not installed.
 MANAGED = (
     "apache-airflow-providers-amazon",
     "apache-airflow-providers-celery",
@@ -24,7 +24,7 @@ MANAGED = (
     "apache-airflow-providers-redis",
     "apache-airflow-providers-snowflake",
 )
-# DuckDB is the database of the example of a catalogue.
+# DuckDB is the database of the catalogue example.
 TEST_TOOLS = (
     "airflow-provider-duckdb>=0.2.0",
     "blockbuster>=1.5",
@@ -40,13 +40,13 @@ TEST_TOOLS = (
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Version:
     """
-    One Airflow and how to get an environment that works with it.
+    A version of Airflow and its environment.
 
     :param airflow: the version.
-    :param pythons: Python versions, best first.
-    :param released: the day; what is newer than it is not in this Airflow's constraints either.
-    :param lowest: take our own runtime dependencies at their lower bounds, and run the core's tests with them too.
-    :param beside: what a deployment of this version has installed beside Airflow.
+    :param pythons: Python versions, the preferred one first.
+    :param released: the day of its release; its constraints have no newer packages.
+    :param lowest: install the package's own dependencies at their lower bounds, and run the tests of the core too.
+    :param beside: other packages that deployments of this version have.
     """
 
     airflow: str
@@ -57,17 +57,17 @@ class Version:
 
     @property
     def name(self) -> str:
-        """What ``MATRIX=`` calls it."""
+        """The name for ``MATRIX=``."""
         return "lowest" if self.lowest else self.airflow
 
     @property
     def constraints(self) -> Path:
-        """The pins of the release's day."""
+        """The pins as of the day of the release."""
         return ROOT / "constraints" / ("lowest.txt" if self.lowest else f"airflow-{self.airflow}.txt")
 
     @property
     def tools(self) -> Path:
-        """The pins of what tests need beyond them."""
+        """The additional pins of the test requirements."""
         return ROOT / "constraints" / f"tests-{self.name}.txt"
 
     @property
@@ -76,7 +76,7 @@ class Version:
         return ROOT / ".venvs" / self.name
 
 
-# Airflow 3.0 shows no provider's form fields without FAB, which its official image holds; later ones do without it.
+# Airflow 3.0 shows the form fields of providers only with FAB, which its official image has; later ones need no FAB.
 VERSIONS = (
     Version(airflow="2.11.0", pythons=("3.11", "3.12"), released="2025-05-20"),
     Version(airflow="2.11.0", pythons=("3.11", "3.12"), released="2025-05-20", lowest=True),
@@ -89,19 +89,19 @@ VERSIONS = (
 
 
 def project() -> dict[str, Any]:
-    """Return what ``pyproject.toml`` says of the package."""
+    """Return the section ``project`` of ``pyproject.toml``."""
     described: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     return described
 
 
 def extras(version: Version) -> dict[str, list[str]]:
-    """Return our extras that can be installed with an Airflow; httpx2 needs newer libraries than older ones pin."""
+    """Return the extras that a version of Airflow allows; httpx2 needs newer libraries than older versions pin."""
     found: dict[str, list[str]] = project()["optional-dependencies"]
     known = tuple(map(int, version.airflow.split("."))) >= (3, 3)
     return {name: wanted for name, wanted in found.items() if known or name != "httpx2"}
 
 
 def requirements(version: Version) -> list[str]:
-    """Return what the package and its extras ask for, Airflow apart."""
+    """Return the requirements of the package and its extras, without Airflow."""
     wanted = [*project()["dependencies"], *(each for group in extras(version).values() for each in group)]
     return [each for each in wanted if not each.startswith("apache-airflow>")]

@@ -1,4 +1,4 @@
-"""What is published, built once for all tests of this directory."""
+"""The distributions, built once for all tests of this directory."""
 
 from __future__ import annotations
 

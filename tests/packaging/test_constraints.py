@@ -20,7 +20,7 @@ every_release = pytest.mark.parametrize("release", RELEASES.values(), ids=RELEAS
 
 
 def installs(version: Version, python: str) -> list[str]:
-    """Return what to install: each extra on the first Python, nothing and all of them on the others too."""
+    """Return the installations to test: each extra on the first Python, none and all of them on every Python."""
     known = sorted(extras(version))
     alone = [f"[{extra}]" for extra in known] if python == version.pythons[0] else []
     return ["", f"[{','.join(known)}]", *alone]
@@ -31,15 +31,15 @@ Resolved = dict[tuple[str, str, str], subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="module")
 def resolved(wheel: Path) -> Resolved:
-    """What every install ends in: by version of Airflow, of Python, and by extras."""
+    """The result of every installation, by version of Airflow, of Python, and by extras."""
 
     def resolve(version: Version, python: str, named: str) -> subprocess.CompletedProcess[str]:
         command = [UV, "pip", "compile", "--quiet", "--no-header", "--no-annotate"]
         command += ["--python", sys.executable, "--python-version", python]
         command += ["--no-emit-index-url", "--constraints", version.constraints, "-"]
-        asked = f"airflow-provider-segmind{named} @ {wheel.as_uri()}"
-        run = partial(subprocess.run, input=asked, text=True, capture_output=True, check=False, timeout=120)
-        # What the index said the last time is enough, and takes a tenth of a second; a first time asks it.
+        required = f"airflow-provider-segmind{named} @ {wheel.as_uri()}"
+        run = partial(subprocess.run, input=required, text=True, capture_output=True, check=False, timeout=120)
+        # The cached index is enough and takes a tenth of a second; only the first time is the index queried.
         done = run([*command, "--offline"])
         return run(command) if done.returncode else done
 
@@ -55,7 +55,7 @@ def resolved(wheel: Path) -> Resolved:
 
 
 def pins(text: str) -> dict[str, str]:
-    """Read ``name==version`` lines; the wheel itself has an address."""
+    """Read ``name==version`` lines; the line of the wheel itself has a URL."""
     return dict(line.split("==") for line in text.split("\n") if "==" in line)
 
 
@@ -68,13 +68,13 @@ def test_the_wheel_installs_bare_and_with_every_extra(release: Version, resolved
 
 @every_release
 def test_no_package_of_airflow_changes_its_version(release: Version, resolved: Resolved) -> None:
-    held = pins(release.constraints.read_text())
+    pinned = pins(release.constraints.read_text())
 
     for key, one in resolved.items():
         if key[0] == release.name:
             found = pins(one.stdout)
             assert found["apache-airflow"] == release.airflow, key
-            assert {name: version for name, version in found.items() if held.get(name) != version} == {}, key
+            assert {name: version for name, version in found.items() if pinned.get(name) != version} == {}, key
 
 
 @pytest.mark.parametrize(
@@ -94,16 +94,16 @@ def test_test_requirements_change_no_pin(version: Version) -> None:
 
 def test_the_lowest_pins_are_the_lower_bounds() -> None:
     lowest = next(version for version in VERSIONS if version.lowest)
-    held = pins(lowest.constraints.read_text())
+    pinned = pins(lowest.constraints.read_text())
     bounds = {each.name: str(each.specifier).removeprefix(">=") for each in map(Requirement, requirements(lowest))}
 
-    assert {name: Requirement(f"{name}=={held[name]}").specifier.contains(bound) for name, bound in bounds.items()} == (
-        dict.fromkeys(bounds, True)
-    )
+    assert {
+        name: Requirement(f"{name}=={pinned[name]}").specifier.contains(bound) for name, bound in bounds.items()
+    } == (dict.fromkeys(bounds, True))
 
 
 def test_airflows_compatibility_provider_is_not_required() -> None:
-    # Every release pins it at what was newest on its day, and its names came later.
+    # Every release pins its newest version on that day; the names that the package needs came later.
     assert "apache-airflow-providers-common-compat" not in {
         Requirement(each).name for each in requirements(VERSIONS[-1])
     }

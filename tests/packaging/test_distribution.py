@@ -1,4 +1,4 @@
-"""What is published: built, looked into, and installed where nothing else is."""
+"""The distributions: built, inspected, and installed into an empty environment."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ UV = Path(sys.executable).parent / "uv"
 
 @pytest.fixture(scope="module", params=[VERSIONS[0], VERSIONS[-1]], ids=lambda version: version.name)
 def installed(request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment under a release's pins that holds the wheel and what it asks for, nothing of this checkout."""
+    """An environment with the wheel and its requirements, pinned as of a release, without this checkout."""
     release: Version = request.param
     venv = tmp_path_factory.mktemp("venv")
     python = venv / "bin" / "python"

@@ -1,4 +1,4 @@
-"""What a process makes of a limit of 50 calls a minute over every call."""
+"""One process with a limit of 50 calls per minute that counts every call."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def clock() -> LeapingClock:
 
 @pytest.fixture
 def emulator(clock: LeapingClock) -> Iterator[SegmindEmulator]:
-    """Yield a service that counts every call and takes some seconds for a request."""
+    """A service that counts every call and takes some seconds for a request."""
     with SegmindEmulator(clock=clock, rpm=LIMIT, rpm_counts_gets=True, latency=LATENCY) as running:
         yield running
 
@@ -48,7 +48,7 @@ async def test_300_requests_finish_near_the_theoretical_rate_and_hardly_any_call
     accepted = [post for post in emulator.posts() if post.status == 200]
     assert sum(state.completed for state in states) == len(accepted) == len(emulator.bill) == 300
     assert len(refused) <= 0.02 * len(calls)
-    # The first minute's calls may all go at once; from then on every place has to come free.
+    # The calls of the first minute can all be sent at once; after that each has to wait until one leaves the window.
     minutes = (calls[-1].time - calls[0].time) / 60
     assert (len(calls) - len(refused) - LIMIT) / minutes >= 0.85 * LIMIT
     assert minutes <= 1.25 * (2 * 300 - LIMIT) / LIMIT
@@ -62,7 +62,7 @@ async def test_300_requests_finish_in_time_under_an_undeclared_limit(
 
     calls = emulator.calls()
     assert sum(state.completed for state in states) == len(emulator.bill) == 300
-    # All 300 leave before the first refusal; from then on the limit is roughly known, that of polls too.
+    # All 300 are sent before the first refusal; after that the limit is roughly known, and whether polls count.
     late = [call for call in calls if call.status == 429 and call.time > calls[0].time + 60]
     assert len(late) <= 0.1 * len(calls)
     assert (calls[-1].time - calls[0].time) / 60 <= 1.5 * (2 * 300 - LIMIT) / LIMIT
@@ -89,7 +89,7 @@ async def test_a_429_with_a_reset_in_7_s_pauses_every_worker_of_the_account_for_
     [refused] = [call.time for call in calls if call.status == 429]
     before = [call.time for call in calls if refused - 1 < call.time < refused]
     after = [call.time for call in calls if call.time > refused]
-    # What had left before the answer was back, at most two journeys of 0.3 s, arrives all the same.
+    # Calls that were sent before the response arrived, at most two transits of 0.3 s, still reach the server.
     silent = [moment for moment in after if refused + 0.6 < moment < refused + 7]
     assert len(before) >= 10
     assert silent == []

@@ -1,4 +1,4 @@
-"""Three real processes that use one account, with shares of the limit of their own or with Redis between them."""
+"""Three real processes that use one account, each with a share of the limit or all with Redis."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ REDIS = "redis://127.0.0.1:6379/0"
 
 
 def service(*, scale: float, latency: float) -> SegmindEmulator:
-    # It refuses nothing, so that a call too many is seen as one and not sent away before it counts.
+    # It refuses no call, so that calls over the limit are accepted and visible.
     return SegmindEmulator(scale=scale, latency=latency, api_keys=[f"SG_{uuid.uuid4().hex[:16]}"])
 
 
 def run_together(parts: list[Workload]) -> list[int]:
-    """Let processes work at the same time and return how many requests of each completed."""
+    """Run processes at the same time and return how many requests of each completed."""
     processes = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.support.rate_process", json.dumps(asdict(workload))],
@@ -60,7 +60,7 @@ def assert_never_above_the_limit(emulator: SegmindEmulator) -> None:
     calls = emulator.calls()
     assert {call.status for call in calls} == {200}
     assert emulator.most_accepted(60.0) <= LIMIT
-    # Too few would prove nothing: a window has to be used, and another to follow it.
+    # Fewer would prove nothing: one window must be full, and another must follow.
     assert emulator.most_accepted(60.0) > 0.5 * LIMIT
     assert len(calls) > 1.5 * LIMIT
     assert calls[-1].time - calls[0].time > 60
@@ -83,7 +83,7 @@ def test_three_processes_with_shares_of_the_limit_never_exceed_it_together() -> 
 
 @pytest.fixture
 def shared() -> Iterator[SegmindEmulator]:
-    """Yield a service whose account is new to Redis, and take its traces out of there in the end."""
+    """A service whose account is new to Redis; its keys are deleted at the end."""
     import redis
 
     with service(scale=30, latency=0.1) as emulator:
@@ -96,7 +96,7 @@ def shared() -> Iterator[SegmindEmulator]:
 
 @pytest.mark.redis
 def test_three_processes_sharing_redis_never_exceed_the_limit_together(shared: SegmindEmulator) -> None:
-    # Redis and its clients go by the wall clock, so the minute is made short instead: 2 s, as the service's is.
+    # Redis and its clients use the wall clock, so the minute is shortened instead: 2 s, like that of the service.
     rate = {"requests_per_minute": LIMIT, "count_polls": True, "redis_url": REDIS, "api_key": shared.api_key}
     clock = FastClock(0.0, 0.0, 1.0)
     done = run_together([Workload(shared.gateway_url, 15, asdict(clock), rate, window=2.0)] * 3)

@@ -1,4 +1,4 @@
-"""An in-memory Segmind with a bill and scripted trouble, a clock that moves when asked, and a process that can die."""
+"""An in-memory Segmind with a bill and scripted faults, a virtual clock, and a process that can be killed."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ PRICE = 0.01
 
 
 class KilledError(BaseException):
-    """The process is gone; nothing may catch it and go on."""
+    """The process has been killed; nothing may catch this and continue."""
 
 
 class Clock:
-    """Epoch seconds that move when told to."""
+    """Epoch seconds that advance only when ``sleep`` is called."""
 
     def __init__(self, now: float = 1_700_000_000.0) -> None:
         self.now = now
@@ -60,14 +60,14 @@ class Job:
 
 class FakeSegmind:
     """
-    The service: what it accepted, what it billed.
+    The service: accepted requests and their cost.
 
-    :param trouble: is asked at each POST for ``limit``, ``refused``, ``lost`` (accepted, answer lost), ``gone`` (not
-        accepted, answer lost) or an exception to raise.
-    :param failing: is asked for Segmind's words when a body makes a request FAIL.
-    :param history_delay: seconds until a request stands in the history.
-    :param skew: seconds by which its own clock is ahead.
-    :param defaults: what it adds to a body before the history shows it.
+    :param trouble: called at each POST; returns ``limit``, ``refused``, ``lost`` (accepted, response lost), ``gone``
+        (not accepted, response lost), an exception to raise, or None.
+    :param failing: called with each body; returns the error of a request that fails, or None.
+    :param history_delay: seconds until a request appears in the history.
+    :param skew: seconds by which the service's clock is ahead.
+    :param defaults: fields that the history adds to each body.
     """
 
     def __init__(
@@ -204,19 +204,19 @@ class FakeSegmind:
 
 
 @dataclass
-class Mortal:
+class KillableProcess:
     """
-    A process that dies at its n-th step, in the middle of whatever it does; its store takes nothing from then on.
+    A process that is killed at its n-th step, wherever that is; after that its store accepts nothing.
 
-    :param die_at: the step, None to live.
+    :param kill_at: the step, None for never.
     """
 
     store: ObjectStore
     segmind: FakeSegmind
-    die_at: int | None = None
+    kill_at: int | None = None
     steps: int = 0
     dead: bool = False
-    died: asyncio.Event = field(default_factory=asyncio.Event)
+    killed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         self.loop = asyncio.get_running_loop()
@@ -224,23 +224,23 @@ class Mortal:
 
     def step(self) -> None:
         self.steps += 1
-        if self.dead or self.steps == self.die_at:
+        if self.dead or self.steps == self.kill_at:
             if not self.dead:
                 self.dead = True
-                self.loop.call_soon_threadsafe(self.died.set)
+                self.loop.call_soon_threadsafe(self.killed.set)
             raise KilledError
 
-    async def live(self, running: Any) -> bool:
-        """Run until the end or until death; tell whether it lived."""
+    async def run_until_killed(self, running: Any) -> bool:
+        """Run until the end or the kill; return whether it reached the end."""
         task = asyncio.ensure_future(running)
-        death = asyncio.ensure_future(self.died.wait())
-        await asyncio.wait({task, death}, return_when=asyncio.FIRST_COMPLETED)
-        death.cancel()
+        killed = asyncio.ensure_future(self.killed.wait())
+        await asyncio.wait({task, killed}, return_when=asyncio.FIRST_COMPLETED)
+        killed.cancel()
         if not self.dead:
             await task
             return True
         task.cancel()
-        await asyncio.gather(task, death, return_exceptions=True)
+        await asyncio.gather(task, killed, return_exceptions=True)
         return False
 
 
