@@ -254,8 +254,8 @@ class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
         """Continue after a deferral: fetch by id what has ended, and ask about further rows."""
         payload = event or {}
-        if payload.get("trouble"):
-            self.log.warning("Waiting in the triggerer failed (%s); no request is lost by it", payload["trouble"])
+        if payload.get("error"):
+            self.log.warning("Waiting in the triggerer failed (%s); no request is lost by it", payload["error"])
         self.log.info(
             "Continuing with the table; %s requests ended in the meantime", payload.get("ended", "an unknown number of")
         )

@@ -263,19 +263,15 @@ class SegmindRequestsTrigger(_SegmindTrigger):
         self.not_before = not_before
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """
-        Wait and yield one event.
-
-        Its fields are ``ended`` (how many requests), ``trouble`` (in words, or None) and ``resume_state``.
-        """
-        trouble: str | None = None
+        """Wait, and yield one event: ``ended`` (number of requests), ``error`` (its type or None), ``resume_state``."""
+        failure: str | None = None
         ended = 0
         try:
             ended = await self._enough_ended()
         except Exception as error:  # The task never sees what a trigger raises; it polls by itself, which is free.
             self.log.warning("Waiting for %d requests failed", len(self.requests), exc_info=masked(error))
-            trouble = type(error).__name__
-        yield await self._event(Payload(ended=ended, trouble=trouble, resume_state=self.resume_state))
+            failure = type(error).__name__
+        yield await self._event(Payload(ended=ended, error=failure, resume_state=self.resume_state))
 
     async def _enough_ended(self) -> int:
         """

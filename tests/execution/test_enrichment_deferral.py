@@ -159,7 +159,7 @@ def test_the_trigger_ends_at_its_deadline_and_reports_how_many_requests_ended(
     event = fired(trigger)
 
     assert event["ended"] == 0
-    assert event["trouble"] is None
+    assert event["error"] is None
     assert event["resume_state"]["posts"] == 2
 
 
@@ -178,7 +178,7 @@ def test_an_error_in_the_trigger_resumes_the_task(
     trigger = Rows(tmp_path).defer()
     monkeypatch.setenv("AIRFLOW_CONN_SEGMIND_DEFAULT", '{"conn_type": "segmind", "host": "ftp://nowhere"}')
 
-    assert fired(trigger)["trouble"] == "SegmindConfigError"
+    assert fired(trigger)["error"] == "SegmindConfigError"
 
 
 def test_a_trigger_without_requests_waits_for_its_deadline() -> None:
