@@ -20,7 +20,7 @@ from typing import Any
 MASK = "***"
 SHORTEST = 8
 """Length below which a secret is searched for only verbatim: its encoded forms would match too much else."""
-REMEMBERED = 64
+REMEMBERED_SECRETS = 64
 """Keys that a process remembers; the least recently used one is dropped first."""
 _KEY_PATTERN = re.compile(r"SG_[A-Za-z0-9]+")
 _CODE = (
@@ -52,7 +52,7 @@ def remember(secret: str) -> None:
     if len(secret) >= SHORTEST:
         _known[secret] = None
         _known.move_to_end(secret)
-        while len(_known) > REMEMBERED:
+        while len(_known) > REMEMBERED_SECRETS:
             _known.popitem(last=False)
 
 
@@ -231,7 +231,7 @@ def _decoded(match: re.Match[str]) -> str:
 _NAMED = {name.lower(): meant for name, meant in html5.items() if len(meant) == 1 and name.endswith(";")}
 
 
-@lru_cache(maxsize=4 * REMEMBERED)
+@lru_cache(maxsize=4 * REMEMBERED_SECRETS)
 def _needles(secret: str, codes: re.Pattern[str], breaks: re.Pattern[str]) -> tuple[tuple[str, bool], ...]:
     """Return the strings to search for in a decoded text, each with whether its case must match."""
     plain = _Decoded.of(secret, codes, breaks).text.translate(_LOWER_CASE)

@@ -46,7 +46,7 @@ PROMPT_FIELDS = frozenset({"prompt", "system", "messages", "inputs", "op_args", 
 """Templated fields that may contain a prompt, and with it personal data."""
 ARGUMENTS = {"estimate_only": "dry_run"}
 """The arguments of attributes with another name."""
-MASK = "*** (masked by mask_prompts)"
+MASKED_TEXT = "*** (masked by mask_prompts)"
 """What Airflow stores and shows instead of a masked field."""
 _LITERALS = {"true": True, "false": False, "none": None, "": None}
 LONGEST_NUMBER = 400
@@ -64,10 +64,10 @@ class MaskedValue:
 
     def serialize(self) -> str:
         """Return what Airflow stores in the rendered fields."""
-        return MASK
+        return MASKED_TEXT
 
     def __repr__(self) -> str:
-        return MASK
+        return MASKED_TEXT
 
 
 def unmasked(value: Any) -> Any:

@@ -274,7 +274,7 @@ def test_a_request_id_that_holds_the_key_is_no_id() -> None:
 
 def test_a_process_remembers_the_keys_it_used_last() -> None:
     before = masking._known.copy()
-    for number in range(masking.REMEMBERED + 10):
+    for number in range(masking.REMEMBERED_SECRETS + 10):
         remember(f"{number:04}-another-key")
     assert mask_known("0073-another-key") == "***"
     assert mask_known("0001-another-key") == "0001-another-key"

@@ -63,7 +63,7 @@ class Refuse:
 Decision: TypeAlias = Accept | AskAgainLarger | Repair | Refuse
 
 
-def decide(
+def decide_reply(
     reply: ChatReply,
     parsed: ParsedReply | None,
     *,

@@ -33,7 +33,7 @@ URGENT_AGE = 0.8 * RESULT_LIFETIME
 """Age in seconds from which polls are close together, because the result is about to expire."""
 SHORTEST_DELAY = 0.02
 """Seconds below which a first poll is not delayed."""
-SHORT_PAUSE = 0.25
+SCOUT_PAUSE = 0.25
 MALFORMED_RESPONSES = 4
 """Consecutive JSON responses without the request's state after which waiting ends; a retry polls the request again."""
 REPLICATION_GRACE = 10.0
@@ -258,7 +258,7 @@ class _Waiting:
             return
         latest = min(history.schedule(pending.model, sparse=True).after(0.0) + pending.submitted_at, self._end)
         while not history.knows(pending.model) and self._clock() < latest:
-            yield Pause(SHORT_PAUSE)
+            yield Pause(SCOUT_PAUSE)
 
     def until_next_poll(self, last: str, at_least: float, jitter: float) -> Generator[Pause, Any, bool]:
         """

@@ -22,7 +22,7 @@ from typing import TypeAlias
 from airflow_provider_segmind.client.transport_errors import httpx, shared_tls
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
-LookUp: TypeAlias = Callable[[str, int], list[str]]
+HostLookUp: TypeAlias = Callable[[str, int], list[str]]
 _NOT_PUBLIC = tuple(
     ipaddress.ip_network(text)
     for text in (
@@ -92,7 +92,7 @@ def look_up(host: str, port: int) -> list[str]:
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
-def check_public(host: str, port: int, *, look_up: LookUp = look_up) -> list[str]:
+def check_public(host: str, port: int, *, look_up: HostLookUp = look_up) -> list[str]:
     """
     Return the addresses of a host, all of which are public.
 
@@ -114,7 +114,7 @@ class PublicTransport(httpx.BaseTransport):
     :param allowed: hosts and ports that are reached wherever they are.
     """
 
-    def __init__(self, allowed: Iterable[tuple[str, int]] = (), *, look_up: LookUp = look_up) -> None:
+    def __init__(self, allowed: Iterable[tuple[str, int]] = (), *, look_up: HostLookUp = look_up) -> None:
         self._allowed = frozenset((same_host(host), port) for host, port in allowed)
         self._look_up = look_up
         self._transport = httpx.HTTPTransport(verify=shared_tls(), trust_env=False)

@@ -21,7 +21,7 @@ from typing import Any
 from airflow_provider_segmind.client.endpoints import MAX_RECORDS_PER_PAGE, Wire
 from airflow_provider_segmind.client.models import RequestRecord
 from airflow_provider_segmind.client.polling import Pause, Step
-from airflow_provider_segmind.client.submission import SubmissionRecord, digest
+from airflow_provider_segmind.client.submission import SubmissionRecord, json_digest
 from airflow_provider_segmind.exceptions import SegmindError, SegmindSubmissionUnknownError
 
 HISTORY_WAITS = (0.0, 1.0, 2.0, 4.0, 8.0, 15.0)
@@ -120,7 +120,7 @@ def is_sent_body(theirs: Mapping[str, Any] | None, *, digest_sent: str, sent: Ma
     """
     if theirs is None:
         return False
-    return digest(theirs) == digest_sent or (sent is not None and contains(theirs, sent))
+    return json_digest(theirs) == digest_sent or (sent is not None and contains(theirs, sent))
 
 
 def contains(theirs: Any, ours: Any) -> bool:

@@ -149,14 +149,14 @@ class Fingerprint:
     @classmethod
     def of(cls, *, model: str, inputs: Mapping[str, Any], connection: str) -> Self:
         """Return the fingerprint of what is about to be submitted."""
-        return cls(model=model, inputs=digest(inputs), connection=connection)
+        return cls(model=model, inputs=json_digest(inputs), connection=connection)
 
     def changes_from(self, earlier: Fingerprint) -> list[str]:
         """Name what differs from ``earlier``."""
         return [name for name in ("model", "inputs", "connection") if getattr(self, name) != getattr(earlier, name)]
 
 
-def digest(value: Any) -> str:
+def json_digest(value: Any) -> str:
     """Return the SHA-256 of the canonical JSON of ``value``."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
     # A lone surrogate cannot be sent, but what is compared with a body may contain one.

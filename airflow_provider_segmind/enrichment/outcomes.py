@@ -15,7 +15,7 @@ OTHER = "other reasons"
 NO_REASON = "no reason given"
 MOST_KEPT = 100
 MOST_TOLD = 10
-LONGEST = 100
+LONGEST_REASON = 100
 _GAP = "…"
 # An apostrophe within a word neither opens nor closes a quote; one that was cut off runs to the end.
 _QUOTED = re.compile(
@@ -35,8 +35,8 @@ def in_short(reason: str) -> str:
     for pattern in (_QUOTED, _BRACKETED, _NUMBER):
         line = pattern.sub(_GAP, line)
     line = re.sub(rf"{_GAP}(?:[\s,]*{_GAP})+", _GAP, " ".join(line.split())).strip()
-    if len(line) > LONGEST:
-        line = line[: LONGEST - 1].rstrip() + _GAP
+    if len(line) > LONGEST_REASON:
+        line = line[: LONGEST_REASON - 1].rstrip() + _GAP
     return line if line.strip(f" {_GAP}.,:;") else NO_REASON
 
 

@@ -109,8 +109,8 @@ class Contest:
     after: float
 
 
-LONGEST_PAUSE = 8
-"""How many times the first pause the longest is, of two runs that claim a row at the same moment again and again."""
+LARGEST_PAUSE_FACTOR = 8
+"""Longest pause, in first pauses, of two runs that repeatedly claim a row at the same moment."""
 
 
 class RowTracker:
@@ -184,7 +184,7 @@ class RowTracker:
         """
         mark = prepared.fingerprint
         times = self._collisions[mark] = self._collisions.get(mark, 0) + collided
-        pause = self._pause * min(LONGEST_PAUSE, 2.0**times) * (0.1 + 0.9 * self._rng.random())
+        pause = self._pause * min(LARGEST_PAUSE_FACTOR, 2.0**times) * (0.1 + 0.9 * self._rng.random())
         self.contested[mark] = Contest(prepared, self._monotonic() + pause)
 
     def due(self) -> list[Prepared]:

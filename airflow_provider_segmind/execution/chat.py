@@ -29,7 +29,7 @@ from airflow_provider_segmind.chat.reply_policy import (
     Refuse,
     Repair,
     Spent,
-    decide,
+    decide_reply,
     further_inputs,
     output_cap_of,
     part_after,
@@ -328,7 +328,7 @@ class ChatExecution:
         # Only a reply that may be cut off needs the request's own cap, and with it the body and its files.
         capped = left > 0 and reply.finish_reason in (FinishReason.LENGTH, FinishReason.UNKNOWN)
         cap = output_cap_of(exchange.inputs()) if capped else None
-        return decide(reply, parsed, follow_ups_left=left, output_cap=cap)
+        return decide_reply(reply, parsed, follow_ups_left=left, output_cap=cap)
 
     def _report(self, result: RequestResult, reply: ChatReply, spent: Spent) -> None:
         line = summary(result.request_id, self._model, StoredResult(result.to_json()))

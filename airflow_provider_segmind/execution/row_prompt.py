@@ -256,7 +256,7 @@ class RowPrompt:
             # An earlier attempt may have had a larger output cap than the first.
             cap = max(cap or 0, chat_reply.usage.output_tokens)
         parsed = settings.output_type.parse(chat_reply.text) if settings.output_type else None
-        decision = reply_policy.decide(
+        decision = reply_policy.decide_reply(
             chat_reply,
             parsed,
             follow_ups_left=left,

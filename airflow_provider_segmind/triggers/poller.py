@@ -21,7 +21,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from airflow_provider_segmind.client import polling
-from airflow_provider_segmind.client.account import ClientConfig
+from airflow_provider_segmind.client.account import ClientConfig, Report
 from airflow_provider_segmind.client.endpoints import Call
 from airflow_provider_segmind.client.models import RequestState
 from airflow_provider_segmind.client.poll_schedule import shared_history
@@ -31,15 +31,14 @@ from airflow_provider_segmind.exceptions import SegmindError
 
 CONFIG_LIFETIME = 60.0
 """Seconds for which a Connection is not looked up again; else a thousand triggers would each ask the supervisor."""
-LOOKUP_PAUSES = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 30.0, 30.0)
+CONNECTION_PAUSES = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 30.0, 30.0)
 """Seconds before each further attempt at a failed look-up; two minutes, of the hour for which a result is kept."""
 STEPS_PER_YIELD = 50
 """Entries a worker may handle without a poll before it yields to the loop's other tasks."""
-CONNECTIONS = 8
+POLLER_CONNECTIONS = 8
 """Connections of a poller: polls are short, so more connections gain nothing."""
 FINAL = (SegmindError, AttributeError, KeyError, NameError, TypeError)
 """Errors that another look-up cannot fix: a Connection that cannot work, or a bug."""
-Report = Callable[[str], None]
 FindConfig = Callable[[], Coroutine[Any, Any, ClientConfig]]
 OwnedConnection = tuple[str, str]
 """The owner of a Connection and its id: one id may name another account for another team."""
@@ -50,7 +49,7 @@ Opener = Callable[[ClientConfig, Callable[[], float]], Awaitable[Transport]]
 async def open_transport(config: ClientConfig, clock: Callable[[], float]) -> Transport:
     """Open the connections without blocking the loop."""
     await prepare()
-    return transport_for(config, connections=CONNECTIONS, clock=clock, polls_only=True)
+    return transport_for(config, connections=POLLER_CONNECTIONS, clock=clock, polls_only=True)
 
 
 class _Entry:
@@ -134,7 +133,7 @@ class Poller:
             self._ready.appendleft(entry)
         else:
             self._ready.append(entry)
-        if len(self._workers) < CONNECTIONS:
+        if len(self._workers) < POLLER_CONNECTIONS:
             worker = asyncio.get_running_loop().create_task(self._work())
             self._workers.add(worker)
             worker.add_done_callback(self._workers.discard)
@@ -262,12 +261,12 @@ async def poller_of(
     limit would not count before the last of its triggers has finished.
 
     :param find_config: looks the Connection up; called once for all triggers that need it within a minute.
-    :param pauses: seconds before each further attempt at a failed look-up; :data:`LOOKUP_PAUSES` when None.
+    :param pauses: seconds before each further attempt at a failed look-up; :data:`CONNECTION_PAUSES` when None.
     :raises SegmindError: the Connection cannot work.
     :raises Exception: it could not be looked up; the last error of the secrets backend.
     """
     shared = _loops.setdefault(asyncio.get_running_loop(), _Loop())
-    config = await _config(shared, owned, find_config, LOOKUP_PAUSES if pauses is None else pauses)
+    config = await _config(shared, owned, find_config, CONNECTION_PAUSES if pauses is None else pauses)
     poller = shared.pollers.get(config)
     if poller is None:
         poller = shared.pollers[config] = Poller(config, on_idle=partial(shared.pollers.pop, config, None))

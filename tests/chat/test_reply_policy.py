@@ -19,7 +19,7 @@ from airflow_provider_segmind.chat.reply_policy import (
     AskAgainLarger,
     Refuse,
     Repair,
-    decide,
+    decide_reply,
     enlarge_inputs,
     output_cap_of,
     repair_inputs,
@@ -44,19 +44,19 @@ def parsed(text: str) -> ParsedReply:
 
 
 def test_a_text_is_accepted_as_it_is():
-    assert decide(reply("Hi "), None, follow_ups_left=0) == Accept("Hi ")
+    assert decide_reply(reply("Hi "), None, follow_ups_left=0) == Accept("Hi ")
 
 
 def test_valid_data_is_accepted():
-    assert decide(reply(), parsed('{"n": 1}'), follow_ups_left=0) == Accept({"n": 1})
+    assert decide_reply(reply(), parsed('{"n": 1}'), follow_ups_left=0) == Accept({"n": 1})
 
 
 @pytest.mark.parametrize("data", [None, parsed('{"n": 1}'), parsed('{"n": ')])
 def test_a_truncated_reply_gets_more_room_once_and_is_never_put_back_to_the_model(data):
     cut = reply("Hi", "length", "MAX_TOKENS")
 
-    assert decide(cut, data, follow_ups_left=1, output_cap=100) == AskAgainLarger(400)
-    assert decide(cut, data, follow_ups_left=0) == Refuse("truncated", "the answer was cut off (MAX_TOKENS)")
+    assert decide_reply(cut, data, follow_ups_left=1, output_cap=100) == AskAgainLarger(400)
+    assert decide_reply(cut, data, follow_ups_left=0) == Refuse("truncated", "the answer was cut off (MAX_TOKENS)")
 
 
 @pytest.mark.parametrize(
@@ -71,13 +71,13 @@ def test_a_truncated_reply_gets_more_room_once_and_is_never_put_back_to_the_mode
 def test_the_room_grows_from_what_was_in_force(cap, used, expected):
     cut = reply("", "length", usage=TokenUsage(output_tokens=used))
 
-    assert decide(cut, None, follow_ups_left=1, output_cap=cap) == AskAgainLarger(expected)
+    assert decide_reply(cut, None, follow_ups_left=1, output_cap=cap) == AskAgainLarger(expected)
 
 
 def test_a_reply_truncated_at_the_largest_cap_is_refused():
     cut = reply("", "length")
 
-    found = decide(cut, None, follow_ups_left=1, output_cap=LARGEST_OUTPUT_CAP)
+    found = decide_reply(cut, None, follow_ups_left=1, output_cap=LARGEST_OUTPUT_CAP)
 
     assert isinstance(found, Refuse)
     assert found.reason == "truncated"
@@ -86,8 +86,8 @@ def test_a_reply_truncated_at_the_largest_cap_is_refused():
 def test_json_that_ends_in_the_middle_counts_as_truncated_when_nothing_says_why_it_ended():
     broken = '{"n": [1, 2'
 
-    unsaid = decide(reply(broken, "unknown"), parsed(broken), follow_ups_left=1)
-    stopped = decide(reply(broken, "stop"), parsed(broken), follow_ups_left=1)
+    unsaid = decide_reply(reply(broken, "unknown"), parsed(broken), follow_ups_left=1)
+    stopped = decide_reply(reply(broken, "stop"), parsed(broken), follow_ups_left=1)
 
     assert isinstance(unsaid, AskAgainLarger)
     assert isinstance(stopped, Repair)
@@ -96,14 +96,14 @@ def test_json_that_ends_in_the_middle_counts_as_truncated_when_nothing_says_why_
 def test_a_block_is_final_and_names_its_category():
     blocked = reply("", "blocked", "SAFETY", block_reason="SAFETY: HARM_CATEGORY_HATE_SPEECH")
 
-    found = decide(blocked, parsed(""), follow_ups_left=9)
+    found = decide_reply(blocked, parsed(""), follow_ups_left=9)
 
     assert found == Refuse("blocked", "the provider blocked it (SAFETY: HARM_CATEGORY_HATE_SPEECH)")
 
 
 @pytest.mark.parametrize(("finish", "reason"), [("stop", "empty"), ("tool_call", "invalid"), ("other", "invalid")])
 def test_a_reply_without_an_answer_is_final(finish, reason):
-    found = decide(reply("", finish), None, follow_ups_left=9)
+    found = decide_reply(reply("", finish), None, follow_ups_left=9)
 
     assert isinstance(found, Refuse)
     assert found.reason == reason
@@ -114,9 +114,9 @@ def test_invalid_data_is_put_back_to_the_model_as_often_as_allowed():
     data = parsed(wrong)
     assert data.error is not None
 
-    assert decide(reply(wrong), data, follow_ups_left=1) == Repair(wrong, data.error)
-    assert isinstance(decide(reply(wrong), data, follow_ups_left=9, repairable=False), Refuse)
-    found = decide(reply(wrong), data, follow_ups_left=0)
+    assert decide_reply(reply(wrong), data, follow_ups_left=1) == Repair(wrong, data.error)
+    assert isinstance(decide_reply(reply(wrong), data, follow_ups_left=9, repairable=False), Refuse)
+    found = decide_reply(reply(wrong), data, follow_ups_left=0)
     assert isinstance(found, Refuse)
     assert found.reason == "invalid"
     assert "$.n" in found.detail

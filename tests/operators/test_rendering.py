@@ -23,7 +23,7 @@ from airflow_provider_segmind.operators.enrich import (
     SegmindMergeOperator,
 )
 from airflow_provider_segmind.operators.request import SegmindResultOperator, SegmindRunOperator, SegmindSubmitOperator
-from airflow_provider_segmind.rendering import MASK, MaskedValue
+from airflow_provider_segmind.rendering import MASKED_TEXT, MaskedValue
 from airflow_provider_segmind.sensors.request import SegmindRequestSensor
 from tests.support.airflow_fakes import Run
 from tests.support.chat_tasks import Chat
@@ -279,7 +279,7 @@ def test_prompts_are_stored_by_airflow_unless_masked(
     task = rendered(in_dag(kind, **fields, mask_prompts={"argument": True, "not this one": False}.get(how)))
 
     assert (SECRET in stored(task)) == (how in ("neither", "not this one"))
-    assert (MASK in stored(task)) == (how in ("argument", "setting"))
+    assert (MASKED_TEXT in stored(task)) == (how in ("argument", "setting"))
     assert SECRET not in repr([getattr(task, name) for name in fields]) or how in ("neither", "not this one")
 
 

@@ -156,7 +156,7 @@ def question() -> Question:
     def read(reply: Reply) -> Verdict:
         said = read_reply(reply.result.to_json(), model=MODEL)
         left = MAX_QUESTIONS - reply.attempt
-        decision = repairs.decide(
+        decision = repairs.decide_reply(
             said, output_type.parse(said.text), follow_ups_left=left,
             output_cap=repairs.output_cap_of(reply.inputs),
         )  # fmt: skip

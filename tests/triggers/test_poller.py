@@ -33,7 +33,7 @@ from airflow_provider_segmind.exceptions import (
 )
 from airflow_provider_segmind.hooks.segmind import SegmindHook
 from airflow_provider_segmind.triggers import poller as room
-from airflow_provider_segmind.triggers.poller import CONNECTIONS, Poller, open_transport, poller_of
+from airflow_provider_segmind.triggers.poller import POLLER_CONNECTIONS, Poller, open_transport, poller_of
 from airflow_provider_segmind.triggers.request import SegmindRequestTrigger, owner_of
 
 CONFIG = ClientConfig(api_key="SG_0123456789abcdef")
@@ -98,7 +98,7 @@ async def test_all_are_waited_for_over_few_connections_that_close_with_the_last(
     states = await asyncio.gather(*(poller.wait(pending(i), fetch=False, report=quiet) for i in range(300)))
     assert [state.request_id for state in states] == [f"r-{i}" for i in range(300)]
     assert set(fake.polled.values()) == {3}
-    assert fake.most_at_once <= CONNECTIONS
+    assert fake.most_at_once <= POLLER_CONNECTIONS
     assert (fake.open, fake.opened, poller.waiting) == (0, 1, 0)
     await asyncio.sleep(0)
     assert not [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
@@ -184,7 +184,7 @@ async def test_a_request_about_to_expire_is_polled_before_the_others() -> None:
     old = pending(99, submitted_at=time.time() - 3500)
     waits = [poller.wait(pending(i), fetch=False, report=quiet) for i in range(40)]
     await asyncio.gather(*waits, poller.wait(old, fetch=False, report=quiet))
-    assert fake.order.index("r-99") <= CONNECTIONS
+    assert fake.order.index("r-99") <= POLLER_CONNECTIONS
 
 
 async def test_polls_of_a_known_model_come_when_it_is_done() -> None:
@@ -213,7 +213,7 @@ async def test_other_tasks_have_their_turn_while_a_thousand_start() -> None:
     await asyncio.gather(*(poller.wait(pending(i, poll_interval=0.5), fetch=False, report=quiet) for i in range(1000)))
     ticking.cancel()
     # Counted in polls, not in time: what a turn of the loop does must not grow with how many wait.
-    assert max(after - before for before, after in pairwise(polled)) <= 2 * CONNECTIONS
+    assert max(after - before for before, after in pairwise(polled)) <= 2 * POLLER_CONNECTIONS
     assert len(fake.order) == 2000
 
 
@@ -381,8 +381,8 @@ async def server() -> AsyncIterator[tuple[str, list[str]]]:
 
 
 KINDS = {
-    "httpx": lambda: HttpxTransport(connections=CONNECTIONS, seconds=0.4),
-    "aiohttp": lambda: AiohttpTransport(connections=CONNECTIONS, seconds=0.4),
+    "httpx": lambda: HttpxTransport(connections=POLLER_CONNECTIONS, seconds=0.4),
+    "aiohttp": lambda: AiohttpTransport(connections=POLLER_CONNECTIONS, seconds=0.4),
 }
 
 
@@ -400,7 +400,7 @@ async def test_either_library_polls_over_few_connections(
     poller = Poller(config, opener=opener)
     states = await asyncio.gather(*(poller.wait(pending(i), fetch=False, report=quiet) for i in range(100)))
     assert all(state.completed for state in states)
-    assert len(connections) <= CONNECTIONS
+    assert len(connections) <= POLLER_CONNECTIONS
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -25,9 +25,9 @@ PRAGMAS = (
     "cache_spill=OFF",
     "cache_size=-4096",
 )
-BATCH_ROWS = 200
+INSERT_ROWS = 200
 """Rows written at once: few enough for the engine's event loop not to wait for more than some milliseconds."""
-BATCH_BYTES = 1 << 20
+INSERT_BYTES = 1 << 20
 
 
 class LocalDatabase:
@@ -149,7 +149,7 @@ class LocalIndex:
         """Add a row, or replace its outcome."""
         self._waiting[row.fingerprint] = row
         self._bytes += len(row.line)
-        if self.trouble is None and (len(self._waiting) >= BATCH_ROWS or self._bytes >= BATCH_BYTES):
+        if self.trouble is None and (len(self._waiting) >= INSERT_ROWS or self._bytes >= INSERT_BYTES):
             self.flush()
 
     def flush(self) -> None:

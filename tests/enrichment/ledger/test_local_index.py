@@ -52,7 +52,7 @@ _ROWS = st.builds(
 @given(rows=st.lists(_ROWS, max_size=20), batch=st.integers(1, 5), size=st.sampled_from([50_000, 100_000, 1 << 20]))
 def test_the_index_is_a_map_wherever_the_disk_ends(rows: list[FinishedRow], batch: int, size: int) -> None:
     with pytest.MonkeyPatch.context() as patch, disk_of(size), closing(LocalIndex()) as index:
-        patch.setattr(local_index, "BATCH_ROWS", batch)
+        patch.setattr(local_index, "INSERT_ROWS", batch)
         for row in rows:
             index.put(row)
         latest = {row.fingerprint: row for row in rows}
@@ -99,7 +99,7 @@ def test_a_batch_is_written_as_a_whole_or_not_at_all() -> None:
 async def test_a_full_temporary_folder_loses_no_paid_answer_and_a_retry_continues(
     size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local_index, "BATCH_ROWS", 4)
+    monkeypatch.setattr(local_index, "INSERT_ROWS", 4)
     world, rows = World(steps=4), table(*(f"row {number} " + "x" * 50 for number in range(60)))
     with disk_of(size):
         engine = world.engine(rows)
@@ -130,7 +130,7 @@ async def test_a_full_temporary_folder_loses_no_paid_answer_and_a_retry_continue
 async def test_a_folder_that_is_full_at_the_start_of_a_retry_stops_it_before_anything_is_sent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(local_index, "BATCH_ROWS", 4)
+    monkeypatch.setattr(local_index, "INSERT_ROWS", 4)
     world, texts = World(), [f"{number}" + "x" * 1000 for number in range(30)]
     await world.run(table(*texts))
     with disk_of(1 << 15):
