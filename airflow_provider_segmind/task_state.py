@@ -228,7 +228,7 @@ def read_variable(key: str) -> str | None:
     """
     Return a Variable's value, None when there is none.
 
-    Airflow 3.1 and 3.2 report a Variable as missing when the API server could not be asked ("allow fallback" to other
+    Airflow 3.1 and 3.2 report a Variable as missing when the API server could not be reached ("allow fallback" to other
     secrets backends, ``secrets/execution_api.py``), and a first try would pay a second time.
 
     :raises SegmindStateError: it cannot be read.

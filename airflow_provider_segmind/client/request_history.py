@@ -3,7 +3,7 @@ Pure: find the request of a lost POST in Segmind's request history.
 
 The history is the only evidence of a POST whose response was lost. Its rows appear late (up to two hours), its
 envelope and the name of its time field are undocumented, and a request with several outputs has several rows. Its times
-are those of Segmind's clock, and the worker's may be minutes ahead or behind: rows of known requests tell the
+are those of Segmind's clock, and the worker's may be minutes ahead or behind: rows of known requests show the
 difference; what remains unknown is covered by a margin, within which a row is neither taken for the lost request nor
 ruled out.
 """

@@ -281,7 +281,9 @@ class LookUp:
     record: SubmissionRecord
 
 
-def decide(record: SubmissionRecord | None, fingerprint: Fingerprint, on_stale: OnStale) -> SubmitNew | Attach | LookUp:
+def decide_submission(
+    record: SubmissionRecord | None, fingerprint: Fingerprint, on_stale: OnStale
+) -> SubmitNew | Attach | LookUp:
     """
     Return what a try has to do.
 
@@ -295,14 +297,14 @@ def decide(record: SubmissionRecord | None, fingerprint: Fingerprint, on_stale: 
     changes = record_changes(record, fingerprint)
     if changes:
         earlier = f"request {record.request_id!r}" if record.request_id else "a request whose id is not known"
-        said = f"{changes} changed since an earlier try of this task submitted {earlier}"
+        stale = f"{changes} changed since an earlier try of this task submitted {earlier}"
         if on_stale == "fail":
             raise SegmindConfigError(
-                f"{said}, and on_stale is 'fail'. Nothing more was submitted; the earlier request may be billed. "
+                f"{stale}, and on_stale is 'fail'. Nothing more was submitted; the earlier request may be billed. "
                 "Undo the change, or set on_stale='resubmit' to pay for a new one."
             )
         return SubmitNew(
-            warning=f"{said}. Submitting again because of on_stale='resubmit'; the earlier one may be billed as well.",
+            warning=f"{stale}. Submitting again because of on_stale='resubmit': the earlier one may be billed as well.",
             previous_ids=record.all_ids,
         )
     return Attach(record) if record.request_id else LookUp(record)

@@ -27,7 +27,7 @@ from airflow_provider_segmind.client.submission import (
     RequestRef,
     SubmissionRecord,
     SubmitNew,
-    decide,
+    decide_submission,
     iso,
     unknown_message,
 )
@@ -197,7 +197,7 @@ class RequestExecution:
             sent.
         :raises SegmindError: it was refused; nothing was billed.
         """
-        decision = decide(self._state.read(), self._fingerprint, self._settings.on_stale)
+        decision = decide_submission(self._state.read(), self._fingerprint, self._settings.on_stale)
         if isinstance(decision, Attach):
             self._record = decision.record
             self._log.info(

@@ -55,7 +55,7 @@ class SegmindChatOperator(SegmindRunOperator):
     :param messages: messages of ``role`` and ``content``, or Gemini's own object with ``contents``.
     :param files: paths, ObjectStoragePath URIs, ``http(s)`` addresses or bytes, sent with the prompt.
     :param options: other parameters of the model (``temperature``, ``max_tokens``…), sent unchanged.
-    :param api_format: ``gemini``, ``openai`` or ``anthropic``, for a model whose name does not tell its family.
+    :param api_format: ``gemini``, ``openai`` or ``anthropic``, for a model whose name does not show its family.
     :param output_type: what the answer must be: a pydantic model, a type pydantic can adapt, or a JSON Schema.
     :param max_repairs: how many follow-ups, each a paid request, an answer may take that was cut off or is not of
         ``output_type``; 0 never pays for a second request.

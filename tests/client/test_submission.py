@@ -4,7 +4,14 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_segmind.client.submission import Attach, Fingerprint, LookUp, SubmissionRecord, SubmitNew, decide
+from airflow_provider_segmind.client.submission import (
+    Attach,
+    Fingerprint,
+    LookUp,
+    SubmissionRecord,
+    SubmitNew,
+    decide_submission,
+)
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindStateError
 
 SAME = Fingerprint.of(model="m", inputs={"a": 1, "b": "ü"}, connection="c at https://x")
@@ -24,7 +31,7 @@ HAD = INTENT.accepted("r-1", 2.0)
 )
 def test_the_record_alone_decides_what_to_do(record: SubmissionRecord | None, decision: Any) -> None:
     for policy in ("resubmit", "fail"):
-        assert decide(record, SAME, policy) == decision  # type: ignore[arg-type]
+        assert decide_submission(record, SAME, policy) == decision  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("change", [{"model": "n"}, {"inputs": {"a": 2}}, {"connection": "d"}])
@@ -32,8 +39,8 @@ def test_a_changed_task_follows_its_policy_and_names_the_change(change: dict[str
     given = {"model": "m", "inputs": {"a": 1, "b": "ü"}, "connection": "c at https://x", **change}
     other = Fingerprint.of(**given)
     with pytest.raises(SegmindConfigError, match=f"'{next(iter(change))}'"):
-        decide(HAD, other, "fail")
-    decision = decide(HAD, other, "resubmit")
+        decide_submission(HAD, other, "fail")
+    decision = decide_submission(HAD, other, "resubmit")
     assert isinstance(decision, SubmitNew)
     assert decision.previous_ids == ("r-1",)
     assert "may be billed as well" in str(decision.warning)
