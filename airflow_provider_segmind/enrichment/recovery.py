@@ -358,7 +358,7 @@ async def recover_earlier(run: RecoveryRun, *, until: float) -> None:
         and claim.model == run.question.model
         and run.shard.owns(mark)
         # A run at work knows itself what became of its claims.
-        and not any(run.member.is_active(writer) for writer in row.holders())
+        and not any(run.member.is_active(writer) for writer in row.writers())
     }
     await recover(run, lost)
 
@@ -373,7 +373,7 @@ async def resolve_lost(run: RecoveryRun, lost: Mapping[bytes, tuple[Prepared, fl
     for mark, (prepared, until) in lost.items():
         row = run.ledger.row_state(mark).open
         claim = row.claim_for(run.ledger.run) if row is not None else None
-        if row is None or row.submitted is not None or any(map(run.member.is_active, row.holders())):
+        if row is None or row.submitted is not None or any(map(run.member.is_active, row.writers())):
             # Another run has found out what became of it, or asks about it anew.
             elsewhere.append(mark)
         elif claim is not None:

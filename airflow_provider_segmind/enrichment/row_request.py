@@ -107,7 +107,7 @@ class PostClaim:
             raise NotSentError(trouble)
         if run.halted:
             raise NotSentError
-        if run.ledger.bars(self.claim):
+        if run.ledger.blocks(self.claim):
             raise NotSentError(contested=True)
 
 

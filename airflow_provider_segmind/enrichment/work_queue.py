@@ -204,12 +204,12 @@ class RowTracker:
     def is_claimed_elsewhere(self, mark: bytes) -> bool:
         """Tell whether another run that is at work has a claim of a row that is not ended."""
         row = self._ledger.row_state(mark).open
-        return row is not None and any(self._member.is_active(writer) for writer in row.holders())
+        return row is not None and any(self._member.is_active(writer) for writer in row.writers())
 
     def lost_at(self, mark: bytes) -> float:
         """Return the epoch seconds after which the request of an unresolved claim was certainly not sent any more."""
         row = self._ledger.row_state(mark).open
-        left = [self._member.ended_at(writer) for writer in row.holders()] if row is not None else []
+        left = [self._member.ended_at(writer) for writer in row.writers()] if row is not None else []
         return max((self._started, *(at for at in left if at is not None)))
 
     def must_ask(self, prepared: Prepared, *, stopping: bool, eager: bool = False) -> bool:

@@ -1,8 +1,8 @@
 """
-The ledger: what was asked, what was paid for, and what came back, so that a crash costs nothing twice.
+The ledger: what was sent, what was paid for and what was answered, so that a crash never makes anything paid twice.
 
-It is content-addressed (:func:`~airflow_provider_segmind.enrichment.rows.fingerprint`) and may be shared by runs and
-DAGs. Only the open rows are in memory; the finished ones are in a
+It is content-addressed (:func:`~airflow_provider_segmind.enrichment.rows.fingerprint`) and can be shared by runs and
+DAGs. Only open rows are in memory; finished ones are in a
 :class:`~airflow_provider_segmind.enrichment.ledger.local_index.LocalIndex` on the worker's disk.
 """
 
@@ -35,15 +35,15 @@ from airflow_provider_segmind.enrichment.storage import StorePath, make_folder
 from airflow_provider_segmind.exceptions import SegmindEnrichmentError
 
 LIVE = "live"
-"""The folder of the segments whose writers are at work, or have left something that others have not seen."""
+"""The folder of segments that writers at work, or other readers, still need."""
 
 
 class Batch(NamedTuple):
     """
-    What was appended to a ledger and is to become durable.
+    Events appended to a ledger that are not durable yet.
 
     :param lines: of a segment.
-    :param claims: the claims among the lines, with the rows they are about.
+    :param claims: the claims among them: fingerprint and key.
     """
 
     lines: list[bytes]
@@ -51,7 +51,7 @@ class Batch(NamedTuple):
 
 
 class Segments(Protocol):
-    """Where a writer's segments go that others, who write at the same time, must see."""
+    """Where a writer puts the segments that concurrent writers must see."""
 
     def write(self, name: str, number: int, lines: list[bytes], claims: tuple[tuple[bytes, str], ...]) -> None:
         """Write a segment durably."""
@@ -62,10 +62,10 @@ class Ledger:
     One writer's view of a ledger folder.
 
     :param folder: where the segments are; created when absent.
-    :param run: the run whose spending is added up.
-    :param writer: a name no other writer has, part of its segments' names.
+    :param run: the run whose totals are kept.
+    :param writer: a unique name, part of the names of its segments.
     :param clock: epoch seconds.
-    :param live: where the segments of this writer go while it lives; straight into the folder when there is none.
+    :param live: where the segments of this writer go while it is at work; None for the folder itself.
     """
 
     def __init__(
@@ -97,29 +97,29 @@ class Ledger:
 
     def replay(self, names: list[str] | None = None, *, source: StorePath | None = None) -> None:
         """
-        Read the segments, those named or all that are there.
+        Read the named segments, or all there are.
 
-        :param source: the folder that those named are in, the ledger's own when None.
-        :raises SegmindEnrichmentError: one cannot be read; a retry may.
+        :param source: the folder of the named segments, the ledger's own when None.
+        :raises SegmindEnrichmentError: a segment cannot be read; a retry may help.
         """
         if names is not None:
             for name in names:
                 self._replay_segment(source or self.folder, name)
             return
         make_folder(self.folder)
-        # What leaves the folder of the living is in the other one before: so that is listed after it.
+        # A segment that leaves the folder "live" has been copied to the other one before, so that one is listed last.
         self._replay_folder(self.folder / LIVE)
         self._replay_folder(self.folder)
 
     @property
     def trouble(self) -> SegmindEnrichmentError | None:
-        """Why no more rows should be taken on: the local working copy is on a full disk. The segments are not."""
+        """Why no more rows should be started: the disk of the local index is full. The segments are elsewhere."""
         return self._index.trouble
 
     def _replay_folder(self, folder: StorePath) -> None:
         known: set[str] = set()
-        # Another writer may be compacting the folder, so that content moves to a name that one listing, which takes a
-        # while, need not show: the folder is read when a listing shows nothing new.
+        # Another writer may be compacting the folder, and one listing, which takes a while, need not show the new
+        # names: so list until nothing new appears.
         while wanted := [name for name in segment_names(folder) if name not in known]:
             for name in wanted:
                 self._replay_segment(folder, name)
@@ -133,18 +133,18 @@ class Ledger:
 
     def absorb(self, name: str, lines: list[bytes]) -> None:
         """
-        Take in a segment that another writer has written meanwhile.
+        Add a segment that another writer has written meanwhile.
 
-        :raises SegmindEnrichmentError: it holds a line this version cannot read.
+        :raises SegmindEnrichmentError: it contains a line that this version cannot read.
         """
         self._replay_lines(name, lines)
 
     def claim_id(self) -> str:
-        """Return a name for a claim that no other has."""
+        """Return a unique id for a claim."""
         return f"{self.writer}.{next(self._claim_numbers)}"
 
     def append(self, event: Event) -> None:
-        """Take an event into the view at once; it becomes durable with the next :meth:`commit`."""
+        """Apply an event at once; it becomes durable with the next :meth:`commit`."""
         line = to_line(event)
         self._lines.append(line)
         if isinstance(event, Claimed):
@@ -152,7 +152,7 @@ class Ledger:
         self._apply(event, line)
 
     def take(self) -> Batch:
-        """Hand over what was appended since the last time, for :meth:`write`."""
+        """Return the events appended since the last call, for :meth:`write`."""
         batch = Batch(self._lines, tuple(self._claims))
         self._lines, self._claims = [], []
         return batch
@@ -173,7 +173,7 @@ class Ledger:
         self.write(self.take())
 
     def row_state(self, fingerprint: bytes) -> RowState:
-        """Return where a row stands."""
+        """Return the state of a row, also of one that the ledger does not contain."""
         row = self._open.get(fingerprint)
         attempt, success = self._finished_state(fingerprint, row) or (0, False)
         return RowState(
@@ -184,14 +184,14 @@ class Ledger:
             attempt=max(attempt, row.attempt if row else 0),
         )
 
-    def bars(self, claim: Claimed) -> bool:
-        """Say whether the row of a claim must not be sent for, by all that was read so far."""
+    def blocks(self, claim: Claimed) -> bool:
+        """Return whether the request of a claim must not be sent, by everything read so far."""
         row = self._open.get(claim.fingerprint)
-        # Without its own claim in the view nothing can be said of the others.
-        return row is None or row.bars(claim)
+        # Without its own claim in the view, nothing is known about other claims.
+        return row is None or row.blocks(claim)
 
     def is_live(self, fingerprint: bytes, claim: str) -> bool:
-        """Tell whether a claim is one that is not ended: its request may be sent, or its answer is waited for."""
+        """Return whether a claim has not ended: its request may be sent, or its answer is still awaited."""
         row = self._open.get(fingerprint)
         if row is None or claim not in row.claims:
             return False
@@ -205,7 +205,7 @@ class Ledger:
         return event if isinstance(event, Finished) else None
 
     def open_rows(self) -> Iterator[tuple[bytes, OpenRow]]:
-        """Yield the rows that are claimed or submitted and not finished."""
+        """Yield the rows that are claimed or submitted but not finished."""
         return ((fingerprint, row) for fingerprint, row in list(self._open.items()) if not row.is_free)
 
     def known_requests(self) -> list[KnownRequest]:
@@ -229,27 +229,27 @@ class Ledger:
         return found & request_ids
 
     def totals(self) -> RunTotals:
-        """Return what the run has used up, rows still open included."""
+        """Return the totals of the run, including rows that are still open."""
         totals = RunTotals(self._totals.rows, self._totals.cost, self._totals.unpriced, self._totals.outcomes.copy())
         for mark, row in self._open.items():
             claim = row.claim_for(self.run)
-            # A freed attempt cost nothing, but what it followed may have.
+            # A freed attempt cost nothing, but the one that it followed up may have.
             if claim is not None and claim.run == self.run and (claim.request_ids or not row.is_free):
                 totals.rows += 1
                 totals.cost += claim.cost
                 earlier = self.finished(mark)
                 if earlier is not None and earlier.run == self.run:
-                    # Its claim carries what the row has cost so far.
+                    # Its claim includes what the row has cost so far.
                     totals.rows -= 1
                     totals.cost -= earlier.cost or 0.0
         return totals
 
     def answered_in_run(self) -> Iterator[bytes]:
-        """Yield the rows that the run has an answer for, out of what was replayed."""
+        """Yield the fingerprints of the rows whose latest outcome the run has paid for."""
         return self._index.rows_of_run()
 
     def dump(self) -> Iterator[bytes]:
-        """Yield the lines that say the same as everything read, without what later events made void."""
+        """Yield the lines that are equivalent to everything read, without those that later events made void."""
         yield from self._index.lines()
         for row in list(self._open.values()):
             yield from (to_line(event) for event in row.events())
@@ -260,8 +260,8 @@ class Ledger:
                 event = from_line(line)
             except ValueError as error:
                 raise SegmindEnrichmentError(
-                    f"The ledger segment {name!r} holds a line this version cannot read ({error}). Nothing is asked "
-                    "while it is not known what was paid for already: use the version that wrote it, or a new ledger.",
+                    f"The ledger segment {name!r} contains a line that this version cannot read ({error}). Nothing is "
+                    "sent while it is unknown what has been paid for: use the version that wrote it, or a new ledger.",
                     retryable=True,
                 ) from error
             self._apply(event, line)
@@ -288,7 +288,7 @@ class Ledger:
         if event.run == self.run:
             self._totals.add(event)
         if event.seconds is not None and event.request_ids:
-            # It was accepted some time before its submission was noted.
+            # It was accepted shortly before its submission was recorded.
             accepted = event.at - event.seconds
             self._recent.append(KnownRequest(event.request_ids[-1], event.body, accepted - POST_DURATION, accepted))
         success = event.outcome is Outcome.SUCCESS
@@ -300,11 +300,11 @@ class Ledger:
         """Return the attempt of a row's outcome and whether that is an answer, None when it has none."""
         if row is None:
             return self._index.state(fingerprint)
-        # A row that has its answer is not open any more.
+        # A row with an answer is no longer open.
         return (row.finished_attempt, False) if row.finished_attempt else None
 
 
 def _precedence(event: Finished) -> tuple[bool, int, float, tuple[str, ...], str]:
-    """Order outcomes of one row so that every reader, in whatever order it reads, keeps the same one."""
+    """Order the outcomes of one row so that every reader keeps the same one, whatever order it reads them in."""
     success = event.outcome is Outcome.SUCCESS
     return (success, -event.attempt if success else event.attempt, -event.at, event.request_ids, event.outcome)

@@ -1,4 +1,4 @@
-"""The state of a row in the ledger, its attempts and their cost, and what a run has used up."""
+"""The state of a row in the ledger, its attempts and their cost, and the totals of a run."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from airflow_provider_segmind.enrichment.outcomes import Outcome
 @dataclass(slots=True)
 class OpenRow:
     """
-    Everything noted of a row beyond its last outcome, whichever order it was read in.
+    All events of a row later than its last outcome; the order in which they were read does not matter.
 
-    More than one claim stands only where runs overlap. At most one of them was sent: see
+    There is more than one open claim only where runs overlap. At most one of them was sent: see
     :mod:`~airflow_provider_segmind.enrichment.ledger.live`.
 
-    :param claims: by their names.
-    :param freed: the claims that are certain to have sent nothing.
-    :param requests: what was submitted, by attempt and request id.
+    :param claims: by :attr:`Claimed.key`.
+    :param freed: the claims for which certainly nothing was sent.
+    :param requests: by attempt and request id.
     :param finished_attempt: the attempt of the row's latest outcome, 0 when it has none.
     """
 
@@ -32,7 +32,7 @@ class OpenRow:
     finished_attempt: int = 0
 
     def add(self, event: Claimed | Submitted | Freed) -> None:
-        """Take in an event; the result does not depend on the order of events."""
+        """Add an event; the result does not depend on the order of events."""
         if isinstance(event, Claimed):
             self.claims[event.key] = event
         elif isinstance(event, Freed):
@@ -43,7 +43,7 @@ class OpenRow:
                 self.requests[event.attempt, event.request_id] = event
 
     def drop_through(self, attempt: int) -> bool:
-        """Forget what an outcome of this attempt makes void; tell whether nothing is left."""
+        """Drop the events that an outcome of this attempt makes void; return whether none are left."""
         self.finished_attempt = attempt
         self.claims = {key: claim for key, claim in self.claims.items() if claim.attempt > attempt}
         self.freed = {key: event for key, event in self.freed.items() if event.attempt > attempt}
@@ -57,7 +57,7 @@ class OpenRow:
 
     @property
     def submitted(self) -> Submitted | None:
-        """The request whose answer is not known yet: of several the latest attempt's."""
+        """The request whose answer is not known yet; of several, that of the latest attempt."""
         if not self.requests:
             return None
         waited = [one for one in self.requests.values() if not self._is_answered(one)]
@@ -65,7 +65,7 @@ class OpenRow:
 
     @property
     def unresolved(self) -> list[Claimed]:
-        """The claims that were neither freed nor followed and have no request: each may be sent, or was."""
+        """The claims that are neither freed nor followed up and have no request: each may be, or have been, sent."""
         return [
             claim
             for key, claim in self.claims.items()
@@ -74,20 +74,20 @@ class OpenRow:
 
     @property
     def is_free(self) -> bool:
-        """Whether it is certain that nothing was sent whose answer is not known."""
+        """Whether there is certainly no request whose answer is unknown."""
         return self.submitted is None and not self.unresolved
 
-    def holders(self) -> set[str]:
-        """Return the writers of claims that are not ended."""
+    def writers(self) -> set[str]:
+        """Return the writers of the claims that have not ended."""
         waited = self.submitted
         claims = [*self.unresolved, *(claim for claim in self.claims.values() if waited and _is_of(waited, claim))]
         return {claim.writer for claim in claims}
 
-    def bars(self, mine: Claimed) -> bool:
+    def blocks(self, mine: Claimed) -> bool:
         """
-        Say whether anything stands against sending for a claim.
+        Return whether a claim's request must not be sent.
 
-        Never is decided which of two claims came first: each sees the other, and neither is sent.
+        It is never decided which of two claims came first: each sees the other, and neither is sent.
         """
         others = any(claim.key != mine.key for claim in self.unresolved)
         ended = mine.key in self.freed or self._is_followed(mine)
@@ -95,7 +95,7 @@ class OpenRow:
         return others or ended or passed or self.submitted is not None
 
     def claim_for(self, run: str) -> Claimed | None:
-        """Return the claim that counts: of the request waited for, the earliest unresolved, or a run's latest."""
+        """Return the decisive claim: that of the open request, else the earliest unresolved, else a run's latest."""
         waited, unresolved = self.submitted, self.unresolved
         if waited is not None:
             own = [claim for claim in self.claims.values() if _is_of(waited, claim)]
@@ -106,12 +106,12 @@ class OpenRow:
 
     @property
     def bound(self) -> CostBound:
-        """What its request may cost."""
+        """The most its request may cost."""
         claim = self.claim_for("")
         return UNBOUNDED if claim is None else claim.bound
 
     def events(self) -> Iterator[Claimed | Submitted | Freed]:
-        """Yield the events this row is made of."""
+        """Yield all events of the row."""
         yield from self.claims.values()
         yield from self.freed.values()
         yield from self.requests.values()
@@ -122,7 +122,7 @@ class OpenRow:
     def _is_followed(self, claim: Claimed) -> bool:
         if claim.id:
             return any(other.follows == claim.id for other in self.claims.values())
-        # Before claims had names the later attempt took the place of the earlier one.
+        # A claim without an id is replaced by the next attempt.
         return claim.attempt < self.attempt
 
     def _is_answered(self, one: Submitted) -> bool:
@@ -136,17 +136,17 @@ def _is_of(one: Submitted, claim: Claimed) -> bool:
 
 
 def _worth(claim: Claimed, run: str) -> tuple[bool, int, float, str]:
-    # What a run paid for a row must not be hidden by the claim of somebody who sent nothing.
+    # The claim of another run that sent nothing must not hide what this run has paid for the row.
     return (claim.run == run and bool(claim.request_ids), claim.attempt, -claim.at, claim.key)
 
 
 @dataclass(frozen=True, slots=True)
 class RowState:
     """
-    Where a row stands.
+    The state of a row.
 
     :param open: its unfinished attempt, None when there is none or it was freed.
-    :param claim: the claim that counts, also when it was freed; see :meth:`OpenRow.claim_for`.
+    :param claim: the decisive claim, even if it was freed; see :meth:`OpenRow.claim_for`.
     :param finished: whether it has an outcome.
     :param success: whether that outcome is an answer.
     :param attempt: the latest attempt, 0 when it was never claimed.
@@ -160,9 +160,9 @@ class RowState:
 
     def unsent_follow_up(self, run: str) -> Claimed | None:
         """
-        Return the claim of a further question that a run certainly did not send, None when there is none.
+        Return the claim of a follow-up that a run certainly did not send, None when there is none.
 
-        The answers before it were paid for in this run and can be fetched for nothing.
+        The earlier answers were paid for in this run and can be fetched again free of charge.
         """
         claim = self.claim
         if self.open is None and claim is not None and claim.question > 1 and claim.run == run:
@@ -171,18 +171,18 @@ class RowState:
 
 
 KNOWN_REQUESTS = 256
-"""How many recent requests are remembered, to tell how far Segmind's history has come."""
+"""Recent requests that are remembered to tell how up to date Segmind's history is."""
 
 
 @dataclass(frozen=True, slots=True)
 class KnownRequest:
     """
-    A request of ours that can tell how far the history has come.
+    A request of ours that tells how up to date the history is.
 
-    :param body: SHA-256 in hex of what was sent.
+    :param body: SHA-256 in hex of the body that was sent.
     :param not_before: epoch seconds before which Segmind cannot have accepted it.
-    :param not_after: epoch seconds after which it had accepted it, None where nobody noted that.
-    :param writer: the try whose clock these are of, empty where nobody noted that.
+    :param not_after: epoch seconds by which it was accepted, None if unknown.
+    :param writer: the try whose clock these times are from, empty if unknown.
     """
 
     request_id: str
@@ -195,11 +195,11 @@ class KnownRequest:
 @dataclass(slots=True)
 class RunTotals:
     """
-    What a run has used up so far, over all its tries.
+    What a run has spent so far, over all its tries.
 
-    :param rows: distinct rows it asked about.
-    :param cost: USD billed as far as known.
-    :param unpriced: rows whose cost Segmind did not say.
+    :param rows: distinct rows it sent requests for.
+    :param cost: USD billed, as far as known.
+    :param unpriced: rows whose cost Segmind did not report.
     :param outcomes: finished rows by outcome.
     """
 
@@ -209,7 +209,7 @@ class RunTotals:
     outcomes: Counter[Outcome] = field(default_factory=Counter)
 
     def add(self, event: Finished, sign: int = 1) -> None:
-        """Count a finished row in, or with ``sign=-1`` out."""
+        """Add a finished row, or subtract it with ``sign=-1``."""
         self.rows += sign
         self.cost += sign * (event.cost or 0.0)
         self.unpriced += sign * (event.cost is None and event.billed is not False)
@@ -217,19 +217,19 @@ class RunTotals:
 
 
 LONG_AGO = 0.0
-"""Stands for a time of submission that is no longer known."""
+"""A submission time that is no longer known."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """
-    One attempt.
+    One attempt at a row.
 
-    :param claim: its claim, whose cost grows as answers come in.
-    :param new_row: whether the run did not ask about the row before.
+    :param claim: its claim, whose cost grows with each answer.
+    :param new_row: whether the run has sent no request for the row before.
     :param failures: how often Segmind reported the row as FAILED in this try.
-    :param counted: whether the request that is waited for is in the claim already.
-    :param unpriced: whether a request was billed and Segmind did not say how much.
+    :param counted: whether the claim already includes the request being waited for.
+    :param unpriced: whether a request was billed at a cost that Segmind did not report.
     """
 
     claim: Claimed
@@ -239,7 +239,7 @@ class Attempt:
     unpriced: bool = False
 
     def carrying(self, earlier: Claimed | Finished | None) -> Self:
-        """Account for what the same run has paid for this row before."""
+        """Include what the same run has already paid for this row."""
         if earlier is None or earlier.run != self.claim.run:
             return self
         if isinstance(earlier, Claimed) and not earlier.request_ids:
@@ -253,7 +253,7 @@ class Attempt:
         return replace(self, claim=claim, new_row=False)
 
     def answered(self, request_id: str, *, cost: float | None, tokens: int | None = None) -> Self:
-        """Add a request that has ended."""
+        """Add a finished request."""
         if self.counted:
             return replace(self, counted=False)
         claim = replace(
@@ -266,9 +266,9 @@ class Attempt:
 
     def before_follow_up(self) -> tuple[Self, Submitted]:
         """
-        Go back to the answer that led to this attempt's question, which was never sent.
+        Go back to the answer that led to this follow-up, which was never sent.
 
-        The answer is fetched once more, for nothing, and leads to the same question.
+        That answer is fetched again, free of charge, and leads to the same follow-up.
         """
         claim = replace(self.claim, question=self.claim.question - 1)
         submitted = Submitted(
@@ -279,7 +279,7 @@ class Attempt:
     def follow_up(
         self, *, at: float, run: str, writer: str, name: str, body: str, question: int, failures: int
     ) -> Self:
-        """Return the next attempt, which a run claims under a name and pays."""
+        """Return the next attempt, which a run claims under an id and pays for."""
         claim = replace(
             self.claim,
             attempt=self.claim.attempt + 1,
@@ -294,14 +294,14 @@ class Attempt:
         return replace(self, claim=claim, new_row=False, failures=failures)
 
     def freed(self, at: float) -> Freed:
-        """Return the event that gives this attempt back."""
+        """Return the event that releases this attempt's claim."""
         claim = self.claim
         return Freed(fingerprint=claim.fingerprint, attempt=claim.attempt, at=at, writer=claim.writer, claim=claim.id)
 
     def finished(
         self, outcome: Outcome, *, at: float, reason: str, answer: object, submitted: Submitted | None, billed: bool
     ) -> Finished:
-        """Return the event that ends the row; its cost is that of the run that sent the request, whoever read it."""
+        """Return the event that ends the row; the cost belongs to the run that sent the request, not to the reader."""
         claim = self.claim
         return Finished(
             fingerprint=claim.fingerprint,

@@ -190,7 +190,7 @@ class Writer:
         row = self.ledger.row_state(mark(number)).open
         if row is None or row.submitted is not None or number in self.claims or number in self.accepted:
             return
-        if any(self.member.is_active(writer) for writer in row.holders()):
+        if any(self.member.is_active(writer) for writer in row.writers()):
             return
         claims = row.unresolved
         for claim in claims:

@@ -287,16 +287,16 @@ async def test_a_release_ends_only_the_claim_it_names() -> None:
     ledger = engine.ledger
     for event in (other.claim, mine):
         ledger.append(event)
-    assert ledger.bars(mine)
+    assert ledger.blocks(mine)
     from airflow_provider_segmind.enrichment.ledger.events import Freed
 
     ledger.append(Freed(fingerprint=mine.fingerprint, attempt=1, at=2.0, writer="w", claim="w.0"))
     again = Claimed(fingerprint=mine.fingerprint, attempt=2, at=3.0, run="r", writer="w", model="m", body="b", id="w.1")
     ledger.append(again)
     # A claim of an earlier attempt counts like any other.
-    assert ledger.bars(again)
+    assert ledger.blocks(again)
     ledger.append(Freed(fingerprint=mine.fingerprint, attempt=1, at=2.0, writer="elsewhere", claim="elsewhere.0"))
-    assert not ledger.bars(again)
+    assert not ledger.blocks(again)
     engine.close()
 
 
