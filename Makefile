@@ -43,14 +43,14 @@ $(STAMP): pyproject.toml constraints.txt airflow_provider_segmind/__init__.py | 
 		--requirements pyproject.toml --all-extras --group dev --editable .
 	@touch $@
 
-constraints: $(STAMP) ## Renew all pins: newest of everything but Airflow itself
+constraints: $(STAMP) ## Renew all pins: the newest versions of everything except Airflow
 	$(COMPILE) --universal --fork-strategy fewest --python-version 3.11 --upgrade --all-extras --group dev \
 		--constraints constraints/airflow.txt pyproject.toml | sed 's/ *;.*//' > $(VENV)/constraints.new
 	@test -z "$$(cut -d= -f1 $(VENV)/constraints.new | sort | uniq -d)" || { echo "A package has two versions."; exit 1; }
 	mv $(VENV)/constraints.new constraints.txt
 	$(BIN)/python -m tests.matrix --renew
 
-format: $(STAMP) ## Format the code and mend what ruff can mend
+format: $(STAMP) ## Format the code and fix what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
@@ -65,26 +65,26 @@ fast: $(STAMP) ## What needs no Airflow, in about two minutes
 	SEGMIND_TESTS_FORBID_AIRFLOW=1 $(PYTEST) $(FAST) -m "not airflow" --numprocesses 2 --dist loadfile
 	SEGMIND_TESTS_FORBID_AIRFLOW=1 SEGMIND_TESTS_HTTPX2=1 $(PYTEST) $(OVER_HTTP) --numprocesses 2
 
-test: fast ## Everything but the long suites, fast first, stopping at the first stage that fails
+test: fast ## Everything except the long suites, fast first, stopping at the first stage that fails
 	$(PYTEST) $(FAST) -m airflow
 	$(PYTEST) tests $(FAST:%=--ignore=%) $(SLOW:%=--ignore=%) --numprocesses 2 --dist loadfile
 	@$(call pytest,tests/packaging)
 	@$(MAKE) --no-print-directory browser
 	@$(call pytest,tests/e2e,$(LONG_E2E:%=--ignore=%))
 
-browser: $(STAMP) ## The report in a real browser; installs Debian's chromium where it may
+browser: $(STAMP) ## The report in a real browser; installs Debian's chromium if it may
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
 		apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y chromium >/dev/null; } || \
 		echo "chromium is missing. Run: sudo apt-get install chromium"
 	@$(call pytest,tests/browser)
 
-crash: $(STAMP) ## Kill runs over tables and real Airflow processes, and count what was paid
+crash: $(STAMP) ## Kill enrichments and real Airflow processes, and check what was paid
 	$(PYTEST) tests/crash/test_enrich.py tests/crash/test_overlap.py --numprocesses 2
 	@$(call pytest,tests/crash,--ignore=tests/crash/test_enrich.py --ignore=tests/crash/test_overlap.py)
 	@$(call pytest,$(LONG_E2E))
 
 SEEDS ?= 50
-crash-overlap: $(STAMP) ## Let runs over one ledger overlap, killed and frozen: SEEDS=50
+crash-overlap: $(STAMP) ## Overlap runs on one ledger, and kill and freeze them: SEEDS=50
 	SEGMIND_OVERLAP_SEEDS=$(SEEDS) $(PYTEST) tests/crash/test_overlap.py --numprocesses 2 -rP | grep -E "FIGURES|passed|failed"
 
 matrix: $(STAMP) ## The DAG tests on every supported Airflow; MATRIX="2.11.0 3.3.2" takes some

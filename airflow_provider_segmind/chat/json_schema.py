@@ -244,6 +244,8 @@ def _is_circular(node: Any, root: Schema, followed: set[int], finished: set[int]
     for key in ("allOf", "anyOf", "oneOf"):
         applied += node[key] if isinstance(node.get(key), list) else ()
     applied += [node[key] for key in ("not", "if", "then", "else") if key in node]
+    for key in ("dependentSchemas", "dependencies"):
+        applied += node[key].values() if isinstance(node.get(key), Mapping) else ()
     if any(_is_circular(one, root, followed, finished) for one in applied):
         return True
     followed.remove(id(node))

@@ -302,6 +302,10 @@ WRONG = {
         },
         "leads back to itself",
     ),
+    "a dependent schema that is itself": (
+        {"properties": {"a": {"type": "object", "dependentSchemas": {"x": {"$ref": "#/properties/a"}}}}},
+        "leads back to itself",
+    ),
     "only infinite alternatives": (
         {"type": "object", "properties": {"a": {"anyOf": [{"$ref": "#"}]}}, "required": ["a"]},
         "infinite data",
