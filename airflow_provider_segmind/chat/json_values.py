@@ -257,31 +257,25 @@ def _rebuilt(value: Any, *, wide: bool) -> StorableValue:
 
 
 def _too_deep(value: Any, above: int) -> bool:
-    stack = [(value, above + 1)]
-    while stack:
-        node, depth = stack.pop()
-        if isinstance(node, (Mapping, list, tuple)):
-            if depth > MAX_DEPTH:
-                return True
-            stack += [(item, depth + 1) for item in (node.values() if isinstance(node, Mapping) else node)]
-    return False
+    return any(depth + above > MAX_DEPTH for node, depth in _nodes(value) if isinstance(node, (Mapping, list, tuple)))
 
 
 def _exceeds_64_bits(value: Any) -> bool:
-    return any(isinstance(node, int) and not SMALLEST_INT <= node <= LARGEST_INT for node in _nodes(value))
+    return any(isinstance(node, int) and not SMALLEST_INT <= node <= LARGEST_INT for node, _ in _nodes(value))
 
 
 def _entries(value: Any) -> int:
-    return sum(len(node) for node in _nodes(value) if isinstance(node, Mapping))
+    return sum(len(node) for node, _ in _nodes(value) if isinstance(node, Mapping))
 
 
-def _nodes(value: Any) -> Iterator[Any]:
-    stack = [value]
+def _nodes(value: Any) -> Iterator[tuple[Any, int]]:
+    """Yield all values in a JSON value, each with its level."""
+    stack = [(value, 1)]
     while stack:
-        node = stack.pop()
-        yield node
+        node, depth = stack.pop()
+        yield node, depth
         if isinstance(node, (Mapping, list, tuple)):
-            stack += node.values() if isinstance(node, Mapping) else node
+            stack += [(item, depth + 1) for item in (node.values() if isinstance(node, Mapping) else node)]
 
 
 def _path(link: _Link) -> str:
