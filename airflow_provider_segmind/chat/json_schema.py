@@ -234,7 +234,7 @@ def _nodes_with_paths(node: Any, path: str) -> Iterator[tuple[str, Schema]]:
 
 
 def _is_circular(node: Any, root: Schema, followed: set[int], finished: set[int]) -> bool:
-    """Return whether a schema applies itself again to the same value, which a validator would do without end."""
+    """Return whether a schema applies itself again to the same value, endlessly in a validator."""
     if not isinstance(node, Mapping) or id(node) in finished:
         return False
     if id(node) in followed:
