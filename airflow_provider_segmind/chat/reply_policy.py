@@ -1,16 +1,16 @@
 """
-What to do with a reply, and what the requests of one answer have cost so far.
+What to do with a reply, and what the requests for one answer have cost so far.
 
-A reply is accepted, requested again with a larger output cap, sent back to be repaired, or refused. An answer may take
-several paid requests. They form a chain: the record of each follow-up is kept under the id of the request before it,
-with what had been spent until then, so that the last record has all of it.
+A reply is accepted, followed up by a further paid request (with a larger output cap, or with the invalid answer to be
+repaired), or refused. In a chat task the record of each follow-up is kept under the id of the request before it, with
+what had been spent and tried until then, so the last record is enough to continue.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeAlias
 
@@ -19,11 +19,11 @@ from airflow_provider_segmind.chat.replies import ChatReply, FinishReason, Token
 from airflow_provider_segmind.exceptions import SegmindReplyError, SegmindStateError, shorten
 
 DEFAULT_OUTPUT_CAP = 8_192
-"""The cap taken to have been in force, in tokens, when neither the request nor the usage tells."""
+"""The output cap assumed, in tokens, when neither the request nor the usage shows one."""
 LARGEST_OUTPUT_CAP = 65_536
 """Largest cap asked for, in tokens (the output limit of Gemini 3.1 Flash Lite)."""
 QUOTED_ANSWER_CHARACTERS = 20_000
-"""How much of an invalid answer is sent back to the model; more costs more than it tells."""
+"""How much of an invalid answer is sent back to the model; more costs more than it helps."""
 _GROWTH = 4
 _CAP_KEYS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "maxOutputTokens")
 _CAP_HOLDERS = ("generationConfig", "generation_config")
@@ -32,60 +32,65 @@ RefusalReason: TypeAlias = Literal["empty", "truncated", "blocked", "invalid"]
 
 @dataclass(frozen=True, slots=True)
 class Accept:
-    """Take the reply: its text, or the validated data."""
+    """Take the reply: its text, or the validated data; of a row its answer columns by name."""
 
     result: Any
 
 
 @dataclass(frozen=True, slots=True)
-class AskAgainLarger:
-    """Submit the same request with room for ``cap`` tokens of output."""
+class FollowUp:
+    """
+    Submit a further request, which is paid as well.
 
-    cap: int
+    :param inputs: its body.
+    :param follow_ups: what to pass to :func:`decide_reply` with its reply.
+    :param reason: why the reply cannot be used, in words that quote nothing of it.
+    """
 
-
-@dataclass(frozen=True, slots=True)
-class Repair:
-    """Submit the conversation with the answer and the validator's ``error``."""
-
-    answer: str
-    error: str
+    inputs: Mapping[str, Any]
+    follow_ups: tuple[int, ...]
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """Give up; ``detail`` says why in words that fit into a message."""
+    """Give up; ``detail`` says why, as part of a sentence."""
 
     reason: RefusalReason
     detail: str
 
 
-Decision: TypeAlias = Accept | AskAgainLarger | Repair | Refuse
+Decision: TypeAlias = Accept | FollowUp | Refuse
 
 
 def decide_reply(
     reply: ChatReply,
     parsed: ParsedReply | None,
     *,
-    follow_ups_left: int,
-    repairable: bool = True,
-    output_cap: int | None = None,
+    first: Callable[[], Mapping[str, Any]],
+    sent: Callable[[], Mapping[str, Any]],
+    follow_ups: tuple[int, ...],
+    max_repairs: int,
 ) -> Decision:
     """
-    Decide what to do with a reply.
+    Decide what to do with a reply: the one rule for a chat task and for a row of a table.
+
+    ``max_repairs`` bounds all follow-ups together. At most one is the last request with a larger output cap, which the
+    later ones keep; the others are the first request with the latest answer and what is wrong with it.
 
     :param reply: the reply as read.
-    :param parsed: its data, None when text was asked for.
-    :param follow_ups_left: further paid requests that are still allowed, whatever their reason.
-    :param repairable: whether the request has messages to which a repair can be added.
-    :param output_cap: the cap of the request, in tokens, see :func:`output_cap_of`.
+    :param parsed: its data, None when a string was asked for.
+    :param first: returns the body of the first request; called only for a follow-up.
+    :param sent: likewise the body of the request that was answered.
+    :param follow_ups: for each follow-up so far its larger output cap in tokens, 0 where it had the first request's.
+    :param max_repairs: how many follow-ups an answer may take.
     """
     found = reply_outcome(reply)
+    allowed = len(follow_ups) < max_repairs
     unsaid = reply.finish_reason is FinishReason.UNKNOWN and parsed is not None and parsed.cut_short
     if found == "truncated" or (found == "success" and unsaid):
-        cap = larger_cap(output_cap or reply.usage.output_tokens)
-        if follow_ups_left > 0 and cap is not None:
-            return AskAgainLarger(cap)
+        if allowed and not any(follow_ups) and (larger := _larger(reply, sent(), follow_ups)) is not None:
+            return larger
         return Refuse("truncated", f"the answer was cut off ({reply.native_finish_reason or 'no finish reason'})")
     if found == "blocked":
         return Refuse("blocked", f"the provider blocked it ({reply.block_reason or reply.native_finish_reason})")
@@ -97,9 +102,23 @@ def decide_reply(
         return Accept(reply.text)
     if parsed.error is None:
         return Accept(parsed.data)
-    if follow_ups_left > 0 and repairable:
-        return Repair(answer=reply.text, error=parsed.error)
+    if allowed and "messages" in (body := first()):
+        return _repair(reply.text, parsed.error, body, follow_ups)
     return Refuse("invalid", f"it is not the data asked for: {parsed.error}")
+
+
+def _larger(reply: ChatReply, body: Mapping[str, Any], follow_ups: tuple[int, ...]) -> FollowUp | None:
+    cap = larger_cap(output_cap_of(body) or reply.usage.output_tokens)
+    if cap is None:
+        return None
+    reason = f"was cut off; the output cap becomes {cap} tokens"
+    return FollowUp(enlarge_inputs(body, cap), (*follow_ups, cap), reason)
+
+
+def _repair(answer: str, error: str, body: Mapping[str, Any], follow_ups: tuple[int, ...]) -> FollowUp:
+    cap = max(follow_ups, default=0)
+    repaired = repair_inputs(enlarge_inputs(body, cap) if cap else body, answer, error)
+    return FollowUp(repaired, (*follow_ups, cap), "is not of the output_type")
 
 
 def larger_cap(cap: int | None) -> int | None:
@@ -116,7 +135,7 @@ def output_cap_of(inputs: Mapping[str, Any]) -> int | None:
 
 def enlarge_inputs(inputs: Mapping[str, Any], cap: int) -> dict[str, Any]:
     """
-    Return the request with room for ``cap`` tokens of output; the one given stays as it is.
+    Return the request with room for ``cap`` tokens of output; the one given is not changed.
 
     :param inputs: the body that was sent.
     :param cap: tokens.
@@ -146,24 +165,27 @@ def repair_prompt(error: str) -> str:
     )
 
 
-def repair_inputs(inputs: Mapping[str, Any], repair: Repair) -> dict[str, Any]:
+def repair_inputs(inputs: Mapping[str, Any], answer: str, error: str) -> dict[str, Any]:
     """
-    Return the request with the invalid answer and the re-ask as its last two turns; the one given stays as it is.
+    Return the request with the invalid answer and the re-ask as its last two messages; the one given is not changed.
 
     Works on the body, whichever family it is for, so that files are neither read nor encoded again.
 
-    :param inputs: the body that was sent, as :func:`.chat.build_chat_inputs` makes it.
-    :param repair: the decision.
+    :param inputs: the body that was sent, as :func:`~.messages.build_chat_inputs` makes it.
+    :param answer: what the model answered.
+    :param error: what the validator says about it.
     """
-    turns = (
-        ("assistant", shorten(repair.answer, QUOTED_ANSWER_CHARACTERS)),
-        ("user", repair_prompt(repair.error)),
+    added = (
+        ("assistant", shorten(answer, QUOTED_ANSWER_CHARACTERS)),
+        ("user", repair_prompt(error)),
     )
     messages = inputs["messages"]
     if isinstance(messages, Mapping):
-        added = [{"role": "model" if role == "assistant" else role, "parts": [{"text": text}]} for role, text in turns]
-        return {**inputs, "messages": {**messages, "contents": [*messages["contents"], *added]}}
-    return {**inputs, "messages": [*messages, *({"role": role, "content": text} for role, text in turns)]}
+        contents = [
+            {"role": "model" if role == "assistant" else role, "parts": [{"text": text}]} for role, text in added
+        ]
+        return {**inputs, "messages": {**messages, "contents": [*messages["contents"], *contents]}}
+    return {**inputs, "messages": [*messages, *({"role": role, "content": text} for role, text in added)]}
 
 
 def reply_error(
@@ -173,7 +195,7 @@ def reply_error(
     Make the error for a refusal.
 
     :param refusal: the decision.
-    :param reply: the last reply; its first 200 characters are told.
+    :param reply: the last reply; its first 200 characters are quoted.
     :param model: the model that ran.
     :param request_id: the last request.
     :param paid_requests: how many requests were paid for this answer.
@@ -214,7 +236,7 @@ def _cap_holders(inputs: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def part_after(request_id: str) -> str:
-    """Return the name under which the record of the follow-up of a request is kept."""
+    """Return the part of the task state in which the record of the follow-up of a request is kept."""
     plain = re.fullmatch(r"[A-Za-z0-9_-]{1,100}", request_id)
     return f"after-{request_id if plain else hashlib.sha256(request_id.encode()).hexdigest()[:40]}"
 
@@ -225,11 +247,13 @@ class Spent:
     What an answer has cost so far.
 
     :param requests: how many were paid.
-    :param cost: USD as billed for all of them; None when Segmind did not report it for each.
-    :param usage: tokens of all of them; None where a provider did not report them.
+    :param follow_ups: as in :func:`decide_reply`, the one about to be sent included.
+    :param cost: USD billed for all of them; None when Segmind did not report it for each.
+    :param usage: tokens of all of them; None where a provider did not report it.
     """
 
     requests: int = 0
+    follow_ups: tuple[int, ...] = ()
     cost: float | None = 0.0
     usage: Mapping[str, int | None] | None = None
 
@@ -241,30 +265,24 @@ class Spent:
         :raises SegmindStateError: it is something else.
         """
         try:
-            return cls(**(value or {}))
-        except TypeError as error:
+            spent = cls(**(value or {}))
+            return replace(spent, follow_ups=tuple(map(int, spent.follow_ups)))
+        except (TypeError, ValueError) as error:
             raise SegmindStateError(
-                "The submission record of an earlier try was written by another version of this package. Nothing is "
-                "submitted until it can be read."
+                "The record of what earlier requests for this answer cost was written by another version of this "
+                "package. Nothing is submitted until it can be read."
             ) from error
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain JSON, for a submission record."""
-        return asdict(self)
+        return {**asdict(self), "follow_ups": list(self.follow_ups)}
 
     def plus(self, cost: float | None, usage: TokenUsage) -> Spent:
         """Add one more request."""
-        told = usage.as_dict()
+        tokens = usage.as_dict()
         if self.usage is not None:
-            told = {name: _sum(self.usage.get(name), count) for name, count in told.items()}
-        return replace(self, requests=self.requests + 1, cost=_sum(self.cost, cost), usage=told)
-
-
-def further_inputs(inputs: Mapping[str, Any], decision: AskAgainLarger | Repair) -> dict[str, Any]:
-    """Return the body of the follow-up of a request with ``inputs``."""
-    if isinstance(decision, Repair):
-        return repair_inputs(inputs, decision)
-    return enlarge_inputs(inputs, decision.cap)
+            tokens = {name: _sum(self.usage.get(name), count) for name, count in tokens.items()}
+        return replace(self, requests=self.requests + 1, cost=_sum(self.cost, cost), usage=tokens)
 
 
 def _sum(one: Any, other: Any) -> Any:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeAlias
 
+from airflow_provider_segmind.chat.reply_policy import Decision
 from airflow_provider_segmind.client.models import RequestResult
 
 OTHER = "other reasons"
@@ -97,60 +98,38 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class RowReply:
     """
     What Segmind answered for a row.
 
     :param result: the completed result.
-    :param inputs: the body first built for the row, also when this is the answer to a later question.
-    :param attempt: which question of this row is answered, from 1.
+    :param inputs: the body first built for the row, also when this is the reply to a follow-up.
+    :param sent: the body that was answered; the first one where an earlier try sent a follow-up.
+    :param follow_ups: as in :func:`~airflow_provider_segmind.chat.reply_policy.decide_reply`.
     """
 
     result: RequestResult
     inputs: Mapping[str, Any]
-    attempt: int
+    sent: Mapping[str, Any]
+    follow_ups: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Accept:
+class RowVerdict:
     """
-    The answer is good.
+    What to do with a row's reply.
 
-    :param answer: the answer columns by name.
-    :param tokens: tokens used, None when the model did not say.
+    :param decision: if accepted, its result is the answer columns by name.
+    :param tokens: tokens used, None when the model did not report them.
     """
 
-    answer: Mapping[str, Any]
+    decision: Decision
     tokens: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class AskAgain:
-    """
-    The answer cannot be used; another question, which is paid as well, may mend it.
-
-    :param inputs: the body to send.
-    :param reason: why, in a few words.
-    """
-
-    inputs: Mapping[str, Any]
-    reason: str
-    tokens: int | None = None
+def outcome_of_refusal(reason: str) -> Outcome:
+    """Return the outcome of a row whose reply was refused for a reason of the reply policy."""
+    return Outcome(reason) if reason in (Outcome.TRUNCATED, Outcome.BLOCKED) else Outcome.INVALID
 
 
-@dataclass(frozen=True, slots=True)
-class Refuse:
-    """
-    The answer cannot be used and asking again is no help.
-
-    :param outcome: ``blocked``, ``truncated``, ``invalid`` or ``failed``.
-    :param reason: why, in a few words.
-    """
-
-    outcome: Outcome
-    reason: str
-    tokens: int | None = None
-
-
-Verdict: TypeAlias = Accept | AskAgain | Refuse
-Read: TypeAlias = Callable[[Reply], Verdict]
+ReadRow: TypeAlias = Callable[[RowReply], RowVerdict]

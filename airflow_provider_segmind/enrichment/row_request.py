@@ -11,9 +11,10 @@ import contextlib
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from airflow_provider_segmind.chat.cost_estimate import CostBound
+from airflow_provider_segmind.chat.reply_policy import Accept, FollowUp, RefusalReason, Refuse
 from airflow_provider_segmind.client.models import RequestResult, SubmittedRequest
 from airflow_provider_segmind.client.polling import Pending
 from airflow_provider_segmind.client.rate_limiter import CallWithdrawnError
@@ -23,7 +24,7 @@ from airflow_provider_segmind.enrichment.ledger.group_commit import GroupCommit
 from airflow_provider_segmind.enrichment.ledger.ledger import Ledger
 from airflow_provider_segmind.enrichment.ledger.live import Membership
 from airflow_provider_segmind.enrichment.ledger.row_state import Attempt
-from airflow_provider_segmind.enrichment.outcomes import Accept, AskAgain, Outcome, Refuse, Reply, Verdict
+from airflow_provider_segmind.enrichment.outcomes import Outcome, RowReply, RowVerdict, outcome_of_refusal
 from airflow_provider_segmind.enrichment.rows import digest
 from airflow_provider_segmind.enrichment.run_limits import FREE, Budget, Permission
 from airflow_provider_segmind.enrichment.settings import Client, Prepared, Question, Settings
@@ -119,9 +120,10 @@ RUN_ENDING_ERRORS = (
     SegmindModelRetiredError,
 )
 """What the next row would meet as well: the run stops at the first."""
+OUTAGE_PATIENCE = 900.0
+"""Seconds for which no request may get through before the run stops."""
 STOPPED = "the run stopped before it was asked"
 STOPPED_BETWEEN = "no usable answer yet, and the run stopped before asking again; a retry does"
-_REPLY_OUTCOMES = {"truncated": Outcome.TRUNCATED, "blocked": Outcome.BLOCKED}
 
 
 class RowRun(Protocol):
@@ -209,7 +211,7 @@ class RowRequester:
             submitted = submitted or await self._submit(prepared, attempt, inputs)
             if submitted is None:
                 return
-            next_attempt = await self._collect(prepared, attempt, submitted)
+            next_attempt = await self._collect(prepared, attempt, inputs, submitted)
             submitted = None
 
     def _claim(self, prepared: Prepared, *, attempt: int) -> Claimed:
@@ -268,13 +270,13 @@ class RowRequester:
             if permission is Permission.GO:
                 run.budget.started(prepared.fingerprint, bound, new_row=attempt.new_row)
                 return True
-            if permission is Permission.LATER and attempt.claim.question == 1 and run.postpone(prepared, STOPPED):
+            if permission is Permission.LATER and not attempt.claim.follow_ups and run.postpone(prepared, STOPPED):
                 return False
             if permission is not Permission.WAIT:
                 run.stop(run.budget.explain(bound, new_row=attempt.new_row))
                 break
             await run.budget_changed()
-        if attempt.claim.question == 1:
+        if not attempt.claim.follow_ups:
             run.skip(prepared, STOPPED)
         elif run.halted:
             # The same run goes on here when it is tried again; its budget may have room for this question.
@@ -294,7 +296,7 @@ class RowRequester:
                     self._question.model, inputs, on_permit=claiming.on_permit, before_send=claiming.before_send
                 )
             except SegmindError as error:
-                patient = self._clock() - self._last_success < self._settings.outage_patience
+                patient = self._clock() - self._last_success < OUTAGE_PATIENCE
                 if not may_send_again(error) or error.billed is not False or not patient or self._run.halted:
                     raise
             await self._sleep(pause * (0.5 + self._rng.random()))
@@ -336,18 +338,15 @@ class RowRequester:
         self._run.skip(prepared, reason)
 
     async def _collect(
-        self, prepared: Prepared, attempt: Attempt, submitted: Submitted
+        self, prepared: Prepared, attempt: Attempt, sent: Mapping[str, Any], submitted: Submitted
     ) -> tuple[Attempt, Mapping[str, Any]] | None:
-        """Wait for the answer and settle the row, or return the next question about it."""
+        """Wait for the reply and finish the row, or return its follow-up."""
         run, request_id = self._run, submitted.request_id
         try:
             result = await self._wait(submitted)
         except SegmindRequestFailedError as error:
             run.budget.billed(prepared.fingerprint, 0.0)
             attempt = attempt.answered(request_id, cost=0.0)
-            failures = attempt.failures + 1
-            if failures < self._settings.failed_attempts and attempt.claim.question == 1:
-                return self._follow_up(attempt, prepared.body, question=1, failures=failures), prepared.inputs
             self._finish(attempt, Outcome.FAILED, reason=error.reason, submitted=submitted)
         except SegmindRequestExpiredError as error:
             await self._finish_expired(attempt, submitted, error)
@@ -357,7 +356,7 @@ class RowRequester:
             if isinstance(error, RUN_ENDING_ERRORS):
                 run.stop(_words(error), error=error)
         else:
-            return self._judge(prepared, attempt, submitted, result)
+            return self._judge(prepared, attempt, sent, submitted, result)
         return None
 
     async def _wait(self, submitted: Submitted) -> RequestResult:
@@ -392,41 +391,38 @@ class RowRequester:
         self._finish(attempt, Outcome.FAILED, reason=reason, submitted=submitted, billed=billed)
 
     def _judge(
-        self, prepared: Prepared, attempt: Attempt, submitted: Submitted, result: RequestResult
+        self, prepared: Prepared, attempt: Attempt, sent: Mapping[str, Any], submitted: Submitted, result: RequestResult
     ) -> tuple[Attempt, Mapping[str, Any]] | None:
         self._last_success = self._clock()
         own = attempt.claim.run == self._run.ledger.run and not attempt.counted
         self._run.budget.billed(prepared.fingerprint, result.metrics.cost if own else 0.0)
-        verdict = self._read(Reply(result, prepared.inputs, attempt.claim.question))
+        verdict = self._read(RowReply(result, prepared.inputs, sent, attempt.claim.follow_ups))
         attempt = attempt.answered(submitted.request_id, cost=result.metrics.cost, tokens=verdict.tokens)
-        if isinstance(verdict, AskAgain):
-            question = attempt.claim.question + 1
-            if question <= self._settings.max_questions:
-                body = digest(verdict.inputs).hex()
-                return self._follow_up(attempt, body, question=question, failures=attempt.failures), verdict.inputs
-            verdict = Refuse(Outcome.INVALID, verdict.reason)
-        if isinstance(verdict, Accept):
-            self._finish(attempt, Outcome.SUCCESS, answer=dict(verdict.answer), submitted=submitted, billed=True)
+        decision = verdict.decision
+        if isinstance(decision, FollowUp):
+            return self._follow_up(attempt, decision), decision.inputs
+        if isinstance(decision, Accept):
+            self._finish(attempt, Outcome.SUCCESS, answer=dict(decision.result), submitted=submitted, billed=True)
         else:
-            self._finish(attempt, verdict.outcome, reason=verdict.reason, submitted=submitted, billed=True)
+            outcome = outcome_of_refusal(decision.reason)
+            self._finish(attempt, outcome, reason=decision.detail, submitted=submitted, billed=True)
         return None
 
-    def _read(self, reply: Reply) -> Verdict:
+    def _read(self, reply: RowReply) -> RowVerdict:
         try:
             return self._question.read(reply)
         except SegmindReplyError as error:
-            return Refuse(_REPLY_OUTCOMES.get(error.reason, Outcome.INVALID), str(error))
+            return RowVerdict(Refuse(cast(RefusalReason, error.reason), str(error)))
 
-    def _follow_up(self, attempt: Attempt, body: str, *, question: int, failures: int) -> Attempt:
+    def _follow_up(self, attempt: Attempt, decision: FollowUp) -> Attempt:
         ledger = self._run.ledger
         return attempt.follow_up(
             at=self._clock(),
             run=ledger.run,
             writer=ledger.writer,
             name=ledger.claim_id(),
-            body=body,
-            question=question,
-            failures=failures,
+            body=digest(decision.inputs).hex(),
+            follow_ups=decision.follow_ups,
         )
 
     def _finish(

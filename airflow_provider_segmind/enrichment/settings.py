@@ -10,7 +10,7 @@ from airflow_provider_segmind.chat.cost_estimate import UNBOUNDED, CostBound
 from airflow_provider_segmind.client.models import RequestRecord, RequestState, SubmittedRequest
 from airflow_provider_segmind.client.polling import Pending
 from airflow_provider_segmind.defaults import OnUnknown, Rerun
-from airflow_provider_segmind.enrichment.outcomes import Read
+from airflow_provider_segmind.enrichment.outcomes import ReadRow
 from airflow_provider_segmind.enrichment.rows import Row, canonical_json, fingerprint, frame, text_digest
 
 
@@ -76,7 +76,7 @@ class Question:
 
     model: str
     build: Callable[[Row], Mapping[str, Any]]
-    read: Read
+    read: ReadRow
     key: tuple[str, ...]
     answer_columns: tuple[str, ...]
     placeholders: frozenset[str] = frozenset()
@@ -164,8 +164,6 @@ class Settings:
         unless the history could not be read or shows an equal request that may be the lost one.
     :param rerun: which rows that already have an outcome are asked again: ``unbilled`` those that failed without being
         billed; ``dead_letters`` all without an answer, which may be billed again; ``nothing`` none.
-    :param failed_attempts: how often in all a row is asked that Segmind reports as FAILED (it bills nothing).
-    :param max_questions: how often in all a row is asked whose answers cannot be used.
     :param outage_patience: how long nothing may get through before the run stops.
     :param grace: how long what is in flight may go on after a hurried stop.
     :param history_settles_after: age from which a request that is in no history is believed never to have existed.
@@ -184,8 +182,6 @@ class Settings:
     poll_interval: float | None = None
     on_unknown: OnUnknown = "fail"
     rerun: Rerun = "unbilled"
-    failed_attempts: int = 1
-    max_questions: int = 3
     outage_patience: float = 900.0
     grace: float = 30.0
     history_settles_after: float = 3 * 3600.0

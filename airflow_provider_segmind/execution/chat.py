@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,17 +21,14 @@ from airflow_provider_segmind.chat.json_values import clean_text, for_xcom, json
 from airflow_provider_segmind.chat.messages import build_chat_inputs
 from airflow_provider_segmind.chat.model_families import family_of
 from airflow_provider_segmind.chat.output_type import OutputType
-from airflow_provider_segmind.chat.replies import ChatReply, FinishReason, read_reply
+from airflow_provider_segmind.chat.replies import ChatReply, read_reply
 from airflow_provider_segmind.chat.reply_policy import (
     Accept,
-    AskAgainLarger,
     Decision,
+    FollowUp,
     Refuse,
-    Repair,
     Spent,
     decide_reply,
-    further_inputs,
-    output_cap_of,
     part_after,
     reply_error,
 )
@@ -267,22 +264,14 @@ class ChatExecution:
                 raise reply_error(
                     decision, reply, model=self._model, request_id=request_id, paid_requests=spent.requests
                 )
-            exchange = self._follow_up(exchange, request_id, decision, spent)
+            exchange = self._follow_up(request_id, decision, spent)
 
-    def _follow_up(
-        self, exchange: Exchange, request_id: str, decision: AskAgainLarger | Repair, spent: Spent
-    ) -> Exchange:
-        if isinstance(decision, Repair):
-            # The validator quotes what it refuses, which must not be logged.
-            why = "is not of the output_type"
-        else:
-            why = f"was cut off; the output cap becomes {decision.cap} tokens"
-        self._log.warning("The answer to request %s %s. Sending a follow-up, a further paid request", request_id, why)
-
-        def inputs() -> Mapping[str, Any]:
-            return further_inputs(exchange.inputs(), decision)
-
-        following = self._exchange(inputs, spent, self._task_state(part_after(request_id)))
+    def _follow_up(self, request_id: str, follow_up: FollowUp, spent: Spent) -> Exchange:
+        self._log.warning(
+            "The answer to request %s %s. Sending a follow-up, a further paid request", request_id, follow_up.reason
+        )
+        before = replace(spent, follow_ups=follow_up.follow_ups)
+        following = self._exchange(lambda: follow_up.inputs, before, self._task_state(part_after(request_id)))
         following.execution.submit()
         return following
 
@@ -314,21 +303,23 @@ class ChatExecution:
                 self._log.warning("The reply to request %s is gone; continuing without it", request_id)
                 return exchange.inputs()
             decision = self._decide(self._read(result), exchange)
-            if isinstance(decision, AskAgainLarger | Repair):
-                return further_inputs(exchange.inputs(), decision)
-            return exchange.inputs()
+            return decision.inputs if isinstance(decision, FollowUp) else exchange.inputs()
 
         return inputs
 
     def _decide(self, reply: ChatReply, exchange: Exchange) -> Decision:
-        output_type, left = self._settings.output_type, self._settings.max_repairs - exchange.before.requests
+        output_type = self._settings.output_type
         parsed = output_type.parse(reply.text) if output_type else None
         if parsed is not None and parsed.replaced:
             self._log.warning(_REPLACED, parsed.replaced)
-        # Only a reply that may be cut off needs the request's own cap, and with it the body and its files.
-        capped = left > 0 and reply.finish_reason in (FinishReason.LENGTH, FinishReason.UNKNOWN)
-        cap = output_cap_of(exchange.inputs()) if capped else None
-        return decide_reply(reply, parsed, follow_ups_left=left, output_cap=cap)
+        return decide_reply(
+            reply,
+            parsed,
+            first=self._first_inputs,
+            sent=exchange.inputs,
+            follow_ups=exchange.before.follow_ups,
+            max_repairs=self._settings.max_repairs,
+        )
 
     def _report(self, result: RequestResult, reply: ChatReply, spent: Spent) -> None:
         line = summary(result.request_id, self._model, StoredResult(result.to_json()))

@@ -278,7 +278,6 @@ class EnrichmentRun:
                 poll_interval=settings.poll_interval,
                 on_unknown=settings.on_unknown,
                 rerun=settings.rerun,
-                max_questions=1 + settings.max_repairs,
                 grace=GRACE,
                 progress_interval=REFRESH_INTERVAL,
                 defer_after=DEFER_AFTER if settings.deferrable else None,

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_segmind.arguments import answer_columns, properties_of
-from airflow_provider_segmind.chat import reply_policy
 from airflow_provider_segmind.chat.attachments import (
     MAX_INLINE_BYTES,
     Attachment,
@@ -21,8 +20,9 @@ from airflow_provider_segmind.chat.json_values import clean_value
 from airflow_provider_segmind.chat.messages import build_chat_inputs
 from airflow_provider_segmind.chat.model_families import ApiFormat, family_of
 from airflow_provider_segmind.chat.replies import read_reply
+from airflow_provider_segmind.chat.reply_policy import Accept, decide_reply
 from airflow_provider_segmind.defaults import ANSWER_COLUMN
-from airflow_provider_segmind.enrichment.outcomes import Accept, AskAgain, Outcome, Refuse, Reply, Verdict
+from airflow_provider_segmind.enrichment.outcomes import RowReply, RowVerdict
 from airflow_provider_segmind.enrichment.rows import Row, placeholders
 from airflow_provider_segmind.enrichment.settings import Question
 from airflow_provider_segmind.enrichment.storage import StorePath, is_on_local_disk
@@ -245,34 +245,24 @@ class RowPrompt:
             )
         return bound
 
-    def read(self, reply: Reply) -> Verdict:
-        """Accept a reply, refuse it, or ask again, which is paid for as well, if that may get a usable one."""
+    def read(self, reply: RowReply) -> RowVerdict:
+        """Accept a reply, refuse it, or follow up, which is paid for as well, if that may get a usable one."""
         settings = self._settings
         chat_reply = read_reply(reply.result.to_json(), model=settings.model, api_format=settings.api_format)
-        tokens = chat_reply.usage.total_tokens
-        left = settings.max_repairs - (reply.attempt - 1)
-        cap = reply_policy.output_cap_of(reply.inputs)
-        if reply.attempt > 1 and chat_reply.usage.output_tokens:
-            # An earlier attempt may have had a larger output cap than the first.
-            cap = max(cap or 0, chat_reply.usage.output_tokens)
         parsed = settings.output_type.parse(chat_reply.text) if settings.output_type else None
-        decision = reply_policy.decide_reply(
+        decision = decide_reply(
             chat_reply,
             parsed,
-            follow_ups_left=left,
-            repairable="messages" in reply.inputs,
-            output_cap=cap,
+            first=lambda: reply.inputs,
+            sent=lambda: reply.sent,
+            follow_ups=reply.follow_ups,
+            max_repairs=settings.max_repairs,
         )
-        if isinstance(decision, reply_policy.Accept):
+        if isinstance(decision, Accept):
             clean = clean_value(decision.result)
             self._warn_of_characters(clean.replaced or (parsed.replaced if parsed else 0))
-            return Accept(self._columns_of(clean.value), tokens)
-        if isinstance(decision, reply_policy.AskAgainLarger):
-            return AskAgain(reply_policy.enlarge_inputs(reply.inputs, decision.cap), "the answer was cut off", tokens)
-        if isinstance(decision, reply_policy.Repair):
-            return AskAgain(reply_policy.repair_inputs(reply.inputs, decision), "not the data asked for", tokens)
-        outcome = Outcome.INVALID if decision.reason == "empty" else Outcome(decision.reason)
-        return Refuse(outcome, decision.detail, tokens)
+            decision = Accept(self._columns_of(clean.value))
+        return RowVerdict(decision, chat_reply.usage.total_tokens)
 
     def _warn_of_characters(self, replaced: int) -> None:
         if replaced and not self._characters_logged:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from airflow_provider_segmind.chat.attachments import Attachment
@@ -16,9 +18,9 @@ from airflow_provider_segmind.chat.reply_policy import (
     LARGEST_OUTPUT_CAP,
     QUOTED_ANSWER_CHARACTERS,
     Accept,
-    AskAgainLarger,
+    Decision,
+    FollowUp,
     Refuse,
-    Repair,
     decide_reply,
     enlarge_inputs,
     output_cap_of,
@@ -43,20 +45,40 @@ def parsed(text: str) -> ParsedReply:
     return OutputType.from_(Answer).parse(text)
 
 
-def test_a_text_is_accepted_as_it_is():
-    assert decide_reply(reply("Hi "), None, follow_ups_left=0) == Accept("Hi ")
+CHAT = {"messages": [{"role": "user", "content": "n?"}]}
+
+
+def decided(
+    said: ChatReply, data: ParsedReply | None = None, *, left: int = 1, done: tuple[int, ...] = (), **more: object
+) -> Decision:
+    body = {**CHAT, **more}
+    return decide_reply(
+        said, data, first=lambda: body, sent=lambda: body, follow_ups=done, max_repairs=len(done) + left
+    )
+
+
+def test_a_string_is_accepted_unchanged():
+    assert decided(reply("Hi "), left=0) == Accept("Hi ")
 
 
 def test_valid_data_is_accepted():
-    assert decide_reply(reply(), parsed('{"n": 1}'), follow_ups_left=0) == Accept({"n": 1})
+    assert decided(reply(), parsed('{"n": 1}'), left=0) == Accept({"n": 1})
 
 
 @pytest.mark.parametrize("data", [None, parsed('{"n": 1}'), parsed('{"n": ')])
-def test_a_truncated_reply_gets_more_room_once_and_is_never_put_back_to_the_model(data):
+def test_a_truncated_reply_gets_a_larger_cap_once_and_is_never_sent_back_to_the_model(data):
     cut = reply("Hi", "length", "MAX_TOKENS")
+    refused = Refuse("truncated", "the answer was cut off (MAX_TOKENS)")
 
-    assert decide_reply(cut, data, follow_ups_left=1, output_cap=100) == AskAgainLarger(400)
-    assert decide_reply(cut, data, follow_ups_left=0) == Refuse("truncated", "the answer was cut off (MAX_TOKENS)")
+    assert decided(cut, data, max_tokens=100) == FollowUp(
+        {**CHAT, "max_tokens": 400}, (400,), "was cut off; the output cap becomes 400 tokens"
+    )
+    assert decided(cut, data, left=0, max_tokens=100) == refused
+    assert decided(cut, data, left=9, done=(400,), max_tokens=100) == refused
+    assert decided(cut, data, left=9, done=(0, 400, 400), max_tokens=100) == refused
+    larger = decided(cut, data, done=(0,), max_tokens=100)
+    assert isinstance(larger, FollowUp)
+    assert larger.follow_ups == (0, 400)
 
 
 @pytest.mark.parametrize(
@@ -68,76 +90,137 @@ def test_a_truncated_reply_gets_more_room_once_and_is_never_put_back_to_the_mode
         (60_000, None, LARGEST_OUTPUT_CAP),
     ],
 )
-def test_the_room_grows_from_what_was_in_force(cap, used, expected):
+def test_the_cap_grows_from_the_one_in_force(cap, used, expected):
     cut = reply("", "length", usage=TokenUsage(output_tokens=used))
 
-    assert decide_reply(cut, None, follow_ups_left=1, output_cap=cap) == AskAgainLarger(expected)
+    larger = decided(cut, max_tokens=cap)
+
+    assert isinstance(larger, FollowUp)
+    assert larger.follow_ups == (expected,)
+    assert output_cap_of(larger.inputs) == expected
 
 
 def test_a_reply_truncated_at_the_largest_cap_is_refused():
-    cut = reply("", "length")
-
-    found = decide_reply(cut, None, follow_ups_left=1, output_cap=LARGEST_OUTPUT_CAP)
+    found = decided(reply("", "length"), max_tokens=LARGEST_OUTPUT_CAP)
 
     assert isinstance(found, Refuse)
     assert found.reason == "truncated"
 
 
-def test_json_that_ends_in_the_middle_counts_as_truncated_when_nothing_says_why_it_ended():
+def test_json_that_ends_in_the_middle_counts_as_truncated_when_no_finish_reason_is_given():
     broken = '{"n": [1, 2'
 
-    unsaid = decide_reply(reply(broken, "unknown"), parsed(broken), follow_ups_left=1)
-    stopped = decide_reply(reply(broken, "stop"), parsed(broken), follow_ups_left=1)
+    unsaid = decided(reply(broken, "unknown"), parsed(broken))
+    stopped = decided(reply(broken, "stop"), parsed(broken))
 
-    assert isinstance(unsaid, AskAgainLarger)
-    assert isinstance(stopped, Repair)
+    assert isinstance(unsaid, FollowUp)
+    assert unsaid.follow_ups == (DEFAULT_OUTPUT_CAP * 4,)
+    assert isinstance(stopped, FollowUp)
+    assert stopped.follow_ups == (0,)
 
 
 def test_a_block_is_final_and_names_its_category():
     blocked = reply("", "blocked", "SAFETY", block_reason="SAFETY: HARM_CATEGORY_HATE_SPEECH")
 
-    found = decide_reply(blocked, parsed(""), follow_ups_left=9)
+    found = decided(blocked, parsed(""), left=9)
 
     assert found == Refuse("blocked", "the provider blocked it (SAFETY: HARM_CATEGORY_HATE_SPEECH)")
 
 
 @pytest.mark.parametrize(("finish", "reason"), [("stop", "empty"), ("tool_call", "invalid"), ("other", "invalid")])
 def test_a_reply_without_an_answer_is_final(finish, reason):
-    found = decide_reply(reply("", finish), None, follow_ups_left=9)
+    found = decided(reply("", finish), left=9)
 
     assert isinstance(found, Refuse)
     assert found.reason == reason
 
 
-def test_invalid_data_is_put_back_to_the_model_as_often_as_allowed():
+def test_invalid_data_is_sent_back_to_the_model_as_often_as_allowed():
     wrong = '{"n": "x"}'
     data = parsed(wrong)
     assert data.error is not None
 
-    assert decide_reply(reply(wrong), data, follow_ups_left=1) == Repair(wrong, data.error)
-    assert isinstance(decide_reply(reply(wrong), data, follow_ups_left=9, repairable=False), Refuse)
-    found = decide_reply(reply(wrong), data, follow_ups_left=0)
+    again = decided(reply(wrong), data)
+    assert again == FollowUp(repair_inputs(CHAT, wrong, data.error), (0,), "is not of the output_type")
+    found = decided(reply(wrong), data, left=0, done=(0,))
     assert isinstance(found, Refuse)
     assert found.reason == "invalid"
     assert "$.n" in found.detail
 
 
-REPAIR = Repair(answer='{"n": "{{ 7*7 }} {% sale"}', error="$.n: Input should be a valid integer")
+def test_a_repair_keeps_the_larger_cap_of_the_follow_up_before_it_and_quotes_only_the_latest_answer():
+    wrong = '{"n": "x"}'
+
+    again = decided(reply(wrong), parsed(wrong), done=(0, 400), max_tokens=100)
+
+    assert isinstance(again, FollowUp)
+    assert again.follow_ups == (0, 400, 400)
+    assert again.inputs["max_tokens"] == 400
+    assert [message["content"] for message in again.inputs["messages"][:2]] == ["n?", wrong]
+    assert len(again.inputs["messages"]) == 3
+
+
+def test_a_body_that_is_not_a_conversation_is_not_repaired():
+    wrong = '{"n": "x"}'
+
+    found = decide_reply(
+        reply(wrong), parsed(wrong), first=lambda: {"prompt": "n?"}, sent=dict, follow_ups=(), max_repairs=9
+    )
+
+    assert isinstance(found, Refuse)
+    assert found.reason == "invalid"
+
+
+REPLIES = st.tuples(
+    st.sampled_from(["", "Hi", '{"n": 1}', '{"n": "x"}', '{"n": [1, 2']),
+    st.sampled_from([str(finish) for finish in FinishReason]),
+    st.sampled_from([None, 10, 70_000]),
+)
+
+
+@given(
+    replies=st.lists(REPLIES, min_size=6, max_size=6), max_repairs=st.integers(0, 4), typed=st.booleans(),
+    cap=st.sampled_from([None, 100, LARGEST_OUTPUT_CAP]),
+)  # fmt: skip
+def test_an_answer_takes_at_most_max_repairs_follow_ups_and_one_larger_cap(replies, max_repairs, typed, cap):
+    inputs = CHAT if cap is None else {**CHAT, "max_tokens": cap}
+    before = json.dumps(inputs)
+    sent, done = [inputs], ()
+    for text, finish, used in replies:
+        said = reply(text, finish, usage=TokenUsage(output_tokens=used))
+        data = parsed(text) if typed else None
+        decision = decide_reply(
+            said, data, first=lambda: inputs, sent=lambda: sent[-1], follow_ups=done, max_repairs=max_repairs
+        )
+        if not isinstance(decision, FollowUp):
+            break
+        sent.append(decision.inputs)
+        done = decision.follow_ups
+
+    caps = [output_cap_of(body) for body in sent]
+    assert len(sent) == 1 + len(done) <= 1 + max_repairs
+    assert len(set(caps)) <= 2
+    assert caps == [each or cap for each in (0, *done)]
+    assert list(done) == sorted(done)
+    assert json.dumps(inputs) == before
+
+
+ANSWER, ERROR = '{"n": "{{ 7*7 }} {% sale"}', "$.n: Input should be a valid integer"
 
 
 def test_the_re_ask_carries_the_answer_and_the_validators_error():
-    said = repair_prompt(REPAIR.error)
+    said = repair_prompt(ERROR)
     inputs = build_chat_inputs(model=GPT, prompt="Give n.", system="Be brief.", options={"seed": 1})
     before = json.dumps(inputs)
 
-    again = repair_inputs(inputs, REPAIR)
+    again = repair_inputs(inputs, ANSWER, ERROR)
 
-    assert REPAIR.error in said
+    assert ERROR in said
     assert again == {
         "messages": [
             {"role": "system", "content": "Be brief."},
             {"role": "user", "content": "Give n."},
-            {"role": "assistant", "content": REPAIR.answer},
+            {"role": "assistant", "content": ANSWER},
             {"role": "user", "content": said},
         ],
         "seed": 1,
@@ -147,19 +230,21 @@ def test_the_re_ask_carries_the_answer_and_the_validators_error():
 
 def test_the_re_ask_keeps_files_and_form_of_each_family():
     part = Attachment(media_type="image/png", data=b"1")
-    for_gemini = repair_inputs(build_chat_inputs(model=GEMINI, prompt="n?", attachments=[part]), REPAIR)
-    for_claude = repair_inputs(build_chat_inputs(model=CLAUDE, prompt="n?", system="s", attachments=[part]), REPAIR)
+    for_gemini = repair_inputs(build_chat_inputs(model=GEMINI, prompt="n?", attachments=[part]), ANSWER, ERROR)
+    for_claude = repair_inputs(
+        build_chat_inputs(model=CLAUDE, prompt="n?", system="s", attachments=[part]), ANSWER, ERROR
+    )
 
     contents = for_gemini["messages"]["contents"]
     assert [content["role"] for content in contents] == ["user", "model", "user"]
     assert contents[0]["parts"][1]["inlineData"]["data"] == "MQ=="
-    assert contents[1]["parts"] == [{"text": REPAIR.answer}]
+    assert contents[1]["parts"] == [{"text": ANSWER}]
     assert [message["role"] for message in for_claude["messages"]] == ["user", "assistant", "user"]
     assert for_claude["instruction"] == "s"
 
 
 def test_a_huge_answer_is_not_sent_back_whole():
-    again = repair_inputs(build_chat_inputs(model=GPT, prompt="n?"), Repair("x" * 1_000_000, "e"))
+    again = repair_inputs(build_chat_inputs(model=GPT, prompt="n?"), "x" * 1_000_000, "e")
 
     assert len(again["messages"][1]["content"]) == QUOTED_ANSWER_CHARACTERS + 1
 

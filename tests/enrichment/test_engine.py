@@ -6,13 +6,18 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from airflow_provider_segmind.chat.output_type import ParsedReply
+from airflow_provider_segmind.chat.replies import ChatReply, FinishReason
+from airflow_provider_segmind.chat.reply_policy import Accept, FollowUp, Refuse, decide_reply
 from airflow_provider_segmind.enrichment.engine import Engine, Progress
 from airflow_provider_segmind.enrichment.ledger.events import Claimed, to_line
 from airflow_provider_segmind.enrichment.ledger.ledger import Ledger
 from airflow_provider_segmind.enrichment.ledger.segments import write_segment
 from airflow_provider_segmind.enrichment.manifest import Manifest
-from airflow_provider_segmind.enrichment.outcomes import Accept, AskAgain, Outcome, Refuse, Reply, Verdict
+from airflow_provider_segmind.enrichment.outcomes import Outcome, RowReply, RowVerdict
 from airflow_provider_segmind.enrichment.output import write_output
 from airflow_provider_segmind.enrichment.rows import Row
 from airflow_provider_segmind.enrichment.run_limits import Limits
@@ -61,16 +66,16 @@ class World:
             **options,
         )
 
-    async def run(self, rows: list[dict[str, Any]], asked: Question | None = None, **options: Any) -> Landed:
+    async def run(self, rows: list[dict[str, Any]], asked: Question | None = None, **options: Any) -> Stored:
         engine = self.engine(rows, asked, **options)
         try:
             await engine.run()
-            return Landed(engine)
+            return Stored(engine)
         finally:
             engine.close()
 
 
-class Landed:
+class Stored:
     """What an engine left behind."""
 
     def __init__(self, engine: Engine) -> None:
@@ -88,15 +93,15 @@ class Landed:
 
 async def test_every_row_is_answered_in_input_order() -> None:
     world = World()
-    landed = await world.run(table("a", "b", "c"))
-    assert landed.column("id") == [0, 1, 2]
-    assert landed.column("said") == ["SAY A", "SAY B", "SAY C"]
-    assert landed.rows[0] == {
+    stored = await world.run(table("a", "b", "c"))
+    assert stored.column("id") == [0, 1, 2]
+    assert stored.column("said") == ["SAY A", "SAY B", "SAY C"]
+    assert stored.rows[0] == {
         "id": 0,
         "said": "SAY A",
         "_segmind_status": "success",
         "_segmind_error": None,
-        "_segmind_request_id": landed.rows[0]["_segmind_request_id"],
+        "_segmind_request_id": stored.rows[0]["_segmind_request_id"],
         "_segmind_model": "m",
         "_segmind_cost": PRICE,
         "_segmind_tokens": 5,
@@ -105,11 +110,11 @@ async def test_every_row_is_answered_in_input_order() -> None:
 
 async def test_equal_rows_are_asked_once_and_share_the_answer() -> None:
     world = World()
-    landed = await world.run(table("a", "b", "a", "a"))
+    stored = await world.run(table("a", "b", "a", "a"))
     assert world.segmind.posts == 2
-    assert landed.column("said") == ["SAY A", "SAY B", "SAY A", "SAY A"]
-    assert landed.column("_segmind_cost") == [PRICE, PRICE, 0.0, 0.0]
-    assert (landed.manifest.duplicates_saved, landed.manifest.distinct_rows) == (2, 2)
+    assert stored.column("said") == ["SAY A", "SAY B", "SAY A", "SAY A"]
+    assert stored.column("_segmind_cost") == [PRICE, PRICE, 0.0, 0.0]
+    assert (stored.manifest.duplicates_saved, stored.manifest.distinct_rows) == (2, 2)
 
 
 async def test_an_unchanged_table_costs_nothing_the_next_night() -> None:
@@ -145,10 +150,10 @@ async def test_a_missing_column_in_the_first_row_stops_everything() -> None:
 
 
 async def test_a_missing_column_later_on_skips_that_row() -> None:
-    landed = await World().run([*table("a"), {"id": 7}])
-    assert landed.statuses == ["success", "skipped"]
-    assert "'text'" in landed.rows[1]["_segmind_error"]
-    assert landed.rows[1]["id"] == 7
+    stored = await World().run([*table("a"), {"id": 7}])
+    assert stored.statuses == ["success", "skipped"]
+    assert "'text'" in stored.rows[1]["_segmind_error"]
+    assert stored.rows[1]["id"] == 7
 
 
 async def test_a_missing_key_column_is_named() -> None:
@@ -158,11 +163,11 @@ async def test_a_missing_key_column_is_named() -> None:
 
 async def test_a_request_that_failed_is_not_billed_and_says_why() -> None:
     world = World(failing=lambda body: "bad words" if "b" in body["prompt"] else None)
-    landed = await world.run(table("a", "b"))
-    assert landed.statuses == ["success", "failed"]
-    assert landed.rows[1]["_segmind_error"] == "bad words"
-    assert landed.rows[1]["_segmind_cost"] == 0.0
-    assert landed.manifest.cost == world.segmind.bill == PRICE
+    stored = await world.run(table("a", "b"))
+    assert stored.statuses == ["success", "failed"]
+    assert stored.rows[1]["_segmind_error"] == "bad words"
+    assert stored.rows[1]["_segmind_cost"] == 0.0
+    assert stored.manifest.cost == world.segmind.bill == PRICE
 
 
 async def test_a_row_that_failed_for_nothing_is_asked_again_by_the_next_try() -> None:
@@ -172,36 +177,29 @@ async def test_a_row_that_failed_for_nothing_is_asked_again_by_the_next_try() ->
     assert (await world.run(table("a"))).statuses == ["success"]
 
 
-async def test_a_failed_request_can_be_repeated_within_a_try() -> None:
-    words: list[str | None] = ["overloaded", "overloaded", None]
-    world = World(failing=lambda _: words.pop(0))
-    landed = await world.run(table("a"), settings={"failed_attempts": 3})
-    assert landed.statuses == ["success"]
-    assert (world.segmind.posts, landed.manifest.requests, landed.manifest.cost) == (3, 3, PRICE)
-
-
-def refuse(reply: Reply) -> Verdict:
-    return Refuse(Outcome.BLOCKED, "SAFETY") if "b" in reply.inputs["prompt"] else Accept({"said": "x"})
+def refuse(reply: RowReply) -> RowVerdict:
+    blocked = "b" in reply.inputs["prompt"]
+    return RowVerdict(Refuse("blocked", "SAFETY") if blocked else Accept({"said": "x"}))
 
 
 async def test_a_refused_answer_is_paid_for_and_not_asked_again() -> None:
     world = World()
-    landed = await world.run(table("a", "b"), question(read=refuse))
-    assert landed.statuses == ["success", "blocked"]
-    assert landed.rows[1]["_segmind_cost"] == PRICE
-    assert landed.rows[1]["said"] is None
+    stored = await world.run(table("a", "b"), question(read=refuse))
+    assert stored.statuses == ["success", "blocked"]
+    assert stored.rows[1]["_segmind_cost"] == PRICE
+    assert stored.rows[1]["said"] is None
     again = await world.run(table("a", "b"), question(read=refuse), run_id="run-2")
     assert world.segmind.posts == 2
-    assert again.statuses == landed.statuses
+    assert again.statuses == stored.statuses
 
 
 async def test_dead_letters_are_asked_again_when_told_to() -> None:
     world = World()
     await world.run(table("a", "b"), question(read=refuse))
-    landed = await world.run(table("a", "b"), settings={"rerun": "dead_letters"})
-    assert landed.statuses == ["success", "success"]
+    stored = await world.run(table("a", "b"), settings={"rerun": "dead_letters"})
+    assert stored.statuses == ["success", "success"]
     assert world.segmind.posts == 3
-    assert landed.manifest.cost == pytest.approx(world.segmind.bill)
+    assert stored.manifest.cost == pytest.approx(world.segmind.bill)
 
 
 @pytest.mark.parametrize(
@@ -209,80 +207,117 @@ async def test_dead_letters_are_asked_again_when_told_to() -> None:
     [("truncated", "truncated"), ("blocked", "blocked"), ("empty", "invalid"), ("invalid", "invalid")],
 )
 async def test_a_reply_error_of_the_reader_becomes_an_outcome(reason: str, outcome: str) -> None:
-    def read(reply: Reply) -> Verdict:
+    def read(reply: RowReply) -> RowVerdict:
         raise SegmindReplyError("no", reason=reason)
 
     assert (await World().run(table("a"), question(read=read))).statuses == [outcome]
 
 
-def mend(reply: Reply) -> Verdict:
-    if reply.attempt < 3:
-        return AskAgain({"prompt": f"{reply.inputs['prompt']}, try {reply.attempt + 1}"}, "not JSON", tokens=1)
-    return Accept({"said": reply.result.output}, tokens=1)
+def mend(reply: RowReply) -> RowVerdict:
+    if (sent := len(reply.follow_ups)) < 2:
+        inputs = {"prompt": f"{reply.inputs['prompt']}, try {sent + 2}"}
+        return RowVerdict(FollowUp(inputs, (*reply.follow_ups, 0), "not JSON"), tokens=1)
+    return RowVerdict(Accept({"said": reply.result.output}), tokens=1)
 
 
 async def test_an_answer_that_can_be_mended_is_asked_again_and_paid_for() -> None:
     world = World()
-    landed = await world.run(table("a"), question(read=mend))
-    assert landed.column("said") == ["SAY A, TRY 3"]
-    assert landed.manifest.cost == pytest.approx(world.segmind.bill) == pytest.approx(3 * PRICE)
-    assert (landed.manifest.requests, landed.manifest.tokens) == (3, 3)
+    stored = await world.run(table("a"), question(read=mend))
+    assert stored.column("said") == ["SAY A, TRY 3"]
+    assert stored.manifest.cost == pytest.approx(world.segmind.bill) == pytest.approx(3 * PRICE)
+    assert (stored.manifest.requests, stored.manifest.tokens) == (3, 3)
 
 
-async def test_mending_ends_after_so_many_questions() -> None:
-    world = World()
-    landed = await world.run(table("a"), question(read=mend), settings={"max_questions": 2})
-    assert landed.statuses == ["invalid"]
-    assert landed.manifest.cost == pytest.approx(world.segmind.bill) == pytest.approx(2 * PRICE)
+@settings(max_examples=25, deadline=None)
+@given(
+    max_repairs=st.integers(0, 3),
+    finishes=st.lists(st.sampled_from(["stop", "length", "blocked", "unknown"]), min_size=4, max_size=4),
+    wrong=st.lists(st.booleans(), min_size=4, max_size=4),
+    kill=st.none() | st.integers(1, 4),
+)
+async def test_a_row_is_never_paid_for_more_often_than_max_repairs_allows(
+    max_repairs: int, finishes: list[str], wrong: list[bool], kill: int | None
+) -> None:
+    calls = 0
+
+    def read(reply: RowReply) -> RowVerdict:
+        nonlocal calls
+        calls += 1
+        if calls == kill:
+            engine.stop("the task was killed", hurry=True)
+        number = world.segmind.posts - 1
+        data = ParsedReply(error="not an int") if wrong[number] else ParsedReply(data={"said": "x"})
+        said = ChatReply(text='{"said": 1}', finish_reason=FinishReason(finishes[number]))
+        decision = decide_reply(
+            said, data, inputs=lambda: reply.inputs, follow_ups=reply.follow_ups, max_repairs=max_repairs
+        )
+        return RowVerdict(decision, tokens=1)
+
+    def build(row: Row) -> dict[str, Any]:
+        return {"messages": [{"role": "user", "content": row.fill("Say {text}")}]}
+
+    world = World(answer=lambda _: "x")
+    for _ in range(2):
+        engine = world.engine(table("a"), question(build=build, read=read))
+        await engine.run()
+        stored = Stored(engine)
+        engine.close()
+    posts = world.segmind.posts
+    assert 1 <= posts <= 1 + max_repairs
+    assert stored.statuses[0] in ("success", "invalid", "truncated", "blocked")
+    assert stored.manifest.cost == pytest.approx(world.segmind.bill) == pytest.approx(posts * PRICE)
+    caps = [job.body.get("max_tokens") for job in world.segmind.jobs.values()]
+    assert len(set(caps)) <= 2
+    assert caps == sorted(caps, key=bool)
 
 
-async def test_a_row_that_a_kill_left_between_two_questions_is_gone_on_with_by_the_retry() -> None:
-    def read(reply: Reply) -> Verdict:
+async def test_a_row_that_a_kill_left_before_its_follow_up_is_continued_by_the_retry() -> None:
+    def read(reply: RowReply) -> RowVerdict:
         engine.stop("the task was killed", hurry=True)
         return mend(reply)
 
     world = World()
     engine = world.engine(table("a"), question(read=read))
     await engine.run()
-    landed = Landed(engine)
+    stored = Stored(engine)
     engine.close()
-    assert landed.statuses == ["skipped"]
-    assert (landed.manifest.cost, landed.manifest.requests) == (PRICE, 1)
+    assert stored.statuses == ["skipped"]
+    assert (stored.manifest.cost, stored.manifest.requests) == (PRICE, 1)
 
-    landed = await world.run(table("a"), question(read=mend))
+    stored = await world.run(table("a"), question(read=mend))
 
-    assert landed.statuses == ["success"]
-    assert landed.manifest.cost == pytest.approx(world.segmind.bill) == pytest.approx(3 * PRICE)
+    assert stored.statuses == ["success"]
+    assert stored.manifest.cost == pytest.approx(world.segmind.bill) == pytest.approx(3 * PRICE)
 
 
-async def test_a_row_whose_further_question_was_lost_is_accounted_for_when_the_budget_is_used_up() -> None:
+async def test_a_row_whose_follow_up_was_lost_is_accounted_for_when_the_budget_is_used_up() -> None:
     script: list[str | None] = [None, None, None, None, "gone"]
     world = World(trouble=lambda _: script.pop(0))
     settings = {"concurrency": 1, "history_settles_after": 60.0}
     await world.run(table("a", "b"), question(read=mend), settings=settings)
     world.clock.now += 60
 
-    landed = await world.run(
+    stored = await world.run(
         table("x", "y", "z", "a", "b"), question(read=mend), settings=settings, limits=Limits(max_cost=4 * PRICE)
     )
 
-    assert landed.statuses == ["skipped"] * 3 + ["success", "invalid"]
-    assert landed.manifest.cost == pytest.approx(world.segmind.bill) == pytest.approx(4 * PRICE)
+    assert stored.statuses == ["skipped"] * 3 + ["success", "invalid"]
+    assert stored.manifest.cost == pytest.approx(world.segmind.bill) == pytest.approx(4 * PRICE)
 
 
 async def test_a_limit_or_a_refused_connection_is_outlasted() -> None:
     script: list[str | None] = ["limit", "refused", "refused", None]
     world = World(trouble=lambda _: script.pop(0))
-    landed = await world.run(table("a"))
-    assert landed.statuses == ["success"]
+    stored = await world.run(table("a"))
+    assert stored.statuses == ["success"]
     assert (world.segmind.posts, len(world.segmind.jobs)) == (4, 1)
 
 
 async def test_an_outage_stops_the_run_and_a_retry_goes_on() -> None:
     world = World(trouble=lambda _: "refused")
-    landed = await world.run(table("a", "b"), settings={"outage_patience": 60.0})
-    assert landed.statuses == ["skipped", "skipped"]
-    assert landed.stopped is not None
+    stored = await world.run(table("a", "b"), settings={"outage_patience": 60.0})
+    assert stored.statuses == ["skipped", "skipped"]
+    assert stored.stopped is not None
     world.segmind.trouble = lambda _: None
     assert (await world.run(table("a", "b"))).statuses == ["success", "success"]
 
@@ -290,36 +325,36 @@ async def test_an_outage_stops_the_run_and_a_retry_goes_on() -> None:
 async def test_a_lost_request_is_found_in_the_history_and_paid_once() -> None:
     script: list[str | None] = ["lost", None]
     world = World(trouble=lambda _: script.pop(0) if script else None)
-    landed = await world.run(table("a", "b"))
-    assert landed.statuses == ["success", "success"]
+    stored = await world.run(table("a", "b"))
+    assert stored.statuses == ["success", "success"]
     assert world.segmind.posts == 2
 
 
 async def test_a_request_that_never_arrived_is_sent_again_once_the_history_proves_it() -> None:
     script = ["gone"]
     world = World(trouble=lambda _: script.pop(0) if script else None)
-    landed = await world.run(table("a", "b", "c", "d", "e", "f"))
-    assert set(landed.statuses) == {"success"}
+    stored = await world.run(table("a", "b", "c", "d", "e", "f"))
+    assert set(stored.statuses) == {"success"}
     assert world.segmind.bill == pytest.approx(6 * PRICE)
 
 
 async def test_a_request_of_unknown_fate_is_left_alone_while_the_history_lags() -> None:
     script = ["lost"]
     world = World(trouble=lambda _: script.pop(0) if script else None, history_delay=1000.0)
-    landed = await world.run(table("a", "b", "c", "d", "e", "f"))
-    assert sorted(landed.statuses) == ["success"] * 5 + ["unknown"]
-    assert (world.segmind.posts, landed.manifest.rows_left) == (6, 1)
+    stored = await world.run(table("a", "b", "c", "d", "e", "f"))
+    assert sorted(stored.statuses) == ["success"] * 5 + ["unknown"]
+    assert (world.segmind.posts, stored.manifest.rows_left) == (6, 1)
     world.clock.now += 1200
-    landed = await world.run(table("a", "b", "c", "d", "e", "f"))
-    assert set(landed.statuses) == {"success"}
+    stored = await world.run(table("a", "b", "c", "d", "e", "f"))
+    assert set(stored.statuses) == {"success"}
     assert world.segmind.posts == 6
 
 
 async def test_a_request_of_unknown_fate_is_sent_again_when_told_to() -> None:
     script = ["gone"]
     world = World(trouble=lambda _: script.pop(0) if script else None)
-    landed = await world.run(table("a"), settings={"on_unknown": "resubmit"})
-    assert landed.statuses == ["success"]
+    stored = await world.run(table("a"), settings={"on_unknown": "resubmit"})
+    assert stored.statuses == ["success"]
     assert world.segmind.posts == 2
 
 
@@ -363,8 +398,8 @@ async def test_a_lone_request_that_never_arrived_is_sent_again_after_the_history
 async def test_clocks_that_differ_do_not_hide_a_lost_request(skew: float) -> None:
     lost = ["lost"]
     world = World(trouble=lambda body: lost.pop() if body["prompt"] == "Say b" and lost else None, skew=skew)
-    landed = await world.run(table("a", "b", "c", "d"), settings={"concurrency": 1})
-    assert landed.statuses == ["success"] * 4
+    stored = await world.run(table("a", "b", "c", "d"), settings={"concurrency": 1})
+    assert stored.statuses == ["success"] * 4
     assert world.segmind.posts == 4
 
 
@@ -407,8 +442,8 @@ async def test_defaults_that_the_server_adds_do_not_hide_a_lost_request(defaults
         trouble=lambda body: lost.pop() if body["prompt"] in ("Say b", "Say c") and lost else None, defaults=defaults
     )
     for _ in range(2):
-        landed = await world.run(table("a", "b", "c", "d"), settings={"concurrency": 1})
-    assert landed.statuses == ["success"] * 4
+        stored = await world.run(table("a", "b", "c", "d"), settings={"concurrency": 1})
+    assert stored.statuses == ["success"] * 4
     assert len(world.segmind.paid_bodies) == 4
 
 
@@ -419,9 +454,9 @@ async def test_an_equal_request_of_another_row_is_not_taken_for_a_lost_one() -> 
     world.clock.now = min(job.at for job in world.segmind.jobs.values()) + 1
     lost = ["gone"]
     world.segmind.trouble = lambda body: lost.pop() if lost else None
-    landed = await world.run(table("a", "b"), settings={"concurrency": 1})
-    assert landed.statuses == ["success", "success"]
-    assert len(set(landed.column("_segmind_request_id"))) == 2
+    stored = await world.run(table("a", "b"), settings={"concurrency": 1})
+    assert stored.statuses == ["success", "success"]
+    assert len(set(stored.column("_segmind_request_id"))) == 2
     assert len(world.segmind.jobs) == 301 + 2
 
 
@@ -437,18 +472,18 @@ async def test_a_history_out_of_reach_leaves_fates_open() -> None:
 
 async def test_a_refused_body_fails_its_row_only() -> None:
     world = World(trouble=lambda body: SegmindBadRequestError("400: no") if "b" in body["prompt"] else None)
-    landed = await world.run(table("a", "b", "c"))
-    assert landed.statuses == ["success", "failed", "success"]
-    assert landed.manifest.cost == pytest.approx(2 * PRICE)
+    stored = await world.run(table("a", "b", "c"))
+    assert stored.statuses == ["success", "failed", "success"]
+    assert stored.manifest.cost == pytest.approx(2 * PRICE)
 
 
 async def test_a_refused_key_stops_the_run_at_once() -> None:
     world = World(trouble=lambda _: SegmindAuthenticationError("401: no"))
-    landed = await world.run(table(*map(str, range(100))))
+    stored = await world.run(table(*map(str, range(100))))
     assert world.segmind.posts <= 4
-    assert set(landed.statuses) == {"skipped"}
-    assert landed.stopped is not None
-    assert isinstance(landed.stopped.error, SegmindAuthenticationError)
+    assert set(stored.statuses) == {"skipped"}
+    assert stored.stopped is not None
+    assert isinstance(stored.stopped.error, SegmindAuthenticationError)
 
 
 async def test_a_request_that_takes_too_long_is_fetched_by_the_retry() -> None:
@@ -460,13 +495,13 @@ async def test_a_request_that_takes_too_long_is_fetched_by_the_retry() -> None:
 
     world = World()
     world.segmind = Slow(world.clock)
-    landed = await world.run(table("a"))
-    assert landed.statuses == ["unknown"]
-    assert landed.rows[0]["_segmind_request_id"] in world.segmind.jobs
+    stored = await world.run(table("a"))
+    assert stored.statuses == ["unknown"]
+    assert stored.rows[0]["_segmind_request_id"] in world.segmind.jobs
     world.clock.now += 200
-    landed = await world.run(table("a"))
-    assert landed.statuses == ["success"]
-    assert (world.segmind.posts, landed.manifest.resumed) == (1, 1)
+    stored = await world.run(table("a"))
+    assert stored.statuses == ["success"]
+    assert (world.segmind.posts, stored.manifest.resumed) == (1, 1)
 
 
 async def test_an_expired_result_is_accounted_for_and_not_paid_again() -> None:
@@ -480,8 +515,8 @@ async def test_an_expired_result_is_accounted_for_and_not_paid_again() -> None:
     await world.run(table("a"))
     world.segmind.__class__ = FakeSegmind
     world.clock.now += 2 * 3600
-    landed = await world.run(table("a"))
-    assert (landed.statuses, landed.rows[0]["_segmind_cost"]) == (["failed"], PRICE)
+    stored = await world.run(table("a"))
+    assert (stored.statuses, stored.rows[0]["_segmind_cost"]) == (["failed"], PRICE)
     await world.run(table("a"))
     assert world.segmind.posts == 1
 
@@ -489,10 +524,10 @@ async def test_an_expired_result_is_accounted_for_and_not_paid_again() -> None:
 async def test_max_cost_is_never_passed_by_more_than_one_request_once_the_price_is_known() -> None:
     world = World()
     texts = table(*map(str, range(100)))
-    landed = await world.run(texts, limits=Limits(max_cost=20 * PRICE, expected_cost=PRICE))
+    stored = await world.run(texts, limits=Limits(max_cost=20 * PRICE, expected_cost=PRICE))
     assert world.segmind.bill == pytest.approx(20 * PRICE)
-    assert landed.manifest.outcomes["skipped"] == 80
-    assert "max_cost" in (landed.manifest.stopped or "")
+    assert stored.manifest.outcomes["skipped"] == 80
+    assert "max_cost" in (stored.manifest.stopped or "")
 
 
 async def test_a_retry_has_no_fresh_budget_and_the_next_run_has() -> None:
@@ -502,9 +537,9 @@ async def test_a_retry_has_no_fresh_budget_and_the_next_run_has() -> None:
     for _ in range(3):
         await world.run(texts, limits=limits)
     assert world.segmind.bill == pytest.approx(10 * PRICE)
-    landed = await world.run(texts, limits=limits, run_id="run-2")
+    stored = await world.run(texts, limits=limits, run_id="run-2")
     assert world.segmind.bill == pytest.approx(20 * PRICE)
-    assert landed.manifest.cost == pytest.approx(10 * PRICE)
+    assert stored.manifest.cost == pytest.approx(10 * PRICE)
 
 
 async def test_max_rows_counts_over_all_tries_of_a_run() -> None:
@@ -517,15 +552,15 @@ async def test_max_rows_counts_over_all_tries_of_a_run() -> None:
 
 async def test_too_many_failed_rows_stop_the_run() -> None:
     world = World(failing=lambda _: "no")
-    landed = await world.run(table(*map(str, range(100))), limits=Limits(max_failed_rows=5))
-    assert 6 <= landed.manifest.outcomes["failed"] <= 6 + 4
-    assert "max_failed_rows=5" in (landed.manifest.stopped or "")
+    stored = await world.run(table(*map(str, range(100))), limits=Limits(max_failed_rows=5))
+    assert 6 <= stored.manifest.outcomes["failed"] <= 6 + 4
+    assert "max_failed_rows=5" in (stored.manifest.stopped or "")
 
 
 async def test_a_share_of_failed_rows_is_judged_on_a_sample() -> None:
     world = World(failing=lambda _: "no")
-    landed = await world.run(table(*map(str, range(200))), limits=Limits(max_failed_rows=0.1))
-    assert 50 <= landed.manifest.outcomes["failed"] <= 55
+    stored = await world.run(table(*map(str, range(200))), limits=Limits(max_failed_rows=0.1))
+    assert 50 <= stored.manifest.outcomes["failed"] <= 55
 
 
 async def test_a_graceful_stop_submits_nothing_more_and_settles_what_is_in_flight() -> None:
@@ -538,12 +573,12 @@ async def test_a_graceful_stop_submits_nothing_more_and_settles_what_is_in_fligh
 
     world.segmind.trouble = trouble
     await engine.run()
-    landed = Landed(engine)
+    stored = Stored(engine)
     assert world.segmind.posts <= 14
-    assert landed.manifest.outcomes["success"] == len(world.segmind.jobs)
-    assert landed.manifest.stopped == "the task was killed"
+    assert stored.manifest.outcomes["success"] == len(world.segmind.jobs)
+    assert stored.manifest.stopped == "the task was killed"
     engine.close()
-    landed = await world.run(table(*map(str, range(200))))
+    stored = await world.run(table(*map(str, range(200))))
     assert world.segmind.bill == pytest.approx(200 * PRICE)
 
 
@@ -557,7 +592,7 @@ async def test_what_does_not_settle_within_the_grace_period_is_fetched_by_the_re
     engine = world.engine(table("a", "b"))
     asyncio.get_running_loop().call_later(0.05, lambda: engine.stop("killed", hurry=True))
     await engine.run()
-    assert Landed(engine).statuses == ["unknown", "unknown"]
+    assert Stored(engine).statuses == ["unknown", "unknown"]
     engine.close()
     world.segmind.__class__ = FakeSegmind
     assert (await world.run(table("a", "b"))).statuses == ["success", "success"]
@@ -584,10 +619,10 @@ async def test_nothing_is_asked_when_the_ledger_cannot_be_read() -> None:
 async def test_shards_share_out_the_rows_and_no_equal_rows_meet_two_of_them() -> None:
     world = World()
     texts = table(*[str(number % 40) for number in range(100)])
-    landed = [await world.run(texts, shard=Shard(index=index, count=3)) for index in range(3)]
+    stored = [await world.run(texts, shard=Shard(index=index, count=3)) for index in range(3)]
     assert world.segmind.posts == 40
-    assert sum(one.manifest.rows_read for one in landed) == 100
-    assert sorted(number for one in landed for number in one.column("_segmind_row")) == list(range(100))
+    assert sum(one.manifest.rows_read for one in stored) == 100
+    assert sorted(number for one in stored for number in one.column("_segmind_row")) == list(range(100))
 
 
 async def test_concurrency_bounds_the_requests_in_flight() -> None:
@@ -599,15 +634,15 @@ async def test_concurrency_bounds_the_requests_in_flight() -> None:
 async def test_rows_on_their_way_are_bounded_by_their_bytes() -> None:
     world = World(steps=3)
     texts = table(*(f"{number}{'x' * 1000}" for number in range(40)))
-    landed = await world.run(texts, settings={"concurrency": 16, "bytes_in_flight": 3500, "block_bytes": 2500})
-    assert landed.manifest.outcomes["success"] == 40
+    stored = await world.run(texts, settings={"concurrency": 16, "bytes_in_flight": 3500, "block_bytes": 2500})
+    assert stored.manifest.outcomes["success"] == 40
     assert world.segmind.most_in_flight == 3
 
 
 async def test_a_row_larger_than_the_room_goes_alone() -> None:
     world = World()
-    landed = await world.run(table("x" * 900, "y" * 900), settings={"bytes_in_flight": 100, "block_bytes": 100})
-    assert landed.statuses == ["success", "success"]
+    stored = await world.run(table("x" * 900, "y" * 900), settings={"bytes_in_flight": 100, "block_bytes": 100})
+    assert stored.statuses == ["success", "success"]
     assert world.segmind.most_in_flight == 1
 
 
@@ -618,9 +653,9 @@ async def test_rows_that_wait_for_files_are_built_abreast_and_stay_in_order() ->
         together.wait()
         return build(row)
 
-    landed = await World().run(table(*map(str, range(12))), question(build=slowly, abreast=4))
+    stored = await World().run(table(*map(str, range(12))), question(build=slowly, abreast=4))
 
-    assert landed.column("said") == [f"SAY {number}" for number in range(12)]
+    assert stored.column("said") == [f"SAY {number}" for number in range(12)]
 
 
 @pytest.mark.parametrize("bad", [0, 2])
@@ -630,10 +665,10 @@ async def test_a_row_that_cannot_be_asked_about_is_skipped_wherever_it_stands(ba
             raise SegmindRowError("its picture is not there")
         return build(row)
 
-    landed = await World().run(table("a", "b", "c"), question(build=choosy))
+    stored = await World().run(table("a", "b", "c"), question(build=choosy))
 
-    assert [status == "skipped" for status in landed.statuses] == [number == bad for number in range(3)]
-    assert "its picture is not there" in landed.column("_segmind_error")
+    assert [status == "skipped" for status in stored.statuses] == [number == bad for number in range(3)]
+    assert "its picture is not there" in stored.column("_segmind_error")
 
 
 async def test_a_source_that_breaks_off_loses_nothing_that_was_paid_for() -> None:
@@ -645,8 +680,8 @@ async def test_a_source_that_breaks_off_loses_nothing_that_was_paid_for() -> Non
     with pytest.raises(SegmindEnrichmentError, match=r"after 20 rows\. line 21") as caught:
         await world.run(broken())  # type: ignore[arg-type]
     assert not caught.value.retryable
-    landed = await world.run(table(*map(str, range(20))))
-    assert (landed.manifest.outcomes["success"], world.segmind.posts) == (20, len(world.segmind.jobs))
+    stored = await world.run(table(*map(str, range(20))))
+    assert (stored.manifest.outcomes["success"], world.segmind.posts) == (20, len(world.segmind.jobs))
     assert world.segmind.bill == pytest.approx(20 * PRICE)
     assert world.segmind.history_calls == 0
 
@@ -683,14 +718,15 @@ async def test_a_row_that_queues_for_the_rate_limit_is_not_claimed() -> None:
     assert list(ledger.open_rows()) == []
     ledger.close()
     world.segmind.submit = inner  # type: ignore[method-assign]
-    landed = await world.run(table(*map(str, range(9))))
-    assert set(landed.statuses) == {"success"}
+    stored = await world.run(table(*map(str, range(9))))
+    assert set(stored.statuses) == {"success"}
     assert world.segmind.history_calls == 0
 
 
-async def test_a_further_question_refused_before_its_claim_leaves_the_paid_answer_to_the_retry() -> None:
-    def read(reply: Reply) -> Verdict:
-        return AskAgain({"prompt": "again"}, "no") if reply.attempt == 1 else Accept({"said": "yes"})
+async def test_a_follow_up_refused_before_its_claim_leaves_the_paid_answer_to_the_retry() -> None:
+    def read(reply: RowReply) -> RowVerdict:
+        again = FollowUp({"prompt": "again"}, (0,), "no")
+        return RowVerdict(Accept({"said": "yes"}) if reply.follow_ups else again)
 
     world = World()
     inner = world.segmind.submit
@@ -725,17 +761,17 @@ async def test_a_shared_limit_that_stays_out_of_reach_stops_the_run_at_once() ->
 
     world.segmind.submit = out_of_reach  # type: ignore[method-assign]
 
-    landed = await world.run(table(*map(str, range(9))), settings={"concurrency": 3})
+    stored = await world.run(table(*map(str, range(9))), settings={"concurrency": 3})
 
     assert calls <= 3
-    assert set(landed.statuses) == {"skipped"}
-    assert "out of reach for 30 s" in str(landed.stopped)
+    assert set(stored.statuses) == {"skipped"}
+    assert "out of reach for 30 s" in str(stored.stopped)
 
 
 async def test_small_segments_are_folded_while_the_run_goes_on() -> None:
     world = World()
-    landed = await world.run(table(*map(str, range(200))), settings={"fold_at": 8, "concurrency": 2})
-    assert set(landed.statuses) == {"success"}
+    stored = await world.run(table(*map(str, range(200))), settings={"fold_at": 8, "concurrency": 2})
+    assert set(stored.statuses) == {"success"}
     assert len(world.store.objects) < 60
     assert (await world.run(table(*map(str, range(200))))).manifest.posts == 0
 
@@ -779,8 +815,8 @@ async def test_max_rows_counts_a_row_once_whose_lost_request_never_arrived(
         return await genuine(**filters)
 
     world.segmind.list_request_records = records  # type: ignore[method-assign]
-    landed = await world.run(
+    stored = await world.run(
         table("a", "b", "c"), settings={"history_settles_after": 0.0}, limits=Limits(max_rows=most)
     )
     assert world.segmind.posts == most
-    assert landed.statuses.count("success") == most
+    assert stored.statuses.count("success") == most

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
+from airflow_provider_segmind.chat.reply_policy import Accept, FollowUp, Refuse
 from airflow_provider_segmind.enrichment.engine import Engine
 from airflow_provider_segmind.enrichment.ledger.compaction import compact
-from airflow_provider_segmind.enrichment.outcomes import Accept, AskAgain, Outcome, Refuse, Reply, Verdict
+from airflow_provider_segmind.enrichment.outcomes import RowReply, RowVerdict
 from airflow_provider_segmind.enrichment.output import Output, write_output
 from airflow_provider_segmind.enrichment.run_limits import Limits
 from airflow_provider_segmind.enrichment.settings import Settings
@@ -33,15 +34,15 @@ def failing(body: Mapping[str, Any]) -> str | None:
     return "bad words" if body["prompt"].endswith("7") else None
 
 
-def read(reply: Reply) -> Verdict:
+def read(reply: RowReply) -> RowVerdict:
     text = str(reply.inputs["prompt"])
     if text.endswith("5"):
-        return Refuse(Outcome.BLOCKED, "SAFETY")
+        return RowVerdict(Refuse("blocked", "SAFETY"))
     if text.endswith("6"):
-        return Refuse(Outcome.TRUNCATED, "MAX_TOKENS")
-    if text.endswith("3") and reply.attempt == 1:
-        return AskAgain({"prompt": f"{text}, as JSON"}, "not JSON", tokens=1)
-    return Accept({"said": reply.result.output}, tokens=5)
+        return RowVerdict(Refuse("truncated", "MAX_TOKENS"))
+    if text.endswith("3") and not reply.follow_ups:
+        return RowVerdict(FollowUp({"prompt": f"{text}, as JSON"}, (0,), "not JSON"), tokens=1)
+    return RowVerdict(Accept({"said": reply.result.output}), tokens=5)
 
 
 def kept(output: Output) -> list[dict[str, Any]]:

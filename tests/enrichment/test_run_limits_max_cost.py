@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_segmind.chat.cost_estimate import CostBound, cost_bound
+from airflow_provider_segmind.chat.reply_policy import Accept, FollowUp
 from airflow_provider_segmind.client.models import RequestResult
 from airflow_provider_segmind.client.polling import Pending
-from airflow_provider_segmind.enrichment.outcomes import Accept, AskAgain, Reply, Verdict
+from airflow_provider_segmind.enrichment.outcomes import RowReply, RowVerdict
 from airflow_provider_segmind.enrichment.run_limits import Limits
 from airflow_provider_segmind.enrichment.settings import Question
 from airflow_provider_segmind.exceptions import SegmindRequestTimeoutError
@@ -48,11 +49,11 @@ async def test_long_rows_at_the_end_do_not_pass_max_cost() -> None:
     world = World(cost=cost, steps=4, rng=random.Random(1))
     lengths = [10] * 200 + [400_000] * 40
     limit = 0.2
-    landed = await world.run(rows(lengths), asked(), limits=Limits(max_cost=limit, expected_cost=1e-4),
+    stored = await world.run(rows(lengths), asked(), limits=Limits(max_cost=limit, expected_cost=1e-4),
                              settings={"concurrency": 16})  # fmt: skip
     assert world.segmind.bill <= limit
     assert limit - world.segmind.bill <= bound_of(400_000)
-    assert landed.manifest.outcomes["success"] > 200
+    assert stored.manifest.outcomes["success"] > 200
 
 
 @settings(max_examples=60, deadline=None)
@@ -68,20 +69,20 @@ async def test_the_bill_keeps_max_cost_and_leaves_no_more_than_a_row_unused(
     world = World(cost=cost, steps=5, rng=random.Random(seed))
     limit = share * sum(bound_of(length) for length in lengths)
     for _ in range(retries):
-        landed = await world.run(rows(lengths), asked(), limits=Limits(max_cost=limit))
+        stored = await world.run(rows(lengths), asked(), limits=Limits(max_cost=limit))
     assert world.segmind.bill <= limit * (1 + 1e-9)
-    if landed.manifest.outcomes["skipped"]:
+    if stored.manifest.outcomes["skipped"]:
         assert limit - world.segmind.bill <= max(map(bound_of, lengths))
 
 
 @settings(max_examples=30, deadline=None)
 @given(lengths=st.lists(st.sampled_from([10, 50_000]), min_size=4, max_size=30), share=st.floats(0.1, 1.0),
        seed=st.integers(0, 9))  # fmt: skip
-async def test_further_requests_about_a_row_are_reserved_too(lengths: list[int], share: float, seed: int) -> None:
-    def read(reply: Reply) -> Verdict:
-        if reply.attempt == 1:
-            return AskAgain({"prompt": str(reply.inputs["prompt"]) * 3}, "no data")
-        return Accept({"said": "x"})
+async def test_follow_ups_of_a_row_are_reserved_too(lengths: list[int], share: float, seed: int) -> None:
+    def read(reply: RowReply) -> RowVerdict:
+        if not reply.follow_ups:
+            return RowVerdict(FollowUp({"prompt": str(reply.inputs["prompt"]) * 3}, (0,), "no data"))
+        return RowVerdict(Accept({"said": "x"}))
 
     world = World(cost=cost, steps=5, rng=random.Random(seed))
     limit = share * 4 * sum(map(bound_of, lengths))
@@ -122,8 +123,8 @@ async def test_open_requests_that_come_late_in_the_table_do_not_keep_others_from
     assert world.segmind.posts == 4
     early = [{"id": 100 + number, "text": f"early {number}"} for number in range(12)]
     limit = 4 * bound_of(400_000) + bound_of(0) / 2
-    landed = await world.run([*early, *late], asked(), limits=Limits(max_cost=limit))
-    assert landed.manifest.outcomes["success"] == 16
+    stored = await world.run([*early, *late], asked(), limits=Limits(max_cost=limit))
+    assert stored.manifest.outcomes["success"] == 16
     assert world.segmind.bill <= limit
 
 

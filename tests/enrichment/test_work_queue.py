@@ -11,7 +11,7 @@ from airflow_provider_segmind.client.polling import Pending
 from airflow_provider_segmind.enrichment.ledger.events import Submitted
 from airflow_provider_segmind.enrichment.outcomes import Outcome
 from airflow_provider_segmind.enrichment.work_queue import LATEST_AGE, Deferral, deferral_of
-from tests.enrichment.test_engine import Landed, World
+from tests.enrichment.test_engine import Stored, World
 from tests.support.enrichment import table
 
 NOW = 10_000.0
@@ -100,11 +100,11 @@ async def test_a_run_of_slow_requests_defers_and_resumes_by_fetching_them_by_id(
     assert {request_id for request_id, _ in deferral.requests} < set(world.segmind.jobs)
 
     monkeypatch.setattr(world.segmind, "wait", done)
-    landed: Landed = await world.run(rows, settings=settings)
-    assert landed.statuses == ["success"] * 10
+    stored: Stored = await world.run(rows, settings=settings)
+    assert stored.statuses == ["success"] * 10
     assert world.segmind.posts == 10
-    assert landed.manifest.resumed == 4
-    assert landed.manifest.outcomes[Outcome.SUCCESS] == 10
+    assert stored.manifest.resumed == 4
+    assert stored.manifest.outcomes[Outcome.SUCCESS] == 10
 
 
 async def test_the_counts_of_earlier_legs_are_carried_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,13 +119,13 @@ async def test_the_counts_of_earlier_legs_are_carried_on(monkeypatch: pytest.Mon
     assert carried["posts"] == 2
 
     monkeypatch.setattr(world.segmind, "wait", done)
-    landed = await world.run(table("a", "b", "c"), resume_state=carried)
-    assert landed.manifest.posts == 3
-    assert sum(landed.manifest.timeline["posts"]) == 3
+    stored = await world.run(table("a", "b", "c"), resume_state=carried)
+    assert stored.manifest.posts == 3
+    assert sum(stored.manifest.timeline["posts"]) == 3
 
 
 async def test_a_run_that_must_not_rest_waits_itself() -> None:
     world = World()
     world.segmind.typical = 300.0
-    landed = await world.run(table("a", "b"), settings={"progress_interval": 0.001})
-    assert landed.statuses == ["success"] * 2
+    stored = await world.run(table("a", "b"), settings={"progress_interval": 0.001})
+    assert stored.statuses == ["success"] * 2

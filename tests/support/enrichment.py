@@ -10,9 +10,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from airflow_provider_segmind.chat.reply_policy import Accept
 from airflow_provider_segmind.client.models import RequestRecord, RequestResult, SubmittedRequest
 from airflow_provider_segmind.client.polling import RESULT_LIFETIME, Pending
-from airflow_provider_segmind.enrichment.outcomes import Accept, Reply, Verdict
+from airflow_provider_segmind.enrichment.outcomes import RowReply, RowVerdict
 from airflow_provider_segmind.enrichment.rows import Row
 from airflow_provider_segmind.enrichment.settings import Question
 from airflow_provider_segmind.exceptions import (
@@ -248,8 +249,8 @@ def build(row: Row) -> dict[str, Any]:
     return {"prompt": row.fill("Say {text}"), "temperature": 0}
 
 
-def read(reply: Reply) -> Verdict:
-    return Accept({"said": reply.result.output}, tokens=5)
+def read(reply: RowReply) -> RowVerdict:
+    return RowVerdict(Accept({"said": reply.result.output}), tokens=5)
 
 
 def question(**changes: Any) -> Question:

@@ -16,17 +16,17 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from airflow_provider_segmind.chat import reply_policy as repairs
 from airflow_provider_segmind.chat.messages import build_chat_inputs
 from airflow_provider_segmind.chat.output_type import OutputType
 from airflow_provider_segmind.chat.replies import read_reply
+from airflow_provider_segmind.chat.reply_policy import decide_reply
 from airflow_provider_segmind.client.account import ClientConfig
 from airflow_provider_segmind.client.async_client import AsyncSegmindClient
 from airflow_provider_segmind.client.endpoints import Endpoints
 from airflow_provider_segmind.client.models import RequestRecord, RequestResult, SubmittedRequest
 from airflow_provider_segmind.client.rate_limiter import RateSettings
 from airflow_provider_segmind.enrichment.engine import Engine
-from airflow_provider_segmind.enrichment.outcomes import Accept, AskAgain, Outcome, Refuse, Reply, Verdict
+from airflow_provider_segmind.enrichment.outcomes import RowReply, RowVerdict
 from airflow_provider_segmind.enrichment.output import write_output
 from airflow_provider_segmind.enrichment.rows import Row
 from airflow_provider_segmind.enrichment.run_limits import Limits
@@ -35,7 +35,7 @@ from tests.support.rate_clocks import FastClock
 
 MODEL = "gemini-3.1-flash-lite"
 SCHEMA = {"type": "object", "properties": {"said": {"type": "string"}}, "required": ["said"]}
-MAX_QUESTIONS = 2
+MAX_REPAIRS = 1
 SETTLES_AFTER = 60.0
 """Seconds after which the history counts as complete; longer than the emulator ever delays it."""
 CONCURRENCY = 8
@@ -153,21 +153,13 @@ def question() -> Question:
     def build(row: Row) -> dict[str, Any]:
         return build_chat_inputs(model=MODEL, prompt=row.fill("Describe {text}."), response_format=wanted)
 
-    def read(reply: Reply) -> Verdict:
+    def read(reply: RowReply) -> RowVerdict:
         said = read_reply(reply.result.to_json(), model=MODEL)
-        left = MAX_QUESTIONS - reply.attempt
-        decision = repairs.decide_reply(
-            said, output_type.parse(said.text), follow_ups_left=left,
-            output_cap=repairs.output_cap_of(reply.inputs),
+        decision = decide_reply(
+            said, output_type.parse(said.text), inputs=lambda: reply.inputs, follow_ups=reply.follow_ups,
+            max_repairs=MAX_REPAIRS,
         )  # fmt: skip
-        tokens = said.usage.total_tokens
-        if isinstance(decision, repairs.Accept):
-            return Accept(decision.result, tokens)
-        if isinstance(decision, repairs.AskAgainLarger):
-            return AskAgain(repairs.enlarge_inputs(reply.inputs, decision.cap), "cut off", tokens)
-        if isinstance(decision, repairs.Repair):
-            return AskAgain(repairs.repair_inputs(reply.inputs, decision), "not the data", tokens)
-        return Refuse(Outcome(decision.reason), decision.detail, tokens)
+        return RowVerdict(decision, said.usage.total_tokens)
 
     return Question(
         model=MODEL, build=build, read=read, key=("id",), answer_columns=("said",), schema=output_type.schema
@@ -197,7 +189,6 @@ async def work(settings: ProcessSettings, *, begin: Callable[[], None] = lambda:
             settings=Settings(
                 concurrency=CONCURRENCY,
                 poll_interval=1.0,
-                max_questions=MAX_QUESTIONS,
                 commit_delay=0.02,
                 fold_at=8,
                 block_rows=16,

@@ -35,13 +35,14 @@ class Claimed:
     :param run: which run asks.
     :param writer: which process of it.
     :param body: SHA-256 of the body in hex, to find a lost request in the history.
-    :param question: 1 for the row's own question, more for those asked because an answer could not be used.
+    :param follow_ups: of the follow-ups sent because a reply could not be used, this one included: the larger output
+        cap in tokens, or 0.
     :param request_ids: the requests of this run for the row before this one.
     :param cost: USD those were billed.
     :param tokens: tokens those used.
     :param most: USD this call may cost at most, None where nobody knows.
     :param id: names this claim and no other; empty in ledgers of 0.1.0 and older.
-    :param follows: the claim whose answer led to this question, which ends with this one.
+    :param follows: the claim whose reply led to this follow-up, which ends with this one.
     """
 
     kind: ClassVar[str] = "claimed"
@@ -52,7 +53,7 @@ class Claimed:
     writer: str
     model: str
     body: str
-    question: int = 1
+    follow_ups: tuple[int, ...] = ()
     request_ids: tuple[str, ...] = ()
     cost: float = 0.0
     tokens: int = 0
@@ -157,8 +158,9 @@ def from_line(line: bytes) -> Event:
     try:
         kind = _KINDS[values.pop("event")]
         values["fingerprint"] = bytes.fromhex(values["fingerprint"])
-        if "request_ids" in values:
-            values["request_ids"] = tuple(values["request_ids"])
+        for name in ("request_ids", "follow_ups"):
+            if name in values:
+                values[name] = tuple(values[name])
         if "outcome" in values:
             values["outcome"] = Outcome(values["outcome"])
         return kind(**values)

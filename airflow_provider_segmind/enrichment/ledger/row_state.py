@@ -165,7 +165,7 @@ class RowState:
         The earlier answers were paid for in this run and can be fetched again free of charge.
         """
         claim = self.claim
-        if self.open is None and claim is not None and claim.question > 1 and claim.run == run:
+        if self.open is None and claim is not None and claim.follow_ups and claim.run == run:
             return claim
         return None
 
@@ -227,14 +227,12 @@ class Attempt:
 
     :param claim: its claim, whose cost grows with each answer.
     :param new_row: whether the run has sent no request for the row before.
-    :param failures: how often Segmind reported the row as FAILED in this try.
     :param counted: whether the claim already includes the request being waited for.
     :param unpriced: whether a request was billed at a cost that Segmind did not report.
     """
 
     claim: Claimed
     new_row: bool = False
-    failures: int = 0
     counted: bool = False
     unpriced: bool = False
 
@@ -270,15 +268,13 @@ class Attempt:
 
         That answer is fetched again, free of charge, and leads to the same follow-up.
         """
-        claim = replace(self.claim, question=self.claim.question - 1)
+        claim = replace(self.claim, follow_ups=self.claim.follow_ups[:-1])
         submitted = Submitted(
             fingerprint=claim.fingerprint, attempt=claim.attempt, at=LONG_AGO, request_id=claim.request_ids[-1]
         )
         return replace(self, claim=claim, new_row=False, counted=True), submitted
 
-    def follow_up(
-        self, *, at: float, run: str, writer: str, name: str, body: str, question: int, failures: int
-    ) -> Self:
+    def follow_up(self, *, at: float, run: str, writer: str, name: str, body: str, follow_ups: tuple[int, ...]) -> Self:
         """Return the next attempt, which a run claims under an id and pays for."""
         claim = replace(
             self.claim,
@@ -287,11 +283,11 @@ class Attempt:
             run=run,
             writer=writer,
             body=body,
-            question=question,
+            follow_ups=follow_ups,
             id=name,
             follows=self.claim.id,
         )
-        return replace(self, claim=claim, new_row=False, failures=failures)
+        return replace(self, claim=claim, new_row=False)
 
     def freed(self, at: float) -> Freed:
         """Return the event that releases this attempt's claim."""

@@ -225,7 +225,7 @@ class ManyWriters(RuleBasedStateMachine):
             claimed(number, claim.attempt + 1, writer=process.ledger.writer, run=process.ledger.run, at=self.now),
             id=process.ledger.claim_id(),
             follows=claim.id,
-            question=claim.question + 1,
+            follow_ups=(*claim.follow_ups, 0),
             request_ids=(*claim.request_ids, one.request_id),
             cost=claim.cost + COST,
         )

@@ -122,8 +122,8 @@ async def test_a_full_temporary_folder_loses_no_paid_answer_and_a_retry_continue
     ledger.close()
     paid = world.segmind.posts
     assert paid < 60
-    landed = await world.run(rows)
-    assert landed.statuses == ["success"] * 60
+    stored = await world.run(rows)
+    assert stored.statuses == ["success"] * 60
     assert world.segmind.posts == 60
 
 

@@ -21,7 +21,7 @@ from airflow_provider_segmind.enrichment.ledger.live import Heartbeat, Membershi
 from airflow_provider_segmind.enrichment.ledger.segments import read_segment, segment_names, write_segment
 from airflow_provider_segmind.enrichment.settings import Shard
 from airflow_provider_segmind.exceptions import SegmindEnrichmentError
-from tests.enrichment.test_engine import Landed, World
+from tests.enrichment.test_engine import Stored, World
 from tests.support.enrichment import PRICE, FakeSegmind, question, table
 
 ROWS = [str(number) for number in range(40)]
@@ -33,7 +33,7 @@ def twice(segmind: FakeSegmind) -> list[str]:
     return [body for body, count in Counter(segmind.paid_bodies).items() if count > 1]
 
 
-async def both(world: World, *runs: dict[str, Any]) -> list[Landed]:
+async def both(world: World, *runs: dict[str, Any]) -> list[Stored]:
     return await asyncio.wait_for(
         asyncio.gather(*(world.run(table(*ROWS), settings=QUICK, **run) for run in runs)), timeout=30
     )
@@ -43,12 +43,12 @@ async def both(world: World, *runs: dict[str, Any]) -> list[Landed]:
 @pytest.mark.parametrize("runs", [2, 3])
 async def test_runs_that_overlap_pay_each_row_once_and_all_end_with_every_answer(seed: int, runs: int) -> None:
     world = World(steps=4, rng=random.Random(seed))
-    landed = await both(world, *({"run_id": f"run-{n}", "rng": random.Random(seed + n)} for n in range(runs)))
+    stored = await both(world, *({"run_id": f"run-{n}", "rng": random.Random(seed + n)} for n in range(runs)))
     assert twice(world.segmind) == []
     assert len(world.segmind.jobs) == len(ROWS)
-    assert all(set(one.statuses) == {"success"} for one in landed)
-    assert sum(one.manifest.cost for one in landed) == pytest.approx(world.segmind.bill)
-    assert sum(one.manifest.posts for one in landed) == world.segmind.posts
+    assert all(set(one.statuses) == {"success"} for one in stored)
+    assert sum(one.manifest.cost for one in stored) == pytest.approx(world.segmind.bill)
+    assert sum(one.manifest.posts for one in stored) == world.segmind.posts
 
 
 async def test_two_tries_of_one_run_pay_each_row_once_as_well() -> None:
@@ -75,7 +75,7 @@ async def test_a_run_that_was_read_before_another_began_and_ended_sees_what_that
     assert set(first.statuses) == {"success"}
     go_on.set()
     await running
-    assert set(Landed(late).statuses) == {"success"}
+    assert set(Stored(late).statuses) == {"success"}
     assert world.segmind.posts == len(ROWS)
     late.close()
 
@@ -106,8 +106,8 @@ async def test_the_last_to_end_leaves_a_folder_of_the_living_that_is_empty() -> 
 
 async def test_a_lone_run_makes_no_more_calls_and_leaves_nothing_among_the_living() -> None:
     world = World()
-    landed = await world.run(table(*ROWS), settings=QUICK)
-    assert (landed.manifest.posts, landed.manifest.calls) == (len(ROWS), 2 * len(ROWS))
+    stored = await world.run(table(*ROWS), settings=QUICK)
+    assert (stored.manifest.posts, stored.manifest.calls) == (len(ROWS), 2 * len(ROWS))
     assert [key for key in world.store.objects if "/live/" in key] == []
 
 
@@ -158,9 +158,9 @@ async def test_a_row_that_a_silent_writer_claimed_waits_until_that_one_is_dead_a
     while world.segmind.posts < 2:
         await asyncio.sleep(0.01)
     assert time.monotonic() - began < DEATH_AFTER
-    landed = await asyncio.wait_for(running, 20)
+    stored = await asyncio.wait_for(running, 20)
     assert time.monotonic() - began > DEATH_AFTER
-    assert landed.statuses == ["success"] * 3
+    assert stored.statuses == ["success"] * 3
     assert world.segmind.posts == 3
     # The history was asked before the row was sent again.
     assert world.segmind.history_calls > 0
@@ -179,12 +179,12 @@ async def test_a_row_of_a_writer_that_is_at_work_is_waited_for_and_its_answer_ta
     (request_id,) = [job.id for job in world.segmind.jobs.values() if job.body["prompt"] == "Say a"]
     mark = other.claim.fingerprint
     other.note(Submitted(fingerprint=mark, attempt=1, at=world.clock(), request_id=request_id, claim="elsewhere.0"))
-    landed = await asyncio.wait_for(running, 20)
+    stored = await asyncio.wait_for(running, 20)
     other.heart.stop()
-    assert landed.statuses == ["success"] * 2
+    assert stored.statuses == ["success"] * 2
     assert world.segmind.posts == 2
     # It was sent, and is paid for, by the other run.
-    assert (landed.manifest.cost, landed.manifest.cache_hits) == (PRICE, 1)
+    assert (stored.manifest.cost, stored.manifest.cache_hits) == (PRICE, 1)
 
 
 async def nothing() -> None:
@@ -271,10 +271,10 @@ async def test_shards_never_read_each_others_segments(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(Membership, "_read_new_segments", listening)
     runs = [world.run(table(*ROWS), shard=Shard(index=n, count=3), settings=QUICK) for n in range(3)]
-    landed = await asyncio.wait_for(asyncio.gather(*runs), 20)
+    stored = await asyncio.wait_for(asyncio.gather(*runs), 20)
     assert world.segmind.posts == len(ROWS)
     assert read == []
-    assert sum(one.manifest.rows_read for one in landed) == len(ROWS)
+    assert sum(one.manifest.rows_read for one in stored) == len(ROWS)
 
 
 async def test_a_release_ends_only_the_claim_it_names() -> None:
@@ -328,8 +328,8 @@ async def test_a_ledger_of_an_older_version_is_read_and_its_claims_are_looked_up
         "run": "run-1", "writer": "w", "model": "m", "body": prepared.body,
     }  # fmt: skip
     write_segment(world.store.path("bucket/ledger"), "00000000000001-w-000000.jsonl", [json.dumps(old).encode()])  # type: ignore[arg-type]
-    landed = await world.run(table("a", "b"), settings={"history_settles_after": 0.0})
-    assert landed.statuses == ["success"] * 2
+    stored = await world.run(table("a", "b"), settings={"history_settles_after": 0.0})
+    assert stored.statuses == ["success"] * 2
     assert world.segmind.history_calls > 0
     assert world.segmind.posts == 2
 
@@ -379,8 +379,8 @@ async def test_a_run_that_rests_ends_its_heartbeat_and_others_fetch_what_it_had_
     assert not engine.heartbeat._thread.is_alive()
     engine.close()
     world.segmind.wait = wait  # type: ignore[method-assign]
-    landed = await asyncio.wait_for(world.run(table("a", "b"), run_id="another"), 10)
-    assert landed.statuses == ["success"] * 2
+    stored = await asyncio.wait_for(world.run(table("a", "b"), run_id="another"), 10)
+    assert stored.statuses == ["success"] * 2
     assert world.segmind.posts == 2
 
 
@@ -401,9 +401,9 @@ async def test_a_heartbeat_that_could_not_be_read_once_does_not_end_the_watch_ov
         return genuine(self, writer)
 
     monkeypatch.setattr(Membership, "_is_silent", failing_once)
-    landed = await asyncio.wait_for(world.run(table("a", "b"), settings=dying()), 20)
+    stored = await asyncio.wait_for(world.run(table("a", "b"), settings=dying()), 20)
     assert reads > 2
-    assert landed.statuses == ["success"] * 2
+    assert stored.statuses == ["success"] * 2
 
 
 async def test_a_run_that_begins_while_another_moves_its_segments_away_reads_them_all(
