@@ -37,6 +37,23 @@ T = TypeVar("T")
 POSTPONED = 4
 """Rows set aside to the end of the table at most, for each worker; their bodies stay in memory."""
 log = logging.getLogger(__name__)
+COMMIT_DELAY = 0.25
+"""Seconds an event may wait to become durable together with others."""
+FOLD_AT = 256
+"""How many small segments are folded into one."""
+BYTES_IN_FLIGHT = 64 << 20
+"""Bytes of bodies that wait for a worker or an answer, above which no row joins them."""
+CONTEST_PAUSE = 1.0
+"""About how many seconds a row is not tried again that another run has claimed at the same moment."""
+GRACE = 3.0
+"""Seconds for what is in flight after a kill: Airflow 3's supervisor sends SIGKILL five seconds after SIGTERM."""
+PROGRESS_INTERVAL = 1.0
+"""Seconds between progress reports."""
+DEFER_AFTER = 60.0
+"""
+Seconds for which there must be nothing to do but wait before a run defers, because that costs the start of a task and
+another reading of the table.
+"""
 RECOVERY_ROUNDS = 3
 """How often lost requests are looked for at the end of a try; a row asked again may get lost again."""
 
@@ -65,7 +82,7 @@ class Engine:
     :param run_id: names the run whose budget counts; a retry has the same.
     :param target: where the answers go, when that has a say in which rows are asked about.
     :param resume_state: what :meth:`resume_state` of the try's last leg returned, when it rested.
-    :param progress: called every ``settings.progress_interval`` seconds and at the end.
+    :param progress: called every :data:`PROGRESS_INTERVAL` seconds and at the end.
     :param clock: epoch seconds.
     :param monotonic: by which the heartbeats of other runs are timed.
     """
@@ -94,13 +111,13 @@ class Engine:
         self.settings = settings or Settings()
         self.limits = limits or Limits()
         self.shard = shard or Shard()
-        self.reader = RowReader(rows, question, self.shard, self.settings, target)
+        self.reader = RowReader(rows, question, self.shard, target)
         writer = uuid.uuid4().hex[:12]
         self.member = Membership(
             ledger_folder,
             writer=writer,
             shard=self.shard,
-            death_after=self.settings.death_after,
+            writer_timeout=self.settings.writer_timeout,
             clock=clock,
             monotonic=monotonic,
         )
@@ -222,9 +239,9 @@ class Engine:
         self.commits = GroupCommit(
             self.ledger,
             self.member,
-            delay=self.settings.commit_delay,
+            delay=COMMIT_DELAY,
             urgent=max(1, self.settings.concurrency // 2),
-            fold_at=self.settings.fold_at,
+            fold_at=FOLD_AT,
             failed=lambda error: self.stop(str(error), error=error),
             threads=self._threads,
         )
@@ -301,7 +318,7 @@ class Engine:
             self.member,
             rerun=self.settings.rerun,
             started=self._alone_since,
-            pause=self.settings.contest_pause,
+            pause=CONTEST_PAUSE,
             rng=self._rng,
             monotonic=self._monotonic,
         )
@@ -329,7 +346,7 @@ class Engine:
     async def _observe(self) -> None:
         """See from time to time whose heart has stopped, and let others move what this run has read."""
         while True:
-            await asyncio.sleep(self.settings.death_after / BEATS)
+            await asyncio.sleep(self.settings.writer_timeout / BEATS)
             try:
                 await self._in_thread(self.member.observe)
                 self.commits.take_in()
@@ -348,7 +365,7 @@ class Engine:
             self, self.question, self.client, self.settings, clock=self.clock, sleep=self._sleep, rng=self._rng
         )
         queue: asyncio.Queue[Prepared | None] = asyncio.Queue(self.settings.concurrency)
-        self._queue, self._bytes = queue, InFlightBytes(self.settings.bytes_in_flight)
+        self._queue, self._bytes = queue, InFlightBytes(BYTES_IN_FLIGHT)
         tasks = {asyncio.create_task(self._work(requester, queue)) for _ in range(self.settings.concurrency)}
         tasks.add(asyncio.create_task(self._enqueue_all(enqueuing)))
         signal = asyncio.create_task(self._stop_signal.wait())
@@ -358,7 +375,7 @@ class Engine:
                 done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
                 _raise_first(done)
             if pending - {signal}:
-                grace = self.settings.grace if self.deferral is None else 0.0
+                grace = GRACE if self.deferral is None else 0.0
                 done, _ = await asyncio.wait(pending - {signal}, timeout=grace)
                 _raise_first(done)
         finally:
@@ -383,7 +400,7 @@ class Engine:
             if not self._rows.contested:
                 await self._row_finished(None)
                 continue
-            await self._row_finished(self.settings.contest_pause * (0.5 + self._rng.random()))
+            await self._row_finished(CONTEST_PAUSE * (0.5 + self._rng.random()))
             try:
                 await self.commits.commit(None)
             except SegmindError:
@@ -441,15 +458,14 @@ class Engine:
 
     async def _reports(self) -> None:
         while True:
-            await asyncio.sleep(self.settings.progress_interval)
+            await asyncio.sleep(PROGRESS_INTERVAL)
             self._report_progress()
             self._consider_deferral()
 
     def _consider_deferral(self) -> None:
         """End the run for now, when all its workers would only wait for minutes."""
-        at_least = self.settings.defer_after
         if (
-            at_least is None
+            not self.settings.deferrable
             or self.stopping
             or self._asking == 0
             or self._asking != len(self.waiting) + self.waiting_for_permit
@@ -465,7 +481,7 @@ class Engine:
             typical=self.client.typical_seconds(self.question.model),
             until_submit=self.client.seconds_until_submit(),
             now=self.clock(),
-            at_least=at_least,
+            at_least=DEFER_AFTER,
         )
         if deferral is not None:
             self.deferral = deferral

@@ -35,6 +35,8 @@ from airflow_provider_segmind.exceptions import SegmindError
 LONGEST_SPAN = 30.0
 """Days the history is asked about at most; it takes 31."""
 MOST_PAGES = 300
+HISTORY_COMPLETE_AFTER = 3 * 3600.0
+"""Age in seconds from which a request that the history does not contain is taken never to have existed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,7 @@ async def find_lost(
     former: frozenset[str] = frozenset(),
     owned: Callable[[set[str]], set[str]] = _none_owned,
     now: float,
-    settles_after: float,
+    complete_after: float,
 ) -> Findings:
     """
     Look for lost requests.
@@ -95,7 +97,7 @@ async def find_lost(
     :param former: more requests that are not to be taken for lost ones.
     :param owned: says which of some requests belong to other rows.
     :param now: epoch seconds.
-    :param settles_after: seconds after which the history is believed to be complete.
+    :param complete_after: seconds after which the history is believed to be complete.
     :raises SegmindError: the history cannot be asked; every fate stays open.
     """
     reading = _Reading(lost, known_requests, writer=writer, former=former, now=now)
@@ -107,7 +109,7 @@ async def find_lost(
             break
         if reading.take(record) and reading.placed_all(owned):
             break
-    return reading.findings(owned, settles_after if complete else None)
+    return reading.findings(owned, complete_after if complete else None)
 
 
 class _Reading:
@@ -167,11 +169,11 @@ class _Reading:
             if not self._candidates[mark]:
                 del self._candidates[mark]
 
-    def findings(self, owned: Callable[[set[str]], set[str]], settles_after: float | None) -> Findings:
+    def findings(self, owned: Callable[[set[str]], set[str]], complete_after: float | None) -> Findings:
         """
         Conclude.
 
-        :param settles_after: as in :func:`find_lost`, None when not all of the history was read.
+        :param complete_after: as in :func:`find_lost`, None when not all of the history was read.
         """
         self._drop_owned(owned)
         findings = Findings(found=self._assigned())
@@ -184,10 +186,10 @@ class _Reading:
         for mark, one in self._lost.items():
             if mark in findings.found:
                 continue
-            if settles_after is None or self._may_be_there(mark, findings):
+            if complete_after is None or self._may_be_there(mark, findings):
                 findings.pending.add(mark)
                 continue
-            settled = (self._compares or not self._seen) and self._now - one.claim.at >= settles_after
+            settled = (self._compares or not self._seen) and self._now - one.claim.at >= complete_after
             if settled or one.until <= self._caught_up:
                 findings.absent.add(mark)
         return findings
@@ -420,7 +422,7 @@ async def recover(run: RecoveryRun, lost: Mapping[bytes, LostRequest]) -> Findin
             former=_former(run.ledger, lost),
             owned=run.ledger.owned_requests,
             now=run.clock(),
-            settles_after=run.settings.history_settles_after,
+            complete_after=HISTORY_COMPLETE_AFTER,
         )
     except SegmindError as error:
         log.warning("The fate of %d requests stays unknown: the request history cannot be read: %s", len(lost), error)

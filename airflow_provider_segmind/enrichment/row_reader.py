@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 from airflow_provider_segmind.enrichment.files.readers import cannot_be_read
 from airflow_provider_segmind.enrichment.ledger.local_index import LocalDatabase
 from airflow_provider_segmind.enrichment.rows import Row, column_names, is_name, json_value, plain_text
-from airflow_provider_segmind.enrichment.settings import KeyedTarget, Prepared, Question, Settings, Shard
+from airflow_provider_segmind.enrichment.settings import KeyedTarget, Prepared, Question, Shard
 from airflow_provider_segmind.exceptions import (
     SegmindConfigError,
     SegmindEnrichmentError,
@@ -28,6 +28,10 @@ from airflow_provider_segmind.exceptions import (
     shorten,
 )
 
+BLOCK_ROWS = 256
+"""Rows read at a time."""
+BLOCK_BYTES = 16 << 20
+"""Bytes of bodies after which no more rows are read at a time."""
 FIRST_ROWS = 256
 """How many rows are searched at most, before anything is sent, for a column that a placeholder names."""
 FIRST_BYTES = 16 << 20
@@ -144,7 +148,6 @@ class RowReader:
         rows: Iterable[Mapping[str, Any]],
         question: Question,
         shard: Shard,
-        settings: Settings,
         target: KeyedTarget | None = None,
     ) -> None:
         self.rows_seen = 0
@@ -154,7 +157,6 @@ class RowReader:
         self.broken: SegmindError | None = None
         self._question = question
         self._shard = shard
-        self._settings = settings
         self._target = target
         self._pool = ThreadPoolExecutor(question.abreast, "segmind-rows") if question.abreast > 1 else None
         self._rows = self._built(rows)
@@ -186,7 +188,7 @@ class RowReader:
         block: list[Prepared] = []
         rows: list[SourceRow] = []
         counts = self.rows_seen, self.rows_elsewhere, self.rows_unchanged
-        room, left = self._settings.block_bytes, self._settings.block_rows
+        room, left = BLOCK_BYTES, BLOCK_ROWS
         while left and room > 0 and (built := self._next()) is not None:
             row, prepared = self._prepare(built)
             self.rows_seen += 1

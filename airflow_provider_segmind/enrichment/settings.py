@@ -164,17 +164,8 @@ class Settings:
         unless the history could not be read or shows an equal request that may be the lost one.
     :param rerun: which rows that already have an outcome are asked again: ``unbilled`` those that failed without being
         billed; ``dead_letters`` all without an answer, which may be billed again; ``nothing`` none.
-    :param outage_patience: how long nothing may get through before the run stops.
-    :param grace: how long what is in flight may go on after a hurried stop.
-    :param history_settles_after: age from which a request that is in no history is believed never to have existed.
-    :param commit_delay: how long an event may wait to become durable together with others.
-    :param fold_at: how many small segments are folded into one.
-    :param block_rows: rows read at a time.
-    :param block_bytes: bytes of bodies after which no more rows are read at a time.
-    :param bytes_in_flight: bytes of bodies that wait for their turn or for an answer, above which no row joins them.
-    :param death_after: how long the heartbeat of another run over the same ledger stands still until it is dead.
-    :param contest_pause: about how long a row is left alone that another run has claimed at the same moment.
-    :param defer_after: how long there must be nothing to do but wait before the run rests; None: it never does.
+    :param writer_timeout: how long the heartbeat of another run over the same ledger stands still until it is dead.
+    :param deferrable: whether the run may defer when there is nothing to do but wait.
     """
 
     concurrency: int = 64
@@ -182,15 +173,5 @@ class Settings:
     poll_interval: float | None = None
     on_unknown: OnUnknown = "fail"
     rerun: Rerun = "unbilled"
-    outage_patience: float = 900.0
-    grace: float = 30.0
-    history_settles_after: float = 3 * 3600.0
-    commit_delay: float = 0.25
-    fold_at: int = 256
-    block_rows: int = 256
-    block_bytes: int = 16 << 20
-    bytes_in_flight: int = 64 << 20
-    death_after: float = 60.0
-    contest_pause: float = 1.0
-    defer_after: float | None = None
-    progress_interval: float = 30.0
+    writer_timeout: float = 60.0
+    deferrable: bool = False

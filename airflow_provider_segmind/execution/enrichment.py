@@ -47,10 +47,6 @@ PROGRESS_KEY = "segmind_progress"
 REFRESH_INTERVAL = 1.0
 STATE_INTERVAL = 3.0
 LOG_INTERVAL = 30.0
-DEFER_AFTER = 60.0
-"""Seconds without work before the task defers; a deferral costs a task start and another read of the table."""
-GRACE = 3.0
-"""Seconds for what is in flight after a kill: Airflow 3's supervisor sends SIGKILL five seconds after SIGTERM."""
 SHORTEST_TIMEOUT = 5.0
 """Seconds; a heartbeat comes six times in them, and a busy machine may be late."""
 CONFIDENCE = 2.0
@@ -278,10 +274,8 @@ class EnrichmentRun:
                 poll_interval=settings.poll_interval,
                 on_unknown=settings.on_unknown,
                 rerun=settings.rerun,
-                grace=GRACE,
-                progress_interval=REFRESH_INTERVAL,
-                defer_after=DEFER_AFTER if settings.deferrable else None,
-                death_after=writer_timeout(),
+                deferrable=settings.deferrable,
+                writer_timeout=writer_timeout(),
             ),
             shard=settings.shard,
             target=self._target,
@@ -448,7 +442,7 @@ def writer_timeout() -> float:
 
     :raises SegmindConfigError: the option is not a sensible time.
     """
-    seconds: float = conf.getfloat("segmind", "writer_timeout", fallback=Settings().death_after)
+    seconds: float = conf.getfloat("segmind", "writer_timeout", fallback=Settings().writer_timeout)
     if not SHORTEST_TIMEOUT <= seconds < math.inf:
         raise SegmindConfigError(
             f"[segmind] writer_timeout is {seconds!r}; it must be at least {SHORTEST_TIMEOUT:g} seconds. "

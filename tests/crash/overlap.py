@@ -69,7 +69,7 @@ class OverlappingRun:
     def _attempt(self) -> int | None:
         settings = process_settings(
             self.emulator, self.folder, rows=ROWS, distinct=DISTINCT, run=self.name, outputs=self.name,
-            death_after=DEATH_AFTER,
+            writer_timeout=DEATH_AFTER,
         )  # fmt: skip
         receiver, sender = CONTEXT.Pipe(duplex=False)
         with receiver:

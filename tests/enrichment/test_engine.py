@@ -21,7 +21,7 @@ from airflow_provider_segmind.enrichment.outcomes import Outcome, RowReply, RowV
 from airflow_provider_segmind.enrichment.output import write_output
 from airflow_provider_segmind.enrichment.rows import Row
 from airflow_provider_segmind.enrichment.run_limits import Limits
-from airflow_provider_segmind.enrichment.settings import Question, Settings, Shard
+from airflow_provider_segmind.enrichment.settings import Question, Shard
 from airflow_provider_segmind.exceptions import (
     SegmindAuthenticationError,
     SegmindBadRequestError,
@@ -34,6 +34,7 @@ from airflow_provider_segmind.exceptions import (
     SegmindRowError,
     SegmindServerError,
 )
+from tests.support.engine_tuning import tuned
 from tests.support.enrichment import PRICE, Clock, FakeSegmind, build, question, table
 from tests.support.object_stores import ObjectStore
 
@@ -60,7 +61,7 @@ class World:
             ledger_folder=self.store.path("bucket/ledger"),
             client=options.pop("client", self.segmind),
             run_id=options.pop("run_id", "run-1"),
-            settings=Settings(**settings),
+            settings=tuned(**settings),
             clock=self.clock,
             sleep=self.clock.sleep,
             **options,
@@ -249,7 +250,12 @@ async def test_a_row_is_never_paid_for_more_often_than_max_repairs_allows(
         data = ParsedReply(error="not an int") if wrong[number] else ParsedReply(data={"said": "x"})
         said = ChatReply(text='{"said": 1}', finish_reason=FinishReason(finishes[number]))
         decision = decide_reply(
-            said, data, inputs=lambda: reply.inputs, follow_ups=reply.follow_ups, max_repairs=max_repairs
+            said,
+            data,
+            first=lambda: reply.inputs,
+            sent=lambda: reply.sent,
+            follow_ups=reply.follow_ups,
+            max_repairs=max_repairs,
         )
         return RowVerdict(decision, tokens=1)
 
@@ -293,7 +299,7 @@ async def test_a_row_that_a_kill_left_before_its_follow_up_is_continued_by_the_r
 async def test_a_row_whose_follow_up_was_lost_is_accounted_for_when_the_budget_is_used_up() -> None:
     script: list[str | None] = [None, None, None, None, "gone"]
     world = World(trouble=lambda _: script.pop(0))
-    settings = {"concurrency": 1, "history_settles_after": 60.0}
+    settings = {"concurrency": 1, "history_complete_after": 60.0}
     await world.run(table("a", "b"), question(read=mend), settings=settings)
     world.clock.now += 60
 
@@ -816,7 +822,7 @@ async def test_max_rows_counts_a_row_once_whose_lost_request_never_arrived(
 
     world.segmind.list_request_records = records  # type: ignore[method-assign]
     stored = await world.run(
-        table("a", "b", "c"), settings={"history_settles_after": 0.0}, limits=Limits(max_rows=most)
+        table("a", "b", "c"), settings={"history_complete_after": 0.0}, limits=Limits(max_rows=most)
     )
     assert world.segmind.posts == most
     assert stored.statuses.count("success") == most

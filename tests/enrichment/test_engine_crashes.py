@@ -19,7 +19,7 @@ from airflow_provider_segmind.enrichment.ledger.compaction import compact
 from airflow_provider_segmind.enrichment.outcomes import RowReply, RowVerdict
 from airflow_provider_segmind.enrichment.output import Output, write_output
 from airflow_provider_segmind.enrichment.run_limits import Limits
-from airflow_provider_segmind.enrichment.settings import Settings
+from tests.support.engine_tuning import tuned
 from tests.support.enrichment import PRICE, Clock, FakeSegmind, KillableProcess, question, table
 from tests.support.object_stores import ObjectStore
 
@@ -79,8 +79,8 @@ class Night:
             client=self.segmind,
             run_id="night",
             limits=self.limits,
-            settings=Settings(
-                concurrency=CONCURRENCY, commit_delay=0.001, block_rows=7, fold_at=12, history_settles_after=SETTLED
+            settings=tuned(
+                concurrency=CONCURRENCY, commit_delay=0.001, block_rows=7, fold_at=12, history_complete_after=SETTLED
             ),
             clock=self.clock,
             sleep=self.clock.sleep,

@@ -7,7 +7,7 @@ from blockbuster import BlockBuster, blockbuster_ctx
 from airflow_provider_segmind.enrichment.engine import Engine
 from airflow_provider_segmind.enrichment.files.readers import open_source
 from airflow_provider_segmind.enrichment.output import write_output
-from airflow_provider_segmind.enrichment.settings import Settings
+from tests.support.engine_tuning import tuned
 from tests.support.enrichment import Clock, FakeSegmind, question
 
 
@@ -27,7 +27,7 @@ async def test_files_are_never_read_or_written_on_the_event_loop(tmp_path: Path)
             ledger_folder=tmp_path / "ledger",
             client=FakeSegmind(clock, failing=lambda body: "no" if body["prompt"].endswith("7") else None),
             run_id="r",
-            settings=Settings(concurrency=4, commit_delay=0.001, block_rows=16, fold_at=4),
+            settings=tuned(concurrency=4, commit_delay=0.001, block_rows=16, fold_at=4),
             clock=clock,
         )
         with blockbuster_ctx("airflow_provider_segmind.enrichment") as blocking:

@@ -13,9 +13,10 @@ from airflow_provider_segmind.enrichment.engine import Engine
 from airflow_provider_segmind.enrichment.files.readers import open_source
 from airflow_provider_segmind.enrichment.manifest import Manifest, merge
 from airflow_provider_segmind.enrichment.output import write_output
-from airflow_provider_segmind.enrichment.settings import Settings, Shard
+from airflow_provider_segmind.enrichment.settings import Shard
 from airflow_provider_segmind.enrichment.stats import Latencies
 from airflow_provider_segmind.exceptions import SegmindEnrichmentError
+from tests.support.engine_tuning import tuned
 from tests.support.enrichment import PRICE, Clock, FakeSegmind, question, table
 
 
@@ -28,7 +29,7 @@ async def landed(folder: Path, rows: list[dict[str, Any]], name: str = "out.json
         ledger_folder=folder / "ledger",
         client=FakeSegmind(clock, failing=lambda body: "bad words" if "bad" in body["prompt"] else None, **answers),
         run_id="r",
-        settings=Settings(concurrency=4, commit_delay=0.001),
+        settings=tuned(concurrency=4, commit_delay=0.001),
         clock=clock,
         **options,
     )

@@ -48,7 +48,7 @@ def lost(number: int, text: str, at: float = NOW - 100, until: float = NOW - 50)
 async def found(
     history: History, lost: dict[bytes, LostRequest], *known_requests: KnownRequest, **options: Any
 ) -> Findings:
-    values = {"known_requests": known_requests, "writer": "w", "now": NOW, "settles_after": 3600.0, **options}
+    values = {"known_requests": known_requests, "writer": "w", "now": NOW, "complete_after": 3600.0, **options}
     return await find_lost(history, "m", lost, **values)  # type: ignore[arg-type]
 
 
@@ -192,7 +192,7 @@ async def test_without_a_known_offset_an_equal_request_is_never_believed_to_be_a
     arrived = record("z", "a", model_created=at + 2 + skew)
     later = KnownRequest("w", body("b"), NOW, writer="w")
     history = History(record("w", "b"), arrived)
-    findings = await found(history, lost(1, "a", at=at, until=at + 10), later, settles_after=60.0)
+    findings = await found(history, lost(1, "a", at=at, until=at + 10), later, complete_after=60.0)
     assert not findings.absent
     # The margin has an end: what lies further away is another request.
     arrived = record("z", "a", model_created=at - 4000)

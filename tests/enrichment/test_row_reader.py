@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 
 from airflow_provider_segmind.enrichment.row_reader import RowReader, SourceRow
-from airflow_provider_segmind.enrichment.settings import Settings, Shard
+from airflow_provider_segmind.enrichment.settings import Shard
 from tests.enrichment.ledger.test_local_index import disk_of
+from tests.support.engine_tuning import tuned
 from tests.support.enrichment import question, table
 
 
 def reader(rows: list[dict[str, Any]], **settings: int) -> RowReader:
-    return RowReader(rows, question(), Shard(), Settings(**settings))  # type: ignore[arg-type]
+    tuned(**settings)
+    return RowReader(rows, question(), Shard())  # type: ignore[arg-type]
 
 
 def read(reader: RowReader) -> Iterator[bytes]:

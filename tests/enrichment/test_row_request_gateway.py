@@ -14,7 +14,7 @@ from airflow_provider_segmind.emulator import SegmindEmulator
 from airflow_provider_segmind.enrichment.engine import Engine
 from airflow_provider_segmind.enrichment.outcomes import Outcome
 from airflow_provider_segmind.enrichment.output import write_output
-from airflow_provider_segmind.enrichment.settings import Settings
+from tests.support.engine_tuning import tuned
 from tests.support.enrichment import question, table
 
 MODEL = "gemini-3.1-flash-lite"
@@ -30,7 +30,7 @@ async def run(emulator: SegmindEmulator, folder: Path) -> dict[str, int]:
             ledger_folder=folder,
             client=client,
             run_id="r",
-            settings=Settings(commit_delay=0.002, poll_interval=0.05),
+            settings=tuned(commit_delay=0.002, poll_interval=0.05),
         )
         try:
             await engine.run()

@@ -7,9 +7,10 @@ import pytest
 
 from airflow_provider_segmind.enrichment.engine import Engine
 from airflow_provider_segmind.enrichment.files.readers import open_source, rows_in
-from airflow_provider_segmind.enrichment.settings import Settings, Shard
+from airflow_provider_segmind.enrichment.settings import Shard
 from airflow_provider_segmind.enrichment.stats import WINDOW, Meter, Progress
 from airflow_provider_segmind.exceptions import SegmindConfigError
+from tests.support.engine_tuning import tuned
 from tests.support.enrichment import Clock, FakeSegmind, question, table
 
 
@@ -26,7 +27,7 @@ class Run:
             ledger_folder=folder / "ledger",
             client=segmind,
             run_id="r",
-            settings=Settings(concurrency=2, commit_delay=0.001, block_rows=8),
+            settings=tuned(concurrency=2, commit_delay=0.001, block_rows=8),
             clock=clock,
             sleep=clock.sleep,
             progress=self.told.append,

@@ -80,7 +80,7 @@ async def test_a_run_of_slow_requests_defers_and_resumes_by_fetching_them_by_id(
 ) -> None:
     world = World()
     world.segmind.typical = 300.0
-    settings = {"defer_after": 60.0, "progress_interval": 0.01}
+    settings = {"deferrable": True, "progress_interval": 0.01}
     rows = table(*map(str, range(10)))
     done = world.segmind.wait
 
@@ -112,7 +112,7 @@ async def test_the_counts_of_earlier_legs_are_carried_on(monkeypatch: pytest.Mon
     world.segmind.typical = 300.0
     done = world.segmind.wait
     monkeypatch.setattr(world.segmind, "wait", never)
-    engine = world.engine(table("a", "b"), settings={"defer_after": 60.0, "progress_interval": 0.01})
+    engine = world.engine(table("a", "b"), settings={"deferrable": True, "progress_interval": 0.01})
     await asyncio.wait_for(engine.run(), 10)
     carried = engine.resume_state()
     engine.close()

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from airflow_provider_segmind.compat import AirflowFailException, AirflowSkipException
 from airflow_provider_segmind.emulator import SegmindEmulator
+from airflow_provider_segmind.enrichment import engine
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindEnrichmentError, SegmindRateLimitError
 from airflow_provider_segmind.execution import enrichment
 from airflow_provider_segmind.operators.enrich import SegmindEnrichFileOperator
@@ -314,7 +315,7 @@ class TestLimits:
 class TestStops:
     @pytest.fixture
     def slow(self, table: Table, monkeypatch: pytest.MonkeyPatch) -> str:
-        monkeypatch.setattr(enrichment, "GRACE", 0.2)
+        monkeypatch.setattr(engine, "GRACE", 0.2)
         table.emulator.script(latency=600.0, match="rose")
         return table.write(things("sky", "rose"))
 

@@ -18,11 +18,11 @@ from pydantic import BaseModel
 
 from airflow_provider_segmind.compat import AirflowFailException
 from airflow_provider_segmind.emulator import SegmindEmulator
+from airflow_provider_segmind.enrichment import engine
 from airflow_provider_segmind.enrichment.manifest import Manifest, merge
 from airflow_provider_segmind.enrichment.sql.query import BLOCK_ROWS, Query
 from airflow_provider_segmind.enrichment.sql.table_writer import TableWriter
 from airflow_provider_segmind.exceptions import SegmindEnrichmentError
-from airflow_provider_segmind.execution import enrichment
 from airflow_provider_segmind.execution.sql_table import SqlTableIO
 from airflow_provider_segmind.operators.enrich import SegmindEnrichSqlOperator
 from tests.support.airflow_fakes import Run
@@ -376,7 +376,7 @@ class TestErrors:
     def test_a_kill_stores_what_finished_and_the_retry_pays_once(
         self, shop: Shop, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(enrichment, "GRACE", 0.2)
+        monkeypatch.setattr(engine, "GRACE", 0.2)
         shop.emulator.script(latency=600.0, match="rose")
         shop.stock("sky", "rose")
 
@@ -393,7 +393,7 @@ class TestErrors:
     def test_a_kill_while_the_source_is_only_half_read_stores_what_finished(
         self, small: Shop, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(enrichment, "GRACE", 0.2)
+        monkeypatch.setattr(engine, "GRACE", 0.2)
         small.emulator.script(latency=600.0, match="rose")
         small.stock("sky", *(f"rose {number}" for number in range(2 * BLOCK_ROWS)))
 

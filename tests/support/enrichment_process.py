@@ -30,7 +30,8 @@ from airflow_provider_segmind.enrichment.outcomes import RowReply, RowVerdict
 from airflow_provider_segmind.enrichment.output import write_output
 from airflow_provider_segmind.enrichment.rows import Row
 from airflow_provider_segmind.enrichment.run_limits import Limits
-from airflow_provider_segmind.enrichment.settings import Question, Settings
+from airflow_provider_segmind.enrichment.settings import Question
+from tests.support.engine_tuning import tuned
 from tests.support.rate_clocks import FastClock
 
 MODEL = "gemini-3.1-flash-lite"
@@ -58,7 +59,7 @@ class ProcessSettings:
     :param folder: the folder of ledger and outputs.
     :param rows: the number of rows, of which ``distinct`` are different.
     :param run: the name of the run; its outputs go to the folder ``outputs`` below ``folder``, runs share the ledger.
-    :param death_after: wall-clock seconds without a heartbeat after which a writer counts as dead.
+    :param writer_timeout: wall-clock seconds without a heartbeat after which a writer counts as dead.
     :param point: where it kills itself, the ``nth`` time it gets there; see :data:`POINTS`. None for nowhere.
     """
 
@@ -74,7 +75,7 @@ class ProcessSettings:
     nth: int = 1
     run: str = "run"
     outputs: str = "."
-    death_after: float = 60.0
+    writer_timeout: float = 60.0
 
 
 class KillSwitch:
@@ -156,8 +157,8 @@ def question() -> Question:
     def read(reply: RowReply) -> RowVerdict:
         said = read_reply(reply.result.to_json(), model=MODEL)
         decision = decide_reply(
-            said, output_type.parse(said.text), inputs=lambda: reply.inputs, follow_ups=reply.follow_ups,
-            max_repairs=MAX_REPAIRS,
+            said, output_type.parse(said.text), first=lambda: reply.inputs, sent=lambda: reply.sent,
+            follow_ups=reply.follow_ups, max_repairs=MAX_REPAIRS,
         )  # fmt: skip
         return RowVerdict(decision, said.usage.total_tokens)
 
@@ -186,14 +187,14 @@ async def work(settings: ProcessSettings, *, begin: Callable[[], None] = lambda:
             client=client,
             run_id=settings.run,
             limits=Limits(max_cost=settings.max_cost),
-            settings=Settings(
+            settings=tuned(
                 concurrency=CONCURRENCY,
                 poll_interval=1.0,
                 commit_delay=0.02,
                 fold_at=8,
                 block_rows=16,
-                history_settles_after=SETTLES_AFTER,
-                death_after=settings.death_after,
+                history_complete_after=SETTLES_AFTER,
+                writer_timeout=settings.writer_timeout,
                 contest_pause=0.2,
             ),
             clock=clock,

@@ -143,7 +143,7 @@ class Membership:
     :param folder: the ledger's.
     :param writer: a name no other writer has.
     :param shard: which rows it asks about; writers of other shards of the same table never ask about them.
-    :param death_after: seconds for which a heartbeat stands still until its writer is taken for dead.
+    :param writer_timeout: seconds for which a heartbeat stands still until its writer is taken for dead.
     :param clock: epoch seconds, as the ledger's events have them.
     :param monotonic: of this process.
     :param wall: epoch seconds of this machine.
@@ -151,12 +151,12 @@ class Membership:
     """
 
     def __init__(
-        self, folder: StorePath, *, writer: str, shard: Shard, death_after: float, clock: Callable[[], float],
+        self, folder: StorePath, *, writer: str, shard: Shard, writer_timeout: float, clock: Callable[[], float],
         monotonic: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
         self.folder = folder / LIVE
         self.writer = writer
-        self.death_after = death_after
+        self.writer_timeout = writer_timeout
         self.inbox: deque[tuple[str, list[bytes]]] = deque()
         self._ledger_folder = folder
         self._shard = shard
@@ -227,10 +227,10 @@ class Membership:
         """Say why this writer must not send any more."""
         if self._declared_dead is not None:
             return SegmindEnrichmentError(self._declared_dead, retryable=True)
-        if self._monotonic() - self._beaten_at > self.death_after / 2:
+        if self._monotonic() - self._beaten_at > self.writer_timeout / 2:
             return SegmindEnrichmentError(
                 f"The heartbeat of this run under {str(self.folder)!r} has not been written for "
-                f"{self.death_after / 2:g} s, and another run may soon take this one for dead. Nothing more is sent; "
+                f"{self.writer_timeout / 2:g} s, and another run may soon consider it dead. Nothing more is sent; "
                 "requests that were accepted are fetched by a retry, within an hour.",
                 retryable=True,
             )
@@ -266,7 +266,7 @@ class Membership:
                         "The heartbeat of another run over this ledger (writer %s) has not changed for %g s. That run "
                         "is taken for dead: what became of its requests is checked up in Segmind's request history.",
                         writer,
-                        self.death_after,
+                        self.writer_timeout,
                     )
                     self._mark(writer, _DEAD)
             except OSError as error:
@@ -281,7 +281,7 @@ class Membership:
             return False
         if writer in listing.dead:
             seen = self._first_seen_dead.get(writer)
-            return seen is None or listing.began.monotonic < seen + TRUST * self.death_after
+            return seen is None or listing.began.monotonic < seen + TRUST * self.writer_timeout
         return writer in listing.active
 
     def has_others(self) -> bool:
@@ -411,7 +411,7 @@ class Membership:
                 retryable=True,
             )
         raise SegmindEnrichmentError(
-            f"Listing {str(self.folder)!r} takes longer than {TRUST * self.death_after:g} s, so it is unknown what "
+            f"Listing {str(self.folder)!r} takes longer than {TRUST * self.writer_timeout:g} s, so it is unknown what "
             "other runs have claimed in the meantime. Nothing more is sent; raise [segmind] writer_timeout for all "
             "runs that use this ledger.",
             retryable=True,
@@ -469,9 +469,9 @@ class Membership:
             self._watched[writer] = _Watched(content, now)
             return False
         # A pause of this process does not mean that the other one was silent.
-        watched.silent += min(now - watched.checked, self.death_after / 3)
+        watched.silent += min(now - watched.checked, self.writer_timeout / 3)
         watched.checked = now
-        return watched.silent >= self.death_after
+        return watched.silent >= self.writer_timeout
 
     def _overlap(self, one: str, other: str) -> bool:
         """Tell whether two writers may ask about the same row."""
@@ -527,7 +527,7 @@ class Membership:
         return Moment(self._monotonic(), self._wall())
 
     def _is_fresh(self, began: Moment) -> bool:
-        now, trust = self._now(), TRUST * self.death_after
+        now, trust = self._now(), TRUST * self.writer_timeout
         return now.monotonic - began.monotonic <= trust and abs(now.wall - began.wall) <= trust
 
     def _out_of_reach(self, error: OSError) -> SegmindEnrichmentError:
@@ -558,7 +558,7 @@ class Heartbeat:
             self._thread.join()
 
     def _run(self) -> None:
-        while not self._stop.wait(self.member.death_after / BEATS):
+        while not self._stop.wait(self.member.writer_timeout / BEATS):
             # Libraries of stores raise errors of their own; the member reports it when this goes on for too long.
             with contextlib.suppress(Exception):
                 self.member.beat()

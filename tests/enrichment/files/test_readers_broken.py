@@ -18,8 +18,9 @@ from airflow_provider_segmind.enrichment.files import readers
 from airflow_provider_segmind.enrichment.files.readers import cannot_be_read, open_source
 from airflow_provider_segmind.enrichment.manifest import Manifest
 from airflow_provider_segmind.enrichment.output import write_output
-from airflow_provider_segmind.enrichment.settings import Question, Settings, Shard
+from airflow_provider_segmind.enrichment.settings import Question, Shard
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindEnrichmentError, SegmindError
+from tests.support.engine_tuning import tuned
 from tests.support.enrichment import Clock, FakeSegmind, build, question, table
 
 CSV = "id,text\n" + "".join(f"{number},t{number}\n" for number in range(300))
@@ -161,7 +162,7 @@ class Night:
         self.manifest: Manifest | None = None
 
     async def run(self, rows: Any, asked: Question | None = None, **options: Any) -> SegmindError | None:
-        settings = Settings(concurrency=4, commit_delay=0.001, block_rows=16)
+        settings = tuned(concurrency=4, commit_delay=0.001, block_rows=16)
         engine = Engine(
             question=asked or question(), rows=rows, ledger_folder=self.folder / "ledger", client=self.segmind,
             run_id="r", settings=settings, clock=self.clock, sleep=self.clock.sleep, **options,

@@ -105,7 +105,7 @@ class Writer:
         self.frozen = False
         self.member = Membership(
             world.store.path("bucket/ledger"),  # type: ignore[arg-type]
-            writer=name, shard=Shard(), death_after=DEATH_AFTER, clock=self.clock, monotonic=self.clock,
+            writer=name, shard=Shard(), writer_timeout=DEATH_AFTER, clock=self.clock, monotonic=self.clock,
             wall=self.clock,
         )  # fmt: skip
         self.ledger = Ledger(

@@ -120,7 +120,7 @@ class Elsewhere:
             self.folder,  # type: ignore[arg-type]
             writer="elsewhere",
             shard=shard or Shard(),
-            death_after=DEATH_AFTER,
+            writer_timeout=DEATH_AFTER,
             clock=world.clock,
         )
         self.member.register()
@@ -146,7 +146,7 @@ def _row(text: str) -> Any:
 
 
 def dying(**more: Any) -> dict[str, Any]:
-    return {**QUICK, "death_after": DEATH_AFTER, "history_settles_after": 0.0, **more}
+    return {**QUICK, "writer_timeout": DEATH_AFTER, "history_complete_after": 0.0, **more}
 
 
 async def test_a_row_that_a_silent_writer_claimed_waits_until_that_one_is_dead_and_others_do_not() -> None:
@@ -328,7 +328,7 @@ async def test_a_ledger_of_an_older_version_is_read_and_its_claims_are_looked_up
         "run": "run-1", "writer": "w", "model": "m", "body": prepared.body,
     }  # fmt: skip
     write_segment(world.store.path("bucket/ledger"), "00000000000001-w-000000.jsonl", [json.dumps(old).encode()])  # type: ignore[arg-type]
-    stored = await world.run(table("a", "b"), settings={"history_settles_after": 0.0})
+    stored = await world.run(table("a", "b"), settings={"history_complete_after": 0.0})
     assert stored.statuses == ["success"] * 2
     assert world.segmind.history_calls > 0
     assert world.segmind.posts == 2
@@ -341,7 +341,7 @@ def test_a_segment_with_a_live_claim_or_one_that_somebody_has_not_read_is_not_mo
     mine.note(mine.claim)
     assert mine.member.movable(lambda *_: True) == []
     assert mine.member.movable(lambda *_: False) == [0]
-    reader = Membership(folder, writer="reader", shard=Shard(), death_after=60.0, clock=world.clock)
+    reader = Membership(folder, writer="reader", shard=Shard(), writer_timeout=60.0, clock=world.clock)
     reader.register()
     mine.note(mine.claim)
     mine.member.fold([0, 1])
@@ -372,7 +372,7 @@ async def test_a_run_that_rests_ends_its_heartbeat_and_others_fetch_what_it_had_
         await asyncio.sleep(3600)
 
     world.segmind.wait = never  # type: ignore[assignment]
-    engine = world.engine(table("a", "b"), settings={"defer_after": 60.0, "progress_interval": 0.01})
+    engine = world.engine(table("a", "b"), settings={"deferrable": True, "progress_interval": 0.01})
     await asyncio.wait_for(engine.run(), 10)
     assert engine.deferral is not None
     assert engine.heartbeat._thread is not None
@@ -495,7 +495,7 @@ async def test_nothing_is_read_from_the_store_to_tell_whether_others_are_at_work
 ) -> None:
     world = World()
     other = Elsewhere(world)
-    reader = Membership(other.folder, writer="reader", shard=Shard(), death_after=60.0, clock=world.clock)  # type: ignore[arg-type]
+    reader = Membership(other.folder, writer="reader", shard=Shard(), writer_timeout=60.0, clock=world.clock)  # type: ignore[arg-type]
     reader.register()
 
     def unreadable(*_: Any) -> None:
