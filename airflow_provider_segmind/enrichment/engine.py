@@ -145,6 +145,7 @@ class Engine:
         self._rows_total = rows_total
         self._meter = Meter()
         self._unseen = 0
+        self._counted = (0, 0)
         # Few threads of its own: each one that touches many rows keeps some memory for itself.
         self._threads = ThreadPoolExecutor(3, thread_name_prefix="segmind-enrichment")
         self._queue: asyncio.Queue[Prepared | None]
@@ -386,7 +387,10 @@ class Engine:
     async def _enqueue_rows(self) -> None:
         reader = self.reader
         while not reader.exhausted and reader.broken is None and not self._stop_signal.is_set():
-            await self._enqueue(await self._in_thread(self.reader.next_block))
+            block = await self._in_thread(self.reader.next_block)
+            # Not while the other thread counts: its rows are neither waiting nor finished yet.
+            self._counted = (self.reader.rows_seen, self.reader.rows_read)
+            await self._enqueue(block)
         await self._wait_for_contested()
 
     async def _enqueue_again(self, rows: Iterable[Prepared]) -> None:
@@ -493,13 +497,14 @@ class Engine:
 
     def _progress(self) -> Progress:
         reader, seconds = self.reader, self.clock() - self._started
-        unsettled = self._unseen + self._rows.busy + len(self._rows.contested)
+        rows_seen, rows_read = self._counted
+        unfinished = self._unseen + self._rows.busy + len(self._rows.contested)
         total = reader.rows_seen if reader.exhausted else self._rows_total
-        passed, done = max(0, reader.rows_seen - unsettled), max(0, reader.rows_read - unsettled)
+        passed, done = max(0, rows_seen - unfinished), max(0, rows_read - unfinished)
         self._meter.show(seconds, passed=passed, done=done)
         alone = reader.exhausted or self.shard.count == 1
         return Progress(
-            rows_read=reader.rows_read,
+            rows_read=rows_read,
             rows_done=done,
             rows_total=None if total is None or not alone else total - reader.rows_elsewhere,
             share=min(1.0, passed / total) if total else None,
