@@ -265,11 +265,11 @@ class Lookups:
 
     def __init__(self, failures: int = 0) -> None:
         self.failures = failures
-        self.context = 0
+        self.asked = 0
 
     async def find(self) -> ClientConfig:
-        self.context += 1
-        if self.context <= self.failures:
+        self.asked += 1
+        if self.asked <= self.failures:
             raise ServerError("500")
         return CONFIG
 
