@@ -21,7 +21,7 @@ SINCE = {"NEVER_EXPIRE": (3, 3)}
 
 
 @pytest.mark.parametrize("name", [*NAMES, "SET_DURING_EXECUTION"])
-def test_every_name_is_in_the_airflow_that_is_installed(name: str) -> None:
+def test_every_name_is_in_the_installed_airflow(name: str) -> None:
     if SINCE.get(name, ()) > AIRFLOW:
         with pytest.raises(ImportError, match=name):
             getattr(compat, name)
@@ -29,7 +29,7 @@ def test_every_name_is_in_the_airflow_that_is_installed(name: str) -> None:
         assert getattr(compat, name) is not None
 
 
-def test_a_name_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_is_resolved_once(monkeypatch: pytest.MonkeyPatch) -> None:
     first = compat.BaseOperator
     monkeypatch.setattr(compat, "_resolve", None)
 
@@ -43,12 +43,12 @@ def test_type_checkers_know_the_same_names() -> None:
     assert typed == {*NAMES, "SET_DURING_EXECUTION"}
 
 
-def test_a_name_that_is_not_of_airflow_is_an_attribute_error() -> None:
+def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="'BaseOperater'"):
         compat.BaseOperater  # noqa: B018
 
 
-def test_an_airflow_that_lacks_a_name_is_an_import_error_that_says_where_it_was_sought() -> None:
+def test_a_name_missing_in_airflow_is_an_import_error_that_lists_the_modules() -> None:
     with pytest.raises(ImportError, match=r"'Gone'; tried airflow\.no_such_module, airflow\.exceptions"):
         compat._resolve("Gone", ("airflow.no_such_module", "airflow.exceptions"))
 
@@ -61,7 +61,7 @@ def test_a_module_that_lacks_a_dependency_raises_its_own_error(tmp_path: Path, m
         compat._resolve("BaseHook", ("half_an_airflow", "airflow.hooks.base"))
 
 
-def test_the_mark_of_a_decorated_argument_shows_no_address() -> None:
+def test_the_marker_of_a_decorated_argument_shows_no_address() -> None:
     mark: Any = compat.SET_DURING_EXECUTION
 
     assert mark.serialize() == "DYNAMIC (set during execution)"
@@ -137,7 +137,7 @@ def test_a_connection_is_awaited_only_where_that_does_not_block(airflow: Any) ->
     assert read == ("awaited: a" if kind == "awaitable" else "in a thread: a")
 
 
-def test_what_a_hook_overrides_counts(airflow: Any) -> None:
+def test_an_override_in_a_hook_is_used(airflow: Any) -> None:
     base, _ = airflow
 
     async def own(self: Any, conn_id: str) -> str:
@@ -146,7 +146,7 @@ def test_what_a_hook_overrides_counts(airflow: Any) -> None:
     assert asyncio.run(compat.get_async_connection("a", hook=hook_of(base, aget_connection=own))) == "its own: a"
 
 
-def test_an_overridden_blocking_method_counts_where_nothing_is_awaited(airflow: Any) -> None:
+def test_an_overridden_blocking_method_is_used_where_nothing_is_awaited(airflow: Any) -> None:
     base, kind = airflow
     own = classmethod(lambda cls, conn_id: f"its own: {conn_id}")
     expected = "awaited: a" if kind == "awaitable" else "its own: a"
@@ -154,7 +154,7 @@ def test_an_overridden_blocking_method_counts_where_nothing_is_awaited(airflow: 
     assert asyncio.run(compat.get_async_connection("a", hook=hook_of(base, get_connection=own))) == expected
 
 
-def test_this_airflows_own_hook_gives_its_connection_on_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_this_airflows_own_hook_returns_its_connection_on_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_COMPAT", '{"conn_type": "segmind", "extra": {"model": "m"}}')
 
     async def read() -> dict[str, Any]:
@@ -164,7 +164,7 @@ def test_this_airflows_own_hook_gives_its_connection_on_a_loop(monkeypatch: pyte
     assert asyncio.run(read()) == {"model": "m"}
 
 
-def test_importing_the_door_imports_no_airflow() -> None:
+def test_importing_compat_imports_no_airflow() -> None:
     source = inspect.getsource(compat)
     top = [each for each in ast.parse(source).body if isinstance(each, ast.Import | ast.ImportFrom)]
 

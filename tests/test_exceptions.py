@@ -34,12 +34,12 @@ def build(kind: type[SegmindError]) -> SegmindError:
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_every_error_stands_in_the_drawing_of_the_tree(name: str) -> None:
+def test_every_error_is_in_the_drawing_of_the_tree(name: str) -> None:
     assert f"─ {name} " in (exceptions.__doc__ or "")
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_the_drawing_says_what_the_class_says_of_money_and_retries(name: str) -> None:
+def test_the_drawing_agrees_with_the_classes_on_billing_and_retries(name: str) -> None:
     line = next(line for line in (exceptions.__doc__ or "").splitlines() if f"─ {name} " in line)
     error = build(CLASSES[name])
 
@@ -71,7 +71,7 @@ def test_an_error_keeps_its_details_through_pickling() -> None:
     assert again.retryable
 
 
-def test_a_broken_answer_says_for_itself_whether_money_was_spent() -> None:
+def test_a_malformed_response_says_whether_money_was_spent() -> None:
     assert SegmindResponseError("m").billed is None
     again = pickle.loads(pickle.dumps(SegmindResponseError("m", billed=False, retryable=True)))
     assert (again.billed, again.retryable) == (False, True)
@@ -90,7 +90,7 @@ def test_an_error_quotes_two_hundred_characters_at_most(error: SegmindError, att
 
 
 @pytest.mark.parametrize(("text", "shown"), [("", ""), ("x" * 200, "x" * 200), ("x" * 201, "x" * 200 + "…")])
-def test_only_what_is_cut_carries_the_mark_of_a_cut(text: str, shown: str) -> None:
+def test_only_a_truncated_text_ends_with_an_ellipsis(text: str, shown: str) -> None:
     assert shorten(text) == shown
 
 
@@ -106,7 +106,7 @@ def test_only_what_is_cut_carries_the_mark_of_a_cut(text: str, shown: str) -> No
         "There is no column 'a'. Nothing was sent",
     ],
 )
-def test_nothing_was_sent_is_not_said_after_something_was(said: str) -> None:
+def test_nothing_was_sent_is_corrected_after_something_was_sent(said: str) -> None:
     error = SegmindEnrichmentError(said, retryable=True)
     after_sending(error, "240 requests were sent before")
     assert "Nothing was" not in str(error)
@@ -115,7 +115,7 @@ def test_nothing_was_sent_is_not_said_after_something_was(said: str) -> None:
 
 
 @pytest.mark.parametrize("said", ["Nothing was sent for this row.", "Nothing was sent again. Clear the task.", "Lost."])
-def test_what_is_said_of_one_row_or_of_a_repetition_stays(said: str) -> None:
+def test_messages_about_one_row_or_a_retry_are_unchanged(said: str) -> None:
     error = SegmindError(said)
     after_sending(error, "1 request was sent before")
     assert str(error) == said

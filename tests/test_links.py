@@ -20,18 +20,18 @@ def link_of(link: Any, **fields: Any) -> str:
     return str(link.get_link(SimpleNamespace(**fields), ti_key=KEY))
 
 
-def test_the_model_page_is_there_before_anything_is_submitted() -> None:
+def test_the_model_page_is_available_before_anything_is_submitted() -> None:
     assert link_of(SegmindModelLink(), model="gemini-3.1-flash-lite", model_used=None) == PAGE
 
 
-def test_the_model_that_was_asked_wins_over_a_template_or_a_connection_default() -> None:
+def test_the_model_in_use_takes_precedence_over_a_template() -> None:
     for model in (None, "{{ params.model }}"):
         assert link_of(SegmindModelLink(), model=model, model_used="gemini-3.1-flash-lite") == PAGE
         assert link_of(SegmindModelLink(), model=model, model_used=None) == ""
 
 
 @pytest.mark.parametrize("model", ["javascript:alert(1)", "a b", 'x"onclick="', "{{ x }}"])
-def test_what_is_no_model_name_makes_no_link(model: str) -> None:
+def test_an_invalid_model_name_has_no_link(model: str) -> None:
     assert link_of(SegmindModelLink(), model=model) == ""
 
 
@@ -48,11 +48,11 @@ def test_what_is_no_model_name_makes_no_link(model: str) -> None:
         (None, None),
     ],
 )
-def test_a_result_has_an_address_when_it_is_a_file_or_a_url(value: Any, address: str | None) -> None:
+def test_a_result_has_a_link_if_it_is_a_file_or_url(value: Any, address: str | None) -> None:
     assert result_address(value) == address
 
 
-def test_the_output_link_is_empty_until_there_is_one() -> None:
+def test_the_output_link_is_empty_until_there_is_a_result() -> None:
     assert link_of(SegmindOutputLink(), result_uri=None) == ""
     assert link_of(SegmindOutputLink(), result_uri="s3://b/r.txt") == "s3://b/r.txt"
 

@@ -110,7 +110,7 @@ def test_a_key_is_masked_in_every_form(form: str, key: str) -> None:
 @given(
     key=KEYS.filter(lambda key: not set(key) & set("\\<>&=")), pause=st.sampled_from(BREAKS), every=st.integers(1, 9)
 )
-def test_a_key_that_is_broken_by_tags_or_line_ends_is_masked(key: str, pause: str, every: int) -> None:
+def test_a_key_interrupted_by_tags_or_line_breaks_is_masked(key: str, pause: str, every: int) -> None:
     pieces = [key[start : start + every] for start in range(0, len(key), every)]
     said = mask(f"({pause.join(pieces)})", key)
 
@@ -119,7 +119,7 @@ def test_a_key_that_is_broken_by_tags_or_line_ends_is_masked(key: str, pause: st
 
 @settings(max_examples=200, deadline=None)
 @given(text=st.text(max_size=300), key=KEYS)
-def test_a_text_without_the_key_stays_as_it_is(text: str, key: str) -> None:
+def test_a_text_without_the_key_is_unchanged(text: str, key: str) -> None:
     if "SG_" not in text and not looks_like(key, text):
         assert mask(text, key) == text
 
@@ -154,7 +154,7 @@ def test_every_error_of_ours_masks_what_it_quotes(form: str) -> None:
 @pytest.mark.parametrize(
     "page", ["<html><body>{}</body></html>", '{{"error": "{}"}}', '{{"detail": {{"headers": ["{}"]}}}}']
 )
-def test_a_refusal_that_quotes_the_key_is_masked(form: str, page: str) -> None:
+def test_an_error_response_that_quotes_the_key_is_masked(form: str, page: str) -> None:
     echoed = FORMS[form](KEY)
     answer = Response(401, page.format(echoed).encode())
 
@@ -173,7 +173,7 @@ class Answered(pydantic.BaseModel):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_traceback_holds_no_key_in_its_causes(form: str) -> None:
+def test_a_traceback_shows_no_key_in_its_causes(form: str) -> None:
     echoed = FORMS[form](KEY)
     try:
         try:
@@ -197,7 +197,7 @@ def test_a_traceback_holds_no_key_in_its_causes(form: str) -> None:
     assert "RemoteProtocolError" in said
 
 
-def test_an_error_that_leaks_nothing_stays_itself() -> None:
+def test_an_error_without_secrets_is_unchanged() -> None:
     cause = ValueError("plain")
     error = SegmindAPIError("plain")
     error.__cause__ = cause
@@ -210,7 +210,7 @@ def test_an_error_that_leaks_nothing_stays_itself() -> None:
     assert masked(looped) is looped
 
 
-def test_of_a_large_body_that_cannot_be_decoded_an_error_keeps_little() -> None:
+def test_an_error_keeps_little_of_a_large_body_that_cannot_be_decoded() -> None:
     body = b'{"key": "' + KEY.encode() + b'", "text": "' + b"\xe9<p>" * 500_000
     with pytest.raises(SegmindError) as caught:
         Wire(Endpoints(), KEY).result("r-1").read(Response(200, body))
@@ -263,7 +263,7 @@ def test_an_error_that_is_its_own_cause_is_masked_once() -> None:
     assert KEY not in printed(shown)
 
 
-def test_a_request_id_that_holds_the_key_is_no_id() -> None:
+def test_a_request_id_that_contains_the_key_is_invalid() -> None:
     wire = Wire(Endpoints(), KEY)
     body = json.dumps({"request_id": f"r-{KEY}", "status": "QUEUED"}).encode()
     with pytest.raises(SegmindError, match="no usable request_id") as caught:
@@ -272,7 +272,7 @@ def test_a_request_id_that_holds_the_key_is_no_id() -> None:
     assert caught.value.billed is None
 
 
-def test_a_process_remembers_the_keys_it_used_last() -> None:
+def test_a_process_remembers_the_most_recently_used_keys() -> None:
     before = masking._known.copy()
     for number in range(masking.REMEMBERED_SECRETS + 10):
         remember(f"{number:04}-another-key")

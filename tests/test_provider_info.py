@@ -16,12 +16,12 @@ from airflow_provider_segmind.get_provider_info import CONNECTION_FIELDS, FIELD_
 from airflow_provider_segmind.hooks.segmind import SegmindHook
 
 
-def test_the_provider_info_fits_the_schema_of_this_airflow() -> None:
+def test_the_provider_info_matches_the_schema_of_this_airflow() -> None:
     schema = json.loads((Path(airflow.__file__).parent / "provider_info.schema.json").read_text())
     jsonschema.validate(get_provider_info(), schema)
 
 
-def test_the_name_is_the_one_of_the_distribution() -> None:
+def test_the_package_name_is_that_of_the_distribution() -> None:
     assert metadata.metadata("airflow-provider-segmind")["Name"] == get_provider_info()["package-name"]
 
 
@@ -48,7 +48,7 @@ PUBLIC = {
 }
 
 
-def test_users_find_each_class_where_the_docs_import_it_from() -> None:
+def test_each_class_is_where_the_docs_import_it_from() -> None:
     for path, names in PUBLIC.items():
         module = import_module(f"airflow_provider_segmind.{path}")
         assert {name for name in names if not hasattr(module, name)} == set(), path

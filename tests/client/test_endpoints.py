@@ -44,7 +44,7 @@ SEED = {"messages": {"contents": [{"role": "user", "parts": [{"text": "canary"}]
         ("https://segmind_gateway.internal", "https://segmind_gateway.internal"),
     ],
 )
-def test_a_base_url_is_brought_into_one_form(given: str, used: str) -> None:
+def test_a_base_url_is_normalised(given: str, used: str) -> None:
     assert base_url(given, "host") == used
     assert httpx.URL(used).host
 
@@ -60,7 +60,7 @@ def test_a_base_url_is_brought_into_one_form(given: str, used: str) -> None:
         "https://api..segmind.com", "https://.segmind.com", f"https://{'a' * 64}.test",
     ],
 )  # fmt: skip
-def test_what_is_no_base_url_is_refused_and_named(text: str) -> None:
+def test_an_invalid_base_url_is_refused_and_named(text: str) -> None:
     with pytest.raises(SegmindConfigError, match="Field 'history_url' of the Segmind connection") as caught:
         base_url(text, "history_url")
 
@@ -90,7 +90,7 @@ def test_a_base_url_stays_in_front_of_the_path_or_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["sync.so-lipsync-2-pro", "Simple_Vector_Flux", "gpt-5.5", "a..b", "x" * 200])
-def test_the_names_of_the_vendors_directory_fit_into_a_path(value: str) -> None:
+def test_the_names_of_the_vendors_directory_are_valid_in_a_path(value: str) -> None:
     assert path_segment(value, "model") == value
 
 
@@ -98,7 +98,7 @@ def test_the_names_of_the_vendors_directory_fit_into_a_path(value: str) -> None:
     "value",
     ["", ".", "..", "a/b", "../v1/get-user-credits", "a b", "a?b", "a#b", "a%2fb", "ä", "a\n", "x" * 201, None, 7],
 )
-def test_what_does_not_fit_into_a_path_is_refused(value: Any) -> None:
+def test_a_name_that_is_invalid_in_a_path_is_refused(value: Any) -> None:
     with pytest.raises(SegmindConfigError, match="'model' is"):
         WIRE.submit(value, {})
     for build in (WIRE.status, WIRE.result, WIRE.request_record):
@@ -106,14 +106,14 @@ def test_what_does_not_fit_into_a_path_is_refused(value: Any) -> None:
             build(value)
 
 
-def test_a_refused_name_is_quoted_in_short() -> None:
+def test_a_refused_name_is_shortened() -> None:
     with pytest.raises(SegmindConfigError) as caught:
         WIRE.submit("/" * 100_000, {})
 
     assert len(str(caught.value)) < 500
 
 
-def test_a_submit_posts_the_inputs_as_they_are() -> None:
+def test_a_submit_posts_the_inputs_unchanged() -> None:
     call = WIRE.submit("gemini-3.1-flash-lite", SEED)
 
     assert (call.method, call.url) == ("POST", "https://api.segmind.com/v2/gemini-3.1-flash-lite")
@@ -125,7 +125,7 @@ def test_a_submit_posts_the_inputs_as_they_are() -> None:
     assert call.context.paid
 
 
-def test_only_the_two_calls_that_cost_money_are_paid() -> None:
+def test_only_submit_and_run_sync_are_paid() -> None:
     wire = WIRE
     paid: list[Call[Any]] = [wire.submit("m", {}), wire.run_sync("m", {}, 5.0)]
     free: list[Call[Any]] = [
@@ -162,7 +162,7 @@ def test_history_filters_become_a_query() -> None:
 
 
 @pytest.mark.parametrize("inputs", [None, "prompt", ["a"], 7])
-def test_inputs_that_are_no_object_are_refused(inputs: Any) -> None:
+def test_inputs_that_are_not_an_object_are_refused(inputs: Any) -> None:
     with pytest.raises(SegmindConfigError, match=r"'inputs' must be an object \(dict\), not"):
         WIRE.submit("m", inputs)
 
@@ -187,19 +187,19 @@ def nested(depth: int) -> dict[str, Any]:
     ],
     ids=["nan", "inf", "set", "bytes", "key", "surrogate", "deep"],
 )
-def test_inputs_that_json_cannot_hold_are_refused_before_anything_is_sent(inputs: Any) -> None:
+def test_inputs_that_json_cannot_represent_are_refused_before_anything_is_sent(inputs: Any) -> None:
     with pytest.raises(SegmindConfigError, match="Nothing was sent") as caught:
         encode_inputs(inputs)
 
     assert "canary" not in str(caught.value)
 
 
-def test_inputs_may_be_any_mapping_and_stay_readable_on_the_wire() -> None:
+def test_inputs_may_be_any_mapping_and_are_not_escaped() -> None:
     assert encode_inputs(MappingProxyType({"prompt": "größer"})) == '{"prompt": "größer"}'.encode()
 
 
 @pytest.mark.parametrize("key", ["SG_abc\n", " SG_abc", "SG abc", "SG_schlüssel", "\x00"])
-def test_a_key_that_no_header_can_hold_is_refused_without_being_quoted(key: str) -> None:
+def test_a_key_that_is_invalid_in_a_header_is_refused_without_being_quoted(key: str) -> None:
     with pytest.raises(SegmindConfigError, match="API key") as caught:
         Wire(Endpoints(), key)
 
@@ -207,7 +207,7 @@ def test_a_key_that_no_header_can_hold_is_refused_without_being_quoted(key: str)
 
 
 @pytest.mark.parametrize("key", [KEY, PLAIN_KEY])
-def test_no_repr_of_a_call_holds_the_key_or_the_prompt(key: str) -> None:
+def test_no_repr_of_a_call_contains_the_key_or_the_prompt(key: str) -> None:
     wire = Wire(Endpoints(), key)
     for call in (wire.submit("m", SEED), wire.status("r"), wire.result("r"), wire.request_record("r"), wire.credits()):
         shown = repr(call) + repr(wire)

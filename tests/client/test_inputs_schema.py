@@ -22,7 +22,7 @@ SEED = {"type": "integer", "minimum": -1, "maximum": 10}
         json.dumps([{"field": "prompt", "type": "text", "required": True}, {"parameter": "seed", **SEED}]),
     ],
 )
-def test_every_plausible_shape_becomes_the_same_check(parameters: Any) -> None:
+def test_every_plausible_shape_becomes_the_same_schema(parameters: Any) -> None:
     schema = schema_of_parameters(parameters)
 
     assert schema == {
@@ -34,11 +34,11 @@ def test_every_plausible_shape_becomes_the_same_check(parameters: Any) -> None:
 
 
 @pytest.mark.parametrize("parameters", [None, "", "no JSON", {}, [], 7, [1, 2], {"prompt": "a text"}, [{"type": "x"}]])
-def test_what_cannot_be_read_checks_nothing(parameters: Any) -> None:
+def test_unreadable_parameters_have_no_schema(parameters: Any) -> None:
     assert schema_of_parameters(parameters) is None
 
 
-def test_unknown_words_are_left_out_and_unlisted_parameters_allowed() -> None:
+def test_unknown_keywords_are_ignored_and_unlisted_parameters_allowed() -> None:
     schema = schema_of_parameters({"style": {"type": "enum!", "options": ["a", "b"], "min": "low"}, "n": {"min": 3}})
 
     assert schema is not None

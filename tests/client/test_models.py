@@ -44,7 +44,7 @@ JSON = st.recursive(
         pytest.param(10**400, None, id="too large for a float"),
     ],
 )
-def test_a_cost_that_is_no_number_is_unknown_and_never_zero(sent: Any, read: float | None) -> None:
+def test_a_cost_that_is_not_a_number_is_unknown_and_never_zero(sent: Any, read: float | None) -> None:
     assert Metrics.model_validate({"cost": sent}).cost == read
 
 
@@ -53,7 +53,7 @@ def test_a_cost_that_is_missing_is_unknown() -> None:
 
 
 @pytest.mark.parametrize("sent", [None, "none", [], 7, True])
-def test_metrics_that_are_no_object_are_empty_metrics(sent: Any) -> None:
+def test_metrics_that_are_not_an_object_are_empty(sent: Any) -> None:
     state = RequestState.model_validate({"request_id": "r", "status": "COMPLETED", "metrics": sent})
 
     assert state.metrics == Metrics()
@@ -72,7 +72,7 @@ def test_metrics_that_are_no_object_are_empty_metrics(sent: Any) -> None:
         (["a", 1], '["a", 1]'),
     ],
 )
-def test_the_words_of_a_failure_may_be_a_string_an_object_or_nothing(sent: Any, read: str | None) -> None:
+def test_the_reason_for_a_failure_may_be_a_string_an_object_or_nothing(sent: Any, read: str | None) -> None:
     assert RequestState.model_validate({"request_id": "r", "status": "FAILED", "error": sent}).error == read
 
 
@@ -95,7 +95,7 @@ def test_any_status_but_the_two_final_ones_is_in_progress(status: str, completed
     assert (state.completed, state.failed, state.finished) == (completed, failed, completed or failed)
 
 
-def test_fields_nobody_told_us_about_are_kept_and_sent_on() -> None:
+def test_undocumented_fields_are_kept() -> None:
     wire = {
         "request_id": "r",
         "status": "COMPLETED",
@@ -110,20 +110,20 @@ def test_fields_nobody_told_us_about_are_kept_and_sent_on() -> None:
     assert result.metrics.model_extra == {"gpu": "H100"}
 
 
-def test_the_free_part_of_the_balance_has_a_hyphen_on_the_wire() -> None:
+def test_the_free_part_of_the_balance_has_a_hyphen_in_json() -> None:
     balance = Credits.model_validate({"credits": 0.0, "free-credits": 0.0184921035})
 
     assert balance.total == pytest.approx(0.0184921035)
     assert balance.to_json() == {"credits": 0.0, "free-credits": 0.0184921035}
 
 
-def test_bytes_that_are_no_text_can_be_with_raw_json_json() -> None:
+def test_bytes_that_are_not_text_can_be_written_as_json() -> None:
     result = SyncResult(content_type="image/png", content=b"\xff\xd8\x00")
 
     assert json.dumps(result.to_json()) == '{"content_type": "image/png", "content": "_9gA"}'
 
 
-def test_a_repr_shows_neither_answers_nor_prompts_nor_what_the_server_added() -> None:
+def test_a_repr_shows_neither_outputs_nor_prompts_nor_unknown_fields() -> None:
     secret = "canary"
     shown = [
         RequestResult.model_validate({"request_id": "r", "status": "X", "output": secret, "prompt": secret}),
@@ -139,7 +139,7 @@ def test_a_repr_shows_neither_answers_nor_prompts_nor_what_the_server_added() ->
         assert secret not in repr([each])
 
 
-def test_what_is_refused_is_not_quoted_in_the_error() -> None:
+def test_an_invalid_value_is_not_quoted_in_the_error() -> None:
     with pytest.raises(ValidationError) as caught:
         SubmittedRequest.model_validate({"request_id": ["canary"]})
 

@@ -52,7 +52,7 @@ def simulate(
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_after_50_completions_three_looks_find_a_result_within_a_second(seed: int) -> None:
+def test_after_50_completions_three_polls_find_a_result_within_a_second(seed: int) -> None:
     history, draw = LatencyHistory(), lognormal(4, 0.5)
     simulate(history, draw, 50, seed=seed)
     waited = simulate(history, draw, 600, seed=seed + 100)
@@ -61,14 +61,14 @@ def test_after_50_completions_three_looks_find_a_result_within_a_second(seed: in
     assert waited.p99 <= 3.0
 
 
-def test_a_cold_start_is_near_what_is_learned_later() -> None:
+def test_a_cold_start_is_close_to_the_learned_schedule() -> None:
     waited = simulate(LatencyHistory(), lognormal(4, 0.5), 30)
     assert waited.looks <= 4.5
     assert waited.delay <= 1.5
 
 
 @pytest.mark.parametrize(("median", "looks"), [(2.0, 6), (30.0, 9), (300.0, 20)])
-def test_an_unknown_model_of_any_speed_is_looked_at_sensibly(median: float, looks: int) -> None:
+def test_an_unknown_model_of_any_speed_is_polled_sensibly(median: float, looks: int) -> None:
     waited = simulate(LatencyHistory(), lognormal(median, 0.5), 12, model="a-model-nobody-knows")
     assert waited.looks <= looks
     assert waited.delay <= max(1.5, 0.35 * median)
@@ -93,7 +93,7 @@ def test_a_model_that_becomes_ten_times_faster_is_learned_anew() -> None:
     assert after.delay <= 0.9
 
 
-def test_two_habits_of_one_model_are_both_found() -> None:
+def test_both_peaks_of_a_bimodal_model_are_found() -> None:
     def draw(rng: random.Random) -> float:
         return lognormal(2, 0.2)(rng) if rng.random() < 0.5 else lognormal(60, 0.2)(rng)
 
@@ -104,7 +104,7 @@ def test_two_habits_of_one_model_are_both_found() -> None:
     assert waited.delay <= 10
 
 
-def test_where_looks_take_a_submits_place_the_first_waits_for_most_to_be_done() -> None:
+def test_where_polls_count_the_first_waits_until_most_requests_are_done() -> None:
     history, draw = LatencyHistory(), lognormal(4, 0.5)
     simulate(history, draw, 50)
     waited = simulate(history, draw, 400, sparse=True)
@@ -112,7 +112,7 @@ def test_where_looks_take_a_submits_place_the_first_waits_for_most_to_be_done() 
     assert history.schedule(MODEL, sparse=True).after(0.0) >= 4 * math.exp(0.5)
 
 
-def test_looks_go_on_at_every_age_and_never_hammer() -> None:
+def test_polls_continue_at_every_age_and_are_never_too_frequent() -> None:
     history = LatencyHistory()
     simulate(history, lognormal(4, 0.5), 60)
     for sparse in (False, True):
@@ -129,7 +129,7 @@ def test_a_family_a_primed_model_and_an_unknown_one_start_from_different_priors(
     assert prior_of("a-model-nobody-knows") == prior_of(None) == UNKNOWN
 
 
-def test_the_history_stays_bounded_and_ignores_latencies_that_cannot_be() -> None:
+def test_the_history_stays_bounded_and_ignores_impossible_latencies() -> None:
     history = LatencyHistory()
     for number in range(MODELS + 50):
         history.observe(f"model-{number}", 3.0)
@@ -142,12 +142,12 @@ def test_the_history_stays_bounded_and_ignores_latencies_that_cannot_be() -> Non
 
 
 @pytest.mark.parametrize(("measured", "expected"), [(3.5, 3.5), (None, 6.0), (0.0, 6.0), (99.0, 6.0)])
-def test_a_latency_is_segminds_own_unless_it_cannot_be_right(measured: float | None, expected: float) -> None:
+def test_a_latency_is_segminds_own_unless_impossible(measured: float | None, expected: float) -> None:
     state = RequestState(request_id="r", status="COMPLETED", metrics=Metrics(total_time=measured))
     assert latency_of(state, last_in_progress=4.0, found_completed=8.0) == expected
 
 
-def test_a_request_nobody_watched_teaches_nothing_unless_segmind_tells() -> None:
+def test_an_unobserved_request_adds_no_latency_unless_segmind_measured_it() -> None:
     state = RequestState(request_id="r", status="COMPLETED")
     assert latency_of(state, last_in_progress=0.0, found_completed=900.0) is None
     told = RequestState(request_id="r", status="COMPLETED", metrics=Metrics(total_time=3.0))

@@ -59,7 +59,7 @@ def by_route(status: Callable[[int], httpx.Response], result: Callable[[int], ht
 
 
 @pytest.mark.parametrize("fetch", [False, True])
-def test_a_request_that_is_done_is_looked_at_once_and_not_waited_for(world: World, fetch: bool) -> None:
+def test_a_completed_request_is_polled_once_without_waiting(world: World, fetch: bool) -> None:
     state = wait(world, answer(200, DONE), pending(), fetch=fetch)
 
     assert state.completed
@@ -87,7 +87,7 @@ def test_an_unknown_status_keeps_waiting(world: World) -> None:
 
 @pytest.mark.parametrize("code", [200, 422])
 @pytest.mark.parametrize("fetch", [False, True])
-def test_failed_ends_the_wait_whatever_code_carries_it(world: World, fetch: bool, code: int) -> None:
+def test_failed_ends_the_wait_with_any_status_code(world: World, fetch: bool, code: int) -> None:
     with pytest.raises(SegmindRequestFailedError) as caught:
         wait(world, [answer(200, BUSY), answer(code, FAILED)], pending(), fetch=fetch)
 
@@ -96,7 +96,7 @@ def test_failed_ends_the_wait_whatever_code_carries_it(world: World, fetch: bool
     assert (caught.value.billed, caught.value.retryable) == (False, False)
 
 
-def test_failed_on_the_result_route_is_believed_only_when_the_status_says_so(world: World) -> None:
+def test_failed_from_the_result_route_is_confirmed_by_the_status(world: World) -> None:
     script = by_route(
         lambda n: answer(200, BUSY) if n == 1 else answer(422, FAILED),
         lambda _: answer(422, {"error": "not ready"}),
@@ -109,7 +109,7 @@ def test_failed_on_the_result_route_is_believed_only_when_the_status_says_so(wor
 
 
 @pytest.mark.parametrize("code", [400, 404, 409, 422, 425])
-def test_a_server_that_refuses_results_before_completion_is_asked_for_the_status(world: World, code: int) -> None:
+def test_a_result_refused_before_completion_is_replaced_by_the_status(world: World, code: int) -> None:
     script = by_route(
         lambda n: answer(200, BUSY if n < 3 else STATUS_DONE),
         lambda n: answer(200, DONE) if n >= 4 else answer(code, {"error": "not completed"}),
@@ -130,7 +130,7 @@ def test_a_request_that_ends_between_result_and_status_is_not_lost(world: World,
     assert wait(world, script, pending(age=60), fetch=True).output == "hi"
 
 
-def test_a_result_that_is_gone_although_the_request_completed_has_expired(world: World) -> None:
+def test_a_missing_result_of_a_completed_request_has_expired(world: World) -> None:
     script = by_route(lambda _: answer(200, STATUS_DONE), lambda _: answer(404, GONE))
 
     with pytest.raises(SegmindRequestExpiredError, match="3599 s after") as caught:
@@ -142,7 +142,7 @@ def test_a_result_that_is_gone_although_the_request_completed_has_expired(world:
     assert "(model 'Simple_Vector_Flux')" in str(caught.value)
 
 
-def test_a_result_that_is_refused_although_the_request_completed_is_that_refusal(world: World) -> None:
+def test_a_refused_result_of_a_completed_request_raises_that_error(world: World) -> None:
     script = by_route(lambda _: answer(200, STATUS_DONE), lambda _: answer(400, {"error": "odd"}))
 
     with pytest.raises(SegmindBadRequestError, match="odd"):
@@ -150,14 +150,14 @@ def test_a_result_that_is_refused_although_the_request_completed_is_that_refusal
 
 
 @pytest.mark.parametrize("fetch", [False, True])
-def test_a_404_in_the_first_seconds_is_not_known_yet(world: World, fetch: bool) -> None:
+def test_a_404_in_the_first_seconds_is_waited_out(world: World, fetch: bool) -> None:
     replies = [answer(404, GONE)] * (4 if fetch else 2) + [answer(200, DONE)]
 
     assert wait(world, replies, pending(), fetch=fetch).completed
 
 
 @pytest.mark.parametrize("fetch", [False, True])
-def test_a_404_later_is_gone(world: World, fetch: bool) -> None:
+def test_a_later_404_has_expired(world: World, fetch: bool) -> None:
     with pytest.raises(SegmindRequestExpiredError) as caught:
         wait(world, answer(404, GONE), pending(), fetch=fetch)
 
@@ -191,7 +191,7 @@ BLIPS = [
 
 @pytest.mark.parametrize("fetch", [False, True])
 @pytest.mark.parametrize("blip", BLIPS, ids=repr)
-def test_a_blip_costs_nothing_but_time(world: World, blip: Any, fetch: bool) -> None:
+def test_a_transient_error_only_costs_time(world: World, blip: Any, fetch: bool) -> None:
     reports: list[str] = []
 
     state = wait(world, [answer(200, BUSY), blip, blip, blip, answer(200, DONE)], pending(), fetch=fetch,
@@ -206,7 +206,7 @@ def test_a_blip_costs_nothing_but_time(world: World, blip: Any, fetch: bool) -> 
 
 
 @pytest.mark.parametrize("blip", BLIPS, ids=repr)
-def test_an_outage_is_waited_out_until_the_deadline_and_then_named(world: World, blip: Any) -> None:
+def test_an_outage_is_waited_out_until_the_deadline_and_then_reported(world: World, blip: Any) -> None:
     with pytest.raises(
         SegmindRequestTimeoutError, match=r"it was unreachable \(Segmind\w+Error\), 100 s after"
     ) as caught:
@@ -232,7 +232,7 @@ def test_the_reset_time_of_a_429_is_waited_for(world: World) -> None:
     ],
 )
 @pytest.mark.parametrize("fetch", [False, True])
-def test_what_no_waiting_can_mend_ends_it_at_once(
+def test_an_error_that_waiting_cannot_resolve_ends_the_wait_at_once(
     world: World, reply: httpx.Response, kind: type[SegmindError], fetch: bool
 ) -> None:
     with pytest.raises(kind):
@@ -246,7 +246,7 @@ MALFORMED = [["COMPLETED"], "COMPLETED", 7, {"state": "done"}]
 
 @pytest.mark.parametrize("body", MALFORMED)
 @pytest.mark.parametrize("fetch", [False, True])
-def test_a_response_that_says_nothing_about_the_request_is_polled_past(world: World, body: object, fetch: bool) -> None:
+def test_a_response_without_a_state_is_polled_again(world: World, body: object, fetch: bool) -> None:
     odd = [answer(200, body)] * (2 if fetch else 1)
 
     assert wait(world, [*odd, answer(200, DONE)], pending(), fetch=fetch).completed
@@ -255,7 +255,7 @@ def test_a_response_that_says_nothing_about_the_request_is_polled_past(world: Wo
 
 @pytest.mark.parametrize("body", MALFORMED)
 @pytest.mark.parametrize("fetch", [False, True])
-def test_a_server_that_only_says_nothing_ends_the_try_and_not_the_task(world: World, body: object, fetch: bool) -> None:
+def test_repeated_responses_without_a_state_end_the_try_only(world: World, body: object, fetch: bool) -> None:
     with pytest.raises(SegmindResponseError) as caught:
         wait(world, answer(200, body), pending(), fetch=fetch)
 
@@ -263,7 +263,7 @@ def test_a_server_that_only_says_nothing_ends_the_try_and_not_the_task(world: Wo
     assert len(world.pauses) == MALFORMED_RESPONSES
 
 
-def test_the_deadline_is_met_exactly_with_a_last_look(world: World) -> None:
+def test_a_last_poll_is_made_exactly_at_the_deadline(world: World) -> None:
     with pytest.raises(SegmindRequestTimeoutError) as caught:
         wait(world, answer(200, BUSY), pending(timeout=60.25, poll_interval=7.0))
 
@@ -274,7 +274,7 @@ def test_the_deadline_is_met_exactly_with_a_last_look(world: World) -> None:
     assert "it was PROCESSING, 60 s after submission" in str(caught.value)
 
 
-def test_a_request_that_ends_with_the_deadline_is_taken(world: World) -> None:
+def test_a_request_that_completes_at_the_deadline_is_returned(world: World) -> None:
     replies = [answer(200, BUSY), answer(200, DONE)]
 
     assert wait(world, replies, pending(timeout=5.0, poll_interval=60.0)).completed
@@ -282,48 +282,46 @@ def test_a_request_that_ends_with_the_deadline_is_taken(world: World) -> None:
 
 
 @pytest.mark.parametrize("late", [0.0, 100.0])
-def test_a_wait_that_starts_after_its_deadline_looks_once(world: World, late: float) -> None:
+def test_a_wait_that_starts_after_its_deadline_polls_once(world: World, late: float) -> None:
     with pytest.raises(SegmindRequestTimeoutError):
         wait(world, answer(200, BUSY), pending(timeout=-late))
 
     assert (len(world.seen), world.pauses) == (1, [])
 
 
-def test_until_returns_none_while_the_request_goes_on(world: World) -> None:
+def test_until_returns_none_while_the_request_is_in_progress(world: World) -> None:
     assert wait(world, answer(200, BUSY), pending(), until=START + 10.0) is None
     assert world.now == START + 10.0
 
 
-def test_until_in_the_past_looks_once(world: World) -> None:
+def test_until_in_the_past_polls_once(world: World) -> None:
     assert wait(world, answer(200, BUSY), pending(), until=START - 1) is None
     assert (len(world.seen), world.pauses) == (1, [])
 
 
-def test_until_returns_what_ends_before(world: World) -> None:
+def test_until_returns_a_request_that_completes_before(world: World) -> None:
     assert wait(world, [answer(200, BUSY), answer(200, DONE)], pending(), until=START + 10).completed
 
 
-def test_the_deadline_goes_before_until(world: World) -> None:
+def test_the_deadline_takes_precedence_over_until(world: World) -> None:
     with pytest.raises(SegmindRequestTimeoutError):
         wait(world, answer(200, BUSY), pending(timeout=5.0), until=START + 10)
 
     assert world.now == START + 5
 
 
-def test_an_outage_at_until_is_not_an_end(world: World) -> None:
+def test_an_outage_at_until_does_not_end_the_wait(world: World) -> None:
     assert wait(world, answer(503), pending(), until=START + 3) is None
 
 
-def test_poll_interval_is_obeyed(world: World) -> None:
+def test_poll_interval_is_followed(world: World) -> None:
     wait(world, [answer(200, BUSY)] * 5 + [answer(200, DONE)], pending(poll_interval=30.0))
 
     assert world.pauses == [30.0] * 5
 
 
 @pytest.mark.parametrize("poll_interval", [600.0, 1800.0, 3600.0, 86400.0])
-def test_a_long_poll_interval_does_not_step_over_the_last_moment_before_expiry(
-    world: World, poll_interval: float
-) -> None:
+def test_a_long_poll_interval_does_not_skip_the_last_poll_before_expiry(world: World, poll_interval: float) -> None:
     def reply(_: httpx.Request) -> httpx.Response:
         age = world.now - START
         return answer(200, BUSY) if age < 3500 else answer(200, DONE) if age < 3600 else answer(404, GONE)
@@ -331,7 +329,7 @@ def test_a_long_poll_interval_does_not_step_over_the_last_moment_before_expiry(
     assert wait(world, reply, pending(timeout=7200, poll_interval=poll_interval), fetch=True).output == "hi"
 
 
-def test_looks_thin_out_and_become_urgent_near_expiry() -> None:
+def test_polls_become_rarer_and_frequent_again_near_expiry() -> None:
     what = pending(timeout=7200)
     ages = [0.0, 1.0, 4.0, 20.0, 60.0, 600.0, URGENT_AGE - 1]
 
@@ -342,7 +340,7 @@ def test_looks_thin_out_and_become_urgent_near_expiry() -> None:
     assert seconds_to_next_poll(what, now=START + LAST_CALL, jitter=0.5) == 2.0
 
 
-def test_an_hour_of_waiting_costs_a_bounded_number_of_looks(world: World) -> None:
+def test_an_hour_of_waiting_costs_a_bounded_number_of_polls(world: World) -> None:
     with pytest.raises(SegmindRequestTimeoutError):
         wait(world, answer(200, BUSY), pending(timeout=RESULT_LIFETIME))
 
@@ -350,20 +348,20 @@ def test_an_hour_of_waiting_costs_a_bounded_number_of_looks(world: World) -> Non
     assert all(0.4 < pause < 17 for pause in world.pauses[:-1])
 
 
-def test_looks_at_requests_submitted_together_do_not_stay_together() -> None:
+def test_polls_of_requests_submitted_together_spread_out() -> None:
     steps = {seconds_to_next_poll(pending(), now=START + 60, jitter=jitter / 10) for jitter in range(11)}
 
     assert len(steps) == 11
     assert [min(steps), max(steps)] == pytest.approx([13.5, 16.5])
 
 
-def test_a_negative_interval_or_a_clock_that_runs_back_is_no_negative_pause() -> None:
+def test_a_negative_interval_or_a_clock_set_back_gives_no_negative_pause() -> None:
     assert seconds_to_next_poll(pending(poll_interval=-5.0), now=START, jitter=0.5) == 0
     assert seconds_to_next_poll(pending(), now=START - 100, jitter=0.5) > 0
     assert [later >= earlier for earlier, later in pairwise([pending().age(START - 1), pending().age(START)])] == [True]
 
 
-def test_look_has_no_patience_and_tells_a_failure_as_a_state(world: World) -> None:
+def test_poll_does_not_retry_and_returns_a_failure_as_a_state(world: World) -> None:
     state = world.run(answer(422, FAILED), lambda client: client.poll("r-1", fetch=True))
 
     assert isinstance(state, RequestState)
@@ -371,7 +369,7 @@ def test_look_has_no_patience_and_tells_a_failure_as_a_state(world: World) -> No
     assert world.pauses == []
 
 
-def test_messages_keep_ids_and_models_as_they_are_written() -> None:
+def test_messages_quote_ids_and_models_verbatim() -> None:
     what = Pending("R-81F", START, START + 60, model="Simple_Vector_Flux")
     state = RequestState(request_id="R-81F", status="FAILED")
 
@@ -384,7 +382,7 @@ def test_messages_keep_ids_and_models_as_they_are_written() -> None:
         assert error.request_id == "R-81F"
 
 
-def test_a_failure_without_words_says_so_and_a_long_one_is_cut() -> None:
+def test_a_failure_without_a_reason_says_so_and_a_long_reason_is_cut() -> None:
     silent = failed_error(RequestState(request_id="r", status="FAILED"))
     chatty = failed_error(RequestState(request_id="r", status="FAILED", error="x" * 10_000))
 

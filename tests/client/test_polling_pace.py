@@ -33,20 +33,20 @@ def learn(seconds: float = 4.0, count: int = 20) -> None:
         shared_history.observe("a-model", seconds)
 
 
-def test_a_known_model_is_not_looked_at_before_it_can_be_done(world: World) -> None:
+def test_a_known_model_is_not_polled_before_it_can_be_done(world: World) -> None:
     learn(10.0)
     world.run([answer(200, DONE)], lambda client: client.wait(pending()))
     assert len(world.seen) == 1
     assert 7 <= world.pauses[0] <= 11
 
 
-def test_an_old_request_of_a_known_model_is_looked_at_at_once(world: World) -> None:
+def test_an_old_request_of_a_known_model_is_polled_at_once(world: World) -> None:
     learn(10.0)
     world.run([answer(200, DONE)], lambda client: client.wait(pending(submitted_at=START - 60)))
     assert world.pauses == []
 
 
-def test_a_first_look_is_not_put_off_beyond_the_callers_own_end(world: World) -> None:
+def test_a_first_poll_is_not_delayed_beyond_the_callers_deadline(world: World) -> None:
     learn(10.0)
     state = world.run(answer(200, BUSY), lambda client: client.wait(pending(), until=START + 3))
     assert state is None
@@ -54,12 +54,12 @@ def test_a_first_look_is_not_put_off_beyond_the_callers_own_end(world: World) ->
     assert len(world.seen) == 1
 
 
-def test_each_completion_teaches_the_history_segminds_own_time(world: World) -> None:
+def test_each_completion_adds_segminds_own_time_to_the_history(world: World) -> None:
     world.run([answer(200, BUSY), answer(200, DONE)], lambda client: client.wait(pending(poll_interval=5.0)))
     assert list(shared_history._models["a-model"].latencies) == [4.0]
 
 
-def test_a_frugal_look_waits_until_most_requests_are_done(world: World) -> None:
+def test_a_frugal_poll_waits_until_most_requests_are_done(world: World) -> None:
     for seconds in (2.0, 3.0, 4.0, 5.0, 9.0) * 10:
         shared_history.observe("a-model", seconds)
     world.run([answer(200, DONE)], lambda client: client.wait(pending(frugal=True)))
@@ -67,12 +67,12 @@ def test_a_frugal_look_waits_until_most_requests_are_done(world: World) -> None:
     assert sum(world.pauses) > 6
 
 
-def test_where_looks_are_to_be_few_some_find_out_how_long_an_unknown_model_takes(world: World) -> None:
+def test_where_polls_must_be_few_scouts_find_out_how_long_an_unknown_model_takes(world: World) -> None:
     world.run([answer(200, DONE)], lambda client: client.wait(pending(frugal=True)))
     assert world.pauses == []
 
 
-def test_the_others_wait_for_what_those_find_out_but_not_for_ever(world: World) -> None:
+def test_the_others_wait_for_the_scouts_but_not_endlessly(world: World) -> None:
     for _ in range(SCOUTS):
         shared_history.scout("a-model")
     world.run([answer(200, DONE)], lambda client: client.wait(pending(frugal=True)))
@@ -80,14 +80,14 @@ def test_the_others_wait_for_what_those_find_out_but_not_for_ever(world: World) 
     assert 5 < sum(world.pauses) < 60
 
 
-def test_a_poll_interval_is_obeyed_whatever_was_learned(world: World) -> None:
+def test_a_poll_interval_takes_precedence_over_the_history(world: World) -> None:
     learn(10.0)
     replies = [answer(200, BUSY), answer(200, BUSY), answer(200, DONE)]
     world.run(replies, lambda client: client.wait(pending(poll_interval=7.0)))
     assert world.pauses == [7.0, 7.0]
 
 
-def test_the_silence_after_one_calls_429_holds_for_the_next_call_of_another_kind(world: World) -> None:
+def test_the_cooldown_after_a_429_also_applies_to_the_other_kind_of_call(world: World) -> None:
     limited = answer(429, {"error": "slow down"}, headers={"retry-after": "7"})
 
     def act(client: Any) -> Any:
@@ -122,14 +122,14 @@ def test_calls_beyond_the_declared_limit_wait_for_their_minute(world: World) -> 
     assert 60 <= world.now - START <= 66
 
 
-def test_waiting_for_a_place_does_not_outlive_the_deadline_in_a_silence(world: World) -> None:
+def test_waiting_for_a_permit_in_a_cooldown_ends_with_the_deadline(world: World) -> None:
     limited = answer(429, {"error": "slow down"}, headers={"retry-after": "60"})
     with pytest.raises(SegmindRequestTimeoutError):
         world.run(limited, lambda client: client.wait(pending(end_time=START + 20)))
     assert world.now - START == 20
 
 
-def test_results_of_other_hosts_take_no_place(world: World) -> None:
+def test_calls_to_other_hosts_take_no_slot(world: World) -> None:
     def act(client: Any) -> Any:
         if world.kind == "sync":
             return [client.list_models() for _ in range(5)]
@@ -144,7 +144,7 @@ def test_results_of_other_hosts_take_no_place(world: World) -> None:
     assert world.pauses == []
 
 
-def test_polls_take_places_where_they_count(world: World) -> None:
+def test_polls_take_slots_where_they_count(world: World) -> None:
     def act(client: Any) -> Any:
         if world.kind == "sync":
             return [result(client), status(client)]
@@ -159,7 +159,7 @@ def test_polls_take_places_where_they_count(world: World) -> None:
     assert world.now - START >= 60
 
 
-def test_under_a_counted_limit_a_fleet_takes_little_more_than_two_calls_each() -> None:
+def test_where_polls_count_a_fleet_needs_little_more_than_two_calls_a_request() -> None:
     world, done, rng = virtual.World(), Counter[str](), random.Random(3)
     server = virtual.Server(world)
     rate = RateSettings(requests_per_minute=50, count_polls=True)

@@ -54,7 +54,7 @@ def refused(retry_after: float | None = None) -> SegmindRateLimitError:
     amount=st.integers(1, 8),
     calls=st.lists(st.tuples(st.floats(0, 30), st.floats(0, 12), st.floats(0, 1)), min_size=1, max_size=60),
 )
-def test_no_minute_holds_more_than_the_limit_wherever_between_sending_and_answer_it_counts(
+def test_no_minute_exceeds_the_limit_wherever_between_request_and_response_a_call_counts(
     amount: int, calls: list[tuple[float, float, float]]
 ) -> None:
     window, now = LocalWindow(amount, 60.0), 0.0
@@ -104,7 +104,7 @@ def test_three_processes_with_shares_never_exceed_the_limit_together() -> None:
     assert not server.refused
 
 
-def test_a_limit_nobody_declared_is_learned_from_its_429s() -> None:
+def test_an_undeclared_limit_is_learned_from_429s() -> None:
     world, done = World(), Counter[str]()
     server = Server(world, allowed=120)
     limiter = limiter_of()
@@ -120,7 +120,7 @@ def test_a_limit_nobody_declared_is_learned_from_its_429s() -> None:
     assert world.now - began <= 2400 / 120 * 60 * 1.6
 
 
-def test_calls_accepted_before_a_refusal_that_overtook_their_answers_raise_the_guess() -> None:
+def test_calls_accepted_before_a_429_that_overtook_them_raise_the_estimate() -> None:
     limiter = limiter_of()
     permits = [admitted(limiter, a_call(), 0.0) for _ in range(60)]
     for permit in permits[:4]:
@@ -134,7 +134,7 @@ def test_calls_accepted_before_a_refusal_that_overtook_their_answers_raise_the_g
     assert limiter.limit == pytest.approx(0.8 * 50)
 
 
-def test_a_declared_limit_is_not_raised_by_answers_that_come_late() -> None:
+def test_a_declared_limit_is_not_raised_by_late_responses() -> None:
     limiter = limiter_of(requests_per_minute=10)
     permits = [admitted(limiter, a_call(), 0.0) for _ in range(10)]
     limiter.release(permits[0], 0.1, refused(60.0))
@@ -144,7 +144,7 @@ def test_a_declared_limit_is_not_raised_by_answers_that_come_late() -> None:
     assert limiter.limit == lowered
 
 
-def test_a_window_without_a_limit_remembers_a_minute_and_no_longer() -> None:
+def test_a_window_without_a_limit_keeps_one_minute() -> None:
     window = LocalWindow(None, 60.0)
     for second in range(1000):
         window.release(window.take(float(second)), second + 0.5)
@@ -152,7 +152,7 @@ def test_a_window_without_a_limit_remembers_a_minute_and_no_longer() -> None:
 
 
 @pytest.mark.parametrize("polls_count", [True, False])
-def test_a_429_silences_every_worker_until_the_reset(polls_count: bool) -> None:
+def test_a_429_stops_every_worker_until_the_reset(polls_count: bool) -> None:
     world, done = World(), Counter[str]()
     server = Server(world, allowed=1000)
     limiter = limiter_of(requests_per_minute=1000, count_polls=polls_count)
@@ -169,7 +169,7 @@ def test_a_429_silences_every_worker_until_the_reset(polls_count: bool) -> None:
     assert done == {"POST": 20, "GET": 40}
 
 
-def test_after_a_silence_calls_come_back_one_then_two_then_four() -> None:
+def test_after_a_cooldown_calls_resume_one_then_two_then_four() -> None:
     world, done = World(), Counter[str]()
     server = Server(world, allowed=1000, latency=lambda: 1.0)
     limiter = limiter_of(requests_per_minute=1000)
@@ -184,7 +184,7 @@ def test_after_a_silence_calls_come_back_one_then_two_then_four() -> None:
     assert done["POST"] == 100
 
 
-def test_without_a_reset_the_silence_grows_with_jitter_and_stays_bounded() -> None:
+def test_without_a_reset_time_the_cooldown_grows_with_jitter_and_stays_bounded() -> None:
     limiter, now, silences = limiter_of(), 0.0, []
     for _ in range(10):
         permit = admitted(limiter, a_call(), now)
@@ -197,7 +197,7 @@ def test_without_a_reset_the_silence_grows_with_jitter_and_stays_bounded() -> No
     assert limiter.cooldown(now) == 0
 
 
-def test_after_three_answers_of_a_gateway_one_call_at_a_time_finds_out_whether_segmind_is_back() -> None:
+def test_after_three_gateway_errors_one_call_at_a_time_probes_segmind() -> None:
     limiter, page = limiter_of(), SegmindResponseError("A page.")
     page.gateway = True
     permits = [admitted(limiter, a_call(), 0.0) for _ in range(8)]
@@ -214,7 +214,7 @@ def test_after_three_answers_of_a_gateway_one_call_at_a_time_finds_out_whether_s
     assert limiter.limit is None
 
 
-def test_now_and_then_an_answer_of_a_gateway_slows_nobody_down() -> None:
+def test_an_occasional_gateway_error_slows_no_call() -> None:
     limiter, page = limiter_of(), SegmindResponseError("A page.")
     page.gateway = True
     for number in range(20):
@@ -232,13 +232,13 @@ def test_a_long_outage_of_a_gateway_is_probed_every_few_seconds(errors: int) -> 
     assert 0 < limiter.cooldown(now) <= 5.0
 
 
-def test_a_reset_far_away_is_believed_for_little_more_than_a_minute() -> None:
+def test_a_distant_reset_is_believed_for_little_more_than_a_minute() -> None:
     limiter = limiter_of()
     limiter.release(admitted(limiter, a_call(), 0.0), 0.0, refused(86_400.0))
     assert 60 <= limiter.cooldown(0.0) <= 66
 
 
-def test_a_submit_goes_ahead_of_looks_and_a_look_before_expiry_ahead_of_all() -> None:
+def test_a_submit_precedes_polls_and_an_expiring_poll_precedes_all() -> None:
     limiter = limiter_of(requests_per_minute=50)
     look = limiter.enqueue(Priority.POLL, 0.0)
     submit = limiter.enqueue(Priority.SUBMIT, 1.0)
@@ -246,7 +246,7 @@ def test_a_submit_goes_ahead_of_looks_and_a_look_before_expiry_ahead_of_all() ->
     assert sorted([look, submit, expiring]) == [expiring, submit, look]
 
 
-def test_a_look_is_not_passed_for_ever_by_a_stream_of_submits() -> None:
+def test_a_stream_of_submits_does_not_starve_a_poll() -> None:
     world, done = World(), Counter[str]()
     server = Server(world, allowed=60)
     limiter = limiter_of(requests_per_minute=60, count_polls=True)
@@ -265,7 +265,7 @@ def test_a_look_is_not_passed_for_ever_by_a_stream_of_submits() -> None:
     assert done["GET"] == 1
 
 
-def test_equals_are_served_in_the_order_they_came() -> None:
+def test_calls_of_equal_priority_are_sent_in_order() -> None:
     world, order = World(), []
     limiter = limiter_of(requests_per_minute=5)
 
@@ -281,7 +281,7 @@ def test_equals_are_served_in_the_order_they_came() -> None:
     assert order == list(range(23))
 
 
-def test_a_caller_that_is_cancelled_gives_its_place_in_the_queue_back() -> None:
+def test_a_cancelled_caller_leaves_the_queue() -> None:
     limiter = limiter_of(requests_per_minute=1)
     admitted(limiter, a_call(), 0.0)
     waiting = limiter.admission(a_call(), lambda: 0.0, None)
@@ -290,7 +290,7 @@ def test_a_caller_that_is_cancelled_gives_its_place_in_the_queue_back() -> None:
     assert repr(limiter).endswith("waiting=0)")
 
 
-def test_polls_are_free_until_one_is_answered_429() -> None:
+def test_polls_are_free_until_one_gets_a_429() -> None:
     limiter = limiter_of(requests_per_minute=50)
     call = a_call("GET")
     assert not limiter.counts(call)
@@ -298,7 +298,7 @@ def test_polls_are_free_until_one_is_answered_429() -> None:
     assert limiter.counts(call)
 
 
-def test_beyond_a_declared_limit_one_look_at_a_time_finds_out_whether_looks_count() -> None:
+def test_beyond_a_declared_limit_one_poll_at_a_time_finds_out_whether_polls_count() -> None:
     limiter = limiter_of(requests_per_minute=10)
     for _ in range(10):
         limiter.release(admitted(limiter, a_call(), 0.0), 0.1)
@@ -311,7 +311,7 @@ def test_beyond_a_declared_limit_one_look_at_a_time_finds_out_whether_looks_coun
     assert limiter.seconds_to_wait(limiter.enqueue(Priority.POLL, 25.0), 25.0) > 0
 
 
-def test_looks_that_go_through_far_beyond_a_declared_limit_are_free_from_then_on() -> None:
+def test_polls_accepted_far_beyond_a_declared_limit_are_free_from_then_on() -> None:
     limiter = limiter_of(requests_per_minute=10)
     for number in range(13):
         limiter.release(admitted(limiter, a_call("GET"), 1.0 + number / 10), 1.05 + number / 10)
@@ -321,7 +321,7 @@ def test_looks_that_go_through_far_beyond_a_declared_limit_are_free_from_then_on
     assert [admitted(limiter, a_call("GET"), 3.2).slot for _ in range(20)] == [None] * 20
 
 
-def test_looks_that_went_through_are_counted_once_looks_are_known_to_count() -> None:
+def test_accepted_polls_are_counted_once_polls_are_known_to_count() -> None:
     limiter = limiter_of(requests_per_minute=10)
     for number in range(9):
         limiter.release(admitted(limiter, a_call("GET"), number / 10), number / 10 + 0.05)
@@ -348,7 +348,7 @@ def test_a_share_below_one_call_a_minute_stretches_the_window() -> None:
     assert limiter.seconds_to_wait(ticket, 120.1) == 0
 
 
-def test_one_governor_serves_an_account_and_shows_neither_key_nor_password() -> None:
+def test_one_limiter_serves_an_account_and_reveals_neither_key_nor_password() -> None:
     key = "SG_0123456789abcdef"
     rate = RateSettings(requests_per_minute=5, redis_url=None)
     limiter = rate_limiter_for("https://one.test", key, rate)
@@ -360,7 +360,7 @@ def test_one_governor_serves_an_account_and_shows_neither_key_nor_password() -> 
     assert "secret" not in repr(RateSettings(redis_url="redis://:secret@127.0.0.1"))
 
 
-def test_both_drives_sleep_what_the_decision_says() -> None:
+def test_both_clients_sleep_as_the_limiter_decides() -> None:
     now, naps = [0.0], []
 
     def sleep(seconds: float) -> None:
@@ -385,7 +385,7 @@ def test_both_drives_sleep_what_the_decision_says() -> None:
 
 
 @pytest.mark.redis
-def test_three_governors_share_one_window_through_redis() -> None:
+def test_three_limiters_share_one_window_through_redis() -> None:
     name, moments, lock = uuid.uuid4().hex, [], threading.Lock()
     stop = time.time() + 3.5
 
@@ -408,7 +408,7 @@ def test_three_governors_share_one_window_through_redis() -> None:
 
 
 @pytest.mark.redis
-async def test_a_429_seen_by_one_process_silences_the_others_through_redis() -> None:
+async def test_a_429_in_one_process_starts_a_cooldown_in_the_others_through_redis() -> None:
     name = uuid.uuid4().hex
     rate = RateSettings(requests_per_minute=50, redis_url=REDIS)
     first, second = (RateLimiter(rate, name=name) for _ in range(2))
@@ -430,7 +430,7 @@ def admitted_blocking(limiter: RateLimiter) -> Permit:
     return limiter.acquire(a_call(), clock=time.time, sleep=time.sleep)
 
 
-def test_redis_out_of_reach_stops_the_call_after_half_a_minute() -> None:
+def test_unreachable_redis_fails_the_call_after_half_a_minute() -> None:
     pytest.importorskip("redis")
     now = [0.0]
 
@@ -445,7 +445,7 @@ def test_redis_out_of_reach_stops_the_call_after_half_a_minute() -> None:
 
 @pytest.mark.parametrize("takes", [0.0, 0.3, 5.0])
 @pytest.mark.parametrize("callers", [1, 64])
-def test_every_call_hears_of_redis_within_the_same_half_minute(takes: float, callers: int) -> None:
+def test_every_waiting_call_fails_within_the_same_half_minute(takes: float, callers: int) -> None:
     pytest.importorskip("redis")
     limiter, world, heard = limiter_of(requests_per_minute=5, redis_url=REDIS), World(), list[float]()
     repeated: list[bool] = []
@@ -476,7 +476,7 @@ def test_every_call_hears_of_redis_within_the_same_half_minute(takes: float, cal
     assert min(heard) - started >= 20
 
 
-def test_redis_that_answers_again_is_waited_for() -> None:
+def test_redis_that_becomes_reachable_again_is_used() -> None:
     pytest.importorskip("redis")
     limiter, now = limiter_of(requests_per_minute=5, redis_url=REDIS), [0.0]
 
@@ -502,7 +502,7 @@ def silent_port() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
-def test_a_redis_that_never_answers_is_out_of_reach_in_time(silent_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_redis_that_never_responds_is_unreachable_in_time(silent_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("redis")
     monkeypatch.setattr(windows, "ATTEMPT_SECONDS", 0.1)
     window = RedisWindow(f"redis://127.0.0.1:{silent_port}/0", "name", 5, 60.0)
@@ -510,7 +510,7 @@ def test_a_redis_that_never_answers_is_out_of_reach_in_time(silent_port: int, mo
     window.cool(1.0)
 
 
-def test_a_name_look_up_that_hangs_holds_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_name_resolution_blocks_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("redis")
     released = threading.Event()
 
@@ -528,7 +528,7 @@ def test_a_name_look_up_that_hangs_holds_nobody(monkeypatch: pytest.MonkeyPatch)
         released.set()
 
 
-def test_a_redis_url_that_cannot_be_read_is_not_quoted() -> None:
+def test_an_invalid_redis_url_is_not_quoted() -> None:
     pytest.importorskip("redis")
     with pytest.raises(SegmindConfigError) as caught:
         RedisWindow("http://:hunter2@localhost", "name", 5, 60.0)

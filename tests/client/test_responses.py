@@ -173,7 +173,7 @@ TABLE: list[tuple[str, CallContext, int, Any, type[SegmindError], bool | None, b
     [row[1:] for row in TABLE],
     ids=[row[0] for row in TABLE],
 )
-def test_an_answer_is_the_error_the_vendor_documents(
+def test_a_response_raises_the_documented_error(
     context: CallContext, status: int, body: Any, kind: type[SegmindError], billed: bool | None, retryable: bool
 ) -> None:
     answer = said(status, body)
@@ -207,20 +207,20 @@ def test_an_answer_is_the_error_the_vendor_documents(
         (429, b"<html>slow down</html>", False),
     ],
 )
-def test_an_answer_of_a_gateway_is_told_from_one_of_segmind(status: int, body: Any, expected: bool) -> None:
+def test_a_response_of_a_gateway_is_distinguished_from_one_of_segmind(status: int, body: Any, expected: bool) -> None:
     answer = said(status, body)
     assert from_gateway(answer) is expected
     if not 200 <= status < 300:
         assert getattr(status_error(POLL, answer), "gateway", False) is expected
 
 
-def test_markup_is_left_out_of_the_servers_words() -> None:
+def test_markup_is_removed_from_the_servers_message() -> None:
     assert server_message(said(405, HTML_405), KEY) == "405 Method Not Allowed"
 
 
 @pytest.mark.parametrize("context", [POLL, RECORD, BALANCE, PATH])
 @pytest.mark.parametrize("status", [400, 401, 403, 413, 429, 307])
-def test_a_refused_look_does_not_claim_that_the_request_costs_nothing(context: CallContext, status: int) -> None:
+def test_a_refused_poll_does_not_claim_that_the_request_costs_nothing(context: CallContext, status: int) -> None:
     message = str(status_error(context, said(status)))
 
     assert "Nothing was billed" not in message
@@ -250,7 +250,7 @@ def test_a_message_says_what_to_do(context: CallContext, status: int, body: Any,
     assert advice in str(status_error(context, said(status, body)))
 
 
-def test_a_record_that_is_not_there_does_not_send_its_reader_to_the_record() -> None:
+def test_a_missing_record_does_not_refer_to_itself() -> None:
     assert "get_request_record" not in str(status_error(RECORD, said(404)))
 
 
@@ -279,7 +279,7 @@ def test_a_redirect_names_its_target_without_the_key() -> None:
         (error("x" * 500), "x" * 200 + "…"),
     ],
 )
-def test_the_servers_words_are_found_and_kept_short(body: Any, words: str) -> None:
+def test_the_servers_message_is_found_and_shortened(body: Any, words: str) -> None:
     assert server_message(said(400, body), KEY) == words
 
 
@@ -310,7 +310,7 @@ def test_without_a_key_nothing_is_replaced() -> None:
     ("cut", "paid", "billed", "retryable"),
     [(True, False, False, True), (False, False, False, False), (True, True, None, False), (False, True, None, False)],
 )
-def test_a_broken_answer_to_a_paid_call_leaves_its_fate_unknown(
+def test_a_malformed_response_to_a_paid_call_leaves_its_outcome_unknown(
     cut: bool, paid: bool, billed: bool | None, retryable: bool
 ) -> None:
     found = malformed_error(SUBMIT if paid else POLL, said(200, b"{"), MalformedResponseError("is not JSON", cut=cut))
@@ -365,23 +365,23 @@ def test_a_reset_time_is_read_in_every_plausible_format(header: str, text: str, 
 
 
 @pytest.mark.parametrize("text", GARBAGE)
-def test_an_unreadable_reset_time_is_no_reset_time(text: str) -> None:
+def test_an_unreadable_reset_time_is_ignored(text: str) -> None:
     assert seconds_until_reset(Response(429, b"", {"x-rate-limit-reset-at-utc": text}, NOW)) is None
     assert seconds_until_reset(Response(429, b"", {"x-rate-limit-reset-at-utc": text, "retry-after": "7"}, NOW)) == 7
 
 
-def test_segminds_own_header_goes_before_that_of_a_proxy() -> None:
+def test_segminds_own_header_takes_precedence_over_that_of_a_proxy() -> None:
     headers = {"x-rate-limit-reset-at-utc": "2026-11-22T10:00:20Z", "retry-after": "50"}
 
     assert seconds_until_reset(Response(429, b"", headers, NOW)) == 20
 
 
 @given(text=st.text(max_size=40) | st.datetimes().map(str) | st.floats().map(str) | st.integers().map(str))
-def test_no_text_in_a_header_breaks_the_reading_of_it(text: str) -> None:
+def test_any_string_in_a_reset_header_can_be_read(text: str) -> None:
     seconds = seconds_until_reset(Response(429, b"", {"x-rate-limit-reset-at-utc": text}, NOW))
 
     assert seconds is None or 0 <= seconds <= LONGEST_RESET_WAIT
 
 
-def test_a_repr_of_an_answer_shows_no_body_and_no_header() -> None:
+def test_the_repr_of_a_response_shows_no_body_and_no_header() -> None:
     assert "canary" not in repr(Response(200, b"canary", {"x": "canary"}))

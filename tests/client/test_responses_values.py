@@ -43,7 +43,7 @@ def state(answer: Response, secret: str = KEY) -> RequestState:
 @pytest.mark.parametrize(
     "request_id", [None, 7, 1.5, True, ["r"], {"id": "r"}, "", ".", "..", "a/b", "a b", "ä", "a?b", "x" * 201, "a\n"]
 )
-def test_a_submit_without_a_usable_request_id_is_broken(request_id: Any) -> None:
+def test_a_submit_without_a_usable_request_id_is_malformed(request_id: Any) -> None:
     with pytest.raises(MalformedResponseError, match="names no usable request_id"):
         readers.submitted(of({"request_id": request_id, "status": "QUEUED"}))
 
@@ -56,7 +56,7 @@ def test_a_request_id_is_opaque(request_id: str) -> None:
 
 
 @pytest.mark.parametrize("status", [200, 422])
-def test_failed_is_a_state_whatever_status_carries_it(status: int) -> None:
+def test_failed_is_a_state_with_any_status_code(status: int) -> None:
     found = state(of({"status": "FAILED", "error": "Prompt is Mandatory"}, status))
 
     assert found.failed
@@ -74,7 +74,7 @@ def test_failed_is_a_state_whatever_status_carries_it(status: int) -> None:
         ({"status": None, "error": "odd"}, "odd"),
     ],
 )
-def test_a_422_without_a_state_is_failed_in_the_servers_words(body: Any, words: str | None) -> None:
+def test_a_422_without_a_state_is_failed_with_the_servers_message(body: Any, words: str | None) -> None:
     found = state(of(body, 422))
 
     assert found.failed
@@ -82,13 +82,13 @@ def test_a_422_without_a_state_is_failed_in_the_servers_words(body: Any, words: 
 
 
 @pytest.mark.parametrize("page", [b"<html>Unprocessable</html>", b"  <!DOCTYPE html><p>x</p>"])
-def test_a_page_says_nothing_of_the_request_whatever_its_status(page: bytes) -> None:
+def test_an_html_page_says_nothing_about_the_request(page: bytes) -> None:
     with pytest.raises(MalformedResponseError) as caught:
         state(of(page, 422))
     assert caught.value.cut
 
 
-def test_a_page_is_not_the_answer_of_a_model() -> None:
+def test_an_html_page_is_not_the_output_of_a_model() -> None:
     with pytest.raises(MalformedResponseError, match="web page"):
         readers.sync_result(Response(200, b"<html>maintenance</html>", {"content-type": "text/html; charset=utf-8"}))
 
@@ -107,11 +107,11 @@ def test_a_422_that_says_processing_is_in_progress() -> None:
         ({"error": None, "message": "blocked"}, "blocked"),
     ],
 )
-def test_a_failure_is_read_from_wherever_the_server_puts_its_words(body: Any, words: str | None) -> None:
+def test_a_reason_for_failure_is_found_in_every_place(body: Any, words: str | None) -> None:
     assert state(of({"status": "FAILED", **body})).error == words
 
 
-def test_a_message_of_a_completed_result_is_no_error() -> None:
+def test_a_message_in_a_completed_result_is_not_an_error() -> None:
     found = readers.state("r-1", RequestResult, KEY, of({"status": "COMPLETED", "message": "hello", "output": "x"}))
 
     assert found.error is None
@@ -119,12 +119,12 @@ def test_a_message_of_a_completed_result_is_no_error() -> None:
 
 
 @pytest.mark.parametrize("body", [{}, {"status": None}, {"status": 3}, {"status": ["COMPLETED"]}])
-def test_a_state_without_a_status_is_broken(body: Any) -> None:
+def test_a_state_without_a_status_is_malformed(body: Any) -> None:
     with pytest.raises(MalformedResponseError, match="lacks a usable status"):
         state(of(body))
 
 
-def test_a_state_carries_the_id_that_was_asked_about() -> None:
+def test_a_state_has_the_id_of_the_call() -> None:
     assert state(of({"status": "QUEUED"})).request_id == "r-1"
     assert state(of({"status": "QUEUED", "request_id": "R1"})).request_id == "r-1"
 
@@ -141,7 +141,7 @@ def test_a_key_that_the_server_echoes_is_masked_in_a_state(secret: str, key: str
         assert secret not in repr(found)
 
 
-def test_half_an_emoji_in_a_reply_does_not_break_it() -> None:
+def test_half_an_emoji_in_a_reply_can_be_read() -> None:
     found = readers.state("r-1", RequestResult, KEY, of(b'{"status": "COMPLETED", "output": "cut \\ud83d"}'))
 
     assert found.output == "cut ?"
@@ -153,7 +153,7 @@ def test_a_whole_emoji_is_kept() -> None:
     assert found.output == "\U0001f600"
 
 
-def test_nan_in_an_answer_is_read_as_null() -> None:
+def test_nan_in_a_response_becomes_null() -> None:
     found = readers.state("r-1", RequestResult, KEY, of(b'{"status": "COMPLETED", "output": [NaN, -Infinity]}'))
 
     assert found.output == [None, None]
@@ -174,7 +174,7 @@ def test_a_blocking_call_is_read_by_its_media_type() -> None:
 
 
 @pytest.mark.parametrize("body", [{}, {"credits": None}, {"balance": 7}, {"credits": "much"}])
-def test_an_answer_that_names_no_balance_is_not_a_balance_of_zero(body: Any) -> None:
+def test_a_response_without_a_balance_is_not_a_balance_of_zero(body: Any) -> None:
     with pytest.raises(MalformedResponseError, match="free-credits"):
         readers.credits(of(body))
 
@@ -199,7 +199,7 @@ def test_a_list_is_found_in_any_envelope(body: Any) -> None:
 
 
 @pytest.mark.parametrize("body", [{}, {"data": {}}, {"data": 7}, "text", 7, None])
-def test_an_answer_without_a_list_is_broken_and_not_empty(body: Any) -> None:
+def test_a_response_without_a_list_is_malformed_and_not_empty(body: Any) -> None:
     for read in (readers.model_list, partial(readers.record_list, KEY)):
         with pytest.raises(MalformedResponseError, match="contains no list"):
             read(of(body))
@@ -209,7 +209,7 @@ def test_a_history_page_without_rows_is_empty() -> None:
     assert readers.record_list(KEY, of({"data": [], "total": 0})) == []
 
 
-def test_a_history_row_whose_id_cannot_be_read_is_not_taken_for_absent() -> None:
+def test_a_history_row_with_an_unreadable_id_is_not_absent() -> None:
     with pytest.raises(MalformedResponseError, match="lacks a usable request_id"):
         readers.record_list(KEY, of({"data": [{"request_id": "r-1"}, {"request_id": 12}]}))
 
@@ -239,7 +239,7 @@ def test_one_history_row_is_found_in_any_envelope(body: Any) -> None:
 
 
 @pytest.mark.parametrize("body", [{}, [], {"data": None}, {"data": {"request_id": "other", "model_name": "m"}}, "x"])
-def test_somebody_elses_row_or_none_is_no_record(body: Any) -> None:
+def test_the_row_of_another_request_is_not_a_record(body: Any) -> None:
     with pytest.raises(MalformedResponseError, match="contains no record of request 'r-1'"):
         readers.record("r-1", KEY, of(body))
 
@@ -250,7 +250,7 @@ def test_uploads_are_read_under_both_names(key: str) -> None:
 
 
 @pytest.mark.parametrize("body", [{}, {"file_urls": ["a"]}, {"file_urls": ["a", 7]}, {"urls": "ab"}, {"file_urls": []}])
-def test_fewer_urls_than_files_are_a_broken_answer(body: Any) -> None:
+def test_fewer_urls_than_files_are_malformed(body: Any) -> None:
     with pytest.raises(MalformedResponseError, match="names no 2 file_urls"):
         readers.urls(2, of(body))
 
@@ -322,7 +322,7 @@ ECHOING = st.recursive(
 
 
 @given(body=ECHOING, status=STATUSES | SERVER_STATUSES, secret=st.sampled_from([KEY, PLAIN_KEY]))
-def test_a_key_that_is_echoed_anywhere_is_in_no_message_and_no_repr(body: Any, status: int, secret: str) -> None:
+def test_a_key_echoed_anywhere_is_in_no_message_and_no_repr(body: Any, status: int, secret: str) -> None:
     read_all(secret, json.dumps(body).encode(), status, {"content-type": "application/json", "location": secret})
 
 

@@ -26,7 +26,7 @@ from airflow_provider_segmind.exceptions import (
         SegmindResponseError("cut off", billed=False, retryable=True),
     ],
 )
-def test_what_cost_nothing_and_may_pass_is_sent_again(error: SegmindError) -> None:
+def test_a_transient_error_that_cost_nothing_is_retried(error: SegmindError) -> None:
     assert may_send_again(error)
 
 
@@ -42,11 +42,11 @@ def test_what_cost_nothing_and_may_pass_is_sent_again(error: SegmindError) -> No
         KeyboardInterrupt(),
     ],
 )
-def test_everything_else_is_not_sent_again(error: BaseException) -> None:
+def test_every_other_error_is_not_retried(error: BaseException) -> None:
     assert not may_send_again(error)
 
 
-def test_a_call_that_has_waited_as_long_as_it_may_is_left_to_a_retry_of_the_task() -> None:
+def test_a_call_that_has_waited_to_its_limit_is_not_retried_by_the_client() -> None:
     error = exceptions.SegmindConnectionError("The shared rate limit is out of reach.")
     error.retries_exhausted = True
 
@@ -55,7 +55,7 @@ def test_a_call_that_has_waited_as_long_as_it_may_is_left_to_a_retry_of_the_task
     assert count(RetryLimits(attempts=5), error, paid=True) == 1
 
 
-def test_no_error_class_may_be_repeated_while_its_bill_is_unknown() -> None:
+def test_no_error_of_unknown_billing_is_retryable() -> None:
     classes = [kind for kind in vars(exceptions).values() if isinstance(kind, type) and issubclass(kind, SegmindError)]
 
     assert not [kind for kind in classes if kind.billed is None and kind.retryable]
@@ -77,7 +77,7 @@ def test_a_reset_time_is_waited_for_and_a_little_more(jitter: float) -> None:
     assert 20.1 <= seconds <= 21.0
 
 
-def test_a_reset_that_a_wrong_clock_reads_as_past_does_not_end_the_retries_at_once() -> None:
+def test_a_reset_in_the_past_of_a_wrong_clock_does_not_end_the_retries() -> None:
     error = SegmindRateLimitError("429", retry_after=0.0)
 
     assert sum(seconds_before_retry(error, attempt, 0.5) for attempt in range(1, 6)) > 25

@@ -75,9 +75,7 @@ def test_both_forms_of_a_connection_name_the_same_gateway(
         ({"resubmit_on_server_error": "perhaps"}, "resubmit_on_server_error"),
     ],
 )
-def test_a_field_that_cannot_work_is_named(
-    extra: dict[str, object], field: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_invalid_field_is_named(extra: dict[str, object], field: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, json.dumps({"conn_type": "segmind", "password": KEY, "extra": extra}))
     with pytest.raises(SegmindConfigError, match=field) as caught:
         _ = SegmindHook().config
@@ -97,7 +95,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("extra", "words"), WRONG)
-def test_an_extra_that_is_no_object_is_named(extra: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_extra_that_is_not_an_object_is_named(extra: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SegmindHook, "get_connection", lambda *_: connection(extra=extra))
     for ask in (lambda: SegmindHook().config, lambda: SegmindHook().get_prices()):
         with pytest.raises(SegmindConfigError, match="extra of connection 'segmind_default'") as caught:
@@ -107,7 +105,7 @@ def test_an_extra_that_is_no_object_is_named(extra: str, words: str, monkeypatch
 
 
 @pytest.mark.parametrize(("extra", "words"), WRONG)
-async def test_an_extra_that_is_no_object_is_named_in_a_triggerer(
+async def test_an_extra_that_is_not_an_object_is_named_in_a_triggerer(
     extra: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def given(*_: object) -> Connection:
@@ -120,7 +118,7 @@ async def test_an_extra_that_is_no_object_is_named_in_a_triggerer(
 
 
 @pytest.mark.parametrize("extra", [None, "", "  ", "null", "{}"])
-def test_an_empty_extra_holds_nothing(extra: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_extra_sets_nothing(extra: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SegmindHook, "get_connection", lambda *_: connection(extra=extra))
     assert SegmindHook().config.request_timeout == 60.0
     assert SegmindHook().get_prices() is None
@@ -149,9 +147,7 @@ def test_a_field_of_the_wrong_type_is_named_with_its_connection(
     assert next(iter(extra)) in said
 
 
-def test_a_field_that_means_nothing_is_warned_of_once(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_unknown_field_causes_one_warning(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     account._warn_of_unknown_field.cache_clear()
     extra = {"request_per_minute": 30, "extra__segmind__model": "m"}
     monkeypatch.setattr(SegmindHook, "get_connection", lambda *_: connection(extra=json.dumps(extra)))
@@ -175,7 +171,7 @@ def test_a_field_that_means_nothing_is_warned_of_once(
         "HTTPS://api.SEGMIND.com:443/v2/",
     ],
 )
-def test_one_host_has_one_account_however_it_is_written(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_host_has_one_rate_limiter_in_every_spelling(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SegmindHook, "get_connection", lambda *_: connection(host=host))
     plain = SegmindHook().config.endpoints.gateway
 
@@ -185,7 +181,7 @@ def test_one_host_has_one_account_however_it_is_written(host: str, monkeypatch: 
     assert account_name(plain, KEY) == account_name(other.endpoints.gateway, KEY)
 
 
-def test_the_path_of_a_proxy_keeps_its_capitals(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_path_of_a_proxy_keeps_its_case(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SegmindHook, "get_connection", lambda *_: connection(host="HTTP://Proxy:80/AI", schema="HTTPS"))
     assert SegmindHook().config.endpoints.gateway == "http://proxy/AI"
 
@@ -231,7 +227,7 @@ async def test_airflow_masks_a_key_of_the_environment_in_a_triggerer(monkeypatch
     assert KEY in told
 
 
-def test_a_worker_with_a_paid_request_looks_its_connection_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_with_a_paid_request_retries_its_connection_lookup(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
     def find(*_: object) -> Connection:
@@ -250,7 +246,7 @@ def test_a_worker_with_a_paid_request_looks_its_connection_up_again(monkeypatch:
         SegmindHook().find_connection(pauses=(0,))
 
 
-def test_the_environment_lends_a_key_to_a_connection_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_provides_the_key_of_a_connection_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, '{"conn_type": "segmind"}')
     with pytest.raises(SegmindConfigError, match="SEGMIND_API_KEY"):
         _ = SegmindHook().config
@@ -258,7 +254,7 @@ def test_the_environment_lends_a_key_to_a_connection_without_one(monkeypatch: py
     assert SegmindHook().config.api_key == KEY
 
 
-def test_the_connection_test_says_what_is_wrong_and_runs_nothing(
+def test_the_connection_test_names_the_error_and_runs_no_model(
     emulator: SegmindEmulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good, said = SegmindHook().test_connection()
@@ -274,7 +270,7 @@ def test_the_connection_test_says_what_is_wrong_and_runs_nothing(
     assert (good, "never left" in said, KEY in said) == (False, True, False)
 
 
-def test_an_account_tells_how_fast_it_may_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_connection_sets_the_rate_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     extra = {
         "requests_per_minute": "50",
         "rate_share": 0.5,
@@ -296,7 +292,7 @@ def test_an_account_tells_how_fast_it_may_be_asked(monkeypatch: pytest.MonkeyPat
             _ = SegmindHook(rate_share=wrong).config
 
 
-def test_a_task_of_a_part_of_the_limit_says_so_to_its_hook(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_passes_its_rate_share_to_its_hook(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, json.dumps({"conn_type": "segmind", "password": "SG_1"}))
 
     task = SegmindSubmitOperator(task_id="t", model="gemini-3.1-flash-lite", inputs={}, rate_share=0.3)
@@ -306,7 +302,7 @@ def test_a_task_of_a_part_of_the_limit_says_so_to_its_hook(monkeypatch: pytest.M
         SegmindSubmitOperator(task_id="u", model="gemini-3.1-flash-lite", inputs={}, rate_share=1.5)
 
 
-def test_a_hook_that_many_threads_use_at_once_has_one_client(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hook_shared_by_many_threads_has_one_client(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, json.dumps({"conn_type": "segmind", "password": KEY}))
     hook, looked_up, together = SegmindHook(), list[str](), threading.Barrier(16)
     find = SegmindHook.get_connection
