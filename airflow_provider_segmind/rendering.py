@@ -37,7 +37,7 @@ STRING_FIELDS = frozenset(
         *("sql", "source_table", "target_table", "sql_conn_id", "target_conn_id"),
     }
 )
-"""Templated fields whose value is a string, whatever it looks like."""
+"""Templated fields whose value is always a string."""
 STRUCTURED_STRING_FIELDS = frozenset({"files", "key", "request_id", "source", "submitted_at"})
 """Templated fields whose value is a string or a structure of strings."""
 MESSAGE_STRING_KEYS = frozenset({"role", "content", "text"})
@@ -335,7 +335,7 @@ def named_files(**texts: Any) -> dict[str, str]:
 
 def read_text_file(jinja_env: Any, field: str, path: str) -> str:
     """
-    Read a prompt's file from where Airflow looks for templates: the DAG's folder and its ``template_searchpath``.
+    Read a prompt's file from where Airflow finds templates: the DAG's folder and its ``template_searchpath``.
 
     :raises SegmindConfigError: there is none.
     """

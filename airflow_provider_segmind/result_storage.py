@@ -94,7 +94,7 @@ class ResultDestination:
 
     @property
     def wants_files(self) -> bool:
-        """Whether ``output_path`` names an image, a video or an audio file, whatever the model."""
+        """Whether ``output_path`` names an image, a video or an audio file, for any model."""
         kind = mimetypes.guess_type(str(self.output_path))[0] if self.output_path and self.names_file else None
         return kind is not None and kind.partition("/")[0] in ("image", "video", "audio")
 
@@ -231,9 +231,9 @@ def recover_result(
     request_id = error.request_id
     try:
         record = client.drive(history.fetch_record(client.wire, request_id))
-    except SegmindError as trouble:
+    except SegmindError as failure:
         raise SegmindRequestExpiredError(
-            f"{error} The request history does not have it either: {trouble}", request_id=request_id, age=error.age
+            f"{error} The request history does not have it either: {failure}", request_id=request_id, age=error.age
         ) from error
     if record.model_status == RequestStatus.FAILED:
         state = RequestState(request_id=request_id, status=RequestStatus.FAILED, error=record.error)

@@ -289,7 +289,7 @@ class ParsedReply:
     :param error: the validation errors, shortened, with JSON paths; None when ``ok``.
     :param path: the JSON path of the first error.
     :param source: where the JSON was found: the whole text, a fenced block, or inside the prose.
-    :param cut_short: whether the text looks like JSON that ends in the middle.
+    :param cut_short: whether the text is JSON that ends in the middle.
     :param replaced: how many of its strings contained NUL or a lone surrogate, which became U+FFFD.
     """
 

@@ -98,7 +98,7 @@ class AsyncSegmindClient(AccountCalls):
         return await self.perform(self.wire.run_sync(model, inputs, timeout))
 
     async def get_status(self, request_id: str) -> RequestState:
-        """Return where a request stands."""
+        """Return the state of a request."""
         return await self.perform(self.wire.status(request_id))
 
     async def get_result(self, request_id: str) -> RequestResult:
@@ -114,7 +114,7 @@ class AsyncSegmindClient(AccountCalls):
         return await self.perform(self.wire.models())
 
     async def get_request_record(self, request_id: str) -> RequestRecord:
-        """Return what the request history holds of one request."""
+        """Return one row of the request history."""
         return await self.perform(self.wire.request_record(request_id))
 
     async def list_request_records(self, **filters: Any) -> list[RequestRecord]:
@@ -189,11 +189,11 @@ class AsyncSegmindClient(AccountCalls):
 
 def _after(first: SegmindError, again: Callable[[Call[T]], Awaitable[T]]) -> Callable[[Call[T]], Awaitable[T]]:
     """Return ``again``, whose first attempt was made and ended with ``first``."""
-    trouble = [first]
+    pending = [first]
 
     async def attempt(call: Call[T]) -> T:
-        if trouble:
-            raise trouble.pop()
+        if pending:
+            raise pending.pop()
         return await again(call)
 
     return attempt

@@ -102,7 +102,7 @@ class SegmindClient(AccountCalls):
         return self.throttle.send(self.wire.submit(model, inputs), exchange, self._sleep)
 
     def get_status(self, request_id: str) -> RequestState:
-        """Return where a request stands; FAILED is a state here, not an error. Free."""
+        """Return the state of a request; FAILED is a state here, not an error. Free."""
         return self.perform(self.wire.status(request_id))
 
     def get_result(self, request_id: str) -> RequestResult:
@@ -123,7 +123,7 @@ class SegmindClient(AccountCalls):
         return self.perform(self.wire.models())
 
     def get_request_record(self, request_id: str) -> RequestRecord:
-        """Return what the request history holds of one own request of any age. Free; rows appear late."""
+        """Return one row of the request history, of any age. Free; rows appear late."""
         return self.perform(self.wire.request_record(request_id))
 
     def list_request_records(self, **filters: Any) -> list[RequestRecord]:

@@ -43,7 +43,7 @@ STALL_TIMEOUT = 60.0
 """Seconds without a byte after which a download starts again; a large video may take minutes in all."""
 MAX_REDIRECTS = 5
 MAX_PAGE_BYTES = 1 << 20
-"""Bytes read of a page that is no file."""
+"""Bytes read of an error page."""
 _HEADERS = {"accept-encoding": "identity"}
 _KEPT = (
     "The request was billed, and its file is kept for seven days: raise the bound in the connection's extra and clear "
@@ -63,7 +63,7 @@ class MediaFile:
     content_type: str | None = None
 
     def suffix(self, content_type: str | None = None) -> str:
-        """Return the file name's ending, from the URL or the media type; empty when neither tells."""
+        """Return the file name's ending, from the URL or the media type; empty when neither shows it."""
         ending = PurePosixPath(unquote(urlsplit(self.url).path)).suffix.lower()
         if re.fullmatch(r"\.[a-z0-9]{1,5}", ending):
             return ending
@@ -104,7 +104,7 @@ def media_files(result: RequestResult, model: str | None = None, *, wanted: bool
     :param model: what made the result. The ``output`` of a language model is its answer, and an address that a model
         writes is never fetched. So ``output`` counts only where the model is known to make files, or the request
         history names the file.
-    :param wanted: whether the task asks for files, whatever model of unknown kind makes them.
+    :param wanted: whether the task asks for files, also from a model of unknown kind.
     """
     found: dict[str, MediaFile] = {}
     extra = result.model_extra or {}
@@ -155,7 +155,7 @@ def download(
     Fetch a file without the API key and write it to what ``open_sink`` returns.
 
     :param open_sink: called with the file name's ending at the start of each attempt; returns a binary file to fill.
-    :param transport: stands in for the network in tests.
+    :param transport: replaces the network in tests.
     :returns: bytes written.
     :raises SegmindDownloadError: its address is not public, or it is beyond the bounds.
     :raises SegmindError: the file cannot be had; it is kept for seven days, and nothing more is billed.
@@ -214,8 +214,8 @@ class _Fetch:
         if self.transport is not None:
             return httpx.Client(transport=self.transport, event_hooks=_HOOKS)
         if environment_proxy(url):
-            # The proxy looks names up; what can be seen from here is refused all the same. Behind a proxy, public names
-            # often cannot be looked up at all.
+            # The proxy resolves names; a name that resolves here is checked all the same. Behind a proxy, public names
+            # often cannot be resolved at all.
             if not self.downloads.names(*found):
                 with suppress(httpx.ConnectError):
                     check_public(*found)
@@ -223,12 +223,12 @@ class _Fetch:
         return httpx.Client(transport=PublicTransport(self.downloads.hosts), event_hooks=_HOOKS)
 
     def _time(self) -> httpx.Timeout:
-        left = self.deadline - self.monotonic()
-        if left <= 0:
+        remaining = self.deadline - self.monotonic()
+        if remaining <= 0:
             raise SegmindDownloadError(
                 f"{self.context.what} was stopped after {self.downloads.limits.seconds:g} s (download_timeout). {_KEPT}"
             )
-        return http_timeout(min(STALL_TIMEOUT, left))
+        return http_timeout(min(STALL_TIMEOUT, remaining))
 
     def _write(self, file: MediaFile, response: httpx.Response, open_sink: Callable[[str], BinaryIO]) -> int:
         headers = answer_headers(response.headers.multi_items())
@@ -253,7 +253,7 @@ class _Fetch:
         error = status_error(self.context, answer)
         if not isinstance(error, SegmindResponseError) or answer.status_code < 400:
             return error
-        # A store of files answers with pages of its own; no gateway of Segmind is between, and no base URL to check.
+        # File stores send their own error pages; no gateway of Segmind is involved, and no base URL to check.
         return SegmindResponseError(
             f"{self.context.what} returned HTTP {answer.status_code}: {error.body!r}. The request was billed, and "
             "its file is kept for seven days; a later try may succeed.",
@@ -268,7 +268,7 @@ class _Fetch:
 
 
 def _check_redirect(response: httpx.Response) -> None:
-    """Refuse a redirect that httpx could not even read, which it takes for trouble of the network."""
+    """Refuse a redirect that httpx cannot parse, which it reports as a network error."""
     if response.has_redirect_location:
         try:
             httpx.URL(urljoin(str(response.request.url), response.headers["location"]))
@@ -283,7 +283,7 @@ def _host_and_port(url: str) -> tuple[str, int] | None:
     try:
         parts = urlsplit(url)
         port = parts.port or {"http": 80, "https": 443}.get(parts.scheme.lower())
-        # httpx reads the name when it sends, and raises errors of its own and of idna.
+        # httpx parses the name when it sends, and raises its own errors and those of idna.
         _ = httpx.URL(url).host
     except (httpx.InvalidURL, ValueError):
         return None

@@ -1,9 +1,9 @@
 """
-Reach public hosts only: what a result names is looked up, checked, and connected to at the address that was checked.
+Connects to public hosts only: the host of a URL is resolved, checked, and connected to at the checked address.
 
 A result can name any address, and around a worker the cloud's metadata service and a company's own services answer
 without a password. So every connection of a download, after each redirect as well, goes through
-:class:`PublicTransport`: the name is looked up once, every address found must be public, and the connection is made to
+:class:`PublicTransport`: the name is resolved once, every address must be public, and the connection is made to
 one of them and not to the name, which could lead elsewhere a moment later.
 
 Sources: IANA's special-purpose registries of IPv4 and IPv6 addresses; RFC 4291, 6052, 8215, 3056 and 4380 for IPv6
@@ -35,7 +35,7 @@ _NOT_PUBLIC = tuple(
         *("fc00::/7", "fe80::/10", "fec0::/10", "ff00::/8"),
     )
 )
-# Where in an IPv6 address an IPv4 address stands: the network, and how many bits follow it.
+# Where an IPv6 address contains an IPv4 address: the network, and how many bits follow it.
 _HOLDING_IPV4: tuple[tuple[ipaddress.IPv6Network, int], ...] = (
     (ipaddress.IPv6Network("::ffff:0:0/96"), 0),
     (ipaddress.IPv6Network("::ffff:0:0:0/96"), 0),
@@ -54,7 +54,7 @@ def why_not_public(text: str) -> str | None:
     """
     Say why an address is not fetched from, None when it is public.
 
-    :param text: an address as a look-up returns it.
+    :param text: an address as returned by name resolution.
     """
     try:
         address: Address = ipaddress.ip_address(text.partition("%")[0])
@@ -121,7 +121,7 @@ class PublicTransport(httpx.BaseTransport):
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """
-        Send a request to an address that was checked, under the name that was looked up.
+        Send a request to a checked address, under the name that was resolved.
 
         :raises RefusedAddressError: one of the host's addresses is not public.
         """
@@ -129,7 +129,7 @@ class PublicTransport(httpx.BaseTransport):
         port = request.url.port or (443 if request.url.scheme == "https" else 80)
         if (same_host(host), port) in self._allowed:
             return self._transport.handle_request(request)
-        trouble: Exception = httpx.ConnectError("the host has no address")
+        failure: Exception = httpx.ConnectError("the host has no address")
         for address in check_public(host, port, look_up=self._look_up):
             # The Host header and the name that the certificate must be for stay those of the URL.
             to_address = httpx.Request(
@@ -142,8 +142,8 @@ class PublicTransport(httpx.BaseTransport):
             try:
                 return self._transport.handle_request(to_address)
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-                trouble = error
-        raise trouble
+                failure = error
+        raise failure
 
     def close(self) -> None:
         """Close the connections."""

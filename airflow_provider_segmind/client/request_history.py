@@ -177,31 +177,31 @@ def search(
     :raises SegmindSubmissionUnknownError: it shows an equal request that may be the lost one, if the clocks differ.
     :raises SegmindError: the last search failed, which is not the same as a history without the row.
     """
-    trouble: SegmindError | None = None
+    failure: SegmindError | None = None
     for wait in waits:
         if wait:
             yield Pause(wait)
         try:
             found = yield from _search_once(wire, record, inputs, now)
         except SegmindError as error:
-            trouble = error
+            failure = error
             continue
         if found is not None:
             return found
-        trouble = None
-    if trouble is not None:
-        raise trouble
+        failure = None
+    if failure is not None:
+        raise failure
     return None
 
 
-def leaves_open(trouble: SegmindError) -> bool:
+def leaves_open(failure: SegmindError) -> bool:
     """
     Return whether the history may still show a lost request after an error of a search.
 
     A history that cannot be read at the moment does not prove that the request is missing. Nor does one that shows an
     equal request, if the clocks differ.
     """
-    return trouble.retryable or trouble.billed is None
+    return failure.retryable or failure.billed is None
 
 
 def _search_once(

@@ -61,7 +61,7 @@ class Unpacker:
 
     def unpacked(self, data: bytes) -> Iterator[bytes]:
         """
-        Yield what a piece from the network holds.
+        Yield the content of a piece from the network.
 
         :raises TooLargeError: with this piece the body is beyond the limit.
         :raises UnreadableBodyError: it cannot be decoded.
@@ -113,12 +113,12 @@ class _Layer:
         self._made = 0
 
     def unpacked(self, data: bytes) -> Iterator[bytes]:
-        """Yield what a piece holds."""
+        """Yield the content of a piece."""
         more = bool(data)
         while more:
             piece = self._step(data)
             if piece is None:
-                # Some servers call it deflate and leave zlib's frame out.
+                # Some servers send deflate without zlib's frame.
                 self._unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
                 continue
             self._made += len(piece)
@@ -131,7 +131,7 @@ class _Layer:
                 if not self._gzip or not data.startswith(b"\x1f\x8b"):
                     return
                 self._unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)
-            # A full step can leave more inside, though all input is taken.
+            # After a full step more output may follow although all input is consumed.
             more = bool(data) or len(piece) == _STEP
 
     def _step(self, data: bytes) -> bytes | None:

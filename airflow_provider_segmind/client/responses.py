@@ -44,7 +44,7 @@ from airflow_provider_segmind.masking import mask, mask_known, masked
 
 NOT_BILLED = "Nothing was billed"
 FATE_UNKNOWN = (
-    "Whether the request was created, and will be billed, is unknown, so it was not sent again: look for it in "
+    "Whether the request was created, and will be billed, is unknown, so it was not sent again: search "
     "Segmind's request history before you submit again"
 )
 _MONEY_PATTERN = re.compile(r"\bcredits?\b|\bbalance\b|\bfunds\b|\bspend(?:ing)?[ _-](?:limit|cap)", re.IGNORECASE)
@@ -461,7 +461,7 @@ def _rows(body: Any) -> list[Any]:
 
 
 def model_list(response: Response) -> list[ModelInfo]:
-    """Read the model list, whatever its key is called."""
+    """Read the model list under any key."""
     return [_validate(ModelInfo, row) for row in _rows(response.json()) if isinstance(row, dict)]
 
 

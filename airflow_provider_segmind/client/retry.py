@@ -80,7 +80,7 @@ def seconds_before_retry(error: BaseException | None, attempt: int, jitter: floa
 
 
 class _StopResubmitting(stop_base):
-    """Stop after repeated 5xx to a paid call, whatever the retry limits."""
+    """Stop after repeated 5xx to a paid call, even within the retry limits."""
 
     def __call__(self, retry_state: RetryCallState) -> bool:
         error = retry_state.outcome.exception() if retry_state.outcome else None

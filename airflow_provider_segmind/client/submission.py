@@ -316,7 +316,7 @@ def latest(records: Sequence[SubmissionRecord]) -> SubmissionRecord | None:
 
     Every record names the requests before its own, and every write about one POST keeps its time, so that no two clocks
     are compared. Where that does not decide, a record of something that may be billed wins over one that says that
-    nothing was: a store that missed a write can then cost a look-up, never a second payment.
+    nothing was: a store that missed a write can then cost a lookup, never a second payment.
     """
     previous = {request_id for record in records for request_id in record.previous_ids}
     current = [record for record in records if record.request_id is None or record.request_id not in previous]

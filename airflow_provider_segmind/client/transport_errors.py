@@ -34,7 +34,7 @@ else:
 CONNECT_TIMEOUT = 10.0
 """Seconds to reach a host; past them nothing was sent."""
 BeforeSend: TypeAlias = Callable[[], Awaitable[object]]
-"""Awaited once a connection is held and before bytes are sent; raises to keep the call from being sent."""
+"""Awaited when a connection is available and before bytes are sent; raises to keep the call from being sent."""
 _NEVER_LEFT = (
     httpx.ConnectError,
     httpx.ConnectTimeout,
@@ -90,11 +90,11 @@ def transport_error(context: CallContext, url: str, error: Exception, *, sent: b
     """
     Return what it means that no whole response came.
 
-    A call that never left cost nothing. One that was lost after sending may have been carried out: for a paid call
+    A call that was not sent cost nothing. One that was lost after sending may have been carried out: for a paid call
     that is "unknown", for a free one it does not matter.
 
     :param error: of httpx, of aiohttp, or of the operating system.
-    :param sent: False when it is certain that nothing was sent, whatever the error is.
+    :param sent: False when it is certain that nothing was sent, for any error.
     """
     host = urlsplit(url).netloc
     # It becomes the cause, which a traceback prints.
@@ -123,8 +123,8 @@ def transport_error(context: CallContext, url: str, error: Exception, *, sent: b
 
 
 def _never_left(error: Exception) -> bool:
-    """Return whether an error surely comes from before sending; any other may have left."""
-    # Releases of aiohttp before 3.10 have no error of their own for a connect timeout, so there it may have left.
+    """Return whether an error certainly occurred before sending."""
+    # Releases of aiohttp before 3.10 have no error for a connect timeout, so the call may have been sent.
     before = _aiohttp_errors("ClientConnectorError", "ConnectionTimeoutError")
     return isinstance(error, (*_NEVER_LEFT, *before))
 
@@ -171,7 +171,7 @@ def http_timeout(seconds: float) -> httpx.Timeout:
     Return httpx's timeouts for a call that may take ``seconds``.
 
     Waiting for a free connection, TCP and TLS (``connect`` each) together end before ``seconds`` do, so that a call
-    which ran out of time as a whole is never one that had not left yet.
+    that ran out of time as a whole may always have been sent.
     """
     return httpx.Timeout(seconds, connect=min(CONNECT_TIMEOUT, seconds / 4), pool=seconds / 3)
 

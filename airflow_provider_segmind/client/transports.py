@@ -61,7 +61,7 @@ class Transport(Protocol):
         """
         Send ``call`` once and read its response.
 
-        :param before_send: awaited once a connection is held and before bytes are sent. What it raises is raised here,
+        :param before_send: awaited when a connection is available and before bytes are sent. Errors are raised here,
             and nothing was sent.
         :raises SegmindError: what came back, or what it means that nothing did.
         """
@@ -75,7 +75,7 @@ class HttpxTransport:
     Sends calls over a ring of httpx clients with few connections each.
 
     :param connections: open at once.
-    :param seconds: for a call that names no time of its own.
+    :param seconds: for a call without its own timeout.
     :param keepalive: seconds for which an idle connection is trusted.
     :param clock: epoch seconds.
     :param proxied: whether the environment names a proxy; then each client is a whole one, which knows when to use it.
@@ -185,7 +185,7 @@ def _traced(check: SendCheck | None) -> dict[str, Any]:
 
 class AiohttpTransport:
     """
-    Sends calls with aiohttp, which sends a GET again by itself when its connection turns out to be closed, and never a
+    Sends calls with aiohttp, which sends a GET again by itself when its connection was closed, and never a
     POST; parameters as of :class:`HttpxTransport`.
     """
 
@@ -211,7 +211,7 @@ class AiohttpTransport:
         check = None if before_send is None else SendCheck(before_send)
         _pending_check.set(check)
         with translated(call.context, call.url, check):
-            # aiohttp reports some names that cannot be hosts as trouble of the network.
+            # aiohttp reports some names that cannot be hosts as network errors.
             _check_host("/".join(call.url.split("/", 3)[:3]))
             async with session.request(
                 call.method,
@@ -277,7 +277,7 @@ def _aiohttp_timeout(seconds: float) -> aiohttp.ClientTimeout:
     import aiohttp
 
     times = http_timeout(seconds)
-    # Ends before the whole time does, so that what runs out of that has left.
+    # Ends before the total timeout, so that a call that reaches the total one has been sent.
     connect = (times.pool or 0.0) + 2 * (times.connect or 0.0)
     return aiohttp.ClientTimeout(total=seconds, connect=connect, sock_connect=times.connect)
 

@@ -63,7 +63,7 @@ class ChatSettings:
     :param request: how each of its requests is submitted and waited for, and where their bodies are stored.
     :param destination: where the answer goes.
     :param output_type: what the answer must be, None for text.
-    :param dag_folder: where files with a relative path are looked for first.
+    :param dag_folder: where files with a relative path are searched for first.
     """
 
     request: RequestSettings
@@ -167,7 +167,7 @@ def _read(dag_folder: Path | None, address: str, name: str, limit: int | None) -
         return path.read_bytes()
     except FileNotFoundError as error:
         raise SegmindConfigError(
-            f"{name} names {shorten(path.name, 80)!r}, where there is no file. Nothing was sent."
+            f"{name} is {shorten(path.name, 80)!r}, but there is no such file. Nothing was sent."
         ) from error
 
 

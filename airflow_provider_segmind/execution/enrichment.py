@@ -86,7 +86,7 @@ class ProgressReporter:
     """
     Writes a run's progress to the log and to the task state store, from the task's main thread.
 
-    Only that thread may call Airflow; the engine's thread only leaves its latest figures here.
+    Only that thread may call Airflow; the engine's thread only stores its latest figures here.
 
     :param store: the task state store, None before Airflow 3.3.
     :param clock: monotonic seconds.
@@ -431,7 +431,7 @@ def add_report(manifest: Manifest, path: StorePath, *, log: Any) -> None:
     try:
         write_report(manifest, report_path)
         manifest.write(path)
-    except Exception as error:  # noqa: BLE001 - whatever goes wrong here, the run has its outcome
+    except Exception as error:  # noqa: BLE001 - an error here does not change the outcome of the run
         manifest.report = None
         log.warning("The report could not be written to %s: %s: %s", report_path, type(error).__name__, error)
 

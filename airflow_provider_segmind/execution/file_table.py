@@ -151,7 +151,7 @@ class TableIO(Protocol):
         """
 
     def close(self) -> None:
-        """Close whatever is open, however the try ended."""
+        """Close all files, also after an error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -333,20 +333,20 @@ class RequestExecution:
     def _resolve_unknown(self, record: SubmissionRecord, cause: SegmindError | None) -> None:
         settings = self._settings
         self._log.warning(unknown_message(record, "Searching Segmind's request history; it is not sent again."))
-        found, trouble = self._search_history(record, history.HISTORY_WAITS)
+        found, failure = self._search_history(record, history.HISTORY_WAITS)
         deadline = record.intent_at + settings.timeout
         pause = 2 * history.HISTORY_WAITS[-1]
         while found is None and settings.on_unknown == "wait" and self._clock() < deadline:
             self._sleep(min(pause, max(0.0, deadline - self._clock())))
             pause = min(2 * pause, history.LONGEST_WAIT)
-            found, trouble = self._search_history(record, (0.0,))
+            found, failure = self._search_history(record, (0.0,))
         if found is not None:
             self._log.info("Found it: request %s. Continuing with it, nothing is paid again", found.request_id)
             self._record = self._write(record.accepted(found.request_id, history.submission_time(found, record)))
             return
-        undecided = trouble is not None and history.leaves_open(trouble)
+        undecided = failure is not None and history.leaves_open(failure)
         if settings.on_unknown != "resubmit" or undecided or record.resubmits >= settings.max_resubmits:
-            raise self._unknown(record, cause, trouble) from (cause or trouble)
+            raise self._unknown(record, cause, failure) from (cause or failure)
         warning = unknown_message(
             record,
             "The request history does not show it. Submitting again because of on_unknown='resubmit'; if that POST did "
@@ -360,20 +360,20 @@ class RequestExecution:
         steps = history.search(self._client.wire, record, self._inputs, now=self._clock(), waits=waits)
         try:
             return self._client.drive(steps), None
-        except SegmindError as trouble:
-            return None, trouble
+        except SegmindError as failure:
+            return None, failure
 
     def _unknown(
-        self, record: SubmissionRecord, cause: SegmindError | None, trouble: SegmindError | None
+        self, record: SubmissionRecord, cause: SegmindError | None, failure: SegmindError | None
     ) -> SegmindSubmissionUnknownError:
         risk = "submits again, which pays twice if that POST did arrive"
-        if trouble is None:
+        if failure is None:
             found = "The request history does not show it (rows appear up to two hours late)."
-        elif trouble.billed is not None:
-            found = f"The request history cannot be read: {trouble}"
+        elif failure.billed is not None:
+            found = f"The request history cannot be read: {failure}"
         else:
-            found = str(trouble)
-        if trouble is not None and trouble.billed is None:
+            found = str(failure)
+        if failure is not None and failure.billed is None:
             risk = "does not submit again while that is undecided"
         elif self._settings.on_unknown == "resubmit" and record.resubmits >= self._settings.max_resubmits:
             risk = f"has submitted again as often as it may ({self._settings.max_resubmits} times)"
@@ -381,7 +381,7 @@ class RequestExecution:
         message = unknown_message(record, f"{found} {next_step}")
         error = SegmindSubmissionUnknownError(f"{cause} {message}" if cause else message)
         # A retry only searches again: the intent stays recorded.
-        error.retryable = trouble is not None and trouble.retryable
+        error.retryable = failure is not None and failure.retryable
         return error
 
     # Wait, then store.

@@ -57,7 +57,7 @@ class RowAttachments:
 
     def load(self, row: Row) -> list[Attachment]:
         """
-        Load the attachments of a row; http(s) addresses are left to the model's provider. Blocks.
+        Load the attachments of a row; http(s) addresses are fetched by the model's provider. Blocks.
 
         :raises SegmindRowError: one is missing, too large, or of a type the model does not take. Nothing was sent.
         :raises SegmindConfigError: a column is missing; names it.

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 class SegmindChatOperator(SegmindRunOperator):
     """
-    Prompt a chat model, in one task that holds no worker slot while it waits, and return its answer.
+    Prompt a chat model, in one task that needs no worker slot while it waits, and return its answer.
 
     ``prompt``, ``system``, ``messages`` and ``files`` mean the same for every model; the form of the request follows
     from the model's name. For anything but chat use
@@ -142,7 +142,7 @@ class SegmindChatOperator(SegmindRunOperator):
         from airflow_provider_segmind.execution.chat import build_request
 
         for field in self._unread:
-            self.log.warning("%r looks like the path of a file and is sent unchanged: this task is mapped", field)
+            self.log.warning("%r resembles the path of a file but is sent unchanged: this task is mapped", field)
         request = build_request(settings, self.chat_prompt(context))
         self.check_inputs(request.inputs)
         return request

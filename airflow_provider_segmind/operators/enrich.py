@@ -59,7 +59,7 @@ class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
     Ask a model about every row of a table; a subclass defines where the rows come from and where the answers go.
 
     A row is paid for once as long as its prompt, the model, the schema and the options stay the same: the ledger at
-    ``ledger_path`` records every request, whatever its run, DAG or row number. Equal rows share one answer.
+    ``ledger_path`` records every request, across runs, DAGs and row numbers. Equal rows share one answer.
 
     **XCom**: the manifest: rows by outcome, which add up to the rows read, cost, tokens, latencies, and the paths of
     the outputs. It is written to storage as well. Rows never go into XCom.

@@ -353,7 +353,7 @@ class SegmindResultOperator(TemplatedOperator, BaseOperator):
 
 class SegmindRunOperator(SegmindSubmitOperator):
     """
-    Submit a request, wait for it and store its result, in one task that holds no worker slot while it waits.
+    Submit a request, wait for it and store its result, in one task that needs no worker slot while it waits.
 
     Most language models answer within seconds: the task polls inline for ``sync_wait`` seconds first and defers only
     what takes longer.

@@ -32,13 +32,13 @@ from airflow_provider_segmind.exceptions import SegmindError
 CONFIG_LIFETIME = 60.0
 """Seconds for which a Connection is not looked up again; else a thousand triggers would each ask the supervisor."""
 CONNECTION_PAUSES = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 30.0, 30.0)
-"""Seconds before each further attempt at a failed look-up; two minutes, of the hour for which a result is kept."""
+"""Seconds before each further attempt at a failed lookup; two minutes, of the hour for which a result is kept."""
 STEPS_PER_YIELD = 50
 """Entries a worker may handle without a poll before it yields to the loop's other tasks."""
 POLLER_CONNECTIONS = 8
 """Connections of a poller: polls are short, so more connections gain nothing."""
 FINAL = (SegmindError, AttributeError, KeyError, NameError, TypeError)
-"""Errors that another look-up cannot fix: a Connection that cannot work, or a bug."""
+"""Errors that another lookup cannot fix: a Connection that cannot work, or a bug."""
 FindConfig = Callable[[], Coroutine[Any, Any, ClientConfig]]
 OwnedConnection = tuple[str, str]
 """The owner of a Connection and its id: one id may name another account for another team."""
@@ -257,11 +257,11 @@ async def poller_of(
     """
     Return the poller of a Connection's account in this loop; call its ``wait`` at once.
 
-    Connections with equal values share a poller, whatever their ids. One that is changed gets a new poller, or a raised
-    limit would not count before the last of its triggers has finished.
+    Connections with equal values share a poller, also under different ids. A changed one gets a new poller, or a raised
+    limit would not apply before the last of its triggers has finished.
 
     :param find_config: looks the Connection up; called once for all triggers that need it within a minute.
-    :param pauses: seconds before each further attempt at a failed look-up; :data:`CONNECTION_PAUSES` when None.
+    :param pauses: seconds before each further attempt at a failed lookup; :data:`CONNECTION_PAUSES` when None.
     :raises SegmindError: the Connection cannot work.
     :raises Exception: it could not be looked up; the last error of the secrets backend.
     """
@@ -283,7 +283,7 @@ async def _config(
         known = shared.configs[owned] = loop.time() + CONFIG_LIFETIME, task
     if known[1].done():
         return known[1].result()
-    # Shielded, because a trigger that is cancelled must not cancel the look-up for the others.
+    # Shielded, because a trigger that is cancelled must not cancel the lookup for the others.
     return await asyncio.shield(known[1])
 
 
@@ -301,7 +301,7 @@ async def _found(
         except FINAL:
             raise
         except Exception as error:
-            # Airflow's API and secrets backends may raise anything; a look-up is free.
+            # Airflow's API and secrets backends may raise anything; a lookup is free.
             known = shared.last.get(owned)
             if known is not None:
                 _log.warning(

@@ -53,7 +53,7 @@ def defer_request(
     """
     Defer a task until its request has ended.
 
-    :param deadline: epoch second at which the task must have ended, whatever its request does.
+    :param deadline: epoch second at which the task must have ended, also if its request has not.
     :param fetch: whether the event carries the result.
     """
     log.info("Request %s is in progress; waiting for it in the triggerer", pending.request_id)
@@ -132,7 +132,7 @@ class SegmindRequestTrigger(_SegmindTrigger):
     :param max_xcom_bytes: bytes up to which the event carries the result itself.
     :param overflow_path: folder for a larger result where there is no ``output_path``; without it the event carries
         only the id, and the task fetches the result.
-    :param not_before: epoch seconds before which the event is held back, see
+    :param not_before: epoch seconds before which the event is not sent, see
         :func:`~airflow_provider_segmind.deferral.earliest_event`.
     """
 
@@ -220,7 +220,7 @@ class SegmindRequestTrigger(_SegmindTrigger):
 
 class SegmindRequestsTrigger(_SegmindTrigger):
     """
-    Wait in the triggerer until enough of several requests have ended, whatever their outcome.
+    Wait in the triggerer until enough of several requests have ended, with any outcome.
 
     For an enrichment that has nothing to do but wait: the task fetches the results itself, by id, and continues.
 
@@ -231,7 +231,7 @@ class SegmindRequestsTrigger(_SegmindTrigger):
     :param model: the model, for messages.
     :param poll_interval: seconds between polls, None to choose.
     :param resume_state: counts of the try so far, given back in the event.
-    :param not_before: epoch seconds before which the event is held back, see
+    :param not_before: epoch seconds before which the event is not sent, see
         :func:`~airflow_provider_segmind.deferral.earliest_event`.
     """
 

@@ -238,7 +238,7 @@ def test_a_refused_poll_does_not_claim_that_the_request_costs_nothing(context: C
         (SUBMIT, 410, None, "choose another"),
         (SUBMIT, 413, None, "send their URLs instead"),
         (SUBMIT, 422, None, "correct the inputs"),
-        (SUBMIT, 500, None, "was not sent again: look for it in Segmind's request history"),
+        (SUBMIT, 500, None, "was not sent again: search Segmind's request history"),
         (RESUBMIT, 500, None, "According to resubmit_on_server_error of the connection, nothing was created"),
         (POLL, 404, None, "the request history has its outcome"),
         (RECORD, 404, None, "up to two hours late"),

@@ -95,7 +95,7 @@ def test_the_output_of_an_upstream_task_passes_the_parse() -> None:
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"files": ["absent.jpg"]}, r"files\[0\] names 'absent.jpg', where there is no file"),
+        ({"files": ["absent.jpg"]}, r"files\[0\] is 'absent.jpg', but there is no such file"),
         ({"files": ["{big}"]}, r"files\[0\] \(big.png\) is larger than the 100 bytes"),
         ({"files": ["{odd}"]}, r"files\[0\] \(odd.bin\): neither its name nor its first bytes"),
         (
