@@ -1,7 +1,7 @@
 """
 The manifest: counts of a run that must add up to the rows read, what it cost, and where its outputs are.
 
-It is small enough for XCom, and stands beside the output as ``manifest.json``.
+It is small enough for XCom, and is written next to the output as ``manifest.json``.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ VERSION = 1
 @dataclass(slots=True, kw_only=True)
 class Manifest:
     """
-    What became of a table.
+    The outcome of an enrichment.
 
-    :param rows_in_source: rows of the whole source as far as it was read; a shard reads all of it.
-    :param rows_read: those of them that belong here.
+    :param rows_in_source: rows of the source that were read; a shard reads all of it.
+    :param rows_read: those that belong to this shard.
     :param complete: whether the source was read to its end.
     :param stopped: why the run stopped early, None when it did not.
     :param outcomes: rows by outcome; they add up to ``rows_read``.
-    :param rows_unchanged: those of them whose answer stood in the target already, so that they were neither asked about
-        nor written; they count as ``success``, and in none of the other figures.
-    :param distinct_rows: different questions among the rows.
+    :param rows_unchanged: those whose answer was already in the target, so that they were not sent or written; they
+        count as ``success``, and in no other figure.
+    :param distinct_rows: different requests among the rows.
     :param duplicates_saved: rows that got the answer of an equal row before them.
-    :param cache_hits: different questions that another run had answered.
+    :param cache_hits: different requests that another run had completed.
     :param requests: requests of this run, all tries.
-    :param calls: HTTP calls sent to the gateway about rows in this try: ``posts``, looks and fetches, each repetition.
+    :param calls: HTTP calls sent to the gateway about rows in this try: ``posts``, polls and fetches, retries included.
     :param posts: paid calls among them, refused ones included.
     :param resumed: requests of an earlier try whose answer was fetched in this one.
-    :param cost: USD billed in this run, all tries, as far as Segmind said.
-    :param unpriced: rows that were billed and Segmind did not say how much.
+    :param cost: USD billed in this run, all tries, as reported by Segmind.
+    :param unpriced: billed rows whose cost Segmind did not report.
     :param tokens: tokens used in this run, all tries.
     :param latency: seconds from submission to answer, by quantile.
-    :param latency_counts: what the quantiles were made of, so that those of shards can be added.
+    :param latency_counts: the counts behind the quantiles, so that those of shards can be added.
     :param seconds: how long this try took.
     :param reasons: rows without an answer by outcome and reason, the most frequent ones; they add up as well.
     :param timeline: calls, distinct rows and USD of this try over time; see :class:`Timeline`.
@@ -92,12 +92,12 @@ class Manifest:
 
     @property
     def failed_rows(self) -> int:
-        """Rows that have an outcome and no usable answer."""
+        """Rows with an outcome and without a usable answer."""
         return sum(self.outcomes[outcome] for outcome in FAILURES)
 
     @property
     def rows_left(self) -> int:
-        """Rows that a retry would go on with."""
+        """Rows that a retry would continue with."""
         return self.outcomes[Outcome.UNKNOWN] + self.outcomes[Outcome.SKIPPED]
 
     def check(self) -> Self:
@@ -122,9 +122,9 @@ class Manifest:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """
-        Read one back.
+        Read a manifest.
 
-        :raises SegmindEnrichmentError: it is none of this version.
+        :raises SegmindEnrichmentError: it has another version.
         """
         if value.get("version") != VERSION:
             raise SegmindEnrichmentError(
@@ -149,7 +149,7 @@ def merge(manifests: Sequence[Manifest]) -> Manifest:
     """
     Add up the manifests of all shards of one run.
 
-    :raises SegmindEnrichmentError: a shard is missing or there twice, they are of different runs, or rows are missing.
+    :raises SegmindEnrichmentError: a shard is missing or duplicated, the runs differ, or rows are missing.
     """
     if not manifests:
         raise SegmindEnrichmentError("There is no manifest to merge.")
@@ -157,10 +157,12 @@ def merge(manifests: Sequence[Manifest]) -> Manifest:
     first = shards[0]
     found = [manifest.shard_index for manifest in shards]
     if found != list(range(first.shard_count)):
-        raise SegmindEnrichmentError(f"Shards {found} are there, 0 to {first.shard_count - 1} are needed, each once.")
+        raise SegmindEnrichmentError(
+            f"Shards {found} were given, but 0 to {first.shard_count - 1} are needed, each once."
+        )
     for name in ("run", "model", "shard_count", "columns"):
         if any(getattr(manifest, name) != getattr(first, name) for manifest in shards):
-            raise SegmindEnrichmentError(f"The shards differ in {name}: they are not of one run.")
+            raise SegmindEnrichmentError(f"The shards differ in {name}: they do not belong to one run.")
     merged = Manifest(run_id=first.run, model=first.model, rows_in_source=first.rows_in_source)
     for name in _SUMS:
         setattr(merged, name, sum(getattr(manifest, name) for manifest in shards))
@@ -181,7 +183,7 @@ def merge(manifests: Sequence[Manifest]) -> Manifest:
 
 
 def set_latency(manifest: Manifest, latencies: Latencies) -> None:
-    """Write how long answers took."""
+    """Set the latency quantiles."""
     manifest.latency = latencies.quantiles()
     manifest.latency_counts = {str(bucket): count for bucket, count in sorted(latencies.counts.items())}
 
@@ -190,6 +192,6 @@ def _check_rows(merged: Manifest, manifests: Sequence[Manifest]) -> None:
     sizes = {manifest.rows_in_source for manifest in manifests}
     if merged.complete and (len(sizes) != 1 or merged.rows_read != merged.rows_in_source):
         raise SegmindEnrichmentError(
-            f"The shards read {merged.rows_read} rows between them, of sources of {sorted(sizes)} rows: the source "
+            f"The shards read {merged.rows_read} rows together, from sources of {sorted(sizes)} rows: the source "
             "changed while they ran. Run the shards again; what was answered costs nothing."
         )

@@ -256,7 +256,7 @@ class _Count:
             rows_unchanged=engine.reader.rows_unchanged,
             complete=engine.reader.exhausted,
             stopped=engine.stopped.reason if engine.stopped else None,
-            calls=engine.tally.posts + engine.tally.looks,
+            calls=engine.tally.posts + engine.tally.polls,
             posts=engine.tally.posts,
             resumed=engine.tally.resumed,
             seconds=round(engine.seconds, 3),

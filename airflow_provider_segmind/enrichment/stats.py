@@ -1,4 +1,4 @@
-"""What happened in one try: calls, replies, latencies, a timeline, and how far the run has come."""
+"""Statistics of one try: calls, replies, latencies, a timeline, and the progress."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from airflow_provider_segmind.enrichment.ledger.events import Claimed, Finished,
 from airflow_provider_segmind.enrichment.ledger.row_state import KNOWN_REQUESTS, KnownRequest
 from airflow_provider_segmind.enrichment.outcomes import Outcome, Reasons
 
-SERIES = ("posts", "looks", "answered", "unanswered", "cost")
+SERIES = ("posts", "polls", "answered", "unanswered", "cost")
 """Paid calls, free calls, distinct rows that got an answer, those that got none, and USD billed for them."""
 FINEST = 0.125
 MOST_BUCKETS = 64
@@ -33,7 +33,7 @@ class Timeline:
 
     def add(self, at: float, series: str, amount: float = 1) -> None:
         """
-        Add to the bucket of a moment.
+        Add to the bucket of a time.
 
         :param at: epoch seconds.
         """
@@ -94,24 +94,24 @@ def _plain(amount: float) -> float:
 
 
 WINDOW = 60
-"""Over how many reports a rate is taken: what an hour ago was fast or slow says little about the next one."""
+"""Reports over which the rate is computed: how fast a run was an hour ago says little about the next one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
     """
-    How far a run has come.
+    The progress of a run.
 
     :param rows_read: rows of the source so far, of this shard.
-    :param rows_done: those of them that have an outcome, share one, or are set aside.
-    :param rows_total: rows of this shard in all, None while nobody knows.
+    :param rows_done: those that have an outcome, share one, or are set aside.
+    :param rows_total: rows of this shard in all, None while unknown.
     :param share: how much of the source is done, 0.0 to 1.0, None while its size is unknown.
     :param rate: rows done in a second lately.
-    :param eta: seconds until the end if it goes on like that, None when nobody can tell.
+    :param eta: seconds until the end at this rate, None if unknown.
     :param outcomes: distinct rows that got their outcome in this try.
     :param reasons: why rows got no answer in this try, by outcome and reason.
-    :param in_flight: requests under way.
-    :param lost: rows of which nobody knows whether they were asked.
+    :param in_flight: requests in flight.
+    :param lost: rows of which it is unknown whether they were sent.
     :param cost: USD billed in the run so far, all tries.
     :param seconds: since the try began.
     """
@@ -130,12 +130,12 @@ class Progress:
     seconds: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON, rounded to what people read."""
-        told = asdict(self)
+        """Return it as JSON, with rounded numbers."""
+        values = asdict(self)
         for name, digits in (("share", 4), ("rate", 1), ("eta", 0), ("cost", 9), ("seconds", 1)):
-            if told[name] is not None:
-                told[name] = round(told[name], digits)
-        return told
+            if values[name] is not None:
+                values[name] = round(values[name], digits)
+        return values
 
     def __str__(self) -> str:
         parts = [
@@ -159,18 +159,18 @@ class Progress:
 
 
 class Meter:
-    """Tells rates from what it is shown from time to time."""
+    """Computes rates from periodic reports."""
 
     def __init__(self) -> None:
         self._seen: deque[tuple[float, int, int]] = deque(maxlen=WINDOW)
 
     def show(self, seconds: float, *, passed: int, done: int) -> None:
         """
-        Take note of where a run is.
+        Record the progress.
 
         :param seconds: since it began.
-        :param passed: rows of the whole source that need nothing more.
-        :param done: those of them that are of this shard.
+        :param passed: rows of the whole source that are finished.
+        :param done: those that belong to this shard.
         """
         if not self._seen:
             self._seen.append((0.0, 0, 0))
@@ -209,9 +209,9 @@ _GROWTH = math.log(1.05)
 
 class Latencies:
     """
-    Counts of seconds in buckets 5 % wide, so that quantiles of several shards can be told from their sum.
+    Counts of seconds in buckets 5 % wide, so that quantiles of several shards can be computed from their sum.
 
-    :param counts: how many in each bucket, as :attr:`counts` of another one holds them.
+    :param counts: how many in each bucket, as in :attr:`counts` of another one.
     """
 
     def __init__(self, counts: Mapping[int, int] | None = None) -> None:
@@ -222,7 +222,7 @@ class Latencies:
         self.counts[round(math.log(max(seconds, 1e-3)) / _GROWTH)] += 1
 
     def quantiles(self, shares: Iterable[float] = (0.5, 0.9, 0.99)) -> dict[str, float]:
-        """Return the seconds below which each share lies, within 3 %; empty when nothing was counted."""
+        """Return the seconds of each quantile, within 3 %; empty when nothing was counted."""
         total = self.counts.total()
         return {f"p{100 * share:g}": self._quantile(share * total) for share in shares} if total else {}
 
@@ -235,7 +235,7 @@ class Latencies:
         return total
 
     def bounds(self, bucket: int) -> tuple[float, float]:
-        """Return between which seconds a bucket lies."""
+        """Return the bounds of a bucket in seconds."""
         return math.exp((bucket - 0.5) * _GROWTH), math.exp((bucket + 0.5) * _GROWTH)
 
     def _quantile(self, rank: float) -> float:
@@ -253,8 +253,8 @@ class Tally:
     Counts of one try.
 
     :param clock: epoch seconds.
-    :param posts: paid calls sent, each repetition and those included that were refused.
-    :param looks: free calls to the gateway sent.
+    :param posts: paid calls sent, retries and refused ones included.
+    :param polls: free calls to the gateway sent.
     :param resumed: requests of an earlier try whose answer was fetched.
     :param outcomes: distinct rows that got their outcome.
     :param cost: USD billed for them as far as known.
@@ -262,7 +262,7 @@ class Tally:
 
     clock: Callable[[], float]
     posts: int = 0
-    looks: int = 0
+    polls: int = 0
     resumed: int = 0
     outcomes: Counter[Outcome] = field(default_factory=Counter)
     cost: float = 0.0
@@ -274,30 +274,30 @@ class Tally:
         """Return what the next leg of the try takes over with :meth:`take_over`."""
         return {
             "posts": self.posts,
-            "looks": self.looks,
+            "polls": self.polls,
             "resumed": self.resumed,
             "timeline": self.timeline.to_json(),
         }
 
     def take_over(self, earlier: Mapping[str, Any]) -> None:
         """Begin with what an earlier leg of the try had counted."""
-        self.posts, self.looks, self.resumed = (int(earlier.get(name, 0)) for name in ("posts", "looks", "resumed"))
+        self.posts, self.polls, self.resumed = (int(earlier.get(name, 0)) for name in ("posts", "polls", "resumed"))
         self.timeline = Timeline.sum_of([earlier.get("timeline") or {}])
 
     def called(self, paid: bool) -> None:
-        """Note a call that is sent."""
+        """Record a call that is sent."""
         if paid:
             self.posts += 1
         else:
-            self.looks += 1
-        self.timeline.add(self.clock(), "posts" if paid else "looks")
+            self.polls += 1
+        self.timeline.add(self.clock(), "posts" if paid else "polls")
 
     def submitted(self, submitted: Submitted, claim: Claimed) -> None:
-        """Note a request that Segmind accepted, and the claim before it."""
+        """Record a request that Segmind accepted, and the claim before it."""
         self.known_requests.append(KnownRequest(submitted.request_id, claim.body, claim.at, submitted.at, claim.writer))
 
     def finished(self, event: Finished) -> None:
-        """Note an outcome."""
+        """Record an outcome."""
         self.outcomes[event.outcome] += 1
         self.cost += event.cost or 0.0
         answered = event.outcome is Outcome.SUCCESS

@@ -1,8 +1,8 @@
 """
-What the enrichment room asks of a place that holds files: any path object that can open, list and delete.
+Files in any store: path objects that can open, list and delete.
 
 ``pathlib.Path`` is one; so is whatever wraps an object store in the same methods. A file is written whole: its reader
-finds all of it or none, also when the writer is killed half way.
+finds all of it or nothing, also when the writer is killed half way.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SMALL = 32 << 20
 
 
 class StorePath(Protocol):
-    """A path in some store; both ``pathlib.Path`` and its look-alikes for object stores fit."""
+    """A path in a store: a ``pathlib.Path`` or an equivalent for object stores."""
 
     @property
     def name(self) -> str:
@@ -43,16 +43,16 @@ class StorePath(Protocol):
         """Open the file."""
 
     def exists(self) -> bool:
-        """Tell whether something is there."""
+        """Return whether it exists."""
 
     def is_dir(self) -> bool:
-        """Tell whether it is a folder."""
+        """Return whether it is a folder."""
 
     def iterdir(self) -> Iterator[Any]:
         """List a folder."""
 
     def glob(self, pattern: str, /) -> Iterator[Any]:
-        """List what fits a pattern."""
+        """List what matches a pattern."""
 
     def unlink(self, missing_ok: bool = ...) -> None:
         """Delete the file."""
@@ -71,12 +71,12 @@ def store_path(path: str | os.PathLike[str] | StorePath) -> StorePath:
 
 
 def is_on_local_disk(path: object) -> bool:
-    """Tell whether a path is one of the local disk, wrapped or not."""
+    """Return whether a path is on the local disk, wrapped or not."""
     return _protocol(path) in ("", "file", "local")
 
 
 def make_folder(path: StorePath) -> None:
-    """Create a folder and those above it, where the store knows folders; on a local disk they outlive a power cut."""
+    """Create a folder and those above it, if the store has folders; on a local disk they survive a power failure."""
     if not _is_local(path):
         path.mkdir(parents=True, exist_ok=True)
         return
@@ -88,16 +88,16 @@ def make_folder(path: StorePath) -> None:
 
 def list_names(folder: StorePath) -> list[str]:
     """
-    Return the names in a folder as the store holds them now, past what the client remembers of earlier listings.
+    Return the names in a folder as they are in the store now, bypassing the client's cache of listings.
 
-    :raises FileNotFoundError: there is no such folder.
+    :raises FileNotFoundError: the folder does not exist.
     """
     _forget_listings(folder)
     return [path.name for path in folder.iterdir()]
 
 
 def read_now(path: StorePath) -> bytes:
-    """Return the content of a file that is overwritten now and then, past what the client remembers of it."""
+    """Return the content of a file that may have been overwritten, bypassing the client's cache."""
     _forget_listings(path.parent)
     with path.open("rb") as file:
         content: bytes = file.read()
@@ -106,7 +106,7 @@ def read_now(path: StorePath) -> bytes:
 
 def overwrite(path: StorePath, content: bytes) -> None:
     """
-    Replace the content of a small file while its name stays in the folder for whoever lists it meanwhile.
+    Replace the content of a small file whose name stays in the folder for concurrent listings.
 
     On a local disk a reader may find it empty or cut short.
     """
@@ -118,7 +118,7 @@ def overwrite(path: StorePath, content: bytes) -> None:
 
 
 def move(path: StorePath, target: StorePath) -> bool:
-    """Rename a file durably where the store can do that at no cost; tell whether it did."""
+    """Rename a file durably if the store can do that at no cost; return whether it did."""
     if not (_is_local(path) and _is_local(target)):
         return False
     path.replace(target)
@@ -127,20 +127,20 @@ def move(path: StorePath, target: StorePath) -> bool:
 
 
 def caching_mount(path: StorePath) -> str | None:
-    """Return the options of the NFS mount that a local path is on, when clients of it may see old listings."""
+    """Return the options of the NFS mount that a local path is on, if its clients may see stale listings."""
     if not _is_local(path):
         return None
     try:
         mounts = Path("/proc/mounts").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return None
-    # A link may lead to the mount.
+    # A link may point to the mount.
     return stale_options(Path(os.path.realpath(path)), mounts)
 
 
 def stale_options(path: Path, mounts: Iterable[str]) -> str | None:
     """
-    Say whether a path is on an NFS mount whose clients keep listings and attributes; EFS is mounted as NFS.
+    Return whether a path is on an NFS mount whose clients cache listings and attributes; EFS is mounted as NFS.
 
     :param mounts: lines as in ``/proc/mounts``.
     """
@@ -163,14 +163,14 @@ def write_whole(path: StorePath) -> Iterator[IO[bytes]]:
     """
     Open a file for writing bytes that appears under its name when the block ends, and never when it fails.
 
-    The parent folder of a local path must exist. What is written is first collected on the local disk where the store
-    has no rename, because closing a half-written upload would publish it.
+    The parent folder of a local path must exist. If the store has no rename, the content is first collected on
+    the local disk, because closing a half-written upload would publish it.
     """
     if _is_local(path):
         with _renamed(path) as file:
             yield file
         return
-    # What is small, as a segment of a ledger is, does not depend on the local disk.
+    # Small files, such as segments of a ledger, do not depend on the local disk.
     with tempfile.SpooledTemporaryFile(SMALL) as collected:
         yield collected
         collected.seek(0)
@@ -194,10 +194,10 @@ def _renamed(path: Path) -> Iterator[IO[bytes]]:
         with temporary.open("wb") as file:
             yield file
             file.flush()
-            # Without it a machine that loses power can keep the name and lose the bytes.
+            # Otherwise a machine that loses power can keep the name and lose the bytes.
             os.fsync(file.fileno())
         temporary.replace(path)
-        # The bytes are nothing without the name, which the folder holds.
+        # The bytes are useless without the name, which is in the folder.
         _sync_folder(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -209,7 +209,7 @@ def _sync_folder(folder: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # Some file systems (FUSE, SMB) know no such thing for a folder.
+        # Some file systems (FUSE, SMB) cannot sync a folder.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF):
             raise
     finally:
@@ -217,7 +217,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _forget_listings(folder: StorePath) -> None:
-    """Let fsspec, which keeps listings, ask its store anew."""
+    """Drop the listings that fsspec caches."""
     fs: Any = getattr(folder, "fs", None)
     forget = getattr(fs, "invalidate_cache", None)
     if forget is None:
@@ -240,7 +240,7 @@ def _upload(source: IO[bytes], path: StorePath) -> None:
 
 
 def _is_local(path: object) -> TypeGuard[Path]:
-    """Tell a plain local path from one of an object store, which universal_pathlib before 0.3 derives from it."""
+    """Return whether a path is plainly local; universal_pathlib before 0.3 derives those of object stores from it."""
     return isinstance(path, Path) and not _protocol(path)
 
 

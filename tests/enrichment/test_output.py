@@ -126,7 +126,7 @@ async def test_the_manifests_of_all_shards_add_up(tmp_path: Path) -> None:
     assert len(whole.outputs) == 3
     assert sum(whole.latency_counts.values()) == 31
     assert (whole.calls, whole.posts) == (62, 31)
-    assert [sum(whole.timeline[name]) for name in ("posts", "looks", "answered", "unanswered")] == [31, 31, 30, 1]
+    assert [sum(whole.timeline[name]) for name in ("posts", "polls", "answered", "unanswered")] == [31, 31, 30, 1]
     assert sum(whole.timeline["cost"]) == pytest.approx(whole.cost)
     assert whole.reasons == {"failed": {"bad words": 1}}
     with pytest.raises(SegmindEnrichmentError, match=r"Shards \[0, 2\] are there"):

@@ -33,12 +33,12 @@ def test_a_short_run_is_told_by_eighths_of_a_second() -> None:
 def test_a_long_run_takes_no_more_room_and_loses_nothing() -> None:
     timeline = Timeline()
     for second in range(0, 36_000, 7):
-        timeline.add(NIGHT + second, "looks")
+        timeline.add(NIGHT + second, "polls")
 
     told = timeline.to_json()
 
-    assert MOST_BUCKETS / 2 <= len(told["looks"]) <= MOST_BUCKETS
-    assert sum(told["looks"]) == len(range(0, 36_000, 7))
+    assert MOST_BUCKETS / 2 <= len(told["polls"]) <= MOST_BUCKETS
+    assert sum(told["polls"]) == len(range(0, 36_000, 7))
     assert len(json.dumps(told)) < 3000
 
 

@@ -517,7 +517,7 @@ class TestErrors:
 
         with monkeypatch.context() as patched:
             patched.setattr(Query, "_fetch", breaks)
-            with pytest.raises(SegmindEnrichmentError, match=rf"broke off after {BLOCK_ROWS} rows.*57P01") as caught:
+            with pytest.raises(SegmindEnrichmentError, match=rf"failed after {BLOCK_ROWS} rows.*57P01") as caught:
                 small.ask()
 
         assert caught.value.retryable

@@ -68,7 +68,7 @@ def test_without_a_path_only_the_manifests_are_merged(shards: list[dict[str, Any
 
 
 def test_a_missing_shard_fails_and_writes_nothing(shards: list[dict[str, Any]], tmp_path: Path) -> None:
-    with pytest.raises(AirflowFailException, match=r"Shards \[0, 1\] are there, 0 to 2 are needed"):
+    with pytest.raises(AirflowFailException, match=r"Shards \[0, 1\] were given, but 0 to 2 are needed"):
         merge(shards[:2], output_path=str(tmp_path / "whole.jsonl"))
     assert not (tmp_path / "whole.jsonl").exists()
 

@@ -25,7 +25,7 @@ def manifest_of(rows: int, *, failed: int = 0, reason: str = "overloaded", **fie
         some = rows // STEPS + (step < rows % STEPS)
         at = BEGAN + step * rows / 40 / STEPS
         timeline.add(at, "posts", some)
-        timeline.add(at + 1, "looks", some)
+        timeline.add(at + 1, "polls", some)
         latencies.counts[step // 4] += some
     timeline.add(BEGAN + rows / 40, "answered", rows - failed)
     timeline.add(BEGAN + rows / 40, "cost", made.cost)

@@ -1,8 +1,8 @@
 """
-The form in which each format holds a value.
+The form of a value in each file format.
 
-An answer that was paid for can always be written: what a format has no form for is written in the one that is defined
-here, and reads back as that.
+An answer that was paid for can always be written: a value that a format cannot represent is written in the form
+defined here, and is read back in that form.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from airflow_provider_segmind.enrichment.rows import json_value, plain_text
 
 MOST_LEVELS = 100
 """How deep lists and objects may nest in JSONL; many readers stop at some hundreds of levels."""
-# The module csv leaves a lone carriage return bare before Python 3.11.9 and 3.12.3, and tears the row apart there. What
-# only some readers take for a line end, or trim, is quoted as well.
+# The module csv does not quote a lone carriage return before Python 3.11.9 and 3.12.3, and then splits the row there.
+# Characters that only some readers treat as a line end, or trim, are quoted as well.
 _QUOTED = re.compile('[",\r\n\x0b\x0c\x1c-\x1e\x85\u2028\u2029]|\\A\\s|\\s\\Z')
 
 
 def unicode_text(text: str) -> str:
-    """Join surrogate pairs, and replace a lone half of one, which no UTF-8 holds, by U+FFFD."""
+    """Join surrogate pairs, and replace a lone half of one, which UTF-8 cannot encode, by U+FFFD."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -31,19 +31,19 @@ def unicode_text(text: str) -> str:
 
 
 def text_cell(value: Any) -> str:
-    """Return a value as text, for CSV and for the text columns of Parquet; lists and objects are JSON."""
+    """Return a value as a string, for CSV and for the text columns of Parquet; lists and objects are JSON."""
     nested = isinstance(value, (Mapping, list, tuple))
     return unicode_text(_flat_json(value) if nested and _is_deep(value) else plain_text(value))
 
 
 def json_cell(value: Any) -> Any:
-    """Return what JSONL holds of a value: itself, or its JSON as a text where it nests too deeply."""
+    """Return a value as it is written to JSONL: itself, or its JSON as a string where it nests too deeply."""
     nested = isinstance(value, (Mapping, list, tuple))
     return _flat_json(value) if nested and _is_deep(value) else json_value(value)
 
 
 def csv_line(values: list[str]) -> str:
-    """Return a line of CSV that every reader of quoted fields takes apart in the same way."""
+    """Return a line of CSV that every reader of quoted fields parses in the same way."""
     if values == [""]:
         return '""\n'
     return (

@@ -1,7 +1,7 @@
 """
-Tables to read: JSONL, CSV and Parquet, one file, a pattern, a folder, or several of these; row by row.
+Readers of JSONL, CSV and Parquet: one file, a pattern, a folder, or several of these; row by row.
 
-Of Parquet only the columns that are asked about are decoded, value by value where pyarrow gives up on a block.
+Of Parquet only the needed columns are decoded, value by value where pyarrow cannot decode a block.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class FileKind:
     """
     How a file is written.
 
-    :param compressed: whether it is packed with gzip.
+    :param compressed: whether it is compressed with gzip.
     """
 
     format: Format
@@ -56,7 +56,7 @@ class FileKind:
 
 
 def kind_of(name: str) -> FileKind | None:
-    """Return the kind of file a name stands for, None when it says nothing."""
+    """Return the kind of file by its name, None if unknown."""
     stem = name.lower().removesuffix(".gz")
     compressed = stem != name.lower()
     for suffix, kind in _SUFFIXES.items():
@@ -67,14 +67,14 @@ def kind_of(name: str) -> FileKind | None:
 
 def known_kind(name: str) -> FileKind:
     """
-    Return the kind of file a name stands for.
+    Return the kind of file by its name.
 
-    :raises SegmindConfigError: it stands for none.
+    :raises SegmindConfigError: it is unknown.
     """
     kind = kind_of(name)
     if kind is None or (kind.compressed and kind.format is Format.PARQUET):
         raise SegmindConfigError(
-            f"{name!r} does not say what it holds: its name must end with {', '.join(_SUFFIXES)}, or with .gz after a "
+            f"{name!r} does not show its format: its name must end with {', '.join(_SUFFIXES)}, or with .gz after a "
             "text format."
         )
     return kind
@@ -102,8 +102,8 @@ def parquet_rows(file: IO[bytes], name: str, columns: frozenset[str] | None) -> 
     """
     Yield the rows of a file.
 
-    :param name: what messages call it.
-    :param columns: those to decode, as far as the file has them; None for all.
+    :param name: its name in messages.
+    :param columns: those to decode, if the file has them; None for all.
     :raises SegmindConfigError: two columns have the same name.
     """
     table = pyarrow().parquet.ParquetFile(file)
@@ -140,7 +140,7 @@ def _cell(value: Any) -> Any:
 
 
 def _moments(column: Any) -> list[Any]:
-    """Return moments, and texts of those that are finer than Python's; whether pandas is installed plays no part."""
+    """Return times, as strings if they are finer than Python's; independent of whether pandas is installed."""
     arrow = pyarrow()
     counts = column.cast(arrow.int64()).to_pylist()
     microseconds = [None if count is None else count // 1000 for count in counts]
@@ -156,11 +156,11 @@ def _exact(moment: datetime | None, nanoseconds: int | None) -> datetime | str |
 
 
 Columns: TypeAlias = frozenset[str] | None
-"""The columns that somebody asks about; None for all of them."""
+"""The needed columns; None for all."""
 _PATTERN = frozenset("*?[")
 _LONGEST_CELL = 1 << 30
 _ESCAPED = re.compile("[\udc80-\udcff]")
-"""What invalid bytes are decoded to; valid UTF-8 never holds it."""
+"""What invalid bytes are decoded to; valid UTF-8 never contains it."""
 _DAMAGED = (ValueError, EOFError, RecursionError, zlib.error, csv.Error, gzip.BadGzipFile)
 
 
@@ -168,12 +168,12 @@ def open_source(source: Any, columns: Columns = None) -> Iterator[Mapping[str, A
     """
     Return the rows of a table.
 
-    :param source: a path (or its text), whose name may hold ``*``, ``?`` and ``[``, or which may be a folder; a list of
-        rows; or a list of paths. Files of a folder are read in the order of their names; those that begin with a dot or
-        an underscore are left out.
-    :param columns: a format that can leave out other columns does not decode them.
-    :raises SegmindConfigError: nothing is there, or what is there is not a table; reading it again is no help.
-    :raises SegmindEnrichmentError: the store or whatever else yields the rows failed; a retry may help.
+    :param source: a path or string whose name may contain ``*``, ``?`` and ``[``, or which may be a folder; a list of
+        rows; or a list of paths. Files of a folder are read in the order of their names; those whose name begins with a
+        dot or an underscore are skipped.
+    :param columns: a format that can skip other columns does not decode them.
+    :raises SegmindConfigError: it does not exist or is not a table; reading it again does not help.
+    :raises SegmindEnrichmentError: the store, or the iterable of rows, failed; a retry may help.
     """
     if isinstance(source, Mapping):
         raise SegmindConfigError("The source is one dict: give a list of rows, or a path.")
@@ -184,7 +184,7 @@ def open_source(source: Any, columns: Columns = None) -> Iterator[Mapping[str, A
 
 def cannot_be_read(error: Exception, where: str) -> SegmindError:
     """
-    Return the error of a source that breaks: what is damaged stays so, but a store or a session may recover.
+    Return the error of a source that fails: damaged data stays damaged, but a store or a session may recover.
 
     :param where: begins the message.
     """
@@ -194,7 +194,7 @@ def cannot_be_read(error: Exception, where: str) -> SegmindError:
 
 
 def _cause(error: Exception) -> str:
-    """Say what went wrong without showing what is in the file."""
+    """Describe an error without showing the content of the file."""
     if isinstance(error, UnicodeDecodeError):
         return f"it is not UTF-8 ({error.reason}); save it as UTF-8"
     if isinstance(error, json.JSONDecodeError):
@@ -206,7 +206,7 @@ def _cause(error: Exception) -> str:
     if _is_packing(error):
         return f"the compressed data {'ends too early' if isinstance(error, EOFError) else 'is damaged'}"
     name = type(error).__name__
-    # What Python says of a number beyond its limit of digits (4300) shows nothing of it.
+    # Python's message about a number beyond its limit of digits (4300) does not quote it.
     if type(error) is ValueError and "integer string conversion" in str(error):
         return "a number has too many digits"
     if type(error).__module__.startswith("pyarrow") or _is_damaged_page(error):
@@ -215,7 +215,7 @@ def _cause(error: Exception) -> str:
 
 
 def _is_damaged_page(error: Exception) -> bool:
-    # pyarrow tells of damaged pages by an OSError without a number; those of a file system have one.
+    # pyarrow reports damaged pages as an OSError without a number; those of a file system have one.
     return type(error) is OSError and error.errno is None
 
 
@@ -231,13 +231,13 @@ def _rows_of_list(source: Iterable[Any], columns: Columns) -> Iterator[Mapping[s
             yield from _rows_of_files([store_path(item)], columns)
         else:
             raise SegmindConfigError(
-                f"Entry {number} of the source is a {type(item).__name__}: a list holds rows (dicts) or paths."
+                f"Entry {number} of the source is a {type(item).__name__}: a list must contain rows (dicts) or paths."
             )
 
 
 def source_files(path: StorePath) -> list[StorePath]:
     """
-    Return the files a path stands for, in order.
+    Return the files of a path, in order.
 
     :raises SegmindConfigError: there are none.
     """
@@ -254,10 +254,10 @@ def source_files(path: StorePath) -> list[StorePath]:
 
 def rows_in(source: Any) -> int | None:
     """
-    Return how many rows a table has, None when only reading it to its end would tell.
+    Return how many rows a table has, None if it must be read to its end to know.
 
-    :param source: as for :func:`open_source`; what must not be read twice is not touched.
-    :raises SegmindConfigError: nothing is there, or it cannot be read as a table.
+    :param source: as for :func:`open_source`; an iterable that can be read only once is not read.
+    :raises SegmindConfigError: it does not exist, or cannot be read as a table.
     """
     if isinstance(source, Sequence) and not isinstance(source, (str, bytes)):
         counts = [1 if isinstance(item, Mapping) else rows_in(item) for item in source]
@@ -276,17 +276,17 @@ def _rows_of_parquet(path: StorePath) -> int:
         with path.open("rb") as file:
             return int(arrow.parquet.ParquetFile(file).metadata.num_rows)
     except Exception as error:
-        # As where the rows are read.
+        # As when the rows are read.
         raise cannot_be_read(error, repr(str(path))) from error
 
 
 def is_pattern(path: StorePath) -> bool:
-    """Tell whether a path stands for all files whose names fit it."""
+    """Return whether a path is a pattern for several files."""
     return bool(_PATTERN & set(path.name))
 
 
 def is_table(path: StorePath) -> bool:
-    """Tell whether a file of a folder is read with it."""
+    """Return whether a file of a folder is read with it."""
     return path.name[0] not in "._" and kind_of(path.name) is not None
 
 
@@ -315,7 +315,7 @@ class _Position:
         if not self.number:
             return repr(self.file)
         if self.unit == "Row":
-            # Rows of Parquet come in blocks, so that which of the next ones is broken is not known.
+            # Rows of Parquet come in blocks, so that the damaged one is not known exactly.
             return f"{self.file!r}, after row {self.number},"
         return f"{self.unit} {self.number} of {self.file!r}"
 
@@ -334,7 +334,7 @@ def _rows_of_file(file: StorePath, columns: Columns) -> Iterator[Mapping[str, An
 
 
 def _damage(file: StorePath, error: Exception) -> Exception:
-    """Return why a compressed file cannot be read: damaged data may unpack to a bad line before it is noticed."""
+    """Return why a compressed file cannot be read: damaged data may decompress to a bad line before it is noticed."""
     if not _is_packing(error) and not isinstance(error, OSError):
         try:
             with file.open("rb") as packed, gzip.open(packed, "rb") as unpacked:
@@ -397,7 +397,7 @@ def _read_csv(path: StorePath, kind: FileKind, position: _Position, _: Columns) 
 
 
 def _utf8_lines(text: Iterable[str], position: _Position) -> Iterator[str]:
-    """Pass lines on up to one that is not UTF-8; a strict decoder would lose the lines before it in the same block."""
+    """Yield lines up to one that is not UTF-8; a strict decoder would lose the lines before it in the same block."""
     for number, line in enumerate(text, 1):
         if not line.isascii() and _ESCAPED.search(line):
             position.number = number
@@ -410,7 +410,7 @@ def _header(cells: list[str], position: _Position) -> list[str]:
     Return the names of the columns.
 
     :raises SegmindConfigError: two are the same, apart from spaces around them and a byte order mark; or the file is in
-        UTF-16, whose letters look like UTF-8 with NULs between them.
+        UTF-16, whose letters decode as UTF-8 with NULs between them.
     """
     if any("\x00" in name for name in cells):
         raise SegmindConfigError(f"{position} cannot be read: it is not UTF-8; save it as UTF-8.")

@@ -1,4 +1,4 @@
-"""What stands in a column of a table: its kind, told from a JSON Schema or from values, and cells of that kind."""
+"""The kinds of columns: derived from a JSON Schema or from values, and the cells of each kind."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ LARGEST_INTEGER = 2**63 - 1
 MOST_DECIMALS = 9
 _MOST_DIGITS = 38
 _MOST_ZEROS = 1000
-"""Digits before or after the point up to which a decimal is written without an exponent."""
+"""Most digits before or after the point of a decimal that is written without an exponent."""
 
 
 class Kind(StrEnum):
-    """The kinds of columns; what a database calls them is its dialect's business."""
+    """The kinds of columns; their types in a database are in its dialect."""
 
     TEXT = "text"
     INTEGER = "integer"
@@ -45,11 +45,11 @@ _FORMATS = {"date": Kind.DATE, "date-time": Kind.MOMENT}
 
 def kind_of_schema(node: Any, root: Mapping[str, Any]) -> Kind:
     """
-    Return the kind of column that holds whatever fits a JSON Schema.
+    Return the kind of column for values that match a JSON Schema.
 
-    Objects, lists and values of several types become texts: those of JSON, where they are no texts themselves.
+    Objects, lists and values of several types become strings; those that are not strings become JSON.
 
-    :param root: the schema that ``node`` stands in, for its references.
+    :param root: the schema that contains ``node``, for its references.
     """
     kinds = _kinds(node, root, depth=16)
     if kinds == {Kind.INTEGER, Kind.NUMBER}:
@@ -86,9 +86,9 @@ def _json_type(value: Any) -> str:
 
 def kind_of_values(values: Iterable[Any], *, unbounded: bool = False) -> Kind | None:
     """
-    Return the kind of column that holds some values of a database, None when all of them are None.
+    Return the kind of column for some values from a database, None when all are None.
 
-    :param unbounded: whether a decimal of any size fits the database's type for decimals.
+    :param unbounded: whether the database's decimal type has no limit.
     """
     kinds = {_kind_of_value(value, unbounded) for value in values if value is not None}
     if kinds == {Kind.INTEGER, Kind.NUMBER}:
@@ -121,7 +121,7 @@ def _fits(value: Decimal, unbounded: bool) -> bool:
 
 def cell(kind: Kind, value: Any) -> Any:
     """
-    Return a value of an answer in the form its column takes.
+    Return a value of an answer in the form that its column accepts.
 
     A moment without an offset is UTC. Characters that databases refuse (NUL, halves of surrogate pairs) become U+FFFD.
 
@@ -132,35 +132,35 @@ def cell(kind: Kind, value: Any) -> Any:
     try:
         return _CELLS[kind](value)
     except (TypeError, ValueError, OverflowError) as error:
-        raise MisfitError(f"it is no {kind} that the column can hold") from error
+        raise MisfitError(f"it is not a valid {kind} for the column") from error
 
 
 def key_cell(kind: Kind | None, value: Any, *, texts: bool = False) -> Any:
     """
-    Return a key in the form its column takes: its own, or a text where the column is one.
+    Return a key in the form that its column accepts: unchanged, or as a string for a text column.
 
-    :param kind: None where it is not known, so that the database decides.
-    :param texts: whether the driver takes dates, decimals and UUIDs as texts only.
+    :param kind: None if unknown, so that the database decides.
+    :param texts: whether the driver accepts dates, decimals and UUIDs only as strings.
     """
     if isinstance(value, str):
         return clean(value)
     if isinstance(value, UUID):
-        # Every database takes the text for it, and not every driver the object.
+        # Every database accepts the string, but not every driver the object.
         return str(value)
     return key_text(value, texts=texts) if kind is Kind.TEXT and value is not None else value
 
 
 def key_text(value: Any, *, texts: bool) -> str:
     """
-    Return a key as a text, the same whether its column was made a text for it or was one before.
+    Return a key as a string, independent of whether its column was created or existed before.
 
-    :param texts: whether the driver takes dates, decimals and UUIDs as texts only.
+    :param texts: whether the driver accepts dates, decimals and UUIDs only as strings.
     """
     return clean(plain_text(as_text(value) if texts else value))
 
 
 def clean(text: str) -> str:
-    """Return a text that every database takes."""
+    """Return a string that every database accepts."""
     if text.isascii():
         return text.replace("\x00", "\ufffd") if "\x00" in text else text
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\x00", "\ufffd")
@@ -169,7 +169,7 @@ def clean(text: str) -> str:
 def _text(value: Any) -> str:
     if isinstance(value, str):
         return clean(value)
-    # Backslashes keep halves of surrogate pairs, and NUL, out of the text.
+    # Escapes keep halves of surrogate pairs, and NUL, out of the string.
     return clean(json.dumps(json_value(value), ensure_ascii=False, allow_nan=False))
 
 
@@ -208,7 +208,7 @@ _CELLS: dict[Kind, Any] = {
 
 
 def as_text(value: Any) -> Any:
-    """Return dates, times, decimals and UUIDs as texts, for a driver that takes none of them; others as they are."""
+    """Return dates, times, decimals and UUIDs as strings, for a driver that accepts none of them; others unchanged."""
     if isinstance(value, datetime):
         return (value.astimezone(UTC) if value.tzinfo else value).isoformat(" ")
     if isinstance(value, Decimal):
@@ -218,7 +218,7 @@ def as_text(value: Any) -> Any:
 
 def compared(value: Any) -> str | None:
     """
-    Return a key's value in one form, whichever database it came from: for comparing, not for writing.
+    Return a key's value in a form that does not depend on its database: for comparing, not for writing.
 
     Numbers are compared by their value and exactly: ``1.50`` is ``1.5``, and no digit is rounded.
     """
@@ -234,7 +234,7 @@ def compared(value: Any) -> str | None:
 
 
 def number_text(value: Decimal) -> str:
-    """Return the one text of a number: all its digits, and no zeros that mean nothing."""
+    """Return the canonical string of a number: all its digits, and no redundant zeros."""
     if not value.is_finite():
         return "NaN" if value.is_nan() else str(value)
     sign, digits, exponent = value.as_tuple()
@@ -248,5 +248,5 @@ def number_text(value: Decimal) -> str:
 
 
 def _decimal_text(value: Decimal) -> str:
-    """Return a decimal with its digits as they are, in plain notation unless that would be mostly zeros."""
+    """Return a decimal with all its digits, in plain notation unless that would be mostly zeros."""
     return format(value, "f") if value.is_finite() and abs(value.adjusted()) <= _MOST_ZEROS else str(value)

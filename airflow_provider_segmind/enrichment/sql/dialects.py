@@ -1,4 +1,4 @@
-"""What the databases call things: types, quotation marks, names, placeholders, and the errors of their drivers."""
+"""The differences between databases: types, quotation marks, names, placeholders, and the errors of their drivers."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class TableName:
     @classmethod
     def parse(cls, text: str, field: str) -> Self:
         """
-        Read ``schema.table``; a part with other characters than letters, digits, ``_``, ``$`` and ``-`` stands in
-        double quotes.
+        Read ``schema.table``; a part with other characters than letters, digits, ``_``, ``$`` and ``-`` must be
+        in double quotes.
 
-        Upper and lower case are kept as they are, because the name is quoted in every statement.
+        The case is kept, because the name is quoted in every statement.
 
-        :param field: what the message calls it.
-        :raises SegmindConfigError: it is no name.
+        :param field: its name in messages.
+        :raises SegmindConfigError: it is not a name.
         """
         parts: list[str] = []
         place = 0
@@ -49,15 +49,15 @@ class TableName:
                 break
             place += 1
         raise SegmindConfigError(
-            f"{field!r} is {text!r}, which is no name of a table: write table or schema.table, and a part with other "
-            'characters than letters, digits, "_", "$" and "-" in double quotes.'
+            f"{field!r} is {text!r}, which is not the name of a table: write table or schema.table, and a part with "
+            'characters other than letters, digits, "_", "$" and "-" in double quotes.'
         )
 
     def __str__(self) -> str:
         return ".".join(self.parts)
 
     def beside(self, ending: str) -> Self:
-        """Return the name of a table in the same place whose name ends differently."""
+        """Return the name of a table in the same schema with another ending."""
         return type(self)((*self.parts[:-1], self.parts[-1] + ending))
 
 
@@ -66,7 +66,7 @@ def quoted(name: str, mark: str) -> str:
     Quote one identifier.
 
     :param mark: the database's quotation mark.
-    :raises SegmindConfigError: no database takes it.
+    :raises SegmindConfigError: no database accepts it.
     """
     if not name or "\x00" in name:
         raise SegmindConfigError(f"{name!r} cannot be the name of a column.")
@@ -76,26 +76,26 @@ def quoted(name: str, mark: str) -> str:
 
 
 MOST_PARAMETERS = 6000
-"""Values in one statement; SQLite takes 32,766 and PostgreSQL 65,535, and more of them gain nothing."""
+"""Values in one statement; SQLite allows 32,766 and PostgreSQL 65,535, but more gain nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
     """
-    How to speak to one database.
+    The SQL of a database.
 
-    :param name: what messages call it.
+    :param name: its name in messages.
     :param types: the type of each kind of column.
-    :param marker: what stands for a value in a statement: ``?``, ``%s``, or ``%(name)s`` for named ones.
-    :param merge: whether it has MERGE, and not ON CONFLICT.
+    :param marker: the placeholder of a value in a statement: ``?``, ``%s``, or ``%(name)s`` for named ones.
+    :param merge: whether it has MERGE instead of ON CONFLICT.
     :param mark: its quotation mark for identifiers.
-    :param begin: begins a transaction, where its driver does not do so by itself.
+    :param begin: begins a transaction, if its driver does not do so.
     :param key_clause: declares the key.
-    :param texts: whether its driver takes dates, decimals and UUIDs as texts only.
+    :param texts: whether its driver accepts dates, decimals and UUIDs only as strings.
     :param misread_numbers: whether an older driver misreads integers beyond 64 bits and decimals in powers of ten.
-    :param unbounded: whether its type for decimals holds one of any size.
-    :param longest: how long a name may be; a longer one is cut off, or refused.
-    :param longest_in_bytes: whether that counts bytes of UTF-8 and not characters.
+    :param unbounded: whether its decimal type has no limit.
+    :param longest: the longest name; a longer one is cut off or refused.
+    :param longest_in_bytes: whether ``longest`` counts bytes of UTF-8 instead of characters.
     :param fold: returns a name of a column as the database compares it, quoted or not.
     :param reserved: names that no column may have.
     """
@@ -124,15 +124,15 @@ class Dialect:
         return ".".join(map(self.quote, name.parts))
 
     def with_values(self, text: str) -> str:
-        """Return a part of a statement in which placeholders stand for values: percent signs are doubled for some."""
+        """Return a part of a statement that has placeholders: some drivers need doubled percent signs."""
         return text.replace("%", "%%") if self.marker.startswith("%") else text
 
     def placeholder(self, number: int) -> str:
-        """Return what stands for the value of a number, from 0."""
+        """Return the placeholder of a value by its number, from 0."""
         return f"%(p{number})s" if self.marker == "%(name)s" else self.marker
 
     def bind(self, values: Sequence[Any]) -> Sequence[Any] | Mapping[str, Any]:
-        """Return values in the form the driver takes them."""
+        """Return values in the form that the driver accepts."""
         if self.texts:
             values = [as_text(value) for value in values]
         elif self.misread_numbers:
@@ -176,7 +176,7 @@ _POSTGRES = Dialect(
 )
 _SQLITE = Dialect(
     name="SQLite",
-    # Its own types are these four; what they have no form for is written as text, so that nothing is rounded.
+    # SQLite has these four types; other values are written as text, so that nothing is rounded.
     types={
         **dict.fromkeys(Kind, "TEXT"),
         Kind.INTEGER: "INTEGER",
@@ -239,7 +239,7 @@ _BIGQUERY = Dialect(
         Kind.UUID: "STRING",
         Kind.BYTES: "BYTES",
     },
-    # Airflow's cursor for BigQuery takes named values only, and quotes no dates.
+    # Airflow's cursor for BigQuery accepts only named values, and does not quote dates.
     marker="%(name)s",
     merge=True,
     mark="`",
@@ -261,58 +261,58 @@ DIALECTS: Mapping[str, Dialect] = {
 
 def dialect_of(conn_type: str) -> Dialect:
     """
-    Return how to speak to the database of a connection.
+    Return the dialect of a connection's database.
 
-    :raises SegmindConfigError: nobody has written that down here.
+    :raises SegmindConfigError: it is not supported.
     """
     try:
         return DIALECTS[conn_type]
     except KeyError:
         names = ", ".join(dict.fromkeys(dialect.name for dialect in DIALECTS.values()))
         raise SegmindConfigError(
-            f"Answers cannot be written to a connection of type {conn_type!r}: how it writes a row over an older one "
-            f"is not known here. Known are {names}; any database may be the source. Nothing was sent."
+            f"Answers cannot be written to a connection of type {conn_type!r}: its upsert "
+            f"is not supported. Supported are {names}; any database may be the source. Nothing was sent."
         ) from None
 
 
 def quotation_mark(conn_type: str) -> str:
-    """Return the quotation mark for identifiers of a database, also of one whose dialect is not known."""
+    """Return the quotation mark for identifiers of a database, also of one without a dialect."""
     known = DIALECTS.get(conn_type)
     return known.mark if known else "`" if conn_type == "mysql" else '"'
 
 
 _Result = TypeVar("_Result")
 _FINAL = frozenset({"ProgrammingError", "NotSupportedError", "DataError", "IntegrityError", "UnicodeError"})
-"""The classes, of PEP 249 but for one, for what cannot work however often it is tried."""
+"""The exception classes, all but one of PEP 249, of errors that a retry cannot resolve."""
 _NO_ROW = frozenset({"OperationalError", "InterfaceError", "InternalError"})
-"""The classes for what goes wrong with a connection or a server: a lock, a deadlock, a full disk."""
+"""The exception classes of errors of a connection or server: a lock, a deadlock, a full disk."""
 _ROW_STATES = frozenset({"21", "22", "23", "27", "38", "39", "44", "54", "P0"})
 """
-The classes of SQLSTATE for which a row may be the reason: a cast, a constraint, a trigger that raises, a key too long
+The SQLSTATE classes that a row may cause: a cast, a constraint, a trigger that raises, a key too long
 for an index. https://www.postgresql.org/docs/current/errcodes-appendix.html
 """
 _SERVER_STATES = frozenset({"08", "25", "26", "28", "34", "3D", "40", "53", "55", "57", "58", "F0", "XX"})
-"""The classes of SQLSTATE for a connection, a transaction or a server."""
+"""The SQLSTATE classes of a connection, a transaction or a server."""
 _CONFLICT_STATES = frozenset({"40001", "40P01", "55P03"})
-"""Serialization failure, deadlock, lock not available: the transaction was rolled back and may be tried again."""
+"""Serialization failure, deadlock, lock not available: the transaction was rolled back and may be retried."""
 _CONFLICT_NUMBERS = frozenset({1205, 1213})
 """MySQL's lock wait timeout and deadlock."""
 MOST_TRIES = 6
 FIRST_PAUSE = 0.05
-"""Seconds, at most, before a transaction is tried again after a conflict; doubled each time."""
+"""Most seconds before a transaction is retried after a conflict; doubled each time."""
 _NAMED = re.compile(r"\b(NOT NULL|UNIQUE) constraint failed: ([\w.]+(?:, [\w.]+)*)")
 
 
 @contextlib.contextmanager
 def driver_errors(doing: str, *, meaning: str, values: bool = False, retryable: bool | None = None) -> Iterator[None]:
     """
-    Make an error of a driver one that says what was tried, and what it means for the money.
+    Turn an error of a driver into one that says what was tried and what it means for the money.
 
     :param doing: what was tried.
-    :param meaning: what it means.
-    :param values: whether its text may show what stands in rows; then that of an error about the connection or the
-        server is told, and of others the class.
-    :param retryable: whether a retry may help; None where it may unless the statement or the data are wrong.
+    :param meaning: what it means for the money.
+    :param values: whether its text may contain values of rows; then only an error about the connection or the server
+        is quoted, and of others the class.
+    :param retryable: whether a retry may help; None if that depends on the error.
     :raises SegmindEnrichmentError: the driver raised.
     """
     try:
@@ -333,8 +333,8 @@ def described(error: Exception, *, values: bool) -> str:
     """
     Describe an error of a driver.
 
-    :param values: whether its text may show what stands in rows; then names of columns and constraints are all that is
-        told of it.
+    :param values: whether its text may contain values of rows; then only names of columns and constraints are
+        quoted.
     """
     code = _state(error) or getattr(error, "sqlite_errorname", "")
     name = type(error).__name__ + (f" ({code})" if code else "")
@@ -344,23 +344,23 @@ def described(error: Exception, *, values: bool) -> str:
 
 
 def may_be_a_row(error: Exception) -> bool:
-    """Tell whether a statement may have failed for what stands in one of its rows."""
+    """Return whether a statement may have failed because of the values of a row."""
     if state := _state(error):
         return state[:2] in _ROW_STATES or (state[:2] not in _SERVER_STATES and not _NO_ROW & _classes(error))
     return not _NO_ROW & _classes(error)
 
 
 def is_conflict(error: BaseException) -> bool:
-    """Tell whether a transaction met another one, so that the same may work when it is tried again."""
+    """Return whether a transaction conflicted with another one, so that a retry may succeed."""
     if _state(error) in _CONFLICT_STATES or "TransactionException" in _classes(error):
-        # The latter is DuckDB's, which has no SQLSTATE.
+        # The last one is DuckDB's, which has no SQLSTATE.
         return True
     number = error.args[0] if error.args else None
     return number in _CONFLICT_NUMBERS if isinstance(number, int) and not isinstance(number, bool) else False
 
 
 def is_transient(error: BaseException) -> bool:
-    """Tell whether the SQLSTATE says that the moment was bad: a connection, a lock, a server that shuts down."""
+    """Return whether the SQLSTATE means a transient error: a connection, a lock, a server that shuts down."""
     return is_conflict(error) or _state(error)[:2] in _SERVER_STATES - {"25", "26", "28", "34", "3D"}
 
 
@@ -371,9 +371,9 @@ def again_after_conflicts(
     chance: Callable[[], float] = random.random,
 ) -> _Result:
     """
-    Do some work, and again for as long as it only meets other transactions; blocks.
+    Do some work, and retry it while it only conflicts with other transactions; blocks.
 
-    :param work: leaves nothing behind when it raises.
+    :param work: has no effect when it raises.
     """
     for number in range(1, MOST_TRIES):
         try:
@@ -386,7 +386,7 @@ def again_after_conflicts(
 
 
 def _is_about_server(error: Exception) -> bool:
-    """Tell whether an error is about the connection or the server, so that its text repeats nothing of a row."""
+    """Return whether an error is about the connection or the server, so that its text contains no values."""
     if state := _state(error):
         return state[:2] in _SERVER_STATES
     if not _NO_ROW & _classes(error):
@@ -403,7 +403,7 @@ def _state(error: BaseException) -> str:
 
 
 def _names(error: Exception) -> list[str]:
-    """Return what an error names of the table; no value stands in these."""
+    """Return the table objects that an error names; they contain no values."""
     diag = getattr(error, "diag", None)
     found = [
         f"{what} {name!r}"

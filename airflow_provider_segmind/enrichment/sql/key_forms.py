@@ -1,9 +1,9 @@
 """
-How the key columns of a table compare: which different keys are one there, and which would not stay what they are.
+How the key columns of a table compare: which keys are equal there, and which would be changed.
 
-A column decides that. One without regard to case takes ``Ab`` for ``aB``, one of numbers ``01`` for ``1``, one that is
+The column decides that. A case-insensitive one takes ``Ab`` for ``aB``, one of numbers ``01`` for ``1``, one that is
 padded ``a`` for ``a`` and a blank; and one with two decimals rounds the third away. A row must know before it is paid
-for. So each value gets the form that the column compares, and where that cannot be told the table is refused.
+for. So each value gets the form that the column compares, and where that is unknown the table is refused.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from airflow_provider_segmind.exceptions import SegmindConfigError
 
 KeyForm: TypeAlias = Callable[[Any], str]
 """
-Returns one text for all values that a column takes as equal.
+Returns the same string for all values that a column treats as equal.
 
-It raises MisfitError for a value that the column would change without a word, or that cannot be told from others.
+Raises MisfitError for a value that the column would silently change, or that may equal others.
 """
 _ROUNDED = "it has digits that the column would round away"
 _NUMBER_OF_SQLITE = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*\Z", re.ASCII)
@@ -50,22 +50,22 @@ def key_form(column: Column, *, texts: bool, title: str) -> KeyForm:
     """
     Return how a key column compares.
 
-    :param texts: whether the driver takes dates, decimals and UUIDs as texts only.
-    :param title: what the message calls the table.
-    :raises SegmindConfigError: which values it takes as equal is not known here.
+    :param texts: whether the driver accepts dates, decimals and UUIDs only as strings.
+    :param title: the table's name in messages.
+    :raises SegmindConfigError: it is unknown which values it treats as equal.
     """
     folds = [_COLLATIONS.get(collation) for collation in column.collations]
     if None in folds:
         raise SegmindConfigError(
             f"The key column {column.name!r} of {title} compares by the collation {', '.join(column.collations)}, and "
-            "which keys are one to that is not known here: one answer could be written over another. Nothing was sent. "
+            "it is unknown which keys that treats as equal: an answer could overwrite another. Nothing was sent. "
             'Give the column, and its unique index, a collation that compares exactly, as "C" of PostgreSQL does.'
         )
     form = _form_of(column, texts)
     if form is None:
         raise SegmindConfigError(
-            f"The key column {column.name!r} of {title} is of type {column.type!r}, and which keys are one to that is "
-            "not known here: one answer could be written over another. Nothing was sent. Make it a text or a number."
+            f"The key column {column.name!r} of {title} is of type {column.type!r}, and it is unknown which keys "
+            "that treats as equal: an answer could overwrite another. Nothing was sent. Use a text or number column."
         )
     return _folded(form, [fold for fold in folds if fold is not None])
 
@@ -114,7 +114,7 @@ def _text_form(column: Column, texts: bool) -> KeyForm:
         if base in ("character", "char", "bpchar"):
             return text.rstrip(" ")
         if bounds and len(text) > bounds[0] and not text[bounds[0] :].strip(" "):
-            # The standard has blanks cut off without a word, and other letters refused.
+            # By the standard, spaces are silently cut off and other characters refused.
             return text[: bounds[0]]
         return text
 
@@ -123,9 +123,9 @@ def _text_form(column: Column, texts: bool) -> KeyForm:
 
 def caseless(text: str) -> str:
     """
-    Return a text without regard to case.
+    Return a string with its case removed.
 
-    Databases lower letters by their locale. What any of them takes as equal is equal here, and a few more are.
+    Databases lower letters by their locale. What any of them treats as equal is equal here, and a few more.
     """
     return (
         text.replace("\u0130", "i").lower().replace("\u03c2", "\u03c3").replace("\u0131", "i").replace("\u1e9e", "\xdf")
@@ -137,12 +137,12 @@ _COLLATIONS: Mapping[str, Callable[[str], str]] = {
     "DuckDB NOCASE": caseless,
     "RTRIM": lambda text: text.rstrip(" "),
 }
-"""Those of SQLite, and the one of DuckDB that has the same name but lowers other letters than those of ASCII, too."""
+"""Those of SQLite, and DuckDB's NOCASE, which also lowers letters beyond ASCII."""
 # Numbers -------------------------------------------------------------------------------------------------------------
 
 
 def _parsed(value: Any) -> Decimal | None:
-    """Return the number that a value is, or that its text means to a database; None when it is none."""
+    """Return the number that a value is, or that a database reads from its text; None if there is none."""
     if isinstance(value, (int, Decimal)):
         return Decimal(value)
     if isinstance(value, float):
@@ -158,13 +158,13 @@ def _parsed(value: Any) -> Decimal | None:
         # PostgreSQL reads 0x1F, 0o7 and 0b1 since release 16.
         return Decimal(int(text, 0))
     except ValueError:
-        # The database refuses it, and says so.
+        # The database refuses it with an error.
         return None
 
 
 def _decimal(value: Any, scale: int | None) -> str:
     if type(value) is int:
-        # Most keys are, and the rest takes three times as long.
+        # Most keys are, and the general case takes three times as long.
         return str(value)
     number = _parsed(value)
     if number is None:
@@ -182,12 +182,12 @@ def _ends_within(number: Decimal, scale: int) -> bool:
 
 
 def _float(value: Any) -> str:
-    """Return a number as 64 bits hold it."""
+    """Return a number as a 64-bit float."""
     return _binary(value, float, repr)
 
 
 def _real(value: Any) -> str:
-    """Return a number as 32 bits hold it."""
+    """Return a number as a 32-bit float."""
     return _binary(value, _rounded, _shortest)
 
 
@@ -199,7 +199,7 @@ def _binary(value: Any, kept: Callable[[float], float], text: Callable[[float], 
         shortest = Decimal(text(float(number)))
     except (OverflowError, ValueError):
         return number_text(number)
-    # What is read back has all the digits of the number that is kept.
+    # A read value has all digits of the stored number.
     whole = isinstance(value, float) and kept(value) == value
     if number.is_finite() and shortest != number and not whole:
         raise MisfitError(_ROUNDED)
@@ -211,7 +211,7 @@ def _rounded(value: float) -> float:
 
 
 def _shortest(value: float) -> str:
-    """Return the shortest text from which the same number of 32 bits is read."""
+    """Return the shortest string that reads as the same 32-bit number."""
     tries = (f"{value:.{digits}g}" for digits in range(1, 9))
     return next((text for text in tries if _rounded(float(text)) == _rounded(value)), f"{_rounded(value):.9g}")
 
@@ -239,7 +239,7 @@ def _moment(value: Any, digits: int, *, zoned: bool) -> str:
     if not isinstance(value, datetime):
         raise MisfitError("it is not a timestamp")
     if zoned and value.tzinfo is None:
-        # PostgreSQL takes it for one of the session's zone, so that it may be the same as a text with a zone.
+        # PostgreSQL assumes the session's zone, so that it may equal a string with a zone.
         raise MisfitError("it has no time zone, so the point in time depends on the database session")
     if not zoned and value.tzinfo is not None:
         raise MisfitError("it has a time zone, which the column would drop")
@@ -252,7 +252,7 @@ def _read(parse: Callable[[str], Any], text: str) -> Any:
     try:
         return parse(text.strip())
     except ValueError:
-        # The database may read it, as "1 May 2026", and take it for the same as another text.
+        # The database may read it, as "1 May 2026", and treat it as equal to another string.
         raise MisfitError("it is not in ISO 8601 form, so it cannot be compared with other keys") from None
 
 
@@ -297,7 +297,7 @@ def _address(value: Any) -> str:
 def _name(value: Any) -> str:
     text = key_text(value, texts=False)
     if len(text.encode("utf-8")) > _NAME_BYTES:
-        raise MisfitError("it is longer than a name may be, so that the column would cut it off")
+        raise MisfitError("it is longer than the longest name, so that the column would cut it off")
     return text
 
 
@@ -319,7 +319,7 @@ _FORMS_OF_TYPES: Mapping[str, KeyForm] = {
     "inet": _address,
     "name": _name,
 }
-"""The types whose form is another than that of their kind."""
+"""The types whose form differs from that of their kind."""
 # SQLite, whose columns have an affinity rather than a type -----------------------------------------------------------
 
 

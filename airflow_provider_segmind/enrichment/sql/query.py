@@ -1,7 +1,7 @@
 """
-The rows of a query: one statement out of its text, read in blocks by a thread of its own.
+The rows of a query: its single statement, read in blocks by a separate thread.
 
-Where a statement ends is read from the text itself, because quotation marks and comments differ between databases and
+The end of a statement is found by our own lexer, because quotation marks and comments differ between databases and
 sqlparse has one lexer for all of them.
 """
 
@@ -21,13 +21,13 @@ from airflow_provider_segmind.exceptions import SegmindConfigError
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Syntax:
     """
-    What a database lets stand around a semicolon.
+    The quotes and comments of a database, in which a semicolon does not end a statement.
 
-    :param nested: whether a block comment may hold another.
-    :param line_comments: what begins a comment that ends with its line, as a regular expression.
-    :param quotes: the marks that open and close a text or a name.
-    :param backslashes: the marks within which a backslash escapes the next character.
-    :param dollars: whether ``$tag$`` quotes a text.
+    :param nested: whether block comments nest.
+    :param line_comments: the beginning of a line comment, as a regular expression.
+    :param quotes: the quotation marks of strings and names.
+    :param backslashes: the quotation marks within which a backslash escapes the next character.
+    :param dollars: whether ``$tag$`` quotes a string.
     :param escape_strings: whether a backslash escapes in ``E'…'`` alone.
     :param brackets: whether ``[…]`` quotes a name.
     :param triple: whether three quotation marks are one.
@@ -67,27 +67,27 @@ _BLOCK = re.compile(r"/\*|\*/")
 
 def only_statement(text: str, conn_type: str, *, field: str = "sql") -> str:
     """
-    Return the one statement that a text holds, without the semicolon that ends it and without what stands behind.
+    Return the single statement of a text, without its semicolon and what follows.
 
-    A comment may stand at its end, so that whoever goes on behind it does so on a new line.
+    It may end with a line comment, so that text to be appended must begin on a new line.
 
     :param conn_type: Airflow's connection type of the database.
-    :param field: what the message calls the text.
-    :raises SegmindConfigError: it holds none, or several. Nothing was sent.
+    :param field: the name of the text in messages.
+    :raises SegmindConfigError: there is none, or there are several. Nothing was sent.
     """
     statements = [piece for piece, is_code in _pieces(text, _SYNTAXES.get(conn_type, _STANDARD)) if is_code]
     if not statements:
-        raise SegmindConfigError(f"{field!r} holds no statement, only blanks and comments. Nothing was sent.")
+        raise SegmindConfigError(f"{field!r} contains no statement, only white space and comments. Nothing was sent.")
     if len(statements) > 1:
         raise SegmindConfigError(
-            f"{field!r} holds {len(statements)} statements, but the rows come from one: give the SELECT alone. Nothing "
+            f"{field!r} contains {len(statements)} statements, but only one is allowed: give the SELECT alone. Nothing "
             "was sent."
         )
     return statements[0].strip()
 
 
 def _pieces(text: str, syntax: Syntax) -> list[tuple[str, bool]]:
-    """Return what stands between semicolons, and whether it is more than blanks and comments."""
+    """Return the texts between semicolons, each with whether it is more than white space and comments."""
     found: list[tuple[str, bool]] = []
     start = place = 0
     is_code = False
@@ -106,7 +106,7 @@ def _pieces(text: str, syntax: Syntax) -> list[tuple[str, bool]]:
 
 
 def _comment_end(text: str, place: int, syntax: Syntax) -> int | None:
-    """Return where a comment that begins here ends, None when none does."""
+    """Return the end of a comment that begins here, None if none does."""
     if re.compile(syntax.line_comments).match(text, place):
         line = re.compile(r"[\r\n]").search(text, place)
         return line.end() if line else len(text)
@@ -123,7 +123,7 @@ def _comment_end(text: str, place: int, syntax: Syntax) -> int | None:
 
 
 def _quoted_end(text: str, place: int, syntax: Syntax) -> int | None:
-    """Return where a quoted text or name that begins here ends, None when none does."""
+    """Return the end of a quoted string or name that begins here, None if none does."""
     mark = text[place]
     if syntax.dollars and mark == "$" and not _in_word(text, place) and (dollar := _DOLLAR.match(text, place)):
         end = text.find(dollar[0], dollar.end())
@@ -140,7 +140,7 @@ def _quoted_end(text: str, place: int, syntax: Syntax) -> int | None:
 
 
 def _closing(text: str, place: int, mark: str, *, escapes: bool) -> int:
-    """Return the place behind a closing mark; where it stands twice, the next piece is read like this one."""
+    """Return the position after a closing quotation mark; if it is doubled, the next piece is read like this one."""
     pattern = re.compile((r"\\.|" if escapes else "") + re.escape(mark), re.DOTALL)
     while match := pattern.search(text, place):
         place = match.end()
@@ -154,7 +154,7 @@ def _closing(text: str, place: int, mark: str, *, escapes: bool) -> int:
 
 
 def _in_word(text: str, place: int) -> bool:
-    """Tell whether a character belongs to the word before it."""
+    """Return whether a character belongs to the word before it."""
     before = text[place - 1 : place]
     return before.isalnum() or before in ("_", "$") if before else False
 
@@ -162,21 +162,21 @@ def _in_word(text: str, place: int) -> bool:
 BLOCK_ROWS = 1000
 CURSOR = "segmind_rows"
 CLOSING_SECONDS = 0.5
-"""How long a cursor may take to close; a driver that hangs must not hold up what has finished."""
+"""How long a cursor may take to close; a hanging driver must not delay a finished run."""
 
 
 class Query:
     """
     The rows of one query, as dicts.
 
-    SQLite lets only the thread that opened a connection use it, and the engine reads in whichever is free; so a thread
+    SQLite lets only the thread that opened a connection use it, and the engine reads in any free thread; so a thread
     of its own opens, reads and closes. PostgreSQL keeps the rows at the server, in a cursor that outlives its
     transaction: rows are read for as long as answers take, and an open transaction would keep vacuum waiting that long.
 
     :param connect: opens a connection of PEP 249.
     :param sql: a SELECT.
-    :param name: what messages call it.
-    :param hold: whether reading takes long; False where it is over at once.
+    :param name: its name in messages.
+    :param hold: whether reading takes long, so that PostgreSQL needs a cursor that outlives its transaction.
     :param conn_type: Airflow's connection type of the database, which says how its statements are written.
     :raises SegmindConfigError: ``sql`` is not one statement.
     """
@@ -197,7 +197,7 @@ class Query:
         """
         Yield the rows, once.
 
-        :raises SegmindEnrichmentError: the database did not answer.
+        :raises SegmindEnrichmentError: the database failed.
         :raises SegmindConfigError: two columns have the same name.
         """
         self.open()
@@ -244,15 +244,15 @@ class Query:
             raise
 
     def _fetch(self) -> tuple[Sequence[Any], Any]:
-        # Numbers only: a message must not repeat a statement, which may name people, nor what stands in a row.
-        doing = f"Reading {self._name} broke off after {self._rows_read} rows: fetching more"
+        # Numbers only: a message must not repeat a statement, which may name people, nor the values of a row.
+        doing = f"Reading {self._name} failed after {self._rows_read} rows: fetching more"
         meaning = "What was answered for the rows before is in the ledger and is not paid again."
         with driver_errors(doing, meaning=meaning, values=True):
             return self._cursor.fetchmany(BLOCK_ROWS), self._cursor.description
 
     def _close(self) -> None:
         for each in (self._cursor, self._connection):
-            # Everything that was wanted of it has been read.
+            # All that is needed has been read.
             with contextlib.suppress(Exception):
                 if each is not None:
                     each.close()
@@ -263,7 +263,7 @@ class Query:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise SegmindConfigError(
-                f"{self._name} has the columns {twice} twice: give them names of their own with AS. Nothing was sent."
+                f"{self._name} has the columns {twice} twice: rename them with AS. Nothing was sent."
             )
         return names
 

@@ -1,7 +1,7 @@
 """
-What a database says of a table: the types of its columns, what they demand, and how they compare.
+The schema of a table in a database: the types of its columns, their constraints, and how they compare.
 
-Read from the catalogues of PostgreSQL, SQLite and DuckDB; of others nothing is known before a row is written.
+Read from the catalogues of PostgreSQL, SQLite and DuckDB; for others it is unknown until a row is written.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ class Column:
     One column of a table.
 
     :param type: its type as the database writes it, in lower case.
-    :param required: whether each row must give it a value: it is NOT NULL and has no default.
-    :param nullable: whether it takes NULL.
-    :param generated: whether the database computes it and takes no value.
-    :param collations: the collations other than the plain one by which it, or a unique index of it, compares.
+    :param required: whether each row must have a value: it is NOT NULL without a default.
+    :param nullable: whether it accepts NULL.
+    :param generated: whether the database computes it and accepts no value.
+    :param collations: the collations, other than the default, of the column or a unique index on it.
     :param loose: whether values of other types may be stored in it, as SQLite does.
-    :param exact: whether two texts that differ are never one value of its type, as of an enumeration.
+    :param exact: whether different strings are always different values of its type, as in an enumeration.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Column:
 
     @property
     def base_type(self) -> str:
-        """The type without what stands in parentheses."""
+        """The type without its parentheses."""
         return " ".join(re.sub(r"\([^)]*\)", " ", self.type).split())
 
     @property
@@ -52,7 +52,7 @@ class Column:
 
     @property
     def kind(self) -> Kind | None:
-        """What it holds; None where there is no kind for that, or it holds anything."""
+        """Its kind; None if there is none, or it accepts any value."""
         return None if self.loose else _KINDS.get(self.base_type)
 
 
@@ -73,9 +73,9 @@ _KINDS: Mapping[str, Kind] = {name: kind for kind, names in _NAMES.items() for n
 
 def read_columns(connection: Any, dialect: Dialect, name: TableName) -> dict[str, Column] | None:
     """
-    Return the columns of a table by name, None where its database is not known well enough to tell.
+    Return the columns of a table by name, None if its database is not supported here.
 
-    What an older release of a database has no catalogue for counts as not known.
+    A database release without the needed catalogue counts as not supported.
     """
     read = _READERS.get(dialect.name)
     if read is None:
@@ -89,9 +89,9 @@ def read_columns(connection: Any, dialect: Dialect, name: TableName) -> dict[str
 
 def _ask(cursor: Any, statement: str) -> list[dict[str, Any]]:
     cursor.execute(statement)
-    # A release of SQLite that does not know a PRAGMA says nothing at all.
+    # A release of SQLite without a PRAGMA returns nothing.
     names = [str(column[0]) for column in cursor.description or ()]
-    # Cursors of PostgreSQL may be told to give rows as dicts.
+    # Cursors of PostgreSQL may be configured to return rows as dicts.
     return [dict(row) if isinstance(row, Mapping) else dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
@@ -99,7 +99,7 @@ def _literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-# A trigger before the insert may fill what would be missing: then only writing a row can tell.
+# A trigger before the insert may fill in missing values: then only writing a row shows it.
 _DEMANDS = """(a.attnotnull OR t.typnotnull) AND NOT a.atthasdef AND a.attidentity = '' AND t.typdefault IS NULL
   AND NOT EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = a.attrelid AND g.tgtype & 7 = 7 AND g.tgenabled <> 'D')"""
 _POSTGRES_COLUMNS = """
@@ -132,7 +132,7 @@ def _of_postgres(cursor: Any, dialect: Dialect, name: TableName) -> Iterator[Col
     found = _ask(cursor, _POSTGRES_COLUMNS.format(table=table, demands=_DEMANDS))
     demanded: set[str] = set()
     if any(row["is_view"] for row in found):
-        # A row of a view becomes one of the table behind it.
+        # A row written to a view goes to the table behind it.
         behind = _ask(cursor, _POSTGRES_BASE_COLUMNS.format(table=table, demands=_DEMANDS))
         demanded = {row["name"] for row in behind if row["shown"]}
         hidden = (f"{row['base']}.{row['name']}" for row in behind if not row["shown"])
@@ -208,9 +208,9 @@ def _of_duckdb(cursor: Any, _: Dialect, name: TableName) -> Iterator[Column]:
 
 def _collation_of_duckdb(declared: str, name: str, usual: str) -> tuple[str, ...]:
     """
-    Return the collation of a column; only the text of the statement that DuckDB keeps of a table tells it.
+    Return the collation of a column; DuckDB has it only in the text of the table's CREATE statement.
 
-    :param usual: the collation of columns that name none.
+    :param usual: the collation of columns without one.
     """
     quoted = '"' + name.replace('"', '""') + '"'
     found = re.search(

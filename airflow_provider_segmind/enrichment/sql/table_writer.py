@@ -1,4 +1,4 @@
-"""Rows into a table of answers, in transactions; those that the database refuses are named, and the others written."""
+"""Writes rows into a table of answers, in transactions; refused rows are named, the others written."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from airflow_provider_segmind.exceptions import SegmindEnrichmentError
 
 KEPT = "The answers are in the ledger: a retry writes them and pays nothing again."
 MOST_IN_VAIN = 1000
-"""Rows that are refused one after another before those of a refused batch are not tried one by one any more."""
+"""Consecutive refused rows after which the rows of a refused batch are no longer tried one by one."""
 _Tag = TypeVar("_Tag")
 
 
 class TableWriter(Generic[_Tag]):
     """
-    Writes rows by key, and tells of each whether the database took it.
+    Writes rows by key, and reports for each whether the database accepted it.
 
-    Not for use by several threads. What was written stays, whatever comes after it.
+    Not for use by several threads. Written rows stay, also after a later error.
 
     :param connection: a connection of PEP 249.
-    :param title: what messages call the table.
-    :param batch_rows: how many rows a transaction holds.
+    :param title: the table's name in messages.
+    :param batch_rows: rows in a transaction.
     """
 
     def __init__(self, connection: Any, *, statements: Statements, title: str, batch_rows: int) -> None:
@@ -46,12 +46,12 @@ class TableWriter(Generic[_Tag]):
 
     def put(self, row: Mapping[str, Any] | None, tag: _Tag) -> list[tuple[_Tag, str]]:
         """
-        Take a row, and write when there are enough of them.
+        Add a row, and write when a batch is full.
 
-        :param row: its columns by name, for one row a key; None for one that has no place in the table.
-        :param tag: what it is told by.
-        :returns: the tags of the rows that were tried by now, in order, each with the reason for which the database
-            refused it, "" where it did not.
+        :param row: its columns by name, one row for each key; None for one that is not written.
+        :param tag: identifies the row in what is returned.
+        :returns: the tags of the rows that were tried, in order, each with the reason why the database refused it, ""
+            if it did not.
         :raises SegmindEnrichmentError: the database cannot be written to.
         """
         self._waiting.append((None if row is None else self._cells(row), tag))
@@ -69,7 +69,7 @@ class TableWriter(Generic[_Tag]):
 
     def check_refused(self) -> None:
         """
-        Say that rows were refused.
+        Raise an error if rows were refused.
 
         :raises SegmindEnrichmentError: some were.
         """
@@ -87,7 +87,7 @@ class TableWriter(Generic[_Tag]):
         return cells | {name: cell(kind, row.get(name)) for name, kind in kinds.items()}
 
     def _write(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-        """Write rows; where they are refused, half of them at a time, until the one is found."""
+        """Write rows; if they are refused, in halves, until the refused row is found."""
         refusal = self._transact(rows) if rows else None
         if refusal is None:
             self._in_vain = 0
@@ -99,11 +99,13 @@ class TableWriter(Generic[_Tag]):
         self._refusal = refusal
         self.rows_refused += len(rows)
         if len(rows) > 1:
-            refusal += f", tried with {len(rows) - 1} others, since {MOST_IN_VAIN} rows before it were refused in turn"
+            refusal += (
+                f", tried with {len(rows) - 1} others, because the {MOST_IN_VAIN} rows before it were all refused"
+            )
         return [refusal] * len(rows)
 
     def _transact(self, rows: Sequence[Mapping[str, Any]]) -> str | None:
-        """Write rows in one transaction; return what the driver says when it refused them, so that none was written."""
+        """Write rows in one transaction; return the driver's message if it refused them, so that none was written."""
         with driver_errors(f"Writing to {self._title}", meaning=KEPT, values=True, retryable=True):
             try:
                 again_after_conflicts(lambda: self._transact_once(rows))
@@ -133,7 +135,7 @@ class TableWriter(Generic[_Tag]):
                 raise
 
     def _end(self, cursor: Any, how: Literal["COMMIT", "ROLLBACK"]) -> None:
-        """End a transaction where it was begun: a cursor of DuckDB is a connection of its own."""
+        """End a transaction on the cursor that began it: a cursor of DuckDB is a separate connection."""
         if self._statements.dialect.begin:
             cursor.execute(how)
         else:

@@ -124,7 +124,7 @@ def test_a_list_of_rows_is_a_table() -> None:
         ("t.csv", b"a,a\n1,2\n", "twice"),
         ("t.csv", b"a\n\xff\n", "UTF-8"),
         ("t.parquet", b"PAR1 not", "Parquet"),
-        ("t.txt", b"x", "does not say what it holds"),
+        ("t.txt", b"x", "does not show its format"),
     ],
 )
 def test_what_is_no_table_is_refused_without_showing_it(tmp_path: Path, name: str, content: bytes, words: str) -> None:

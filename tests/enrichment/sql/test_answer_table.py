@@ -403,7 +403,7 @@ def test_an_answer_that_fits_no_column_is_told(database: OneDatabase) -> None:
     made = target(database, answers={"many": Kind.INTEGER})
 
     assert made.misfit({"many": 7}) is None
-    assert "'many' does not fit: it is no integer" in str(made.misfit({"many": 2**70}))
+    assert "'many' does not fit: it is not a valid integer" in str(made.misfit({"many": 2**70}))
 
 
 def test_what_was_written_before_a_failure_stays(database: OneDatabase) -> None:

@@ -186,7 +186,7 @@ class TestASessionThatEnds:
 
         with pytest.raises(
             SegmindEnrichmentError,
-            match=rf"the source at 'db' broke off after {BLOCK_ROWS} rows.*terminat.*not paid again",
+            match=rf"the source at 'db' failed after {BLOCK_ROWS} rows.*terminat.*not paid again",
         ) as caught:
             list(rows)
         assert len(before) == BLOCK_ROWS
