@@ -1,7 +1,7 @@
 """
-How much a run may spend, ask and get wrong; asked before each paid call.
+The limits of a run in cost, rows and failures; checked before each paid call.
 
-What a request may cost at most is reserved before it is sent and returned when it is billed, so that the sum of all
+The highest cost of a request is reserved before it is sent and released when it is billed, so that the sum of all
 bills keeps ``max_cost`` whatever the rows are like. Where no upper bound is known, the mean of what was billed so far
 is reserved instead, or what reading the request costs when that is more. A retry has no fresh budget: what earlier
 tries of the run used up, and what their open requests may still cost, is taken from the ledger.
@@ -26,11 +26,11 @@ SMALLEST_SAMPLE = 50
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """
-    What a run may use up, over all its tries.
+    The limits of a run, over all its tries.
 
     :param max_cost: USD; None for no limit.
-    :param max_rows: distinct rows asked about.
-    :param max_failed_rows: rows without a usable answer: a count (int), or a share of those asked (float up to 1.0).
+    :param max_rows: distinct rows that are sent.
+    :param max_failed_rows: rows without a usable answer: a count (int), or a share of those sent (float up to 1.0).
     :param expected_cost: USD a request is assumed to cost until one has been billed.
     """
 
@@ -41,10 +41,10 @@ class Limits:
 
     def too_many_failed(self, failed: int, rows: int, *, final: bool = False) -> str | None:
         """
-        Say in words that too many rows have no usable answer, or return None.
+        Return a message if too many rows have no usable answer, else None.
 
         :param rows: how many have an outcome.
-        :param final: whether no more rows come, so that a share can be judged however few there are.
+        :param final: whether no more rows come, so that a share is checked even for few rows.
         """
         allowed = self.max_failed_rows
         if allowed is None:
@@ -57,7 +57,7 @@ class Limits:
 
 
 FREE = CostBound(usd=0.0, certain=True)
-"""What an answer costs that was billed before."""
+"""The cost of an answer that is already billed."""
 
 
 class Permission(StrEnum):
@@ -76,9 +76,9 @@ class Permission(StrEnum):
 
 class Budget:
     """
-    Keeps count against the limits.
+    Counts what a run uses, against its limits.
 
-    :param totals: what earlier tries of the run used up.
+    :param totals: what earlier tries of the run used.
     """
 
     def __init__(self, limits: Limits, totals: RunTotals | None = None) -> None:
@@ -98,25 +98,25 @@ class Budget:
 
     @property
     def failed(self) -> int:
-        """Rows without a usable answer, those of earlier tries included that were not asked again."""
+        """Rows without a usable answer, including those of earlier tries that were not sent again."""
         return sum(count for outcome, count in self.outcomes.items() if outcome in FAILURES)
 
     @property
     def mean_cost(self) -> float:
-        """What a request is expected to cost, in USD."""
+        """The expected cost of a request in USD."""
         return self.spent / self._priced if self._priced else self.limits.expected_cost
 
     @property
     def reserved(self) -> float:
-        """What requests that were not billed yet may cost, in USD."""
+        """The highest cost in USD of requests that are not billed yet."""
         return self._bounded * self.excess + max(self._guesses * self.mean_cost, self._guessed)
 
     def permission(self, bound: CostBound = UNBOUNDED, *, new_row: bool) -> Permission:
         """
-        Say whether one more paid call may be sent.
+        Return whether one more paid call may be sent.
 
-        :param bound: what it may cost.
-        :param new_row: whether the call is about a row this run did not ask about before.
+        :param bound: its highest cost.
+        :param new_row: whether the call is about a row that this run has not sent before.
         """
         if self.exceeded(new_row=new_row):
             return Permission.STOP
@@ -131,7 +131,7 @@ class Budget:
         return Permission.LATER if unmet and fits else Permission.STOP
 
     def exceeded(self, *, new_row: bool = False) -> str | None:
-        """Return which limit is used up, in words, or None."""
+        """Return a message about the limit that is reached, or None."""
         limits = self.limits
         if limits.max_cost is not None and self.spent >= limits.max_cost:
             return f"max_cost={limits.max_cost} USD is used up ({self.spent:.6g} USD billed)"
@@ -140,7 +140,7 @@ class Budget:
         return limits.too_many_failed(self.failed, self.outcomes.total())
 
     def explain(self, bound: CostBound = UNBOUNDED, *, new_row: bool) -> str:
-        """Return why the last permission was refused, in words."""
+        """Return a message about why the last permission was refused."""
         most = "of up to" if bound.certain else "of"
         return self.exceeded(new_row=new_row) or (
             f"max_cost={self.limits.max_cost} USD leaves no room for one more request {most} "
@@ -149,7 +149,7 @@ class Budget:
         )
 
     def reserve(self, mark: bytes, bound: CostBound) -> None:
-        """Reserve what the open request of a row may cost, in place of what was reserved for the row before."""
+        """Reserve the highest cost of a row's open request, instead of what was reserved for the row before."""
         self.release(mark)
         self._reserved[mark] = bound
         if bound.certain:
@@ -159,12 +159,12 @@ class Budget:
             self._guesses += 1
 
     def reserve_open(self, mark: bytes, bound: CostBound) -> None:
-        """Reserve what an open request of an earlier try may cost until its row is met in the table."""
+        """Reserve the highest cost of an open request of an earlier try until its row is read."""
         self.reserve(mark, bound)
         self._unmet.add(mark)
 
     def release(self, mark: bytes) -> CostBound | None:
-        """Return what was reserved for a row to the budget."""
+        """Release what was reserved for a row."""
         self._unmet.discard(mark)
         bound = self._reserved.pop(mark, None)
         if bound is not None and bound.certain:
@@ -173,65 +173,65 @@ class Budget:
             self._guessed -= bound.usd
             self._guesses -= 1
         if not self._reserved:
-            # What rounding left over must not add up.
+            # Rounding errors must not add up.
             self._bounded = self._guessed = 0.0
         return bound
 
     def started(self, mark: bytes, bound: CostBound = UNBOUNDED, *, new_row: bool) -> None:
-        """Note a paid call that is about to be sent, or a request taken over from an earlier try."""
+        """Record a paid call that is about to be sent, or a request taken over from an earlier try."""
         self.reserve(mark, bound)
         self.in_flight += 1
         self.rows += new_row
 
     def billed(self, mark: bytes, cost: float | None) -> None:
-        """Note what a request cost when it ended; None where Segmind did not say, 0 where nothing is charged."""
+        """Record the cost of a request when it ends; None if Segmind did not report it, 0 if nothing was charged."""
         self.in_flight -= 1
         bound = self.release(mark)
         if cost is not None and cost > 0:
             self.spent += cost
             self._priced += 1
             if bound is not None and bound.certain and bound.usd > 0:
-                # The price is not what we were told: what is reserved from now on grows accordingly.
+                # The price differs from the configured one: later reservations grow accordingly.
                 self.excess = max(self.excess, cost / bound.usd)
 
     def not_sent(self, mark: bytes, *, new_row: bool) -> None:
-        """Note a paid call that was certainly not sent after all."""
+        """Record that a paid call was certainly not sent."""
         self.in_flight -= 1
         self.rows -= new_row
         self.release(mark)
 
     def request_lost(self) -> None:
-        """Note a paid call of unknown fate; it may be billed, so what was reserved for it stays reserved."""
+        """Record a paid call of unknown outcome; it may be billed, so its reservation is kept."""
         self.in_flight -= 1
         self.lost += 1
 
     def lost_earlier(self, mark: bytes, bound: CostBound) -> None:
-        """Note a paid call of an earlier try whose fate is unknown."""
+        """Record a paid call of an earlier try whose outcome is unknown."""
         self.lost += 1
         self.reserve(mark, bound)
 
     def lost_found(self) -> None:
-        """Note that a lost call was found again; what is reserved for it stays until it is billed."""
+        """Record that a lost call was found again; its reservation is kept until it is billed."""
         self.lost -= 1
 
     def uncount_row(self) -> None:
-        """Take a row out of the count that this run has counted and is to ask about as if for the first time."""
+        """Remove a counted row that is to be sent as if for the first time."""
         self.rows -= 1
 
     def never_arrived(self, mark: bytes) -> None:
-        """Note that a lost call is known never to have arrived."""
+        """Record that a lost call never arrived."""
         self.lost -= 1
         self.release(mark)
 
     def resubmitted(self, mark: bytes) -> None:
-        """Note that a lost call is given up and its row asked again; the lost one may be billed all the same."""
+        """Record that a lost call is given up and its row sent again; the lost one may still be billed."""
         self.lost -= 1
         bound = self.release(mark)
         if bound is not None:
             self.reserve(b"given up " + mark, bound)
 
     def finished(self, outcome: Outcome) -> None:
-        """Note the outcome of a distinct row."""
+        """Record the outcome of a distinct row."""
         self.outcomes[outcome] += 1
 
     def _expected(self, bound: CostBound) -> float:

@@ -1,7 +1,7 @@
 """
-The charts of a report, drawn as SVG elements that take the text and line colours of the page around them.
+The charts of a report, SVG elements that inherit the text and line colours of the page.
 
-They need nothing but the manifest, so that a report is written wherever the package is installed.
+They need only the manifest, so that a report can be written without another package.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Chart:
     One chart.
 
     :param name: unique on the page.
-    :param described: what can be seen on it, in words.
-    :param svg: an ``<svg>`` element with a title and a description; empty when there is nothing to draw.
+    :param described: a description of its content.
+    :param svg: an ``<svg>`` element with a title and a description; empty if there are no data.
     :param wide: whether it is twice as wide as others.
     """
 
@@ -151,7 +151,7 @@ def _cost(manifest: Manifest) -> Chart:
 
 @dataclass(frozen=True, slots=True)
 class _TimeAxis:
-    """The axis of a timeline: the edges of its buckets in a unit that suits its length."""
+    """The axis of a timeline: the edges of its buckets in a suitable unit."""
 
     edges: list[float]
     label: str
@@ -199,7 +199,7 @@ def _steps(plot: _Plot, edges: Sequence[float], values: Sequence[float]) -> Iter
 
 @dataclass(slots=True, kw_only=True)
 class _Plot:
-    """One drawing: its frame in pixels, the values at its edges, and the elements drawn so far."""
+    """A plot: its frame in pixels, the values at its edges, and its elements so far."""
 
     width: float = _NARROW
     left: float = 64.0
@@ -225,7 +225,7 @@ class _Plot:
 
     def box(self, x: float, y: float, width: float, height: float, colour: str) -> None:
         where = f'x="{_n(x)}" y="{_n(y)}" width="{_n(width)}" height="{_n(height)}"'
-        # Without it a hairline of the page shows between bars that touch.
+        # Otherwise a hairline of the background is visible between adjacent bars.
         self.parts.append(f'<rect {where} fill="{colour}" shape-rendering="crispEdges"/>')
 
     def line(self, x1: float, y1: float, x2: float, y2: float, colour: str = "var(--line)", dashes: str = "") -> None:
@@ -261,9 +261,9 @@ class _Plot:
 
     def legend(self, entries: Sequence[tuple[str, str]]) -> None:
         """
-        Draw what the colours or lines mean, above the plot.
+        Draw the legend above the plot.
 
-        :param entries: words, each with a colour, or with ``line:`` and its dashes.
+        :param entries: labels, each with a colour, or with ``line:`` and its dashes.
         """
         x = self.left
         for words, mark in entries:
@@ -282,12 +282,12 @@ class _Plot:
 
 
 def _n(number: float) -> str:
-    """Write a coordinate, without digits that nobody can see."""
+    """Return a coordinate, rounded to visible digits."""
     return f"{number:.1f}".removesuffix(".0")
 
 
 def _ticks(high: float, most: int) -> list[float]:
-    """Return round numbers from 0 up to ``high``, at most about so many."""
+    """Return round numbers from 0 up to ``high``, limited to about the given count."""
     raw = high / most
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(step * power for step in (1, 2, 2.5, 5, 10) if step * power >= raw * (1 - 1e-9))
@@ -313,15 +313,15 @@ def _share(part: int, whole: int) -> str:
 
 
 def money(amount: float) -> str:
-    """Write USD with as many digits as matter."""
+    """Return USD with the significant digits."""
     return f"{amount:,.2f}" if amount >= 10 else f"{amount:.4f}" if amount >= 0.1 else f"{amount:.6f}"
 
 
 def counted(number: int, noun: str) -> str:
-    """Write how many of something there are."""
+    """Return a count with its noun."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def moment(seconds: float) -> str:
-    """Write epoch seconds for people."""
+    """Return a readable time from epoch seconds."""
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -1,8 +1,8 @@
 """
-The report of a run: one HTML page with key figures and charts, made from its manifest.
+The report of a run: an HTML page with key figures and charts, generated from its manifest.
 
-It is complete in itself: no script, no network, nothing to install where it is read. It shows what the manifest holds,
-so there are no rows and no prompts in it.
+It is self-contained: no scripts, no network, nothing to install. It shows only the content of the manifest, so it
+contains no rows and no prompts.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ TEMPLATE = "page.html.jinja2"
 
 
 def write_report(manifest: Manifest, path: StorePath) -> None:
-    """Draw the report of a run and write it as a file, whole. Blocks."""
+    """Write the report of a run as a file. Blocks."""
     page = render(manifest).encode()
     make_folder(path.parent)
     with write_whole(path) as file:
@@ -70,7 +70,7 @@ def _state(manifest: Manifest) -> State:
 
 @dataclass(frozen=True, slots=True)
 class KeyFigure:
-    """A number, what it counts, and what it comes to in another unit."""
+    """A number, its label, and a note such as the number in another unit."""
 
     name: str
     value: str
@@ -108,7 +108,7 @@ def _reasons(manifest: Manifest) -> list[tuple[Outcome, str, int]]:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file of the run; ``link`` is set for one beside the report, so that both can be moved together."""
+    """A file of the run; ``link`` is set for one next to the report, so that both can be moved together."""
 
     what: str
     address: str
@@ -125,7 +125,7 @@ def _files(manifest: Manifest) -> Iterator[File]:
 
 
 def duration(seconds: float) -> str:
-    """Write seconds for people."""
+    """Return a readable duration."""
     if seconds < 60:
         return f"{seconds:.3g} s"
     minutes, rest = divmod(round(seconds), 60)

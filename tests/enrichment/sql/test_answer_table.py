@@ -425,7 +425,7 @@ class TestKeysThatHaveNoPlace:
         assert held.trouble({"a": 1, "b": 2}, 7) is None
         assert held.trouble({"a": 2, "b": 1}, 8) is None
         assert "'b' is NULL" in str(held.trouble({"a": 1, "b": None}, 9))
-        assert "earlier row of the source, too (row 7" in str(held.trouble({"a": 1, "b": 2}, 10))
+        assert "also in an earlier row of the source (row 7" in str(held.trouble({"a": 1, "b": 2}, 10))
 
     def test_what_is_no_fingerprint_is_not_held(self) -> None:
         held = HeldRows([(b"k" * 32, "nonsense"), (b"l" * 32, ""), (b"m" * 32, None)])  # type: ignore[list-item]
