@@ -43,7 +43,7 @@ def test_tickets_are_classified_into_a_file_and_duplicates_paid_once(ended: Ende
     run = ended.runs[ALONE]
 
     assert run["state"] == "success", run["log"]
-    assert run["values"]["report"].startswith("4 of 4 tickets sorted")
+    assert run["values"]["report"].startswith("4 of 4 tickets classified")
     assert run["values"]["triage"]["posts"] == 3
     rows = [json.loads(line) for line in (ended.folder / "tickets" / "triage.jsonl").read_text().splitlines()]
     assert [row["ticket_id"] for row in rows] == [1, 2, 3, 4]
@@ -56,7 +56,7 @@ def test_four_shards_become_one_file_in_the_order_of_the_source(ended: Ended) ->
     run = ended.runs[SHARDED]
 
     assert run["state"] == "success", run["log"]
-    assert run["values"]["report"].startswith("40 of 40 tickets sorted")
+    assert run["values"]["report"].startswith("40 of 40 tickets classified")
     shards, whole = run["values"]["triage"], run["values"]["merge"]
     assert [shard["shard_index"] for shard in shards] == [0, 1, 2, 3]
     assert sum(shard["rows_read"] for shard in shards) == whole["rows_read"] == 40
