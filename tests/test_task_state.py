@@ -197,23 +197,23 @@ def test_the_configured_state_path_takes_precedence_too(tmp_path: Path, monkeypa
     assert len(list(tmp_path.rglob("*.json"))) == 1
 
 
-@pytest.mark.parametrize("held_by", ["state store", "state_path", "configured state_path", "output_path", "variable"])
+@pytest.mark.parametrize("kept_in", ["state store", "state_path", "configured state_path", "output_path", "variable"])
 @pytest.mark.parametrize("now_state_path", [False, True])
 def test_a_record_is_found_wherever_an_earlier_try_wrote_it(
-    held_by: str, now_state_path: bool, tmp_path: Path, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    kept_in: str, now_state_path: bool, tmp_path: Path, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     roots = {name: f"{tmp_path.as_uri()}/{name}" for name in ("state_path", "conf", "out")}
     store = StateStore()
-    held: dict[str, TaskState] = {
+    kept_records: dict[str, TaskState] = {
         "state store": AirflowTaskState(store),
         "state_path": PathTaskState(roots["state_path"], identity()),
         "configured state_path": PathTaskState(roots["conf"], identity()),
         "output_path": PathTaskState(f"{roots['out']}/_segmind_state", identity()),
         "variable": VariableTaskState(identity()),
     }
-    held[held_by].write(RECORD)
+    kept_records[kept_in].write(RECORD)
     monkeypatch.setenv("AIRFLOW__SEGMIND__STATE_PATH", roots["conf"])
-    if held_by == "state_path" and not now_state_path:
+    if kept_in == "state_path" and not now_state_path:
         return
     state_path = roots["state_path"] if now_state_path else None
     chosen = task_state_for(context(task_state_store=store), state_path, "", roots["out"])
@@ -290,7 +290,7 @@ def test_variables_of_old_runs_are_deleted_unless_their_outcome_is_unknown(varia
     def write(run: str, now: float, record: SubmissionRecord) -> None:
         VariableTaskState(identity(run_id=run), clock=lambda: now).write(record)
 
-    def held(run: str) -> bool:
+    def is_kept(run: str) -> bool:
         return VariableTaskState(identity(run_id=run)).read() is not None
 
     write("finished", 0, replace(RECORD, intent_at=0.0, submitted_at=0.0))
@@ -299,7 +299,7 @@ def test_variables_of_old_runs_are_deleted_unless_their_outcome_is_unknown(varia
     write("still going", 0, replace(RECORD, intent_at=20 * DAY, submitted_at=20 * DAY))
     write("young", 20 * DAY, replace(RECORD, intent_at=20 * DAY))
     write("now", 31 * DAY, replace(RECORD, intent_at=31 * DAY))
-    kept = {run: held(run) for run in ("finished", "refused", "unknown", "still going", "young", "now")}
+    kept = {run: is_kept(run) for run in ("finished", "refused", "unknown", "still going", "young", "now")}
     assert kept == {
         **dict.fromkeys(("finished", "refused"), False),
         **dict.fromkeys(("unknown", "still going", "young", "now"), True),

@@ -50,7 +50,7 @@ from airflow_provider_segmind.triggers.events import RequestEvent
 UPLOAD_SCHEME = "segmind-upload://"
 """Placeholder for the address of a file that is uploaded when the request is submitted; the rest is its SHA-256."""
 _REPLACED = (
-    "%d strings of the answer contain NUL or half a surrogate pair, which not every XCom backend can store; each such "
+    "%d strings of the answer contain U+0000 or a lone surrogate, which not every XCom backend can store; each such "
     "character was replaced by U+FFFD"
 )
 

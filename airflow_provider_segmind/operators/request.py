@@ -177,7 +177,7 @@ class SegmindSubmitOperator(TemplatedOperator, BaseOperator):
     def on_kill(self) -> None:
         """Warn that the request continues."""
         if self.request_id:
-            warn_not_cancelled(self.log, f"request {self.request_id}", "waits for it again")
+            warn_not_cancelled(self.log, f"request {self.request_id}", "continues with it")
 
     def _settings(self, context: Context) -> RequestSettings:
         from airflow_provider_segmind.execution.request import RequestSettings

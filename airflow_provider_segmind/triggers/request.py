@@ -215,7 +215,7 @@ class SegmindRequestTrigger(_SegmindTrigger):
 
     async def on_kill(self) -> None:
         """Warn that the request continues; Airflow 3.3 calls this when the deferred task is killed or cleared."""
-        warn_not_cancelled(self.log, f"request {self.request_id}", "waits for it again")
+        warn_not_cancelled(self.log, f"request {self.request_id}", "continues with it")
 
 
 class SegmindRequestsTrigger(_SegmindTrigger):

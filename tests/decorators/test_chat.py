@@ -1,4 +1,4 @@
-"""``@task.segmind``: what a function returns is what is asked, and nothing else is made of it."""
+"""``@task.segmind``: the return value of a function is sent unchanged."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class Case:
     posts: int = 1
     words: Any = ""
     plain: tuple[int, Any, str | None] | None = None
-    asked: dict[str, Any] = field(default_factory=dict)
+    given: dict[str, Any] = field(default_factory=dict)
 
 
 DATA = {"output_type": NUMBER}
@@ -72,10 +72,10 @@ CASES = [
         words="stopped without an answer",
         plain=(1, None, "empty"),
     ),
-    Case("not JSON", {"text": "no data"}, reason="invalid", posts=2, words="not the data asked for", asked=DATA),
-    Case("fenced JSON", {"text": 'Here:\n```json\n{"x": 1}\n```'}, {"x": 1}, asked=DATA),
+    Case("not JSON", {"text": "no data"}, reason="invalid", posts=2, words="not the data asked for", given=DATA),
+    Case("fenced JSON", {"text": 'Here:\n```json\n{"x": 1}\n```'}, {"x": 1}, given=DATA),
     Case("JSON that looks like a provider body", {"text": LOOKALIKE}, LOOKALIKE),
-    Case("1 MB", {"text": MEGABYTE}, MEGABYTE, asked={"max_xcom_bytes": 2_000_000}),
+    Case("1 MB", {"text": MEGABYTE}, MEGABYTE, given={"max_xcom_bytes": 2_000_000}),
     Case("emoji", {"text": EMOJI}, EMOJI),
 ]
 
@@ -88,13 +88,13 @@ def test_a_reply_has_its_outcome_its_posts_and_its_error(case: Case, family: str
     posts, answer, reason = case.posts, case.answer, case.reason
     if mode == "plain" and case.plain is not None:
         posts, answer, reason = case.plain
-    asked = {"model": FAMILIES[family], **case.asked}
+    given = {"model": FAMILIES[family], **case.given}
 
     if reason is None:
-        assert chat.ask(**asked) == answer
+        assert chat.ask(**given) == answer
     else:
         with pytest.raises(AirflowFailException) as caught:
-            chat.ask(**asked)
+            chat.ask(**given)
         error = caught.value.__cause__
         assert isinstance(error, SegmindReplyError)
         assert error.reason == reason

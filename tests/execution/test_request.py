@@ -318,7 +318,7 @@ def test_a_result_too_large_for_xcom_is_never_a_failure(
         connection = json.loads(emulator.connection_json)
         connection["extra"] = {**connection["extra"], "output_path": tmp_path.as_uri()}
         monkeypatch.setenv("AIRFLOW_CONN_SEGMIND_DEFAULT", json.dumps(connection))
-        monkeypatch.setenv("AIRFLOW__SEGMIND__OUTPUT_PATH", "memory://not-asked")
+        monkeypatch.setenv("AIRFLOW__SEGMIND__OUTPUT_PATH", "memory://not-used")
     task = make(clock, **fields)
     if deferrable:
         left = deferred(task, run)

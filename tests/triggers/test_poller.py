@@ -257,7 +257,7 @@ async def test_a_lookup_that_failed_is_tried_again_by_the_next() -> None:
 
 
 class ServerError(Exception):
-    """What Airflow raises when its API answers 500; it stands for anything that a secrets backend may raise."""
+    """What Airflow raises when its API answers 500; an example of what a secrets backend may raise."""
 
 
 class Lookups:
