@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks import processes
 from benchmarks.measure import Measure, versus
 from benchmarks.processes import AIOHTTP, DEFAULT, Figures
-from benchmarks.server import Server, running
+from benchmarks.server import Counts, Server, running
 
 INTERVAL = 5.0
 NEVER = "9999999999.0"
@@ -121,51 +121,41 @@ TRIGGERS: dict[str, Callable[[str], Run]] = {
 
 async def costs(run: Run, server: Server, *, pending: int, rounds: int) -> Figures:
     """
-    Start so many triggers at once and let them poll.
+    Start so many triggers at once and let each poll some more times.
 
-    :return: ``memory`` in KB and ``start`` in ms of CPU for each, ``polls`` in s of CPU for 1,000, ``stall`` in ms: the
-        longest time for which the start kept the event loop busy, and ``connections`` opened.
+    :return: ``memory`` in KB and ``start`` in ms of CPU for each (its first poll included), ``polls`` in s of CPU for
+        1,000, and ``connections`` opened.
     """
-    stalls: list[float] = []
 
-    async def heartbeat() -> None:
-        while True:
-            before = time.perf_counter()
-            await asyncio.sleep(0.01)
-            stalls.append(time.perf_counter() - before - 0.01)
-
-    async def counted() -> Any:
+    async def counted() -> Counts:
         return await asyncio.to_thread(server.count)
+
+    async def until(calls: int, seconds: float) -> Counts:
+        deadline = time.monotonic() + seconds
+        while (count := await counted()).calls < calls and time.monotonic() < deadline:
+            await asyncio.sleep(0.2)
+        return count
 
     first = asyncio.create_task(run(0))
     await asyncio.sleep(1.5)
     gc.collect()
     memory, before = processes.memory("VmRSS"), await counted()
-    beating = asyncio.create_task(heartbeat())
     cpu = time.process_time()
-    await asyncio.sleep(1.0)
-    idle = time.process_time() - cpu  # CPU of a second in which nothing but the heartbeat runs
-    stalls.clear()
-    cpu, started = time.process_time(), time.perf_counter()
     tasks = [asyncio.create_task(run(number)) for number in range(1, pending + 1)]
-    while (await counted()).calls < before.calls + pending and time.perf_counter() - started < 120:
-        await asyncio.sleep(0.2)
-    start = time.process_time() - cpu - idle * (time.perf_counter() - started)
-    stall = max(stalls)
-    calls, cpu = (await counted()).calls, time.process_time()
-    await asyncio.sleep(INTERVAL * rounds)
-    after = await counted()
-    polls = time.process_time() - cpu - idle * INTERVAL * rounds
+    started = await until(before.calls + pending, 120.0)
+    start, cpu = time.process_time() - cpu, time.process_time()
+    # Not for a time: on a busy machine few polls would be made in it.
+    after = await until(started.calls + pending * rounds, 120.0)
+    polls = time.process_time() - cpu
     grown = processes.memory("VmRSS") - memory
-    for task in (*tasks, first, beating):
+    for task in (*tasks, first):
         task.cancel()
     with contextlib.suppress(Exception):
-        await asyncio.gather(*tasks, first, beating, return_exceptions=True)
+        await asyncio.gather(*tasks, first, return_exceptions=True)
     return {
         "memory": grown / pending * 1000,
         "start": start / pending * 1000,
-        "polls": polls / max(1, after.calls - calls) * 1000,
-        "stall": stall * 1000,
+        "polls": polls / max(1, after.calls - started.calls) * 1000,
         "connections": after.connections - before.connections,
     }
 
