@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_segmind.enrichment.ledger.compaction import compact
 from airflow_provider_segmind.enrichment.ledger.events import Event, from_line, to_line
-from airflow_provider_segmind.enrichment.ledger.ledger import Ledger
+from airflow_provider_segmind.enrichment.ledger.ledger import Ledger, compact
 from airflow_provider_segmind.enrichment.ledger.row_state import RowState
 from airflow_provider_segmind.enrichment.ledger.segments import segment_names, write_segment
 from airflow_provider_segmind.enrichment.outcomes import Outcome
