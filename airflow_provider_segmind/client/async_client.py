@@ -114,7 +114,7 @@ class AsyncSegmindClient(AccountCalls):
         return await self.perform(self.wire.models())
 
     async def get_request_record(self, request_id: str) -> RequestRecord:
-        """Return one row of the request history."""
+        """Return one request from the request history."""
         return await self.perform(self.wire.request_record(request_id))
 
     async def list_request_records(self, **filters: Any) -> list[RequestRecord]:

@@ -123,7 +123,7 @@ class SegmindClient(AccountCalls):
         return self.perform(self.wire.models())
 
     def get_request_record(self, request_id: str) -> RequestRecord:
-        """Return one row of the request history, of any age. Free; rows appear late."""
+        """Return one of the account's requests, of any age, from the request history. Free; rows appear late."""
         return self.perform(self.wire.request_record(request_id))
 
     def list_request_records(self, **filters: Any) -> list[RequestRecord]:

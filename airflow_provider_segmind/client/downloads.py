@@ -1,5 +1,5 @@
 """
-The files that a result points to.
+Downloads of the files that a result points to.
 
 Output URLs are public and live for seven days on a host of their own, so they are fetched without the API key.
 """
@@ -26,13 +26,13 @@ from airflow_provider_segmind.client.public_network import (
     check_public,
     same_host,
 )
-from airflow_provider_segmind.client.response_body import Body, TooLargeError, Unpacker, UnreadableBodyError
+from airflow_provider_segmind.client.response_body import Body, BodyDecoder, TooLargeError, UnreadableBodyError
 from airflow_provider_segmind.client.responses import CallContext, Response, status_error
 from airflow_provider_segmind.client.retry import RetryLimits, retrying
 from airflow_provider_segmind.client.transport_errors import (
-    answer_headers,
     http_timeout,
     httpx,
+    response_headers,
     shared_tls,
     transport_error,
 )
@@ -46,7 +46,7 @@ MAX_PAGE_BYTES = 1 << 20
 """Bytes read of an error page."""
 _HEADERS = {"accept-encoding": "identity"}
 _KEPT = (
-    "The request was billed, and its file is kept for seven days: raise the bound in the connection's extra and clear "
+    "The request was billed, and its file is kept for seven days: raise the limit in the connection's extra and clear "
     "the task, or fetch the file yourself."
 )
 
@@ -63,7 +63,7 @@ class MediaFile:
     content_type: str | None = None
 
     def suffix(self, content_type: str | None = None) -> str:
-        """Return the file name's ending, from the URL or the media type; empty when neither shows it."""
+        """Return the file name's extension, from the URL or the media type; empty when neither has one."""
         ending = PurePosixPath(unquote(urlsplit(self.url).path)).suffix.lower()
         if re.fullmatch(r"\.[a-z0-9]{1,5}", ending):
             return ending
@@ -75,8 +75,8 @@ class Downloads:
     """
     What may be downloaded.
 
-    :param limits: bounds of each file.
-    :param hosts: hosts and ports of the account itself, reached wherever they are: the emulator, a proxy.
+    :param limits: of each file.
+    :param hosts: hosts and ports of the account itself, reached whatever their addresses are: the emulator, a proxy.
     """
 
     limits: DownloadLimits = field(default_factory=DownloadLimits)
@@ -84,13 +84,13 @@ class Downloads:
 
     @classmethod
     def of(cls, config: ClientConfig) -> Downloads:
-        """Return what a connection allows."""
+        """Return what an account allows."""
         ends = config.endpoints
         named = (_host_and_port(url) for url in (ends.gateway, ends.storage, ends.history, ends.models))
         return cls(config.downloads, frozenset((same_host(one[0]), one[1]) for one in named if one is not None))
 
     def names(self, host: str, port: int) -> bool:
-        """Whether a host is one of the account's own."""
+        """Return whether a host belongs to the account."""
         return (same_host(host), port) in self.hosts
 
 
@@ -98,13 +98,13 @@ def media_files(result: RequestResult, model: str | None = None, *, wanted: bool
     """
     Return the files a result points to, in order and each once.
 
-    Images stand under ``images[]``, video and audio under an object, and ``output`` repeats the first one; results of
-    other shapes (a list of URLs, nested objects) are read too.
+    Images are in ``images[]``, video and audio in an object, and ``output`` repeats the first one; results of other
+    shapes (a list of URLs, nested objects) are read too.
 
-    :param model: what made the result. The ``output`` of a language model is its answer, and an address that a model
+    :param model: the model of the request. The ``output`` of a language model is its reply, and an address that a model
         writes is never fetched. So ``output`` counts only where the model is known to make files, or the request
         history names the file.
-    :param wanted: whether the task asks for files, also from a model of unknown kind.
+    :param wanted: whether the task asks for files, even of a model of unknown kind.
     """
     found: dict[str, MediaFile] = {}
     extra = result.model_extra or {}
@@ -154,11 +154,11 @@ def download(
     """
     Fetch a file without the API key and write it to what ``open_sink`` returns.
 
-    :param open_sink: called with the file name's ending at the start of each attempt; returns a binary file to fill.
+    :param open_sink: called with the file name's extension at the start of each attempt; returns a binary file to fill.
     :param transport: replaces the network in tests.
     :returns: bytes written.
-    :raises SegmindDownloadError: its address is not public, or it is beyond the bounds.
-    :raises SegmindError: the file cannot be had; it is kept for seven days, and nothing more is billed.
+    :raises SegmindDownloadError: its address is not public, or it exceeds the limits.
+    :raises SegmindError: the file could not be downloaded; it is kept for seven days, and nothing more is billed.
     """
     what = f"Downloading {shorten(urlsplit(file.url).path, 120)!r}"
     fetch = _Fetch(
@@ -173,7 +173,7 @@ class _Fetch:
     """
     The attempts at one file.
 
-    :param deadline: of all of them, on the clock of ``monotonic``.
+    :param deadline: of all attempts together, on the clock of ``monotonic``.
     """
 
     context: CallContext
@@ -214,8 +214,8 @@ class _Fetch:
         if self.transport is not None:
             return httpx.Client(transport=self.transport, event_hooks=_HOOKS)
         if environment_proxy(url):
-            # The proxy resolves names; a name that resolves here is checked all the same. Behind a proxy, public names
-            # often cannot be resolved at all.
+            # The proxy looks names up; a private address that can be seen from here is refused all the same. Behind a
+            # proxy, public names often cannot be looked up at all.
             if not self.downloads.names(*found):
                 with suppress(httpx.ConnectError):
                     check_public(*found)
@@ -231,35 +231,35 @@ class _Fetch:
         return http_timeout(min(STALL_TIMEOUT, remaining))
 
     def _write(self, file: MediaFile, response: httpx.Response, open_sink: Callable[[str], BinaryIO]) -> int:
-        headers = answer_headers(response.headers.multi_items())
+        headers = response_headers(response.headers.multi_items())
         if response.status_code != 200:
             headers.pop("content-length", None)
-            words = Body(headers, MAX_PAGE_BYTES, ready=response.is_stream_consumed)
-            # The bound is one of files; of a page, what was read up to it is enough.
+            page = Body(headers, MAX_PAGE_BYTES, ready=response.is_stream_consumed)
+            # The limit is one of files; of an error page, the part up to it is enough.
             with suppress(TooLargeError):
                 for piece in raw_pieces(response):
-                    words.add(piece)
-            raise self._answered(Response(response.status_code, words.content, headers, time.time()))
-        unpacker = Unpacker(headers, self.downloads.limits.max_bytes, ready=response.is_stream_consumed)
+                    page.add(piece)
+            raise self._bad_status(Response(response.status_code, page.content, headers, time.time()))
+        decoder = BodyDecoder(headers, self.downloads.limits.max_bytes, ready=response.is_stream_consumed)
         written = 0
         with open_sink(file.suffix(headers.get("content-type", "").partition(";")[0])) as sink:
             for chunk in raw_pieces(response):
                 self._time()
-                for piece in unpacker.unpacked(chunk):
+                for piece in decoder.decoded(chunk):
                     written += sink.write(piece)
         return written
 
-    def _answered(self, answer: Response) -> SegmindError:
-        error = status_error(self.context, answer)
-        if not isinstance(error, SegmindResponseError) or answer.status_code < 400:
+    def _bad_status(self, response: Response) -> SegmindError:
+        error = status_error(self.context, response)
+        if not isinstance(error, SegmindResponseError) or response.status_code < 400:
             return error
-        # File stores send their own error pages; no gateway of Segmind is involved, and no base URL to check.
+        # File hosts have error pages of their own; Segmind's gateway is not involved, so there is no base URL to check.
         return SegmindResponseError(
-            f"{self.context.what} returned HTTP {answer.status_code}: {error.body!r}. The request was billed, and "
+            f"{self.context.what} returned HTTP {response.status_code}: {error.body!r}. The request was billed, and "
             "its file is kept for seven days; a later try may succeed.",
             billed=True,
             retryable=True,
-            status_code=answer.status_code,
+            status_code=response.status_code,
             body=error.body,
         )
 
@@ -268,7 +268,7 @@ class _Fetch:
 
 
 def _check_redirect(response: httpx.Response) -> None:
-    """Refuse a redirect that httpx cannot parse, which it reports as a network error."""
+    """Refuse a redirect that httpx cannot parse, which it would report as a network error."""
     if response.has_redirect_location:
         try:
             httpx.URL(urljoin(str(response.request.url), response.headers["location"]))
@@ -283,7 +283,7 @@ def _host_and_port(url: str) -> tuple[str, int] | None:
     try:
         parts = urlsplit(url)
         port = parts.port or {"http": 80, "https": 443}.get(parts.scheme.lower())
-        # httpx parses the name when it sends, and raises its own errors and those of idna.
+        # httpx parses the host only when it sends, and raises its own errors and those of idna.
         _ = httpx.URL(url).host
     except (httpx.InvalidURL, ValueError):
         return None

@@ -1,9 +1,9 @@
 """
-Connects to public hosts only: the host of a URL is resolved, checked, and connected to at the checked address.
+Download from public hosts only: a host is looked up, its addresses are checked, and one of those is connected to.
 
-A result can name any address, and around a worker the cloud's metadata service and a company's own services answer
-without a password. So every connection of a download, after each redirect as well, goes through
-:class:`PublicTransport`: the name is resolved once, every address must be public, and the connection is made to
+A result can name any address, and near a worker the cloud's metadata service and a company's internal services respond
+without a password. So every connection of a download, after each redirect too, goes through
+:class:`PublicTransport`: the name is looked up once, every address found must be public, and the connection is made to
 one of them and not to the name, which could lead elsewhere a moment later.
 
 Sources: IANA's special-purpose registries of IPv4 and IPv6 addresses; RFC 4291, 6052, 8215, 3056 and 4380 for IPv6
@@ -29,14 +29,14 @@ _NOT_PUBLIC = tuple(
         *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12"),
         *("192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24"),
         *("203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4"),
-        # Azure's host agent answers at a public address.
+        # Azure's host agent responds at a public address.
         "168.63.129.16/32",
         *("::/128", "::1/128", "64:ff9b:1::/48", "100::/64", "2001::/23", "2001:db8::/32", "3fff::/20", "5f00::/16"),
         *("fc00::/7", "fe80::/10", "fec0::/10", "ff00::/8"),
     )
 )
-# Where an IPv6 address contains an IPv4 address: the network, and how many bits follow it.
-_HOLDING_IPV4: tuple[tuple[ipaddress.IPv6Network, int], ...] = (
+# IPv6 networks whose addresses contain an IPv4 address, and how many bits follow it.
+_CONTAINING_IPV4: tuple[tuple[ipaddress.IPv6Network, int], ...] = (
     (ipaddress.IPv6Network("::ffff:0:0/96"), 0),
     (ipaddress.IPv6Network("::ffff:0:0:0/96"), 0),
     (ipaddress.IPv6Network("::/96"), 0),
@@ -47,21 +47,21 @@ _NUMBERS = re.compile(r"(?:0x[0-9a-f]*|[0-9]+)(?:\.(?:0x[0-9a-f]*|[0-9]+)){0,3}"
 
 
 class RefusedAddressError(Exception):
-    """A name leads to an address that is not public; says which host, and why."""
+    """A host has an address that is not public; the message says which host, and why."""
 
 
 def why_not_public(text: str) -> str | None:
     """
-    Say why an address is not fetched from, None when it is public.
+    Return why nothing is downloaded from an address, None when it is public.
 
-    :param text: an address as returned by name resolution.
+    :param text: an address as DNS returns it.
     """
     try:
         address: Address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
         return "it is not an IP address"
     if isinstance(address, ipaddress.IPv6Address):
-        for network, after in _HOLDING_IPV4:
+        for network, after in _CONTAINING_IPV4:
             if address in network and int(address) > 1:
                 inner = ipaddress.IPv4Address((int(address) >> after) & 0xFFFFFFFF)
                 why = why_not_public(str(inner))
@@ -74,7 +74,7 @@ def why_not_public(text: str) -> str | None:
 
 def look_up(host: str, port: int) -> list[str]:
     """
-    Return every address of a host, in the order in which to try them; other spellings of a number are read as well.
+    Return every address of a host, in the order in which to try them; other notations of an IPv4 address are read too.
 
     :raises httpx.ConnectError: there is none.
     """
@@ -111,7 +111,7 @@ class PublicTransport(httpx.BaseTransport):
     """
     Sends the requests of :class:`httpx.Client` to public addresses.
 
-    :param allowed: hosts and ports that are reached wherever they are.
+    :param allowed: hosts and ports that are reached whatever their addresses are.
     """
 
     def __init__(self, allowed: Iterable[tuple[str, int]] = (), *, look_up: HostLookUp = look_up) -> None:
@@ -151,7 +151,7 @@ class PublicTransport(httpx.BaseTransport):
 
 
 def same_host(host: str) -> str:
-    """Return one name for a host, whichever of the usual ones it is given by."""
+    """Return one name for a host that may be written in several ways."""
     name = _plain(host)
     return "localhost" if name in ("127.0.0.1", "::1") else name
 

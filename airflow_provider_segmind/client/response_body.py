@@ -1,9 +1,9 @@
 """
-Read the body of a response piece by piece, unpack it, and stop at a bound.
+Read and decode the body of a response piece by piece, up to a limit.
 
-A megabyte of gzip can hold a gigabyte of zeros. So nothing is unpacked further than up to the bound: zlib is asked for
-so many bytes and no more, and what the server sends is counted as well. Only gzip and deflate are asked for; a body in
-another encoding breaks the contract.
+A megabyte of gzip can contain a gigabyte of zeros. So nothing is decoded beyond the limit: zlib is asked for that many
+bytes and no more, and the bytes that the server sends are counted as well. The client accepts only gzip and deflate; a
+body in another encoding is an error.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ import zlib
 from collections.abc import Iterator, Mapping
 
 MAX_RESPONSE_BYTES = 64 << 20
-"""Bytes of a response, unpacked, that a process takes."""
+"""Decoded bytes of a response that are read at most."""
 TRIGGERER_RESPONSE_BYTES = 4 << 20
-"""The same in a triggerer, where a thousand requests share a process; a worker fetches what is larger."""
+"""The limit in a triggerer, where a thousand requests share a process; a worker fetches larger responses."""
 MAX_HEADERS = 200
 """Headers of a response; Segmind sends some twenty."""
 ACCEPT_ENCODING = "gzip, deflate"
 _STEP = 1 << 16
-"""Bytes unpacked at once."""
+"""Bytes decoded at once."""
 _MAX_LAYERS = 2
 
 
 class TooLargeError(Exception):
-    """A response is larger than its bound."""
+    """A response is larger than its limit."""
 
     def __init__(self, limit: int, *, announced: int | None = None) -> None:
         size = f"more than {limit} bytes" if announced is None else f"{announced} bytes"
@@ -37,15 +37,15 @@ class UnreadableBodyError(Exception):
     """A response is encoded in a way that was not asked for, cannot be decoded, or has too many headers."""
 
 
-class Unpacker:
+class BodyDecoder:
     """
-    Takes what packs a body off, piece by piece.
+    Decodes a body piece by piece.
 
     :param headers: names in lower case.
-    :param limit: bytes, packed and unpacked, up to which it goes.
-    :param ready: whether httpx has unpacked it already, as a test's transport lets it do.
-    :raises TooLargeError: its length is announced and beyond the limit.
-    :raises UnreadableBodyError: it is encoded in a way that was not asked for, or has too many headers.
+    :param limit: of its bytes, encoded and decoded.
+    :param ready: whether httpx has decoded it already, as it does with a mock transport in tests.
+    :raises TooLargeError: the announced length exceeds the limit.
+    :raises UnreadableBodyError: the body is encoded in a way that was not asked for, or has too many headers.
     """
 
     def __init__(self, headers: Mapping[str, str], limit: int, *, ready: bool = False) -> None:
@@ -56,18 +56,18 @@ class Unpacker:
             raise TooLargeError(limit, announced=int(announced))
         self._limit = limit
         self._layers = [_Layer(name, limit) for name in reversed([] if ready else _encodings(headers))]
-        self._packed = 0
+        self._encoded_size = 0
         self.size = 0
 
-    def unpacked(self, data: bytes) -> Iterator[bytes]:
+    def decoded(self, data: bytes) -> Iterator[bytes]:
         """
-        Yield the content of a piece from the network.
+        Yield the decoded content of a piece as received.
 
-        :raises TooLargeError: with this piece the body is beyond the limit.
+        :raises TooLargeError: this piece takes the body beyond the limit.
         :raises UnreadableBodyError: it cannot be decoded.
         """
-        self._packed += len(data)
-        if self._packed > self._limit:
+        self._encoded_size += len(data)
+        if self._encoded_size > self._limit:
             raise TooLargeError(self._limit)
         for piece in self._through(data, 0):
             self.size += len(piece)
@@ -79,70 +79,70 @@ class Unpacker:
         if number == len(self._layers):
             yield data
             return
-        for piece in self._layers[number].unpacked(data):
+        for piece in self._layers[number].decoded(data):
             yield from self._through(piece, number + 1)
 
 
-class Body(Unpacker):
-    """The body of one response; errors as of :class:`Unpacker`."""
+class Body(BodyDecoder):
+    """The body of one response; errors as of :class:`BodyDecoder`."""
 
     def __init__(self, headers: Mapping[str, str], limit: int, *, ready: bool = False) -> None:
         super().__init__(headers, limit, ready=ready)
         self._pieces: list[bytes] = []
 
     def add(self, data: bytes) -> None:
-        """Take a piece as it came from the network."""
-        self._pieces += self.unpacked(data)
+        """Add a piece as received."""
+        self._pieces += self.decoded(data)
 
     @property
     def content(self) -> bytes:
-        """Return what came."""
+        """Return the decoded body."""
         return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
 
 
 class _Layer:
-    """One packing of a body, taken off step by step."""
+    """One encoding of a body, decoded step by step."""
 
     def __init__(self, name: str, limit: int) -> None:
         if name not in ("gzip", "x-gzip", "deflate"):
-            raise UnreadableBodyError(f"the body is packed as {name[:20]!r}, which was not asked for")
+            raise UnreadableBodyError(f"the body is encoded as {name[:20]!r}, which was not asked for")
         self._gzip = name != "deflate"
-        self._unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16 if self._gzip else zlib.MAX_WBITS)
-        self._fresh = True
+        self._decoder = zlib.decompressobj(zlib.MAX_WBITS | 16 if self._gzip else zlib.MAX_WBITS)
+        self._at_start = True
         self._limit = limit
-        self._made = 0
+        self._size = 0
 
-    def unpacked(self, data: bytes) -> Iterator[bytes]:
-        """Yield the content of a piece."""
+    def decoded(self, data: bytes) -> Iterator[bytes]:
+        """Yield the decoded content of a piece."""
         more = bool(data)
         while more:
             piece = self._step(data)
             if piece is None:
-                # Some servers send deflate without zlib's frame.
-                self._unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
+                # Some servers send deflate without the zlib header.
+                self._decoder = zlib.decompressobj(-zlib.MAX_WBITS)
                 continue
-            self._made += len(piece)
-            if self._made > self._limit:
+            self._size += len(piece)
+            if self._size > self._limit:
                 raise TooLargeError(self._limit)
             yield piece
-            data = self._unpacker.unconsumed_tail
-            if self._unpacker.eof:
-                data = self._unpacker.unused_data
+            data = self._decoder.unconsumed_tail
+            if self._decoder.eof:
+                data = self._decoder.unused_data
                 if not self._gzip or not data.startswith(b"\x1f\x8b"):
                     return
-                self._unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)
-            # After a full step more output may follow although all input is consumed.
+                self._decoder = zlib.decompressobj(zlib.MAX_WBITS | 16)
+            # A full step can leave more output in zlib although all input was consumed.
             more = bool(data) or len(piece) == _STEP
 
     def _step(self, data: bytes) -> bytes | None:
         try:
-            piece = self._unpacker.decompress(data, _STEP)
+            piece = self._decoder.decompress(data, _STEP)
         except zlib.error as error:
-            if self._fresh and not self._gzip:
-                self._fresh = False
+            if self._at_start and not self._gzip:
+                self._at_start = False
                 return None
             raise UnreadableBodyError(str(error)) from error
-        self._fresh = False
+        self._at_start = False
         return piece
 
 
@@ -150,5 +150,5 @@ def _encodings(headers: Mapping[str, str]) -> list[str]:
     named = (name.strip().lower() for name in headers.get("content-encoding", "").split(","))
     found = [name for name in named if name not in ("", "identity")]
     if len(found) > _MAX_LAYERS:
-        raise UnreadableBodyError(f"the body is packed {len(found)} times")
+        raise UnreadableBodyError(f"the body is encoded {len(found)} times")
     return found

@@ -97,7 +97,7 @@ def transport_error(context: CallContext, url: str, error: Exception, *, sent: b
     :param sent: False when it is certain that nothing was sent, for any error.
     """
     host = urlsplit(url).netloc
-    # It becomes the cause, which a traceback prints.
+    # A traceback prints it as the cause.
     masked(error)
     if isinstance(error, (httpx.InvalidURL, *_aiohttp_errors("InvalidURL"))):
         return SegmindConfigError(
@@ -176,7 +176,7 @@ def http_timeout(seconds: float) -> httpx.Timeout:
     return httpx.Timeout(seconds, connect=min(CONNECT_TIMEOUT, seconds / 4), pool=seconds / 3)
 
 
-def answer_headers(items: Iterable[tuple[str, str]]) -> dict[str, str]:
+def response_headers(items: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Return headers with lower-case names; those that come twice are joined."""
     found: dict[str, str] = {}
     for name, value in items:

@@ -31,9 +31,9 @@ from airflow_provider_segmind.client.responses import Response
 from airflow_provider_segmind.client.transport_errors import (
     BeforeSend,
     SendCheck,
-    answer_headers,
     http_timeout,
     httpx,
+    response_headers,
     shared_tls,
     translated,
 )
@@ -51,7 +51,7 @@ PER_CLIENT = 4
 """Connections of one httpx client: httpx searches its whole pool at each call, so a large pool costs more than the
 calls do."""
 LARGE = 1 << 19
-"""Bytes from which on aiohttp gets a body as a file, to send it piece by piece."""
+"""Bytes from which a body is given to aiohttp as a file, to be sent piece by piece."""
 
 
 class Transport(Protocol):
@@ -75,7 +75,7 @@ class HttpxTransport:
     Sends calls over a ring of httpx clients with few connections each.
 
     :param connections: open at once.
-    :param seconds: for a call without its own timeout.
+    :param seconds: for a call without a timeout.
     :param keepalive: seconds for which an idle connection is trusted.
     :param clock: epoch seconds.
     :param proxied: whether the environment names a proxy; then each client is a whole one, which knows when to use it.
@@ -150,7 +150,7 @@ class HttpxTransport:
             self._slots.release()
 
     async def _read(self, response: httpx.Response) -> Response:
-        headers = answer_headers(response.headers.multi_items())
+        headers = response_headers(response.headers.multi_items())
         body = Body(headers, self._max_bytes, ready=response.is_stream_consumed)
         if response.is_stream_consumed:
             body.add(response.content)
@@ -221,7 +221,7 @@ class AiohttpTransport:
                 timeout=_aiohttp_timeout(call.timeout or self._seconds),
                 allow_redirects=False,
             ) as response:
-                headers = answer_headers(response.headers.items())
+                headers = response_headers(response.headers.items())
                 body = Body(headers, self._max_bytes)
                 async for chunk in response.content.iter_any():
                     body.add(chunk)
@@ -277,13 +277,13 @@ def _aiohttp_timeout(seconds: float) -> aiohttp.ClientTimeout:
     import aiohttp
 
     times = http_timeout(seconds)
-    # Ends before the total timeout, so that a call that reaches the total one has been sent.
+    # Ends before the total does, so that a call that exceeds the total was sent.
     connect = (times.pool or 0.0) + 2 * (times.connect or 0.0)
     return aiohttp.ClientTimeout(total=seconds, connect=connect, sock_connect=times.connect)
 
 
 def _payload(body: bytes | None) -> bytes | io.BytesIO | None:
-    # Large bytes would be written in one piece, for which aiohttp warns of its own slowness.
+    # aiohttp warns of large bytes, which it would write in one piece.
     return io.BytesIO(body) if body is not None and len(body) > LARGE else body
 
 
@@ -322,13 +322,13 @@ class BlockingTransport:
                 timeout=http_timeout(seconds),
             ) as response,
         ):
-            headers = answer_headers(response.headers.multi_items())
+            headers = response_headers(response.headers.multi_items())
             body = Body(headers, self._max_bytes, ready=response.is_stream_consumed)
             for chunk in raw_pieces(response):
                 if late:
                     raise httpx.ReadTimeout("the body took too long")
                 body.add(chunk)
-                # A last piece that comes late completes an answer that may have been paid for.
+                # A last piece that comes late completes a response that may have been paid for.
                 late = time.monotonic() > deadline
         return call.read(Response(response.status_code, body.content, headers, self._clock()))
 
@@ -338,7 +338,7 @@ class BlockingTransport:
 
 
 def raw_pieces(response: httpx.Response) -> Iterator[bytes]:
-    """Yield a body as it came, or as httpx has read it already; see ``ready`` of :class:`.Unpacker`."""
+    """Yield a body as received, or as httpx has decoded it already; see ``ready`` of :class:`.BodyDecoder`."""
     if response.is_stream_consumed:
         yield response.content
     else:

@@ -1,4 +1,4 @@
-"""What a result names is fetched from public hosts only, however it is spelled and wherever it redirects to."""
+"""Files are downloaded from public hosts only, whatever the notation of the address and the target of a redirect."""
 
 from __future__ import annotations
 
@@ -59,17 +59,17 @@ SPELLINGS = [
 
 
 @pytest.mark.parametrize("address", NOT_PUBLIC)
-def test_an_address_that_is_not_public_is_told_and_why(address):
+def test_the_reason_why_an_address_is_not_public_is_returned(address):
     assert why_not_public(address)
 
 
 @pytest.mark.parametrize("address", PUBLIC)
-def test_a_public_address_is_taken(address):
+def test_a_public_address_is_accepted(address):
     assert why_not_public(address) is None
 
 
 @given(st.ip_addresses())
-def test_no_address_is_public_that_python_knows_better(address):
+def test_no_address_is_public_that_python_calls_private(address):
     if address.is_private or address.is_loopback or address.is_link_local or address.is_multicast:
         mapped = getattr(address, "ipv4_mapped", None)
         assert mapped is not None or why_not_public(str(address))
@@ -178,7 +178,7 @@ def test_a_private_host_is_refused_after_a_redirect_too(emulator: Site, victim: 
 
 
 @pytest.mark.parametrize("name", ["a.png", "moved.png", "relative.png"])
-def test_the_host_that_the_connection_names_is_reached_wherever_it_is(emulator: Site, name: str) -> None:
+def test_the_host_of_the_connection_is_reached_whatever_its_address(emulator: Site, name: str) -> None:
     assert fetch(f"{emulator.url}/{name}", emulator.allowed) == b"picture"
     with pytest.raises(SegmindDownloadError):
         fetch(f"{emulator.url}/{name}")
@@ -197,13 +197,13 @@ def test_only_http_is_followed(emulator: Site, name: str) -> None:
         fetch(f"{emulator.url}/{name}", emulator.allowed)
 
 
-def test_a_circle_of_redirects_ends(emulator: Site) -> None:
+def test_a_redirect_loop_ends(emulator: Site) -> None:
     with pytest.raises(SegmindDownloadError, match="redirected more than 5 times"):
         fetch(f"{emulator.url}/round.png", emulator.allowed)
     assert len(emulator.seen) == 6
 
 
-def test_a_name_is_looked_up_once_and_connected_to_where_it_was_checked(victim: Site) -> None:
+def test_a_name_is_looked_up_once_and_the_checked_address_is_connected_to(victim: Site) -> None:
     asked: list[str] = []
 
     def rebinding(host: str, port: int) -> list[str]:
@@ -225,7 +225,7 @@ def test_a_name_is_looked_up_once_and_connected_to_where_it_was_checked(victim: 
 
 
 @pytest.mark.parametrize("found", [["8.8.8.8", "127.0.0.1"], ["::1", "8.8.8.8"], ["8.8.8.8", "::ffff:10.0.0.1"]])
-def test_one_address_that_is_not_public_is_one_too_many(found: list[str]) -> None:
+def test_a_host_with_one_private_address_is_refused(found: list[str]) -> None:
     transport = PublicTransport(look_up=lambda host, port: found)
     with pytest.raises(RefusedAddressError, match=r"'example\.com'"):
         transport.handle_request(httpx.Request("GET", "http://example.com"))
@@ -251,7 +251,7 @@ def test_every_address_of_a_host_is_tried_and_its_certificate_is_checked_by_name
     site.server_close()
 
 
-def test_a_host_without_an_address_is_a_connection_that_failed() -> None:
+def test_a_host_without_an_address_is_a_connect_error() -> None:
     with pytest.raises(httpx.ConnectError):
         look_up("no-such-host.localhost" + "x" * 300, 80)
 
@@ -271,7 +271,7 @@ def test_behind_a_proxy_a_private_host_is_refused_as_well(victim: Site, monkeypa
 
 
 @pytest.mark.parametrize("host", ["xn--", "xn--a.test", "a..b", "-", "é" * 70])
-def test_a_name_that_no_client_can_write_is_refused_or_not_found(host: str) -> None:
+def test_an_invalid_host_name_is_refused_or_not_found(host: str) -> None:
     def none(name: str, port: int) -> list[str]:
         raise httpx.ConnectError("no such host")
 
@@ -318,7 +318,7 @@ def test_behind_a_proxy_a_name_that_only_the_proxy_can_look_up_is_fetched(monkey
 
 
 @pytest.mark.parametrize("announced", [True, False])
-def test_a_file_beyond_its_bound_is_not_read_to_its_end(emulator: Site, announced: bool) -> None:
+def test_a_file_beyond_its_limit_is_not_read_to_its_end(emulator: Site, announced: bool) -> None:
     limits = Downloads(DownloadLimits(max_bytes=1000), emulator.allowed.hosts)
     transport = None
     if not announced:

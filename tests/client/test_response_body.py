@@ -1,4 +1,4 @@
-"""A body is read up to its bound, whatever it is packed as, and memory does not grow with what it would hold."""
+"""A body is read up to its limit in every encoding, and memory does not grow with its decoded size."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def raw_deflate(data: bytes) -> bytes:
     return packer.compress(data) + packer.flush()
 
 
-PACKERS: dict[str, Any] = {
+ENCODERS: dict[str, Any] = {
     "identity": lambda data: data,
     "gzip": gzip.compress,
     "x-gzip": gzip.compress,
@@ -52,43 +52,43 @@ PACKERS: dict[str, Any] = {
 }
 
 
-def fill(body: Body, packed: bytes, step: int) -> None:
-    for start in range(0, len(packed), step):
-        body.add(packed[start : start + step])
+def fill(body: Body, encoded: bytes, step: int) -> None:
+    for start in range(0, len(encoded), step):
+        body.add(encoded[start : start + step])
 
 
-def read(packed: bytes, encoding: str, step: int, limit: int = 10 * MEGABYTE) -> Body:
+def read(encoded: bytes, encoding: str, step: int, limit: int = 10 * MEGABYTE) -> Body:
     body = Body({"content-encoding": encoding}, limit)
-    fill(body, packed, step)
+    fill(body, encoded, step)
     return body
 
 
 @given(
     data=st.binary(max_size=2000)
     | st.builds(lambda part, times: part * times, st.binary(max_size=9), st.integers(0, 40_000)),
-    encoding=st.sampled_from(list(PACKERS)),
+    encoding=st.sampled_from(list(ENCODERS)),
     step=st.integers(8, 5000),
 )
-def test_whatever_was_packed_comes_out_whole(data, encoding, step):
-    body = read(PACKERS[encoding](data), encoding, step)
+def test_every_encoding_is_decoded_completely(data, encoding, step):
+    body = read(ENCODERS[encoding](data), encoding, step)
 
     assert body.content == data
     assert body.size == len(data)
 
 
-def test_several_members_of_gzip_are_one_body_and_what_follows_them_is_none():
+def test_gzip_members_are_joined_and_trailing_bytes_ignored():
     assert read(gzip.compress(b"a") + gzip.compress(b"b") + bytes(9), "gzip", 1000).content == b"ab"
 
 
-@pytest.mark.parametrize("encoding", PACKERS)
+@pytest.mark.parametrize("encoding", ENCODERS)
 @pytest.mark.parametrize("step", [100, 1 << 16])
-def test_nothing_is_unpacked_beyond_the_bound(encoding, step):
-    packed = PACKERS[encoding](bytes(64 * MEGABYTE))
+def test_nothing_is_decoded_beyond_the_limit(encoding, step):
+    encoded = ENCODERS[encoding](bytes(64 * MEGABYTE))
     body = Body({"content-encoding": encoding}, LIMIT)
     tracemalloc.start()
 
     with pytest.raises(TooLargeError, match=f"more than {LIMIT} bytes"):
-        fill(body, packed, step)
+        fill(body, encoded, step)
 
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -96,18 +96,18 @@ def test_nothing_is_unpacked_beyond_the_bound(encoding, step):
     assert peak < 2 * LIMIT + MEGABYTE
 
 
-def test_the_bound_itself_is_taken():
+def test_a_body_of_exactly_the_limit_is_read():
     assert len(read(gzip.compress(bytes(1000)), "gzip", 9, limit=1000).content) == 1000
     with pytest.raises(TooLargeError):
         read(gzip.compress(bytes(1001)), "gzip", 9, limit=1000)
 
 
-def test_packed_bytes_that_hold_nothing_are_counted_too():
+def test_encoded_bytes_without_content_are_counted_too():
     with pytest.raises(TooLargeError):
         read(gzip.compress(b"") * 100, "gzip", 10, limit=1000)
 
 
-def test_an_announced_length_beyond_the_bound_is_refused_before_it_is_read():
+def test_an_announced_length_beyond_the_limit_is_refused_unread():
     with pytest.raises(TooLargeError, match="1001 bytes"):
         Body({"content-length": "1001"}, 1000)
     for odd in ("1000", "-5", "²", "9" * 5000, "x"):
@@ -115,18 +115,18 @@ def test_an_announced_length_beyond_the_bound_is_refused_before_it_is_read():
 
 
 @pytest.mark.parametrize("encoding", ["br", "zstd", "compress", "gzip, gzip, gzip", "gzip, br"])
-def test_a_packing_that_was_not_asked_for_is_refused(encoding):
+def test_an_encoding_that_was_not_asked_for_is_refused(encoding):
     with pytest.raises(UnreadableBodyError):
         Body({"content-encoding": encoding}, 1000)
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
-def test_what_is_not_packed_as_it_says_is_refused(encoding):
+def test_a_body_that_is_not_encoded_as_announced_is_refused(encoding):
     with pytest.raises(UnreadableBodyError):
-        read(b"\xff not packed at all", encoding, 100)
+        read(b"\xff not encoded at all", encoding, 100)
 
 
-def test_more_headers_than_anybody_sends_are_refused():
+def test_an_excessive_number_of_headers_is_refused():
     with pytest.raises(UnreadableBodyError, match="201 headers"):
         Body({f"x-{number}": "" for number in range(MAX_HEADERS + 1)}, 1000)
 
@@ -154,7 +154,7 @@ async def send(scene: Scene, kind: str, call: Any) -> Any:
 
 @pytest.mark.parametrize("kind", TRANSPORTS)
 @pytest.mark.parametrize("whole", [page(BOMB, "content-encoding: gzip"), chunks(BOMB), page(bytes(2 * MEGABYTE))])
-async def test_no_transport_reads_a_response_beyond_the_bound(kind, whole):
+async def test_no_transport_reads_a_response_beyond_the_limit(kind, whole):
     async with serving(lambda head, reader, writer: _write(writer, whole)) as scene:
         wire = scene.config().wire
         tracemalloc.start()
@@ -180,8 +180,8 @@ async def _write(writer: asyncio.StreamWriter, whole: bytes) -> None:
 
 @pytest.mark.parametrize("kind", TRANSPORTS)
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "deflate ", "gzip, gzip", "identity"])
-async def test_every_transport_decodes_what_it_asked_for(kind, encoding):
-    body = PACKERS[encoding](json.dumps({"status": "COMPLETED", "output": "x" * 5000}).encode())
+async def test_every_transport_decodes_the_encodings_that_it_accepts(kind, encoding):
+    body = ENCODERS[encoding](json.dumps({"status": "COMPLETED", "output": "x" * 5000}).encode())
     async with serving(
         lambda head, reader, writer: _write(writer, page(body, f"content-encoding: {encoding}"))
     ) as scene:
@@ -193,7 +193,7 @@ async def test_every_transport_decodes_what_it_asked_for(kind, encoding):
 
 @pytest.mark.parametrize("kind", TRANSPORTS)
 @pytest.mark.parametrize("headers", [["content-encoding: br"], [f"x-{number}: y" for number in range(MAX_HEADERS + 5)]])
-async def test_a_response_nobody_asked_for_costs_what_a_lost_one_costs(kind, headers):
+async def test_an_unreadable_response_means_the_same_as_a_lost_one(kind, headers):
     async with serving(lambda head, reader, writer: _write(writer, page(b"{}", *headers))) as scene:
         with pytest.raises(SegmindConnectionError):
             await send(scene, kind, scene.config().wire.status("r-1"))
@@ -202,7 +202,7 @@ async def test_a_response_nobody_asked_for_costs_what_a_lost_one_costs(kind, hea
 
 
 @pytest.mark.parametrize("whole", [page(BOMB, "content-encoding: gzip"), chunks(BOMB), page(bytes(2 * MEGABYTE))])
-async def test_the_blocking_client_reads_no_further_either(whole):
+async def test_the_blocking_client_stops_at_the_limit_too(whole):
     def ask(url: str) -> tuple[SegmindError, int]:
         config = ClientConfig(api_key=KEY, endpoints=Endpoints(gateway=url), max_response_bytes=LIMIT)
         with SegmindClient(config, sleep=lambda _: None) as client:
@@ -222,7 +222,7 @@ async def test_the_blocking_client_reads_no_further_either(whole):
     assert peak < 12 * MEGABYTE
 
 
-async def test_a_triggerer_reads_less_than_a_worker():
+async def test_a_triggerer_has_a_lower_limit_than_a_worker():
     config = ClientConfig(api_key=KEY)
     small = ClientConfig(api_key=KEY, max_response_bytes=1000)
 

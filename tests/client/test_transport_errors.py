@@ -9,9 +9,9 @@ from aiohttp.client_reqrep import ConnectionKey
 from airflow_provider_segmind.client.response_body import UnreadableBodyError
 from airflow_provider_segmind.client.responses import CallContext
 from airflow_provider_segmind.client.transport_errors import (
-    answer_headers,
     http_timeout,
     httpx,
+    response_headers,
     shared_tls,
     transport_error,
 )
@@ -65,7 +65,7 @@ LOST_OTHERS = [
 
 @pytest.mark.parametrize("context", [PAID, FREE])
 @pytest.mark.parametrize("error", NEVER_LEFT + NEVER_LEFT_AIOHTTP, ids=lambda error: type(error).__name__)
-def test_what_never_left_cost_nothing_and_may_be_sent_again(context: CallContext, error: Exception) -> None:
+def test_a_call_that_never_left_cost_nothing_and_may_be_sent_again(context: CallContext, error: Exception) -> None:
     found = transport_error(context, URL, error)
 
     assert type(found) is SegmindConnectionError
@@ -91,7 +91,7 @@ def test_a_free_call_lost_after_sending_may_be_sent_again(error: Exception) -> N
     assert (found.billed, found.retryable) == (False, True)
 
 
-def test_every_transport_error_of_httpx_is_sorted_into_one_of_the_two() -> None:
+def test_every_error_of_httpx_is_classified() -> None:
     leaves = [
         kind
         for kind in vars(httpx).values()
@@ -102,29 +102,29 @@ def test_every_transport_error_of_httpx_is_sorted_into_one_of_the_two() -> None:
     assert {kind.__name__ for kind in leaves} - {"SSEError"} == {type(error).__name__ for error in NEVER_LEFT + LOST}
 
 
-def test_a_url_that_cannot_be_dialled_is_a_matter_of_the_connection() -> None:
+def test_an_impossible_url_is_an_error_of_the_connection() -> None:
     assert type(transport_error(PAID, "https://999.1.1.1", httpx.InvalidURL("bad IPv4"))) is SegmindConfigError
 
 
-def test_what_never_passed_the_check_before_sending_never_left_whatever_the_error_is() -> None:
+def test_a_call_that_did_not_pass_its_check_never_left_whatever_the_error() -> None:
     for error in LOST + LOST_OTHERS:
         found = transport_error(PAID, URL, error, sent=False)
         assert type(found) is SegmindConnectionError
         assert found.billed is False
 
 
-def test_an_error_without_words_is_still_a_sentence() -> None:
+def test_an_error_without_a_message_still_makes_a_sentence() -> None:
     assert "(ReadTimeout: no details)" in str(transport_error(FREE, URL, httpx.ReadTimeout("")))
 
 
-def test_a_key_in_the_words_of_the_transport_is_masked() -> None:
+def test_a_key_in_the_message_of_a_transport_error_is_masked() -> None:
     for key in (KEY, PLAIN_KEY):
         context = CallContext("Trying", key, paid=True)
         assert key not in str(transport_error(context, URL, httpx.RemoteProtocolError(f"illegal line {key}")))
 
 
 @pytest.mark.parametrize("seconds", [0.3, 5.0, 60.0, 900.0])
-def test_a_call_that_runs_out_of_time_has_left(seconds: float) -> None:
+def test_a_call_that_exceeds_its_timeout_was_sent(seconds: float) -> None:
     timeout = http_timeout(seconds)
     assert timeout.pool is not None
     assert timeout.connect is not None
@@ -139,7 +139,7 @@ def test_certificates_are_read_once() -> None:
     assert shared_tls() is shared_tls()
 
 
-def test_header_names_are_lower_case_and_what_comes_twice_is_joined() -> None:
+def test_header_names_are_lower_case_and_repeated_headers_are_joined() -> None:
     pairs = [("X-Cost", "0.05"), ("Retry-After", "1"), ("Via", "a"), ("via", "b")]
 
-    assert answer_headers(pairs) == {"x-cost": "0.05", "retry-after": "1", "via": "a, b"}
+    assert response_headers(pairs) == {"x-cost": "0.05", "retry-after": "1", "via": "a, b"}

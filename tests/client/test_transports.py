@@ -1,4 +1,4 @@
-"""Whatever sends, against a real server that misbehaves: what left, what did not, and which connection is taken."""
+"""Both transports against a real server that misbehaves: what was sent, what was not, which connection is used."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def page(body: bytes, *headers: str, status: str = "200 OK") -> bytes:
 
 
 class Scene:
-    """A server that does with each request what it is told, and counts."""
+    """A scripted server that counts connections and keeps requests."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -142,7 +142,7 @@ async def polite(head: bytes, reader: asyncio.StreamReader, writer: asyncio.Stre
     writer.write(page(SUBMITTED if head.startswith(b"POST") else DONE))
 
 
-async def test_calls_one_after_the_other_share_a_connection_and_many_at_once_stay_within_the_bound(make: Make) -> None:
+async def test_sequential_calls_share_a_connection_and_concurrent_calls_stay_within_the_limit(make: Make) -> None:
     async with serving(polite) as scene:
         wire, transport = scene.config().wire, make(4, 5)
         for _ in range(5):
@@ -178,7 +178,7 @@ async def test_a_path_of_a_proxied_base_url_is_kept(make: Make) -> None:
         await transport.close()
 
 
-async def test_a_traceback_shows_no_key_of_a_header_that_cannot_be_read(make: Make) -> None:
+async def test_a_traceback_does_not_show_a_key_from_a_malformed_header(make: Make) -> None:
     async def echo(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(page(SUBMITTED, f"x api key {KEY}"))
 
@@ -192,7 +192,7 @@ async def test_a_traceback_shows_no_key_of_a_header_that_cannot_be_read(make: Ma
     assert caught.value.__cause__ is not None
 
 
-async def test_a_connection_that_the_server_closed_meanwhile_is_not_taken(make: Make) -> None:
+async def test_a_connection_that_the_server_has_closed_is_not_reused(make: Make) -> None:
     async def once(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await polite(head, reader, writer)
         await writer.drain()
@@ -208,14 +208,14 @@ async def test_a_connection_that_the_server_closed_meanwhile_is_not_taken(make: 
 
 
 def leap(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    """Let the clocks by which connections grow old go on by so many seconds."""
+    """Advance the clocks by which idle connections expire."""
     real = time.monotonic
     for clock in ("time.monotonic", "aiohttp.connector.monotonic"):
         monkeypatch.setattr(clock, lambda: real() + seconds)
 
 
 @pytest.mark.parametrize("kind", ["httpx", "aiohttp", "blocking"])
-async def test_a_paid_call_takes_no_connection_that_was_idle_for_more_than_three_seconds(
+async def test_a_paid_call_does_not_reuse_a_connection_idle_for_more_than_three_seconds(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with serving(polite) as scene:
@@ -250,7 +250,7 @@ class Client:
 
 
 @pytest.mark.parametrize("kind", [HttpxTransport, AiohttpTransport])
-async def test_what_sends_only_polls_keeps_its_connections_for_longer(
+async def test_a_transport_for_polls_only_keeps_connections_longer(
     kind: type[HttpxTransport | AiohttpTransport], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with serving(polite) as scene:
@@ -290,9 +290,7 @@ async def packs_badly(head: bytes, reader: asyncio.StreamReader, writer: asyncio
 
 
 @pytest.mark.parametrize("trouble", [hangs_up, resets, cuts, babbles, says_nothing, packs_badly])
-async def test_a_call_lost_after_it_was_sent_is_unknown_when_paid_and_free_to_repeat_when_not(
-    trouble: Talk, make: Make
-) -> None:
+async def test_a_call_lost_after_sending_is_unknown_if_paid_and_retryable_if_free(trouble: Talk, make: Make) -> None:
     async with serving(trouble) as scene:
         wire, transport = scene.config().wire, make(1, 0.3)
         with pytest.raises(SegmindSubmissionUnknownError) as paid:
@@ -307,7 +305,7 @@ async def test_a_call_lost_after_it_was_sent_is_unknown_when_paid_and_free_to_re
         assert scene.open == 0 or trouble is says_nothing
 
 
-async def test_a_call_that_finds_nobody_never_left(make: Make) -> None:
+async def test_a_refused_connection_means_that_the_call_never_left(make: Make) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
@@ -353,7 +351,7 @@ async def test_a_cancelled_call_leaves_no_half_read_connection_behind(make: Make
         await transport.close()
 
 
-async def test_a_packed_answer_is_unpacked(make: Make) -> None:
+async def test_a_compressed_response_is_decoded(make: Make) -> None:
     async def packs(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(page(gzip.compress(DONE), "Content-Encoding: gzip"))
 
@@ -363,7 +361,7 @@ async def test_a_packed_answer_is_unpacked(make: Make) -> None:
         await transport.close()
 
 
-async def test_a_handshake_that_fails_is_a_call_that_never_left(make: Make) -> None:
+async def test_a_failed_tls_handshake_means_that_the_call_never_left(make: Make) -> None:
     transport = make(1, 5)
     server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 
@@ -380,9 +378,7 @@ async def test_a_handshake_that_fails_is_a_call_that_never_left(make: Make) -> N
     await transport.close()
 
 
-async def test_tls_is_spoken_and_the_name_is_checked(
-    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_tls_checks_the_name_of_the_host(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     certificate = certificate_of_localhost(tmp_path)
     server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server_context.load_cert_chain(certificate)
@@ -427,7 +423,7 @@ async def refusing_early(*, reads_on: bool) -> AsyncIterator[ClientConfig]:
         await asyncio.sleep(0.02)
 
 
-async def test_a_large_body_that_is_refused_early_is_refused_and_not_lost(make: Make) -> None:
+async def test_an_early_refusal_of_a_large_body_is_read(make: Make) -> None:
     async with refusing_early(reads_on=True) as config:
         transport = make(1, 5)
         with pytest.raises(SegmindBadRequestError, match="too large"):
@@ -435,7 +431,7 @@ async def test_a_large_body_that_is_refused_early_is_refused_and_not_lost(make: 
         await transport.close()
 
 
-async def test_a_large_body_that_the_server_never_reads_is_refused_over_aiohttp_and_unknown_over_httpx() -> None:
+async def test_an_early_refusal_without_reading_the_body_is_read_by_aiohttp_only() -> None:
     # httpx reads no response before the request was sent.
     async with refusing_early(reads_on=False) as config:
         for make, error in ((over_aiohttp, SegmindBadRequestError), (over_httpx, SegmindSubmissionUnknownError)):
@@ -445,7 +441,7 @@ async def test_a_large_body_that_the_server_never_reads_is_refused_over_aiohttp_
             await transport.close()
 
 
-async def test_a_host_that_is_none_is_a_matter_of_the_connection(make: Make) -> None:
+async def test_an_impossible_host_is_an_error_of_the_connection(make: Make) -> None:
     config = ClientConfig(api_key=KEY, endpoints=Endpoints(gateway="https://999.1.1.1:99999"))
     transport = make(1, 5)
     with pytest.raises((SegmindConfigError, SegmindConnectionError)) as caught:
@@ -454,7 +450,7 @@ async def test_a_host_that_is_none_is_a_matter_of_the_connection(make: Make) -> 
     await transport.close()
 
 
-async def test_names_are_looked_up_and_headers_are_read(make: Make) -> None:
+async def test_a_host_name_is_resolved_and_repeated_headers_are_read(make: Make) -> None:
     async def twice(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(page(b"{}", "Retry-After: 3", "X-Two: a", "x-two: b", status="429 Too Many Requests"))
 
@@ -467,7 +463,7 @@ async def test_names_are_looked_up_and_headers_are_read(make: Make) -> None:
         await transport.close()
 
 
-async def test_what_sends_depends_on_the_extra_and_on_a_proxy_of_the_environment(
+async def test_the_transport_depends_on_the_extra_and_on_a_proxy_in_the_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
@@ -484,7 +480,7 @@ async def test_what_sends_depends_on_the_extra_and_on_a_proxy_of_the_environment
     assert isinstance(transport_for(config, connections=1, clock=time.time), HttpxTransport)
 
 
-async def test_a_proxy_of_the_environment_carries_the_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_calls_go_through_a_proxy_named_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving(polite) as scene:
         monkeypatch.setenv("http_proxy", scene.url)
         config = ClientConfig(api_key=KEY, endpoints=Endpoints(gateway="http://segmind.test"))
@@ -493,7 +489,7 @@ async def test_a_proxy_of_the_environment_carries_the_calls(monkeypatch: pytest.
         assert scene.heads[0].startswith(b"POST http://segmind.test/v2/m HTTP/1.1\r\n")
 
 
-def test_a_proxy_of_the_environment_is_used_unless_the_host_is_excepted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_proxy_exempts_hosts_from_the_proxy_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("https_proxy", "http://proxy.test:3128")
     monkeypatch.setenv("no_proxy", "inside.test")
     assert environment_proxy("https://api.segmind.com") == "http://proxy.test:3128"
@@ -501,7 +497,7 @@ def test_a_proxy_of_the_environment_is_used_unless_the_host_is_excepted(monkeypa
     assert environment_proxy("http://api.segmind.com") is None
 
 
-async def test_the_check_comes_when_the_connection_is_held_and_before_any_byte_leaves(
+async def test_the_check_runs_once_connected_and_before_bytes_are_sent(
     make: Make,
 ) -> None:
     async with serving(polite) as scene:
@@ -521,9 +517,7 @@ async def test_the_check_comes_when_the_connection_is_held_and_before_any_byte_l
 
 
 @pytest.mark.parametrize("error", [CallWithdrawnError(), OSError(5, "a disk"), TimeoutError("a disk"), ValueError()])
-async def test_what_the_check_before_sending_raises_keeps_the_call_here_and_the_transport_useful(
-    make: Make, error: Exception
-) -> None:
+async def test_an_error_of_the_check_prevents_sending_and_spoils_no_connection(make: Make, error: Exception) -> None:
     async with serving(polite) as scene:
         wire, transport = scene.config().wire, make(1, 5)
 
@@ -541,7 +535,7 @@ async def test_what_the_check_before_sending_raises_keeps_the_call_here_and_the_
         await transport.close()
 
 
-async def test_a_check_before_sending_that_outlasts_the_call_leaves_nothing_unknown(make: Make) -> None:
+async def test_a_check_that_outlasts_the_call_leaves_nothing_unknown(make: Make) -> None:
     async with serving(polite) as scene:
         wire, transport = scene.config().wire, make(1, 0.2)
 
