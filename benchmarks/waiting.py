@@ -137,7 +137,8 @@ async def costs(run: Run, server: Server, *, pending: int, rounds: int) -> Figur
         return count
 
     first = asyncio.create_task(run(0))
-    await asyncio.sleep(1.5)
+    await until(1, 60.0)
+    await asyncio.sleep(1.0)  # until its response has been read
     gc.collect()
     memory, before = processes.memory("VmRSS"), await counted()
     cpu = time.process_time()
