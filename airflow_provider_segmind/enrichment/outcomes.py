@@ -1,4 +1,4 @@
-"""What became of a row: its outcome, what the reader of a reply may decide, and reasons counted."""
+"""The outcome of a row, the verdict on its reply, and counts of reasons."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ MOST_KEPT = 100
 MOST_TOLD = 10
 LONGEST_REASON = 100
 _GAP = "…"
-# An apostrophe within a word neither opens nor closes a quote; one that was cut off runs to the end.
+# An apostrophe within a word is not a quotation mark; a quote that was cut off extends to the end.
 _QUOTED = re.compile(
     r"(?<!\w)(?:\".*?(?:\"(?!\w)|$)|'.*?(?:'(?!\w)|$)|`.*?(?:`|$)"
     r"|\u201c.*?(?:\u201d|$)|\u2018.*?(?:\u2019(?!\w)|$))"
 )
-# What stands after the first bracket goes as well, since brackets nest; a place in a list, as in a path, stays.
+# The text after the first bracket is dropped as well, since brackets nest; an index, as in a path, is kept.
 _BRACKETED = re.compile(r"(?:\{|\[(?!\d+\])).*")
 _CONTROL = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 _NUMBER = re.compile(r"\b(?:[0-9a-fA-F]+-)*[0-9a-fA-F]*\d[\w.:-]*\b|\d+")
 
 
 def in_short(reason: str) -> str:
-    """Return what many rows may have in common of a reason."""
-    # A database that keeps manifests takes no NUL and no half of a surrogate pair.
+    """Return the part of a reason that many rows may share."""
+    # Databases accept neither NUL nor half of a surrogate pair in a manifest.
     line = _CONTROL.sub(" ", reason.strip().split("\n", 1)[0])
     for pattern in (_QUOTED, _BRACKETED, _NUMBER):
         line = pattern.sub(_GAP, line)
@@ -42,7 +42,7 @@ def in_short(reason: str) -> str:
 
 
 class Reasons:
-    """Rows without an answer by outcome and reason; small whatever the reasons are."""
+    """Rows without an answer by outcome and reason; bounded in size."""
 
     def __init__(self) -> None:
         self._counts: dict[str, Counter[str]] = {}
@@ -53,9 +53,9 @@ class Reasons:
 
     def to_json(self, most: int = MOST_TOLD) -> dict[str, dict[str, int]]:
         """
-        Return the most frequent ones first.
+        Return the counts, most frequent first.
 
-        :param most: how many of each outcome; the others are added up as :data:`OTHER`.
+        :param most: number of reasons for each outcome; the others are added up as :data:`OTHER`.
         """
         return {outcome: _most_frequent(counts, most) for outcome, counts in self._counts.items()}
 
@@ -75,14 +75,14 @@ class Reasons:
 
 
 def _most_frequent(counts: Counter[str], most: int) -> dict[str, int]:
-    told = dict(Counter({reason: count for reason, count in counts.items() if reason != OTHER}).most_common(most))
-    rest = counts.total() - sum(told.values())
-    return {**told, OTHER: rest} if rest else told
+    shown = dict(Counter({reason: count for reason, count in counts.items() if reason != OTHER}).most_common(most))
+    rest = counts.total() - sum(shown.values())
+    return {**shown, OTHER: rest} if rest else shown
 
 
 class Outcome(StrEnum):
     """
-    What became of a row. Every row read has exactly one.
+    The outcome of a row. Every row read has exactly one.
 
     ``unknown`` means a request may exist and may be billed, but its answer is not there; ``skipped`` means nothing
     was asked.

@@ -116,7 +116,7 @@ class Output:
 
     def _row(self, source: SourceRow, mark: bytes) -> OutputRow:
         engine = self._engine
-        state, left = engine.ledger.row_state(mark), engine.skip_reason(mark)
+        state, why = engine.ledger.row_state(mark), engine.skip_reason(mark)
         event = None if state.open else engine.ledger.finished(mark)
         if event is not None:
             spent = (event.request_ids, event.cost, event.tokens)
@@ -125,15 +125,15 @@ class Output:
                 outcome, reason = Outcome.INVALID, misfit
             return OutputRow(source, outcome, reason, event, *spent)
         if state.open is None:
-            why = left or (engine.stopped.reason if engine.stopped else STOPPED)
+            why = why or (engine.stopped.reason if engine.stopped else STOPPED)
             spent = _spent(state.unsent_follow_up(engine.ledger.run), engine)
             return OutputRow(source, Outcome.SKIPPED, why, None, *spent)
         ids, cost, tokens = _spent(state.claim, engine)
         if state.open.submitted is not None:
             ids = (*ids, state.open.submitted.request_id)
-            left = left or "the request was accepted and the run ended before its answer; a retry fetches it"
-        left = left or "its request may have been accepted; whether it was is unknown"
-        return OutputRow(source, Outcome.UNKNOWN, left, None, ids, cost, tokens)
+            why = why or "the request was accepted and the run ended before its answer; a retry fetches it"
+        why = why or "its request may have been accepted; whether it was is unknown"
+        return OutputRow(source, Outcome.UNKNOWN, why, None, ids, cost, tokens)
 
 
 def _spent(claim: Claimed | None, engine: Engine) -> tuple[tuple[str, ...], float | None, int | None]:

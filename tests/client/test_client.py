@@ -589,7 +589,7 @@ def test_cancelling_an_async_call_is_not_swallowed(loopback: Callable[..., Loopb
     assert len(server.received) == 1
 
 
-def test_what_is_done_before_a_submit_waits_until_the_governor_lets_it_through() -> None:
+def test_what_is_done_before_a_submit_waits_until_the_rate_limiter_permits_it() -> None:
     now, order = [1_000_000.0], []
 
     def sleep(seconds: float) -> None:

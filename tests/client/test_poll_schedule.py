@@ -28,8 +28,8 @@ def lognormal(median: float, sigma: float) -> Draw:
 
 @dataclass
 class Waited:
-    looks: float
-    most_looks: int
+    polls: float
+    most_polls: int
     delay: float
     p99: float
 
@@ -38,17 +38,17 @@ def simulate(
     history: LatencyHistory, draw: Draw, count: int, *, seed: int = 1, model: str = MODEL, sparse: bool = False
 ) -> Waited:
     """Wait for requests one after another, telling the history of each."""
-    rng, looks, delays = random.Random(seed), [], []
+    rng, polls, delays = random.Random(seed), [], []
     for _ in range(count):
-        latency, age, looked = draw(rng), 0.0, 0
+        latency, age, polled = draw(rng), 0.0, 0
         while age < latency:
             age = history.schedule(model, sparse=sparse).after(age, 0.9 + 0.2 * rng.random())
-            looked += 1
-        looks.append(looked)
+            polled += 1
+        polls.append(polled)
         delays.append(age - latency)
         history.observe(model, latency)
     delays.sort()
-    return Waited(statistics.mean(looks), max(looks), statistics.mean(delays), delays[int(0.99 * count)])
+    return Waited(statistics.mean(polls), max(polls), statistics.mean(delays), delays[int(0.99 * count)])
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -56,21 +56,21 @@ def test_after_50_completions_three_polls_find_a_result_within_a_second(seed: in
     history, draw = LatencyHistory(), lognormal(4, 0.5)
     simulate(history, draw, 50, seed=seed)
     waited = simulate(history, draw, 600, seed=seed + 100)
-    assert waited.looks <= 3.2
+    assert waited.polls <= 3.2
     assert waited.delay <= 0.8
     assert waited.p99 <= 3.0
 
 
 def test_a_cold_start_is_close_to_the_learned_schedule() -> None:
     waited = simulate(LatencyHistory(), lognormal(4, 0.5), 30)
-    assert waited.looks <= 4.5
+    assert waited.polls <= 4.5
     assert waited.delay <= 1.5
 
 
-@pytest.mark.parametrize(("median", "looks"), [(2.0, 6), (30.0, 9), (300.0, 20)])
-def test_an_unknown_model_of_any_speed_is_polled_sensibly(median: float, looks: int) -> None:
+@pytest.mark.parametrize(("median", "polls"), [(2.0, 6), (30.0, 9), (300.0, 20)])
+def test_an_unknown_model_of_any_speed_is_polled_sensibly(median: float, polls: int) -> None:
     waited = simulate(LatencyHistory(), lognormal(median, 0.5), 12, model="a-model-nobody-knows")
-    assert waited.looks <= looks
+    assert waited.polls <= polls
     assert waited.delay <= max(1.5, 0.35 * median)
 
 
@@ -78,10 +78,10 @@ def test_a_model_that_becomes_ten_times_slower_is_learned_anew() -> None:
     history = LatencyHistory()
     simulate(history, lognormal(4, 0.5), 100)
     surprise = simulate(history, lognormal(40, 0.5), 12, seed=2)
-    assert surprise.most_looks <= 22
+    assert surprise.most_polls <= 22
     assert surprise.delay <= 0.3 * 40
     after = simulate(history, lognormal(40, 0.5), 200, seed=3)
-    assert after.looks <= 3.3
+    assert after.polls <= 3.3
     assert after.delay <= 8.5
 
 
@@ -100,7 +100,7 @@ def test_both_peaks_of_a_bimodal_model_are_found() -> None:
     history = LatencyHistory()
     simulate(history, draw, 100)
     waited = simulate(history, draw, 250, seed=2)
-    assert waited.looks <= 5
+    assert waited.polls <= 5
     assert waited.delay <= 10
 
 
@@ -108,7 +108,7 @@ def test_where_polls_count_the_first_waits_until_most_requests_are_done() -> Non
     history, draw = LatencyHistory(), lognormal(4, 0.5)
     simulate(history, draw, 50)
     waited = simulate(history, draw, 400, sparse=True)
-    assert waited.looks <= 1.2
+    assert waited.polls <= 1.2
     assert history.schedule(MODEL, sparse=True).after(0.0) >= 4 * math.exp(0.5)
 
 

@@ -114,7 +114,7 @@ def test_an_undeclared_limit_is_learned_from_429s() -> None:
     world.run()
     assert done == {"POST": 1200, "GET": 1200}
     assert len(server.accepted) <= 120
-    # All 1,200 leave at once before the first answer: that is what nobody can know. Afterwards 429s are rare.
+    # All 1,200 are sent at once before the first response, which cannot be known. Afterwards 429s are rare.
     late = [moment for moment in server.refused if moment > began + 120]
     assert len(late) <= 0.05 * 2400
     assert world.now - began <= 2400 / 120 * 60 * 1.6
@@ -185,15 +185,15 @@ def test_after_a_cooldown_calls_resume_one_then_two_then_four() -> None:
 
 
 def test_without_a_reset_time_the_cooldown_grows_with_jitter_and_stays_bounded() -> None:
-    limiter, now, silences = limiter_of(), 0.0, []
+    limiter, now, cooldowns = limiter_of(), 0.0, []
     for _ in range(10):
         permit = admitted(limiter, a_call(), now)
         limiter.release(permit, now, refused())
-        silences.append(limiter.cooldown(now))
-        now += silences[-1] + 61.0
-    assert 1.0 <= silences[0] <= 2.0
-    assert silences[3] > silences[0] * 2
-    assert max(silences) <= LONGEST_RESET_WAIT
+        cooldowns.append(limiter.cooldown(now))
+        now += cooldowns[-1] + 61.0
+    assert 1.0 <= cooldowns[0] <= 2.0
+    assert cooldowns[3] > cooldowns[0] * 2
+    assert max(cooldowns) <= LONGEST_RESET_WAIT
     assert limiter.cooldown(now) == 0
 
 
@@ -240,10 +240,10 @@ def test_a_distant_reset_is_believed_for_little_more_than_a_minute() -> None:
 
 def test_a_submit_precedes_polls_and_an_expiring_poll_precedes_all() -> None:
     limiter = limiter_of(requests_per_minute=50)
-    look = limiter.enqueue(Priority.POLL, 0.0)
+    poll = limiter.enqueue(Priority.POLL, 0.0)
     submit = limiter.enqueue(Priority.SUBMIT, 1.0)
     expiring = limiter.enqueue(Priority.EXPIRING, 2.0)
-    assert sorted([look, submit, expiring]) == [expiring, submit, look]
+    assert sorted([poll, submit, expiring]) == [expiring, submit, poll]
 
 
 def test_a_stream_of_submits_does_not_starve_a_poll() -> None:
@@ -327,7 +327,7 @@ def test_accepted_polls_are_counted_once_polls_are_known_to_count() -> None:
         limiter.release(admitted(limiter, a_call("GET"), number / 10), number / 10 + 0.05)
     limiter.release(admitted(limiter, a_call("GET"), 1.0), 1.1, refused(0.0))
 
-    # Ten calls are in the minute, although all of them were looks.
+    # Ten calls are in the minute, although all of them were polls.
     ticket = limiter.enqueue(Priority.SUBMIT, 2.0)
     assert limiter.seconds_to_wait(ticket, 2.0) > 1
     assert limiter.seconds_to_wait(ticket, 62.0) == 0

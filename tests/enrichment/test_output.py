@@ -129,7 +129,7 @@ async def test_the_manifests_of_all_shards_add_up(tmp_path: Path) -> None:
     assert [sum(whole.timeline[name]) for name in ("posts", "polls", "answered", "unanswered")] == [31, 31, 30, 1]
     assert sum(whole.timeline["cost"]) == pytest.approx(whole.cost)
     assert whole.reasons == {"failed": {"bad words": 1}}
-    with pytest.raises(SegmindEnrichmentError, match=r"Shards \[0, 2\] are there"):
+    with pytest.raises(SegmindEnrichmentError, match=r"Shards \[0, 2\] were given"):
         merge([shards[0], shards[2]])
     with pytest.raises(SegmindEnrichmentError, match="differ in run:"):
         merge([shards[0], shards[1], replace(shards[2], run_id="other")])

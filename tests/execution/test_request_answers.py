@@ -118,7 +118,7 @@ TABLE = [
     Row("FAILED in 422", failing(422), e.SegmindRequestFailedError, words="blocked by content policy"),
     Row("FAILED inside 200", failing(200), e.SegmindRequestFailedError, words="blocked by content policy"),
     Row(
-        "429 for ever",
+        "429 every time",
         refused(429, {"error": "rate_limit_exceeded"}),
         e.SegmindRateLimitError,
         retried=True,

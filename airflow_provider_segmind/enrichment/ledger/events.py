@@ -1,5 +1,5 @@
 """
-What the ledger notes: one JSON line for each step of a row, so that ``jq`` can read it.
+The events of the ledger: one line of JSON for each step of a row, readable with ``jq``.
 
 ===========  ================================================================  ==============================
 event        written                                                           after a crash it means
@@ -32,16 +32,16 @@ class Claimed:
     A paid call is about to be sent.
 
     :param at: epoch seconds.
-    :param run: which run asks.
-    :param writer: which process of it.
+    :param run: the run.
+    :param writer: the process of the run.
     :param body: SHA-256 of the body in hex, to find a lost request in the history.
     :param follow_ups: of the follow-ups sent because a reply could not be used, this one included: the larger output
         cap in tokens, or 0.
     :param request_ids: the requests of this run for the row before this one.
-    :param cost: USD those were billed.
-    :param tokens: tokens those used.
-    :param most: USD this call may cost at most, None where nobody knows.
-    :param id: names this claim and no other; empty in ledgers of 0.1.0 and older.
+    :param cost: USD billed for those.
+    :param tokens: tokens used by those.
+    :param most: USD this call may cost at most, None if unknown.
+    :param id: identifies this claim; empty in ledgers of 0.1.0 and older.
     :param follows: the claim whose reply led to this follow-up, which ends with this one.
     """
 
@@ -63,18 +63,18 @@ class Claimed:
 
     @property
     def bound(self) -> CostBound:
-        """Return what this call may cost."""
+        """Return the highest cost of this call."""
         return UNBOUNDED if self.most is None else CostBound(usd=self.most, certain=True)
 
     @property
     def key(self) -> str:
-        """What names the claim, also where it has no id."""
+        """The claim's key, also if it has no id."""
         return self.id or f"{self.writer}/{self.attempt}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submitted:
-    """Segmind named the request that a claim was for; ``at`` is when it was submitted, epoch seconds."""
+    """Segmind accepted the request of a claim; ``at`` is when it was submitted, epoch seconds."""
 
     kind: ClassVar[str] = "submitted"
     fingerprint: bytes
@@ -97,22 +97,22 @@ class Freed:
 
     @property
     def key(self) -> str:
-        """The claim that ends, as :attr:`Claimed.key` names it."""
+        """The claim that ends, by :attr:`Claimed.key`."""
         return self.claim or f"{self.writer}/{self.attempt}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
     """
-    What became of a row, for good.
+    The final outcome of a row.
 
     :param reason: why there is no answer; empty on success.
     :param body: SHA-256 in hex of the body that the last request was sent.
     :param answer: the answer columns, None without success.
-    :param request_ids: every request of this run for the row, the last one answered it.
-    :param cost: USD billed for them in this run, None when Segmind did not say.
-    :param seconds: from submission to the answer, None when nothing was submitted.
-    :param billed: whether money was spent, None where nobody knows.
+    :param request_ids: all requests of this run for the row; the last one was answered.
+    :param cost: USD billed for them in this run, None if Segmind did not report it.
+    :param seconds: from submission to the answer, None if nothing was submitted.
+    :param billed: whether money was spent, None if unknown.
     """
 
     kind: ClassVar[str] = "finished"
@@ -151,9 +151,9 @@ def from_line(line: bytes) -> Event:
     """
     Read an event.
 
-    :raises ValueError: it is none that this version knows.
+    :raises ValueError: it is unknown to this version.
     """
-    # Earlier versions took answers that no reader carries; two levels down, under "answer", are the columns.
+    # Earlier versions stored answers that not every reader can represent; their columns are under "answer".
     values = read_json(line, entries=2)
     try:
         kind = _KINDS[values.pop("event")]

@@ -18,13 +18,13 @@ WRITE_TRIES = 4
 
 class GroupCommit:
     """
-    Writes what was appended to the ledger, some time after the first event or as soon as enough callers wait.
+    Writes appended events to the ledger, a short time after the first one or when enough callers wait.
 
-    :param delay: seconds an event may wait for company.
-    :param urgent: how many waiting callers end the wait.
-    :param fold_at: how many own segments are folded into one.
-    :param threads: where files are written.
-    :param failed: is called once when the ledger cannot be written; nothing paid may be sent after that.
+    :param delay: seconds for which an event may wait for others.
+    :param urgent: number of waiting callers that ends the wait.
+    :param fold_at: number of own segments that are folded into one.
+    :param threads: executor that writes the files.
+    :param failed: called once when the ledger cannot be written; no paid call may be sent after that.
     """
 
     def __init__(
@@ -55,10 +55,10 @@ class GroupCommit:
 
     async def commit(self, event: Event | None) -> None:
         """
-        Append an event and return when it is durable, and what others had noted by then is in the ledger's view.
+        Append an event, and return when it is durable and the ledger's view has what others had written by then.
 
-        :param event: None only to look what others have noted.
-        :raises SegmindEnrichmentError: it could not be written, or others cannot be seen; a retry may.
+        :param event: None only to read what others have written.
+        :raises SegmindEnrichmentError: it could not be written, or others cannot be read; a retry may help.
         """
         if self.error is not None:
             raise self.error
@@ -71,21 +71,21 @@ class GroupCommit:
         self._waiting += 1
         if self._waiting >= self._urgent:
             self._hurry.set()
-        # A caller that is cancelled must not take the others' future with it.
+        # A cancelled caller must not cancel the future of the others.
         await asyncio.shield(group)
 
     def forbidden(self) -> SegmindEnrichmentError | None:
         """
-        Return why nothing may be sent any more, and stop the run at the first reason.
+        Return why nothing may be sent any more, and stop the run for the first reason.
 
-        What is noted is still written: others take the answers from it.
+        Events are still written: others take the answers from them.
         """
         self._refuse(self._member.trouble())
         return self.refusal
 
     def take_in(self) -> None:
         """
-        Bring what was read of other writers into the ledger's view; call it from the loop's own thread.
+        Merge what was read of other writers into the ledger's view; call it from the loop's thread.
 
         :raises SegmindEnrichmentError: this version cannot read it.
         """
@@ -93,12 +93,12 @@ class GroupCommit:
             self._ledger.absorb(*self._member.inbox.popleft())
 
     async def close(self) -> None:
-        """Write what is left and end."""
+        """Write the remaining events and end."""
         self._closing = True
         self._hurry.set()
         self._dirty.set()
         await self._task
-        # The last write may have begun to fold.
+        # The last write may have started a fold.
         if self._folding is not None:
             await self._folding
 
@@ -122,7 +122,7 @@ class GroupCommit:
                 self._take_in()
                 self._fold()
         except Exception as error:  # noqa: BLE001
-            # Libraries of stores raise errors of their own, and the rows of this group would wait without end.
+            # Libraries of stores raise their own errors, and the rows of this group would wait endlessly.
             self.error = error if isinstance(error, SegmindEnrichmentError) else self._unwritable(error)
             self._failed(self.error)
         if group is not None and not group.done():
@@ -134,7 +134,7 @@ class GroupCommit:
                 group.exception()
 
     def _write_and_refresh(self, batch: Batch, refresh: bool) -> SegmindEnrichmentError | None:
-        """Write, then list for a group of claims; return why others cannot be seen, when all is written."""
+        """Write, then list for a group of claims; return why others cannot be read, once all is written."""
         self._write_patiently(batch)
         try:
             if refresh:
@@ -166,7 +166,7 @@ class GroupCommit:
 
     def _unwritable(self, cause: Exception) -> SegmindEnrichmentError:
         error = SegmindEnrichmentError(
-            f"The ledger under {str(self._ledger.folder)!r} cannot be written: {cause}. Nothing more is asked; "
+            f"The ledger under {str(self._ledger.folder)!r} cannot be written: {cause}. Nothing more is sent; "
             "requests that were accepted are fetched by a retry, within an hour.",
             retryable=True,
         )
@@ -184,8 +184,8 @@ class GroupCommit:
         try:
             await self._in_thread(self._member.fold, numbers)
         except (SegmindError, OSError):
-            # Folding only saves later readers time; the small segments are still there and say the same.
+            # Folding only saves later readers time; the small segments still exist with the same content.
             return
         finally:
-            # Those that others have not read, or whose rows are not finished, stay for the next time.
+            # Segments that others have not read, or whose rows are not finished, are folded later.
             self._next_fold = self._member.own_segments + self._fold_at

@@ -271,7 +271,7 @@ class Target:
             try:
                 cursor.execute(self._statements.look())
                 return [str(column[0]) for column in cursor.description]
-            except Exception:  # noqa: BLE001 (PEP 249 gives the drivers no common class); creating it will tell
+            except Exception:  # noqa: BLE001 (PEP 249 gives the drivers no common class); creating it shows the error
                 return None
             finally:
                 self._roll_back(connection)

@@ -1,7 +1,7 @@
 """
 The statements for a table of answers.
 
-A row is written over an older one of the same key only where that loses nothing: an answer replaces whatever differs
+A row replaces an older one of the same key only if that loses nothing: an answer replaces whatever differs
 from it; a failure replaces everything but a good answer to the same question; a row without an outcome replaces only
 another of its sort.
 """
@@ -24,7 +24,7 @@ OWN_COLUMNS: Mapping[str, Kind] = {
     "_segmind_cost": Kind.NUMBER,
     "_segmind_tokens": Kind.INTEGER,
 }
-"""What stands in the target beside the key and the answer."""
+"""The columns of the target other than the key and the answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,7 @@ class Statements:
 
     @property
     def rows_per_statement(self) -> int:
-        """Return how many rows one statement may carry."""
+        """Return how many rows a statement may have."""
         return max(1, MOST_PARAMETERS // len(self.columns))
 
     def create(self) -> str:
@@ -59,12 +59,12 @@ class Statements:
         return f"CREATE TABLE IF NOT EXISTS {self._table} (\n  " + ",\n  ".join(lines) + "\n)"
 
     def add(self, column: str) -> str:
-        """Add a column to a table that lacks it."""
+        """Add a missing column to a table."""
         kind = {**self.key, **self.answers, **OWN_COLUMNS}[column] or Kind.TEXT
         return f"ALTER TABLE {self._table} ADD COLUMN {self._declared(column, kind)}"
 
     def look(self) -> str:
-        """Tell the columns of the table, and read no row."""
+        """Return the columns of the table, and no rows."""
         return f"SELECT * FROM {self._table} WHERE 1 = 0"
 
     def held(self) -> str:
@@ -74,7 +74,7 @@ class Statements:
         return f"SELECT {columns} FROM {self._table} WHERE {status} = '{Outcome.SUCCESS}'"
 
     def rehearse(self) -> str:
-        """Do what :meth:`write` does with no row at all, which fails for the reasons for which that would fail."""
+        """Do what :meth:`write` does without a row, which fails for the same reasons."""
         return self._upsert(f"SELECT {self._list(self.columns)} FROM {self._table} WHERE 1 = 0")
 
     def write(self, rows: int) -> str:
@@ -89,7 +89,7 @@ class Statements:
             source = "VALUES " + ", ".join(f"({', '.join(values)})" for values in tuples)
         else:
             kinds = {**self.key, **self.answers, **OWN_COLUMNS}
-            # Without a type a value that is NULL would be taken for a number.
+            # Without a type, NULL would be treated as a number.
             typed = [
                 ", ".join(
                     f"CAST({value} AS {dialect.types[kinds[name] or Kind.TEXT]}) AS {self._escaped(name)}"
