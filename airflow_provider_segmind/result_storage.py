@@ -161,7 +161,19 @@ def store_result(
                 destination.max_xcom_bytes,
             )
         return _inline(result, destination)
-    downloaded = _download_files(result, model, destination, downloads)
+    try:
+        downloaded = _download_files(result, model, destination, downloads)
+    except SegmindError:
+        # Not under the name of a stored result, so that a retry downloads the files.
+        path = files.file(result.request_id, ".json")
+        path = path.parent / f"{path.name.removesuffix('.json')}.not-downloaded.json"
+        path.write_bytes(encoded)
+        log.warning(
+            "The files of request %s could not be downloaded; the response with their addresses is stored in %s",
+            result.request_id,
+            path,
+        )
+        raise
     if downloaded:
         return _in_files(result, model, [uri for uri, _ in downloaded], sum(size for _, size in downloaded))
     path = files.file(result.request_id, ".json")

@@ -267,7 +267,26 @@ def test_the_rest_of_a_file_that_is_too_large_is_removed(victim: Site, tmp_path:
             downloads=downloads,
         )
 
-    assert list(tmp_path.iterdir()) == []
+    (path,) = tmp_path.iterdir()
+    assert path.name.endswith(".not-downloaded.json")
+    assert json.loads(path.read_bytes())["output"] == f"{victim.url}/secret.png"
+
+
+@pytest.mark.parametrize("name", ["", "/cat.png"])
+def test_the_response_is_kept_when_its_file_cannot_be_downloaded_and_a_retry_downloads_it(
+    victim: Site, tmp_path: Path, name: str
+) -> None:
+    destination = ResultDestination(tmp_path.as_uri() + name)
+    result = naming(f"{victim.url}/secret.png")
+    for limit in (3, 100):
+        downloads = Downloads(DownloadLimits(max_bytes=limit), victim.allowed.hosts)
+        assert stored_result(result.request_id, destination) is None
+        with contextlib.suppress(SegmindDownloadError):
+            xcom_of(result, model="flux-dev", destination=destination, downloads=downloads)
+
+    kept, file = sorted(tmp_path.iterdir(), key=lambda path: path.suffix)
+    assert json.loads(kept.read_bytes())["request_id"] == result.request_id
+    assert file.read_bytes() == b"secret"
 
 
 @pytest.mark.parametrize("name", ["out", "out/answer.json", "out/cat.png"])
