@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
+from pydantic import TypeAdapter, ValidationError
+
 from airflow_provider_segmind.enrichment.outcomes import Outcome, Reasons
 from airflow_provider_segmind.enrichment.run_limits import FAILURES
 from airflow_provider_segmind.enrichment.stats import Latencies, Timeline
@@ -124,13 +126,21 @@ class Manifest:
         """
         Read a manifest.
 
-        :raises SegmindEnrichmentError: it has another version.
+        :raises SegmindEnrichmentError: it is not a manifest of this version.
         """
-        if value.get("version") != VERSION:
+        version = value.get("version") if isinstance(value, Mapping) else None
+        if version != VERSION:
+            raise SegmindEnrichmentError(f"A manifest of version {version!r} cannot be read, only {VERSION}.")
+        try:
+            manifest = TypeAdapter(cls).validate_python(dict(value))
+        except ValidationError as error:
+            fields = sorted({str(each["loc"][0]) for each in error.errors() if each["loc"]})
             raise SegmindEnrichmentError(
-                f"A manifest of version {value.get('version')!r} cannot be read, only {VERSION}."
-            )
-        return cls(**value)
+                f"A manifest cannot be read: {', '.join(fields)} are not as expected."
+            ) from error
+        if missing := set(Outcome) - manifest.outcomes.keys():
+            raise SegmindEnrichmentError(f"A manifest cannot be read: it does not count {sorted(missing)}.")
+        return manifest
 
     def write(self, path: StorePath) -> None:
         """Write it as a file, whole."""

@@ -161,6 +161,23 @@ def test_a_manifest_of_another_version_is_refused() -> None:
         Manifest.from_json({"version": 99})
 
 
+@pytest.mark.parametrize(
+    "changes", [{"run_id": None}, {"outcomes": {}}, {"outcomes": None}, {"rows_read": "x"}, {"timeline": []}]
+)
+def test_a_manifest_with_an_odd_field_is_refused_by_name(changes: dict[str, Any]) -> None:
+    value = Manifest(run_id="r", model="m").to_json()
+    assert Manifest.from_json(value).to_json() == value
+
+    with pytest.raises(SegmindEnrichmentError, match="A manifest cannot be read"):
+        Manifest.from_json({**value, **changes})
+
+
+@pytest.mark.parametrize("value", [[], "x", None, {}])
+def test_what_is_not_a_manifest_is_refused(value: Any) -> None:
+    with pytest.raises(SegmindEnrichmentError, match="version None"):
+        Manifest.from_json(value)
+
+
 def test_quantiles_are_within_three_percent_and_those_of_parts_add_up() -> None:
     parts = [Latencies() for _ in range(4)]
     for number in range(1, 1001):
