@@ -141,6 +141,11 @@ class GroupCommit:
                 self._member.refresh()
         except SegmindEnrichmentError as error:
             return error
+        except Exception as error:  # noqa: BLE001
+            # Libraries of stores raise errors of their own; what was written before is durable all the same.
+            trouble = self._member.out_of_reach(error)
+            trouble.__cause__ = error
+            return trouble
         return None
 
     def _take_in(self) -> None:

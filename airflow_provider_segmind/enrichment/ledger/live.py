@@ -104,6 +104,7 @@ def list_live(folder: StorePath, began: Moment) -> Listing:
     List the folder of the living.
 
     :raises OSError: the store is out of reach.
+    :raises SegmindEnrichmentError: a file is named like a segment and is not one.
     """
     marks: dict[str, set[str]] = {_REGISTERED: set(), _ENDED: set(), _DEAD: set()}
     segments: dict[str, dict[int, str]] = {}
@@ -269,7 +270,7 @@ class Membership:
                     )
                     self._mark(writer, _DEAD)
             except OSError as error:
-                raise self._out_of_reach(error) from error
+                raise self.out_of_reach(error) from error
             if silent:
                 self._refresh()
 
@@ -396,7 +397,7 @@ class Membership:
             except OSError as error:
                 if tries_left:
                     continue
-                raise self._out_of_reach(error) from error
+                raise self.out_of_reach(error) from error
             self._notice_death_mark(listing)
             if whole:
                 self._accept(listing)
@@ -529,7 +530,8 @@ class Membership:
         now, trust = self._now(), TRUST * self.writer_timeout
         return now.monotonic - began.monotonic <= trust and abs(now.wall - began.wall) <= trust
 
-    def _out_of_reach(self, error: OSError) -> SegmindEnrichmentError:
+    def out_of_reach(self, error: Exception) -> SegmindEnrichmentError:
+        """Return the error of a folder that cannot be listed."""
         return SegmindEnrichmentError(
             f"The folder {str(self.folder)!r}, where runs over one ledger see each other, is out of reach: {error}. "
             "Nothing more is sent; a retry tries again.",

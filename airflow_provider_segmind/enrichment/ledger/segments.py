@@ -37,12 +37,14 @@ def is_segment(name: str) -> bool:
 
 def writer_and_number(name: str) -> tuple[str, int]:
     """
-    Return who wrote a segment, and which one of his it is.
+    Return the writer of a segment and its number among those of the writer.
 
-    :raises ValueError: :func:`segment_name` did not make the name.
+    :raises SegmindEnrichmentError: :func:`segment_name` did not make the name.
     """
     rest, _, number = name.removesuffix(SUFFIX).rpartition("-")
     _, _, writer = rest.partition("-")
+    if not writer or not number.isdecimal():
+        raise _unreadable(name, "its name is not that of a segment")
     return writer, int(number)
 
 

@@ -552,3 +552,42 @@ async def test_no_segment_is_being_folded_any_more_when_a_run_unregisters(monkey
     monkeypatch.setattr(Membership, "unregister", watched)
     await world.run(table(*ROWS), settings={**QUICK, "fold_at": 1000})
     assert met == [False]
+
+
+async def test_a_foreign_file_among_the_live_segments_stops_the_run_with_its_name() -> None:
+    world = World()
+    engine = world.engine(table(*ROWS), settings=QUICK)
+    genuine = engine.reader.next_block
+
+    def intruded() -> Any:
+        with world.store.path("bucket/ledger/live/notes.jsonl").open("wb") as file:
+            file.write(b"{}\n")
+        return genuine()
+
+    engine.reader.next_block = intruded  # type: ignore[method-assign]
+    with pytest.raises(
+        SegmindEnrichmentError, match=r"'notes\.jsonl' cannot be read: its name is not that of a segment"
+    ):
+        await engine.run()
+    engine.close()
+    assert world.segmind.posts == 0
+
+
+async def test_an_error_of_a_store_s_library_while_listing_is_not_taken_for_a_failed_write(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class LibraryError(Exception):
+        pass
+
+    def failing(self: Membership) -> None:
+        raise LibraryError("throttled")
+
+    world = World()
+    engine = world.engine(table(*ROWS), settings=QUICK)
+    monkeypatch.setattr(Membership, "refresh", failing)
+    with pytest.raises(SegmindEnrichmentError, match=r"is out of reach: throttled.*a retry tries again") as caught:
+        await engine.run()
+    engine.close()
+    assert isinstance(caught.value.__cause__, LibraryError)
+    assert engine.commits.error is None
+    assert world.segmind.posts == 0
