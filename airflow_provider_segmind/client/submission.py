@@ -158,9 +158,13 @@ class Fingerprint:
 
 def json_digest(value: Any) -> str:
     """Return the SHA-256 of the canonical JSON of ``value``."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+    return text_digest(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)).hex()
+
+
+def text_digest(canonical: str) -> bytes:
+    """Return the SHA-256 of canonical JSON."""
     # A lone surrogate cannot be sent, but what is compared with a body may contain one.
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).digest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,15 @@ from airflow_provider_segmind.enrichment.recovery import recover_earlier, resolv
 from airflow_provider_segmind.enrichment.row_reader import RowReader
 from airflow_provider_segmind.enrichment.row_request import RowRequester
 from airflow_provider_segmind.enrichment.run_limits import Budget, Limits
-from airflow_provider_segmind.enrichment.settings import Client, KeyedTarget, Prepared, Question, Settings, Shard
+from airflow_provider_segmind.enrichment.settings import (
+    Client,
+    KeyedTarget,
+    LostRow,
+    Prepared,
+    Question,
+    Settings,
+    Shard,
+)
 from airflow_provider_segmind.enrichment.stats import Meter, Progress, Tally, outcomes_of
 from airflow_provider_segmind.enrichment.storage import StorePath
 from airflow_provider_segmind.enrichment.work_queue import Deferral, InFlightBytes, RowTracker, deferral_of
@@ -183,9 +191,9 @@ class Engine:
         if hurry:
             self._stop_signal.set()
 
-    def skip(self, prepared: Prepared, reason: str, *, lost_at: float | None = None) -> None:
-        """Set a row aside without an outcome; see :meth:`RowTracker.leave`."""
-        self._rows.skip(prepared, reason, lost_at=lost_at)
+    def skip(self, prepared: Prepared, reason: str, *, lost: LostRow | None = None) -> None:
+        """Skip a row without an outcome; see :meth:`RowTracker.skip`."""
+        self._rows.skip(prepared, reason, lost=lost)
 
     def postpone(self, prepared: Prepared, reason: str) -> bool:
         """Set a row aside to the end of the table, unless too many are; then it is not."""

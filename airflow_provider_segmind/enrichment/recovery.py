@@ -21,6 +21,7 @@ from airflow_provider_segmind.client.request_history import (
     row_times,
     time_match,
 )
+from airflow_provider_segmind.client.submission import json_digest
 from airflow_provider_segmind.enrichment.ledger.events import Claimed, Freed, Submitted
 from airflow_provider_segmind.enrichment.ledger.group_commit import GroupCommit
 from airflow_provider_segmind.enrichment.ledger.ledger import Ledger
@@ -28,7 +29,7 @@ from airflow_provider_segmind.enrichment.ledger.live import Membership
 from airflow_provider_segmind.enrichment.ledger.row_state import KnownRequest
 from airflow_provider_segmind.enrichment.rows import digest
 from airflow_provider_segmind.enrichment.run_limits import Budget
-from airflow_provider_segmind.enrichment.settings import Client, Prepared, Question, Settings, Shard
+from airflow_provider_segmind.enrichment.settings import Client, LostRow, Question, Settings, Shard
 from airflow_provider_segmind.enrichment.stats import Tally
 from airflow_provider_segmind.exceptions import SegmindError
 
@@ -262,7 +263,7 @@ class _Matchers:
         theirs = body_of(record)
         if theirs is None:
             return []
-        marks = dict.fromkeys(self._by_digest.get(digest(theirs).hex(), ()))
+        marks = dict.fromkeys(self._by_digest.get(json_digest(theirs), ()))
         for path, texts in self._by_text.items():
             marks.update(dict.fromkeys(texts.get(_at(theirs, path), ())))
         marks.update(dict.fromkeys(self._textless))
@@ -273,10 +274,10 @@ class _Matchers:
         theirs = body_of(record)
         if theirs is None:
             return False
-        if digest(theirs).hex() == known.body:
+        if json_digest(theirs) == known.body:
             return True
         # Rows of a table have bodies of one form; without what the server has added it must be what was sent.
-        return any(digest(only_ours(theirs, template)).hex() == known.body for template in self._templates)
+        return any(json_digest(only_ours(theirs, template)) == known.body for template in self._templates)
 
     def _is(self, mark: bytes, theirs: Mapping[str, Any]) -> bool:
         one = self._lost[mark]
@@ -365,21 +366,21 @@ async def recover_earlier(run: RecoveryRun, *, until: float) -> None:
     await recover(run, lost)
 
 
-async def resolve_lost(run: RecoveryRun, lost: Mapping[bytes, tuple[Prepared, float]]) -> list[bytes]:
+async def resolve_lost(run: RecoveryRun, lost: Mapping[bytes, LostRow]) -> list[bytes]:
     """
     Look once more for requests that were lost in this try, and return those whose rows can go on.
 
-    :param lost: by fingerprint, the row, and epoch seconds after which its request was certainly not sent.
+    :param lost: by fingerprint.
     """
     claims, elsewhere = {}, []
-    for mark, (prepared, until) in lost.items():
+    for mark, one in lost.items():
         row = run.ledger.row_state(mark).open
         claim = row.claim_for(run.ledger.run) if row is not None else None
         if row is None or row.submitted is not None or any(map(run.member.is_active, row.writers())):
             # Another run has found out what became of it, or asks about it anew.
             elsewhere.append(mark)
         elif claim is not None:
-            claims[mark] = _lost(claim, prepared, until)
+            claims[mark] = _lost(claim, one)
     for mark in elsewhere:
         run.budget.lost_found()
         run.budget.release(mark)
@@ -474,9 +475,11 @@ def _unresolved(run: RecoveryRun, mark: bytes) -> frozenset[str]:
     return frozenset(claim.key for claim in row.unresolved) if row is not None else frozenset()
 
 
-def _lost(claim: Claimed, prepared: Prepared, until: float) -> LostRequest:
-    # A row that was read again tells what was sent, unless that was a further question about it.
-    return LostRequest(claim, until=until, inputs=prepared.inputs if prepared.body == claim.body else None)
+def _lost(claim: Claimed, one: LostRow) -> LostRequest:
+    # The claim may be of a request of another process: what is known to have been sent fits its digest.
+    bodies = (one.sent, one.prepared.inputs)
+    inputs = next((body for body in bodies if body is not None and digest(body).hex() == claim.body), None)
+    return LostRequest(claim, until=one.until, inputs=inputs)
 
 
 def _former(ledger: Ledger, lost: Iterable[bytes]) -> frozenset[str]:

@@ -27,7 +27,7 @@ from airflow_provider_segmind.enrichment.ledger.row_state import Attempt
 from airflow_provider_segmind.enrichment.outcomes import Outcome, RowReply, RowVerdict, outcome_of_refusal
 from airflow_provider_segmind.enrichment.rows import digest
 from airflow_provider_segmind.enrichment.run_limits import FREE, Budget, Permission
-from airflow_provider_segmind.enrichment.settings import Client, Prepared, Question, Settings
+from airflow_provider_segmind.enrichment.settings import Client, LostRow, Prepared, Question, Settings
 from airflow_provider_segmind.enrichment.stats import Tally
 from airflow_provider_segmind.exceptions import (
     SegmindAuthenticationError,
@@ -150,8 +150,8 @@ class RowRun(Protocol):
     def stop(self, reason: str, *, hurry: bool = False, error: SegmindError | None = None) -> None:
         """Submit nothing more."""
 
-    def skip(self, prepared: Prepared, reason: str, *, lost_at: float | None = None) -> None:
-        """Set a row aside without an outcome; ``lost_at`` is from when on its request was not sent any more."""
+    def skip(self, prepared: Prepared, reason: str, *, lost: LostRow | None = None) -> None:
+        """Skip a row without an outcome; ``lost`` if its request may have been sent."""
 
     def postpone(self, prepared: Prepared, reason: str) -> bool:
         """Set a row aside to the end of the table, unless too many are; then it is not."""
@@ -241,12 +241,12 @@ class RowRequester:
             if unsent.contested:
                 self._contend(prepared, attempt, claiming)
             elif unsent.trouble is not None:
-                self._not_accepted(prepared, attempt, unsent.trouble, claiming)
+                self._not_accepted(prepared, attempt, inputs, unsent.trouble, claiming)
             else:
                 self._free(prepared, attempt, STOPPED, claiming)
             return None
         except SegmindError as error:
-            self._not_accepted(prepared, attempt, error, claiming)
+            self._not_accepted(prepared, attempt, inputs, error, claiming)
             return None
         finally:
             claiming.stop_waiting()
@@ -302,7 +302,9 @@ class RowRequester:
             await self._sleep(pause * (0.5 + self._rng.random()))
             pause = min(30.0, 2 * pause)
 
-    def _not_accepted(self, prepared: Prepared, attempt: Attempt, error: SegmindError, claiming: PostClaim) -> None:
+    def _not_accepted(
+        self, prepared: Prepared, attempt: Attempt, inputs: Mapping[str, Any], error: SegmindError, claiming: PostClaim
+    ) -> None:
         run = self._run
         if error is run.commits.error:
             # The ledger may or may not contain the claim, but nothing was sent.
@@ -315,7 +317,7 @@ class RowRequester:
             run.skip(
                 prepared,
                 f"its request may have been accepted; whether it was is unknown: {_words(error)}",
-                lost_at=self._clock(),
+                lost=LostRow(prepared, self._clock(), inputs),
             )
         elif isinstance(error, RUN_ENDING_ERRORS) or error.retryable:
             self._free(prepared, attempt, f"it was not asked: {_words(error)}", claiming)

@@ -10,7 +10,6 @@ byte for byte, so a prompt may contain JSON examples; ``{{column}}`` writes the 
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import math
 import re
@@ -20,6 +19,7 @@ from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any
 
+from airflow_provider_segmind.client.submission import text_digest
 from airflow_provider_segmind.exceptions import SegmindRowError
 
 _CANONICAL = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -249,11 +249,6 @@ def canonical_json(value: Any) -> str:
 def digest(value: Any) -> bytes:
     """Return the SHA-256 of a JSON value, independent of the order of its names."""
     return text_digest(canonical_json(value))
-
-
-def text_digest(canonical: str) -> bytes:
-    """Return the SHA-256 of a string that :func:`canonical_json` returned."""
-    return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).digest()
 
 
 def frame(*, model: str, schema: Any = None, options: Any = None) -> str:

@@ -9,9 +9,10 @@ from typing import Any, Protocol
 from airflow_provider_segmind.chat.cost_estimate import UNBOUNDED, CostBound
 from airflow_provider_segmind.client.models import RequestRecord, RequestState, SubmittedRequest
 from airflow_provider_segmind.client.polling import Pending
+from airflow_provider_segmind.client.submission import text_digest
 from airflow_provider_segmind.defaults import OnUnknown, Rerun
 from airflow_provider_segmind.enrichment.outcomes import ReadRow
-from airflow_provider_segmind.enrichment.rows import Row, canonical_json, fingerprint, frame, text_digest
+from airflow_provider_segmind.enrichment.rows import Row, canonical_json, fingerprint, frame
 
 
 class Client(Protocol):
@@ -118,6 +119,20 @@ class Prepared:
     inputs: Mapping[str, Any]
     body: str
     size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LostRow:
+    """
+    A row whose request may have been sent.
+
+    :param until: epoch seconds after which it was certainly not sent any more.
+    :param sent: the body, None where another process sent it.
+    """
+
+    prepared: Prepared
+    until: float
+    sent: Mapping[str, Any] | None = None
 
 
 class KeyedTarget(Protocol):

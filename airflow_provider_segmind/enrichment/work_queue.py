@@ -14,7 +14,7 @@ from airflow_provider_segmind.enrichment.ledger.ledger import Ledger
 from airflow_provider_segmind.enrichment.ledger.live import Membership
 from airflow_provider_segmind.enrichment.outcomes import Outcome
 from airflow_provider_segmind.enrichment.run_limits import Budget
-from airflow_provider_segmind.enrichment.settings import Prepared
+from airflow_provider_segmind.enrichment.settings import LostRow, Prepared
 
 
 class InFlightBytes:
@@ -135,7 +135,7 @@ class RowTracker:
         self._rng = rng
         self._monotonic = monotonic
         self.skipped: dict[bytes, str] = {}
-        self.lost: dict[bytes, tuple[Prepared, float]] = {}
+        self.lost: dict[bytes, LostRow] = {}
         self.postponed: list[Prepared] = []
         self._ledger = ledger
         self._budget = budget
@@ -149,20 +149,16 @@ class RowTracker:
         """How many rows wait for a worker or are with one."""
         return len(self._busy)
 
-    def skip(self, prepared: Prepared, reason: str, *, lost_at: float | None = None) -> None:
-        """
-        Set a row aside without an outcome.
-
-        :param lost_at: epoch seconds after which its request was certainly not sent, when nobody knows whether it was.
-        """
+    def skip(self, prepared: Prepared, reason: str, *, lost: LostRow | None = None) -> None:
+        """Skip a row without an outcome; ``lost`` if its request may have been sent."""
         self.skipped[prepared.fingerprint] = reason
-        if lost_at is not None:
-            self.lost[prepared.fingerprint] = (prepared, lost_at)
+        if lost is not None:
+            self.lost[prepared.fingerprint] = lost
 
     def take_up(self, mark: bytes) -> Prepared:
         """Return a lost row whose fate is known, so that it can go on."""
         del self.skipped[mark]
-        return self.lost.pop(mark)[0]
+        return self.lost.pop(mark).prepared
 
     def postpone(self, prepared: Prepared, reason: str) -> None:
         """Set a row aside until :meth:`take_up_postponed`; ``reason`` is for when that never comes."""
@@ -236,7 +232,7 @@ class RowTracker:
             self.skip(
                 prepared,
                 "an earlier try may have sent its request; whether it did is unknown",
-                lost_at=self.lost_at(mark),
+                lost=LostRow(prepared, self.lost_at(mark)),
             )
             return False
         if state.open is None and state.finished and not self._is_asked_again(mark):

@@ -453,6 +453,18 @@ async def test_defaults_that_the_server_adds_do_not_hide_a_lost_request(defaults
     assert len(world.segmind.paid_bodies) == 4
 
 
+@pytest.mark.parametrize("defaults", [{}, {"safety": {"level": "low"}, "seed": None}])
+async def test_defaults_that_the_server_adds_do_not_hide_a_lost_follow_up(defaults: dict[str, Any]) -> None:
+    lost = ["lost"]
+    world = World(trouble=lambda body: lost.pop() if "try 2" in body["prompt"] and lost else None, defaults=defaults)
+
+    stored = await world.run(table("a", "b"), question(read=mend), settings={"concurrency": 1})
+
+    assert stored.statuses == ["success", "success"]
+    assert world.segmind.posts == len(world.segmind.paid_bodies) == 6
+    assert stored.manifest.cost == pytest.approx(world.segmind.bill)
+
+
 async def test_an_equal_request_of_another_row_is_not_taken_for_a_lost_one() -> None:
     world = World()
     # Many more than are remembered in memory.
@@ -569,7 +581,7 @@ async def test_a_share_of_failed_rows_is_judged_on_a_sample() -> None:
     assert 50 <= stored.manifest.outcomes["failed"] <= 55
 
 
-async def test_a_graceful_stop_submits_nothing_more_and_settles_what_is_in_flight() -> None:
+async def test_a_graceful_stop_submits_nothing_more_and_finishes_what_is_in_flight() -> None:
     world = World(steps=3)
     engine = world.engine(table(*map(str, range(200))))
 
@@ -588,15 +600,16 @@ async def test_a_graceful_stop_submits_nothing_more_and_settles_what_is_in_fligh
     assert world.segmind.bill == pytest.approx(200 * PRICE)
 
 
-async def test_what_does_not_settle_within_the_grace_period_is_fetched_by_the_retry() -> None:
+async def test_what_does_not_finish_within_the_grace_period_is_fetched_by_the_retry() -> None:
     class Stuck(FakeSegmind):
         async def wait(self, pending: Any, *, fetch: bool = False) -> Any:
+            if len(engine.waiting) == 2:
+                engine.stop("killed", hurry=True)
             await asyncio.sleep(3600)
 
     world = World()
     world.segmind = Stuck(world.clock)
     engine = world.engine(table("a", "b"))
-    asyncio.get_running_loop().call_later(0.05, lambda: engine.stop("killed", hurry=True))
     await engine.run()
     assert Stored(engine).statuses == ["unknown", "unknown"]
     engine.close()
