@@ -264,7 +264,7 @@ class RowReader:
 
     def _is_unchanged(self, key: Mapping[str, Any], fingerprint: bytes) -> bool:
         """Return whether the target has the answer from another run; a run must report the cost of its own answers."""
-        if self._target is None or not self._target.holds(key, fingerprint):
+        if self._target is None or not self._target.has_answer(key, fingerprint):
             return False
         return self._local.first("SELECT 1 FROM answered WHERE fingerprint = ?", fingerprint) is None
 

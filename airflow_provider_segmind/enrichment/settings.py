@@ -136,17 +136,17 @@ class LostRow:
 
 
 class KeyedTarget(Protocol):
-    """What an output that is addressed by key, and outlives a run, says of a row before it is asked about."""
+    """An output that is written by key and outlives a run: it is consulted before a row is sent."""
 
     def trouble(self, key: Mapping[str, Any], number: int, /) -> str | None:
         """
-        Say why a row of this key can have no place in the output; called once for each row, in order.
+        Return why a row with this key cannot be in the output, None when it can; called once for each row, in order.
 
-        :param number: the row's place in the source, from 0.
+        :param number: the row's position in the source, from 0.
         """
 
-    def holds(self, key: Mapping[str, Any], fingerprint: bytes, /) -> bool:
-        """Tell whether the output has the answer to just this question under this key."""
+    def has_answer(self, key: Mapping[str, Any], fingerprint: bytes, /) -> bool:
+        """Return whether the output has the answer to exactly this question under this key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -127,7 +127,7 @@ def _distinct(
         estimate.rows += 1
         if seen.change("INSERT OR IGNORE INTO seen VALUES (?)", prepared.fingerprint):
             estimate.distinct_rows += 1
-            if target is not None and target.holds(key, prepared.fingerprint):
+            if target is not None and target.has_answer(key, prepared.fingerprint):
                 estimate.answered_rows += 1
             else:
                 yield prepared

@@ -14,7 +14,7 @@ from airflow_provider_segmind.enrichment.engine import Engine
 from airflow_provider_segmind.enrichment.files.writers import check_apart, check_writable
 from airflow_provider_segmind.enrichment.manifest import Manifest
 from airflow_provider_segmind.enrichment.output import FINGERPRINT_COLUMN, OutputRow, write_output
-from airflow_provider_segmind.enrichment.sql.answer_table import HeldRows, Target
+from airflow_provider_segmind.enrichment.sql.answer_table import AnsweredRows, Target
 from airflow_provider_segmind.enrichment.sql.column_types import Kind, kind_of_schema
 from airflow_provider_segmind.enrichment.sql.dialects import TableName, dialect_of, quotation_mark, quoted
 from airflow_provider_segmind.enrichment.sql.query import Query
@@ -81,7 +81,7 @@ class SqlTableIO:
         )
         self._source_hook = database_hook(settings.sql_conn_id, "sql_conn_id")
         self._sql = self._select()
-        self._held = HeldRows()
+        self._answered = AnsweredRows()
         self._source = self._query(self._sql)
         self._counted: int | None = None
         self._check_refused: Callable[[], None] = _none_refused
@@ -113,9 +113,9 @@ class SqlTableIO:
         check_writable(argument, (self._dead_letters, self.manifest_path), dry=dry)
         exists = self._target.prepare(None if dry else self._first_rows)
         if exists and self._settings.incremental and self._settings.sample is None:
-            self._held = HeldRows(self._target.held(), self._target.mark)
+            self._answered = AnsweredRows(self._target.answered_rows(), self._target.mark)
         elif exists:
-            self._held = HeldRows(mark=self._target.mark)
+            self._answered = AnsweredRows(mark=self._target.mark)
         elif not dry:
             self._log.info("The source is empty, so %s is not created yet", self._target_uri)
         # From here, because only the main thread of a task may ask Airflow for a connection on every version.
@@ -123,7 +123,7 @@ class SqlTableIO:
         if self._settings.sample is not None and not dry:
             # Before anything is paid, since the estimate from a sample needs it and it may fail.
             self._counted = self._count_rows()
-        return self._held
+        return self._answered
 
     def rows(self) -> Iterator[Mapping[str, Any]]:
         """Return the rows of the query."""
@@ -179,7 +179,7 @@ class SqlTableIO:
         """Add the fingerprint; an answer that was billed for another row of the table costs nothing."""
         fingerprint = row.source.fingerprint or b""
         priced = {**values, FINGERPRINT_COLUMN: fingerprint.hex()}
-        if row.event is not None and row.event.run != run and self._held.knows(fingerprint):
+        if row.event is not None and row.event.run != run and self._answered.has_fingerprint(fingerprint):
             priced["_segmind_cost"], priced["_segmind_tokens"] = 0.0, 0
         return priced
 

@@ -236,10 +236,10 @@ class Target:
     def _set_key_kinds(self, kinds: Mapping[str, Kind | None]) -> None:
         self._statements = replace(self._statements, key={**self._statements.key, **kinds})
 
-    def held(self) -> Iterator[tuple[bytes, str]]:
+    def answered_rows(self) -> Iterator[tuple[bytes, str]]:
         """Yield the mark of the key (see :meth:`mark`) and the fingerprint of every row that has its answer."""
         key = list(self._statements.key)
-        query = Query(self._connect, self._statements.held(), name=self._title, hold=False)
+        query = Query(self._connect, self._statements.select_answered(), name=self._title, hold=False)
         for row in query:
             *values, fingerprint = row.values()
             # A stored value is valid for its column; a value written by other means may not be distinguishable.
@@ -346,31 +346,31 @@ def key_mark(key: Mapping[str, Any]) -> bytes:
 _LOAD_ROWS = 1000
 
 
-class HeldRows:
+class AnsweredRows:
     """
-    The keys and fingerprints with answers in a table, and the keys seen in the source, on the worker's disk.
+    The keys and fingerprints that a table has answers for, and the keys seen in the source, in a temporary database.
 
-    :param held: the mark of the key and the fingerprint in hex of every row that has its answer.
-    :param mark: returns the mark of a key, the same for all keys that the table treats as equal; raises MisfitError for
-        a key that may equal others there.
+    :param answered: the mark of the key and the hex fingerprint of every row that has its answer.
+    :param mark: returns the mark of a key, the same for all keys that the table considers equal; it raises MisfitError
+        for a key that cannot be distinguished from others there.
     """
 
     def __init__(
-        self, held: Iterable[tuple[bytes, str]] = (), mark: Callable[[Mapping[str, Any]], bytes] = key_mark
+        self, answered: Iterable[tuple[bytes, str]] = (), mark: Callable[[Mapping[str, Any]], bytes] = key_mark
     ) -> None:
         self._mark = mark
         self._local = LocalDatabase(
-            "CREATE TABLE held (key BLOB, fingerprint BLOB, PRIMARY KEY (key, fingerprint)) WITHOUT ROWID; "
-            "CREATE INDEX by_fingerprint ON held (fingerprint); "
-            "CREATE TABLE met (key BLOB PRIMARY KEY, number INTEGER) WITHOUT ROWID"
+            "CREATE TABLE answered (key BLOB, fingerprint BLOB, PRIMARY KEY (key, fingerprint)) WITHOUT ROWID; "
+            "CREATE INDEX by_fingerprint ON answered (fingerprint); "
+            "CREATE TABLE seen (key BLOB PRIMARY KEY, number INTEGER) WITHOUT ROWID"
         )
-        rows = ((key, fingerprint) for key, text in held if (fingerprint := _fingerprint(text)))
+        rows = ((key, fingerprint) for key, text in answered if (fingerprint := _fingerprint(text)))
         while batch := list(itertools.islice(rows, _LOAD_ROWS)):
-            self._local.write(("INSERT OR IGNORE INTO held VALUES (?, ?)", batch))
+            self._local.write(("INSERT OR IGNORE INTO answered VALUES (?, ?)", batch))
 
     def trouble(self, key: Mapping[str, Any], number: int) -> str | None:
         """
-        Return why a row with this key cannot be written to the table, and remember the key.
+        Return why a row with this key cannot be written to the table, None when it can, and remember the key.
 
         :param number: the row's, from 0.
         """
@@ -381,24 +381,24 @@ class HeldRows:
             mark = self._mark(key)
         except MisfitError as error:
             return str(error)
-        if self._local.change("INSERT OR IGNORE INTO met VALUES (?, ?)", mark, number):
+        if self._local.change("INSERT OR IGNORE INTO seen VALUES (?, ?)", mark, number):
             return None
-        (earlier,) = self._local.first("SELECT number FROM met WHERE key = ?", mark)
+        (earlier,) = self._local.first("SELECT number FROM seen WHERE key = ?", mark)
         where = f"its key is also in an earlier row of the source (row {earlier}, counted from 0)"
         return where if self._mark is key_mark else f"{where}, as the table compares keys"
 
-    def holds(self, key: Mapping[str, Any], fingerprint: bytes) -> bool:
-        """Return whether the table has the answer to this request under this key."""
-        query = "SELECT 1 FROM held WHERE key = ? AND fingerprint = ?"
+    def has_answer(self, key: Mapping[str, Any], fingerprint: bytes) -> bool:
+        """Return whether the table has the answer to exactly this question under this key."""
+        query = "SELECT 1 FROM answered WHERE key = ? AND fingerprint = ?"
         return self._local.first(query, self._mark(key), fingerprint) is not None
 
-    def knows(self, fingerprint: bytes) -> bool:
-        """Return whether the table had the answer to this request, under any key, before the run."""
-        return self._local.first("SELECT 1 FROM held WHERE fingerprint = ?", fingerprint) is not None
+    def has_fingerprint(self, fingerprint: bytes) -> bool:
+        """Return whether the table had the answer to this question, under any key, before the run."""
+        return self._local.first("SELECT 1 FROM answered WHERE fingerprint = ?", fingerprint) is not None
 
 
 def _fingerprint(text: str | None) -> bytes:
-    """Return the bytes that a column contains in hex, empty if it contains something else."""
+    """Return the fingerprint in a column, empty when the column contains something else."""
     try:
         return bytes.fromhex(text or "")
     except ValueError:

@@ -67,7 +67,7 @@ class Statements:
         """Return the columns of the table, and no rows."""
         return f"SELECT * FROM {self._table} WHERE 1 = 0"
 
-    def held(self) -> str:
+    def select_answered(self) -> str:
         """Read the key and the fingerprint of every row that has its answer."""
         columns = self._list([*self.key, FINGERPRINT_COLUMN])
         status = self.dialect.quote("_segmind_status")

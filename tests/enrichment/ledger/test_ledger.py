@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from airflow_provider_segmind.enrichment.ledger import local_index
 from airflow_provider_segmind.enrichment.ledger.events import Event, from_line, to_line
 from airflow_provider_segmind.enrichment.ledger.ledger import Ledger, compact
 from airflow_provider_segmind.enrichment.ledger.row_state import RowState
@@ -46,7 +47,7 @@ def test_a_committed_claim_is_seen_by_the_next_reader(tmp_path: Path) -> None:
     assert row.submitted is None
 
 
-def test_what_was_not_committed_is_gone_with_its_writer(tmp_path: Path) -> None:
+def test_what_was_not_committed_is_lost_with_its_writer(tmp_path: Path) -> None:
     written(tmp_path).append(claimed(1))
     assert opened(tmp_path).row_state(mark(1)) == RowState()
 
@@ -58,7 +59,7 @@ def test_a_submitted_row_is_known_by_its_request(tmp_path: Path) -> None:
     assert row.submitted == submitted(1, request_id="abc")
 
 
-def test_a_freed_row_may_be_asked_as_if_for_the_first_time(tmp_path: Path) -> None:
+def test_a_freed_row_may_be_sent_as_if_for_the_first_time(tmp_path: Path) -> None:
     written(tmp_path, [claimed(1), freed(1)])
     assert opened(tmp_path).row_state(mark(1)) == RowState(claim=claimed(1), attempt=1)
 
@@ -87,7 +88,7 @@ def test_an_answer_can_be_read_before_it_is_committed(tmp_path: Path) -> None:
     assert [ledger.finished(mark(number)) for number in (1, 2)] == [finished(1), finished(2)]
 
 
-def test_a_failed_row_that_is_asked_again_keeps_its_outcome_until_the_next(tmp_path: Path) -> None:
+def test_a_failed_row_that_is_sent_again_keeps_its_outcome_until_the_next(tmp_path: Path) -> None:
     written(tmp_path, [finished(1, outcome=Outcome.FAILED, cost=None)], [claimed(1, 2)])
     ledger = opened(tmp_path)
     state = ledger.row_state(mark(1))
@@ -106,7 +107,7 @@ def test_an_answer_is_never_replaced(tmp_path: Path) -> None:
     assert ledger.row_state(mark(1)).open is None
 
 
-def test_a_runs_totals_survive_its_retry_and_leave_other_runs_out(tmp_path: Path) -> None:
+def test_the_totals_of_a_run_survive_its_retry_and_exclude_other_runs(tmp_path: Path) -> None:
     other = finished(3, run="yesterday", cost=9.0)
     written(tmp_path, [finished(1), finished(2, outcome=Outcome.FAILED, cost=None), other, claimed(4)])
     totals = opened(tmp_path).totals()
@@ -114,17 +115,26 @@ def test_a_runs_totals_survive_its_retry_and_leave_other_runs_out(tmp_path: Path
     assert totals.outcomes == {Outcome.SUCCESS: 1, Outcome.FAILED: 1}
 
 
-def test_a_row_asked_twice_in_one_run_counts_once(tmp_path: Path) -> None:
+def test_a_row_sent_twice_in_one_run_counts_once(tmp_path: Path) -> None:
     written(tmp_path, [finished(1, outcome=Outcome.INVALID)], [finished(1, 2, cost=1.5)])
     totals = opened(tmp_path).totals()
     assert (totals.rows, totals.cost, totals.outcomes[Outcome.INVALID]) == (1, 1.5, 0)
 
 
-def test_a_row_that_is_being_asked_again_in_one_run_counts_once(tmp_path: Path) -> None:
+def test_a_row_that_is_being_sent_again_in_one_run_counts_once(tmp_path: Path) -> None:
     further = replace(claimed(1, 2), request_ids=("q1-1",), cost=0.5)
     written(tmp_path, [finished(1, outcome=Outcome.INVALID, cost=0.5)], [further])
     totals = opened(tmp_path).totals()
     assert (totals.rows, totals.cost) == (1, 0.5)
+
+
+def test_requests_of_finished_rows_are_looked_up_by_id_and_no_outcome_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_index, "INSERT_ROWS", 2)
+    ledger = written(tmp_path, [finished(1), finished(2), finished(3)], [claimed(4), submitted(4)])
+    monkeypatch.delattr(local_index.LocalDatabase, "each")
+    assert ledger.owned_requests({"q1-1", "q3-1", "q4-1", "other"}) == {"q1-1", "q3-1", "q4-1"}
 
 
 def test_segments_can_be_read_with_ls_and_jq(tmp_path: Path) -> None:
@@ -181,7 +191,7 @@ def test_compaction_keeps_what_counts_and_drops_the_rest(tmp_path: Path) -> None
     assert len(next(tmp_path.iterdir()).read_bytes().splitlines()) == 1 + 1 + 2 + 1
 
 
-def test_compaction_splits_what_is_large(tmp_path: Path) -> None:
+def test_compaction_splits_large_segments(tmp_path: Path) -> None:
     written(tmp_path, *[[finished(number, answer="x" * 500)] for number in range(20)])
     assert len(compact(tmp_path, clock=lambda: 6.0, segment_bytes=2000)) > 2
     assert all(opened(tmp_path).row_state(mark(number)).success for number in range(20))
@@ -232,5 +242,5 @@ def test_events_mean_the_same_in_any_order_and_however_often_read(events: list[E
 
 
 @given(_EVENTS)
-def test_an_event_survives_its_line(event: Event) -> None:
+def test_an_event_is_read_back_from_its_line(event: Event) -> None:
     assert from_line(to_line(event)) == event

@@ -1,4 +1,4 @@
-"""Working copies on the local disk, also when it is full."""
+"""Local working state, also when the disk is full."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _ROWS = st.builds(
 
 @settings(deadline=None)
 @given(rows=st.lists(_ROWS, max_size=20), batch=st.integers(1, 5), size=st.sampled_from([50_000, 100_000, 1 << 20]))
-def test_the_index_is_a_map_wherever_the_disk_ends(rows: list[FinishedRow], batch: int, size: int) -> None:
+def test_the_index_returns_every_row_even_when_the_disk_is_full(rows: list[FinishedRow], batch: int, size: int) -> None:
     with pytest.MonkeyPatch.context() as patch, disk_of(size), closing(LocalIndex()) as index:
         patch.setattr(local_index, "INSERT_ROWS", batch)
         for row in rows:
@@ -68,7 +68,7 @@ def test_the_index_is_a_map_wherever_the_disk_ends(rows: list[FinishedRow], batc
         assert (index.trouble is None) or size < 1 << 20
 
 
-def test_what_a_full_disk_did_not_take_stays_readable() -> None:
+def test_rows_that_no_longer_fit_on_the_disk_stay_readable() -> None:
     with disk_of(1 << 18), closing(LocalIndex()) as index:
         for number in range(600):
             index.put(FinishedRow(mark(number), 1, True, True, b"x" * 1000, (str(number),)))
@@ -77,9 +77,7 @@ def test_what_a_full_disk_did_not_take_stays_readable() -> None:
         assert len(list(index.lines())) == 600
 
 
-def test_the_file_of_a_database_has_no_name_and_is_read_by_nobody_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_file_of_a_database_has_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with closing(LocalDatabase("CREATE TABLE t (a)")) as database:
         database.write(("INSERT INTO t VALUES (?)", [(1,)]))
@@ -87,7 +85,7 @@ def test_the_file_of_a_database_has_no_name_and_is_read_by_nobody_else(
         assert database.first("SELECT a FROM t") == (1,)
 
 
-def test_a_batch_is_written_as_a_whole_or_not_at_all() -> None:
+def test_a_batch_is_written_completely_or_not_at_all() -> None:
     with closing(LocalDatabase("CREATE TABLE t (a UNIQUE)")) as database:
         database.write(("INSERT INTO t VALUES (?)", [(1,)]))
         with pytest.raises(SegmindEnrichmentError, match="UNIQUE"):

@@ -20,7 +20,7 @@ from uuid import UUID
 import pytest
 
 from airflow_provider_segmind.enrichment.sql import table_writer
-from airflow_provider_segmind.enrichment.sql.answer_table import HeldRows, Target
+from airflow_provider_segmind.enrichment.sql.answer_table import AnsweredRows, Target
 from airflow_provider_segmind.enrichment.sql.column_types import Kind
 from airflow_provider_segmind.enrichment.sql.dialects import TableName, dialect_of
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindEnrichmentError
@@ -73,11 +73,11 @@ def test_an_absent_table_is_made_and_what_was_written_is_held(database: OneDatab
     load(made, *(row(number) for number in range(8)), row(8, status="failed"))
 
     assert len(database.rows("SELECT * FROM answers")) == 9
-    held = HeldRows(made.held(), made.mark)
-    assert held.holds({"id": 7}, bytes.fromhex(MARK))
-    assert not held.holds({"id": 8}, bytes.fromhex(MARK))
-    assert not held.holds({"id": 7}, bytes.fromhex("cd" * 32))
-    assert held.knows(bytes.fromhex(MARK))
+    answered = AnsweredRows(made.answered_rows(), made.mark)
+    assert answered.has_answer({"id": 7}, bytes.fromhex(MARK))
+    assert not answered.has_answer({"id": 8}, bytes.fromhex(MARK))
+    assert not answered.has_answer({"id": 7}, bytes.fromhex("cd" * 32))
+    assert answered.has_fingerprint(bytes.fromhex(MARK))
 
 
 def test_types_survive(database: OneDatabase) -> None:
@@ -120,7 +120,7 @@ def test_a_key_of_any_type_is_found_again(database: OneDatabase, key: Any) -> No
         load(made, row(key), first=[{"id": key}])
 
     assert len(database.rows("SELECT * FROM answers")) == 1
-    assert HeldRows(made.held(), made.mark).holds({"id": key}, bytes.fromhex(MARK))
+    assert AnsweredRows(made.answered_rows(), made.mark).has_answer({"id": key}, bytes.fromhex(MARK))
 
 
 def test_a_key_of_several_columns(database: OneDatabase) -> None:
@@ -420,14 +420,14 @@ def test_what_was_written_before_a_failure_stays(database: OneDatabase) -> None:
 
 class TestKeysThatHaveNoPlace:
     def test_null_and_repeated_keys(self) -> None:
-        held = HeldRows()
+        answered = AnsweredRows()
 
-        assert held.trouble({"a": 1, "b": 2}, 7) is None
-        assert held.trouble({"a": 2, "b": 1}, 8) is None
-        assert "'b' is NULL" in str(held.trouble({"a": 1, "b": None}, 9))
-        assert "also in an earlier row of the source (row 7" in str(held.trouble({"a": 1, "b": 2}, 10))
+        assert answered.trouble({"a": 1, "b": 2}, 7) is None
+        assert answered.trouble({"a": 2, "b": 1}, 8) is None
+        assert "'b' is NULL" in str(answered.trouble({"a": 1, "b": None}, 9))
+        assert "also in an earlier row of the source (row 7" in str(answered.trouble({"a": 1, "b": 2}, 10))
 
     def test_what_is_no_fingerprint_is_not_held(self) -> None:
-        held = HeldRows([(b"k" * 32, "nonsense"), (b"l" * 32, ""), (b"m" * 32, None)])  # type: ignore[list-item]
+        answered = AnsweredRows([(b"k" * 32, "nonsense"), (b"l" * 32, ""), (b"m" * 32, None)])  # type: ignore[list-item]
 
-        assert not held.knows(b"")
+        assert not answered.has_fingerprint(b"")
