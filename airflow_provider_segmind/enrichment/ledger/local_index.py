@@ -29,6 +29,8 @@ PRAGMAS = (
 INSERT_ROWS = 200
 """Rows written at once: few enough to hold up the engine's event loop for a few milliseconds only."""
 INSERT_BYTES = 1 << 20
+ABSENT_ROWS = 10_000
+"""Rows that are remembered as not finished, so that the database is asked once for each."""
 
 
 class LocalDatabase:
@@ -125,6 +127,7 @@ class LocalIndex:
     def __init__(self) -> None:
         self.trouble: SegmindEnrichmentError | None = None
         self._waiting: dict[bytes, FinishedRow] = {}
+        self._absent: set[bytes] = set()
         self._bytes = 0
         self._database = LocalDatabase(
             "CREATE TABLE finished (id INTEGER PRIMARY KEY, fingerprint BLOB UNIQUE, attempt INTEGER, success INTEGER, "
@@ -136,8 +139,16 @@ class LocalIndex:
         """Return the attempt of a row's outcome and whether that is an answer, None when it has none."""
         if (row := self._waiting.get(fingerprint)) is not None:
             return row.attempt, row.success
+        if fingerprint in self._absent:
+            return None
         found = self._database.first("SELECT attempt, success FROM finished WHERE fingerprint = ?", fingerprint)
-        return None if found is None else (found[0], bool(found[1]))
+        if found is not None:
+            return found[0], bool(found[1])
+        # A row is looked up several times before it has its outcome.
+        if len(self._absent) >= ABSENT_ROWS:
+            self._absent.clear()
+        self._absent.add(fingerprint)
+        return None
 
     def line(self, fingerprint: bytes) -> bytes | None:
         """Return the event of a row's outcome, None when it has none."""
@@ -149,6 +160,7 @@ class LocalIndex:
     def put(self, row: FinishedRow) -> None:
         """Add a row, or replace its outcome."""
         self._waiting[row.fingerprint] = row
+        self._absent.discard(row.fingerprint)
         self._bytes += len(row.line)
         if self.trouble is None and (len(self._waiting) >= INSERT_ROWS or self._bytes >= INSERT_BYTES):
             self.flush()

@@ -53,13 +53,16 @@ _ROWS = st.builds(
 def test_the_index_returns_every_row_even_when_the_disk_is_full(rows: list[FinishedRow], batch: int, size: int) -> None:
     with pytest.MonkeyPatch.context() as patch, disk_of(size), closing(LocalIndex()) as index:
         patch.setattr(local_index, "INSERT_ROWS", batch)
+        patch.setattr(local_index, "ABSENT_ROWS", 3)
+        latest: dict[bytes, FinishedRow] = {}
         for row in rows:
+            assert (index.state(row.fingerprint) is None) is (row.fingerprint not in latest)
             index.put(row)
-        latest = {row.fingerprint: row for row in rows}
+            latest[row.fingerprint] = row
         for number in range(9):
-            row = latest.get(mark(number))
-            assert index.state(mark(number)) == (row and (row.attempt, row.success))
-            assert index.line(mark(number)) == (row and row.line)
+            found = latest.get(mark(number))
+            assert index.state(mark(number)) == (found and (found.attempt, found.success))
+            assert index.line(mark(number)) == (found and found.line)
         assert sorted(index.lines()) == sorted(row.line for row in latest.values())
         assert sorted(index.rows_of_run()) == sorted(row.fingerprint for row in latest.values() if row.of_run)
         requests = {request_id for row in latest.values() for request_id in row.request_ids}
