@@ -42,6 +42,8 @@ _NEVER_LEFT = (
     httpx.UnsupportedProtocol,
     httpx.ProxyError,
     httpx.LocalProtocolError,
+    # httpcore before 1.0.6 raises it as it is; a certificate is only checked before anything is sent.
+    ssl.SSLCertVerificationError,
 )
 
 

@@ -6,6 +6,8 @@ import asyncio
 import gzip
 import socket
 import ssl
+import subprocess
+import sys
 import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -566,3 +568,26 @@ async def test_a_call_that_waited_for_a_connection_is_checked_after_the_wait(mak
         await asyncio.gather(*calls)
         assert (looks, len(scene.heads)) == (2, 2)
         await transport.close()
+
+
+def test_aiohttp_costs_a_triggerer_less_than_twelve_megabytes() -> None:
+    script = """
+import asyncio, ssl
+from pathlib import Path
+from airflow_provider_segmind.client.transports import AiohttpTransport, shared_tls
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+async def main():
+    shared_tls()
+    before = resident()
+    transport = AiohttpTransport(connections=8, seconds=5)
+    transport._open()
+    print(resident() - before)
+    await transport.close()
+
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert int(done.stdout) < 12_000_000
