@@ -2,7 +2,7 @@
 The engine: one asyncio loop that asks about every distinct row of a table once.
 
 Rows stream in, answers stream into the ledger; in memory stand the rows in flight and some bytes for each finished one.
-The engine ends when every row has an outcome or is left with a reason. Writing the output is a step of its own
+The engine ends when every row has an outcome or is skipped with a reason. Writing the output is a step of its own
 (:mod:`~airflow_provider_segmind.enrichment.output`), from what the ledger then holds.
 """
 
@@ -85,11 +85,11 @@ class Engine:
     One try of one run over one table (or one shard of it).
 
     :param rows: the table; read once, in another thread.
-    :param rows_total: how many rows it has, None when nobody knows before it was read.
+    :param rows_total: how many rows it has, None when that is unknown before it was read.
     :param ledger_folder: where the ledger lives.
     :param run_id: names the run whose budget counts; a retry has the same.
     :param target: where the answers go, when that has a say in which rows are asked about.
-    :param resume_state: what :meth:`resume_state` of the try's last leg returned, when it rested.
+    :param resume_state: what :meth:`resume_state` of the same try before returned, when it deferred.
     :param progress: called every :data:`PROGRESS_INTERVAL` seconds and at the end.
     :param clock: epoch seconds.
     :param monotonic: by which the heartbeats of other runs are timed.
@@ -180,7 +180,7 @@ class Engine:
         """
         Submit nothing more; call it from the loop's own thread.
 
-        :param hurry: give what is in flight only the grace period, because somebody waits for the process to end.
+        :param hurry: give what is in flight only the grace period, because the process is about to be killed.
         """
         if self.stopped is None:
             self.stopped = Stop(reason, hurry, error)
@@ -220,7 +220,7 @@ class Engine:
         """
         Ask about every row.
 
-        A stop is no error here; :attr:`stopped` tells of it, and :attr:`rest` of one that is only for a while.
+        A stop is not an error here: see :attr:`stopped`, and :attr:`deferral` for one after which the run continues.
 
         :raises SegmindEnrichmentError: the ledger cannot be read or written. What was accepted is fetched by a retry.
             The source breaks off: what was read before has been asked about.
@@ -231,7 +231,7 @@ class Engine:
             await self._in_thread(self._replay)
             await self._ask()
         finally:
-            # The heart beats until nothing is sent any more; waiting for its thread takes no longer than a write.
+            # The heartbeat goes on until nothing is sent any more; waiting for its thread takes no longer than a write.
             await asyncio.shield(self._in_thread(self._unregister))
         self.seconds = self._seconds_before + self.clock() - self._started
         self._report_progress()
@@ -240,7 +240,7 @@ class Engine:
                 raise error
 
     async def _ask(self) -> None:
-        # By now everybody who had left when the ledger was read has left.
+        # Every writer that had ended when the ledger was read has ended by now.
         self._alone_since = self.clock()
         self.budget = Budget(self.limits, self.ledger.totals())
         self._reserve_open_requests()
@@ -277,7 +277,7 @@ class Engine:
             self._rows.skip_contested()
 
     def _source_failure(self) -> SegmindError | None:
-        """Return the error of a source that broke, unless something ended the run that a retry must go on from."""
+        """Return the error of a source that broke, unless something else ended the run, which a retry must continue."""
         broken, rows = self.reader.broken, self.reader.rows_seen
         if broken is None or self.halted:
             return None
@@ -304,7 +304,7 @@ class Engine:
         return error
 
     def resume_state(self) -> dict[str, Any]:
-        """Return the counts of this try as plain JSON, for its next leg."""
+        """Return the counts of this try as plain JSON, for when the run continues after a deferral."""
         return {**self.tally.to_json(), "seconds": round(self.seconds, 3)}
 
     def close(self) -> None:
@@ -353,7 +353,7 @@ class Engine:
             )
 
     async def _observe(self) -> None:
-        """See from time to time whose heart has stopped, and let others move what this run has read."""
+        """Check the heartbeats of other runs now and then, and let others move what this run has read."""
         while True:
             await asyncio.sleep(self.settings.writer_timeout / BEATS)
             try:
@@ -369,7 +369,7 @@ class Engine:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     async def _process(self, enqueuing: Coroutine[Any, Any, None]) -> None:
-        """Feed rows to the workers and return when they are settled or the grace period is over."""
+        """Pass rows to the workers and return when they are finished or the grace period is over."""
         requester = RowRequester(
             self, self.question, self.client, self.settings, clock=self.clock, sleep=self._sleep, rng=self._rng
         )
@@ -406,7 +406,7 @@ class Engine:
         await self._wait_for_contested()
 
     async def _wait_for_contested(self) -> None:
-        """Wait until every row with a worker is settled, and every row that another run is asking about."""
+        """Wait until every row with a worker is finished, and every row that another run is asking about."""
         self._all_read = True
         while (self._rows.contested or self._rows.busy) and not self.halted and not self._stop_signal.is_set():
             if not self._rows.contested:
@@ -426,7 +426,7 @@ class Engine:
             await asyncio.wait_for(self._changed.wait(), timeout)
 
     async def _enqueue_all(self, enqueuing: Coroutine[Any, Any, None]) -> None:
-        """Feed to the end, or to where the source breaks; what is in flight then still settles."""
+        """Enqueue to the end, or to where the source breaks; what is in flight then still finishes."""
         self._all_read = False
         try:
             await enqueuing
@@ -462,7 +462,7 @@ class Engine:
             self._changed.set()
 
     async def _lost_to_retry(self) -> list[Prepared]:
-        """Look once more for lost requests, and return the rows that can go on."""
+        """Look up lost requests once more, and return the rows that can continue."""
         lost = self._rows.lost
         if not lost or self._stop_signal.is_set():
             return []

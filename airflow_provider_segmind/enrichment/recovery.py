@@ -349,7 +349,7 @@ class RecoveryRun(Protocol):
 
 async def recover_earlier(run: RecoveryRun, *, until: float) -> None:
     """
-    Find out, before anything is asked, what became of the lost requests of earlier tries.
+    Find the outcome of the lost requests of earlier tries, before anything is sent.
 
     :param until: epoch seconds by which those had ended.
     """
@@ -360,7 +360,7 @@ async def recover_earlier(run: RecoveryRun, *, until: float) -> None:
         and (claim := row.claim_for(run.ledger.run)) is not None
         and claim.model == run.question.model
         and run.shard.owns(mark)
-        # A run at work knows itself what became of its claims.
+        # An active run knows itself which of its claims were sent.
         and not any(run.member.is_active(writer) for writer in row.writers())
     }
     await recover(run, lost)
@@ -368,7 +368,7 @@ async def recover_earlier(run: RecoveryRun, *, until: float) -> None:
 
 async def resolve_lost(run: RecoveryRun, lost: Mapping[bytes, LostRow]) -> list[bytes]:
     """
-    Look once more for requests that were lost in this try, and return those whose rows can go on.
+    Look up requests that were lost in this try once more, and return those whose rows can continue.
 
     :param lost: by fingerprint.
     """
@@ -377,7 +377,7 @@ async def resolve_lost(run: RecoveryRun, lost: Mapping[bytes, LostRow]) -> list[
         row = run.ledger.row_state(mark).open
         claim = row.claim_for(run.ledger.run) if row is not None else None
         if row is None or row.submitted is not None or any(map(run.member.is_active, row.writers())):
-            # Another run has found out what became of it, or asks about it anew.
+            # Another run has found its outcome, or sends it anew.
             elsewhere.append(mark)
         elif claim is not None:
             claims[mark] = _lost(claim, one)

@@ -60,11 +60,11 @@ class NotSentError(CallWithdrawnError):
 
 class PostClaim:
     """
-    What happens between the rate limit's leave for a POST and the POST: its claim becomes durable, and is the only one.
+    What happens between the rate limiter's permit for a POST and the POST: its claim becomes durable, and the only one.
 
     Not earlier, because rows that queue for the rate limit would all be of unknown fate when the worker dies.
 
-    :ivar claimed: whether the ledger holds the claim.
+    :ivar claimed: whether the ledger contains the claim.
     """
 
     def __init__(self, run: RowRun, claim: Claimed, clock: Callable[[], float]) -> None:
@@ -75,7 +75,7 @@ class PostClaim:
         self.claimed = False
 
     def stop_waiting(self) -> None:
-        """Note that nobody waits for leave here any more."""
+        """Note that this row no longer waits for a permit."""
         self._run.waiting_for_permit -= self._waits
         self._waits = False
 
@@ -89,7 +89,7 @@ class PostClaim:
         self._check()
 
     async def before_send(self) -> None:
-        """Look again if the last look is not of just now; called when the next step is that bytes leave."""
+        """List again if the latest listing is not fresh; called when the next step is that bytes leave."""
         if not self._run.member.is_fresh():
             await self._durable(None)
         self._check()
@@ -137,7 +137,7 @@ class RowRun(Protocol):
     waiting: dict[str, Submitted]
     """Requests whose answer is waited for, by id."""
     waiting_for_permit: int
-    """Rows that wait for leave to be asked: of the budget or of the rate limit. Nothing is claimed for them yet."""
+    """Rows that wait for a permit of the budget or the rate limiter. Nothing is claimed for them yet."""
 
     @property
     def stopping(self) -> bool:
@@ -184,7 +184,7 @@ class RowRequester:
         self._last_success = clock()
 
     async def request(self, prepared: Prepared) -> None:
-        """Bring a row to its outcome, or leave it."""
+        """Bring a row to its outcome, or skip it."""
         state = self._run.ledger.row_state(prepared.fingerprint)
         row = state.open
         submitted: Submitted | None = None
@@ -228,7 +228,7 @@ class RowRequester:
         )
 
     async def _submit(self, prepared: Prepared, attempt: Attempt, inputs: Mapping[str, Any]) -> Submitted | None:
-        """Send the paid POST, or return None when the row was finished or left instead."""
+        """Send the paid POST, or return None when the row was finished or skipped instead."""
         run = self._run
         run.waiting_for_permit += 1
         bound = self._question.most(inputs)
@@ -279,7 +279,7 @@ class RowRequester:
         if not attempt.claim.follow_ups:
             run.skip(prepared, STOPPED)
         elif run.halted:
-            # The same run goes on here when it is tried again; its budget may have room for this question.
+            # The same run continues here when it is retried; its budget may have room for this follow-up.
             run.commits.append(attempt.claim)
             run.commits.append(attempt.freed(self._clock()))
             run.skip(prepared, STOPPED_BETWEEN)
@@ -288,7 +288,7 @@ class RowRequester:
         return False
 
     async def _post(self, inputs: Mapping[str, Any], claiming: PostClaim) -> SubmittedRequest:
-        """Submit, and go on trying through an outage as long as nothing can have been created."""
+        """Submit, and keep trying through an outage as long as nothing can have been created."""
         pause = 1.0
         while True:
             try:

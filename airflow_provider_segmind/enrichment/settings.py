@@ -175,7 +175,7 @@ class Settings:
     :param request_timeout: how long to wait for a request after it was submitted.
     :param poll_interval: between looks, None to choose.
     :param on_unknown: what to do about a row whose request may have been sent, when the history cannot tell. ``fail``
-        never pays twice: the row's outcome is ``unknown`` and the next try looks again. ``resubmit`` sends it again,
+        never pays twice: the row's outcome is ``unknown`` and the next try checks it. ``resubmit`` sends it again,
         unless the history could not be read or shows an equal request that may be the lost one.
     :param rerun: which rows that already have an outcome are asked again: ``unbilled`` those that failed without being
         billed; ``dead_letters`` all without an answer, which may be billed again; ``nothing`` none.

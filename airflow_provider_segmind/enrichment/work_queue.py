@@ -54,8 +54,8 @@ class Deferral:
     What a run waits for.
 
     :param requests: id, and epoch seconds of the submission, of each request under way.
-    :param enough: how many of them must have ended for the run to go on.
-    :param until: epoch seconds at which it goes on in any case.
+    :param enough: how many of them must have ended for the run to continue.
+    :param until: epoch seconds at which it continues in any case.
     """
 
     requests: tuple[tuple[str, float], ...]
@@ -78,9 +78,9 @@ def deferral_of(
 
     :param waiting: the requests under way.
     :param more: whether rows are left to be asked; then half of the requests suffice, so that places come free.
-    :param waiting_for_permit: whether rows wait for leave of the rate limit or the budget.
+    :param waiting_for_permit: whether rows wait for a permit of the rate limiter or the budget.
     :param typical: seconds a request usually takes.
-    :param until_submit: seconds until the rate limit gives leave.
+    :param until_submit: seconds until the rate limiter gives a permit.
     :param now: epoch seconds.
     """
     enough = math.ceil(len(waiting) / 2) if more else len(waiting)
@@ -102,7 +102,7 @@ class Contest:
     """
     A row that another run is asking about.
 
-    :param after: monotonic seconds before which it is left alone.
+    :param after: monotonic seconds before which it is not tried again.
     """
 
     prepared: Prepared
@@ -121,7 +121,7 @@ class RowTracker:
 
     :param rerun: which rows that have an outcome already are asked again.
     :param started: epoch seconds before which every earlier try ended.
-    :param pause: about how many seconds a row is left alone that another run has claimed at the same moment.
+    :param pause: about how many seconds a row is not tried again that another run has claimed at the same moment.
     """
 
     def __init__(
@@ -156,7 +156,7 @@ class RowTracker:
             self.lost[prepared.fingerprint] = lost
 
     def take_up(self, mark: bytes) -> Prepared:
-        """Return a lost row whose fate is known, so that it can go on."""
+        """Return a lost row whose fate is known, so that it can continue."""
         del self.skipped[mark]
         return self.lost.pop(mark).prepared
 
@@ -166,7 +166,7 @@ class RowTracker:
         self.postponed.append(prepared)
 
     def take_up_postponed(self) -> list[Prepared]:
-        """Return the rows that were set aside, so that they can go on."""
+        """Return the postponed rows, so that they can continue."""
         rows, self.postponed = self.postponed, []
         for prepared in rows:
             del self.skipped[prepared.fingerprint]
@@ -184,7 +184,7 @@ class RowTracker:
         self.contested[mark] = Contest(prepared, self._monotonic() + pause)
 
     def due(self) -> list[Prepared]:
-        """Return the contested rows that may be looked at again; they are contested no more, unless found so again."""
+        """Return the contested rows that may be checked again; they are no longer contested then."""
         now = self._monotonic()
         due = [mark for mark, contest in self.contested.items() if contest.after <= now]
         return [self.contested.pop(mark).prepared for mark in due]
@@ -210,7 +210,7 @@ class RowTracker:
 
     def must_ask(self, prepared: Prepared, *, stopping: bool, eager: bool = False) -> bool:
         """
-        Say whether a row must go to a worker; if not, it has its outcome, shares that of another row, or is left.
+        Say whether a row must go to a worker; if not, it has its outcome, shares that of another row, or is skipped.
 
         :param stopping: whether only rows that something was accepted for before are still brought to an end.
         :param eager: whether to fetch also what was accepted from another run that is at work and will do so itself.
