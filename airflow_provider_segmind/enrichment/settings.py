@@ -173,7 +173,7 @@ class Settings:
 
     :param concurrency: requests in flight.
     :param request_timeout: how long to wait for a request after it was submitted.
-    :param poll_interval: between looks, None to choose.
+    :param poll_interval: seconds between polls, None to choose.
     :param on_unknown: what to do about a row whose request may have been sent, when the history cannot tell. ``fail``
         never pays twice: the row's outcome is ``unknown`` and the next try checks it. ``resubmit`` sends it again,
         unless the history could not be read or shows an equal request that may be the lost one.

@@ -61,7 +61,7 @@ TRUST = 0.25
 LISTINGS = 5
 """How often a listing is repeated that took too long, or whose files were moved under it."""
 DEAD_MARK_LIFETIME = 24 * 3600.0
-"""Seconds for which it is remembered that a writer was declared dead; longer than anybody is frozen and goes on."""
+"""Seconds for which it is remembered that a writer was declared dead; longer than a process is frozen and continues."""
 _REGISTERED, _BEAT, _ENDED, _DEAD = ".writer", ".beat", ".ended", ".dead"
 
 
@@ -76,7 +76,7 @@ class Moment:
 @dataclass(frozen=True, slots=True)
 class Listing:
     """
-    What the folder of the living holds.
+    What the folder ``live`` contains.
 
     :param began: before the store was asked.
     :param segments: their names, by writer and number.
@@ -101,7 +101,7 @@ class Listing:
 
 def list_live(folder: StorePath, began: Moment) -> Listing:
     """
-    List the folder of the living.
+    List the folder ``live``.
 
     :raises OSError: the store is out of reach.
     :raises SegmindEnrichmentError: a file is named like a segment and is not one.
@@ -143,7 +143,7 @@ class Membership:
     :param folder: the ledger's.
     :param writer: a name no other writer has.
     :param shard: which rows it asks about; writers of other shards of the same table never ask about them.
-    :param writer_timeout: seconds for which a heartbeat stands still until its writer is taken for dead.
+    :param writer_timeout: seconds without a new heartbeat after which a writer is considered dead.
     :param clock: epoch seconds, as the ledger's events have them.
     :param monotonic: of this process.
     :param wall: epoch seconds of this machine.
@@ -179,7 +179,7 @@ class Membership:
 
     def register(self) -> None:
         """
-        Become one of the living; the ledger is to be read only after it.
+        Register as an active writer; the ledger is to be read only after it.
 
         :raises SegmindEnrichmentError: the folder cannot be written or listed.
         """
@@ -219,7 +219,7 @@ class Membership:
         self._beaten_at = began
 
     def write(self, name: str, number: int, lines: list[bytes], claims: tuple[tuple[bytes, str], ...]) -> None:
-        """Write a segment durably where the others look."""
+        """Write a segment durably to the folder that the others list."""
         write_segment(self.folder, name, lines)
         self._own[number] = _Own(name, claims)
 
@@ -253,7 +253,7 @@ class Membership:
 
     def observe(self) -> None:
         """
-        Look, and declare dead whose heartbeat has stood still.
+        Refresh, and declare writers dead that have no new heartbeat.
 
         :raises SegmindEnrichmentError: the folder cannot be listed.
         """
@@ -264,7 +264,7 @@ class Membership:
                 for writer in silent:
                     log.warning(
                         "The heartbeat of another run over this ledger (writer %s) has not changed for %g s. That run "
-                        "is taken for dead: what became of its requests is checked up in Segmind's request history.",
+                        "is considered dead: its requests are looked up in Segmind's request history.",
                         writer,
                         self.writer_timeout,
                     )
@@ -309,7 +309,7 @@ class Membership:
 
     def fold(self, numbers: Iterable[int]) -> None:
         """
-        Move segments that everybody has read to the ledger's own folder, as few: these, and those of writers that left.
+        Compact segments that all have read into the ledger's own folder: these, and those of writers that ended.
 
         :param numbers: what :meth:`movable` gave.
         :raises SegmindEnrichmentError: one cannot be read; nothing is lost.
@@ -435,7 +435,7 @@ class Membership:
         return True
 
     def _accept(self, listing: Listing) -> None:
-        """Take over a listing whose news are read."""
+        """Adopt a listing whose new segments have been read."""
         former, self._listing = self._listing, listing
         if former is None:
             former = listing
