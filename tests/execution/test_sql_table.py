@@ -243,7 +243,7 @@ class TestKeys:
         assert shop.posts == 2
         reasons = sorted(letter["reason"] for letter in shop.dead_letters)
         assert reasons[0].startswith("its key column 'id' is NULL")
-        assert reasons[1].startswith("its key is in an earlier row")
+        assert reasons[1].startswith("its key is also in an earlier row")
 
     def test_a_key_of_two_columns_and_a_table_as_the_source(self, shop: Shop) -> None:
         shop.source.fill(
@@ -650,7 +650,7 @@ def test_a_failing_row_count_is_reported_before_the_sample_is_paid(shop: Shop, m
 def test_several_statements_are_refused_before_anything_is_sent(shop: Shop) -> None:
     shop.stock("sky")
 
-    with pytest.raises(AirflowFailException, match=r"'sql' holds 2 statements.*Nothing was sent"):
+    with pytest.raises(AirflowFailException, match=r"'sql' contains 2 statements.*Nothing was sent"):
         shop.ask(sql="SELECT id, thing FROM things; DELETE FROM things")
 
     assert (shop.posts, len(shop.source.rows("SELECT * FROM things"))) == (0, 1)

@@ -83,5 +83,5 @@ def test_each_database_has_quotation_marks_and_comments_of_its_own(conn_type: st
     ],
 )
 def test_several_statements_or_none_are_refused(text: str, said: str) -> None:
-    with pytest.raises(SegmindConfigError, match=f"'sql' holds {said}.*Nothing was sent"):
+    with pytest.raises(SegmindConfigError, match=f"'sql' contains {said}.*Nothing was sent"):
         Query(lambda: None, text, name="db", conn_type="postgres")
