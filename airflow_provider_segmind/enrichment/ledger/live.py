@@ -121,7 +121,7 @@ def list_live(folder: StorePath, began: Moment) -> Listing:
 
 @dataclass(slots=True)
 class _Watched:
-    """How long a heartbeat has not changed, in monotonic seconds during which it was checked at."""
+    """How long a heartbeat has not changed, in monotonic seconds during which it was checked."""
 
     content: bytes | None
     checked: float
