@@ -231,7 +231,7 @@ class Engine:
             await self._in_thread(self._replay)
             await self._ask()
         finally:
-            # The heartbeat goes on until nothing is sent any more; waiting for its thread takes no longer than a write.
+            # The heartbeat continues until nothing more is sent; waiting for its thread takes no longer than a write.
             await asyncio.shield(self._in_thread(self._unregister))
         self.seconds = self._seconds_before + self.clock() - self._started
         self._report_progress()

@@ -234,8 +234,8 @@ class _Reading:
         if not row_times(record):
             # The days asked about are all that is known of its time.
             return TimeMatch.INSIDE, 0.0
-        told = self._offsets.get(one.claim.writer)
-        known = told if told is not None else [bounds for each in self._offsets.values() for bounds in each]
+        own = self._offsets.get(one.claim.writer)
+        known = own if own is not None else [bounds for each in self._offsets.values() for bounds in each]
         offset = ClockOffset.of(known, at_least=self._newest - self._now, hint=self._hint)
         return time_match(record, one.claim.at, max(one.until, one.claim.at + POST_DURATION), offset)
 

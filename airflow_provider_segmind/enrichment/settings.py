@@ -1,4 +1,4 @@
-"""What to ask of each row, whom, and how patiently: everything the engine is told from outside."""
+"""The settings of an enrichment: the question for each row, the client, and how long to wait."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ class Settings:
         unless the history could not be read or shows an equal request that may be the lost one.
     :param rerun: which rows that already have an outcome are asked again: ``unbilled`` those that failed without being
         billed; ``dead_letters`` all without an answer, which may be billed again; ``nothing`` none.
-    :param writer_timeout: how long the heartbeat of another run over the same ledger stands still until it is dead.
+    :param writer_timeout: seconds without a heartbeat after which another run over the same ledger counts as dead.
     :param deferrable: whether the run may defer when there is nothing to do but wait.
     """
 

@@ -19,7 +19,7 @@ from airflow_provider_segmind.enrichment.settings import LostRow, Prepared
 
 class InFlightBytes:
     """
-    Holds what is on its way. Whoever brings more than fits waits; alone in the room, anything fits.
+    Limits the bytes in flight. A request that does not fit waits; while nothing else is in flight, any size fits.
 
     :param size: bytes.
     """
@@ -45,7 +45,7 @@ class InFlightBytes:
 LATEST_AGE = 0.75 * RESULT_LIFETIME
 """Age in seconds at which a request must be fetched, however many others are not done: its result lives an hour."""
 OVERDUE = 0.25
-"""Part of its age that a request which takes longer than usual is expected to take yet."""
+"""Part of its age that a request which takes longer than usual is expected to take in addition."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -560,6 +560,6 @@ class Heartbeat:
 
     def _run(self) -> None:
         while not self._stop.wait(self.member.writer_timeout / BEATS):
-            # Libraries of stores raise errors of their own; the member reports it when this goes on for too long.
+            # Libraries of stores raise errors of their own; the member reports the error when it persists.
             with contextlib.suppress(Exception):
                 self.member.beat()

@@ -269,7 +269,7 @@ class Target:
         """Return the table's columns, None if it cannot be read."""
         with contextlib.closing(connection.cursor()) as cursor:
             try:
-                cursor.execute(self._statements.look())
+                cursor.execute(self._statements.select_columns())
                 return [str(column[0]) for column in cursor.description]
             except Exception:  # noqa: BLE001 (PEP 249 gives the drivers no common class); creating it shows the error
                 return None

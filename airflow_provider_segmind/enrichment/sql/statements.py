@@ -63,7 +63,7 @@ class Statements:
         kind = {**self.key, **self.answers, **OWN_COLUMNS}[column] or Kind.TEXT
         return f"ALTER TABLE {self._table} ADD COLUMN {self._declared(column, kind)}"
 
-    def look(self) -> str:
+    def select_columns(self) -> str:
         """Return the columns of the table, and no rows."""
         return f"SELECT * FROM {self._table} WHERE 1 = 0"
 
