@@ -265,6 +265,8 @@ class AirflowStack:
             "dag_processor.min_file_process_interval": "5",
             "dag_processor.parsing_processes": "1",
             "dag_processor.refresh_interval": "5",
+            # On a busy machine a parse may take a minute, and Airflow would deactivate its DAGs in the middle of a run.
+            "dag_processor.stale_dag_threshold": "600",
             "database.sql_alchemy_conn": database_url,
             "scheduler.scheduler_idle_sleep_time": "0.5",
             "usage_data_collection.enabled": "False",
