@@ -442,9 +442,13 @@ class Engine:
         if self.member.has_others():
             # Who claims the same rows in the same order meets the other at every one.
             self._rng.shuffle(waiting)
+            # Theirs first, so that one of ours can be postponed; see RowTracker.postpone_as_evidence.
+            waiting.sort(key=lambda prepared: not self._rows.is_claimed_elsewhere(prepared.fingerprint))
         for number, prepared in enumerate(waiting, 1):
             self._unseen = len(waiting) - number
             if self._rows.must_ask(prepared, stopping=self.stopping, eager=eager):
+                if self._postponing and self._rows.postpone_as_evidence(prepared):
+                    continue
                 await self._bytes.acquire(prepared.size)
                 await self._queue.put(prepared)
 

@@ -165,6 +165,20 @@ class RowTracker:
         self.skip(prepared, reason)
         self.postponed.append(prepared)
 
+    def postpone_as_evidence(self, prepared: Prepared) -> bool:
+        """
+        Postpone one new row while other runs are asking about rows of this table; return whether this one is it.
+
+        If such a run has died, its claims are released only when the history shows a request that was sent after its
+        death. The postponed row is that request; without it, nothing might be left to send by then.
+        """
+        mark = prepared.fingerprint
+        if not self.contested or self.postponed or self._ledger.row_state(mark).open is not None:
+            return False
+        self._busy.discard(mark)
+        self.postpone(prepared, "the run stopped before it was asked")
+        return True
+
     def take_up_postponed(self) -> list[Prepared]:
         """Return the postponed rows, so that they can continue."""
         rows, self.postponed = self.postponed, []

@@ -154,16 +154,43 @@ async def test_a_row_that_a_silent_writer_claimed_waits_until_that_one_is_dead_a
     other = Elsewhere(world)
     other.note(other.claim)
     began = time.monotonic()
-    running = asyncio.create_task(world.run(table("a", "b", "c"), settings=dying()))
+    running = asyncio.create_task(world.run(table("a", "b", "c", "d"), settings=dying()))
     while world.segmind.posts < 2:
         await asyncio.sleep(0.01)
     assert time.monotonic() - began < DEATH_AFTER
     stored = await asyncio.wait_for(running, 20)
     assert time.monotonic() - began > DEATH_AFTER
-    assert stored.statuses == ["success"] * 3
-    assert world.segmind.posts == 3
+    assert stored.statuses == ["success"] * 4
+    assert world.segmind.posts == 4
     # The history was asked before the row was sent again.
     assert world.segmind.history_calls > 0
+
+
+async def test_rows_that_a_dead_writer_claimed_are_asked_although_the_history_may_be_late() -> None:
+    world = World()
+    other = Elsewhere(world)
+    other.note(other.claim)
+    settings = {**QUICK, "writer_timeout": DEATH_AFTER}
+
+    stored = await asyncio.wait_for(world.run(table("a", "b", "c"), settings=settings), 20)
+
+    assert stored.statuses == ["success"] * 3
+    assert world.segmind.posts == 3
+    assert twice(world.segmind) == []
+
+
+async def test_a_request_that_a_dead_writer_did_send_is_found_and_not_sent_again() -> None:
+    world = World()
+    other = Elsewhere(world)
+    other.note(other.claim)
+    await world.segmind.submit("m", {"prompt": "Say a", "temperature": 0}, on_permit=nothing, before_send=nothing)
+    settings = {**QUICK, "writer_timeout": DEATH_AFTER}
+
+    stored = await asyncio.wait_for(world.run(table("a", "b", "c"), settings=settings), 20)
+
+    assert stored.statuses == ["success"] * 3
+    assert world.segmind.posts == 3
+    assert twice(world.segmind) == []
 
 
 async def test_a_row_of_a_writer_that_is_at_work_is_waited_for_and_its_answer_taken() -> None:
@@ -171,9 +198,10 @@ async def test_a_row_of_a_writer_that_is_at_work_is_waited_for_and_its_answer_ta
     other = Elsewhere(world)
     other.note(other.claim)
     other.heart.start()
-    running = asyncio.create_task(world.run(table("a", "b"), run_id="mine", settings=dying()))
+    running = asyncio.create_task(world.run(table("a", "b", "c"), run_id="mine", settings=dying()))
     await asyncio.sleep(2 * DEATH_AFTER)
     assert not running.done()
+    # One row waits for the end of the other writer, in case that one dies.
     assert world.segmind.posts == 1
     await world.segmind.submit("m", {"prompt": "Say a", "temperature": 0}, on_permit=nothing, before_send=nothing)
     (request_id,) = [job.id for job in world.segmind.jobs.values() if job.body["prompt"] == "Say a"]
@@ -181,10 +209,10 @@ async def test_a_row_of_a_writer_that_is_at_work_is_waited_for_and_its_answer_ta
     other.note(Submitted(fingerprint=mark, attempt=1, at=world.clock(), request_id=request_id, claim="elsewhere.0"))
     stored = await asyncio.wait_for(running, 20)
     other.heart.stop()
-    assert stored.statuses == ["success"] * 2
-    assert world.segmind.posts == 2
+    assert stored.statuses == ["success"] * 3
+    assert world.segmind.posts == 3
     # It was sent, and is paid for, by the other run.
-    assert (stored.manifest.cost, stored.manifest.cache_hits) == (PRICE, 1)
+    assert (stored.manifest.cost, stored.manifest.cache_hits) == (2 * PRICE, 1)
 
 
 async def nothing() -> None:
