@@ -12,8 +12,8 @@ COMPILE := $(UV) pip compile --quiet --no-header --no-annotate --no-emit-index-u
 FAST := $(wildcard tests/guards tests/wire tests/client tests/chat tests/enrichment tests/emulator tests/test_exceptions.py)
 # What `make fast` runs once more with httpx2 in the place of httpx.
 OVER_HTTP := tests/client/test_client.py $(wildcard tests/client/test_transport*.py) tests/client/test_public_network.py
-# Real Airflow on PostgreSQL, and a table that defers: a minute each, so they run with the long suites.
-LONG_E2E := tests/e2e/test_postgres.py tests/e2e/test_tables.py
+# Each starts an Airflow of its own and takes about a minute, so they run with the long suites.
+LONG_E2E := tests/e2e/test_demo.py tests/e2e/test_postgres.py tests/e2e/test_tables.py
 SLOW := tests/packaging tests/browser tests/e2e tests/crash tests/matrix
 PYTEST := $(BIN)/python -m pytest
 
