@@ -27,11 +27,12 @@ REQUEST: dict[str, Any] = {
 RUNS: dict[str, dict[str, Any]] = {
     "sync": {},
     "deferrable": {"deferrable": True, "sync_wait": 1},
-    "limited": {"execution_timeout": timedelta(seconds=5), "retries": 0},
+    # Long enough for a busy machine to import, submit and poll once.
+    "limited": {"execution_timeout": timedelta(seconds=20), "retries": 0},
     "limited_deferrable": {
         "deferrable": True,
         "sync_wait": 1,
-        "execution_timeout": timedelta(seconds=15),
+        "execution_timeout": timedelta(seconds=20),
         "retries": 0,
     },
 }
