@@ -18,8 +18,13 @@ POSTGRES = os.environ.get("SEGMIND_TEST_POSTGRES", "postgresql://postgres@127.0.
 # Migrating an empty SQLite database takes about 12 s, copying the result nothing.
 TEMPLATES = Path(__file__).resolve().parent.parent / ".tmp"
 
-LOCK_TIMEOUT = 60
-"""Seconds for which a process waits for the others' writes to SQLite."""
+LOCK_TIMEOUT = 8
+"""
+Seconds for which a process waits for the others' writes to SQLite.
+
+Two calls inside Airflow's API server can block each other for all of this time, so it is well below the heartbeat
+timeout of a task; the call that gives up is answered 500 and made again.
+"""
 
 
 class Database(Protocol):

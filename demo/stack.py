@@ -187,7 +187,7 @@ class AirflowStack:
         """
         Restart the processes that ended unexpectedly, as a service manager would.
 
-        Airflow's scheduler ends when SQLite stays locked for longer than the timeout, which a slow disk can cause.
+        Airflow's scheduler may end when SQLite stays locked for longer than the timeout.
 
         :returns: for each, its name, exit code and the end of its log.
         """
