@@ -167,12 +167,14 @@ def store_result(
         # Not under the name of a stored result, so that a retry downloads the files.
         path = files.file(result.request_id, ".json")
         path = path.parent / f"{path.name.removesuffix('.json')}.not-downloaded.json"
-        path.write_bytes(encoded)
-        log.warning(
-            "The files of request %s could not be downloaded; the response with their addresses is stored in %s",
-            result.request_id,
-            path,
-        )
+        message = "The files of request %s could not be downloaded; the response with their addresses %s"
+        try:
+            path.write_bytes(encoded)
+        except OSError as error:
+            # The error of the download says what to do; this one must not replace it.
+            log.warning(message, result.request_id, f"could not be stored in {path} either: {error}")
+        else:
+            log.warning(message, result.request_id, f"is stored in {path}")
         raise
     if downloaded:
         return _in_files(result, model, [uri for uri, _ in downloaded], sum(size for _, size in downloaded))

@@ -7,6 +7,7 @@ import json
 import logging
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -254,6 +255,30 @@ def test_a_file_of_the_connection_s_host_is_downloaded(victim: Site, tmp_path: P
 
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"secret"]
     assert manifest["bytes"] == 6
+
+
+def test_a_download_error_is_raised_even_if_the_response_cannot_be_stored(
+    victim: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = Mock()
+
+    def refuse(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("airflow_provider_segmind.compat.ObjectStoragePath.write_bytes", refuse, raising=False)
+    monkeypatch.setattr("airflow_provider_segmind.result_storage.log", log)
+
+    with pytest.raises(SegmindDownloadError, match="max_download_bytes"):
+        xcom_of(
+            naming(f"{victim.url}/secret.png"),
+            model="flux-dev",
+            destination=ResultDestination(tmp_path.as_uri()),
+            downloads=Downloads(DownloadLimits(max_bytes=3), victim.allowed.hosts),
+        )
+
+    (message, *values), _ = log.warning.call_args
+    assert "could not be stored in" in message % tuple(values)
+    assert "disk full" in message % tuple(values)
 
 
 def test_the_rest_of_a_file_that_is_too_large_is_removed(victim: Site, tmp_path: Path) -> None:
