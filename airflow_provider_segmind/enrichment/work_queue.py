@@ -173,7 +173,11 @@ class RowTracker:
         death. The postponed row is that request; without it, nothing might be left to send by then.
         """
         mark = prepared.fingerprint
-        if not self.contested or self.postponed or self._ledger.row_state(mark).open is not None:
+        if not self.contested or self.postponed:
+            return False
+        state = self._ledger.row_state(mark)
+        if state.open is not None or state.unsent_follow_up(self._ledger.run) is not None:
+            # Something was paid for this row, and the reply expires.
             return False
         self._busy.discard(mark)
         self.postpone(prepared, "the run stopped before it was asked")

@@ -1,8 +1,10 @@
-"""When a run rests, and that it goes on where it was."""
+"""When a run defers, that it continues where it was, and which row it keeps back."""
 
 from __future__ import annotations
 
 import asyncio
+import random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +12,8 @@ import pytest
 from airflow_provider_segmind.client.polling import Pending
 from airflow_provider_segmind.enrichment.ledger.events import Submitted
 from airflow_provider_segmind.enrichment.outcomes import Outcome
-from airflow_provider_segmind.enrichment.work_queue import LATEST_AGE, Deferral, deferral_of
+from airflow_provider_segmind.enrichment.settings import Prepared
+from airflow_provider_segmind.enrichment.work_queue import LATEST_AGE, Deferral, RowTracker, deferral_of
 from tests.enrichment.test_engine import Stored, World
 from tests.support.enrichment import table
 
@@ -129,3 +132,22 @@ async def test_a_run_that_must_not_rest_waits_itself() -> None:
     world.segmind.typical = 300.0
     stored = await world.run(table("a", "b"), settings={"progress_interval": 0.001})
     assert stored.statuses == ["success"] * 2
+
+
+@pytest.mark.parametrize(
+    ("attempt", "follow_up", "kept"), [(None, None, True), ("claimed", None, False), (None, "paid before", False)]
+)
+def test_a_row_is_kept_back_only_if_nothing_was_sent_for_it(attempt: Any, follow_up: Any, kept: bool) -> None:
+    state = SimpleNamespace(open=attempt, unsent_follow_up=lambda run: follow_up)
+    ledger: Any = SimpleNamespace(run="a run", row_state=lambda mark: state)
+    nothing: Any = None
+    tracker = RowTracker(
+        ledger, nothing, nothing, rerun="unbilled", started=0.0, pause=1.0, rng=random.Random(1), monotonic=lambda: 0.0
+    )
+    first, second, third = (Prepared(bytes([number]) * 32, {}, "") for number in range(3))
+
+    assert not tracker.postpone_as_evidence(first)
+    tracker.contend(third, collided=False)
+    assert tracker.postpone_as_evidence(first) is kept
+    assert not (kept and tracker.postpone_as_evidence(second))
+    assert [row.fingerprint for row in tracker.take_up_postponed()] == [first.fingerprint] * kept
