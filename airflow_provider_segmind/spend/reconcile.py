@@ -1,0 +1,133 @@
+"""Complete the record of spend from Segmind's request history."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, Protocol
+
+from airflow_provider_segmind.client.models import RequestRecord, RequestStatus
+from airflow_provider_segmind.client.request_history import row_times
+from airflow_provider_segmind.defaults import RESULT_LIFETIME
+from airflow_provider_segmind.spend.entries import SpendEntry, cost_in_micros
+from airflow_provider_segmind.spend.store import SpendStore
+
+HISTORY_SPAN = timedelta(days=30)
+"""Days in one query of the history, which takes 31 at most."""
+RECORDS_PER_PAGE = 100
+ONE_DAY_BEFORE = 86_400.0
+"""Seconds before the time asked about from which recorded requests are read: clocks differ."""
+MOST_IN_WRITE = 1000
+
+
+class HistoryClient(Protocol):
+    """What lists the history: :class:`~airflow_provider_segmind.client.client.SegmindClient`, or the hook."""
+
+    def list_request_records(self, **filters: Any) -> list[RequestRecord]:
+        """Return a page of the request history; free."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Reconciliation:
+    """
+    What was added to the record of spend.
+
+    :param added: requests that no task had recorded.
+    :param priced: requests whose cost was not known before.
+    :param cost_micros: micro-dollars of both.
+    """
+
+    added: int = 0
+    priced: int = 0
+    cost_micros: float = 0.0
+
+
+def reconcile(store: SpendStore, client: HistoryClient, since: float, *, connection: str, now: float) -> Reconciliation:
+    """
+    Add to the record what Segmind has billed and no task has recorded, and costs that were not known. Free; blocks.
+
+    The history is that of the account, so requests of others who use the account are added as well. Requests of the
+    last hour are left to their tasks, which may not have read the result yet. The history shows a request up to two
+    hours late: what it does not have yet is added by the next call. Files of the record are compacted.
+
+    :param since: epoch seconds from which requests are completed.
+    :param connection: id of the Connection of ``client``.
+    :raises SegmindError: the history cannot be read; what was added before stays.
+    """
+    done = Reconciliation()
+    recorded = store.read(since=since - ONE_DAY_BEFORE)
+    batch: list[SpendEntry] = []
+    for entry, is_new in missing_entries(
+        recorded, history(client, since, now), since=since, until=now - RESULT_LIFETIME, connection=connection
+    ):
+        batch.append(entry)
+        done.added += is_new
+        done.priced += not is_new
+        done.cost_micros += entry.cost_micros or 0.0
+        if len(batch) >= MOST_IN_WRITE:
+            store.write(batch)
+            batch = []
+    if batch:
+        store.write(batch)
+    store.tidy(since=since, now=now)
+    return done
+
+
+def missing_entries(
+    recorded: Iterable[SpendEntry], records: Iterable[RequestRecord], *, since: float, until: float, connection: str
+) -> Iterator[tuple[SpendEntry, bool]]:
+    """
+    Yield the entries that the history adds, and whether each is of a request that was not recorded.
+
+    :param since: epoch seconds, included.
+    :param until: epoch seconds, excluded.
+    """
+    known: set[int] = set()
+    unpriced: dict[str, SpendEntry] = {}
+    for entry in recorded:
+        known.add(hash(entry.request_id))
+        if entry.cost_micros is None:
+            unpriced[entry.request_id] = entry
+    for record in records:
+        # A request with several outputs has several rows, each with the whole cost.
+        earlier = unpriced.pop(record.request_id, None)
+        mark = hash(record.request_id)
+        failed = record.model_status == RequestStatus.FAILED
+        if record.model_status != RequestStatus.COMPLETED and not failed:
+            continue
+        cost = 0.0 if failed else cost_in_micros(record.credits_deduction)
+        if earlier is not None and cost is not None:
+            yield replace(earlier, cost_micros=cost), False
+        at = max(row_times(record), default=until)
+        if mark in known or not since <= at <= until:
+            continue
+        known.add(mark)
+        yield (
+            SpendEntry(
+                at=at,
+                connection=connection,
+                model=record.model_name or "",
+                request_id=record.request_id,
+                # Whether a reply could be used is not in the history.
+                outcome="failed" if failed else "unknown",
+                cost_micros=cost,
+            ),
+            True,
+        )
+
+
+def history(client: HistoryClient, since: float, now: float) -> Iterator[RequestRecord]:
+    """Yield all rows of the request history of some days."""
+    first, last = (_day(moment) for moment in (since, now))
+    while first <= last:
+        final = min(first + HISTORY_SPAN, last)
+        page = 1
+        while rows := client.list_request_records(from_date=first, to_date=final, page=page, per_page=RECORDS_PER_PAGE):
+            yield from rows
+            page += 1
+        first = final + timedelta(days=1)
+
+
+def _day(moment: float) -> date:
+    return datetime.fromtimestamp(moment, UTC).date()
