@@ -1,0 +1,209 @@
+"""
+Reservations that nobody settles, settled from Segmind's request history.
+
+The worker of a reservation may be dead, and its task may never be run again. The next task that reserves looks such
+reservations up:
+
+- A request whose id is known is settled by its entry of the history, whoever else may still be waiting for it.
+- One that was never sent is returned.
+- One that may have been sent, but whose id nobody has, is looked for by the digest of its body, once the history is
+  certain to show it, among the requests of which no reservation is known. Where several are equal, each is taken once,
+  the dearest first. A history without any decides nothing: the reservation stays charged at its bound.
+- A slice of a table is settled by its ledger; what its open requests may cost stays reserved. Without its ledger it
+  stays charged.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from airflow_provider_segmind.budget.store import BudgetStore, Reservation
+from airflow_provider_segmind.client.endpoints import MAX_RECORDS_PER_PAGE
+from airflow_provider_segmind.client.models import RequestRecord, RequestStatus
+from airflow_provider_segmind.client.request_history import (
+    HISTORY_COMPLETE_AFTER,
+    HISTORY_PAGES,
+    LARGEST_SKEW,
+    POST_DURATION,
+    ClockOffset,
+    TimeMatch,
+    body_of,
+    is_sent_body,
+    time_match,
+)
+from airflow_provider_segmind.defaults import RESULT_LIFETIME
+from airflow_provider_segmind.enrichment.ledger.ledger import bill_of_run
+from airflow_provider_segmind.enrichment.storage import StorePath
+from airflow_provider_segmind.exceptions import SegmindError
+from airflow_provider_segmind.money import usd
+
+ORPHANED_AFTER = 900.0
+"""Seconds without a sign of its owner after which a reservation is looked up, and again after as long."""
+LONGEST_FLIGHT = RESULT_LIFETIME + 300.0
+"""Seconds after which a request is no longer in flight, whatever became of it: Segmind has dropped its result."""
+ROUNDING = 1e-3
+"""Micro-dollars by which sums of floats may differ."""
+PART_OF_AGE = 1 / 8
+"""What the history has not decided is looked up ever more rarely: again after such a part of its age."""
+IDS_KEPT = 35 * 86_400.0
+"""Seconds for which ids of requests are kept; no older reservation is looked up, as all of its windows have turned."""
+TIDY_CHANCE = 0.01
+"""How often, of all tasks that reserve, one removes older ids."""
+MOST_ORPHANS = 20
+"""Reservations that one task looks up before its own request."""
+
+
+class History(Protocol):
+    """What reads the request history: :class:`~airflow_provider_segmind.client.client.SegmindClient`."""
+
+    def get_request_record(self, request_id: str) -> RequestRecord:
+        """Return one of the account's requests; free."""
+
+    def list_request_records(self, **filters: Any) -> list[RequestRecord]:
+        """Return a page of the request history; free."""
+
+
+def settle_orphans(
+    store: BudgetStore, connection: str, *,
+    history: History, ledgers: Callable[[str], StorePath], now: float, log: Any,
+    chance: Callable[[], float] = random.random,
+) -> int:  # fmt: skip
+    """
+    Settle reservations of a Connection that nobody has renewed; return how many. Free.
+
+    :param ledgers: returns the folder of a ledger from its URI.
+    :raises SegmindStateError: the store did not answer.
+    """
+    settled = 0
+    if chance() < TIDY_CHANCE:
+        store.forget(now - IDS_KEPT)
+    found = store.open_reservations(connection=connection, renewed_before=now - ORPHANED_AFTER)
+    orphans = [one for one in found if one.kind == "slice" or _is_due(one, now)]
+    for orphan in orphans[:MOST_ORPHANS]:
+        # One task looks it up, however many start in the same second.
+        if not store.claim(orphan, now):
+            continue
+        if orphan.slots and _has_landed(orphan, now):
+            store.release_slots(orphan.id)
+        if orphan.reserved_at < now - IDS_KEPT:
+            # All of its windows have turned long ago.
+            settled += store.settle(orphan.id, orphan.left)
+            continue
+        if orphan.kind == "slice":
+            settled += settle_slice(store, orphan, ledgers, now)
+            continue
+        try:
+            billed = _bill(orphan, store, history, now)
+        except SegmindError as error:
+            log.info("The history cannot be read to settle a reservation of %s: %s", orphan.owner, error)
+            return settled
+        if billed is not None and store.settle(orphan.id, billed):
+            settled += 1
+            log.info(
+                "Settled a reservation of %s that nobody had settled: %s of at most %s were billed",
+                *(orphan.owner, usd(billed), usd(orphan.amount)),
+            )
+    return settled
+
+
+def conclude(store: BudgetStore, found: Reservation, cost: float, held: float, in_flight: int, now: float) -> None:
+    """
+    Tell a store what a slice has cost, and return what none of its open requests needs.
+
+    :param cost: micro-dollars that the ledger says its run has cost.
+    :param held: micro-dollars that its open requests may cost.
+    :param in_flight: how many they are; without any, the slice is settled.
+    :param now: epoch seconds at which it was last used.
+    """
+    owed = max(0.0, cost - found.base - found.spent)
+    if not in_flight and held <= ROUNDING:
+        store.settle(found.id, owed)
+        return
+    spare = max(0, math.floor(found.left - owed - held))
+    store.spend(found.id, owed, returned=spare, release_slots=max(0, found.slots - in_flight), now=now)
+
+
+def settle_slice(store: BudgetStore, found: Reservation, ledgers: Callable[[str], StorePath], now: float) -> bool:
+    """
+    Settle the slice of a table that nobody runs any more from its ledger; return whether that could be read. Blocks.
+
+    :param ledgers: returns the folder of a ledger from its URI.
+    :param now: epoch seconds.
+    :raises SegmindStateError: the store did not answer.
+    """
+    try:
+        bill = bill_of_run(ledgers(found.ledger), found.owner)
+    except Exception:  # noqa: BLE001 - stores and Connections raise anything; it stays open for a later task
+        bill = None
+    if bill is None:
+        return False
+    conclude(store, found, micro(bill.cost), micro(bill.held), bill.open, now)
+    return True
+
+
+def micro(amount: float) -> float:
+    """Return USD as micro-dollars, with their fractions."""
+    return amount * 1_000_000
+
+
+def _is_due(orphan: Reservation, now: float) -> bool:
+    return now - orphan.renewed_at >= PART_OF_AGE * (orphan.renewed_at - orphan.reserved_at)
+
+
+def _has_landed(orphan: Reservation, now: float) -> bool:
+    """Return whether nothing of a reservation is in flight any more."""
+    since = orphan.renewed_at if orphan.kind == "slice" else orphan.reserved_at
+    return since + LONGEST_FLIGHT < now
+
+
+def _bill(orphan: Reservation, store: BudgetStore, history: History, now: float) -> float | None:
+    """Return what was billed for a request in micro-dollars, None while that is not known."""
+    if not orphan.sending:
+        return 0.0
+    if orphan.request_id:
+        try:
+            return _billed(history.get_request_record(orphan.request_id))
+        except SegmindError as error:
+            if error.retryable:
+                raise
+            # The history has no entry of it yet.
+            return None
+    if orphan.reserved_at + HISTORY_COMPLETE_AFTER > now:
+        return None
+    rows = {row.request_id: row for row in _equal_rows(orphan, history)}
+    known = store.known(rows)
+    bills = {one: _billed(row) for one, row in rows.items() if one not in known}
+    decided = {one: bill for one, bill in bills.items() if bill is not None}
+    if not decided or len(decided) < len(bills):
+        return None
+    dearest = max(decided, key=decided.__getitem__)
+    # Its task may have found it at the same moment.
+    return decided[dearest] if store.accepted(orphan.id, dearest) else None
+
+
+def _billed(row: RequestRecord) -> float | None:
+    if row.model_status == RequestStatus.FAILED:
+        return 0.0
+    if row.model_status != RequestStatus.COMPLETED or row.credits_deduction is None:
+        return None
+    return round(row.credits_deduction * 1_000_000, 6)
+
+
+def _equal_rows(orphan: Reservation, history: History) -> Iterator[RequestRecord]:
+    """Yield the entries of the history that may be of a reservation."""
+    earliest, latest = orphan.reserved_at, orphan.reserved_at + LONGEST_FLIGHT + POST_DURATION
+    days = [datetime.fromtimestamp(moment, UTC).date() for moment in (earliest - LARGEST_SKEW, latest + LARGEST_SKEW)]
+    for page in range(1, HISTORY_PAGES + 1):
+        rows = history.list_request_records(
+            model=orphan.model, from_date=days[0], to_date=days[1], page=page, per_page=MAX_RECORDS_PER_PAGE
+        )
+        for row in rows:
+            match, _ = time_match(row, earliest, latest, ClockOffset())
+            if match is not TimeMatch.OUTSIDE and is_sent_body(body_of(row), digest_sent=orphan.digest, sent=None):
+                yield row
+        if len(rows) < MAX_RECORDS_PER_PAGE:
+            return

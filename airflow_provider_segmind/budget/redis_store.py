@@ -1,0 +1,490 @@
+"""
+Budgets in Redis: one Lua script for each step, which Redis runs as a whole or not at all.
+
+Redis adds whole numbers of 64 bits exactly. Lua compares floats, which hold trillionths of a dollar up to $9,007; above
+that a limit is compared to the nearest few of them.
+
+All keys have one hash tag, so that a cluster keeps them together. None expires: Redis must not evict keys, and keeps a
+budget as durably as it is told to keep its data.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from airflow_provider_segmind.budget.limits import WARN_AT, Window
+from airflow_provider_segmind.budget.store import (
+    PARTS,
+    Granted,
+    Refused,
+    Reservation,
+    ReserveOutcome,
+    Usage,
+    flight_key,
+    from_parts,
+    in_parts,
+)
+from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindStateError
+
+_log = logging.getLogger(__name__)
+KEY_PREFIX = "{segmind-budget}:"
+TIMEOUT = 5.0
+"""Seconds for one script, and for connecting."""
+PAUSES = (0.1, 0.5, 2.0)
+"""Seconds before a script is run again after Redis did not answer."""
+_COMMON = """
+local prefix = ARGV[1]
+local function counter(key) return prefix .. 'counter:' .. key end
+local function number(text) return tonumber(text or '0') end
+-- HINCRBY does not read '-0'.
+local function whole(value) return value == 0 and '0' or string.format('%.0f', value) end
+local function move(row, returned, billed)
+  for _, key in ipairs(cjson.decode(redis.call('HGET', row, 'windows'))) do
+    redis.call('HINCRBY', counter(key), 'spent', whole(billed))
+    redis.call('HINCRBY', counter(key), 'reserved', whole(-returned))
+  end
+end
+local function release(row, slots)
+  if slots > 0 then
+    redis.call('HINCRBY', counter(redis.call('HGET', row, 'flight')), 'reserved', whole(-slots))
+    redis.call('HINCRBY', row, 'slots', whole(-slots))
+  end
+end
+local function left(row)
+  return math.max(0, number(redis.call('HGET', row, 'amount')) - number(redis.call('HGET', row, 'spent')))
+end
+"""
+_TAKE = """
+for index, one in ipairs(wanted) do
+  local have = redis.call('HMGET', counter(one.key), 'spent', 'reserved')
+  local used = number(have[1]) + number(have[2])
+  if one.limit and used + number(one.needed) > number(one.limit) then
+    return {'refused', tostring(index), whole(math.max(0, number(one.limit) - used))}
+  end
+end
+local outcome, room = {'granted', ''}, math.huge
+for _, one in ipairs(wanted) do
+  redis.call('HINCRBY', counter(one.key), 'reserved', one.needed)
+  if one.warn then
+    local have = redis.call('HMGET', counter(one.key), 'spent', 'reserved')
+    room = math.min(room, math.max(0, number(one.limit) - number(have[1]) - number(have[2])))
+    outcome[2] = whole(room)
+  end
+  if one.warn and number(redis.call('HGET', counter(one.key), 'spent')) >= number(one.warn)
+      and redis.call('HSETNX', counter(one.key), 'warned', '1') == 1 then
+    table.insert(outcome, one.key)
+  end
+end
+"""
+"""Reserves in all counters that are ``wanted``, or returns from the script."""
+_RESERVE = (
+    """
+local id, fields, wanted = ARGV[2], cjson.decode(ARGV[3]), cjson.decode(ARGV[4])
+local row = prefix .. 'reservation:' .. id
+if redis.call('EXISTS', row) == 1 then return {'granted', ''} end
+"""
+    + _TAKE
+    + """
+for name, value in pairs(fields) do redis.call('HSET', row, name, value) end
+redis.call('ZADD', prefix .. 'open', fields.reserved_at, id)
+return outcome
+"""
+)
+_EXTEND = (
+    """
+local row = prefix .. 'reservation:' .. ARGV[2]
+if redis.call('EXISTS', row) == 0 then return {'closed'} end
+local wanted = cjson.decode(ARGV[5])
+if tonumber(ARGV[4]) > 0 then
+  local flight = {key = redis.call('HGET', row, 'flight'), needed = ARGV[4]}
+  if ARGV[6] ~= '' then flight.limit = ARGV[6] end
+  table.insert(wanted, flight)
+end
+"""
+    + _TAKE
+    + """
+redis.call('HINCRBY', row, 'amount', ARGV[3])
+redis.call('HINCRBY', row, 'slots', ARGV[4])
+return outcome
+"""
+)
+_TAKE_OVER = """
+local row, new = prefix .. 'reservation:' .. ARGV[2], prefix .. 'reservation:' .. ARGV[3]
+if redis.call('EXISTS', row) == 0 then return 0 end
+redis.call('RENAME', row, new)
+redis.call('HSET', new, 'id', ARGV[3])
+redis.call('ZREM', prefix .. 'open', ARGV[2])
+redis.call('ZADD', prefix .. 'open', redis.call('HGET', new, 'reserved_at'), ARGV[3])
+local request = redis.call('HGET', new, 'request_id')
+if request and request ~= '' then redis.call('HSET', prefix .. 'requests', request, ARGV[3]) end
+return 1
+"""
+_CHANGE = """
+local row = prefix .. 'reservation:' .. ARGV[2]
+if ARGV[3] ~= '' then
+  local windows = redis.call('HGET', row, 'windows') or ''
+  local first = redis.call('HGET', prefix .. 'requests', ARGV[3])
+  if first and first ~= ARGV[2] and windows ~= '' and redis.call('HGET', prefix .. 'windows', ARGV[3]) == windows then
+    return 2
+  end
+  redis.call('HSET', prefix .. 'requests', ARGV[3], ARGV[2])
+  redis.call('HSETNX', prefix .. 'windows', ARGV[3], windows)
+  redis.call('ZADD', prefix .. 'noted', ARGV[4], ARGV[3])
+end
+if redis.call('EXISTS', row) == 0 then return 0 end
+if ARGV[3] ~= '' then
+  redis.call('HSET', row, 'sending', '1', 'request_id', ARGV[3])
+  return 1
+end
+if redis.call('HGET', row, 'sending') == '1' then return 0 end
+redis.call('HSET', row, 'sending', '1', 'reserved_at', ARGV[4], 'renewed_at', ARGV[4])
+redis.call('ZADD', prefix .. 'open', ARGV[4], ARGV[2])
+return 1
+"""
+_SPEND = """
+local row = prefix .. 'reservation:' .. ARGV[2]
+if redis.call('EXISTS', row) == 0 then return 0 end
+local billed, have = number(ARGV[3]), left(row)
+local returned = math.min(number(ARGV[5]), math.max(0, have - billed))
+move(row, math.min(billed, have) + returned, billed)
+redis.call('HINCRBY', row, 'spent', ARGV[3])
+redis.call('HINCRBY', row, 'amount', whole(-returned))
+release(row, math.min(number(ARGV[4]), number(redis.call('HGET', row, 'slots'))))
+if ARGV[6] ~= '' then redis.call('HSET', row, 'renewed_at', ARGV[6]) end
+return 1
+"""
+_SETTLE = """
+local row = prefix .. 'reservation:' .. ARGV[2]
+if redis.call('EXISTS', row) == 0 then return 0 end
+move(row, left(row), number(ARGV[3]))
+release(row, number(redis.call('HGET', row, 'slots')))
+redis.call('ZREM', prefix .. 'open', ARGV[2])
+redis.call('DEL', row)
+return 1
+"""
+_RELEASE = """
+local row = prefix .. 'reservation:' .. ARGV[2]
+local slots = number(redis.call('HGET', row, 'slots') or '0')
+if slots == 0 then return 0 end
+release(row, slots)
+return 1
+"""
+_RENEW = """
+local renewed = 0
+for index = 4, #ARGV do
+  local row = prefix .. 'reservation:' .. ARGV[index]
+  local now = redis.call('HGET', row, 'renewed_at')
+  if now and (ARGV[3] == '' or now == ARGV[3]) then
+    redis.call('HSET', row, 'renewed_at', ARGV[2])
+    renewed = renewed + 1
+  end
+end
+return renewed
+"""
+_OPEN = """
+local found = {}
+local ids = ARGV[2] ~= '' and {redis.call('HGET', prefix .. 'requests', ARGV[2])}
+  or redis.call('ZRANGE', prefix .. 'open', 0, -1)
+for _, id in ipairs(ids) do
+  local row = id and prefix .. 'reservation:' .. id
+  local have = row and redis.call('HMGET', row, 'owner', 'connection', 'renewed_at')
+  if have and have[1] and (ARGV[3] == '' or have[1] == ARGV[3]) and (ARGV[4] == '' or have[2] == ARGV[4])
+      and (ARGV[5] == '' or number(have[3]) < number(ARGV[5])) then
+    table.insert(found, redis.call('HGETALL', row))
+  end
+end
+return found
+"""
+_KNOWN = """
+local found = {}
+for index = 2, #ARGV do table.insert(found, redis.call('HEXISTS', prefix .. 'requests', ARGV[index])) end
+return found
+"""
+_FORGET = """
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', prefix .. 'noted', '-inf', '(' .. ARGV[2], 'LIMIT', 0, 10000)) do
+  redis.call('HDEL', prefix .. 'requests', id)
+  redis.call('HDEL', prefix .. 'windows', id)
+  redis.call('ZREM', prefix .. 'noted', id)
+end
+return 0
+"""
+_USAGE = """
+local found = {}
+for index = 2, #ARGV do
+  table.insert(found, redis.call('HMGET', counter(ARGV[index]), 'spent', 'reserved'))
+end
+return found
+"""
+
+
+class RedisBudgetStore:
+    """
+    Budgets in Redis.
+
+    May be used by several threads.
+
+    :param url: ``redis://…``, ``rediss://…`` or ``unix://…``; may contain a password and is never shown.
+    :param prefix: of all keys; a hash tag keeps them in one slot of a cluster.
+    :raises SegmindConfigError: the extra is not installed, or the URL cannot be read.
+    """
+
+    def __init__(self, url: str, *, prefix: str = KEY_PREFIX, sleep: Callable[[float], None] = time.sleep) -> None:
+        try:
+            import redis
+            from redis.backoff import NoBackoff
+            from redis.retry import Retry
+        except ImportError as error:
+            raise SegmindConfigError(
+                "Budgets in Redis need the extra: pip install 'airflow-provider-segmind[redis]'. Nothing was sent."
+            ) from error
+        try:
+            self._client: Any = redis.Redis.from_url(
+                url,
+                socket_timeout=TIMEOUT,
+                socket_connect_timeout=TIMEOUT,
+                retry=Retry(NoBackoff(), 0),
+                decode_responses=True,
+            )
+        except ValueError as error:
+            # `from None`, because the library quotes the URL and it may hold a password.
+            raise SegmindConfigError(
+                f"The Redis URL of the budgets cannot be used ({type(error).__name__}); it must look like "
+                "'redis://host:6379/0'. Nothing was sent."
+            ) from None
+        at = self._client.connection_pool.connection_kwargs
+        place = at.get("path") or f"{at.get('host', 'localhost')}:{at.get('port', 6379)}, database {at.get('db', 0)}"
+        self.name = f"Redis at {place}"
+        self._error: type[Exception] = redis.RedisError
+        self._refused: type[Exception] = redis.ResponseError
+        self._prefix = prefix
+        self._sleep = sleep
+        self._checked = False
+        texts = {
+            "extend": _EXTEND,
+            "take_over": _TAKE_OVER,
+            "reserve": _RESERVE,
+            "change": _CHANGE,
+            "spend": _SPEND,
+            "settle": _SETTLE,
+            "release": _RELEASE,
+            "renew": _RENEW,
+            "open": _OPEN,
+            "usage": _USAGE,
+            "known": _KNOWN,
+            "forget": _FORGET,
+        }
+        self._scripts = {name: self._client.register_script(_COMMON + text) for name, text in texts.items()}
+
+    def reserve(
+        self, reservation: Reservation, windows: Sequence[Window], *, max_in_flight: int | None
+    ) -> ReserveOutcome:
+        """Reserve an amount in all windows and its slots, or nothing."""
+        self._check_eviction()
+        wanted = _wanted(reservation.amount, windows)
+        if reservation.slots:
+            limit = {} if max_in_flight is None else {"limit": str(max_in_flight)}
+            wanted.append({"key": flight_key(reservation.connection), "needed": str(reservation.slots), **limit})
+        answer = self._run("reserve", reservation.id, json.dumps(_fields(reservation)), json.dumps(wanted))
+        return _outcome(answer, windows, reservation.amount, reservation.slots)
+
+    def extend(
+        self, reservation_id: str, amount: int, windows: Sequence[Window], *, slots: int = 0, max_in_flight: int | None
+    ) -> ReserveOutcome | None:
+        """Reserve more for an open reservation, or nothing; None if it is not open."""
+        values = reservation_id, str(in_parts(amount)), str(slots), json.dumps(_wanted(amount, windows))
+        limit = "" if max_in_flight is None else str(max_in_flight)
+        answer = self._run("extend", *values, limit, repeatable=False)
+        return None if answer[0] == "closed" else _outcome(answer, windows, amount, slots)
+
+    def take_over(self, reservation_id: str, new_id: str) -> bool:
+        """Continue an open reservation under another id."""
+        return bool(self._run("take_over", reservation_id, new_id, repeatable=False))
+
+    def sending(self, reservation_id: str, now: float) -> bool:
+        """Note that the request may be sent from now on; return whether this is the first to say so."""
+        return bool(self._run("change", reservation_id, "", _milliseconds(now), repeatable=False))
+
+    def accepted(self, reservation_id: str, request_id: str) -> bool:
+        """Note the id that Segmind gave to a request; return whether its bill is to be settled here."""
+        return bool(self._run("change", reservation_id, request_id, _milliseconds(time.time())) != 2)
+
+    def known(self, request_ids: Iterable[str]) -> set[str]:
+        """Return those of some requests whose reservation is known, open or closed."""
+        ids = list(request_ids)
+        return {one for one, known in zip(ids, self._run("known", *ids), strict=True) if known} if ids else set()
+
+    def forget(self, before: float) -> None:
+        """Forget the ids of requests that were noted before a time."""
+        self._run("forget", _milliseconds(before))
+
+    def spend(
+        self, reservation_id: str, billed: float, *, returned: int = 0, release_slots: int = 0, now: float | None = None
+    ) -> bool:
+        """Move a bill from reserved to spent; the rest stays reserved, but for what is returned."""
+        values = reservation_id, str(in_parts(billed)), str(release_slots), str(in_parts(returned))
+        return bool(self._run("spend", *values, "" if now is None else _milliseconds(now), repeatable=False))
+
+    def settle(self, reservation_id: str, billed: float) -> bool:
+        """Close a reservation: what was billed is spent, the rest and the slots are returned."""
+        return bool(self._run("settle", reservation_id, str(in_parts(billed))))
+
+    def release_slots(self, reservation_id: str) -> bool:
+        """Return the slots of a reservation and keep its amount; return whether it had any."""
+        return bool(self._run("release", reservation_id))
+
+    def claim(self, reservation: Reservation, now: float) -> bool:
+        """Renew a reservation unless somebody did since it was read; return whether that worked."""
+        times = _milliseconds(now), _milliseconds(reservation.renewed_at)
+        return bool(self._run("renew", *times, reservation.id, repeatable=False))
+
+    def renew(self, reservation_ids: Iterable[str], now: float) -> None:
+        """Note that the owner of open reservations is alive."""
+        self._run("renew", _milliseconds(now), "", *reservation_ids)
+
+    def find(self, request_id: str) -> Reservation | None:
+        """Return the open reservation of a request, None if there is none."""
+        found = self._run("open", request_id, "", "", "")
+        return _reservation(found[0]) if found else None
+
+    def open_reservations(
+        self, *, owner: str | None = None, connection: str | None = None, renewed_before: float | None = None
+    ) -> list[Reservation]:
+        """Return open reservations, the oldest first."""
+        before = "" if renewed_before is None else _milliseconds(renewed_before)
+        return [_reservation(row) for row in self._run("open", "", owner or "", connection or "", before)]
+
+    def usage(self, keys: Iterable[str]) -> dict[str, Usage]:
+        """Return what is used of each window; nothing if it is not known to the store."""
+        names = list(keys)
+        rows = zip(names, self._run("usage", *names), strict=True)
+        return {
+            key: Usage(from_parts(int(spent or 0)), from_parts(int(reserved or 0)))
+            for key, (spent, reserved) in rows
+            if spent is not None or reserved is not None
+        }
+
+    def in_flight(self, connection: str) -> int:
+        """Return the paid requests of a Connection in flight, as far as they have slots."""
+        return int(self._run("usage", flight_key(connection))[0][1] or 0)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._client.close()
+
+    def _run(self, script: str, *values: str, repeatable: bool = True) -> Any:
+        """
+        Run a script, again if Redis did not answer.
+
+        :param repeatable: whether it may be repeated if it is not known whether it was run.
+        :raises SegmindStateError: Redis did not answer.
+        """
+        for pause in (*PAUSES, None):
+            try:
+                return self._scripts[script](keys=[f"{self._prefix}open"], args=[self._prefix, *values])
+            except (self._error, OSError) as error:
+                if pause is None or not repeatable or isinstance(error, self._refused):
+                    # Its text may show the address with the password.
+                    raise SegmindStateError(
+                        f"The store of budgets ({self.name}) cannot be used: {type(error).__name__}."
+                    ) from None
+                self._sleep(pause)
+        raise AssertionError("unreachable")
+
+    def _check_eviction(self) -> None:
+        """
+        Check once that Redis does not remove keys when its memory is full.
+
+        :raises SegmindConfigError: it does.
+        """
+        if self._checked:
+            return
+        try:
+            policy = str(self._client.info("memory").get("maxmemory_policy", ""))
+        except (self._error, OSError):
+            # The account may not ask; a Redis that does not answer fails the next call.
+            policy = ""
+        if policy.startswith("allkeys"):
+            raise SegmindConfigError(
+                f"{self.name} removes keys when its memory is full (maxmemory-policy {policy}), and with them what was "
+                "spent. Budgets need the policy noeviction. Nothing was sent."
+            )
+        if self._keeps_nothing():
+            _log.warning(
+                "%s keeps nothing on disk (no append-only file, no snapshots): when it is restarted, it forgets what "
+                "was spent, and all of a budget can be spent again",
+                self.name,
+            )
+        self._checked = True
+
+    def _keeps_nothing(self) -> bool:
+        """Return whether Redis is known to lose everything when it is restarted."""
+        try:
+            if self._client.info("persistence").get("aof_enabled", 1):
+                return False
+            return bool(self._client.config_get("save").get("save") == "")
+        except (self._error, OSError):
+            # Managed services refuse to say how they keep data.
+            return False
+
+
+def _wanted(amount: int, windows: Sequence[Window]) -> list[dict[str, Any]]:
+    return [
+        {
+            "key": window.key,
+            "needed": str(in_parts(amount)),
+            "limit": str(in_parts(window.limit)),
+            "warn": str(int(in_parts(window.limit) * WARN_AT)),
+        }
+        for window in windows
+    ]
+
+
+def _outcome(answer: Sequence[str], windows: Sequence[Window], amount: int, slots: int) -> ReserveOutcome:
+    if answer[0] == "refused":
+        index, left = int(answer[1]) - 1, int(answer[2])
+        if index == len(windows):
+            return Refused(None, left, slots)
+        return Refused(windows[index], from_parts(left), amount)
+    warnings = tuple(window for window in windows if window.key in answer[2:])
+    return Granted(warnings, from_parts(int(answer[1])) if answer[1] else math.inf)
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(round(seconds * 1000))
+
+
+def _fields(one: Reservation) -> dict[str, str]:
+    texts = ("id", "owner", "kind", "connection", "model", "digest", "request_id", "ledger")
+    return {
+        **{name: getattr(one, name) for name in texts},
+        "amount": str(in_parts(one.amount)),
+        "spent": str(in_parts(one.spent)),
+        "base": str(in_parts(one.base)),
+        "windows": json.dumps(one.windows),
+        "slots": str(one.slots),
+        "flight": flight_key(one.connection),
+        "sending": str(int(one.sending)),
+        "reserved_at": _milliseconds(one.reserved_at),
+        "renewed_at": _milliseconds(one.renewed_at),
+    }
+
+
+def _reservation(row: Sequence[str]) -> Reservation:
+    values: Mapping[str, str] = dict(zip(row[::2], row[1::2], strict=True))
+    known: dict[str, Any] = {name: value for name, value in values.items() if name != "flight"}
+    read = {
+        "amount": int(values["amount"]) // PARTS,
+        "spent": from_parts(int(values["spent"])),
+        "base": from_parts(int(values["base"])),
+        "windows": tuple(json.loads(values["windows"])),
+        "slots": int(values["slots"]),
+        "sending": values["sending"] == "1",
+        "reserved_at": int(values["reserved_at"]) / 1000,
+        "renewed_at": int(values["renewed_at"]) / 1000,
+    }
+    return Reservation(**{**known, **read})

@@ -1,0 +1,533 @@
+"""
+The slice of a table: one reservation for all of its requests, made larger and smaller while it runs.
+
+A table sends thousands of requests and cannot ask a store before each of them. It reserves what it needs for the next
+seconds, and returns what it does not use. The less is left of a budget, the smaller is what it takes, down to one
+request, so that no task is refused because of what another one holds unused.
+
+The bill of a slice is always what the ledger says that the run has cost, less what it had cost when the slice was
+reserved. So a retry that takes over the slice of a killed try, and a task that settles one which nobody takes over,
+come to the same figure.
+
+What is decided is decided in the engine's loop: :meth:`TableSlice.admits`, :meth:`TableSlice.plan` and
+:meth:`TableSlice.apply`. What blocks runs in a thread: the other methods.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from airflow_provider_segmind.budget.limits import BudgetRule, Window, windows
+from airflow_provider_segmind.budget.orphaned_reservations import ROUNDING, conclude, micro
+from airflow_provider_segmind.budget.store import BudgetStore, Granted, Refused, Reservation, Usage
+from airflow_provider_segmind.enrichment.settings import RunFigures
+from airflow_provider_segmind.exceptions import (
+    SegmindBudgetError,
+    SegmindError,
+    SegmindInFlightError,
+    SegmindStateError,
+)
+from airflow_provider_segmind.money import usd
+
+AHEAD = 2.0
+"""Seconds of a table's pace that it reserves in advance."""
+PART_OF_REST = 8
+"""A table takes at most one part in so many of what is left at a time, unless that is less than one request."""
+IDLE = 3.0
+"""Seconds for which a part of a slice may be unused before it is returned."""
+REPORT_INTERVAL = 2.0
+"""Seconds between two reports of what was billed, while there is nothing else to tell the store."""
+ASK_INTERVAL = 1.0
+"""Seconds between two attempts to reserve after one that was refused."""
+LEASE = 10.0
+"""Seconds since it was last renewed for which a slice may be used; after that a process that was frozen looks again."""
+TAKE_OVER_AFTER = LEASE + 5.0
+"""Seconds since it was last renewed after which a retry may take over a slice; the clocks of two workers may differ."""
+PATIENCE = 3600.0
+"""Seconds to wait for what others have reserved; by then each of their requests has ended."""
+LOST_PATIENCE = 30.0
+"""The same where the run has requests of unknown fate, and no others: they are looked up when it ends."""
+SLOT_PATIENCE = 60.0
+"""Seconds without a place in flight, and without a request in flight, after which a table that may defer stops."""
+SILENCE_PATIENCE = 300.0
+"""Seconds for which the store may not answer before the run stops."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """
+    What the store is to do. Amounts are micro-dollars.
+
+    :param billed: to be moved from reserved to spent.
+    :param returned: not needed any more.
+    :param released: slots that are not needed any more.
+    :param close: settle the slice first, because a new window has begun.
+    :param least: to reserve; with less not even one request can be sent.
+    :param wanted: to reserve if there is so much.
+    :param slots: to reserve.
+    :param cheapest: the most that the cheapest of the waiting requests may cost.
+    :param must_have_slot: whether nothing can be sent without one of the slots.
+    :param lost: what the run's own requests of unknown fate may cost, if it has no others open; else None.
+    :param base: what the run has cost, for a new slice.
+    """
+
+    billed: float = 0.0
+    returned: int = 0
+    released: int = 0
+    close: bool = False
+    least: int = 0
+    wanted: int = 0
+    slots: int = 0
+    cheapest: int = 0
+    must_have_slot: bool = False
+    lost: float | None = None
+    base: float = 0.0
+
+    @property
+    def asks(self) -> bool:
+        """Whether there is something to reserve."""
+        return bool(self.wanted or self.slots)
+
+
+SYNC = Order()
+"""Reads what the slice is, and renews it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Carried:
+    """
+    What became of an order.
+
+    :param began: monotonic seconds before the store was asked.
+    :param slice: the open reservation, None if there is none.
+    :param windows: those of the slice.
+    :param lost: whether somebody else has closed the slice or taken it over.
+    :param refused: why not everything was reserved.
+    :param final: why the run must stop: the window will not have room for the cheapest request, whatever others return.
+    :param lost_cost: what the run's own requests of unknown fate may cost, if it has no others open.
+    :param left: micro-dollars left in the window with the least room, None if unknown.
+    :param error: why the store could not be asked; then nothing else is known.
+    """
+
+    began: float
+    slice: Reservation | None = None
+    windows: tuple[Window, ...] = ()
+    lost: bool = False
+    refused: Refused | None = None
+    final: SegmindBudgetError | None = None
+    lost_cost: float = 0.0
+    left: float | None = None
+    error: SegmindError | None = None
+
+
+class SpendingPace:
+    """How much of a slice is used in a second, smoothed over some seconds."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._last: tuple[float, float] | None = None
+        self.a_second = 0.0
+        """Micro-dollars."""
+
+    def observe(self, used: float) -> None:
+        """Note what is used so far, billed or held, in micro-dollars."""
+        now = self._monotonic()
+        if self._last is not None:
+            seconds = now - self._last[0]
+            if seconds < 0.1:
+                return
+            share = math.exp(-seconds / AHEAD)
+            self.a_second = share * self.a_second + (1 - share) * max(0.0, used - self._last[1]) / seconds
+        self._last = (now, used)
+
+
+class TableSlice:
+    """
+    The slice of one try of a table.
+
+    :param rules: the budgets that hold.
+    :param owner: the task instance, as the ledger names its run.
+    :param ledger: URI of the ledger.
+    :param max_in_flight: paid requests in flight of the Connection, None for any number.
+    :param deferrable: whether the task can wait elsewhere for a place in flight.
+    :param clock: epoch seconds.
+    :param monotonic: by which the slice's lease is timed.
+    """
+
+    def __init__(
+        self, store: BudgetStore, rules: Sequence[BudgetRule], *,
+        owner: str, connection: str, model: str, ledger: str, max_in_flight: int | None, log: Any,
+        deferrable: bool = False,
+        clock: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        self._store = store
+        self._rules = tuple(rules)
+        self._owner, self._connection, self._model, self._ledger = owner, connection, model, ledger
+        self._max_in_flight = max_in_flight
+        self._deferrable = deferrable
+        self._without_place_since: float | None = None
+        self._log = log
+        self._clock = clock
+        self._monotonic = monotonic
+        self._slice: Reservation | None = None
+        self._windows: tuple[Window, ...] = ()
+        self._granted = self._slots = 0
+        self._renewed = self._asked = -math.inf
+        self._left: float | None = None
+        self._typical = 0.0
+        self._pace = SpendingPace(monotonic)
+        self._spare_since: float | None = None
+        self.refused: Refused | None = None
+        """What was refused last, None if nothing was since the last grant."""
+        self._refused_since = 0.0
+        self._silent_since: float | None = None
+        self._claimed: list[Reservation] = []
+        self.error: SegmindError | None = None
+        """Why the run must stop, None while it may go on; a ``SegmindBudgetError`` if a budget is used up."""
+
+    # In the loop.
+
+    def is_usable(self) -> bool:
+        """Return whether there is a slice, and its store has said so within the last seconds."""
+        return self._slice is not None and self._silent_since is None and self._monotonic() - self._renewed < LEASE
+
+    def admits(self, run: RunFigures, cost: float) -> bool:
+        """
+        Return whether one more paid request may be sent.
+
+        :param cost: USD it may cost at most.
+        """
+        self._typical = micro(cost)
+        if not self.is_usable() or (self._max_in_flight is not None and run.in_flight >= self._slots):
+            return False
+        return micro(cost) <= self._room(run) + ROUNDING
+
+    def plan(self, run: RunFigures) -> Order | None:
+        """Return what the store is to do now, None for nothing."""
+        now = self._monotonic()
+        self._pace.observe(micro(run.spent + run.held))
+        self._note_places(run, now)
+        if self._slice is None:
+            return self._asking(run, opening=True) if run.waiting and self._may_ask() else None
+        if not self.is_usable():
+            return SYNC
+        owed = max(0.0, micro(run.spent) - self._slice.base - self._slice.spent)
+        turned = windows(self._rules, self._clock()) != self._windows
+        if turned and run.waiting and not run.in_flight and not self.admits(run, min(run.waiting)):
+            # What a request of unknown fate may cost counts in the window in which it was sent.
+            return replace(self._asking(run, opening=True), close=True, billed=owed + micro(run.held))
+        order = self._asking(run) if not turned and self._may_ask() else Order()
+        returned, released = self._spare(run, order)
+        if not (order.asks or returned or released) and now - self._renewed < REPORT_INTERVAL:
+            return None
+        # Reduced at once, so that nothing is sent from what is on its way back.
+        self._granted -= returned
+        self._slots -= released
+        return replace(order, billed=owed, returned=returned, released=released)
+
+    def apply(self, carried: Carried) -> None:
+        """Take in what became of an order."""
+        if carried.error is not None:
+            self._note_silence(carried.error)
+            return
+        self._silent_since = None
+        if carried.lost:
+            self.error = SegmindStateError(
+                "The part of the budget that this run had reserved was taken over by another try of the task, or "
+                "settled because it had not been renewed for too long. Nothing more is sent; a retry continues."
+            )
+        grew = carried.slice is not None and (
+            self._slice is None or (carried.slice.amount, carried.slice.slots) > (self._granted, self._slots)
+        )
+        self._slice, self._windows, self._renewed = carried.slice, carried.windows, carried.began
+        self._granted, self._slots = (0, 0) if carried.slice is None else (carried.slice.amount, carried.slice.slots)
+        if carried.left is not None:
+            self._left = carried.left
+        self._note_refusal(carried, grew=grew)
+
+    def _room(self, run: RunFigures) -> float:
+        return 0.0 if self._slice is None else self._slice.base + self._granted - micro(run.spent + run.held)
+
+    def _may_ask(self) -> bool:
+        return self.refused is None or self._monotonic() - self._asked >= ASK_INTERVAL
+
+    def _asking(self, run: RunFigures, *, opening: bool = False) -> Order:
+        """Return what to reserve for the requests that wait, and for those of the next seconds."""
+        # A new slice must have room for what earlier tries have open, too.
+        room, slots = (-micro(run.held), 0) if opening else (self._room(run), self._slots)
+        waiting = [micro(cost) for cost in run.waiting]
+        least = max(0, math.ceil(min(waiting) - room - ROUNDING)) if waiting else 0
+        wanted = max(0, math.ceil(sum(waiting) - room - ROUNDING))
+        if self._left is not None:
+            wanted = max(least, min(wanted, math.floor(self._left / PART_OF_REST)))
+            ahead = min(AHEAD * self._pace.a_second, self._left / PART_OF_REST)
+            if not least and room < ahead / 2 and ahead - room > self._typical:
+                wanted = max(wanted, math.ceil(ahead - room))
+        missing = 0
+        if self._max_in_flight is not None:
+            missing = max(0, min(run.in_flight + len(waiting), self._max_in_flight) - slots)
+        if least or missing:
+            self._asked = self._monotonic()
+        return Order(
+            least=least, wanted=wanted, slots=missing, must_have_slot=missing > 0 and run.in_flight >= slots,
+            cheapest=math.ceil(min(waiting)) if waiting else 0, base=micro(run.spent),
+            lost=None if run.in_flight > run.unread else micro(run.held),
+        )  # fmt: skip
+
+    def _spare(self, run: RunFigures, order: Order) -> tuple[int, int]:
+        """Return what is not needed: micro-dollars and slots."""
+        room, now = self._room(run), self._monotonic()
+        idle = 0 if self._max_in_flight is None else max(0, self._slots - run.in_flight - len(run.waiting))
+        if self.refused is not None and run.waiting and not order.asks:
+            return self._unusable(run)
+        needed = max(AHEAD * self._pace.a_second, micro(sum(run.waiting)))
+        spare = max(0, math.floor(room - needed))
+        if order.asks or not (spare or idle):
+            self._spare_since = None
+            return 0, 0
+        self._spare_since = now if self._spare_since is None else self._spare_since
+        return (spare, idle) if now - self._spare_since >= IDLE else (0, 0)
+
+    def _unusable(self, run: RunFigures) -> tuple[int, int]:
+        """Return what cannot be used because the rest is missing; others may be waiting for just that."""
+        room = max(0, math.floor(self._room(run)))
+        if self.refused is not None and self.refused.window is None:
+            return (0 if self._slots else room), 0
+        if room >= micro(min(run.waiting)):
+            return 0, 0
+        return room, max(0, self._slots - run.in_flight) if self._max_in_flight is not None else 0
+
+    def _note_places(self, run: RunFigures, now: float) -> None:
+        if self.refused is None or self.refused.window is not None or run.in_flight or not run.waiting:
+            self._without_place_since = None
+            return
+        if self._without_place_since is None:
+            self._without_place_since = now
+        if self._deferrable and self.error is None and now - self._without_place_since >= SLOT_PATIENCE:
+            self.error = SegmindInFlightError(
+                f"As many paid requests of connection {self._connection!r} are in flight as max_paid_in_flight allows "
+                f"({self._max_in_flight})."
+            )
+
+    def _note_refusal(self, carried: Carried, *, grew: bool) -> None:
+        refused, now = carried.refused, self._monotonic()
+        if refused is None or grew:
+            self.refused = None
+            return
+        if self.refused is None:
+            self._refused_since = now
+        self.refused = refused
+        if carried.final is not None:
+            self.error = carried.final
+        elif refused.window is not None and now - self._refused_since >= (
+            LOST_PATIENCE if carried.lost_cost else PATIENCE
+        ):
+            self.error = used_up(refused.window, refused.left, refused.needed, carried.lost_cost)
+
+    def _note_silence(self, error: SegmindError) -> None:
+        now = self._monotonic()
+        if self._silent_since is None:
+            self._silent_since = now
+            self._log.warning("%s No row is sent until it answers", error)
+        if not error.retryable or now - self._silent_since >= SILENCE_PATIENCE:
+            self.error = error
+
+    # In a thread.
+
+    def describe(self) -> Iterator[str]:
+        """
+        Yield what is left of each budget, for the log.
+
+        :raises SegmindStateError: the store did not answer.
+        """
+        open_now = windows(self._rules, self._clock())
+        used = self._store.usage([window.key for window in open_now])
+        for window in open_now:
+            have = used.get(window.key, Usage())
+            left = max(0.0, window.limit - have.spent - have.reserved)
+            yield f"{usd(left)} of {usd(window.limit)} left for {window.title}"
+        if self._max_in_flight is not None:
+            yield f"max_paid_in_flight {self._max_in_flight:,}"
+
+    def claim_earlier(self) -> float:
+        """
+        Take the slices of earlier tries, which cannot use them any more; return after how many seconds that is certain.
+
+        Called once, before the ledger is read: what those tries have been billed by then is in it.
+
+        :raises SegmindStateError: the store did not answer.
+        """
+        latest = -math.inf
+        for one in self._own_slices():
+            name = uuid.uuid4().hex
+            if self._store.take_over(one.id, name):
+                self._claimed.append(replace(one, id=name))
+                latest = max(latest, one.renewed_at)
+        return max(0.0, latest + TAKE_OVER_AFTER - self._clock())
+
+    def take_over(self, run: RunFigures) -> None:
+        """
+        Continue with what earlier tries had reserved; called once, before anything is sent.
+
+        What the ledger says was billed since is spent, and what no open request needs is returned later.
+
+        :raises SegmindStateError: the store did not answer.
+        """
+        if not self._claimed:
+            return
+        began, now = self._monotonic(), self._clock()
+        owed = micro(run.spent) - min(one.base for one in self._claimed) - sum(one.spent for one in self._claimed)
+        *others, latest = self._claimed
+        for one in others:
+            part = max(0.0, min(owed, one.left))
+            self._store.settle(one.id, part)
+            owed -= part
+        owed = max(0.0, owed)
+        if not self._store.spend(latest.id, owed, now=now):
+            return
+        # It may have spent more than is in the ledger by now: what was not durable yet is fetched, and billed, again.
+        taken = replace(latest, spent=latest.spent + owed, base=min(one.base for one in self._claimed))
+        open_now = windows(self._rules, now)
+        keys = tuple(window.key for window in open_now)
+        self.apply(Carried(began=began, slice=taken, windows=open_now if keys == latest.windows else ()))
+
+    def carry_out(self, order: Order) -> Carried:
+        """Tell the store; its errors are part of what is returned."""
+        began, current = self._monotonic(), self._slice
+        try:
+            if not self.is_usable() and current is not None:
+                return self._look(current, began)
+            return self._carry_out(order, current, began)
+        except SegmindError as error:
+            return Carried(began=began, error=error)
+
+    def _look(self, current: Reservation, began: float) -> Carried:
+        now = self._clock()
+        found = next((one for one in self._store.open_reservations(owner=self._owner) if one.id == current.id), None)
+        if found is None or not self._store.spend(found.id, 0.0, now=now):
+            return Carried(began=began, lost=True)
+        return Carried(began=began, slice=replace(found, base=current.base, renewed_at=now), windows=self._windows)
+
+    def _carry_out(self, order: Order, current: Reservation | None, began: float) -> Carried:
+        if current is not None and order.close:
+            if not self._store.settle(current.id, order.billed):
+                return Carried(began=began, lost=True)
+            current = None
+        if current is not None:
+            current = self._tell(order, current)
+            if current is None:
+                return Carried(began=began, lost=True)
+        if not order.asks:
+            return Carried(began=began, slice=current, windows=self._windows)
+        return self._reserve(order, current, began)
+
+    def _tell(self, order: Order, current: Reservation) -> Reservation | None:
+        now = self._clock()
+        told = self._store.spend(
+            current.id, order.billed, returned=order.returned, release_slots=order.released, now=now
+        )
+        return None if not told else replace(
+            current, spent=current.spent + order.billed, amount=current.amount - order.returned,
+            slots=current.slots - order.released, renewed_at=now,
+        )  # fmt: skip
+
+    def _reserve(self, order: Order, current: Reservation | None, began: float) -> Carried:
+        """Reserve what is wanted, or as much of it as there is."""
+        open_now = windows(self._rules, self._clock()) if current is None else self._windows
+        amount, slots, refused = order.wanted, order.slots, None
+        for _ in range(3):
+            outcome, grown = self._try(order, current, open_now, amount, slots)
+            if outcome is None:
+                return Carried(began=began, lost=True)
+            if isinstance(outcome, Granted):
+                self._warn(outcome)
+                left = outcome.left if math.isfinite(outcome.left) else None
+                return Carried(began=began, slice=grown, windows=open_now, left=left)
+            refused = outcome
+            if outcome.window is None:
+                slots = max(0, min(slots - 1, math.floor(outcome.left)))
+                if not slots and (order.must_have_slot or not order.least):
+                    break
+            elif amount > order.least and outcome.left >= order.least:
+                amount = max(order.least, math.floor(outcome.left / PART_OF_REST))
+            else:
+                break
+        return Carried(
+            began=began, slice=current, windows=open_now, refused=refused, final=self._final(order, refused),
+            lost_cost=order.lost or 0.0,
+            left=None if refused is None or refused.window is None else refused.left,
+        )  # fmt: skip
+
+    def _try(
+        self, order: Order, current: Reservation | None, open_now: tuple[Window, ...], amount: int, slots: int
+    ) -> tuple[Granted | Refused | None, Reservation | None]:
+        limit = self._max_in_flight
+        if current is not None:
+            outcome = self._store.extend(current.id, amount, open_now, slots=slots, max_in_flight=limit)
+            grown = replace(current, amount=current.amount + amount, slots=current.slots + slots)
+            return outcome, grown if isinstance(outcome, Granted) else None
+        now = self._clock()
+        new = Reservation(
+            id=uuid.uuid4().hex, owner=self._owner, kind="slice", amount=amount, slots=slots, base=order.base,
+            windows=tuple(window.key for window in open_now), connection=self._connection, model=self._model,
+            ledger=self._ledger, reserved_at=now, renewed_at=now,
+        )  # fmt: skip
+        outcome = self._store.reserve(new, open_now, max_in_flight=limit)
+        return outcome, new if isinstance(outcome, Granted) else None
+
+    def _final(self, order: Order, refused: Refused | None) -> SegmindBudgetError | None:
+        """Return why the run must stop: neither its own requests nor those of others can return enough."""
+        window = None if refused is None else refused.window
+        if window is None or not order.least or order.lost is None:
+            return None
+        used = self._store.usage([window.key]).get(window.key)
+        # What is reserved may come back, but not what is spent.
+        left = window.limit - (0.0 if used is None else used.spent)
+        return None if left - order.lost >= order.cheapest else used_up(window, left, order.cheapest, order.lost)
+
+    def _warn(self, granted: Granted) -> None:
+        for window in granted.warnings:
+            self._log.warning("%s", window.warning)
+
+    def close(self, run: RunFigures) -> None:
+        """
+        Return what no open request needs; called once, when nothing more is sent.
+
+        :raises SegmindStateError: the store did not answer; what is reserved stays so until a retry, or somebody
+            else, settles it from the ledger.
+        """
+        if self._slice is None:
+            return
+        found = next((one for one in self._own_slices() if self._slice is not None and one.id == self._slice.id), None)
+        if found is not None:
+            found = replace(found, base=self._slice.base)
+            # Nothing uses it any more, so the next try need not wait.
+            ended = self._clock() - TAKE_OVER_AFTER
+            conclude(self._store, found, micro(run.spent), micro(run.held), run.in_flight, ended)
+        self._slice = None
+
+    def _own_slices(self) -> list[Reservation]:
+        return [one for one in self._store.open_reservations(owner=self._owner) if one.kind == "slice"]
+
+
+def used_up(window: Window, left: float, needed: float, lost: float) -> SegmindBudgetError:
+    """
+    Return the error of a table for whose next request a window has no room.
+
+    :param lost: micro-dollars reserved for requests of unknown fate.
+    """
+    title = window.title[0].upper() + window.title[1:]
+    message = (
+        f"{title} has no room for one more request of up to {usd(needed)}: {usd(max(0.0, left))} of "
+        f"{usd(window.limit)} are left"
+    )
+    if lost > ROUNDING:
+        message += f", {usd(lost)} of them for requests of unknown fate, which a retry looks up"
+    error = SegmindBudgetError(f"{message}.", turns_at=window.turns_at)
+    error.retryable = lost > ROUNDING
+    return error

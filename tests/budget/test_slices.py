@@ -1,0 +1,179 @@
+"""The slice of a table: how much it reserves, what it returns, and who settles it."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from airflow_provider_segmind.budget import slices
+from airflow_provider_segmind.budget.orphaned_reservations import settle_slice
+from airflow_provider_segmind.budget.slices import TableSlice
+from airflow_provider_segmind.enrichment.settings import RunFigures
+from airflow_provider_segmind.exceptions import SegmindBudgetError, SegmindStateError
+from tests.support.budget_tables import BOUND, MIDNIGHT, SharedBudget, Table
+
+
+def figures(*, spent: float = 0.0, held: float = 0.0, in_flight: int = 0, waiting: int = 0) -> RunFigures:
+    return RunFigures(spent=spent, held=held, in_flight=in_flight, waiting=(BOUND,) * waiting)
+
+
+def exchange(table: TableSlice, run: RunFigures) -> None:
+    """Tell the store once what is due."""
+    order = table.plan(run)
+    if order is not None:
+        table.apply(table.carry_out(order))
+
+
+def reserved(budget: SharedBudget) -> int:
+    """Return the micro-dollars that are reserved."""
+    return sum(one.amount - round(one.spent) for one in budget.store.rows.values())
+
+
+def test_nothing_is_admitted_before_it_is_reserved() -> None:
+    budget = SharedBudget(limit=1.0)
+    table = budget.slice("a")
+    assert not table.admits(figures(), BOUND)
+    exchange(table, figures(waiting=3))
+    assert reserved(budget) == 30_000
+    assert table.admits(figures(held=2 * BOUND, in_flight=2), BOUND)
+    assert not table.admits(figures(held=3 * BOUND, in_flight=3), BOUND)
+
+
+def test_a_bill_below_the_bound_makes_room_for_the_next_request() -> None:
+    budget = SharedBudget(limit=1.0)
+    table = budget.slice("a")
+    exchange(table, figures(waiting=1))
+    assert not table.admits(figures(held=BOUND, in_flight=1), 0.004)
+    assert table.admits(figures(spent=0.006), 0.004)
+
+
+def test_slices_shrink_with_what_is_left_down_to_one_request() -> None:
+    budget = SharedBudget(limit=0.2)
+    sizes = []
+    for number in range(8):
+        table = budget.slice(f"table {number}")
+        exchange(table, figures(waiting=1))
+        before = reserved(budget)
+        exchange(table, figures(held=BOUND, in_flight=1, waiting=64))
+        sizes.append(reserved(budget) - before)
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] > sizes[-1] == 10_000
+
+
+def test_what_is_not_used_is_returned_after_some_seconds() -> None:
+    budget = SharedBudget(limit=1.0)
+    table = budget.slice("a")
+    exchange(table, figures(waiting=5))
+    for _ in range(12):
+        budget.clock.now += 1.0
+        exchange(table, figures(held=BOUND, in_flight=1))
+    assert 10_000 <= reserved(budget) < 10_100
+
+
+def test_slots_are_shared_by_tables_and_come_back() -> None:
+    budget = SharedBudget(limit=1.0, max_in_flight=3)
+    one, other = budget.slice("one"), budget.slice("other")
+    exchange(one, figures(waiting=2))
+    exchange(other, figures(waiting=2))
+    assert budget.store.in_flight("c") == 3
+    assert other.admits(figures(), BOUND)
+    assert not other.admits(figures(held=BOUND, in_flight=1), BOUND)
+    one.close(figures(spent=0.01))
+    assert budget.store.in_flight("c") == 1
+    budget.clock.now += 1.0
+    exchange(other, figures(held=BOUND, in_flight=1, waiting=1))
+    assert other.admits(figures(held=BOUND, in_flight=1), BOUND)
+
+
+def test_a_slice_that_was_not_renewed_must_not_be_used() -> None:
+    budget = SharedBudget(limit=1.0)
+    table = budget.slice("a")
+    exchange(table, figures(waiting=1))
+    budget.clock.now += slices.LEASE
+    assert not table.admits(figures(), BOUND)
+    exchange(table, figures(waiting=1))
+    assert table.admits(figures(), BOUND)
+
+
+def test_a_try_whose_slice_was_taken_over_stops() -> None:
+    budget = SharedBudget(limit=1.0)
+    late, retry = budget.slice("a"), budget.slice("a")
+    exchange(late, figures(waiting=2))
+    assert retry.claim_earlier() == pytest.approx(slices.TAKE_OVER_AFTER)
+    budget.clock.now += slices.TAKE_OVER_AFTER
+    retry.take_over(figures(spent=0.004))
+    assert budget.spent == pytest.approx(0.004)
+    assert retry.admits(figures(spent=0.004), BOUND)
+    exchange(late, figures(spent=0.004, waiting=1))
+    assert isinstance(late.error, SegmindStateError)
+    assert not late.admits(figures(), BOUND)
+    late.close(figures(spent=0.004))
+    assert budget.spent == pytest.approx(0.004)
+
+
+def test_what_was_reserved_before_midnight_counts_on_that_day() -> None:
+    budget = SharedBudget(limit=0.02)
+    table = budget.slice("a")
+    exchange(table, figures(waiting=2))
+    budget.clock.now = MIDNIGHT + 86_400.0 + 1.0
+    run = figures(spent=0.015, waiting=1)
+    exchange(table, run)
+    assert not table.admits(run, BOUND)
+    budget.clock.now += 1.0
+    exchange(table, run)
+    assert table.admits(run, BOUND)
+    assert {key: part / 1e12 for key, part in budget.store.spent.items()} == {"team/2023-11-15": 0.015}
+    table.close(figures(spent=0.018))
+    assert budget.store.spent["team/2023-11-16"] / 1e12 == pytest.approx(0.003)
+
+
+def test_a_store_that_does_not_answer_stops_what_is_sent_and_later_the_run() -> None:
+    budget = SharedBudget(limit=1.0)
+    table = budget.slice("a")
+    exchange(table, figures(waiting=2))
+    budget.store.silent()
+    budget.clock.now += 3.0
+    exchange(table, figures(held=BOUND, in_flight=1, waiting=1))
+    assert not table.admits(figures(), BOUND)
+    assert table.error is None
+    budget.clock.now += slices.SILENCE_PATIENCE
+    exchange(table, figures(waiting=1))
+    assert isinstance(table.error, SegmindStateError)
+    assert table.error.retryable
+
+
+def test_a_table_waits_for_what_others_may_return_and_stops_when_they_cannot() -> None:
+    budget = SharedBudget(limit=0.015)
+    one, other = budget.slice("one"), budget.slice("other")
+    exchange(one, figures(waiting=1))
+    exchange(other, figures(waiting=1))
+    assert other.error is None
+    one.close(figures(spent=0.008))
+    budget.clock.now += 1.0
+    exchange(other, figures(waiting=1))
+    assert isinstance(other.error, SegmindBudgetError)
+    assert "$0.007 of $0.015 are left" in str(other.error)
+    assert not other.error.retryable
+
+
+async def test_the_slice_of_a_killed_table_is_settled_from_its_ledger() -> None:
+    budget = SharedBudget(limit=5.0)
+    table = Table("a", budget, random.Random(4), rows=60, faults=0.0)
+    async with budget.passing_time():
+        assert await table.one_try(300) is None
+    (found,) = budget.store.rows.values()
+    assert budget.spent < budget.billed
+    assert settle_slice(budget.store, found, table.store.path, budget.clock())
+    left = sum(one.amount - one.spent for one in budget.store.rows.values()) / 1e6
+    assert budget.spent <= budget.billed <= budget.spent + left
+    assert left <= (table.concurrency + 1) * BOUND
+
+
+async def test_a_slice_without_a_ledger_stays_charged() -> None:
+    budget = SharedBudget(limit=5.0)
+    exchange(budget.slice("a"), figures(waiting=2))
+    (found,) = budget.store.rows.values()
+    table = Table("b", budget, random.Random(4), rows=1)
+    assert not settle_slice(budget.store, found, table.store.path, budget.clock())
+    assert reserved(budget) == 20_000
