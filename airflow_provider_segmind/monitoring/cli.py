@@ -1,0 +1,231 @@
+"""
+The arguments of the command, for ``airflow segmind`` and for ``python -m airflow_provider_segmind``.
+
+From Airflow 3.2 on, every ``airflow`` command imports this module, so it imports nothing that takes time; what a
+command does is imported when it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, NoReturn
+
+PROGRAM = "python -m airflow_provider_segmind"
+ABOUT = "See and steer what tasks ask of Segmind, and what that costs."
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 the check found a problem, or what was asked for is missing or cannot be read; "
+    "2 wrong arguments; 3 the metadata database cannot be reached from here."
+)
+_COMMANDS = "airflow_provider_segmind.monitoring.commands"
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """An argument: its flags, and what ``argparse`` takes besides."""
+
+    flags: tuple[str, ...]
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """
+    A command.
+
+    :param function: its name in the module of the commands.
+    :param details: shown by ``--help`` below its one-line ``help``.
+    """
+
+    name: str
+    help: str
+    function: str
+    arguments: tuple[Argument, ...]
+    details: str = ""
+
+    def run(self, values: argparse.Namespace) -> NoReturn:
+        """Run it with parsed arguments, and leave with its exit code."""
+        # Only now, because every `airflow` command imports this module.
+        commands = import_module(_COMMANDS)
+        raise SystemExit(commands.run(getattr(commands, self.function), values))
+
+    @property
+    def description(self) -> str:
+        """What ``--help`` says."""
+        return " ".join(part for part in (f"{self.help}.", self.details, EXIT_CODES) if part)
+
+
+def _argument(*flags: str, **options: Any) -> Argument:
+    return Argument(flags, options)
+
+
+OUTPUT = _argument(
+    *("-o", "--output"),
+    choices=("table", "json"),
+    default="table",
+    help="form of the output; JSON has exact figures, in micro-dollars",
+)
+CONNECTION = _argument("--conn-id", default=None, help="the Connection (default: all of type segmind)")
+DAG = _argument("--dag", action="append", help="only tasks of this DAG; may be repeated")
+TARGET = _argument(
+    "target",
+    metavar="LEDGER_OR_MANIFEST",
+    help="a ledger's folder, or a manifest (….manifest.json); a path, or the URI of an object store",
+)
+COMMANDS = (
+    Command(
+        "check",
+        "Say whether the key is right, the host reachable, and which stores are in use",
+        "check",
+        (CONNECTION, OUTPUT),
+        "It calls Segmind once for each Connection, which is free.",
+    ),
+    Command(
+        "requests",
+        "List the requests that tasks wait for",
+        "list_requests",
+        (
+            DAG,
+            _argument("--model", help="only requests to this model"),
+            _argument(
+                "--state", help="only requests in this state, such as QUEUED; asks Segmind for each, like --poll"
+            ),
+            _argument("--poll", action="store_true", help="ask Segmind for the state of each request, which is free"),
+            _argument(
+                "--at-segmind",
+                action="store_true",
+                help="list Segmind's request history instead, and mark what no task is known to have submitted",
+            ),
+            _argument("--limit", type=int, default=100, help="rows of the history that are read (default: 100)"),
+            CONNECTION,
+            OUTPUT,
+        ),
+        "Requests of a table are listed while its task is deferred; see 'table' for those of a running one.",
+    ),
+    Command(
+        "spend",
+        "Show USD and requests as billed",
+        "show_spend",
+        (
+            _argument("--since", help="ISO 8601, epoch seconds, today, or a span such as 12h or 7d (default: all)"),
+            _argument("--by", default="dag", help="of dag, task, model, day, run; several with commas (default: dag)"),
+            _argument(
+                "--reconcile",
+                action="store_true",
+                help="first complete the record from Segmind's history, since --since or for 7 days; free",
+            ),
+            DAG,
+            OUTPUT,
+        ),
+        "From the record of spend ([segmind] spend_path or spend_conn_id); without one, what XComs and manifests "
+        "still show.",
+    ),
+    Command(
+        "budgets",
+        "Show what is spent, reserved and left of each budget",
+        "show_budgets",
+        (CONNECTION, OUTPUT),
+        "Budgets of Connections and of [segmind] budgets, with the day and the month that are open now.",
+    ),
+    Command(
+        "dead-letters",
+        "Print the rows of a table without an answer as JSON lines: key, outcome, reason",
+        "list_dead_letters",
+        (
+            _argument("manifest", metavar="MANIFEST", help="….manifest.json of the run: a path or URI"),
+            _argument("--outcome", help="only rows with this outcome, such as truncated"),
+            _argument("--reason", help="only rows whose reason contains this text"),
+            _argument("--limit", type=int, help="at most so many rows"),
+        ),
+    ),
+    Command(
+        "table",
+        "Show the progress, outcomes, reasons, cost and files of a table, or what is known of one row",
+        "show_table",
+        (
+            TARGET,
+            _argument(
+                "--row",
+                metavar="KEY",
+                help="a row: the value of its key, JSON such as '{\"id\": 7}' for several key columns; a request id or "
+                "a fingerprint in hex is found as well",
+            ),
+            _argument("--ledger", help="the ledger's folder, where the manifest does not name it"),
+            OUTPUT,
+        ),
+        "A key is found through a manifest, in the output file or the dead letters it names; a ledger alone knows "
+        "request ids and fingerprints.",
+    ),
+    Command(
+        "forget",
+        "Remove old answers from the memory of answers, or some rows of a table from everywhere",
+        "forget_answers",
+        (
+            _argument(
+                "targets",
+                nargs="*",
+                metavar="MANIFEST",
+                help="….manifest.json of each run of the table, or a ledger's folder; paths or URIs",
+            ),
+            _argument(
+                "--row",
+                metavar="KEY",
+                help="the rows: the value of their key, JSON such as '{\"customer\": 7}' for some of several key "
+                "columns, a request id, or a fingerprint in hex",
+            ),
+            _argument(
+                "--older-than",
+                metavar="SPAN",
+                help="answers whose request is older, such as 90d or 12h; with a "
+                "manifest or a ledger, its rows that are unchanged for so long",
+            ),
+            _argument("--answers-path", help="the memory of answers (default: [segmind] answers_path)"),
+            _argument("--ledger", help="the ledger's folder, where a manifest does not name it"),
+            _argument("--yes", action="store_true", help="remove what was found; without it nothing is changed"),
+            OUTPUT,
+        ),
+        "What was found is listed first, and searched for again after it was removed.",
+    ),
+    Command(
+        "pause",
+        "Stop everything that spends: no task of the deployment submits a request until 'resume'",
+        "stop_spending",
+        (_argument("--reason", help="shown by the tasks that wait"),),
+        "Requests that were submitted continue and are billed. A running table notices within 10 seconds.",
+    ),
+    Command("resume", "Let tasks submit requests again", "allow_spending", ()),
+)
+
+
+def get_commands() -> list[Any]:
+    """Return the commands for ``airflow segmind``."""
+    from airflow_provider_segmind.compat import ActionCommand, Arg, GroupCommand
+
+    make: Any = Arg
+    actions = [
+        ActionCommand(
+            name=each.name,
+            help=each.help,
+            func=each.run,
+            args=[make(argument.flags, **argument.options) for argument in each.arguments],
+            description=each.description,
+        )
+        for each in COMMANDS
+    ]
+    return [GroupCommand(name="segmind", help=ABOUT, subcommands=actions)]
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command with the arguments of the process; leaves with its exit code."""
+    parser = argparse.ArgumentParser(prog=PROGRAM, description=f"{ABOUT} {EXIT_CODES}")
+    subcommands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for each in COMMANDS:
+        sub = subcommands.add_parser(each.name, help=each.help, description=each.description)
+        for argument in each.arguments:
+            sub.add_argument(*argument.flags, **argument.options)
+        sub.set_defaults(run=each.run)
+    values = parser.parse_args(arguments)
+    run: Callable[[argparse.Namespace], NoReturn] = values.run
+    run(values)

@@ -1,0 +1,159 @@
+"""What was spent, grouped: from the record of spend, else from what XComs and manifests still show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, get_args
+
+from airflow_provider_segmind.enrichment.manifest import Manifest
+from airflow_provider_segmind.spend.entries import SpendEntry, cost_in_micros
+
+Dimension: TypeAlias = Literal["dag", "task", "model", "day", "run"]
+DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
+_VALUES: Mapping[Dimension, Callable[[SpendEntry], str]] = {
+    "dag": lambda entry: entry.dag_id,
+    "task": lambda entry: entry.task_id,
+    "model": lambda entry: entry.model,
+    "day": lambda entry: entry.day,
+    "run": lambda entry: entry.run_id,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpendGroup:
+    """
+    What was spent under one key.
+
+    :param key: one value for each dimension asked for.
+    :param requests: finished requests, without those whose answer had been paid for before.
+    :param cost_micros: micro-dollars as billed, with their fraction, as far as Segmind has reported them. Round what is
+        shown, not what is added up: the figures by day and by DAG then have the same total.
+    :param unpriced: requests whose cost Segmind has not reported.
+    """
+
+    key: tuple[str, ...]
+    requests: int = 0
+    cost_micros: float = 0.0
+    unpriced: int = 0
+    tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpendView:
+    """
+    What was spent.
+
+    :param groups: by time if the first dimension is the day, else the most expensive first.
+    :param since: epoch seconds of the oldest figure, None without any.
+    :param note: what the source cannot know, for people.
+    """
+
+    groups: Sequence[SpendGroup]
+    total: SpendGroup
+    source: Literal["spend record", "XComs and manifests"]
+    since: float | None
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """An entry, and how many requests it stands for: the manifest of a table has sums only."""
+
+    entry: SpendEntry
+    requests: int = 1
+    unpriced: int = 0
+
+    @classmethod
+    def of(cls, entry: SpendEntry) -> Spending:
+        """Return the one request of an entry."""
+        return cls(entry, int(not entry.reused), int(entry.cost_micros is None and not entry.reused))
+
+
+class _Sum:
+    def __init__(self) -> None:
+        self.requests = self.unpriced = self.tokens = 0
+        self.micros = 0.0
+
+    def add(self, one: Spending) -> None:
+        self.requests += one.requests
+        self.unpriced += one.unpriced
+        self.tokens += one.entry.tokens or 0
+        self.micros += one.entry.cost_micros or 0.0
+
+    def group(self, key: tuple[str, ...]) -> SpendGroup:
+        return SpendGroup(
+            key=key,
+            requests=self.requests,
+            cost_micros=round(self.micros, 6),
+            unpriced=self.unpriced,
+            tokens=self.tokens,
+        )
+
+
+def grouped(
+    spent: Iterable[Spending],
+    by: Sequence[Dimension],
+    *,
+    source: Literal["spend record", "XComs and manifests"],
+    note: str,
+    dag_ids: Collection[str] | None = None,
+) -> SpendView:
+    """Add up what was spent."""
+    sums: dict[tuple[str, ...], _Sum] = {}
+    total = _Sum()
+    since: float | None = None
+    for one in spent:
+        entry = one.entry
+        if dag_ids is not None and entry.dag_id not in dag_ids:
+            continue
+        sums.setdefault(tuple(_VALUES[name](entry) for name in by), _Sum()).add(one)
+        total.add(one)
+        since = entry.at if since is None else min(since, entry.at)
+    groups = [found.group(key) for key, found in sums.items()] if by else []
+    if by and by[0] == "day":
+        groups.sort(key=lambda group: group.key)
+    else:
+        groups.sort(key=lambda group: (-group.cost_micros, group.key))
+    return SpendView(groups=groups, total=total.group(()), source=source, since=since, note=note)
+
+
+def spent_by_task(about: Mapping[str, Any], xcoms: Mapping[str, Any], model: str | None) -> Iterator[Spending]:
+    """
+    Yield what the XComs of one task that is no table show.
+
+    :param about: the fields of an entry that identify the task, and when it ended.
+    :param model: of its submission record, None without one.
+    """
+    value = xcoms.get("return_value")
+    body = value if isinstance(value, Mapping) else {}
+    request_id = xcoms.get("request_id") or body.get("request_id")
+    metrics = body.get("metrics")
+    cost = xcoms.get("cost", metrics.get("cost") if isinstance(metrics, Mapping) else None)
+    if not isinstance(request_id, str) or not isinstance(cost, (int, float)):
+        return
+    usage = xcoms.get("usage")
+    tokens = usage.get("total_tokens") if isinstance(usage, Mapping) else None
+    entry = SpendEntry(
+        **about,
+        model=str(body.get("model") or model or ""),
+        request_id=request_id,
+        outcome="success",
+        tokens=tokens if isinstance(tokens, int) else None,
+        cost_micros=cost_in_micros(cost),
+        reused=xcoms.get("reused") is True,
+    )
+    yield Spending.of(entry)
+
+
+def spent_by_table(about: Mapping[str, Any], manifest: Manifest) -> Spending:
+    """Return what the manifest of a table shows."""
+    entry = SpendEntry(
+        **about,
+        model=manifest.model,
+        request_id=f"{manifest.run_id}/{manifest.shard_index}",
+        outcome="success",
+        tokens=manifest.tokens,
+        cost_micros=cost_in_micros(manifest.cost),
+    )
+    return Spending(entry, manifest.requests, manifest.unpriced)

@@ -1,0 +1,168 @@
+"""The command ``forget``: it says what it would remove, removes it with --yes, and proves it by a search."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from airflow_provider_segmind.answer_cache import Answer, AnswerCache, question_fingerprint
+from airflow_provider_segmind.emulator import SegmindEmulator
+from airflow_provider_segmind.monitoring.cli import main
+from tests.execution.test_enrichment import Table, things
+from tests.execution.test_sql_table import Shop
+from tests.support.databases import opened
+
+DAY = 86_400.0
+Command = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Run the command; return its exit code and what it printed."""
+    monkeypatch.setenv("_AIRFLOW_PROCESS_CONTEXT", "server")
+
+    def run(*arguments: str) -> tuple[int, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main(("forget", *arguments))
+        printed = capsys.readouterr()
+        return int(left.value.code or 0), printed.out + printed.err
+
+    return run
+
+
+@pytest.fixture
+def table(tmp_path: Path, segmind_emulator: SegmindEmulator, monkeypatch: pytest.MonkeyPatch) -> Table:
+    monkeypatch.setenv("AIRFLOW__SEGMIND__ANSWERS_PATH", str(tmp_path / "answers"))
+    made = Table(tmp_path, segmind_emulator)
+    segmind_emulator.script(match="rose", fail="too red", times=None)
+    made.ask(source=things("sky", "rose", "snow"), max_failed_rows=None, reuse_answers="always")
+    return made
+
+
+def manifest(table: Table) -> str:
+    return str(table.output.with_name("colours.manifest.json"))
+
+
+def test_old_answers_are_listed_and_removed_with_yes(tmp_path: Path, command: Command) -> None:
+    cache = AnswerCache(tmp_path / "answers")
+    for age in (1, 89, 91, 200):
+        question = question_fingerprint("m", {"age": age})
+        at = time.time() - age * DAY
+        cache.keep(Answer(fingerprint=question, model="m", at=at, request_id=f"r{age}", body=b"{}"))
+    old = ("--older-than", "90d", "--answers-path", str(tmp_path / "answers"))
+
+    code, printed = command(*old)
+    assert code == 0
+    assert "4 answers in the memory, 2 of them older than 90d" in printed
+    assert "Nothing was changed" in printed
+    assert len(list(cache.all())) == 4
+
+    code, printed = command(*old, "--yes")
+    assert code == 0
+    assert "Removed. A search for it now finds 0." in printed
+    assert len(list(cache.all())) == 2
+    assert json.loads(command(*old, "-o", "json")[1])["found"] == []
+
+
+def test_a_row_is_listed_then_removed_and_nothing_remains(table: Table, command: Command) -> None:
+    row = (manifest(table), "--row", "0")
+
+    code, printed = command(*row)
+    assert code == 0
+    assert "Nothing was changed; --yes removes it." in printed
+    for what in ("answer", "ledger", "output"):
+        assert what in printed
+    assert len(table.rows) == 3
+
+    removed = json.loads(command(*row, "--yes", "-o", "json")[1])
+    assert {one["what"] for one in removed["found"]} == {"answer", "ledger", "output"}
+    assert removed["left"] == []
+    assert [row["id"] for row in table.rows] == [1, 2]
+
+    code, printed = command(*row)
+    assert code == 1
+    assert "Nothing is known of such a row." in printed
+
+
+def test_a_row_without_an_answer_is_removed_from_dead_letters_and_the_report(table: Table, command: Command) -> None:
+    code, printed = command(manifest(table), "--row", '{"id": 1}', "--yes")
+
+    assert code == 0
+    assert "Removed. A search for it now finds 0." in printed
+    assert table.dead_letters == []
+    assert not table.output.with_name("colours.report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "Give either --older-than"),
+        (("--row", "7"), "Give either --older-than"),
+        (("a.manifest.json",), "Give either --older-than"),
+        (("--row", "7", "--older-than", "9d"), "Give either --older-than"),
+        (("a.manifest.json", "--row", "7", "--older-than", "9d"), "Give either --older-than"),
+        (("--older-than", "9d"), "There is no memory of answers"),
+    ],
+)
+def test_wrong_arguments_change_nothing(arguments: tuple[str, ...], message: str, command: Command) -> None:
+    code, printed = command(*arguments)
+    assert code == 1
+    assert message in printed
+
+
+def test_an_object_without_columns_is_not_every_row(table: Table, command: Command) -> None:
+    code, printed = command(manifest(table), "--row", "{}", "--yes")
+    assert code == 1
+    assert "name a column" in printed
+    assert len(table.rows) == 3
+
+
+def test_a_row_of_a_database_table_is_deleted_by_its_key(
+    tmp_path: Path, segmind_emulator: SegmindEmulator, monkeypatch: pytest.MonkeyPatch, command: Command
+) -> None:
+    with opened("sqlite", tmp_path) as database:
+        monkeypatch.setenv("AIRFLOW_CONN_SHOP", json.dumps(database.airflow))
+        shop = Shop(tmp_path, segmind_emulator, database)
+        shop.stock("sky", "rose", "snow")
+        shop.ask()
+        row = (str(tmp_path / "ledger" / "reports" / "shop" / "answers.manifest.json"), "--row", "2")
+
+        assert "shop:answers" in command(*row)[1]
+        assert len(shop.answers) == 3
+        code, printed = command(*row, "--yes")
+
+        assert code == 0
+        assert "Removed. A search for it now finds 0." in printed
+        assert "No memory of answers was searched" in printed
+        assert [row["id"] for row in shop.answers] == [1, 3]
+        shop.ask_the_next_day()
+        assert shop.posts == 4
+
+
+def test_old_rows_of_a_ledger_are_removed_and_newer_ones_are_kept(
+    table: Table, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = str(tmp_path / "ledger")
+    table.ask(source=things("moon"), max_failed_rows=None, ledger_path=ledger)
+    between = time.time()
+    table.ask(source=things("sun"), max_failed_rows=None, ledger_path=ledger)
+    monkeypatch.setattr("airflow_provider_segmind.monitoring.commands._since", lambda _: between)
+    old = (ledger, "--older-than", "90d")
+
+    code, printed = command(*old)
+    assert code == 0
+    assert "1 distinct row without news since" in printed
+    assert "it is paid for again" in printed
+    code, printed = command(*old, "--yes")
+    assert code == 0
+    assert "Removed. A search for it now finds 0." in printed
+    assert "0 distinct rows without news" in command(*old)[1]
+
+    posts = len(table.emulator.posts())
+    table.ask(source=things("sun", "moon"), max_failed_rows=None, ledger_path=ledger)
+    assert len(table.emulator.posts()) == posts + 1
