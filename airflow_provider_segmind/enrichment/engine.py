@@ -11,35 +11,54 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import random
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from typing import Any, TypeVar
 
+from airflow_provider_segmind.chat.cost_estimate import CostBound
 from airflow_provider_segmind.enrichment.ledger.events import Submitted
 from airflow_provider_segmind.enrichment.ledger.group_commit import GroupCommit
 from airflow_provider_segmind.enrichment.ledger.ledger import Ledger
-from airflow_provider_segmind.enrichment.ledger.live import BEATS, Heartbeat, Membership
+from airflow_provider_segmind.enrichment.ledger.prompts import keep_prompt
+from airflow_provider_segmind.enrichment.ledger.run_liveness import BEATS, Heartbeat, Membership
 from airflow_provider_segmind.enrichment.recovery import recover_earlier, resolve_lost
 from airflow_provider_segmind.enrichment.row_reader import RowReader
 from airflow_provider_segmind.enrichment.row_request import RowRequester
-from airflow_provider_segmind.enrichment.run_limits import Budget, Limits
+from airflow_provider_segmind.enrichment.run_limits import Limits, RunUsage
 from airflow_provider_segmind.enrichment.settings import (
     Client,
     KeyedTarget,
     LostRow,
     Prepared,
     Question,
+    RunFigures,
     Settings,
     Shard,
+    TableBudget,
 )
-from airflow_provider_segmind.enrichment.stats import Meter, Progress, Tally, outcomes_of
+from airflow_provider_segmind.enrichment.stats import MOST_LISTED, Meter, Progress, Tally, outcomes_of
 from airflow_provider_segmind.enrichment.storage import StorePath
-from airflow_provider_segmind.enrichment.work_queue import Deferral, InFlightBytes, RowTracker, deferral_of
-from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindEnrichmentError, SegmindError, after_sending
+from airflow_provider_segmind.enrichment.work_queue import (
+    Deferral,
+    FinishedRows,
+    InFlightBytes,
+    RowTracker,
+    deferral_of,
+)
+from airflow_provider_segmind.exceptions import (
+    SegmindBudgetError,
+    SegmindConfigError,
+    SegmindEnrichmentError,
+    SegmindError,
+    after_sending,
+)
 
 T = TypeVar("T")
 POSTPONED = 4
@@ -57,6 +76,8 @@ GRACE = 3.0
 """Seconds for what is in flight after a kill: Airflow 3's supervisor sends SIGKILL five seconds after SIGTERM."""
 PROGRESS_INTERVAL = 1.0
 """Seconds between progress reports."""
+BUDGET_INTERVAL = 0.5
+"""Seconds between two exchanges with the store of the budgets."""
 DEFER_AFTER = 60.0
 """
 Seconds for which there must be nothing to do but wait before a run defers, because that costs the start of a task and
@@ -73,11 +94,13 @@ class Stop:
 
     :param hurry: whether what is in flight has only the grace period left.
     :param error: what Segmind or the ledger said, when that is the reason.
+    :param refusal: what a budget said, when that is the reason.
     """
 
     reason: str
     hurry: bool = False
     error: SegmindError | None = None
+    refusal: SegmindBudgetError | None = None
 
 
 class Engine:
@@ -87,7 +110,7 @@ class Engine:
     :param rows: the table; read once, in another thread.
     :param rows_total: how many rows it has, None when that is unknown before it was read.
     :param ledger_folder: where the ledger lives.
-    :param run_id: names the run whose budget counts; a retry has the same.
+    :param run_id: names the run whose limits count; a retry has the same.
     :param target: where the answers go, when that has a say in which rows are asked about.
     :param resume_state: what :meth:`resume_state` of the same try before returned, when it deferred.
     :param progress: called every :data:`PROGRESS_INTERVAL` seconds and at the end.
@@ -131,19 +154,27 @@ class Engine:
         )
         self.heartbeat = Heartbeat(self.member)
         self.ledger = Ledger(ledger_folder, run=run_id, writer=writer, clock=clock, live=self.member)
-        self.budget = Budget(self.limits)
+        self.usage = RunUsage(self.limits)
         self.tally = Tally(clock)
         self.tally.take_over(resume_state or {})
         self._seconds_before = float((resume_state or {}).get("seconds", 0.0))
+        self._began = float((resume_state or {}).get("began", clock()))
         client.count_calls(self.tally.called)
         self.stopped: Stop | None = None
         self.deferral: Deferral | None = None
         self.waiting: dict[str, Submitted] = {}
         self.waiting_for_permit = 0
+        self.paused = False
+        self._short: dict[bytes, float] = {}
         self._asking = 0
         self._all_read = False
         self._postponing = True
         self.commits: GroupCommit
+        self.finished_rows = FinishedRows(
+            appended=lambda: self.commits.appended, durable=lambda: self.commits.durable, monotonic=monotonic
+        )
+        """What a keyed target may be given while the run goes on; empty without one."""
+        self._is_keyed = target is not None
         self.clock = clock
         self.client = client
         self._sleep = sleep
@@ -176,20 +207,51 @@ class Engine:
         """Whether not even what was permitted before may be submitted any more."""
         return self.stopped is not None and (self.stopped.hurry or self.stopped.error is not None)
 
-    def stop(self, reason: str, *, hurry: bool = False, error: SegmindError | None = None) -> None:
+    def stop(
+        self, reason: str, *, hurry: bool = False, error: SegmindError | None = None,
+        refusal: SegmindBudgetError | None = None,
+    ) -> None:  # fmt: skip
         """
         Submit nothing more; call it from the loop's own thread.
 
         :param hurry: give what is in flight only the grace period, because the process is about to be killed.
         """
         if self.stopped is None:
-            self.stopped = Stop(reason, hurry, error)
+            self.stopped = Stop(reason, hurry, error, refusal)
         else:
             self.stopped.hurry |= hurry
             self.stopped.error = self.stopped.error or error
         self._changed.set()
         if hurry:
             self._stop_signal.set()
+
+    def pause(self, reason: str | None) -> None:
+        """Send no paid call while there is a ``reason``; call it from the loop's own thread."""
+        self.paused = reason is not None
+        self._changed.set()
+
+    def in_budget(self, mark: bytes, bound: CostBound) -> bool:
+        """Return whether the budgets allow one more paid call; if not, more is asked for."""
+        budget = self.settings.budget
+        cost = self.usage.expected(bound)
+        if budget is None or budget.admits(self._figures(), cost):
+            self._short.pop(mark, None)
+            return True
+        self._short[mark] = cost
+        return False
+
+    def waits_for_unread(self) -> bool:
+        """Return whether the budgets may have room only when rows with open requests of earlier tries are read."""
+        budget = self.settings.budget
+        return budget is not None and budget.refused is not None and not self.usage.in_flight and self.usage.unread > 0
+
+    def no_longer_short(self, mark: bytes) -> None:
+        """Note that a row does not wait for the budgets any more."""
+        self._short.pop(mark, None)
+
+    def may_still_send(self) -> bool:
+        """Return whether a call that the budgets have allowed may be sent now."""
+        return self.settings.budget is None or self.settings.budget.is_usable()
 
     def skip(self, prepared: Prepared, reason: str, *, lost: LostRow | None = None) -> None:
         """Skip a row without an outcome; see :meth:`RowTracker.skip`."""
@@ -210,8 +272,8 @@ class Engine:
         """Return why a row was set aside, None when it was not."""
         return self._rows.skipped.get(fingerprint)
 
-    async def budget_changed(self) -> None:
-        """Wait until what is in flight has been billed, or the run stops."""
+    async def usage_changed(self) -> None:
+        """Wait until what is in flight has been billed, a pause begins or ends, or the run stops."""
         self._changed.clear()
         if not self.stopping:
             await self._changed.wait()
@@ -228,6 +290,8 @@ class Engine:
         """
         self._started = self.clock()
         try:
+            if self.settings.budget is not None:
+                await self._sleep(await self._in_thread(self.settings.budget.claim_earlier))
             await self._in_thread(self._replay)
             await self._ask()
         finally:
@@ -242,7 +306,7 @@ class Engine:
     async def _ask(self) -> None:
         # Every writer that had ended when the ledger was read has ended by now.
         self._alone_since = self.clock()
-        self.budget = Budget(self.limits, self.ledger.totals())
+        self.usage = RunUsage(self.limits, self.ledger.totals())
         self._reserve_open_requests()
         self._rows = self._new_tracker()
         self.commits = GroupCommit(
@@ -260,6 +324,9 @@ class Engine:
         ]
         try:
             self.commits.take_in()
+            if self.settings.budget is not None:
+                await self._in_thread(partial(self.settings.budget.take_over, self._figures()))
+                background.append(asyncio.create_task(self._keep_budget(self.settings.budget), name="segmind-budget"))
             await recover_earlier(self, until=self._alone_since)
             await self._process(self._enqueue_rows())
             self._postponing = False
@@ -275,13 +342,55 @@ class Engine:
             await asyncio.gather(*background, return_exceptions=True)
             await self.commits.close()
             self._rows.skip_contested()
+            if self.settings.budget is not None:
+                await asyncio.shield(self._in_thread(partial(self._close_budget, self.settings.budget)))
+
+    def _figures(self) -> RunFigures:
+        usage = self.usage
+        return RunFigures(
+            spent=usage.spent,
+            # Without a bill the most is charged, but only when the run ends: a bill may still be found.
+            held=usage.held + usage.charged,
+            in_flight=usage.in_flight + usage.unread,
+            unread=usage.unread,
+            waiting=() if self.stopping or self.paused else tuple(self._short.values()),
+        )
+
+    async def _keep_budget(self, budget: TableBudget) -> None:
+        """Exchange with the store of the budgets, in a thread, until the run ends."""
+        while True:
+            order = budget.plan(self._figures())
+            if order is not None:
+                budget.apply(await self._in_thread(partial(budget.carry_out, order)))
+                if budget.error is not None and not self.stopping:
+                    if isinstance(budget.error, SegmindBudgetError):
+                        self.stop(str(budget.error), refusal=budget.error)
+                    else:
+                        self.stop(str(budget.error), error=budget.error)
+                self._changed.set()
+            await asyncio.sleep(BUDGET_INTERVAL)
+
+    def _close_budget(self, budget: TableBudget) -> None:
+        open_rows = [
+            claim.bound.usd
+            for mark, row in self.ledger.open_rows()
+            if (claim := row.claim_for(self.ledger.run)) is not None
+            and claim.run == self.ledger.run
+            and self.shard.owns(mark)
+        ]
+        # With what another try of this run was billed meanwhile, if one did not end at once.
+        spent = max(self.usage.spent, self.ledger.totals().cost) + self.usage.charged
+        try:
+            budget.close(RunFigures(spent=spent, held=sum(open_rows) * self.usage.excess, in_flight=len(open_rows)))
+        except SegmindError as error:
+            log.warning("%s The next try, or another task, settles what is reserved from the ledger.", error)
 
     def _source_failure(self) -> SegmindError | None:
         """Return the error of a source that broke, unless something else ended the run, which a retry must continue."""
         broken, rows = self.reader.broken, self.reader.rows_seen
         if broken is None or self.halted:
             return None
-        sent = max(self.tally.posts, self.budget.rows)
+        sent = max(self.tally.posts, self.usage.rows)
         if sent:
             after_sending(broken, f"{sent} requests were sent in this run before")
         # Only a retry fetches what was accepted and not answered yet, also where it cannot read on.
@@ -305,7 +414,7 @@ class Engine:
 
     def resume_state(self) -> dict[str, Any]:
         """Return the counts of this try as plain JSON, for when the run continues after a deferral."""
-        return {**self.tally.to_json(), "seconds": round(self.seconds, 3)}
+        return {**self.tally.to_json(), "seconds": round(self.seconds, 3), "began": self._began}
 
     def close(self) -> None:
         """Drop the local working copies; the ledger stays."""
@@ -318,18 +427,20 @@ class Engine:
         for mark, row in self.ledger.open_rows():
             claim = row.claim_for(self.ledger.run)
             if claim is not None and claim.run == self.ledger.run and self.shard.owns(mark):
-                self.budget.reserve_open(mark, claim.bound)
+                self.usage.reserve_open(mark, claim.bound)
 
     def _new_tracker(self) -> RowTracker:
         return RowTracker(
             self.ledger,
-            self.budget,
+            self.usage,
             self.member,
             rerun=self.settings.rerun,
+            began=self._began,
             started=self._alone_since,
             pause=CONTEST_PAUSE,
             rng=self._rng,
             monotonic=self._monotonic,
+            finished=self.finished_rows.add if self._is_keyed else None,
         )
 
     def _replay(self) -> None:
@@ -338,8 +449,22 @@ class Engine:
         # Registered first: from then on nothing is moved away that this run has not read.
         self.member.register()
         self.ledger.replay()
-        if self.ledger.totals().rows:
-            self.reader.add_answered(self.ledger.answered_in_run())
+        self._keep_prompt()
+        totals = self.ledger.totals()
+        if not totals.rows:
+            return
+        self.reader.add_answered(self.ledger.answered_in_run())
+        if self.settings.spend is not None:
+            self.settings.spend.ended_before(self.ledger.requests_of_run(), since=totals.since)
+
+    def _keep_prompt(self) -> None:
+        ledger, question = self.ledger, self.question
+        if question.template is None or not self.settings.keep_prompt:
+            return
+        try:
+            keep_prompt(ledger.folder, question.prompt, run=ledger.run, at=self.clock())
+        except Exception as error:  # noqa: BLE001 - stores raise errors of their own, and no answer depends on this file
+            log.warning("The prompt could not be kept in the ledger: %s: %s", type(error).__name__, error)
 
     def _unregister(self) -> None:
         self.heartbeat.stop()
@@ -479,13 +604,18 @@ class Engine:
             self._consider_deferral()
 
     def _consider_deferral(self) -> None:
-        """End the run for now, when all its workers would only wait for minutes."""
+        """End the run for now, when all its workers would only wait for minutes, or for the end of a pause."""
         if (
             not self.settings.deferrable
             or self.stopping
             or self._asking == 0
             or self._asking != len(self.waiting) + self.waiting_for_permit
         ):
+            return
+        if self.paused:
+            if not self.waiting:
+                self.deferral = Deferral((), 0, math.inf)
+                self.stop("spending is paused", hurry=True)
             return
         more = not self._all_read or self._rows.busy > self._asking
         if more and self._asking < self.settings.concurrency:
@@ -524,10 +654,12 @@ class Engine:
             eta=None if self.stopping else self._meter.left(total),
             outcomes=outcomes_of(self.tally.outcomes),
             reasons=self.tally.reasons.to_json(),
-            in_flight=self.budget.in_flight,
+            in_flight=self.usage.in_flight,
             lost=len(self._rows.lost),
-            cost=self.budget.spent,
+            cost=self.usage.spent,
             seconds=seconds,
+            # The order of submission; the reports of a large run must not grow with what is in flight.
+            requests=tuple((one.request_id, one.at) for one in islice(self.waiting.values(), MOST_LISTED)),
         )
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeAlias
 
-from airflow_provider_segmind.chat.reply_policy import Decision
+from airflow_provider_segmind.chat.reply_policy import Accept, Decision, FollowUp
 from airflow_provider_segmind.client.models import RequestResult
 
 OTHER = "other reasons"
@@ -98,6 +98,29 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class FinishedRequest:
+    """
+    A request that ended.
+
+    :param at: epoch seconds when it ended, as far as that is known.
+    :param outcome: of this request; one that led to a follow-up has the outcome that its row would have had.
+    :param cost: USD billed, None if Segmind did not report it.
+    :param tokens: of input and output, None if unknown.
+    :param run: the enrichment run that sent it, empty for a request of no table.
+    :param reused: its answer was paid for before, so that it cost nothing this time.
+    """
+
+    request_id: str
+    model: str
+    at: float
+    outcome: Outcome
+    cost: float | None
+    tokens: int | None = None
+    run: str = ""
+    reused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class RowReply:
     """
     What Segmind answered for a row.
@@ -125,6 +148,23 @@ class RowVerdict:
 
     decision: Decision
     tokens: int | None = None
+
+
+def outcome_of(decision: Decision) -> Outcome:
+    """Return the outcome of the request whose reply was decided."""
+    if isinstance(decision, FollowUp):
+        return outcome_before(decision.follow_ups)
+    return Outcome.SUCCESS if isinstance(decision, Accept) else outcome_of_refusal(decision.reason)
+
+
+def outcome_before(follow_ups: Sequence[int]) -> Outcome:
+    """
+    Return the outcome of the request before a follow-up.
+
+    :param follow_ups: as in :class:`~airflow_provider_segmind.chat.reply_policy.FollowUp`.
+    """
+    *before, latest = follow_ups
+    return Outcome.TRUNCATED if latest and not any(before) else Outcome.INVALID
 
 
 def outcome_of_refusal(reason: str) -> Outcome:

@@ -14,10 +14,11 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
+from airflow_provider_segmind.enrichment.dead_letters import ROW, DeadLetter, open_letters
 from airflow_provider_segmind.enrichment.engine import Engine
 from airflow_provider_segmind.enrichment.files.readers import open_source
 from airflow_provider_segmind.enrichment.files.writers import Kinds, Write, needs_kinds, open_sink, write_jsonl
-from airflow_provider_segmind.enrichment.ledger.events import Claimed, Finished
+from airflow_provider_segmind.enrichment.ledger.events import REUSED, Bill, Claimed, Finished
 from airflow_provider_segmind.enrichment.manifest import Manifest, set_latency
 from airflow_provider_segmind.enrichment.outcomes import Outcome, Reasons
 from airflow_provider_segmind.enrichment.row_reader import SourceRow
@@ -50,6 +51,7 @@ class OutputRow:
     :param request_ids: the requests submitted for it.
     :param cost: USD billed for them, as far as known.
     :param tokens: tokens they used.
+    :param follow_up_cost: the part of the cost for follow-ups.
     """
 
     source: SourceRow
@@ -59,6 +61,7 @@ class OutputRow:
     request_ids: tuple[str, ...] = ()
     cost: float | None = None
     tokens: int | None = None
+    follow_up_cost: float = 0.0
 
 
 class KeyedOutput(Protocol):
@@ -114,35 +117,56 @@ class Output:
         values["_segmind_tokens"] = _only_once(row.tokens, row)
         return values
 
+    def finished_rows(self, fingerprint: bytes, *, after: int, most: int) -> list[OutputRow]:
+        """
+        Return rows read so far that share an outcome, while the engine runs; from any thread.
+
+        :param after: the number of the last row that is not wanted again, -1 to begin.
+        :param most: rows to return.
+        :returns: none if the outcome is not in the ledger.
+        """
+        event = self._engine.ledger.finished(fingerprint)
+        if event is None:
+            return []
+        sources = self._engine.reader.equal_rows(fingerprint, after=after, most=most)
+        return [self._finished(source, event) for source in sources]
+
+    def _finished(self, source: SourceRow, event: Finished) -> OutputRow:
+        outcome, reason = event.outcome, event.reason
+        if self._misfit is not None and outcome is Outcome.SUCCESS and (misfit := self._misfit(event.answer or {})):
+            outcome, reason = Outcome.INVALID, misfit
+        spent = (event.request_ids, event.cost, event.tokens, _cost_after_first(event.bills))
+        return OutputRow(source, outcome, reason, event, *spent)
+
     def _row(self, source: SourceRow, mark: bytes) -> OutputRow:
         engine = self._engine
-        state, why = engine.ledger.row_state(mark), engine.skip_reason(mark)
-        event = None if state.open else engine.ledger.finished(mark)
+        event = None if engine.ledger.is_open(mark) else engine.ledger.finished(mark)
         if event is not None:
-            spent = (event.request_ids, event.cost, event.tokens)
-            outcome, reason = event.outcome, event.reason
-            if self._misfit is not None and outcome is Outcome.SUCCESS and (misfit := self._misfit(event.answer or {})):
-                outcome, reason = Outcome.INVALID, misfit
-            return OutputRow(source, outcome, reason, event, *spent)
+            return self._finished(source, event)
+        state, why = engine.ledger.row_state(mark), engine.skip_reason(mark)
         if state.open is None:
             why = why or (engine.stopped.reason if engine.stopped else STOPPED)
             spent = _spent(state.unsent_follow_up(engine.ledger.run), engine)
             return OutputRow(source, Outcome.SKIPPED, why, None, *spent)
-        ids, cost, tokens = _spent(state.claim, engine)
+        ids, cost, tokens, follow_up_cost = _spent(state.claim, engine)
         if state.open.submitted is not None:
             ids = (*ids, state.open.submitted.request_id)
             why = why or "the request was accepted and the run ended before its answer; a retry fetches it"
         why = why or "its request may have been accepted; whether it was is unknown"
-        return OutputRow(source, Outcome.UNKNOWN, why, None, ids, cost, tokens)
+        return OutputRow(source, Outcome.UNKNOWN, why, None, ids, cost, tokens, follow_up_cost)
 
 
-def _spent(claim: Claimed | None, engine: Engine) -> tuple[tuple[str, ...], float | None, int | None]:
+def _spent(claim: Claimed | None, engine: Engine) -> tuple[tuple[str, ...], float | None, int | None, float]:
     """Return the requests that a run submitted for an unfinished row, and their cost."""
     if claim is None or not claim.request_ids:
-        return (), None, None
+        return (), None, None, 0.0
     if claim.run != engine.ledger.run:
-        return claim.request_ids, None, None
-    return claim.request_ids, claim.cost, claim.tokens or None
+        return claim.request_ids, None, None, 0.0
+    return claim.request_ids, claim.cost, claim.tokens or None, _cost_after_first(claim.bills)
+
+
+def _cost_after_first(bills: tuple[Bill, ...]) -> float:
+    return sum(bill.cost or 0.0 for bill in bills[1:])
 
 
 def _only_once(amount: float | None, row: OutputRow) -> float | None:
@@ -175,11 +199,11 @@ def write_output(
         for row in rows.rows():
             kinds.observe(rows.values(row))
     count = _Count(engine)
-    with _sink(output, rows.columns, kinds) as write, _dead_letter_sink(dead_letters) as write_dead_letter:
+    with _sink(output, rows.columns, kinds) as write, open_letters(dead_letters) as write_letter:
         for row in _written(rows, write, each, keyed):
             count.add(row)
             if row.outcome is not Outcome.SUCCESS:
-                write_dead_letter(_dead_letter(row))
+                write_letter(_dead_letter(row))
     manifest = count.manifest()
     manifest.columns = list(rows.columns)
     manifest.outputs = [str(output)] if output is not None else []
@@ -218,25 +242,21 @@ def _sink(path: StorePath | None, columns: tuple[str, ...], kinds: Kinds | None)
     return nullcontext(_discard) if path is None else open_sink(path, columns, kinds)
 
 
-def _dead_letter_sink(path: StorePath | None) -> AbstractContextManager[Write]:
-    return nullcontext(_discard) if path is None else open_sink(path, ())
-
-
 def _discard(_: Mapping[str, Any]) -> None:
     """Do nothing: no such output was requested."""
 
 
-def _dead_letter(row: OutputRow) -> dict[str, Any]:
-    return {
-        "row": row.source.number,
-        "key": row.source.key,
-        "outcome": str(row.outcome),
-        "reason": row.reason,
-        "attempts": len(row.request_ids),
-        "request_ids": list(row.request_ids),
-        "cost": row.cost if row.source.first else None,
-        "fingerprint": row.source.fingerprint.hex() if row.source.fingerprint else None,
-    }
+def _dead_letter(row: OutputRow) -> DeadLetter:
+    return DeadLetter(
+        row=row.source.number,
+        key=row.source.key,
+        outcome=str(row.outcome),
+        reason=row.reason,
+        attempts=len(row.request_ids),
+        request_ids=list(row.request_ids),
+        cost=row.cost if row.source.first else None,
+        fingerprint=row.source.fingerprint.hex() if row.source.fingerprint else None,
+    )
 
 
 class _Count:
@@ -249,6 +269,8 @@ class _Count:
         self._manifest = Manifest(
             run_id=engine.ledger.run,
             model=engine.question.model,
+            prompt_hash=engine.question.prompt_hash,
+            ledger=str(engine.ledger.folder),
             shard_index=engine.shard.index,
             shard_count=engine.shard.count,
             rows_in_source=engine.reader.rows_seen,
@@ -256,11 +278,14 @@ class _Count:
             rows_unchanged=engine.reader.rows_unchanged,
             complete=engine.reader.exhausted,
             stopped=engine.stopped.reason if engine.stopped else None,
+            stopped_by="budget" if engine.stopped and engine.stopped.refusal else None,
             calls=engine.tally.posts + engine.tally.polls,
             posts=engine.tally.posts,
             resumed=engine.tally.resumed,
             seconds=round(engine.seconds, 3),
+            ended=round(engine.clock(), 3),
             timeline=engine.tally.timeline.to_json(),
+            notes=dict(engine.settings.notes),
         )
         self._manifest.outcomes[Outcome.SUCCESS] += engine.reader.rows_unchanged
 
@@ -277,6 +302,7 @@ class _Count:
             manifest.duplicates_saved += event.outcome is Outcome.SUCCESS
         elif event.run != manifest.run_id:
             manifest.cache_hits += 1
+            manifest.reused += event.run == f"{manifest.run_id}{REUSED}"
         else:
             self._spend(row)
             manifest.unpriced += event.cost is None and event.billed is not False
@@ -287,17 +313,18 @@ class _Count:
         if row.source.first:
             self._manifest.requests += len(row.request_ids)
             self._manifest.cost += row.cost or 0.0
+            self._manifest.follow_up_cost += row.follow_up_cost
             self._manifest.tokens += row.tokens or 0
 
     def manifest(self) -> Manifest:
         """Return the counts."""
         self._manifest.cost = round(self._manifest.cost, 9)
+        self._manifest.follow_up_cost = round(self._manifest.follow_up_cost, 9)
         self._manifest.reasons = self._reasons.to_json()
         set_latency(self._manifest, self._latencies)
         return self._manifest
 
 
-_DEAD_LETTER_ROW = "row"
 _ADVICE = (
     "Another process has written there since. Run the shards again, which costs nothing for rows with an answer. "
     "Nothing was written."
@@ -338,7 +365,7 @@ def merge_outputs(manifest: Manifest, parts: Sequence[StorePath], target: StoreP
 
 def merge_dead_letters(parts: Sequence[StorePath], target: StorePath) -> None:
     """Write the rows without an answer of all shards as one file, in the order of the source."""
-    write_jsonl(target, _in_order(parts, _DEAD_LETTER_ROW))
+    write_jsonl(target, _in_order(parts, ROW))
 
 
 def _in_order(parts: Sequence[StorePath], column: str) -> Iterator[Mapping[str, Any]]:

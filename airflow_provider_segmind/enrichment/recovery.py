@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 from airflow_provider_segmind.client.models import RequestRecord
 from airflow_provider_segmind.client.request_history import (
+    HISTORY_COMPLETE_AFTER,
+    HISTORY_PAGES,
     LARGEST_SKEW,
     POST_DURATION,
     ClockOffset,
@@ -25,19 +27,15 @@ from airflow_provider_segmind.client.submission import json_digest
 from airflow_provider_segmind.enrichment.ledger.events import Claimed, Freed, Submitted
 from airflow_provider_segmind.enrichment.ledger.group_commit import GroupCommit
 from airflow_provider_segmind.enrichment.ledger.ledger import Ledger
-from airflow_provider_segmind.enrichment.ledger.live import Membership
 from airflow_provider_segmind.enrichment.ledger.row_state import KnownRequest
-from airflow_provider_segmind.enrichment.rows import digest
-from airflow_provider_segmind.enrichment.run_limits import Budget
+from airflow_provider_segmind.enrichment.ledger.run_liveness import Membership
+from airflow_provider_segmind.enrichment.run_limits import RunUsage
 from airflow_provider_segmind.enrichment.settings import Client, LostRow, Question, Settings, Shard
 from airflow_provider_segmind.enrichment.stats import Tally
 from airflow_provider_segmind.exceptions import SegmindError
 
 LONGEST_SPAN = 30.0
 """Days the history is asked about at most; it takes 31."""
-MOST_PAGES = 300
-HISTORY_COMPLETE_AFTER = 3 * 3600.0
-"""Age in seconds from which a request that the history does not contain is taken never to have existed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +257,6 @@ class _Matchers:
         self._templates = [one.inputs for one in lost.values() if one.inputs is not None][:4]
 
     def matches(self, record: RequestRecord) -> list[bytes]:
-        """Return the lost requests whose body a record holds."""
         theirs = body_of(record)
         if theirs is None:
             return []
@@ -303,7 +300,6 @@ def _texts(value: Any, path: tuple[Any, ...]) -> Iterable[tuple[tuple[Any, ...],
 
 
 def _at(value: Any, path: tuple[Any, ...]) -> str:
-    """Return the text at a path, empty when there is none."""
     for step in path:
         try:
             value = value[step]
@@ -316,7 +312,7 @@ async def _records(client: Client, model: str, *, since: float, now: float) -> A
     """Yield the records since a day, and None where there are too many to read them all."""
     today = datetime.fromtimestamp(now, UTC).date()
     first = max(datetime.fromtimestamp(since, UTC).date(), today - timedelta(days=LONGEST_SPAN))
-    for page in range(1, MOST_PAGES + 1):
+    for page in range(1, HISTORY_PAGES + 1):
         records = await client.list_request_records(
             model=model, from_date=first, to_date=today + timedelta(days=1), page=page
         )
@@ -338,7 +334,7 @@ class RecoveryRun(Protocol):
     ledger: Ledger
     commits: GroupCommit
     member: Membership
-    budget: Budget
+    usage: RunUsage
     shard: Shard
     tally: Tally
     question: Question
@@ -382,8 +378,8 @@ async def resolve_lost(run: RecoveryRun, lost: Mapping[bytes, LostRow]) -> list[
         elif claim is not None:
             claims[mark] = _lost(claim, one)
     for mark in elsewhere:
-        run.budget.lost_found()
-        run.budget.release(mark)
+        run.usage.lost_found()
+        run.usage.release(mark)
     looked_up = {mark: _unresolved(run, mark) for mark in claims}
     findings = await recover(run, claims)
     resubmit = run.settings.on_unknown == "resubmit"
@@ -391,13 +387,13 @@ async def resolve_lost(run: RecoveryRun, lost: Mapping[bytes, LostRow]) -> list[
     decided = [mark for mark in claims if mark not in unknown or (resubmit and mark not in findings.pending)]
     for mark in decided:
         if mark in findings.found:
-            run.budget.lost_found()
+            run.usage.lost_found()
             continue
         free_claims(run, mark, looked_up[mark])
         if mark in findings.absent:
-            run.budget.never_arrived(mark)
+            run.usage.never_arrived(mark)
         else:
-            run.budget.resubmitted(mark)
+            run.usage.resubmitted(mark)
             _uncount(run, claims[mark].claim)
     return decided + elsewhere
 
@@ -439,7 +435,7 @@ async def recover(run: RecoveryRun, lost: Mapping[bytes, LostRequest]) -> Findin
         free_claims(run, mark, looked_up[mark])
     for mark in findings.absent:
         free_claims(run, mark, looked_up[mark])
-        run.budget.release(mark)
+        run.usage.release(mark)
         _uncount(run, lost[mark].claim)
     log.info(
         "Of %d requests of unknown fate, the request history shows %d; %d were never created.",
@@ -458,27 +454,27 @@ def free_claims(run: RecoveryRun, mark: bytes, claims: frozenset[str]) -> None:
     """
     row = run.ledger.row_state(mark).open
     for claim in row.unresolved if row is not None else ():
-        if claim.key not in claims:
+        if claim.id not in claims:
             continue
-        freed = Freed(fingerprint=mark, attempt=claim.attempt, at=run.clock(), writer=claim.writer, claim=claim.id)
+        freed = Freed(fingerprint=mark, attempt=claim.attempt, at=run.clock(), claim=claim.id)
         run.commits.append(freed)
 
 
 def _uncount(run: RecoveryRun, claim: Claimed) -> None:
     # The claim of another run was never counted here, and a row of which an answer was paid for stays counted.
     if claim.run == run.ledger.run and not claim.request_ids:
-        run.budget.uncount_row()
+        run.usage.uncount_row()
 
 
 def _unresolved(run: RecoveryRun, mark: bytes) -> frozenset[str]:
     row = run.ledger.row_state(mark).open
-    return frozenset(claim.key for claim in row.unresolved) if row is not None else frozenset()
+    return frozenset(claim.id for claim in row.unresolved) if row is not None else frozenset()
 
 
 def _lost(claim: Claimed, one: LostRow) -> LostRequest:
     # The claim may be of a request of another process: what is known to have been sent fits its digest.
     bodies = (one.sent, one.prepared.inputs)
-    inputs = next((body for body in bodies if body is not None and digest(body).hex() == claim.body), None)
+    inputs = next((body for body in bodies if body is not None and json_digest(body) == claim.body), None)
     return LostRequest(claim, until=one.until, inputs=inputs)
 
 

@@ -42,13 +42,20 @@ _KEPT = (str, float, bytes, datetime, date, time, Decimal)
 """Types that a key column keeps from source to output, apart from integers and JSON."""
 _SCHEMA = """
 CREATE TABLE rows (number INTEGER PRIMARY KEY, fingerprint BLOB, rest BLOB);
-CREATE INDEX by_fingerprint ON rows (fingerprint);
 CREATE TABLE answered (fingerprint BLOB PRIMARY KEY) WITHOUT ROWID;
 """
+_BY_FINGERPRINT = "CREATE INDEX IF NOT EXISTS by_fingerprint ON rows (fingerprint)"
 _IN_ORDER = """
 SELECT number, fingerprint, rest, NOT EXISTS (
     SELECT 1 FROM rows AS earlier WHERE earlier.fingerprint = rows.fingerprint AND earlier.number < rows.number
 ) FROM rows ORDER BY number
+"""
+
+
+_EQUAL = """
+SELECT number, rest, NOT EXISTS (
+    SELECT 1 FROM rows AS earlier WHERE earlier.fingerprint = rows.fingerprint AND earlier.number < rows.number
+) FROM rows WHERE fingerprint = ? AND number > ? ORDER BY number LIMIT ?
 """
 
 
@@ -150,6 +157,8 @@ class RowReader:
         shard: Shard,
         target: KeyedTarget | None = None,
     ) -> None:
+        self.columns: tuple[str, ...] = ()
+        """The columns of the first row, once it is read."""
         self.rows_seen = 0
         self.rows_elsewhere = 0
         self.rows_unchanged = 0
@@ -161,6 +170,9 @@ class RowReader:
         self._pool = ThreadPoolExecutor(question.abreast, "segmind-rows") if question.abreast > 1 else None
         self._rows = self._built(rows)
         self._local = LocalDatabase(_SCHEMA)
+        if target is not None:
+            # It is asked for equal rows while they are read; otherwise all are sorted at once, at the end.
+            self._local.change(_BY_FINGERPRINT)
 
     @property
     def rows_read(self) -> int:
@@ -228,9 +240,29 @@ class RowReader:
 
     def source_rows(self) -> Iterator[SourceRow]:
         """Yield every row that was read, in order."""
-        for number, mark, packed, first in self._local.each(_IN_ORDER):
+        for number, mark, packed, first in self._in_order():
             key, trouble = pickle.loads(packed)  # noqa: S301 - no other process can write to a file without a name
             yield SourceRow(number, key, mark, trouble, bool(first))
+
+    def _in_order(self) -> Iterator[tuple[int, bytes | None, bytes, bool]]:
+        try:
+            self._local.change(_BY_FINGERPRINT)
+        except SegmindEnrichmentError:
+            # The temporary folder is full, and the rows that were read have been paid for: memory takes its place.
+            seen: set[bytes | None] = set()
+            for number, mark, packed in self._local.each("SELECT * FROM rows ORDER BY number"):
+                yield number, mark, packed, mark is None or mark not in seen
+                seen.add(mark)
+        else:
+            yield from self._local.each(_IN_ORDER)
+
+    def equal_rows(self, fingerprint: bytes, *, after: int, most: int) -> list[SourceRow]:
+        """Return some of the rows read so far with a fingerprint, in order; from any thread."""
+        found = self._local.all(_EQUAL, fingerprint, after, most)
+        return [
+            SourceRow(number, pickle.loads(packed)[0], fingerprint, first=bool(first))  # noqa: S301 (as above)
+            for number, packed, first in found
+        ]
 
     def _write(self, rows: list[SourceRow]) -> None:
         values = [(row.number, row.fingerprint, pickle.dumps((row.key, row.trouble))) for row in rows]
@@ -238,7 +270,10 @@ class RowReader:
             self._local.write(("INSERT INTO rows VALUES (?, ?, ?)", values))
 
     def _built(self, rows: Iterable[Mapping[str, Any]]) -> Iterator[Built]:
-        each = numbered(rows, self._question)
+        source = iter(rows)
+        first = list(itertools.islice(source, 1))
+        self.columns = tuple(str(name) for values in first for name in column_names(values))
+        each = numbered(itertools.chain(first, source), self._question)
         if self._pool is None:
             yield from map(self._build, each)
             return

@@ -7,10 +7,13 @@ Every paid POST is preceded by a durable claim that a listing has shown to be th
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol, cast
 
 from airflow_provider_segmind.chat.cost_estimate import CostBound
@@ -19,15 +22,16 @@ from airflow_provider_segmind.client.models import RequestResult, SubmittedReque
 from airflow_provider_segmind.client.polling import Pending
 from airflow_provider_segmind.client.rate_limiter import CallWithdrawnError
 from airflow_provider_segmind.client.retry import may_send_again
-from airflow_provider_segmind.enrichment.ledger.events import Claimed, Submitted
+from airflow_provider_segmind.client.submission import json_digest
+from airflow_provider_segmind.defaults import RESULT_LIFETIME
+from airflow_provider_segmind.enrichment.ledger.events import REUSED, Claimed, Finished, Submitted
 from airflow_provider_segmind.enrichment.ledger.group_commit import GroupCommit
 from airflow_provider_segmind.enrichment.ledger.ledger import Ledger
-from airflow_provider_segmind.enrichment.ledger.live import Membership
 from airflow_provider_segmind.enrichment.ledger.row_state import Attempt
-from airflow_provider_segmind.enrichment.outcomes import Outcome, RowReply, RowVerdict, outcome_of_refusal
-from airflow_provider_segmind.enrichment.rows import digest
-from airflow_provider_segmind.enrichment.run_limits import FREE, Budget, Permission
-from airflow_provider_segmind.enrichment.settings import Client, LostRow, Prepared, Question, Settings
+from airflow_provider_segmind.enrichment.ledger.run_liveness import Membership
+from airflow_provider_segmind.enrichment.outcomes import FinishedRequest, Outcome, RowReply, RowVerdict, outcome_of
+from airflow_provider_segmind.enrichment.run_limits import FREE, Permission, RunUsage
+from airflow_provider_segmind.enrichment.settings import AnswerMemory, Client, LostRow, Prepared, Question, Settings
 from airflow_provider_segmind.enrichment.stats import Tally
 from airflow_provider_segmind.exceptions import (
     SegmindAuthenticationError,
@@ -43,13 +47,16 @@ from airflow_provider_segmind.exceptions import (
 )
 from airflow_provider_segmind.masking import mask_known
 
+log = logging.getLogger(__name__)
+
 
 class NotSentError(CallWithdrawnError):
     """
     The rate limit let a POST go and it was not sent.
 
     :param trouble: why nothing can be sent any more; None when the run had halted.
-    :param contested: whether the reason is only that another run has claimed or asked the row.
+    :param contested: whether the reason is only that another run has claimed or asked the row, or a pause: it is
+        tried again later.
     """
 
     def __init__(self, trouble: SegmindError | None = None, *, contested: bool = False) -> None:
@@ -67,8 +74,9 @@ class PostClaim:
     :ivar claimed: whether the ledger contains the claim.
     """
 
-    def __init__(self, run: RowRun, claim: Claimed, clock: Callable[[], float]) -> None:
+    def __init__(self, run: RowRun, claim: Claimed, bound: CostBound, clock: Callable[[], float]) -> None:
         self.claim = claim
+        self._most = bound.usd if bound.certain else None
         self._run = run
         self._clock = clock
         self._waits = True
@@ -81,9 +89,14 @@ class PostClaim:
 
     async def on_permit(self) -> None:
         """Claim the row, once; called before each attempt of its POST."""
+        while self._run.paused and self.claim.follow_ups and not self._run.stopping:
+            # The reply before it is only here, and expires at Segmind.
+            await self._run.usage_changed()
         self.stop_waiting()
+        if self._run.paused:
+            raise NotSentError(contested=not self.claim.follow_ups)
         if not self.claimed:
-            self.claim = replace(self.claim, at=self._clock())
+            self.claim = replace(self.claim, at=self._clock(), most=self._most)
             await self._durable(self.claim)
             self.claimed = True
         self._check()
@@ -108,7 +121,7 @@ class PostClaim:
             raise NotSentError(trouble)
         if run.halted:
             raise NotSentError
-        if run.ledger.blocks(self.claim):
+        if run.ledger.blocks(self.claim) or not run.may_still_send():
             raise NotSentError(contested=True)
 
 
@@ -132,12 +145,14 @@ class RowRun(Protocol):
     ledger: Ledger
     commits: GroupCommit
     member: Membership
-    budget: Budget
+    usage: RunUsage
     tally: Tally
     waiting: dict[str, Submitted]
     """Requests whose answer is waited for, by id."""
     waiting_for_permit: int
-    """Rows that wait for a permit of the budget or the rate limiter. Nothing is claimed for them yet."""
+    """Rows that wait for a permit of the limits or the rate limiter. Nothing is claimed for them yet."""
+    paused: bool
+    """Whether no paid call may be sent at the moment."""
 
     @property
     def stopping(self) -> bool:
@@ -150,6 +165,18 @@ class RowRun(Protocol):
     def stop(self, reason: str, *, hurry: bool = False, error: SegmindError | None = None) -> None:
         """Submit nothing more."""
 
+    def in_budget(self, mark: bytes, bound: CostBound) -> bool:
+        """Return whether the budgets allow one more paid call; if not, more is asked for."""
+
+    def waits_for_unread(self) -> bool:
+        """Return whether the budgets may have room only when rows with open requests of earlier tries are read."""
+
+    def no_longer_short(self, mark: bytes) -> None:
+        """Note that a row does not wait for the budgets any more."""
+
+    def may_still_send(self) -> bool:
+        """Return whether a call that the budgets have allowed may be sent now."""
+
     def skip(self, prepared: Prepared, reason: str, *, lost: LostRow | None = None) -> None:
         """Skip a row without an outcome; ``lost`` if its request may have been sent."""
 
@@ -159,8 +186,8 @@ class RowRun(Protocol):
     def contend(self, prepared: Prepared, *, collided: bool) -> None:
         """Come back later to a row that another run is asking about; ``collided`` when both claimed it at once."""
 
-    async def budget_changed(self) -> None:
-        """Wait until what is in flight has been billed, or the run stops."""
+    async def usage_changed(self) -> None:
+        """Wait until what is in flight has been billed, a pause begins or ends, or the run stops."""
 
 
 class RowRequester:
@@ -182,9 +209,12 @@ class RowRequester:
         self._sleep = sleep
         self._rng = rng
         self._last_success = clock()
+        self._unkept = False
 
     async def request(self, prepared: Prepared) -> None:
         """Bring a row to its outcome, or skip it."""
+        if self._may_reuse(prepared) and await self._reuse(prepared):
+            return
         state = self._run.ledger.row_state(prepared.fingerprint)
         row = state.open
         submitted: Submitted | None = None
@@ -199,11 +229,13 @@ class RowRequester:
             attempt, submitted = Attempt(further).before_follow_up()
         else:
             attempt = Attempt(self._claim(prepared, attempt=state.attempt + 1), new_row=True)
-            attempt = attempt.carrying(state.claim or self._run.ledger.finished(prepared.fingerprint))
+            earlier = self._run.ledger.finished(prepared.fingerprint) if state.finished else None
+            attempt = attempt.carrying(state.claim or earlier)
         if submitted is not None:
-            # An answer that is fetched once more was billed before.
-            bound = FREE if attempt.counted else attempt.claim.bound
-            self._run.budget.started(prepared.fingerprint, bound, new_row=False)
+            # An answer that is fetched once more was billed before, and that of another run is billed to it.
+            foreign = attempt.claim.run != self._run.ledger.run
+            bound = FREE if attempt.counted or foreign else attempt.claim.bound
+            self._run.usage.started(prepared.fingerprint, bound, new_row=False)
             self._run.tally.resumed += 1
         next_attempt: tuple[Attempt, Mapping[str, Any]] | None = (attempt, prepared.inputs)
         while next_attempt is not None:
@@ -213,6 +245,75 @@ class RowRequester:
                 return
             next_attempt = await self._collect(prepared, attempt, inputs, submitted)
             submitted = None
+
+    def _may_reuse(self, prepared: Prepared) -> bool:
+        """Return whether a row may be answered from the memory: never while it has a request that is paid for."""
+        if self._settings.answers is None or self._run.stopping:
+            return False
+        ledger = self._run.ledger
+        state = ledger.row_state(prepared.fingerprint)
+        return state.open is None and not state.success and state.unsent_follow_up(ledger.run) is None
+
+    async def _reuse(self, prepared: Prepared) -> bool:
+        """Finish a row with an answer that was paid for before, or skip it; return whether one of both."""
+        answers, run = cast(AnswerMemory, self._settings.answers), self._run
+        try:
+            known = await asyncio.to_thread(answers.find, prepared.fingerprint)
+        except SegmindError as error:
+            run.skip(prepared, f"it was not asked: {_words(error)}")
+            run.stop(_words(error), error=error)
+            return True
+        result = None if known is None else known.result
+        if known is None or result is None:
+            return False
+        decision = self._read(RowReply(result, prepared.inputs, prepared.inputs)).decision
+        if not isinstance(decision, Accept):
+            return False
+        event = Finished(
+            fingerprint=prepared.fingerprint,
+            attempt=run.ledger.row_state(prepared.fingerprint).attempt + 1,
+            at=self._clock(),
+            run=f"{run.ledger.run}{REUSED}",
+            model=self._question.model,
+            outcome=Outcome.SUCCESS,
+            body=prepared.body,
+            answer=dict(decision.result),
+            request_ids=(known.request_id,),
+            cost=0.0,
+            billed=False,
+        )
+        run.commits.append(event)
+        run.usage.finished(Outcome.SUCCESS)
+        run.tally.reused(event)
+        if self._settings.spend is not None:
+            request = FinishedRequest(known.request_id, event.model, event.at, Outcome.SUCCESS, 0.0, 0, reused=True)
+            self._settings.spend.ended(request)
+        return True
+
+    async def _keep(self, submitted: Submitted, result: RequestResult) -> None:
+        """Keep the answer of a row for other tasks and tables; the row has it in any case."""
+        answers, run = self._settings.answers, self._run
+        event = None if answers is None or run.halted else run.ledger.finished(submitted.fingerprint)
+        if answers is None or event is None or event.outcome is not Outcome.SUCCESS:
+            return
+        keep = partial(
+            answers.keep_reply,
+            submitted.fingerprint,
+            result,
+            model=event.model,
+            at=submitted.at or event.at,
+            requests=len(event.request_ids),
+            cost=event.cost,
+        )
+        try:
+            await asyncio.to_thread(keep)
+        except Exception as error:  # noqa: BLE001 - stores raise errors of their own
+            if not self._unkept:
+                log.warning(
+                    "Answers could not be kept for reuse (%s); the ledger has them. Further rows do not repeat this",
+                    type(error).__name__,
+                )
+            self._unkept = True
 
     def _claim(self, prepared: Prepared, *, attempt: int) -> Claimed:
         ledger = self._run.ledger
@@ -232,7 +333,7 @@ class RowRequester:
         run = self._run
         run.waiting_for_permit += 1
         bound = self._question.most(inputs)
-        claiming = PostClaim(run, replace(attempt.claim, most=bound.usd if bound.certain else None), self._clock)
+        claiming = PostClaim(run, attempt.claim, bound, self._clock)
         try:
             if not await self._permitted(prepared, attempt, bound):
                 return None
@@ -266,20 +367,30 @@ class RowRequester:
     async def _permitted(self, prepared: Prepared, attempt: Attempt, bound: CostBound) -> bool:
         run = self._run
         while not run.stopping:
-            permission = run.budget.permission(bound, new_row=attempt.new_row)
+            if run.paused:
+                await run.usage_changed()
+                continue
+            permission = run.usage.permission(bound, new_row=attempt.new_row)
+            if permission is Permission.GO and not run.in_budget(prepared.fingerprint, bound):
+                if run.waits_for_unread() and not attempt.claim.follow_ups and run.postpone(prepared, STOPPED):
+                    run.no_longer_short(prepared.fingerprint)
+                    return False
+                await run.usage_changed()
+                continue
             if permission is Permission.GO:
-                run.budget.started(prepared.fingerprint, bound, new_row=attempt.new_row)
+                run.usage.started(prepared.fingerprint, bound, new_row=attempt.new_row)
                 return True
             if permission is Permission.LATER and not attempt.claim.follow_ups and run.postpone(prepared, STOPPED):
                 return False
             if permission is not Permission.WAIT:
-                run.stop(run.budget.explain(bound, new_row=attempt.new_row))
+                run.stop(run.usage.explain(bound, new_row=attempt.new_row))
                 break
-            await run.budget_changed()
+            await run.usage_changed()
+        run.no_longer_short(prepared.fingerprint)
         if not attempt.claim.follow_ups:
             run.skip(prepared, STOPPED)
         elif run.halted:
-            # The same run continues here when it is retried; its budget may have room for this follow-up.
+            # The same run continues here when it is retried; its limits may leave room for this follow-up.
             run.commits.append(attempt.claim)
             run.commits.append(attempt.freed(self._clock()))
             run.skip(prepared, STOPPED_BETWEEN)
@@ -308,12 +419,12 @@ class RowRequester:
         run = self._run
         if error is run.commits.error:
             # The ledger may or may not contain the claim, but nothing was sent.
-            run.budget.not_sent(prepared.fingerprint, new_row=attempt.new_row)
+            run.usage.not_sent(prepared.fingerprint, new_row=attempt.new_row)
             run.skip(prepared, "the ledger could not be written, or the entries of other runs not be read")
         elif error is run.commits.forbidden():
             self._free(prepared, attempt, f"it was not asked: {_words(error)}", claiming)
         elif error.billed is not False:
-            run.budget.request_lost()
+            run.usage.request_lost()
             run.skip(
                 prepared,
                 f"its request may have been accepted; whether it was is unknown: {_words(error)}",
@@ -323,20 +434,20 @@ class RowRequester:
             self._free(prepared, attempt, f"it was not asked: {_words(error)}", claiming)
             run.stop(_words(error), error=error)
         else:
-            run.budget.billed(prepared.fingerprint, 0.0)
+            run.usage.billed(prepared.fingerprint, 0.0)
             self._finish(attempt, Outcome.FAILED, reason=_words(error))
 
     def _contend(self, prepared: Prepared, attempt: Attempt, claiming: PostClaim) -> None:
         if claiming.claimed:
             self._run.commits.append(attempt.freed(self._clock()))
-        self._run.budget.not_sent(prepared.fingerprint, new_row=attempt.new_row)
+        self._run.usage.not_sent(prepared.fingerprint, new_row=attempt.new_row)
         self._run.contend(prepared, collided=True)
 
     def _free(self, prepared: Prepared, attempt: Attempt, reason: str, claiming: PostClaim) -> None:
         if claiming.claimed:
             # Without a claim this would only hide the attempt before it, and what that was answered and paid.
             self._run.commits.append(attempt.freed(self._clock()))
-        self._run.budget.not_sent(prepared.fingerprint, new_row=attempt.new_row)
+        self._run.usage.not_sent(prepared.fingerprint, new_row=attempt.new_row)
         self._run.skip(prepared, reason)
 
     async def _collect(
@@ -347,26 +458,28 @@ class RowRequester:
         try:
             result = await self._wait(submitted)
         except SegmindRequestFailedError as error:
-            run.budget.billed(prepared.fingerprint, 0.0)
-            attempt = attempt.answered(request_id, cost=0.0)
+            run.usage.billed(prepared.fingerprint, 0.0)
+            attempt = self._answered(attempt, request_id, Outcome.FAILED, cost=0.0)
             self._finish(attempt, Outcome.FAILED, reason=error.reason, submitted=submitted)
         except SegmindRequestExpiredError as error:
             await self._finish_expired(attempt, submitted, error)
         except SegmindError as error:
-            run.budget.request_lost()
+            run.usage.request_lost()
             run.skip(prepared, f"request {request_id!r} was accepted, its answer is not there: {_words(error)}")
             if isinstance(error, RUN_ENDING_ERRORS):
                 run.stop(_words(error), error=error)
         else:
-            return self._judge(prepared, attempt, sent, submitted, result)
+            following = self._judge(prepared, attempt, sent, submitted, result)
+            if following is None:
+                await self._keep(submitted, result)
+            return following
         return None
 
     async def _wait(self, submitted: Submitted) -> RequestResult:
         pending = Pending(
             request_id=submitted.request_id,
             submitted_at=submitted.at,
-            end_time=submitted.at + self._settings.request_timeout,
-            poll_interval=self._settings.poll_interval,
+            end_time=submitted.at + RESULT_LIFETIME,
             model=self._question.model,
             # In a table calls are worth more than the seconds of one row.
             frugal=True,
@@ -388,8 +501,8 @@ class RowRequester:
             cost = record.credits_deduction if cost is None else cost
             if record.model_status == "FAILED":
                 cost, reason, billed = 0.0, record.error or reason, False
-        self._run.budget.billed(submitted.fingerprint, cost)
-        attempt = attempt.answered(submitted.request_id, cost=cost)
+        self._run.usage.billed(submitted.fingerprint, cost)
+        attempt = self._answered(attempt, submitted.request_id, Outcome.FAILED, cost=cost)
         self._finish(attempt, Outcome.FAILED, reason=reason, submitted=submitted, billed=billed)
 
     def _judge(
@@ -397,18 +510,28 @@ class RowRequester:
     ) -> tuple[Attempt, Mapping[str, Any]] | None:
         self._last_success = self._clock()
         own = attempt.claim.run == self._run.ledger.run and not attempt.counted
-        self._run.budget.billed(prepared.fingerprint, result.metrics.cost if own else 0.0)
+        self._run.usage.billed(prepared.fingerprint, result.metrics.cost if own else 0.0)
         verdict = self._read(RowReply(result, prepared.inputs, sent, attempt.claim.follow_ups))
-        attempt = attempt.answered(submitted.request_id, cost=result.metrics.cost, tokens=verdict.tokens)
         decision = verdict.decision
+        outcome = outcome_of(decision)
+        cost = result.metrics.cost
+        attempt = self._answered(attempt, submitted.request_id, outcome, cost=cost, tokens=verdict.tokens)
         if isinstance(decision, FollowUp):
             return self._follow_up(attempt, decision), decision.inputs
         if isinstance(decision, Accept):
-            self._finish(attempt, Outcome.SUCCESS, answer=dict(decision.result), submitted=submitted, billed=True)
+            self._finish(attempt, outcome, answer=dict(decision.result), submitted=submitted, billed=True)
         else:
-            outcome = outcome_of_refusal(decision.reason)
             self._finish(attempt, outcome, reason=decision.detail, submitted=submitted, billed=True)
         return None
+
+    def _answered(
+        self, attempt: Attempt, request_id: str, outcome: Outcome, *, cost: float | None, tokens: int | None = None
+    ) -> Attempt:
+        claim, spend = attempt.claim, self._settings.spend
+        request = FinishedRequest(request_id, claim.model, self._clock(), outcome, cost, tokens, claim.run)
+        if spend is not None:
+            spend.ended(request)
+        return attempt.answered(request)
 
     def _read(self, reply: RowReply) -> RowVerdict:
         try:
@@ -423,7 +546,7 @@ class RowRequester:
             run=ledger.run,
             writer=ledger.writer,
             name=ledger.claim_id(),
-            body=digest(decision.inputs).hex(),
+            body=json_digest(decision.inputs),
             follow_ups=decision.follow_ups,
         )
 
@@ -441,8 +564,8 @@ class RowRequester:
             billed=billed,
         )
         run.commits.append(event)
-        run.budget.finished(outcome)
-        run.tally.finished(event if event.run == run.ledger.run else replace(event, cost=None))
+        run.usage.finished(outcome)
+        run.tally.finished(event if event.run == run.ledger.run else replace(event, cost=None, tokens=None))
 
 
 def _words(error: SegmindError) -> str:

@@ -191,7 +191,18 @@ def json_value(value: Any) -> Any:
     A number that JSON cannot hold exactly becomes a string; with thousands of digits it has an exponent or is
     hexadecimal. NaN and infinity become None.
     """
-    if value is None or isinstance(value, (bool, str)):
+    # Most values are of these types, and checks for abstract ones take several times as long.
+    kind = type(value)
+    if kind is str or kind is bool or value is None:
+        return value
+    if kind is dict:
+        return {
+            name if type(name) is str else str(name): inner if type(inner) is str else json_value(inner)
+            for name, inner in value.items()
+        }
+    if kind is list:
+        return [inner if type(inner) is str else json_value(inner) for inner in value]
+    if isinstance(value, str):
         return value
     if isinstance(value, int):
         return _readable(value)
@@ -244,11 +255,6 @@ def _scalar(value: Any) -> Any:
 def canonical_json(value: Any) -> str:
     """Write JSON so that equal values are equal strings: names sorted, no spaces, letters unescaped."""
     return _CANONICAL.encode(json_value(value))
-
-
-def digest(value: Any) -> bytes:
-    """Return the SHA-256 of a JSON value, independent of the order of its names."""
-    return text_digest(canonical_json(value))
 
 
 def frame(*, model: str, schema: Any = None, options: Any = None) -> str:

@@ -16,6 +16,7 @@ from enum import StrEnum
 from airflow_provider_segmind.chat.cost_estimate import UNBOUNDED, CostBound
 from airflow_provider_segmind.enrichment.ledger.row_state import RunTotals
 from airflow_provider_segmind.enrichment.outcomes import Outcome
+from airflow_provider_segmind.money import shown
 
 FAILURES = frozenset({Outcome.FAILED, Outcome.BLOCKED, Outcome.TRUNCATED, Outcome.INVALID})
 """The outcomes that ``max_failed_rows`` counts."""
@@ -43,7 +44,7 @@ class Limits:
         """
         Return a message if too many rows have no usable answer, else None.
 
-        :param rows: how many have an outcome.
+        :param rows: how many have an outcome; distinct ones while the run continues.
         :param final: whether no more rows come, so that a share is checked even for few rows.
         """
         allowed = self.max_failed_rows
@@ -53,7 +54,8 @@ class Limits:
             too_many = failed > allowed
         else:
             too_many = failed > allowed * rows and (final or rows >= SMALLEST_SAMPLE)
-        return f"{failed} of {rows} rows failed, max_failed_rows={allowed}" if too_many else None
+        noun = "rows" if final else "distinct rows"
+        return f"{failed} of {rows} {noun} failed, max_failed_rows={allowed}" if too_many else None
 
 
 FREE = CostBound(usd=0.0, certain=True)
@@ -74,7 +76,7 @@ class Permission(StrEnum):
     STOP = "stop"
 
 
-class Budget:
+class RunUsage:
     """
     Counts what a run uses, against its limits.
 
@@ -90,6 +92,9 @@ class Budget:
         self.lost = 0
         self.outcomes: Counter[Outcome] = Counter()
         self.excess = 1.0
+        self.charged = 0.0
+        """USD of requests whose bill will never be known, at the most that they may have cost."""
+        self._given_up = 0.0
         self._priced = max(0, totals.rows - totals.unpriced) if totals.cost else 0
         self._reserved: dict[bytes, CostBound] = {}
         self._bounded = self._guessed = 0.0
@@ -111,6 +116,16 @@ class Budget:
         """The highest cost in USD of requests that are not billed yet."""
         return self._bounded * self.excess + max(self._guesses * self.mean_cost, self._guessed)
 
+    @property
+    def held(self) -> float:
+        """The highest cost in USD of requests that may still be billed, as far as it is known for certain."""
+        return (self._bounded - self._given_up) * self.excess
+
+    @property
+    def unread(self) -> int:
+        """Open requests of earlier tries whose rows have not been read yet."""
+        return len(self._unmet)
+
     def permission(self, bound: CostBound = UNBOUNDED, *, new_row: bool) -> Permission:
         """
         Return whether one more paid call may be sent.
@@ -122,19 +137,19 @@ class Budget:
             return Permission.STOP
         if self.limits.max_cost is None:
             return Permission.GO
-        if self.spent + self.reserved + self._expected(bound) <= self.limits.max_cost * (1 + 1e-9):
+        if self.spent + self.reserved + self.expected(bound) <= self.limits.max_cost * (1 + 1e-9):
             return Permission.GO
         if self.in_flight:
             return Permission.WAIT
-        unmet = sum(self._expected(self._reserved[mark]) for mark in self._unmet)
-        fits = self.spent + self.reserved - unmet + self._expected(bound) <= self.limits.max_cost
+        unmet = sum(self.expected(self._reserved[mark]) for mark in self._unmet)
+        fits = self.spent + self.reserved - unmet + self.expected(bound) <= self.limits.max_cost
         return Permission.LATER if unmet and fits else Permission.STOP
 
     def exceeded(self, *, new_row: bool = False) -> str | None:
         """Return a message about the limit that is reached, or None."""
         limits = self.limits
         if limits.max_cost is not None and self.spent >= limits.max_cost:
-            return f"max_cost={limits.max_cost} USD is used up ({self.spent:.6g} USD billed)"
+            return f"max_cost={shown(limits.max_cost)} is used up ({shown(self.spent)} billed)"
         if new_row and limits.max_rows is not None and self.rows >= limits.max_rows:
             return f"max_rows={limits.max_rows} is used up"
         return limits.too_many_failed(self.failed, self.outcomes.total())
@@ -143,8 +158,8 @@ class Budget:
         """Return a message about why the last permission was refused."""
         most = "of up to" if bound.certain else "of"
         return self.exceeded(new_row=new_row) or (
-            f"max_cost={self.limits.max_cost} USD leaves no room for one more request {most} "
-            f"{self._expected(bound):.6g} USD ({self.spent:.6g} USD billed, {self.reserved:.6g} USD reserved for "
+            f"max_cost={shown(self.limits.max_cost)} leaves no room for one more request {most} "
+            f"{shown(self.expected(bound))} ({shown(self.spent)} billed, {shown(self.reserved)} reserved for "
             "requests that may be billed)"
         )
 
@@ -187,6 +202,8 @@ class Budget:
         """Record the cost of a request when it ends; None if Segmind did not report it, 0 if nothing was charged."""
         self.in_flight -= 1
         bound = self.release(mark)
+        if cost is None and bound is not None:
+            self.charged += bound.usd
         if cost is not None and cost > 0:
             self.spent += cost
             self._priced += 1
@@ -229,10 +246,14 @@ class Budget:
         bound = self.release(mark)
         if bound is not None:
             self.reserve(b"given up " + mark, bound)
+            if bound.certain:
+                self._given_up += bound.usd
+                self.charged += bound.usd
 
     def finished(self, outcome: Outcome) -> None:
         """Record the outcome of a distinct row."""
         self.outcomes[outcome] += 1
 
-    def _expected(self, bound: CostBound) -> float:
+    def expected(self, bound: CostBound) -> float:
+        """Return the USD that are reserved for a request."""
         return bound.usd * self.excess if bound.certain else max(self.mean_cost, bound.usd)

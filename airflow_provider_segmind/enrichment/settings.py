@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from airflow_provider_segmind.chat.cost_estimate import UNBOUNDED, CostBound
-from airflow_provider_segmind.client.models import RequestRecord, RequestState, SubmittedRequest
+from airflow_provider_segmind.client.models import RequestRecord, RequestResult, RequestState, SubmittedRequest
 from airflow_provider_segmind.client.polling import Pending
 from airflow_provider_segmind.client.submission import text_digest
 from airflow_provider_segmind.defaults import OnUnknown, Rerun
-from airflow_provider_segmind.enrichment.outcomes import ReadRow
+from airflow_provider_segmind.enrichment.outcomes import FinishedRequest, ReadRow
 from airflow_provider_segmind.enrichment.rows import Row, canonical_json, fingerprint, frame
+from airflow_provider_segmind.exceptions import SegmindError
 
 
 class Client(Protocol):
@@ -53,6 +55,10 @@ class Client(Protocol):
         """List a page of the request history."""
 
 
+def _unknown(_: Row) -> str | None:
+    return None
+
+
 def _unpriced(_: Mapping[str, Any]) -> CostBound:
     return UNBOUNDED
 
@@ -71,8 +77,11 @@ class Question:
         :func:`~airflow_provider_segmind.enrichment.rows.placeholders` returns it.
     :param schema: the JSON Schema of the answer, part of the fingerprint.
     :param options: what else decides how an answer is read, part of the fingerprint.
+    :param template: what the bodies are made from, before any row is filled in.
     :param abreast: how many rows are built at a time; more than one where building waits for files.
     :param most: what a request with a body may cost, which ``max_cost`` reserves while it is in flight.
+    :param text: returns the canonical JSON of the body without building it, None where that cannot be done; raises what
+        ``build`` raises.
     """
 
     model: str
@@ -83,12 +92,22 @@ class Question:
     placeholders: frozenset[str] = frozenset()
     schema: Any = None
     options: Any = None
+    template: Any = None
     abreast: int = 1
     most: Callable[[Mapping[str, Any]], CostBound] = _unpriced
+    text: Callable[[Row], str | None] = _unknown
+    prompt_hash: str = field(init=False)
+    """SHA-256 of :attr:`prompt`, in hex."""
     _frame: str = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_frame", frame(model=self.model, schema=self.schema, options=self.options))
+        object.__setattr__(self, "prompt_hash", text_digest(canonical_json(self.prompt)).hex())
+
+    @property
+    def prompt(self) -> dict[str, Any]:
+        """What is asked whatever the row and the model."""
+        return {"template": self.template, "schema": self.schema, "options": self.options}
 
     @property
     def columns(self) -> frozenset[str]:
@@ -97,13 +116,16 @@ class Question:
 
     def prepare(self, row: Row) -> Prepared:
         """
-        Build what is sent for a row.
+        Build what is sent for a row, or only its text, if that is known without building it.
 
         :raises SegmindConfigError: it cannot be built; nothing was sent.
         """
-        inputs = self.build(row)
-        text = canonical_json(inputs)
-        return Prepared(fingerprint(self._frame, text), inputs, text_digest(text).hex(), len(text))
+        text, made = self.text(row), partial(self.build, row)
+        if text is None:
+            inputs = made()
+            text = canonical_json(inputs)
+            return Prepared(fingerprint(self._frame, text), inputs, text_digest(text).hex(), len(text))
+        return Prepared(fingerprint(self._frame, text), made, text_digest(text).hex(), len(text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,14 +133,20 @@ class Prepared:
     """
     A question ready to be asked.
 
+    :param made: the inputs, or what builds them: most rows of a table that is asked again have their answers.
     :param body: SHA-256 of the inputs in hex.
     :param size: about how many bytes the inputs have.
     """
 
     fingerprint: bytes
-    inputs: Mapping[str, Any]
+    made: Mapping[str, Any] | Callable[[], Mapping[str, Any]]
     body: str
     size: int = 0
+
+    @property
+    def inputs(self) -> Mapping[str, Any]:
+        """The JSON body."""
+        return self.made() if callable(self.made) else self.made
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +161,113 @@ class LostRow:
     prepared: Prepared
     until: float
     sent: Mapping[str, Any] | None = None
+
+
+class SpendLog(Protocol):
+    """Where the requests of a run are recorded when they have ended."""
+
+    def ended(self, request: FinishedRequest, /) -> None:
+        """Record a request; called in the loop, so it only takes note."""
+
+    def ended_before(self, requests: Iterable[FinishedRequest], /, *, since: float) -> None:
+        """
+        Record requests of earlier tries that are not recorded yet; blocks, in a thread, before anything is sent.
+
+        :param since: epoch seconds when the first of their rows finished, infinity before that.
+        """
+
+
+class KnownAnswer(Protocol):
+    """An answer that somebody has paid for."""
+
+    @property
+    def request_id(self) -> str:
+        """The request that was answered."""
+
+    @property
+    def result(self) -> RequestResult | None:
+        """The reply, None if it cannot be read as one."""
+
+
+class AnswerMemory(Protocol):
+    """Answers that were paid for, over tasks and tables; both methods block, in a thread."""
+
+    def find(self, question: bytes, /) -> KnownAnswer | None:
+        """
+        Return the answer to a question, by its fingerprint.
+
+        :raises SegmindError: the memory cannot be read.
+        """
+
+    def keep_reply(
+        self, question: bytes, result: RequestResult, /, *, model: str, at: float, requests: int, cost: float | None
+    ) -> None:
+        """
+        Keep an accepted reply.
+
+        :param at: epoch seconds when its request was submitted.
+        :param requests: how many requests it took.
+        :param cost: USD billed for all of them.
+        :raises Exception: any error of the store.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFigures:
+    """
+    What a run has used at one moment.
+
+    :param spent: USD billed in the run, over all its tries.
+    :param held: USD that its open requests may still be billed.
+    :param in_flight: how many of its requests are open.
+    :param unread: how many of them are of earlier tries, and their rows have not been read yet.
+    :param waiting: USD that each request may cost which waits for its part of the budget.
+    """
+
+    spent: float
+    held: float
+    in_flight: int
+    unread: int = 0
+    waiting: tuple[float, ...] = ()
+
+
+class TableBudget(Protocol):
+    """
+    The budgets that hold for a run beside its own limits.
+
+    ``admits``, ``is_usable``, ``plan`` and ``apply`` are called in the engine's loop and decide; the others block and
+    run in a thread. One order is carried out at a time.
+    """
+
+    error: SegmindError | None
+    """Why the run must stop, None while it may go on."""
+    refused: Any
+    """What was refused last, None if nothing was since the last grant."""
+
+    def claim_earlier(self) -> float:
+        """Take what earlier tries have reserved, before the ledger is read; return when it is certain that no
+        process of theirs sends anything more, in seconds from now."""
+
+    def take_over(self, run: RunFigures, /) -> None:
+        """Continue with what earlier tries had reserved, after the ledger was read."""
+
+    def admits(self, run: RunFigures, cost: float, /) -> bool:
+        """Return whether one more paid request of up to ``cost`` USD may be sent."""
+
+    def is_usable(self) -> bool:
+        """Return whether what was admitted may still be sent."""
+
+    def plan(self, run: RunFigures, /) -> Any:
+        """Return what is to be exchanged with the store of the budgets, None for nothing."""
+
+    def carry_out(self, order: Any, /) -> Any:
+        """Exchange it."""
+
+    def apply(self, outcome: Any, /) -> None:
+        """Take in what became of it."""
+
+    def close(self, run: RunFigures, /) -> None:
+        """Return what no open request needs, when nothing more is sent."""
 
 
 class KeyedTarget(Protocol):
@@ -172,21 +307,27 @@ class Settings:
     How the engine goes about it. Times in seconds.
 
     :param concurrency: requests in flight.
-    :param request_timeout: how long to wait for a request after it was submitted.
-    :param poll_interval: seconds between polls, None to choose.
     :param on_unknown: what to do about a row whose request may have been sent, when the history cannot tell. ``fail``
         never pays twice: the row's outcome is ``unknown`` and the next try checks it. ``resubmit`` sends it again,
         unless the history could not be read or shows an equal request that may be the lost one.
-    :param rerun: which rows that already have an outcome are asked again: ``unbilled`` those that failed without being
-        billed; ``dead_letters`` all without an answer, which may be billed again; ``nothing`` none.
+    :param rerun: which rows that already have an outcome are asked again: those with one of these outcomes, which may
+        be billed again; ``unbilled`` for those that failed without being billed.
     :param writer_timeout: seconds without a heartbeat after which another run over the same ledger counts as dead.
+    :param keep_prompt: whether the ledger keeps the prompt, so that it can be read back what a row was asked.
     :param deferrable: whether the run may defer when there is nothing to do but wait.
+    :param notes: what the manifest says about the run.
+    :param spend: where finished requests are recorded, None for nowhere.
+    :param answers: asked before a row is sent, and given its answer; None for the ledger alone.
+    :param budget: which budgets hold, None for none.
     """
 
     concurrency: int = 64
-    request_timeout: float = 3600.0
-    poll_interval: float | None = None
     on_unknown: OnUnknown = "fail"
-    rerun: Rerun = "unbilled"
+    rerun: frozenset[Rerun] = frozenset({"unbilled"})
     writer_timeout: float = 60.0
+    keep_prompt: bool = True
     deferrable: bool = False
+    spend: SpendLog | None = None
+    notes: Mapping[str, str] = field(default_factory=dict)
+    answers: AnswerMemory | None = None
+    budget: TableBudget | None = None

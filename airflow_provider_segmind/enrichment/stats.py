@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from airflow_provider_segmind.enrichment.ledger.events import Claimed, Finished, Submitted
 from airflow_provider_segmind.enrichment.ledger.row_state import KNOWN_REQUESTS, KnownRequest
 from airflow_provider_segmind.enrichment.outcomes import Outcome, Reasons
+from airflow_provider_segmind.money import shown
 
 SERIES = ("posts", "polls", "answered", "unanswered", "cost")
 """Paid calls, free calls, distinct rows that got an answer, those that got none, and USD billed for them."""
@@ -93,6 +94,8 @@ def _plain(amount: float) -> float:
     return round(amount, 9) if isinstance(amount, float) else amount
 
 
+MOST_LISTED = 100
+"""Requests that the progress of a run lists by id."""
 WINDOW = 60
 """Reports over which the rate is computed: how fast a run was an hour ago says little about the next one."""
 
@@ -114,6 +117,8 @@ class Progress:
     :param lost: rows of which it is unknown whether they were sent.
     :param cost: USD billed in the run so far, all tries.
     :param seconds: since the try began.
+    :param requests: the oldest of the requests that were accepted and have not finished, by id, each with the epoch
+        second of its submission; at most :data:`MOST_LISTED`.
     """
 
     rows_read: int = 0
@@ -128,10 +133,18 @@ class Progress:
     lost: int = 0
     cost: float = 0.0
     seconds: float = 0.0
+    requests: Sequence[tuple[str, float]] = ()
 
-    def to_json(self) -> dict[str, Any]:
-        """Return it as JSON, with rounded numbers."""
+    def to_json(self, *, listed: bool = False) -> dict[str, Any]:
+        """
+        Return it as JSON, with rounded numbers.
+
+        :param listed: with the requests.
+        """
         values = asdict(self)
+        requests = values.pop("requests")
+        if listed:
+            values["requests"] = [[request_id, round(at, 1)] for request_id, at in requests]
         for name, digits in (("share", 4), ("rate", 1), ("eta", 0), ("cost", 9), ("seconds", 1)):
             if values[name] is not None:
                 values[name] = round(values[name], digits)
@@ -142,7 +155,7 @@ class Progress:
             f"{self.rows_done} {'' if self.rows_total is None else f'of {self.rows_total} '}rows done"
             + ("" if self.share is None else f" ({100 * self.share:.0f} %)"),
             f"{self.rate:.1f} rows a second",
-            f"{self.cost:.6f} USD",
+            shown(self.cost),
         ]
         if self.eta is not None:
             parts.append(f"about {_duration(self.eta)} left")
@@ -150,7 +163,7 @@ class Progress:
         if self.lost:
             parts.append(f"{self.lost} of unknown fate")
         counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(self.outcomes.items()))
-        parts.append(f"in this try: {counts or 'no outcome yet'}")
+        parts.append(f"distinct rows in this try: {counts or 'no outcome yet'}")
         return "; ".join([", ".join(parts), *self._worst()])
 
     def _worst(self, most: int = 3) -> list[str]:
@@ -247,6 +260,28 @@ class Latencies:
         raise ValueError(f"no such rank: {rank}")
 
 
+MOST_SAMPLED = 50
+"""Rows of a sample; while it is taken, twice as many."""
+
+
+class RowSample:
+    """Every n-th row that got its outcome, where n doubles whenever the sample is full."""
+
+    def __init__(self) -> None:
+        self.rows: list[Finished] = []
+        self._seen = 0
+        self._step = 1
+
+    def add(self, event: Finished) -> None:
+        """Count a row, and keep it without its answer if it is one of the sample."""
+        if self._seen % self._step == 0:
+            self.rows.append(replace(event, answer=None))
+            if len(self.rows) >= 2 * MOST_SAMPLED:
+                del self.rows[1::2]
+                self._step *= 2
+        self._seen += 1
+
+
 @dataclass(slots=True)
 class Tally:
     """
@@ -258,6 +293,10 @@ class Tally:
     :param resumed: requests of an earlier try whose answer was fetched.
     :param outcomes: distinct rows that got their outcome.
     :param cost: USD billed for them as far as known.
+    :param tokens: tokens they used.
+    :param accepted: requests that Segmind accepted.
+    :param reused_rows: rows whose answer came from the memory of answers; they are in ``outcomes`` too.
+    :param sample: some of the rows that got their outcome.
     """
 
     clock: Callable[[], float]
@@ -266,6 +305,10 @@ class Tally:
     resumed: int = 0
     outcomes: Counter[Outcome] = field(default_factory=Counter)
     cost: float = 0.0
+    tokens: int = 0
+    accepted: int = 0
+    reused_rows: int = 0
+    sample: RowSample = field(default_factory=RowSample)
     reasons: Reasons = field(default_factory=Reasons)
     timeline: Timeline = field(default_factory=Timeline)
     known_requests: deque[KnownRequest] = field(default_factory=lambda: deque(maxlen=KNOWN_REQUESTS))
@@ -294,12 +337,21 @@ class Tally:
 
     def submitted(self, submitted: Submitted, claim: Claimed) -> None:
         """Record a request that Segmind accepted, and the claim before it."""
+        self.accepted += 1
         self.known_requests.append(KnownRequest(submitted.request_id, claim.body, claim.at, submitted.at, claim.writer))
+
+    def reused(self, event: Finished) -> None:
+        """Record an answer that was paid for before; no request of this run has it."""
+        self.reused_rows += 1
+        self.outcomes[event.outcome] += 1
+        self.timeline.add(event.at, "answered")
 
     def finished(self, event: Finished) -> None:
         """Record an outcome."""
+        self.sample.add(event)
         self.outcomes[event.outcome] += 1
         self.cost += event.cost or 0.0
+        self.tokens += event.tokens or 0
         answered = event.outcome is Outcome.SUCCESS
         if not answered:
             self.reasons.add(event.outcome, event.reason)

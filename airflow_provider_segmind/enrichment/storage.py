@@ -96,12 +96,58 @@ def list_names(folder: StorePath) -> list[str]:
     return [path.name for path in folder.iterdir()]
 
 
+def names_if_any(folder: StorePath) -> list[str]:
+    """Return the names in a folder, as :func:`list_names`; none if it does not exist."""
+    try:
+        return list_names(folder)
+    except FileNotFoundError:
+        return []
+    except NotADirectoryError:
+        # What universal_pathlib says of a folder that does not exist.
+        if folder.exists():
+            raise
+        return []
+
+
 def read_now(path: StorePath) -> bytes:
     """Return the content of a file that may have been overwritten, bypassing the client's cache."""
     _forget_listings(path.parent)
     with path.open("rb") as file:
         content: bytes = file.read()
     return content
+
+
+def read_at_once(path: StorePath) -> bytes:
+    """
+    Return the content of a small file; one call of an object store, where opening a file asks for its size first.
+
+    :raises FileNotFoundError: it does not exist.
+    """
+    fs: Any = None if _is_local(path) else getattr(path, "fs", None)
+    content: bytes
+    if fs is not None:
+        content = fs.cat_file(_key(path))
+    else:
+        with path.open("rb") as file:
+            content = file.read()
+    return content
+
+
+def write_at_once(path: StorePath, content: bytes) -> None:
+    """
+    Write a small file whole; one call of an object store.
+
+    The folder is created only where the store says that it is missing.
+    """
+    fs: Any = getattr(path, "fs", None)
+    if fs is not None and _protocol(path) in WHOLE_PUT_PROTOCOLS:
+        fs.pipe_file(_key(path), content)
+        return
+    try:
+        _write_file(path, content)
+    except FileNotFoundError:
+        make_folder(path.parent)
+        _write_file(path, content)
 
 
 def overwrite(path: StorePath, content: bytes) -> None:
@@ -223,9 +269,19 @@ def _forget_listings(folder: StorePath) -> None:
     if forget is None:
         return
     try:
-        forget(str(getattr(folder, "path", folder)))
+        forget(_key(folder))
     except TypeError:
         forget()
+
+
+def _write_file(path: StorePath, content: bytes) -> None:
+    with write_whole(path) as file:
+        file.write(content)
+
+
+def _key(path: StorePath) -> str:
+    """Return the name by which a file system of fsspec knows a path."""
+    return str(getattr(path, "path", path))
 
 
 def _upload(source: IO[bytes], path: StorePath) -> None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import random
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, replace
 
 from airflow_provider_segmind.defaults import RESULT_LIFETIME, Rerun
 from airflow_provider_segmind.enrichment.ledger.events import Submitted
 from airflow_provider_segmind.enrichment.ledger.ledger import Ledger
-from airflow_provider_segmind.enrichment.ledger.live import Membership
+from airflow_provider_segmind.enrichment.ledger.run_liveness import Membership
 from airflow_provider_segmind.enrichment.outcomes import Outcome
-from airflow_provider_segmind.enrichment.run_limits import Budget
+from airflow_provider_segmind.enrichment.run_limits import FREE, RunUsage
 from airflow_provider_segmind.enrichment.settings import LostRow, Prepared
 
 
@@ -42,6 +45,74 @@ class InFlightBytes:
         self._released.set()
 
 
+MOST_FINISHED = 100_000
+"""Distinct rows that may wait to be written while a run goes on, about 20 MB; others are written at its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedMark:
+    """
+    A distinct row with its outcome.
+
+    :param event: the number of ledger events that had been appended by then.
+    :param at: monotonic seconds.
+    """
+
+    fingerprint: bytes
+    event: int
+    at: float
+
+
+class FinishedRows:
+    """
+    Distinct rows that have their outcome and wait to be written while the run goes on, oldest first.
+
+    The engine's thread adds them and another one takes them out.
+
+    :param appended: returns the number of ledger events appended so far.
+    :param durable: returns how many of them are durable.
+    """
+
+    def __init__(
+        self, *, appended: Callable[[], int], durable: Callable[[], int], monotonic: Callable[[], float]
+    ) -> None:
+        self._appended = appended
+        self._durable = durable
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._rows: OrderedDict[bytes, FinishedMark] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def add(self, fingerprint: bytes) -> None:
+        """Add a row, or note that an equal one was read."""
+        with self._lock:
+            if (earlier := self._rows.get(fingerprint)) is not None:
+                self._rows[fingerprint] = replace(earlier)
+            elif len(self._rows) < MOST_FINISHED:
+                self._rows[fingerprint] = FinishedMark(fingerprint, self._appended(), self._monotonic())
+
+    def first(self, most: int) -> list[FinishedMark]:
+        """Return the oldest rows, as far as the ledger has their outcome for good: no table may be ahead of it."""
+        with self._lock:
+            oldest = itertools.islice(self._rows.values(), most)
+            return [mark for mark in oldest if mark.event <= self._durable()]
+
+    def seconds_waited(self) -> float:
+        """Return how long the oldest row has waited, 0 without one."""
+        with self._lock:
+            oldest = next(iter(self._rows.values()), None)
+            return 0.0 if oldest is None else self._monotonic() - oldest.at
+
+    def remove(self, marks: Iterable[FinishedMark]) -> None:
+        """Remove rows that were taken care of, unless an equal one was read since."""
+        with self._lock:
+            for mark in marks:
+                if self._rows.get(mark.fingerprint) is mark:
+                    del self._rows[mark.fingerprint]
+
+
 LATEST_AGE = 0.75 * RESULT_LIFETIME
 """Age in seconds at which a request must be fetched, however many others are not done: its result lives an hour."""
 OVERDUE = 0.25
@@ -55,7 +126,7 @@ class Deferral:
 
     :param requests: id, and epoch seconds of the submission, of each request under way.
     :param enough: how many of them must have ended for the run to continue.
-    :param until: epoch seconds at which it continues in any case.
+    :param until: epoch seconds at which it continues in any case; infinity for the end of a pause.
     """
 
     requests: tuple[tuple[str, float], ...]
@@ -78,7 +149,7 @@ def deferral_of(
 
     :param waiting: the requests under way.
     :param more: whether rows are left to be asked; then half of the requests suffice, so that places come free.
-    :param waiting_for_permit: whether rows wait for a permit of the rate limiter or the budget.
+    :param waiting_for_permit: whether rows wait for a permit of the rate limiter or the limits.
     :param typical: seconds a request usually takes.
     :param until_submit: seconds until the rate limiter gives a permit.
     :param now: epoch seconds.
@@ -119,14 +190,18 @@ class RowTracker:
 
     It remembers the rows in flight and those that will get no answer; of the others the ledger knows enough.
 
-    :param rerun: which rows that have an outcome already are asked again.
+    :param rerun: which rows that have an outcome already are asked again; see
+        :class:`~airflow_provider_segmind.enrichment.settings.Settings`.
+    :param began: epoch seconds at which this try began, before any deferral.
     :param started: epoch seconds before which every earlier try ended.
     :param pause: about how many seconds a row is not tried again that another run has claimed at the same moment.
+    :param finished: called with the fingerprint of each row read that has its outcome, once or more often.
     """
 
     def __init__(
-        self, ledger: Ledger, budget: Budget, member: Membership, *, rerun: Rerun, started: float, pause: float,
-        rng: random.Random, monotonic: Callable[[], float],
+        self, ledger: Ledger, usage: RunUsage, member: Membership, *,
+        rerun: frozenset[Rerun], began: float, started: float, pause: float,
+        rng: random.Random, monotonic: Callable[[], float], finished: Callable[[bytes], None] | None = None,
     ) -> None:  # fmt: skip
         self.contested: dict[bytes, Contest] = {}
         self._collisions: dict[bytes, int] = {}
@@ -138,11 +213,13 @@ class RowTracker:
         self.lost: dict[bytes, LostRow] = {}
         self.postponed: list[Prepared] = []
         self._ledger = ledger
-        self._budget = budget
+        self._usage = usage
         self._rerun = rerun
+        self._began = began
         self._started = started
         self._busy: set[bytes] = set()
         self._refused: set[bytes] = set()
+        self._finished = finished or _ignored
 
     @property
     def busy(self) -> int:
@@ -211,7 +288,8 @@ class RowTracker:
         """Set aside what other runs are still asking about when this one ends."""
         for contest in self.contested.values():
             self.skip(
-                contest.prepared, "another run was asking about it when this one stopped; a retry takes its answer"
+                contest.prepared,
+                "when the run stopped, another run was asking about it or spending was paused; a retry continues",
             )
         self.contested.clear()
 
@@ -234,11 +312,15 @@ class RowTracker:
         :param eager: whether to fetch also what was accepted from another run that is at work and will do so itself.
         """
         mark = prepared.fingerprint
-        if mark in self._busy or mark in self.skipped or mark in self._refused or mark in self.contested:
+        if mark in self._refused:
+            self._finished(mark)
+            return False
+        if mark in self._busy or mark in self.skipped or mark in self.contested:
             return False
         state = self._ledger.row_state(mark)
         if state.success:
-            self._budget.finished(Outcome.SUCCESS)
+            self._usage.finished(Outcome.SUCCESS)
+            self._finished(mark)
             return False
         if self.is_claimed_elsewhere(mark) and not (
             eager and state.open is not None and state.open.submitted is not None
@@ -246,7 +328,8 @@ class RowTracker:
             self.contend(prepared, collided=False)
             return False
         if state.open is not None and state.open.submitted is None:
-            self._budget.lost_earlier(mark, state.open.bound)
+            own = state.claim is not None and state.claim.run == self._ledger.run
+            self._usage.lost_earlier(mark, state.open.bound if own else FREE)
             self.skip(
                 prepared,
                 "an earlier try may have sent its request; whether it did is unknown",
@@ -255,6 +338,7 @@ class RowTracker:
             return False
         if state.open is None and state.finished and not self._is_asked_again(mark):
             self._refused.add(mark)
+            self._finished(mark)
             return False
         if stopping and state.open is None and state.unsent_follow_up(self._ledger.run) is None:
             return False
@@ -268,14 +352,24 @@ class RowTracker:
         if mark in self.contested:
             return
         self._collisions.pop(mark, None)
-        if mark not in self.skipped and not self._ledger.row_state(mark).success:
+        if mark in self.skipped:
+            return
+        if not self._ledger.row_state(mark).success:
             self._refused.add(mark)
+        self._finished(mark)
 
     def _is_asked_again(self, mark: bytes) -> bool:
         stored = self._ledger.finished(mark)
-        if stored is None or self._rerun == "dead_letters":
+        if stored is None:
             return True
-        if self._rerun == "unbilled" and stored.outcome is Outcome.FAILED and stored.billed is False:
-            return True
-        self._budget.finished(stored.outcome)
+        # What this try has asked already, before it was deferred, is not paid for once more.
+        if stored.run != self._ledger.run or stored.at <= self._began:
+            unbilled = stored.outcome is Outcome.FAILED and stored.billed is False
+            if stored.outcome in self._rerun or (unbilled and "unbilled" in self._rerun):
+                return True
+        self._usage.finished(stored.outcome)
         return False
+
+
+def _ignored(_: bytes) -> None:
+    """Do nothing: rows are written only at the end."""

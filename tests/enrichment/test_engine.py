@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from airflow_provider_segmind.chat.output_type import ParsedReply
 from airflow_provider_segmind.chat.replies import ChatReply, FinishReason
 from airflow_provider_segmind.chat.reply_policy import Accept, FollowUp, Refuse, decide_reply
+from airflow_provider_segmind.client.polling import RESULT_LIFETIME
 from airflow_provider_segmind.enrichment.engine import Engine, Progress
 from airflow_provider_segmind.enrichment.ledger.events import Claimed, to_line
 from airflow_provider_segmind.enrichment.ledger.ledger import Ledger
@@ -36,6 +37,7 @@ from airflow_provider_segmind.exceptions import (
 )
 from tests.support.engine_tuning import tuned
 from tests.support.enrichment import PRICE, Clock, FakeSegmind, build, question, table
+from tests.support.examples import examples
 from tests.support.object_stores import ObjectStore
 
 
@@ -197,10 +199,41 @@ async def test_a_refused_answer_is_paid_for_and_not_asked_again() -> None:
 async def test_dead_letters_are_asked_again_when_told_to() -> None:
     world = World()
     await world.run(table("a", "b"), question(read=refuse))
-    stored = await world.run(table("a", "b"), settings={"rerun": "dead_letters"})
+    stored = await world.run(table("a", "b"), settings={"rerun": frozenset({"blocked"})})
     assert stored.statuses == ["success", "success"]
     assert world.segmind.posts == 3
     assert stored.manifest.cost == pytest.approx(world.segmind.bill)
+
+
+@pytest.mark.parametrize(
+    ("rerun", "again"),
+    [
+        (set(), []),
+        ({"unbilled"}, ["b"]),
+        ({"failed"}, ["b"]),
+        ({"truncated"}, ["c"]),
+        ({"truncated", "failed"}, ["b", "c"]),
+        ({"blocked"}, ["d"]),
+        ({"unknown", "skipped"}, []),
+    ],
+)
+async def test_only_rows_of_the_named_outcomes_are_asked_again(rerun: set[str], again: list[str]) -> None:
+    world = World(failing=lambda body: "out of order" if body["prompt"] == "Say b" else None)
+    refused = {"SAY C": "truncated", "SAY D": "blocked"}
+
+    def read(reply: RowReply) -> RowVerdict:
+        if (reason := refused.get(reply.result.output)) is not None:
+            raise SegmindReplyError("no", reason=reason)
+        return RowVerdict(Accept({"said": reply.result.output}))
+
+    rows = table("a", "b", "c", "d")
+    first = await world.run(rows, question(read=read))
+    assert first.statuses == ["success", "failed", "truncated", "blocked"]
+    before = set(world.segmind.jobs)
+    await world.run(rows, question(read=read), settings={"rerun": frozenset(rerun)})
+
+    asked = [job.body["prompt"] for name, job in world.segmind.jobs.items() if name not in before]
+    assert sorted(asked) == [f"Say {text}" for text in again]
 
 
 @pytest.mark.parametrize(
@@ -221,6 +254,18 @@ def mend(reply: RowReply) -> RowVerdict:
     return RowVerdict(Accept({"said": reply.result.output}), tokens=1)
 
 
+async def test_the_cost_of_follow_ups_is_kept_apart() -> None:
+    world = World(cost=lambda body: 0.01 if "try" not in body["prompt"] else 0.003)
+    stored = await world.run(table("a"), question(read=mend))
+    assert (stored.manifest.cost, stored.manifest.follow_up_cost) == (0.016, 0.006)
+
+    stored = await world.run(table("a", "b"), question(read=mend))
+    assert (stored.manifest.cost, stored.manifest.follow_up_cost) == (0.032, 0.012)
+
+    plain = await world.run(table("c"))
+    assert (plain.manifest.cost, plain.manifest.follow_up_cost) == (0.01, 0.0)
+
+
 async def test_an_answer_that_can_be_mended_is_asked_again_and_paid_for() -> None:
     world = World()
     stored = await world.run(table("a"), question(read=mend))
@@ -229,7 +274,7 @@ async def test_an_answer_that_can_be_mended_is_asked_again_and_paid_for() -> Non
     assert (stored.manifest.requests, stored.manifest.tokens) == (3, 3)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25))
 @given(
     max_repairs=st.integers(0, 3),
     finishes=st.lists(st.sampled_from(["stop", "length", "blocked", "unknown"]), min_size=4, max_size=4),
@@ -766,6 +811,44 @@ async def test_a_follow_up_refused_before_its_claim_leaves_the_paid_answer_to_th
     # The row's own question and the further one, each once.
     assert world.segmind.posts == 2
     assert retry.manifest.cost == pytest.approx(2 * PRICE)
+
+
+async def test_a_follow_up_that_gets_its_permit_during_a_pause_waits_and_keeps_the_reply_before_it() -> None:
+    def read(reply: RowReply) -> RowVerdict:
+        again = FollowUp({"prompt": "again"}, (0,), "no")
+        return RowVerdict(Accept({"said": "yes"}) if reply.follow_ups else again)
+
+    world, sent_while_paused = World(), list[int]()
+    inner, engine = world.segmind.submit, world.engine(table("a"), question(read=read))
+
+    async def resume_later() -> None:
+        # Every row has found out about the pause by then: no step of this engine takes time.
+        for _ in range(200):
+            await asyncio.sleep(0)
+        sent_while_paused.append(world.segmind.posts)
+        # Segmind does not keep the first reply for so long.
+        world.clock.now += RESULT_LIFETIME + 1
+        engine.pause(None)
+
+    async def submit(model: str, inputs: Any, **checks: Any) -> Any:
+        if inputs["prompt"] == "again" and not resumes:
+            # The follow-up waits for the rate limit.
+            engine.pause("invoice under review")
+            resumes.append(asyncio.ensure_future(resume_later()))
+        return await inner(model, inputs, **checks)
+
+    resumes: list[asyncio.Future[None]] = []
+    world.segmind.submit = submit  # type: ignore[method-assign]
+    await engine.run()
+    await resumes[0]
+    stored = Stored(engine)
+    engine.close()
+
+    assert sent_while_paused == [1]
+    assert stored.statuses == ["success"]
+    # The row's own question and the further one, each once.
+    assert len(world.segmind.paid_bodies) == len(set(world.segmind.paid_bodies)) == 2
+    assert stored.manifest.cost == pytest.approx(2 * PRICE)
 
 
 async def test_a_shared_limit_that_stays_out_of_reach_stops_the_run_at_once() -> None:

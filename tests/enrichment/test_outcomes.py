@@ -14,7 +14,7 @@ from airflow_provider_segmind.enrichment.outcomes import MOST_KEPT, NO_REASON, O
             "request … was accepted, its answer is not there: …",
         ),
         ("request 5b1e77f0-9a3c-4b7d-8f21-aa54be2f1a90 is gone", "request … is gone"),
-        ("max_cost=5.0 USD is used up", "max_cost=… USD is used up"),
+        ("max_cost=$5.00 is used up ($5.01 billed)", "max_cost=$… is used up ($… billed)"),
         ("'it's Bob's row' is refused", "… is refused"),
         ("the model doesn't know \"a prompt that was cut o", "the model doesn't know …"),
         ("422: [{'input': {'prompt': 'of a row'}}] at body", NO_REASON),

@@ -156,6 +156,15 @@ def test_shards_of_one_run_may_differ_in_the_last_part_of_its_name() -> None:
         merge([shard(0, "dag/monday/task/0"), shard(1, "dag/sunday/task/1")])
 
 
+def test_the_notes_of_all_shards_are_kept() -> None:
+    shards = [
+        Manifest(run_id="r", model="m", shard_index=index, shard_count=2, notes={"by": "Ada", f"part {index}": "x"})
+        for index in range(2)
+    ]
+
+    assert merge(shards).notes == {"by": "Ada", "part 0": "x", "part 1": "x"}
+
+
 def test_a_manifest_of_another_version_is_refused() -> None:
     with pytest.raises(SegmindEnrichmentError, match="version 99"):
         Manifest.from_json({"version": 99})

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_segmind.client.models import RequestRecord
+from airflow_provider_segmind.client.submission import json_digest
 from airflow_provider_segmind.enrichment.ledger.row_state import KnownRequest
 from airflow_provider_segmind.enrichment.recovery import Findings, LostRequest, find_lost
-from airflow_provider_segmind.enrichment.rows import digest
+from tests.support.examples import examples
 from tests.support.ledger_events import claimed, mark
 
 NOW = 1_700_000_000.0
@@ -33,7 +34,7 @@ def record(request_id: str, text: str, **fields: Any) -> RequestRecord:
 
 
 def body(text: str) -> str:
-    return digest({"t": 0, "prompt": text}).hex()
+    return json_digest({"t": 0, "prompt": text})
 
 
 def own(request_id: str, text: str, at: float) -> KnownRequest:
@@ -167,7 +168,7 @@ async def test_of_two_equal_requests_the_nearer_is_taken_and_none_that_another_r
     assert not findings.found
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80))
 @given(skew=st.floats(-1e5, 1e5), took=st.floats(0, 30), others=st.integers(1, 5))
 async def test_requests_of_known_time_tell_the_offset_however_large_it_is(
     skew: float, took: float, others: int
@@ -185,7 +186,7 @@ async def test_requests_of_known_time_tell_the_offset_however_large_it_is(
     assert bool(findings.absent) is any(known.not_before >= NOW - 95 for known in seen)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80))
 @given(skew=st.floats(-3500, 3500), age=st.floats(20, 1e5))
 async def test_without_a_known_offset_an_equal_request_is_never_believed_to_be_another(skew: float, age: float) -> None:
     at = NOW - age

@@ -70,10 +70,12 @@ def test_a_key_keeps_its_type(value: Any, kept: Any) -> None:
 
 
 def test_rows_whose_order_does_not_fit_on_the_disk_are_not_asked_about() -> None:
-    with disk_of(1 << 15), closing(reader(table(*map(str, range(1000))), block_rows=10)) as rows:
+    texts = ["0", "0", *map(str, range(1000))]
+    with disk_of(1 << 15), closing(reader(table(*texts), block_rows=10)) as rows:
         prepared = list(read(rows))
         sources: list[SourceRow] = list(rows.source_rows())
     assert "temporary folder" in str(rows.broken)
     assert not rows.exhausted
     assert 0 < len(prepared) == len(sources) == rows.rows_seen < 1000
     assert [source.fingerprint for source in sources] == prepared
+    assert [source.first for source in sources[:4]] == [True, False, False, True]

@@ -30,7 +30,7 @@ async def run(emulator: SegmindEmulator, folder: Path) -> dict[str, int]:
             ledger_folder=folder,
             client=client,
             run_id="r",
-            settings=tuned(commit_delay=0.002, poll_interval=0.05),
+            settings=tuned(commit_delay=0.002),
         )
         try:
             await engine.run()

@@ -20,6 +20,7 @@ from airflow_provider_segmind.enrichment.settings import Question
 from airflow_provider_segmind.exceptions import SegmindRequestTimeoutError
 from tests.enrichment.test_engine import World
 from tests.support.enrichment import question, table
+from tests.support.examples import examples
 
 MODEL = "gemini-3.1-flash-lite"
 
@@ -56,7 +57,7 @@ async def test_long_rows_at_the_end_do_not_pass_max_cost() -> None:
     assert stored.manifest.outcomes["success"] > 200
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(
     lengths=st.lists(st.sampled_from([0, 10, 1_000, 50_000, 400_000]), min_size=1, max_size=60),
     share=st.floats(0.05, 1.2),
@@ -75,7 +76,7 @@ async def test_the_bill_keeps_max_cost_and_leaves_no_more_than_a_row_unused(
         assert limit - world.segmind.bill <= max(map(bound_of, lengths))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30))
 @given(lengths=st.lists(st.sampled_from([10, 50_000]), min_size=4, max_size=30), share=st.floats(0.1, 1.0),
        seed=st.integers(0, 9))  # fmt: skip
 async def test_follow_ups_of_a_row_are_reserved_too(lengths: list[int], share: float, seed: int) -> None:
@@ -90,7 +91,7 @@ async def test_follow_ups_of_a_row_are_reserved_too(lengths: list[int], share: f
     assert world.segmind.bill <= limit * (1 + 1e-9)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30))
 @given(seed=st.integers(0, 99), policy=st.sampled_from([("fail", 3), ("resubmit", 1)]))
 async def test_what_was_lost_stays_reserved_also_in_the_next_try(seed: int, policy: tuple[str, int]) -> None:
     rng = random.Random(seed)

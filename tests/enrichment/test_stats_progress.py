@@ -91,10 +91,13 @@ def test_a_line_for_the_log_says_rows_rate_cost_time_left_and_reasons() -> None:
     )  # fmt: skip
 
     assert str(progress) == (
-        "800 of 2000 rows done (40 %), 12.3 rows a second, 0.280000 USD, about 2 min left, 64 in flight, "
-        "1 of unknown fate, in this try: 10 failed, 790 success; 8 failed: overloaded; 2 failed: too long"
+        "800 of 2000 rows done (40 %), 12.3 rows a second, $0.28, about 2 min left, 64 in flight, "
+        "1 of unknown fate, distinct rows in this try: 10 failed, 790 success; 8 failed: overloaded; 2 failed: too long"
     )
-    assert str(Progress()) == "0 rows done, 0.0 rows a second, 0.000000 USD, 0 in flight, in this try: no outcome yet"
+    assert (
+        str(Progress())
+        == "0 rows done, 0.0 rows a second, $0.00, 0 in flight, distinct rows in this try: no outcome yet"
+    )
 
 
 def test_the_size_of_a_table_is_known_where_it_need_not_be_read(tmp_path: Path) -> None:

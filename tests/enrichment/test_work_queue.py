@@ -11,18 +11,19 @@ import pytest
 
 from airflow_provider_segmind.client.polling import Pending
 from airflow_provider_segmind.enrichment.ledger.events import Submitted
-from airflow_provider_segmind.enrichment.outcomes import Outcome
+from airflow_provider_segmind.enrichment.outcomes import Outcome, RowReply, RowVerdict
 from airflow_provider_segmind.enrichment.settings import Prepared
 from airflow_provider_segmind.enrichment.work_queue import LATEST_AGE, Deferral, RowTracker, deferral_of
+from airflow_provider_segmind.exceptions import SegmindReplyError
 from tests.enrichment.test_engine import Stored, World
-from tests.support.enrichment import table
+from tests.support.enrichment import question, table
 
 NOW = 10_000.0
 
 
 def under_way(*ages: float) -> list[Submitted]:
     return [
-        Submitted(fingerprint=bytes(32), attempt=1, at=NOW - age, request_id=f"r-{number}")
+        Submitted(fingerprint=bytes(32), attempt=1, at=NOW - age, request_id=f"r-{number}", claim=f"w.{number}")
         for number, age in enumerate(ages)
     ]
 
@@ -127,6 +128,36 @@ async def test_the_counts_of_earlier_legs_are_carried_on(monkeypatch: pytest.Mon
     assert sum(stored.manifest.timeline["posts"]) == 3
 
 
+def truncated(reply: RowReply) -> RowVerdict:
+    raise SegmindReplyError("no", reason="truncated")
+
+
+async def test_what_was_asked_again_before_a_deferral_is_not_paid_for_once_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World()
+    world.segmind.typical = 300.0
+    settings = {"rerun": frozenset({"truncated"}), "deferrable": True, "progress_interval": 0.01}
+    await world.run(table("a"), question(read=truncated))
+    done = world.segmind.wait
+
+    async def first_only(pending: Pending, *, fetch: bool = False) -> Any:
+        return await (done(pending, fetch=fetch) if pending.request_id == list(world.segmind.jobs)[1] else never())
+
+    world.clock.now += 60
+    monkeypatch.setattr(world.segmind, "wait", first_only)
+    engine = world.engine(table("a", "b"), question(read=truncated), settings={**settings, "concurrency": 1})
+    await asyncio.wait_for(engine.run(), 10)
+    carried = engine.resume_state()
+    engine.close()
+    assert (world.segmind.posts, engine.deferral is not None) == (3, True)
+
+    monkeypatch.setattr(world.segmind, "wait", done)
+    stored = await world.run(table("a", "b"), question(read=truncated), settings=settings, resume_state=carried)
+    assert stored.statuses == ["truncated"] * 2
+    assert world.segmind.posts == 3
+
+
 async def test_a_run_that_must_not_rest_waits_itself() -> None:
     world = World()
     world.segmind.typical = 300.0
@@ -142,8 +173,9 @@ def test_a_row_is_kept_back_only_if_nothing_was_sent_for_it(attempt: Any, follow
     ledger: Any = SimpleNamespace(run="a run", row_state=lambda mark: state)
     nothing: Any = None
     tracker = RowTracker(
-        ledger, nothing, nothing, rerun="unbilled", started=0.0, pause=1.0, rng=random.Random(1), monotonic=lambda: 0.0
-    )
+        ledger, nothing, nothing, rerun=frozenset(), began=0.0, started=0.0, pause=1.0, rng=random.Random(1),
+        monotonic=lambda: 0.0,
+    )  # fmt: skip
     first, second, third = (Prepared(bytes([number]) * 32, {}, "") for number in range(3))
 
     assert not tracker.postpone_as_evidence(first)

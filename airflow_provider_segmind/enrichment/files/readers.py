@@ -45,11 +45,7 @@ _SUFFIXES = {
 
 @dataclass(frozen=True, slots=True)
 class FileKind:
-    """
-    How a file is written.
-
-    :param compressed: whether it is compressed with gzip.
-    """
+    """How a file is written: its format, and whether it is compressed with gzip."""
 
     format: Format
     compressed: bool = False
@@ -102,7 +98,6 @@ def parquet_rows(file: IO[bytes], name: str, columns: frozenset[str] | None) -> 
     """
     Yield the rows of a file.
 
-    :param name: its name in messages.
     :param columns: those to decode, if the file has them; None for all.
     :raises SegmindConfigError: two columns have the same name.
     """
@@ -183,11 +178,7 @@ def open_source(source: Any, columns: Columns = None) -> Iterator[Mapping[str, A
 
 
 def cannot_be_read(error: Exception, where: str) -> SegmindError:
-    """
-    Return the error of a source that fails: damaged data stays damaged, but a store or a session may recover.
-
-    :param where: begins the message.
-    """
+    """Return the error of a source that fails: damaged data stays damaged, but a store or a session may recover."""
     message = f"{where} cannot be read: {_cause(error)}."
     damaged = isinstance(error, _DAMAGED) or _is_damaged_page(error)
     return SegmindConfigError(message) if damaged else SegmindEnrichmentError(message, retryable=True)
@@ -268,6 +259,20 @@ def rows_in(source: Any) -> int | None:
     if any(known_kind(file.name).format is not Format.PARQUET for file in files):
         return None
     return sum(_rows_of_parquet(file) for file in files)
+
+
+def declared_types(path: StorePath) -> dict[str, str]:
+    """
+    Return the types that the first file of a table declares for its columns; those of Parquet, as Arrow names them.
+
+    :raises SegmindConfigError: there is no file.
+    :raises Exception: any of the store's or of pyarrow's.
+    """
+    file = source_files(path)[0]
+    if known_kind(file.name).format is not Format.PARQUET:
+        return {}
+    with file.open("rb") as opened:
+        return {column.name: str(column.type) for column in pyarrow().parquet.ParquetFile(opened).schema_arrow}
 
 
 def _rows_of_parquet(path: StorePath) -> int:
@@ -361,7 +366,7 @@ def _read_jsonl(path: StorePath, kind: FileKind, position: _Position, _: Columns
         for line in file:
             text = line.removeprefix(b"\xef\xbb\xbf").strip()
             if text:
-                row = json.loads(text.decode("utf-8", "surrogatepass"), object_pairs_hook=_object)
+                row = _ROWS.decode(text.decode("utf-8", "surrogatepass"))
                 if not isinstance(row, dict):
                     raise SegmindConfigError(f"{position} is not a JSON object.")
                 if type(row) is not dict:
@@ -377,6 +382,9 @@ class _TwiceNamed(dict[str, Any]):
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     return found if len(found) == len(pairs) else _TwiceNamed(found)
+
+
+_ROWS = json.JSONDecoder(object_pairs_hook=_object)
 
 
 def _read_csv(path: StorePath, kind: FileKind, position: _Position, _: Columns) -> Iterator[Mapping[str, Any]]:

@@ -21,13 +21,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
+from airflow_provider_segmind.chat.json_values import is_too_deep, without_surrogates
 from airflow_provider_segmind.enrichment.files.readers import Format, is_pattern, is_table, known_kind, pyarrow
 from airflow_provider_segmind.enrichment.rows import json_value, plain_text
 from airflow_provider_segmind.enrichment.storage import StorePath, make_folder, write_whole
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindEnrichmentError, shorten
 
-MOST_LEVELS = 100
-"""How deep lists and objects may nest in JSONL; many readers stop at some hundreds of levels."""
 # The module csv does not quote a lone carriage return before Python 3.11.9 and 3.12.3, and then splits the row there.
 # Characters that only some readers treat as a line end, or trim, are quoted as well.
 _QUOTED = re.compile('[",\r\n\x0b\x0c\x1c-\x1e\x85\u2028\u2029]|\\A\\s|\\s\\Z')
@@ -43,25 +42,14 @@ _REFUSALS = frozenset(
 _USERINFO = re.compile(r"://[^/@]*@/?")
 
 
-def unicode_text(text: str) -> str:
-    """Join surrogate pairs, and replace a lone half of one, which UTF-8 cannot encode, by U+FFFD."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
-
-
 def text_cell(value: Any) -> str:
     """Return a value as a string, for CSV and for the text columns of Parquet; lists and objects are JSON."""
-    nested = isinstance(value, (Mapping, list, tuple))
-    return unicode_text(_flat_json(value) if nested and _is_deep(value) else plain_text(value))
+    return without_surrogates(_flat_json(value) if is_too_deep(value) else plain_text(value))
 
 
 def json_cell(value: Any) -> Any:
     """Return a value as it is written to JSONL: itself, or its JSON as a string where it nests too deeply."""
-    nested = isinstance(value, (Mapping, list, tuple))
-    return _flat_json(value) if nested and _is_deep(value) else json_value(value)
+    return _flat_json(value) if is_too_deep(value) else json_value(value)
 
 
 def csv_line(values: list[str]) -> str:
@@ -72,19 +60,6 @@ def csv_line(values: list[str]) -> str:
         ",".join(f'"{value.replace(chr(34), chr(34) * 2)}"' if _QUOTED.search(value) else value for value in values)
         + "\n"
     )
-
-
-def _is_deep(value: Any) -> bool:
-    level = [value]
-    for _ in range(MOST_LEVELS):
-        level = [inner for outer in level for inner in _inside(outer) if isinstance(inner, (Mapping, list, tuple))]
-        if not level:
-            return False
-    return True
-
-
-def _inside(value: Any) -> Iterator[Any]:
-    return iter(value.values() if isinstance(value, Mapping) else value)
 
 
 def _flat_json(value: Any) -> str:
@@ -118,7 +93,7 @@ class Kinds:
     Watches every value of a table, so that a rare type in the last row does not break a file that is half written.
 
     Values of several types in one column become texts, as do integers beyond 64 bits, decimals that need more than 38
-    digits between them, and integers beside floats that cannot hold them; lists and objects become JSON texts.
+    digits between them, and integers next to floats that cannot hold them; lists and objects become JSON texts.
 
     :param columns: their names, in order.
     """
@@ -142,7 +117,7 @@ class Kinds:
     def schema(self) -> Any:
         """Return the pyarrow schema that holds every value seen."""
         arrow = pyarrow()
-        return arrow.schema([(unicode_text(name), self._type(arrow, name)) for name in self._seen])
+        return arrow.schema([(without_surrogates(name), self._type(arrow, name)) for name in self._seen])
 
     def cell(self, name: str, value: Any) -> Any:
         """Return a value in the form its column takes."""
@@ -241,7 +216,7 @@ def _written(kind: Format, file: IO[bytes], columns: Sequence[str], kinds: Kinds
     if kind is Format.JSONL:
         yield lambda row: _write_json(file, row)
     elif kind is Format.CSV:
-        file.write(csv_line([unicode_text(name) for name in columns]).encode())
+        file.write(csv_line([without_surrogates(name) for name in columns]).encode())
         yield lambda row: _write_csv(file, [text_cell(row.get(name)) for name in columns])
     else:
         with _ParquetRows(file, columns, kinds or Kinds(columns)) as rows:
@@ -264,7 +239,7 @@ class _ParquetRows(contextlib.AbstractContextManager["_ParquetRows"]):
 
     def __init__(self, file: IO[bytes], columns: Sequence[str], kinds: Kinds) -> None:
         self._kinds = kinds
-        self._columns = {name: unicode_text(name) for name in columns}
+        self._columns = {name: without_surrogates(name) for name in columns}
         self._schema = kinds.schema()
         self._writer = pyarrow().parquet.ParquetWriter(file, self._schema)
         self._rows: list[dict[str, Any]] = []

@@ -18,12 +18,32 @@ does not matter in which order, or how often, events are read.
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 from airflow_provider_segmind.chat.cost_estimate import UNBOUNDED, CostBound
-from airflow_provider_segmind.chat.json_values import read_json
-from airflow_provider_segmind.enrichment.outcomes import Outcome
+from airflow_provider_segmind.chat.json_values import DECODER, read_json
+from airflow_provider_segmind.enrichment.outcomes import FinishedRequest, Outcome
+
+REUSED = "#reused"
+"""Follows the run in an outcome that it took from the memory of answers: the run has not paid for it."""
+
+
+class Bill(NamedTuple):
+    """
+    What one request of a row cost.
+
+    :param cost: USD, None if Segmind did not report it.
+    :param at: epoch seconds when it ended.
+    """
+
+    cost: float | None
+    tokens: int | None
+    outcome: str
+    at: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +52,6 @@ class Claimed:
     A paid call is about to be sent.
 
     :param at: epoch seconds.
-    :param run: the run.
     :param writer: the process of the run.
     :param body: SHA-256 of the body in hex, to find a lost request in the history.
     :param follow_ups: of the follow-ups sent because a reply could not be used, this one included: the larger output
@@ -40,8 +59,9 @@ class Claimed:
     :param request_ids: the requests of this run for the row before this one.
     :param cost: USD billed for those.
     :param tokens: tokens used by those.
+    :param bills: of each of those.
     :param most: USD this call may cost at most, None if unknown.
-    :param id: identifies this claim; empty in ledgers of 0.1.0 and older.
+    :param id: identifies this claim.
     :param follows: the claim whose reply led to this follow-up, which ends with this one.
     """
 
@@ -57,19 +77,15 @@ class Claimed:
     request_ids: tuple[str, ...] = ()
     cost: float = 0.0
     tokens: int = 0
+    bills: tuple[Bill, ...] = ()
     most: float | None = None
-    id: str = ""
+    id: str
     follows: str = ""
 
     @property
     def bound(self) -> CostBound:
         """Return the highest cost of this call."""
         return UNBOUNDED if self.most is None else CostBound(usd=self.most, certain=True)
-
-    @property
-    def key(self) -> str:
-        """The claim's key, also if it has no id."""
-        return self.id or f"{self.writer}/{self.attempt}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +97,7 @@ class Submitted:
     attempt: int
     at: float
     request_id: str
-    claim: str = ""
+    claim: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,13 +108,7 @@ class Freed:
     fingerprint: bytes
     attempt: int
     at: float
-    writer: str
-    claim: str = ""
-
-    @property
-    def key(self) -> str:
-        """The claim that ends, by :attr:`Claimed.key`."""
-        return self.claim or f"{self.writer}/{self.attempt}"
+    claim: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +121,7 @@ class Finished:
     :param answer: the answer columns, None without success.
     :param request_ids: all requests of this run for the row; the last one was answered.
     :param cost: USD billed for them in this run, None if Segmind did not report it.
+    :param bills: of each of them, if there are several.
     :param seconds: from submission to the answer, None if nothing was submitted.
     :param billed: whether money was spent, None if unknown.
     """
@@ -128,14 +139,43 @@ class Finished:
     request_ids: tuple[str, ...] = ()
     cost: float | None = None
     tokens: int | None = None
+    bills: tuple[Bill, ...] = ()
     seconds: float | None = None
     billed: bool | None = None
 
 
 Event: TypeAlias = Claimed | Submitted | Freed | Finished
 _COMPACT = json.JSONEncoder(separators=(",", ":"))
+_FEW_BRACKETS = 32
+_HEAD = re.compile(
+    rb'\{"event":"finished","fingerprint":"([0-9a-f]{64})","attempt":(\d{1,9}),"at":(\d{1,12}(?:\.\d+)?),"run":"([^"\\]*)"'
+    rb',"model":"[^"\\]*","outcome":"([a-z]+)","body":"([0-9a-f]*)","reason":"'
+)
+_REQUESTS = b',"request_ids":['
+_TAIL = re.compile(
+    rb',"request_ids":\[((?:"[^"\\]+"(?:,"[^"\\]+")*)?)\],"cost":(null|\d+(?:\.\d+)?(?:e-\d+)?),"tokens":(?:null|\d+)'
+    rb',"seconds":(null|\d+(?:\.\d+)?(?:e-\d+)?),"billed":(true|false|null)\}'
+)
+_STEP = re.compile(rb'\{"event":"(?:claimed|submitted|freed)","fingerprint":"([0-9a-f]+)","attempt":(\d+),')
 _KINDS: dict[str, type[Event]] = {kind.kind: kind for kind in (Claimed, Submitted, Freed, Finished)}
+_OUTCOMES = {str(outcome).encode(): outcome for outcome in Outcome}
+_FLAGS = {b"true": True, b"false": False, b"null": None}
 _NAMES = {kind: [field.name for field in fields(kind)] for kind in _KINDS.values()}
+
+
+class FinishedHead(NamedTuple):
+    """Of an outcome what a ledger must know of each row; the fields are those of :class:`Finished`."""
+
+    fingerprint: bytes
+    attempt: int
+    at: float
+    run: str
+    outcome: Outcome
+    body: str
+    request_ids: tuple[str, ...]
+    cost: float | None
+    seconds: float | None
+    billed: bool | None
 
 
 def to_line(event: Event) -> bytes:
@@ -143,6 +183,8 @@ def to_line(event: Event) -> bytes:
     values: dict[str, Any] = {"event": event.kind}
     for name in _NAMES[type(event)]:
         values[name] = getattr(event, name)
+    if not values.get("bills", True):
+        del values["bills"]
     values["fingerprint"] = event.fingerprint.hex()
     return _COMPACT.encode(values).encode("ascii")
 
@@ -153,16 +195,82 @@ def from_line(line: bytes) -> Event:
 
     :raises ValueError: it is unknown to this version.
     """
-    # Earlier versions stored answers that not every reader can represent; their columns are under "answer".
-    values = read_json(line, entries=2)
+    values = _read(line)
     try:
         kind = _KINDS[values.pop("event")]
         values["fingerprint"] = bytes.fromhex(values["fingerprint"])
         for name in ("request_ids", "follow_ups"):
             if name in values:
                 values[name] = tuple(values[name])
+        if "bills" in values:
+            values["bills"] = tuple(Bill(*bill) for bill in values["bills"])
         if "outcome" in values:
             values["outcome"] = Outcome(values["outcome"])
         return kind(**values)
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"not an event of the ledger: {error}") from error
+
+
+def _read(line: bytes) -> Any:
+    """Decode a line; what this package writes is within the limits of :func:`read_json`, which takes twice as long."""
+    if line.count(b"[") + line.count(b"{") <= _FEW_BRACKETS:
+        with suppress(ValueError):
+            return DECODER.decode(line.decode())
+    return read_json(line, entries=2)
+
+
+def head_of(line: bytes) -> FinishedHead | None:
+    """
+    Read an outcome without decoding the answer, which takes most of the time.
+
+    :returns: None for a line that is not an outcome, or not written exactly as :func:`to_line` writes one request's.
+    """
+    head = _HEAD.match(line)
+    # Strings in JSON escape their quotes, so the last place with these bytes is not inside one, and nothing of an
+    # answer can be followed by the rest of the line.
+    tail = _TAIL.fullmatch(line, line.rfind(_REQUESTS)) if head else None
+    if head is None or tail is None or (outcome := _OUTCOMES.get(head[5])) is None:
+        return None
+    mark, attempt, at, run, _, body = head.groups()
+    ids, cost, seconds, billed = tail.groups()
+    return FinishedHead(
+        bytes.fromhex(mark.decode()),
+        int(attempt),
+        float(at),
+        run.decode(),
+        outcome,
+        body.decode(),
+        tuple(ids[1:-1].decode().split('","')) if ids else (),
+        None if cost == b"null" else float(cost),
+        None if seconds == b"null" else float(seconds),
+        _FLAGS[billed],
+    )
+
+
+def step_of(line: bytes) -> tuple[bytes, int] | None:
+    """Return fingerprint and attempt of a line that is not an outcome, without reading all of it; None for others."""
+    found = _STEP.match(line)
+    return None if found is None else (bytes.fromhex(found[1].decode()), int(found[2]))
+
+
+def marks_of(event: Event) -> Iterator[str]:
+    """Yield the fingerprint of an event's row, in hex, and the requests that the event names."""
+    yield event.fingerprint.hex()
+    yield from getattr(event, "request_ids", ())
+    if isinstance(event, Submitted):
+        yield event.request_id
+
+
+def bills_of(event: Claimed | Finished) -> tuple[Bill, ...]:
+    """Return what each request of a row cost, in the order of their ids."""
+    if isinstance(event, Finished) and len(event.request_ids) == 1:
+        return (Bill(event.cost, event.tokens, event.outcome, event.at),)
+    return event.bills
+
+
+def requests_of(event: Claimed | Finished) -> list[FinishedRequest]:
+    """Return the requests of a row that ended."""
+    return [
+        FinishedRequest(request_id, event.model, bill.at, Outcome(bill.outcome), bill.cost, bill.tokens, event.run)
+        for request_id, bill in zip(event.request_ids, bills_of(event), strict=False)
+    ]

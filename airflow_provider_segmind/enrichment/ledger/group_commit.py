@@ -10,7 +10,7 @@ from functools import partial
 
 from airflow_provider_segmind.enrichment.ledger.events import Event
 from airflow_provider_segmind.enrichment.ledger.ledger import Batch, Ledger
-from airflow_provider_segmind.enrichment.ledger.live import Membership
+from airflow_provider_segmind.enrichment.ledger.run_liveness import Membership
 from airflow_provider_segmind.exceptions import SegmindEnrichmentError, SegmindError
 
 WRITE_TRIES = 4
@@ -23,7 +23,6 @@ class GroupCommit:
     :param delay: seconds for which an event may wait for others.
     :param urgent: number of waiting callers that ends the wait.
     :param fold_at: number of own segments that are folded into one.
-    :param threads: executor that writes the files.
     :param failed: called once when the ledger cannot be written; no paid call may be sent after that.
     """
 
@@ -32,6 +31,10 @@ class GroupCommit:
         failed: Callable[[SegmindEnrichmentError], None], threads: Executor,
     ) -> None:  # fmt: skip
         self.error: SegmindEnrichmentError | None = None
+        self.appended = 0
+        """Events appended so far."""
+        self.durable = 0
+        """How many of them are durable; they become so in order."""
         self._ledger = ledger
         self._member = member
         self.refusal: SegmindEnrichmentError | None = None
@@ -40,17 +43,17 @@ class GroupCommit:
         self._fold_at = self._next_fold = fold_at
         self._failed = failed
         self._in_thread = partial(asyncio.get_running_loop().run_in_executor, threads)
-        self._waiting = 0
         self._closing = False
         self._dirty = asyncio.Event()
         self._hurry = asyncio.Event()
-        self._group: asyncio.Future[None] | None = None
+        self._waiting: list[asyncio.Future[None]] = []
         self._folding: asyncio.Task[None] | None = None
         self._task = asyncio.create_task(self._run(), name="segmind-ledger-commits")
 
     def append(self, event: Event) -> None:
         """Append an event that may become durable a little later."""
         self._ledger.append(event)
+        self.appended += 1
         self._dirty.set()
 
     async def commit(self, event: Event | None) -> None:
@@ -65,14 +68,11 @@ class GroupCommit:
         if event is not None:
             self.append(event)
         self._dirty.set()
-        if self._group is None:
-            self._group = asyncio.get_running_loop().create_future()
-        group = self._group
-        self._waiting += 1
-        if self._waiting >= self._urgent:
+        written = asyncio.get_running_loop().create_future()
+        self._waiting.append(written)
+        if len(self._waiting) >= self._urgent:
             self._hurry.set()
-        # A cancelled caller must not cancel the future of the others.
-        await asyncio.shield(group)
+        await written
 
     def forbidden(self) -> SegmindEnrichmentError | None:
         """
@@ -113,25 +113,26 @@ class GroupCommit:
     async def _write(self) -> None:
         self._dirty.clear()
         self._hurry.clear()
-        self._waiting = 0
-        group, self._group = self._group, None
-        batch = self._ledger.take()
+        waiting, self._waiting = self._waiting, []
+        batch, appended = self._ledger.take(), self.appended
         try:
             if self.error is None:
-                self._refuse(await self._in_thread(self._write_and_refresh, batch, group is not None))
+                self._refuse(await self._in_thread(self._write_and_refresh, batch, bool(waiting)))
+                self.durable = appended
                 self._take_in()
                 self._fold()
         except Exception as error:  # noqa: BLE001
             # Libraries of stores raise their own errors, and the rows of this group would wait endlessly.
             self.error = error if isinstance(error, SegmindEnrichmentError) else self._unwritable(error)
             self._failed(self.error)
-        if group is not None and not group.done():
-            trouble = self.error or self.refusal
+        trouble = self.error or self.refusal
+        for written in waiting:
+            if written.done():
+                continue  # its caller was cancelled
             if trouble is None:
-                group.set_result(None)
+                written.set_result(None)
             else:
-                group.set_exception(trouble)
-                group.exception()
+                written.set_exception(trouble)
 
     def _write_and_refresh(self, batch: Batch, refresh: bool) -> SegmindEnrichmentError | None:
         """Write, then list for a group of claims; return why others cannot be read, once all is written."""

@@ -10,14 +10,29 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections import deque
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from heapq import heappop, heappush
 from itertools import count
-from typing import NamedTuple, Protocol
+from operator import itemgetter
+from typing import NamedTuple, Protocol, TypeAlias
 
 from airflow_provider_segmind.client.request_history import POST_DURATION
-from airflow_provider_segmind.enrichment.ledger.events import Claimed, Event, Finished, Submitted, from_line, to_line
-from airflow_provider_segmind.enrichment.ledger.local_index import FinishedRow, LocalIndex
+from airflow_provider_segmind.enrichment.ledger.events import (
+    Claimed,
+    Event,
+    Finished,
+    FinishedHead,
+    Freed,
+    Submitted,
+    from_line,
+    head_of,
+    requests_of,
+    step_of,
+    to_line,
+)
+from airflow_provider_segmind.enrichment.ledger.local_index import FinishedRow, LoadedRow, LoadedStep, LocalIndex
 from airflow_provider_segmind.enrichment.ledger.row_state import (
     KNOWN_REQUESTS,
     KnownRequest,
@@ -25,16 +40,13 @@ from airflow_provider_segmind.enrichment.ledger.row_state import (
     RowState,
     RunTotals,
 )
-from airflow_provider_segmind.enrichment.ledger.segments import (
-    read_segment,
-    segment_name,
-    segment_names,
-    write_segment,
-)
-from airflow_provider_segmind.enrichment.outcomes import Outcome
+from airflow_provider_segmind.enrichment.ledger.segments import read_segment, segment_name, segment_names, write_segment
+from airflow_provider_segmind.enrichment.outcomes import FinishedRequest, Outcome
 from airflow_provider_segmind.enrichment.storage import StorePath, make_folder
 from airflow_provider_segmind.exceptions import SegmindEnrichmentError
 
+ReadLines: TypeAlias = Callable[[str, list[bytes]], None]
+"""Reads the lines of a segment; the first argument is its name."""
 LIVE = "live"
 """The folder of segments that writers at work, or other readers, still need."""
 
@@ -90,7 +102,10 @@ class Ledger:
         self._totals = RunTotals()
         self._lines: list[bytes] = []
         self._number = 0
-        self._recent: deque[KnownRequest] = deque(maxlen=KNOWN_REQUESTS)
+        self._replayed: set[str] = set()
+        # The latest requests that ended: when they were accepted, their ids and bodies. A heap, because events may be
+        # read in any order.
+        self._recent: list[tuple[float, str, str]] = []
 
     def close(self) -> None:
         """Drop the local working copy; the segments stay."""
@@ -103,42 +118,53 @@ class Ledger:
         :param source: the folder of the named segments, the ledger's own when None.
         :raises SegmindEnrichmentError: a segment cannot be read; a retry may help.
         """
+        load = None
+        if not self._open and self._index.is_empty():
+            load = _Load(self._index, self.run, self._totals, count=self._count)
+        read = self._replay_lines if load is None else load.add
         if names is not None:
             for name in names:
-                self._replay_segment(source or self.folder, name)
-            return
-        make_folder(self.folder)
-        # A segment that leaves the folder "live" has been copied to the other one before, so that one is listed last.
-        self._replay_folder(self.folder / LIVE)
-        self._replay_folder(self.folder)
+                self._replay_segment(source or self.folder, name, read)
+        else:
+            make_folder(self.folder)
+            # A segment that leaves the folder "live" has been copied to the other one before, so that one is listed
+            # last.
+            self._replay_folder(self.folder / LIVE, read)
+            self._replay_folder(self.folder, read)
+        for event, line in load.end() if load is not None else ():
+            self._apply(event, line)
 
     @property
     def trouble(self) -> SegmindEnrichmentError | None:
         """Why no more rows should be started: the disk of the local index is full. The segments are elsewhere."""
         return self._index.trouble
 
-    def _replay_folder(self, folder: StorePath) -> None:
+    def _replay_folder(self, folder: StorePath, read: ReadLines) -> None:
         known: set[str] = set()
         # Another writer may be compacting the folder, and one listing, which takes a while, need not show the new
         # names: so list until nothing new appears.
         while wanted := [name for name in segment_names(folder) if name not in known]:
-            for name in wanted:
-                self._replay_segment(folder, name)
+            for name in reversed(wanted):
+                self._replay_segment(folder, name, read)
                 known.add(name)
 
-    def _replay_segment(self, folder: StorePath, name: str) -> None:
-        self._replay_lines(name, read_segment(folder, name) or [])
+    def _replay_segment(self, folder: StorePath, name: str, read: ReadLines) -> None:
+        lines = read_segment(folder, name)
+        read(name, lines or [])
+        if lines is not None:
+            self._replayed.add(name)
         if self._index.trouble is not None:
             # Nothing is in flight yet, so nothing is lost.
             raise self._index.trouble
 
     def absorb(self, name: str, lines: list[bytes]) -> None:
         """
-        Add a segment that another writer has written meanwhile.
+        Add a segment that another writer has written meanwhile; nothing if it was replayed, as it never changes.
 
         :raises SegmindEnrichmentError: it contains a line that this version cannot read.
         """
-        self._replay_lines(name, lines)
+        if name not in self._replayed:
+            self._replay_lines(name, lines)
 
     def claim_id(self) -> str:
         """Return a unique id for a claim."""
@@ -149,7 +175,7 @@ class Ledger:
         line = to_line(event)
         self._lines.append(line)
         if isinstance(event, Claimed):
-            self._claims.append((event.fingerprint, event.key))
+            self._claims.append((event.fingerprint, event.id))
         self._apply(event, line)
 
     def take(self) -> Batch:
@@ -178,12 +204,17 @@ class Ledger:
         row = self._open.get(fingerprint)
         attempt, success = self._finished_state(fingerprint, row) or (0, False)
         return RowState(
-            open=row if row and not row.is_free else None,
+            open=row if self.is_open(fingerprint) else None,
             claim=row.claim_for(self.run) if row else None,
             finished=attempt > 0,
             success=success,
             attempt=max(attempt, row.attempt if row else 0),
         )
+
+    def is_open(self, fingerprint: bytes) -> bool:
+        """Return whether a row has an attempt that is neither finished nor freed."""
+        row = self._open.get(fingerprint)
+        return row is not None and not row.is_free
 
     def blocks(self, claim: Claimed) -> bool:
         """Return whether the request of a claim must not be sent, by everything read so far."""
@@ -197,12 +228,13 @@ class Ledger:
         if row is None or claim not in row.claims:
             return False
         waited = row.submitted
-        return any(one.key == claim for one in row.unresolved) or (waited is not None and waited.claim == claim)
+        return any(one.id == claim for one in row.unresolved) or (waited is not None and waited.claim == claim)
 
     def finished(self, fingerprint: bytes) -> Finished | None:
         """Return the latest outcome of a row, None when it has none."""
         line = self._index.line(fingerprint)
-        event = line and from_line(line)
+        # Of most lines only the ends were read when the ledger was.
+        event = line and _event(f"of row {fingerprint.hex()}", line)
         return event if isinstance(event, Finished) else None
 
     def open_rows(self) -> Iterator[tuple[bytes, OpenRow]]:
@@ -216,7 +248,8 @@ class Ledger:
             for _, row in self.open_rows()
             if (waited := row.submitted) is not None and (claim := row.claim_for(self.run)) is not None
         ]
-        return [*waiting, *self._recent]
+        ended = (KnownRequest(name, body, at - POST_DURATION, at) for at, name, body in self._recent)
+        return [*waiting, *ended]
 
     def owned_requests(self, request_ids: set[str]) -> set[str]:
         """Return those of some requests that a row is known to have had."""
@@ -231,7 +264,7 @@ class Ledger:
 
     def totals(self) -> RunTotals:
         """Return the totals of the run, including rows that are still open."""
-        totals = RunTotals(self._totals.rows, self._totals.cost, self._totals.unpriced, self._totals.outcomes.copy())
+        totals = replace(self._totals, outcomes=self._totals.outcomes.copy())
         for mark, row in self._open.items():
             claim = row.claim_for(self.run)
             # A freed attempt cost nothing, but the one that it followed up may have.
@@ -249,6 +282,16 @@ class Ledger:
         """Yield the fingerprints of the rows whose latest outcome the run has paid for."""
         return self._index.rows_of_run()
 
+    def requests_of_run(self) -> Iterator[FinishedRequest]:
+        """Yield the requests of the run that ended, as far as they belong to the latest outcome of a row."""
+        for mark in self._index.rows_of_run():
+            if (event := self.finished(mark)) is not None:
+                yield from requests_of(event)
+        for row in list(self._open.values()):
+            claim = row.claim_for(self.run)
+            if claim is not None and claim.run == self.run:
+                yield from requests_of(claim)
+
     def dump(self) -> Iterator[bytes]:
         """Yield the lines that are equivalent to everything read, without those that later events made void."""
         yield from self._index.lines()
@@ -256,16 +299,19 @@ class Ledger:
             yield from (to_line(event) for event in row.events())
 
     def _replay_lines(self, name: str, lines: list[bytes]) -> None:
-        for line in lines:
-            try:
-                event = from_line(line)
-            except ValueError as error:
-                raise SegmindEnrichmentError(
-                    f"The ledger segment {name!r} contains a line that this version cannot read ({error}). Nothing is "
-                    "sent while it is unknown what has been paid for: use the version that wrote it, or a new ledger.",
-                    retryable=True,
-                ) from error
+        # Outcomes come after the steps that led to them, which need not be read once the outcome is known.
+        for line in reversed(lines):
+            if self._is_void(line):
+                continue
+            event = _event(name, line)
             self._apply(event, line)
+
+    def _is_void(self, line: bytes) -> bool:
+        """Return whether a line is of an attempt that an outcome has made void."""
+        if (step := step_of(line)) is None:
+            return False
+        attempt, success = self._finished_state(step[0], self._open.get(step[0])) or (0, False)
+        return success or step[1] <= attempt
 
     def _apply(self, event: Event, line: bytes) -> None:
         row = self._open.get(event.fingerprint)
@@ -286,16 +332,24 @@ class Ledger:
                 return
             if old.run == self.run:
                 self._totals.add(old, sign=-1)
-        if event.run == self.run:
-            self._totals.add(event)
-        if event.seconds is not None and event.request_ids:
-            # It was accepted shortly before its submission was recorded.
-            accepted = event.at - event.seconds
-            self._recent.append(KnownRequest(event.request_ids[-1], event.body, accepted - POST_DURATION, accepted))
+        self._count(event)
         success = event.outcome is Outcome.SUCCESS
         self._index.put(FinishedRow(mark, event.attempt, success, event.run == self.run, line, event.request_ids))
         if row is not None and (success or row.drop_through(event.attempt)):
             del self._open[mark]
+
+    def _count(self, event: Finished | FinishedHead) -> None:
+        """Add an outcome to the totals and to the requests that ended."""
+        if event.run == self.run:
+            self._totals.add(event)
+        if event.seconds is None or not event.request_ids:
+            return
+        # It was accepted shortly before its submission was recorded.
+        accepted = event.at - event.seconds
+        if len(self._recent) < KNOWN_REQUESTS or accepted > self._recent[0][0]:
+            heappush(self._recent, (accepted, event.request_ids[-1], event.body))
+            if len(self._recent) > KNOWN_REQUESTS:
+                heappop(self._recent)
 
     def _finished_state(self, fingerprint: bytes, row: OpenRow | None) -> tuple[int, bool] | None:
         """Return the attempt of a row's outcome and whether that is an answer, None when it has none."""
@@ -303,6 +357,110 @@ class Ledger:
             return self._index.state(fingerprint)
         # A row with an answer is no longer open.
         return (row.finished_attempt, False) if row.finished_attempt else None
+
+
+class _Load:
+    """
+    Reads a whole ledger: outcomes first, whatever order they come in, then the events that none of them makes void.
+
+    Only what must be known of every row is decoded; a million rows take seconds instead of a minute.
+    """
+
+    def __init__(
+        self, index: LocalIndex, run: str, totals: RunTotals, *, count: Callable[[Finished | FinishedHead], None]
+    ) -> None:
+        self._index = index
+        self._run = run
+        self._totals = totals
+        self._count = count
+        self._names: list[tuple[int, str]] = []
+        self._index.begin_load()
+
+    def add(self, name: str, lines: list[bytes]) -> None:
+        """Add a segment."""
+        rows: list[LoadedRow] = []
+        steps: list[LoadedStep] = []
+        ids: list[str] = []
+        place = self._index.keep(lines)
+        self._names.append((place, name))
+        for line in lines:
+            size = len(line)
+            if (step := step_of(line)) is not None:
+                steps.append(LoadedStep(*step, place, size))
+            elif isinstance(event := head_of(line) or _event(name, line), (Claimed, Submitted, Freed)):
+                steps.append(LoadedStep(event.fingerprint, event.attempt, place, size))
+            else:
+                success, of_run = event.outcome is Outcome.SUCCESS, event.run == self._run
+                rows.append(LoadedRow(event.fingerprint, event.attempt, success, of_run, place, size))
+                ids.extend(event.request_ids)
+                self._count(event)
+            place += size + 1
+        self._index.load(rows, steps, ids)
+
+    def end(self) -> Iterator[tuple[Event, bytes]]:
+        """Keep one outcome of each row, and yield what goes beyond it, with its line."""
+        for place, line in self._index.end_load(self._void):
+            _, name = self._names[bisect_right(self._names, place, key=itemgetter(0)) - 1]
+            yield _event(name, line), line
+
+    def _void(self, lines: list[bytes]) -> list[int]:
+        """Return which of several outcomes of one row later readers must not see."""
+        outcomes = [event for line in lines if isinstance(event := from_line(line), Finished)]
+        kept = max(range(len(outcomes)), key=lambda number: (_precedence(outcomes[number]), -number))
+        void = [number for number in range(len(outcomes)) if number != kept]
+        for number in void:
+            if outcomes[number].run == self._run:
+                self._totals.add(outcomes[number], sign=-1)
+        return void
+
+
+def _event(name: str, line: bytes) -> Event:
+    """
+    Read a line of a segment.
+
+    :raises SegmindEnrichmentError: this version cannot.
+    """
+    try:
+        return from_line(line)
+    except ValueError as error:
+        raise SegmindEnrichmentError(
+            f"The ledger segment {name!r} contains a line that this version cannot read ({error}). Nothing is "
+            "sent while it is unknown what has been paid for: use the version that wrote it, or a new ledger.",
+            retryable=True,
+        ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class RunBill:
+    """
+    What a run has cost by its ledger.
+
+    :param cost: USD billed, as far as it is known.
+    :param held: USD that its open requests may still be billed.
+    :param open: how many those are.
+    """
+
+    cost: float
+    held: float
+    open: int
+
+
+def bill_of_run(folder: StorePath, run: str) -> RunBill | None:
+    """
+    Return what a run has cost that no process is at work on, None where there is no ledger. Blocks.
+
+    :raises SegmindEnrichmentError: the ledger cannot be read.
+    """
+    if not (segment_names(folder) or segment_names(folder / LIVE)):
+        return None
+    ledger = Ledger(folder, run=run, writer="")
+    try:
+        ledger.replay()
+        claims = [row.claim_for(run) for _, row in ledger.open_rows()]
+        bounds = [claim.bound.usd for claim in claims if claim is not None and claim.run == run]
+        return RunBill(ledger.totals().cost, sum(bounds), len(bounds))
+    finally:
+        ledger.close()
 
 
 def _precedence(event: Finished) -> tuple[bool, int, float, tuple[str, ...], str]:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Self
 
 from airflow_provider_segmind.chat.cost_estimate import UNBOUNDED, CostBound
-from airflow_provider_segmind.enrichment.ledger.events import Claimed, Finished, Freed, Submitted
-from airflow_provider_segmind.enrichment.outcomes import Outcome
+from airflow_provider_segmind.enrichment.ledger.events import (
+    Bill,
+    Claimed,
+    Finished,
+    FinishedHead,
+    Freed,
+    Submitted,
+    bills_of,
+)
+from airflow_provider_segmind.enrichment.outcomes import FinishedRequest, Outcome
 
 
 @dataclass(slots=True)
@@ -18,9 +27,9 @@ class OpenRow:
     All events of a row later than its last outcome; the order in which they were read does not matter.
 
     There is more than one open claim only where runs overlap. At most one of them was sent: see
-    :mod:`~airflow_provider_segmind.enrichment.ledger.live`.
+    :mod:`~airflow_provider_segmind.enrichment.ledger.run_liveness`.
 
-    :param claims: by :attr:`Claimed.key`.
+    :param claims: by id.
     :param freed: the claims for which certainly nothing was sent.
     :param requests: by attempt and request id.
     :param finished_attempt: the attempt of the row's latest outcome, 0 when it has none.
@@ -34,9 +43,9 @@ class OpenRow:
     def add(self, event: Claimed | Submitted | Freed) -> None:
         """Add an event; the result does not depend on the order of events."""
         if isinstance(event, Claimed):
-            self.claims[event.key] = event
+            self.claims[event.id] = event
         elif isinstance(event, Freed):
-            self.freed[event.key] = event
+            self.freed[event.claim] = event
         else:
             known = self.requests.get((event.attempt, event.request_id))
             if known is None or (event.at, event.claim) < (known.at, known.claim):
@@ -80,7 +89,7 @@ class OpenRow:
     def writers(self) -> set[str]:
         """Return the writers of the claims that have not ended."""
         waited = self.submitted
-        claims = [*self.unresolved, *(claim for claim in self.claims.values() if waited and _is_of(waited, claim))]
+        claims = [*self.unresolved, *([self.claims[waited.claim]] if waited and waited.claim in self.claims else [])]
         return {claim.writer for claim in claims}
 
     def blocks(self, mine: Claimed) -> bool:
@@ -89,8 +98,8 @@ class OpenRow:
 
         It is never decided which of two claims came first: each sees the other, and neither is sent.
         """
-        others = any(claim.key != mine.key for claim in self.unresolved)
-        ended = mine.key in self.freed or self._is_followed(mine)
+        others = any(claim.id != mine.id for claim in self.unresolved)
+        ended = mine.id in self.freed or self._is_followed(mine)
         passed = self.attempt > mine.attempt or self.finished_attempt >= mine.attempt
         return others or ended or passed or self.submitted is not None
 
@@ -98,10 +107,9 @@ class OpenRow:
         """Return the decisive claim: that of the open request, else the earliest unresolved, else a run's latest."""
         waited, unresolved = self.submitted, self.unresolved
         if waited is not None:
-            own = [claim for claim in self.claims.values() if _is_of(waited, claim)]
-            return min(own, key=lambda claim: (claim.at, claim.key), default=None)
+            return self.claims.get(waited.claim)
         if unresolved:
-            return min(unresolved, key=lambda claim: (claim.at, claim.key))
+            return min(unresolved, key=lambda claim: (claim.at, claim.id))
         return max(self.claims.values(), key=lambda claim: _worth(claim, run), default=None)
 
     @property
@@ -117,27 +125,18 @@ class OpenRow:
         yield from self.requests.values()
 
     def _requests_of(self, claim: Claimed) -> bool:
-        return any(_is_of(one, claim) for one in self.requests.values())
+        return any(one.claim == claim.id for one in self.requests.values())
 
     def _is_followed(self, claim: Claimed) -> bool:
-        if claim.id:
-            return any(other.follows == claim.id for other in self.claims.values())
-        # A claim without an id is replaced by the next attempt.
-        return claim.attempt < self.attempt
+        return any(other.follows == claim.id for other in self.claims.values())
 
     def _is_answered(self, one: Submitted) -> bool:
-        if not one.claim:
-            return one.attempt < self.attempt
         return any(one.request_id in claim.request_ids or claim.follows == one.claim for claim in self.claims.values())
-
-
-def _is_of(one: Submitted, claim: Claimed) -> bool:
-    return one.claim == claim.id if one.claim else one.attempt == claim.attempt
 
 
 def _worth(claim: Claimed, run: str) -> tuple[bool, int, float, str]:
     # The claim of another run that sent nothing must not hide what this run has paid for the row.
-    return (claim.run == run and bool(claim.request_ids), claim.attempt, -claim.at, claim.key)
+    return (claim.run == run and bool(claim.request_ids), claim.attempt, -claim.at, claim.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +146,6 @@ class RowState:
 
     :param open: its unfinished attempt, None when there is none or it was freed.
     :param claim: the decisive claim, even if it was freed; see :meth:`OpenRow.claim_for`.
-    :param finished: whether it has an outcome.
     :param success: whether that outcome is an answer.
     :param attempt: the latest attempt, 0 when it was never claimed.
     """
@@ -201,19 +199,22 @@ class RunTotals:
     :param cost: USD billed, as far as known.
     :param unpriced: rows whose cost Segmind did not report.
     :param outcomes: finished rows by outcome.
+    :param since: epoch seconds when the first row finished, infinity before that.
     """
 
     rows: int = 0
     cost: float = 0.0
     unpriced: int = 0
     outcomes: Counter[Outcome] = field(default_factory=Counter)
+    since: float = field(default=math.inf, compare=False)
 
-    def add(self, event: Finished, sign: int = 1) -> None:
+    def add(self, event: Finished | FinishedHead, sign: int = 1) -> None:
         """Add a finished row, or subtract it with ``sign=-1``."""
         self.rows += sign
         self.cost += sign * (event.cost or 0.0)
         self.unpriced += sign * (event.cost is None and event.billed is not False)
         self.outcomes[event.outcome] += sign
+        self.since = min(self.since, event.at)
 
 
 LONG_AGO = 0.0
@@ -247,20 +248,22 @@ class Attempt:
             request_ids=earlier.request_ids,
             cost=earlier.cost or 0.0,
             tokens=earlier.tokens or 0,
+            bills=bills_of(earlier),
         )
         return replace(self, claim=claim, new_row=False)
 
-    def answered(self, request_id: str, *, cost: float | None, tokens: int | None = None) -> Self:
+    def answered(self, request: FinishedRequest) -> Self:
         """Add a finished request."""
         if self.counted:
             return replace(self, counted=False)
         claim = replace(
             self.claim,
-            request_ids=(*self.claim.request_ids, request_id),
-            cost=self.claim.cost + (cost or 0.0),
-            tokens=self.claim.tokens + (tokens or 0),
+            request_ids=(*self.claim.request_ids, request.request_id),
+            cost=self.claim.cost + (request.cost or 0.0),
+            tokens=self.claim.tokens + (request.tokens or 0),
+            bills=(*self.claim.bills, Bill(request.cost, request.tokens, request.outcome, request.at)),
         )
-        return replace(self, claim=claim, unpriced=self.unpriced or cost is None)
+        return replace(self, claim=claim, unpriced=self.unpriced or request.cost is None)
 
     def before_follow_up(self) -> tuple[Self, Submitted]:
         """
@@ -270,7 +273,11 @@ class Attempt:
         """
         claim = replace(self.claim, follow_ups=self.claim.follow_ups[:-1])
         submitted = Submitted(
-            fingerprint=claim.fingerprint, attempt=claim.attempt, at=LONG_AGO, request_id=claim.request_ids[-1]
+            fingerprint=claim.fingerprint,
+            attempt=claim.attempt,
+            at=LONG_AGO,
+            request_id=claim.request_ids[-1],
+            claim=claim.follows,
         )
         return replace(self, claim=claim, new_row=False, counted=True), submitted
 
@@ -292,7 +299,7 @@ class Attempt:
     def freed(self, at: float) -> Freed:
         """Return the event that releases this attempt's claim."""
         claim = self.claim
-        return Freed(fingerprint=claim.fingerprint, attempt=claim.attempt, at=at, writer=claim.writer, claim=claim.id)
+        return Freed(fingerprint=claim.fingerprint, attempt=claim.attempt, at=at, claim=claim.id)
 
     def finished(
         self, outcome: Outcome, *, at: float, reason: str, answer: object, submitted: Submitted | None, billed: bool
@@ -312,6 +319,7 @@ class Attempt:
             request_ids=claim.request_ids,
             cost=None if self.unpriced and not claim.cost else round(claim.cost, 12),
             tokens=claim.tokens or None,
+            bills=claim.bills if len(claim.bills) > 1 else (),
             seconds=None if submitted is None or submitted.at == LONG_AGO else max(0.0, at - submitted.at),
             billed=billed or claim.cost > 0,
         )

@@ -15,6 +15,7 @@ from html import escape
 from airflow_provider_segmind.enrichment.manifest import Manifest
 from airflow_provider_segmind.enrichment.outcomes import Outcome
 from airflow_provider_segmind.enrichment.stats import Latencies
+from airflow_provider_segmind.money import shown
 
 COLOURS = {
     Outcome.SUCCESS: "#2a9d6f",
@@ -62,7 +63,7 @@ def _outcomes(manifest: Manifest) -> Chart:
     seen = {outcome: manifest.outcomes[outcome] for outcome in Outcome if manifest.outcomes[outcome]}
     if not seen:
         return Chart(name, title, "No rows were read.")
-    plot = _Plot(left=84.0, right=120.0, x_low=0, x_high=max(seen.values()), y_low=0, y_high=max(len(seen), 3))
+    plot = Plot(left=84.0, right=120.0, x_low=0, x_high=max(seen.values()), y_low=0, y_high=max(len(seen), 3))
     for tick in _whole_ticks(plot.x_high):
         plot.line_across(tick, f"{tick:,}")
     for number, (outcome, count) in enumerate(seen.items()):
@@ -87,7 +88,7 @@ def _latency(manifest: Manifest) -> Chart:
     heights = [sum(latencies.counts[bucket] for bucket in range(low, low + together)) for low in bins]
     edges = [latencies.bounds(low)[0] for low in (*bins, bins[-1] + together)]
     low, high = edges[0] / 1.15, edges[-1] * 1.15
-    plot = _Plot(x_low=math.log(low), x_high=math.log(high), y_low=0, y_high=max(heights) * 1.1)
+    plot = Plot(x_low=math.log(low), x_high=math.log(high), y_low=0, y_high=max(heights) * 1.1)
     for tick in _whole_ticks(plot.y_high):
         plot.line_along(tick, f"{tick:,}")
     for start, end, height in zip(edges, edges[1:], heights, strict=False):
@@ -127,7 +128,7 @@ def _rows(manifest: Manifest) -> Chart:
 
 
 def _cost(manifest: Manifest) -> Chart:
-    name, title = "cost", "USD billed, this try"
+    name, title = "cost", "Billed in this try, added up"
     spent = manifest.timeline.get("cost", ())
     if not sum(spent):
         return Chart(name, title, "Nothing was billed in this try.")
@@ -135,18 +136,18 @@ def _cost(manifest: Manifest) -> Chart:
     for amount in spent:
         sums.append(sums[-1] + amount)
     time = _TimeAxis.of(manifest)
-    plot = _Plot(width=_WIDE, left=76.0, x_high=time.edges[-1], y_low=0, y_high=sums[-1] * 1.16)
-    for tick in _ticks(plot.y_high, 5):
-        plot.line_along(tick, f"{tick:,g}")
+    plot = Plot(width=_WIDE, left=76.0, x_high=time.edges[-1], y_low=0, y_high=sums[-1] * 1.16)
+    for tick in round_ticks(plot.y_high, 5):
+        plot.line_along(tick, shown(tick))
     points = [(plot.x(edge), plot.y(value)) for edge, value in zip(time.edges, sums, strict=True)]
     line = " ".join(f"{_n(x)},{_n(y)}" for x, y in points)
     base = _n(plot.y(0))
     area = f"{_n(plot.left)},{base} {line} {_n(points[-1][0])},{base}"
     plot.parts.append(f'<polygon points="{area}" fill="{COST}" fill-opacity="0.18"/>')
     plot.parts.append(f'<polyline points="{line}" fill="none" stroke="{COST}" stroke-width="2"/>')
-    plot.text(points[-1][0] - 4, points[-1][1] - 7, f"{money(sums[-1])} USD", anchor="end")
-    time.draw(plot, "USD, added up")
-    return plot.chart(name, title, f"{money(sums[-1])} USD billed.", wide=True)
+    plot.text(points[-1][0] - 4, points[-1][1] - 7, shown(sums[-1]), anchor="end")
+    time.draw(plot, "")
+    return plot.chart(name, title, f"{shown(sums[-1])} billed.", wide=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,19 +166,19 @@ class _TimeAxis:
         edges = [number * width / seconds for number in range(count + 1)]
         return cls(edges, f"{unit} since {moment(timeline['began'])}")
 
-    def draw(self, plot: _Plot, y_label: str) -> None:
-        for tick in _ticks(self.edges[-1], 9):
+    def draw(self, plot: Plot, y_label: str) -> None:
+        for tick in round_ticks(self.edges[-1], 9):
             plot.mark(tick, f"{tick:g}")
         plot.axes(x_label=self.label, y_label=y_label)
 
 
-def _stacked(manifest: Manifest, series: Sequence[tuple[str, str, str]], unit: str) -> _Plot:
+def _stacked(manifest: Manifest, series: Sequence[tuple[str, str, str]], unit: str) -> Plot:
     """Draw series of the timeline on top of each other, as rates."""
     time = _TimeAxis.of(manifest)
     width = manifest.timeline["width"]
     rates = [[amount / width for amount in manifest.timeline[name]] for _, name, _ in series]
-    plot = _Plot(x_high=time.edges[-1], y_low=0, y_high=max(map(sum, zip(*rates, strict=True))) * 1.1)
-    for tick in _ticks(plot.y_high, 5):
+    plot = Plot(x_high=time.edges[-1], y_low=0, y_high=max(map(sum, zip(*rates, strict=True))) * 1.1)
+    for tick in round_ticks(plot.y_high, 5):
         plot.line_along(tick, f"{tick:,g}")
     base = [0.0] * len(rates[0])
     for one, (_, _, colour) in zip(rates, series, strict=True):
@@ -191,14 +192,14 @@ def _stacked(manifest: Manifest, series: Sequence[tuple[str, str, str]], unit: s
     return plot
 
 
-def _steps(plot: _Plot, edges: Sequence[float], values: Sequence[float]) -> Iterator[str]:
+def _steps(plot: Plot, edges: Sequence[float], values: Sequence[float]) -> Iterator[str]:
     for start, end, value in zip(edges, edges[1:], values, strict=False):
         yield f"{_n(plot.x(start))},{_n(plot.y(value))}"
         yield f"{_n(plot.x(end))},{_n(plot.y(value))}"
 
 
 @dataclass(slots=True, kw_only=True)
-class _Plot:
+class Plot:
     """A plot: its frame in pixels, the values at its edges, and its elements so far."""
 
     width: float = _NARROW
@@ -211,24 +212,29 @@ class _Plot:
     parts: list[str] = field(default_factory=list)
 
     def x(self, value: float) -> float:
+        """Return the place of a value from left to right, in pixels."""
         share = (value - self.x_low) / (self.x_high - self.x_low)
         return self.left + share * (self.width - self.left - self.right)
 
     def y(self, value: float) -> float:
+        """Return the place of a value from the top down, in pixels."""
         share = (value - self.y_low) / (self.y_high - self.y_low)
         return _HEIGHT - _BOTTOM - share * (_HEIGHT - _BOTTOM - _TOP)
 
     def text(self, x: float, y: float, words: str, *, anchor: str = "start", turned: bool = False) -> None:
+        """Write words at a place in pixels."""
         turn = f' transform="rotate(-90 {_n(x)} {_n(y)})"' if turned else ""
         where = f'x="{_n(x)}" y="{_n(y)}" text-anchor="{anchor}"'
         self.parts.append(f'<text {where}{turn} fill="currentColor" font-size="12">{escape(words)}</text>')
 
     def box(self, x: float, y: float, width: float, height: float, colour: str) -> None:
+        """Draw a filled box at a place in pixels."""
         where = f'x="{_n(x)}" y="{_n(y)}" width="{_n(width)}" height="{_n(height)}"'
         # Otherwise a hairline of the background is visible between adjacent bars.
         self.parts.append(f'<rect {where} fill="{colour}" shape-rendering="crispEdges"/>')
 
     def line(self, x1: float, y1: float, x2: float, y2: float, colour: str = "var(--line)", dashes: str = "") -> None:
+        """Draw a line between two places in pixels."""
         dashed = f' stroke-dasharray="{dashes}"' if dashes else ""
         ends = f'x1="{_n(x1)}" y1="{_n(y1)}" x2="{_n(x2)}" y2="{_n(y2)}"'
         self.parts.append(f'<line {ends} stroke="{colour}"{dashed}/>')
@@ -249,9 +255,11 @@ class _Plot:
         self.text(self.x(value), self.y(self.y_low) + 18, label, anchor="middle")
 
     def upright(self, value: float, dashes: str) -> None:
+        """Draw a line from bottom to top at a value."""
         self.line(self.x(value), self.y(self.y_low), self.x(value), _TOP, "currentColor", dashes)
 
     def axes(self, *, x_label: str, y_label: str = "") -> None:
+        """Draw both axes with their labels."""
         bottom = self.y(self.y_low)
         self.line(self.left, bottom, self.width - self.right, bottom)
         self.line(self.left, bottom, self.left, _TOP)
@@ -275,6 +283,7 @@ class _Plot:
             x += 24 + _CHARACTER * len(words) + 18
 
     def chart(self, name: str, title: str, described: str, *, wide: bool = False) -> Chart:
+        """Return the finished chart."""
         words = f'<title id="{name}-title">{escape(title)}</title><desc id="{name}-desc">{escape(described)}</desc>'
         head = f'<svg viewBox="0 0 {_n(self.width)} {_n(_HEIGHT)}" role="img"'
         head += f' aria-labelledby="{name}-title {name}-desc">'
@@ -286,7 +295,7 @@ def _n(number: float) -> str:
     return f"{number:.1f}".removesuffix(".0")
 
 
-def _ticks(high: float, most: int) -> list[float]:
+def round_ticks(high: float, most: int) -> list[float]:
     """Return round numbers from 0 up to ``high``, limited to about the given count."""
     raw = high / most
     power = 10.0 ** math.floor(math.log10(raw))
@@ -295,7 +304,7 @@ def _ticks(high: float, most: int) -> list[float]:
 
 
 def _whole_ticks(high: float) -> list[int]:
-    return sorted({int(tick) for tick in _ticks(max(high, 1), 5) if tick == int(tick)})
+    return sorted({int(tick) for tick in round_ticks(max(high, 1), 5) if tick == int(tick)})
 
 
 def _seconds_ticks(low: float, high: float) -> list[float]:
@@ -310,11 +319,6 @@ def _share(part: int, whole: int) -> str:
     if share in (0, 100) or share == round(share):
         return f"{share:.0f} %"
     return f"{min(max(share, 0.1), 99.9):.1f} %"
-
-
-def money(amount: float) -> str:
-    """Return USD with the significant digits."""
-    return f"{amount:,.2f}" if amount >= 10 else f"{amount:.4f}" if amount >= 0.1 else f"{amount:.6f}"
 
 
 def counted(number: int, noun: str) -> str:

@@ -1,50 +1,66 @@
 """
 The report of a run: an HTML page with key figures and charts, generated from its manifest.
 
-It is self-contained: no scripts, no network, nothing to install. It shows only the content of the manifest, so it
-contains no rows and no prompts.
+It is self-contained: no scripts, no network, nothing to install. It shows the content of the manifest, and of rows only
+some keys of those without an answer; it contains no prompts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import quote
 
 from airflow_provider_segmind.enrichment.manifest import Manifest
 from airflow_provider_segmind.enrichment.outcomes import Outcome
-from airflow_provider_segmind.enrichment.report.charts import COLOURS, counted, draw_all, moment, money
+from airflow_provider_segmind.enrichment.report.charts import COLOURS, counted, draw_all, moment
+from airflow_provider_segmind.enrichment.report.history import summary_of
 from airflow_provider_segmind.enrichment.storage import StorePath, make_folder, write_whole
+from airflow_provider_segmind.money import shown
 
 TEMPLATE = "page.html.jinja2"
+PROMPT_CHARACTERS = 12
+"""Characters of a prompt's hash in the report and the log; as a prefix it finds the file in the ledger."""
 
 
-def write_report(manifest: Manifest, path: StorePath) -> None:
-    """Write the report of a run as a file. Blocks."""
-    page = render(manifest).encode()
+def write_report(
+    manifest: Manifest, path: StorePath, *, task_url: str | None = None, keys: Mapping[tuple[str, str], list[str]] = {}
+) -> None:
+    """
+    Write the report of a run as a file. Blocks.
+
+    :param task_url: the task instance in Airflow's UI.
+    :param keys: some keys of rows without an answer, by outcome and reason.
+    """
+    page = render(manifest, task_url=task_url, keys=keys).encode()
     make_folder(path.parent)
     with write_whole(path) as file:
         file.write(page)
 
 
-def render(manifest: Manifest) -> str:
-    """Return the page."""
+def render(manifest: Manifest, *, task_url: str | None = None, keys: Mapping[tuple[str, str], list[str]] = {}) -> str:
+    """Return the page; see :func:`write_report`."""
     import jinja2
 
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader(__package__, "."), autoescape=True, undefined=jinja2.StrictUndefined
     )
     return environment.get_template(TEMPLATE).render(
-        title=f"{counted(manifest.rows_read, 'row')} with {manifest.model}",
+        task=manifest.task,
+        task_url=task_url,
+        keys=keys,
+        runs=_runs(manifest),
         manifest=manifest,
-        state=_state(manifest),
-        figures=list(_figures(manifest)),
+        prompt=manifest.prompt_hash[:PROMPT_CHARACTERS],
+        state=state_of(manifest),
+        figures=list(key_figures(manifest)),
         charts=draw_all(manifest),
-        reasons=_reasons(manifest),
+        reasons=reason_rows(manifest),
         colours=COLOURS,
         files=list(_files(manifest)),
         counted=counted,
         moment=moment,
+        shown=shown,
     )
 
 
@@ -56,7 +72,8 @@ class State:
     mood: str = "bad"
 
 
-def _state(manifest: Manifest) -> State:
+def state_of(manifest: Manifest) -> State:
+    """Return how a run ended."""
     if manifest.stopped is not None:
         return State(f"Stopped: {manifest.stopped}")
     if not manifest.complete:
@@ -65,7 +82,7 @@ def _state(manifest: Manifest) -> State:
         return State("There were no rows", "")
     if manifest.rows_left:
         return State(f"{counted(manifest.rows_left, 'row')} left without an outcome")
-    return State("Every row has its outcome", "good")
+    return State("Every row has its outcome", "" if manifest.unanswered_rows else "good")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +94,19 @@ class KeyFigure:
     note: str = ""
 
 
-def _figures(manifest: Manifest) -> Iterator[KeyFigure]:
+def key_figures(manifest: Manifest) -> Iterator[KeyFigure]:
+    """Yield the figures of a run."""
     rows, answered = manifest.rows_read, manifest.outcomes[Outcome.SUCCESS]
     yield KeyFigure("rows read", f"{rows:,}", f"{manifest.distinct_rows:,} of them distinct")
     yield KeyFigure("rows answered", f"{answered:,}", f"{100 * answered / rows:.4g} % of the rows" if rows else "")
-    each = f"{money(1000 * manifest.cost / rows)} for 1,000 rows" if rows else ""
+    each = f"{shown(1000 * manifest.cost / rows)} for 1,000 rows" if rows else ""
     unpriced = f"; {manifest.unpriced:,} rows of unknown price" if manifest.unpriced else ""
-    yield KeyFigure("USD billed in this run", money(manifest.cost), f"{each}{unpriced}")
+    parts = (
+        f"{shown(manifest.cost - manifest.follow_up_cost)} first answers, {shown(manifest.follow_up_cost)} follow-ups"
+    )
+    yield KeyFigure(
+        "billed in this run", shown(manifest.cost), f"{each}{unpriced}" if not manifest.follow_up_cost else parts
+    )
     yield KeyFigure("tokens in this run", f"{manifest.tokens:,}")
     yield KeyFigure("duplicates saved", f"{manifest.duplicates_saved:,}", "rows that share an answer")
     unchanged = (
@@ -97,13 +120,44 @@ def _figures(manifest: Manifest) -> Iterator[KeyFigure]:
     yield KeyFigure("this try took", duration(manifest.seconds), rate)
 
 
-def _reasons(manifest: Manifest) -> list[tuple[Outcome, str, int]]:
+def reason_rows(manifest: Manifest) -> list[tuple[Outcome, str, int]]:
+    """Return outcome, reason and number of rows, the most frequent reasons first."""
     rows = [
         (Outcome(outcome), reason, count)
         for outcome, counts in manifest.reasons.items()
         for reason, count in counts.items()
     ]
     return sorted(rows, key=lambda row: -row[2])
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run in the list of the latest ones."""
+
+    when: str
+    run_id: str
+    model: str
+    prompt: str
+    rows: int
+    answered: int
+    cost: float
+
+
+def _runs(manifest: Manifest) -> list[Run]:
+    """Return this run and the earlier ones of the table, none if there were no earlier ones."""
+    own = summary_of(manifest)
+    return [
+        Run(
+            when=moment(one["ended"]) if one["ended"] else "",
+            run_id=Manifest(run_id=one["run_id"], model="").task[1] or one["run_id"],
+            model=one["model"],
+            prompt=one["prompt_hash"][:PROMPT_CHARACTERS],
+            rows=one["rows"],
+            answered=one["answered"],
+            cost=one["cost"],
+        )
+        for one in ([own, *manifest.earlier] if manifest.earlier else [])
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,19 @@ import contextlib
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Generic, Literal, TypeVar
 
+from airflow_provider_segmind.client.submission import text_digest
 from airflow_provider_segmind.enrichment.ledger.local_index import LocalDatabase
-from airflow_provider_segmind.enrichment.rows import digest
-from airflow_provider_segmind.enrichment.sql.column_types import Kind, MisfitError, cell, compared, kind_of_values
+from airflow_provider_segmind.enrichment.rows import canonical_json
+from airflow_provider_segmind.enrichment.sql.column_types import (
+    Kind,
+    MisfitError,
+    cell,
+    compared,
+    key_cell,
+    kind_of_values,
+)
 from airflow_provider_segmind.enrichment.sql.dialects import (
     Dialect,
     TableName,
@@ -18,12 +26,12 @@ from airflow_provider_segmind.enrichment.sql.dialects import (
     described,
     driver_errors,
     is_transient,
+    may_be_a_row,
 )
 from airflow_provider_segmind.enrichment.sql.key_forms import KeyForm, key_form
 from airflow_provider_segmind.enrichment.sql.query import Query
 from airflow_provider_segmind.enrichment.sql.statements import OWN_COLUMNS, Statements
 from airflow_provider_segmind.enrichment.sql.table_schema import Column, read_columns
-from airflow_provider_segmind.enrichment.sql.table_writer import KEPT, TableWriter
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindEnrichmentError, shorten
 
 _NUMBERS = frozenset({Kind.INTEGER, Kind.NUMBER, Kind.DECIMAL})
@@ -145,7 +153,6 @@ class Target:
 
     :param connect: opens a connection of PEP 249.
     :param place: the database's name in messages.
-    :param answers: the answer columns.
     :param batch_rows: rows in a transaction.
     """
 
@@ -161,10 +168,16 @@ class Target:
         batch_rows: int,
     ) -> None:
         self._connect = connect
-        self._title = f"the table {str(name)!r} of {place!r}"
+        self.title = f"the table {str(name)!r} of {place!r}"
+        """Its name in messages."""
         self._batch_rows = batch_rows
         self._statements = Statements(dialect=dialect, name=name, key=dict.fromkeys(key), answers=answers)
         self._forms: Mapping[str, KeyForm] = {}
+
+    @property
+    def merges(self) -> bool:
+        """Whether rows are written by MERGE, which a warehouse bills by what it reads of the table."""
+        return self._statements.dialect.merge
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -181,7 +194,7 @@ class Target:
         :raises SegmindConfigError: the table lacks columns, or a key to write by; names them. Nothing was sent.
         :raises SegmindEnrichmentError: the database failed.
         """
-        check_names(self._statements, self._title)
+        check_names(self._statements, self.title)
         with self._opened() as connection:
             columns = self._columns(connection)
             if columns is None:
@@ -196,7 +209,7 @@ class Target:
                     }
                 )
                 columns = self._create(connection)
-            check_present(self._statements, columns, self._title)
+            check_present(self._statements, columns, self.title)
             self._learn(connection)
             self._rehearse(connection)
             return True
@@ -214,7 +227,7 @@ class Target:
                 marks.append(None if value is None else form(value))
             except MisfitError as error:
                 raise MisfitError(f"its key {name!r} does not fit the column of the table: {error}") from None
-        return digest(marks)
+        return text_digest(canonical_json(marks))
 
     def _learn(self, connection: Any) -> None:
         """
@@ -228,9 +241,9 @@ class Target:
         if columns is None:
             return
         found = {dialect.fold(each): column for each, column in columns.items()}
-        check_columns(self._statements, found, self._title)
+        check_columns(self._statements, found, self.title)
         keys = {each: found[dialect.fold(each)] for each in self._statements.key if dialect.fold(each) in found}
-        self._forms = {each: key_form(column, texts=dialect.texts, title=self._title) for each, column in keys.items()}
+        self._forms = {each: key_form(column, texts=dialect.texts, title=self.title) for each, column in keys.items()}
         self._set_key_kinds({each: _key_kind(column) for each, column in keys.items()})
 
     def _set_key_kinds(self, kinds: Mapping[str, Kind | None]) -> None:
@@ -239,7 +252,7 @@ class Target:
     def answered_rows(self) -> Iterator[tuple[bytes, str]]:
         """Yield the mark of the key (see :meth:`mark`) and the fingerprint of every row that has its answer."""
         key = list(self._statements.key)
-        query = Query(self._connect, self._statements.select_answered(), name=self._title, hold=False)
+        query = Query(self._connect, self._statements.select_answered(), name=self.title, hold=False)
         for row in query:
             *values, fingerprint = row.values()
             # A stored value is valid for its column; a value written by other means may not be distinguishable.
@@ -263,10 +276,9 @@ class Target:
         :raises SegmindEnrichmentError: the database cannot be opened.
         """
         with self._opened(meaning=KEPT, retryable=True) as connection:
-            yield TableWriter(connection, statements=self._statements, title=self._title, batch_rows=self._batch_rows)
+            yield TableWriter(connection, statements=self._statements, title=self.title, batch_rows=self._batch_rows)
 
     def _columns(self, connection: Any) -> list[str] | None:
-        """Return the table's columns, None if it cannot be read."""
         with contextlib.closing(connection.cursor()) as cursor:
             try:
                 cursor.execute(self._statements.select_columns())
@@ -289,7 +301,7 @@ class Target:
                 refusal = None
         columns = self._columns(connection)
         if columns is None:
-            with driver_errors(f"Creating {self._title}", meaning="Nothing was sent."):
+            with driver_errors(f"Creating {self.title}", meaning="Nothing was sent."):
                 raise refusal or RuntimeError("it is not there afterwards")
         return columns or []
 
@@ -300,10 +312,10 @@ class Target:
             said = described(error, values=False)
             if is_transient(error):
                 raise SegmindEnrichmentError(
-                    f"Trying {self._title} failed: {said}. Nothing was sent.", retryable=True
+                    f"Trying {self.title} failed: {said}. Nothing was sent.", retryable=True
                 ) from error
             raise SegmindConfigError(
-                f"{self._title} cannot be written by key: {said}. Nothing was sent. It needs a primary key or a unique "
+                f"{self.title} cannot be written by key: {said}. Nothing was sent. It needs a primary key or a unique "
                 f"constraint on {', '.join(self._statements.key)}."
             ) from error
 
@@ -321,7 +333,7 @@ class Target:
 
     @contextlib.contextmanager
     def _opened(self, *, meaning: str = "Nothing was sent.", retryable: bool | None = None) -> Iterator[Any]:
-        with driver_errors(f"Opening {self._title}", meaning=meaning, retryable=retryable):
+        with driver_errors(f"Opening {self.title}", meaning=meaning, retryable=retryable):
             connection = self._connect()
         try:
             yield connection
@@ -340,7 +352,7 @@ def _key_kind(column: Column) -> Kind | None:
 
 def key_mark(key: Mapping[str, Any]) -> bytes:
     """Return 32 bytes that are the same for the same key from any database."""
-    return digest([compared(value) for value in key.values()])
+    return text_digest(canonical_json([compared(value) for value in key.values()]))
 
 
 _LOAD_ROWS = 1000
@@ -403,3 +415,128 @@ def _fingerprint(text: str | None) -> bytes:
         return bytes.fromhex(text or "")
     except ValueError:
         return b""
+
+
+KEPT = "The answers are in the ledger: a retry writes them and pays nothing again."
+MOST_IN_VAIN = 1000
+"""Consecutive refused rows after which the rows of a refused batch are no longer tried one by one."""
+_Tag = TypeVar("_Tag")
+
+
+class TableWriter(Generic[_Tag]):
+    """
+    Writes rows by key, and reports for each whether the database accepted it.
+
+    Not for use by several threads. Written rows stay, also after a later error.
+
+    :param connection: a connection of PEP 249.
+    :param batch_rows: rows in a transaction.
+    """
+
+    def __init__(self, connection: Any, *, statements: Statements, title: str, batch_rows: int) -> None:
+        self._connection = connection
+        self._statements = statements
+        self._title = title
+        self._batch_rows = batch_rows
+        self._waiting: list[tuple[Mapping[str, Any] | None, _Tag]] = []
+        self._in_vain = 0
+        self._lost = False
+        self._refusal = ""
+        self.rows_refused = 0
+
+    def put(self, row: Mapping[str, Any] | None, tag: _Tag) -> list[tuple[_Tag, str]]:
+        """
+        Add a row, and write when a batch is full.
+
+        :param row: its columns by name, one row for each key; None for one that is not written.
+        :param tag: identifies the row in what is returned.
+        :returns: the tags of the rows that were tried, in order, each with the reason why the database refused it, ""
+            if it did not.
+        :raises SegmindEnrichmentError: the database cannot be written to.
+        """
+        self._waiting.append((None if row is None else self._cells(row), tag))
+        return self.flush() if len(self._waiting) >= self._batch_rows else []
+
+    def flush(self) -> list[tuple[_Tag, str]]:
+        """
+        Write the rows that wait; see :meth:`put`.
+
+        :raises SegmindEnrichmentError: the database cannot be written to.
+        """
+        waiting, self._waiting = self._waiting, []
+        refusals = iter(self._write([row for row, _ in waiting if row is not None]))
+        return [(tag, "" if row is None else next(refusals)) for row, tag in waiting]
+
+    def check_refused(self) -> None:
+        """
+        Raise an error if rows were refused.
+
+        :raises SegmindEnrichmentError: some were.
+        """
+        if self.rows_refused:
+            raise SegmindEnrichmentError(
+                f"{self._title} refused {self.rows_refused} rows ({self._refusal}); the others are in it. The dead "
+                "letters name them. Their answers are in the ledger: change the table so that it takes them and clear "
+                "the task; nothing is paid again."
+            )
+
+    def _cells(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        statements = self._statements
+        texts, kinds = statements.dialect.texts, {**statements.answers, **OWN_COLUMNS}
+        cells = {name: key_cell(kind, row[name], texts=texts) for name, kind in statements.key.items()}
+        return cells | {name: cell(kind, row.get(name)) for name, kind in kinds.items()}
+
+    def _write(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Write rows; if they are refused, in halves, until the refused row is found."""
+        refusal = self._transact(rows) if rows else None
+        if refusal is None:
+            self._in_vain = 0
+            return [""] * len(rows)
+        if len(rows) > 1 and self._in_vain < MOST_IN_VAIN:
+            middle = len(rows) // 2
+            return self._write(rows[:middle]) + self._write(rows[middle:])
+        self._in_vain += 1
+        self._refusal = refusal
+        self.rows_refused += len(rows)
+        if len(rows) > 1:
+            refusal += (
+                f", tried with {len(rows) - 1} others, because the {MOST_IN_VAIN} rows before it were all refused"
+            )
+        return [refusal] * len(rows)
+
+    def _transact(self, rows: Sequence[Mapping[str, Any]]) -> str | None:
+        """Write rows in one transaction; return the driver's message if it refused them, so that none was written."""
+        with driver_errors(f"Writing to {self._title}", meaning=KEPT, values=True, retryable=True):
+            try:
+                again_after_conflicts(lambda: self._transact_once(rows))
+            except Exception as error:
+                if self._lost or not may_be_a_row(error):
+                    raise
+                return described(error, values=True)
+        return None
+
+    def _transact_once(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        statements, step = self._statements, self._statements.rows_per_statement
+        self._lost = True
+        with contextlib.closing(self._connection.cursor()) as cursor:
+            self._lost = False
+            try:
+                if statements.dialect.begin:
+                    cursor.execute(statements.dialect.begin)
+                for start in range(0, len(rows), step):
+                    part = rows[start : start + step]
+                    cursor.execute(statements.write(len(part)), statements.parameters(part))
+                self._end(cursor, "COMMIT")
+            except Exception:
+                try:
+                    self._end(cursor, "ROLLBACK")
+                except Exception:  # noqa: BLE001 (the first error says more)
+                    self._lost = True
+                raise
+
+    def _end(self, cursor: Any, how: Literal["COMMIT", "ROLLBACK"]) -> None:
+        """End a transaction on the cursor that began it: a cursor of DuckDB is a separate connection."""
+        if self._statements.dialect.begin:
+            cursor.execute(how)
+        else:
+            (self._connection.commit if how == "COMMIT" else self._connection.rollback)()

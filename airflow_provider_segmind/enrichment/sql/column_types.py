@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from airflow_provider_segmind.chat.json_schema import resolve
+from airflow_provider_segmind.chat.json_values import clean_text
 from airflow_provider_segmind.enrichment.rows import json_value, plain_text
 
 LARGEST_INTEGER = 2**63 - 1
@@ -143,7 +144,7 @@ def key_cell(kind: Kind | None, value: Any, *, texts: bool = False) -> Any:
     :param texts: whether the driver accepts dates, decimals and UUIDs only as strings.
     """
     if isinstance(value, str):
-        return clean(value)
+        return clean_text(value)
     if isinstance(value, UUID):
         # Every database accepts the string, but not every driver the object.
         return str(value)
@@ -156,21 +157,14 @@ def key_text(value: Any, *, texts: bool) -> str:
 
     :param texts: whether the driver accepts dates, decimals and UUIDs only as strings.
     """
-    return clean(plain_text(as_text(value) if texts else value))
-
-
-def clean(text: str) -> str:
-    """Return a string that every database accepts."""
-    if text.isascii():
-        return text.replace("\x00", "\ufffd") if "\x00" in text else text
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\x00", "\ufffd")
+    return clean_text(plain_text(as_text(value) if texts else value))
 
 
 def _text(value: Any) -> str:
     if isinstance(value, str):
-        return clean(value)
+        return clean_text(value)
     # Escapes keep halves of surrogate pairs, and NUL, out of the string.
-    return clean(json.dumps(json_value(value), ensure_ascii=False, allow_nan=False))
+    return clean_text(json.dumps(json_value(value), ensure_ascii=False, allow_nan=False))
 
 
 def _integer(value: Any) -> int:
@@ -230,7 +224,7 @@ def compared(value: Any) -> str | None:
         return number_text(Decimal(repr(value)))
     if isinstance(value, Decimal):
         return number_text(value)
-    return clean(plain_text(as_text(value)))
+    return clean_text(plain_text(as_text(value)))
 
 
 def number_text(value: Decimal) -> str:

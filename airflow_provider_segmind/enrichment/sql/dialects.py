@@ -35,7 +35,6 @@ class TableName:
 
         The case is kept, because the name is quoted in every statement.
 
-        :param field: its name in messages.
         :raises SegmindConfigError: it is not a name.
         """
         parts: list[str] = []
@@ -53,6 +52,14 @@ class TableName:
             'characters other than letters, digits, "_", "$" and "-" in double quotes.'
         )
 
+    @classmethod
+    def of_source(cls, sql: str) -> Self | None:
+        """Return the table to read whole when a source is only a name, None when it is a statement."""
+        try:
+            return cls.parse(sql.strip(), "sql")
+        except SegmindConfigError:
+            return None
+
     def __str__(self) -> str:
         return ".".join(self.parts)
 
@@ -65,7 +72,6 @@ def quoted(name: str, mark: str) -> str:
     """
     Quote one identifier.
 
-    :param mark: the database's quotation mark.
     :raises SegmindConfigError: no database accepts it.
     """
     if not name or "\x00" in name:
@@ -85,7 +91,6 @@ class Dialect:
     The SQL of a database.
 
     :param name: its name in messages.
-    :param types: the type of each kind of column.
     :param marker: the placeholder of a value in a statement: ``?``, ``%s``, or ``%(name)s`` for named ones.
     :param merge: whether it has MERGE instead of ON CONFLICT.
     :param mark: its quotation mark for identifiers.
@@ -155,20 +160,16 @@ def _ascii_lower(name: str) -> str:
     return "".join(letter.lower() if letter.isascii() else letter for letter in name)
 
 
+def _types(names: str) -> dict[Kind, str]:
+    # In the order of Kind: text, integer, number, boolean, date, moment, local, decimal, uuid, bytes.
+    return dict(zip(Kind, names.split("; "), strict=True))
+
+
 _POSTGRES = Dialect(
     name="PostgreSQL",
-    types={
-        Kind.TEXT: "TEXT",
-        Kind.INTEGER: "BIGINT",
-        Kind.NUMBER: "DOUBLE PRECISION",
-        Kind.BOOLEAN: "BOOLEAN",
-        Kind.DATE: "DATE",
-        Kind.MOMENT: "TIMESTAMP WITH TIME ZONE",
-        Kind.LOCAL: "TIMESTAMP",
-        Kind.DECIMAL: "NUMERIC",
-        Kind.UUID: "UUID",
-        Kind.BYTES: "BYTEA",
-    },
+    types=_types(
+        "TEXT; BIGINT; DOUBLE PRECISION; BOOLEAN; DATE; TIMESTAMP WITH TIME ZONE; TIMESTAMP; NUMERIC; UUID; BYTEA"
+    ),
     unbounded=True,
     longest=63,
     longest_in_bytes=True,
@@ -177,31 +178,17 @@ _POSTGRES = Dialect(
 _SQLITE = Dialect(
     name="SQLite",
     # SQLite has these four types; other values are written as text, so that nothing is rounded.
-    types={
-        **dict.fromkeys(Kind, "TEXT"),
-        Kind.INTEGER: "INTEGER",
-        Kind.NUMBER: "REAL",
-        Kind.BOOLEAN: "BOOLEAN",
-        Kind.BYTES: "BLOB",
-    },
+    types=_types("TEXT; INTEGER; REAL; BOOLEAN; TEXT; TEXT; TEXT; TEXT; TEXT; BLOB"),
     marker="?",
     texts=True,
     fold=_ascii_lower,
 )
 _DUCKDB = Dialect(
     name="DuckDB",
-    types={
-        Kind.TEXT: "VARCHAR",
-        Kind.INTEGER: "BIGINT",
-        Kind.NUMBER: "DOUBLE",
-        Kind.BOOLEAN: "BOOLEAN",
-        Kind.DATE: "DATE",
-        Kind.MOMENT: "TIMESTAMP WITH TIME ZONE",
-        Kind.LOCAL: "TIMESTAMP",
-        Kind.DECIMAL: f"DECIMAL(38, {MOST_DECIMALS})",
-        Kind.UUID: "UUID",
-        Kind.BYTES: "BLOB",
-    },
+    types=_types(
+        "VARCHAR; BIGINT; DOUBLE; BOOLEAN; DATE; "
+        f"TIMESTAMP WITH TIME ZONE; TIMESTAMP; DECIMAL(38, {MOST_DECIMALS}); UUID; BLOB"
+    ),
     marker="?",
     begin="BEGIN TRANSACTION",
     misread_numbers=True,
@@ -209,36 +196,17 @@ _DUCKDB = Dialect(
 )
 _SNOWFLAKE = Dialect(
     name="Snowflake",
-    types={
-        Kind.TEXT: "VARCHAR",
-        Kind.INTEGER: "NUMBER(38, 0)",
-        Kind.NUMBER: "DOUBLE",
-        Kind.BOOLEAN: "BOOLEAN",
-        Kind.DATE: "DATE",
-        Kind.MOMENT: "TIMESTAMP_TZ",
-        Kind.LOCAL: "TIMESTAMP_NTZ",
-        Kind.DECIMAL: f"NUMBER(38, {MOST_DECIMALS})",
-        Kind.UUID: "VARCHAR",
-        Kind.BYTES: "BINARY",
-    },
+    types=_types(
+        "VARCHAR; NUMBER(38, 0); DOUBLE; BOOLEAN; DATE; "
+        f"TIMESTAMP_TZ; TIMESTAMP_NTZ; NUMBER(38, {MOST_DECIMALS}); VARCHAR; BINARY"
+    ),
     merge=True,
     begin="BEGIN",
     longest=255,
 )
 _BIGQUERY = Dialect(
     name="BigQuery",
-    types={
-        Kind.TEXT: "STRING",
-        Kind.INTEGER: "INT64",
-        Kind.NUMBER: "FLOAT64",
-        Kind.BOOLEAN: "BOOL",
-        Kind.DATE: "DATE",
-        Kind.MOMENT: "TIMESTAMP",
-        Kind.LOCAL: "DATETIME",
-        Kind.DECIMAL: "BIGNUMERIC",
-        Kind.UUID: "STRING",
-        Kind.BYTES: "BYTES",
-    },
+    types=_types("STRING; INT64; FLOAT64; BOOL; DATE; TIMESTAMP; DATETIME; BIGNUMERIC; STRING; BYTES"),
     # Airflow's cursor for BigQuery accepts only named values, and does not quote dates.
     marker="%(name)s",
     merge=True,
@@ -300,6 +268,8 @@ _CONFLICT_NUMBERS = frozenset({1205, 1213})
 MOST_TRIES = 6
 FIRST_PAUSE = 0.05
 """Most seconds before a transaction is retried after a conflict; doubled each time."""
+_MISSING_TABLE = re.compile(r"no such table|does not exist|doesn't exist|invalid object name", re.IGNORECASE)
+"""What databases say of a table that is not there."""
 _NAMED = re.compile(r"\b(NOT NULL|UNIQUE) constraint failed: ([\w.]+(?:, [\w.]+)*)")
 
 
@@ -308,7 +278,6 @@ def driver_errors(doing: str, *, meaning: str, values: bool = False, retryable: 
     """
     Turn an error of a driver into one that says what was tried and what it means for the money.
 
-    :param doing: what was tried.
     :param meaning: what it means for the money.
     :param values: whether its text may contain values of rows; then only an error about the connection or the server
         is quoted, and of others the class.
@@ -324,8 +293,7 @@ def driver_errors(doing: str, *, meaning: str, values: bool = False, retryable: 
             retryable = not _FINAL & _classes(error) or _state(error)[:2] in _SERVER_STATES
         values = values and not _is_about_server(error)
         raise SegmindEnrichmentError(
-            f"{doing} failed: {described(error, values=values)}. {meaning}",
-            retryable=retryable,
+            f"{doing} failed: {described(error, values=values)}. {meaning}", retryable=retryable
         ) from (None if values else error)
 
 
@@ -357,6 +325,16 @@ def is_conflict(error: BaseException) -> bool:
         return True
     number = error.args[0] if error.args else None
     return number in _CONFLICT_NUMBERS if isinstance(number, int) and not isinstance(number, bool) else False
+
+
+def is_missing_table(error: BaseException) -> bool:
+    """Return whether a statement failed because its table is not there."""
+    return _MISSING_TABLE.search(str(error)) is not None
+
+
+def is_about_connection(error: BaseException) -> bool:
+    """Return whether an error has a class of errors of a connection or server: a lock, a deadlock, a full disk."""
+    return bool(_NO_ROW & _classes(error))
 
 
 def is_transient(error: BaseException) -> bool:

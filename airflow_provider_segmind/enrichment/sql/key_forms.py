@@ -17,12 +17,12 @@ from ipaddress import ip_interface
 from typing import Any, TypeAlias
 from uuid import UUID
 
+from airflow_provider_segmind.chat.json_values import clean_text
 from airflow_provider_segmind.enrichment.sql.column_types import (
     LARGEST_INTEGER,
     Kind,
     MisfitError,
     as_text,
-    clean,
     compared,
     key_text,
     number_text,
@@ -127,9 +127,7 @@ def caseless(text: str) -> str:
 
     Databases lower letters by their locale. What any of them treats as equal is equal here, and a few more.
     """
-    return (
-        text.replace("\u0130", "i").lower().replace("\u03c2", "\u03c3").replace("\u0131", "i").replace("\u1e9e", "\xdf")
-    )
+    return text.replace("\u0130", "i").lower().translate(_NEARLY)
 
 
 _COLLATIONS: Mapping[str, Callable[[str], str]] = {
@@ -182,12 +180,10 @@ def _ends_within(number: Decimal, scale: int) -> bool:
 
 
 def _float(value: Any) -> str:
-    """Return a number as a 64-bit float."""
     return _binary(value, float, repr)
 
 
 def _real(value: Any) -> str:
-    """Return a number as a 32-bit float."""
     return _binary(value, _rounded, _shortest)
 
 
@@ -342,7 +338,7 @@ def _number_of_sqlite(value: Any, *, integers: bool = True) -> str:
     value = as_text(value)
     if isinstance(value, str):
         if not _NUMBER_OF_SQLITE.match(value):
-            return clean(value)
+            return clean_text(value)
         value = Decimal(value.strip())
     if not isinstance(value, (int, float, Decimal)):
         return _same(value)
@@ -354,4 +350,4 @@ def _number_of_sqlite(value: Any, *, integers: bool = True) -> str:
 
 def _typed_of_sqlite(value: Any) -> str:
     value = as_text(value)
-    return f"text {clean(value)}" if isinstance(value, str) else _same(value)
+    return f"text {clean_text(value)}" if isinstance(value, str) else _same(value)

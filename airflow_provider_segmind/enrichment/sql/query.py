@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import re
+import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from airflow_provider_segmind.enrichment.sql.dialects import again_after_conflicts, driver_errors
@@ -61,26 +63,24 @@ _SYNTAXES: Mapping[str, Syntax] = {
 }
 """By Airflow's connection type; others are read by the standard."""
 _STANDARD = Syntax()
-_DOLLAR = re.compile(r"\$(?:[^\W\d]\w*)?\$")
 _BLOCK = re.compile(r"/\*|\*/")
 
 
-def only_statement(text: str, conn_type: str, *, field: str = "sql") -> str:
+def only_statement(text: str, conn_type: str) -> str:
     """
     Return the single statement of a text, without its semicolon and what follows.
 
     It may end with a line comment, so that text to be appended must begin on a new line.
 
     :param conn_type: Airflow's connection type of the database.
-    :param field: the name of the text in messages.
     :raises SegmindConfigError: there is none, or there are several. Nothing was sent.
     """
     statements = [piece for piece, is_code in _pieces(text, _SYNTAXES.get(conn_type, _STANDARD)) if is_code]
     if not statements:
-        raise SegmindConfigError(f"{field!r} contains no statement, only white space and comments. Nothing was sent.")
+        raise SegmindConfigError("'sql' contains no statement, only white space and comments. Nothing was sent.")
     if len(statements) > 1:
         raise SegmindConfigError(
-            f"{field!r} contains {len(statements)} statements, but only one is allowed: give the SELECT alone. Nothing "
+            f"'sql' contains {len(statements)} statements, but only one is allowed: give the SELECT alone. Nothing "
             "was sent."
         )
     return statements[0].strip()
@@ -89,74 +89,57 @@ def only_statement(text: str, conn_type: str, *, field: str = "sql") -> str:
 def _pieces(text: str, syntax: Syntax) -> list[tuple[str, bool]]:
     """Return the texts between semicolons, each with whether it is more than white space and comments."""
     found: list[tuple[str, bool]] = []
+    token = _tokens(syntax)
     start = place = 0
     is_code = False
-    while place < len(text):
-        end = _comment_end(text, place, syntax)
-        if end is None:
-            if text[place] == ";":
-                found.append((text[start:place], is_code))
-                start, is_code = place + 1, False
-                end = place + 1
-            else:
-                is_code = is_code or not text[place].isspace()
-                end = _quoted_end(text, place, syntax) or place + 1
-        place = end
+    while match := token.match(text, place):
+        place = match.end()
+        if match.lastgroup == "block":
+            place = _block_end(text, place, nested=syntax.nested)
+        elif match.lastgroup == "end":
+            found.append((text[start : match.start()], is_code))
+            start, is_code = place, False
+        elif match.lastgroup == "code":
+            is_code = True
     return [*found, (text[start:], is_code)]
 
 
-def _comment_end(text: str, place: int, syntax: Syntax) -> int | None:
-    """Return the end of a comment that begins here, None if none does."""
-    if re.compile(syntax.line_comments).match(text, place):
-        line = re.compile(r"[\r\n]").search(text, place)
-        return line.end() if line else len(text)
-    if not text.startswith("/*", place):
-        return None
-    depth, place = 1, place + 2
+@cache
+def _tokens(syntax: Syntax) -> re.Pattern[str]:
+    code = []
+    if syntax.dollars:
+        code.append(r"(?<![\w$])(?P<tag>\$(?:[^\W\d]\w*)?\$).*?(?:(?P=tag)|\Z)")
+    if syntax.escape_strings:
+        code.append(r"(?<![\w$])[Ee]" + _quoted("'", "'", escapes=True))
+    for mark in syntax.quotes:
+        escapes = mark in syntax.backslashes
+        code += [_quoted(mark * 3, mark * 3, escapes=escapes)] if syntax.triple else []
+        code.append(_quoted(mark, mark, escapes=escapes))
+    if syntax.brackets:
+        code.append(_quoted("[", "]", escapes=False))
+    return re.compile(
+        rf"(?P<line>(?:{syntax.line_comments})[^\r\n]*)|(?P<block>/\*)|(?P<end>;)|(?P<space>\s+)|(?P<code>{'|'.join(code)}|.)",
+        re.DOTALL,
+    )
+
+
+def _quoted(opening: str, closing: str, *, escapes: bool) -> str:
+    """Return the pattern of a string or name up to its closing mark, which may be doubled inside, or the end."""
+    mark = re.escape(closing)
+    inside = [mark * 2] if len(closing) == 1 else []
+    inside += [r"\\."] if escapes else []
+    return rf"{re.escape(opening)}(?:{'|'.join([*inside, f'(?!{mark}).'])})*+(?:{mark}|\Z)"
+
+
+def _block_end(text: str, place: int, *, nested: bool) -> int:
+    depth = 1
     while depth and (mark := _BLOCK.search(text, place)):
+        place = mark.end()
         if mark[0] == "*/":
             depth -= 1
-        elif syntax.nested:
+        elif nested:
             depth += 1
-        place = mark.end()
     return len(text) if depth else place
-
-
-def _quoted_end(text: str, place: int, syntax: Syntax) -> int | None:
-    """Return the end of a quoted string or name that begins here, None if none does."""
-    mark = text[place]
-    if syntax.dollars and mark == "$" and not _in_word(text, place) and (dollar := _DOLLAR.match(text, place)):
-        end = text.find(dollar[0], dollar.end())
-        return len(text) if end < 0 else end + len(dollar[0])
-    if syntax.brackets and mark == "[":
-        return _closing(text, place + 1, "]", escapes=False)
-    if mark not in syntax.quotes:
-        return None
-    escapes = mark in syntax.backslashes
-    if syntax.escape_strings and mark == "'" and text[place - 1 : place] in ("E", "e"):
-        escapes = not _in_word(text, place - 1)
-    closing = mark * 3 if syntax.triple and text.startswith(mark * 3, place) else mark
-    return _closing(text, place + len(closing), closing, escapes=escapes)
-
-
-def _closing(text: str, place: int, mark: str, *, escapes: bool) -> int:
-    """Return the position after a closing quotation mark; if it is doubled, the next piece is read like this one."""
-    pattern = re.compile((r"\\.|" if escapes else "") + re.escape(mark), re.DOTALL)
-    while match := pattern.search(text, place):
-        place = match.end()
-        if match[0] != mark:
-            continue
-        if len(mark) == 1 and text.startswith(mark, place):
-            place += 1
-            continue
-        return place
-    return len(text)
-
-
-def _in_word(text: str, place: int) -> bool:
-    """Return whether a character belongs to the word before it."""
-    before = text[place - 1 : place]
-    return before.isalnum() or before in ("_", "$") if before else False
 
 
 BLOCK_ROWS = 1000
@@ -172,11 +155,12 @@ class Query:
     SQLite lets only the thread that opened a connection use it, and the engine reads in any free thread; so a thread
     of its own opens, reads and closes. PostgreSQL keeps the rows at the server, in a cursor that outlives its
     transaction: rows are read for as long as answers take, and an open transaction would keep vacuum waiting that long.
+    SQLite keeps them in a temporary file, because an open query locks its database for writers.
 
     :param connect: opens a connection of PEP 249.
     :param sql: a SELECT.
     :param name: its name in messages.
-    :param hold: whether reading takes long, so that PostgreSQL needs a cursor that outlives its transaction.
+    :param hold: whether reading takes long, so that the rows must outlive the transaction.
     :param conn_type: Airflow's connection type of the database, which says how its statements are written.
     :raises SegmindConfigError: ``sql`` is not one statement.
     """
@@ -191,6 +175,7 @@ class Query:
         self._rows_read = 0
         self._connection: Any = None
         self._cursor: Any = None
+        self._description: Any = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="segmind-sql")
 
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
@@ -239,6 +224,9 @@ class Query:
             self._cursor.execute(self.sql)
             if server_side and self._hold:
                 connection.commit()
+            elif self._hold and isinstance(connection, sqlite3.Connection):
+                self._description = self._cursor.description
+                self._cursor = _set_aside(connection, self._cursor, self.sql)
         except BaseException:
             self._close()
             raise
@@ -248,7 +236,7 @@ class Query:
         doing = f"Reading {self._name} failed after {self._rows_read} rows: fetching more"
         meaning = "What was answered for the rows before is in the ledger and is not paid again."
         with driver_errors(doing, meaning=meaning, values=True):
-            return self._cursor.fetchmany(BLOCK_ROWS), self._cursor.description
+            return self._cursor.fetchmany(BLOCK_ROWS), self._description or self._cursor.description
 
     def _close(self) -> None:
         for each in (self._cursor, self._connection):
@@ -266,6 +254,21 @@ class Query:
                 f"{self._name} has the columns {twice} twice: rename them with AS. Nothing was sent."
             )
         return names
+
+
+def _set_aside(connection: sqlite3.Connection, rows: sqlite3.Cursor, sql: str) -> sqlite3.Cursor:
+    """Move the rows of a query into a temporary table; where they do not fit, leave them to be read one by one."""
+    table, width = f"temp.{CURSOR}", len(rows.description or ())
+    try:
+        # Columns without a type keep every value as it is.
+        connection.execute(f"CREATE TEMP TABLE {CURSOR} ({', '.join(f'c{number}' for number in range(width))})")
+        connection.executemany(f"INSERT INTO {table} VALUES ({', '.join('?' * width)})", rows)  # noqa: S608 (no input)
+        connection.commit()
+        return connection.execute(f"SELECT * FROM {table} ORDER BY rowid")  # noqa: S608 (no input)
+    except sqlite3.Error:
+        # A full disk, or a text that is not UTF-8, which is an error of its row alone.
+        connection.rollback()
+        return connection.execute(sql)
 
 
 def _plain(value: Any) -> Any:

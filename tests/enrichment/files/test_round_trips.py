@@ -1,4 +1,4 @@
-"""What is written is read back: equal, or in the form that docs/enrichment.md defines for it."""
+"""What is written is read back: equal, or in the form that docs/how-to/enrichment.md defines for it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from airflow_provider_segmind.enrichment.files.readers import open_source
 from airflow_provider_segmind.enrichment.files.writers import Kinds, open_sink
 from airflow_provider_segmind.enrichment.rows import json_value, plain_text
+from tests.support.examples import examples
 
 ANY_TEXT = st.text(st.characters(codec=None))
 """Surrogates, NUL and all line ends among the characters."""
@@ -28,7 +29,7 @@ DECIMALS = st.decimals(allow_nan=False, allow_infinity=False) | st.builds(
 )
 MOMENTS = st.datetimes() | st.datetimes(timezones=st.just(UTC) | st.just(timezone(timedelta(hours=14))))
 KEYS = JSON | DECIMALS | MOMENTS | st.dates() | st.times() | st.binary() | st.integers(-(10**30), 10**30)
-QUICK = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUICK = settings(max_examples=examples(150), suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def rows_of(values: Any) -> Any:

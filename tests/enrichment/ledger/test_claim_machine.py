@@ -18,14 +18,16 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
+from airflow_provider_segmind.chat.cost_estimate import UNBOUNDED
 from airflow_provider_segmind.enrichment.ledger.events import Claimed, Event, Finished, Freed, Submitted
 from airflow_provider_segmind.enrichment.ledger.ledger import Ledger, compact
-from airflow_provider_segmind.enrichment.ledger.live import BEATS, Membership
+from airflow_provider_segmind.enrichment.ledger.run_liveness import BEATS, Membership
 from airflow_provider_segmind.enrichment.outcomes import Outcome
 from airflow_provider_segmind.enrichment.row_request import NotSentError, PostClaim
 from airflow_provider_segmind.enrichment.settings import Shard
 from airflow_provider_segmind.exceptions import SegmindEnrichmentError
 from tests.enrichment.ledger.test_ledger_machine import Objects
+from tests.support.examples import examples
 from tests.support.ledger_events import mark
 from tests.support.object_stores import ObjectStore
 
@@ -84,10 +86,10 @@ class World:
         assert number not in self.answered, f"row {number} was sent again after its answer: {claim}"
         assert number not in self.sent, f"row {number} was sent twice: {self.sent[number]} and {claim}"
         self.sent[number] = claim
-        self.requests.add(claim.key)
+        self.requests.add(claim.id)
 
     def ended(self, number: int, request_id: str, *, answered: bool) -> None:
-        if number in self.sent and f"q-{self.sent[number].key}" == request_id:
+        if number in self.sent and f"q-{self.sent[number].id}" == request_id:
             del self.sent[number]
             if answered:
                 self.answered.add(number)
@@ -96,7 +98,7 @@ class World:
 class Writer:
     """One process; what it has in mind is lost with it."""
 
-    halted = False
+    halted = paused = False
 
     def __init__(self, world: World, name: str) -> None:
         self.world = world
@@ -124,6 +126,9 @@ class Writer:
     def clock(self) -> float:
         return self.world.now
 
+    def may_still_send(self) -> bool:
+        return True
+
     def note(self, *events: Event) -> None:
         for event in events:
             self.ledger.append(event)
@@ -137,7 +142,7 @@ class Writer:
             fingerprint=mark(number), attempt=state.attempt + 1, at=self.clock(), run=self.ledger.run,
             writer=self.ledger.writer, model="m", body="b", id=self.ledger.claim_id(),
         )  # fmt: skip
-        claiming = self.claims[number] = PostClaim(self, claim, self.clock)  # type: ignore[arg-type]
+        claiming = self.claims[number] = PostClaim(self, claim, UNBOUNDED, self.clock)  # type: ignore[arg-type]
         self._step(number, claiming.on_permit)
 
     def send(self, number: int) -> None:
@@ -147,7 +152,7 @@ class Writer:
             self.world.send(number, claiming.claim)
             self.accepted[number] = Submitted(
                 fingerprint=mark(number), attempt=claiming.claim.attempt, at=self.clock(),
-                request_id=f"q-{claiming.claim.key}", claim=claiming.claim.id,
+                request_id=f"q-{claiming.claim.id}", claim=claiming.claim.id,
             )  # fmt: skip
 
     def _step(self, number: int, step: Callable[[], Coroutine[Any, Any, None]]) -> bool:
@@ -159,7 +164,7 @@ class Writer:
                 claim = claiming.claim
                 self.note(
                     Freed(
-                        fingerprint=mark(number), attempt=claim.attempt, at=self.clock(), writer=claim.writer,
+                        fingerprint=mark(number), attempt=claim.attempt, at=self.clock(),
                         claim=claim.id,
                     )
                 )  # fmt: skip
@@ -193,17 +198,17 @@ class Writer:
             return
         claims = row.unresolved
         for claim in claims:
-            if claim.key in self.world.requests:
+            if claim.id in self.world.requests:
                 self.note(
                     Submitted(
                         fingerprint=mark(number), attempt=claim.attempt, at=self.clock(),
-                        request_id=f"q-{claim.key}", claim=claim.id,
+                        request_id=f"q-{claim.id}", claim=claim.id,
                     )
                 )  # fmt: skip
             else:
                 self.note(
                     Freed(
-                        fingerprint=mark(number), attempt=claim.attempt, at=self.clock(), writer=claim.writer,
+                        fingerprint=mark(number), attempt=claim.attempt, at=self.clock(),
                         claim=claim.id,
                     )
                 )  # fmt: skip
@@ -428,4 +433,4 @@ class Claims(RuleBasedStateMachine):
 
 
 TestClaims = Claims.TestCase
-TestClaims.settings = settings(max_examples=300, stateful_step_count=50, deadline=None)
+TestClaims.settings = settings(max_examples=examples(300), stateful_step_count=50)

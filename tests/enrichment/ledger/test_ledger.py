@@ -10,13 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_segmind.enrichment.ledger import local_index
-from airflow_provider_segmind.enrichment.ledger.events import Event, from_line, to_line
+from airflow_provider_segmind.chat.json_values import read_json
+from airflow_provider_segmind.enrichment.ledger import ledger, local_index
+from airflow_provider_segmind.enrichment.ledger.events import Event, Finished, from_line, head_of, to_line
 from airflow_provider_segmind.enrichment.ledger.ledger import Ledger, compact
-from airflow_provider_segmind.enrichment.ledger.row_state import RowState
+from airflow_provider_segmind.enrichment.ledger.row_state import KNOWN_REQUESTS, RowState
 from airflow_provider_segmind.enrichment.ledger.segments import segment_names, write_segment
 from airflow_provider_segmind.enrichment.outcomes import Outcome
 from airflow_provider_segmind.exceptions import SegmindEnrichmentError
+from tests.support.examples import examples
 from tests.support.ledger_events import claimed, finished, freed, mark, submitted
 
 
@@ -45,6 +47,55 @@ def test_a_committed_claim_is_seen_by_the_next_reader(tmp_path: Path) -> None:
     row = opened(tmp_path).row_state(mark(1)).open
     assert row is not None
     assert row.submitted is None
+
+
+def test_a_segment_that_was_replayed_is_not_read_again_as_news(tmp_path: Path) -> None:
+    written(tmp_path, [claimed(1)])
+    ledger, (name,) = opened(tmp_path, writer="x"), segment_names(tmp_path)
+    ledger.absorb(name, [b"read again, this would be an error"])
+    with pytest.raises(SegmindEnrichmentError):
+        ledger.absorb(f"new-{name}", [b"read, this is one"])
+
+
+def test_a_reader_decodes_no_event_of_a_row_with_an_outcome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(tmp_path, [claimed(1), claimed(2)], [submitted(1)], [finished(1)], [claimed(3)])
+    read: list[Event] = []
+    monkeypatch.setattr(ledger, "from_line", lambda line: read.append(from_line(line)) or read[-1])
+
+    reader = opened(tmp_path)
+
+    assert sorted(event.fingerprint for event in read) == sorted([mark(2), mark(3)])
+    assert reader.row_state(mark(1)).success
+    assert {fingerprint for fingerprint, _ in reader.open_rows()} == {mark(3), mark(2)}
+
+
+def test_of_several_outcomes_of_a_row_every_reader_keeps_the_same_one(tmp_path: Path) -> None:
+    failed, asked_again = finished(1, outcome=Outcome.FAILED, cost=0.0), finished(1, 2, cost=0.75)
+    late = replace(finished(1, 3, cost=0.25), at=9.0)
+    for number, events in enumerate(([asked_again, finished(2)], [late], [failed, asked_again], [finished(2)])):
+        write_segment(tmp_path, f"{number}-x-1.jsonl", [to_line(event) for event in events])
+    write_segment(tmp_path, "9-x-1.jsonl", [to_line(claimed(1, 2)), to_line(claimed(3)), to_line(claimed(1))])
+
+    reader = opened(tmp_path)
+
+    assert reader.finished(mark(1)) == asked_again
+    totals = reader.totals()
+    assert (totals.rows, totals.cost, +totals.outcomes) == (3, 1.25, {Outcome.SUCCESS: 2})
+    assert sorted(reader.answered_in_run()) == sorted([mark(1), mark(2)])
+    assert [fingerprint for fingerprint, _ in reader.open_rows()] == [mark(3)]
+    reader.append(finished(3))
+    assert reader.finished(mark(3)) == finished(3)
+    assert reader.owned_requests({"q1-1", "q1-3", "q3-1", "other"}) == {"q1-1", "q1-3", "q3-1"}
+
+
+def test_the_latest_requests_are_known_in_whatever_order_events_are_read(tmp_path: Path) -> None:
+    events = [finished(number, at=float(number)) for number in range(KNOWN_REQUESTS + 44)]
+    writer = written(tmp_path, events)
+
+    for reader in (writer, opened(tmp_path)):
+        assert {one.request_id for one in reader.known_requests()} == {
+            f"q{number}-1" for number in range(44, KNOWN_REQUESTS + 44)
+        }
 
 
 def test_what_was_not_committed_is_lost_with_its_writer(tmp_path: Path) -> None:
@@ -226,7 +277,7 @@ _EVENTS = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=examples(150))
 @given(st.lists(_EVENTS, max_size=12), st.data())
 def test_events_mean_the_same_in_any_order_and_however_often_read(events: list[Event], data: st.DataObject) -> None:
     shuffled = data.draw(st.permutations(events + events))
@@ -241,6 +292,40 @@ def test_events_mean_the_same_in_any_order_and_however_often_read(events: list[E
             assert first.totals() == other.totals()
 
 
+_TEXTS = st.text(max_size=8) | st.sampled_from(['"', "\\", ',"request_ids":[', '],"cost":1.0,"tokens":1,"seconds":1.0'])
+_TAIL = {"request_ids": ["r"], "cost": 1.0, "tokens": None, "seconds": 1.0, "billed": True}
+
+
+@given(
+    st.builds(
+        lambda answer, **known: replace(finished(1), answer=answer, **known),
+        st.sampled_from([_TAIL, {"answer": _TAIL}, [_TAIL, []], ["request_ids", 1.0], None])
+        | st.dictionaries(_TEXTS, _TEXTS, max_size=3),
+        outcome=st.sampled_from([Outcome.SUCCESS, Outcome.FAILED]),
+        run=_TEXTS,
+        model=_TEXTS,
+        body=st.sampled_from(["", "0f" * 32]),
+        reason=_TEXTS,
+        request_ids=st.lists(_TEXTS, max_size=3).map(tuple),
+        cost=st.sampled_from([None, 0, 0.25, 1e-07, 1e22]),
+        tokens=st.sampled_from([None, 3]),
+        seconds=st.sampled_from([None, 0, 0.5, 1e-07]),
+        billed=st.sampled_from([None, True, False]),
+    )
+)
+def test_what_is_read_of_an_outcome_without_its_answer_is_what_it_says(event: Finished) -> None:
+    head = head_of(to_line(event))
+    assert head is None or {name: getattr(event, name) for name in head._fields} == head._asdict()
+    assert head_of(to_line(replace(finished(1), answer=event.answer, reason=event.reason))) is not None
+
+
 @given(_EVENTS)
 def test_an_event_is_read_back_from_its_line(event: Event) -> None:
     assert from_line(to_line(event)) == event
+
+
+def test_numbers_that_no_store_can_hold_are_read_from_a_line_as_from_a_result() -> None:
+    line = to_line(finished(1)).replace(b'"answer":null', b'"answer":{"digits":%s,"power":1e400}' % (b"7" * 400))
+    event = from_line(line)
+    assert isinstance(event, Finished)
+    assert event.answer == {"digits": "7" * 400, "power": None} == read_json(json.dumps(event.answer))

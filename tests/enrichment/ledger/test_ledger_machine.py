@@ -21,6 +21,7 @@ from airflow_provider_segmind.enrichment.ledger.ledger import Ledger, compact
 from airflow_provider_segmind.enrichment.ledger.segments import segment_names, writer_and_number
 from airflow_provider_segmind.enrichment.outcomes import Outcome
 from tests.support.enrichment import KilledError
+from tests.support.examples import examples
 from tests.support.ledger_events import claimed, finished, freed, mark, submitted
 from tests.support.object_stores import ObjectPath, ObjectStore
 
@@ -347,4 +348,4 @@ def _spent(known: Truth, run: str) -> float | None:
 
 
 TestManyWriters = ManyWriters.TestCase
-TestManyWriters.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestManyWriters.settings = settings(max_examples=examples(100), stateful_step_count=40)

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_segmind.enrichment.ledger import live
+from airflow_provider_segmind.enrichment.ledger import run_liveness
 from airflow_provider_segmind.enrichment.ledger.events import Claimed, Submitted, to_line
 from airflow_provider_segmind.enrichment.ledger.group_commit import GroupCommit
 from airflow_provider_segmind.enrichment.ledger.ledger import Ledger
-from airflow_provider_segmind.enrichment.ledger.live import Heartbeat, Membership
+from airflow_provider_segmind.enrichment.ledger.run_liveness import Heartbeat, Membership
 from airflow_provider_segmind.enrichment.ledger.segments import read_segment, segment_names, write_segment
 from airflow_provider_segmind.enrichment.settings import Shard
 from airflow_provider_segmind.exceptions import SegmindEnrichmentError
@@ -134,7 +134,7 @@ class Elsewhere:
 
     def note(self, *events: Any) -> None:
         name = f"{self.number:014d}-elsewhere-{self.number:06d}.jsonl"
-        claims = tuple((each.fingerprint, each.key) for each in events if isinstance(each, Claimed))
+        claims = tuple((each.fingerprint, each.id) for each in events if isinstance(each, Claimed))
         self.member.write(name, self.number, [to_line(each) for each in events], claims)
         self.number += 1
 
@@ -318,12 +318,12 @@ async def test_a_release_ends_only_the_claim_it_names() -> None:
     assert ledger.blocks(mine)
     from airflow_provider_segmind.enrichment.ledger.events import Freed
 
-    ledger.append(Freed(fingerprint=mine.fingerprint, attempt=1, at=2.0, writer="w", claim="w.0"))
+    ledger.append(Freed(fingerprint=mine.fingerprint, attempt=1, at=2.0, claim="w.0"))
     again = Claimed(fingerprint=mine.fingerprint, attempt=2, at=3.0, run="r", writer="w", model="m", body="b", id="w.1")
     ledger.append(again)
     # A claim of an earlier attempt counts like any other.
     assert ledger.blocks(again)
-    ledger.append(Freed(fingerprint=mine.fingerprint, attempt=1, at=2.0, writer="elsewhere", claim="elsewhere.0"))
+    ledger.append(Freed(fingerprint=mine.fingerprint, attempt=1, at=2.0, claim="elsewhere.0"))
     assert not ledger.blocks(again)
     engine.close()
 
@@ -346,20 +346,6 @@ async def test_a_conflict_gives_the_permit_back_and_counts_no_call() -> None:
             await client.submit("m", {}, on_permit=conflict)
         assert counted == []
         assert client.limiter._window.used(time.time()) == 0
-
-
-async def test_a_ledger_of_an_older_version_is_read_and_its_claims_are_looked_up() -> None:
-    world = World()
-    prepared = question().prepare(_row("a"))
-    old = {
-        "event": "claimed", "fingerprint": prepared.fingerprint.hex(), "attempt": 1, "at": world.clock(),
-        "run": "run-1", "writer": "w", "model": "m", "body": prepared.body,
-    }  # fmt: skip
-    write_segment(world.store.path("bucket/ledger"), "00000000000001-w-000000.jsonl", [json.dumps(old).encode()])  # type: ignore[arg-type]
-    stored = await world.run(table("a", "b"), settings={"history_complete_after": 0.0})
-    assert stored.statuses == ["success"] * 2
-    assert world.segmind.history_calls > 0
-    assert world.segmind.posts == 2
 
 
 def test_a_segment_with_a_live_claim_or_one_that_somebody_has_not_read_is_not_moved() -> None:
@@ -385,7 +371,7 @@ def test_a_segment_with_a_live_claim_or_one_that_somebody_has_not_read_is_not_mo
 def test_an_nfs_mount_that_keeps_listings_is_warned_of(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("airflow_provider_segmind.enrichment.ledger.live.caching_mount", lambda _: "rw,vers=4.1")
+    monkeypatch.setattr(f"{run_liveness.__name__}.caching_mount", lambda _: "rw,vers=4.1")
     with caplog.at_level(logging.WARNING):
         Elsewhere(World())
     assert "lookupcache=none,actimeo=0" in caplog.text
@@ -445,7 +431,7 @@ async def test_a_run_that_begins_while_another_moves_its_segments_away_reads_the
         write_segment(folder / "live", f"{number:014d}-elsewhere-{number:06d}.jsonl", [line])
     for name in names:
         (folder / name).unlink()
-    assert len(segment_names(folder / "live")) > live.LISTINGS
+    assert len(segment_names(folder / "live")) > run_liveness.LISTINGS
 
     def always_moved_before(live_folder: Any, name: str) -> list[bytes] | None:
         if name in segment_names(live_folder):
@@ -453,7 +439,7 @@ async def test_a_run_that_begins_while_another_moves_its_segments_away_reads_the
             (live_folder / name).unlink()
         return read_segment(live_folder, name)
 
-    monkeypatch.setattr(live, "read_segment", always_moved_before)
+    monkeypatch.setattr(run_liveness, "read_segment", always_moved_before)
     again = await world.run(table(*ROWS), settings=QUICK)
     assert set(again.statuses) == {"success"}
     assert world.segmind.posts == len(ROWS)
@@ -463,7 +449,7 @@ def test_claims_are_listed_while_segments_are_being_folded(monkeypatch: pytest.M
     mine = Elsewhere(World())
     for _ in range(4):
         mine.note(mine.claim)
-    genuine, listed = live.compact, []
+    genuine, listed = run_liveness.compact, []
 
     def slow(*args: Any, **options: Any) -> Any:
         looking = threading.Thread(target=mine.member.refresh, daemon=True)
@@ -472,7 +458,7 @@ def test_claims_are_listed_while_segments_are_being_folded(monkeypatch: pytest.M
         listed.append(not looking.is_alive())
         return genuine(*args, **options)
 
-    monkeypatch.setattr(live, "compact", slow)
+    monkeypatch.setattr(run_liveness, "compact", slow)
     mine.member.fold(range(4))
     assert listed == [True]
     assert segment_names(mine.member.folder) == []

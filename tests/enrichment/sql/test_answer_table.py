@@ -19,7 +19,7 @@ from uuid import UUID
 
 import pytest
 
-from airflow_provider_segmind.enrichment.sql import table_writer
+from airflow_provider_segmind.enrichment.sql import answer_table
 from airflow_provider_segmind.enrichment.sql.answer_table import AnsweredRows, Target
 from airflow_provider_segmind.enrichment.sql.column_types import Kind
 from airflow_provider_segmind.enrichment.sql.dialects import TableName, dialect_of
@@ -287,7 +287,7 @@ class TestATableThatIsThere:
     def test_a_table_that_refuses_all_is_not_tried_row_by_row_for_ever(
         self, database: OneDatabase, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(table_writer, "MOST_IN_VAIN", 10)
+        monkeypatch.setattr(answer_table, "MOST_IN_VAIN", 10)
         database.run(f"CREATE TABLE answers (id BIGINT PRIMARY KEY, team TEXT CHECK (team <> 'canary'), {OWN})")
         made = target(database, batch_rows=50)
 

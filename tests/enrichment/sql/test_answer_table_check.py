@@ -17,6 +17,7 @@ from airflow_provider_segmind.enrichment.sql.statements import Statements
 from airflow_provider_segmind.exceptions import SegmindConfigError
 from tests.enrichment.sql.test_answer_table import row, target, write_all
 from tests.support.databases import OWN, OneDatabase, Sqlite
+from tests.support.examples import examples
 
 
 def make(database: OneDatabase, columns: str) -> None:
@@ -229,7 +230,7 @@ class TestNames:
         with pytest.raises(Exception, match=r"(?i)answers"):
             database.rows("SELECT * FROM answers")
 
-    @settings(max_examples=40, suppress_health_check=list(HealthCheck), deadline=None)
+    @settings(max_examples=examples(40), suppress_health_check=list(HealthCheck))
     @given(key=st.text(max_size=70), answer=st.text(max_size=70))
     def test_whatever_name_is_taken_is_the_name_of_the_column(
         self, database: OneDatabase, key: str, answer: str

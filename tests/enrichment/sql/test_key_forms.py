@@ -21,6 +21,7 @@ from airflow_provider_segmind.enrichment.sql.key_forms import key_form
 from airflow_provider_segmind.enrichment.sql.table_schema import Column, read_columns
 from airflow_provider_segmind.exceptions import SegmindConfigError
 from tests.support.databases import OneDatabase, opened
+from tests.support.examples import examples
 
 WORDS = st.text(alphabet="aAbBzZéÉßİiıIΣσς \t0", max_size=4)  # noqa: RUF001
 NUMBERS = st.sampled_from(
@@ -130,7 +131,7 @@ def test_what_a_database_takes_as_equal_has_one_form(database: OneDatabase, numb
     declared, values = COLUMNS[database.conn_type][number]
     keys = Keys(database, declared)
 
-    @settings(max_examples=30, suppress_health_check=list(HealthCheck), deadline=None)
+    @settings(max_examples=examples(30), suppress_health_check=list(HealthCheck))
     @given(st.lists(values, min_size=2, max_size=8))
     def check(drawn: list[Any]) -> None:
         keys.empty()

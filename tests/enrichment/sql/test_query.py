@@ -6,12 +6,13 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from pathlib import Path
 
 import pytest
 
 from airflow_provider_segmind.enrichment.sql.query import BLOCK_ROWS, Query
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindEnrichmentError
-from tests.support.databases import OneDatabase, Postgres
+from tests.support.databases import OneDatabase, Postgres, Sqlite
 
 ROWS = 2 * BLOCK_ROWS + 7
 MANY = 100_000
@@ -119,3 +120,30 @@ def test_memory_does_not_grow_with_the_table(database: OneDatabase) -> None:
     assert int(rows) == MANY
     # All of it is 200 MB; a block of it two. DuckDB 1.5 keeps up to 90 MB of its own.
     assert float(growth) < 120
+
+
+def test_others_can_write_into_a_sqlite_file_while_its_rows_are_read(tmp_path: Path) -> None:
+    database = Sqlite(tmp_path)
+    database.run("CREATE TABLE things (id, thing, thing2)")
+    values = [1, 2.5, "ü", b"\x00", None, 2**62]
+    database.fill("more", "id, thing", [(number, value) for number, value in enumerate(values * BLOCK_ROWS)])
+    rows = iter(query(database, "SELECT id, thing FROM more ORDER BY id DESC"))
+    first = next(rows)
+
+    database.run("UPDATE more SET thing = 0", "DROP TABLE things")
+    others = list(rows)
+
+    assert first == {"id": len(values) * BLOCK_ROWS - 1, "thing": values[-1]}
+    assert [row["thing"] for row in reversed(others)] == (values * BLOCK_ROWS)[:-1]
+
+
+def test_a_text_that_is_not_utf8_breaks_a_sqlite_source_where_it_is(tmp_path: Path) -> None:
+    database = Sqlite(tmp_path)
+    database.fill("things", "id INTEGER, thing", [(number, "ü") for number in range(ROWS)])
+    database.run(f"UPDATE things SET thing = CAST(x'ff' AS TEXT) WHERE id = {ROWS - 1}")
+
+    found = []
+    with pytest.raises(SegmindEnrichmentError, match=f"failed after {2 * BLOCK_ROWS} rows"):
+        found.extend(row["id"] for row in query(database))
+
+    assert found == list(range(2 * BLOCK_ROWS))

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from airflow_provider_segmind.enrichment.sql.query import Query, only_statement
 from airflow_provider_segmind.exceptions import SegmindConfigError
 from tests.support.databases import OneDatabase
+from tests.support.examples import examples
 
 BLANKS = st.sampled_from(["", " ", "\n", "\t\r\n", "-- all\n", "--;'\"$$\n", "/* ; */", "/* it's */", "/**/"])
 NESTED = st.sampled_from(["/* a /* ; */ b; */", "/*/*/**/*/*/", "/* /* -- */ */"])
@@ -34,7 +35,7 @@ def queries(draw: st.DrawFn, conn_type: str) -> tuple[str, str]:
     return f"{head}{cte}SELECT {columns}{tail}", f"{rest}{last}"
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_the_database_takes_every_query_as_a_part_of_another(database: OneDatabase, data: st.DataObject) -> None:
     query, rest = data.draw(queries(database.conn_type))

@@ -107,6 +107,7 @@ class TestNames:
     )
     def test_parts_are_told_apart(self, text: str, parts: tuple[str, ...]) -> None:
         assert TableName.parse(text, "target_table").parts == parts
+        assert TableName.of_source(f" {text}\n") == TableName(parts)
 
     @pytest.mark.parametrize(
         "text",
@@ -127,6 +128,7 @@ class TestNames:
         ],
     )
     def test_what_is_no_name_is_refused(self, text: str) -> None:
+        assert TableName.of_source(text) is None
         with pytest.raises(SegmindConfigError, match="'target_table'"):
             TableName.parse(text, "target_table")
 

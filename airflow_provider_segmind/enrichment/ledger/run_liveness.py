@@ -474,7 +474,6 @@ class Membership:
         return watched.silent >= self.writer_timeout
 
     def _overlap(self, one: str, other: str) -> bool:
-        """Tell whether two writers may ask about the same row."""
         first, second = self._shard_of(one), self._shard_of(other)
         return first is None or second is None or first.count != second.count or first.index == second.index
 

@@ -1,0 +1,62 @@
+"""Tables under budgets: they reserve in slices, agree with the bill, and never exceed it, also when they are killed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+
+import pytest
+
+from tests.support.budget_tables import BOUND, SharedBudget, Table, is_used_up, rows_left
+
+SEEDS = int(os.environ.get("SEGMIND_TABLE_SEEDS", "8"))
+
+
+def table_of(budget: SharedBudget, name: str = "a", *, rows: int = 60, faults: float = 0.0, seed: int = 1) -> Table:
+    return Table(name, budget, random.Random(seed), rows=rows, faults=faults)
+
+
+async def test_a_table_spends_what_it_is_billed_and_returns_the_rest() -> None:
+    budget = SharedBudget(limit=5.0)
+    async with budget.passing_time():
+        engine = await table_of(budget).one_try()
+    assert engine is not None
+    assert rows_left(engine) == 0
+    assert budget.spent == pytest.approx(budget.billed, abs=1e-9)
+    assert not budget.store.rows
+    assert sum(budget.store.reserved.values()) == 0
+    engine.close()
+
+
+async def test_a_table_stops_when_the_budget_has_no_room_for_one_more_request() -> None:
+    budget = SharedBudget(limit=0.2)
+    async with budget.passing_time():
+        engine = await table_of(budget).one_try()
+    assert engine is not None
+    assert is_used_up(engine)
+    assert engine.stopped is not None
+    assert "has no room for one more request of up to $0.01" in engine.stopped.reason
+    assert budget.billed <= 0.2
+    assert 0.2 - budget.billed < BOUND
+    assert budget.spent == pytest.approx(budget.billed, abs=1e-9)
+    assert rows_left(engine) > 0
+    engine.close()
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+async def test_tables_that_are_killed_never_exceed_their_budget_and_use_it_up(seed: int) -> None:
+    rng = random.Random(seed)
+    budget = SharedBudget(limit=rng.choice([0.25, 0.5, 0.9]), max_in_flight=rng.choice([None, 3, 8]))
+    tables = [Table(f"table-{number}", budget, random.Random(rng.random()), rows=60) for number in range(3)]
+    async with budget.passing_time():
+        engines = await asyncio.gather(*(each.run(kills=rng.randint(0, 3)) for each in tables))
+    assert budget.billed <= budget.limit
+    assert budget.spent == pytest.approx(budget.billed, abs=1e-9)
+    assert not budget.store.rows
+    if any(map(is_used_up, engines)):
+        assert budget.limit - budget.billed < BOUND
+
+    for engine in engines:
+        assert is_used_up(engine) or rows_left(engine) == 0
+        engine.close()
