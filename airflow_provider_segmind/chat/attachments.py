@@ -73,7 +73,6 @@ class Attachment:
 
     :param media_type: for example ``image/jpeg``.
     :param data: the bytes; exactly one of ``data`` and ``url`` is given.
-    :param url: an ``http(s)`` URL.
     :param name: its name in error messages.
     """
 
@@ -93,7 +92,6 @@ class Attachment:
         """
         Refer to a file by URL, also to one uploaded to Segmind's storage before.
 
-        :param url: an ``http(s)`` URL.
         :param media_type: required when the URL has no known file extension.
         :param name: its name in error messages.
         """
@@ -126,12 +124,7 @@ class Attachment:
 
 
 def guess_media_type(path: str, data: bytes | None) -> str | None:
-    """
-    Guess a media type from the extension, then from the first bytes; None when neither is known.
-
-    :param path: a path or name.
-    :param data: the content of the file, if available.
-    """
+    """Guess a media type from the extension, then from the first bytes; None when neither is known."""
     extension = path.rpartition("/")[2].rpartition(".")[2].lower()
     if extension in _BY_EXTENSION:
         return _BY_EXTENSION[extension]
@@ -144,7 +137,6 @@ def load_attachment(
     source: str | os.PathLike[str] | bytes | Attachment,
     *,
     read: Callable[[str], bytes],
-    media_type: str | None = None,
     max_inline_bytes: int | None = MAX_INLINE_BYTES,
     upload: Callable[[Attachment], str] | None = None,
     field_name: str = "files",
@@ -157,7 +149,6 @@ def load_attachment(
 
     :param source: a path, a URI, an ``http(s)`` URL, a data URI, bytes, or an attachment that is already loaded.
     :param read: opens a path or URI and returns its bytes.
-    :param media_type: overrides the guess by extension and first bytes.
     :param max_inline_bytes: largest attachment to send inside the body, in bytes; None for no limit.
     :param upload: stores a larger attachment and returns its URL; without it, a larger one is an error.
     :param field_name: its name in error messages.
@@ -166,7 +157,7 @@ def load_attachment(
     if isinstance(source, Attachment):
         attachment = source
     elif isinstance(source, bytes):
-        attachment = _from_bytes(source, "", media_type, field_name)
+        attachment = _from_bytes(source, "", field_name)
     else:
         address = os.fspath(source)
         if not isinstance(address, str) or not address.strip():
@@ -175,11 +166,11 @@ def load_attachment(
         if scheme != "data":
             _check_address(address, field_name)
         if scheme in ("http", "https"):
-            return Attachment.from_url(address, media_type=media_type, name=f"{field_name} ({_short_name(address)})")
+            return Attachment.from_url(address, name=f"{field_name} ({_short_name(address)})")
         if scheme == "data":
             attachment = decode_data_uri(address, field_name)
         else:
-            attachment = _from_bytes(read(address), address, media_type, field_name)
+            attachment = _from_bytes(read(address), address, field_name)
     if max_inline_bytes is None or attachment.size <= max_inline_bytes:
         return attachment
     if upload is not None:
@@ -196,12 +187,7 @@ def too_large_inline(name: str, limit: int) -> SegmindConfigError:
 
 
 def decode_data_uri(uri: str, field_name: str) -> Attachment:
-    """
-    Read a data URI.
-
-    :param uri: for example ``data:image/png;base64,iVBO…``.
-    :param field_name: its name in error messages.
-    """
+    """Read a data URI."""
     head, comma, payload = uri[len("data:") :].partition(",")
     media_type = head.partition(";")[0] or "text/plain"
     if not comma or not payload:
@@ -218,8 +204,6 @@ def attachment_block(attachment: Attachment, family: ApiFormat) -> dict[str, Any
     """
     Write an attachment as one content block of a message.
 
-    :param attachment: the loaded attachment.
-    :param family: the API format to write.
     :raises SegmindConfigError: the family does not accept this media type; names the attachment.
     """
     if family is ApiFormat.GEMINI:
@@ -268,13 +252,15 @@ def _anthropic_block(attachment: Attachment) -> dict[str, Any] | None:
     return {"type": block_type, "source": source}
 
 
-def _from_bytes(data: bytes, path: str, media_type: str | None, field_name: str) -> Attachment:
+def _from_bytes(data: bytes, path: str, field_name: str) -> Attachment:
     name = f"{field_name} ({_short_name(path)})" if path else field_name
     if not data:
         raise SegmindConfigError(f"{name} is empty.")
-    found = media_type or guess_media_type(path, data)
+    found = guess_media_type(path, data)
     if found is None:
-        raise SegmindConfigError(f"{name}: neither its name nor its first bytes show its type; give media_type.")
+        raise SegmindConfigError(
+            f"{name}: neither its name nor its first bytes show its type; give an Attachment with its media_type."
+        )
     return Attachment(media_type=found, data=data, name=name)
 
 

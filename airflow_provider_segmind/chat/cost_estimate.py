@@ -1,9 +1,10 @@
 """
 Estimates of what a request will cost: a range in USD, or nothing if the price is unknown.
 
-The actual cost is in Segmind's response (``metrics.cost``). Estimates use the table below: the model vendors' list
-prices on the date of each entry. Segmind publishes no prices per token, and its own may differ, so every entry can be
-replaced (``prices=``, or ``prices`` in a connection's extra).
+The actual cost is in Segmind's response (``metrics.cost``). Estimates use the model vendors' list prices: those of the
+package ``genai-prices`` where it is installed (extra ``[prices]``), else the table below, with the date of each entry.
+Segmind publishes no prices per token, and its own may differ, so every price can be replaced (``prices=``, or
+``prices`` in a connection's extra). An estimate says which price it used.
 
 Tokens are counted by a rule of thumb: one for every four bytes of UTF-8 text (about four characters of English, one and
 a third of Chinese), and a fixed number per image. The tokens of documents, audio and video depend on pages and seconds;
@@ -16,12 +17,15 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
+from functools import cache
+from importlib.metadata import version
 from typing import Any
 
 from airflow_provider_segmind.chat.model_families import ApiFormat, known_family
 from airflow_provider_segmind.chat.reply_policy import output_cap_of
 from airflow_provider_segmind.exceptions import SegmindConfigError
+from airflow_provider_segmind.money import shown
 
 BYTES_PER_TOKEN = 4
 IMAGE_TOKENS = 1_120
@@ -73,6 +77,53 @@ PRICES: Mapping[str, Price] = {
 }
 
 
+def price_of(model: str, prices: Mapping[str, Price] | None = None) -> Price | None:
+    """
+    Return the price of a model, None if it is unknown.
+
+    :param prices: a user's own prices, which override all others.
+    """
+    return (prices or {}).get(model) or _published_price(model) or PRICES.get(model)
+
+
+@cache
+def _published_price(model: str) -> Price | None:
+    """
+    Return the price that the installed ``genai-prices`` has for a model, without a call over the network.
+
+    The highest, where it depends on the number of tokens. Limits and averages, which the package does not know, are
+    those of our own table.
+    """
+    try:
+        from genai_prices import data_snapshot
+    except ImportError:
+        return None
+    try:
+        _, found = data_snapshot.get_snapshot().find_provider_model(model, None, None, None)
+    except LookupError:
+        return None
+    listed = found.get_prices(datetime.now(UTC))
+    paid, answered = _highest(listed.input_mtok), _highest(listed.output_mtok)
+    if paid is None or answered is None:
+        return None
+    own = PRICES.get(model)
+    return Price(
+        input=paid,
+        output=answered,
+        cached_input=_highest(listed.cache_read_mtok),
+        max_output_tokens=own.max_output_tokens if own else None,
+        average_request=own.average_request if own else None,
+        source=f"genai-prices {version('genai-prices')}",
+    )
+
+
+def _highest(price: Any) -> float | None:
+    """Return USD per million tokens; in the most expensive tier, where there are tiers."""
+    if price is None:
+        return None
+    return float(max([price.base, *(tier.price for tier in price.tiers)]) if hasattr(price, "tiers") else price)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputTokens:
     """
@@ -110,8 +161,6 @@ class CostEstimate:
 
     :param low: USD without any output.
     :param high: USD with all the output allowed; None if there is no limit.
-    :param input_tokens: the number of input tokens used.
-    :param price: the prices used.
     """
 
     low: float
@@ -121,21 +170,16 @@ class CostEstimate:
 
 
 def estimate_cost(
-    model: str,
-    *,
-    input_tokens: int,
-    output_cap: int | None = None,
-    prices: Mapping[str, Price] | None = None,
+    model: str, *, input_tokens: int, output_cap: int | None = None, prices: Mapping[str, Price] | None = None
 ) -> CostEstimate | None:
     """
     Estimate the cost of one request; None, not zero, if the price is unknown.
 
-    :param model: the model to run (Segmind calls it the slug).
     :param input_tokens: see :func:`estimate_input_tokens`.
     :param output_cap: the output limit of the request in tokens; None for the limit of the model.
-    :param prices: a user's own prices, which override :data:`PRICES`.
+    :param prices: a user's own prices, see :func:`price_of`.
     """
-    price = (prices or {}).get(model) or PRICES.get(model)
+    price = price_of(model, prices)
     if price is None:
         return None
     low = input_tokens * price.input / 1_000_000
@@ -151,10 +195,8 @@ def cost_bound(model: str, inputs: Mapping[str, Any], *, prices: Mapping[str, Pr
     A tokenizer makes at most one token of each byte of UTF-8, and a message adds a few; thinking counts towards the
     output cap. The bound is certain if the price is known, the request has its own output cap (the model's is too large
     to be a useful bound), and it contains nothing that is billed in another way.
-
-    :param inputs: the body, as :func:`~.messages.build_chat_inputs` makes it.
     """
-    price = (prices or {}).get(model) or PRICES.get(model)
+    price = price_of(model, prices)
     if price is None:
         return UNBOUNDED
     parts = list(_billed_parts(inputs))
@@ -187,11 +229,7 @@ def _is_billed_otherwise(inputs: Mapping[str, Any]) -> bool:
 
 
 def estimate_input_tokens(inputs: Mapping[str, Any]) -> InputTokens:
-    """
-    Estimate the input tokens of a request from its body, in any API format.
-
-    :param inputs: the body, as :func:`~.messages.build_chat_inputs` makes it.
-    """
+    """Estimate the input tokens of a request from its body, in any API format."""
     text_bytes = images = uncounted = 0
     for kind, size in _billed_parts({key: value for key, value in inputs.items() if key != "response_format"}):
         text_bytes += size if kind == "text" else 0
@@ -210,8 +248,6 @@ def estimate_request(
     """
     Return, as plain data, what a request may cost and whether the balance covers it.
 
-    :param inputs: the body, as :func:`~.messages.build_chat_inputs` makes it.
-    :param prices: a user's own prices.
     :param balance: USD on the account, None if unknown.
     """
     read = estimate_input_tokens(inputs)
@@ -221,13 +257,15 @@ def estimate_request(
     summary = f"A request to {model!r} has about {read.tokens} input tokens"
     if read.uncounted_attachments:
         summary += f", without those of {read.uncounted_attachments} attachments that cannot be counted"
-    summary += "; its price is unknown" if cost is None else f"; it costs {_range(cost)}"
+    summary += (
+        "; its price is unknown" if cost is None else f"; it costs {_range(cost)} (price: {_described(cost.price)})"
+    )
     warning = None
     if cost is None:
         warning = f"The price of {model!r} is unknown: add it to the field 'prices' of the connection's extra."
     elif covered is False:
         warning = (
-            f"The balance of {balance:.6f} USD does not cover what a request to {model!r} may cost ({_range(cost)})."
+            f"The balance of {shown(balance)} does not cover what a request to {model!r} may cost ({_range(cost)})."
         )
     return {
         "model": model,
@@ -244,7 +282,11 @@ def estimate_request(
 
 
 def _range(cost: CostEstimate) -> str:
-    return f"at least {cost.low:.6f} USD" if cost.high is None else f"{cost.low:.6f} to {cost.high:.6f} USD"
+    return f"at least {shown(cost.low)}" if cost.high is None else f"{shown(cost.low)} to {shown(cost.high)}"
+
+
+def _described(price: Price) -> str:
+    return f"{price.source}, {price.as_of.isoformat()}" if price.as_of else price.source or "your own price"
 
 
 def _price_data(price: Price) -> dict[str, Any]:
@@ -252,22 +294,21 @@ def _price_data(price: Price) -> dict[str, Any]:
     return {"input": price.input, "output": price.output, "as_of": as_of, "source": price.source}
 
 
-def read_prices(given: object, field: str = "prices") -> dict[str, Price]:
+def read_prices(given: object) -> dict[str, Price]:
     """
     Read a user's own prices from a connection's extra.
 
     :param given: ``{"my-model": {"input": 0.1, "output": 0.4}}``, USD per million tokens; or a string of that JSON.
-    :param field: its name in error messages.
     :raises SegmindConfigError: names the invalid entry.
     """
     if isinstance(given, str):
         try:
             given = json.loads(given)
         except ValueError as error:
-            raise SegmindConfigError(f"{field} is a string that is not JSON: it must map models to prices.") from error
+            raise SegmindConfigError("prices is a string that is not JSON: it must map models to prices.") from error
     if not isinstance(given, Mapping):
-        raise SegmindConfigError(f"{field} is a {type(given).__name__}: it must map models to prices.")
-    return {str(model): _read_price(entry, f"{field}.{model}") for model, entry in given.items()}
+        raise SegmindConfigError(f"prices is a {type(given).__name__}: it must map models to prices.")
+    return {str(model): _read_price(entry, f"prices.{model}") for model, entry in given.items()}
 
 
 def _read_price(entry: object, field: str) -> Price:

@@ -12,7 +12,7 @@ keyword                                 becomes
 ``exclusiveMinimum: true`` (draft 4)    ``exclusiveMinimum`` with the value of ``minimum``; ``false`` is removed
 ``example``, ``xml``, ``discriminator``  removed: they validate nothing
 ``externalDocs``
-``required: true`` in a property        refused (draft 3): it must be a list of names beside ``properties``
+``required: true`` in a property        refused (draft 3): it must be a list of names next to ``properties``
 ======================================  =================================================================
 """
 
@@ -61,7 +61,7 @@ def _translated(node: Any, path: str) -> Any:
         if word in found:
             raise _refusal(path, word, found[word], f"the keyword was removed in draft 4; use {instead!r}")
     if isinstance(found.get("required"), bool):
-        raise _refusal(path, "required", found["required"], "it must be a list of names, beside 'properties'")
+        raise _refusal(path, "required", found["required"], "it must be a list of names, next to 'properties'")
     _exclude(found, "exclusiveMinimum", "minimum")
     _exclude(found, "exclusiveMaximum", "maximum")
     nullable = _take_nullable(found, path)
@@ -176,7 +176,6 @@ def resolve(root: Schema, ref: object) -> Any:
     """
     Resolve a reference within a schema.
 
-    :param root: the whole schema.
     :param ref: for example ``#/$defs/Address``.
     :raises SegmindConfigError: it points outside the schema, or to nothing.
     """
@@ -202,6 +201,35 @@ def dereferenced(schema: Schema) -> Schema:
     while isinstance(node, Mapping) and "$ref" in node:
         node = resolve(schema, node["$ref"])
     return node if isinstance(node, Mapping) else {}
+
+
+def schema_validator(schema: Schema) -> Any:
+    """Return the jsonschema validator of a schema, which never fetches a reference from the network."""
+    # Imported late: it takes longer than this package's core, and few tasks need it.
+    from jsonschema.validators import Draft202012Validator, validator_for
+    from referencing import Registry
+
+    empty: Any = Registry()
+    return validator_for(schema, default=Draft202012Validator)(schema, registry=empty)
+
+
+def check_json_schema(schema: Schema, name: str) -> None:
+    """
+    Check that a mapping is a JSON Schema.
+
+    :raises SegmindConfigError: it is not; names the place.
+    """
+    from jsonschema import SchemaError
+
+    try:
+        schema_validator(schema).check_schema(dict(schema))
+    except SchemaError as error:
+        raise SegmindConfigError(
+            f"{name} is not a JSON Schema: {error.json_path}: {shorten(error.message)}."
+        ) from error
+    except (AttributeError, TypeError, RecursionError) as error:
+        # Raised for a "$schema" that is not a string and for a schema that is nested too deeply.
+        raise SegmindConfigError(f"{name} is not a JSON Schema ({type(error).__name__}).") from error
 
 
 def check_references(schema: Schema) -> None:
@@ -306,7 +334,7 @@ class _Writer:
         return merged
 
     def _any_of(self, node: Schema, choices: Sequence[Any], seen: tuple[str, ...]) -> dict[str, Any] | None:
-        # Keywords beside the alternatives apply to each of them; only those of objects are worth copying into each.
+        # Keywords next to the alternatives apply to each of them; only those of objects are worth copying into each.
         shared = {key: node[key] for key in ("properties", "required") if key in node}
         branches: list[dict[str, Any]] = []
         for choice in choices:
@@ -432,8 +460,6 @@ def without_added_nulls(value: Any, schema: Any, root: Schema) -> Any:
     """
     Return the value without nulls in optional properties that do not allow them.
 
-    :param value: the model's data.
-    :param schema: the original schema of this value.
     :param root: the whole original schema, for its references.
     """
     branches = list(_branches(schema, root, ()))

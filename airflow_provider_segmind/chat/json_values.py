@@ -14,8 +14,8 @@ a lone surrogate       UTF-8 cannot encode it
 NaN and infinity       they are not JSON
 =====================  ==========================================================================================
 
-Typed data beyond the limits of depth and digits is refused before it is stored (:func:`storage_problem`). The body of a
-result, which is delivered unchanged where possible, keeps its content in another form (:func:`read_json`).
+A typed answer beyond the limits of depth and digits is refused before it is stored. The body of a result, which is
+delivered unchanged where possible, keeps its content in another form (:func:`read_json`).
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from decimal import Decimal
+from typing import Any
 
 MAX_DEPTH = 100
 """Levels of nested lists and objects."""
@@ -33,11 +34,8 @@ MAX_DIGITS = 308
 """Digits of an integer, and the largest power of ten of any number."""
 LARGEST_INT = 2**64 - 1
 SMALLEST_INT = -(2**63)
+_SCALARS = frozenset({str, int, float, bool, type(None)})
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+"|[{}\[\]]', re.DOTALL)
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*+"', re.DOTALL)
-_LONG_INTEGER = re.compile(rf"(?<![.0-9])[0-9]{{{MAX_DIGITS + 1}}}")
-_EXPONENT = re.compile(r"[0-9]+(?:\.[0-9]+)?[eE]\+?[0-9]{3}[0-9]*")
-_Link: TypeAlias = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +45,13 @@ class StorableValue:
 
     :param replaced: how many strings contained characters that became U+FFFD.
     :param as_text: whether the value could not be stored as data and became a string of JSON.
+    :param whole: False if a number became a string, or two names became one.
     """
 
     value: Any
     replaced: int = 0
     as_text: bool = False
+    whole: bool = True
 
 
 def clean_text(text: str) -> str:
@@ -73,9 +73,9 @@ def without_surrogates(text: str) -> str:
 
 def clean_value(value: Any) -> StorableValue:
     """
-    Clean every string in a JSON value, including the names of its fields.
+    Clean every string in a JSON value, including the names of its fields; NaN and infinity become None.
 
-    :param value: no deeper than :data:`MAX_DEPTH`, see :func:`storage_problem`.
+    :param value: no deeper than :data:`MAX_DEPTH`, see :func:`is_too_deep`.
     """
     return _rebuilt(value, wide=True)
 
@@ -84,14 +84,12 @@ def for_xcom(value: Any) -> StorableValue:
     """
     Return a JSON value in a form that every XCom backend accepts.
 
-    Strings are cleaned, integers beyond 64 bits become strings of digits, NaN and infinity become None, and an entry of
-    the value that is nested too deeply becomes a string of JSON.
-
-    :param value: plain JSON data.
+    As :func:`clean_value`; integers beyond 64 bits become strings of digits, and an entry of the value that is nested
+    too deeply becomes a string of JSON.
     """
     if isinstance(value, Mapping):
-        value = {key: json_text(item) if _too_deep(item, 1) else item for key, item in value.items()}
-    elif _too_deep(value, 0):
+        value = {key: json_text(item) if is_too_deep(item, MAX_DEPTH - 1) else item for key, item in value.items()}
+    elif is_too_deep(value):
         value = json_text(value)
     return _rebuilt(value, wide=False)
 
@@ -102,63 +100,33 @@ def body_for_xcom(body: Any, source: str | None = None) -> StorableValue:
 
     If possible as data with its strings cleaned, else as one string of JSON that contains all of it.
 
-    :param body: plain JSON data.
     :param source: the JSON that ``body`` was read from, if reading changed it, see :func:`was_changed`.
     """
-    if source is None and not _too_deep(body, 0) and not _exceeds_64_bits(body):
-        storable = _rebuilt(body, wide=False)
-        # Two names that differ only in replaced characters would collapse into one.
-        if not storable.replaced or _entries(storable.value) == _entries(body):
-            return storable
+    if source is None and not is_too_deep(body) and (storable := _rebuilt(body, wide=False)).whole:
+        return storable
     return StorableValue(clean_text(json_text(body) if source is None else source), as_text=True)
 
 
 def was_changed(text: str | bytes) -> bool:
-    """
-    Return whether :func:`read_json` converts parts of a JSON object: deep nesting, and long numbers.
-
-    :param text: JSON, as given to ``read_json``.
-    """
-    if isinstance(text, bytes):
-        try:
-            text = text.decode(json.detect_encoding(text), "surrogatepass")
-        except UnicodeDecodeError:
-            # It was not JSON, so nothing was read from it.
-            return False
-    if text.count("[") + text.count("{") > MAX_DEPTH and _flattened(text, 1) != text:
+    """Return whether :func:`read_json` converts parts of a JSON object: deep nesting, and long numbers."""
+    try:
+        text = _decoded(text)
+        flat = _flattened(text, 1)
+        _UNCHANGED.decode(flat)
+    except _Changed:
         return True
-    if _LONG_INTEGER.search(text) is None and _EXPONENT.search(text) is None:
+    except ValueError:
+        # It was not JSON, so nothing was read from it.
         return False
-    bare = _STRING.sub('""', text)
-    return _LONG_INTEGER.search(bare) is not None or any(
-        math.isinf(float(number.group())) for number in _EXPONENT.finditer(bare)
-    )
+    return flat != text
 
 
-def storage_problem(value: Any) -> tuple[str, str] | None:
-    """
-    Return where and why a JSON value cannot be stored, None when it can.
-
-    :returns: the JSON path, and a reason that does not show the value.
-    """
-    stack: list[tuple[Any, int, _Link]] = [(value, 1, ())]
-    while stack:
-        node, depth, link = stack.pop()
-        if isinstance(node, (Mapping, list)):
-            if depth > MAX_DEPTH:
-                return "$", f"it is nested more than {MAX_DEPTH} levels deep"
-            items = node.items() if isinstance(node, Mapping) else enumerate(node)
-            stack += [(item, depth + 1, (link, step)) for step, item in items]
-        elif isinstance(node, float) and not math.isfinite(node):
-            return _path(link), "it is not a finite number"
-        elif isinstance(node, int) and not isinstance(node, bool) and too_many_digits(node):
-            return _path(link), f"it is a number of more than {MAX_DIGITS} digits"
-    return None
-
-
-def too_many_digits(number: int) -> bool:
-    """Return whether a number has more than :data:`MAX_DIGITS` digits, without writing it out."""
-    return number.bit_length() > 1000 and abs(number) >= 10**MAX_DIGITS
+def is_too_deep(value: Any, levels: int = MAX_DEPTH) -> bool:
+    """Return whether a JSON value has more levels of nested lists and objects."""
+    if type(value) in _SCALARS or not isinstance(value, (Mapping, list, tuple)):
+        return False
+    items = value.values() if isinstance(value, Mapping) else value
+    return levels == 0 or any(is_too_deep(item, levels - 1) for item in items)
 
 
 def read_json(text: str | bytes, *, entries: int = 1) -> Any:
@@ -171,66 +139,27 @@ def read_json(text: str | bytes, *, entries: int = 1) -> Any:
     :param entries: the level of the entries that are kept as strings.
     :raises ValueError: it is not JSON.
     """
-    if isinstance(text, bytes):
-        text = text.decode(json.detect_encoding(text), "surrogatepass")
-    if text.count("[") + text.count("{") > MAX_DEPTH:
-        text = _flattened(text, entries)
     try:
-        return _DECODER.decode(text.removeprefix("\ufeff"))
+        return DECODER.decode(_flattened(_decoded(text), entries))
     except RecursionError as error:
         # Brackets that are never closed were not flattened.
         raise ValueError("not JSON: its lists and objects are not closed") from error
 
 
 def json_text(value: Any) -> str:
-    """Write JSON of any depth, with numbers of any size; NaN and infinity become null."""
-    written: list[str] = []
-    # Popped from the end: (True, a string to write verbatim) or (False, a value).
-    stack: list[tuple[bool, Any]] = [(False, value)]
-    while stack:
-        done, node = stack.pop()
-        if done:
-            written.append(node)
-        elif isinstance(node, Mapping):
-            _push(stack, "{}", [(f"{_scalar(str(key))}: ", item) for key, item in node.items()])
-        elif isinstance(node, (list, tuple)):
-            _push(stack, "[]", [("", item) for item in node])
-        else:
-            written.append(_scalar(node))
-    return "".join(written)
-
-
-def _push(stack: list[tuple[bool, Any]], marks: str, items: list[tuple[str, Any]]) -> None:
-    stack.append((True, marks[1]))
-    for number in range(len(items) - 1, -1, -1):
-        name, item = items[number]
-        stack += [(False, item), (True, f"{', ' if number else ''}{name}")]
-    stack.append((True, marks[0]))
-
-
-def _scalar(value: Any) -> str:
-    if isinstance(value, float) and not math.isfinite(value):
-        return "null"
-    if isinstance(value, int) and not isinstance(value, bool):
-        return digits_of(value)
+    """Write JSON within the limits of this module."""
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
-def digits_of(number: int) -> str:
-    """Write an integer of any size; ``str`` refuses more than 4,300 digits."""
-    if number.bit_length() < 10_000:
-        return str(int(number))
-    return format(_decimal_of(number), "f")
-
-
-def _decimal_of(number: int) -> Any:
-    from decimal import MAX_EMAX, MAX_PREC, Context
-
-    return Context(prec=MAX_PREC, Emax=MAX_EMAX).create_decimal(number)
+def _decoded(text: str | bytes) -> str:
+    if isinstance(text, bytes):
+        text = text.decode(json.detect_encoding(text), "surrogatepass")
+    return text.removeprefix("\ufeff")
 
 
 def _rebuilt(value: Any, *, wide: bool) -> StorableValue:
     replaced = 0
+    whole = True
 
     def text(old: str) -> str:
         nonlocal replaced
@@ -239,55 +168,31 @@ def _rebuilt(value: Any, *, wide: bool) -> StorableValue:
         return new
 
     def rebuild(node: Any) -> Any:
+        nonlocal whole
         if isinstance(node, str):
             return text(node)
         if isinstance(node, Mapping):
-            return {text(key) if isinstance(key, str) else key: rebuild(item) for key, item in node.items()}
+            rebuilt = {text(key) if isinstance(key, str) else key: rebuild(item) for key, item in node.items()}
+            whole = whole and len(rebuilt) == len(node)
+            return rebuilt
         if isinstance(node, (list, tuple)):
             return [rebuild(item) for item in node]
-        if wide or isinstance(node, bool):
-            return node
         if isinstance(node, float) and not math.isfinite(node):
             return None
-        if isinstance(node, int) and not SMALLEST_INT <= node <= LARGEST_INT:
-            return digits_of(node)
+        if not wide and isinstance(node, int) and not SMALLEST_INT <= node <= LARGEST_INT:
+            whole = False
+            # ``str`` refuses more than 4,300 digits.
+            return format(Decimal(node), "f")
         return node
 
-    return StorableValue(rebuild(value), replaced)
-
-
-def _too_deep(value: Any, above: int) -> bool:
-    return any(depth + above > MAX_DEPTH for node, depth in _nodes(value) if isinstance(node, (Mapping, list, tuple)))
-
-
-def _exceeds_64_bits(value: Any) -> bool:
-    return any(isinstance(node, int) and not SMALLEST_INT <= node <= LARGEST_INT for node, _ in _nodes(value))
-
-
-def _entries(value: Any) -> int:
-    return sum(len(node) for node, _ in _nodes(value) if isinstance(node, Mapping))
-
-
-def _nodes(value: Any) -> Iterator[tuple[Any, int]]:
-    """Yield all values in a JSON value, each with its level."""
-    stack = [(value, 1)]
-    while stack:
-        node, depth = stack.pop()
-        yield node, depth
-        if isinstance(node, (Mapping, list, tuple)):
-            stack += [(item, depth + 1) for item in (node.values() if isinstance(node, Mapping) else node)]
-
-
-def _path(link: _Link) -> str:
-    steps: list[str] = []
-    while link:
-        link, step = link
-        steps.append(f"[{step}]" if isinstance(step, int) else f".{step}")
-    return "$" + "".join(reversed(steps))
+    rebuilt = rebuild(value)
+    return StorableValue(rebuilt, replaced, whole=whole)
 
 
 def _flattened(text: str, entries: int) -> str:
     """Turn the values at level ``entries`` that are nested too deeply into JSON strings."""
+    if text.count("[") + text.count("{") <= MAX_DEPTH:
+        return text
     pieces: list[str] = []
     depth = deepest = start = kept = 0
     for match in _TOKEN.finditer(text):
@@ -317,4 +222,19 @@ def _float(digits: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
-_DECODER = json.JSONDecoder(parse_int=_integer, parse_float=_float, parse_constant=lambda _: None)
+class _Changed(Exception):  # noqa: N818
+    """A number is not kept as it is."""
+
+
+def _kept(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    def number(digits: str) -> Any:
+        if not isinstance(found := read(digits), (int, float)):
+            raise _Changed
+        return found
+
+    return number
+
+
+DECODER = json.JSONDecoder(parse_int=_integer, parse_float=_float, parse_constant=lambda _: None)
+"""Reads what :func:`read_json` reads if it has few levels."""
+_UNCHANGED = json.JSONDecoder(parse_int=_kept(_integer), parse_float=_kept(_float), parse_constant=lambda _: None)

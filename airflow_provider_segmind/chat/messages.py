@@ -81,21 +81,16 @@ def read_messages(
     return tuple(conversation)
 
 
-def check_messages(messages: object, field: str = "messages") -> Iterator[Message]:
-    """
-    Check and read a list of messages.
-
-    :param messages: the list as the user gave it.
-    :param field: its name in error messages.
-    """
+def check_messages(messages: object) -> Iterator[Message]:
+    """Check and read a list of messages as the user gave it."""
     if isinstance(messages, str | bytes) or not isinstance(messages, Sequence):
         raise SegmindConfigError(
-            f"{field} is a {type(messages).__name__}: give a list of messages, or prompt for a single question."
+            f"messages is a {type(messages).__name__}: give a list of messages, or prompt for a single question."
         )
     if not messages:
-        raise SegmindConfigError(f"{field} is empty: it needs at least one message.")
+        raise SegmindConfigError("messages is empty: it needs at least one message.")
     for index, message in enumerate(messages):
-        yield _check_message(message, f"{field}[{index}]")
+        yield _check_message(message, f"messages[{index}]")
 
 
 def _check_message(message: object, field: str) -> Message:
@@ -134,11 +129,7 @@ def _check_part(part: object, field: str) -> Part:
 
 
 def native_family(block: Mapping[str, Any]) -> ApiFormat | None:
-    """
-    Return the API format of a content block, None if unknown; ``{"type": "text"}``, which two share, is OpenAI's.
-
-    :param block: one part of a message.
-    """
+    """Return the API format of a content block, None if unknown; ``{"type": "text"}``, which two share, is OpenAI's."""
     kind = block.get("type")
     if kind is None:
         return ApiFormat.GEMINI if _GEMINI_KEYS & set(block) else None
@@ -148,12 +139,7 @@ def native_family(block: Mapping[str, Any]) -> ApiFormat | None:
 
 
 def attachment_of_block(block: Mapping[str, Any], field: str) -> Attachment | None:
-    """
-    Read an image, document or inline block of any family back into an attachment; None for any other block.
-
-    :param block: one part of a message, in a family's native format.
-    :param field: its name in error messages.
-    """
+    """Read an image, document or inline block of any family back into an attachment; None for any other block."""
     inline = block.get("inlineData") or block.get("inline_data")
     linked = block.get("fileData") or block.get("file_data")
     image = block.get("image_url")
@@ -188,12 +174,7 @@ def check_string(value: object, field: str) -> str:
 
 
 def check_json(value: object, field: str) -> None:
-    """
-    Refuse what JSON cannot represent, naming the place, as in ``options.stop[1]``.
-
-    :param value: the value of an option.
-    :param field: its name in error messages.
-    """
+    """Refuse what JSON cannot represent, naming the place, as in ``options.stop[1]``."""
     if value is None or isinstance(value, str | bool | int):
         return
     if isinstance(value, float):
@@ -262,7 +243,6 @@ def check_options(options: object) -> dict[str, Any]:
     """
     Check that options can be sent along with the messages.
 
-    :param options: a mapping of strings to JSON values, or None.
     :raises SegmindConfigError: names the invalid option.
     """
     if options is None:
@@ -281,10 +261,6 @@ def check_response_format(response_format: object, *, family: ApiFormat, body: M
     Refuse what the gateway is known to refuse (changelog of the SDK 1.3.0).
 
     Claude accepts only ``json_schema``; OpenAI's ``json_object`` needs the word "json" somewhere in the conversation.
-
-    :param response_format: what would be sent.
-    :param family: the API format of the body.
-    :param body: the rest of the body.
     """
     kind = response_format.get("type") if isinstance(response_format, Mapping) else None
     if kind not in ("json_schema", "json_object", "text"):
@@ -360,11 +336,7 @@ def _write_anthropic(conversation: Sequence[Message]) -> dict[str, Any]:
     return {"instruction": system, "messages": messages} if system else {"messages": messages}
 
 
-_WRITERS = {
-    ApiFormat.GEMINI: _write_gemini,
-    ApiFormat.OPENAI: _write_openai,
-    ApiFormat.ANTHROPIC: _write_anthropic,
-}
+_WRITERS = {ApiFormat.GEMINI: _write_gemini, ApiFormat.OPENAI: _write_openai, ApiFormat.ANTHROPIC: _write_anthropic}
 
 
 def _system_text(conversation: Sequence[Message]) -> str:

@@ -11,6 +11,7 @@ import json
 import re
 from collections import deque
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Literal, NoReturn, TypeAlias, cast
@@ -21,19 +22,16 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaWarningKind
 
 from airflow_provider_segmind.chat.json_schema import (
     as_json_schema,
+    check_json_schema,
     check_references,
     dereferenced,
+    schema_validator,
     wire_schema,
     without_added_nulls,
 )
-from airflow_provider_segmind.chat.json_values import (
-    MAX_DIGITS,
-    StorableValue,
-    clean_value,
-    storage_problem,
-)
+from airflow_provider_segmind.chat.json_values import MAX_DEPTH, MAX_DIGITS, clean_value, is_too_deep
 from airflow_provider_segmind.chat.model_families import ApiFormat
-from airflow_provider_segmind.chat.plain_data import TypeNames, plain_data
+from airflow_provider_segmind.chat.plain_data import PlainDump
 from airflow_provider_segmind.exceptions import SegmindConfigError, shorten
 
 JsonSource: TypeAlias = Literal["strict", "fenced", "embedded"]
@@ -92,33 +90,16 @@ def contains_exact_floats(value: Any) -> bool:
     return any(map(contains_exact_floats, value)) if isinstance(value, list) else isinstance(value, ExactFloat)
 
 
-def plain_floats(value: Any) -> Any:
-    """Return a value with each :class:`ExactFloat` replaced by a plain float."""
-    if isinstance(value, dict):
-        return {key: plain_floats(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [plain_floats(item) for item in value]
-    return float(value) if isinstance(value, ExactFloat) else value
-
-
 @dataclass(frozen=True, slots=True)
 class JsonCandidate:
-    """
-    A JSON value found in a text.
-
-    :param source: where in the text.
-    """
+    """A JSON value found in a text."""
 
     source: JsonSource
     value: Any
 
 
 def json_candidates(text: str) -> Iterator[JsonCandidate]:
-    """
-    Yield the JSON values in a text, the most likely first; if the whole text is JSON, only that.
-
-    :param text: what the model wrote.
-    """
+    """Yield the JSON values in a text, the most likely first; if the whole text is JSON, only that."""
     stripped = text.strip("\ufeff \t\r\n")
     try:
         yield JsonCandidate("strict", load_json(stripped))
@@ -140,7 +121,6 @@ def load_json(text: str) -> Any:
     """
     Read strict JSON: no NaN, no Infinity, no number too large for a float.
 
-    :param text: the JSON.
     :returns: plain data; numbers that a float would round are :class:`ExactFloat`.
     :raises ValueError: it is not JSON.
     """
@@ -148,11 +128,7 @@ def load_json(text: str) -> Any:
 
 
 def json_error(text: str) -> str:
-    """
-    Explain in one line why a text is not JSON; empty if it is.
-
-    :param text: what the model wrote.
-    """
+    """Explain in one line why a text is not JSON; empty if it is."""
     answer, unended = without_reasoning(text.strip("\ufeff \t\r\n"))
     if unended:
         return "not JSON: it is reasoning that does not end"
@@ -168,11 +144,7 @@ def json_error(text: str) -> str:
 
 
 def is_cut_short(text: str) -> bool:
-    """
-    Return whether a text starts as JSON, fenced or not, and ends inside it, or ends inside reasoning.
-
-    :param text: what the model wrote.
-    """
+    """Return whether a text starts as JSON, fenced or not, and ends inside it, or ends inside reasoning."""
     answer, unended = without_reasoning(text)
     opened = _OPENING.match(answer)
     return unended or (opened is not None and _end_of_value(answer, opened.end() - 1) is None)
@@ -306,10 +278,13 @@ class ParsedReply:
         return self.error is None
 
 
-@dataclass(frozen=True, slots=True)
-class _Invalid:
-    path: str
-    reason: str
+class _Invalid(Exception):  # noqa: N818
+    """Why a value is not of the type, with the JSON path."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -317,8 +292,6 @@ class OutputType:
     """
     The type of the data that a reply must contain.
 
-    :param name: the name of the data, sent with the schema.
-    :param schema: the original JSON Schema.
     :param wrapped: whether the data is sent and received as ``{"value": …}``.
     """
 
@@ -326,7 +299,7 @@ class OutputType:
     schema: Mapping[str, Any]
     wrapped: bool
     adapter: TypeAdapter[Any] | None = field(default=None, repr=False, compare=False)
-    names: TypeNames | None = field(default=None, repr=False, compare=False)
+    dump: PlainDump | None = field(default=None, repr=False, compare=False)
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -341,7 +314,7 @@ class OutputType:
         return found | {name: item for name, item in self._computed().items() if name not in found}
 
     def _computed(self) -> dict[str, Any]:
-        if self.adapter is None or self.names is None or not self.names.computed:
+        if self.adapter is None or self.dump is None or not self.dump.computed:
             return {}
         dumped = self.adapter.json_schema(by_alias=True, mode="serialization", schema_generator=_QuietSchema)
         properties = dereferenced(dumped).get("properties") or {}
@@ -349,29 +322,28 @@ class OutputType:
         return {
             name: {} if "$ref" in json.dumps(item) else item
             for name, item in properties.items()
-            if name in self.names.computed
+            if name in self.dump.computed
         }
 
     @classmethod
-    def from_(cls, output_type: Any, *, name: str | None = None) -> OutputType:
+    def from_(cls, output_type: Any) -> OutputType:
         """
         Read the ``output_type`` that a user gave, at parse time.
 
         :param output_type: a pydantic model class, a type pydantic can adapt, or a JSON Schema as a mapping.
-        :param name: the name of the data; the name of the class by default.
         :raises SegmindConfigError: it is none of these, or the schema is invalid.
         """
         if isinstance(output_type, Mapping):
             schema, adapter = _checked_schema(output_type), None
-            names = None
+            dump = None
             title = output_type.get("title")
         else:
             adapter = _adapted(output_type)
             schema = _schema_of(adapter, output_type)
-            names = TypeNames.of(adapter)
+            dump = PlainDump(adapter)
             title = output_type.__name__ if isinstance(output_type, type) else None
         wrapped = not _is_object(schema)
-        found = cls(name=_safe_name(name or title), schema=schema, wrapped=wrapped, adapter=adapter, names=names)
+        found = cls(name=_safe_name(title), schema=schema, wrapped=wrapped, adapter=adapter, dump=dump)
         # Expands the schema once, so that a schema that cannot be sent fails at parse time.
         found.response_format(ApiFormat.OPENAI)
         return found
@@ -381,8 +353,6 @@ class OutputType:
         Return the ``response_format`` to send.
 
         ``strict`` is False if the data has free keys or values of any type, which strict decoding does not support.
-
-        :param api_format: the family of the model.
         """
         family = ApiFormat(api_format)
         wire = wire_schema(self.schema, family)
@@ -393,70 +363,65 @@ class OutputType:
         return {"type": "json_schema", "json_schema": {"name": self.name, "strict": wire.strict, "schema": sent}}
 
     def parse(self, text: str) -> ParsedReply:
-        """
-        Read and validate what a model wrote; an invalid reply does not raise.
-
-        :param text: the text of a reply.
-        """
-        first: tuple[JsonSource, _Invalid] | None = None
+        """Read and validate what a model wrote; an invalid reply does not raise."""
+        first: ParsedReply | None = None
         for candidate in json_candidates(text):
-            storable, invalid = self._storable(candidate.value)
-            if invalid is None:
-                data, invalid = self._validated(storable.value)
-            if invalid is None:
-                return ParsedReply(data=data, source=candidate.source, replaced=storable.replaced)
-            first = first or (candidate.source, invalid)
-        if first is not None:
-            return ParsedReply(error=first[1].reason, path=first[1].path, source=first[0])
-        return ParsedReply(error=json_error(text) or "no JSON found", path="$", cut_short=is_cut_short(text))
+            try:
+                data, replaced = self._validated(candidate.value)
+                return ParsedReply(data=data, source=candidate.source, replaced=replaced)
+            except _Invalid as invalid:
+                first = first or ParsedReply(error=invalid.reason, path=invalid.path, source=candidate.source)
+        return first or ParsedReply(error=json_error(text) or "no JSON found", path="$", cut_short=is_cut_short(text))
 
-    def _storable(self, value: Any) -> tuple[StorableValue, _Invalid | None]:
-        problem = storage_problem(value)
-        if problem is not None:
-            path, reason = problem
-            return StorableValue(None), _Invalid(path, f"{path}: {reason}, so it cannot be stored")
-        return clean_value(value), None
-
-    def _validated(self, value: Any) -> tuple[Any, _Invalid | None]:
+    def _validated(self, value: Any) -> tuple[Any, int]:
+        if is_too_deep(value):
+            raise _Invalid("$", f"$: it is nested more than {MAX_DEPTH} levels deep, so it cannot be stored")
+        clean = clean_value(value)
+        value = clean.value
         if self.wrapped and isinstance(value, dict) and set(value) == {"value"}:
-            data, invalid = self._validated_at("$.value", value["value"])
-            if invalid is None:
-                return data, None
-            # The type itself may accept such an object.
-            whole, whole_invalid = self._validated_at("$", value)
-            return (whole, None) if whole_invalid is None else (None, invalid)
-        return self._validated_at("$", value)
+            try:
+                return self._validated_at("$.value", value["value"]), clean.replaced
+            except _Invalid:
+                # The type itself may accept such an object.
+                with suppress(_Invalid):
+                    return self._validated_at("$", value), clean.replaced
+                raise
+        return self._validated_at("$", value), clean.replaced
 
-    def _validated_at(self, path: str, value: Any) -> tuple[Any, _Invalid | None]:
+    def _validated_at(self, path: str, value: Any) -> Any:
         try:
-            data, invalid = self._checked(path, value)
-            if invalid is not None:
+            try:
+                data = self._checked(path, value)
+            except _Invalid:
                 pruned = without_added_nulls(value, self.schema, self.schema)
-                if pruned != value:
-                    data, invalid = self._checked(path, pruned)
+                if pruned == value:
+                    raise
+                data = self._checked(path, pruned)
         except RecursionError:
-            return None, _Invalid(path, f"{path}: nested too deeply")
-        if invalid is None and not isinstance(data, dict) and self.fields:
+            raise _Invalid(path, f"{path}: nested too deeply") from None
+        if not isinstance(data, dict) and self.fields:
             # A schema with "properties" but no type accepts every value that is not an object.
-            invalid = _Invalid(path, f"{path}: it is not an object")
-        return (data, None) if invalid is None else (None, invalid)
+            raise _Invalid(path, f"{path}: it is not an object")
+        return data
 
-    def _checked(self, path: str, value: Any) -> tuple[Any, _Invalid | None]:
+    def _checked(self, path: str, value: Any) -> Any:
         rounded = contains_exact_floats(value)
-        plain = plain_floats(value) if rounded else value
-        if self.adapter is None or self.names is None:
-            return plain, _schema_error(self.schema, path, plain)
+        plain = json.loads(json.dumps(value)) if rounded else value
+        if self.adapter is None:
+            _check_schema(self.schema, path, plain)
+            return plain
         # As JSON, so that strict models accept dates and sets in their JSON form.
         checked = self._tried(plain, as_json=True)
         if rounded:
             checked = self._exact(checked, value, plain)
         if isinstance(checked, ValidationError):
             errors = checked.errors(include_url=False, include_context=False, include_input=False)
-            shown = [_Invalid(path + _json_path(one["loc"]), str(one["msg"])) for one in errors[:SHOWN_ERRORS]]
-            return None, _joined(shown, checked.error_count())
+            raise _joined(
+                [(path + _json_path(one["loc"]), str(one["msg"])) for one in errors[:SHOWN_ERRORS]], len(errors)
+            )
         if isinstance(checked, Exception):
-            return None, _Invalid(path, f"{path}: output_type itself raised {type(checked).__name__}")
-        return checked, None
+            raise _Invalid(path, f"{path}: output_type itself raised {type(checked).__name__}")
+        return checked
 
     def _exact(self, checked: Any, value: Any, plain: Any) -> Any:
         """
@@ -470,17 +435,17 @@ class OutputType:
         if isinstance(checked, Exception) or isinstance(same, Exception):
             alike = _error_locations(checked) == _error_locations(same) != []
             return exact if alike and not isinstance(exact, Exception) else checked
-        return checked if isinstance(exact, Exception) else _merged(checked, plain_floats(exact), same)
+        return checked if isinstance(exact, Exception) else _merged(checked, exact, same)
 
     def _tried(self, value: Any, *, as_json: bool) -> Any:
         """Return the plain data of a value, or the error that validation raised."""
-        adapter, names = cast("TypeAdapter[Any]", self.adapter), cast(TypeNames, self.names)
+        adapter, dump = cast("TypeAdapter[Any]", self.adapter), cast(PlainDump, self.dump)
         try:
             if as_json:
-                checked = adapter.validate_json(json.dumps(value), by_alias=True, by_name=names.by_name)
+                checked = adapter.validate_json(json.dumps(value), by_alias=True, by_name=dump.by_name)
             else:
-                checked = adapter.validate_python(value, strict=False, by_alias=True, by_name=names.by_name)
-            return plain_data(adapter, names, checked, value)
+                checked = adapter.validate_python(value, strict=False, by_alias=True, by_name=dump.by_name)
+            return dump(checked, value)
         except _NOT_ABOUT_THE_REPLY:
             raise
         except Exception as error:  # noqa: BLE001
@@ -507,41 +472,29 @@ def _schema_of(adapter: TypeAdapter[Any], output_type: Any) -> dict[str, Any]:
         return adapter.json_schema(by_alias=True, mode="validation", schema_generator=_QuietSchema)
     except PydanticUserError as error:
         shown = shorten(repr(output_type), 80)
-        raise SegmindConfigError(f"output_type {shown} has a field that no JSON Schema can describe.") from error
+        if error.code == "class-not-fully-defined":
+            why = "is not fully defined: an annotation names something that its module does not have"
+        else:
+            why = "has a field that no JSON Schema can describe"
+        raise SegmindConfigError(f"output_type {shown} {why}.") from error
 
 
 def _checked_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
     if _SCHEMA_WORDS.isdisjoint(schema):
         raise SegmindConfigError("output_type is a mapping without any JSON Schema keyword such as type or properties.")
     schema = as_json_schema(schema)
-    # Imported late: it takes longer than this package's core, and only schemas given as mappings need it.
-    from jsonschema import SchemaError
-    from jsonschema.validators import Draft202012Validator, validator_for
-
-    try:
-        validator_for(schema, default=Draft202012Validator).check_schema(dict(schema))
-    except SchemaError as error:
-        raise SegmindConfigError(
-            f"output_type is not a JSON Schema: {error.json_path}: {shorten(error.message)}."
-        ) from error
+    check_json_schema(schema, "output_type")
     # The validator would find these only when a reply has been paid for.
     check_references(schema)
     return dict(schema)
 
 
-def _schema_error(schema: Mapping[str, Any], path: str, value: Any) -> _Invalid | None:
-    from jsonschema.validators import Draft202012Validator, validator_for
-    from referencing import Registry
-
-    # An empty registry, because the default one fetches references from the network.
-    registry: Any = Registry()
-    validator = validator_for(schema, default=Draft202012Validator)(schema, registry=registry)
-    errors = list(islice(validator.iter_errors(value), 50))
-    if not errors:
-        return None
-    errors.sort(key=lambda error: (len(error.absolute_path), error.json_path))
-    shown = [_Invalid(path + error.json_path[1:], error.message) for error in errors[:SHOWN_ERRORS]]
-    return _joined(shown, len(errors))
+def _check_schema(schema: Mapping[str, Any], path: str, value: Any) -> None:
+    errors = list(islice(schema_validator(schema).iter_errors(value), 50))
+    if errors:
+        errors.sort(key=lambda error: (len(error.absolute_path), error.json_path))
+        shown = [(path + error.json_path[1:], error.message) for error in errors[:SHOWN_ERRORS]]
+        raise _joined(shown, len(errors))
 
 
 def _error_locations(error: Any) -> list[tuple[int | str, ...]]:
@@ -573,10 +526,10 @@ def _same_number(data: Any, same: Any) -> bool:
         return False
 
 
-def _joined(shown: list[_Invalid], total: int) -> _Invalid:
-    reasons = "; ".join(f"{one.path}: {shorten(one.reason)}" for one in shown)
+def _joined(shown: list[tuple[str, str]], total: int) -> _Invalid:
+    reasons = "; ".join(f"{path}: {shorten(reason)}" for path, reason in shown)
     more = f"; and {total - len(shown)} more" if total > len(shown) else ""
-    return _Invalid(shown[0].path, reasons + more)
+    return _Invalid(shown[0][0], reasons + more)
 
 
 def _json_path(loc: tuple[int | str, ...]) -> str:

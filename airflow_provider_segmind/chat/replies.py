@@ -76,7 +76,6 @@ class ChatReply:
     The reply of a chat model.
 
     :param text: the reply without thoughts; empty when there is none.
-    :param finish_reason: why the model stopped.
     :param native_finish_reason: the provider's word for it.
     :param block_reason: why it was blocked, with the harm category if one is named.
     :param grounding: what a web search contributed; its shape is not documented.
@@ -133,18 +132,18 @@ def read_reply(response: Any, *, model: str | None = None, api_format: ApiFormat
     body = as_object(response)
     if provider_family(body, hint) is None and _is_result_body(body):
         reply = _read_output(body.get("output"), hint)
-        return replace(reply, grounding=reply.grounding if body.get("grounding") is None else body["grounding"])
+        return reply if body.get("grounding") is None else replace(reply, grounding=body["grounding"])
     return _read_output(response, hint)
 
 
 def _hint(model: str | None, api_format: ApiFormat | str | None) -> ApiFormat | None:
-    if api_format in tuple(ApiFormat):
+    if api_format is not None and api_format in tuple(ApiFormat):
         return ApiFormat(str(api_format))
     return known_family(model) if isinstance(model, str) else None
 
 
 def _is_result_body(body: Mapping[str, Any]) -> bool:
-    # A model's own JSON may also have a key "output" or "status". A result body has further keys of Segmind's beside
+    # A model's own JSON may also have a key "output" or "status". A result body has further keys of Segmind's next to
     # "output", or one of Segmind's statuses.
     if "output" in body:
         return not {"status", "metrics", "request_id"}.isdisjoint(body) or set(body) <= _OUTPUT_SIBLINGS
@@ -161,11 +160,11 @@ def _read_output(output: Any, hint: ApiFormat | None) -> ChatReply:
         family = provider_family(decoded, hint)
         if family is None:
             return ChatReply(text=without_surrogates(output), raw_kind="text")
-        return replace(_READERS[family](decoded), raw_kind="encoded")
+        return _READERS[family](decoded, "encoded")
     native = as_object(output)
     family = provider_family(native, hint)
     if family is not None:
-        return replace(_READERS[family](native), raw_kind="object")
+        return _READERS[family](native, "object")
     return ChatReply(text=json_text(output), raw_kind="json")
 
 
@@ -178,7 +177,7 @@ def _decoded(text: str) -> Mapping[str, Any]:
         return {}
 
 
-def _read_gemini(body: Mapping[str, Any]) -> ChatReply:
+def _read_gemini(body: Mapping[str, Any], raw_kind: RawKind) -> ChatReply:
     candidates = as_list(body.get("candidates"))
     candidate = as_object(candidates[0]) if candidates else {}
     content = candidate.get("content")
@@ -213,11 +212,12 @@ def _read_gemini(body: Mapping[str, Any]) -> ChatReply:
         grounding=candidate.get("groundingMetadata") or body.get("grounding"),
         block_reason=_block_reason(word, ratings) if reason is FinishReason.BLOCKED else None,
         tool_calls=calls,
+        raw_kind=raw_kind,
         api_format=ApiFormat.GEMINI,
     )
 
 
-def _read_openai(body: Mapping[str, Any]) -> ChatReply:
+def _read_openai(body: Mapping[str, Any], raw_kind: RawKind) -> ChatReply:
     choices = as_list(body.get("choices"))
     choice = as_object(choices[0]) if choices else {}
     message = as_object(choice.get("message"))
@@ -243,11 +243,12 @@ def _read_openai(body: Mapping[str, Any]) -> ChatReply:
         grounding=body.get("grounding"),
         block_reason=word if reason is FinishReason.BLOCKED else None,
         tool_calls=tuple(as_object(call) for call in as_list(message.get("tool_calls"))),
+        raw_kind=raw_kind,
         api_format=ApiFormat.OPENAI,
     )
 
 
-def _read_anthropic(body: Mapping[str, Any]) -> ChatReply:
+def _read_anthropic(body: Mapping[str, Any], raw_kind: RawKind) -> ChatReply:
     blocks = [as_object(block) for block in as_list(body.get("content"))]
     word = string_or_empty(body.get("stop_reason")) or None
     reason = finish_reason_of(word)
@@ -269,15 +270,12 @@ def _read_anthropic(body: Mapping[str, Any]) -> ChatReply:
         grounding=body.get("grounding"),
         block_reason=word if reason is FinishReason.BLOCKED else None,
         tool_calls=tuple(block for block in blocks if block.get("type") == "tool_use"),
+        raw_kind=raw_kind,
         api_format=ApiFormat.ANTHROPIC,
     )
 
 
-_READERS = {
-    ApiFormat.GEMINI: _read_gemini,
-    ApiFormat.OPENAI: _read_openai,
-    ApiFormat.ANTHROPIC: _read_anthropic,
-}
+_READERS = {ApiFormat.GEMINI: _read_gemini, ApiFormat.OPENAI: _read_openai, ApiFormat.ANTHROPIC: _read_anthropic}
 
 
 def _joined_blocks(blocks: list[Any]) -> str:

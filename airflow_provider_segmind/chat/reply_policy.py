@@ -78,7 +78,6 @@ def decide_reply(
     ``max_repairs`` bounds all follow-ups together. At most one is the last request with a larger output cap, which the
     later ones keep; the others are the first request with the latest answer and what is wrong with it.
 
-    :param reply: the reply as read.
     :param parsed: its data, None when a string was asked for.
     :param first: returns the body of the first request; called only for a follow-up.
     :param sent: likewise the body of the request that was answered.
@@ -134,12 +133,7 @@ def output_cap_of(inputs: Mapping[str, Any]) -> int | None:
 
 
 def enlarge_inputs(inputs: Mapping[str, Any], cap: int) -> dict[str, Any]:
-    """
-    Return the request with room for ``cap`` tokens of output; the one given is not changed.
-
-    :param inputs: the body that was sent.
-    :param cap: tokens.
-    """
+    """Return the request with room for ``cap`` tokens of output; the one given is not changed."""
     enlarged: dict[str, Any] = _with_cap(inputs, cap)
     messages = inputs.get("messages")
     for holder in _CAP_HOLDERS:
@@ -153,11 +147,7 @@ def enlarge_inputs(inputs: Mapping[str, Any], cap: int) -> dict[str, Any]:
 
 
 def repair_prompt(error: str) -> str:
-    """
-    Write the re-ask.
-
-    :param error: what the validator says.
-    """
+    """Write the re-ask."""
     return (
         "Your last answer is not valid JSON of the form that was asked for. The validator says:\n"
         f"{error}\n"
@@ -172,13 +162,8 @@ def repair_inputs(inputs: Mapping[str, Any], answer: str, error: str) -> dict[st
     Works on the body, whichever family it is for, so that files are neither read nor encoded again.
 
     :param inputs: the body that was sent, as :func:`~.messages.build_chat_inputs` makes it.
-    :param answer: what the model answered.
-    :param error: what the validator says about it.
     """
-    added = (
-        ("assistant", shorten(answer, QUOTED_ANSWER_CHARACTERS)),
-        ("user", repair_prompt(error)),
-    )
+    added = (("assistant", shorten(answer, QUOTED_ANSWER_CHARACTERS)), ("user", repair_prompt(error)))
     messages = inputs["messages"]
     if isinstance(messages, Mapping):
         contents = [
@@ -194,11 +179,7 @@ def reply_error(
     """
     Make the error for a refusal.
 
-    :param refusal: the decision.
     :param reply: the last reply; its first 200 characters are quoted.
-    :param model: the model that ran.
-    :param request_id: the last request.
-    :param paid_requests: how many requests were paid for this answer.
     """
     times = "The request was billed" if paid_requests == 1 else f"{paid_requests} requests were billed"
     advice = {

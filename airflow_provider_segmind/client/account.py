@@ -42,9 +42,7 @@ class ClientConfig:
     :param request_timeout: seconds for one call, body included.
     :param requests_per_minute: the account's limit, None when unknown.
     :param rate_share: this process's share of the limit, where several processes use the account.
-    :param count_polls: whether GETs count towards the limit, None to find out.
     :param redis_url: Redis through which processes share the rate limit; may contain a password.
-    :param typical_seconds: usual latencies of models, until completions are observed.
     :param model: the model of tasks that name none.
     :param max_response_bytes: largest response, compressed and decompressed.
     :param downloads: limits for each downloaded file of a result.
@@ -55,11 +53,8 @@ class ClientConfig:
     request_timeout: float = 60.0
     requests_per_minute: float | None = None
     rate_share: float = 1.0
-    count_polls: bool | None = None
     redis_url: str | None = field(default=None, repr=False)
-    typical_seconds: tuple[tuple[str, float], ...] = ()
     model: str | None = None
-    resubmit_on_server_error: bool = False
     max_response_bytes: int = MAX_RESPONSE_BYTES
     downloads: DownloadLimits = field(default_factory=DownloadLimits)
 
@@ -69,7 +64,7 @@ class ClientConfig:
     @property
     def wire(self) -> Wire:
         """Return what builds this account's calls."""
-        return Wire(self.endpoints, self.api_key, self.resubmit_on_server_error)
+        return Wire(self.endpoints, self.api_key)
 
     @property
     def rate(self) -> RateSettings:
@@ -77,7 +72,6 @@ class ClientConfig:
         return RateSettings(
             requests_per_minute=self.requests_per_minute,
             rate_share=self.rate_share,
-            count_polls=self.count_polls,
             redis_url=self.redis_url,
         )
 
@@ -87,6 +81,10 @@ Report = Callable[[str], None]
 
 def no_report(_: str) -> None:
     """No-op for callers that want no reports."""
+
+
+def always() -> None:
+    """Allow every paid call."""
 
 
 class AccountCalls:
@@ -101,7 +99,6 @@ class AccountCalls:
         self.limiter = rate_limiter_for(gateway, config.api_key, config.rate)
         self.throttle = Throttle(self.limiter, gateway, clock)
         self.pace = polling.Pace(shared_history, self.limiter.interval, lambda: self.limiter.cooldown(self.clock()))
-        shared_history.prime(dict(config.typical_seconds))
 
     def count_calls(self, count: CountCall) -> None:
         """Call ``count`` for each call to the gateway, retries included, with whether it is a paid one."""

@@ -38,6 +38,8 @@ class AsyncSegmindClient(AccountCalls):
     The client for event loops; method for method like :class:`SegmindClient`.
 
     Build it with :meth:`create`, which keeps the reading of certificates (tens of milliseconds) off the loop.
+
+    :param may_spend: awaited before each paid call is sent; raises an error that prevents it.
     """
 
     def __init__(
@@ -48,8 +50,10 @@ class AsyncSegmindClient(AccountCalls):
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.time,
         rng: random.Random | None = None,
+        may_spend: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
         super().__init__(config, clock=clock, rng=rng)
+        self._may_spend = may_spend
         self._sleep = sleep
         self._transport = transport_for(config, connections=CONNECTIONS, clock=clock, mock=transport)
 
@@ -180,6 +184,8 @@ class AsyncSegmindClient(AccountCalls):
         before_send: BeforeSend | None = None,
     ) -> T:
         async def exchange(call: Call[T]) -> T:
+            if call.context.paid and self._may_spend is not None:
+                await self._may_spend()
             if on_permit is not None:
                 await on_permit()
             return await self._transport.send(call, before_send)

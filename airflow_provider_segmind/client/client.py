@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from airflow_provider_segmind.client import polling
-from airflow_provider_segmind.client.account import AccountCalls, ClientConfig, Report, no_report, succeeded
+from airflow_provider_segmind.client.account import AccountCalls, ClientConfig, Report, always, no_report, succeeded
 from airflow_provider_segmind.client.async_client import AsyncSegmindClient
 from airflow_provider_segmind.client.endpoints import Call
 from airflow_provider_segmind.client.models import (
@@ -40,8 +40,8 @@ class SegmindClient(AccountCalls):
     """
     The blocking client. Use it in a worker; in an event loop use :class:`AsyncSegmindClient`.
 
-    :param transport: replaces the network in tests.
     :param sleep: called between attempts and polls.
+    :param may_spend: called before each paid call is sent; raises an error that prevents it.
     """
 
     def __init__(
@@ -52,8 +52,10 @@ class SegmindClient(AccountCalls):
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.time,
         rng: random.Random | None = None,
+        may_spend: Callable[[], None] = always,
     ) -> None:
         super().__init__(config, clock=clock, rng=rng)
+        self.may_spend = may_spend
         self._sleep = sleep
         self._transport = BlockingTransport(config, clock=clock, mock=transport)
 
@@ -94,12 +96,7 @@ class SegmindClient(AccountCalls):
 
         :param on_permit: called when the rate limiter lets the call through, right before it is sent.
         """
-
-        def exchange(call: Call[SubmittedRequest]) -> SubmittedRequest:
-            on_permit()
-            return self._transport.send(call)
-
-        return self.throttle.send(self.wire.submit(model, inputs), exchange, self._sleep)
+        return self._admitted(self.wire.submit(model, inputs), on_permit=on_permit)
 
     def get_status(self, request_id: str) -> RequestState:
         """Return the state of a request; FAILED is a state here, not an error. Free."""
@@ -169,5 +166,14 @@ class SegmindClient(AccountCalls):
             result: T = stop.value
             return result
 
-    def _admitted(self, call: Call[T], priority: Priority | None = None) -> T:
-        return self.throttle.send(call, self._transport.send, self._sleep, priority)
+    def _admitted(
+        self, call: Call[T], priority: Priority | None = None, on_permit: Callable[[], object] | None = None
+    ) -> T:
+        def exchange(call: Call[T]) -> T:
+            if call.context.paid:
+                self.may_spend()
+            if on_permit is not None:
+                on_permit()
+            return self._transport.send(call)
+
+        return self.throttle.send(call, exchange, self._sleep, priority)

@@ -20,12 +20,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 from airflow_provider_segmind.chat.model_families import known_family, makes_files
 from airflow_provider_segmind.client.account import ClientConfig, DownloadLimits
 from airflow_provider_segmind.client.models import RequestResult
-from airflow_provider_segmind.client.public_network import (
-    PublicTransport,
-    RefusedAddressError,
-    check_public,
-    same_host,
-)
+from airflow_provider_segmind.client.public_network import PublicTransport, RefusedAddressError, check_public, same_host
 from airflow_provider_segmind.client.response_body import Body, BodyDecoder, TooLargeError, UnreadableBodyError
 from airflow_provider_segmind.client.responses import CallContext, Response, status_error
 from airflow_provider_segmind.client.retry import RetryLimits, retrying
@@ -53,11 +48,7 @@ _KEPT = (
 
 @dataclass(frozen=True, slots=True)
 class MediaFile:
-    """
-    A file that a result points to.
-
-    :param content_type: as the result names it, None when it does not.
-    """
+    """A file that a result points to."""
 
     url: str
     content_type: str | None = None
@@ -155,7 +146,6 @@ def download(
     Fetch a file without the API key and write it to what ``open_sink`` returns.
 
     :param open_sink: called with the file name's extension at the start of each attempt; returns a binary file to fill.
-    :param transport: replaces the network in tests.
     :returns: bytes written.
     :raises SegmindDownloadError: its address is not public, or it exceeds the limits.
     :raises SegmindError: the file could not be downloaded; it is kept for seven days, and nothing more is billed.
@@ -198,7 +188,7 @@ class _Fetch:
             raise self._refused(str(error)) from error
         except TooLargeError as error:
             raise SegmindDownloadError(
-                f"{self.context.what} was stopped: the file has {error} (max_download_bytes). {_KEPT}"
+                f"{self.context.what} was stopped: the file has {error} (max_result_bytes). {_KEPT}"
             ) from error
         except httpx.InvalidURL as error:
             raise self._refused("it is not an http address of a host") from error
@@ -225,8 +215,9 @@ class _Fetch:
     def _time(self) -> httpx.Timeout:
         remaining = self.deadline - self.monotonic()
         if remaining <= 0:
+            seconds = self.downloads.limits.seconds
             raise SegmindDownloadError(
-                f"{self.context.what} was stopped after {self.downloads.limits.seconds:g} s (download_timeout). {_KEPT}"
+                f"{self.context.what} was stopped after {seconds:g} s (more with a larger max_result_bytes). {_KEPT}"
             )
         return http_timeout(min(STALL_TIMEOUT, remaining))
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from functools import partial
 from typing import Any, Generic, TypeVar
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from airflow_provider_segmind import __version__
 from airflow_provider_segmind.client import responses as readers
@@ -39,6 +39,7 @@ _BASE_URL = re.compile(
 )
 MAX_RECORDS_PER_PAGE = 100
 """Largest page of the request history (SDK 1.3.0)."""
+_INPUTS = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +130,7 @@ def path_segment(value: object, field_name: str) -> str:
             f"{field_name!r} is {shorten(repr(value))}; it must be 1 to 200 letters, digits, '.', '_' and '-'. Nothing "
             "was sent."
         )
-    return quote(value, safe="")
+    return value
 
 
 def request_path(request_id: object) -> str:
@@ -143,13 +144,10 @@ class Wire:
     Builds the calls of one account.
 
     :param api_key: sent as ``x-api-key`` and masked in every message.
-    :param resubmit_on_server_error: treat a 5xx response to a submit as "nothing was created", as Segmind's async page
-        says, instead of as unknown.
     """
 
     endpoints: Endpoints
     api_key: str = field(repr=False)
-    resubmit_on_server_error: bool = False
     headers: dict[str, str] = field(init=False, repr=False)
     """Headers of every authenticated call."""
 
@@ -248,9 +246,7 @@ class Wire:
         return self._call(context, url, partial(readers.state, request_id, model, self.api_key))
 
     def _context(self, what: str, **details: Any) -> CallContext:
-        return CallContext(
-            what=what, secret=self.api_key, resubmit_on_server_error=self.resubmit_on_server_error, **details
-        )
+        return CallContext(what=what, secret=self.api_key, **details)
 
     def _call(
         self,
@@ -281,6 +277,6 @@ def encode_inputs(inputs: Mapping[str, Any]) -> bytes:
     if not isinstance(inputs, Mapping):
         raise SegmindConfigError(f"'inputs' must be an object (dict), not {type(inputs).__name__}. Nothing was sent.")
     try:
-        return json.dumps(dict(inputs), ensure_ascii=False, allow_nan=False).encode()
+        return _INPUTS.encode(dict(inputs)).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise SegmindConfigError(f"'inputs' cannot be written as JSON: {error}. Nothing was sent.") from error

@@ -1,14 +1,16 @@
-"""Pydantic models of Segmind's responses."""
+"""Pydantic models of Segmind's responses, and the JSON Schema of a model's parameters."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
+
+from airflow_provider_segmind.chat.json_values import clean_text, read_json, was_changed
 
 
 class RequestStatus(StrEnum):
@@ -31,6 +33,12 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
+def _cost(value: Any) -> float | None:
+    """Read a bill; a negative one is unknown, or it would give a budget more than its limit."""
+    number = _number(value)
+    return None if number is None or number < 0 else number
+
+
 def _message(value: Any) -> str | None:
     """Read a message of Segmind: usually a string, sometimes an object, null on success."""
     if not value:
@@ -39,6 +47,7 @@ def _message(value: Any) -> str | None:
 
 
 LenientFloat = Annotated[float | None, BeforeValidator(_number)]
+LenientCost = Annotated[float | None, BeforeValidator(_cost)]
 LenientText = Annotated[str | None, BeforeValidator(_message)]
 
 
@@ -76,7 +85,7 @@ class Metrics(WireModel):
     :param total_time: seconds in total.
     """
 
-    cost: LenientFloat = None
+    cost: LenientCost = None
     remaining_credits: LenientFloat = None
     inference_time: LenientFloat = None
     queue_time: LenientFloat = None
@@ -153,6 +162,24 @@ class RequestResult(RequestState):
         copy._raw_json = text  # noqa: SLF001
         return copy
 
+    def encoded(self) -> bytes:
+        """Return it as JSON, as it is stored: whatever :attr:`raw_json` has is kept."""
+        text = json.dumps(self.to_json(), ensure_ascii=False) if self._raw_json is None else self._raw_json
+        return clean_text(text).encode()
+
+    @classmethod
+    def decoded(cls, encoded: bytes) -> Self:
+        """
+        Read what :meth:`encoded` returned.
+
+        :raises ValueError: it is not the JSON of a result.
+        """
+        body = read_json(encoded)
+        if not isinstance(body, dict):
+            raise ValueError("not the JSON of a result")
+        result = cls.model_validate(body)
+        return result.with_raw_json(encoded.decode()) if was_changed(encoded) else result
+
 
 class Credits(WireModel):
     """The balance of the account in USD. In Segmind's JSON the key of the free part has a hyphen."""
@@ -190,7 +217,7 @@ class RequestRecord(WireModel):
     request_id: str
     model_name: LenientText = None
     model_status: LenientText = None
-    credits_deduction: LenientFloat = None
+    credits_deduction: LenientCost = None
     request_body: Any = Field(default=None, repr=False)
     generation_url: LenientText = Field(default=None, repr=False)
     latency_ms: LenientFloat = None
@@ -211,5 +238,79 @@ class SyncResult(WireModel):
     json_body: Any = Field(default=None, repr=False)
     content: bytes | None = Field(default=None, repr=False)
     request_id: LenientText = None
-    cost: LenientFloat = None
+    cost: LenientCost = None
     remaining_credits: LenientFloat = None
+
+
+_TYPES = {
+    "string": "string", "str": "string", "text": "string", "url": "string",
+    "integer": "integer", "int": "integer",
+    "number": "number", "float": "number", "double": "number",
+    "boolean": "boolean", "bool": "boolean",
+    "object": "object", "dict": "object",
+    "array": "array", "list": "array",
+}  # fmt: skip
+_BOUNDS = {"minimum": "minimum", "min": "minimum", "maximum": "maximum", "max": "maximum"}
+_NAMES = ("name", "key", "field", "parameter", "id")
+_FREE = frozenset({"messages"})
+"""The page of gemini-3.1-flash-lite calls ``messages`` an array; its own sample, which works, has an object."""
+
+
+def schema_of_parameters(parameters: object) -> dict[str, Any] | None:
+    """
+    Return the JSON Schema of a model's body from ``parameters`` of the model list, None when nothing can be read.
+
+    The shape of ``parameters`` is not documented, so every plausible one is read: a JSON Schema, a mapping of names to
+    descriptions, a list of descriptions with names, and any of them as a string of JSON. Unreadable parts are ignored,
+    and parameters that are not listed stay allowed: a check that accepts too much costs less than one that refuses what
+    would have worked.
+    """
+    if isinstance(parameters, str):
+        try:
+            parameters = json.loads(parameters)
+        except ValueError:
+            return None
+    listed = list(_listed(parameters))
+    if not listed:
+        return None
+    wanted = {str(name) for name in _required_list(parameters)}
+    wanted |= {name for name, about in listed if about.get("required") in (True, "true", "required")}
+    properties = {name: {} if name in _FREE else _property(about) for name, about in listed}
+    return {"type": "object", "properties": properties, "required": sorted(wanted & properties.keys())}
+
+
+def _required_list(parameters: object) -> list[Any]:
+    required = parameters.get("required") if isinstance(parameters, Mapping) else None
+    return required if isinstance(required, list) else []
+
+
+def _listed(parameters: object) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if isinstance(parameters, Mapping):
+        inner = parameters.get("properties")
+        named = inner if isinstance(inner, Mapping) else parameters
+        for name, about in named.items():
+            if isinstance(about, Mapping):
+                yield str(name), about
+    elif isinstance(parameters, list):
+        for about in parameters:
+            name = next((about[key] for key in _NAMES if about.get(key)), None) if isinstance(about, Mapping) else None
+            if isinstance(name, str):
+                yield name, about
+
+
+def _property(about: Mapping[str, Any]) -> dict[str, Any]:
+    schema: dict[str, Any] = {}
+    kind = about.get("type")
+    known = _TYPES.get(kind.lower()) if isinstance(kind, str) else None
+    if known:
+        schema["type"] = known
+    choices: list[Any] = next(
+        (about[key] for key in ("enum", "options", "choices") if isinstance(about.get(key), list)), []
+    )
+    if choices and all(isinstance(choice, str | int | float) for choice in choices):
+        schema["enum"] = choices
+    for word, keyword in _BOUNDS.items():
+        bound = about.get(word)
+        if known in ("integer", "number") and isinstance(bound, int | float) and not isinstance(bound, bool):
+            schema[keyword] = bound
+    return schema

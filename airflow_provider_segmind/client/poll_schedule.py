@@ -15,7 +15,6 @@ import re
 import threading
 from bisect import bisect_right
 from collections import OrderedDict, deque
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import NormalDist
 from typing import NamedTuple
@@ -76,16 +75,10 @@ _FAMILIES = (
 UNKNOWN = Prior(6.0, 1.3)
 
 
-def prior_of(model: str | None, primed: Mapping[str, float] | None = None) -> Prior:
-    """
-    Return the latency to expect of a model: the primed one, else its family's, else a broad default.
-
-    :param primed: typical seconds of models, from the connection.
-    """
+def prior_of(model: str | None) -> Prior:
+    """Return the latency to expect of a model: its family's, else a broad default."""
     if model is None:
         return UNKNOWN
-    if primed and (typical := primed.get(model)) is not None and typical > 0:
-        return Prior(typical, 0.6)
     return next((prior for pattern, prior in _FAMILIES if pattern.search(model.lower())), UNKNOWN)
 
 
@@ -159,29 +152,16 @@ class _Model:
 
 
 class LatencyHistory:
-    """
-    Recent latencies of each model; shared by all tasks of a process and bounded in memory.
+    """Recent latencies of each model; shared by all tasks of a process and bounded in memory."""
 
-    :param primed: typical seconds of models, from the connection.
-    """
-
-    def __init__(self, primed: Mapping[str, float] | None = None) -> None:
-        self._primed = dict(primed or {})
+    def __init__(self) -> None:
         self._models: OrderedDict[str | None, _Model] = OrderedDict()
         self._lock = threading.Lock()
 
-    def prime(self, typical: Mapping[str, float]) -> None:
-        """Set typical latencies, used for models without completions."""
-        with self._lock:
-            for model, seconds in typical.items():
-                if self._primed.get(model) != seconds:
-                    self._primed[model] = seconds
-                    self._model(model).schedules.clear()
-
     def knows(self, model: str | None) -> bool:
-        """Return whether a model has completions or a typical latency."""
+        """Return whether a model has completions."""
         seen = self._models.get(model)
-        return model in self._primed or (seen is not None and len(seen.latencies) > 0)
+        return seen is not None and len(seen.latencies) > 0
 
     def scout(self, model: str | None) -> bool:
         """Return whether a request of a model without completions is one of the few that are polled often."""
@@ -195,13 +175,12 @@ class LatencyHistory:
         with self._lock:
             seen = self._models.get(model)
             latencies = sorted(seen.latencies) if seen is not None else []
-        return latencies[len(latencies) // 2] if latencies else prior_of(model, self._primed).median
+        return latencies[len(latencies) // 2] if latencies else prior_of(model).median
 
     def forget(self) -> None:
         """Drop all latencies."""
         with self._lock:
             self._models.clear()
-            self._primed.clear()
 
     def observe(self, model: str | None, seconds: float) -> None:
         """Record that a request of ``model`` completed this many seconds after submission."""
@@ -228,7 +207,7 @@ class LatencyHistory:
             seen = self._model(model)
             schedule = seen.schedules.get(sparse)
             if schedule is None:
-                prior = prior_of(model, self._primed)
+                prior = prior_of(model)
                 schedule = seen.schedules[sparse] = schedule_for(tuple(seen.latencies), prior, sparse=sparse)
             return schedule
 

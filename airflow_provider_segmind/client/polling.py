@@ -223,6 +223,8 @@ def wait(
                 return state
             waiting.in_progress()
             last, interrupted, malformed = state.status, False, 0
+            # A thousand generators wait in a triggerer, each for a long time.
+            del state
         if not (yield from waiting.until_next_poll(last, at_least, jitter())):
             return None
 

@@ -51,11 +51,7 @@ class RefusedAddressError(Exception):
 
 
 def why_not_public(text: str) -> str | None:
-    """
-    Return why nothing is downloaded from an address, None when it is public.
-
-    :param text: an address as DNS returns it.
-    """
+    """Return why nothing is downloaded from an address, None when it is public."""
     try:
         address: Address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:

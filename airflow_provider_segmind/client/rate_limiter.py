@@ -21,11 +21,12 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from airflow_provider_segmind.client.endpoints import Call
 from airflow_provider_segmind.client.rate_window import LocalWindow, RedisWindow
-from airflow_provider_segmind.client.responses import LONGEST_RESET_WAIT
+from airflow_provider_segmind.client.retry import seconds_after_429
 from airflow_provider_segmind.exceptions import (
     SegmindAPIError,
     SegmindConnectionError,
     SegmindError,
+    SegmindPausedError,
     SegmindRateLimitError,
 )
 
@@ -48,14 +49,12 @@ class RateSettings:
     :param requests_per_minute: the account's limit; None starts without one and learns it from 429 responses.
     :param rate_share: this process's share of the limit, above 0 and at most 1, where several processes use the
         account without Redis.
-    :param count_polls: whether GETs count towards the limit; None means that this is found out.
     :param redis_url: share the window through Redis instead; needs ``requests_per_minute``.
     :param window: length of a "minute" in seconds; tests shorten it.
     """
 
     requests_per_minute: float | None = None
     rate_share: float = 1.0
-    count_polls: bool | None = None
     redis_url: str | None = field(default=None, repr=False)
     window: float = 60.0
 
@@ -70,8 +69,6 @@ LONGEST_PAUSE = 5.0
 """Seconds after which a waiting call checks again, because slots may have become free early."""
 SHORT_PAUSE = 0.05
 """Seconds between checks whose outcome depends on calls in flight."""
-RESET_MARGIN = 0.05
-"""Seconds added to a reset, so that no call is sent just before it."""
 RAMP_END = 64
 """Calls in flight at which the slow start after a cooldown ends; each successful call allows one more."""
 SMALLEST_PLAN = 5.0
@@ -124,6 +121,7 @@ class RateLimiter:
     the call, and passes its outcome to :meth:`release`.
 
     :param name: digest of host and key, the only trace of the key kept here.
+    :ivar counts_polls: whether GETs count towards the limit, as found out.
     """
 
     def __init__(self, settings: RateSettings, *, name: str = "", rng: random.Random | None = None) -> None:
@@ -142,6 +140,7 @@ class RateLimiter:
         self._window = LocalWindow(None, settings.window)
         self._accepted = LocalWindow(None, settings.window)
         self._polls = LocalWindow(None, settings.window)
+        self.counts_polls = False
         self._shared: RedisWindow | None = None
         self.configure(settings)
 
@@ -149,12 +148,11 @@ class RateLimiter:
         return f"RateLimiter({self.name[:8]!r}, limit={self.limit!r}, waiting={len(self._queue)})"
 
     def configure(self, settings: RateSettings) -> None:
-        """Replace the settings; calls already sent stay counted."""
+        """Replace the settings; calls already sent stay counted, and what was found out about polls stays known."""
         with self._lock:
             self.settings = settings
-            self.counts_polls = bool(settings.count_polls)
             # With a declared limit, one poll accepted beyond it shows whether polls count.
-            self._polls_in_doubt = settings.count_polls is None and settings.ceiling is not None
+            self._polls_in_doubt = not self.counts_polls and settings.ceiling is not None
             self.limit = settings.ceiling
             self._accepted.seconds = self._polls.seconds = settings.window
             self._fit_window()
@@ -311,7 +309,7 @@ class RateLimiter:
                 else:
                     self._raise_to_accepted(now)
                 return None
-            if not permit.paid and self.settings.count_polls is None:
+            if not permit.paid:
                 self.counts_polls, self._polls_in_doubt = True, False
                 # Polls already accepted took slots that submits must not get now.
                 self._window.absorb(self._polls, now)
@@ -356,10 +354,7 @@ class RateLimiter:
         # Calls that were in flight when the cooldown began add no information.
         news = permit.sent_at >= self._cooldown_until
         self._refusals += news
-        if error.retry_after is not None:
-            seconds = min(error.retry_after, LONGEST_RESET_WAIT) + RESET_MARGIN
-        else:
-            seconds = min(LONGEST_RESET_WAIT, 2.0 ** min(self._refusals, 6)) * (0.5 + self._rng.random() / 2)
+        seconds = seconds_after_429(error, max(1, self._refusals), self._rng.random())
         self._cooldown_until = max(self._cooldown_until, now + seconds)
         self._ramp = 1
         if news and permit.slot is not None:
@@ -447,6 +442,32 @@ def forget_limiters() -> None:
         _limiters.clear()
 
 
+@dataclass(slots=True)
+class CallCounts:
+    """
+    Calls to the gateway so far, retries included.
+
+    :param posts: paid calls.
+    :param polls: free calls.
+    :param refused: those of both that were answered 429.
+    :param waited: seconds for which calls waited for a permit, added up.
+    """
+
+    posts: int = 0
+    polls: int = 0
+    refused: int = 0
+    waited: float = 0.0
+
+    def add(self, permit: Permit, joined: float, failure: SegmindError | None) -> None:
+        """Count a call that was sent."""
+        if permit.paid:
+            self.posts += 1
+        else:
+            self.polls += 1
+        self.refused += isinstance(failure, SegmindRateLimitError)
+        self.waited += permit.sent_at - joined
+
+
 class Throttle:
     """
     Sends calls when the rate limiter permits.
@@ -461,6 +482,7 @@ class Throttle:
         self._prefix = f"{gateway}/"
         self._clock = clock
         self.count: CountCall = lambda _: None
+        self.counts = CallCounts()
 
     def send(
         self,
@@ -472,18 +494,26 @@ class Throttle:
         """Send ``call`` with ``exchange`` once it has a permit."""
         if not call.url.startswith(self._prefix):
             return exchange(call)
+        joined = self._clock()
         permit = self.limiter.acquire(call, clock=self._clock, sleep=sleep, priority=priority)
-        self.count(call.context.paid)
         failure: SegmindError | None = None
+        sent = True
         try:
             return exchange(call)
+        except SegmindPausedError:
+            sent = False
+            self.limiter.cancel(permit)
+            raise
         except SegmindError as error:
             failure = error
             raise
         finally:
-            share_cooldown = self.limiter.release(permit, self._clock(), failure)
-            if share_cooldown is not None:
-                share_cooldown()
+            if sent:
+                self.count(call.context.paid)
+                self.counts.add(permit, joined, failure)
+                share_cooldown = self.limiter.release(permit, self._clock(), failure)
+                if share_cooldown is not None:
+                    share_cooldown()
 
     async def send_async(
         self,
@@ -495,21 +525,23 @@ class Throttle:
         """Send ``call`` with ``exchange`` once it has a permit, without blocking the event loop."""
         if not call.url.startswith(self._prefix):
             return await exchange(call)
+        joined = self._clock()
         permit = await self.limiter.acquire_async(call, clock=self._clock, sleep=sleep, priority=priority)
         failure: SegmindError | None = None
         sent = True
         try:
             return await exchange(call)
-        except SegmindError as error:
-            failure = error
-            raise
-        except CallWithdrawnError:
+        except (CallWithdrawnError, SegmindPausedError):
             sent = False
             self.limiter.cancel(permit)
+            raise
+        except SegmindError as error:
+            failure = error
             raise
         finally:
             if sent:
                 self.count(call.context.paid)
+                self.counts.add(permit, joined, failure)
                 share_cooldown = self.limiter.release(permit, self._clock(), failure)
                 if share_cooldown is not None:
                     await asyncio.to_thread(share_cooldown)

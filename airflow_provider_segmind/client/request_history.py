@@ -30,6 +30,12 @@ LONGEST_WAIT = 300.0
 """Seconds between searches when a task waits for the history."""
 HISTORY_PAGES = 300
 """Pages that are read at most; a longer history does not prove that a request is missing."""
+HISTORY_COMPLETE_AFTER = 3 * 3600.0
+"""
+Seconds after its POST from which a request that the history does not contain is taken never to have existed.
+
+The history shows it within two hours, and clocks may differ by one.
+"""
 CLOCK_SKEW = 120.0
 """Seconds by which Segmind's clock may lag ours, while the difference is unknown, for a row to be taken."""
 LARGEST_SKEW = 3600.0

@@ -103,7 +103,7 @@ class Response:
         """
         try:
             body = read_json(self.content)
-            if _SURROGATE_PATTERN.search(self.content):
+            if b"\\u" in self.content and _SURROGATE_PATTERN.search(self.content):
                 body = json.loads(json.dumps(body, ensure_ascii=False).encode("utf-8", "replace"))
         except (ValueError, RecursionError) as error:
             raise MalformedResponseError("is not JSON", cut=True) from error
@@ -152,7 +152,6 @@ class CallContext:
     names: Literal["model", "request", "record", "account", "path"] = "path"
     request_id: str | None = None
     accepts: tuple[int, ...] = ()
-    resubmit_on_server_error: bool = False
 
     @property
     def costs(self) -> str:
@@ -249,11 +248,8 @@ def _page(context: CallContext, code: int, said: str, details: dict[str, Any]) -
 
 
 def _server_error(context: CallContext, said: str, details: dict[str, Any]) -> SegmindAPIError:
-    if context.paid and not context.resubmit_on_server_error:
-        return SegmindSubmissionUnknownError(f"{said}. {FATE_UNKNOWN}.", **details)
     if context.paid:
-        meaning = "According to resubmit_on_server_error of the connection, nothing was created and nothing was billed"
-        return SegmindServerError(f"{said}. {meaning}; a later try may succeed.", **details)
+        return SegmindSubmissionUnknownError(f"{said}. {FATE_UNKNOWN}.", **details)
     return SegmindServerError(f"{said}. {context.costs}; a later try may succeed.", **details)
 
 

@@ -22,17 +22,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tenacity import (
-    AsyncRetrying,
-    RetryCallState,
-    Retrying,
-    retry_if_exception,
-    stop_after_attempt,
-    stop_before_delay,
-)
+from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception, stop_after_attempt, stop_before_delay
 from tenacity.stop import stop_base
 
-from airflow_provider_segmind.exceptions import SegmindAPIError, SegmindError, SegmindRateLimitError, SegmindServerError
+from airflow_provider_segmind.exceptions import SegmindError, SegmindRateLimitError, SegmindServerError
 
 RESUBMIT_ATTEMPTS = 3
 """Attempts at a paid call after which a 5xx is final: a 500 is often a bad value that fails every time."""
@@ -62,8 +55,7 @@ def may_send_again(error: BaseException) -> bool:
 
     The error classes implement the table above: an error after which a paid call must not be sent is not ``retryable``.
     """
-    exhausted = isinstance(error, SegmindAPIError) and error.retries_exhausted
-    return isinstance(error, SegmindError) and error.retryable and not exhausted
+    return isinstance(error, SegmindError) and error.retryable and not error.retries_exhausted
 
 
 def seconds_before_retry(error: BaseException | None, attempt: int, jitter: float) -> float:
@@ -72,11 +64,27 @@ def seconds_before_retry(error: BaseException | None, attempt: int, jitter: floa
 
     :param jitter: a random number from 0 to 1, so that tasks that hit the same limit do not return together.
     """
-    growing = float(min(30.0, 0.5 * 2 ** min(attempt, 10)) * (0.5 + jitter))
-    if isinstance(error, SegmindRateLimitError) and error.retry_after is not None:
-        # Never less than without a reset time: a clock that is ahead reads every reset as past.
-        return max(growing, error.retry_after + 0.1 + 0.9 * jitter)
-    return growing
+    if isinstance(error, SegmindRateLimitError):
+        return seconds_after_429(error, attempt, jitter)
+    return _growing(attempt, jitter)
+
+
+def seconds_after_429(error: SegmindRateLimitError, refusals: int, jitter: float) -> float:
+    """
+    Return the seconds after a 429 in which the call is not repeated, and the rate limiter lets no other be sent.
+
+    :param refusals: 429s in a row, of the call or of its account.
+    :param jitter: a random number from 0 to 1.
+    """
+    growing = _growing(refusals, jitter)
+    if error.retry_after is None:
+        return growing
+    # Never less than without a reset time: a clock that is ahead reads every reset as past.
+    return max(growing, error.retry_after + 0.1 + 0.9 * jitter)
+
+
+def _growing(failures: int, jitter: float) -> float:
+    return float(min(30.0, 0.5 * 2 ** min(failures, 10)) * (0.5 + jitter))
 
 
 class _StopResubmitting(stop_base):

@@ -73,21 +73,23 @@ class RequestRef:
 
     :param submitted_at: epoch seconds, None when only the id is known.
     :param manifest: when the other task has stored the result already.
+    :param submitted_by: the names of the task that submitted it, for the record of spend; None where there is none.
     """
 
     request_id: str
     model: str | None = None
     submitted_at: float | None = None
     manifest: ResultManifest | None = None
+    submitted_by: Mapping[str, Any] | None = None
 
     @classmethod
-    def read(cls, value: Any, submitted_at: Any = None) -> RequestRef:
+    def read(cls, value: Any) -> RequestRef:
         """
-        Read what a template or an XCom gave: a request id, or the object that a submit task returns.
+        Read what a template or an XCom gave: a request id, or the object that a submit task returns. Its
+        ``submitted_at`` is ISO 8601 or epoch seconds.
 
         The string that Jinja makes of such an object is read as well.
 
-        :param submitted_at: when it was submitted, ISO 8601 or epoch seconds, where the user says so.
         :raises SegmindConfigError: it contains no usable request id.
         """
         given = value
@@ -96,22 +98,34 @@ class RequestRef:
                 given = ast.literal_eval(given.strip())
             except (ValueError, SyntaxError) as error:
                 raise SegmindConfigError("'request_id' is neither an id nor the output of a submit task.") from error
-        model = manifest = None
+        model = submitted_at = manifest = submitted_by = None
         if isinstance(given, dict):
+            submitted_by = _task_names(given.get("submitted_by"))
             model = given.get("model") if isinstance(given.get("model"), str) else None
-            submitted_at = submitted_at or given.get("submitted_at")
+            submitted_at = given.get("submitted_at")
             manifest = ResultManifest.from_json(given)
             given = given.get("request_id")
         if isinstance(given, str):
             given = given.strip()
         path_segment(given, "request_id")
         timestamp = read_timestamp(submitted_at, "submitted_at")
-        return cls(request_id=str(given), model=model, submitted_at=timestamp, manifest=manifest)
+        return cls(str(given), model, timestamp, manifest, submitted_by)
 
     def to_json(self) -> dict[str, Any]:
         """Return what XCom carries of a request that was submitted."""
         timestamp = None if self.submitted_at is None else iso(self.submitted_at)
-        return {"request_id": self.request_id, "model": self.model, "submitted_at": timestamp}
+        task = {} if self.submitted_by is None else {"submitted_by": dict(self.submitted_by)}
+        return {"request_id": self.request_id, "model": self.model, "submitted_at": timestamp, **task}
+
+
+_TASK_NAMES = {"dag_id": str, "task_id": str, "run_id": str, "map_index": int, "try_number": int}
+
+
+def _task_names(value: Any) -> Mapping[str, Any] | None:
+    """Return the names of a task instance, None if these are others."""
+    if not isinstance(value, Mapping) or value.keys() != _TASK_NAMES.keys():
+        return None
+    return value if all(isinstance(value[name], kind) for name, kind in _TASK_NAMES.items()) else None
 
 
 def read_timestamp(value: Any, field: str) -> float | None:
@@ -180,6 +194,7 @@ class SubmissionRecord:
     :param manifest: of the result on object storage, once it is there.
     :param previous_ids: requests this task instance had before, which a lost POST must not be taken for.
     :param spent_before: what the requests before this one cost, for a task that submits more than one.
+    :param reservation: what was reserved for it in the budgets, None without one.
     """
 
     fingerprint: Fingerprint
@@ -191,12 +206,17 @@ class SubmissionRecord:
     manifest: ResultManifest | None = None
     previous_ids: tuple[str, ...] = ()
     spent_before: dict[str, Any] | None = None
+    reservation: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as plain JSON."""
         # The task state store takes JSON values only, and a tuple is not one.
         manifest = None if self.manifest is None else self.manifest.to_json()
-        return {**asdict(self), "manifest": manifest, "previous_ids": list(self.previous_ids)}
+        values = {**asdict(self), "manifest": manifest, "previous_ids": list(self.previous_ids)}
+        if self.reservation is None:
+            # Versions without budgets do not know the field.
+            del values["reservation"]
+        return values
 
     @classmethod
     def from_json(cls, value: Any) -> Self:
@@ -226,6 +246,7 @@ class SubmissionRecord:
             and self.outcome in (None, "refused", "failed")
             and isinstance(self.resubmits, int)
             and (self.spent_before is None or isinstance(self.spent_before, dict))
+            and (self.reservation is None or isinstance(self.reservation, str))
         )
 
     @property
@@ -291,7 +312,6 @@ def decide_submission(
     """
     Return what a try has to do.
 
-    :param record: of the earlier tries, None when this is the first.
     :raises SegmindConfigError: the task changed since it submitted, and ``on_stale`` is ``fail``.
     """
     if record is None:

@@ -7,6 +7,7 @@ import ssl
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import urlsplit
 
@@ -28,7 +29,11 @@ else:
     # The maintained fork of httpx, with the same interface; every module that needs either takes it from here.
     try:
         import httpx2 as httpx
-    except ImportError:
+
+        # Other packages install it too, beside an older Airflow in a version that this one is not tested with.
+        if tuple(map(int, version("httpx2").split(".")[:2])) < (2, 13):
+            raise ImportError("httpx2 is older than 2.13")
+    except (ImportError, ValueError):  # A pre-release has letters in its version.
         import httpx
 
 CONNECT_TIMEOUT = 10.0
@@ -146,7 +151,7 @@ def _aiohttp_errors(*names: str) -> tuple[type[Exception], ...]:
 def too_large(context: CallContext, error: TooLargeError) -> SegmindResponseTooLargeError:
     """Return the error of a response that was not read to its end, and say what that means for money."""
     message = (
-        f"{context.what} was answered with a response that is too large: {error} (max_response_bytes). "
+        f"{context.what} was answered with a response that is too large: {error} (max_result_bytes). "
         "Reading stopped there."
     )
     billed: bool | None = False
@@ -157,7 +162,7 @@ def too_large(context: CallContext, error: TooLargeError) -> SegmindResponseTooL
         billed = True
         meaning = (
             "The request was billed if it has completed, and its result stays at Segmind until an hour after its "
-            "submission: raise max_response_bytes in the connection's extra and clear the task; fetching is free."
+            "submission: raise max_result_bytes in the connection's extra and clear the task; fetching is free."
         )
     return SegmindResponseTooLargeError(f"{message} {meaning}", billed=billed, request_id=context.request_id)
 
@@ -168,6 +173,7 @@ def shared_tls() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
+@functools.lru_cache(maxsize=16)
 def http_timeout(seconds: float) -> httpx.Timeout:
     """
     Return httpx's timeouts for a call that may take ``seconds``.

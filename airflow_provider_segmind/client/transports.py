@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -47,9 +47,8 @@ PAID_KEEPALIVE = 3.0
 whether it arrived is unknown. Servers wait five seconds or more (uvicorn's default is the shortest in use)."""
 POLL_KEEPALIVE = 30.0
 """Seconds for which a connection that carries only polls is kept, longer than most polls are apart."""
-PER_CLIENT = 4
-"""Connections of one httpx client: httpx searches its whole pool at each call, so a large pool costs more than the
-calls do."""
+WORKER_CONNECTIONS = 4
+"""Connections of a worker's synchronous client."""
 LARGE = 1 << 19
 """Bytes from which a body is given to aiohttp as a file, to be sent piece by piece."""
 
@@ -72,7 +71,7 @@ class Transport(Protocol):
 
 class HttpxTransport:
     """
-    Sends calls over a ring of httpx clients with few connections each.
+    Sends calls over httpx, with a client for each connection: httpx searches its whole pool at each call.
 
     :param connections: open at once.
     :param seconds: for a call without a timeout.
@@ -95,15 +94,15 @@ class HttpxTransport:
         mock: httpx.AsyncBaseTransport | None = None,
         max_bytes: int = MAX_RESPONSE_BYTES,
     ) -> None:
-        limits = httpx.Limits(max_connections=PER_CLIENT, keepalive_expiry=keepalive)
+        limits = httpx.Limits(max_connections=1, keepalive_expiry=keepalive)
         self._clients: list[httpx.AsyncClient | httpx.AsyncHTTPTransport] = [
             httpx.AsyncClient(transport=mock, verify=shared_tls(), limits=limits)
             if proxied or mock is not None
             else httpx.AsyncHTTPTransport(verify=shared_tls(), limits=limits, trust_env=False)
-            for _ in range(-(-connections // PER_CLIENT))
+            for _ in range(connections)
         ]
-        # The client that was used last is taken first, since its idle connections are the freshest.
-        self._free = [client for client in self._clients for _ in range(PER_CLIENT)]
+        # The client that was used last is taken first, since its idle connection is the freshest.
+        self._free = self._clients.copy()
         self._slots = asyncio.Semaphore(connections)
         self._mocked = mock is not None
         self._seconds = seconds
@@ -132,10 +131,11 @@ class HttpxTransport:
                 await check()
             request = httpx.Request(
                 call.method,
-                call.url,
+                _parsed(call.url),
                 content=call.body,
-                headers={**call.headers, "accept-encoding": ACCEPT_ENCODING},
-                extensions={"timeout": timeout.as_dict(), **_traced(check)},
+                headers=_headers(tuple(call.headers.items())),
+                # Reading and writing end with the whole call: timeouts of their own would start a timer each.
+                extensions={"timeout": {"connect": timeout.connect, "pool": timeout.pool}, **_traced(check)},
             )
             if isinstance(client, httpx.AsyncClient):
                 response = await client.send(request, stream=True)
@@ -155,7 +155,8 @@ class HttpxTransport:
         if response.is_stream_consumed:
             body.add(response.content)
         else:
-            async for chunk in response.aiter_raw():
+            # Not `aiter_raw`, which counts and cuts again what comes through it.
+            async for chunk in cast(httpx.AsyncByteStream, response.stream):
                 body.add(chunk)
         return Response(response.status_code, body.content, headers, self._clock())
 
@@ -168,6 +169,16 @@ class HttpxTransport:
                 await self._slots.acquire()
         except TimeoutError as error:
             raise httpx.PoolTimeout("no connection was free") from error
+
+
+@lru_cache(maxsize=64)
+def _parsed(url: str) -> httpx.URL:
+    return httpx.URL(url)
+
+
+@lru_cache(maxsize=16)
+def _headers(headers: tuple[tuple[str, str], ...]) -> httpx.Headers:
+    return httpx.Headers((*headers, ("accept-encoding", ACCEPT_ENCODING)))
 
 
 def _traced(check: SendCheck | None) -> dict[str, Any]:
@@ -297,7 +308,7 @@ class BlockingTransport:
     def __init__(
         self, config: ClientConfig, *, clock: Callable[[], float], mock: httpx.BaseTransport | None = None
     ) -> None:
-        limits = httpx.Limits(max_connections=PER_CLIENT, keepalive_expiry=PAID_KEEPALIVE)
+        limits = httpx.Limits(max_connections=WORKER_CONNECTIONS, keepalive_expiry=PAID_KEEPALIVE)
         self._http = httpx.Client(transport=mock, verify=shared_tls(), limits=limits)
         self._seconds = config.request_timeout
         self._max_bytes = config.max_response_bytes

@@ -91,10 +91,6 @@ def test_the_media_type_is_guessed_by_extension_then_by_the_first_bytes(path, da
     assert guess_media_type(path, data) == expected
 
 
-def test_a_given_media_type_overrides_the_guess():
-    assert load_attachment(b"%PDF-", read=Shelf({}), media_type="image/png").media_type == "image/png"
-
-
 def test_a_file_over_the_limit_is_an_error_that_names_field_and_size():
     shelf = Shelf({"s3://secret-bucket/big.mp4": b"0" * (MAX_INLINE_BYTES + 1)})
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_provider_segmind.chat import cost_estimate
 from airflow_provider_segmind.chat.attachments import Attachment
 from airflow_provider_segmind.chat.cost_estimate import (
     IMAGE_TOKENS,
@@ -20,10 +23,12 @@ from airflow_provider_segmind.chat.cost_estimate import (
     estimate_cost,
     estimate_input_tokens,
     estimate_request,
+    price_of,
     read_prices,
 )
 from airflow_provider_segmind.chat.messages import build_chat_inputs
 from airflow_provider_segmind.exceptions import SegmindConfigError
+from tests.support.httpx2 import with_httpx2
 
 GEMINI, GPT, CLAUDE = "gemini-3.1-flash-lite", "gpt-5.4-mini", "claude-4.5-sonnet"
 
@@ -140,7 +145,7 @@ def test_a_balance_that_does_not_cover_the_range_gives_a_warning():
     seen = estimate_request("gemini-3.1-flash-lite", {"prompt": "x"}, prices=None, balance=0.01)
 
     assert seen["covered"] is False
-    assert "balance of 0.010000 USD does not cover" in seen["warning"]
+    assert "balance of $0.01 does not cover" in seen["warning"]
 
 
 def test_an_unknown_price_gives_a_warning_and_is_not_zero():
@@ -200,3 +205,58 @@ def test_a_bound_counts_images_of_gemini_and_is_limited_by_the_output_cap_of_the
     bound = cost_bound("gemini-x", inputs, prices=PRICED)
     assert bound.certain
     assert bound.usd == pytest.approx((1_120 + 16 + 500 * 10) / 1e6)
+
+
+@pytest.fixture
+def genai_prices() -> Iterator[Any]:
+    """The package of the extra [prices]; other tests have none, because it needs the httpx2 that is withheld."""
+    cost_estimate._published_price.cache_clear()
+    with with_httpx2():
+        data_snapshot = pytest.importorskip("genai_prices.data_snapshot", reason="the extra [prices] is not installed")
+
+        yield data_snapshot
+    cost_estimate._published_price.cache_clear()
+    for name in [name for name in sys.modules if name.partition(".")[0] == "genai_prices"]:
+        del sys.modules[name]
+
+
+def test_prices_come_from_genai_prices_where_it_is_installed(genai_prices: Any) -> None:
+    gpt, gemini = price_of("gpt-5"), price_of(GEMINI)
+
+    assert gpt is not None
+    assert (gpt.input, gpt.output, gpt.max_output_tokens) == (1.25, 10.0, None)
+    assert gpt.source.startswith("genai-prices 0.")
+    assert gemini is not None
+    assert gemini.max_output_tokens == PRICES[GEMINI].max_output_tokens
+    assert price_of("nobody-sells-this-1") is None
+    assert price_of("claude-opus-4.7") is not None
+    assert price_of("gpt-5", {"gpt-5": Price(input=7, output=8)}) == Price(input=7, output=8)
+
+
+def test_the_most_expensive_of_the_tiers_counts(genai_prices: Any) -> None:
+    _, model = genai_prices.get_snapshot().find_provider_model("gemini-2.5-pro", None, None, None)
+    listed, price = model.prices.input_mtok, price_of("gemini-2.5-pro")
+
+    assert price is not None
+    assert price.input == float(listed.tiers[-1].price) > float(listed.base)
+
+
+def test_an_estimate_says_which_price_it_uses(genai_prices: Any) -> None:
+    body = build_chat_inputs(model="gpt-5", prompt="Hi", options={"max_tokens": 100})
+    own = {"gpt-5": Price(input=1, output=2)}
+
+    published = estimate_request("gpt-5", body, prices=None, balance=None)
+    given = estimate_request("gpt-5", body, prices=own, balance=None)
+
+    assert "(price: genai-prices 0." in published["summary"]
+    assert published["price"]["source"].startswith("genai-prices 0.")
+    assert "(price: your own price)" in given["summary"]
+
+
+def test_without_genai_prices_the_dated_table_is_used() -> None:
+    cost_estimate._published_price.cache_clear()
+
+    assert price_of(GEMINI) == PRICES[GEMINI]
+    assert price_of("gpt-5") is None
+    found = estimate_request(GEMINI, build_chat_inputs(model=GEMINI, prompt="Hi"), prices=None, balance=None)
+    assert "August 2026, 2026-11-22)" in found["summary"]

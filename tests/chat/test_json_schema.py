@@ -281,6 +281,10 @@ WRONG = {
     "an external reference": ({"$ref": "https://x.test/a.json"}, "only references within the schema"),
     "an unresolved reference": ({"type": "array", "items": {"$ref": "#/$defs/A"}}, "points to nothing"),
     "an unresolved reference under not": ({"type": "array", "not": {"$ref": "#/$defs/A"}}, "points to nothing"),
+    "a $schema that is a number": (
+        {"type": "string", "$schema": 7},
+        r"output_type is not a JSON Schema \(AttributeError",
+    ),
     "an invalid pattern": ({"type": "string", "pattern": "("}, "output_type is not a JSON Schema"),
     "a reference to itself": ({"$ref": "#"}, r"'#' at \$, which leads back to itself"),
     "a definition that is itself": (
@@ -331,6 +335,13 @@ def test_a_definition_may_contain_itself_and_a_property_may_have_the_name_of_a_k
     assert not output_type.parse('{"$ref": "a", "$defs": [{"$ref": 1}]}').ok
 
 
+def test_a_class_with_an_annotation_that_does_not_exist_is_an_error_that_says_so():
+    incomplete = type("Incomplete", (BaseModel,), {"__annotations__": {"team": "Absent"}, "__module__": __name__})
+
+    with pytest.raises(SegmindConfigError, match="is not fully defined: an annotation names something"):
+        OutputType.from_(incomplete)
+
+
 def test_a_field_that_no_schema_can_describe_is_an_error():
     class Raw(BaseModel):
         model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -341,7 +352,7 @@ def test_a_field_that_no_schema_can_describe_is_an_error():
 
 
 def test_names_are_made_valid_for_the_api():
-    assert OutputType.from_(Address, name="my type: ü!").name == "my_type"
+    assert OutputType.from_({"title": "my type: ü!", "type": "object"}).name == "my_type"
     assert OutputType.from_({"type": "object", "title": "x" * 100}).name == "x" * 64
 
 

@@ -35,7 +35,6 @@ from pydantic.alias_generators import to_camel
 from typing_extensions import TypedDict
 
 from airflow_provider_segmind.chat.output_type import OutputType
-from airflow_provider_segmind.exceptions import SegmindConfigError
 
 
 class Alias(BaseModel):
@@ -244,18 +243,18 @@ def test_fields_of_nested_models_have_the_names_of_the_schema():
 
 
 @pytest.mark.parametrize(
-    "odd",
+    ("odd", "name"),
     [
-        Annotated[str, Field(validation_alias="in")],
-        Annotated[str, Field(serialization_alias="out")],
-        Annotated[str, Field(exclude=True)],
+        (Annotated[str, Field(validation_alias="in")], "in"),
+        (Annotated[str, Field(serialization_alias="out")], "team"),
+        (Annotated[str, Field(exclude=True)], "team"),
     ],
 )
-def test_a_typed_dict_with_ambiguous_names_is_refused_at_parse_time(odd):
+def test_a_field_of_a_typed_dict_has_the_name_of_the_schema(odd, name):
     Odd = TypedDict("Odd", {"team": odd})  # noqa: UP013 - made from a value
 
-    with pytest.raises(SegmindConfigError, match="TypedDict whose field 'team'"):
-        OutputType.from_(Odd)
+    assert OutputType.from_(Odd).parse(json.dumps({name: "x"})).data == {name: "x"}
+    assert OutputType.from_(list[Odd]).parse(json.dumps([{name: "x"}])).data == [{name: "x"}]
 
 
 class Secrets(BaseModel):
@@ -334,6 +333,18 @@ def test_an_extra_secret_of_a_model_is_delivered():
 
     assert parsed.data == {"word": "a", "more": "b", "twoWords": "aa", "leaf": LEAF}
     assert list(OutputType.from_(Open).fields) == ["word", "twoWords", "leaf"]
+
+
+def test_a_value_of_a_union_keeps_the_fields_of_its_own_class():
+    class Base(BaseModel):
+        one: str = Field(validation_alias="first")
+
+    class Sub(Base):
+        two: str = Field(validation_alias="second")
+
+    answer = [{"first": "x"}, {"first": "y", "second": "z"}]
+
+    assert OutputType.from_(list[Base | Sub]).parse(json.dumps(answer)).data == answer
 
 
 def test_lazily_validated_items_are_validated():

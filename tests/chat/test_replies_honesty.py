@@ -18,7 +18,6 @@ def user(content: object) -> dict[str, object]:
 
 CASES = {
     "no model": ({"model": " ", "prompt": "Hi"}, "model=' ' is empty"),
-    "unknown model": ({"model": "my-own", "prompt": "Hi"}, "set api_format to 'gemini', 'openai' or 'anthropic'"),
     "not a chat model": ({"model": "gpt-image-2", "prompt": "Hi"}, "model='gpt-image-2' is not a chat model"),
     "unknown format": ({"model": GPT, "prompt": "Hi", "api_format": "mistral"}, "api_format='mistral' is not a chat"),
     "no prompt": ({"model": GPT}, "prompt is missing"),

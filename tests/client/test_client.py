@@ -150,12 +150,9 @@ def test_a_submit_that_goes_wrong_is_named_and_sent_no_more_often_than_is_safe(
 
 @pytest.mark.parametrize("act", PAID)
 @pytest.mark.parametrize("lost", LOST, ids=repr)
-@pytest.mark.parametrize("resubmit", [False, True])
-def test_a_paid_post_is_not_sent_again_after_it_was_lost(
-    world: World, act: Act, lost: Exception, resubmit: bool
-) -> None:
+def test_a_paid_post_is_not_sent_again_after_it_was_lost(world: World, act: Act, lost: Exception) -> None:
     with pytest.raises(SegmindSubmissionUnknownError, match="was not sent again"):
-        world.run([lost, accepted()], act, resubmit_on_server_error=resubmit)
+        world.run([lost, accepted()], act)
 
     assert world.posts == 1
 
@@ -180,19 +177,11 @@ def test_a_paid_post_that_was_limited_is_sent_again_after_the_reset(world: World
 
 
 @pytest.mark.parametrize("code", [500, 502, 503, 504])
-def test_a_submit_is_sent_again_after_a_server_error_only_where_the_connection_says_so(world: World, code: int) -> None:
-    found = world.run([answer(code), answer(code), accepted()], submit, resubmit_on_server_error=True)
+def test_a_submit_is_not_sent_again_after_a_server_error(world: World, code: int) -> None:
+    with pytest.raises(SegmindSubmissionUnknownError, match="was not sent again"):
+        world.run([answer(code), accepted()], submit)
 
-    assert found.request_id == "r-1"
-    assert world.posts == 3
-
-
-def test_a_server_error_that_stays_is_resubmitted_twice_and_no_more(world: World) -> None:
-    with pytest.raises(SegmindServerError, match="resubmit_on_server_error") as caught:
-        world.run(answer(500, {"error": "bad value"}), submit, resubmit_on_server_error=True)
-
-    assert world.posts == 3
-    assert caught.value.status_code == 500
+    assert world.posts == 1
 
 
 def test_a_post_lost_after_a_safe_repetition_is_still_unknown(world: World) -> None:
@@ -502,8 +491,8 @@ def test_a_free_call_lost_on_a_real_socket_is_sent_again(
     with pytest.raises(SegmindConnectionError):
         world.run(None, status, endpoints=Endpoints(gateway=server.url), request_timeout=0.3)
 
-    # aiohttp repeats a GET once by itself when its connection is reset.
-    assert len(server.received) in (6, 12)
+    # aiohttp repeats a GET once by itself when its connection is reset, if the time of the call is not over.
+    assert 6 <= len(server.received) <= 12
 
 
 def test_a_refused_connection_never_left(world: World) -> None:

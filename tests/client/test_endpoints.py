@@ -61,8 +61,8 @@ def test_a_base_url_is_normalised(given: str, used: str) -> None:
     ],
 )  # fmt: skip
 def test_an_invalid_base_url_is_refused_and_named(text: str) -> None:
-    with pytest.raises(SegmindConfigError, match="Field 'history_url' of the Segmind connection") as caught:
-        base_url(text, "history_url")
+    with pytest.raises(SegmindConfigError, match="Field 'services_url' of the Segmind connection") as caught:
+        base_url(text, "services_url")
 
     assert "Nothing was sent" in str(caught.value)
 

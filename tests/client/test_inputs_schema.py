@@ -8,7 +8,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from airflow_provider_segmind.client.inputs_schema import schema_of_parameters
+from airflow_provider_segmind.client.models import schema_of_parameters
 
 SEED = {"type": "integer", "minimum": -1, "maximum": 10}
 

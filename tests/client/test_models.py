@@ -41,11 +41,13 @@ JSON = st.recursive(
         (float("nan"), None),
         ("NaN", None),
         (float("inf"), None),
+        (-0.5, None),
         pytest.param(10**400, None, id="too large for a float"),
     ],
 )
-def test_a_cost_that_is_not_a_number_is_unknown_and_never_zero(sent: Any, read: float | None) -> None:
+def test_a_cost_that_is_no_amount_of_money_is_unknown_and_never_zero(sent: Any, read: float | None) -> None:
     assert Metrics.model_validate({"cost": sent}).cost == read
+    assert RequestRecord.model_validate({"request_id": "r", "credits_deduction": sent}).credits_deduction == read
 
 
 def test_a_cost_that_is_missing_is_unknown() -> None:

@@ -131,6 +131,7 @@ def test_waiting_for_a_permit_in_a_cooldown_ends_with_the_deadline(world: World)
 
 def test_calls_to_other_hosts_take_no_slot(world: World) -> None:
     def act(client: Any) -> Any:
+        client.limiter.counts_polls = True
         if world.kind == "sync":
             return [client.list_models() for _ in range(5)]
 
@@ -140,12 +141,13 @@ def test_calls_to_other_hosts_take_no_slot(world: World) -> None:
 
         return five()
 
-    world.run(answer(200, {"models": []}), act, requests_per_minute=1, count_polls=True)
+    world.run(answer(200, {"models": []}), act, requests_per_minute=1)
     assert world.pauses == []
 
 
 def test_polls_take_slots_where_they_count(world: World) -> None:
     def act(client: Any) -> Any:
+        client.limiter.counts_polls = True
         if world.kind == "sync":
             return [result(client), status(client)]
 
@@ -155,15 +157,15 @@ def test_polls_take_slots_where_they_count(world: World) -> None:
 
         return both()
 
-    world.run(answer(200, DONE), act, requests_per_minute=1, count_polls=True)
+    world.run(answer(200, DONE), act, requests_per_minute=1)
     assert world.now - START >= 60
 
 
 def test_where_polls_count_a_fleet_needs_little_more_than_two_calls_a_request() -> None:
     world, done, rng = virtual.World(), Counter[str](), random.Random(3)
     server = virtual.Server(world)
-    rate = RateSettings(requests_per_minute=50, count_polls=True)
-    limiter, history = RateLimiter(rate, rng=random.Random(1)), LatencyHistory()
+    limiter, history = RateLimiter(RateSettings(requests_per_minute=50), rng=random.Random(1)), LatencyHistory()
+    limiter.counts_polls = True
     pace = Pace(history, limiter.interval, lambda: limiter.cooldown(world.now))
     for _ in range(50):
         history.observe("a-model", rng.lognormvariate(math.log(4), 0.5))

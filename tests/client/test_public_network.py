@@ -327,7 +327,7 @@ def test_a_file_beyond_its_limit_is_not_read_to_its_end(emulator: Site, announce
     with pytest.raises(SegmindDownloadError) as caught:
         fetch(f"{emulator.url}/large.png", limits, transport=transport)
 
-    for word in ("1000 bytes", "max_download_bytes", "billed", "seven days"):
+    for word in ("1000 bytes", "max_result_bytes", "billed", "seven days"):
         assert word in str(caught.value)
     assert not caught.value.retryable
 
@@ -342,7 +342,7 @@ def test_a_file_that_takes_too_long_is_given_up() -> None:
     ticks = iter(range(0, 100_000, 10))
     transport = httpx.MockTransport(lambda _: httpx.Response(200, stream=Pieces()))
 
-    with pytest.raises(SegmindDownloadError, match=r"stopped after 60 s \(download_timeout\)"):
+    with pytest.raises(SegmindDownloadError, match=r"stopped after 60 s \(more with a larger max_result_bytes\)"):
         fetch("https://example.com/a.png", Downloads(DownloadLimits(seconds=60.0)), transport=transport,
               monotonic=lambda: float(next(ticks)))  # fmt: skip
 

@@ -22,21 +22,23 @@ from airflow_provider_segmind.client.rate_limiter import (
     rate_limiter_for,
 )
 from airflow_provider_segmind.client.rate_window import LocalWindow, RedisWindow
-from airflow_provider_segmind.client.responses import LONGEST_RESET_WAIT
-from airflow_provider_segmind.client.retry import may_send_again
+from airflow_provider_segmind.client.retry import may_send_again, seconds_before_retry
 from airflow_provider_segmind.exceptions import (
     SegmindConfigError,
     SegmindConnectionError,
     SegmindRateLimitError,
     SegmindResponseError,
 )
+from tests.support.examples import examples
 from tests.support.virtual_time import Server, Worker, World, a_call, fleet, seeded, send
 
 REDIS = "redis://127.0.0.1:6379/0"
 
 
-def limiter_of(**options: Any) -> RateLimiter:
-    return RateLimiter(RateSettings(**options), name=uuid.uuid4().hex, rng=seeded())
+def limiter_of(*, polls_count: bool = False, **options: Any) -> RateLimiter:
+    limiter = RateLimiter(RateSettings(**options), name=uuid.uuid4().hex, rng=seeded())
+    limiter.counts_polls = polls_count
+    return limiter
 
 
 def admitted(limiter: RateLimiter, call: Any, now: float) -> Permit:
@@ -49,7 +51,7 @@ def refused(retry_after: float | None = None) -> SegmindRateLimitError:
     return SegmindRateLimitError("Too many.", status_code=429, retry_after=retry_after)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(
     amount=st.integers(1, 8),
     calls=st.lists(st.tuples(st.floats(0, 30), st.floats(0, 12), st.floats(0, 1)), min_size=1, max_size=60),
@@ -80,7 +82,7 @@ def test_no_minute_exceeds_the_limit_wherever_between_request_and_response_a_cal
 def test_300_requests_keep_to_50_calls_a_minute_without_a_429_and_use_85_percent_of_it() -> None:
     world, done = World(), Counter[str]()
     server = Server(world)
-    limiter = limiter_of(requests_per_minute=50, count_polls=True)
+    limiter = limiter_of(requests_per_minute=50, polls_count=True)
     for worker in fleet(world, server, limiter, 300, done):
         world.start(worker)
     began = world.now
@@ -95,7 +97,7 @@ def test_three_processes_with_shares_never_exceed_the_limit_together() -> None:
     world, done = World(), Counter[str]()
     server = Server(world)
     for share in (0.5, 0.3, 0.2):
-        limiter = limiter_of(requests_per_minute=50, rate_share=share, count_polls=True)
+        limiter = limiter_of(requests_per_minute=50, rate_share=share, polls_count=True)
         for worker in fleet(world, server, limiter, int(200 * share), done):
             world.start(worker)
     world.run()
@@ -155,7 +157,7 @@ def test_a_window_without_a_limit_keeps_one_minute() -> None:
 def test_a_429_stops_every_worker_until_the_reset(polls_count: bool) -> None:
     world, done = World(), Counter[str]()
     server = Server(world, allowed=1000)
-    limiter = limiter_of(requests_per_minute=1000, count_polls=polls_count)
+    limiter = limiter_of(requests_per_minute=1000, polls_count=polls_count)
     permit = admitted(limiter, a_call(), world.now)
     limiter.release(permit, world.now, refused(7.0))
     for worker in fleet(world, server, limiter, 20, done):
@@ -191,9 +193,9 @@ def test_without_a_reset_time_the_cooldown_grows_with_jitter_and_stays_bounded()
         limiter.release(permit, now, refused())
         cooldowns.append(limiter.cooldown(now))
         now += cooldowns[-1] + 61.0
-    assert 1.0 <= cooldowns[0] <= 2.0
-    assert cooldowns[3] > cooldowns[0] * 2
-    assert max(cooldowns) <= LONGEST_RESET_WAIT
+    assert 0.5 <= cooldowns[0] <= 1.5
+    assert cooldowns[4] > cooldowns[0] * 2
+    assert max(cooldowns) <= 45
     assert limiter.cooldown(now) == 0
 
 
@@ -232,10 +234,19 @@ def test_a_long_outage_of_a_gateway_is_probed_every_few_seconds(errors: int) -> 
     assert 0 < limiter.cooldown(now) <= 5.0
 
 
-def test_a_distant_reset_is_believed_for_little_more_than_a_minute() -> None:
-    limiter = limiter_of()
-    limiter.release(admitted(limiter, a_call(), 0.0), 0.0, refused(86_400.0))
-    assert 60 <= limiter.cooldown(0.0) <= 66
+def test_a_reset_in_the_past_of_a_wrong_clock_does_not_end_the_cooldowns() -> None:
+    limiter, now = limiter_of(), 0.0
+    for _ in range(5):
+        limiter.release(admitted(limiter, a_call(), now), now, refused(0.0))
+        now += limiter.cooldown(now)
+    assert now > 10
+
+
+@pytest.mark.parametrize("reset", [None, 0.0, 7.0])
+def test_the_cooldown_of_an_account_is_as_long_as_the_wait_of_the_refused_call(reset: float | None) -> None:
+    limiter, error = limiter_of(), refused(reset)
+    limiter.release(admitted(limiter, a_call(), 0.0), 0.0, error)
+    assert limiter.cooldown(0.0) == seconds_before_retry(error, 1, seeded().random())
 
 
 def test_a_submit_precedes_polls_and_an_expiring_poll_precedes_all() -> None:
@@ -249,7 +260,7 @@ def test_a_submit_precedes_polls_and_an_expiring_poll_precedes_all() -> None:
 def test_a_stream_of_submits_does_not_starve_a_poll() -> None:
     world, done = World(), Counter[str]()
     server = Server(world, allowed=60)
-    limiter = limiter_of(requests_per_minute=60, count_polls=True)
+    limiter = limiter_of(requests_per_minute=60, polls_count=True)
 
     def stream() -> Any:
         while world.now < 1_000_400.0:
@@ -333,11 +344,12 @@ def test_accepted_polls_are_counted_once_polls_are_known_to_count() -> None:
     assert limiter.seconds_to_wait(ticket, 62.0) == 0
 
 
-def test_polls_declared_free_stay_free() -> None:
-    limiter = limiter_of(requests_per_minute=50, count_polls=False)
+def test_that_polls_count_stays_known_when_the_settings_are_replaced() -> None:
+    limiter = limiter_of(requests_per_minute=50)
     call = a_call("GET")
     limiter.release(admitted(limiter, call, 0.0), 0.0, refused(1.0))
-    assert not limiter.counts(call)
+    limiter.configure(RateSettings(requests_per_minute=40))
+    assert limiter.counts(call)
 
 
 def test_a_share_below_one_call_a_minute_stretches_the_window() -> None:
@@ -387,10 +399,9 @@ def test_both_clients_sleep_as_the_limiter_decides() -> None:
 @pytest.mark.redis
 def test_three_limiters_share_one_window_through_redis() -> None:
     name, moments, lock = uuid.uuid4().hex, [], threading.Lock()
-    stop = time.time() + 3.5
 
     def process(limiter: RateLimiter) -> None:
-        while time.time() < stop:
+        while len(moments) < 15:
             permit = limiter.acquire(a_call(), clock=time.time, sleep=lambda s: time.sleep(min(s, 0.3)))
             with lock:
                 moments.append(time.time())
@@ -403,7 +414,7 @@ def test_three_limiters_share_one_window_through_redis() -> None:
     for thread in threads:
         thread.join()
     moments.sort()
-    assert len(moments) > 10
+    assert len(moments) >= 15
     assert all(moments[i + 10] - moments[i] > 2.0 for i in range(len(moments) - 10))
 
 
@@ -423,7 +434,7 @@ async def test_a_429_in_one_process_starts_a_cooldown_in_the_others_through_redi
 
     with pytest.raises(asyncio.CancelledError):
         await second.acquire_async(a_call(), clock=time.time, sleep=sleep)
-    assert 6.0 < naps[0] < 7.5
+    assert 6.0 < naps[0] < 8.2
 
 
 def admitted_blocking(limiter: RateLimiter) -> Permit:

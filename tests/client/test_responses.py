@@ -38,7 +38,6 @@ from airflow_provider_segmind.exceptions import (
 from tests.support.clients import KEY, PLAIN_KEY
 
 SUBMIT = CallContext("Submitting to model 'm'", KEY, paid=True, names="model")
-RESUBMIT = CallContext("Submitting to model 'm'", KEY, paid=True, names="model", resubmit_on_server_error=True)
 POLL = CallContext("Asking for request 'r-1'", KEY, names="request", request_id="r-1")
 RECORD = CallContext("Looking up request 'r-1'", KEY, names="record", request_id="r-1")
 BALANCE = CallContext("Asking for the balance", KEY, names="account")
@@ -147,8 +146,6 @@ TABLE: list[tuple[str, CallContext, int, Any, type[SegmindError], bool | None, b
     ("502 HTML on submit", SUBMIT, 502, b"<html>Bad gateway</html>", SegmindSubmissionUnknownError, None, False),
     ("503 on submit", SUBMIT, 503, None, SegmindSubmissionUnknownError, None, False),
     ("504 on submit", SUBMIT, 504, None, SegmindSubmissionUnknownError, None, False),
-    ("500 on submit, configured", RESUBMIT, 500, error("boom"), SegmindServerError, False, True),
-    ("504 on submit, configured", RESUBMIT, 504, None, SegmindServerError, False, True),
     ("500 on a poll", POLL, 500, error("boom"), SegmindServerError, False, True),
     ("502 HTML on a poll", POLL, 502, b"<html>Bad gateway</html>", SegmindServerError, False, True),
     ("503 on the balance", BALANCE, 503, None, SegmindServerError, False, True),
@@ -239,7 +236,6 @@ def test_a_refused_poll_does_not_claim_that_the_request_costs_nothing(context: C
         (SUBMIT, 413, None, "send their URLs instead"),
         (SUBMIT, 422, None, "correct the inputs"),
         (SUBMIT, 500, None, "was not sent again: search Segmind's request history"),
-        (RESUBMIT, 500, None, "According to resubmit_on_server_error of the connection, nothing was created"),
         (POLL, 404, None, "the request history has its outcome"),
         (RECORD, 404, None, "up to two hours late"),
         (BALANCE, 404, None, "the key is valid"),

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import ssl
+import subprocess
+import sys
 
 import aiohttp
 import pytest
@@ -144,3 +146,18 @@ def test_header_names_are_lower_case_and_repeated_headers_are_joined() -> None:
     pairs = [("X-Cost", "0.05"), ("Retry-After", "1"), ("Via", "a"), ("via", "b")]
 
     assert response_headers(pairs) == {"x-cost": "0.05", "retry-after": "1", "via": "a, b"}
+
+
+@pytest.mark.parametrize(
+    ("installed", "used"), [("2.12.9", "httpx"), ("2.13b1", "httpx"), ("2.13.0", "httpx2"), ("3.0.0", "httpx2")]
+)
+def test_an_httpx2_that_another_package_brought_is_used_from_2_13_on(installed: str, used: str) -> None:
+    code = (
+        "import importlib.metadata, sys, types, httpx; fork = types.ModuleType('httpx2'); "
+        "fork.__dict__.update({k: v for k, v in vars(httpx).items() if not k.startswith('__')}); "
+        f"sys.modules['httpx2'] = fork; importlib.metadata.version = lambda name: {installed!r}; "
+        "from airflow_provider_segmind.client import transport_errors; print(transport_errors.httpx.__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == used
