@@ -15,7 +15,7 @@ _MISSING = (
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m airflow_provider_segmind.emulator",
-        description="Serve an offline Segmind for tests. It is not the service: see docs/emulator.md.",
+        description="Serve an offline Segmind for tests; not the service: see how-to/emulator in the documentation.",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=0, help="port; 0 takes a free one (default)")
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def announce() -> None:
         how = f"export AIRFLOW_CONN_SEGMIND_DEFAULT='{emulator.connection_json}'"
         sys.stdout.write(
-            f"Segmind emulator on {emulator.url} (API key {emulator.api_key}); point Airflow at it: {how}\n"
+            f"Segmind emulator on {emulator.url} (API key {emulator.api_key}). Point Airflow at it:\n{how}\n"
         )
         sys.stdout.flush()
 

@@ -219,7 +219,7 @@ class Endpoint:
             call = Call(scope["method"], path, query, headers, body, now, self._route, params)
             model = params.get("slug", "") if self._route in PAID_ROUTES else ""
             number = state.recorder.record_request(call, model)
-            fault = state.faults.choose(call, model, now)
+            fault = state.faults.choose(call, model or self._model_asked_for(params), now)
             fault_first = fault is not None and fault.when == "before"
             response = None if fault_first else self._decide(call)
         if fault is None and response is not None and response.ready is None:
@@ -227,6 +227,15 @@ class Endpoint:
             await send_response(send, response)
             return
         await self._respond_with_fault(call, model, number, fault, response, send)
+
+    def _model_asked_for(self, params: dict[str, str]) -> str:
+        """Return the model whose request or file a free call is about, empty if it is about none."""
+        if self._route == "files":
+            stem = params["name"].rpartition("/")[2]
+            job = self._state.jobs.get(stem.rpartition("-")[0])
+        else:
+            job = self._state.jobs.get(params.get("id", ""))
+        return job.model if job is not None else ""
 
     async def _respond_with_fault(
         self, call: Call, model: str, number: int, fault: Fault | None, response: Response | None, send: Send

@@ -9,8 +9,6 @@ from fnmatch import fnmatchcase
 
 #: kinds that reply with text, named after the provider whose format they use
 LLM_KINDS = ("gemini", "openai", "anthropic")
-MEDIA_KINDS = ("image", "video", "audio")
-KINDS = (*LLM_KINDS, *MEDIA_KINDS, "transcript", "embedding", "mock")
 _SLUGS = {
     "gemini": (
         "gemini-3.1-flash-lite gemini-3.1-pro gemini-3-flash gemini-3-pro gemini-2.5-flash gemini-2.5-flash-lite "
@@ -57,10 +55,7 @@ _PREFIXES = (
 )
 #: misspelt as the live list spells them
 _LIST_TYPES = {
-    "gemini": "textToText",
-    "openai": "textToText",
-    "anthropic": "textToText",
-    "mock": "textToText",
+    **dict.fromkeys((*LLM_KINDS, "mock"), "textToText"),
     "image": "textToImage",
     "video": "textToVideo",
     "audio": "textToAudio",

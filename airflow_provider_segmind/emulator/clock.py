@@ -27,10 +27,7 @@ class EmulatorClock:
         return self._base + (self.source() - self._anchor) * self.scale
 
     def advance(self, seconds: float) -> float:
-        """Move the emulated time forward at once and return it.
-
-        :param seconds: emulated seconds, not negative.
-        """
+        """Move the emulated time forward at once, by seconds that are not negative, and return it."""
         if seconds < 0:
             raise ValueError(f"time only moves forward, not by {seconds!r}")
         self._base += seconds

@@ -29,17 +29,8 @@ def submit(state: EmulatorState, call: Call, key: str) -> Response:
     job = accept(state, call, key, call.params["slug"], via="v2")
     if isinstance(job, Response):
         return job
-    urls = _urls(state, job)
     # the live service sorts its keys
-    return reply(
-        {
-            "poll_url": urls["poll_url"],
-            "request_id": job.id,
-            "response_url": urls["response_url"],
-            "status": "QUEUED",
-            "status_url": urls["status_url"],
-        }
-    )
+    return reply(dict(sorted({**_urls(state, job), "request_id": job.id, "status": "QUEUED"}.items())))
 
 
 def metrics(state: EmulatorState, job: Job) -> dict[str, Any]:
@@ -63,42 +54,30 @@ def _failed(state: EmulatorState, job: Job) -> Response:
     return reply(body, state.settings.failed_status)
 
 
-def _in_progress(state: EmulatorState, job: Job, status: str, code: int = 200) -> Response:
-    urls = _urls(state, job)
-    body = {
-        "status": status,
-        "request_id": job.id,
-        "status_url": urls["status_url"],
-        "response_url": urls["response_url"],
-    }
-    return reply({**body, "metrics": {}}, code)
-
-
 def status(state: EmulatorState, call: Call, key: str) -> Response:
     """GET /v2/requests/{id}/status."""
-    now = state.complete_due()
-    job = state.find(call.params["id"], key, now)
-    if job is None:
-        return error(404, f"Request {call.params['id']} not found")
-    seen = state.poll(job, now)
-    if seen == "COMPLETED":
-        return reply({"status": "COMPLETED", "request_id": job.id, "metrics": metrics(state, job)})
-    return _failed(state, job) if seen == "FAILED" else _in_progress(state, job, seen)
+    return _polled(state, call, key, code=200, whole=False)
 
 
 def result(state: EmulatorState, call: Call, key: str) -> Response:
     """GET /v2/requests/{id}."""
+    return _polled(state, call, key, code=state.settings.early_result_status, whole=True)
+
+
+def _polled(state: EmulatorState, call: Call, key: str, *, code: int, whole: bool) -> Response:
     now = state.complete_due()
     job = state.find(call.params["id"], key, now)
     if job is None:
         return error(404, f"Request {call.params['id']} not found")
     seen = state.poll(job, now)
+    if seen == "FAILED":
+        return _failed(state, job)
     if seen == "COMPLETED":
-        base = {"status": "COMPLETED", "error": None, "request_id": job.id, "metrics": metrics(state, job)}
-        return reply({**base, **job.fields})
-    return (
-        _failed(state, job) if seen == "FAILED" else _in_progress(state, job, seen, state.settings.early_result_status)
-    )
+        body = {"status": seen, "request_id": job.id, "metrics": metrics(state, job)}
+        return reply({**body, "error": None, **job.fields} if whole else body)
+    urls = _urls(state, job)
+    del urls["poll_url"]
+    return reply({"status": seen, "request_id": job.id, **urls, "metrics": {}}, code)
 
 
 def credits_left(state: EmulatorState, call: Call, key: str) -> Response:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from airflow_provider_segmind.emulator.scripts import Script
@@ -35,8 +35,6 @@ def instance(schema: Any, *, text: str = "text") -> Any:
 
 
 class _Maker:
-    """Builds values for one schema."""
-
     def __init__(self, root: dict[str, Any], text: str) -> None:
         self.root = root
         self.text = text
@@ -182,8 +180,6 @@ class Prompt:
 def read_prompt(inputs: dict[str, Any], kind: str, *, strict_gemini: bool = False) -> Prompt:
     """Read the prompt in the inputs of a model.
 
-    :param inputs: the JSON body of the submit.
-    :param kind: the kind of the model.
     :param strict_gemini: refuse a ``messages`` list for Gemini models (whether the service does is unknown).
     """
     messages = inputs.get("messages")
@@ -288,9 +284,6 @@ def build_reply(
     """Build a model's native reply.
 
     :param kind: ``gemini``, ``openai``, ``anthropic``; any other kind replies in OpenAI's format.
-    :param model: the slug.
-    :param inputs: the body as submitted.
-    :param prompt: the prompt in it.
     :param script: what a test wants; the default is ``echo: <last user message>``.
     :param request_id: becomes part of the native body's own id.
     :param now: emulated time, for ``created``.
@@ -307,25 +300,17 @@ def build_reply(
         output=count_tokens(text or ""),
         thoughts=sum(count_tokens(thought) for thought in thoughts),
     )
-    usage = Usage(**{**{name: getattr(counted, name) for name in counted.__slots__}, **(script.usage or {})})
+    usage = replace(counted, **(script.usage or {}))
     if script.body is not None:
         return Reply(script.body, text, usage)
     finish = FINISH_WORDS.get(neutral, (neutral,) * 3)[_FAMILIES.index(family)]
     build = {"gemini": _gemini, "openai": _openai, "anthropic": _anthropic}[family]
-    native = build(text, finish, thoughts, script, usage)
-    if family == "gemini":
-        native["modelVersion"], native["responseId"] = model, request_id
-    elif family == "openai":
-        native = {
-            "id": f"chatcmpl-{request_id}",
-            "object": "chat.completion",
-            "created": int(now),
-            "model": model,
-            **native,
-        }
-    else:
-        native = {"id": f"msg_{request_id}", "type": "message", "role": "assistant", "model": model, **native}
-    return Reply(native, text, usage)
+    frames: dict[str, dict[str, Any]] = {
+        "gemini": {"modelVersion": model, "responseId": request_id},
+        "openai": {"id": f"chatcmpl-{request_id}", "object": "chat.completion", "created": int(now), "model": model},
+        "anthropic": {"id": f"msg_{request_id}", "type": "message", "role": "assistant", "model": model},
+    }
+    return Reply({**frames[family], **build(text, finish, thoughts, script, usage)}, text, usage)
 
 
 _CAP_FIELDS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "maxOutputTokens")

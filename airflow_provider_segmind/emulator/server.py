@@ -86,10 +86,7 @@ class SegmindEmulator(Controls):
         return listener
 
     def serve_forever(self, announce: Callable[[], None]) -> None:
-        """Serve in this thread until SIGINT or SIGTERM.
-
-        :param announce: called when the server is ready.
-        """
+        """Serve in this thread until SIGINT or SIGTERM."""
         listener = self._listen()
         self._server = _Server(self._app)
         self._server.run_on(listener, announce=announce)

@@ -126,7 +126,6 @@ def _visible(state: EmulatorState, key: str, now: float) -> list[Job]:
 
 
 def _word(job: Job, now: float) -> str:
-    """Return the status of a request in the words of the history."""
     return job.status(now) if job.ended is not None else "PENDING"
 
 

@@ -25,7 +25,7 @@ _CHOICES = {
 class Settings:
     """All settings. Times are emulated seconds, amounts USD, prices USD per million tokens.
 
-    Values that are not documented by Segmind are marked *assumed*; docs/emulator.md lists them.
+    Values that are not documented by Segmind are marked *assumed*; docs/how-to/emulator.md lists them.
     """
 
     api_keys: list[str] = field(default_factory=lambda: [DEFAULT_API_KEY])
@@ -91,7 +91,6 @@ class Settings:
     def change(self, values: dict[str, Any]) -> None:
         """Change some settings, all or none.
 
-        :param values: new values by field name.
         :raises ValueError: a name is unknown, or a value is not one of the choices of its field.
         """
         known = {item.name for item in dataclasses.fields(self)}

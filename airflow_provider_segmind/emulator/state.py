@@ -32,8 +32,6 @@ class RateLimiter:
     def refuse_until(self, key: str, now: float, *, paid: bool) -> float | None:
         """Count a call and return None, or return the time until which calls are refused.
 
-        :param key: API key; each has its own window.
-        :param now: emulated time.
         :param paid: whether it is a paid POST; GETs are not counted unless the settings say so.
         """
         limit = self._settings.rpm
@@ -113,7 +111,7 @@ class Job:
     polled: int = 0
     #: the error of a FAILED request
     error: str | None = None
-    #: keys of the v2 result beside status, error and metrics
+    #: keys of the v2 result next to status, error and metrics
     fields: dict[str, Any] = field(default_factory=dict)
     native: dict[str, Any] | None = None
     urls: tuple[str, ...] = ()

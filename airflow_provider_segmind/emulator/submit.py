@@ -57,11 +57,7 @@ def mp3(seed: str) -> bytes:
 
 
 def make(extension: str, seed: str) -> tuple[bytes, str]:
-    """Return a file's bytes and content type.
-
-    :param extension: png, jpeg, mp4 or mp3.
-    :param seed: what the content is derived from.
-    """
+    """Return a file's bytes and content type."""
     makers = {"png": png, "mp4": mp4, "mp3": mp3}
     return (makers[extension](seed) if extension in makers else _JPEG), CONTENT_TYPES[extension]
 
@@ -70,11 +66,7 @@ _EXTENSIONS = {"image": "png", "video": "mp4", "audio": "mp3"}
 
 
 def accept(state: EmulatorState, call: Call, key: str, model: str, *, via: str) -> Job | Response:
-    """Check a submit and accept it, or return the error response.
-
-    :param model: slug from the path.
-    :param via: ``v2`` or ``v1``.
-    """
+    """Check a submit and accept it, or return the error response."""
     settings = state.settings
     if model in settings.retired:
         return error(410, f"Model {model} has been retired")
@@ -120,14 +112,7 @@ def _form(declared: str, body: bytes) -> dict[str, Any]:
 
 
 def _build(
-    state: EmulatorState,
-    call: Call,
-    key: str,
-    model: str,
-    kind: str,
-    inputs: dict[str, Any],
-    prompt: Prompt,
-    via: str,
+    state: EmulatorState, call: Call, key: str, model: str, kind: str, inputs: dict[str, Any], prompt: Prompt, via: str
 ) -> Job:
     settings, now = state.settings, state.clock.now()
     script = state.scripts.choose(model, inputs, prompt.everything)
@@ -231,7 +216,6 @@ def _fill_media(state: EmulatorState, job: Job, script: Script, prompt: Prompt, 
 def store_file(state: EmulatorState, name: str, seed: str, content: tuple[bytes, str] | None = None) -> dict[str, Any]:
     """Store a file on the file host and return its description in a result.
 
-    :param name: path on the file host.
     :param seed: what generated content is derived from.
     :param content: bytes and content type, instead of generated ones.
     """

@@ -24,7 +24,7 @@ def start() -> Iterator[Start]:
         command = [sys.executable, "-W", "error", "-m", "airflow_provider_segmind.emulator", *arguments]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         running.append(process)
-        return process, process.stdout.readline()
+        return process, process.stdout.readline() + process.stdout.readline()
 
     yield run
     for process in running:
@@ -33,10 +33,12 @@ def start() -> Iterator[Start]:
         process.communicate()
 
 
-def test_it_prints_one_line_with_its_address_and_the_connection(start):
-    _, line = start("--port", "0", "--latency", "2", "--rpm", "7", "--set", 'history_envelope="list"')
+def test_it_prints_its_address_and_a_line_that_a_shell_runs(start):
+    _, lines = start("--port", "0", "--latency", "2", "--rpm", "7", "--set", 'history_envelope="list"')
+    line, export = lines.splitlines()
     url = re.search(r"http://127\.0\.0\.1:\d+", line).group()
-    connection = json.loads(re.search(r"AIRFLOW_CONN_SEGMIND_DEFAULT='(.*)'", line).group(1))
+    shell = ["sh", "-c", f'{export}; printf %s "$AIRFLOW_CONN_SEGMIND_DEFAULT"']
+    connection = json.loads(subprocess.run(shell, check=True, capture_output=True).stdout)
 
     assert connection["conn_type"] == "segmind"
     assert connection["host"] == url

@@ -1,4 +1,4 @@
-"""docs/emulator.md: its blocks run, and it names every command, route and field."""
+"""docs/how-to/emulator.md: its blocks run, and it names every command, route and field."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from airflow_provider_segmind.emulator.app import ControlCommands
 from airflow_provider_segmind.emulator.faults import ROUTES, Fault
 from airflow_provider_segmind.emulator.scripts import Script
 
-PAGE = (Path(__file__).parents[2] / "docs" / "emulator.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "emulator.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
 def test_a_block_of_the_page_runs(number, monkeypatch, capsys):
     namespace: dict[str, object] = {}
-    exec(compile(BLOCKS[number], f"docs/emulator.md[{number}]", "exec"), namespace)
+    exec(compile(BLOCKS[number], f"docs/how-to/emulator.md[{number}]", "exec"), namespace)
 
     for name in [name for name in namespace if name.startswith("test_")]:
         with SegmindEmulator() as emulator:

@@ -135,6 +135,17 @@ def test_every_route_can_have_a_fault(http, emulator, submit, route, path):
     assert http.get(path.format(request_id)).status_code != 503
 
 
+def test_a_fault_of_a_model_hits_the_free_calls_about_its_requests(http, emulator, submit):
+    """E44"""
+    emulator.fault("status|result|files", model="seedream-4.5", status=503, times=3)
+    other, image = submit(), submit("seedream-4.5")
+
+    paths = [f"/v2/requests/{image}/status", f"/v2/requests/{image}", f"/files/generations/{image}-0.png"]
+
+    assert http.get(f"/v2/requests/{other}/status").status_code == 200
+    assert [http.get(path).status_code for path in paths] == [503, 503, 503]
+
+
 @pytest.mark.parametrize(("when", "jobs"), [("before", 0), ("after", 1)])
 def test_a_connection_is_reset_before_or_after_acceptance(http, emulator, when, jobs):
     """E44, E45"""
