@@ -1,0 +1,1 @@
+"""Test DAGs against the offline Segmind: the fixture ``segmind_dag_test``."""
