@@ -13,18 +13,30 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, get_args
 
 from airflow_provider_segmind.compat import SET_DURING_EXECUTION
-from airflow_provider_segmind.defaults import ANSWER_COLUMN, OWN_PREFIX
+from airflow_provider_segmind.defaults import (
+    ANSWER_COLUMN,
+    DEAD_LETTERS,
+    OWN_PREFIX,
+    OnBudget,
+    Rerun,
+    ReuseAnswers,
+    as_seconds,
+)
 from airflow_provider_segmind.exceptions import SegmindConfigError, shorten
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.chat.output_type import OutputType
+    from airflow_provider_segmind.type_hints import AnyPath
 
 LARGEST = 1e300
 """Above every number of seconds, bytes or times; larger integers do not fit into a float."""
+MOST_NOTES = 2000
+"""Characters of the notes of a table, whose manifest must fit into XCom."""
 
 
 def is_path(value: Any) -> bool:
@@ -43,11 +55,7 @@ def path_or_none(value: Any) -> str | None:
 
 
 def check_path(name: str, value: Any, *, none: bool = False) -> None:
-    """
-    Check that a value is a path: a string, a ``pathlib.Path`` or an ObjectStoragePath.
-
-    :param none: whether None and ``""`` are allowed.
-    """
+    """Check that a value is a path: a string, a ``pathlib.Path`` or an ObjectStoragePath."""
     if "\0" in str(value) and not is_resolvable(value):
         raise SegmindConfigError(f"{name!r} contains a NUL character, which is not allowed in a path.")
     if is_given_later(value) or is_path(value) or (none and value in (None, "")):
@@ -101,11 +109,7 @@ def check_inputs(inputs: Any) -> None:
 
 
 def check_number(name: str, value: Any, *, zero: bool = False) -> None:
-    """
-    Check a number of seconds, bytes or times.
-
-    :param zero: whether 0 is allowed.
-    """
+    """Check a number of seconds, bytes or times."""
     if is_given_later(value):
         return
     number = isinstance(value, (int, float)) and not isinstance(value, bool) and -LARGEST < value < LARGEST
@@ -113,69 +117,94 @@ def check_number(name: str, value: Any, *, zero: bool = False) -> None:
         raise SegmindConfigError(f"{name!r} is {value!r}; it must be a number {'of at least' if zero else 'above'} 0.")
 
 
+SECONDS = frozenset({"timeout", "sync_wait", "poll_interval"})
+"""Arguments in seconds, which may also be given as a ``timedelta``."""
+
+
+def check_seconds(name: str, value: Any, *, zero: bool = False) -> None:
+    """Check a number of seconds, or a ``timedelta``."""
+    try:
+        check_number(name, as_seconds(value), zero=zero)
+    except SegmindConfigError as error:
+        raise SegmindConfigError(
+            f"{name!r} is {value!r}; it must be a number of seconds or a timedelta, "
+            f"{'of at least' if zero else 'above'} 0."
+        ) from error
+
+
 def check_waiting(*, sync_wait: Any, poll_interval: Any, timeout: Any) -> None:
     """Check how long and how often to poll."""
-    check_number("sync_wait", sync_wait, zero=True)
+    check_seconds("sync_wait", sync_wait, zero=True)
     if poll_interval is not None:
-        check_number("poll_interval", poll_interval)
-    check_number("timeout", timeout)
-
-
-def check_share(rate_share: Any) -> None:
-    """Check a share of the account's rate limit."""
-    if rate_share is not None:
-        check_number("rate_share", rate_share)
-        if not is_given_later(rate_share) and rate_share > 1:
-            raise SegmindConfigError(f"'rate_share' is {rate_share!r}; it must be above 0 and at most 1.")
+        check_seconds("poll_interval", poll_interval)
+    check_seconds("timeout", timeout)
 
 
 def check_flag(name: str, value: Any, *, none: bool = False) -> None:
-    """
-    Check a boolean.
-
-    :param none: whether None is allowed.
-    """
+    """Check a boolean."""
     if not is_given_later(value) and not isinstance(value, bool) and not (none and value is None):
         raise SegmindConfigError(f"{name!r} is {value!r}; it must be True or False.")
 
 
-def check_choice(name: str, value: Any, choices: Any) -> None:
+def check_budget(budget: Any, on_budget: Any) -> None:
     """
-    Check that a value is one of a few.
+    Check the name of a budget and what happens when it has no room.
 
-    :param choices: the ``Literal`` of the allowed values.
+    :raises SegmindConfigError: the argument is invalid.
     """
+    check_choice("on_budget", on_budget, OnBudget)
+    if budget is not None and not is_given_later(budget) and (not isinstance(budget, str) or not budget.strip()):
+        raise SegmindConfigError(f"'budget' is {budget!r}; it must be a name of [segmind] budgets, or None.")
+
+
+def check_choice(name: str, value: Any, choices: Any) -> None:
+    """Check that a value is one of a few."""
     allowed = get_args(choices)
     if not is_given_later(value) and value not in allowed:
         raise SegmindConfigError(f"{name!r} is {value!r}; it must be one of {', '.join(map(repr, allowed))}.")
 
 
+def read_rerun(value: Any) -> frozenset[Rerun]:
+    """
+    Return which rows without an answer are asked again: outcomes, and ``unbilled`` for failures that were not billed.
+
+    :param value: a name or several, or a list of names that a template rendered as a string.
+    """
+    names = value
+    if isinstance(value, str):
+        listed = value.strip()
+        inner = listed[1:-1] if listed[:1] == "[" and listed[-1:] == "]" else listed
+        names = [name.strip(" '\"") for name in inner.split(",")] if inner else [] if listed else [value]
+    known = isinstance(names, list | tuple | set | frozenset) and set(map(str, names)).issubset(get_args(Rerun))
+    if not known or ("nothing" in names and len(names) > 1):
+        raise SegmindConfigError(
+            f"'rerun' is {value!r}; it must be 'unbilled', 'dead_letters', 'nothing', or a list of outcomes without an "
+            f"answer: {', '.join(map(repr, DEAD_LETTERS))}."
+        )
+    chosen = set(names) - {"dead_letters", "nothing"}
+    return frozenset(chosen.union(DEAD_LETTERS) if "dead_letters" in names else chosen)
+
+
 def check_schema(name: str, schema: Any) -> None:
     """Check a JSON Schema; a path is read when the task runs."""
-    if schema is None or isinstance(schema, str) or is_path(schema) or contains_later(schema):
+    if isinstance(schema, str) or is_path(schema) or contains_later(schema):
         return
     if not isinstance(schema, Mapping):
         raise SegmindConfigError(f"{name!r} is {type(schema).__name__}; it must be a JSON Schema or the path of one.")
-    import jsonschema
+    from airflow_provider_segmind.chat.json_schema import check_json_schema
 
-    try:
-        jsonschema.validators.validator_for(schema).check_schema(dict(schema))
-    except jsonschema.SchemaError as error:
-        raise SegmindConfigError(f"{name!r} is not a JSON Schema: {error.message} at {error.json_path}.") from error
-    except (AttributeError, TypeError, RecursionError) as error:
-        # Raised for a "$schema" that is not a string and for a schema that is nested too deeply.
-        raise SegmindConfigError(f"{name!r} is not a JSON Schema ({type(error).__name__}).") from error
+    check_json_schema(schema, repr(name))
 
 
-def load_schema(name: str, schema: Mapping[str, Any] | str | os.PathLike[str]) -> Mapping[str, Any]:
+def load_schema(name: str, schema: Mapping[str, Any] | str | AnyPath) -> Mapping[str, Any]:
     """Return a schema, read from its path (any ObjectStoragePath URI) if one is given."""
     if isinstance(schema, Mapping):
         return schema
     schema = path_text(schema)
-    from airflow_provider_segmind.compat import ObjectStoragePath
+    from airflow_provider_segmind.compat import ObjectStoragePath, with_root
 
     try:
-        loaded = json.loads(ObjectStoragePath(schema).read_text())
+        loaded = json.loads(ObjectStoragePath(with_root(schema)).read_text())
     except FileNotFoundError as error:
         raise SegmindConfigError(f"{name!r} is {schema!r}, but there is no such file. Nothing was sent.") from error
     except (ValueError, RecursionError) as error:
@@ -188,17 +217,14 @@ def validate_inputs(inputs: Mapping[str, Any], schema: Mapping[str, Any], name: 
     """
     Validate the body against a schema before anything is paid.
 
-    :param name: the schema's name in messages.
     :raises SegmindConfigError: it is invalid; the message names the place and the rule, never the value.
     """
-    import jsonschema
-    from referencing import Registry
     from referencing.exceptions import Unresolvable
 
-    # An empty registry keeps jsonschema from fetching a remote $ref over the network.
-    validator = jsonschema.validators.validator_for(schema)(schema, registry=Registry())
+    from airflow_provider_segmind.chat.json_schema import schema_validator
+
     try:
-        problems = sorted(validator.iter_errors(inputs), key=lambda problem: problem.json_path)
+        problems = sorted(schema_validator(schema).iter_errors(inputs), key=lambda problem: problem.json_path)
     except Unresolvable as error:
         raise SegmindConfigError(
             f"{name} refers to {shorten(repr(error.ref))}, which is not in it; put it under '$defs'. Nothing was sent."
@@ -291,13 +317,11 @@ def check_request(*, model: Any, api_format: Any, options: Any, output_type: Any
             raise SegmindConfigError("options.response_format and output_type exclude each other: give one of them.")
 
 
-def check_limits(*, max_repairs: Any, max_inline_bytes: Any) -> None:
-    """Check the limits of a chat request."""
+def check_repairs(max_repairs: Any) -> None:
+    """Check how many follow-ups an answer may take."""
     check_number("max_repairs", max_repairs, zero=True)
     if not isinstance(max_repairs, int) and not is_given_later(max_repairs):
         raise SegmindConfigError(f"'max_repairs' is {max_repairs!r}; it must be a whole number.")
-    if max_inline_bytes is not None:
-        check_number("max_inline_bytes", max_inline_bytes)
 
 
 def read_output_type(output_type: Any) -> OutputType | None:
@@ -449,7 +473,7 @@ def check_placeholders(prompt: Any, system: Any, inputs: Any, files: Any = None)
 
 def check_answers(*, output_type: Any, key: Any, max_repairs: Any) -> None:
     """Check the answers of an enrichment."""
-    check_limits(max_repairs=max_repairs, max_inline_bytes=None)
+    check_repairs(max_repairs)
     if is_given_later(output_type) or contains_later(key):
         return
     both = {key} if isinstance(key, str) else set(key) if isinstance(key, list | tuple) else set()
@@ -468,6 +492,17 @@ def check_run_limits(*, max_cost: Any, max_rows: Any, max_failed_rows: Any, samp
             check_count(name, value)
     if isinstance(max_failed_rows, float) and max_failed_rows > 1:
         raise SegmindConfigError(f"'max_failed_rows' is {max_failed_rows!r}, a share above 1; give an int for a count.")
+
+
+def check_notes(notes: Any) -> None:
+    """Check what a manifest is to say about its run; it must stay small enough for XCom."""
+    if notes is None or contains_later(notes):
+        return
+    if not isinstance(notes, Mapping) or not all(isinstance(name, str) for name in notes):
+        raise SegmindConfigError(f"'notes' is a {type(notes).__name__}; it must map names to strings.")
+    length = sum(len(name) + len(str(note)) for name, note in notes.items())
+    if length > MOST_NOTES:
+        raise SegmindConfigError(f"'notes' have {length:,} characters; they may have {MOST_NOTES:,} at most.")
 
 
 def check_count(name: str, value: Any) -> None:
@@ -503,17 +538,23 @@ def check_own_columns(key: Any) -> None:
         raise SegmindConfigError(f"'key' names {ours[0]!r}, but names that begin with {OWN_PREFIX!r} are reserved.")
 
 
-def check_sql_target(sql: Any, source_table: Any, target_table: Any) -> None:
+def check_sql_target(sql: Any, target_table: Any) -> None:
     """Check where the rows of a database come from and where their answers are written, as far as it is known."""
-    if (sql is None) == (source_table is None):
-        raise SegmindConfigError("Give exactly one of 'sql' and 'source_table' as the source of the rows.")
-    for name, value in (("sql", sql), ("source_table", source_table), ("target_table", target_table)):
-        if value is None and name != "target_table":
-            continue
+    for name, value in (("sql", sql), ("target_table", target_table)):
         if not is_given_later(value) and (not isinstance(value, str) or not value.strip()):
             raise SegmindConfigError(f"{name!r} is {value!r}; it must be a string.")
     from airflow_provider_segmind.enrichment.sql.dialects import TableName
 
-    for name, value in (("source_table", source_table), ("target_table", target_table)):
-        if value is not None and not is_given_later(value):
-            TableName.parse(value, name)
+    if not is_given_later(target_table):
+        TableName.parse(target_table, "target_table")
+
+
+def check_reuse(reuse_answers: Any, answers_path: Any) -> None:
+    """Check when answers that were paid for before are used, and where they are kept."""
+    check_path("answers_path", answers_path, none=True)
+    given = is_given_later(reuse_answers) or reuse_answers in get_args(ReuseAnswers)
+    if not given and not (isinstance(reuse_answers, timedelta) and reuse_answers >= timedelta(0)):
+        raise SegmindConfigError(
+            f"'reuse_answers' is {reuse_answers!r}; it must be 'never', 'always', or a timedelta of at least 0: the "
+            "age up to which an answer is used."
+        )

@@ -13,13 +13,38 @@ To add a name, add its modules to :data:`_MODULES`, newest Airflow first, and it
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache, partial
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from airflow.api_fastapi.app import get_auth_manager
+    from airflow.api_fastapi.auth.managers.models.resource_details import (
+        ConnectionDetails,
+        DagAccessEntity,
+        VariableDetails,
+    )
+    from airflow.api_fastapi.core_api.security import get_user, requires_access_dag
+    from airflow.cli.cli_config import ActionCommand, Arg, GroupCommand
+    from airflow.dag_processing.dagbag import DagBag
+    from airflow.models.connection import Connection as CoreConnection
+    from airflow.models.dagrun import DagRun
+    from airflow.models.task_state_store import TaskStateStoreModel
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.models.trigger import Trigger
+    from airflow.models.variable import Variable as CoreVariable
+    from airflow.models.xcom import XComModel
+    from airflow.plugins_manager import AirflowPlugin
+    from airflow.providers.common.ai.hooks.pydantic_ai import PydanticAIHook
     from airflow.providers.common.sql.hooks.sql import DbApiHook
+    from airflow.providers.openlineage.extractors import OperatorLineage
+    from airflow.providers.openlineage.sqlparser import SQLParser
     from airflow.sdk import (
+        DAG,
         BaseHook,
         BaseOperator,
         BaseOperatorLink,
@@ -28,13 +53,17 @@ if TYPE_CHECKING:
         Context,
         ObjectStoragePath,
         PokeReturnValue,
+        TaskGroup,
         Variable,
         XComArg,
+        get_current_context,
+        task,
     )
     from airflow.sdk.bases.decorator import DecoratedOperator, determine_kwargs, task_decorator_factory
     from airflow.sdk.configuration import conf
     from airflow.sdk.definitions._internal.types import SET_DURING_EXECUTION
-    from airflow.sdk.definitions.context import context_merge
+    from airflow.sdk.definitions.context import KNOWN_CONTEXT_KEYS, context_merge
+    from airflow.sdk.definitions.decorators import TaskDecoratorCollection
     from airflow.sdk.exceptions import (
         AirflowException,
         AirflowFailException,
@@ -47,40 +76,74 @@ if TYPE_CHECKING:
     from airflow.sdk.log import mask_secret
     from airflow.sdk.types import TaskInstanceKey
     from airflow.triggers.base import BaseTrigger, TriggerEvent
+    from airflow.utils.session import create_session
 
 _EXCEPTIONS: Final = ("airflow.sdk.exceptions", "airflow.exceptions")
+_RESOURCES: Final = ("airflow.api_fastapi.auth.managers.models.resource_details",)
+_CLI: Final = ("airflow.cli.cli_config",)
 _MODULES: Final[dict[str, tuple[str, ...]]] = {
+    "ActionCommand": _CLI,
     "AirflowException": _EXCEPTIONS,
     "AirflowFailException": _EXCEPTIONS,
+    "AirflowPlugin": ("airflow.plugins_manager",),
     "AirflowSensorTimeout": _EXCEPTIONS,
     "AirflowSkipException": _EXCEPTIONS,
+    "Arg": _CLI,
     "BaseHook": ("airflow.sdk", "airflow.hooks.base"),
     "BaseOperator": ("airflow.sdk", "airflow.models.baseoperator"),
     "BaseOperatorLink": ("airflow.sdk", "airflow.models.baseoperatorlink"),
     "BaseSensorOperator": ("airflow.sdk", "airflow.sensors.base"),
     "BaseTrigger": ("airflow.triggers.base",),
     "Connection": ("airflow.sdk", "airflow.models.connection"),
+    # Airflow 3 only, like the other names of its API server.
+    "ConnectionDetails": _RESOURCES,
     "Context": ("airflow.sdk", "airflow.utils.context"),
+    "KNOWN_CONTEXT_KEYS": ("airflow.sdk.definitions.context", "airflow.utils.context"),
+    "DAG": ("airflow.sdk", "airflow.models.dag"),
+    "DagBag": ("airflow.dag_processing.dagbag", "airflow.models.dagbag"),
+    "DagAccessEntity": _RESOURCES,
+    # Core's own models, for processes that reach the metadata database.
+    "CoreConnection": ("airflow.models.connection:Connection",),
+    "CoreVariable": ("airflow.models.variable:Variable",),
+    "DagRun": ("airflow.models.dagrun",),
     "DbApiHook": ("airflow.providers.common.sql.hooks.sql",),
     "DecoratedOperator": ("airflow.sdk.bases.decorator", "airflow.decorators.base"),
+    "GroupCommand": _CLI,
     # From Airflow 3.3 on; an ImportError before.
     "NEVER_EXPIRE": ("airflow.sdk",),
     "ObjectStoragePath": ("airflow.sdk", "airflow.io.path"),
+    "OperatorLineage": ("airflow.providers.openlineage.extractors",),
     "PokeReturnValue": ("airflow.sdk", "airflow.sensors.base"),
+    "PydanticAIHook": ("airflow.providers.common.ai.hooks.pydantic_ai",),
+    "SQLParser": ("airflow.providers.openlineage.sqlparser",),
+    "TaskDecoratorCollection": ("airflow.sdk.definitions.decorators", "airflow.decorators"),
     "TaskDeferred": _EXCEPTIONS,
+    "TaskGroup": ("airflow.sdk", "airflow.utils.task_group"),
+    "TaskInstance": ("airflow.models.taskinstance",),
     "TaskInstanceKey": ("airflow.sdk.types", "airflow.models.taskinstancekey"),
+    # From Airflow 3.3 on; an ImportError before.
+    "TaskStateStoreModel": ("airflow.models.task_state_store",),
+    "Trigger": ("airflow.models.trigger",),
     "TriggerEvent": ("airflow.triggers.base",),
     "Variable": ("airflow.sdk", "airflow.models.variable"),
+    "VariableDetails": _RESOURCES,
     "XCom": ("airflow.sdk.execution_time.xcom", "airflow.models.xcom"),
     "XComArg": ("airflow.sdk", "airflow.models.xcom_arg"),
+    "XComModel": ("airflow.models.xcom", "airflow.models.xcom:BaseXCom"),
     "conf": ("airflow.sdk.configuration", "airflow.configuration"),
     "context_merge": ("airflow.sdk.definitions.context", "airflow.utils.context"),
+    "create_session": ("airflow.utils.session",),
     "determine_kwargs": ("airflow.sdk.bases.decorator", "airflow.utils.operator_helpers"),
+    "get_current_context": ("airflow.sdk", "airflow.operators.python"),
+    "get_auth_manager": ("airflow.api_fastapi.app",),
+    "get_user": ("airflow.api_fastapi.core_api.security",),
     "mask_secret": (
         "airflow.sdk.log",
         "airflow.sdk.execution_time.secrets_masker",
         "airflow.utils.log.secrets_masker",
     ),
+    "requires_access_dag": ("airflow.api_fastapi.core_api.security",),
+    "task": ("airflow.sdk", "airflow.decorators"),
     "task_decorator_factory": ("airflow.sdk.bases.decorator", "airflow.decorators.base"),
 }
 
@@ -101,17 +164,20 @@ def _resolve(name: str, modules: tuple[str, ...]) -> Any:
     """
     Return a name from the first module that has it.
 
+    :param modules: each may end in a colon and the name that the module has for it.
     :raises ImportError: no module has it. A module that exists but cannot be imported raises its own error: continuing
         with the next one would mix the classes of two Airflow versions.
     """
-    for module in modules:
+    for entry in modules:
+        path, _, other_name = entry.partition(":")
         try:
-            return getattr(import_module(module), name)
-        except AttributeError:
-            continue
+            module = import_module(path)
         except ModuleNotFoundError as error:
-            if not f"{module}.".startswith(f"{error.name}."):
+            if not f"{path}.".startswith(f"{error.name}."):
                 raise
+        else:
+            if hasattr(module, other_name or name):
+                return getattr(module, other_name or name)
     raise ImportError(f"No installed Airflow package has {name!r}; tried {', '.join(modules)}.", name=name)
 
 
@@ -134,12 +200,118 @@ def airflow_version() -> tuple[int, ...]:
     return Version(version).release
 
 
+def read_as_server() -> None:
+    """
+    Let this process find Connections and Variables of the metadata database, as ``airflow connections get`` does.
+
+    From Airflow 3.1 on the task SDK searches the database only in a process of this kind; it reads the variable at each
+    look-up. Airflow 3.0 has no such setting.
+    """
+    os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
+
+
+def use_database() -> None:
+    """Let this process use the metadata database that the settings name now; others are closed. For tests of DAGs."""
+    settings: Any = import_module("airflow.settings")
+    settings.configure_vars()
+    settings.reconfigure_orm()
+
+
+def register_dag(dag: DAG, *, bundle: str) -> None:
+    """
+    Write a DAG to the metadata database, where ``dag.test()`` of Airflow 3.1 and later wants it.
+
+    :param bundle: the configured bundle to which it then belongs.
+    """
+    if airflow_version() < (3, 1):
+        return
+    from airflow.dag_processing.bundles.manager import DagBundlesManager
+
+    bag: Any = _resolve("DagBag", _MODULES["DagBag"])(collect_dags=False)
+    bag.dags[dag.dag_id] = dag
+    manager: Any = DagBundlesManager
+    manager().sync_bundles_to_db()
+    _resolve("sync_bag_to_db", _MODULES["DagBag"])(bag, bundle, None)
+
+
+@contextmanager
+def one_api_server() -> Iterator[None]:
+    """Let ``dag.test()`` build Airflow's API server once, as that of 3.3 does; 3.0 to 3.2 build one for every task."""
+    try:
+        from airflow.sdk.execution_time import supervisor
+    except ImportError:
+        # Airflow 2.11 has none.
+        yield
+        return
+    module: Any = supervisor
+    build = module.in_process_api_server
+    module.in_process_api_server = partial(_api_server, build)
+    try:
+        yield
+    finally:
+        module.in_process_api_server = build
+
+
+@cache
+def _api_server(build: Any) -> Any:
+    return build()
+
+
+@cache
+def stats() -> Any:
+    """
+    Return Airflow's metrics (``incr``, ``gauge``, ``timing``) as ``[metrics]`` says.
+
+    From Airflow 3.2 on, the task SDK's are set up by the process of a task only; in a triggerer they would do nothing.
+    """
+    found = _resolve("Stats", ("airflow.sdk.observability.stats", "airflow.stats"))
+    initialize = getattr(found, "initialize", None)
+    if initialize is not None:
+        make: Any = _resolve("get_stats_factory", ("airflow.sdk.observability.metrics.stats_utils",))
+        if airflow_version() < (3, 3):
+            initialize(factory=make(found))
+        else:
+            legacy = _resolve("conf", _MODULES["conf"]).getboolean("metrics", "legacy_names_on", fallback=True)
+            initialize(factory=make(), export_legacy_names=legacy)
+    return found
+
+
+def untracked_path(address: str) -> ObjectStoragePath:
+    """
+    Return a path that Airflow's lineage collector does not track, nor any path derived from it.
+
+    The collector takes 100 assets of a task at most, and a ledger would fill it with files that are no datasets.
+    """
+    made: ObjectStoragePath = _untracked_class()(with_root(address))
+    return made
+
+
+def with_root(address: str) -> str:
+    """Return a relative local path as an absolute one, which Airflow 2.11 would take from the root of the disk."""
+    return address if "://" in address else str(Path(address).absolute())
+
+
+@cache
+def _untracked_class() -> Any:
+    tracked: Any = _resolve("ObjectStoragePath", _MODULES["ObjectStoragePath"])
+
+    class UntrackedPath(tracked):  # type: ignore[misc]
+        __slots__ = ()
+
+        def open(self, *args: Any, **kwargs: Any) -> Any:
+            opened = super().open(*args, **kwargs)
+            # The file itself, out of the wrapper that reports each call.
+            return getattr(opened, "_obj", opened)
+
+    return UntrackedPath
+
+
 def variable_is_missing(key: str) -> bool:
     """
     Ask Airflow's API itself whether a Variable that reads as None is missing; False when that is unknown.
 
-    Airflow 3.1 and 3.2 report a Variable as missing when the API server could not be asked ("allow fallback" to other
-    secrets backends, ``secrets/execution_api.py``).
+    From Airflow 3.1 on, 3.3.2 included, a Variable is reported as missing when the API server could not be asked
+    ("transient error — allow fallback" to other secrets backends, ``secrets/execution_api.py``).
     """
     try:
         from airflow.sdk.execution_time.comms import ErrorResponse, GetVariable

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from datetime import timedelta
+from typing import Any, Literal
 
 OnStale = Literal["resubmit", "fail"]
 OnUnknown = Literal["fail", "resubmit", "wait"]
@@ -10,6 +11,8 @@ OnFailed = Literal["fail", "resubmit"]
 OnExpired = Literal["recover", "resubmit", "fail"]
 OnExpiredFree = Literal["recover", "fail"]
 OnLargeFile = Literal["fail", "upload"]
+ReuseAnswers = Literal["never", "always"]
+"""What ``reuse_answers`` may be besides a ``timedelta``."""
 DEFAULT_CONNECTION = "segmind_default"
 RESULT_LIFETIME = 3600.0
 """Seconds after submission for which Segmind keeps a result (vendor's model page)."""
@@ -19,8 +22,14 @@ MAX_XCOM_BYTES = 48 * 1024
 """Largest result, as bytes of JSON, that is returned through XCom."""
 MAX_RESUBMITS = 2
 """How many times a policy may submit again for one task instance."""
+OnBudget = Literal["fail", "skip_downstream", "defer"]
 OnPartial = Literal["fail", "succeed", "skip_downstream"]
-Rerun = Literal["unbilled", "dead_letters", "nothing"]
+Rerun = Literal[
+    "unbilled", "dead_letters", "nothing", "failed", "blocked", "truncated", "invalid", "unknown", "skipped"
+]
+"""What ``rerun`` may name: all outcomes but success, or one word for several."""
+DEAD_LETTERS: tuple[Rerun, ...] = ("failed", "blocked", "truncated", "invalid")
+"""The final outcomes of rows without an answer."""
 ANSWER_COLUMN = "answer"
 """The column of an answer that is not an object with named fields."""
 LEDGER_FOLDER = "_segmind_ledger"
@@ -29,3 +38,12 @@ MAX_FAILED_ROWS = 0.1
 BATCH_ROWS = 1000
 OWN_PREFIX = "_segmind_"
 MAX_REPAIRS = 1
+PAGE_AIRFLOW = (3, 1)
+"""The first Airflow that can show the page: ``external_views`` are new in it."""
+PAGE_PREFIX = "/segmind"
+"""Where the API server serves the page."""
+
+
+def as_seconds(value: Any) -> Any:
+    """Return a ``timedelta`` as seconds, and any other value unchanged."""
+    return value.total_seconds() if isinstance(value, timedelta) else value

@@ -28,6 +28,9 @@ Each answers two questions: was money spent (``billed``), and can running the ta
     ├── SegmindReplyError                no text, truncated, blocked, bad JSON       billed yes  retry no
     ├── SegmindDownloadError             a file's address, size or duration          billed yes  no, raise the limit
     ├── SegmindStateError                an earlier try's record is unreadable       billed no   retry yes
+    ├── SegmindPausedError               spending is paused; nothing was sent        billed no   retry yes
+    ├── SegmindBudgetError               a budget has no room; nothing was sent      billed no   when it turns
+    ├── SegmindInFlightError             max_paid_in_flight is reached               billed no   retry yes
     └── SegmindEnrichmentError           an enrichment could not be completed       see text    see text
 
 ``billed`` is True, False, or None when unknown. The HTTP meanings are those of Segmind's error pages
@@ -37,7 +40,9 @@ Each answers two questions: was money spent (``billed``), and can running the ta
 from __future__ import annotations
 
 import re
-from typing import Any
+from contextlib import suppress
+from functools import cache
+from typing import Any, ClassVar, TypeVar
 
 from airflow_provider_segmind.masking import mask_known
 
@@ -58,10 +63,24 @@ class SegmindError(Exception):
 
     retryable: bool = False
     """Whether running the same task again can succeed."""
+    retries_exhausted: bool = False
+    """Whether the client is not to repeat the call although a retry of the task may help: it has waited long enough, or
+    others decide how long to wait."""
+
+    anchor: ClassVar[str] = "any-error"
+    """The heading of docs/troubleshooting.md that says what happened, what it cost and what to do."""
+
+    names_help = False
+    """Whether the message ends with that heading, which it does where people read it: see :func:`with_help`."""
 
     def __init__(self, *args: Any) -> None:
         # Messages quote servers, and a server may echo the key.
         super().__init__(*(mask_known(part) if isinstance(part, str) else part for part in args))
+
+    def __str__(self) -> str:
+        """Return the message."""
+        said = super().__str__()
+        return f"{said} Help: {help_page(self.anchor)}" if self.names_help else said
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The default calls the class with the message alone, but several classes have required arguments.
@@ -75,9 +94,40 @@ def _rebuild(kind: type[SegmindError], args: tuple[Any, ...], attributes: dict[s
     return error
 
 
-_NOTHING_SENT = re.compile(
-    r"Nothing was (?:sent|submitted)(?: (?:or|and nothing was) billed)?(?= in this try\b|[.;,]|$)"
-)
+def help_page(anchor: str) -> str:
+    """Return where the documentation explains an error: an address if the installed package has one."""
+    address = _documentation()
+    return f"troubleshooting#{anchor}" if address is None else f"{address}/troubleshooting.md#{anchor}"
+
+
+@cache
+def _documentation() -> str | None:
+    from importlib import metadata
+
+    with suppress(metadata.PackageNotFoundError):
+        for url in metadata.metadata("airflow-provider-segmind").get_all("Project-URL", []):
+            name, _, address = url.partition(", ")
+            if name == "Documentation":
+                return str(address).rstrip("/")
+    return None
+
+
+_Raised = TypeVar("_Raised", bound=SegmindError)
+
+
+def with_help(error: _Raised) -> _Raised:
+    """
+    Let the message of an error end with the place of the documentation that explains it.
+
+    To be called where the error leaves the package: for the log of a task, the command and the caller of a hook. What
+    is stored about a row or sent to another process has the message alone.
+    """
+    error.names_help = True
+    return error
+
+
+_NOTHING_SENT = r"Nothing was (?:sent|submitted)(?: (?:or|and nothing was) billed)?(?= in this try\b|[.;,]|$)"
+"""Not compiled here: every DAG parse imports this module."""
 
 
 def after_sending(error: SegmindError, before: str) -> None:
@@ -86,17 +136,20 @@ def after_sending(error: SegmindError, before: str) -> None:
 
     :param before: what was sent before, as a clause.
     """
-    said = _NOTHING_SENT.sub(f"Nothing more was sent; {before}", str(error))
-    if said != str(error):
-        error.args = (said, *error.args[1:])
+    said = f"Nothing more was sent; {before}"
+    error.args = tuple(re.sub(_NOTHING_SENT, said, part) if isinstance(part, str) else part for part in error.args)
 
 
 class SegmindConfigError(SegmindError):
     """A connection or an argument is invalid. Nothing was sent."""
 
+    anchor = "invalid-configuration"
+
 
 class SegmindRowError(SegmindConfigError):
     """The values of one row of a table cannot be sent; other rows are not affected. Nothing was sent for it."""
+
+    anchor = "row-that-cannot-be-sent"
 
 
 class SegmindAPIError(SegmindError):
@@ -109,12 +162,10 @@ class SegmindAPIError(SegmindError):
     :param body: the server's message, at most 200 characters, secrets masked.
     """
 
+    anchor = "call-failed"
     gateway: bool = False
     """Whether something in front of Segmind responded (a redirect, a gateway's 5xx, an HTML page), so that the response
     says nothing about the call itself."""
-    retries_exhausted: bool = False
-    """Whether the call has waited for as long as it may, so that the client does not retry it; a retry of the task may
-    help."""
 
     def __init__(
         self, message: str, *, status_code: int | None = None, request_id: str | None = None, body: str | None = None
@@ -128,37 +179,51 @@ class SegmindAPIError(SegmindError):
 class SegmindConnectionError(SegmindAPIError):
     """There was no response, and no paid call can have arrived. A retry may help."""
 
+    anchor = "no-connection"
     retryable = True
 
 
 class SegmindSubmissionUnknownError(SegmindAPIError):
     """A paid call may or may not have arrived. It is never sent again automatically."""
 
+    anchor = "unknown-submission"
     billed = None
 
 
 class SegmindAuthenticationError(SegmindAPIError):
     """The API key is missing or Segmind refuses it (HTTP 401)."""
 
+    anchor = "api-key-refused"
+
 
 class SegmindPermissionError(SegmindAPIError):
     """The key is valid, but the account may not do this (HTTP 403)."""
+
+    anchor = "not-permitted"
 
 
 class SegmindModelNotFoundError(SegmindAPIError):
     """Segmind has no model of this name (HTTP 404 on submit)."""
 
+    anchor = "model-not-found"
+
 
 class SegmindModelRetiredError(SegmindAPIError):
     """Segmind has retired the model (HTTP 410)."""
+
+    anchor = "model-retired"
 
 
 class SegmindBadRequestError(SegmindAPIError):
     """Segmind refuses the call (HTTP 400, 405, 406, 413, 422 on submit, other 4xx)."""
 
+    anchor = "request-refused"
+
 
 class SegmindCreditsError(SegmindAPIError):
     """The account cannot pay (HTTP 402, or 406 that mentions credits or a spend limit)."""
+
+    anchor = "insufficient-credits"
 
 
 class SegmindRateLimitError(SegmindAPIError):
@@ -168,6 +233,7 @@ class SegmindRateLimitError(SegmindAPIError):
     :param retry_after: seconds until the limit resets, None when the server does not say.
     """
 
+    anchor = "rate-limit"
     retryable = True
 
     def __init__(
@@ -184,12 +250,9 @@ class SegmindRateLimitError(SegmindAPIError):
 
 
 class SegmindServerError(SegmindAPIError):
-    """
-    Segmind responded 5xx until the client's retries were exhausted. A retry of the task may help.
+    """Segmind responded 5xx to a free call until the client's retries were exhausted. A retry of the task may help."""
 
-    Raised for a free call, or for a paid one if ``resubmit_on_server_error`` of the connection is set.
-    """
-
+    anchor = "server-error"
     retryable = True
 
 
@@ -202,6 +265,8 @@ class SegmindResponseError(SegmindAPIError):
     :param retryable: True if something in front of Segmind responded and nothing was created, for a file of a result,
         and for a free call whose response was cut off.
     """
+
+    anchor = "unexpected-response"
 
     def __init__(
         self,
@@ -225,6 +290,8 @@ class SegmindResponseTooLargeError(SegmindResponseError):
     :param billed: True for the result of a request, None after a paid call, False otherwise.
     """
 
+    anchor = "response-too-large"
+
 
 class SegmindRequestError(SegmindError):
     """
@@ -232,6 +299,8 @@ class SegmindRequestError(SegmindError):
 
     :param request_id: the request.
     """
+
+    anchor = "request-without-a-result"
 
     def __init__(self, message: str, *, request_id: str) -> None:
         super().__init__(message)
@@ -244,6 +313,8 @@ class SegmindRequestFailedError(SegmindRequestError):
 
     :param reason: Segmind's message, at most 200 characters.
     """
+
+    anchor = "request-failed"
 
     def __init__(self, message: str, *, request_id: str, reason: str = "") -> None:
         super().__init__(message, request_id=request_id)
@@ -258,6 +329,7 @@ class SegmindRequestExpiredError(SegmindRequestError):
     :param cost: USD as billed according to the request record, None when unknown.
     """
 
+    anchor = "result-expired"
     billed = True
 
     def __init__(self, message: str, *, request_id: str, age: float | None = None, cost: float | None = None) -> None:
@@ -269,6 +341,7 @@ class SegmindRequestExpiredError(SegmindRequestError):
 class SegmindRequestTimeoutError(SegmindRequestError):
     """Our deadline passed. There is no cancel call: the request continues and may be billed; a retry re-attaches."""
 
+    anchor = "deadline-passed"
     billed = True
     retryable = True
 
@@ -281,6 +354,7 @@ class SegmindReplyError(SegmindError):
     :param reply: the first 200 characters of the reply.
     """
 
+    anchor = "unusable-reply"
     billed = True
 
     def __init__(self, message: str, *, reason: str, reply: str = "", request_id: str | None = None) -> None:
@@ -299,6 +373,7 @@ class SegmindDownloadError(SegmindError):
     :param refused: whether the address is the reason; then nothing was sent there.
     """
 
+    anchor = "file-not-downloaded"
     billed = True
 
     def __init__(self, message: str, *, refused: bool = False) -> None:
@@ -309,7 +384,40 @@ class SegmindDownloadError(SegmindError):
 class SegmindStateError(SegmindError):
     """The record of an earlier try cannot be read. Unreadable is not absent: nothing is submitted until it can be."""
 
+    anchor = "unreadable-record"
     retryable = True
+
+
+class SegmindPausedError(SegmindError):
+    """Spending is paused for the whole deployment. Nothing was sent; a retry checks again."""
+
+    anchor = "spending-paused"
+    retryable = True
+    retries_exhausted = True
+
+
+class SegmindBudgetError(SegmindError):
+    """
+    A budget has no room for what a paid call may cost. Nothing was sent.
+
+    :param turns_at: epoch second at which the budget's next day or month begins, None where the call costs more than a
+        whole one.
+    """
+
+    anchor = "budget-exhausted"
+    retries_exhausted = True
+
+    def __init__(self, message: str, *, turns_at: float | None) -> None:
+        super().__init__(message)
+        self.turns_at = turns_at
+
+
+class SegmindInFlightError(SegmindError):
+    """As many paid requests are in flight as ``max_paid_in_flight`` allows. Nothing was sent; a retry asks again."""
+
+    anchor = "too-many-in-flight"
+    retryable = True
+    retries_exhausted = True
 
 
 class SegmindEnrichmentError(SegmindError):
@@ -318,6 +426,8 @@ class SegmindEnrichmentError(SegmindError):
 
     :param retryable: True when the ledger could not be read or rows remain for a retry.
     """
+
+    anchor = "incomplete-table"
 
     def __init__(self, message: str, *, retryable: bool = False) -> None:
         super().__init__(message)

@@ -23,6 +23,26 @@ CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
         "description": "Seconds one HTTP call may take. 60 when empty.",
         "schema": _NUMBER,
     },
+    "daily_budget": {
+        "label": "Daily budget (USD)",
+        "description": "The most that all tasks of this connection may spend in a day. Empty: no limit.",
+        "schema": _TEXT,
+    },
+    "monthly_budget": {
+        "label": "Monthly budget (USD)",
+        "description": "The most that all tasks of this connection may spend in a month. Empty: no limit.",
+        "schema": _TEXT,
+    },
+    "budget_timezone": {
+        "label": "Timezone of the budgets",
+        "description": "At whose midnight days and months begin, for example Europe/Berlin. UTC when empty.",
+        "schema": _TEXT,
+    },
+    "max_paid_in_flight": {
+        "label": "Paid requests in flight",
+        "description": "At the same time, over all tasks of this connection. Empty: any number.",
+        "schema": _NUMBER,
+    },
     "storage_url": {
         "label": "Storage URL",
         "description": "Base URL for uploads, if they go through a proxy or the emulator.",
@@ -49,6 +69,10 @@ FIELD_BEHAVIOUR: dict[str, Any] = {
         "requests_per_minute": "60",
         "model": "gemini-3.1-flash-lite",
         "request_timeout": "60",
+        "daily_budget": "5.00",
+        "monthly_budget": "100.00",
+        "budget_timezone": "UTC",
+        "max_paid_in_flight": "100",
         "storage_url": "https://workflows-api.segmind.com",
         "history_url": "https://api.spotprod.segmind.com",
         "models_url": "https://api.spotprod.segmind.com",
@@ -101,6 +125,7 @@ def get_provider_info() -> dict[str, Any]:
             "airflow_provider_segmind.links.SegmindModelLink",
             "airflow_provider_segmind.links.SegmindOutputLink",
         ],
+        "cli": ["airflow_provider_segmind.monitoring.cli.get_commands"],
         "config": {
             "segmind": {
                 "description": "Defaults of the Segmind provider.",
@@ -119,12 +144,63 @@ def get_provider_info() -> dict[str, Any]:
                     "output_path": {
                         "description": (
                             "Folder on object storage for results that are too large for XCom, of tasks without an "
-                            "output_path; the extra output_path of a connection takes precedence. Records of requests "
-                            "are kept there as well. Empty: such results go into XCom in full."
+                            "output_path. Records of requests are kept there as well. Empty: such results go into XCom "
+                            "in full."
                         ),
                         "version_added": "0.1.0",
                         "type": "string",
                         "example": "s3://aws_default@my-bucket/segmind-results",
+                        "default": "",
+                    },
+                    "answers_path": {
+                        "description": (
+                            "Folder on object storage where tasks with reuse_answers keep answers that were paid for, "
+                            "one small file each, and find them. A task's own answers_path takes precedence. Empty: "
+                            "such a task needs its own."
+                        ),
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "s3://aws_default@my-bucket/segmind-answers",
+                        "default": "",
+                    },
+                    "spend_path": {
+                        "description": (
+                            "Folder on object storage for the record of spend: one entry for each finished request, "
+                            "in files of JSON lines, a folder for each day. Empty: nothing is recorded."
+                        ),
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "s3://aws_default@my-bucket/segmind-spend",
+                        "default": "",
+                    },
+                    "spend_conn_id": {
+                        "description": (
+                            "Connection of a database whose table segmind_spend is the record of spend, instead of "
+                            "spend_path. The table is created with the first entry."
+                        ),
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "my_postgres",
+                        "default": "",
+                    },
+                    "budgets": {
+                        "description": (
+                            "Named budgets that tasks may give, as JSON: limits in USD for a day, a month or both, and "
+                            "the timezone at whose midnight these begin. They need spend_conn_id or budget_redis_url."
+                        ),
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": '{"team-a": {"daily": 5, "monthly": 100, "timezone": "Europe/Berlin"}}',
+                        "default": "",
+                    },
+                    "budget_redis_url": {
+                        "description": (
+                            "Redis that keeps the budgets, where spend_conn_id is empty. It must not evict keys."
+                        ),
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "sensitive": True,
+                        "example": "redis://redis:6379/0",
                         "default": "",
                     },
                     "variable_retention_days": {
@@ -150,11 +226,22 @@ def get_provider_info() -> dict[str, Any]:
                         "example": "120",
                         "default": "60",
                     },
+                    "page_paths": {
+                        "description": (
+                            "Folders, separated by commas, from which the page in Airflow's UI may read the rows "
+                            "without an answer, besides output_path. Set it where the API server runs. Local paths or "
+                            "URIs as tasks write them, with the Connection in them."
+                        ),
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "s3://aws_default@my-bucket/enriched, /data/enriched",
+                        "default": "",
+                    },
                     "mask_prompts": {
                         "description": (
                             "Keep prompts out of the rendered fields that Airflow stores and shows: prompt, system, "
-                            "messages, inputs, and the arguments of a @task.segmind function. A task's own "
-                            "mask_prompts takes precedence."
+                            "messages, inputs, and the arguments of a @task.segmind function; for tables also out "
+                            "of the ledger. A task's own mask_prompts takes precedence."
                         ),
                         "version_added": "0.1.0",
                         "type": "boolean",

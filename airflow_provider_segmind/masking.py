@@ -12,10 +12,8 @@ import base64
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import lru_cache
-from html.entities import html5
-from typing import Any
+from functools import cache, lru_cache
+from typing import Any, NamedTuple
 
 MASK = "***"
 SHORTEST = 8
@@ -27,20 +25,44 @@ _CODE = (
     r"%(?:25)*([0-9a-f]{2})|&(?:amp;)*#(?:x0*([0-9a-f]{1,4})(?![0-9a-f])|0*([0-9]{1,5})(?![0-9]));?|&(?:amp;)*([a-z]{2,31});"
     r"|\\u([0-9a-f]{4})|\\u\{0*([0-9a-f]{1,4})\}|\\x([0-9a-f]{2})|\\([\"'/\\])"
 )
-_CODES = tuple(re.compile(pattern, re.IGNORECASE) for pattern in (_CODE, _CODE + "|=([0-9a-f]{2})"))
-"""Escapes of URLs, HTML, JSON and Python; the second pattern also has those of mail (quoted-printable)."""
 _SPACES = r"[\s\u00ad\u200b-\u200d\u2060\ufeff]|\\[nrtNRT]"
-_BREAKS = tuple(re.compile(pattern) for pattern in (_SPACES + r"|<[^<>]{0,200}>", _SPACES))
-"""What may stand between two characters without being visible; the second pattern spares tags, as a key may contain
-their characters."""
-_ENCODED = re.compile(r"[%&\\=<\s\u00ad\u200b-\u200d\u2060\ufeff]")
-"""The first character of every escape and every break."""
 LONGEST = 40_000
 """Characters of an error that are searched; the rest is cut off."""
 _LAYERS = 4
 """How many times a text may be encoded."""
 _LOWER_CASE = str.maketrans({chr(code): chr(code + 32) for code in range(65, 91)})
 _known: OrderedDict[str, None] = OrderedDict()
+
+
+# Patterns are compiled on first use: every DAG parse imports this module, and hardly one has something to mask.
+@cache
+def _codes() -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """Return escapes of URLs, HTML, JSON and Python; the second pattern also has those of mail (quoted-printable)."""
+    return re.compile(_CODE, re.IGNORECASE), re.compile(_CODE + "|=([0-9a-f]{2})", re.IGNORECASE)
+
+
+@cache
+def _breaks() -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """
+    Return what may stand between two characters without being visible.
+
+    The second pattern spares tags, as a key may contain their characters.
+    """
+    return re.compile(_SPACES + r"|<[^<>]{0,200}>"), re.compile(_SPACES)
+
+
+@cache
+def _encoded() -> re.Pattern[str]:
+    """Return the first character of every escape and every break."""
+    return re.compile(r"[%&\\=<\s\u00ad\u200b-\u200d\u2060\ufeff]")
+
+
+@cache
+def _named() -> dict[str, str]:
+    """Return the characters of HTML's names, which begin with & and end with a semicolon."""
+    from html.entities import html5
+
+    return {name.lower(): meant for name, meant in html5.items() if len(meant) == 1 and name.endswith(";")}
 
 
 class MaskedError(Exception):
@@ -131,13 +153,13 @@ def _shortened(part: Any) -> Any:
 
 def _hidden(text: str, secret: str) -> str:
     text = text.replace(secret, MASK)
-    if len(secret) < SHORTEST:
+    if min(len(secret), len(text)) < SHORTEST:
         return text
-    if not _ENCODED.search(text) and not _may_contain(text, secret):
+    if not _encoded().search(text) and not _may_contain(text, secret):
         return text
     found: list[tuple[int, int]] = []
-    for codes in _CODES:
-        for breaks in _BREAKS:
+    for codes in _codes():
+        for breaks in _breaks():
             plain = _Decoded.of(text, codes, breaks)
             for needle, exact in _needles(secret, codes, breaks):
                 found += plain.find(needle, exact=exact)
@@ -149,8 +171,7 @@ def _hidden(text: str, secret: str) -> str:
 def _may_contain(text: str, secret: str) -> bool:
     """Return whether an unescaped text may contain a secret: a quick check for the many short ones."""
     lower = text.translate(_LOWER_CASE)
-    needles = _needles(secret, _CODES[0], _BREAKS[0])
-    return any(needle[: _least(needle)] in (text if exact else lower) for needle, exact in needles)
+    return any(start in (text if exact else lower) for start, exact in _starts(secret))
 
 
 def _least(needle: str) -> int:
@@ -159,7 +180,6 @@ def _least(needle: str) -> int:
 
 
 def _merged(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return spans without overlaps, the last one first."""
     whole: list[tuple[int, int]] = []
     for start, end in sorted(spans):
         if whole and start < whole[-1][1]:
@@ -169,8 +189,7 @@ def _merged(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return whole[::-1]
 
 
-@dataclass(frozen=True, slots=True)
-class _Decoded:
+class _Decoded(NamedTuple):
     """A decoded text, and the span of each character in the original."""
 
     text: str
@@ -221,14 +240,11 @@ def _decoded(match: re.Match[str]) -> str:
     if sign:
         return sign
     if name:
-        return _NAMED.get(f"{name.lower()};", match[0])
+        return _named().get(f"{name.lower()};", match[0])
     ten = numbers.pop(2)
     sixteen = next((number for number in (*numbers, *match.groups()[8:]) if number), "0")
     code = int(ten) if ten else int(sixteen, 16)
     return chr(code) if 0 < code < 0x10000 else match[0]
-
-
-_NAMED = {name.lower(): meant for name, meant in html5.items() if len(meant) == 1 and name.endswith(";")}
 
 
 @lru_cache(maxsize=4 * REMEMBERED_SECRETS)
@@ -240,6 +256,12 @@ def _needles(secret: str, codes: re.Pattern[str], breaks: re.Pattern[str]) -> tu
     for packed in _base64_of(secret):
         needles += [(packed, True), (packed.replace("+", "-").replace("/", "_"), True)]
     return tuple((needle, exact) for needle, exact in dict.fromkeys(needles) if len(needle) >= SHORTEST)
+
+
+@lru_cache(maxsize=REMEMBERED_SECRETS)
+def _starts(secret: str) -> tuple[tuple[str, bool], ...]:
+    """Return the parts of the needles that must be masked, each with whether its case must match."""
+    return tuple((needle[: _least(needle)], exact) for needle, exact in _needles(secret, _codes()[0], _breaks()[0]))
 
 
 def _base64_of(secret: str) -> list[str]:

@@ -14,31 +14,31 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
-from airflow_provider_segmind.arguments import (
-    check_nonempty,
-    is_given_later,
-    is_path,
-    is_resolvable,
-)
+from airflow_provider_segmind.argument_names import check_argument_names, check_constructor, check_expansion
+from airflow_provider_segmind.arguments import SECONDS, check_nonempty, is_given_later, is_path, is_resolvable
 from airflow_provider_segmind.compat import SET_DURING_EXECUTION
+from airflow_provider_segmind.defaults import as_seconds
 from airflow_provider_segmind.exceptions import SegmindConfigError
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.compat import BaseOperator, Context
+    from airflow_provider_segmind.type_hints import GivenLater
 
     _Operator = BaseOperator
 else:
     _Operator = object
+T = TypeVar("T")
 STRING_FIELDS = frozenset(
     {
-        *("prompt", "system", "model", "segmind_conn_id", "output_path", "state_path", "ledger_path", "report_path"),
-        *("sql", "source_table", "target_table", "sql_conn_id", "target_conn_id"),
+        *("prompt", "system", "model", "segmind_conn_id", "output_path", "state_path", "ledger_path"),
+        "answers_path",
+        *("sql", "target_table", "sql_conn_id", "target_conn_id"),
     }
 )
 """Templated fields whose value is always a string."""
-STRUCTURED_STRING_FIELDS = frozenset({"files", "key", "request_id", "source", "submitted_at"})
+STRUCTURED_STRING_FIELDS = frozenset({"files", "key", "request_id", "source"})
 """Templated fields whose value is a string or a structure of strings."""
 MESSAGE_STRING_KEYS = frozenset({"role", "content", "text"})
 """Keys of a message whose values are strings; other values have their own types."""
@@ -51,7 +51,10 @@ MASKED_TEXT = "*** (masked by mask_prompts)"
 _LITERALS = {"true": True, "false": False, "none": None, "": None}
 LONGEST_NUMBER = 400
 """Longest number in characters; Python reads integers of at most 4,300 digits."""
-_NUMBER = re.compile(r"[+-]?(\d+|\d*\.\d+|\d+\.\d*)([eE][+-]?\d+)?")
+_NUMBER = r"[+-]?(\d+|\d*\.\d+|\d+\.\d*)([eE][+-]?\d+)?"
+
+
+PACKAGE = f"{__package__}."
 
 
 class MaskedValue:
@@ -70,6 +73,16 @@ class MaskedValue:
         return MASKED_TEXT
 
 
+def subclass_mark(operator: str) -> str:
+    """Return how the name of a subclass of one of our operators ends."""
+    return f" ({operator})"
+
+
+def once_rendered(value: T | GivenLater) -> T:
+    """Return an argument unchanged, typed as what it is when the task runs: rendered, and resolved by Airflow."""
+    return value  # type: ignore[return-value]
+
+
 def unmasked(value: Any) -> Any:
     """Return a field's value, masked or not."""
     return value.value if isinstance(value, MaskedValue) else value
@@ -85,15 +98,39 @@ class TemplatedOperator(_Operator):
 
     late_fields: ClassVar[Sequence[str]] = ()
     """Attributes that are checked at DAG parse and are template fields only when given later."""
+    decided_arguments: ClassVar[Mapping[str, str]] = {}
+    """Arguments of a base class that this class decides, and how, for the error about them."""
     mask_prompts: bool | None = None
     mapped_arguments: Mapping[str, Any] | None = None
+    if TYPE_CHECKING:
+        custom_operator_name: str
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        """Keep the arguments of a mapped task: which of them are data is known when they are rendered."""
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """
+        Add our class to the name of a subclass of it, which is all that the metadata database has of an operator.
+
+        The command and the page recognize it by that. Airflow's UI shows it as ``MyOperator (SegmindChatOperator)``.
+        """
+        super().__init_subclass__(**kwargs)
+        ours = next((one.__name__ for one in cls.__mro__ if one.__module__.startswith(PACKAGE)), "")
+        inherited = getattr(cls, "custom_operator_name", None)
+        if not cls.__module__.startswith(PACKAGE) and (inherited is None or inherited.endswith(subclass_mark(ours))):
+            cls.custom_operator_name = f"{cls.__name__}{subclass_mark(ours)}"
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Check the names, and keep the arguments of a mapped task: which are data is known when they are rendered."""
+        # Returning Any, it would keep type checkers from checking the arguments.
+        check_constructor(cls, kwargs)
         self = super().__new__(cls)
         if kwargs.get("_airflow_from_mapped"):
             object.__setattr__(self, "mapped_arguments", kwargs)
         return self
+
+    @classmethod
+    def partial(cls, **kwargs: Any) -> Any:
+        """Start a mapped task, with the names of its arguments checked."""
+        check_argument_names(cls, kwargs, task_id=kwargs.get("task_id"))
+        return check_expansion(super().partial(**kwargs))
 
     def find_late_fields(self) -> None:
         """Make arguments that are given later template fields; the last step of a constructor."""
@@ -151,12 +188,13 @@ class TemplatedOperator(_Operator):
                 # Airflow mistakes the XComArg in expand_kwargs([{...: XComArg}]) for a value from XCom.
                 seen = seen_oids - {id(value)} if is_resolvable(value) else seen_oids
                 value = value if id(value) in seen else _render_field(self, name, value, context, environments, seen)
-            setattr(self, name, _literal(value) if name in self.late_fields else value)
+            known = _literal(value) if name in self.late_fields else value
+            setattr(self, name, as_seconds(known) if name in SECONDS else known)
         self.finish_rendering()
         self._mask()
 
     def _mask(self) -> None:
-        if not _masks_prompts(self.mask_prompts):
+        if not masks_prompts(self.mask_prompts):
             return
         for name in PROMPT_FIELDS.intersection(self.template_fields):
             if getattr(self, name) not in (None, SET_DURING_EXECUTION, (), {}):
@@ -190,7 +228,6 @@ def _mapped(built_from: Mapping[str, Any], fixed: Mapping[str, Any]) -> set[str]
 
 
 def _names_from_xcom(mapped: Any, context: Any) -> set[str] | None:
-    """Return the mapped arguments that come from XCom, None for all of them."""
     try:
         given = mapped._get_specified_expand_input().value  # noqa: SLF001 - Airflow has no public accessor
     except AttributeError:
@@ -294,7 +331,7 @@ def _literal(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     text = value.strip()
-    if len(text) <= LONGEST_NUMBER and _NUMBER.fullmatch(text):
+    if len(text) <= LONGEST_NUMBER and re.fullmatch(_NUMBER, text):
         return int(text) if text.lstrip("+-").isdigit() else float(text)
     return _LITERALS.get(text.lower(), value)
 
@@ -317,7 +354,8 @@ def _check_resolved(name: str, value: Any, *, any_string: bool) -> None:
         )
 
 
-def _masks_prompts(given: bool | None) -> bool:
+def masks_prompts(given: bool | None) -> bool:
+    """Return whether a task keeps its prompts out of what is stored: its ``mask_prompts``, else the configuration's."""
     if given is not None:
         return given
     from airflow_provider_segmind.compat import conf

@@ -8,7 +8,6 @@ hour after submission. File names follow from the request id, so that storing a 
 
 from __future__ import annotations
 
-import json
 import logging
 import mimetypes
 import re
@@ -20,10 +19,7 @@ from airflow_provider_segmind.chat.json_values import (
     MAX_DEPTH,
     StorableValue,
     body_for_xcom,
-    clean_text,
     for_xcom,
-    read_json,
-    was_changed,
 )
 from airflow_provider_segmind.client import request_history as history
 from airflow_provider_segmind.client.client import SegmindClient
@@ -33,6 +29,7 @@ from airflow_provider_segmind.client.polling import failed_error
 from airflow_provider_segmind.client.submission import ResultManifest
 from airflow_provider_segmind.defaults import MAX_XCOM_BYTES
 from airflow_provider_segmind.exceptions import SegmindDownloadError, SegmindError, SegmindRequestExpiredError
+from airflow_provider_segmind.money import shown
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.compat import ObjectStoragePath
@@ -73,9 +70,9 @@ class ResultDestination:
 
     def file(self, request_id: str, suffix: str, number: int = 0) -> ObjectStoragePath:
         """Return the path of a file of one request; the folder exists afterwards."""
-        from airflow_provider_segmind.compat import ObjectStoragePath
+        from airflow_provider_segmind.compat import ObjectStoragePath, with_root
 
-        path = ObjectStoragePath(cast(str, self.output_path))
+        path = ObjectStoragePath(with_root(cast(str, self.output_path)))
         tail = f"-{number + 1}" if number else ""
         if self.names_file:
             ending = path.suffix if suffix != ".json" or path.suffix == ".json" else f"{path.suffix}.json"
@@ -147,7 +144,7 @@ def store_result(
     :returns: the body when it is small and names no file that was downloaded, or when there is no other storage for
         it; else the manifest.
     """
-    encoded = _encoded(result)
+    encoded = result.encoded()
     small = destination.fits_xcom(len(encoded))
     files = destination.for_files()
     if files is None or (small and not destination.output_path):
@@ -193,7 +190,7 @@ def store_for_event(
 
     :returns: None for a body that no event carries: the task fetches it by its id.
     """
-    if destination.for_files() is None and not destination.fits_xcom(len(_encoded(result))):
+    if destination.for_files() is None and not destination.fits_xcom(len(result.encoded())):
         return None
     stored = store_result(result, model=model, destination=destination, downloads=downloads)
     return stored if isinstance(stored.for_xcom, dict) else None
@@ -218,14 +215,11 @@ def stored_result(
     path = ObjectStoragePath(manifest.uris[0]) if manifest else cast(ResultDestination, files).file(request_id, ".json")
     try:
         encoded = path.read_bytes()
-        body = read_json(encoded)
+        result = RequestResult.decoded(encoded)
     except (FileNotFoundError, ValueError):
         return None
-    if not isinstance(body, dict) or body.get("request_id") != request_id:
+    if result.request_id != request_id:
         return None
-    result = RequestResult.model_validate(body)
-    if was_changed(encoded):
-        result = result.with_raw_json(encoded.decode())
     if destination.fits_xcom(len(encoded)):
         return _inline(result, destination)
     return StoredResult(manifest=manifest) if manifest else _in_files(result, None, [str(path)], len(encoded))
@@ -264,10 +258,9 @@ def recover_result(
             }
         )
         return store_result(result, model=model, destination=destination, downloads=Downloads.of(client.config))
-    billed = "an unknown amount" if cost is None else f"{cost} USD"
     raise SegmindRequestExpiredError(
-        f"{error} Its record has the status {record.model_status or 'unknown'}, {billed} billed, and no output file, "
-        "so the result is lost. To run it again, start another DAG run, or let SegmindRunOperator pay for a new "
+        f"{error} Its record has the status {record.model_status or 'unknown'}, {shown(cost)} billed, and no output "
+        "file, so the result is lost. To run it again, start another DAG run, or let SegmindRunOperator pay for a new "
         "request with on_expired='resubmit'; output_path prevents this.",
         request_id=request_id,
         age=error.age,
@@ -312,12 +305,6 @@ def _download_file(
     return str(written[-1]), size
 
 
-def _encoded(result: RequestResult) -> bytes:
-    if result.raw_json is not None:
-        return clean_text(result.raw_json).encode()
-    return clean_text(json.dumps(result.to_json(), ensure_ascii=False)).encode()
-
-
 def _inline(result: RequestResult, destination: ResultDestination) -> StoredResult:
     body = result.to_json()
     recovered = bool(body.get("recovered"))
@@ -340,11 +327,7 @@ def _in_files(result: RequestResult, model: str | None, uris: list[str], size: i
 
 
 def warn_of_replacements(carried: StorableValue, what: str) -> None:
-    """
-    Log that characters were replaced, if any were.
-
-    :param what: what contained them.
-    """
+    """Log that characters were replaced, if any were."""
     if carried.replaced:
         log.warning(
             "%s contains U+0000 or a lone surrogate in %d strings, which databases refuse: XCom carries U+FFFD instead",

@@ -23,9 +23,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from airflow_provider_segmind.client.submission import SubmissionRecord, latest
-from airflow_provider_segmind.compat import airflow_version, conf, variable_is_missing
+from airflow_provider_segmind.compat import airflow_version, conf
 from airflow_provider_segmind.enrichment.storage import make_folder, store_path, write_whole
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindStateError
+from airflow_provider_segmind.hooks.stores import missing_package
+from airflow_provider_segmind.variables import read_variable
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.compat import Context
@@ -40,6 +42,14 @@ LAST_KEEPING = (3, 3)
 """The newest Airflow known to keep task state when a task is cleared; later ones may not (#72100, #72929)."""
 LONGEST_NAME = 150
 """Characters of an id in a file name; file systems allow 255 bytes, the suffix while writing included."""
+
+
+def _read_variable(key: str) -> str | None:
+    return read_variable(
+        key,
+        "An earlier try would have recorded its request there. Nothing is submitted until it can be read; a retry "
+        "reads it again.",
+    )
 
 
 class TaskState(ABC):
@@ -92,15 +102,15 @@ class PathTaskState(TaskState):
     name = "object storage"
 
     def __init__(self, state_path: str, identity: Identity, part: str = "") -> None:
-        from airflow_provider_segmind.compat import ObjectStoragePath
+        from airflow_provider_segmind.compat import untracked_path
 
         try:
-            root = ObjectStoragePath(state_path)
+            root = untracked_path(state_path)
         except ValueError as error:
             raise SegmindConfigError(
                 f"{state_path!r} cannot be a folder for records of requests: {error}. Nothing was sent."
             ) from error
-        self._folder = root / _name("dag_id", identity.dag_id) / _name("run_id", identity.run_id)
+        self._folder = _folder_of(root, identity)
         name = f"{_name('task_id', identity.task_id)}{identity.index}"
         self._file = self._folder / (f"{name}.{part}.json" if part else f"{name}.json")
         self.name = f"object storage ({self._file})"
@@ -111,6 +121,13 @@ class PathTaskState(TaskState):
             text = self._file.read_text()
         except FileNotFoundError:
             return None
+        except (ImportError, ValueError) as error:
+            if package := missing_package(str(self._file), error):
+                raise SegmindConfigError(
+                    f"The folder for records of requests is {str(self._folder)!r}, in a store unknown to Airflow here: "
+                    f"install {package} where tasks and triggers run ({error}). Nothing was sent."
+                ) from error
+            raise
         return _decode(text)
 
     def write(self, record: SubmissionRecord) -> None:
@@ -124,6 +141,22 @@ class PathTaskState(TaskState):
         make_folder(file.parent)
         with write_whole(file) as whole:
             whole.write(text.encode())
+
+
+def records_under(state_path: str, identity: Identity) -> Iterator[SubmissionRecord]:
+    """
+    Yield the records of a task instance under a ``state_path``: one for each of its requests.
+
+    :raises SegmindStateError: one cannot be read.
+    :raises OSError: or another error of the store.
+    """
+    from airflow_provider_segmind.compat import ObjectStoragePath, with_root
+
+    folder = _folder_of(ObjectStoragePath(with_root(state_path)), identity)
+    name = f"{_name('task_id', identity.task_id)}{identity.index}"
+    for file in sorted(folder.iterdir(), key=str) if folder.is_dir() else ():
+        if file.name == f"{name}.json" or (file.name.startswith(f"{name}.") and file.name.endswith(".json")):
+            yield _decode(file.read_text())
 
 
 class VariableTaskState(TaskState):
@@ -147,7 +180,7 @@ class VariableTaskState(TaskState):
 
     def read(self) -> SubmissionRecord | None:
         """Read the record."""
-        text = read_variable(self._key)
+        text = _read_variable(self._key)
         return None if text is None else _decode(text)
 
     def write(self, record: SubmissionRecord) -> None:
@@ -188,7 +221,7 @@ class VariableIndex:
             log.warning("Could not clean up the Airflow Variables of %s", self._about, exc_info=True)
 
     def _read(self) -> dict[str, float]:
-        text = read_variable(self._key)
+        text = _read_variable(self._key)
         try:
             return {str(key): float(added) for key, added in json.loads(text or "{}").items()}
         except (ValueError, TypeError, AttributeError):
@@ -211,7 +244,7 @@ class VariableIndex:
         """Delete a record unless it is in use, or the outcome of its POST is unknown; return whether it is gone."""
         from airflow_provider_segmind.compat import Variable
 
-        text = read_variable(key)
+        text = _read_variable(key)
         if text is None:
             return True
         try:
@@ -222,29 +255,6 @@ class VariableIndex:
             return False
         Variable.delete(key)
         return True
-
-
-def read_variable(key: str) -> str | None:
-    """
-    Return a Variable's value, None when there is none.
-
-    Airflow 3.1 and 3.2 report a Variable as missing when the API server could not be reached ("allow fallback" to other
-    secrets backends, ``secrets/execution_api.py``), and a first try would pay a second time.
-
-    :raises SegmindStateError: it cannot be read.
-    """
-    from airflow_provider_segmind.compat import Variable
-
-    # By position: Airflow 2.11 has another name for the default.
-    text = Variable.get(key, None)
-    if text is not None:
-        return str(text)
-    if variable_is_missing(key):
-        return None
-    raise SegmindStateError(
-        f"The Airflow Variable {key!r}, where an earlier try would have recorded its request, cannot be read. Nothing "
-        "is submitted until it can be; a retry reads it again."
-    )
 
 
 class CombinedTaskState(TaskState):
@@ -274,6 +284,8 @@ class CombinedTaskState(TaskState):
 def _read(store: TaskState) -> Iterator[SubmissionRecord]:
     try:
         record = store.read()
+    except SegmindConfigError:
+        raise
     except Exception as error:
         error.add_note(
             f"{store.name[:1].upper()}{store.name[1:]} may have the request of an earlier try and cannot be read. "
@@ -296,11 +308,7 @@ def _write(store: TaskState, record: SubmissionRecord) -> None:
 
 
 class Identity:
-    """
-    The identity of a task instance: DAG, run, task and map index, never the number of the try.
-
-    :param context: the context Airflow gives to ``execute``.
-    """
+    """The identity of a task instance: DAG, run, task and map index, never the number of the try."""
 
     def __init__(self, context: Context) -> None:
         instance = context["ti"]
@@ -359,6 +367,10 @@ def _cost_of_clearing() -> str | None:
         "again, as does the button 'Clear All Task State Store'. Set state_path, [segmind] state_path or output_path "
         "to keep a record that survives this."
     )
+
+
+def _folder_of(root: Any, identity: Identity) -> Any:
+    return root / _name("dag_id", identity.dag_id) / _name("run_id", identity.run_id)
 
 
 def _name(kind: str, text: str) -> str:

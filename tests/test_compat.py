@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import inspect
+import sys
 import threading
 from importlib.metadata import version
 from pathlib import Path
@@ -14,14 +15,29 @@ import pytest
 from packaging.version import Version
 
 from airflow_provider_segmind import compat
+from airflow_provider_segmind.execution.asset_events import describe_outlets
+from airflow_provider_segmind.result_storage import ResultDestination
+from tests.support.httpx2 import installed_httpx2
 
 AIRFLOW = Version(version("apache-airflow")).release
 NAMES = sorted(compat._MODULES)
-SINCE = {"NEVER_EXPIRE": (3, 3)}
+SINCE = {
+    "NEVER_EXPIRE": (3, 3),
+    "TaskStateStoreModel": (3, 3),
+    **dict.fromkeys(("ConnectionDetails", "DagAccessEntity", "VariableDetails"), (3,)),
+    **dict.fromkeys(("get_auth_manager", "get_user", "requires_access_dag"), (3,)),
+}
+IN_OPTIONAL_PROVIDERS = {
+    **dict.fromkeys(("OperatorLineage", "SQLParser"), "airflow.providers.openlineage"),
+    "PydanticAIHook": "airflow.providers.common.ai",
+}
 
 
 @pytest.mark.parametrize("name", [*NAMES, "SET_DURING_EXECUTION"])
-def test_every_name_is_in_the_installed_airflow(name: str) -> None:
+def test_every_name_is_in_the_installed_airflow(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "httpx2", installed_httpx2())
+    if name in IN_OPTIONAL_PROVIDERS:
+        pytest.importorskip(IN_OPTIONAL_PROVIDERS[name])
     if SINCE.get(name, ()) > AIRFLOW:
         with pytest.raises(ImportError, match=name):
             getattr(compat, name)
@@ -169,3 +185,62 @@ def test_importing_compat_imports_no_airflow() -> None:
     top = [each for each in ast.parse(source).body if isinstance(each, ast.Import | ast.ImportFrom)]
 
     assert not [each for each in top if "airflow" in ast.unparse(each)]
+
+
+def test_airflows_metrics_take_what_this_package_sends() -> None:
+    stats = compat.stats()
+
+    stats.incr("segmind.test", 2, tags={"model": "m"})
+    stats.gauge("segmind.test", 1, tags={"model": "m"})
+
+
+def test_a_file_of_an_untracked_path_is_the_stores_own(tmp_path: Path) -> None:
+    path = compat.untracked_path((tmp_path / "a").as_uri()) / "b.txt"
+    path.parent.mkdir(parents=True)
+
+    with path.open("w") as file:
+        file.write("written")
+
+    assert "Tracking" not in type(file).__name__
+    assert (tmp_path / "a" / "b.txt").read_text() == "written"
+    assert [type(one) for one in path.parent.iterdir()] == [type(path)]
+
+
+def test_a_relative_path_is_below_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Airflow 2.11 takes it from the root of the disk.
+    monkeypatch.chdir(tmp_path)
+    stored = ResultDestination("answers/sky.md").file("r-1", ".md")
+    recorded = compat.untracked_path("records")
+
+    assert [str(path).removeprefix("file://") for path in (stored, recorded)] == [
+        str(tmp_path / "answers" / "sky.md"),
+        str(tmp_path / "records"),
+    ]
+    assert (tmp_path / "answers").is_dir()
+
+
+def test_the_figures_of_a_run_become_the_extra_of_an_outlets_event() -> None:
+    try:
+        from airflow.sdk import Asset, AssetAlias
+        from airflow.sdk.execution_time.context import OutletEventAccessors
+    except ImportError:
+        from airflow.datasets import Dataset as Asset
+        from airflow.datasets import DatasetAlias as AssetAlias
+        from airflow.utils.context import OutletEventAccessors
+    asset, events = Asset("x-segmind-test://answers"), OutletEventAccessors()
+
+    describe_outlets({"outlet_events": events}, [asset, AssetAlias("an-alias")], {"rows": 2})  # type: ignore[typeddict-item]
+
+    assert events[asset].extra == {"rows": 2}
+
+
+@pytest.mark.skipif(AIRFLOW < (3,), reason="Airflow 2.11 has no API server for tasks")
+def test_the_api_server_of_tests_is_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from airflow.sdk.execution_time import supervisor
+
+    monkeypatch.setattr(supervisor, "in_process_api_server", build := object)
+    with compat.one_api_server():
+        first, second = supervisor.in_process_api_server(), supervisor.in_process_api_server()
+
+    assert first is second
+    assert supervisor.in_process_api_server is build

@@ -7,9 +7,15 @@ from typing import Any
 
 import pytest
 
+from airflow_provider_segmind import links
 from airflow_provider_segmind.get_provider_info import get_provider_info
-from airflow_provider_segmind.links import SegmindModelLink, SegmindOutputLink, result_address
+from airflow_provider_segmind.links import SegmindModelLink, SegmindOutputLink, result_address, task_address
 from airflow_provider_segmind.operators.chat import SegmindChatOperator
+from airflow_provider_segmind.operators.enrich import (
+    SegmindEnrichFileOperator,
+    SegmindEnrichSqlOperator,
+    SegmindMergeOperator,
+)
 from airflow_provider_segmind.operators.request import SegmindRunOperator, SegmindSubmitOperator
 
 KEY: Any = SimpleNamespace(dag_id="d", task_id="t", run_id="r", try_number=1, map_index=-1)
@@ -38,8 +44,11 @@ def test_an_invalid_model_name_has_no_link(model: str) -> None:
 @pytest.mark.parametrize(
     ("value", "address"),
     [
-        ({"uri": "s3://bucket/r.json", "output": "https://x.example/y"}, "s3://bucket/r.json"),
-        ({"uri": "/data/r.json"}, "/data/r.json"),
+        ({"uri": "s3://bucket/r.json", "output": "https://x.example/y"}, "https://x.example/y"),
+        ({"uri": "https://store.example/r.json", "output": "https://x.example/y"}, "https://store.example/r.json"),
+        ({"uri": "s3://bucket/r.json"}, None),
+        ({"uri": "/data/r.json"}, None),
+        ({"uri": "file:///data/r.json"}, None),
         ({"output": "https://images.example/cat.png"}, "https://images.example/cat.png"),
         ({"output": '{"candidates": []}'}, None),
         ({"output": "see https://x.example"}, None),
@@ -48,13 +57,30 @@ def test_an_invalid_model_name_has_no_link(model: str) -> None:
         (None, None),
     ],
 )
-def test_a_result_has_a_link_if_it_is_a_file_or_url(value: Any, address: str | None) -> None:
+def test_a_result_has_a_link_if_a_browser_can_open_it(value: Any, address: str | None) -> None:
     assert result_address(value) == address
 
 
 def test_the_output_link_is_empty_until_there_is_a_result() -> None:
     assert link_of(SegmindOutputLink(), result_uri=None) == ""
-    assert link_of(SegmindOutputLink(), result_uri="s3://b/r.txt") == "s3://b/r.txt"
+    assert link_of(SegmindOutputLink(), result_uri="https://store.example/r.txt") == "https://store.example/r.txt"
+    assert link_of(SegmindOutputLink(), result_uri="s3://b/r.txt") == ""
+
+
+@pytest.mark.parametrize("operator", [SegmindEnrichFileOperator, SegmindEnrichSqlOperator, SegmindMergeOperator])
+def test_a_table_leads_to_its_run_on_the_page_where_there_is_one(
+    operator: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = SimpleNamespace(has_page=operator.has_page, result_uri="s3://b/r.jsonl")
+    key: Any = SimpleNamespace(dag_id="d", run_id="manual__2026-11-26T12:00:00+00:00", task_id="g.t", map_index=3)
+
+    monkeypatch.setattr(links, "airflow_version", lambda: (3, 1, 0))
+    with_page = SegmindOutputLink().get_link(task, ti_key=key)  # type: ignore[arg-type]
+    monkeypatch.setattr(links, "airflow_version", lambda: (3, 0, 6))
+    without = SegmindOutputLink().get_link(task, ti_key=key)  # type: ignore[arg-type]
+
+    assert with_page == "segmind/tables/d/manual__2026-11-26T12%3A00%3A00%2B00%3A00/g.t/3"
+    assert without == ""
 
 
 def test_every_link_is_registered_and_on_every_operator() -> None:
@@ -67,3 +93,23 @@ def test_every_link_is_registered_and_on_every_operator() -> None:
         assert {
             f"{type(link).__module__}.{type(link).__name__}" for link in operator.operator_extra_links
         } == registered
+
+
+@pytest.mark.parametrize(
+    ("base_url", "log_url", "address"),
+    [
+        ("https://airflow.example.com", "https://airflow.example.com/dags/d", "https://airflow.example.com/dags/d"),
+        ("", "http://localhost:8080/dags/d", None),
+        ("https://airflow.example.com", "javascript:alert(1)", None),
+        ("https://airflow.example.com", None, None),
+    ],
+)
+def test_a_task_has_an_address_where_the_configuration_names_that_of_the_ui(
+    base_url: str, log_url: str | None, address: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "airflow_provider_segmind.compat.conf",
+        SimpleNamespace(get=lambda section, key, fallback: base_url if section in ("api", "webserver") else fallback),
+    )
+
+    assert task_address(SimpleNamespace(log_url=log_url)) == address

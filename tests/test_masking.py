@@ -28,6 +28,7 @@ from airflow_provider_segmind.exceptions import (
     SegmindSubmissionUnknownError,
 )
 from airflow_provider_segmind.masking import mask, mask_known, masked, remember
+from tests.support.examples import examples
 
 KEYS = st.one_of(
     st.text(string.ascii_letters + string.digits, min_size=16, max_size=44).map("SG_".__add__),
@@ -92,7 +93,7 @@ def looks_like(key: str, text: str) -> bool:
 
 
 @pytest.mark.parametrize("form", FORMS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20))
 @example(key="00000\\N000000000")
 @given(key=KEYS)
 def test_a_key_is_masked_in_every_form(form: str, key: str) -> None:
@@ -106,7 +107,7 @@ def test_a_key_is_masked_in_every_form(form: str, key: str) -> None:
     assert said.endswith("(401).")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(
     key=KEYS.filter(lambda key: not set(key) & set("\\<>&=")), pause=st.sampled_from(BREAKS), every=st.integers(1, 9)
 )
@@ -117,7 +118,7 @@ def test_a_key_interrupted_by_tags_or_line_breaks_is_masked(key: str, pause: str
     assert said == "(***)"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(text=st.text(max_size=300), key=KEYS)
 def test_a_text_without_the_key_is_unchanged(text: str, key: str) -> None:
     if "SG_" not in text and not looks_like(key, text):

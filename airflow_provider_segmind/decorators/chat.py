@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, Protocol, overload
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, Protocol, Unpack, overload
 
+from airflow_provider_segmind.argument_names import check_argument_names
 from airflow_provider_segmind.arguments import ChatPrompt
 from airflow_provider_segmind.compat import (
     SET_DURING_EXECUTION,
@@ -13,15 +16,33 @@ from airflow_provider_segmind.compat import (
     determine_kwargs,
     task_decorator_factory,
 )
-from airflow_provider_segmind.defaults import MAX_REPAIRS
+from airflow_provider_segmind.defaults import (
+    DEFAULT_CONNECTION,
+    MAX_REPAIRS,
+    MAX_RESUBMITS,
+    MAX_XCOM_BYTES,
+    RESULT_LIFETIME,
+    SYNC_WAIT,
+)
 from airflow_provider_segmind.exceptions import SegmindConfigError
 from airflow_provider_segmind.operators.chat import SegmindChatOperator
 from airflow_provider_segmind.rendering import unmasked
 
 if TYPE_CHECKING:
-    from airflow_provider_segmind.compat import Context
-    from airflow_provider_segmind.defaults import OnExpired, OnFailed, OnLargeFile, OnStale, OnUnknown
+    from datetime import timedelta
 
+    from airflow_provider_segmind.chat.attachments import Attachment
+    from airflow_provider_segmind.compat import Context, TaskDecoratorCollection
+    from airflow_provider_segmind.defaults import (
+        OnBudget,
+        OnExpired,
+        OnFailed,
+        OnLargeFile,
+        OnStale,
+        OnUnknown,
+        ReuseAnswers,
+    )
+    from airflow_provider_segmind.type_hints import AnyPath, DecoratorArguments, GivenLater
 
 Params = ParamSpec("Params")
 _PROMPT_KEYS = ("prompt", "system", "messages", "files")
@@ -51,6 +72,11 @@ class _SegmindDecoratedOperator(DecoratedOperator, SegmindChatOperator):
         "inputs_schema": "json",
     }
 
+    decided_arguments: ClassVar[Mapping[str, str]] = {
+        **SegmindChatOperator.decided_arguments,
+        **dict.fromkeys(("prompt", "messages"), "the function of @task.segmind returns it"),
+    }
+
     if not hasattr(SegmindChatOperator, "xcom_push"):
         # Airflow 3.0's DecoratedOperator.execute reads it when the work is done and paid, and does nothing with it.
         xcom_push = None
@@ -63,11 +89,6 @@ class _SegmindDecoratedOperator(DecoratedOperator, SegmindChatOperator):
         op_kwargs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        for name in ("prompt", "messages"):
-            if name in kwargs:
-                raise SegmindConfigError(
-                    f"{name!r} is returned by the function of @task.segmind: it is not an argument."
-                )
         super().__init__(
             python_callable=python_callable,
             op_args=op_args,
@@ -127,56 +148,72 @@ class SegmindTask(Protocol[Params]):
         """Change arguments of the operator for one use."""
 
 
-@overload
-def segmind_task(python_callable: Callable[Params, Any]) -> SegmindTask[Params]: ...
+class SegmindTaskDecorator(Protocol):
+    """The signature of ``@task.segmind``, with and without arguments."""
+
+    @overload
+    def __call__(self, python_callable: Callable[Params, Any], /) -> SegmindTask[Params]: ...
+
+    @overload
+    def __call__(
+        self,
+        *,
+        multiple_outputs: bool = False,
+        model: str | GivenLater | None = None,
+        system: str | GivenLater | None = None,
+        files: Sequence[str | AnyPath | bytes | Attachment | GivenLater] | GivenLater | None = None,
+        options: Mapping[str, Any] | GivenLater | None = None,
+        output_type: Any = None,
+        inputs_schema: bool | Mapping[str, Any] | str | AnyPath | GivenLater | None = None,
+        output_path: str | AnyPath | GivenLater | None = None,
+        answers_path: str | AnyPath | GivenLater | None = None,
+        segmind_conn_id: str | GivenLater = DEFAULT_CONNECTION,
+        deferrable: bool | GivenLater = ...,
+        reuse_answers: ReuseAnswers | timedelta | GivenLater = "never",
+        budget: str | GivenLater | None = None,
+        max_repairs: int | GivenLater = MAX_REPAIRS,
+        max_resubmits: int | GivenLater = MAX_RESUBMITS,
+        timeout: float | timedelta | GivenLater = RESULT_LIFETIME,
+        dry_run: bool | GivenLater = False,
+        on_budget: OnBudget | GivenLater = "fail",
+        on_stale: OnStale | GivenLater = "resubmit",
+        on_unknown: OnUnknown | GivenLater = "fail",
+        on_failed: OnFailed | GivenLater = "fail",
+        on_expired: OnExpired | GivenLater = "recover",
+        large_files: OnLargeFile | GivenLater = "fail",
+        api_format: str | GivenLater | None = None,
+        sync_wait: float | timedelta | GivenLater = SYNC_WAIT,
+        poll_interval: float | timedelta | GivenLater | None = None,
+        max_xcom_bytes: int | GivenLater = MAX_XCOM_BYTES,
+        state_path: str | AnyPath | GivenLater | None = None,
+        mask_prompts: bool | GivenLater | None = None,
+        **kwargs: Unpack[DecoratorArguments],
+    ) -> Callable[[Callable[Params, Any]], SegmindTask[Params]]: ...
 
 
-@overload
-def segmind_task(
-    *,
-    multiple_outputs: bool = False,
-    task_id: str = ...,
-    model: str | None = None,
-    system: str | None = None,
-    files: Sequence[Any] | None = None,
-    options: Mapping[str, Any] | None = None,
-    api_format: str | None = None,
-    output_type: Any = None,
-    max_repairs: int = MAX_REPAIRS,
-    max_inline_bytes: int | None = None,
-    large_files: OnLargeFile = "fail",
-    validate_inputs: bool | None = None,
-    inputs_schema: Mapping[str, Any] | str | None = None,
-    dry_run: bool = False,
-    segmind_conn_id: str = ...,
-    state_path: str | None = None,
-    deferrable: bool = ...,
-    sync_wait: float = ...,
-    poll_interval: float | None = None,
-    timeout: float = ...,
-    output_path: str | None = None,
-    max_xcom_bytes: int = ...,
-    on_stale: OnStale = "resubmit",
-    on_unknown: OnUnknown = "fail",
-    on_failed: OnFailed = "fail",
-    on_expired: OnExpired = "recover",
-    max_resubmits: int = ...,
-    mask_prompts: bool | None = None,
-    retries: int = ...,
-    **kwargs: Any,
-) -> Callable[[Callable[Params, Any]], SegmindTask[Params]]: ...
+def _with_signature(decorator: Callable[..., Any]) -> SegmindTaskDecorator:
+    """Let editors, ``help()`` and type checkers show all arguments: the operator's but those the function returns."""
+    own = [one for one in inspect.signature(decorator).parameters.values() if one.kind is not one.VAR_KEYWORD]
+    theirs = inspect.signature(SegmindChatOperator).parameters.values()
+    decided = _SegmindDecoratedOperator.decided_arguments
+    decorator.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [*own, *(one for one in theirs if one.name not in decided)]
+    )
+    return decorator
 
 
+@_with_signature
 def segmind_task(python_callable: Any = None, multiple_outputs: bool = False, **kwargs: Any) -> Any:
     """
     Turn a function that returns a prompt into a task that returns the answer; registered as ``@task.segmind``.
 
-    Import it by this name to have its arguments type-checked: to a type checker, every provider's ``@task.…`` takes
-    anything.
-
     :param multiple_outputs: also push each key of an answer that is an object.
     :param kwargs: as :class:`~airflow_provider_segmind.operators.chat.SegmindChatOperator` takes them.
     """
+    if python_callable is None:
+        return partial(segmind_task, multiple_outputs=multiple_outputs, **kwargs)
+    name = getattr(python_callable, "__name__", None)
+    check_argument_names(_SegmindDecoratedOperator, kwargs, task_id=kwargs.get("task_id", name))
     # Airflow would infer multiple_outputs from the function's return type, which is that of the prompt.
     return task_decorator_factory(
         python_callable=python_callable,
@@ -184,3 +221,16 @@ def segmind_task(python_callable: Any = None, multiple_outputs: bool = False, **
         decorated_operator_class=_SegmindDecoratedOperator,
         **kwargs,
     )
+
+
+if TYPE_CHECKING:
+
+    class TaskDecorators(TaskDecoratorCollection):
+        """Airflow's ``task``, with the arguments of ``@task.segmind``."""
+
+        segmind: SegmindTaskDecorator
+
+    task = TaskDecorators()
+else:
+    # Airflow's own; from here, its type has the arguments of @task.segmind, of which Airflow's stub knows nothing.
+    from airflow_provider_segmind.compat import task as task

@@ -15,13 +15,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from airflow_provider_segmind.answer_cache import Answer
 from airflow_provider_segmind.arguments import ChatPrompt, check_files, is_path, parse_json, path_text
 from airflow_provider_segmind.chat.attachments import MAX_INLINE_BYTES, Attachment, load_attachment, too_large_inline
 from airflow_provider_segmind.chat.json_values import clean_text, for_xcom, json_text
 from airflow_provider_segmind.chat.messages import build_chat_inputs
 from airflow_provider_segmind.chat.model_families import family_of
 from airflow_provider_segmind.chat.output_type import OutputType
-from airflow_provider_segmind.chat.replies import ChatReply, read_reply
+from airflow_provider_segmind.chat.replies import ChatReply, TokenUsage, read_reply
 from airflow_provider_segmind.chat.reply_policy import (
     Accept,
     Decision,
@@ -33,10 +34,13 @@ from airflow_provider_segmind.chat.reply_policy import (
     reply_error,
 )
 from airflow_provider_segmind.client.client import SegmindClient
-from airflow_provider_segmind.client.models import RequestResult
+from airflow_provider_segmind.client.models import Metrics, RequestResult
 from airflow_provider_segmind.defaults import MAX_REPAIRS, OnLargeFile
+from airflow_provider_segmind.enrichment.outcomes import Outcome, outcome_before, outcome_of
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindRequestExpiredError, shorten
-from airflow_provider_segmind.execution.request import Defer, RequestExecution, RequestSettings, XComPush, summary
+from airflow_provider_segmind.execution.request import Defer, RequestExecution, RequestSettings, XComPush
+from airflow_provider_segmind.execution.result import summary
+from airflow_provider_segmind.money import shown
 from airflow_provider_segmind.result_storage import (
     ResultDestination,
     StoredResult,
@@ -49,6 +53,8 @@ from airflow_provider_segmind.triggers.events import RequestEvent
 
 UPLOAD_SCHEME = "segmind-upload://"
 """Placeholder for the address of a file that is uploaded when the request is submitted; the rest is its SHA-256."""
+NOTHING_USED = TokenUsage(input_tokens=0, output_tokens=0, cached_tokens=0, thinking_tokens=0, total_tokens=0)
+"""The tokens of an answer that was paid for before."""
 _REPLACED = (
     "%d strings of the answer contain U+0000 or a lone surrogate, which not every XCom backend can store; each such "
     "character was replaced by U+FFFD"
@@ -72,7 +78,6 @@ class ChatSettings:
     options: Any = None
     api_format: str | None = None
     max_repairs: int = MAX_REPAIRS
-    max_inline_bytes: int | None = None
     large_files: OnLargeFile = "fail"
     dag_folder: Path | None = None
 
@@ -137,10 +142,8 @@ def _decoded(name: str, value: Any) -> Any:
 
 
 def _load(settings: ChatSettings, file: Any, name: str, uploads: dict[str, Attachment]) -> Attachment:
-    limit = MAX_INLINE_BYTES if settings.max_inline_bytes is None else settings.max_inline_bytes
-
     def read(address: str) -> bytes:
-        return _read(settings.dag_folder, address, name, limit if settings.large_files == "fail" else None)
+        return _read(settings.dag_folder, address, name, MAX_INLINE_BYTES if settings.large_files == "fail" else None)
 
     def upload(part: Attachment) -> str:
         placeholder = UPLOAD_SCHEME + hashlib.sha256(part.data or b"").hexdigest()
@@ -150,17 +153,16 @@ def _load(settings: ChatSettings, file: Any, name: str, uploads: dict[str, Attac
     return load_attachment(
         path_text(file) if is_path(file) else file,
         read=read,
-        max_inline_bytes=limit,
         upload=upload if settings.large_files == "upload" else None,
         field_name=name,
     )
 
 
 def _read(dag_folder: Path | None, address: str, name: str, limit: int | None) -> bytes:
-    from airflow_provider_segmind.compat import ObjectStoragePath
+    from airflow_provider_segmind.compat import ObjectStoragePath, with_root
 
     beside = dag_folder / address if dag_folder is not None and "://" not in address else None
-    path = ObjectStoragePath(str(beside) if beside is not None and beside.exists() else address)
+    path = ObjectStoragePath(with_root(str(beside) if beside is not None and beside.exists() else address))
     try:
         if limit is not None and path.stat().st_size > limit:
             raise too_large_inline(f"{name} ({shorten(path.name, 80)})", limit)
@@ -195,6 +197,21 @@ class Exchange:
     before: Spent
 
 
+def _record_followed(exchange: Exchange, after: Spent) -> None:
+    """
+    Record the request before a follow-up of an earlier try, which may have been killed before it did.
+
+    :param after: what had been spent when the follow-up was sent.
+    """
+    before = exchange.before
+    tokens = [0 if spent.usage is None else spent.usage.get("total_tokens") for spent in (before, after)]
+    exchange.execution.record_spend(
+        outcome_before(after.follow_ups) if after.follow_ups else Outcome.UNKNOWN,
+        cost=None if before.cost is None or after.cost is None else round(after.cost - before.cost, 12),
+        tokens=None if tokens[0] is None or tokens[1] is None else tokens[1] - tokens[0],
+    )
+
+
 class ChatExecution:
     """
     The requests of one chat task instance, each a follow-up of the one before.
@@ -225,6 +242,10 @@ class ChatExecution:
         self._defer = defer
         self._xcom_push = xcom_push
         self._current: Exchange | None = None
+        self.cost: float | None = None
+        """USD billed for the answer and the requests before it, None if unknown."""
+        self.reused: Answer | None = None
+        """The answer of the memory that this try returns, None if it has a request of its own."""
 
     @property
     def request_id(self) -> str | None:
@@ -233,7 +254,10 @@ class ChatExecution:
 
     def start(self) -> StoredResult:
         """Submit, or continue from the last request of an earlier try; return the answer or defer."""
-        first = self._exchange(self._first_inputs, Spent(), self._task_state(""))
+        first = self._first
+        stored = self._recalled(first)
+        if stored is not None:
+            return stored
         first.execution.submit()
         return self._answer(self._latest(first))
 
@@ -243,7 +267,7 @@ class ChatExecution:
 
         :param event: how waiting in the triggerer ended, None when this worker is to poll.
         """
-        first = self._exchange(self._first_inputs, Spent(), self._task_state(""))
+        first = self._first
         first.execution.reattach(event.request_id if event else None)
         return self._answer(self._latest(first, event), event)
 
@@ -253,18 +277,71 @@ class ChatExecution:
             stored = exchange.execution.finish(event)
             event = None
             request_id = str(exchange.execution.request_id)
-            result = self._result(stored, request_id)
+            try:
+                result = self._result(stored, request_id)
+            except SegmindRequestExpiredError as error:
+                exchange.execution.finished(Outcome.FAILED, cost=error.cost)
+                raise
             reply = self._read(result)
             spent = exchange.before.plus(result.metrics.cost, reply.usage)
             self._report(result, reply, spent)
             decision = self._decide(reply, exchange)
+            exchange.execution.finished(
+                outcome_of(decision),
+                metrics=result.metrics.to_json(),
+                usage=reply.usage,
+                finish_reason=str(reply.finish_reason),
+            )
             if isinstance(decision, Accept):
-                return self._store(decision.result, result)
+                stored = self._store(decision.result, result)
+                self._keep(exchange, result, spent)
+                return stored
             if isinstance(decision, Refuse):
                 raise reply_error(
                     decision, reply, model=self._model, request_id=request_id, paid_requests=spent.requests
                 )
             exchange = self._follow_up(request_id, decision, spent)
+
+    @cached_property
+    def _first(self) -> Exchange:
+        return self._exchange(self._first_inputs, Spent(), self._task_state(""))
+
+    def _recalled(self, first: Exchange) -> StoredResult | None:
+        """Return the answer that the memory has, None when this task must ask."""
+        answer = first.execution.known_answer(schema=self._schema)
+        result = None if answer is None else answer.result
+        if answer is None or result is None:
+            return None
+        reply = self._read(result)
+        decision = self._decide(reply, first)
+        if not isinstance(decision, Accept):
+            self._log.info("The answer that is kept for this question is not one for this task; asking again")
+            return None
+        self.reused, self.cost = answer, 0.0
+        first.execution.reuse(answer)
+        self._xcom_push(key="usage", value=NOTHING_USED.as_dict())
+        self._xcom_push(key="finish_reason", value=for_xcom(str(reply.finish_reason)).value)
+        return self._store(decision.result, result)
+
+    def _keep(self, exchange: Exchange, result: RequestResult, spent: Spent) -> None:
+        """Keep an answer under the question of the first request, with what all of them cost."""
+
+        def answer(question: bytes) -> Answer:
+            return Answer(
+                fingerprint=question,
+                model=self._model,
+                at=exchange.execution.record.age_from,
+                request_id=result.request_id,
+                requests=spent.requests,
+                cost=spent.cost,
+                body=result.encoded(),
+            )
+
+        self._first.execution.keep_answer(answer, schema=self._schema)
+
+    @property
+    def _schema(self) -> Any:
+        return self._settings.output_type.schema if self._settings.output_type else None
 
     def _follow_up(self, request_id: str, follow_up: FollowUp, spent: Spent) -> Exchange:
         self._log.warning(
@@ -285,7 +362,9 @@ class ChatExecution:
             if record is None or record.outcome is not None or (record.request_id or resumed_by) is None:
                 # An unknown or refused follow-up is decided where its body is at hand: after the reply before it.
                 return exchange
-            following = self._exchange(self._inputs_after(exchange), Spent.from_json(record.spent_before), state)
+            before = Spent.from_json(record.spent_before)
+            _record_followed(exchange, before)
+            following = self._exchange(self._inputs_after(exchange), before, state)
             record = following.execution.reattach(resumed_by)
             self._log.info(
                 "Request %s is complete and paid; an earlier try followed up with %s", request_id, record.request_id
@@ -322,11 +401,11 @@ class ChatExecution:
         )
 
     def _report(self, result: RequestResult, reply: ChatReply, spent: Spent) -> None:
+        self.cost = spent.cost
         line = summary(result.request_id, self._model, StoredResult(result.to_json()))
         self._log.info("%s, finish reason %s", line, reply.finish_reason)
         if spent.requests > 1:
-            cost = "an unknown amount" if spent.cost is None else f"{spent.cost} USD"
-            self._log.info("This answer has taken %d paid requests, %s in all", spent.requests, cost)
+            self._log.info("This answer has taken %d paid requests, %s in all", spent.requests, shown(spent.cost))
         self._xcom_push(key="usage", value=for_xcom(dict(spent.usage or {})).value)
         self._xcom_push(key="cost", value=for_xcom(spent.cost).value)
         self._xcom_push(key="finish_reason", value=for_xcom(str(reply.finish_reason)).value)
@@ -365,6 +444,7 @@ class ChatExecution:
                 "its request history has no text. It was billed. on_expired='resubmit' pays for a new one; "
                 "output_path prevents this.",
                 request_id=request_id,
+                cost=Metrics.model_validate(stored.metrics).cost,
             )
         if stored.manifest is not None or not isinstance(stored.body, dict):
             # A reply that is nothing but an address counts as media when it is stored; Segmind has the text.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_segmind.budget.usage import window_uses
 from airflow_provider_segmind.chat.cost_estimate import Price, estimate_cost, estimate_input_tokens
 from airflow_provider_segmind.chat.reply_policy import output_cap_of
 from airflow_provider_segmind.enrichment.ledger.ledger import Ledger
@@ -14,32 +16,51 @@ from airflow_provider_segmind.enrichment.ledger.local_index import LocalDatabase
 from airflow_provider_segmind.enrichment.row_reader import build, is_fatal, numbered
 from airflow_provider_segmind.enrichment.settings import KeyedTarget, Prepared, Question, Shard
 from airflow_provider_segmind.exceptions import SegmindError
+from airflow_provider_segmind.money import shown
 
 if TYPE_CHECKING:
+    from airflow_provider_segmind.budget.guard import BudgetSettings
     from airflow_provider_segmind.enrichment.storage import StorePath
     from airflow_provider_segmind.execution.file_table import TableIO
     from airflow_provider_segmind.hooks.segmind import SegmindHook
 
 
 def estimate_table(
-    question: Question, table: TableIO, *, hook: SegmindHook, shard: Shard, sample: int | None, log: Any
+    question: Question,
+    table: TableIO,
+    *,
+    hook: SegmindHook,
+    shard: Shard,
+    sample: int | None,
+    budgets: BudgetSettings,
+    log: Any,
 ) -> dict[str, Any]:
     """
     Estimate what an enrichment may cost. Free: nothing is submitted, nothing is written. Closes the table.
 
     :returns: ``model``, ``rows``, ``distinct_rows``, ``answered_rows`` (distinct ones with an answer in the ledger or
         the target, which cost nothing), ``skipped_rows`` (they cannot be asked), ``input_tokens``, ``low`` and ``high``
-        (USD, None where the price is unknown), ``balance`` (USD) and ``covered``.
+        (USD, None where the price is unknown), ``balance`` (USD), ``covered`` (by the balance), and ``budget_left``
+        (USD left now in the budget with the least room, None without one).
     :raises SegmindConfigError: the request cannot be built for the first row, or there is no such source.
     """
     try:
         estimate = _estimate(question, table, hook=hook, shard=shard, sample=sample)
     finally:
         table.close()
+    estimate.budget_left = _budget_left(budgets)
     log.info("%s", estimate)
     if estimate.covered is False:
-        log.warning("The balance of %.6f USD does not cover what the table may cost", estimate.balance)
+        log.warning("The balance of %s does not cover what the table may cost", shown(estimate.balance))
+    if estimate.high is not None and estimate.budget_left is not None and estimate.budget_left < estimate.high:
+        log.warning("The budget has %s left, less than the table may cost", shown(estimate.budget_left))
     return asdict(estimate)
+
+
+def _budget_left(budgets: BudgetSettings) -> float | None:
+    if budgets.store is None or not budgets.rules:
+        return None
+    return min(use.left for use in window_uses(budgets.store, budgets.rules, time.time())) / 1_000_000
 
 
 def _estimate(
@@ -79,11 +100,12 @@ class TableEstimate:
     high: float | None = 0.0
     balance: float | None = None
     covered: bool | None = None
+    budget_left: float | None = None
 
     def __str__(self) -> str:
-        cost = "of unknown price" if self.low is None else f"at least {self.low:.6f} USD"
+        cost = "of unknown price" if self.low is None else f"at least {shown(self.low)}"
         if self.high is not None:
-            cost = f"{self.low:.6f} to {self.high:.6f} USD"
+            cost = f"{shown(self.low)} to {shown(self.high)}"
         return (
             f"{self.rows} rows, {self.distinct_rows} distinct, {self.answered_rows} already answered, "
             f"{self.skipped_rows} that cannot be asked; about {self.input_tokens} input tokens, {cost}. Nothing was "

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import math
+import random
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -26,32 +29,58 @@ from airflow_provider_segmind.deferral import defer_until
 from airflow_provider_segmind.enrichment.engine import Engine
 from airflow_provider_segmind.enrichment.manifest import Manifest
 from airflow_provider_segmind.enrichment.outcomes import Outcome
-from airflow_provider_segmind.enrichment.report.page import write_report
+from airflow_provider_segmind.enrichment.progress_file import delete_progress
 from airflow_provider_segmind.enrichment.run_limits import Limits
 from airflow_provider_segmind.enrichment.settings import Client, KeyedTarget, Settings, Shard
-from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindEnrichmentError, SegmindError
+from airflow_provider_segmind.exceptions import (
+    SegmindBudgetError,
+    SegmindConfigError,
+    SegmindEnrichmentError,
+    SegmindError,
+    SegmindInFlightError,
+)
+from airflow_provider_segmind.execution.file_table import add_report
+from airflow_provider_segmind.execution.table_log import log_end, log_start, summarize
 from airflow_provider_segmind.failures import skip
-from airflow_provider_segmind.triggers.request import SegmindRequestsTrigger
+from airflow_provider_segmind.money import micros, shown
+from airflow_provider_segmind.pausing import PauseWatch, paused_error
+from airflow_provider_segmind.spend.recorder import SpendBuffer, SpendRecorder
+from airflow_provider_segmind.telemetry.metrics import MetricsSender, call_totals
+from airflow_provider_segmind.telemetry.tracing import task_tracer
+from airflow_provider_segmind.triggers.request import (
+    TURN_SPREAD,
+    SegmindRequestsTrigger,
+    defer_for_place,
+    defer_while_paused,
+)
 
 if TYPE_CHECKING:
-    from airflow_provider_segmind.defaults import OnPartial, OnUnknown, Rerun
-    from airflow_provider_segmind.enrichment.settings import Question
+    from airflow_provider_segmind.budget.slices import TableSlice
+    from airflow_provider_segmind.client.account import ClientConfig
+    from airflow_provider_segmind.client.rate_limiter import CallCounts
+    from airflow_provider_segmind.defaults import OnBudget, OnPartial, OnUnknown, Rerun
+    from airflow_provider_segmind.enrichment.settings import AnswerMemory, Question
     from airflow_provider_segmind.enrichment.stats import Progress
-    from airflow_provider_segmind.enrichment.storage import StorePath
     from airflow_provider_segmind.execution.file_table import TableIO
     from airflow_provider_segmind.hooks.segmind import SegmindHook
+    from airflow_provider_segmind.telemetry.tracing import Operation
 
 
 PROGRESS_KEY = "segmind_progress"
 """Key of the progress in the task state store (Airflow 3.3), where other tasks keep their submission records."""
+TABLE_KEY = "segmind_table"
+"""Key of the XCom with the address of the ledger, and with the manifest once there is one."""
 REFRESH_INTERVAL = 1.0
 STATE_INTERVAL = 3.0
 LOG_INTERVAL = 30.0
 SHORTEST_TIMEOUT = 5.0
 """Seconds; a heartbeat comes six times in them, and a busy machine may be late."""
+SPEND_RECORDED = "spend_recorded"
+"""Key of the resume state: whether all that was finished before the deferral is in the record of spend."""
+LOOK_UP_AFTER = 60.0
+"""Seconds after which a table that a budget has ended looks up its requests of unknown fate, where it defers."""
 CONFIDENCE = 2.0
 """Standard errors to either side of an extrapolated cost, which covers about 95 %."""
-_MANIFEST, _REPORT = ".manifest.json", ".report.html"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,41 +88,76 @@ class EnrichmentSettings:
     """
     The operator's arguments of the same names, rendered and checked; and what Airflow knows about the task.
 
-    :param run_id: the same in every try of a task instance, so that a retry does not start with a fresh budget.
+    :param run_id: the same in every try of a task instance, so that a retry does not start its limits anew.
+    :param task_url: the task instance in Airflow's UI, None where that address is not known.
     :param deadline: epoch second at which the task must have ended, infinity without an ``execution_timeout``.
+    :param names: of DAG and task, as tags of its metrics.
+    :param answers: the memory of answers, None for a table that asks without it.
     """
 
     run_id: str
+    names: Mapping[str, str]
     segmind_conn_id: str
     deadline: float
     max_cost: float | None
     max_rows: int | None
     max_failed_rows: int | float | None
+    on_budget: OnBudget
     max_repairs: int
     on_partial: OnPartial
     on_unknown: OnUnknown
-    rerun: Rerun
+    rerun: frozenset[Rerun]
     concurrency: int
-    timeout: float
-    poll_interval: float | None
     shard: Shard
     sample: int | None
     deferrable: bool
-    report: bool
+    keep_prompt: bool
+    notes: Mapping[str, str]
+    task_url: str | None
+    answers: AnswerMemory | None = None
+
+    def limits(self, config: ClientConfig) -> Iterator[str]:
+        """Yield the limits of the run, for the log."""
+        yield "no max_cost" if self.max_cost is None else f"max_cost {shown(self.max_cost)}"
+        yield "no max_rows" if self.max_rows is None else f"max_rows {self.max_rows:,}"
+        most = self.max_failed_rows
+        if most is not None:
+            yield f"max_failed_rows {100 * most:g} %" if isinstance(most, float) else f"max_failed_rows {most:,}"
+        rate, share = config.requests_per_minute, config.rate_share
+        yield "no declared rate limit" if rate is None else f"{rate * share:g} calls a minute"
+        yield f"{self.concurrency} requests at once"
+        if self.shard.count > 1:
+            yield f"shard {self.shard.index} of {self.shard.count}"
+        if self.sample is not None:
+            yield f"the first {self.sample:,} rows only"
+        yield f"asks again: {', '.join(sorted(self.rerun)) or 'nothing'}"
 
 
 class ProgressReporter:
     """
-    Writes a run's progress to the log and to the task state store, from the task's main thread.
+    Writes a run's progress to the log, the task state store and the ledger, from the task's main thread.
 
     Only that thread may call Airflow; the engine's thread only stores its latest figures here.
 
     :param store: the task state store, None before Airflow 3.3.
+    :param keep: writes the progress to the ledger, with the requests that have not finished.
     :param clock: monotonic seconds.
     """
 
-    def __init__(self, store: Any, *, try_number: int, log: Any, clock: Callable[[], float] = time.monotonic) -> None:
-        self._store = store
+    def __init__(
+        self,
+        store: Any,
+        *,
+        try_number: int,
+        log: Any,
+        keep: Callable[[dict[str, Any]], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._writers: list[tuple[str, Callable[[dict[str, Any]], None], bool]] = []
+        if store is not None:
+            self._writers.append(("the task state store", partial(store.set, PROGRESS_KEY), False))
+        if keep is not None:
+            self._writers.append(("the ledger", keep, True))
         self._try_number = try_number
         self._log = log
         self._clock = clock
@@ -105,10 +169,11 @@ class ProgressReporter:
         """Set the latest figures; from any thread."""
         self._latest = progress
 
-    def until_done(self, running: Future[None]) -> None:
-        """Wait until the engine has finished, and report progress at intervals meanwhile."""
+    def until_done(self, running: Future[None], each_second: Callable[[], None]) -> None:
+        """Wait until the engine has finished; report progress at intervals and call ``each_second`` meanwhile."""
         self._log_due = self._clock() + LOG_INTERVAL
         while wait([running], timeout=REFRESH_INTERVAL).not_done:
+            each_second()
             self._report()
         self._state_due = 0.0
         self._report()
@@ -123,17 +188,17 @@ class ProgressReporter:
         if now >= self._state_due:
             self._state_due = now + STATE_INTERVAL
             self._reported = progress
-            self._set_state(progress)
+            self._write(progress)
 
-    def _set_state(self, progress: Progress) -> None:
-        if self._store is None:
-            return
-        state = {**progress.to_json(), "try_number": self._try_number, "at": round(time.time(), 1)}
-        try:
-            self._store.set(PROGRESS_KEY, state)
-        except Exception as error:  # noqa: BLE001 - a display that does not work must not disturb what is paid for
-            self._store = None
-            self._log.info("Progress is reported in this log only: %s", type(error).__name__)
+    def _write(self, progress: Progress) -> None:
+        about = {"try_number": self._try_number, "at": round(time.time(), 1)}
+        for writer in list(self._writers):
+            name, write, listed = writer
+            try:
+                write({**progress.to_json(listed=listed), **about})
+            except Exception as error:  # noqa: BLE001 - a display that does not work must not disturb what is paid for
+                self._writers.remove(writer)
+                self._log.info("Progress is no longer written to %s: %s", name, type(error).__name__)
 
 
 class EnrichmentRun:
@@ -147,6 +212,9 @@ class EnrichmentRun:
     :param defer: Airflow's ``defer`` of the operator.
     :param xcom_push: pushes ``value`` under ``key``; a no-op where the task pushes no XCom.
     :param resume_state: counts of this try before it was deferred, None at its start.
+    :param spend: records finished requests, None without a record of spend.
+    :param budget: its part of the budgets that hold, None where none does.
+    :param pause: whether spending is paused; its switch is an Airflow Variable when None.
     """
 
     def __init__(
@@ -161,11 +229,17 @@ class EnrichmentRun:
         xcom_push: Callable[..., Any],
         log: Any,
         resume_state: dict[str, Any] | None = None,
+        spend: SpendRecorder | None = None,
+        budget: TableSlice | None = None,
+        pause: PauseWatch | None = None,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.settings = settings
         self.output_uri: str | None = None
         """Where the answers are; None until they are written."""
-        self._question = question
+        self.manifest: Manifest | None = None
+        """What this try has written; None until then."""
+        self.question = question
         self._table = table
         self._hook = hook
         self._progress = progress
@@ -173,17 +247,32 @@ class EnrichmentRun:
         self._xcom_push = xcom_push
         self._log = log
         self._resume_state = resume_state
+        complete = bool((resume_state or {}).get(SPEND_RECORDED))
+        self._spend = None if spend is None else SpendBuffer(spend, complete=complete)
+        self._budget = budget
+        self._pause = pause or PauseWatch()
+        self._sleep = sleep
         self._engine: Engine | None = None
         self._target: KeyedTarget | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop_reason: str | None = None
         self._costs: list[float] = []
         self._rows_total: int | None = None
+        self._calls: CallCounts | None = None
+        tags = {**settings.names, "model": question.model, "conn_id": settings.segmind_conn_id}
+        self._metrics = MetricsSender(tags, self._totals, self._gauges)
+        self._tracer = task_tracer()
+        self._began = time.time()
 
     @property
     def requests_sent(self) -> int:
         """Requests sent in this run, including those of earlier tries as far as the ledger has been read."""
-        return 0 if self._engine is None else max(self._engine.tally.posts, self._engine.budget.rows)
+        return 0 if self._engine is None else max(self._engine.tally.posts, self._engine.usage.rows)
+
+    @property
+    def source_columns(self) -> tuple[str, ...]:
+        """The columns of the source, as far as it has been read."""
+        return () if self._engine is None else self._engine.reader.columns
 
     def execute(self) -> dict[str, Any]:
         """
@@ -192,12 +281,21 @@ class EnrichmentRun:
         :raises TaskDeferred: there is nothing to do but wait; nothing is written yet.
         :raises SegmindError: the run stopped for a reason; everything that finished is written.
         """
+        self._wait_while_paused()
         self._warn_of_balance()
         try:
             self._target = self._table.prepare(dry=False)
+            self._publish(None)
             self._rows_total = self._count_total()
+            if self._resume_state is None:
+                limits = [*self.settings.limits(self._hook.config), *(self._budget.describe() if self._budget else ())]
+                log_start(self._log, self._table, self.question, limits=limits, rows=self._rows_total)
+            if self._spend is not None:
+                self._spend.open()
             running = self._run_engine()
             self._defer_if_idle(running)
+            self._defer_until_budget(running)
+            self._defer_for_place(running)
             manifest = self._store_answers(running)
             if (error := running.exception()) is not None:
                 raise error
@@ -207,7 +305,62 @@ class EnrichmentRun:
                 )
             return self._decide_outcome(manifest)
         finally:
+            self._metrics.send()
+            self._trace()
             self._table.close()
+
+    def _trace(self) -> None:
+        """Add the span of this part of the try, and those of some of its rows."""
+        if self._tracer is None or self._engine is None:
+            return
+        tally, model = self._engine.tally, self.question.model
+        failed = self.manifest is None or not self.manifest.complete or self._engine.stopped is not None
+        table = self._tracer.table(
+            began=self._began,
+            ended=time.time(),
+            attributes={
+                "gen_ai.request.model": model,
+                "segmind.requests": tally.accepted,
+                "segmind.tokens": tally.tokens,
+                "segmind.cost_usd": tally.cost,
+                **{f"segmind.rows.{outcome}": count for outcome, count in tally.outcomes.items()},
+            },
+            error="incomplete" if failed and self._engine.deferral is None else None,
+        )
+        # A body given as inputs may be that of any model.
+        operation: Operation = "generate_content" if (self.question.template or {}).get("inputs") else "chat"
+        for row in tally.sample.rows:
+            table.request(
+                operation,
+                model=model,
+                began=row.at - (row.seconds or 0.0),
+                ended=row.at,
+                error=None if row.outcome is Outcome.SUCCESS else str(row.outcome),
+                request_id=row.request_ids[-1] if row.request_ids else None,
+                tokens=row.tokens,
+                cost=row.cost,
+            )
+
+    def _totals(self) -> dict[str, int]:
+        """Return what the metrics count; the engine's thread may be adding to it."""
+        if self._engine is None or self._calls is None:
+            return {}
+        tally = self._engine.tally
+        counts = {"requests": tally.accepted, "tokens": tally.tokens, "cost_micros": micros(tally.cost) or 0}
+        rows = {f"rows.{outcome}": count for outcome, count in list(tally.outcomes.items())}
+        rows["rows.reused"] = tally.reused_rows
+        return {**call_totals(self._calls), **counts, **rows}
+
+    def _gauges(self) -> dict[str, float]:
+        return {"in_flight": 0 if self._engine is None else len(self._engine.waiting)}
+
+    def _publish(self, manifest: Manifest | None) -> None:
+        """Say in XCom where the ledger is, and what a task that fails has written."""
+        value = {"ledger": str(self._table.ledger), "manifest": None if manifest is None else manifest.to_json()}
+        try:
+            self._xcom_push(key=TABLE_KEY, value=value)
+        except Exception as error:  # noqa: BLE001 - a display that does not work must not disturb what is paid for
+            self._log.info("The ledger's address could not be pushed to XCom: %s", type(error).__name__)
 
     def stop(self, reason: str) -> None:
         """Submit nothing more and finish within the grace period; from any thread, or a signal handler."""
@@ -217,12 +370,89 @@ class EnrichmentRun:
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._stop_engine)
 
+    def _wait_while_paused(self) -> None:
+        """
+        Return when spending is allowed, or defer until it is.
+
+        :raises SegmindPausedError: it was paused until the task was stopped or its time was up; nothing was sent.
+        """
+        self._pause.changed()
+        announced = False
+        while (reason := self._pause.reason) is not None:
+            if self._stop_reason is not None or time.time() >= self.settings.deadline:
+                raise paused_error(reason)
+            if self.settings.deferrable:
+                self._defer_while_paused(reason, self._resume_state)
+            if not announced:
+                self._log.warning("%s Waiting", paused_error(reason))
+                announced = True
+            self._sleep(REFRESH_INTERVAL)
+            self._pause.changed()
+
+    def _defer_while_paused(self, reason: str, resume_state: dict[str, Any] | None) -> NoReturn:
+        self._log.warning("Spending is paused: %s. Deferring until it is allowed again", reason)
+        until = self.settings.deadline
+        defer_while_paused(self._defer, until=until, method_name="execute_complete", resume_state=resume_state)
+
+    def _each_second(self) -> None:
+        """Do what only the main thread may do while the engine runs."""
+        self._check_pause()
+        self._load()
+        self._metrics.send_if_due()
+        if self._spend is not None:
+            self._spend.flush_if_due()
+
+    def _load(self) -> None:
+        """Write what has finished, and ask no more rows if the target takes nothing."""
+        engine, loop = self._engine, self._loop
+        if engine is None or loop is None:
+            return
+        trouble = self._table.load(engine)
+        if trouble is not None and engine.stopped is None:
+            self._log.error("No more rows are sent: %s", trouble)
+            # The loop may have ended by itself, which is as good.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(partial(engine.stop, str(trouble), error=trouble))
+
+    def _suspend(self, engine: Engine) -> dict[str, Any]:
+        """Write what has finished, end this part of the try, and return what the next one continues from."""
+        resume_state = engine.resume_state()
+        self._flush(engine)
+        engine.close()
+        if self._spend is not None:
+            resume_state[SPEND_RECORDED] = self._spend.flush()
+        return resume_state
+
+    def _flush(self, engine: Engine) -> None:
+        try:
+            self._table.flush(engine)
+        except SegmindEnrichmentError as error:
+            self._log.warning("The answers so far are written when the task continues: %s", error)
+
+    def _check_pause(self) -> None:
+        """Pass a change of the switch to the engine; from the main thread."""
+        if not self._pause.changed() or self._loop is None:
+            return
+        if (reason := self._pause.reason) is None:
+            self._log.info("Spending is allowed again; the table continues")
+        else:
+            self._log.warning(
+                "Spending is paused: %s. No row is sent; answers to those in progress are fetched", reason
+            )
+        # The loop may have ended by itself, which is as good.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._pause_engine)
+
+    def _pause_engine(self) -> None:
+        if self._engine is not None:
+            self._engine.pause(self._pause.current())
+
     def _warn_of_balance(self) -> None:
         balance, max_cost = self._hook.get_balance(), self.settings.max_cost
         if balance is None:
             self._log.warning("Segmind has no balance record for this account: add credits before the first row")
         elif balance <= 0 or (max_cost is not None and balance < max_cost):
-            self._log.warning("The balance of %.6f USD may not cover this table", balance)
+            self._log.warning("The balance of %s may not cover this table", shown(balance))
 
     def _count_total(self) -> int | None:
         total, sample = self._table.total(), self.settings.sample
@@ -230,33 +460,52 @@ class EnrichmentRun:
 
     def _run_engine(self) -> Future[None]:
         """Run the engine in its thread until it ends; an exception of Airflow's stops it and stores the answers."""
-        with ThreadPoolExecutor(1, thread_name_prefix="segmind-engine") as thread:
-            running = thread.submit(asyncio.run, self._engine_loop())
-            try:
-                self._progress.until_done(running)
-            except BaseException:
-                # Whatever Airflow raises here to end the task; what finishes within the grace period is kept.
-                self.stop("the task was interrupted")
-                wait([running])
-                self._store_answers(running)
-                raise
+        # The garbage collector need not search what exists by now, mostly Airflow: that is a tenth of a row's CPU.
+        gc.freeze()
+        try:
+            with ThreadPoolExecutor(1, thread_name_prefix="segmind-engine") as thread:
+                running = thread.submit(asyncio.run, self._engine_loop())
+                try:
+                    self._progress.until_done(running, self._each_second)
+                except BaseException:
+                    # Whatever Airflow raises here to end the task; what finishes within the grace period is kept.
+                    self.stop("the task was interrupted")
+                    wait([running])
+                    self._store_answers(running)
+                    raise
+        finally:
+            gc.unfreeze()
         return running
 
     async def _engine_loop(self) -> None:
         self._loop = asyncio.get_running_loop()
         async with await AsyncSegmindClient.create(self._hook.config) as client:
+            self._calls = client.throttle.counts
             self._engine = self._new_engine(client)
+            # What was decided before there was an engine.
             self._stop_engine()
-            await self._engine.run()
+            self._pause_engine()
+            watching = asyncio.create_task(self._watch_pause())
+            try:
+                await self._engine.run()
+            finally:
+                watching.cancel()
+
+    async def _watch_pause(self) -> None:
+        """Pause the engine while the main thread, which alone may read the switch, cannot read it."""
+        while True:
+            await asyncio.sleep(REFRESH_INTERVAL)
+            if self._engine is not None and self._engine.paused != (self._pause.current() is not None):
+                self._pause_engine()
 
     def _stop_engine(self) -> None:
         if self._engine is not None and self._stop_reason is not None:
             self._engine.stop(self._stop_reason, hurry=True)
 
     def _new_engine(self, client: Client) -> Engine:
-        settings, price = self.settings, PRICES.get(self._question.model)
+        settings, price = self.settings, PRICES.get(self.question.model)
         return Engine(
-            question=self._question,
+            question=self.question,
             rows=islice(self._table.rows(), settings.sample),
             rows_total=self._rows_total,
             ledger_folder=self._table.ledger,
@@ -270,11 +519,14 @@ class EnrichmentRun:
             ),
             settings=Settings(
                 concurrency=settings.concurrency,
-                request_timeout=settings.timeout,
-                poll_interval=settings.poll_interval,
                 on_unknown=settings.on_unknown,
                 rerun=settings.rerun,
                 deferrable=settings.deferrable,
+                spend=self._spend,
+                answers=settings.answers,
+                budget=self._budget,
+                keep_prompt=settings.keep_prompt,
+                notes=settings.notes,
                 writer_timeout=writer_timeout(),
             ),
             shard=settings.shard,
@@ -293,25 +545,76 @@ class EnrichmentRun:
             or running.exception() is not None
         ):
             return
-        resume_state, deferral, now = engine.resume_state(), engine.deferral, time.time()
-        engine.close()
+        resume_state, deferral, now = self._suspend(engine), engine.deferral, time.time()
+        if math.isinf(deferral.until):
+            self._defer_while_paused(self._pause.reason or "it was until now", resume_state)
         until = min(deferral.until, self.settings.deadline)
         self._log.info(
             "%d requests are in progress and there is nothing else to do; deferring until %d of them have ended, for "
             "at most %d s",
             *(len(deferral.requests), deferral.enough, max(0, until - now)),
         )
+        self._defer_until(until, resume_state, [list(one) for one in deferral.requests], deferral.enough)
+
+    def _defer_until_budget(self, running: Future[None]) -> None:
+        """Defer until a budget's next day or month begins, when it ended the run and the task is to wait for that."""
+        engine = self._engine
+        refusal = engine.stopped.refusal if engine is not None and engine.stopped is not None else None
+        if (
+            engine is None
+            or refusal is None
+            or refusal.turns_at is None
+            or self.settings.on_budget != "defer"
+            or self._stop_reason is not None
+            or running.exception() is not None
+        ):
+            return
+        # Requests of unknown fate are looked up soon: their results are there for an hour.
+        until = time.time() + LOOK_UP_AFTER if refusal.retryable else refusal.turns_at + random.random() * TURN_SPREAD
+        if until >= self.settings.deadline:
+            self._log.warning("The next day or month of the budget begins after the task's execution_timeout")
+            return
+        resume_state = self._suspend(engine)
+        self._log.warning(
+            "%s Deferring until %s", refusal, datetime.fromtimestamp(until, UTC).isoformat(" ", "seconds")
+        )
+        self._defer_until(until, resume_state)
+
+    def _defer_until(
+        self, until: float, resume_state: dict[str, Any], requests: list[list[Any]] | None = None, enough: int = 0
+    ) -> NoReturn:
         trigger = partial(
             SegmindRequestsTrigger,
-            requests=[list(one) for one in deferral.requests],
-            enough=deferral.enough,
+            requests=requests or [],
+            enough=enough,
             until=until,
             segmind_conn_id=self.settings.segmind_conn_id,
-            model=self._question.model,
-            poll_interval=self.settings.poll_interval,
+            model=self.question.model,
             resume_state=resume_state,
         )
         defer_until(until, self._defer, trigger)
+
+    def _defer_for_place(self, running: Future[None]) -> None:
+        """Defer until fewer paid requests of the Connection are in flight, when the run ended for want of a place."""
+        engine = self._engine
+        error = engine.stopped.error if engine is not None and engine.stopped is not None else None
+        if (
+            engine is None
+            or not isinstance(error, SegmindInFlightError)
+            or self._stop_reason is not None
+            or running.exception() is not None
+            or time.time() >= self.settings.deadline
+        ):
+            return
+        resume_state = self._suspend(engine)
+        self._log.info("%s Deferring until there is room", error)
+        defer_for_place(
+            self._defer,
+            segmind_conn_id=self.settings.segmind_conn_id,
+            until=self.settings.deadline,
+            method_name="execute_complete",
+            resume_state=resume_state,
+        )
 
     def _store_answers(self, running: Future[None]) -> Manifest | None:
         """Write what is in the ledger; return None, writing nothing, when not even the first row could be read."""
@@ -325,11 +628,20 @@ class EnrichmentRun:
             manifest = self._table.store(engine, self._add_cost if sampled else None)
         finally:
             engine.close()
-        self.output_uri = self._table.address
-        self._log.info("%s", summarize(manifest))
-        if self._stop_reason is None and self.settings.report:
+            if self._spend is not None:
+                # After the answers: a store that hangs must not keep them back.
+                self._spend.flush()
+        self.output_uri, self.manifest = self._table.address, manifest
+        if self._stop_reason is None:
             # A task that is being stopped has no time for charts; a retry draws them.
-            add_report(manifest, self._table.manifest_path, log=self._log)
+            add_report(manifest, self._table.manifest_path, task_url=self.settings.task_url, log=self._log)
+        self._publish(manifest)
+        if self._spend is not None and self._stop_reason is None:
+            self._spend.tidy()
+        with contextlib.suppress(Exception):
+            # An old file of progress does no harm, whatever the store raises.
+            delete_progress(self._table.ledger, self.settings.run_id)
+        log_end(self._log, manifest, self._table.manifest_path)
         self._table.check_refused()
         return manifest
 
@@ -342,6 +654,8 @@ class EnrichmentRun:
         stopped = engine.stopped if engine is not None else None
         if stopped is not None and stopped.error is not None:
             raise stopped.error
+        if stopped is not None and stopped.refusal is not None:
+            self._handle_refusal(manifest, stopped.refusal)
         if self._stop_reason is not None:
             raise SegmindEnrichmentError(
                 f"Stopped because {self._stop_reason}: {summarize(manifest)}. A retry continues from here.",
@@ -355,6 +669,19 @@ class EnrichmentRun:
             self._handle_partial(manifest, value)
         return value
 
+    def _handle_refusal(self, manifest: Manifest, refusal: SegmindBudgetError) -> None:
+        """Apply ``on_budget`` when a budget ended the run."""
+        why = f"{refusal} {summarize(manifest)}. The answers received are in the output and are not paid for again"
+        if self.settings.on_budget == "skip_downstream":
+            self._xcom_push(key="return_value", value=manifest.to_json())
+            skip(f"Skipped, because of on_budget='skip_downstream': {why}")
+        error = SegmindBudgetError(
+            f"{why}. Run the task again when the budget allows it, or let it wait with on_budget='defer'.",
+            turns_at=refusal.turns_at,
+        )
+        error.retryable = refusal.retryable
+        raise error
+
     def _check_failed_rows(self, manifest: Manifest) -> None:
         limits = Limits(max_failed_rows=self.settings.max_failed_rows)
         too_many = limits.too_many_failed(
@@ -365,7 +692,8 @@ class EnrichmentRun:
                 f"{too_many}: {summarize(manifest)}. See {', '.join(manifest.dead_letters)}; the answers received are "
                 "in the output and are not paid for again.",
                 # Rows that Segmind did not bill are asked again on a retry; the outcome of others is final.
-                retryable=self.settings.rerun != "nothing" and manifest.outcomes[Outcome.FAILED] > 0,
+                retryable=not self.settings.rerun.isdisjoint({"unbilled", "failed"})
+                and manifest.outcomes[Outcome.FAILED] > 0,
             )
 
     def _handle_partial(self, manifest: Manifest, value: dict[str, Any]) -> None:
@@ -379,7 +707,7 @@ class EnrichmentRun:
             skip(f"The table is not complete: {why}")
         raise SegmindEnrichmentError(
             f"The table is not complete: {why}. The answers received are in the output and are not paid for again.",
-            # A lost request may be found by the next try; a limit has no fresh budget in it.
+            # A lost request may be found by the next try; a limit is not renewed by it.
             retryable=manifest.outcomes[Outcome.UNKNOWN] > 0,
         )
 
@@ -397,9 +725,9 @@ class EnrichmentRun:
             total = self._table.count(rows_read)
         except (SegmindError, OSError) as error:
             self._log.warning(
-                "A row of the sample cost %.6f USD on average. The cost of all rows is unknown, because they cannot be "
+                "A row of the sample cost %s on average. The cost of all rows is unknown, because they cannot be "
                 "counted: %s",
-                *(mean, error),
+                *(shown(mean), error),
             )
             return
         spread = statistics.stdev(self._costs) / math.sqrt(asked) if asked > 1 else mean
@@ -411,29 +739,10 @@ class EnrichmentRun:
             "high": (mean + CONFIDENCE * spread) * total,
         }
         self._log.info(
-            "All %d rows would cost about %.4f USD (%.4f to %.4f), from a sample of %d",
-            *(total, estimate["cost"], estimate["low"], estimate["high"], asked),
+            "All %d rows would cost about %s (%s to %s), from a sample of %d",
+            *(total, shown(estimate["cost"]), shown(estimate["low"]), shown(estimate["high"]), asked),
         )
         self._xcom_push(key="estimate", value=estimate)
-
-
-def add_report(manifest: Manifest, path: StorePath, *, log: Any) -> None:
-    """
-    Write the report of a run beside its manifest, and the manifest again with the report's path in it.
-
-    A report that cannot be drawn or written is only warned of: the answers are paid for, and their outcomes are in the
-    manifest.
-
-    :param path: of the manifest, which has been written.
-    """
-    report_path = path.parent / (path.name.removesuffix(_MANIFEST) + _REPORT)
-    manifest.report = str(report_path)
-    try:
-        write_report(manifest, report_path)
-        manifest.write(path)
-    except Exception as error:  # noqa: BLE001 - an error here does not change the outcome of the run
-        manifest.report = None
-        log.warning("The report could not be written to %s: %s: %s", report_path, type(error).__name__, error)
 
 
 def writer_timeout() -> float:
@@ -449,12 +758,3 @@ def writer_timeout() -> float:
             "Nothing was sent."
         )
     return seconds
-
-
-def summarize(manifest: Manifest) -> str:
-    """Return the outcome of a run in one line."""
-    counts = ", ".join(f"{count} {outcome}" for outcome, count in manifest.outcomes.items() if count)
-    return (
-        f"{manifest.rows_read} rows read ({counts or 'none'}), {manifest.posts} POSTs in this try, "
-        f"{manifest.cost:.6f} USD billed in this run"
-    )

@@ -14,23 +14,14 @@ from airflow_provider_segmind.enrichment.files.readers import cannot_be_read, ki
 from airflow_provider_segmind.enrichment.files.writers import check_apart, check_format, check_writable
 from airflow_provider_segmind.enrichment.manifest import Manifest
 from airflow_provider_segmind.enrichment.output import merge_dead_letters, merge_outputs, write_output
+from airflow_provider_segmind.enrichment.report.history import MANIFEST_ENDING, earlier_runs, example_keys
+from airflow_provider_segmind.enrichment.report.page import write_report
 from airflow_provider_segmind.enrichment.storage import StorePath
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindError, shorten
+from airflow_provider_segmind.hooks.stores import locate
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.enrichment.settings import KeyedTarget, Question, Shard
-
-
-def locate(path: Any) -> StorePath:
-    """Return a path in the store of its URI; fetches what a remote store needs from Airflow."""
-    from airflow_provider_segmind.compat import ObjectStoragePath
-    from airflow_provider_segmind.enrichment.storage import store_path
-
-    text = path_text(path)
-    found = store_path(ObjectStoragePath(text) if "://" in text else text)
-    # The engine's threads must not be the first to ask Airflow for the store's connection.
-    getattr(found, "fs", None)
-    return found
 
 
 def locate_named(name: str, path: Any) -> StorePath:
@@ -40,7 +31,7 @@ def locate_named(name: str, path: Any) -> StorePath:
     :raises SegmindConfigError: Airflow knows no store for it here. Nothing was sent.
     """
     try:
-        return locate(path)
+        return locate(path_text(path))
     except (ValueError, ImportError) as error:
         raise SegmindConfigError(
             f"{name!r} is {path_text(path)!r}, in a store unknown to Airflow here: {shorten(str(error))}. Nothing was "
@@ -49,7 +40,7 @@ def locate_named(name: str, path: Any) -> StorePath:
 
 
 def beside(path: StorePath, mark: str, *, ending: str | None = None) -> StorePath:
-    """Return the path of a file beside a table, named after it."""
+    """Return the path of a file next to a table, named after it."""
     match = re.fullmatch(r"(.*?)((?:\.[A-Za-z]+)(?:\.gz)?)", path.name)
     stem, suffix = (match[1], match[2]) if match else (path.name, "")
     return path.parent / f"{stem}.{mark}{suffix if ending is None else ending}"
@@ -90,6 +81,9 @@ def table_size(source: Any) -> int | None:
     return None
 
 
+REPORT_ENDING = ".report.html"
+SHOWN_PATHS = 3
+"""Paths of a source that the log and the report name."""
 ForEachRow: TypeAlias = Callable[[Mapping[str, Any]], None]
 
 
@@ -105,8 +99,16 @@ class TableIO(Protocol):
         """The folder of the ledger."""
 
     @property
+    def source(self) -> str:
+        """What is read, for people."""
+
+    @property
+    def target(self) -> str:
+        """What is written, for people."""
+
+    @property
     def address(self) -> str:
-        """Where the answers are."""
+        """Where a browser finds the answers."""
 
     @property
     def manifest_path(self) -> StorePath:
@@ -134,6 +136,20 @@ class TableIO(Protocol):
 
     def count(self, rows_read: int) -> int:
         """Return how many rows the source has, after this many of :meth:`rows` were read."""
+
+    def load(self, engine: Engine) -> SegmindError | None:
+        """
+        Write rows that have their outcome, while the engine runs; called every second in the task's main thread.
+
+        :returns: why no more rows should be asked, None while they should.
+        """
+
+    def flush(self, engine: Engine) -> None:
+        """
+        Write the rows that have their outcome before the run defers.
+
+        :raises SegmindEnrichmentError: they could not be written; they are in the ledger.
+        """
 
     def store(self, engine: Engine, each: ForEachRow | None) -> Manifest:
         """
@@ -183,6 +199,18 @@ class FileTableIO:
         self._rows = table_rows(settings.source, question.columns)
 
     @property
+    def source(self) -> str:
+        """The paths, or that the rows were given."""
+        paths = [str(path) for path in source_paths(self._source)]
+        more = f" and {len(paths) - SHOWN_PATHS:,} more" if len(paths) > SHOWN_PATHS else ""
+        return f"{', '.join(paths[:SHOWN_PATHS])}{more}" if paths else "rows given to the task"
+
+    @property
+    def target(self) -> str:
+        """The output file."""
+        return str(self.output)
+
+    @property
     def address(self) -> str:
         """The output file."""
         return str(self.output)
@@ -222,9 +250,16 @@ class FileTableIO:
             raise cannot_be_read(error, f"The source, after {rows_read} rows,") from error
         return rows_read
 
+    def load(self, engine: Engine) -> None:
+        """Do nothing: a file appears whole, at the end."""
+
+    def flush(self, engine: Engine) -> None:
+        """Do nothing: a file appears whole, at the end."""
+
     def store(self, engine: Engine, each: ForEachRow | None) -> Manifest:
-        """Write the output file, and beside it the dead letters and the manifest."""
+        """Write the output file, and next to it the dead letters and the manifest."""
         manifest = write_output(engine, output=self.output, dead_letters=self._dead_letters, each=each)
+        manifest.source, manifest.earlier = self.source, earlier_runs(self.manifest_path, run_id=manifest.run_id)
         manifest.write(self.manifest_path)
         return manifest
 
@@ -261,7 +296,7 @@ def read_manifests(given: Any) -> list[Manifest]:
 
 def merge_files(manifest: Manifest, output_path: Any) -> StorePath:
     """
-    Merge the files of all shards into one table and one file of dead letters, and write the manifest beside them.
+    Merge the files of all shards into one table and one file of dead letters, and write the manifest next to them.
 
     :param manifest: of all shards; it is given the new files.
     :returns: the path of the manifest.
@@ -283,5 +318,27 @@ def merge_files(manifest: Manifest, output_path: Any) -> StorePath:
     merge_dead_letters([locate_named("manifests", part) for part in manifest.dead_letters], dead_letters)
     manifest.outputs, manifest.dead_letters = [str(output)], [str(dead_letters)]
     manifest_path = beside(output, "manifest", ending=".json")
+    manifest.earlier = earlier_runs(manifest_path, run_id=manifest.run_id)
     manifest.write(manifest_path)
     return manifest_path
+
+
+def add_report(manifest: Manifest, path: StorePath, *, task_url: str | None, log: Any) -> None:
+    """
+    Write the report of a run next to its manifest, and the manifest again with the report's path in it.
+
+    A report that cannot be drawn or written is only warned of: the answers are paid for, and their outcomes are in the
+    manifest.
+
+    :param path: of the manifest, which has been written.
+    :param task_url: the task instance in Airflow's UI, None where that address is not known.
+    """
+    report_path = path.parent / (path.name.removesuffix(MANIFEST_ENDING) + REPORT_ENDING)
+    manifest.report = str(report_path)
+    try:
+        letters = map(locate, manifest.dead_letters if manifest.unanswered_rows else ())
+        write_report(manifest, report_path, task_url=task_url, keys=example_keys(letters))
+        manifest.write(path)
+    except Exception as error:  # noqa: BLE001 - an error here does not change the outcome of the run
+        manifest.report = None
+        log.warning("The report could not be written to %s: %s: %s", report_path, type(error).__name__, error)

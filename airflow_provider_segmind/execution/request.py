@@ -13,18 +13,20 @@ from typing import Any, NoReturn
 
 from tenacity import Retrying, stop_after_attempt, wait_fixed
 
-from airflow_provider_segmind.chat.replies import TokenUsage, read_reply
+from airflow_provider_segmind.answer_cache import WHOLE_RESULT, Answer, AnswerCache, question_fingerprint
+from airflow_provider_segmind.budget.guard import BudgetGuard
+from airflow_provider_segmind.budget.store import Reservation
+from airflow_provider_segmind.chat.replies import TokenUsage
 from airflow_provider_segmind.client import request_history as history
 from airflow_provider_segmind.client.client import SegmindClient
 from airflow_provider_segmind.client.downloads import Downloads
-from airflow_provider_segmind.client.models import RequestRecord, RequestResult
-from airflow_provider_segmind.client.polling import Pending, expired_error
+from airflow_provider_segmind.client.models import Metrics, RequestRecord, RequestResult
+from airflow_provider_segmind.client.polling import Pending
 from airflow_provider_segmind.client.retry import DEFAULT_LIMITS, retrying
 from airflow_provider_segmind.client.submission import (
     Attach,
     Fingerprint,
     LookUp,
-    RequestRef,
     SubmissionRecord,
     SubmitNew,
     decide_submission,
@@ -37,13 +39,18 @@ from airflow_provider_segmind.defaults import (
     MAX_XCOM_BYTES,
     RESULT_LIFETIME,
     SYNC_WAIT,
+    OnBudget,
     OnExpired,
     OnFailed,
     OnStale,
     OnUnknown,
 )
+from airflow_provider_segmind.enrichment.outcomes import Outcome
 from airflow_provider_segmind.exceptions import (
+    SegmindBudgetError,
     SegmindError,
+    SegmindInFlightError,
+    SegmindPausedError,
     SegmindRequestError,
     SegmindRequestExpiredError,
     SegmindRequestFailedError,
@@ -51,6 +58,10 @@ from airflow_provider_segmind.exceptions import (
     SegmindStateError,
     SegmindSubmissionUnknownError,
 )
+from airflow_provider_segmind.execution.answers import lasting_result, recalled_result
+from airflow_provider_segmind.execution.result import summary, tokens_of
+from airflow_provider_segmind.money import shown
+from airflow_provider_segmind.pausing import CHECK_INTERVAL
 from airflow_provider_segmind.result_storage import (
     ResultDestination,
     StoredResult,
@@ -58,14 +69,25 @@ from airflow_provider_segmind.result_storage import (
     store_result,
     stored_result,
 )
+from airflow_provider_segmind.spend.recorder import SpendRecorder
 from airflow_provider_segmind.task_state import TaskState
+from airflow_provider_segmind.telemetry.requests import RequestTelemetry
 from airflow_provider_segmind.triggers.events import RequestEvent
-from airflow_provider_segmind.triggers.request import defer_request
+from airflow_provider_segmind.triggers.request import (
+    defer_for_place,
+    defer_request,
+    defer_until_turn,
+    defer_while_paused,
+)
 
 XComPush = Callable[..., Any]
 """Airflow's ``xcom_push`` of the task instance."""
 Defer = Callable[..., NoReturn]
 """Airflow's ``defer`` of the operator."""
+
+
+SLOT_PAUSE = 5.0
+"""Seconds, on average, between two attempts to get one of the Connection's ``max_paid_in_flight``."""
 
 
 def push_nothing(key: str, value: Any) -> None:
@@ -89,6 +111,11 @@ class RequestSettings:
     :param on_expired: the result is gone.
     :param max_resubmits: how often ``on_failed``, ``on_expired`` and ``on_unknown`` may submit again for one task
         instance.
+    :param spend: records finished requests, None without a record of spend.
+    :param budget: reserves what each request may cost and settles it, None where nothing can limit it.
+    :param on_budget: a budget has no room; ``defer`` waits until its next day or month begins.
+    :param telemetry: metrics and spans of the requests, None for neither.
+    :param answers: the memory of answers, None for a task that asks without it.
     """
 
     model: str
@@ -105,6 +132,11 @@ class RequestSettings:
     on_failed: OnFailed = "fail"
     on_expired: OnExpired = "recover"
     max_resubmits: int = MAX_RESUBMITS
+    spend: SpendRecorder | None = None
+    budget: BudgetGuard | None = None
+    on_budget: OnBudget = "fail"
+    telemetry: RequestTelemetry | None = None
+    answers: AnswerCache | None = None
 
 
 class RequestExecution:
@@ -149,6 +181,11 @@ class RequestExecution:
         self._clock = clock
         self._sleep = sleep
         self._record: SubmissionRecord | None = None
+        self._reservation: Reservation | None = None
+        self.cost: float | None = None
+        """USD billed for the result, None if unknown."""
+        self.reused: Answer | None = None
+        """The answer of the memory that this try returns, None if it has a request of its own."""
 
     @property
     def record(self) -> SubmissionRecord:
@@ -162,14 +199,22 @@ class RequestExecution:
         """The id of that request, None before there is one."""
         return None if self._record is None else self._record.request_id
 
+    @property
+    def spend(self) -> SpendRecorder | None:
+        """What records the request when it has finished, None without a record of spend."""
+        return self._settings.spend
+
     def start(self) -> StoredResult:
         """
         Submit, or attach to the request of an earlier try; return its result or defer.
 
         :raises SegmindError: see :meth:`submit` and :meth:`finish`.
         """
+        stored = self._recalled()
+        if stored is not None:
+            return stored
         self.submit()
-        return self._summarised(self.finish())
+        return self._kept(self._summarised(self.finish()))
 
     def resume(self, event: RequestEvent | None) -> StoredResult:
         """
@@ -179,11 +224,141 @@ class RequestExecution:
         :raises SegmindError: see :meth:`reattach` and :meth:`finish`.
         """
         self.reattach(event.request_id if event else None)
-        return self._summarised(self.finish(event))
+        return self._kept(self._summarised(self.finish(event)))
 
     def _summarised(self, stored: StoredResult) -> StoredResult:
+        self.cost = stored.metrics.get("cost")
         self._log.info("%s", summary(self.record.request_id, self._model, stored))
+        settings = self._settings
+        if not (settings.spend is None and settings.budget is None and settings.telemetry is None):
+            self.finished(Outcome.SUCCESS, metrics=stored.metrics, usage=tokens_of(stored, self._model))
         return stored
+
+    def finished(
+        self,
+        outcome: Outcome,
+        *,
+        metrics: Mapping[str, Any] | None = None,
+        cost: float | None = None,
+        usage: TokenUsage | None = None,
+        finish_reason: str | None = None,
+    ) -> None:
+        """
+        Tell the record of spend, metrics and traces that the request has ended.
+
+        :param metrics: as Segmind reported them; their cost precedes ``cost``.
+        """
+        usage = usage or TokenUsage()
+        self.record_spend(outcome, metrics=metrics, cost=cost, tokens=usage.total_tokens)
+        if self._settings.telemetry is None:
+            return
+        billed = Metrics.model_validate(metrics or {}).cost
+        self._settings.telemetry.finished(
+            model=self._model,
+            began=self.record.age_from,
+            tokens=usage.total_tokens,
+            cost=cost if billed is None else billed,
+            request_id=self.request_id,
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            finish_reason=finish_reason,
+            error=None if outcome is Outcome.SUCCESS else str(outcome),
+        )
+
+    def record_spend(
+        self, outcome: Outcome, *, metrics: Mapping[str, Any] | None = None, cost: float | None = None, **known: Any
+    ) -> None:
+        """Settle the request in its budgets, and add it to the record of spend, if there are any."""
+        known |= {"metrics": metrics, "cost": cost}
+        if self._settings.budget is not None:
+            billed = Metrics.model_validate(metrics or {}).cost
+            self._settings.budget.settled(str(self.record.request_id), cost if billed is None else billed)
+        if self._settings.spend is not None:
+            self._settings.spend.record(
+                str(self.record.request_id), outcome, model=self._model, submitted_at=self.record.age_from, **known
+            )
+
+    # Answers that were paid for before.
+
+    def known_answer(self, *, schema: Any = None, options: Any = None) -> Answer | None:
+        """
+        Return what the memory has, where this try would otherwise submit its first request.
+
+        A request of an earlier try comes first: it is paid for, and may be in flight.
+
+        :param schema: as in :func:`~airflow_provider_segmind.answer_cache.question_fingerprint`.
+        :raises SegmindStateError: the memory cannot be read; nothing was sent.
+        """
+        answers = self._settings.answers
+        if answers is None or not isinstance(self._decision, SubmitNew):
+            return None
+        return answers.find(question_fingerprint(self._settings.model, self._inputs, schema=schema, options=options))
+
+    def reuse(self, answer: Answer) -> None:
+        """Say in the log, in XCom and in the record of spend that an answer was paid for before."""
+        self.reused, self.cost = answer, 0.0
+        self._log.info(
+            "Reusing the answer to request %s (model %s, submitted %s, cost %s): nothing is submitted or paid",
+            *(answer.request_id, answer.model, iso(answer.at), shown(answer.cost)),
+        )
+        for key, value in (("request_id", answer.request_id), ("reused", True), ("cost", 0.0)):
+            self._xcom_push(key=key, value=value)
+        if self._settings.spend is not None:
+            self._settings.spend.record(answer.request_id, Outcome.SUCCESS, model=answer.model, reused=True)
+
+    def keep_answer(self, answer: Callable[[bytes], Answer | str], *, schema: Any = None, options: Any = None) -> None:
+        """
+        Keep an answer in the memory, if the task uses one; never raises, because the answer is paid for.
+
+        :param answer: makes it from the fingerprint of the question, or says why it is not kept.
+        """
+        if self._settings.answers is None:
+            return
+        try:
+            if changes := self._fingerprint.changes_from(self.record.fingerprint):
+                # The task was changed while it was deferred, so this is not the answer to what it asks now.
+                self._log.info("The answer is not kept for reuse: the task's %s changed", " and ".join(changes))
+                return
+            question = question_fingerprint(self._model, self._inputs, schema=schema, options=options)
+            found = answer(question)
+            if isinstance(found, str):
+                self._log.info("The result of request %s is not kept for reuse: %s", self.request_id, found)
+            else:
+                self._settings.answers.keep(found)
+        except Exception as error:  # noqa: BLE001 - stores raise errors of their own
+            self._log.warning(
+                "The answer to request %s could not be kept for reuse (%s): the same question is paid for again",
+                *(self.request_id, type(error).__name__),
+            )
+
+    def _recalled(self) -> StoredResult | None:
+        answer = self.known_answer(options=WHOLE_RESULT)
+        found = None if answer is None else recalled_result(answer, self._settings.destination)
+        if answer is None or found is None:
+            return None
+        if isinstance(found, RequestResult):
+            found = store_result(found, model=answer.model, destination=self._settings.destination)
+        self.reuse(answer)
+        return found
+
+    def _kept(self, stored: StoredResult) -> StoredResult:
+        self.keep_answer(lambda question: self._answer(question, stored), options=WHOLE_RESULT)
+        return stored
+
+    def _answer(self, question: bytes, stored: StoredResult) -> Answer | str:
+        request_id = str(self.request_id)
+        lasting = lasting_result(stored, request_id, self._model)
+        if isinstance(lasting, str):
+            return lasting
+        return Answer(
+            fingerprint=question,
+            model=self._model,
+            at=self.record.age_from,
+            request_id=request_id,
+            cost=self.cost,
+            body=lasting[0],
+            manifest=lasting[1],
+        )
 
     # Submit once.
 
@@ -197,9 +372,10 @@ class RequestExecution:
             sent.
         :raises SegmindError: it was refused; nothing was billed.
         """
-        decision = decide_submission(self._state.read(), self._fingerprint, self._settings.on_stale)
+        decision = self._decision
         if isinstance(decision, Attach):
             self._record = decision.record
+            self._note_found()
             self._log.info(
                 "An earlier try submitted request %s at %s: continuing with it, nothing is submitted or paid again "
                 "(recorded in %s)",
@@ -210,7 +386,7 @@ class RequestExecution:
             if replace_failed:
                 self._replace_if_failed()
         elif isinstance(decision, LookUp):
-            self._resolve_unknown(decision.record, None)
+            self._look_up(decision.record)
         else:
             self._submit_new(decision)
         return self.record
@@ -241,7 +417,17 @@ class RequestExecution:
                 "The request continues and may be billed; nothing was submitted again."
             )
         self._record = record
+        self._note_found()
         return record
+
+    def _note_found(self) -> None:
+        """Tell the budgets which of their reservations is of the request."""
+        if self._settings.budget is not None:
+            self._settings.budget.found(str(self.record.request_id), self.record.reservation)
+
+    @cached_property
+    def _decision(self) -> SubmitNew | Attach | LookUp:
+        return decide_submission(self._state.read(), self._fingerprint, self._settings.on_stale)
 
     @cached_property
     def _inputs(self) -> Mapping[str, Any]:
@@ -270,12 +456,93 @@ class RequestExecution:
             spent_before=self._spent_before,
         )
         attempts = retrying(DEFAULT_LIMITS, sleep=self._sleep, rng=random.Random(), paid=True)
-        try:
-            self._record = self._write(attempts(self._post, new, body))
-        except SegmindError as error:
-            if error.billed is not None:
-                raise
-            self._resolve_unknown(self._sending, error)
+        while True:
+            self._reservation = self._reserve(body)
+            try:
+                self._record = self._write(attempts(self._post, new, body))
+            except SegmindPausedError as error:
+                self._return_reservation()
+                self._wait_while_paused(error)
+                continue
+            except SegmindError as error:
+                if error.billed is not None:
+                    self._return_reservation()
+                    raise
+                self._resolve_unknown(self._sending, error)
+                return
+            if self._settings.budget is not None:
+                self._settings.budget.accepted(self._reservation, str(self.record.request_id))
+            return
+
+    def _reserve(self, body: Mapping[str, Any]) -> Reservation | None:
+        """
+        Reserve what the request may cost, or wait until it can be.
+
+        :raises SegmindBudgetError: a budget has no room, and the task does not wait for its next window.
+        """
+        budget = self._settings.budget
+        if budget is None:
+            return None
+        while True:
+            try:
+                return budget.reserve(self._settings.model, body, self._fingerprint.inputs)
+            except SegmindBudgetError as error:
+                self._wait_for_next_window(error)
+            except SegmindInFlightError as error:
+                self._wait_for_slot(error)
+
+    def _wait_for_next_window(self, error: SegmindBudgetError) -> NoReturn:
+        turns_at = error.turns_at
+        # The reply before a follow-up is gone after an hour, unless it was stored.
+        kept = self._spent_before is None or self._settings.destination.folder is not None
+        latest = self._settings.deadline if kept else min(self._settings.deadline, self._clock() + RESULT_LIFETIME / 2)
+        if self._settings.on_budget != "defer" or turns_at is None or turns_at >= latest:
+            raise error
+        self._log.warning("%s Deferring until %s", error, iso(turns_at))
+        defer_until_turn(self._defer, turns_at=turns_at, method_name="execute_after_pause")
+
+    def _wait_for_slot(self, error: SegmindInFlightError) -> None:
+        settings = self._settings
+        if self._clock() >= settings.deadline:
+            raise error
+        # The reply before a follow-up is in the memory of this worker, unless it was stored.
+        if settings.deferrable and (self._spent_before is None or settings.destination.folder is not None):
+            self._log.info("%s Deferring until there is room", error)
+            defer_for_place(
+                self._defer,
+                segmind_conn_id=settings.segmind_conn_id,
+                until=settings.deadline,
+                method_name="execute_after_pause",
+            )
+        self._log.info("%s Waiting", error)
+        self._sleep(min(SLOT_PAUSE * (0.5 + random.random()), max(0.0, settings.deadline - self._clock())))
+
+    def _return_reservation(self) -> None:
+        if self._settings.budget is not None:
+            self._settings.budget.unsent(self._reservation)
+
+    def _wait_while_paused(self, error: SegmindPausedError) -> None:
+        """
+        Return when spending is allowed again, or defer until it is; then the task begins again.
+
+        :raises SegmindPausedError: it was paused for as long as the task may take.
+        """
+        deadline = self._settings.deadline
+        if self._clock() >= deadline:
+            raise error
+        self._log.warning("%s %s", error, "Deferring" if self._settings.deferrable else "Waiting")
+        if self._settings.deferrable:
+            defer_while_paused(self._defer, until=deadline, method_name="execute_after_pause")
+        while True:
+            self._sleep(min(CHECK_INTERVAL, max(0.0, deadline - self._clock())))
+            try:
+                self._client.may_spend()
+            except SegmindPausedError:
+                if self._clock() >= deadline:
+                    raise
+            else:
+                self._log.info("Spending is allowed again")
+                return
 
     def _post(self, new: SubmissionRecord, body: Mapping[str, Any]) -> SubmissionRecord:
         """
@@ -291,17 +558,29 @@ class RequestExecution:
             if error.billed is not None and self._sending is not new:
                 self._write(self._sending.ended("refused"))
             raise
+        if self._settings.telemetry is not None:
+            self._settings.telemetry.accepted()
         self._log.info("Submitted request %s to model %s", accepted.request_id, self._settings.model)
         return self._sending.accepted(accepted.request_id, self._sending.intent_at)
 
     def _record_intent(self, new: SubmissionRecord) -> None:
-        intent = replace(new, intent_at=self._clock())
+        reserved = None if self._reservation is None else self._reservation.id
+        intent = replace(new, intent_at=self._clock(), reservation=reserved)
         try:
             self._state.write(intent)
         except Exception:
             # Nothing was sent. A store that has taken the intent must not make the next try believe otherwise.
             with contextlib.suppress(Exception):
                 self._state.write(intent.ended("refused"))
+            raise
+        try:
+            if self._settings.budget is not None:
+                self._settings.budget.sending(self._reservation)
+        except Exception:
+            with contextlib.suppress(Exception):
+                # A later try may have taken the reservation over, and may have recorded its own request since.
+                if self._state.read() == intent:
+                    self._state.write(intent.ended("refused"))
             raise
         self._sending = intent
         self._log.info("Recorded the intent to submit to model %s in %s", self._settings.model, self._state.name)
@@ -323,12 +602,25 @@ class RequestExecution:
             # The task that waits for it will find out; without a response the request counts as in progress.
             return
         if state.failed:
+            self.finished(Outcome.FAILED, cost=0.0)
             reason = state.error or "no reason given"
             failed = f"Segmind reports request {self.record.request_id!r} as FAILED: {reason!r}."
             warning = f"{failed} It cost nothing: submitting a new one"
             self._submit_new(SubmitNew(self.record.resubmits, warning, self.record.all_ids))
 
     # A POST whose outcome is unknown.
+
+    def _look_up(self, record: SubmissionRecord) -> None:
+        budget = self._settings.budget
+        if budget is not None and budget.never_sent(record.reservation):
+            self._log.info(
+                "An earlier try was killed before it sent the request that it had recorded at %s: submitting it now",
+                iso(record.intent_at),
+            )
+            self._write(record.ended("refused"))
+            self._submit_new(SubmitNew(resubmits=record.resubmits, previous_ids=record.previous_ids))
+        else:
+            self._resolve_unknown(record, None)
 
     def _resolve_unknown(self, record: SubmissionRecord, cause: SegmindError | None) -> None:
         settings = self._settings
@@ -343,6 +635,7 @@ class RequestExecution:
         if found is not None:
             self._log.info("Found it: request %s. Continuing with it, nothing is paid again", found.request_id)
             self._record = self._write(record.accepted(found.request_id, history.submission_time(found, record)))
+            self._note_found()
             return
         undecided = failure is not None and history.leaves_open(failure)
         if settings.on_unknown != "resubmit" or undecided or record.resubmits >= settings.max_resubmits:
@@ -403,18 +696,21 @@ class RequestExecution:
             except SegmindRequestFailedError as error:
                 self.after_failure(error)
             except SegmindRequestExpiredError as error:
-                if self._settings.on_expired == "fail":
-                    raise
-                if self._settings.on_expired == "recover":
-                    try:
-                        return recover_result(
-                            self._client, error, model=self._model, destination=self._settings.destination
-                        )
-                    except SegmindRequestFailedError as failed:
-                        self.after_failure(failed)
-                else:
+                try:
+                    return self._after_expiry(error)
+                except SegmindRequestFailedError as failed:
+                    self.after_failure(failed)
+                except SegmindRequestExpiredError as lost:
+                    self.finished(Outcome.FAILED, cost=lost.cost)
+                    if self._settings.on_expired != "resubmit":
+                        raise
                     self.submit_again(error, "This pays a second time: the first request may have been billed.")
             event = None
+
+    def _after_expiry(self, error: SegmindRequestExpiredError) -> StoredResult:
+        if self._settings.on_expired != "recover":
+            raise error
+        return recover_result(self._client, error, model=self._model, destination=self._settings.destination)
 
     @property
     def _model(self) -> str:
@@ -477,6 +773,7 @@ class RequestExecution:
 
         :raises SegmindRequestFailedError: it stays failed; nothing was billed, and clearing the task submits anew.
         """
+        self.finished(Outcome.FAILED, cost=0.0)
         self._record = self._write(self.record.ended("failed"))
         if self._settings.on_failed == "fail":
             raise error
@@ -493,66 +790,3 @@ class RequestExecution:
             raise error
         warning = f"{error} Submitting again because of the task's policy. {cost}"
         self._submit_new(SubmitNew(self.record.resubmits + 1, warning, self.record.all_ids))
-
-
-def fetch_result(
-    request_id: Any, destination: ResultDestination, *, client: SegmindClient, recover: bool, log: Any
-) -> StoredResult:
-    """
-    Fetch the result of a request that another task submitted, and store it. Free.
-
-    :param request_id: the id, or what a submit task or a sensor returned.
-    :param recover: whether a result that is gone is recovered from the request history.
-    :raises SegmindRequestTimeoutError: the request has no result yet.
-    :raises SegmindError: it failed, or its result is gone.
-    """
-    ref = RequestRef.read(request_id)
-    stored = stored_result(ref.request_id, destination, ref.manifest)
-    if stored is not None:
-        log.info("The result of request %s was stored before", ref.request_id)
-        return stored
-    try:
-        result = _fetch(client, ref)
-    except SegmindRequestExpiredError as error:
-        if not recover:
-            raise
-        log.warning("%s Searching the request history", error)
-        return recover_result(client, error, model=ref.model, destination=destination)
-    log.info("Fetched the result of request %s", ref.request_id)
-    return store_result(result, model=ref.model, destination=destination, downloads=Downloads.of(client.config))
-
-
-def _fetch(client: SegmindClient, ref: RequestRef) -> RequestResult:
-    try:
-        result = client.get_result(ref.request_id)
-    except SegmindRequestExpiredError as error:
-        if ref.submitted_at is None:
-            raise
-        pending = Pending(ref.request_id, submitted_at=ref.submitted_at, end_time=0.0, model=ref.model)
-        raise expired_error(pending, time.time()) from error
-    if not result.completed:
-        raise SegmindRequestTimeoutError(
-            f"Request {ref.request_id!r} is {result.status}, so it has no result yet. Put a SegmindRequestSensor "
-            "before this task, or give it retries; fetching is free.",
-            request_id=ref.request_id,
-        )
-    return result
-
-
-def summary(request_id: str | None, model: str, stored: StoredResult) -> str:
-    """Return one line on a completed request: tokens, billed cost and times, as far as Segmind reports them."""
-    body = stored.body
-    usage = read_reply(body, model=model).usage if isinstance(body, dict) and "output" in body else TokenUsage()
-    counts = ((usage.input_tokens, "in"), (usage.output_tokens, "out"))
-    parts = [f"{count} tokens {way}" for count, way in counts if count is not None]
-    parts += [
-        f"{label} {stored.metrics[name]}{unit}"
-        for name, label, unit in (
-            ("cost", "cost", " USD"),
-            ("total_time", "total", " s"),
-            ("queue_time", "queued", " s"),
-            ("inference_time", "inference", " s"),
-        )
-        if stored.metrics.get(name) is not None
-    ]
-    return f"Request {request_id} (model {model}) completed" + (f": {', '.join(parts)}" if parts else "")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_segmind.arguments import answer_columns, properties_of
+from airflow_provider_segmind.budget.guard import request_bound
 from airflow_provider_segmind.chat.attachments import (
     MAX_INLINE_BYTES,
     Attachment,
@@ -17,17 +19,18 @@ from airflow_provider_segmind.chat.attachments import (
 )
 from airflow_provider_segmind.chat.cost_estimate import CostBound, cost_bound
 from airflow_provider_segmind.chat.json_values import clean_value
-from airflow_provider_segmind.chat.messages import build_chat_inputs
-from airflow_provider_segmind.chat.model_families import ApiFormat, family_of
+from airflow_provider_segmind.chat.messages import build_chat_inputs, check_string
+from airflow_provider_segmind.chat.model_families import ApiFormat, assumption, family_of
 from airflow_provider_segmind.chat.replies import read_reply
 from airflow_provider_segmind.chat.reply_policy import Accept, decide_reply
 from airflow_provider_segmind.defaults import ANSWER_COLUMN
 from airflow_provider_segmind.enrichment.outcomes import RowReply, RowVerdict
-from airflow_provider_segmind.enrichment.rows import Row, placeholders
+from airflow_provider_segmind.enrichment.rows import Row, canonical_json, placeholders
 from airflow_provider_segmind.enrichment.settings import Question
 from airflow_provider_segmind.enrichment.storage import StorePath, is_on_local_disk
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindRowError, shorten
-from airflow_provider_segmind.execution.file_table import locate
+from airflow_provider_segmind.hooks.stores import locate
+from airflow_provider_segmind.money import shown, usd
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.chat.cost_estimate import Price
@@ -152,6 +155,7 @@ class RowPromptSettings:
     What is asked of each row: the operator's arguments of the same names, rendered and checked.
 
     :param max_cost: USD; None reserves nothing, and then no prices are needed.
+    :param budgeted: whether budgets hold, under which a row needs a known upper bound.
     """
 
     key: tuple[str, ...]
@@ -165,6 +169,7 @@ class RowPromptSettings:
     output_type: OutputType | None
     max_repairs: int
     max_cost: float | None
+    budgeted: bool = False
 
 
 def row_question(settings: RowPromptSettings, *, prices: Mapping[str, Price] | None, log: Any) -> Question:
@@ -183,8 +188,17 @@ def row_question(settings: RowPromptSettings, *, prices: Mapping[str, Price] | N
         answer_columns=answer_columns(settings.output_type),
         placeholders=placeholders([settings.prompt, settings.system, settings.inputs, settings.files]),
         schema=settings.output_type.schema if settings.output_type else None,
+        template={
+            "prompt": settings.prompt,
+            "system": settings.system,
+            "inputs": settings.inputs,
+            "files": list(settings.files),
+            "options": settings.options,
+            "api_format": settings.api_format,
+        },
         abreast=FILES_ABREAST if settings.files else 1,
-        **({} if settings.max_cost is None else {"most": prompt.most}),
+        text=prompt.text,
+        **({} if settings.max_cost is None and not settings.budgeted else {"most": prompt.most}),
     )
 
 
@@ -199,32 +213,72 @@ class RowPrompt:
         self._settings = settings
         self._prices = prices
         self._log = log
-        self._uncertainty_logged = False
+        self._uncertainty_logged = self._assumption_logged = False
         self._characters_logged = False
         self._fields = tuple(properties_of(settings.output_type))
         self._attachments: RowAttachments | None = None
         self._format: dict[str, Any] | None = None
         if settings.inputs is None:
             family = family_of(settings.model, settings.api_format)
+            if warning := assumption(settings.model, settings.api_format):
+                log.warning("%s", warning)
             if settings.files:
                 self._attachments = RowAttachments(settings.files, family)
             if settings.output_type is not None:
                 self._format = settings.output_type.response_format(family)
+        self._around = self._text_around_prompt()
 
     def build(self, row: Row) -> Mapping[str, Any]:
         """
         Build the body for a row.
 
-        :raises SegmindConfigError: a column is missing, or its value cannot be sent.
+        :raises SegmindConfigError: a column is missing, or its value cannot be sent; or budgets hold, and what it may
+            cost is not known.
         :raises OSError: a store of files cannot be reached.
         """
+        inputs = self._build(row)
+        if self._settings.budgeted:
+            request_bound(self._settings.model, inputs, self._prices or {})
+        return inputs
+
+    def text(self, row: Row) -> str | None:
+        """
+        Return the canonical JSON of what :meth:`build` returns if only the prompt differs from row to row, else None.
+
+        A table that is asked again needs no more of most of its rows.
+
+        :raises SegmindConfigError: as :meth:`build`.
+        """
+        if self._around is None:
+            return None
+        before, after = self._around
+        return before + canonical_json(check_string(row.fill(str(self._settings.prompt)), "prompt")) + after
+
+    def _text_around_prompt(self) -> tuple[str, str] | None:
+        settings = self._settings
+        if settings.prompt is None or settings.files or settings.budgeted or "{" in (settings.system or ""):
+            return None
+        prompt = f"prompt-{uuid.uuid4().hex}"
+        try:
+            text = canonical_json(self._chat_inputs(prompt, Row(0, {})))
+        except SegmindConfigError:
+            # The first row is refused for the same reason.
+            return None
+        parts = text.split(canonical_json(prompt))
+        return (parts[0], parts[1]) if len(parts) == 2 else None
+
+    def _build(self, row: Row) -> Mapping[str, Any]:
         settings = self._settings
         if settings.inputs is not None:
             filled: Mapping[str, Any] = row.fill_inputs(settings.inputs)
             return filled
+        return self._chat_inputs(row.fill(str(settings.prompt)), row)
+
+    def _chat_inputs(self, prompt: str, row: Row) -> Mapping[str, Any]:
+        settings = self._settings
         return build_chat_inputs(
             model=settings.model,
-            prompt=row.fill(str(settings.prompt)),
+            prompt=prompt,
             system=None if settings.system is None else row.fill(settings.system),
             attachments=self._attachments.load(row) if self._attachments else (),
             options=settings.options,
@@ -233,14 +287,24 @@ class RowPrompt:
         )
 
     def most(self, inputs: Mapping[str, Any]) -> CostBound:
-        """Return what a request may cost, for ``max_cost``; log once when that is not certain."""
+        """Return what a request may cost; log once when that is not certain, or is what the model can write at most."""
+        if self._settings.budgeted:
+            known = request_bound(self._settings.model, inputs, self._prices or {})
+            if known.assumed_cap is not None and not self._assumption_logged:
+                self._assumption_logged = True
+                self._log.warning(
+                    "The requests have no output cap, so the most that model %r can write (%d tokens, %s in all) is "
+                    "reserved for each. An output cap ('max_tokens' in the options) leaves more to others",
+                    *(self._settings.model, known.assumed_cap, usd(known.micros)),
+                )
+            return CostBound(usd=known.micros / 1_000_000, certain=True)
         bound = cost_bound(self._settings.model, inputs, prices=self._prices)
         if not bound.certain and not self._uncertainty_logged:
             self._uncertainty_logged = True
             self._log.info(
-                "max_cost=%s USD is kept only approximately, by the mean cost of earlier rows; requests in flight may "
+                "max_cost=%s is kept only approximately, by the mean cost of earlier rows; requests in flight may "
                 "exceed it: %s. With a known price and an output cap in the options (max_tokens) it is kept exactly.",
-                self._settings.max_cost,
+                shown(self._settings.max_cost),
                 "the price of a request to the model is not known" if not bound.usd else "a request has no upper bound",
             )
         return bound

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,15 +14,17 @@ from airflow_provider_segmind.defaults import ANSWER_COLUMN
 from airflow_provider_segmind.enrichment.engine import Engine
 from airflow_provider_segmind.enrichment.files.writers import check_apart, check_writable
 from airflow_provider_segmind.enrichment.manifest import Manifest
-from airflow_provider_segmind.enrichment.output import FINGERPRINT_COLUMN, OutputRow, write_output
-from airflow_provider_segmind.enrichment.sql.answer_table import AnsweredRows, Target
+from airflow_provider_segmind.enrichment.output import FINGERPRINT_COLUMN, Output, OutputRow, write_output
+from airflow_provider_segmind.enrichment.report.history import earlier_runs
+from airflow_provider_segmind.enrichment.sql.answer_table import AnsweredRows, TableWriter, Target
+from airflow_provider_segmind.enrichment.sql.batch_loader import BatchLoader
 from airflow_provider_segmind.enrichment.sql.column_types import Kind, kind_of_schema
 from airflow_provider_segmind.enrichment.sql.dialects import TableName, dialect_of, quotation_mark, quoted
 from airflow_provider_segmind.enrichment.sql.query import Query
-from airflow_provider_segmind.enrichment.sql.table_writer import TableWriter
 from airflow_provider_segmind.enrichment.storage import StorePath
-from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindEnrichmentError
+from airflow_provider_segmind.exceptions import SegmindEnrichmentError
 from airflow_provider_segmind.execution.file_table import ForEachRow, beside, locate_named, path_of_part
+from airflow_provider_segmind.hooks.stores import database_hook
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.chat.output_type import OutputType
@@ -40,11 +43,9 @@ class SqlTableSettings:
 
     sql_conn_id: str
     target_conn_id: str
-    sql: str | None
-    source_table: str | None
+    sql: str
     target_table: str
     ledger_path: Any
-    report_path: Any
     output_type: OutputType | None
     incremental: bool
     batch_rows: int
@@ -79,12 +80,25 @@ class SqlTableIO:
             answers=answer_kinds(settings.output_type),
             batch_rows=settings.batch_rows,
         )
+        self._source_table = TableName.of_source(settings.sql)
         self._source_hook = database_hook(settings.sql_conn_id, "sql_conn_id")
         self._sql = self._select()
-        self._answered = AnsweredRows()
+        self._answered = self._written_before = AnsweredRows()
+        self._loader: BatchLoader | None = None
         self._source = self._query(self._sql)
         self._counted: int | None = None
         self._check_refused: Callable[[], None] = _none_refused
+
+    @property
+    def source(self) -> str:
+        """The table with its Connection, or that it is a query."""
+        place = self._settings.sql_conn_id
+        return f"a query at {place}" if self._source_table is None else f"{place}:{self._source_table}"
+
+    @property
+    def target(self) -> str:
+        """The table with its Connection."""
+        return self._target_uri
 
     @property
     def address(self) -> str:
@@ -98,7 +112,7 @@ class SqlTableIO:
 
     def total(self) -> int | None:
         """Let the database count a table; counting a query would run it twice."""
-        if self._counted is None and self._settings.sql is None:
+        if self._counted is None and self._source_table is not None:
             self._counted = self._count_rows()
         return self._counted
 
@@ -109,13 +123,13 @@ class SqlTableIO:
         :param dry: create nothing.
         """
         check_apart((), self.ledger, ())
-        argument = "report_path" if self._settings.report_path else "ledger_path"
-        check_writable(argument, (self._dead_letters, self.manifest_path), dry=dry)
+        check_writable("ledger_path", (self._dead_letters, self.manifest_path), dry=dry)
         exists = self._target.prepare(None if dry else self._first_rows)
-        if exists and self._settings.incremental and self._settings.sample is None:
-            self._answered = AnsweredRows(self._target.answered_rows(), self._target.mark)
-        elif exists:
-            self._answered = AnsweredRows(mark=self._target.mark)
+        if exists:
+            there = AnsweredRows(self._target.answered_rows(), self._target.mark)
+            incremental = self._settings.incremental and self._settings.sample is None
+            self._written_before = there
+            self._answered = there if incremental else AnsweredRows(mark=self._target.mark)
         elif not dry:
             self._log.info("The source is empty, so %s is not created yet", self._target_uri)
         # From here, because only the main thread of a task may ask Airflow for a connection on every version.
@@ -150,9 +164,32 @@ class SqlTableIO:
         finally:
             counting.close()
 
+    def load(self, engine: Engine) -> SegmindEnrichmentError | None:
+        """Write rows that have their outcome, in batches; not where the second time, at the end, is billed as well."""
+        return None if self._target.merges else self._loading(engine).load_if_due()
+
+    def flush(self, engine: Engine) -> None:
+        """Write the rows that have their outcome."""
+        if not self._target.merges:
+            self._loading(engine).flush()
+
+    def _loading(self, engine: Engine) -> BatchLoader:
+        if self._loader is None:
+            output = Output(engine, self._target.misfit)
+            self._loader = BatchLoader(
+                self._target,
+                engine,
+                output,
+                batch_rows=self._settings.batch_rows,
+                columns=lambda row: self._priced(output.values(row), row, engine.ledger.run),
+                has_answer=self._written_before.has_answer,
+            )
+        return self._loader
+
     def store(self, engine: Engine, each: ForEachRow | None) -> Manifest:
         """Write the rows into the target, and the dead letters and the manifest into files."""
-        # SQLite cannot write while a query is open.
+        if self._loader is not None:
+            self._loader.close()
         self._source.close()
         with self._target.writing() as writer:
             manifest = write_output(
@@ -163,6 +200,7 @@ class SqlTableIO:
                 misfit=self._target.misfit,
             )
         manifest.columns, manifest.outputs = list(self._target.columns), [self._target_uri]
+        manifest.source, manifest.earlier = self.source, earlier_runs(self.manifest_path, run_id=manifest.run_id)
         manifest.write(self.manifest_path)
         self._check_refused = writer.check_refused
         return manifest
@@ -172,8 +210,12 @@ class SqlTableIO:
         self._check_refused()
 
     def close(self) -> None:
-        """Close the query."""
+        """Close the query, and begin no other transaction."""
         self._source.close()
+        if self._loader is not None:
+            # Whether a transaction under way ends changes nothing any more.
+            with contextlib.suppress(SegmindEnrichmentError):
+                self._loader.close()
 
     def _priced(self, values: Mapping[str, Any], row: OutputRow, run: str) -> dict[str, Any]:
         """Add the fingerprint; an answer that was billed for another row of the table costs nothing."""
@@ -200,18 +242,15 @@ class SqlTableIO:
         )
 
     def _select(self) -> str:
-        if self._settings.sql is not None:
+        if self._source_table is None:
             return self._settings.sql
-        name = TableName.parse(str(self._settings.source_table), "source_table")
         mark = quotation_mark(self._source_hook.conn_type)
-        return f"SELECT * FROM {'.'.join(quoted(part, mark) for part in name.parts)}"  # noqa: S608 (all is quoted)
+        return f"SELECT * FROM {'.'.join(quoted(part, mark) for part in self._source_table.parts)}"  # noqa: S608 (all is quoted)
 
     def _report_paths(self, name: TableName) -> StorePath:
         settings = self._settings
-        folder = settings.report_path
-        reports = locate_named("report_path", folder) if folder else self.ledger / REPORTS_FOLDER
-        file_name = re.sub(r"[^\w.\-]+", "_", str(name)) + ".jsonl"
-        return path_of_part(reports / file_name, settings.shard, settings.sample)
+        folder, file_name = (re.sub(r"[^\w.\-]+", "_", part) for part in (settings.target_conn_id, f"{name}.jsonl"))
+        return path_of_part(self.ledger / REPORTS_FOLDER / folder / file_name, settings.shard, settings.sample)
 
 
 def _none_refused() -> None:
@@ -232,38 +271,6 @@ class _KeyedRows:
     def flush(self) -> list[tuple[OutputRow, str]]:
         """Write the rows waiting for their batch."""
         return self.writer.flush()
-
-
-def database_hook(conn_id: str, field: str) -> Any:
-    """
-    Return the hook of a database.
-
-    :param field: the argument that an error names.
-    :raises SegmindConfigError: it is not a database.
-    """
-    from airflow_provider_segmind.compat import AirflowException, BaseHook
-
-    try:
-        from airflow_provider_segmind.compat import DbApiHook
-    except ImportError as error:
-        raise SegmindConfigError(
-            "Tables of a database need apache-airflow-providers-common-sql: install airflow-provider-segmind[sql]. "
-            "Nothing was sent."
-        ) from error
-    connection: Any = BaseHook.get_connection(conn_id)
-    try:
-        hook = connection.get_hook(hook_params=connection.extra_dejson)
-    except AirflowException as error:
-        raise SegmindConfigError(
-            f"{field!r} names {conn_id!r}, a connection of type {connection.conn_type!r}, which no installed provider "
-            "supports. Install the provider of that database. Nothing was sent."
-        ) from error
-    if not isinstance(hook, DbApiHook):
-        raise SegmindConfigError(
-            f"{field!r} names {conn_id!r}, a connection of type {connection.conn_type!r}, which is not a database "
-            f"({type(hook).__name__} is not a DbApiHook). Nothing was sent."
-        )
-    return hook
 
 
 def answer_kinds(output_type: OutputType | None) -> dict[str, Kind]:

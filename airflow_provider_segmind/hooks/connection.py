@@ -8,35 +8,35 @@ import json
 import logging
 import math
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from airflow_provider_segmind.client.account import DOWNLOAD_SECONDS, MAX_DOWNLOAD_BYTES, ClientConfig, DownloadLimits
 from airflow_provider_segmind.client.endpoints import Endpoints, base_url
 from airflow_provider_segmind.client.response_body import MAX_RESPONSE_BYTES
-from airflow_provider_segmind.compat import Connection
+from airflow_provider_segmind.compat import Connection, conf
 from airflow_provider_segmind.exceptions import SegmindConfigError, shorten
-from airflow_provider_segmind.get_provider_info import CONNECTION_FIELDS
+from airflow_provider_segmind.get_provider_info import CONNECTION_FIELDS, get_provider_info
 from airflow_provider_segmind.masking import remember
 
 API_KEY_VARIABLE = "SEGMIND_API_KEY"
 EXTRA_FIELDS = (
     *CONNECTION_FIELDS,
-    *("rate_share", "redis_url", "count_polls", "typical_seconds", "resubmit_on_server_error", "prices", "output_path"),
-    *("max_response_bytes", "max_download_bytes", "download_timeout"),
+    *("redis_url", "prices", "max_result_bytes"),
 )
 """All fields of the extra."""
-SMALLEST_RESPONSE_BYTES = 1000
-"""Least size of the response to a submission: with a lower limit every request would be paid and lost."""
+SMALLEST_RESULT_BYTES = 16_000
+"""Least ``max_result_bytes``: a response to a submission must fit, or every request would be paid and lost."""
 _log = logging.getLogger(__name__)
 
 
-def client_config(connection: Connection, extra: Mapping[str, Any], *, rate_share: float | None = None) -> ClientConfig:
+def client_config(connection: Connection, extra: Mapping[str, Any], *, rate_share: float = 1.0) -> ClientConfig:
     """
     Read a Connection.
 
     :param extra: the connection's extra, decoded; passed in because an event loop must read it asynchronously.
-    :param rate_share: the task's share of the account's rate limit; takes precedence over the connection's.
+    :param rate_share: the task's share of the rate limit, above 0 and at most 1.
     :raises SegmindConfigError: a field is invalid; the message names it.
     """
     api_key = (connection.password or os.environ.get(API_KEY_VARIABLE) or "").strip()
@@ -54,7 +54,9 @@ def client_config(connection: Connection, extra: Mapping[str, Any], *, rate_shar
     remember(api_key)
     fields = _Extra(connection.conn_id, extra)
     fields.warn_of_unknown_fields()
+    _warn_of_unknown_options()
     defaults = Endpoints()
+    most = fields.result_bytes("max_result_bytes")
     return ClientConfig(
         api_key=api_key,
         endpoints=Endpoints(
@@ -65,27 +67,12 @@ def client_config(connection: Connection, extra: Mapping[str, Any], *, rate_shar
         ),
         request_timeout=fields.positive("request_timeout") or 60.0,
         requests_per_minute=fields.positive("requests_per_minute"),
-        rate_share=fields.share("rate_share", rate_share),
-        count_polls=fields.flag("count_polls") if extra.get("count_polls") not in (None, "") else None,
+        rate_share=rate_share,
         redis_url=fields.text("redis_url"),
-        typical_seconds=fields.seconds("typical_seconds"),
         model=fields.text("model"),
-        resubmit_on_server_error=fields.flag("resubmit_on_server_error"),
-        max_response_bytes=fields.response_bytes("max_response_bytes"),
-        downloads=DownloadLimits(
-            max_bytes=int(fields.positive("max_download_bytes") or MAX_DOWNLOAD_BYTES),
-            seconds=fields.positive("download_timeout") or DOWNLOAD_SECONDS,
-        ),
+        max_response_bytes=most * MAX_RESPONSE_BYTES // MAX_DOWNLOAD_BYTES,
+        downloads=DownloadLimits(max_bytes=most, seconds=DOWNLOAD_SECONDS * max(1.0, most / MAX_DOWNLOAD_BYTES)),
     )
-
-
-def output_path_of(connection_id: str, extra: Mapping[str, Any]) -> str | None:
-    """
-    Return the Connection's folder for results that are too large for XCom, None if there is none.
-
-    :raises SegmindConfigError: it is not a string.
-    """
-    return _Extra(connection_id, extra).text("output_path")
 
 
 def check_extra(connection: Connection) -> None:
@@ -125,6 +112,20 @@ def _warn_of_unknown_field(connection_id: str, name: str) -> None:
     )
 
 
+@functools.cache
+def _warn_of_unknown_options() -> None:
+    """Warn once per process of options of ``[segmind]`` that nothing reads; Airflow ignores them."""
+    known = get_provider_info()["config"]["segmind"]["options"]
+    for name in conf.getsection("segmind") or ():
+        if re.sub("_(cmd|secret)$", "", name) not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            _log.warning(
+                "[segmind] has the unknown option %r%s",
+                shorten(name, 40),
+                f"; did you mean {near[0]!r}?" if near else "",
+            )
+
+
 class _Extra:
     """The extra of a Connection; errors name the connection and the field, and show at most 40 characters."""
 
@@ -157,39 +158,11 @@ class _Extra:
     def positive(self, name: str) -> float | None:
         return self._positive(name, self._values.get(name))
 
-    def response_bytes(self, name: str) -> int:
+    def result_bytes(self, name: str) -> int:
         value = self.positive(name)
-        if value is not None and value < SMALLEST_RESPONSE_BYTES:
-            raise self._wrong(name, value, f"a number of bytes, at least {SMALLEST_RESPONSE_BYTES}")
-        return MAX_RESPONSE_BYTES if value is None else int(value)
-
-    def share(self, name: str, own: float | None) -> float:
-        value = self.positive(name)
-        if value is not None and value > 1:
-            raise self._wrong(name, value, "a number above 0 and at most 1")
-        if own is not None and not 0 < own <= 1:
-            raise SegmindConfigError(f"{name!r} is {own!r}; it must be above 0 and at most 1. Nothing was sent.")
-        return own or value or 1.0
-
-    def flag(self, name: str) -> bool:
-        value = self._values.get(name, False)
-        if isinstance(value, str) and value.strip().lower() in ("", "true", "false"):
-            return value.strip().lower() == "true"
-        if isinstance(value, bool) or value is None:
-            return bool(value)
-        raise self._wrong(name, value, "true or false")
-
-    def seconds(self, name: str) -> tuple[tuple[str, float], ...]:
-        given = self._values.get(name) or {}
-        if isinstance(given, str):
-            try:
-                given = json.loads(given)
-            except (ValueError, RecursionError):
-                given = None
-        if not isinstance(given, Mapping):
-            raise self._wrong(name, self._values[name], "an object of models and seconds")
-        known = ((str(model), self._positive(f"{name}.{model}", value)) for model, value in given.items())
-        return tuple((model, seconds) for model, seconds in known if seconds is not None)
+        if value is not None and value < SMALLEST_RESULT_BYTES:
+            raise self._wrong(name, value, f"a number of bytes, at least {SMALLEST_RESULT_BYTES}")
+        return MAX_DOWNLOAD_BYTES if value is None else int(value)
 
     def _positive(self, name: str, value: Any) -> float | None:
         if value is None or (isinstance(value, str) and not value.strip()):

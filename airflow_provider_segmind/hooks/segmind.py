@@ -7,10 +7,14 @@ import logging
 import mimetypes
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import cached_property, partial, wraps
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from airflow_provider_segmind.client.client import AsyncSegmindClient, ClientConfig, SegmindClient
 from airflow_provider_segmind.client.models import (
@@ -21,29 +25,35 @@ from airflow_provider_segmind.client.models import (
     RequestState,
     SubmittedRequest,
     SyncResult,
+    schema_of_parameters,
 )
 from airflow_provider_segmind.client.retry import ONE_ATTEMPT
 from airflow_provider_segmind.compat import (
     BaseHook,
     Connection,
-    conf,
     get_async_connection,
     get_async_extra_dejson,
     mask_secret,
     mask_secrets_async,
 )
-from airflow_provider_segmind.defaults import DEFAULT_CONNECTION
+from airflow_provider_segmind.defaults import DEFAULT_CONNECTION, as_seconds
 from airflow_provider_segmind.exceptions import (
     SegmindAPIError,
     SegmindAuthenticationError,
     SegmindConfigError,
     SegmindError,
+    SegmindRequestFailedError,
+    with_help,
 )
 from airflow_provider_segmind.get_provider_info import CONNECTION_FIELDS, FIELD_BEHAVIOUR
-from airflow_provider_segmind.hooks.connection import check_extra, client_config, output_path_of
+from airflow_provider_segmind.hooks.connection import check_extra, client_config
 from airflow_provider_segmind.masking import forms, mask_known
+from airflow_provider_segmind.money import shown
+from airflow_provider_segmind.pausing import check_not_paused
 
 if TYPE_CHECKING:
+    from airflow_provider_segmind.budget.guard import BudgetGuard, BudgetSettings
+    from airflow_provider_segmind.budget.store import BudgetStore
     from airflow_provider_segmind.chat.cost_estimate import Price
 
 
@@ -53,17 +63,35 @@ _client_lock = threading.Lock()
 """Shared by all hooks, because a hook with its own lock could not be copied with its task."""
 
 
+_Given = ParamSpec("_Given")
+_Returned = TypeVar("_Returned")
+
+
+def _named_help(method: Callable[_Given, _Returned]) -> Callable[_Given, _Returned]:
+    """Let the errors of a method end with the place of the documentation that explains them."""
+
+    @wraps(method)
+    def call(*args: _Given.args, **kwargs: _Given.kwargs) -> _Returned:
+        try:
+            return method(*args, **kwargs)
+        except SegmindError as error:
+            with_help(error)
+            raise
+
+    return call
+
+
 class SegmindHook(BaseHook):
     """
     Calls Segmind with the account of an Airflow Connection.
 
     The methods block; in an event loop use :meth:`get_async_conn`, whose client has the same methods. Only
-    :meth:`submit` and :meth:`run_sync` cost money.
+    :meth:`submit` and :meth:`run_sync` cost money; both raise :class:`SegmindPausedError` while spending is paused, and
+    :class:`SegmindBudgetError` where a budget of the Connection has no room. The clients do not know budgets.
 
     :param segmind_conn_id: the Connection: password is the API key (``SEGMIND_API_KEY`` when empty), host the base URL,
-        extra fields as in ``docs/connection.md``.
-    :param rate_share: this process's share of the account's rate limit, above 0 and at most 1; the connection's when
-        None.
+        extra fields as in ``docs/reference/connection.md``.
+    :param model_id: the model of :meth:`create_agent`; the connection's default when None.
     """
 
     conn_name_attr = "segmind_conn_id"
@@ -71,12 +99,13 @@ class SegmindHook(BaseHook):
     conn_type = "segmind"
     hook_name = "Segmind"
 
-    def __init__(
-        self, segmind_conn_id: str = default_conn_name, *, rate_share: float | None = None, **kwargs: Any
-    ) -> None:
+    sharing_tasks: int = 1
+    """How many tasks at once have the connection's ``requests_per_minute`` to themselves, each its part."""
+
+    def __init__(self, segmind_conn_id: str = default_conn_name, *, model_id: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.segmind_conn_id = segmind_conn_id
-        self.rate_share = rate_share
+        self.model_id = model_id
         self._client: SegmindClient | None = None
 
     @classmethod
@@ -110,17 +139,11 @@ class SegmindHook(BaseHook):
     @cached_property
     def config(self) -> ClientConfig:
         """Read the Connection; blocks, so not for event loops."""
-        found = client_config(self._connection, self._connection.extra_dejson or {}, rate_share=self.rate_share)
+        found = client_config(self._connection, self._connection.extra_dejson or {}, rate_share=1 / self.sharing_tasks)
         # Airflow masks the password of a Connection, but not a key from the environment, nor other forms of it.
         for form in forms(found.api_key):
             mask_secret(form)
         return found
-
-    @cached_property
-    def output_path(self) -> str | None:
-        """Return the folder for results too large for XCom: the connection's extra, else ``[segmind] output_path``."""
-        own = output_path_of(self.segmind_conn_id, self._connection.extra_dejson or {})
-        return own or conf.get("segmind", "output_path", fallback="") or None
 
     @cached_property
     def _connection(self) -> Connection:
@@ -155,7 +178,7 @@ class SegmindHook(BaseHook):
         connection = await get_async_connection(self.segmind_conn_id, hook=self)
         check_extra(connection)
         extra = await get_async_extra_dejson(connection) or {}
-        found = client_config(connection, extra, rate_share=self.rate_share)
+        found = client_config(connection, extra, rate_share=1 / self.sharing_tasks)
         await mask_secrets_async(forms(found.api_key))
         return found
 
@@ -164,13 +187,16 @@ class SegmindHook(BaseHook):
         with _client_lock:
             if self._client is None:
                 _silence_httpx_info()
-                self._client = SegmindClient(self.config)
+                self._client = SegmindClient(self.config, may_spend=check_not_paused)
             return self._client
 
     async def get_async_conn(self) -> AsyncSegmindClient:
         """Return a new async client; close it, or use it with ``async with``."""
+        from asgiref.sync import sync_to_async
+
         _silence_httpx_info()
-        return await AsyncSegmindClient.create(await self.get_async_config())
+        config = await self.get_async_config()
+        return await AsyncSegmindClient.create(config, may_spend=sync_to_async(check_not_paused))
 
     def close(self) -> None:
         """Close the connections of the blocking client."""
@@ -179,6 +205,7 @@ class SegmindHook(BaseHook):
         if client is not None:
             client.close()
 
+    @_named_help
     def submit(self, model: str | None, inputs: Mapping[str, Any]) -> SubmittedRequest:
         """
         Submit a request: one paid POST, billed when it completes. Calling this twice pays twice.
@@ -188,20 +215,54 @@ class SegmindHook(BaseHook):
         :raises SegmindSubmissionUnknownError: it may have been created; search the request history.
         :raises SegmindError: it was refused or not sent; nothing was billed.
         """
-        return self.get_conn().submit(self.model_or_default(model), inputs)
+        chosen = self.model_or_default(model)
+        with self._budgeted(chosen, inputs) as settle:
+            submitted = self.get_conn().submit(chosen, inputs)
+            settle(submitted.request_id)
+        return submitted
 
-    def run_sync(self, model: str | None, inputs: Mapping[str, Any], *, timeout: float | None = None) -> SyncResult:
+    @_named_help
+    def run_sync(
+        self, model: str | None, inputs: Mapping[str, Any], *, timeout: float | timedelta | None = None
+    ) -> SyncResult:
         """
         Run a model through the blocking v1 call: one paid POST, billed if the response is 200.
 
-        :param timeout: seconds for the whole call, the connection's ``request_timeout`` when None.
+        :param timeout: seconds, or a ``timedelta``, for the whole call, the connection's ``request_timeout`` when None.
         """
-        return self.get_conn().run_sync(self.model_or_default(model), inputs, timeout=timeout)
+        chosen = self.model_or_default(model)
+        with self._budgeted(chosen, inputs) as settle:
+            result = self.get_conn().run_sync(chosen, inputs, timeout=as_seconds(timeout))
+            request_id = result.request_id or uuid.uuid4().hex
+            settle(request_id)
+            self._budgets.settled(request_id, result.cost)
+        return result
 
+    @contextmanager
+    def _budgeted(self, model: str, inputs: Mapping[str, Any]) -> Iterator[Callable[[str], None]]:
+        """Reserve what a paid call may cost, and return it if the call is refused; yields what notes its id."""
+        from airflow_provider_segmind.client.submission import json_digest
+
+        # An owner for each call: what another thread has reserved is not what an earlier try has left.
+        reservation = self._budgets.reserve(model, inputs, json_digest(inputs), owner=f"hook/{uuid.uuid4().hex}")
+        self._budgets.sending(reservation)
+        try:
+            yield lambda request_id: self._budgets.accepted(reservation, request_id)
+        except SegmindError as error:
+            if error.billed is False:
+                self._budgets.unsent(reservation)
+            raise
+
+    @cached_property
+    def _budgets(self) -> BudgetGuard:
+        return self.budget_guard(f"hook/{uuid.uuid4().hex}", for_others=True)
+
+    @_named_help
     def get_status(self, request_id: str) -> RequestState:
         """Return the state of a request; FAILED is a state here, not an error. Free."""
         return self.get_conn().get_status(request_id)
 
+    @_named_help
     def get_result(self, request_id: str) -> RequestResult:
         """
         Fetch the body of a request; it is final only when ``completed``. Free.
@@ -209,8 +270,16 @@ class SegmindHook(BaseHook):
         :raises SegmindRequestFailedError: Segmind reports FAILED; nothing was billed.
         :raises SegmindRequestExpiredError: the id is unknown, or older than an hour.
         """
-        return self.get_conn().get_result(request_id)
+        try:
+            result = self.get_conn().get_result(request_id)
+        except SegmindRequestFailedError:
+            self._budgets.settled(request_id, 0.0)
+            raise
+        if result.completed:
+            self._budgets.settled(request_id, result.metrics.cost)
+        return result
 
+    @_named_help
     def get_credits(self) -> Credits:
         """Return the balance in USD. Free; runs no model."""
         return self.get_conn().get_credits()
@@ -241,18 +310,66 @@ class SegmindHook(BaseHook):
         except SegmindConfigError as error:
             raise SegmindConfigError(f"Extra of connection {self.segmind_conn_id!r}: {error}") from error
 
+    def budget_settings(self, budget: str | None = None) -> BudgetSettings:
+        """
+        Read the budgets that hold for requests of this Connection.
+
+        :param budget: one of ``[segmind] budgets`` that a task names.
+        :raises SegmindConfigError: a limit cannot be read, or there is no store in which it would hold.
+        """
+        from airflow_provider_segmind.hooks.budgets import budget_settings
+
+        return budget_settings(self.segmind_conn_id, self._connection.extra_dejson or {}, budget, self.get_prices())
+
+    def budget_guard(
+        self, owner: str, budget: str | None = None, *, log: Any = None, for_others: bool = False
+    ) -> BudgetGuard:
+        """
+        Return what reserves and settles the cost of requests; the Connection is read when it first has to.
+
+        :param owner: the task instance, ``dag_id/run_id/task_id/map_index``.
+        :param budget: one of ``[segmind] budgets``.
+        :param for_others: whether it settles requests that other tasks have sent.
+        """
+        from airflow_provider_segmind.budget.guard import BudgetGuard
+        from airflow_provider_segmind.hooks.stores import locate
+
+        return BudgetGuard(
+            partial(self.budget_settings, budget),
+            owner=owner,
+            connection=self.segmind_conn_id,
+            history=self.get_conn,
+            ledgers=locate,
+            log=log or self.log,
+            for_others=for_others,
+        )
+
+    def settle_orphans(self, store: BudgetStore) -> None:
+        """
+        Settle what other tasks have reserved for this Connection and nobody settles. Free.
+
+        :raises SegmindStateError: the store did not answer.
+        """
+        from airflow_provider_segmind.budget.orphaned_reservations import settle_orphans
+        from airflow_provider_segmind.hooks.stores import locate
+
+        settle_orphans(
+            store, self.segmind_conn_id, history=self.get_conn(), ledgers=locate, now=time.time(), log=self.log
+        )
+
+    @_named_help
     def list_models(self) -> list[ModelInfo]:
         """List the models. Free."""
         return self.get_conn().list_models()
 
+    @_named_help
     def get_inputs_schema(self, model: str | None) -> dict[str, Any] | None:
         """Return the JSON Schema of a model's body as far as the model list has it, else None. Free."""
-        from airflow_provider_segmind.client.inputs_schema import schema_of_parameters
-
         chosen = self.model_or_default(model)
         rows = [row for row in self.list_models() if row.slug == chosen]
         return schema_of_parameters(rows[0].parameters) if rows else None
 
+    @_named_help
     def estimate(self, model: str | None, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """
         Say what a request may cost before it is paid. Free: nothing is submitted.
@@ -266,10 +383,12 @@ class SegmindHook(BaseHook):
         prices = self.get_prices()
         return estimate_request(self.model_or_default(model), inputs, prices=prices, balance=self.get_balance())
 
+    @_named_help
     def get_request_record(self, request_id: str) -> RequestRecord:
         """Return one row of the request history, of any age. Free; rows appear late."""
         return self.get_conn().get_request_record(request_id)
 
+    @_named_help
     def list_request_records(self, **filters: Any) -> list[RequestRecord]:
         """
         Return a page of the request history. Free.
@@ -278,6 +397,7 @@ class SegmindHook(BaseHook):
         """
         return self.get_conn().list_request_records(**filters)
 
+    @_named_help
     def upload(self, *files: str | Path | bytes, media_type: str | None = None) -> list[str]:
         """
         Store files at Segmind and return their URLs, which are public.
@@ -286,6 +406,21 @@ class SegmindHook(BaseHook):
         :param media_type: for bytes, and for paths whose name does not say it.
         """
         return self.get_conn().upload([_data_url(file, media_type) for file in files])
+
+    def create_agent(self, output_type: Any = str, **agent: Any) -> Any:
+        """
+        Make a pydantic-ai agent whose model is at Segmind, as Airflow's common-ai provider asks of a hook.
+
+        It needs the extra ``[common-ai]`` and a running task: each step of the agent is a paid request with a
+        submission record of its own, so that a retry pays none of them again. See ``docs/how-to/common-ai.md``.
+
+        :param output_type: what the agent returns.
+        :param agent: ``instructions``, ``spec_file``, and arguments of pydantic-ai's ``Agent``.
+        :raises SegmindConfigError: no task is running, or no model is named.
+        """
+        # By name, as Airflow names hooks: that module uses the rooms above this one.
+        bridge = import_module("airflow_provider_segmind.agent_model")
+        return bridge.create_agent(self, output_type, self.model_id, **agent)
 
     def model_or_default(self, model: str | None) -> str:
         """
@@ -307,21 +442,21 @@ class SegmindHook(BaseHook):
             self.get_prices()
             balance = client.perform(client.wire.credits(), ONE_ATTEMPT)
         except SegmindAuthenticationError as error:
-            return False, str(error)
+            return False, str(with_help(error))
         except SegmindAPIError as error:
             if error.status_code == 404:
                 return True, (
                     "Segmind accepts the API key but has no balance record for the account: add credits before the "
                     "first request."
                 )
-            return False, str(error)
+            return False, str(with_help(error))
         except Exception as error:  # noqa: BLE001 - the form shows the error instead of a stack trace
             return False, mask_known(f"{type(error).__name__}: {error}")
         finally:
             self.close()
         return True, (
-            f"Connected to {self.config.endpoints.gateway}. Balance: {balance.total:.4f} USD "
-            f"(credits {balance.credits or 0:.4f}, free credits {balance.free_credits or 0:.4f})."
+            f"Connected to {self.config.endpoints.gateway}. Balance: {shown(balance.total)} "
+            f"(credits {shown(balance.credits or 0)}, free credits {shown(balance.free_credits or 0)})."
         )
 
 

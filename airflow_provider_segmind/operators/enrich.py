@@ -2,34 +2,38 @@
 
 from __future__ import annotations
 
-import os
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
+from airflow_provider_segmind.argument_names import check_template_names
 from airflow_provider_segmind.arguments import (
     TableRows,
     as_inputs,
     check_answers,
+    check_budget,
     check_choice,
     check_count,
     check_flag,
     check_key,
     check_model,
-    check_number,
+    check_notes,
     check_output_path,
     check_own_columns,
     check_path,
+    check_reuse,
     check_row_question,
     check_run_limits,
     check_shard,
-    check_share,
     check_source,
     check_sql_target,
+    contains_later,
     is_given_later,
+    path_or_none,
     path_text,
     read_output_type,
+    read_rerun,
 )
 from airflow_provider_segmind.compat import BaseOperator, conf
 from airflow_provider_segmind.defaults import (
@@ -37,21 +41,30 @@ from airflow_provider_segmind.defaults import (
     CONCURRENCY,
     DEFAULT_CONNECTION,
     MAX_FAILED_ROWS,
-    RESULT_LIFETIME,
+    MAX_REPAIRS,
+    OnBudget,
     OnPartial,
     OnUnknown,
     Rerun,
+    ReuseAnswers,
 )
 from airflow_provider_segmind.exceptions import SegmindConfigError
-from airflow_provider_segmind.links import SegmindModelLink, SegmindOutputLink
-from airflow_provider_segmind.rendering import TemplatedOperator, unmasked
+from airflow_provider_segmind.links import SegmindModelLink, SegmindOutputLink, task_address
+from airflow_provider_segmind.rendering import TemplatedOperator, masks_prompts, once_rendered, unmasked
 
 if TYPE_CHECKING:
-    from airflow_provider_segmind.compat import Context
+    from datetime import timedelta
+
+    from airflow_provider_segmind.budget.guard import BudgetSettings
+    from airflow_provider_segmind.budget.slices import TableSlice
+    from airflow_provider_segmind.compat import Context, OperatorLineage
+    from airflow_provider_segmind.enrichment.manifest import Manifest
     from airflow_provider_segmind.enrichment.settings import Question, Shard
     from airflow_provider_segmind.execution.enrichment import EnrichmentRun, EnrichmentSettings
     from airflow_provider_segmind.execution.file_table import TableIO
+    from airflow_provider_segmind.execution.lineage import Tables
     from airflow_provider_segmind.hooks.segmind import SegmindHook
+    from airflow_provider_segmind.type_hints import AnyPath, GivenLater, OperatorArguments
 
 
 class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
@@ -65,13 +78,16 @@ class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
     the outputs. It is written to storage as well. Rows never go into XCom.
 
     **A retry, a clear, a killed worker**: rows with an answer cost nothing, accepted requests are fetched by id, and a
-    POST that may have been lost is looked up in Segmind's history and not sent again unless ``on_unknown`` says so.
-    However the task ends, what has finished is written first; after SIGKILL, the retry writes it.
+    POST that may have been lost is looked up in Segmind's history and not sent again unless ``on_unknown`` says
+    so. However the task ends, what has finished is written first; after SIGKILL, the retry writes it.
 
     **Templated**, once, before any row is read: ``prompt``, ``system``, ``files``, ``inputs``, ``options``,
-    ``key``, ``ledger_path``, ``model``, ``segmind_conn_id``. ``{column}`` is filled afterwards, by name only, so that
-    nothing in a row is executed.
+    ``key``, ``ledger_path``, ``answers_path``, ``model``, ``segmind_conn_id``, ``rerun``, ``notes``. ``{column}`` is
+    filled afterwards, by name only, so that nothing in a row is executed.
 
+    *What to ask*
+
+    :param model: the model to run; the connection's default when None.
     :param key: the columns that identify a row; they are part of the output.
     :param prompt: the user message, with ``{column}`` placeholders.
     :param system: the system message, with or without placeholders.
@@ -80,48 +96,68 @@ class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
         missing, too large or of a type that the model does not accept is ``skipped`` with the reason, unpaid.
     :param inputs: instead of all three, the JSON body as on the model's page, with placeholders in its strings.
     :param options: further options of a chat model, sent unchanged.
-    :param api_format: ``gemini``, ``openai`` or ``anthropic``, for a model whose name does not show it.
     :param output_type: the type of an answer: a pydantic model, a type, or a JSON Schema. The fields of an object
         become columns; any other answer is in the column ``answer``. With ``inputs`` it only validates the answer.
-    :param max_repairs: how many further requests, each of them paid, may be sent for a row whose answer was truncated
-        or is not of ``output_type``.
-    :param model: the model to run; the connection's default when None.
+
+    *Where*
+
     :param ledger_path: folder of the ledger. Runs that share it share answers.
+    :param answers_path: folder of that memory; ``[segmind] answers_path`` when None.
+    :param segmind_conn_id: the Connection.
+    :param deferrable: release the worker slot while there is nothing to do for minutes but wait: for slow models, or
+        a low rate limit. Airflow's ``[operators] default_deferrable`` when not given.
+
+    *Limits*
+
+    :param reuse_answers: whether a row that is not in the ledger is answered from the memory of answers that chat tasks
+        and other tables share: ``never``, ``always``, or up to an age; see ``docs/how-to/reuse.md``.
+    :param budget: a budget of ``[segmind] budgets`` that holds for this task besides that of its connection.
     :param max_cost: USD the task instance may spend over all its tries.
     :param max_rows: distinct rows it may ask about.
     :param max_failed_rows: rows that may fail: a count (int), or a share (float). None for any number.
+    :param max_repairs: how many further requests, each of them paid, may be sent for a row whose answer was truncated
+        or is not of ``output_type``.
+    :param sample: ask about the first so many rows only, write them to ``….sample.…``, and extrapolate the cost.
+    :param dry_run: submit nothing, and return an estimate of the cost.
+
+    *When it goes wrong*
+
+    :param on_budget: a budget has no room for one more request: ``fail`` the task, ``skip_downstream``, which skips the
+        task and with it the tasks downstream, or ``defer`` until the budget's next day or month begins. Requests in
+        flight are finished first.
     :param on_partial: some rows were skipped, because of a limit or of their content: ``fail`` the task, ``succeed``,
         or ``skip_downstream``, which skips the task and with it the tasks downstream.
     :param on_unknown: a POST was lost and the history does not show it: ``fail`` (the row's outcome is ``unknown`` and
         nothing is sent again), or ``resubmit`` (may pay twice). Rows do not support ``wait``.
-    :param rerun: which rows without an answer are asked again: those that were not billed (``unbilled``), all of them
-        (``dead_letters``), or ``nothing``.
+    :param rerun: which rows without an answer are asked again: those that were not billed (``unbilled``), those with
+        one of some outcomes (``["truncated", "failed"]``), all of them (``dead_letters``), or ``nothing``.
+
+    *Rarely needed*
+
+    :param api_format: ``gemini``, ``openai`` or ``anthropic``, for a model whose name does not show it; otherwise
+        it is prompted in OpenAI's format, with a warning.
     :param concurrency: requests in flight; the account's rate limit applies in any case.
-    :param timeout: seconds to wait for a request after its submission.
-    :param poll_interval: seconds between polls; by default they adapt to the model.
     :param shard_index: which share of the rows this task processes, from 0.
-    :param shard_count: number of task instances that share the rows. Limits apply to each of them.
-    :param sample: ask about the first so many rows only, write them to ``….sample.…``, and extrapolate the cost.
-    :param dry_run: submit nothing, and return an estimate of the cost.
-    :param deferrable: release the worker slot while there is nothing to do for minutes but wait: for slow models, or
-        a low rate limit. Airflow's ``[operators] default_deferrable`` when not given.
-    :param report: write a report with charts beside the manifest, ``….report.html``.
-    :param segmind_conn_id: the Connection.
-    :param rate_share: the part of the account's rate limit for this task, above 0 up to 1, where several run at once.
-        For mapped tasks in a pool, one divided by the number of its slots.
-    :param mask_prompts: keep ``prompt``, ``system`` and ``inputs`` out of Airflow's rendered fields; ``[segmind]
-        mask_prompts`` when None.
+    :param shard_count: number of task instances that share the rows, as in ``.partial(shard_count=2)`` with
+        ``.expand(shard_index=[0, 1])``. Limits apply to each of them; the connection's ``requests_per_minute`` is
+        divided among those that may run at once (``max_active_tis_per_dag``).
+    :param notes: names and strings that the manifest repeats, such as who approved the run; at most 2,000 characters.
+    :param mask_prompts: keep ``prompt``, ``system`` and ``inputs`` out of Airflow's rendered fields and of the ledger,
+        which otherwise keeps them once, so that it can be read back what a row was asked; ``[segmind] mask_prompts``
+        when None.
+
     :raises AirflowFailException: a retry cannot help; the answers received are written.
     """
 
     template_fields: Sequence[str] = (
         *("prompt", "system", "files", "inputs", "options", "key"),
-        *("ledger_path", "model", "segmind_conn_id"),
+        *("ledger_path", "answers_path", "model", "segmind_conn_id", "rerun", "notes"),
     )
     late_fields: ClassVar[Sequence[str]] = (
-        *("api_format", "output_type", "max_repairs", "max_cost", "max_rows", "max_failed_rows"),
-        *("on_partial", "on_unknown", "rerun", "concurrency", "timeout", "poll_interval", "shard_index", "shard_count"),
-        *("sample", "estimate_only", "deferrable", "report", "rate_share", "mask_prompts"),
+        *("api_format", "output_type", "max_repairs", "max_cost", "max_rows", "max_failed_rows", "budget", "on_budget"),
+        *("on_partial", "on_unknown", "concurrency", "shard_index", "shard_count"),
+        *("sample", "estimate_only", "deferrable", "mask_prompts"),
+        "reuse_answers",
     )
     template_fields_renderers: ClassVar[dict[str, str]] = {
         "prompt": "md",
@@ -131,42 +167,48 @@ class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
     }
     ui_color = "#e3f1ff"
     operator_extra_links = (SegmindModelLink(), SegmindOutputLink())
+    has_page = True
 
     def __init__(
         self,
         *,
-        key: str | Sequence[str],
-        prompt: str | None = None,
-        system: str | None = None,
-        files: Sequence[str] | None = None,
-        inputs: Mapping[str, Any] | None = None,
-        options: Mapping[str, Any] | None = None,
-        api_format: str | None = None,
+        key: str | Sequence[str] | GivenLater,
+        model: str | GivenLater | None = None,
+        prompt: str | GivenLater | None = None,
+        system: str | GivenLater | None = None,
+        files: Sequence[str | GivenLater] | GivenLater | None = None,
+        inputs: Mapping[str, Any] | GivenLater | None = None,
+        options: Mapping[str, Any] | GivenLater | None = None,
         output_type: Any = None,
-        max_repairs: int = 1,
-        model: str | None = None,
         ledger_path: Any = None,
-        max_cost: float | None = None,
-        max_rows: int | None = None,
-        max_failed_rows: int | float | None = MAX_FAILED_ROWS,
-        on_partial: OnPartial = "fail",
-        on_unknown: OnUnknown = "fail",
-        rerun: Rerun = "unbilled",
-        concurrency: int = CONCURRENCY,
-        timeout: float = RESULT_LIFETIME,
-        poll_interval: float | None = None,
-        shard_index: int = 0,
-        shard_count: int = 1,
-        sample: int | None = None,
-        dry_run: bool = False,
-        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
-        report: bool = True,
-        segmind_conn_id: str = DEFAULT_CONNECTION,
-        rate_share: float | None = None,
-        mask_prompts: bool | None = None,
-        **kwargs: Any,
+        answers_path: str | AnyPath | GivenLater | None = None,
+        segmind_conn_id: str | GivenLater = DEFAULT_CONNECTION,
+        deferrable: bool | GivenLater = conf.getboolean("operators", "default_deferrable", fallback=False),
+        reuse_answers: ReuseAnswers | timedelta | GivenLater = "never",
+        budget: str | GivenLater | None = None,
+        max_cost: float | GivenLater | None = None,
+        max_rows: int | GivenLater | None = None,
+        max_failed_rows: int | float | GivenLater | None = MAX_FAILED_ROWS,
+        max_repairs: int | GivenLater = MAX_REPAIRS,
+        sample: int | GivenLater | None = None,
+        dry_run: bool | GivenLater = False,
+        on_budget: OnBudget | GivenLater = "fail",
+        on_partial: OnPartial | GivenLater = "fail",
+        on_unknown: OnUnknown | GivenLater = "fail",
+        rerun: Rerun | Collection[Rerun] | GivenLater = "unbilled",
+        api_format: str | GivenLater | None = None,
+        concurrency: int | GivenLater = CONCURRENCY,
+        shard_index: int | GivenLater = 0,
+        shard_count: int | GivenLater = 1,
+        notes: Mapping[str, str] | GivenLater | None = None,
+        mask_prompts: bool | GivenLater | None = None,
+        **kwargs: Unpack[OperatorArguments],
     ) -> None:
         super().__init__(**kwargs)
+        dag = self.get_dag()
+        if dag is not None and self.mapped_arguments is None:
+            texts = {"prompt": prompt, "system": system, "files": files, "inputs": inputs}
+            check_template_names(texts, dag.user_defined_macros or ())
         check_key(key)
         check_row_question(
             prompt=prompt,
@@ -177,38 +219,39 @@ class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
             api_format=api_format,
             model=model,
         )
-        self.key = key
-        self.prompt = prompt
-        self.system = system
-        self.files = files
-        self.inputs = inputs
-        self.options = options
-        self.api_format = api_format
+        self.key = once_rendered(key)
+        self.prompt = once_rendered(prompt)
+        self.system = once_rendered(system)
+        self.files = once_rendered(files)
+        self.inputs = once_rendered(inputs)
+        self.options = once_rendered(options)
+        self.api_format = once_rendered(api_format)
         self.output_type = output_type
-        self.max_repairs = max_repairs
-        self.model = model
-        self.ledger_path = ledger_path
-        self.max_cost = max_cost
-        self.max_rows = max_rows
-        self.max_failed_rows = max_failed_rows
-        self.on_partial = on_partial
-        self.on_unknown = on_unknown
-        self.rerun = rerun
-        self.concurrency = concurrency
-        self.timeout = timeout
-        self.poll_interval = poll_interval
-        self.shard_index = shard_index
-        self.shard_count = shard_count
-        self.sample = sample
+        self.max_repairs = once_rendered(max_repairs)
+        self.model = once_rendered(model)
+        self.ledger_path = once_rendered(ledger_path)
+        self.reuse_answers: ReuseAnswers | timedelta = once_rendered(reuse_answers)
+        self.answers_path = once_rendered(answers_path)
+        self.max_cost = once_rendered(max_cost)
+        self.max_rows = once_rendered(max_rows)
+        self.max_failed_rows = once_rendered(max_failed_rows)
+        self.budget = once_rendered(budget)
+        self.on_budget: OnBudget = once_rendered(on_budget)
+        self.on_partial: OnPartial = once_rendered(on_partial)
+        self.on_unknown: OnUnknown = once_rendered(on_unknown)
+        self.rerun = once_rendered(rerun)
+        self.concurrency = once_rendered(concurrency)
+        self.shard_index = once_rendered(shard_index)
+        self.shard_count = once_rendered(shard_count)
+        self.sample = once_rendered(sample)
         # The name "dry_run" is a method of every operator.
-        self.estimate_only = dry_run
-        self.deferrable = deferrable
-        self.report = report
-        self.segmind_conn_id = segmind_conn_id
-        self.rate_share = rate_share
+        self.estimate_only = once_rendered(dry_run)
+        self.deferrable = once_rendered(deferrable)
+        self.notes = once_rendered(notes)
+        self.segmind_conn_id = once_rendered(segmind_conn_id)
         self.model_used: str | None = None
         self.result_uri: str | None = None
-        self.mask_prompts = mask_prompts
+        self.mask_prompts = once_rendered(mask_prompts)
         self._run: EnrichmentRun | None = None
         SegmindEnrichOperator.check_arguments(self)
         self.find_late_fields()
@@ -217,31 +260,37 @@ class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
         """Check arguments that have a range or a choice."""
         check_model(self.model)
         check_path("ledger_path", self.ledger_path, none=True)
+        check_reuse(self.reuse_answers, self.answers_path)
         check_answers(output_type=self.output_type, key=self.key, max_repairs=self.max_repairs)
         check_run_limits(
             max_cost=self.max_cost, max_rows=self.max_rows, max_failed_rows=self.max_failed_rows, sample=self.sample
         )
+        check_budget(self.budget, self.on_budget)
         check_shard(self.shard_index, self.shard_count)
         check_count("concurrency", self.concurrency)
-        check_number("timeout", self.timeout)
-        if self.poll_interval is not None:
-            check_number("poll_interval", self.poll_interval)
         check_choice("on_partial", self.on_partial, OnPartial)
         if not is_given_later(self.on_unknown) and self.on_unknown not in ("fail", "resubmit"):
             raise SegmindConfigError(f"'on_unknown' is {self.on_unknown!r}; for rows it must be 'fail' or 'resubmit'.")
-        check_choice("rerun", self.rerun, Rerun)
+        if not contains_later(self.rerun):
+            read_rerun(self.rerun)
         check_flag("dry_run", self.estimate_only)
         check_flag("deferrable", self.deferrable)
-        check_flag("report", self.report)
+        check_notes(self.notes)
         check_flag("mask_prompts", self.mask_prompts, none=True)
-        check_share(self.rate_share)
 
     @cached_property
     def hook(self) -> SegmindHook:
         """Return the hook of the connection."""
         from airflow_provider_segmind.hooks.segmind import SegmindHook
 
-        return SegmindHook(self.segmind_conn_id, rate_share=self.rate_share)
+        made = SegmindHook(self.segmind_conn_id)
+        made.sharing_tasks = self._shards_at_once()
+        return made
+
+    def _shards_at_once(self) -> int:
+        """Return how many shards of this table may run at once, each within its share of the rate limit."""
+        most = (self.shard_count, self.max_active_tis_per_dag, self.max_active_tis_per_dagrun)
+        return min(number for number in most if number)
 
     @abstractmethod
     def table_io(self, question: Question) -> TableIO:
@@ -274,6 +323,7 @@ class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
     def _try(
         self, context: Context, resume_state: dict[str, Any] | None = None, *, resumed: bool = False
     ) -> dict[str, Any]:
+        from airflow_provider_segmind.execution.asset_events import describe_outlets, table_figures
         from airflow_provider_segmind.execution.dry_run import estimate_table
         from airflow_provider_segmind.failures import task_failures
 
@@ -286,11 +336,19 @@ class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
                 table = self.table_io(question)
                 if self.estimate_only:
                     return estimate_table(
-                        question, table, hook=self.hook, shard=self._shard(), sample=self.sample, log=self.log
+                        question,
+                        table,
+                        hook=self.hook,
+                        shard=self._shard(),
+                        sample=self.sample,
+                        budgets=self._budgets,
+                        log=self.log,
                     )
                 self.model_used = question.model
                 self._run = self._new_run(context, question, table, resume_state)
-                return self._run.execute()
+                value = self._run.execute()
+                describe_outlets(context, self.outlets, table_figures(value, table.manifest_path))
+                return value
             finally:
                 self.result_uri = self._run.output_uri if self._run else None
                 self.hook.close()
@@ -320,51 +378,94 @@ class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
             output_type=read_output_type(self.output_type),
             max_repairs=self.max_repairs,
             max_cost=self.max_cost,
+            budgeted=not self.estimate_only and bool(self._budgets.rules),
         )
-        return row_question(settings, prices=None if self.max_cost is None else self.hook.get_prices(), log=self.log)
+        priced = settings.budgeted or self.max_cost is not None
+        return row_question(settings, prices=self.hook.get_prices() if priced else None, log=self.log)
+
+    @cached_property
+    def _budgets(self) -> BudgetSettings:
+        """The budgets that hold for the task's requests."""
+        return self.hook.budget_settings(self.budget)
+
+    def _table_budget(self, owner: str, model: str, table: TableIO) -> TableSlice | None:
+        """Return the task's part of its budgets, None if none holds."""
+        from airflow_provider_segmind.budget.slices import TableSlice
+
+        budgets = self._budgets
+        if budgets.store is None or not budgets.hold:
+            return None
+        self.hook.settle_orphans(budgets.store)
+        return TableSlice(
+            budgets.store,
+            budgets.rules,
+            owner=owner,
+            connection=self.segmind_conn_id,
+            model=model,
+            ledger=str(table.ledger),
+            max_in_flight=budgets.max_in_flight,
+            deferrable=self.deferrable,
+            log=self.log,
+        )
 
     def _new_run(
         self, context: Context, question: Question, table: TableIO, resume_state: dict[str, Any] | None
     ) -> EnrichmentRun:
+        from airflow_provider_segmind.enrichment.progress_file import write_progress
         from airflow_provider_segmind.execution.enrichment import EnrichmentRun, ProgressReporter
+        from airflow_provider_segmind.spend.recorder import recorder_for
 
-        ti = context["ti"]
+        ti, settings = context["ti"], self._settings(context)
         return EnrichmentRun(
-            self._settings(context),
+            settings,
             question=question,
             table=table,
             hook=self.hook,
             # The store is missing before Airflow 3.3.
-            progress=ProgressReporter(context.get("task_state_store"), try_number=ti.try_number, log=self.log),
+            progress=ProgressReporter(
+                context.get("task_state_store"),
+                try_number=ti.try_number,
+                log=self.log,
+                keep=partial(
+                    write_progress, table.ledger, settings.run_id, model=question.model, connection=self.segmind_conn_id
+                ),
+            ),
             defer=self.defer,
             xcom_push=ti.xcom_push if self.do_xcom_push else lambda **_: None,
             log=self.log,
             resume_state=resume_state,
+            spend=recorder_for(context, self.segmind_conn_id, log=self.log),
+            budget=self._table_budget(settings.run_id, question.model, table),
         )
 
     def _settings(self, context: Context) -> EnrichmentSettings:
         from airflow_provider_segmind.deferral import deadline_of_task
+        from airflow_provider_segmind.execution.answers import answers_for
         from airflow_provider_segmind.execution.enrichment import EnrichmentSettings
 
         ti = context["ti"]
         return EnrichmentSettings(
             run_id=f"{ti.dag_id}/{ti.run_id}/{ti.task_id}/{ti.map_index}",
+            names={"dag_id": ti.dag_id, "task_id": ti.task_id},
             segmind_conn_id=self.segmind_conn_id,
             deadline=deadline_of_task(context, self.execution_timeout),
             max_cost=self.max_cost,
             max_rows=self.max_rows,
             max_failed_rows=self.max_failed_rows,
+            on_budget=self.on_budget,
             max_repairs=self.max_repairs,
             on_partial=self.on_partial,
             on_unknown=self.on_unknown,
-            rerun=self.rerun,
+            rerun=read_rerun(self.rerun),
             concurrency=self.concurrency,
-            timeout=self.timeout,
-            poll_interval=self.poll_interval,
             shard=self._shard(),
             sample=self.sample,
             deferrable=self.deferrable,
-            report=self.report,
+            keep_prompt=not masks_prompts(self.mask_prompts),
+            # Rendered as native objects, a note may be a number or a time.
+            notes={name: str(note) for name, note in (self.notes or {}).items()},
+            task_url=task_address(ti),
+            answers=answers_for(self.reuse_answers, path_or_none(self.answers_path)),
         )
 
     def _sent_before(self, context: Context, resume_state: dict[str, Any] | None, resumed: bool) -> str | None:
@@ -377,6 +478,33 @@ class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
             return f"{count} requests were sent in this run before"
         # Airflow may resume a task without the trigger's event, and so without its counts.
         return "requests may have been sent before the task was deferred" if resumed else earlier_try(context)
+
+    @abstractmethod
+    def lineage_tables(self) -> Tables:
+        """Return the datasets of the task for OpenLineage; called with the fields rendered."""
+
+    def get_openlineage_facets_on_start(self) -> OperatorLineage[Any, Any]:
+        """Tell OpenLineage the datasets."""
+        from airflow_provider_segmind.execution.lineage import on_start
+
+        return on_start(self.lineage_tables())
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:
+        """Tell OpenLineage what was read, asked and written, and what it cost; also of a try that failed."""
+        from airflow_provider_segmind.execution.lineage import on_end
+
+        run = self._run
+        return on_end(
+            self.lineage_tables(),
+            None if run is None else run.manifest,
+            question=None if run is None else run.question,
+            output_type=read_output_type(self.output_type),
+            source_columns=run.source_columns if run else (),
+        )
+
+    def get_openlineage_facets_on_failure(self, task_instance: Any) -> OperatorLineage[Any, Any]:
+        """Tell OpenLineage what had been written before the failure."""
+        return self.get_openlineage_facets_on_complete(task_instance)
 
     def on_kill(self) -> None:
         """Submit nothing more, give what is in flight a moment, and write what has finished."""
@@ -396,13 +524,19 @@ class SegmindEnrichFileOperator(SegmindEnrichOperator):
 
     **Also templated**: ``source`` (a path; rows never) and ``output_path``.
 
+    *What to ask*
+
+    :param key: the columns that identify a row; they are part of the output.
+
+    *Where*
+
     :param source: a path or ObjectStoragePath URI of JSONL, CSV or Parquet, a pattern (``*.jsonl``), a folder, or a
         list of these or of rows (dicts), which may come from XCom.
-    :param key: the columns that identify a row; they are part of the output.
     :param output_path: the table to write: ``.jsonl``, ``.csv`` or ``.parquet``. Rows without an answer are listed
-        beside it in ``….dead_letters.jsonl``, the manifest is ``….manifest.json``.
-    :param ledger_path: folder of the ledger; ``_segmind_ledger`` beside the output when None. Runs that share it share
+        next to it in ``….dead_letters.jsonl``, the manifest is ``….manifest.json``.
+    :param ledger_path: folder of the ledger; ``_segmind_ledger`` next to the output when None. Runs that share it share
         answers.
+
     :raises AirflowFailException: a retry cannot help; the answers received are written.
     """
 
@@ -411,17 +545,77 @@ class SegmindEnrichFileOperator(SegmindEnrichOperator):
     def __init__(
         self,
         *,
+        key: str | Sequence[str] | GivenLater,
         source: Any,
-        key: str | Sequence[str],
-        output_path: str | os.PathLike[str],
-        ledger_path: str | os.PathLike[str] | None = None,
-        **kwargs: Any,
+        output_path: str | AnyPath | GivenLater,
+        model: str | GivenLater | None = None,
+        prompt: str | GivenLater | None = None,
+        system: str | GivenLater | None = None,
+        files: Sequence[str | GivenLater] | GivenLater | None = None,
+        inputs: Mapping[str, Any] | GivenLater | None = None,
+        options: Mapping[str, Any] | GivenLater | None = None,
+        output_type: Any = None,
+        ledger_path: str | AnyPath | GivenLater | None = None,
+        answers_path: str | AnyPath | GivenLater | None = None,
+        segmind_conn_id: str | GivenLater = DEFAULT_CONNECTION,
+        deferrable: bool | GivenLater = conf.getboolean("operators", "default_deferrable", fallback=False),
+        reuse_answers: ReuseAnswers | timedelta | GivenLater = "never",
+        budget: str | GivenLater | None = None,
+        max_cost: float | GivenLater | None = None,
+        max_rows: int | GivenLater | None = None,
+        max_failed_rows: int | float | GivenLater | None = MAX_FAILED_ROWS,
+        max_repairs: int | GivenLater = MAX_REPAIRS,
+        sample: int | GivenLater | None = None,
+        dry_run: bool | GivenLater = False,
+        on_budget: OnBudget | GivenLater = "fail",
+        on_partial: OnPartial | GivenLater = "fail",
+        on_unknown: OnUnknown | GivenLater = "fail",
+        rerun: Rerun | Collection[Rerun] | GivenLater = "unbilled",
+        api_format: str | GivenLater | None = None,
+        concurrency: int | GivenLater = CONCURRENCY,
+        shard_index: int | GivenLater = 0,
+        shard_count: int | GivenLater = 1,
+        notes: Mapping[str, str] | GivenLater | None = None,
+        mask_prompts: bool | GivenLater | None = None,
+        **kwargs: Unpack[OperatorArguments],
     ) -> None:
-        super().__init__(key=key, ledger_path=ledger_path, **kwargs)
+        super().__init__(
+            key=key,
+            prompt=prompt,
+            system=system,
+            files=files,
+            inputs=inputs,
+            options=options,
+            api_format=api_format,
+            output_type=output_type,
+            max_repairs=max_repairs,
+            model=model,
+            ledger_path=ledger_path,
+            reuse_answers=reuse_answers,
+            answers_path=answers_path,
+            max_cost=max_cost,
+            max_rows=max_rows,
+            max_failed_rows=max_failed_rows,
+            on_partial=on_partial,
+            on_unknown=on_unknown,
+            rerun=rerun,
+            concurrency=concurrency,
+            shard_index=shard_index,
+            shard_count=shard_count,
+            sample=sample,
+            dry_run=dry_run,
+            deferrable=deferrable,
+            segmind_conn_id=segmind_conn_id,
+            notes=notes,
+            budget=budget,
+            on_budget=on_budget,
+            mask_prompts=mask_prompts,
+            **kwargs,
+        )
         check_source(source)
         check_output_path(output_path, source)
         self.source = TableRows.hide(source)
-        self.output_path = output_path
+        self.output_path = once_rendered(output_path)
 
     @classmethod
     def partial(cls, **kwargs: Any) -> Any:
@@ -447,6 +641,12 @@ class SegmindEnrichFileOperator(SegmindEnrichOperator):
         )
         return FileTableIO(settings, question)
 
+    def lineage_tables(self) -> Tables:
+        """Return the files."""
+        from airflow_provider_segmind.execution.lineage import file_tables
+
+        return file_tables(self.source, self.output_path, shard=self._shard(), sample=self.sample)
+
 
 class SegmindEnrichSqlOperator(SegmindEnrichOperator):
     """
@@ -457,32 +657,39 @@ class SegmindEnrichSqlOperator(SegmindEnrichOperator):
 
     The source may be any database with a ``DbApiHook``; the target PostgreSQL, SQLite, DuckDB, Snowflake or BigQuery. A
     missing target is created: key columns as in the source, answer columns according to ``output_type``, and
-    ``_segmind_`` columns; an existing one is checked before anything is paid. Running the task twice changes nothing. A
-    failure is written with its reason; it replaces an answer only if that answered another prompt.
+    ``_segmind_`` columns; an existing one is checked before anything is paid. Running the task twice
+    changes nothing. A failure is written with its reason; it replaces an answer only if that answered another prompt.
 
     A row whose key is NULL, or is also the key of an earlier row, is ``skipped`` and listed with the reason.
 
-    **Also templated**: ``sql`` (also from a file ``.sql``), ``source_table``, ``target_table``, ``sql_conn_id``,
-    ``target_conn_id``, ``report_path``.
+    **Also templated**: ``sql`` (also from a file ``.sql``), ``target_table``, ``sql_conn_id``, ``target_conn_id``.
 
-    :param sql: a SELECT; or
-    :param source_table: a table to read whole. Names are used exactly as written, including upper and lower case.
+    *What to ask*
+
     :param key: the columns that identify a row.
+
+    *Where*
+
+    :param sql_conn_id: the source's Connection.
+    :param sql: a SELECT, or ``table`` or ``schema.table`` to read whole. Names are used exactly as written, including
+        upper and lower case.
     :param target_table: where the answers go, as ``table`` or ``schema.table``.
-    :param ledger_path: folder of the ledger. Runs that share it share answers, so keep it the same every day.
-    :param report_path: folder of the dead letters and the manifest; ``reports`` in the ledger's when None.
+    :param target_conn_id: the target's; the source's when None.
+    :param ledger_path: folder of the ledger. Runs that share it share answers, so keep it the same every day. The dead
+        letters, the manifest and the report are in its folder ``reports``.
+
+    *Rarely needed*
+
     :param incremental: exclude rows whose answer to the same prompt is in the target: they cost no request and no
         write. Otherwise every row is written, from the ledger where that has the answer.
-    :param batch_rows: rows per transaction.
-    :param sql_conn_id: the source's Connection.
-    :param target_conn_id: the target's; the source's when None.
+    :param batch_rows: rows per transaction. Answers are written in batches of so many while other rows are asked.
+
     :raises AirflowFailException: a retry cannot help; the answers received are written.
     """
 
     template_fields: Sequence[str] = (
-        *("sql", "source_table", "target_table", "sql_conn_id", "target_conn_id"),
+        *("sql", "target_table", "sql_conn_id", "target_conn_id"),
         *SegmindEnrichOperator.template_fields,
-        "report_path",
     )
     template_ext: Sequence[str] = (".sql",)
     late_fields: ClassVar[Sequence[str]] = (*SegmindEnrichOperator.late_fields, "incremental", "batch_rows")
@@ -494,35 +701,91 @@ class SegmindEnrichSqlOperator(SegmindEnrichOperator):
     def __init__(
         self,
         *,
-        sql_conn_id: str,
-        key: str | Sequence[str],
-        target_table: str,
-        ledger_path: str | os.PathLike[str],
-        sql: str | None = None,
-        source_table: str | None = None,
-        target_conn_id: str | None = None,
-        report_path: str | os.PathLike[str] | None = None,
-        incremental: bool = True,
-        batch_rows: int = BATCH_ROWS,
-        **kwargs: Any,
+        key: str | Sequence[str] | GivenLater,
+        sql_conn_id: str | GivenLater,
+        sql: str | GivenLater,
+        target_table: str | GivenLater,
+        ledger_path: str | AnyPath | GivenLater,
+        model: str | GivenLater | None = None,
+        prompt: str | GivenLater | None = None,
+        system: str | GivenLater | None = None,
+        files: Sequence[str | GivenLater] | GivenLater | None = None,
+        inputs: Mapping[str, Any] | GivenLater | None = None,
+        options: Mapping[str, Any] | GivenLater | None = None,
+        output_type: Any = None,
+        target_conn_id: str | GivenLater | None = None,
+        answers_path: str | AnyPath | GivenLater | None = None,
+        segmind_conn_id: str | GivenLater = DEFAULT_CONNECTION,
+        deferrable: bool | GivenLater = conf.getboolean("operators", "default_deferrable", fallback=False),
+        reuse_answers: ReuseAnswers | timedelta | GivenLater = "never",
+        budget: str | GivenLater | None = None,
+        max_cost: float | GivenLater | None = None,
+        max_rows: int | GivenLater | None = None,
+        max_failed_rows: int | float | GivenLater | None = MAX_FAILED_ROWS,
+        max_repairs: int | GivenLater = MAX_REPAIRS,
+        sample: int | GivenLater | None = None,
+        dry_run: bool | GivenLater = False,
+        on_budget: OnBudget | GivenLater = "fail",
+        on_partial: OnPartial | GivenLater = "fail",
+        on_unknown: OnUnknown | GivenLater = "fail",
+        rerun: Rerun | Collection[Rerun] | GivenLater = "unbilled",
+        api_format: str | GivenLater | None = None,
+        concurrency: int | GivenLater = CONCURRENCY,
+        shard_index: int | GivenLater = 0,
+        shard_count: int | GivenLater = 1,
+        incremental: bool | GivenLater = True,
+        batch_rows: int | GivenLater = BATCH_ROWS,
+        notes: Mapping[str, str] | GivenLater | None = None,
+        mask_prompts: bool | GivenLater | None = None,
+        **kwargs: Unpack[OperatorArguments],
     ) -> None:
-        super().__init__(key=key, ledger_path=ledger_path, **kwargs)
-        check_sql_target(sql, source_table, target_table)
+        super().__init__(
+            key=key,
+            prompt=prompt,
+            system=system,
+            files=files,
+            inputs=inputs,
+            options=options,
+            api_format=api_format,
+            output_type=output_type,
+            max_repairs=max_repairs,
+            model=model,
+            ledger_path=ledger_path,
+            reuse_answers=reuse_answers,
+            answers_path=answers_path,
+            max_cost=max_cost,
+            max_rows=max_rows,
+            max_failed_rows=max_failed_rows,
+            on_partial=on_partial,
+            on_unknown=on_unknown,
+            rerun=rerun,
+            concurrency=concurrency,
+            shard_index=shard_index,
+            shard_count=shard_count,
+            sample=sample,
+            dry_run=dry_run,
+            deferrable=deferrable,
+            segmind_conn_id=segmind_conn_id,
+            notes=notes,
+            budget=budget,
+            on_budget=on_budget,
+            mask_prompts=mask_prompts,
+            **kwargs,
+        )
+        check_sql_target(sql, target_table)
         check_own_columns(key)
         same_place = target_conn_id is None or target_conn_id == sql_conn_id
-        if same_place and isinstance(source_table, str) and source_table == target_table:
+        if same_place and sql == target_table:
             raise SegmindConfigError("'target_table' is the source itself: write the answers into another table.")
         for name, value in (("sql_conn_id", sql_conn_id), ("ledger_path", ledger_path)):
             if value is None or value == "":
                 raise SegmindConfigError(f"{name!r} is {value!r}; it is required.")
-        self.sql = sql
-        self.source_table = source_table
-        self.target_table = target_table
-        self.sql_conn_id = sql_conn_id
-        self.target_conn_id = target_conn_id
-        self.report_path = report_path
-        self.incremental = incremental
-        self.batch_rows = batch_rows
+        self.sql = once_rendered(sql)
+        self.target_table = once_rendered(target_table)
+        self.sql_conn_id = once_rendered(sql_conn_id)
+        self.target_conn_id = once_rendered(target_conn_id)
+        self.incremental = once_rendered(incremental)
+        self.batch_rows = once_rendered(batch_rows)
         SegmindEnrichSqlOperator.check_arguments(self)
         self.find_late_fields()
 
@@ -531,21 +794,18 @@ class SegmindEnrichSqlOperator(SegmindEnrichOperator):
         super().check_arguments()
         check_flag("incremental", self.incremental)
         check_count("batch_rows", self.batch_rows)
-        check_path("report_path", self.report_path, none=True)
 
     def table_io(self, question: Question) -> TableIO:
         """Return the query and the table."""
         from airflow_provider_segmind.execution.sql_table import SqlTableIO, SqlTableSettings
 
-        check_sql_target(self.sql, self.source_table, self.target_table)
+        check_sql_target(self.sql, self.target_table)
         settings = SqlTableSettings(
             sql_conn_id=self.sql_conn_id,
             target_conn_id=self.target_conn_id or self.sql_conn_id,
             sql=self.sql,
-            source_table=self.source_table,
             target_table=self.target_table,
             ledger_path=self.ledger_path,
-            report_path=self.report_path,
             output_type=read_output_type(self.output_type),
             incremental=self.incremental,
             batch_rows=self.batch_rows,
@@ -553,6 +813,18 @@ class SegmindEnrichSqlOperator(SegmindEnrichOperator):
             sample=self.sample,
         )
         return SqlTableIO(settings, question, log=self.log)
+
+    def lineage_tables(self) -> Tables:
+        """Return the tables of the databases."""
+        from airflow_provider_segmind.execution.lineage import sql_tables
+
+        return sql_tables(
+            sql_conn_id=self.sql_conn_id,
+            sql=self.sql,
+            target_conn_id=self.target_conn_id or self.sql_conn_id,
+            target_table=self.target_table,
+            sample=self.sample,
+        )
 
 
 class SegmindMergeOperator(TemplatedOperator, BaseOperator):
@@ -562,7 +834,7 @@ class SegmindMergeOperator(TemplatedOperator, BaseOperator):
     Use it after ``.expand(shard_index=[…])``. It sends no request and costs nothing; a retry does the same again.
 
     **XCom**: one manifest for the whole table, in the form that a single task returns. With an ``output_path`` it is
-    also written beside the output, with the report and the dead letters of all shards.
+    also written next to the output, with the report and the dead letters of all shards.
 
     **Templated**: ``manifests``, ``output_path``.
 
@@ -570,23 +842,21 @@ class SegmindMergeOperator(TemplatedOperator, BaseOperator):
     :param output_path: the table to write, ``.jsonl``, ``.csv`` or ``.parquet``: all rows in the order of the source.
         Preferably in the format of the shards' files, as CSV has no types. None to write nothing, as for shards that
         write into one table of a database.
-    :param report: write a report with charts beside the output.
     :raises AirflowFailException: a shard or a row is missing, or the shards are not of one run; nothing was written.
     """
 
     template_fields: Sequence[str] = ("manifests", "output_path")
-    late_fields: ClassVar[Sequence[str]] = ("report",)
     template_fields_renderers: ClassVar[dict[str, str]] = {"manifests": "json"}
     ui_color = "#e3f1ff"
     operator_extra_links = (SegmindOutputLink(),)
+    has_page = True
 
     def __init__(
         self,
         *,
         manifests: Any,
-        output_path: str | os.PathLike[str] | None = None,
-        report: bool = True,
-        **kwargs: Any,
+        output_path: str | AnyPath | GivenLater | None = None,
+        **kwargs: Unpack[OperatorArguments],
     ) -> None:
         super().__init__(**kwargs)
         if manifests is None or isinstance(manifests, bytes):
@@ -596,15 +866,9 @@ class SegmindMergeOperator(TemplatedOperator, BaseOperator):
         if output_path is not None:
             check_output_path(output_path)
         self.manifests = manifests
-        self.output_path = output_path
-        self.report = report
+        self.output_path = once_rendered(output_path)
         self.result_uri: str | None = None
-        self.check_arguments()
-        self.find_late_fields()
-
-    def check_arguments(self) -> None:
-        """Check arguments that have a choice."""
-        check_flag("report", self.report)
+        self._merged: tuple[list[str], Manifest] | None = None
 
     def finish_rendering(self) -> None:
         """Read the manifests from the lazy sequence that Airflow passes for a mapped task."""
@@ -614,18 +878,30 @@ class SegmindMergeOperator(TemplatedOperator, BaseOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         """Merge, write the output if there is one, and return the manifest of the whole table."""
         from airflow_provider_segmind.enrichment.manifest import merge
-        from airflow_provider_segmind.execution.enrichment import add_report
-        from airflow_provider_segmind.execution.file_table import merge_files, read_manifests
+        from airflow_provider_segmind.execution.asset_events import describe_outlets, table_figures
+        from airflow_provider_segmind.execution.file_table import add_report, merge_files, read_manifests
+        from airflow_provider_segmind.execution.table_log import log_end
         from airflow_provider_segmind.failures import task_failures
 
+        manifest_path = None
         with task_failures():
             self.check_rendered()
             manifest = merge(read_manifests(self.manifests))
+            self._merged = (manifest.outputs, manifest)
             if self.output_path is not None:
                 manifest_path = merge_files(manifest, self.output_path)
                 self.result_uri = manifest.outputs[0]
-                if self.report:
-                    add_report(manifest, manifest_path, log=self.log)
-        counts = ", ".join(f"{count} {outcome}" for outcome, count in manifest.outcomes.items() if count)
-        self.log.info("%d rows of all shards: %s; %.6f USD", manifest.rows_read, counts or "none", manifest.cost)
-        return manifest.to_json()
+                add_report(manifest, manifest_path, task_url=task_address(context["ti"]), log=self.log)
+        log_end(self.log, manifest, manifest_path)
+        value = manifest.to_json()
+        describe_outlets(context, self.outlets, table_figures(value, manifest_path))
+        return value
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any] | None:
+        """Tell OpenLineage which files became one, and the figures of all shards."""
+        if self._merged is None or self.output_path is None:
+            return None
+        from airflow_provider_segmind.execution.lineage import merged_tables, on_end
+
+        parts, manifest = self._merged
+        return on_end(merged_tables(parts, self.output_path), manifest)

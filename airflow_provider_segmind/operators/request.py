@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 from airflow_provider_segmind.arguments import (
     as_inputs,
+    check_budget,
     check_choice,
     check_flag,
     check_inputs,
@@ -18,8 +18,8 @@ from airflow_provider_segmind.arguments import (
     check_number,
     check_path,
     check_request_id,
+    check_reuse,
     check_schema,
-    check_share,
     check_waiting,
     load_schema,
     path_or_none,
@@ -32,24 +32,37 @@ from airflow_provider_segmind.defaults import (
     MAX_XCOM_BYTES,
     RESULT_LIFETIME,
     SYNC_WAIT,
+    OnBudget,
     OnExpired,
     OnExpiredFree,
     OnFailed,
     OnStale,
     OnUnknown,
+    ReuseAnswers,
+    as_seconds,
 )
 from airflow_provider_segmind.deferral import deadline_of_task, timed_out, warn_not_cancelled
 from airflow_provider_segmind.links import SegmindModelLink, SegmindOutputLink, result_address
-from airflow_provider_segmind.rendering import TemplatedOperator, unmasked
+from airflow_provider_segmind.rendering import TemplatedOperator, once_rendered, unmasked
 
 if TYPE_CHECKING:
     # Every DAG parse imports this module, so what only a running task needs is imported where it runs.
+    from datetime import timedelta
+
     from airflow_provider_segmind.compat import Context
     from airflow_provider_segmind.execution.chat import ChatExecution
     from airflow_provider_segmind.execution.request import RequestExecution, RequestSettings
     from airflow_provider_segmind.hooks.segmind import SegmindHook
     from airflow_provider_segmind.result_storage import ResultDestination, StoredResult
     from airflow_provider_segmind.task_state import TaskState
+    from airflow_provider_segmind.telemetry.requests import RequestTelemetry
+    from airflow_provider_segmind.telemetry.tracing import Operation
+    from airflow_provider_segmind.type_hints import AnyPath, GivenLater, OperatorArguments
+
+
+def folder_for_all_tasks() -> str | None:
+    """Return the folder for results that are too large for XCom, of tasks without an ``output_path``."""
+    return conf.get("segmind", "output_path", fallback="") or None
 
 
 class SegmindSubmitOperator(TemplatedOperator, BaseOperator):
@@ -61,7 +74,7 @@ class SegmindSubmitOperator(TemplatedOperator, BaseOperator):
     :class:`~airflow_provider_segmind.operators.request.SegmindRunOperator` does all of it in one task.
 
     **XCom**: ``request_id`` under the key ``request_id``; as return value ``{"request_id", "model", "submitted_at"}``
-    with ``submitted_at`` as ISO 8601.
+    with ``submitted_at`` as ISO 8601, and the names of this task as ``submitted_by`` where spend is recorded.
 
     **A retry or a clear** finds the request of the earlier try and submits nothing: one task instance is one paid
     request. A worker that died between the POST and its response leaves an intent; the request is then looked up in
@@ -69,72 +82,91 @@ class SegmindSubmitOperator(TemplatedOperator, BaseOperator):
 
     **Templated**: ``model``, ``inputs``, ``inputs_schema``, ``segmind_conn_id``, ``state_path``.
 
+    *What to ask*
+
     :param model: the model to run (Segmind calls it the slug); the connection's default when None.
     :param inputs: the JSON body, as the model's page describes it.
-    :param inputs_schema: JSON Schema of the body, or the path of one; checked before anything is paid.
-    :param validate_inputs: True checks ``inputs`` against ``inputs_schema``, or without one against what Segmind's
-        model list has on the model; False checks nothing; None checks when there is an ``inputs_schema``.
-    :param dry_run: submit nothing and return what the request may cost, see :meth:`estimate`.
+    :param inputs_schema: check the body before anything is paid: against a JSON Schema, given here or by its path, or
+        with True against what Segmind's model list has on the model.
+
+    *Where*
+
     :param segmind_conn_id: the Connection.
-    :param rate_share: the part of the account's limit for this task, above 0 up to 1, where several run at once; a
-        share each for a pool of mapped tasks is one divided by the slots of the pool.
-    :param state_path: folder on object storage for the record of what was submitted; ``[segmind] state_path``, then
-        Airflow's own stores when not given.
+
+    *Limits*
+
+    :param budget: a budget of ``[segmind] budgets`` that holds for this task besides that of its connection.
+    :param dry_run: submit nothing and return what the request may cost, see :meth:`estimate`.
+
+    *When it goes wrong*
+
+    :param on_budget: a budget has no room for what the request may cost: ``fail``, ``skip_downstream`` (which skips
+        the task and with it the tasks downstream), or ``defer`` until its next day or month begins.
     :param on_stale: the task changed since an earlier try submitted: ``resubmit`` pays for a new request, ``fail``
         stops.
-    :param mask_prompts: keep ``inputs`` (of a chat task ``prompt``, ``system``, ``messages`` and the arguments of its
-        function) out of the rendered fields that Airflow stores; ``[segmind] mask_prompts`` when None.
     :param on_unknown: a POST was lost and the history does not show it: ``fail``, ``resubmit`` (may pay twice), or
         ``wait`` (search it for an hour after the POST).
+
+    *Rarely needed*
+
+    :param state_path: folder on object storage for the record of what was submitted; ``[segmind] state_path``, then
+        Airflow's own stores when not given.
+    :param mask_prompts: keep ``inputs`` (of a chat task ``prompt``, ``system``, ``messages`` and the arguments of its
+        function) out of the rendered fields that Airflow stores; ``[segmind] mask_prompts`` when None.
+
     :raises AirflowFailException: where a retry cannot help; the message says whether money was spent.
     """
 
     template_fields: Sequence[str] = ("model", "inputs", "inputs_schema", "segmind_conn_id", "state_path")
     template_fields_renderers: ClassVar[dict[str, str]] = {"inputs": "json", "inputs_schema": "json"}
     late_fields: ClassVar[Sequence[str]] = (
-        "validate_inputs",
+        "inputs_schema",
         "estimate_only",
-        "rate_share",
         "on_stale",
         "on_unknown",
         "mask_prompts",
+        "budget",
+        "on_budget",
     )
     ui_color = "#e3f1ff"
+    operation: ClassVar[Operation] = "generate_content"
+    """What a span calls the operation."""
     operator_extra_links = (SegmindModelLink(), SegmindOutputLink())
 
     def __init__(
         self,
         *,
-        inputs: Mapping[str, Any],
-        model: str | None = None,
-        inputs_schema: Mapping[str, Any] | str | os.PathLike[str] | None = None,
-        validate_inputs: bool | None = None,
-        dry_run: bool = False,
-        segmind_conn_id: str = DEFAULT_CONNECTION,
-        rate_share: float | None = None,
-        state_path: str | os.PathLike[str] | None = None,
-        on_stale: OnStale = "resubmit",
-        on_unknown: OnUnknown = "fail",
-        mask_prompts: bool | None = None,
-        **kwargs: Any,
+        inputs: Mapping[str, Any] | GivenLater,
+        model: str | GivenLater | None = None,
+        inputs_schema: bool | Mapping[str, Any] | str | AnyPath | GivenLater | None = None,
+        segmind_conn_id: str | GivenLater = DEFAULT_CONNECTION,
+        budget: str | GivenLater | None = None,
+        dry_run: bool | GivenLater = False,
+        on_budget: OnBudget | GivenLater = "fail",
+        on_stale: OnStale | GivenLater = "resubmit",
+        on_unknown: OnUnknown | GivenLater = "fail",
+        state_path: str | AnyPath | GivenLater | None = None,
+        mask_prompts: bool | GivenLater | None = None,
+        **kwargs: Unpack[OperatorArguments],
     ) -> None:
         super().__init__(**kwargs)
         check_inputs(inputs)
-        self.model = model
-        self.inputs = inputs
-        self.inputs_schema = inputs_schema
-        self.validate_inputs = validate_inputs
+        self.model = once_rendered(model)
+        self.inputs = once_rendered(inputs)
+        self.inputs_schema = once_rendered(inputs_schema)
         # The name "dry_run" is a method of every operator.
-        self.estimate_only = dry_run
-        self.segmind_conn_id = segmind_conn_id
-        self.rate_share = rate_share
-        self.state_path = state_path
-        self.on_stale = on_stale
-        self.on_unknown = on_unknown
-        self.mask_prompts = mask_prompts
+        self.estimate_only = once_rendered(dry_run)
+        self.segmind_conn_id = once_rendered(segmind_conn_id)
+        self.state_path = once_rendered(state_path)
+        self.on_stale: OnStale = once_rendered(on_stale)
+        self.on_unknown: OnUnknown = once_rendered(on_unknown)
+        self.mask_prompts = once_rendered(mask_prompts)
+        self.budget = once_rendered(budget)
+        self.on_budget: OnBudget = once_rendered(on_budget)
         self.model_used: str | None = None
         self.result_uri: str | None = None
         self._execution: RequestExecution | ChatExecution | None = None
+        self._telemetry: RequestTelemetry | None = None
         SegmindSubmitOperator.check_arguments(self)
         self.find_late_fields()
 
@@ -142,20 +174,20 @@ class SegmindSubmitOperator(TemplatedOperator, BaseOperator):
         """Check the arguments that have a range or a choice."""
         check_model(self.model)
         check_path("state_path", self.state_path, none=True)
-        check_schema("inputs_schema", self.inputs_schema)
-        check_flag("validate_inputs", self.validate_inputs, none=True)
+        if not isinstance(self.inputs_schema, bool | None):
+            check_schema("inputs_schema", self.inputs_schema)
         check_flag("dry_run", self.estimate_only)
-        check_share(self.rate_share)
         check_choice("on_stale", self.on_stale, OnStale)
         check_choice("on_unknown", self.on_unknown, OnUnknown)
         check_flag("mask_prompts", self.mask_prompts, none=True)
+        check_budget(self.budget, self.on_budget)
 
     @cached_property
     def hook(self) -> SegmindHook:
         """Return the hook of the connection."""
         from airflow_provider_segmind.hooks.segmind import SegmindHook
 
-        return SegmindHook(self.segmind_conn_id, rate_share=self.rate_share)
+        return SegmindHook(self.segmind_conn_id)
 
     @property
     def request_id(self) -> str | None:
@@ -170,9 +202,15 @@ class SegmindSubmitOperator(TemplatedOperator, BaseOperator):
             self.check_rendered()
             if self.estimate_only:
                 return self.estimate(context)
-            record = self._request_execution(context).submit(replace_failed=True)
+            execution = self._request_execution(context)
+            record = execution.submit(replace_failed=True)
             self._xcom_push(context)(key="request_id", value=record.request_id)
-            return RequestRef(str(record.request_id), self.model_used, record.age_from).to_json()
+            task = None if execution.spend is None else execution.spend.task
+            return RequestRef(str(record.request_id), self.model_used, record.age_from, submitted_by=task).to_json()
+
+    def execute_after_pause(self, context: Context, event: dict[str, Any] | None = None) -> Any:
+        """Begin again after a deferral because spending was paused; what was submitted before is found."""
+        return self.execute(context)
 
     def on_kill(self) -> None:
         """Warn that the request continues."""
@@ -181,12 +219,23 @@ class SegmindSubmitOperator(TemplatedOperator, BaseOperator):
 
     def _settings(self, context: Context) -> RequestSettings:
         from airflow_provider_segmind.execution.request import RequestSettings
+        from airflow_provider_segmind.hooks.budgets import task_owner
+        from airflow_provider_segmind.spend.recorder import recorder_for
+        from airflow_provider_segmind.telemetry.requests import telemetry_of
 
+        model = self.hook.model_or_default(self.model)
+        self._telemetry = telemetry_of(
+            context, self.hook.get_conn(), conn_id=self.segmind_conn_id, model=model, operation=self.operation
+        )
         return RequestSettings(
-            model=self.hook.model_or_default(self.model),
+            model=model,
             segmind_conn_id=self.segmind_conn_id,
             on_stale=self.on_stale,
             on_unknown=self.on_unknown,
+            spend=recorder_for(context, self.segmind_conn_id, log=self.log),
+            budget=self.hook.budget_guard(task_owner(context), self.budget, log=self.log),
+            on_budget=self.on_budget,
+            telemetry=self._telemetry,
         )
 
     def _request_execution(self, context: Context) -> RequestExecution:
@@ -212,7 +261,7 @@ class SegmindSubmitOperator(TemplatedOperator, BaseOperator):
 
     def _record_folder(self) -> str | None:
         """Return the folder for results, which takes a copy of the submission record."""
-        return self.hook.output_path
+        return folder_for_all_tasks()
 
     def _xcom_push(self, context: Context) -> Callable[..., Any]:
         from airflow_provider_segmind.execution.request import push_nothing
@@ -228,11 +277,15 @@ class SegmindSubmitOperator(TemplatedOperator, BaseOperator):
                 return f"request {self.request_id!r} had been submitted before"
             return "a request had been submitted before" if deferred else earlier_try(context)
 
-        return task_failures(submitted)
+        def send_telemetry() -> None:
+            if self._telemetry is not None:
+                self._telemetry.send()
+
+        return task_failures(submitted, ended=send_telemetry, on_budget=self.on_budget)
 
     def build_inputs(self, context: Context) -> Mapping[str, Any]:
         """
-        Return the body of the request, checked as ``validate_inputs`` says.
+        Return the body of the request, checked as ``inputs_schema`` says.
 
         :raises SegmindConfigError: it cannot work; nothing was sent.
         """
@@ -242,15 +295,13 @@ class SegmindSubmitOperator(TemplatedOperator, BaseOperator):
 
     def check_inputs(self, inputs: Mapping[str, Any]) -> None:
         """
-        Check a body as ``validate_inputs`` says. Free.
+        Check a body as ``inputs_schema`` says. Free.
 
         :raises SegmindConfigError: it does not fit; nothing was sent.
         """
-        if self.validate_inputs is False:
-            return
-        if self.inputs_schema is not None:
+        if not isinstance(self.inputs_schema, bool | None):
             validate_inputs(inputs, load_schema("inputs_schema", self.inputs_schema))
-        elif self.validate_inputs:
+        elif self.inputs_schema:
             schema = self.hook.get_inputs_schema(self.model)
             if schema is None:
                 self.log.warning("Segmind lists no readable parameters for this model: the inputs are not checked")
@@ -283,12 +334,24 @@ class SegmindResultOperator(TemplatedOperator, BaseOperator):
 
     **Templated**: ``request_id``, ``segmind_conn_id``, ``output_path``.
 
+    *What to ask*
+
     :param request_id: the id, or the output of a submit task or a sensor.
-    :param segmind_conn_id: the Connection.
+
+    *Where*
+
     :param output_path: ObjectStoragePath URI of the folder (or file) for results that are large or media. Without it
-        large bodies go to the folder ``output_path`` of the connection's extra or of ``[segmind]``, else into XCom.
-    :param max_xcom_bytes: bytes of JSON up to which the result is the XCom value.
+        large bodies go to the folder ``[segmind] output_path``, else into XCom.
+    :param segmind_conn_id: the Connection.
+
+    *When it goes wrong*
+
     :param on_expired: the result is gone: ``recover`` what the request history has, or ``fail``.
+
+    *Rarely needed*
+
+    :param max_xcom_bytes: bytes of JSON up to which the result is the XCom value.
+
     :raises AirflowFailException: the request failed, or its result is gone for good.
     """
 
@@ -300,19 +363,19 @@ class SegmindResultOperator(TemplatedOperator, BaseOperator):
         self,
         *,
         request_id: Any,
-        segmind_conn_id: str = DEFAULT_CONNECTION,
-        output_path: str | os.PathLike[str] | None = None,
-        max_xcom_bytes: int = MAX_XCOM_BYTES,
-        on_expired: OnExpiredFree = "recover",
-        **kwargs: Any,
+        output_path: str | AnyPath | GivenLater | None = None,
+        segmind_conn_id: str | GivenLater = DEFAULT_CONNECTION,
+        on_expired: OnExpiredFree | GivenLater = "recover",
+        max_xcom_bytes: int | GivenLater = MAX_XCOM_BYTES,
+        **kwargs: Unpack[OperatorArguments],
     ) -> None:
         super().__init__(**kwargs)
         check_request_id(request_id)
         self.request_id = request_id
-        self.segmind_conn_id = segmind_conn_id
-        self.output_path = output_path
-        self.max_xcom_bytes = max_xcom_bytes
-        self.on_expired = on_expired
+        self.segmind_conn_id = once_rendered(segmind_conn_id)
+        self.output_path = once_rendered(output_path)
+        self.max_xcom_bytes = once_rendered(max_xcom_bytes)
+        self.on_expired = once_rendered(on_expired)
         SegmindResultOperator.check_arguments(self)
         self.find_late_fields()
 
@@ -331,23 +394,35 @@ class SegmindResultOperator(TemplatedOperator, BaseOperator):
 
     def execute(self, context: Context) -> Any:
         """Fetch the result and store it."""
-        from airflow_provider_segmind.execution.request import fetch_result
+        from airflow_provider_segmind.execution.result import fetch_result
         from airflow_provider_segmind.failures import task_failures
+        from airflow_provider_segmind.hooks.budgets import task_owner
         from airflow_provider_segmind.result_storage import ResultDestination
+        from airflow_provider_segmind.spend.recorder import recorder_for
+        from airflow_provider_segmind.telemetry.requests import telemetry_of
 
         with task_failures():
             self.check_rendered()
+            telemetry = telemetry_of(context, self.hook.get_conn(), conn_id=self.segmind_conn_id)
             stored = fetch_result(
                 self.request_id,
                 ResultDestination(
                     path_or_none(self.output_path),
                     self.max_xcom_bytes,
-                    None if self.output_path else self.hook.output_path,
+                    None if self.output_path else folder_for_all_tasks(),
                 ),
                 client=self.hook.get_conn(),
                 recover=self.on_expired == "recover",
                 log=self.log,
+                spend=recorder_for(
+                    context,
+                    self.segmind_conn_id,
+                    log=self.log,
+                    budget=self.hook.budget_guard(task_owner(context), log=self.log, for_others=True),
+                ),
+                telemetry=telemetry,
             )
+            telemetry.send()
             return stored.for_xcom
 
 
@@ -359,56 +434,100 @@ class SegmindRunOperator(SegmindSubmitOperator):
     what takes longer.
 
     **XCom**: ``request_id`` under its key from the moment of submission; as return value the body of the result when
-    it is small, else a manifest with ``uri``, ``status`` and ``metrics``.
+    it is small, else a manifest with ``uri``, ``status`` and ``metrics``. If the result was paid for before, see
+    ``reuse_answers``: ``reused`` (True), ``cost`` (0), and the ``request_id`` of the request that was paid for.
 
-    **A retry, a clear, a killed worker or triggerer** continues with the same request; see ``docs/promises.md``.
+    **A retry, a clear, a killed worker or triggerer** continues with the same request; see
+    ``docs/explanation/promises.md``.
 
-    **Templated**: as :class:`SegmindSubmitOperator`, and ``output_path``.
+    **Templated**: as :class:`SegmindSubmitOperator`, and ``output_path``, ``answers_path``.
 
-    :param deferrable: wait in the triggerer; Airflow's ``[operators] default_deferrable`` when not given.
-    :param sync_wait: seconds to wait inline before deferring.
-    :param poll_interval: seconds between polls, None to choose.
-    :param timeout: seconds after submission for which to wait.
+    *Where*
+
     :param output_path: ObjectStoragePath URI of the folder (or file) for results that are large or media; the body is
-        stored there as soon as it is complete. Without it large bodies go to the folder ``output_path`` of the
-        connection's extra or of ``[segmind]``, else into XCom with a warning.
-    :param max_xcom_bytes: bytes of JSON up to which the result is the XCom value.
+        stored there as soon as it is complete. Without it large bodies go to the folder ``[segmind] output_path``, else
+        into XCom with a warning.
+    :param answers_path: folder on object storage of the results to reuse; ``[segmind] answers_path`` when None.
+    :param deferrable: wait in the triggerer; Airflow's ``[operators] default_deferrable`` when not given.
+
+    *Limits*
+
+    :param reuse_answers: whether a result that an equal request was paid for before is used instead: ``never``,
+        ``always``, or up to an age; see ``docs/how-to/reuse.md``.
+    :param max_resubmits: how often ``on_failed`` and ``on_expired`` may submit again.
+    :param timeout: seconds after submission for which to wait.
+
+    *When it goes wrong*
+
     :param on_failed: Segmind reports FAILED, which costs nothing: ``fail``, or ``resubmit``.
     :param on_expired: the result is gone: ``recover`` from the request history, ``resubmit`` (pays twice), or ``fail``.
-    :param max_resubmits: how often ``on_failed`` and ``on_expired`` may submit again.
+
+    *Rarely needed*
+
+    :param sync_wait: seconds to wait inline before deferring.
+    :param poll_interval: seconds between polls; by default they adapt to the model.
+    :param max_xcom_bytes: bytes of JSON up to which the result is the XCom value.
     """
 
-    template_fields: Sequence[str] = (*SegmindSubmitOperator.template_fields, "output_path")
+    template_fields: Sequence[str] = (*SegmindSubmitOperator.template_fields, "output_path", "answers_path")
     late_fields: ClassVar[Sequence[str]] = (
         *SegmindSubmitOperator.late_fields,
         *("deferrable", "sync_wait", "poll_interval", "timeout", "max_xcom_bytes"),
-        *("on_failed", "on_expired", "max_resubmits"),
+        *("on_failed", "on_expired", "max_resubmits", "reuse_answers"),
     )
 
     def __init__(
         self,
         *,
-        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
-        sync_wait: float = SYNC_WAIT,
-        poll_interval: float | None = None,
-        timeout: float = RESULT_LIFETIME,
-        output_path: str | os.PathLike[str] | None = None,
-        max_xcom_bytes: int = MAX_XCOM_BYTES,
-        on_failed: OnFailed = "fail",
-        on_expired: OnExpired = "recover",
-        max_resubmits: int = MAX_RESUBMITS,
-        **kwargs: Any,
+        inputs: Mapping[str, Any] | GivenLater,
+        model: str | GivenLater | None = None,
+        inputs_schema: bool | Mapping[str, Any] | str | AnyPath | GivenLater | None = None,
+        output_path: str | AnyPath | GivenLater | None = None,
+        answers_path: str | AnyPath | GivenLater | None = None,
+        segmind_conn_id: str | GivenLater = DEFAULT_CONNECTION,
+        deferrable: bool | GivenLater = conf.getboolean("operators", "default_deferrable", fallback=False),
+        reuse_answers: ReuseAnswers | timedelta | GivenLater = "never",
+        budget: str | GivenLater | None = None,
+        max_resubmits: int | GivenLater = MAX_RESUBMITS,
+        timeout: float | timedelta | GivenLater = RESULT_LIFETIME,
+        dry_run: bool | GivenLater = False,
+        on_budget: OnBudget | GivenLater = "fail",
+        on_stale: OnStale | GivenLater = "resubmit",
+        on_unknown: OnUnknown | GivenLater = "fail",
+        on_failed: OnFailed | GivenLater = "fail",
+        on_expired: OnExpired | GivenLater = "recover",
+        sync_wait: float | timedelta | GivenLater = SYNC_WAIT,
+        poll_interval: float | timedelta | GivenLater | None = None,
+        max_xcom_bytes: int | GivenLater = MAX_XCOM_BYTES,
+        state_path: str | AnyPath | GivenLater | None = None,
+        mask_prompts: bool | GivenLater | None = None,
+        **kwargs: Unpack[OperatorArguments],
     ) -> None:
-        super().__init__(**kwargs)
-        self.deferrable = deferrable
-        self.sync_wait = sync_wait
-        self.poll_interval = poll_interval
-        self.timeout = timeout
-        self.output_path = output_path
-        self.max_xcom_bytes = max_xcom_bytes
-        self.on_failed = on_failed
-        self.on_expired = on_expired
-        self.max_resubmits = max_resubmits
+        super().__init__(
+            inputs=inputs,
+            model=model,
+            inputs_schema=inputs_schema,
+            dry_run=dry_run,
+            segmind_conn_id=segmind_conn_id,
+            state_path=state_path,
+            budget=budget,
+            on_budget=on_budget,
+            on_stale=on_stale,
+            on_unknown=on_unknown,
+            mask_prompts=mask_prompts,
+            **kwargs,
+        )
+        self.deferrable = once_rendered(deferrable)
+        self.sync_wait = as_seconds(sync_wait)
+        self.poll_interval = as_seconds(poll_interval)
+        self.timeout = as_seconds(timeout)
+        self.output_path = once_rendered(output_path)
+        self.max_xcom_bytes = once_rendered(max_xcom_bytes)
+        self.on_failed: OnFailed = once_rendered(on_failed)
+        self.on_expired: OnExpired = once_rendered(on_expired)
+        self.max_resubmits = once_rendered(max_resubmits)
+        self.reuse_answers: ReuseAnswers | timedelta = once_rendered(reuse_answers)
+        self.answers_path = once_rendered(answers_path)
         SegmindRunOperator.check_arguments(self)
         self.find_late_fields()
 
@@ -422,6 +541,7 @@ class SegmindRunOperator(SegmindSubmitOperator):
         check_choice("on_expired", self.on_expired, OnExpired)
         check_number("max_resubmits", self.max_resubmits, zero=True)
         check_flag("deferrable", self.deferrable)
+        check_reuse(self.reuse_answers, self.answers_path)
 
     def execute(self, context: Context) -> Any:
         """Submit, wait a little, and return the result or defer."""
@@ -429,7 +549,8 @@ class SegmindRunOperator(SegmindSubmitOperator):
             self.check_rendered()
             if self.estimate_only:
                 return self.estimate(context)
-            return self._to_xcom(self._new_execution(context).start())
+            execution = self._new_execution(context)
+            return self._finish(context, execution, execution.start())
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
         """Continue after a deferral; without an event, poll from the worker."""
@@ -439,7 +560,8 @@ class SegmindRunOperator(SegmindSubmitOperator):
             self.check_rendered()
             self.hook.find_connection()
             read = None if event is None else RequestEvent.read(event)
-            return self._to_xcom(self._new_execution(context).resume(read))
+            execution = self._new_execution(context)
+            return self._finish(context, execution, execution.resume(read))
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Poll once more when the deferral timed out without a trigger event: the result may be there."""
@@ -452,6 +574,8 @@ class SegmindRunOperator(SegmindSubmitOperator):
         return self._request_execution(context)
 
     def _settings(self, context: Context) -> RequestSettings:
+        from airflow_provider_segmind.execution.answers import answers_for
+
         return replace(
             super()._settings(context),
             destination=self._destination(),
@@ -464,6 +588,7 @@ class SegmindRunOperator(SegmindSubmitOperator):
             on_failed=self.on_failed,
             on_expired=self.on_expired,
             max_resubmits=self.max_resubmits,
+            answers=answers_for(self.reuse_answers, path_or_none(self.answers_path)),
         )
 
     def _destination(self) -> ResultDestination:
@@ -471,11 +596,16 @@ class SegmindRunOperator(SegmindSubmitOperator):
 
         if self.output_path:
             return ResultDestination(path_or_none(self.output_path), self.max_xcom_bytes)
-        return ResultDestination(None, self.max_xcom_bytes, self.hook.output_path)
+        return ResultDestination(None, self.max_xcom_bytes, folder_for_all_tasks())
 
     def _record_folder(self) -> str | None:
         return self._destination().folder or super()._record_folder()
 
-    def _to_xcom(self, stored: StoredResult) -> Any:
+    def _finish(self, context: Context, execution: RequestExecution | ChatExecution, stored: StoredResult) -> Any:
+        from airflow_provider_segmind.execution.asset_events import describe_outlets
+
         self.result_uri = stored.uri or result_address(stored.for_xcom)
+        answered = execution.request_id if execution.reused is None else execution.reused.request_id
+        figures = {"cost_usd": execution.cost, "model": self.model_used, "request_id": answered}
+        describe_outlets(context, self.outlets, figures)
         return stored.for_xcom

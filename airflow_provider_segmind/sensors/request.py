@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from datetime import timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 from airflow_provider_segmind.arguments import (
     check_choice,
@@ -20,16 +20,23 @@ from airflow_provider_segmind.arguments import (
     path_or_none,
 )
 from airflow_provider_segmind.compat import BaseSensorOperator, PokeReturnValue, conf
-from airflow_provider_segmind.defaults import DEFAULT_CONNECTION, RESULT_LIFETIME, SYNC_WAIT, OnExpiredFree
+from airflow_provider_segmind.defaults import DEFAULT_CONNECTION, RESULT_LIFETIME, SYNC_WAIT, OnExpiredFree, as_seconds
 from airflow_provider_segmind.deferral import deadline_of_task, timed_out, warn_not_cancelled
 from airflow_provider_segmind.exceptions import SegmindRequestError, SegmindRequestExpiredError
-from airflow_provider_segmind.rendering import TemplatedOperator
+from airflow_provider_segmind.rendering import TemplatedOperator, once_rendered
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.client.polling import Pending
+    from airflow_provider_segmind.client.submission import RequestRef
     from airflow_provider_segmind.compat import Context
     from airflow_provider_segmind.hooks.segmind import SegmindHook
     from airflow_provider_segmind.result_storage import ResultDestination, StoredResult
+    from airflow_provider_segmind.spend.recorder import SpendRecorder
+    from airflow_provider_segmind.type_hints import AnyPath, GivenLater, SensorArguments
+
+
+POKE_INTERVAL = 10.0
+"""Seconds between polls in poke and reschedule mode."""
 
 
 class SegmindRequestSensor(TemplatedOperator, BaseSensorOperator):
@@ -46,56 +53,70 @@ class SegmindRequestSensor(TemplatedOperator, BaseSensorOperator):
     **A retry** polls the same request again; its deadline does not move. As with any sensor of Airflow, one that times
     out is not retried.
 
-    **Templated**: ``request_id``, ``submitted_at``, ``segmind_conn_id``, ``output_path``.
+    **Templated**: ``request_id``, ``segmind_conn_id``, ``output_path``.
 
-    :param request_id: the id, or the output of a submit task.
-    :param submitted_at: when it was submitted, ISO 8601 or epoch seconds; known from a submit task's output, else the
-        first poll counts as submission.
-    :param segmind_conn_id: the Connection.
-    :param poll_interval: seconds between polls, None to choose; the ``poke_interval`` of the other modes.
-    :param timeout: seconds after submission for which to wait.
-    :param sync_wait: seconds to poll inline before deferring; a finished request is never deferred.
-    :param deferrable: wait in the triggerer; Airflow's ``[operators] default_deferrable`` when not given.
+    *What to ask*
+
+    :param request_id: the output of a submit task, or ``{"request_id": …, "submitted_at": …}`` with the time as ISO
+        8601 or epoch seconds. Given an id only, the first poll counts as submission.
+
+    *Where*
+
     :param output_path: ObjectStoragePath URI of the folder (or file) where the body is stored as soon as it is
         complete.
+    :param segmind_conn_id: the Connection.
+    :param deferrable: wait in the triggerer; Airflow's ``[operators] default_deferrable`` when not given.
+
+    *Limits*
+
+    :param timeout: seconds after submission for which to wait.
+
+    *When it goes wrong*
+
     :param on_expired: the result is gone: ``recover`` what the request history has, or ``fail``.
+
+    *Rarely needed*
+
+    :param poll_interval: seconds between polls; by default they adapt to the model. In poke and reschedule mode it is
+        the ``poke_interval``, which is 10 by default.
+    :param sync_wait: seconds to poll inline before deferring; a finished request is never deferred.
+
     :raises AirflowFailException: the request failed, or its result is gone for good.
     :raises AirflowSensorTimeout: the deadline passed; the request continues and may be billed.
     """
 
-    template_fields: Sequence[str] = ("request_id", "submitted_at", "segmind_conn_id", "output_path")
+    template_fields: Sequence[str] = ("request_id", "segmind_conn_id", "output_path")
     late_fields: ClassVar[Sequence[str]] = ("poll_interval", "timeout", "sync_wait", "deferrable", "on_expired")
     ui_color = "#e3f1ff"
+    _spend: SpendRecorder | None = None
 
     def __init__(
         self,
         *,
         request_id: Any,
-        submitted_at: Any = None,
-        segmind_conn_id: str = DEFAULT_CONNECTION,
-        poll_interval: float | None = None,
-        timeout: float = RESULT_LIFETIME,
-        sync_wait: float = SYNC_WAIT,
-        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
-        output_path: str | os.PathLike[str] | None = None,
-        on_expired: OnExpiredFree = "recover",
-        **kwargs: Any,
+        output_path: str | AnyPath | GivenLater | None = None,
+        segmind_conn_id: str | GivenLater = DEFAULT_CONNECTION,
+        deferrable: bool | GivenLater = conf.getboolean("operators", "default_deferrable", fallback=False),
+        timeout: float | timedelta | GivenLater = RESULT_LIFETIME,
+        on_expired: OnExpiredFree | GivenLater = "recover",
+        poll_interval: float | timedelta | GivenLater | None = None,
+        sync_wait: float | timedelta | GivenLater = SYNC_WAIT,
+        **kwargs: Unpack[SensorArguments],
     ) -> None:
         check_waiting(sync_wait=sync_wait, poll_interval=poll_interval, timeout=timeout)
         check_request_id(request_id)
+        known = as_seconds(poll_interval)
         # Airflow's own check takes numbers only; what is given later follows in check_arguments().
-        known = None if is_given_later(poll_interval) else poll_interval
-        kwargs.setdefault("poke_interval", 10.0 if known is None else known)
-        super().__init__(timeout=RESULT_LIFETIME if is_given_later(timeout) else timeout, **kwargs)
-        self.timeout = timeout
+        kwargs.setdefault("poke_interval", POKE_INTERVAL if known is None or is_given_later(known) else known)
+        super().__init__(timeout=RESULT_LIFETIME if is_given_later(timeout) else as_seconds(timeout), **kwargs)
+        self.timeout = as_seconds(timeout)
+        self.poll_interval = known
         self.request_id = request_id
-        self.submitted_at = submitted_at
-        self.segmind_conn_id = segmind_conn_id
-        self.poll_interval = poll_interval
-        self.sync_wait = sync_wait
-        self.deferrable = deferrable
-        self.output_path = output_path
-        self.on_expired = on_expired
+        self.segmind_conn_id = once_rendered(segmind_conn_id)
+        self.sync_wait = as_seconds(sync_wait)
+        self.deferrable = once_rendered(deferrable)
+        self.output_path = once_rendered(output_path)
+        self.on_expired = once_rendered(on_expired)
         SegmindRequestSensor.check_arguments(self)
         self.find_late_fields()
 
@@ -119,12 +140,18 @@ class SegmindRequestSensor(TemplatedOperator, BaseSensorOperator):
         return SegmindHook(self.segmind_conn_id)
 
     @cached_property
+    def reference(self) -> RequestRef:
+        """The request as its submit task names it."""
+        from airflow_provider_segmind.client.submission import RequestRef
+
+        return RequestRef.read(self.request_id)
+
+    @cached_property
     def pending(self) -> Pending:
         """The request to wait for; a bare id counts as submitted when it is first polled."""
         from airflow_provider_segmind.client.polling import Pending
-        from airflow_provider_segmind.client.submission import RequestRef
 
-        ref = RequestRef.read(self.request_id, self.submitted_at)
+        ref = self.reference
         submitted_at = time.time() if ref.submitted_at is None else ref.submitted_at
         return Pending(ref.request_id, submitted_at, submitted_at + self.timeout, self.poll_interval, ref.model)
 
@@ -132,14 +159,12 @@ class SegmindRequestSensor(TemplatedOperator, BaseSensorOperator):
         """Wait, here or in the triggerer."""
         if not self.deferrable:
             return super().execute(context)
-        with self._failures():
-            self.check_rendered()
+        with self._failures(), self._recorded(context):
             return self._poll_then_defer(context)
 
     def poke(self, context: Context) -> bool | PokeReturnValue:
         """Poll once."""
-        with self._failures():
-            self.check_rendered()
+        with self._failures(), self._recorded(context):
             found = self._poll(self.pending, until=0.0)
             return False if found is None else PokeReturnValue(is_done=True, xcom_value=found)
 
@@ -147,8 +172,7 @@ class SegmindRequestSensor(TemplatedOperator, BaseSensorOperator):
         """Continue after a deferral; without an event, poll from the worker."""
         from airflow_provider_segmind.triggers.events import RequestEvent
 
-        with self._failures():
-            self.check_rendered()
+        with self._failures(), self._recorded(context):
             self.hook.find_connection()
             if event is None:
                 return self._poll_then_defer(context)
@@ -174,7 +198,7 @@ class SegmindRequestSensor(TemplatedOperator, BaseSensorOperator):
         if not timed_out(next_method, next_kwargs):
             return super().resume_execution(next_method, next_kwargs, context)
         self.log.warning("Deferral timed out without a trigger event; polling once from the worker")
-        with self._failures():
+        with self._failures(), self._recorded(context):
             return self._poll(replace(self.pending, end_time=0.0))
 
     def on_kill(self) -> None:
@@ -185,6 +209,27 @@ class SegmindRequestSensor(TemplatedOperator, BaseSensorOperator):
         from airflow_provider_segmind.failures import sensor_failures
 
         return sensor_failures(soft_fail=self.soft_fail, never_fail=getattr(self, "never_fail", False))
+
+    @contextmanager
+    def _recorded(self, context: Context) -> Iterator[None]:
+        """Check the rendered arguments, and add the request to the record of spend where the block raises its end."""
+        from airflow_provider_segmind.hooks.budgets import task_owner
+        from airflow_provider_segmind.spend.recorder import recorder_for
+
+        self.check_rendered()
+        budget = self.hook.budget_guard(task_owner(context), log=self.log, for_others=True)
+        self._spend = recorder_for(context, self.segmind_conn_id, log=self.log, budget=budget)
+        with self._spend.ends(**self._about_request()) if self._spend else nullcontext():
+            yield
+
+    def _about_request(self) -> dict[str, Any]:
+        ref = self.reference
+        return {
+            "request_id": ref.request_id,
+            "model": ref.model,
+            "submitted_at": ref.submitted_at,
+            "submitted_by": ref.submitted_by,
+        }
 
     def _poll(self, pending: Pending, until: float | None = None) -> dict[str, Any] | None:
         """Poll until ``until`` and return what XCom carries, None when the request is still in progress then."""
@@ -234,9 +279,11 @@ class SegmindRequestSensor(TemplatedOperator, BaseSensorOperator):
 
     def _to_xcom(self, stored: StoredResult) -> dict[str, Any]:
         from airflow_provider_segmind.client.models import RequestStatus
-        from airflow_provider_segmind.client.submission import RequestRef
+        from airflow_provider_segmind.enrichment.outcomes import Outcome
 
-        ref = RequestRef(self.pending.request_id, self.pending.model, self.pending.submitted_at)
+        if self._spend is not None:
+            self._spend.record(outcome=Outcome.SUCCESS, metrics=stored.metrics, **self._about_request())
+        ref = replace(self.reference, submitted_at=self.pending.submitted_at)
         found = stored.for_xcom if isinstance(stored.for_xcom, dict) else {}
         return {**found, **ref.to_json(), "status": RequestStatus.COMPLETED.value}
 

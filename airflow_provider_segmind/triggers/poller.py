@@ -28,6 +28,7 @@ from airflow_provider_segmind.client.poll_schedule import shared_history
 from airflow_provider_segmind.client.rate_limiter import Priority, Throttle, rate_limiter_for
 from airflow_provider_segmind.client.transports import Transport, prepare, transport_for
 from airflow_provider_segmind.exceptions import SegmindError
+from airflow_provider_segmind.telemetry.metrics import MetricsSender, call_totals
 
 CONFIG_LIFETIME = 60.0
 """Seconds for which a Connection is not looked up again; else a thousand triggers would each ask the supervisor."""
@@ -55,7 +56,7 @@ async def open_transport(config: ClientConfig, clock: Callable[[], float]) -> Tr
 class _Entry:
     """One trigger's request: the generator that waits for it, and the future that gets the outcome."""
 
-    __slots__ = ("fetch", "future", "pending", "report", "steps")
+    __slots__ = ("due", "fetch", "future", "pending", "report", "steps")
 
     def __init__(
         self, pending: polling.Pending, fetch: bool, report: Report, future: asyncio.Future[RequestState]
@@ -64,6 +65,7 @@ class _Entry:
         self.fetch = fetch
         self.report = report
         self.future = future
+        self.due: float | None = None
         self.steps: Generator[polling.Step, Any, RequestState | None] | None = None
 
 
@@ -101,6 +103,8 @@ class Poller:
         self._opening = asyncio.Lock()
         self._numbers = 0
         self.waiting = 0
+        self._lag = 0.0
+        self._metrics = MetricsSender({}, lambda: call_totals(self._throttle.counts), self._gauges)
 
     async def wait(self, pending: polling.Pending, *, fetch: bool, report: Report) -> RequestState:
         """
@@ -120,6 +124,10 @@ class Poller:
             self.waiting -= 1
             if not self.waiting:
                 await self._close()
+
+    def _gauges(self) -> dict[str, float]:
+        lag, self._lag = self._lag, 0.0
+        return {"poller.waiting": self.waiting, "poller.lag_ms": round(lag * 1000)}
 
     def _spacing(self) -> float:
         return self._limiter.interval() * self.waiting
@@ -141,9 +149,15 @@ class Poller:
     async def _work(self) -> None:
         idle = 0
         while self._ready:
+            if self._metrics.take_due():
+                # A backend may look up its host, which blocks.
+                await asyncio.to_thread(self._metrics.send)
+                continue
             entry = self._ready.popleft()
             if entry.future.done():
                 continue
+            if entry.due is not None:
+                self._lag = max(self._lag, asyncio.get_running_loop().time() - entry.due)
             try:
                 polled = await self._advance(entry)
             except Exception as error:  # noqa: BLE001 - the trigger must learn of any error; polls are free
@@ -201,7 +215,7 @@ class Poller:
 
     def _postpone(self, entry: _Entry, seconds: float) -> None:
         loop = asyncio.get_running_loop()
-        when = loop.time() + seconds
+        when = entry.due = loop.time() + seconds
         self._numbers += 1
         heapq.heappush(self._due, (when, self._numbers, entry))
         if self._timer is None or when < self._timer.when():
@@ -226,6 +240,7 @@ class Poller:
     async def _close(self) -> None:
         """Close everything; the next trigger opens it again."""
         self._on_idle()
+        asyncio.get_running_loop().run_in_executor(None, self._metrics.send)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -42,9 +42,7 @@ def test_in_duckdb_without_setup_and_a_second_run_costs_nothing(
     )[NAME]
 
     assert second["state"] == "success", second["log"]
-    assert second["values"]["report"].startswith(
-        "40 of 40 products described: 40 unchanged, 0 submitted for 0.000000 USD"
-    )
+    assert second["values"]["report"].startswith("40 of 40 products described: 40 unchanged, 0 submitted for $0.00")
     check(database, segmind_emulator)
 
 
@@ -62,5 +60,5 @@ def test_from_and_to_postgresql(
     )[NAME]
 
     assert ended["state"] == "success", ended["log"]
-    assert ended["values"]["report"].startswith("40 of 40 products described: 0 unchanged, 36 submitted for 0.00")
+    assert ended["values"]["report"].startswith("40 of 40 products described: 0 unchanged, 36 submitted for $0.00")
     check(postgres, segmind_emulator)

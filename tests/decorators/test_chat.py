@@ -107,7 +107,10 @@ def test_what_is_not_a_prompt_is_an_error_before_the_post(
 
 @pytest.mark.parametrize("name", ["prompt", "messages"])
 def test_the_prompt_is_not_an_argument_of_the_decorator(name: str) -> None:
-    with DAG("d", schedule=None), pytest.raises(SegmindConfigError, match=f"'{name}' is returned by the function"):
+    with (
+        DAG("d", schedule=None),
+        pytest.raises(SegmindConfigError, match=f"no argument '{name}': the function of @task.segmind returns it"),
+    ):
         segmind_task(**{name: "x"})(lambda: "y")()
 
 

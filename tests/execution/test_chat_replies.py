@@ -95,7 +95,7 @@ def test_a_reply_has_its_outcome_its_posts_and_its_error(case: Case, family: str
     else:
         with pytest.raises(AirflowFailException) as caught:
             chat.ask(**given)
-        error = caught.value.__cause__
+        error = caught.value.__context__
         assert isinstance(error, SegmindReplyError)
         assert error.reason == reason
         if case.plain is None or mode != "plain":
@@ -119,3 +119,15 @@ def test_the_error_quotes_no_more_than_200_characters_of_the_reply(chat: Chat) -
 
     assert str(caught.value).count("a secret") < 60
     assert "…" in str(caught.value)
+
+
+def test_a_chat_model_of_an_unknown_family_is_prompted_in_openais_format_with_a_warning(
+    chat: Chat, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chat.emulator.settings(models={"grok-9": "openai"})
+
+    assert chat.ask(model="grok-9") == "echo: question"
+
+    assert chat.body()["messages"] == [{"role": "user", "content": "question"}]
+    assert "The family of model 'grok-9' is unknown by its name" in capsys.readouterr().out
+    assert chat.posts == len(chat.emulator.bill) == 1

@@ -125,7 +125,7 @@ def test_a_lost_repair_of_unknown_outcome_is_not_sent_again(mending: Chat) -> No
     for _ in range(2):
         with pytest.raises(AirflowFailException) as caught:
             mending.ask(**DATA)
-        assert isinstance(caught.value.__cause__, SegmindSubmissionUnknownError)
+        assert isinstance(caught.value.__context__, SegmindSubmissionUnknownError)
     assert mending.posts == 2
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from pydantic import BaseModel
 from airflow_provider_segmind.compat import AirflowFailException, AirflowSkipException
 from airflow_provider_segmind.emulator import SegmindEmulator
 from airflow_provider_segmind.enrichment import engine
+from airflow_provider_segmind.enrichment.ledger.prompts import prompt_hash_of, prompt_of
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindEnrichmentError, SegmindRateLimitError
 from airflow_provider_segmind.execution import enrichment
 from airflow_provider_segmind.operators.enrich import SegmindEnrichFileOperator
@@ -48,7 +50,6 @@ class Table:
             "key": "id",
             "prompt": BLANK,
             "output_path": str(self.output),
-            "report": False,
             **fields,
         }
         if "inputs" in given:
@@ -165,6 +166,16 @@ def test_a_second_run_asks_only_about_what_changed(table: Table) -> None:
     assert table.posts == 3
     assert manifest["cache_hits"] == 2
     assert [row["answer"][-6:] for row in table.rows] == [" leaf?", "f sky?", " rose?"]
+
+
+def test_the_prompt_hash_depends_on_the_prompt_and_not_on_the_rows_or_the_model(table: Table) -> None:
+    first = table.ask(source=table.write(things("sky")))["prompt_hash"]
+    other_rows = table.ask(source=table.write(things("rose")), model="gemini-2.5-flash")["prompt_hash"]
+    other_prompt = table.ask(source=table.write(things("sky")), prompt="The taste of {thing}?")["prompt_hash"]
+
+    assert len(first) == 64
+    assert other_rows == first
+    assert other_prompt != first
 
 
 def test_csv_goes_in_and_out(table: Table) -> None:
@@ -436,6 +447,24 @@ def test_a_dry_run_submits_nothing_and_excludes_answered_rows(table: Table) -> N
     assert again["balance"] > 0
 
 
+def test_a_dry_run_says_what_is_left_of_the_budget(
+    table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = {"source": table.write(things("sky")), "dry_run": True, "options": {"max_tokens": 1000}}
+    unlimited = table.ask(**rows)
+    connection = json.loads(os.environ["AIRFLOW_CONN_SEGMIND_DEFAULT"])
+    connection["extra"] |= {"daily_budget": 0.0001, "monthly_budget": 5}
+    database = {"conn_type": "sqlite", "host": str(tmp_path / "budgets.sqlite")}
+    monkeypatch.setenv("AIRFLOW_CONN_SEGMIND_DEFAULT", json.dumps(connection))
+    monkeypatch.setenv("AIRFLOW_CONN_A_DATABASE", json.dumps(database))
+    monkeypatch.setenv("AIRFLOW__SEGMIND__SPEND_CONN_ID", "a_database")
+
+    limited = table.ask(**rows)
+
+    assert (unlimited["budget_left"], limited["budget_left"]) == (None, 0.0001)
+    assert "The budget has $0.0001 left, less than the table may cost" in caplog.text
+
+
 def test_an_error_that_stopped_the_run_keeps_its_kind(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     error = SegmindRateLimitError("still too many")
 
@@ -448,12 +477,43 @@ def test_an_error_that_stopped_the_run_keeps_its_kind(table: Table, monkeypatch:
         table.ask(source=table.write(things("sky")))
 
 
+def test_notes_are_in_the_manifest_as_strings_and_in_the_report(table: Table) -> None:
+    notes = {"approved_by": "Ada <ada@example.com>", "ticket": 4711}
+
+    manifest = table.ask(source=things("sky"), notes=notes)
+
+    assert manifest["notes"] == {"approved_by": "Ada <ada@example.com>", "ticket": "4711"}
+    assert json.loads((table.output.parent / "colours.manifest.json").read_text())["notes"] == manifest["notes"]
+    assert "<dt>approved_by</dt><dd>Ada &lt;ada@example.com&gt;</dd>" in Path(manifest["report"]).read_text()
+
+
+def test_the_ledger_keeps_the_prompt_unless_prompts_are_masked(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = table.output.parent / "_segmind_ledger"
+    options = {"temperature": 0.5}
+    manifest = table.ask(source=things("sky"), system="Be brief.", options=options)
+
+    kept = prompt_of(ledger, manifest["prompt_hash"])
+    assert kept is not None
+    assert {name: kept["template"][name] for name in ("prompt", "system", "options")} == {
+        "prompt": BLANK,
+        "system": "Be brief.",
+        "options": options,
+    }
+    assert prompt_hash_of(ledger, run=manifest["run_id"], at=manifest["ended"]) == manifest["prompt_hash"]
+
+    other = table.ask(source=things("sky"), prompt="Is {thing} warm?", mask_prompts=True)
+    assert prompt_of(ledger, other["prompt_hash"]) is None
+    monkeypatch.setenv("AIRFLOW__SEGMIND__MASK_PROMPTS", "True")
+    another = table.ask(source=things("sky"), prompt="Is {thing} old?")
+    assert prompt_of(ledger, another["prompt_hash"]) is None
+
+
 def test_the_log_contains_no_row(table: Table, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
 
     table.ask(source=table.write(things("canary-thing")))
 
-    assert "1 rows read (1 success)" in caplog.text
+    assert "The only row answered" in caplog.text
     assert "canary" not in caplog.text
 
 

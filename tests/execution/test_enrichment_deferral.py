@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from airflow_provider_segmind.client.poll_schedule import PollSchedule, shared_history
 from airflow_provider_segmind.compat import AirflowFailException, TaskDeferred
 from airflow_provider_segmind.emulator import SegmindEmulator
 from airflow_provider_segmind.operators.enrich import SegmindEnrichFileOperator
@@ -23,11 +24,12 @@ NAMES = ["sky", "rose", "leaf", "sand", "sea", "sky"]
 
 @pytest.fixture
 def emulator(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """An emulator whose model takes ten minutes, as the connection says, with a clock that the test moves."""
+    """An emulator whose model takes ten minutes, as earlier requests did, with a clock that the test moves."""
     with SegmindEmulator(clock=clock, api_keys=[KEY], latency=600) as running:
-        connection = json.loads(running.connection_json)
-        connection["extra"]["typical_seconds"] = {MODEL: 600}
-        monkeypatch.setenv("AIRFLOW_CONN_SEGMIND_DEFAULT", json.dumps(connection))
+        shared_history.observe(MODEL, 600)
+        monkeypatch.setenv("AIRFLOW_CONN_SEGMIND_DEFAULT", running.connection_json)
+        # Minutes of the emulator's clock are moments of the poller's.
+        monkeypatch.setattr(PollSchedule, "after", lambda _, age, jitter=1.0: age + 0.1)
         yield running
 
 
@@ -43,7 +45,7 @@ class Rows:
         )
 
     def task(self, **fields: Any) -> SegmindEnrichFileOperator:
-        given = {"concurrency": 2, "deferrable": True, "poll_interval": 0.1, **fields}
+        given = {"concurrency": 2, "deferrable": True, **fields}
         task = SegmindEnrichFileOperator(
             task_id="a_task",
             model=MODEL,
@@ -51,7 +53,6 @@ class Rows:
             prompt="The colour of {thing}?",
             source=str(self.source),
             output_path=str(self.output),
-            report=False,
             **given,
         )
         hand: Any = task

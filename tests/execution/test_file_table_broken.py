@@ -66,7 +66,7 @@ def test_a_sample_is_kept_when_the_source_breaks_later(table: Table, caplog: pyt
     source = Path(table.write(things("a", "b", "c")))
     source.write_text(source.read_text() + "no json\n")
     assert table.ask(source=str(source), sample=2)["rows_read"] == 2
-    assert re.search(r"cost 0\.0000\d+ USD on average.*cannot be counted: Line 4 of ", caplog.text)
+    assert re.search(r"cost \$0\.0000\d+ on average.*cannot be counted: Line 4 of ", caplog.text)
 
 
 def test_a_sample_is_kept_whatever_error_ends_the_rows(table: Table, caplog: pytest.LogCaptureFixture) -> None:

@@ -297,7 +297,7 @@ def test_without_xcom_push_nothing_is_pushed(emulator: SegmindEmulator, clock: C
 
 
 @pytest.mark.parametrize("deferrable", [False, True])
-@pytest.mark.parametrize("place", ["output_path", "configured", "connection", "nowhere"])
+@pytest.mark.parametrize("place", ["output_path", "configured", "nowhere"])
 def test_a_result_too_large_for_xcom_is_never_a_failure(
     place: str,
     deferrable: bool,
@@ -314,11 +314,6 @@ def test_a_result_too_large_for_xcom_is_never_a_failure(
         fields["output_path"] = tmp_path.as_uri()
     elif place == "configured":
         monkeypatch.setenv("AIRFLOW__SEGMIND__OUTPUT_PATH", tmp_path.as_uri())
-    elif place == "connection":
-        connection = json.loads(emulator.connection_json)
-        connection["extra"] = {**connection["extra"], "output_path": tmp_path.as_uri()}
-        monkeypatch.setenv("AIRFLOW_CONN_SEGMIND_DEFAULT", json.dumps(connection))
-        monkeypatch.setenv("AIRFLOW__SEGMIND__OUTPUT_PATH", "memory://not-used")
     task = make(clock, **fields)
     if deferrable:
         left = deferred(task, run)

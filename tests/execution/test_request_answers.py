@@ -137,15 +137,6 @@ TABLE = [
     ),
     Row("500, created", submit_fault(status=500, when="after"), words=ADOPTED),
     Row(
-        "500, resubmit allowed",
-        refused(500, {"error": "internal error 77"}),
-        e.SegmindServerError,
-        retried=True,
-        posts=3,
-        words="internal error 77",
-        extra=(("resubmit_on_server_error", True),),
-    ),
-    Row(
         "502 HTML, not created",
         submit_fault(status=502, html=True),
         e.SegmindSubmissionUnknownError,
@@ -235,7 +226,7 @@ def test_an_answer_gets_its_exception_its_retry_and_no_post_too_many(
     try:
         value = task.execute(run.context())
     except AirflowFailException as problem:
-        error, failed = problem.__cause__, True
+        error, failed = problem.__context__, True
     except e.SegmindError as problem:
         error = problem
 

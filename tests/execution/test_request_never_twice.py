@@ -24,6 +24,7 @@ from airflow_provider_segmind.exceptions import (
 )
 from airflow_provider_segmind.execution.request import RequestExecution, RequestSettings
 from airflow_provider_segmind.task_state import TaskState
+from tests.support.examples import examples
 
 START = 1_800_000_000.0
 LOG = logging.getLogger("test")
@@ -294,7 +295,7 @@ class OneTaskInstance(RuleBasedStateMachine):
 
 TestOneTaskInstance = OneTaskInstance.TestCase
 TestOneTaskInstance.settings = settings(
-    max_examples=300, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=examples(300), stateful_step_count=12, suppress_health_check=list(HealthCheck)
 )
 
 

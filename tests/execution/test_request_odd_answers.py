@@ -104,7 +104,7 @@ def test_an_answer_that_no_store_can_hold_is_invalid(chat: Chat, text: str) -> N
     with pytest.raises(AirflowFailException) as raised:
         chat.ask(output_type=ANY, max_repairs=0)
 
-    error = raised.value.__cause__
+    error = raised.value.__context__
     assert isinstance(error, SegmindReplyError)
     assert error.reason == "invalid"
     assert chat.posts == 1

@@ -16,13 +16,17 @@ from uuid import UUID
 import pytest
 from pydantic import BaseModel
 
-from airflow_provider_segmind.compat import AirflowFailException
+from airflow_provider_segmind.client.poll_schedule import PollSchedule, shared_history
+from airflow_provider_segmind.compat import AirflowFailException, TaskDeferred
 from airflow_provider_segmind.emulator import SegmindEmulator
 from airflow_provider_segmind.enrichment import engine
 from airflow_provider_segmind.enrichment.manifest import Manifest, merge
+from airflow_provider_segmind.enrichment.sql import batch_loader
+from airflow_provider_segmind.enrichment.sql.answer_table import TableWriter, Target
+from airflow_provider_segmind.enrichment.sql.batch_loader import BatchLoader
 from airflow_provider_segmind.enrichment.sql.query import BLOCK_ROWS, Query
-from airflow_provider_segmind.enrichment.sql.table_writer import TableWriter
 from airflow_provider_segmind.exceptions import SegmindEnrichmentError
+from airflow_provider_segmind.execution import enrichment
 from airflow_provider_segmind.execution.sql_table import SqlTableIO
 from airflow_provider_segmind.operators.enrich import SegmindEnrichSqlOperator
 from tests.support.airflow_fakes import Run
@@ -60,7 +64,6 @@ class Shop:
             "model": MODEL,
             "prompt": "The colour of {thing}?",
             "ledger_path": str(self.folder / "ledger"),
-            "report": False,
             **fields,
         }
         task = SegmindEnrichSqlOperator(task_id="a_task", **given)
@@ -103,8 +106,12 @@ class Shop:
         return self.source.dicts("answers", "id")
 
     @property
+    def reports(self) -> Path:
+        return self.folder / "ledger" / "reports" / "shop"
+
+    @property
     def dead_letters(self) -> list[dict[str, Any]]:
-        path = self.folder / "ledger" / "reports" / "answers.dead_letters.jsonl"
+        path = self.reports / "answers.dead_letters.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()]
 
     @property
@@ -147,7 +154,7 @@ def test_every_row_has_its_answer_and_equal_rows_are_paid_once(shop: Shop) -> No
     assert manifest["outputs"] == ["shop:answers"]
     assert sum(row["_segmind_cost"] for row in shop.answers) == pytest.approx(shop.billed)
     assert {row["_segmind_status"] for row in shop.answers} == {"success"}
-    assert json.loads((shop.folder / "ledger" / "reports" / "answers.manifest.json").read_text()) == manifest
+    assert json.loads((shop.reports / "answers.manifest.json").read_text()) == manifest
 
 
 def test_an_output_type_becomes_typed_columns(shop: Shop) -> None:
@@ -173,6 +180,18 @@ class TestTheNextDay:
         assert shop.posts == 2
         assert (again["rows_unchanged"], again["rows_read"], again["outcomes"]["success"]) == (3, 3, 3)
         assert (whole["rows_unchanged"], whole["cache_hits"]) == (0, 2)
+
+    def test_a_row_deleted_from_the_target_is_written_again_from_the_ledger(self, shop: Shop) -> None:
+        shop.stock("sky", "rose")
+        shop.ask()
+        before = shop.answers
+        shop.source.run("DELETE FROM answers WHERE id = 2")
+
+        again = shop.ask_the_next_day()
+
+        assert shop.answers[0] == before[0]
+        assert shop.answers[1]["answer"] == before[1]["answer"]
+        assert (again["rows_unchanged"], again["cache_hits"], shop.posts) == (1, 1, 2)
 
     def test_only_changed_and_new_rows_are_asked_about(self, shop: Shop) -> None:
         shop.stock("sky", "rose")
@@ -250,8 +269,8 @@ class TestKeys:
             "things", "shop VARCHAR(5), id INTEGER, thing VARCHAR(10)", [("a", 1, "sky"), ("b", 1, "rose")]
         )
 
-        shop.ask(sql=None, source_table="things", key=["shop", "id"])
-        manifest = shop.ask_the_next_day(sql=None, source_table="things", key=["shop", "id"])
+        shop.ask(sql="things", key=["shop", "id"])
+        manifest = shop.ask_the_next_day(sql="things", key=["shop", "id"])
 
         assert sorted((row["shop"], row["answer"][-6:]) for row in shop.answers) == [("a", "f sky?"), ("b", " rose?")]
         assert manifest["rows_unchanged"] == 2
@@ -372,6 +391,108 @@ class TestKeys:
         return Manifest.from_json(shop.ask(shard_index=index, shard_count=3, **fields))
 
 
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the task's main thread do its regular work all the time."""
+    monkeypatch.setattr(enrichment, "REFRESH_INTERVAL", 0.05)
+
+
+@pytest.mark.usefixtures("often")
+class TestWhileTheTableRuns:
+    def test_answers_are_in_the_table_before_the_run_has_ended(self, shop: Shop) -> None:
+        shop.emulator.script(latency=600.0, match="rose")
+        shop.stock("sky", "leaf", "rose", "sky", "sand", "sea", "rose", "moss")
+        early: list[dict[str, Any]] = []
+
+        def read() -> None:
+            pause = threading.Event()
+            for _ in range(600):
+                pause.wait(0.05)
+                with contextlib.suppress(Exception):
+                    early[:] = shop.answers
+                if len(early) >= 6:
+                    break
+            shop.emulator.advance(600.0)
+
+        threading.Thread(target=read, daemon=True).start()
+        manifest = shop.ask(batch_rows=2)
+
+        assert [row["id"] for row in early] == [1, 2, 4, 5, 6, 8]
+        assert [row for row in shop.answers if row["id"] not in {3, 7}] == early
+        assert len(shop.answers) == manifest["outcomes"]["success"] == 8
+        assert shop.posts == len(shop.emulator.bill) == 6
+        shop.check_money(manifest)
+
+    def test_a_warehouse_that_bills_each_merge_gets_the_answers_once_at_the_end(
+        self, small: Shop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(Target, "merges", True)
+        written: list[int] = []
+        flush = TableWriter.flush
+
+        def counted(self: Any) -> Any:
+            done = flush(self)
+            written.append(len(done))
+            return done
+
+        monkeypatch.setattr(TableWriter, "flush", counted)
+        monkeypatch.setattr(BatchLoader, "load_if_due", lambda _: pytest.fail("written early"))
+        small.stock("sky", "leaf", "rose")
+
+        manifest = small.ask(batch_rows=2)
+
+        assert len(small.answers) == manifest["outcomes"]["success"] == 3
+        assert sum(written) <= 3
+
+    def test_a_run_that_defers_writes_its_answers_first(self, small: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+        for _ in range(5):
+            shared_history.observe(MODEL, 600)
+        monkeypatch.setattr(PollSchedule, "after", lambda _, age, jitter=1.0: age + 0.1)
+        small.emulator.script(latency=600.0, match="rose")
+        small.stock("sky", "leaf", "rose")
+        task = small.task(deferrable=True)
+
+        with pytest.raises(TaskDeferred):
+            task.execute(small.run.context())
+
+        assert [row["id"] for row in small.answers] == [1, 2]
+
+    def test_the_rows_of_an_earlier_try_are_not_written_again_before_the_end(
+        self, small: Shop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        small.stock("sky", "leaf")
+        small.ask()
+        small.stock("sky", "leaf", "sea", "sand")
+        small.emulator.script(latency=600.0, match="sand")
+        transact, writes = TableWriter._transact_once, []
+
+        def watched(self: TableWriter[Any], rows: Any) -> None:
+            transact(self, rows)
+            writes.append([row["id"] for row in rows])
+            small.emulator.advance(600.0)
+
+        monkeypatch.setattr(TableWriter, "_transact_once", watched)
+        small.ask(batch_rows=1)
+
+        assert writes[0] == [3]
+        assert [numbers for numbers in writes if numbers in ([1], [2])] == [[1], [2]]
+
+    def test_a_table_that_refuses_everything_ends_the_asking(
+        self, small: Shop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(batch_loader, "MOST_IN_VAIN", 2)
+        small.emulator.settings(latency=0.2)
+        small.source.run(f"CREATE TABLE answers (id INT PRIMARY KEY CHECK (id < 0), answer TEXT, {OWN})")
+        small.stock(*map(str, range(60)))
+
+        with pytest.raises(AirflowFailException, match=r"refused \d+ rows.*in the ledger"):
+            small.ask(batch_rows=1, concurrency=1)
+
+        assert len(small.emulator.bill) == small.posts < 60
+        small.source.run("DROP TABLE answers")
+        assert small.ask(concurrency=8)["outcomes"]["success"] == small.posts == 60
+
+
 class TestErrors:
     def test_a_kill_stores_what_finished_and_the_retry_pays_once(
         self, shop: Shop, monkeypatch: pytest.MonkeyPatch
@@ -458,16 +579,14 @@ class TestErrors:
 
         for _ in range(2):
             with pytest.raises(AirflowFailException, match=r"refused 1 rows.*dead letters name them.*nothing is paid"):
-                shop.ask(report=True)
+                shop.ask()
             (letter,) = shop.dead_letters
             assert (letter["key"], letter["outcome"], letter["row"]) == ({"id": "2"}, "invalid", 1)
             assert re.match(
                 r"the answer is in the ledger, but .* refused the row: \w*(Constr|Check|Integ)", letter["reason"]
             )
             assert [row["id"] for row in shop.answers] == [1, 3]
-            manifest = Manifest.from_json(
-                json.loads((shop.folder / "ledger" / "reports" / "answers.manifest.json").read_text())
-            )
+            manifest = Manifest.from_json(json.loads((shop.reports / "answers.manifest.json").read_text()))
             assert (manifest.outcomes["success"], manifest.outcomes["invalid"]) == (2, 1)
             assert manifest.report is not None
             assert "refused the row" in Path(manifest.report).read_text()
@@ -566,6 +685,21 @@ class TestErrors:
 
         with pytest.raises(AirflowFailException, match=said):
             small.ask(target_conn_id="other")
+
+
+def test_tables_of_one_name_in_two_databases_have_their_own_manifests(
+    small: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small.stock("sky")
+    folder = tmp_path / "other"
+    folder.mkdir()
+    with opened("sqlite", folder) as other:
+        monkeypatch.setenv("AIRFLOW_CONN_OTHER", json.dumps(other.airflow))
+        small.ask()
+        small.ask(target_conn_id="other")
+
+    found = sorted(path.relative_to(small.reports.parent) for path in small.reports.parent.rglob("*.manifest.json"))
+    assert [str(path) for path in found] == ["other/answers.manifest.json", "shop/answers.manifest.json"]
 
 
 def test_a_dry_run_changes_nothing_and_excludes_answers_in_the_table(shop: Shop) -> None:
@@ -708,7 +842,7 @@ def test_no_row_is_in_the_log_or_in_a_rendered_field(small: Shop, caplog: pytest
     task.execute(small.run.context())
 
     assert task.sql == "SELECT * FROM things WHERE '2026-11-25' <> ''"
-    assert "1 rows read (1 success)" in caplog.text
+    assert "The only row answered" in caplog.text
     assert "canary" not in caplog.text
     assert "canary" not in str([getattr(task, field) for field in task.template_fields])
 
@@ -739,22 +873,20 @@ class TestErrorsBeforeAnythingIsPaid:
 
         assert small.posts == 0
 
-    @pytest.mark.parametrize("name", ["ledger_path", "report_path"])
-    def test_a_folder_in_an_unknown_store(self, small: Shop, name: str) -> None:
+    def test_a_folder_in_an_unknown_store(self, small: Shop) -> None:
         small.stock("sky")
 
         with pytest.raises(
-            AirflowFailException, match=rf"'{name}' is 'nowhere://b/x', in a store unknown.*Nothing was sent"
+            AirflowFailException, match=r"'ledger_path' is 'nowhere://b/x', in a store unknown.*Nothing was sent"
         ):
-            small.ask(**{name: "nowhere://b/x"})
+            small.ask(ledger_path="nowhere://b/x")
 
     def test_a_ledger_that_is_a_file(self, small: Shop) -> None:
         small.stock("sky")
         small.folder.joinpath("ledger").write_text("not a folder")
 
-        for fields in ({}, {"report_path": str(small.folder / "reports")}):
-            with pytest.raises(AirflowFailException, match=r"'ledger_path'.*Nothing was sent"):
-                small.ask(**fields)
+        with pytest.raises(AirflowFailException, match=r"'ledger_path'.*Nothing was sent"):
+            small.ask()
 
     def test_a_required_column_of_the_target_without_a_value(self, shop: Shop) -> None:
         shop.stock("sky")

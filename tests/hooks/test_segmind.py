@@ -17,7 +17,7 @@ from airflow_provider_segmind.emulator import SegmindEmulator
 from airflow_provider_segmind.exceptions import SegmindConfigError
 from airflow_provider_segmind.hooks import connection as account
 from airflow_provider_segmind.hooks.segmind import SegmindHook
-from airflow_provider_segmind.operators.request import SegmindSubmitOperator
+from airflow_provider_segmind.operators.enrich import SegmindEnrichFileOperator
 from tests.support.airflow_fakes import KEY
 
 VARIABLE = "AIRFLOW_CONN_SEGMIND_DEFAULT"
@@ -62,17 +62,12 @@ def test_both_forms_of_a_connection_name_the_same_gateway(
         ({"requests_per_minute": 0}, "requests_per_minute"),
         ({"requests_per_minute": "many"}, "requests_per_minute"),
         ({"request_timeout": True}, "request_timeout"),
-        ({"rate_share": "half"}, "rate_share"),
-        ({"count_polls": "perhaps"}, "count_polls"),
-        ({"typical_seconds": "[]"}, "typical_seconds"),
-        ({"typical_seconds": {"my-model": -1}}, "my-model"),
         ({"request_timeout": "inf"}, "request_timeout"),
         ({"storage_url": "ftp://x"}, "storage_url"),
         ({"history_url": "http://"}, "history_url"),
         ({"models_url": "http://a b"}, "models_url"),
-        ({"max_response_bytes": 64}, "max_response_bytes"),
-        ({"max_response_bytes": "0.5"}, "max_response_bytes"),
-        ({"resubmit_on_server_error": "perhaps"}, "resubmit_on_server_error"),
+        ({"max_result_bytes": 15_999}, "max_result_bytes"),
+        ({"max_result_bytes": "0.5"}, "max_result_bytes"),
     ],
 )
 def test_an_invalid_field_is_named(extra: dict[str, object], field: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,11 +122,8 @@ def test_an_empty_extra_sets_nothing(extra: str | None, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     "extra",
     [
-        *({name: value} for name in ("requests_per_minute", "request_timeout", "rate_share") for value in NO_NUMBERS),
-        {"rate_share": 1.5},
+        *({name: value} for name in ("requests_per_minute", "request_timeout") for value in NO_NUMBERS),
         *({name: value} for name in ("model", "redis_url", "storage_url") for value in (5, ["a"], {"a": 1}, True)),
-        *({name: value} for name in ("count_polls", "resubmit_on_server_error") for value in ("yes!", 5, [True])),
-        *({"typical_seconds": value} for value in (5, [1], "{", {"m": "abc"}, {"m": [1]})),
         *({"prices": value} for value in (5, [1], "{", {"m": 1}, {"m": {"input": "a", "output": 1}})),
         {"prices": {"m": {"input": 10**400, "output": 1}}},
     ],
@@ -186,7 +178,7 @@ def test_the_path_of_a_proxy_keeps_its_case(monkeypatch: pytest.MonkeyPatch) -> 
     assert SegmindHook().config.endpoints.gateway == "http://proxy/AI"
 
 
-@pytest.mark.parametrize("name", ["requests_per_minute", "resubmit_on_server_error", "storage_url", "typical_seconds"])
+@pytest.mark.parametrize("name", ["requests_per_minute", "storage_url"])
 def test_a_key_in_the_wrong_field_is_not_shown(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     extra = json.dumps({name: f"ftp://{KEY}"})
     monkeypatch.setattr(SegmindHook, "get_connection", lambda *_: connection(extra=extra))
@@ -258,7 +250,7 @@ def test_the_connection_test_names_the_error_and_runs_no_model(
     emulator: SegmindEmulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good, said = SegmindHook().test_connection()
-    assert (good, "100.0000 USD" in said) == (True, True)
+    assert (good, "$100.00" in said) == (True, True)
     emulator.set_balance(None)
     assert "no balance record" in SegmindHook().test_connection()[1]
     emulator.settings(api_keys=["SG_other"])
@@ -273,33 +265,55 @@ def test_the_connection_test_names_the_error_and_runs_no_model(
 def test_a_connection_sets_the_rate_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     extra = {
         "requests_per_minute": "50",
-        "rate_share": 0.5,
-        "count_polls": "true",
         "redis_url": "redis://127.0.0.1:6379/0",
-        "typical_seconds": '{"my-model": 12}',
     }
     connection = {"conn_type": "segmind", "password": "SG_1", "extra": extra}
     monkeypatch.setenv(VARIABLE, json.dumps(connection))
 
     rate = SegmindHook().config.rate
 
-    assert (rate.requests_per_minute, rate.rate_share, rate.count_polls) == (50.0, 0.5, True)
+    assert (rate.requests_per_minute, rate.rate_share) == (50.0, 1.0)
     assert rate.redis_url == "redis://127.0.0.1:6379/0"
-    assert SegmindHook().config.typical_seconds == (("my-model", 12.0),)
-    assert SegmindHook(rate_share=0.2).config.rate.rate_share == 0.2
-    for wrong in (0, 1.1):
-        with pytest.raises(SegmindConfigError, match=r"'rate_share'.*Nothing was sent"):
-            _ = SegmindHook(rate_share=wrong).config
 
 
-def test_a_task_passes_its_rate_share_to_its_hook(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("extra", "file", "seconds", "response"),
+    [
+        ({}, 1 << 30, 900, 64 << 20),
+        ({"max_result_bytes": 4 << 30}, 4 << 30, 3600, 256 << 20),
+        ({"max_result_bytes": "32000"}, 32_000, 900, 2000),
+    ],
+)
+def test_one_limit_sets_the_size_and_time_of_a_file_and_the_size_of_a_response(
+    monkeypatch: pytest.MonkeyPatch, extra: dict[str, Any], file: int, seconds: float, response: int
+) -> None:
+    monkeypatch.setenv(VARIABLE, json.dumps({"conn_type": "segmind", "password": "SG_1", "extra": extra}))
+
+    config = SegmindHook().config
+
+    assert (config.downloads.max_bytes, config.downloads.seconds) == (file, seconds)
+    assert config.max_response_bytes == response
+
+
+@pytest.mark.parametrize(
+    ("fields", "share"),
+    [
+        ({}, 1.0),
+        ({"shard_index": 1, "shard_count": 4}, 0.25),
+        ({"shard_index": 1, "shard_count": 4, "max_active_tis_per_dag": 2}, 0.5),
+        ({"shard_index": 1, "shard_count": 4, "max_active_tis_per_dagrun": 1}, 1.0),
+        ({"shard_index": 1, "shard_count": 4, "max_active_tis_per_dag": 9}, 0.25),
+    ],
+)
+def test_the_shards_of_a_table_that_may_run_at_once_divide_the_rate_limit(
+    monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], share: float
+) -> None:
     monkeypatch.setenv(VARIABLE, json.dumps({"conn_type": "segmind", "password": "SG_1"}))
+    task = SegmindEnrichFileOperator(
+        task_id="t", source="a.jsonl", key="id", prompt="{it}", output_path="b.jsonl", **fields
+    )
 
-    task = SegmindSubmitOperator(task_id="t", model="gemini-3.1-flash-lite", inputs={}, rate_share=0.3)
-
-    assert task.hook.config.rate.rate_share == 0.3
-    with pytest.raises(SegmindConfigError, match="rate_share"):
-        SegmindSubmitOperator(task_id="u", model="gemini-3.1-flash-lite", inputs={}, rate_share=1.5)
+    assert task.hook.config.rate.rate_share == share
 
 
 def test_a_hook_shared_by_many_threads_has_one_client(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from airflow.sdk import DAG
 
+from airflow_provider_segmind.chat.attachments import MAX_INLINE_BYTES
 from airflow_provider_segmind.compat import AirflowFailException
 from airflow_provider_segmind.exceptions import SegmindConfigError
 from airflow_provider_segmind.operators.chat import SegmindChatOperator
@@ -43,7 +44,7 @@ AT_PARSE: list[tuple[dict[str, Any], str]] = [
     ({"prompt": "x", "output_type": "Ticket"}, "output_type is a str"),
     ({"prompt": "x", "output_type": int, "options": {"response_format": {}}}, "options.response_format"),
     ({"prompt": "x", "api_format": "mistral"}, "api_format='mistral' is not a chat format"),
-    ({"prompt": "x", "model": "my-own-model"}, "model='my-own-model' is not a chat model known by name"),
+    ({"prompt": "x", "model": "qwen-image"}, "model='qwen-image' is not a chat model, as far as its name shows"),
     ({"prompt": "x", "model": 7}, "'model' is 7"),
     ({"prompt": "x", "max_repairs": -1}, "'max_repairs' is -1"),
     ({"prompt": "x", "max_repairs": 1.5}, "'max_repairs' is 1.5"),
@@ -51,10 +52,9 @@ AT_PARSE: list[tuple[dict[str, Any], str]] = [
     ({"prompt": "x", "files": [7]}, r"'files\[0\]' is a int"),
     ({"prompt": "x", "files": [b""]}, r"'files\[0\]' is empty"),
     ({"prompt": "x", "files": [b"????"]}, r"files\[0\]: neither its name nor its first bytes"),
-    ({"prompt": "x", "max_inline_bytes": 0}, "'max_inline_bytes' is 0"),
     ({"prompt": "x", "large_files": "skip"}, "'large_files' is 'skip'"),
-    ({"prompt": "x", "inputs": {}}, "'inputs' is built by this operator"),
-    ({"prompt": "x", "validate_inputs": "yes"}, "'validate_inputs' is 'yes'"),
+    ({"prompt": "x", "inputs": {}}, "no argument 'inputs': the request is built from"),
+    ({"prompt": "x", "inputs_schema": 5}, "'inputs_schema' is int"),
     ({"prompt": "x", "dry_run": None}, "'dry_run' is None"),
     ({"prompt": "x", "timeout": 0}, "'timeout' is 0"),
 ]
@@ -96,7 +96,7 @@ def test_the_output_of_an_upstream_task_passes_the_parse() -> None:
     ("fields", "words"),
     [
         ({"files": ["absent.jpg"]}, r"files\[0\] is 'absent.jpg', but there is no such file"),
-        ({"files": ["{big}"]}, r"files\[0\] \(big.png\) is larger than the 100 bytes"),
+        ({"files": ["{big}"]}, r"files\[0\] \(big.png\) is larger than the 7000000 bytes"),
         ({"files": ["{odd}"]}, r"files\[0\] \(odd.bin\): neither its name nor its first bytes"),
         (
             {"files": ["{movie}"], "model": "gpt-5"},
@@ -107,15 +107,15 @@ def test_the_output_of_an_upstream_task_passes_the_parse() -> None:
         ({"prompt": {"a": 1}}, "'prompt' is a dict when the task runs"),
         ({"prompt": "  "}, "prompt is empty"),
         ({"options": {"prompt": "x"}}, "options.prompt does not belong in options"),
-        ({"model": "my-own-model"}, "model='my-own-model' is not a chat model known by name"),
+        ({"model": "seedream-4.5"}, "model='seedream-4.5' is not a chat model, as far as its name shows"),
     ],
 )
 def test_what_shows_only_on_the_worker_is_an_error_before_the_post(
     fields: dict[str, Any], words: str, chat: Chat, tmp_path: Path
 ) -> None:
-    for name, content in (("big.png", PIXEL.ljust(200)), ("odd.bin", b"????"), ("a.mp4", b"0000ftyp")):
+    for name, content in (("big.png", PIXEL.ljust(MAX_INLINE_BYTES + 1)), ("odd.bin", b"????"), ("a.mp4", b"0000ftyp")):
         (tmp_path / name).write_bytes(content)
-    task = chat.task(max_inline_bytes=100)
+    task = chat.task()
     places = {"{big}": "big.png", "{odd}": "odd.bin", "{movie}": "a.mp4"}
     for name, value in fields.items():
         # As a template or an XCom would: after the checks of the parse.
@@ -129,16 +129,16 @@ def test_what_shows_only_on_the_worker_is_an_error_before_the_post(
 
 def test_a_file_that_is_too_large_is_not_even_read(chat: Chat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     big = tmp_path / "big.png"
-    big.write_bytes(b"x" * 101)
-    monkeypatch.setattr("pathlib.Path.read_bytes", lambda self: pytest.fail("read"))
+    big.write_bytes(b"x" * (MAX_INLINE_BYTES + 1))
+    read_bytes = Path.read_bytes
+    # Modules that the task imports are read as well.
+    monkeypatch.setattr(Path, "read_bytes", lambda self: pytest.fail("read") if self == big else read_bytes(self))
 
-    with pytest.raises(AirflowFailException, match="larger than the 100 bytes"):
-        chat.ask(files=[str(big)], max_inline_bytes=100)
+    with pytest.raises(AirflowFailException, match="larger than the 7000000 bytes"):
+        chat.ask(files=[str(big)])
 
 
 class TestValidation:
-    SCHEMA: ClassVar[dict[str, Any]] = {"type": "object", "properties": {"temperature": {"maximum": 1}}}
-
     def test_a_schema_file_is_checked_before_anything_is_paid(self, chat: Chat, tmp_path: Path) -> None:
         path = tmp_path / "chat.schema.json"
         path.write_text('{"properties": {"temperature": {"maximum": 1}}}')
@@ -148,14 +148,17 @@ class TestValidation:
         assert chat.posts == 0
         assert chat.ask(options={"temperature": 1}, inputs_schema=str(path)) == "echo: question"
 
-    def test_false_checks_nothing(self, chat: Chat) -> None:
-        asked: dict[str, Any] = {"options": {"temperature": 3}, "inputs_schema": self.SCHEMA}
+    @pytest.mark.parametrize("rendered", ["False", "false", "True"])
+    def test_a_template_may_choose_whether_to_check(self, chat: Chat, rendered: str) -> None:
+        task = chat.task(options={"temperature": 1}, inputs_schema="{{ params.check }}")
 
-        assert chat.ask(validate_inputs=False, **asked) == "echo: question"
+        task.render_template_fields({"params": {"check": rendered}})
+
+        assert task.inputs_schema is (rendered == "True")
 
     def test_without_a_schema_the_model_list_is_fetched(self, chat: Chat) -> None:
         task = SegmindSubmitOperator(
-            task_id="a_task", model="seedream-4.5", inputs={"prompt": 7, "seed": "x"}, validate_inputs=True
+            task_id="a_task", model="seedream-4.5", inputs={"prompt": 7, "seed": "x"}, inputs_schema=True
         )
         task.hook = chat.task().hook
 
@@ -164,11 +167,11 @@ class TestValidation:
         assert chat.posts == 0
 
     def test_a_listed_model_accepts_what_fits(self, chat: Chat) -> None:
-        assert chat.ask(validate_inputs=True) == "echo: question"
+        assert chat.ask(inputs_schema=True) == "echo: question"
 
     def test_a_model_that_is_not_listed_goes_unchecked_with_a_warning(self, chat: Chat, capsys: Any) -> None:
         chat.emulator.settings(models={"my-chat": "openai"})
         chat.emulator.fault("models", patch={"Inference Segmind Model Information List With Details": []})
 
-        assert chat.ask(model="my-chat", api_format="openai", validate_inputs=True) == "echo: question"
+        assert chat.ask(model="my-chat", api_format="openai", inputs_schema=True) == "echo: question"
         assert "the inputs are not checked" in capsys.readouterr().out

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from airflow.sdk import DAG
 
+from airflow_provider_segmind.arguments import read_rerun
 from airflow_provider_segmind.exceptions import SegmindConfigError
 from airflow_provider_segmind.operators.enrich import SegmindEnrichFileOperator
 
@@ -39,15 +41,23 @@ def make(**fields: Any) -> SegmindEnrichFileOperator:
         ({"max_rows": 0}, "'max_rows'"),
         ({"max_failed_rows": 1.5}, "'max_failed_rows'"),
         ({"sample": True}, "'sample'"),
-        ({"shard_index": 2, "shard_count": 2}, "'shard_index'"),
+        *(({"shard_index": wrong, "shard_count": 2}, "'shard_index'") for wrong in (2, -1, True, "0", None)),
+        *(({"shard_count": wrong}, "'shard_count'") for wrong in (0, -1, True, "2", None)),
         ({"concurrency": 0}, "'concurrency'"),
-        ({"timeout": 0}, "'timeout'"),
-        ({"poll_interval": 0}, "'poll_interval'"),
-        ({"on_partial": "shrug"}, "'on_partial'"),
         ({"on_unknown": "leave"}, "'on_unknown' is 'leave'; for rows it must be 'fail' or 'resubmit'"),
         ({"on_unknown": "wait"}, "'on_unknown' is 'wait'; for rows it must be 'fail' or 'resubmit'"),
-        ({"rerun": "all"}, "'rerun'"),
+        ({"on_partial": "shrug"}, "'on_partial'"),
+        ({"rerun": "all"}, "'rerun' is 'all'; it must be 'unbilled', 'dead_letters', 'nothing', or a list of outcomes"),
+        ({"rerun": ["failed", "success"]}, "'rerun' is ['failed', 'success']; it must be"),
+        ({"rerun": ["nothing", "failed"]}, "'rerun' is ['nothing', 'failed']; it must be"),
+        ({"rerun": ""}, "'rerun' is ''; it must be"),
+        ({"rerun": "[failed, all]"}, "'rerun' is '[failed, all]'; it must be"),
+        ({"rerun": [["failed"]]}, "'rerun' is [['failed']]; it must be"),
+        ({"rerun": None}, "'rerun' is None; it must be"),
+        ({"rerun": 3}, "'rerun' is 3; it must be"),
         ({"dry_run": "yes"}, "'dry_run'"),
+        ({"notes": ["approved"]}, "'notes' is a list"),
+        ({"notes": {"approved_by": "x" * 2000}}, "'notes' have 2,011 characters"),
     ],
 )
 def test_an_invalid_argument_is_named(fields: dict[str, Any], named: str) -> None:
@@ -59,6 +69,66 @@ def test_an_invalid_argument_is_named(fields: dict[str, Any], named: str) -> Non
 
 def test_a_templated_argument_is_checked_when_the_task_runs() -> None:
     assert make(prompt="{{ params.prompt }}", output_path="{{ ds }}", key="{{ params.key }}").key == "{{ params.key }}"
+
+
+@pytest.mark.parametrize(
+    ("value", "outcomes"),
+    [
+        ("unbilled", {"unbilled"}),
+        ("nothing", set()),
+        ([], set()),
+        ("[]", set()),
+        ("dead_letters", {"failed", "blocked", "truncated", "invalid"}),
+        ("truncated", {"truncated"}),
+        ("truncated, failed", {"truncated", "failed"}),
+        (["truncated", "failed"], {"truncated", "failed"}),
+        (("unbilled", "blocked"), {"unbilled", "blocked"}),
+        ('["truncated", "failed"]', {"truncated", "failed"}),
+        ("['truncated', 'failed']", {"truncated", "failed"}),
+        (["dead_letters", "unknown"], {"failed", "blocked", "truncated", "invalid", "unknown"}),
+    ],
+)
+def test_the_rows_to_ask_again_are_named_in_any_form(value: Any, outcomes: set[str]) -> None:
+    assert read_rerun(value) == outcomes
+    assert make(rerun=value).rerun == value
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"prompt": "About {{ text }}."}, "'prompt' contains '{{ text }}'.*a column of a table is written {text}"),
+        ({"system": "About {{text}} of {{ ds }}."}, "'system' contains '{{ text }}'"),
+        ({"files": ["s3://b/{{ file }}"]}, "'files' contains '{{ file }}'"),
+        ({"prompt": None, "inputs": {"messages": [{"content": "{{ text }}"}]}}, "'inputs' contains '{{ text }}'"),
+    ],
+)
+def test_a_column_in_double_braces_is_an_error(fields: dict[str, Any], said: str) -> None:
+    with DAG("a_dag", schedule=None), pytest.raises(SegmindConfigError, match=said):
+        make(**fields)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "{{ ds }} {{ts_nodash}} {{- run_id -}} {{ params }} {{ dag_run }} {{ ti }} {{ logical_date }} {text}",
+        "{{ ours }} {text}",
+        "{{ text.upper() }} {{ var.value.x }} {{ 'text' }} {text}",
+        "{% for text in params.texts %}{{ text }}{% endfor %} {text}",
+        "{% raw %}{{ text }}{% endraw %} {text}",
+    ],
+)
+def test_what_jinja_may_know_is_left_to_it(prompt: str) -> None:
+    with DAG("a_dag", schedule=None, user_defined_macros={"ours": 1}):
+        make(prompt=prompt)
+
+
+def test_data_of_a_mapped_task_is_no_template() -> None:
+    with DAG("a_dag", schedule=None) as dag:
+        made = SegmindEnrichFileOperator(
+            task_id="mapped", _airflow_from_mapped=True, dag=dag, **{**GOOD, "prompt": "{{ text }}"}
+        )
+
+    assert made.prompt == "{{ text }}"
 
 
 def test_rows_are_hidden_from_airflow_and_paths_are_not() -> None:

@@ -11,7 +11,7 @@ from airflow_provider_segmind.operators.enrich import SegmindEnrichSqlOperator
 
 GOOD = {
     "sql_conn_id": "db",
-    "source_table": "products",
+    "sql": "products",
     "key": "id",
     "target_table": "answers",
     "ledger_path": "/tmp/ledger",
@@ -26,11 +26,9 @@ def make(**fields: Any) -> SegmindEnrichSqlOperator:
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
-        ({"sql": "SELECT 1"}, "one of 'sql' and 'source_table'"),
-        ({"source_table": None}, "one of 'sql' and 'source_table'"),
-        ({"source_table": None, "sql": " "}, "'sql'"),
-        ({"source_table": None, "sql": ["SELECT 1"]}, "'sql'"),
-        ({"source_table": "products; DROP TABLE answers"}, "'source_table'"),
+        ({"sql": None}, "'sql'"),
+        ({"sql": " "}, "'sql'"),
+        ({"sql": ["SELECT 1"]}, "'sql'"),
         ({"target_table": "answers; --"}, "'target_table'"),
         ({"target_table": None}, "'target_table'"),
         ({"target_table": "products"}, "'target_table' is the source"),
@@ -52,7 +50,7 @@ def test_an_invalid_argument_is_named(fields: dict[str, Any], named: str) -> Non
 
 
 def test_a_templated_argument_is_checked_when_the_task_runs() -> None:
-    task = make(source_table=None, sql="{{ params.sql }}", target_table="answers_{{ ds_nodash }}")
+    task = make(sql="{{ params.sql }}", target_table="answers_{{ ds_nodash }}")
 
     task.render_template_fields({"params": {"sql": "SELECT 1"}, "ds_nodash": "20261125"})
 

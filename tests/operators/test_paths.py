@@ -45,7 +45,6 @@ ARGUMENTS: list[tuple[Any, dict[str, Any], str]] = [
     (SegmindEnrichFileOperator, FILE, "output_path"),
     (SegmindEnrichFileOperator, FILE, "ledger_path"),
     (SegmindEnrichSqlOperator, SQL, "ledger_path"),
-    (SegmindEnrichSqlOperator, SQL, "report_path"),
 ]
 
 
@@ -92,9 +91,7 @@ def test_a_table_is_read_and_written_wherever_its_paths_are_of_any_kind(
     ]
     assert manifest["rows_read"] == 1
     merged = tmp_path / "merged.jsonl"
-    SegmindMergeOperator(task_id="m", manifests=shards, output_path=path(str(merged)), report=False).execute(
-        table.run.context()
-    )
+    SegmindMergeOperator(task_id="m", manifests=shards, output_path=path(str(merged))).execute(table.run.context())
     assert len(merged.read_text().splitlines()) == 1
 
 

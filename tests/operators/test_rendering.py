@@ -13,7 +13,7 @@ from airflow.sdk import DAG, ObjectStoragePath, XComArg, task_group
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_segmind.arguments import is_given_later
+from airflow_provider_segmind.arguments import is_given_later, read_rerun
 from airflow_provider_segmind.compat import AirflowFailException
 from airflow_provider_segmind.emulator import SegmindEmulator
 from airflow_provider_segmind.operators.chat import SegmindChatOperator
@@ -27,6 +27,7 @@ from airflow_provider_segmind.rendering import MASKED_TEXT, MaskedValue
 from airflow_provider_segmind.sensors.request import SegmindRequestSensor
 from tests.support.airflow_fakes import Run
 from tests.support.chat_tasks import Chat
+from tests.support.examples import examples
 
 FILE = {"source": "a.jsonl", "key": "id", "output_path": "b.jsonl", "prompt": "Say {x}", "ledger_path": "l"}
 SQL = {"sql_conn_id": "c", "key": "id", "target_table": "t", "sql": "SELECT 1", "prompt": "Say {x}", "ledger_path": "l"}
@@ -98,7 +99,7 @@ FIELDS = [(kind, NAMES.get(name, name)) for kind in LEAST for name in (*kind.tem
 
 def least_of(kind: type[Any], name: str) -> dict[str, Any]:
     """Return the least that an operator has to be given beside one argument."""
-    instead = {"inputs": "prompt", "source_table": "sql"}.get(name)
+    instead = {"inputs": "prompt"}.get(name)
     return {known: value for known, value in LEAST[kind].items() if known not in (name, instead)}
 
 
@@ -152,11 +153,19 @@ def test_a_template_makes_a_number(template: str, value: Any, expected: float, n
     assert rendered(in_dag(SegmindRunOperator, native=native, timeout=template), n=value).timeout == expected
 
 
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("template", ["{{ params.n }}", "{{ params.n | tojson }}", ["{{ params.n[0] }}", "failed"]])
+def test_the_rows_to_ask_again_may_be_a_parameter_of_the_dag(template: Any, native: bool) -> None:
+    task = in_dag(SegmindEnrichFileOperator, native=native, rerun=template)
+
+    assert read_rerun(rendered(task, n=["truncated", "failed"]).rerun) == {"truncated", "failed"}
+
+
 @pytest.mark.parametrize(
     ("fields", "value", "words"),
     [
-        ({"timeout": "{{ params.n }}"}, "soon", "'timeout' is 'soon'; it must be a number above 0"),
-        ({"timeout": "{{ params.n }}"}, -1, "'timeout' is -1; it must be a number above 0"),
+        ({"timeout": "{{ params.n }}"}, "soon", "'timeout' is 'soon'; it must be a number of seconds"),
+        ({"timeout": "{{ params.n }}"}, -1, "'timeout' is -1; it must be a number of seconds"),
         ({"max_repairs": "{{ params.n }}"}, 0.5, "'max_repairs' is 0.5; it must be a whole number"),
         ({"on_failed": "{{ params.n }}"}, "no", "'on_failed' is 'no'; it must be one of"),
         ({"dry_run": "{{ params.n }}"}, "maybe", "'dry_run' is 'maybe'; it must be True or False"),
@@ -191,7 +200,7 @@ TEXTS = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(TEXTS)
 def test_native_rendering_takes_no_text_for_anything_else(text: str) -> None:
     template = "{{ params.t }}"
@@ -296,9 +305,8 @@ def test_rows_given_as_such_are_not_in_the_serialised_dag() -> None:
     rows = [{"id": 1, "x": SECRET}]
     with DAG("a_dag", schedule=None) as dag:
         SegmindEnrichFileOperator(task_id="plain", **{**FILE, "source": rows})
-        SegmindEnrichFileOperator.partial(task_id="mapped", **{**FILE, "source": rows}, shard_count=2).expand(
-            shard_index=[0, 1]
-        )
+        mapped = SegmindEnrichFileOperator.partial(task_id="mapped", shard_count=2, **{**FILE, "source": rows})
+        mapped.expand(shard_index=[0, 1])
     try:
         from airflow.serialization.serialized_objects import DagSerialization as Serialized
     except ImportError:

@@ -36,11 +36,12 @@ def client_of(emulator: SegmindEmulator, clock: LeapingClock, seed: int = 1, **r
     return AsyncSegmindClient(config, transport=DistantTransport(clock, rng), sleep=clock.sleep, clock=clock, rng=rng)
 
 
-@pytest.mark.parametrize("count_polls", [True, None])
+@pytest.mark.parametrize("known", [True, False], ids=["polls_known_to_count", "found_out"])
 async def test_300_requests_finish_near_the_theoretical_rate_and_hardly_any_call_is_refused(
-    emulator: SegmindEmulator, clock: LeapingClock, count_polls: bool | None
+    emulator: SegmindEmulator, clock: LeapingClock, known: bool
 ) -> None:
-    async with client_of(emulator, clock, requests_per_minute=LIMIT, count_polls=count_polls) as client:
+    async with client_of(emulator, clock, requests_per_minute=LIMIT) as client:
+        client.limiter.counts_polls = known
         states = await clock.run(*(submit_and_wait(client, str(number)) for number in range(300)))
 
     calls = emulator.calls()

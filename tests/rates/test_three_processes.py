@@ -70,7 +70,7 @@ def test_three_processes_with_shares_of_the_limit_never_exceed_it_together() -> 
     shares = {0.5: 30, 0.3: 18, 0.2: 12}
     with service(scale=20, latency=3.0) as emulator:
         clock = FastClock(time.time(), emulator.now(), 20)
-        rate: dict[str, Any] = {"requests_per_minute": LIMIT, "count_polls": True, "api_key": emulator.api_key}
+        rate: dict[str, Any] = {"requests_per_minute": LIMIT, "api_key": emulator.api_key}
         done = run_together(
             [
                 Workload(emulator.gateway_url, requests, asdict(clock), {**rate, "rate_share": share})
@@ -97,7 +97,7 @@ def shared() -> Iterator[SegmindEmulator]:
 @pytest.mark.redis
 def test_three_processes_sharing_redis_never_exceed_the_limit_together(shared: SegmindEmulator) -> None:
     # Redis and its clients use the wall clock, so the minute is shortened instead: 2 s, like that of the service.
-    rate = {"requests_per_minute": LIMIT, "count_polls": True, "redis_url": REDIS, "api_key": shared.api_key}
+    rate = {"requests_per_minute": LIMIT, "redis_url": REDIS, "api_key": shared.api_key}
     clock = FastClock(0.0, 0.0, 1.0)
     done = run_together([Workload(shared.gateway_url, 15, asdict(clock), rate, window=2.0)] * 3)
     assert done == [15, 15, 15]

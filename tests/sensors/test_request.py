@@ -51,6 +51,21 @@ def test_a_deadline_is_measured_from_the_submission(clock: Clock, run: Run, hand
         make(clock, {**handed, "submitted_at": time.time() - 90}, timeout=60).poke(run.context())
 
 
+@pytest.mark.parametrize(
+    ("fields", "poked", "polled"),
+    [({}, 10.0, None), ({"poll_interval": 0.5}, 0.5, 0.5), ({"poke_interval": 9}, 9, None)],
+)
+def test_a_poll_interval_holds_in_every_mode_and_without_one_deferred_polls_adapt(
+    clock: Clock, run: Run, handed: dict[str, Any], fields: dict[str, Any], poked: float, polled: float | None
+) -> None:
+    assert make(clock, handed, **fields).poke_interval == poked
+
+    with pytest.raises(TaskDeferred) as deferred:
+        make(clock, handed, deferrable=True, sync_wait=0, **fields).execute(run.context())
+
+    assert vars(deferred.value.trigger)["poll_interval"] == polled
+
+
 @pytest.mark.parametrize("flag", ["soft_fail", "never_fail"])
 def test_a_sensor_that_may_not_fail_is_skipped(flag: str, clock: Clock, run: Run, handed: dict[str, Any]) -> None:
     late = {**handed, "submitted_at": time.time() - 90}

@@ -13,6 +13,7 @@ from typing import Any
 from airflow_provider_segmind.client.client import SegmindClient
 from airflow_provider_segmind.client.transport_errors import httpx
 from airflow_provider_segmind.hooks.segmind import SegmindHook
+from airflow_provider_segmind.pausing import check_not_paused
 
 KEY = "SG_5ecretKeyOfATest"
 CANARY = "canary-prompt-6f1c"
@@ -104,7 +105,9 @@ class Clock:
 def hook_by(clock: Clock, *, transport: httpx.BaseTransport | None = None) -> SegmindHook:
     """Return a hook of ``segmind_default`` whose client never really sleeps."""
     hook = SegmindHook()
-    hook._client = SegmindClient(hook.config, clock=clock, sleep=clock.sleep, transport=transport)
+    hook._client = SegmindClient(
+        hook.config, clock=clock, sleep=clock.sleep, transport=transport, may_spend=check_not_paused
+    )
     clock.hooks.append(hook)
     return hook
 

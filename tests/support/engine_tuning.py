@@ -10,6 +10,7 @@ from airflow_provider_segmind.enrichment.settings import Settings
 
 _MODULES: dict[str, ModuleType] = {
     "BYTES_IN_FLIGHT": engine,
+    "BUDGET_INTERVAL": engine,
     "COMMIT_DELAY": engine,
     "CONTEST_PAUSE": engine,
     "DEFER_AFTER": engine,

@@ -8,6 +8,7 @@ real sockets, a ledger on disk, and the output.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 from collections.abc import Callable
@@ -31,6 +32,8 @@ from airflow_provider_segmind.enrichment.output import write_output
 from airflow_provider_segmind.enrichment.rows import Row
 from airflow_provider_segmind.enrichment.run_limits import Limits
 from airflow_provider_segmind.enrichment.settings import Question
+from airflow_provider_segmind.spend.files import FileStore
+from airflow_provider_segmind.spend.recorder import SpendBuffer, SpendRecorder
 from tests.support.engine_tuning import tuned
 from tests.support.rate_clocks import FastClock
 
@@ -44,6 +47,8 @@ SCALE = 20.0
 """How much faster all clocks are than the wall clock."""
 MINUTE = 2.0
 """Seconds of the window in which calls are counted, so that a limit learned from a 429 is soon outdated."""
+FLUSH_PAUSE = 0.2
+"""Wall-clock seconds between writes to the record of spend."""
 POINTS = (
     "claimed", "accepted", "completed", "looked_up", "committing", "committed", "compacting", "compacted", "unlinking",
     "writing", "written", "registering",
@@ -172,12 +177,23 @@ def run_process(settings: ProcessSettings, started: Connection) -> None:
     asyncio.run(work(settings, begin=lambda: started.send("started")))
 
 
+async def _flush(spend: SpendBuffer) -> None:
+    """Record finished requests now and then, as the main thread of a task does."""
+    while True:
+        await asyncio.sleep(FLUSH_PAUSE)
+        spend.flush()
+
+
 async def work(settings: ProcessSettings, *, begin: Callable[[], None] = lambda: None) -> None:
     """Do the work; an attempt that is not killed writes out.jsonl, dead_letters.jsonl and manifest.json."""
     kill_switch = KillablePath.kill_switch = KillableClient.kill_switch = KillSwitch(settings)
     folder = KillablePath(settings.folder)
     config = ClientConfig(settings.api_key, Endpoints(settings.url, settings.url, settings.url, settings.url))
     clock = FastClock(settings.anchor, settings.now, SCALE)
+    task = {"dag_id": "a_dag", "run_id": settings.run, "task_id": "a_task", "map_index": -1, "try_number": 1}
+    spend = SpendBuffer(
+        SpendRecorder("an_account", task, log=logging.getLogger(__name__), store=lambda: FileStore(folder / "spend"))
+    )
     async with KillableClient(config, clock=clock, sleep=clock.sleep) as client:
         client.limiter.configure(RateSettings(window=MINUTE))
         engine = Engine(
@@ -189,19 +205,23 @@ async def work(settings: ProcessSettings, *, begin: Callable[[], None] = lambda:
             limits=Limits(max_cost=settings.max_cost),
             settings=tuned(
                 concurrency=CONCURRENCY,
-                poll_interval=1.0,
                 commit_delay=0.02,
                 fold_at=8,
                 block_rows=16,
                 history_complete_after=SETTLES_AFTER,
                 writer_timeout=settings.writer_timeout,
                 contest_pause=0.2,
+                spend=spend,
             ),
             clock=clock,
             sleep=clock.sleep,
         )
         begin()
+        flushing = asyncio.create_task(_flush(spend))
         await engine.run()
+        flushing.cancel()
+        await asyncio.wait([flushing])
+        assert spend.flush()
     outputs = folder / settings.outputs
     outputs.mkdir(exist_ok=True)
     manifest = write_output(

@@ -26,6 +26,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_segmind.emulator.server import SegmindEmulator
+from airflow_provider_segmind.spend.files import FileStore
 from tests.support.enrichment_process import CONCURRENCY, POINTS, SCALE, ProcessSettings, run_process, work
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -219,6 +220,12 @@ class KilledRun:
         """Return the bill in USD."""
         return sum(entry.cost for entry in self.emulator.bill)
 
+    @property
+    def recorded(self) -> dict[str, float]:
+        """Return what the record of spend says that each request has cost, in USD."""
+        entries = FileStore(self.folder / "spend").read()
+        return {entry.request_id: (entry.cost_micros or 0.0) / 1e6 for entry in entries}
+
     def run_to_end(self) -> None:
         """Be killed one to three times, then run to the end."""
         for _ in range(self.rng.randint(1, 3)):
@@ -232,6 +239,9 @@ class KilledRun:
         assert files.counts["cost"] == pytest.approx(self.billed, abs=1e-9)
         assert sum(row["_segmind_cost"] or 0.0 for row in files.rows) == pytest.approx(self.billed, abs=1e-9)
         assert self.manifest()["requests"] == len(self.emulator.jobs)
+        billed = {job.request_id: 0.0 for job in self.emulator.jobs}
+        billed |= {entry.request_id: entry.cost for entry in self.emulator.bill}
+        assert self.recorded == pytest.approx(billed, abs=1e-12)
         if self.max_cost is None:
             assert files == undisturbed(self.rows, self.distinct)
         else:

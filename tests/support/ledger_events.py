@@ -13,22 +13,23 @@ def mark(number: int) -> bytes:
 
 
 def claimed(
-    number: int, attempt: int = 1, *, writer: str = "w", run: str = "r", at: float = 1.0, name: str = ""
+    number: int, attempt: int = 1, *, writer: str = "w", run: str = "r", at: float = 1.0, name: str | None = None
 ) -> Claimed:
+    named = name or f"{writer}/{attempt}"
     return Claimed(
-        fingerprint=mark(number), attempt=attempt, at=at, run=run, writer=writer, model="m", body="b", id=name
+        fingerprint=mark(number), attempt=attempt, at=at, run=run, writer=writer, model="m", body="b", id=named
     )
 
 
 def submitted(
-    number: int, attempt: int = 1, *, request_id: str | None = None, at: float = 2.0, claim: str = ""
+    number: int, attempt: int = 1, *, request_id: str | None = None, at: float = 2.0, claim: str | None = None
 ) -> Submitted:
     named = request_id or f"q{number}-{attempt}"
-    return Submitted(fingerprint=mark(number), attempt=attempt, at=at, request_id=named, claim=claim)
+    return Submitted(fingerprint=mark(number), attempt=attempt, at=at, request_id=named, claim=claim or f"w/{attempt}")
 
 
-def freed(number: int, attempt: int = 1, *, writer: str = "w", at: float = 2.0, claim: str = "") -> Freed:
-    return Freed(fingerprint=mark(number), attempt=attempt, at=at, writer=writer, claim=claim)
+def freed(number: int, attempt: int = 1, *, writer: str = "w", at: float = 2.0, claim: str | None = None) -> Freed:
+    return Freed(fingerprint=mark(number), attempt=attempt, at=at, claim=claim or f"{writer}/{attempt}")
 
 
 def finished(

@@ -47,8 +47,9 @@ async def work(workload: Workload) -> int:
     async with await AsyncSegmindClient.create(config, clock=clock, sleep=clock.sleep) as client:
         rate = config.rate
         client.limiter.configure(
-            RateSettings(rate.requests_per_minute, rate.rate_share, rate.count_polls, rate.redis_url, workload.window)
+            RateSettings(rate.requests_per_minute, rate.rate_share, rate.redis_url, workload.window)
         )
+        client.limiter.counts_polls = True
         print("ready", flush=True)
         await asyncio.to_thread(sys.stdin.readline)
         slots = asyncio.Semaphore(AT_ONCE)

@@ -32,6 +32,7 @@ from airflow_provider_segmind.exceptions import (
     SegmindRequestTimeoutError,
 )
 from airflow_provider_segmind.hooks.segmind import SegmindHook
+from airflow_provider_segmind.telemetry import metrics
 from airflow_provider_segmind.triggers import poller as room
 from airflow_provider_segmind.triggers.poller import POLLER_CONNECTIONS, Poller, open_transport, poller_of
 from airflow_provider_segmind.triggers.request import SegmindRequestTrigger, owner_of
@@ -423,3 +424,26 @@ async def test_a_triggerer_polls_with_aiohttp_where_it_is_installed_and_keeps_it
     assert isinstance(transport, AiohttpTransport)
     assert transport._keepalive == POLL_KEEPALIVE
     await transport.close()
+
+
+async def test_polls_and_how_late_they_are_become_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake, told = Fake(after(3)), SimpleNamespace(counted=[], gauges={})
+    stats = SimpleNamespace(
+        incr=lambda name, count, tags: told.counted.append((name, count)),
+        gauge=lambda name, value, tags: told.gauges.setdefault(name, []).append(value),
+    )
+    monkeypatch.setattr(metrics, "INTERVAL", 0.01)
+    poller = Poller(CONFIG, opener=fake.opener)
+    monkeypatch.setattr(poller._metrics, "_open", lambda: stats)
+
+    waiting = [asyncio.create_task(poller.wait(pending(i), fetch=False, report=quiet)) for i in range(4)]
+    await asyncio.sleep(0.01)
+    time.sleep(0.2)
+    await asyncio.gather(*waiting)
+    await asyncio.to_thread(lambda: None)
+    poller._metrics.send()
+
+    assert sum(count for name, count in told.counted if name == "segmind.polls") == 12
+    assert max(told.gauges["segmind.poller.lag_ms"]) >= 100
+    assert max(told.gauges["segmind.poller.waiting"]) == 4
+    assert told.gauges["segmind.poller.waiting"][-1] == 0

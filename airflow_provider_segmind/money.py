@@ -1,0 +1,35 @@
+"""
+Amounts of money: counted in micro-dollars, shown as dollars. Short because that is all.
+
+Segmind bills fractions of a micro-dollar, so sums are made of what it reports and rounded afterwards.
+"""
+
+from __future__ import annotations
+
+import math
+
+
+def micros(amount: float | None) -> int | None:
+    """Return USD as whole micro-dollars, None if unknown or not finite."""
+    return None if amount is None or not math.isfinite(amount) else round(amount * 1_000_000)
+
+
+def usd(amount: float | None) -> str:
+    """
+    Return micro-dollars in the form that every log line, message and report shows, such as ``$0.0267``.
+
+    Cents from 10 dollars up, hundredths of a cent from a cent up, and micro-dollars below. Zeros at the end are left
+    out down to the cents.
+    """
+    if amount is None:
+        return "an unknown amount"
+    amount = round(amount)
+    size = abs(amount)
+    digits = 2 if size >= 10_000_000 else 4 if size >= 10_000 else 6
+    dollars, _, fraction = f"{size / 1_000_000:,.{digits}f}".partition(".")
+    return f"{'-' if amount < 0 else ''}${dollars}.{fraction.rstrip('0').ljust(2, '0')}"
+
+
+def shown(amount: float | None) -> str:
+    """Return USD in the same form."""
+    return usd(micros(amount))

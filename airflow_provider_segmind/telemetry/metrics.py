@@ -1,0 +1,119 @@
+"""
+Airflow's metrics: figures that grow are counted elsewhere, and sent here as what was added since the last time.
+
+Sending for each call would cost a table more than the call itself. Names, units and tags are in
+docs/reference/observability.md.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from airflow_provider_segmind.compat import stats as airflow_stats
+
+PREFIX = "segmind."
+INTERVAL = 3.0
+"""Seconds between two messages about one figure."""
+
+
+class Calls(Protocol):
+    """What a client has counted of its calls."""
+
+    posts: int
+    polls: int
+    refused: int
+    waited: float
+
+
+class Counting(Protocol):
+    """What sends a client's calls."""
+
+    @property
+    def counts(self) -> Calls:
+        """Its calls so far."""
+
+
+class CountingClient(Protocol):
+    """A client of Segmind."""
+
+    @property
+    def throttle(self) -> Counting:
+        """What sends its calls."""
+
+
+def call_totals(calls: Calls) -> dict[str, int]:
+    """Return the totals of a client's calls under the names of their metrics."""
+    return {
+        "submits": calls.posts,
+        "polls": calls.polls,
+        "rate_limited": calls.refused,
+        "waited_ms": round(calls.waited * 1000),
+    }
+
+
+class MetricsSender:
+    """
+    Sends the figures of one task, or of one poller.
+
+    :param tags: of every metric; few values each, and never a key or a prompt.
+    :param totals: returns the figures that only grow, by name; called from the thread that calls :meth:`send`.
+    :param gauges: returns the figures that go up and down.
+    :param since: the totals that were sent before, by somebody else.
+    :param stats: Airflow's metrics outside tests.
+    :param clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        tags: Mapping[str, str],
+        totals: Callable[[], Mapping[str, int]],
+        gauges: Callable[[], Mapping[str, float]] = dict,
+        *,
+        since: Mapping[str, int] | None = None,
+        stats: Callable[[], Any] = airflow_stats,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._tags = {name: value for name, value in tags.items() if value}
+        self._totals = totals
+        self._gauges = gauges
+        self._open = stats
+        self._clock = clock
+        self._sent = dict(since or {})
+        self._due = clock() + INTERVAL
+        self._broken = False
+        self._lock = threading.Lock()
+
+    def take_due(self) -> bool:
+        """Return whether the last time was long enough ago, to the first caller that asks then."""
+        now = self._clock()
+        if now < self._due:
+            return False
+        self._due = now + INTERVAL
+        return True
+
+    def send_if_due(self) -> None:
+        """Send the figures if the last time was long enough ago."""
+        if self.take_due():
+            self.send()
+
+    def send(self) -> None:
+        """Send what was added since the last time, and the gauges; nothing any more after an error."""
+        with self._lock:
+            if not self._broken:
+                self._send()
+
+    def _send(self) -> None:
+        try:
+            stats = self._open()
+            for name, total in self._totals().items():
+                added = total - self._sent.get(name, 0)
+                if added > 0:
+                    stats.incr(PREFIX + name, added, tags=self._tags)
+                    self._sent[name] = total
+            for name, value in self._gauges().items():
+                stats.gauge(PREFIX + name, value, tags=self._tags)
+        except Exception:  # noqa: BLE001 - a backend of metrics may raise anything, and what is paid for goes on
+            self._broken = True

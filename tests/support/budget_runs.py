@@ -1,0 +1,144 @@
+"""Tables and chats of a budget on Celery workers, whose task processes are killed while Segmind has faults."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_segmind.budget.limits import BudgetRule, windows
+from airflow_provider_segmind.budget.redis_store import RedisBudgetStore
+from airflow_provider_segmind.budget.sql_store import SqlBudgetStore
+from demo.stack import StackError
+from tests.support.budgets import DriverHook
+
+if TYPE_CHECKING:
+    from airflow_provider_segmind.budget.store import BudgetStore, Reservation
+    from airflow_provider_segmind.emulator.control import EmulatorControl
+    from demo.stack import AirflowStack
+
+LIMIT = 1.0
+"""USD a day."""
+PRICE = {"input": 10.0, "output": 300.0}
+"""USD per million tokens: a request of at most 40 tokens of output may cost some 14 thousandths of a dollar."""
+OVER = ("success", "failed", "skipped", "upstream_failed")
+
+
+@dataclass
+class BudgetCase:
+    """One seed: its DAG run, and what became of it."""
+
+    seed: int
+    run_id: str = ""
+    state: str = ""
+    kills: int = 0
+    tries: dict[str, int] = field(default_factory=dict)
+    states: dict[str, str] = field(default_factory=dict)
+    rows_left: int = 0
+    billed: float = 0.0
+    spent: float = 0.0
+    reserved: float = 0.0
+    bound: float = 0.0
+    open: list[Reservation] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return f"budget-{self.seed}"
+
+    @property
+    def dag_id(self) -> str:
+        return f"crash_budget_{self.seed}"
+
+    def figures(self) -> str:
+        """Return the figures of the seed in one line."""
+        return (
+            f"FIGURES seed {self.seed}: billed ${self.billed:.6f}, spent ${self.spent:.6f}, reserved "
+            f"${self.reserved:.6f}, {self.kills} kills, {sum(self.tries.values())} tries, {self.rows_left} rows left, "
+            f"bound ${self.bound:.6f}"
+        )
+
+
+class BudgetRunner:
+    """
+    Runs seeds on one Airflow.
+
+    :param address: of the PostgreSQL database of the budgets, for its driver.
+    """
+
+    def __init__(
+        self, stack: AirflowStack, emulator: EmulatorControl, folder: Path, *, address: dict[str, Any], redis_url: str
+    ) -> None:
+        self.stack = stack
+        self.emulator = emulator
+        self.folder = folder
+        self._stores: tuple[BudgetStore, BudgetStore] = (
+            SqlBudgetStore(DriverHook("postgres", "%s", address), "budgets"),
+            RedisBudgetStore(redis_url),
+        )
+
+    def run(self, seeds: range, *, timeout: float) -> list[BudgetCase]:
+        """Run some seeds at the same time, kill their tasks, and read what became of them."""
+        cases = [BudgetCase(seed) for seed in seeds]
+        for case in cases:
+            self._start(case)
+        deadline = time.monotonic() + timeout
+        rng = random.Random(seeds.start)
+        waiting = list(cases)
+        while waiting and time.monotonic() < deadline:
+            time.sleep(rng.uniform(0.5, 1.5))
+            self.stack.restart_crashed()
+            for case in list(waiting):
+                instances = self.stack.rest.task_instances(case.dag_id, case.run_id)
+                if instances and all(each["state"] in OVER for each in instances):
+                    waiting.remove(case)
+                elif case.kills < 3 + case.seed % 4:
+                    self._kill_one(case, instances, random.Random(f"{case.seed} {case.kills}"))
+        for case in cases:
+            self._read(case)
+        return cases
+
+    def _start(self, case: BudgetCase) -> None:
+        emulator = self.emulator
+        emulator.settings(models={**emulator.settings()["models"], case.name: "openai"})
+        emulator.script(model=case.name, latency={"lognormal": {"median": 0.8, "sigma": 0.6, "seed": case.seed}})
+        polls = "result|status"
+        for fault in (
+            {"route": "submit", "reset": True, "when": "after", "probability": 0.02},
+            {"route": "submit", "status": 502, "when": "after", "probability": 0.01},
+            {"route": polls, "status": 500, "probability": 0.03},
+            {"route": polls, "reset": True, "probability": 0.02},
+        ):
+            emulator.fault(**{"times": None, "seed": case.seed, "model": case.name, **fault})
+        self.stack.rest.wait_for_dag(case.dag_id)
+        case.run_id = self.stack.rest.trigger(case.dag_id)
+
+    def _kill_one(self, case: BudgetCase, instances: list[dict[str, Any]], rng: random.Random) -> None:
+        running = [each for each in instances if each["state"] == "running"]
+        # Only what has sent something is worth killing.
+        if not running or len(self.emulator.posts(case.name)) < 8 * (case.kills + 1):
+            return
+        with contextlib.suppress(StackError, ProcessLookupError):
+            os.kill(self.stack.running_task(rng.choice(running)["id"], timeout=1).runner, signal.SIGKILL)
+            case.kills += 1
+
+    def _read(self, case: BudgetCase) -> None:
+        instances = self.stack.rest.task_instances(case.dag_id, case.run_id)
+        case.states = {each["task_id"]: each["state"] for each in instances}
+        case.tries = {each["task_id"]: each["try_number"] for each in instances}
+        case.billed = sum(entry.cost for entry in self.emulator.bill if entry.model == case.name)
+        for path in sorted((self.folder / case.name).glob("*/out.manifest.json")):
+            manifest = json.loads(path.read_text())
+            case.rows_left += manifest["outcomes"]["skipped"] + manifest["outcomes"]["unknown"]
+        store = self._stores[case.seed % 2]
+        (window,) = windows([BudgetRule(case.name, 1, None)], time.time())
+        used = store.usage([window.key])[window.key]
+        case.spent, case.reserved = used.spent / 1e6, used.reserved / 1e6
+        case.open = [one for one in store.open_reservations() if one.owner.startswith(f"{case.dag_id}/")]
+        prices = PRICE["input"] / 1e6, PRICE["output"] / 1e6
+        case.bound = 40 * prices[1] + 250 * prices[0]

@@ -1,0 +1,87 @@
+"""Figures become metrics of Airflow as what was added since the last time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from airflow_provider_segmind.client.rate_limiter import CallCounts
+from airflow_provider_segmind.telemetry.metrics import INTERVAL, MetricsSender, call_totals
+
+
+class Stats:
+    """Records what it is told."""
+
+    def __init__(self) -> None:
+        self.counted: list[tuple[str, int]] = []
+        self.gauges: list[tuple[str, float]] = []
+        self.tags: list[dict[str, str]] = []
+        self.error: Exception | None = None
+
+    def incr(self, name: str, count: int, *, tags: dict[str, str]) -> None:
+        if self.error is not None:
+            raise self.error
+        self.counted.append((name, count))
+        self.tags.append(tags)
+
+    def gauge(self, name: str, value: float, *, tags: dict[str, str]) -> None:
+        self.gauges.append((name, value))
+        self.tags.append(tags)
+
+
+class Sending:
+    def __init__(self) -> None:
+        self.stats, self.now, self.totals = Stats(), 0.0, {"polls": 0}
+        self.metrics = MetricsSender(
+            {"dag_id": "a_dag", "model": ""},
+            lambda: self.totals,
+            lambda: {"in_flight": 2},
+            stats=lambda: self.stats,
+            clock=lambda: self.now,
+        )
+
+
+@pytest.fixture
+def sending() -> Sending:
+    return Sending()
+
+
+def test_only_what_was_added_is_sent(sending: Sending) -> None:
+    for total in (3, 3, 10):
+        sending.totals = {"polls": total}
+        sending.metrics.send()
+
+    assert sending.stats.counted == [("segmind.polls", 3), ("segmind.polls", 7)]
+    assert sending.stats.gauges == [("segmind.in_flight", 2)] * 3
+
+
+def test_tags_without_a_value_are_left_out(sending: Sending) -> None:
+    sending.metrics.send()
+
+    assert sending.stats.tags == [{"dag_id": "a_dag"}]
+
+
+def test_nothing_is_sent_before_the_interval_is_over(sending: Sending) -> None:
+    sending.totals = {"polls": 1}
+    for now in (0.0, INTERVAL / 2, INTERVAL, INTERVAL * 1.5, INTERVAL * 2):
+        sending.now = now
+        sending.totals["polls"] += 1
+        sending.metrics.send_if_due()
+
+    assert sending.stats.counted == [("segmind.polls", 4), ("segmind.polls", 2)]
+
+
+def test_a_backend_that_fails_is_not_asked_again(sending: Sending) -> None:
+    sending.totals, sending.stats.error = {"polls": 1}, RuntimeError("no socket")
+    sending.metrics.send()
+    sending.stats.error = None
+    sending.metrics.send()
+
+    assert sending.stats.counted == sending.stats.gauges == []
+
+
+def test_waiting_is_sent_in_milliseconds() -> None:
+    found: dict[str, Any] = call_totals(CallCounts(posts=2, polls=5, refused=1, waited=1.25))
+
+    assert found == {"submits": 2, "polls": 5, "rate_limited": 1, "waited_ms": 1250}
