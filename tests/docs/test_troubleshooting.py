@@ -1,0 +1,107 @@
+"""Every class of errors has its section on docs/troubleshooting.md, and what people read names it."""
+
+from __future__ import annotations
+
+import json
+import re
+from email.message import Message
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from airflow_provider_segmind import exceptions
+from airflow_provider_segmind.exceptions import SegmindCreditsError, SegmindError, with_help
+from airflow_provider_segmind.failures import sensor_failures, task_failures
+from airflow_provider_segmind.hooks.segmind import SegmindHook
+from tests.docs.test_site import anchors
+
+PAGE = (Path(__file__).parents[2] / "docs" / "troubleshooting.md").read_text()
+CLASSES = [kind for kind in vars(exceptions).values() if isinstance(kind, type) and issubclass(kind, SegmindError)]
+SENTENCE = "The account cannot pay. Nothing was billed."
+HELP = "Help: troubleshooting#insufficient-credits"
+
+
+def sections() -> dict[str, str]:
+    """Return the text of each section by its anchor."""
+    parts = re.split(r"^## (.+)$", PAGE, flags=re.MULTILINE)[1:]
+    return {title.lower().replace(" ", "-"): text for title, text in zip(parts[::2], parts[1::2], strict=True)}
+
+
+@pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
+def test_a_class_has_a_section_that_names_it(kind: type[SegmindError]) -> None:
+    assert kind.anchor in anchors(PAGE)
+    assert sections()[kind.anchor].strip().startswith(f"`{kind.__name__}`")
+
+
+def test_each_class_has_its_own_section() -> None:
+    assert len({kind.anchor for kind in CLASSES}) == len(CLASSES)
+    assert {"without-an-error", *(kind.anchor for kind in CLASSES)} == set(sections())
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in CLASSES if not kind.__subclasses__()], ids=lambda kind: kind.__name__
+)
+def test_a_section_says_what_it_cost_and_what_to_do(kind: type[SegmindError]) -> None:
+    for part in ("- **Cost:**", "- **Retried by Airflow:**", "- **What to do:**"):
+        assert part in sections()[kind.anchor]
+
+
+def test_the_message_itself_has_no_help() -> None:
+    # It is stored about rows and sent by triggers.
+    assert str(SegmindCreditsError(SENTENCE)) == SENTENCE
+
+
+@pytest.mark.parametrize("failures", [task_failures, lambda: sensor_failures(soft_fail=False, never_fail=False)])
+def test_what_airflow_shows_ends_with_the_section_once(failures: object) -> None:
+    # A failure may pass the door twice.
+    with pytest.raises(SegmindError) as caught, failures(), failures():  # type: ignore[operator]
+        raise SegmindCreditsError(SENTENCE)
+
+    assert str(caught.value) == f"{SENTENCE} {HELP}"
+
+
+def test_a_correction_of_the_message_leaves_the_section_at_its_end() -> None:
+    with pytest.raises(SegmindError) as caught, task_failures(lambda: "an earlier try may have sent requests"):
+        raise with_help(SegmindCreditsError("It is empty. Nothing was sent."))
+
+    assert str(caught.value) == f"It is empty. Nothing more was sent; an earlier try may have sent requests. {HELP}"
+
+
+def test_the_error_of_a_hook_names_its_section(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_SEGMIND_DEFAULT", json.dumps({"conn_type": "segmind"}))
+    monkeypatch.delenv("SEGMIND_API_KEY", raising=False)
+
+    with pytest.raises(SegmindError, match=r"Help: troubleshooting#invalid-configuration$"):
+        SegmindHook().list_models()
+
+
+@pytest.mark.parametrize(
+    ("urls", "page"),
+    [
+        (
+            ["Source, https://x.example/p", "Documentation, https://x.example/p/tree/v1/docs"],
+            "https://x.example/p/tree/v1/docs/troubleshooting.md",
+        ),
+        (["Source, https://x.example/p"], "troubleshooting"),
+        (None, "troubleshooting"),
+    ],
+)
+def test_the_section_is_an_address_where_the_package_was_built_with_one(
+    urls: list[str] | None, page: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = Message()
+    for url in urls or []:
+        installed["Project-URL"] = url
+
+    def metadata_of(name: str) -> Message:
+        if urls is None:
+            raise metadata.PackageNotFoundError(name)
+        return installed
+
+    monkeypatch.setattr(metadata, "metadata", metadata_of)
+    exceptions._documentation.cache_clear()
+    try:
+        assert exceptions.help_page("rate-limit") == f"{page}#rate-limit"
+    finally:
+        exceptions._documentation.cache_clear()
