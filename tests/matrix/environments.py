@@ -52,6 +52,23 @@ def build(version: Version) -> Path:
     return interpreter
 
 
+def type_checkers() -> Path:
+    """
+    Build the environment of the type checkers, unless it exists and was built from the same pins.
+
+    It is one of its own because basedpyright, which is pyright with its Node.js in a wheel, takes 280 MB.
+    """
+    home = ROOT / ".venvs" / "types"
+    stamp, pins = home / ".installed", ROOT / "constraints.txt"
+    key = hashlib.sha256(pins.read_bytes() + (ROOT / "pyproject.toml").read_bytes()).hexdigest()
+    if not stamp.exists() or stamp.read_text() != key:
+        _run([UV, "venv", "--quiet", "--clear", "--python", sys.executable, str(home)])
+        group = ["--group", f"{ROOT / 'pyproject.toml'}:types", "--constraints", str(pins)]
+        _run([UV, "pip", "install", "--quiet", "--python", str(home / "bin" / "python"), *group])
+        stamp.write_text(key)
+    return home / "bin"
+
+
 def renew(version: Version) -> None:
     """
     Renew the pins of one version.

@@ -9,6 +9,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 
+PRICES = "prices"
+"""The extra of genai-prices."""
 # Packages of managed Airflow services, with which the pins must be compatible; they are resolved, not installed.
 MANAGED = (
     "apache-airflow-providers-amazon",
@@ -94,11 +96,15 @@ def project() -> dict[str, Any]:
     return described
 
 
+# httpx2 needs newer libraries than older versions pin; the common-ai provider was first released for Airflow 3.2.
+FIRST_AIRFLOW = {"common-ai": (3, 2), "httpx2": (3, 3)}
+
+
 def extras(version: Version) -> dict[str, list[str]]:
-    """Return the extras that a version of Airflow allows; httpx2 needs newer libraries than older versions pin."""
+    """Return the extras that a version of Airflow allows, but that of prices: those are wanted new, so unpinned."""
     found: dict[str, list[str]] = project()["optional-dependencies"]
-    known = tuple(map(int, version.airflow.split("."))) >= (3, 3)
-    return {name: wanted for name, wanted in found.items() if known or name != "httpx2"}
+    airflow = tuple(map(int, version.airflow.split(".")))
+    return {name: wanted for name, wanted in found.items() if name != PRICES and airflow >= FIRST_AIRFLOW.get(name, ())}
 
 
 def requirements(version: Version) -> list[str]:
