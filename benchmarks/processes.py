@@ -7,16 +7,25 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
 DEFAULT = "default"
 AIOHTTP = "[aiohttp]"
-PYTHONS = {DEFAULT: str(ROOT / ".venvs" / "bench-default" / "bin" / "python"), AIOHTTP: sys.executable}
-"""The install of our package → an interpreter that has it. The peers are in the second."""
+DEVELOPMENT = "development"
+PYTHONS = {
+    DEVELOPMENT: str(ROOT / ".venv" / "bin" / "python"),
+    DEFAULT: str(ROOT / ".venvs" / "bench-default" / "bin" / "python"),
+    AIOHTTP: sys.executable,
+}
+"""The install of our package → an interpreter that has it. The peers are in the last one, Celery is in the first."""
 Figures = dict[str, float]
+
+
+class JobFailedError(RuntimeError):
+    """A job ended without its figures; what it printed on stderr says why."""
 
 
 def memory(field: str) -> float:
@@ -25,6 +34,12 @@ def memory(field: str) -> float:
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) / 1000
     raise LookupError(field)
+
+
+def cpu_of(pid: int) -> float:
+    """Return the seconds of CPU that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def report(figures: Mapping[str, float]) -> None:
@@ -50,7 +65,7 @@ def line_of(process: subprocess.Popen[str], prefix: str) -> str:
     for line in process.stdout:
         if line.startswith(prefix):
             return line.removeprefix(prefix)
-    raise RuntimeError(f"{process.args} ended without printing {prefix!r}")
+    raise JobFailedError(f"{process.args} ended without printing {prefix!r}")
 
 
 def figures_of(module: str, job: Mapping[str, Any], *, install: str = AIOHTTP) -> Figures:
@@ -58,3 +73,12 @@ def figures_of(module: str, job: Mapping[str, Any], *, install: str = AIOHTTP) -
     with started(module, job, install=install) as process:
         figures: Figures = json.loads(line_of(process, "FIGURES "))
         return figures
+
+
+def of_peer(measure: Callable[[], Figures]) -> Figures | None:
+    """Return what measuring a peer gives, None where the peer fails; the rest is measured without it."""
+    try:
+        return measure()
+    except JobFailedError as error:
+        print(f"A peer failed: {error}", file=sys.stderr, flush=True)
+        return None

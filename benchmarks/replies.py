@@ -14,10 +14,15 @@ METRICS = json.dumps(
 ).encode()
 
 
-def gemini(size: int) -> tuple[bytes, ...]:
-    """Return a result whose answer is ``{"text": "item-… <size> characters"}``, cut where the id and the item go."""
+def gemini_text(size: int) -> str:
+    """Return an answer, ``{"text": "item-@ITEM@ …"}``, with so many characters of text."""
     words = ("item-@ITEM@ " + "The quick brown fox jumps over the lazy dog. " * (size // 45 + 1))[:size]
-    text = json.dumps({"text": words})
+    return json.dumps({"text": words})
+
+
+def gemini(size: int) -> tuple[bytes, ...]:
+    """Return a result with that answer, cut where the id and the item go."""
+    text = gemini_text(size)
     output = {
         "candidates": [
             {

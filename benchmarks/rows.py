@@ -1,5 +1,5 @@
 """
-What a table costs: the operator with its ledger and output, beside what others pay without a ledger.
+What a table costs: the operator with its ledger and output, next to what others pay without a ledger.
 
 Every run has a process of its own, against one server on loopback that is done at once and replies with 1,000
 characters; all imports are done before anything is measured. A process that is killed is killed with SIGKILL.
@@ -18,12 +18,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks import processes, row_peers
 from benchmarks.measure import Measure, versus
-from benchmarks.processes import AIOHTTP, DEFAULT, Figures
+from benchmarks.processes import AIOHTTP, DEFAULT, Figures, of_peer
 from benchmarks.server import Server, running
 from benchmarks.table import ANSWER, MODEL, PROMPT, Table
 
@@ -65,25 +66,29 @@ class TaskInstance:
         """No-op."""
 
 
-def ours(folder: str, url: str) -> Callable[[], Any]:
-    """Return the operator's work on the table in a folder as a function; everything it imports is imported."""
+def operator(folder: str, url: str, **options: Any) -> Any:
+    """Return the operator for the table in a folder."""
     connection = {"conn_type": "segmind", "host": url, "password": "SG_bench", "extra": {"history_url": url}}
     os.environ["AIRFLOW_CONN_SEGMIND_DEFAULT"] = json.dumps(connection)
-    with contextlib.suppress(ImportError):
-        import aiohttp  # noqa: F401
-    import airflow_provider_segmind.execution.enrichment  # noqa: F401
     from airflow_provider_segmind.operators.enrich import SegmindEnrichFileOperator
 
     table = Table(Path(folder), 0)
-    task = SegmindEnrichFileOperator(
-        task_id="enrich",
-        model=MODEL,
-        source=str(table.source),
-        key="id",
-        prompt=PROMPT,
-        output_path=str(table.output),
-    )
-    return lambda: task.execute({"ti": TaskInstance()})  # type: ignore[typeddict-item]
+    paths: dict[str, Any] = {"source": str(table.source), "output_path": str(table.output)}
+    return SegmindEnrichFileOperator(task_id="enrich", model=MODEL, key="id", prompt=PROMPT, **paths | options)
+
+
+def load() -> None:
+    """Import what the operator's work imports, so that it is not measured."""
+    with contextlib.suppress(ImportError):
+        import aiohttp  # noqa: F401
+    import airflow_provider_segmind.execution.enrichment  # noqa: F401
+
+
+def ours(folder: str, url: str) -> Callable[[], Any]:
+    """Return the operator's work on the table in a folder as a function; everything it imports is imported."""
+    load()
+    task = operator(folder, url)
+    return lambda: task.execute({"ti": TaskInstance()})
 
 
 def peer(name: str, folder: str, url: str, rows: int) -> Callable[[], Any]:
@@ -94,17 +99,21 @@ def peer(name: str, folder: str, url: str, rows: int) -> Callable[[], Any]:
 
 
 def child(job: dict[str, Any]) -> None:
-    """Do one job and report ``cpu`` and ``seconds``, and ``memory``: MB at the peak over those before it began."""
-    work = peer(**job) if "name" in job else ours(**job)
+    """Do one job and report what it took."""
+    processes.report(measured(peer(**job) if "name" in job else ours(**job))[1])
+
+
+def measured(work: Callable[[], Any]) -> tuple[Any, Figures]:
+    """Do some work; return its value, and ``cpu``, ``seconds``, and ``memory``: MB at the peak over those before it."""
     logging.disable(logging.ERROR)
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # from here on the peak is counted anew
     before = processes.memory("VmRSS")
     print(f"BEGAN {time.time()}", flush=True)
     cpu, wall = time.process_time(), time.perf_counter()
-    work()
+    value = work()
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-    processes.report({"cpu": cpu, "seconds": wall, "memory": processes.memory("VmHWM") - before})
+    return value, {"cpu": cpu, "seconds": wall, "memory": processes.memory("VmHWM") - before}
 
 
 @contextlib.contextmanager
@@ -130,25 +139,33 @@ def answered(rows: int, *, install: str = AIOHTTP, by: str = "") -> Figures:
 def speed(size: Size) -> list[Measure]:
     """Compare rows per second, CPU and calls with the peers'."""
     turns = [
-        {install: answered(size.rows, install=install) for install in INSTALLS}
-        | {by: answered(size.peer_rows, by=by) for by in (row_peers.HTTPX, row_peers.SDK)}
+        (
+            {install: answered(size.rows, install=install) for install in INSTALLS},
+            {by: of_peer(partial(answered, size.peer_rows, by=by)) for by in (row_peers.HTTPX, row_peers.SDK)},
+        )
         for _ in range(size.turns)
     ]
     found: list[Measure] = []
     for install in INSTALLS:
 
-        def rate(by: str, install: str = install) -> list[tuple[float, float]]:
-            return [(size.rows / turn[install]["seconds"], size.peer_rows / turn[by]["seconds"]) for turn in turns]
+        def pairs(
+            by: str, figure: Callable[[Figures, int], float], install: str = install
+        ) -> list[tuple[float, float | None]]:
+            return [
+                (
+                    figure(ours[install], size.rows),
+                    None if (found := peers[by]) is None else figure(found, size.peer_rows),
+                )
+                for ours, peers in turns
+            ]
 
         for by, goal in ((row_peers.HTTPX, HTTPX_GOAL), (row_peers.SDK, SDK_GOAL)):
             name = f"rows per second, to {by}"
-            found.append(versus(name, install, rate(by), unit="rows/s", goal=goal[install], at_least=True))
-        cpu = [
-            (turn[install]["cpu"] / size.rows * 1e6, turn[row_peers.SDK]["cpu"] / size.peer_rows * 1e6)
-            for turn in turns
-        ]
+            rate = pairs(by, lambda figures, rows: rows / figures["seconds"])
+            found.append(versus(name, install, rate, unit="rows/s", goal=goal[install], at_least=True))
+        cpu = pairs(row_peers.SDK, lambda figures, rows: figures["cpu"] / rows * 1e6)
         found.append(versus(f"CPU per row, to {row_peers.SDK}", install, cpu, unit="µs", goal=CPU_GOAL[install]))
-        calls = max(turn[install]["calls"] for turn in turns)
+        calls = max(ours[install]["calls"] for ours, _ in turns)
         found.append(Measure("calls a row", install, calls, "calls", CALLS_GOAL))
     return found
 
@@ -166,17 +183,17 @@ def resume(size: Size) -> list[Measure]:
     with table_of(2 * size.resume) as table, running(answer=ANSWER, history=True) as server:
         job = {"folder": str(table.folder), "url": server.url}
         with processes.started("rows", job) as process:
-            _wait_for_posts(server, size.resume, process)
+            wait_for_posts(server, size.resume, process)
         time.sleep(0.5)  # what the server has received is counted by then
         posts = server.count().posts
         with processes.started("rows", job, install=DEFAULT) as process:
             began = float(processes.line_of(process, "BEGAN "))
-            _wait_for_posts(server, posts + 1, process)
+            wait_for_posts(server, posts + 1, process)
             seconds = time.time() - began
     return [Measure(f"resume, {size.resume:,} rows answered, until the first POST", DEFAULT, seconds, "s", RESUME_GOAL)]
 
 
-def _wait_for_posts(server: Server, posts: int, process: Any) -> None:
+def wait_for_posts(server: Server, posts: int, process: Any) -> None:
     while server.count().posts < posts:
         if process.poll() is not None:
             raise RuntimeError("the task ended before its submissions could be counted")

@@ -44,20 +44,26 @@ class Service:
 
     :param answer: characters of the text in a result, which then looks like Gemini's; 0 for the URL of an image.
     :param history: whether to store what was submitted and to serve the request history.
+    :param times: whether to note when each call came.
     """
 
-    def __init__(self, *, answer: int, history: bool) -> None:
+    def __init__(self, *, answer: int, history: bool, times: bool) -> None:
         self.counts = Counts()
         self.url = ""
         self.result = replies.gemini(answer) if answer else None
         self.history: list[tuple[str, float, bytes]] | None = [] if history else None
+        self.times: list[float] | None = [] if times else None
 
     def respond(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
         if path == "/count":
             self.counts.connections -= 1  # its own
             self.counts.cpu = time.process_time()
             return 200, json.dumps(vars(self.counts)).encode()
+        if path == "/times":
+            return 200, json.dumps(self.times or []).encode()
         self.counts.calls += 1
+        if self.times is not None and path.startswith("/v2/"):
+            self.times.append(time.time())
         if method == "POST":
             return 200, self._accept(body)
         if path.startswith("/v2/requests/"):
@@ -153,12 +159,12 @@ class Http1(asyncio.Protocol):
         self.transport.write(head + body)  # type: ignore[attr-defined]
 
 
-async def serve(*, answer: int, history: bool, delay: float, certificate: str) -> None:
+async def serve(*, answer: int, history: bool, times: bool, delay: float, certificate: str) -> None:
     context = None
     if certificate:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(certificate)
-    service = Service(answer=answer, history=history)
+    service = Service(answer=answer, history=history, times=times)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Http1(service, delay), "127.0.0.1", 0, ssl=context, backlog=4096)
     port = server.sockets[0].getsockname()[1]
@@ -182,9 +188,17 @@ class Server:
         with urllib.request.urlopen(f"{self.url}/count") as response:
             return Counts(**json.load(response))
 
+    def times(self) -> list[float]:
+        """Return when each call to the gateway came, epoch seconds."""
+        with urllib.request.urlopen(f"{self.url}/times") as response:
+            found: list[float] = json.load(response)
+            return found
+
 
 @contextlib.contextmanager
-def running(*, delay: float = 0.0, tls: bool = False, answer: int = 0, history: bool = False) -> Iterator[Server]:
+def running(
+    *, delay: float = 0.0, tls: bool = False, answer: int = 0, history: bool = False, times: bool = False
+) -> Iterator[Server]:
     """
     Serve from a process of its own; see :class:`Service` for the rest.
 
@@ -192,7 +206,8 @@ def running(*, delay: float = 0.0, tls: bool = False, answer: int = 0, history: 
     """
     with tempfile.TemporaryDirectory() as folder:
         trust, certificate = _certificates(Path(folder)) if tls else ("", "")
-        options: dict[str, Any] = {"delay": delay, "answer": answer, "history": history, "certificate": certificate}
+        options: dict[str, Any] = {"delay": delay, "answer": answer, "history": history, "times": times}
+        options["certificate"] = certificate
         command = [sys.executable, "-m", "benchmarks.server", json.dumps(options)]
         home = Path(__file__).parents[1]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=home) as process:

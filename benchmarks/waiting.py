@@ -17,11 +17,12 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from benchmarks import processes
 from benchmarks.measure import Measure, versus
-from benchmarks.processes import AIOHTTP, DEFAULT, Figures
+from benchmarks.processes import AIOHTTP, DEFAULT, Figures, of_peer
 from benchmarks.server import Counts, Server, running
 
 INTERVAL = 5.0
@@ -119,12 +120,13 @@ TRIGGERS: dict[str, Callable[[str], Run]] = {
 }
 
 
-async def costs(run: Run, server: Server, *, pending: int, rounds: int) -> Figures:
+async def costs(run: Run, server: Server, *, pending: int, rounds: int, patience: float = 120.0) -> Figures:
     """
     Start so many triggers at once and let each poll some more times.
 
-    :return: ``memory`` in KB and ``start`` in ms of CPU for each (its first poll included), ``polls`` in s of CPU for
-        1,000, and ``connections`` opened.
+    :param patience: seconds after which what has been done by then is reported.
+    :return: ``memory`` in KB and ``start`` in ms of CPU for each (its first poll included), ``wall`` in ms of time for
+        the latter, ``polls`` in s of CPU for 1,000, and ``connections`` opened.
     """
 
     async def counted() -> Counts:
@@ -143,10 +145,12 @@ async def costs(run: Run, server: Server, *, pending: int, rounds: int) -> Figur
     memory, before = processes.memory("VmRSS"), await counted()
     cpu = time.process_time()
     tasks = [asyncio.create_task(run(number)) for number in range(1, pending + 1)]
-    started = await until(before.calls + pending, 120.0)
+    wall = time.perf_counter()
+    started = await until(before.calls + pending, patience)
+    wall = time.perf_counter() - wall
     start, cpu = time.process_time() - cpu, time.process_time()
     # Not for a time: on a busy machine few polls would be made in it.
-    after = await until(started.calls + pending * rounds, 120.0)
+    after = await until(started.calls + pending * rounds, patience)
     polls = time.process_time() - cpu
     grown = processes.memory("VmRSS") - memory
     for task in (*tasks, first):
@@ -156,6 +160,7 @@ async def costs(run: Run, server: Server, *, pending: int, rounds: int) -> Figur
     return {
         "memory": grown / pending * 1000,
         "start": start / pending * 1000,
+        "wall": wall / pending * 1000,
         "polls": polls / max(1, after.calls - started.calls) * 1000,
         "connections": after.connections - before.connections,
     }
@@ -171,15 +176,17 @@ def measured(trigger: str, size: Size, *, install: str = AIOHTTP) -> Figures:
 def measures(size: Size) -> list[Measure]:
     """Compare our trigger in each install with HttpSensor's."""
     turns = [
-        {install: measured(OURS, size, install=install) for install in (DEFAULT, AIOHTTP)}
-        | {SENSOR: measured(SENSOR, size)}
+        (
+            {install: measured(OURS, size, install=install) for install in (DEFAULT, AIOHTTP)},
+            of_peer(partial(measured, SENSOR, size)),
+        )
         for _ in range(size.turns)
     ]
     found: list[Measure] = []
     for install in (DEFAULT, AIOHTTP):
 
-        def pairs(figure: str, install: str = install) -> list[tuple[float, float]]:
-            return [(turn[install][figure], turn[SENSOR][figure]) for turn in turns]
+        def pairs(figure: str, install: str = install) -> list[tuple[float, float | None]]:
+            return [(ours[install][figure], peer and peer[figure]) for ours, peer in turns]
 
         start, polls, memory = pairs("start"), pairs("polls"), pairs("memory")
         name = "CPU to start a waiting request, to HttpSensor's"

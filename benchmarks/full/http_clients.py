@@ -71,14 +71,14 @@ def clients() -> dict[str, tuple[Opener, int]]:
     """Return how to open each client, and how many connections it has; the first one is the measure."""
     found = {
         "one aiohttp session, 64 connections": (aiohttp_session(64), 64),
-        "16 httpx clients, 4 connections each": (ring(16, 4), 64),
+        "64 httpx clients, 1 connection each": (ring(64, 1), 64),
         "one httpx client, 4 connections": (ring(1, 4), 4),
         "one httpx client, 16 connections": (ring(1, 16), 16),
         "one httpx client, 64 connections": (ring(1, 64), 64),
     }
     if find_spec("httpx2"):
         found["one httpx2 client, 64 connections"] = (ring(1, 64, library="httpx2"), 64)
-        found["16 httpx2 clients, 4 connections each"] = (ring(16, 4, library="httpx2"), 64)
+        found["64 httpx2 clients, 1 connection each"] = (ring(64, 1, library="httpx2"), 64)
     return found
 
 

@@ -1,4 +1,4 @@
-"""One mapped task a row beside one task for the table, on a real scheduler."""
+"""One mapped task a row next to one task for the table, on a real scheduler."""
 
 from __future__ import annotations
 

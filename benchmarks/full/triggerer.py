@@ -1,8 +1,8 @@
 """
-What waiting costs a real triggerer process, ours beside the peers' triggers, against one server.
+What waiting costs a real triggerer process, ours next to the peers' triggers, against one server.
 
 A thousand task instances are deferred in a database on PostgreSQL, then ``airflow triggerer`` starts with nothing else
-beside it. Every request ends 60 s later; each trigger polls every 5 s. CPU is that of the supervisor and the runner
+next to it. Every request ends 60 s later; each trigger polls every 5 s. CPU is that of the supervisor and the runner
 from their start to the last event; memory is the runner's at its peak.
 """
 
