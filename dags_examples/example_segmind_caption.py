@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+
+from airflow import DAG
 
 from airflow_provider_segmind.operators.chat import SegmindChatOperator
 
-try:
-    from airflow.sdk import DAG
-except ImportError:  # Airflow 2.11
-    from airflow import DAG
-
 # Any ObjectStoragePath URI: "s3://aws_default@my-bucket/cat.png", "gs://…", or a local file.
-IMAGE = os.environ.get("SEGMIND_EXAMPLE_IMAGE", "file:///tmp/segmind-example/cat.png")
+HOME = Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser()
+IMAGE = os.environ.get("SEGMIND_EXAMPLE_IMAGE", (HOME / "segmind" / "cat.png").as_uri())
 
 with DAG("example_segmind_caption", schedule=None, tags=["segmind", "example"]):
     SegmindChatOperator(

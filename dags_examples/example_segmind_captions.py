@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import struct
 import zlib
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, Field
 
+from airflow_provider_segmind.money import shown
 from airflow_provider_segmind.operators.enrich import SegmindEnrichFileOperator
 
 try:
@@ -18,7 +20,11 @@ except ImportError:  # Airflow 2.11
     from airflow.decorators import task
     from airflow.io.path import ObjectStoragePath
 
-FOLDER = os.environ.get("SEGMIND_EXAMPLE_OUTPUT", "file:///tmp/segmind") + "/captions"
+# Any ObjectStoragePath URI, such as "s3://aws_default@my-bucket/segmind"; without one a folder of this Airflow.
+HOME = Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser()
+FOLDER = os.environ.get("SEGMIND_EXAMPLE_OUTPUT", (HOME / "segmind").as_uri()) + "/captions"
+# Each run writes into its own.
+RUN = FOLDER + "/{{ run_id }}"
 COLOURS = {"sky.png": (90, 160, 255), "grass.png": (60, 170, 60), "brick.png": (170, 60, 50)}
 
 
@@ -60,13 +66,13 @@ with DAG("example_segmind_captions", schedule=None, tags=["segmind", "example"])
         files=[f"{FOLDER}/photos/{{name}}"],
         output_type=Caption,
         ledger_path=f"{FOLDER}/ledger",
-        output_path=f"{FOLDER}/captions.parquet",
+        output_path=f"{RUN}/captions.parquet",
         max_cost=1.0,
         retries=2,
     )
 
     @task
     def report(manifest: dict[str, Any]) -> str:
-        return f"{manifest['outcomes']['success']} images captioned for {manifest['cost']:.6f} USD"
+        return f"{manifest['outcomes']['success']} images captioned for {shown(manifest['cost'])}"
 
     report(captions.output)

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from airflow_provider_segmind.money import shown
 from airflow_provider_segmind.operators.enrich import SegmindEnrichSqlOperator
 
 try:
@@ -22,12 +24,14 @@ except ImportError:  # Airflow 2.11
     from airflow.decorators import task
     from airflow.hooks.base import BaseHook
 
-FOLDER = os.environ.get("SEGMIND_EXAMPLE_OUTPUT", "file:///tmp/segmind") + "/catalogue"
+# Any ObjectStoragePath URI, such as "s3://aws_default@my-bucket/segmind"; without one a folder of this Airflow.
+HOME = Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser()
+FOLDER = os.environ.get("SEGMIND_EXAMPLE_OUTPUT", (HOME / "segmind").as_uri()) + "/catalogue"
 ROWS = int(os.environ.get("SEGMIND_EXAMPLE_ROWS", "100"))
 DATABASE = os.environ.get("SEGMIND_EXAMPLE_DATABASE", "segmind_catalogue")
 if DATABASE == "segmind_catalogue":
     # Instead of a Connection that would have to be created first.
-    path = os.environ.get("SEGMIND_EXAMPLE_DUCKDB", "/tmp/segmind_catalogue.duckdb")
+    path = os.environ.get("SEGMIND_EXAMPLE_DUCKDB", str(HOME / "segmind_catalogue.duckdb"))
     os.environ["AIRFLOW_CONN_SEGMIND_CATALOGUE"] = json.dumps({"conn_type": "duckdb", "host": path})
 
 TABLE = "CREATE TABLE IF NOT EXISTS segmind_products (sku BIGINT PRIMARY KEY, name TEXT, material TEXT)"
@@ -75,8 +79,8 @@ with DAG("example_segmind_catalogue", schedule=None, params={"rows": ROWS}, tags
         described, cost = BaseHook.get_connection(DATABASE).get_hook().get_first(count)
         return (
             f"{manifest['outcomes']['success']} of {manifest['rows_read']} products described: "
-            f"{manifest['rows_unchanged']} unchanged, {manifest['posts']} submitted for {manifest['cost']:.6f} USD. "
-            f"The table contains {described}, for {cost:.6f} USD"
+            f"{manifest['rows_unchanged']} unchanged, {manifest['posts']} submitted for {shown(manifest['cost'])}. "
+            f"The table contains {described}, for {shown(cost)}"
         )
 
     make_catalogue() >> describe

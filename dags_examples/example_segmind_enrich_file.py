@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from airflow_provider_segmind.money import shown
 from airflow_provider_segmind.operators.enrich import SegmindEnrichFileOperator
 
 try:
@@ -17,7 +19,11 @@ except ImportError:  # Airflow 2.11
     from airflow.decorators import task
     from airflow.io.path import ObjectStoragePath
 
-FOLDER = os.environ.get("SEGMIND_EXAMPLE_OUTPUT", "file:///tmp/segmind") + "/tickets"
+# Any ObjectStoragePath URI, such as "s3://aws_default@my-bucket/segmind"; without one a folder of this Airflow.
+HOME = Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser()
+FOLDER = os.environ.get("SEGMIND_EXAMPLE_OUTPUT", (HOME / "segmind").as_uri()) + "/tickets"
+# Each run writes into its own.
+RUN = FOLDER + "/{{ run_id }}"
 TICKETS = ["I was charged twice!", "Where is my parcel?", "The lid does not close.", "Where is my parcel?"]
 
 
@@ -30,8 +36,8 @@ class Triage(BaseModel):
 with DAG("example_segmind_enrich_file", schedule=None, tags=["segmind", "example"]):
 
     @task
-    def export_tickets() -> str:
-        folder = ObjectStoragePath(FOLDER)
+    def export_tickets(run_id: str | None = None) -> str:
+        folder = ObjectStoragePath(FOLDER) / str(run_id)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "tickets.jsonl"
         rows = [{"ticket_id": number, "text": text} for number, text in enumerate(TICKETS, 1)]
@@ -48,7 +54,7 @@ with DAG("example_segmind_enrich_file", schedule=None, tags=["segmind", "example
         output_type=Triage,
         # The ledger keeps the results: the next run submits only new tickets.
         ledger_path=f"{FOLDER}/ledger",
-        output_path=f"{FOLDER}/triage.jsonl",
+        output_path=f"{RUN}/triage.jsonl",
         max_cost=1.0,
         retries=2,
     )
@@ -56,6 +62,6 @@ with DAG("example_segmind_enrich_file", schedule=None, tags=["segmind", "example
     @task
     def report(manifest: dict[str, Any]) -> str:
         classified = manifest["outcomes"]["success"]
-        return f"{classified} of {manifest['rows_read']} tickets classified for {manifest['cost']:.6f} USD"
+        return f"{classified} of {manifest['rows_read']} tickets classified for {shown(manifest['cost'])}"
 
     report(triage.output)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from airflow_provider_segmind.operators.chat import SegmindChatOperator
+from airflow import DAG
 
-try:
-    from airflow.sdk import DAG
-except ImportError:  # Airflow 2.11
-    from airflow import DAG
+from airflow_provider_segmind.operators.chat import SegmindChatOperator
 
 with DAG("example_segmind_families", schedule=None, tags=["segmind", "example"]):
     SegmindChatOperator.partial(

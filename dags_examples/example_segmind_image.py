@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+
+from airflow import DAG
 
 from airflow_provider_segmind.operators.request import SegmindRunOperator
 
-try:
-    from airflow.sdk import DAG
-except ImportError:  # Airflow 2.11
-    from airflow import DAG
-
 # Any ObjectStoragePath URI: "s3://aws_default@my-bucket/segmind", "gs://…", or a local folder.
-OUTPUT = os.environ.get("SEGMIND_EXAMPLE_OUTPUT", "file:///tmp/segmind-example")
+HOME = Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser()
+OUTPUT = os.environ.get("SEGMIND_EXAMPLE_OUTPUT", (HOME / "segmind").as_uri())
 
 with DAG("example_segmind_image", schedule=None, tags=["segmind", "example"]):
     SegmindRunOperator(

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
+from airflow import DAG
+
 from airflow_provider_segmind.operators.request import SegmindResultOperator, SegmindSubmitOperator
 from airflow_provider_segmind.sensors.request import SegmindRequestSensor
-
-try:
-    from airflow.sdk import DAG
-except ImportError:  # Airflow 2.11
-    from airflow import DAG
 
 # An image of one pixel; a real one is inlined the same way, as base64 without a "data:" prefix.
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from airflow_provider_segmind.operators.request import SegmindRunOperator
+from airflow import DAG
 
-try:
-    from airflow.sdk import DAG
-except ImportError:  # Airflow 2.11
-    from airflow import DAG
+from airflow_provider_segmind.operators.request import SegmindRunOperator
 
 with DAG(
     "example_segmind_run", schedule=None, params={"question": "Why is the sky blue?"}, tags=["segmind", "example"]

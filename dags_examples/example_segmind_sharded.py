@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from airflow_provider_segmind.money import shown
 from airflow_provider_segmind.operators.enrich import SegmindEnrichFileOperator, SegmindMergeOperator
 
 try:
@@ -17,7 +19,11 @@ except ImportError:  # Airflow 2.11
     from airflow.decorators import task
     from airflow.io.path import ObjectStoragePath
 
-FOLDER = os.environ.get("SEGMIND_EXAMPLE_OUTPUT", "file:///tmp/segmind") + "/tickets_in_shards"
+# Any ObjectStoragePath URI, such as "s3://aws_default@my-bucket/segmind"; without one a folder of this Airflow.
+HOME = Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser()
+FOLDER = os.environ.get("SEGMIND_EXAMPLE_OUTPUT", (HOME / "segmind").as_uri()) + "/tickets_in_shards"
+# Each run writes into its own.
+RUN = FOLDER + "/{{ run_id }}"
 COMPLAINTS = ["I was charged twice for order {}.", "Where is parcel {}?", "The lid of {} does not close."]
 SHARDS = 4
 
@@ -31,8 +37,8 @@ class Triage(BaseModel):
 with DAG("example_segmind_sharded", schedule=None, tags=["segmind", "example"]):
 
     @task
-    def export_tickets(count: int = 40) -> str:
-        folder = ObjectStoragePath(FOLDER)
+    def export_tickets(count: int = 40, run_id: str | None = None) -> str:
+        folder = ObjectStoragePath(FOLDER) / str(run_id)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "tickets.jsonl"
         texts = [COMPLAINTS[number % 3].format(number % 30) for number in range(count)]
@@ -49,20 +55,18 @@ with DAG("example_segmind_sharded", schedule=None, tags=["segmind", "example"]):
         output_type=Triage,
         ledger_path=f"{FOLDER}/ledger",
         # Each shard writes its own file: triage.0-of-4.parquet and so on.
-        output_path=f"{FOLDER}/triage.parquet",
+        output_path=f"{RUN}/triage.parquet",
         shard_count=SHARDS,
-        # All four together stay within the account's rate limit.
-        rate_share=1 / SHARDS,
         retries=2,
     ).expand(shard_index=list(range(SHARDS)))
 
     merge = SegmindMergeOperator(
-        task_id="merge", manifests=shards.output, output_path=f"{FOLDER}/triage_of_all_shards.parquet"
+        task_id="merge", manifests=shards.output, output_path=f"{RUN}/triage_of_all_shards.parquet"
     )
 
     @task
     def report(manifest: dict[str, Any]) -> str:
         classified = manifest["outcomes"]["success"]
-        return f"{classified} of {manifest['rows_read']} tickets classified for {manifest['cost']:.6f} USD"
+        return f"{classified} of {manifest['rows_read']} tickets classified for {shown(manifest['cost'])}"
 
     report(merge.output)

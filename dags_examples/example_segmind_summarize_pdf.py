@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+
+from airflow import DAG
 
 from airflow_provider_segmind.operators.chat import SegmindChatOperator
 
-try:
-    from airflow.sdk import DAG
-except ImportError:  # Airflow 2.11
-    from airflow import DAG
-
-DOCUMENT = os.environ.get("SEGMIND_EXAMPLE_DOCUMENT", "file:///tmp/segmind-example/report.pdf")
-OUTPUT = os.environ.get("SEGMIND_EXAMPLE_OUTPUT", "file:///tmp/segmind-example")
+HOME = Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser()
+DOCUMENT = os.environ.get("SEGMIND_EXAMPLE_DOCUMENT", (HOME / "segmind" / "report.pdf").as_uri())
+OUTPUT = os.environ.get("SEGMIND_EXAMPLE_OUTPUT", (HOME / "segmind").as_uri())
 
 with DAG("example_segmind_summarize_pdf", schedule=None, params={"sentences": 5}, tags=["segmind", "example"]):
     SegmindChatOperator(

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
+from airflow import DAG
 from pydantic import BaseModel, Field
 
-try:
-    from airflow.sdk import DAG, task
-except ImportError:  # Airflow 2.11
-    from airflow import DAG
-    from airflow.decorators import task
+from airflow_provider_segmind.decorators.chat import task
 
 
 class Triage(BaseModel):
