@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from airflow_provider_segmind.chat.replies import read_reply
+from airflow_provider_segmind.money import shown
 from demo.display import Display
 from demo.rest import AirflowRest, Json
 from demo.stack import AirflowStack
@@ -91,7 +92,7 @@ def _show_reply(display: Display, rest: AirflowRest, run_id: str) -> None:
             "request id": str(submitted["request_id"]),
             "model": str(submitted["model"]),
             "tokens": f"{_shown(reply.usage.input_tokens)} in, {_shown(reply.usage.output_tokens)} out",
-            "cost": "unknown" if cost is None else f"{cost:.8f} USD",
+            "cost": shown(cost),
         }
     )
 

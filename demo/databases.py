@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
+import sqlite3
 import uuid
 from importlib.metadata import version
 from pathlib import Path
@@ -20,11 +22,13 @@ TEMPLATES = Path(__file__).resolve().parent.parent / ".tmp"
 
 LOCK_TIMEOUT = 8
 """
-Seconds for which a process waits for the others' writes to SQLite.
+Seconds for which the API server waits for the others' writes to SQLite.
 
-Two calls inside Airflow's API server can block each other for all of this time, so it is well below the heartbeat
-timeout of a task; the call that gives up is answered 500 and made again.
+Two calls inside it can block each other for all of this time, so it is well below the heartbeat timeout of a task; the
+call that gives up is answered 500 and made again.
 """
+PATIENT_LOCK_TIMEOUT = 30
+"""Seconds for all other processes: they outlast such a block, which ends a scheduler that gives up with it."""
 
 
 class Database(Protocol):
@@ -58,15 +62,23 @@ class SqliteDatabase:
     def migrate(self, run: Callable[[], None]) -> None:
         """Copy the template, or create it."""
         assert self._path is not None, "create() comes first"
-        template = TEMPLATES / f"airflow-{version('apache-airflow')}.db"
-        if template.exists():
-            shutil.copyfile(template, self._path)
-            return
-        run()
         TEMPLATES.mkdir(exist_ok=True)
-        copy = template.with_suffix(f".{uuid.uuid4().hex}")
-        shutil.copyfile(self._path, copy)
-        copy.replace(template)
+        template = TEMPLATES / f"airflow-{version('apache-airflow')}.db"
+        # Several test processes may need it at the same time.
+        with template.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not template.exists():
+                run()
+                copy = template.with_suffix(f".{uuid.uuid4().hex}")
+                shutil.copyfile(self._path, copy)
+                copy.replace(template)
+                return
+        # Not as a file: a process may have opened the database before it had tables.
+        with (
+            contextlib.closing(sqlite3.connect(template)) as source,
+            contextlib.closing(sqlite3.connect(self._path, timeout=LOCK_TIMEOUT)) as target,
+        ):
+            source.backup(target)
 
     def drop(self) -> None:
         """Do nothing: the file is removed with the home."""

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from airflow_provider_segmind.emulator.control import EmulatorControl
 from airflow_provider_segmind.execution.enrichment import PROGRESS_KEY
+from airflow_provider_segmind.money import shown
 from demo.display import Bar, Display
 from demo.rest import AirflowRest, Json
 from demo.stack import AirflowStack
@@ -53,7 +54,7 @@ def _demonstrate(display: Display, options: argparse.Namespace) -> int:
     with contextlib.ExitStack() as scope:
         home = scope.enter_context(temporary_home())
         emulator = scope.enter_context(emulated_segmind(display, home=home, options=emulator_options(options.rows)))
-        _script_failures(EmulatorControl(emulator.url))
+        script_failures(EmulatorControl(emulator.url))
         with display.step("Starting Airflow"):
             stack = scope.enter_context(
                 AirflowStack(
@@ -94,7 +95,7 @@ def emulator_options(rows: int) -> list[str]:
     return ["--no-record", "--balance", "10000", "--set", f"latency={latency}"]
 
 
-def _script_failures(emulator: EmulatorControl) -> None:
+def script_failures(emulator: EmulatorControl) -> None:
     """Make a few products fail, so that there are rows without a result."""
     emulator.script(regex=r"no\. \d*77,", fail="the model is overloaded")
     emulator.script(regex=r"no\. \d*33,", block="SAFETY")
@@ -113,7 +114,7 @@ def _watch(rest: AirflowRest, run_id: str, bar: Bar) -> Callable[[list[Json]], N
         failures = f", {failed} failed" if failed else ""
         rate, done = progress["rate"], progress["rows_done"]
         left = f", {max(0, bar.total - done) / rate:.0f} s left" if rate else ""
-        bar.show(done, f"{rate:.0f} rows/s, {progress['cost']:.2f} USD{failures}{left}")
+        bar.show(done, f"{rate:.0f} rows/s, {shown(progress['cost'])}{failures}{left}")
 
     return on_poll
 
@@ -128,7 +129,7 @@ def _show_result(display: Display, manifest: Json, database: Path) -> None:
             "distinct": f"{manifest['distinct_rows']:,}; {manifest['duplicates_saved']:,} duplicate rows cost nothing",
             "paid submits": f"{manifest['posts']:,}",
             "calls": f"{calls:,}, {calls / distinct:.2f} per distinct row",
-            "cost": f"{manifest['cost']:.6f} USD, {manifest['tokens']:,} tokens",
+            "cost": f"{shown(manifest['cost'])}, {manifest['tokens']:,} tokens",
             "latency": ", ".join(f"{name} {value:.2f} s" for name, value in manifest["latency"].items()),
             "speed": f"{seconds:.1f} s, {rows / seconds:.0f} rows per second",
             **{outcome: _reasons(counts) for outcome, counts in manifest["reasons"].items()},

@@ -18,6 +18,8 @@ Json = dict[str, Any]
 FINISHED_RUNS = frozenset({"success", "failed"})
 FINISHED_TASKS = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
 
+CALL_TIMEOUT = 120.0
+"""Seconds for one call; on a busy machine the first one takes half a minute, in which modules are imported."""
 LOCKED_PAUSES = (1.0, 2.0, 4.0)
 """Seconds before a call is made again whose transaction found the database locked."""
 
@@ -52,7 +54,7 @@ class AirflowRest:
     def __init__(self, *, base_url: str, poll_interval: float = 0.5) -> None:
         self.base_url = base_url
         self.poll_interval = poll_interval
-        self._client = httpx.Client(base_url=base_url, timeout=30, trust_env=False)
+        self._client = httpx.Client(base_url=base_url, timeout=CALL_TIMEOUT, trust_env=False)
 
     def __enter__(self) -> Self:
         return self

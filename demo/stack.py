@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Self
 import httpx
 import psutil
 
-from demo.databases import Database, SqliteDatabase, temporary_database
+from demo.databases import LOCK_TIMEOUT, PATIENT_LOCK_TIMEOUT, Database, SqliteDatabase, temporary_database
 from demo.processes import STOP_GRACE, ManagedProcess, Scope, free_port, stop_all
 from demo.rest import AirflowRest, Health
 
@@ -127,11 +127,18 @@ class AirflowStack:
             process = self.processes[name] = ManagedProcess(
                 name=name,
                 command=[sys.executable, "-m", "airflow", *self._command(name)],
-                environment=self.environment,
+                environment=self._environment_of(name),
                 log_path=self.home / "process-logs" / f"{name.replace(':', '-')}.log",
             )
         process.start()
         return process
+
+    def _environment_of(self, name: str) -> dict[str, str]:
+        variable = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
+        url = self.environment[variable]
+        if name != "api-server":
+            url = url.replace(f"?timeout={LOCK_TIMEOUT}", f"?timeout={PATIENT_LOCK_TIMEOUT}")
+        return {**self.environment, variable: url}
 
     def stop(self, name: str, *, grace: float = STOP_GRACE) -> None:
         """Stop a process and wait for its end."""
@@ -262,7 +269,8 @@ class AirflowStack:
             "core.simple_auth_manager_all_admins": "True",
             "core.test_connection": "Enabled",
             "dag_processor.dag_bundle_config_list": json.dumps(bundles),
-            "dag_processor.min_file_process_interval": "5",
+            # The files do not change; parsing the two dozen of the tests every few seconds would occupy a core.
+            "dag_processor.min_file_process_interval": "120",
             "dag_processor.parsing_processes": "1",
             "dag_processor.refresh_interval": "5",
             # On a busy machine a parse may take a minute, and Airflow would deactivate its DAGs in the middle of a run.
@@ -270,6 +278,8 @@ class AirflowStack:
             "database.sql_alchemy_conn": database_url,
             "scheduler.scheduler_idle_sleep_time": "0.5",
             "usage_data_collection.enabled": "False",
+            # Longer than the API server may wait for SQLite.
+            "workers.execution_api_timeout": "20",
             **self._settings,
         }
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "SEGMIND"))}
