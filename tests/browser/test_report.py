@@ -43,7 +43,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]
             patch.setenv("AIRFLOW_CONN_SEGMIND_DEFAULT", emulator.connection_json)
             table = Table(tmp_path_factory.mktemp("report"), emulator)
             rows = things(*(f"thing {number % 40}" for number in range(60)))
-            manifest = table.ask(source=rows, report=True, max_failed_rows=None)
+            manifest = table.ask(source=rows, max_failed_rows=None)
     return Path(manifest["report"]), manifest
 
 
@@ -62,7 +62,15 @@ def test_the_report_shows_figures_and_charts_and_loads_nothing(
         assert box["width"] > 400
         assert box["height"] > 150
     text = opened.page.inner_text("main")
-    for said in ("60 rows with gemini-3.1-flash-lite", "Every row has its outcome", f"{manifest['calls']}", "success"):
+    for said in (
+        "58 of 60 rows answered, 2 without an answer",
+        "a_task in DAG a_dag",
+        "gemini-3.1-flash-lite, prompt",
+        "Every row has its outcome",
+        f"{manifest['calls']}",
+        "success",
+        "7, 47",
+    ):
         assert said in text
     assert "<script>alert(document.cookie)</script>" in text
     assert opened.page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
@@ -84,6 +92,32 @@ def test_the_report_is_readable_in_light_and_dark_mode(
     assert label.evaluate("one => getComputedStyle(one).fill") == f"rgb{tuple(bytes.fromhex(ink[1:]))}"
 
 
+@pytest.mark.parametrize("width", [420, 1200])
+def test_the_report_lists_the_last_runs_and_links_the_task_at_any_width(
+    browser: Browser, tmp_path: Path, width: int
+) -> None:
+    earlier = [
+        {"run_id": f"a_dag/scheduled__2026-11-{day:02}T00:00:00+00:00/a_task/-1", "ended": 1.79e9 + 86400 * day}
+        | {"rows": 500, "answered": 500 - day, "cost": 0.0267, "model": "m", "prompt_hash": f"{day:064x}"}
+        for day in range(9)
+    ]
+    manifest = manifest_of(500, failed=10, earlier=earlier, ended=1.8e9, source="shop:products")
+    write_report(manifest, tmp_path / "r.report.html", task_url="https://airflow.example.com/dags/a_dag")
+    opened = Opened(browser, tmp_path / "r.report.html")
+    opened.page.set_viewport_size({"width": width, "height": 900})
+
+    assert opened.trouble == []
+    assert (
+        opened.page.get_by_role("link", name="monday").get_attribute("href") == "https://airflow.example.com/dags/a_dag"
+    )
+    rows = opened.page.locator("table.runs tbody tr")
+    assert rows.count() == 10
+    assert "$0.0267" in rows.nth(1).inner_text()
+    assert opened.page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    for label in opened.page.locator("svg text").all():
+        assert label.is_visible()
+
+
 @pytest.mark.parametrize("rows", [0, 1])
 def test_a_run_with_hardly_any_rows_has_a_report_too(browser: Browser, tmp_path: Path, rows: int) -> None:
     write_report(manifest_of(rows), tmp_path / "r.report.html")
@@ -91,4 +125,4 @@ def test_a_run_with_hardly_any_rows_has_a_report_too(browser: Browser, tmp_path:
 
     assert opened.trouble == []
     assert opened.page.get_by_role("img").count() == (5 if rows else 0)
-    assert ("There were no rows" if rows == 0 else "1 row with") in opened.page.inner_text("main")
+    assert ("There were no rows" if rows == 0 else "The only row answered") in opened.page.inner_text("main")

@@ -44,7 +44,8 @@ def redis_url() -> Iterator[str]:
 
     for number in range(15, 7, -1):
         with redis.Redis.from_url(REDIS.format(number)) as connection:
-            if connection.dbsize() == 0:
+            # It stays empty until Airflow is up, and another test run may look for an empty one meanwhile.
+            if connection.dbsize() == 0 and connection.set("taken by a test run", 1, nx=True):
                 yield REDIS.format(number)
                 connection.flushdb()
                 return

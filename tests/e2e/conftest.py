@@ -14,11 +14,13 @@ from demo.emulator import EmulatorProcess
 from demo.processes import free_port
 from demo.stack import AirflowStack
 from tests.support.crash_runs import SETTINGS, CrashRunner
+from tests.support.otlp import Collector, collecting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parents[2]
+TRACED = "test_tables.py"
 # Without the prefix that Airflow or this package might mask, so that a leak is visible.
 CANARY_KEY = "q7Zr1xWc93-canary-key-Jm52"
 
@@ -53,8 +55,20 @@ def later_port() -> int:
 
 
 @pytest.fixture(scope="session")
+def collector() -> Iterator[Collector]:
+    """Receives the spans of all processes of that Airflow."""
+    with collecting() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def airflow_stack(
-    tmp_path_factory: pytest.TempPathFactory, emulator: EmulatorControl, steady: EmulatorControl, later_port: int
+    tmp_path_factory: pytest.TempPathFactory,
+    emulator: EmulatorControl,
+    steady: EmulatorControl,
+    later_port: int,
+    collector: Collector,
+    request: pytest.FixtureRequest,
 ) -> Iterator[AirflowStack]:
     """Airflow on SQLite with the example DAGs, those of the crash tests, and those of this directory."""
     # SIGTERM stops everything the test run has started, like Ctrl-C.
@@ -69,6 +83,8 @@ def airflow_stack(
             "segmind_later": json.dumps(later),
         },
         settings=SETTINGS,
+        # Tracing is off by default; one file needs it.
+        environment=collector.environment if TRACED in {item.path.name for item in request.session.items} else None,
     ) as stack:
         yield stack
 

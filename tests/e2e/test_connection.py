@@ -37,7 +37,7 @@ def test_the_test_button_shows_the_balance(
     answer = airflow_stack.rest.call("POST", "/connections/test", json=body)
 
     assert answer["status"] is True
-    assert "Balance: 12.5000 USD" in answer["message"]
+    assert "Balance: $12.50" in answer["message"]
     assert len(emulator.posts()) == posts
 
 
@@ -70,7 +70,7 @@ def test_a_connection_test_on_a_worker_shows_the_balance(airflow_stack: AirflowS
     answer = rest.wait_for("the connection test", check, timeout=60)
 
     assert answer["state"] == "success", answer
-    assert "Balance: 12.5000 USD" in answer["result_message"]
+    assert "Balance: $12.50" in answer["result_message"]
 
 
 def test_the_form_shows_every_field(airflow_stack: AirflowStack) -> None:

@@ -58,7 +58,7 @@ def test_the_demo_shows_the_reply_keeps_the_ui_until_interrupted_and_cleans_up(
     assert page.status_code == 200
     assert re.search(r"request id +\S{8,}", text)
     assert re.search(r"tokens +\d+ in, \d+ out", text)
-    assert re.search(r"cost +0\.\d+ USD", text)
+    assert re.search(r"cost +\$0\.\d+", text)
     assert "submit success, wait success, result success" in text
     assert len(children) >= 5
     assert [child for child in children if child.is_running()] == []
@@ -111,12 +111,12 @@ def test_the_demo_enriches_a_table_and_shows_where_its_files_are(tmp_path: Path)
 
     assert demo.returncode == 0, text
     assert re.search(r"rows +120: \d+ success", text)
-    assert re.search(r"cost +0\.\d+ USD", text)
+    assert re.search(r"cost +\$0\.\d+", text)
     assert re.search(r"Enriching rows: [1-9]\d* of 120; \d+ rows/s", text), text
     report = re.search(r"report +(\S+\.report\.html)", text)
     assert report
     assert Path(report.group(1)).is_relative_to(tmp_path / "files")
-    assert "120 rows with" in Path(report.group(1)).read_text()
+    assert "120 rows answered" in Path(report.group(1)).read_text()
     assert len(started) >= 5
     assert [process for process in started if process.is_running()] == []
     assert set((ROOT / ".demo").glob("run-*")) <= homes

@@ -51,9 +51,9 @@ def runs(airflow_stack: AirflowStack, emulator: EmulatorControl) -> RequestRuns:
     assert rest.wait_for_run("e2e_sync", warm, timeout=90) == "success"
     slow = [rest.trigger("e2e_steps", conf={"model": "slow", "prompt": f"slow {number}"}) for number in range(SLOW)]
     for run_id in slow:
-        rest.wait_for_task("e2e_steps", run_id, "wait", states={"deferred"}, timeout=120)
+        rest.wait_for_task("e2e_steps", run_id, "wait", states={"deferred"}, timeout=300)
     found = RequestRuns(
-        slow, rest.wait_for("free slots", lambda: _quiet_pool(airflow_stack), timeout=15), _waiting(rest, slow)
+        slow, rest.wait_for("free slots", lambda: _quiet_pool(airflow_stack), timeout=60), _waiting(rest, slow)
     )
     airflow_stack.stop("triggerer")
     try:
@@ -66,9 +66,9 @@ def runs(airflow_stack: AirflowStack, emulator: EmulatorControl) -> RequestRuns:
     found.brisk = rest.trigger("e2e_brisk", conf={"model": "brisk"})
     emulator.advance(1200)
     for run_id in slow:
-        found.states[run_id] = rest.wait_for_run("e2e_steps", run_id, timeout=240)
-    found.states["fast"] = rest.wait_for_run("e2e_fast", found.fast, timeout=240)
-    found.states["brisk"] = rest.wait_for_run("e2e_brisk", found.brisk, timeout=120)
+        found.states[run_id] = rest.wait_for_run("e2e_steps", run_id, timeout=400)
+    found.states["fast"] = rest.wait_for_run("e2e_fast", found.fast, timeout=400)
+    found.states["brisk"] = rest.wait_for_run("e2e_brisk", found.brisk, timeout=400)
     return found
 
 

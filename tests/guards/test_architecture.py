@@ -1,4 +1,4 @@
-"""The layout of the package matches docs/architecture.md."""
+"""The layout of the package matches docs/explanation/architecture.md."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted((ROOT / PACKAGE).rglob("*.py"))
 }
-PAGE = (ROOT / "docs" / "architecture.md").read_text()
+PAGE = (ROOT / "docs" / "explanation" / "architecture.md").read_text()
 LINES = dict(re.findall(r"^\| `([\w/]+\.py)` \| (.+) \|$", PAGE, flags=re.MULTILINE))
 LONGEST, SHORTEST = 600, 80
 

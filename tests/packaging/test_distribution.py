@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tarfile
 import zipfile
 from email import message_from_bytes
 from importlib.resources import files
@@ -72,14 +71,6 @@ def test_the_wheel_declares_its_name_licence_and_pythons(wheel: Path) -> None:
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == "<3.14,>=3.11"
     assert metadata.get_payload().startswith("# airflow-provider-segmind")
-
-
-def test_the_source_archive_contains_everything_to_build_and_test_it(built: Path) -> None:
-    with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
-        names = {name.partition("/")[2] for name in archive.getnames()}
-
-    assert {"pyproject.toml", "LICENSE", "README.md", "tests/conftest.py", "airflow_provider_segmind/py.typed"} <= names
-    assert not [name for name in names if name.startswith((".venv", ".demo", ".tmp"))]
 
 
 def test_the_wheel_installs_without_extras_and_its_requirements_are_consistent(installed: Path) -> None:

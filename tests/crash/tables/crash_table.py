@@ -42,7 +42,9 @@ class EnrichOperator(SegmindEnrichSqlOperator):
             def config(self) -> Any:
                 return short_minute(super().config)
 
-        return Hook(self.segmind_conn_id, rate_share=self.rate_share)
+        made = Hook(self.segmind_conn_id)
+        made.sharing_tasks = 4
+        return made
 
 
 with DAG("crash_table", schedule=None, params={"ledger": ""}):
@@ -50,15 +52,15 @@ with DAG("crash_table", schedule=None, params={"ledger": ""}):
         task_id="ask",
         model="gemini-3.1-flash-lite",
         sql_conn_id="warehouse",
-        source_table="products",
+        sql="products",
         target_table="described",
         key="sku",
         prompt="Describe {name}.",
         ledger_path="{{ params.ledger }}",
         concurrency=32,
-        shard_count=4,
         # On a busy machine the scheduler may take a running task for lost.
         retries=4,
         retry_delay=timedelta(seconds=1),
+        shard_count=4,
     ).expand(shard_index=[0, 1, 2, 3])
     SegmindMergeOperator(task_id="merge", manifests=shards.output)

@@ -28,11 +28,11 @@ RUNS: dict[str, dict[str, Any]] = {
     "sync": {},
     "deferrable": {"deferrable": True, "sync_wait": 1},
     # Long enough for a busy machine to import, submit and poll once.
-    "limited": {"execution_timeout": timedelta(seconds=20), "retries": 0},
+    "limited": {"execution_timeout": timedelta(seconds=40), "retries": 0},
     "limited_deferrable": {
         "deferrable": True,
         "sync_wait": 1,
-        "execution_timeout": timedelta(seconds=20),
+        "execution_timeout": timedelta(seconds=40),
         "retries": 0,
     },
 }

@@ -17,6 +17,5 @@ with DAG("e2e_table", schedule=None, params={"folder": ""}):
         prompt="Film {thing}.",
         output_path="{{ params.folder }}/out.jsonl",
         concurrency=2,
-        poll_interval=1.0,
         deferrable=True,
     )

@@ -1,0 +1,97 @@
+"""
+Four tables and four chats on two Celery workers share a budget of one dollar a day, while their processes are killed.
+
+``make crash-budget SEEDS=200`` runs many seeds. Even ones keep their budget in PostgreSQL, odd ones in Redis.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from airflow_provider_segmind.emulator.control import EmulatorControl
+from demo.databases import PostgresDatabase
+from demo.emulator import EmulatorProcess
+from demo.stack import AirflowStack
+from tests.crash.conftest import KEY
+from tests.crash.test_celery import redis_url
+from tests.support.budget_runs import LIMIT, PRICE, BudgetCase, BudgetRunner
+from tests.support.crash_runs import SETTINGS
+from tests.support.databases import opened
+
+__all__ = ["redis_url"]
+SEEDS = int(os.environ.get("SEGMIND_BUDGET_CRASH_SEEDS", "5"))
+TOGETHER = 5
+"""Seeds that run at the same time."""
+pytestmark = [pytest.mark.postgres, pytest.mark.redis]
+
+
+@pytest.fixture(scope="module")
+def runner(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BudgetRunner]:
+    """Airflow with two Celery workers, an emulator, and both stores."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    folder = tmp_path_factory.mktemp("budget")
+    with contextlib.ExitStack() as scope:
+        database = scope.enter_context(opened("postgres", folder))
+        process = scope.enter_context(EmulatorProcess(log_path=folder / "emulator.log", api_key=KEY))
+        emulator = EmulatorControl(process.url)
+        emulator.settings(price_input=PRICE["input"], price_output=PRICE["output"], balance=1e6)
+        names = [f"budget-{seed}" for seed in range(SEEDS)]
+        segmind = json.loads(process.connection_json)
+        segmind["extra"]["prices"] = dict.fromkeys(names, PRICE)
+        settings = {
+            **SETTINGS,
+            "core.parallelism": "32",
+            "core.max_active_tasks_per_dag": "64",
+            "celery.broker_url": redis_url,
+            "celery.result_backend": redis_url,
+            "celery.worker_concurrency": "8",
+            "segmind.budgets": json.dumps({name: {"daily": LIMIT} for name in names}),
+            # A retry does not wait longer than this for the rows claimed by its lost worker.
+            "segmind.writer_timeout": "8",
+        }
+        stack = scope.enter_context(
+            AirflowStack(
+                home=folder / "airflow",
+                dags=[folder.__class__(__file__).parent / "budgets"],
+                connections={"segmind_default": json.dumps(segmind), "budgets": json.dumps(database.airflow)},
+                settings=settings,
+                environment={
+                    "BUDGET_SEEDS": str(SEEDS),
+                    "BUDGET_FOLDER": str(folder / "out"),
+                    "BUDGET_REDIS": redis_url,
+                },
+                database=PostgresDatabase(),
+                executor="CeleryExecutor",
+                workers=2,
+            )
+        )
+        yield BudgetRunner(stack, emulator, folder / "out", address={"dsn": database.url}, redis_url=redis_url)
+
+
+@pytest.fixture(scope="module")
+def cases(runner: BudgetRunner) -> list[BudgetCase]:
+    found: list[BudgetCase] = []
+    for first in range(0, SEEDS, TOGETHER):
+        found += runner.run(range(first, min(first + TOGETHER, SEEDS)), timeout=600)
+    for case in found:
+        print(case.figures())
+    return found
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_a_budget_holds_over_tables_and_chats_that_are_killed(cases: list[BudgetCase], seed: int) -> None:
+    case = cases[seed]
+    assert set(case.states.values()) <= {"success", "failed"}, case.states
+    assert case.kills > 0
+    assert case.rows_left > 0
+    assert case.billed <= LIMIT
+    assert case.open == []
+    assert case.spent == pytest.approx(case.billed, abs=1e-6)
+    assert case.reserved == 0
+    assert LIMIT - case.billed <= case.bound
