@@ -116,6 +116,15 @@ def _nothing_learned() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def _untuned_engine() -> Iterator[None]:
+    """Give the engine's constants their defaults back after a test that set them."""
+    yield
+    tuning = sys.modules.get("tests.support.engine_tuning")
+    if tuning is not None:
+        tuning.reset()
+
+
+@pytest.fixture(autouse=True)
 def _services(request: pytest.FixtureRequest) -> None:
     """Skip, or in CI fail, a marked test whose service is missing."""
     if request.node.get_closest_marker("postgres"):
