@@ -3,7 +3,7 @@ Segmind as the model of pydantic-ai agents, so that ``@task.llm(llm_conn_id="seg
 
 Airflow's common-ai provider looks up the hook of the connection's type and calls its ``create_agent``. The agent asks
 its model once for each step. Each of these requests is one of a chat task's: it has a submission record of its own,
-the rate limiter, budgets and the record of spend. The record is found by the task instance, the digest of the body, and
+the rate limiter, budgets and the spend record. The record is found by the task instance, the digest of the body, and
 how often this try has sent the same body before. A retry therefore sends the same bodies again, finds their records,
 and gets the answers that were paid for, up to the step that was never reached.
 

@@ -1,12 +1,12 @@
 """
-The memory of answers: what was paid for once is not paid for again, whichever task or table asks. No Airflow.
+The answer cache: what was paid for once is not paid for again, whichever task or table asks. No Airflow.
 
 One small file holds one answer, ``<first two digits>/<fingerprint>.json``: a line about it, and in the lines after that
 the JSON of the reply as Segmind sent it. So every reader decides by its own rules whether the reply is an answer. The
 fingerprint is that of the ledger (:func:`~airflow_provider_segmind.enrichment.rows.fingerprint`).
 
 A file is written whole and replaced only by another answer to the same question. Looking up an answer is one read,
-keeping one is one write. Nobody claims a question: tasks that ask the same at the same moment both pay, and the later
+keeping one is one write. Questions are not locked: tasks that ask the same at the same moment both pay, and the later
 answer stays.
 """
 
@@ -108,14 +108,14 @@ class AnswerCache:
             return None
         except Exception as error:  # Libraries of stores raise errors of their own.
             raise SegmindStateError(
-                f"The memory of answers in {self.name} cannot be read ({type(error).__name__}: {shorten(str(error))}). "
+                f"The answer cache in {self.name} cannot be read ({type(error).__name__}: {shorten(str(error))}). "
                 "The answer may be there, paid for already: nothing was sent. A retry reads it again; "
                 "reuse_answers='never' asks without it."
             ) from error
         answer = _decoded(question, content)
         if answer is None:
             log.warning(
-                "The file %s of the memory of answers is damaged: the question is asked again, and paid for. The new "
+                "The file %s of the answer cache is damaged: the question is asked again, and paid for. The new "
                 "answer replaces it",
                 path.name,
             )

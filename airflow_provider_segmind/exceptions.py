@@ -400,20 +400,20 @@ class SegmindBudgetError(SegmindError):
     """
     A budget has no room for what a paid call may cost. Nothing was sent.
 
-    :param turns_at: epoch second at which the budget's next day or month begins, None where the call costs more than a
+    :param resets_at: epoch second at which the budget's next day or month begins, None where the call costs more than a
         whole one.
     """
 
     anchor = "budget-exhausted"
     retries_exhausted = True
 
-    def __init__(self, message: str, *, turns_at: float | None) -> None:
+    def __init__(self, message: str, *, resets_at: float | None) -> None:
         super().__init__(message)
-        self.turns_at = turns_at
+        self.resets_at = resets_at
 
 
 class SegmindInFlightError(SegmindError):
-    """As many paid requests are in flight as ``max_paid_in_flight`` allows. Nothing was sent; a retry asks again."""
+    """As many paid requests are in flight as ``max_paid_in_flight`` allows. Nothing was sent; a retry checks again."""
 
     anchor = "too-many-in-flight"
     retryable = True

@@ -165,7 +165,7 @@ def get_provider_info() -> dict[str, Any]:
                     },
                     "spend_path": {
                         "description": (
-                            "Folder on object storage for the record of spend: one entry for each finished request, "
+                            "Folder on object storage for the spend record: one entry for each finished request, "
                             "in files of JSON lines, a folder for each day. Empty: nothing is recorded."
                         ),
                         "version_added": "0.1.0",
@@ -175,7 +175,7 @@ def get_provider_info() -> dict[str, Any]:
                     },
                     "spend_conn_id": {
                         "description": (
-                            "Connection of a database whose table segmind_spend is the record of spend, instead of "
+                            "Connection of a database whose table segmind_spend is the spend record, instead of "
                             "spend_path. The table is created with the first entry."
                         ),
                         "version_added": "0.1.0",

@@ -124,8 +124,8 @@ class PathTaskState(TaskState):
         except (ImportError, ValueError) as error:
             if package := missing_package(str(self._file), error):
                 raise SegmindConfigError(
-                    f"The folder for records of requests is {str(self._folder)!r}, in a store unknown to Airflow here: "
-                    f"install {package} where tasks and triggers run ({error}). Nothing was sent."
+                    f"The folder for records of requests is {str(self._folder)!r}, in a storage that this Airflow does "
+                    f"not support: install {package} where tasks and triggers run ({error}). Nothing was sent."
                 ) from error
             raise
         return _decode(text)

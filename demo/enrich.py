@@ -127,7 +127,7 @@ def _show_result(display: Display, manifest: Json, database: Path) -> None:
         {
             "rows": f"{rows:,}: {outcomes}",
             "distinct": f"{manifest['distinct_rows']:,}; {manifest['duplicates_saved']:,} duplicate rows cost nothing",
-            "paid submits": f"{manifest['posts']:,}",
+            "paid submissions": f"{manifest['posts']:,}",
             "calls": f"{calls:,}, {calls / distinct:.2f} per distinct row",
             "cost": f"{shown(manifest['cost'])}, {manifest['tokens']:,} tokens",
             "latency": ", ".join(f"{name} {value:.2f} s" for name, value in manifest["latency"].items()),

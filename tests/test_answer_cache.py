@@ -1,4 +1,4 @@
-"""The memory of answers: one read to find an answer, one write to keep it, and what a broken file or store means."""
+"""The answer cache: one read to find an answer, one write to keep it, and what a broken file or store means."""
 
 from __future__ import annotations
 

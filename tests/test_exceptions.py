@@ -24,7 +24,7 @@ CLASSES = {
     for name, kind in vars(exceptions).items()
     if inspect.isclass(kind) and issubclass(kind, SegmindError) and kind is not SegmindError
 }
-NEEDED = {"request_id": "r-1", "reason": "empty", "turns_at": 1.5}
+NEEDED = {"request_id": "r-1", "reason": "empty", "resets_at": 1.5}
 
 
 def build(kind: type[SegmindError]) -> SegmindError:

@@ -190,8 +190,8 @@ class BudgetGuard:
         bound = request_bound(model, inputs, self._settings.prices)
         if bound.assumed_cap is not None:
             self._log.warning(
-                "The request has no output cap, so the most that model %r can write (%d tokens, %s in all) is "
-                "reserved. An output cap ('max_tokens') leaves more of the budget to other requests",
+                "The request has no output cap, so the maximum output of model %r (%d tokens, %s in all) is "
+                "reserved. An output cap ('max_tokens') leaves more of the budget for other requests",
                 *(model, bound.assumed_cap, usd(bound.micros)),
             )
         return bound.micros
@@ -229,7 +229,7 @@ class BudgetGuard:
         for window in outcome.warnings:
             self._log.warning("%s", window.warning)
         if open_windows:
-            self._log.info("Reserved %s, the most that the request may cost", usd(wanted.amount))
+            self._log.info("Reserved %s, the maximum cost of the request", usd(wanted.amount))
         return wanted
 
     def _refusal(self, wanted: Reservation, refused: Refused) -> Exception:
@@ -237,20 +237,20 @@ class BudgetGuard:
         if window is None:
             return SegmindInFlightError(
                 f"As many paid requests of connection {self._connection!r} are in flight as max_paid_in_flight allows "
-                f"({self._settings.max_in_flight}). Nothing was sent; a retry asks again."
+                f"({self._settings.max_in_flight}). Nothing was sent; a retry checks again."
             )
         what = f"A request to model {wanted.model!r} may cost up to {usd(wanted.amount)}"
         if refused.needed > window.limit:
             return SegmindBudgetError(
                 f"{what}, which is more than {window.title} allows ({usd(window.limit)}). Nothing was sent. Raise the "
                 "limit, or give the request a smaller output cap.",
-                turns_at=None,
+                resets_at=None,
             )
-        turn = datetime.fromtimestamp(window.turns_at, UTC).isoformat(timespec="seconds")
+        turn = datetime.fromtimestamp(window.resets_at, UTC).isoformat(timespec="seconds")
         return SegmindBudgetError(
             f"{what}, and {window.title} has {usd(refused.left)} of {usd(window.limit)} left. Nothing was sent. The "
             f"next one begins at {turn}; until then raise the limit, or let the task wait with on_budget='defer'.",
-            turns_at=window.turns_at,
+            resets_at=window.resets_at,
         )
 
     def sending(self, reservation: Reservation | None) -> None:

@@ -52,13 +52,13 @@ class Window:
     :param key: of its counter, such as ``team-a/2026-11-27`` or ``team-a/2026-11``.
     :param budget: the name of the budget.
     :param limit: micro-dollars.
-    :param turns_at: epoch second at which the next window begins.
+    :param resets_at: epoch second at which the next window begins.
     """
 
     key: str
     budget: str
     limit: int
-    turns_at: float
+    resets_at: float
 
     @property
     def title(self) -> str:
@@ -70,7 +70,7 @@ class Window:
     @property
     def warning(self) -> str:
         """What a log says once :data:`WARN_AT` of it is spent."""
-        return f"Of {usd(self.limit)}, the limit of {self.title}, {WARN_AT:.0%} are spent"
+        return f"{WARN_AT:.0%} of {usd(self.limit)}, the limit of {self.title}, has been spent"
 
 
 def windows(rules: Iterable[BudgetRule], now: float) -> tuple[Window, ...]:

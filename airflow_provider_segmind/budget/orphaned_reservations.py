@@ -1,12 +1,12 @@
 """
-Reservations that nobody settles, settled from Segmind's request history.
+Orphaned reservations, settled from Segmind's request history.
 
 The worker of a reservation may be dead, and its task may never be run again. The next task that reserves looks such
 reservations up:
 
 - A request whose id is known is settled by its entry of the history, whoever else may still be waiting for it.
 - One that was never sent is returned.
-- One that may have been sent, but whose id nobody has, is looked for by the digest of its body, once the history is
+- One that may have been sent, but whose id is not known, is looked for by the digest of its body, once the history is
   certain to show it, among the requests of which no reservation is known. Where several are equal, each is taken once,
   the dearest first. A history without any decides nothing: the reservation stays charged at its bound.
 - A slice of a table is settled by its ledger; what its open requests may cost stays reserved. Without its ledger it
@@ -73,7 +73,7 @@ def settle_orphans(
     chance: Callable[[], float] = random.random,
 ) -> int:  # fmt: skip
     """
-    Settle reservations of a Connection that nobody has renewed; return how many. Free.
+    Settle reservations of a Connection that have not been renewed; return how many. Free.
 
     :param ledgers: returns the folder of a ledger from its URI.
     :raises SegmindStateError: the store did not answer.
@@ -104,7 +104,7 @@ def settle_orphans(
         if billed is not None and store.settle(orphan.id, billed):
             settled += 1
             log.info(
-                "Settled a reservation of %s that nobody had settled: %s of at most %s were billed",
+                "Settled an orphaned reservation of %s: %s of at most %s was billed",
                 *(orphan.owner, usd(billed), usd(orphan.amount)),
             )
     return settled
@@ -129,7 +129,7 @@ def conclude(store: BudgetStore, found: Reservation, cost: float, held: float, i
 
 def settle_slice(store: BudgetStore, found: Reservation, ledgers: Callable[[str], StorePath], now: float) -> bool:
     """
-    Settle the slice of a table that nobody runs any more from its ledger; return whether that could be read. Blocks.
+    Settle the slice of a table that no longer runs from its ledger; return whether that could be read. Blocks.
 
     :param ledgers: returns the folder of a ledger from its URI.
     :param now: epoch seconds.

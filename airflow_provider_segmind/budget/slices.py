@@ -6,7 +6,7 @@ seconds, and returns what it does not use. The less is left of a budget, the sma
 request, so that no task is refused because of what another one holds unused.
 
 The bill of a slice is always what the ledger says that the run has cost, less what it had cost when the slice was
-reserved. So a retry that takes over the slice of a killed try, and a task that settles one which nobody takes over,
+reserved. So a retry that takes over the slice of a killed try, and a task that settles an orphaned one,
 come to the same figure.
 
 What is decided is decided in the engine's loop: :meth:`TableSlice.admits`, :meth:`TableSlice.plan` and
@@ -523,11 +523,11 @@ def used_up(window: Window, left: float, needed: float, lost: float) -> SegmindB
     """
     title = window.title[0].upper() + window.title[1:]
     message = (
-        f"{title} has no room for one more request of up to {usd(needed)}: {usd(max(0.0, left))} of "
-        f"{usd(window.limit)} are left"
+        f"{title} cannot cover another request of up to {usd(needed)}: {usd(max(0.0, left))} of "
+        f"{usd(window.limit)} is left"
     )
     if lost > ROUNDING:
-        message += f", {usd(lost)} of them for requests of unknown fate, which a retry looks up"
-    error = SegmindBudgetError(f"{message}.", turns_at=window.turns_at)
+        message += f", {usd(lost)} of it for requests whose outcome is unknown; a retry looks them up"
+    error = SegmindBudgetError(f"{message}.", resets_at=window.resets_at)
     error.retryable = lost > ROUNDING
     return error

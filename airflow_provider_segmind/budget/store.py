@@ -133,7 +133,7 @@ class BudgetStore(Protocol):
 
         :param now: epoch seconds, from which it is looked for in the history: a retry may send what was reserved long
             before.
-        :returns: whether the reservation was open and nobody had noted that before: of two tries that hold the same
+        :returns: whether the reservation was open and this had not been noted before: of two tries that hold the same
             reservation, one may send.
         """
 

@@ -99,7 +99,7 @@ def check_public(host: str, port: int, *, look_up: HostLookUp = look_up) -> list
     for address in found:
         why = why_not_public(address)
         if why is not None:
-            raise RefusedAddressError(f"host {host!r} is not fetched from, because {why}")
+            raise RefusedAddressError(f"downloads from host {host!r} are not allowed, because {why}")
     return found
 
 

@@ -73,7 +73,7 @@ class RequestRef:
 
     :param submitted_at: epoch seconds, None when only the id is known.
     :param manifest: when the other task has stored the result already.
-    :param submitted_by: the names of the task that submitted it, for the record of spend; None where there is none.
+    :param submitted_by: the names of the task that submitted it, for the spend record; None where there is none.
     """
 
     request_id: str

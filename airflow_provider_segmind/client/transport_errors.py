@@ -113,7 +113,7 @@ def transport_error(context: CallContext, url: str, error: Exception, *, sent: b
         )
     reason = "the call took too long" if type(error) is TimeoutError else str(error)
     reason = shorten(mask(reason, context.secret)) or "no details"
-    message = f"{context.what} at {host!r} got no answer ({type(error).__name__}: {reason})"
+    message = f"{context.what} at {host!r} got no response ({type(error).__name__}: {reason})"
     if not sent or _never_left(error):
         return SegmindConnectionError(
             f"{message}. The call never left, so {NOT_BILLED[0].lower()}{NOT_BILLED[1:]}; check the connection's host "

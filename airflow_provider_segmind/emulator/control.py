@@ -138,7 +138,7 @@ class Controls:
         return self._rows("requests", RecordedRequest, {})
 
     def posts(self, model: str | None = None) -> list[RecordedRequest]:
-        """Return the paid submits received, including refused ones and those hit by a fault."""
+        """Return the paid submissions received, including refused ones and those hit by a fault."""
         return self._rows("posts", RecordedRequest, {"model": model})
 
     def calls(self, route: str | None = None) -> list[CallEntry]:

@@ -42,7 +42,7 @@ class RecordedRequest(Entry):
     :param time: emulated epoch seconds.
     :param headers: names in lower case.
     :param route: its route: submit, v1, status, result, credits, history, upload, ...
-    :param model: slug of a paid submit, else empty.
+    :param model: slug of a paid submission, else empty.
     :param status: status code of the response; 0 if the connection was dropped, None if there is no response yet.
     """
 
@@ -155,7 +155,7 @@ class Recorder:
         return [replace(row, status=self._by_number.get(row.number)) for row in self._requests]
 
     def posts(self, model: str | None) -> list[RecordedRequest]:
-        """Return the paid submits received, of one model or all."""
+        """Return the paid submissions received, of one model or all."""
         paid = (row for row in self._requests if row.route in PAID_ROUTES and row.method == "POST")
         return [replace(row, status=self._by_number.get(row.number)) for row in paid if model in (None, row.model)]
 

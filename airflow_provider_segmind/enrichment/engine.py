@@ -395,11 +395,11 @@ class Engine:
             after_sending(broken, f"{sent} requests were sent in this run before")
         # Only a retry fetches what was accepted and not answered yet, also where it cannot read on.
         retryable = broken.retryable or (bool(self._rows.skipped) and self.stopped is None)
-        self.stop(f"the source breaks off after {rows} rows: {broken}")
+        self.stop(f"reading the source failed after {rows} rows: {broken}")
         if rows:
-            advice = "A retry reads it again" if broken.retryable else "Mend it and run the task again"
+            advice = "A retry reads it again" if broken.retryable else "Fix it and run the task again"
             error: SegmindError = SegmindEnrichmentError(
-                f"The source breaks off after {rows} rows. {broken} The rows before have been asked about and are in "
+                f"Reading the source failed after {rows} rows. {broken} The rows before have been sent and are in "
                 f"the output. {advice}: what was answered is not paid again.",
                 retryable=retryable,
             )
@@ -557,7 +557,7 @@ class Engine:
             await enqueuing
         except (SegmindError, OSError) as error:
             self._source_error = error
-            self.stop(f"the source could not be read on: {error}")
+            self.stop(f"the rest of the source could not be read: {error}")
         self._all_read = True
         for _ in range(self.settings.concurrency):
             await self._queue.put(None)

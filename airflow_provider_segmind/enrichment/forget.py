@@ -71,7 +71,7 @@ class Places:
     :param dead_letters: JSONL files.
     :param reports: HTML files.
     :param keyed: the rows in outputs that are not files.
-    :param answer_path: returns where the memory of answers has the answer of a fingerprint; None without a memory.
+    :param answer_path: returns where the answer cache has the answer of a fingerprint; None without a memory.
     """
 
     ledgers: Sequence[StorePath] = ()

@@ -41,7 +41,7 @@ class Manifest:
     :param distinct_rows: different requests among the rows.
     :param duplicates_saved: rows that got the answer of an equal row before them.
     :param cache_hits: different requests that another run or task had completed.
-    :param reused: those of them that this run took from the memory of answers, which no run over the ledger had paid.
+    :param reused: those of them that this run took from the answer cache, which no run over the ledger had paid.
     :param requests: requests of this run, all tries.
     :param calls: HTTP calls sent to the gateway about rows in this try: ``posts``, polls and fetches, retries included.
     :param posts: paid calls among them, refused ones included.

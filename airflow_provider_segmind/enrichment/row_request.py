@@ -465,7 +465,7 @@ class RowRequester:
             await self._finish_expired(attempt, submitted, error)
         except SegmindError as error:
             run.usage.request_lost()
-            run.skip(prepared, f"request {request_id!r} was accepted, its answer is not there: {_words(error)}")
+            run.skip(prepared, f"request {request_id!r} was accepted, but its result is missing: {_words(error)}")
             if isinstance(error, RUN_ENDING_ERRORS):
                 run.stop(_words(error), error=error)
         else:

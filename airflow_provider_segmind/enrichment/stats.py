@@ -295,7 +295,7 @@ class Tally:
     :param cost: USD billed for them as far as known.
     :param tokens: tokens they used.
     :param accepted: requests that Segmind accepted.
-    :param reused_rows: rows whose answer came from the memory of answers; they are in ``outcomes`` too.
+    :param reused_rows: rows whose answer came from the answer cache; they are in ``outcomes`` too.
     :param sample: some of the rows that got their outcome.
     """
 

@@ -1,4 +1,4 @@
-"""Which memory of answers a task uses, and what of a result can be kept in it."""
+"""Which answer cache a task uses, and what of a result can be kept in it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FILE_ELSEWHERE = "its files are at Segmind only, which drops them; with an outpu
 
 def answers_for(reuse_answers: str | timedelta, answers_path: str | None) -> AnswerCache | None:
     """
-    Return the memory of answers of a task, None for a task that uses none.
+    Return the answer cache of a task, None for a task that uses none.
 
     :param answers_path: its folder; ``[segmind] answers_path`` when None.
     :raises SegmindConfigError: there is no folder, or Airflow cannot reach a store of that kind here.
@@ -41,7 +41,7 @@ def answers_for(reuse_answers: str | timedelta, answers_path: str | None) -> Ans
 
 def locate_answers(path: str) -> Any:
     """
-    Return the folder of a memory of answers.
+    Return the folder of an answer cache.
 
     :raises SegmindConfigError: Airflow cannot reach a store of that kind here.
     """
@@ -49,7 +49,8 @@ def locate_answers(path: str) -> Any:
         return locate(path)
     except (ValueError, ImportError) as error:
         raise SegmindConfigError(
-            f"'answers_path' is in a store unknown to Airflow here: {shorten(str(error))}. Nothing was sent."
+            f"'answers_path' is in a storage that this Airflow does not support: {shorten(str(error))}. "
+            "Nothing was sent."
         ) from error
 
 

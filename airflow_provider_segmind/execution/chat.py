@@ -315,7 +315,7 @@ class ChatExecution:
         reply = self._read(result)
         decision = self._decide(reply, first)
         if not isinstance(decision, Accept):
-            self._log.info("The answer that is kept for this question is not one for this task; asking again")
+            self._log.info("The cached answer is not valid for this task; submitting a new request")
             return None
         self.reused, self.cost = answer, 0.0
         first.execution.reuse(answer)

@@ -48,7 +48,7 @@ from airflow_provider_segmind.spend.recorder import SpendBuffer, SpendRecorder
 from airflow_provider_segmind.telemetry.metrics import MetricsSender, call_totals
 from airflow_provider_segmind.telemetry.tracing import task_tracer
 from airflow_provider_segmind.triggers.request import (
-    TURN_SPREAD,
+    RESET_SPREAD,
     SegmindRequestsTrigger,
     defer_for_place,
     defer_while_paused,
@@ -76,7 +76,7 @@ LOG_INTERVAL = 30.0
 SHORTEST_TIMEOUT = 5.0
 """Seconds; a heartbeat comes six times in them, and a busy machine may be late."""
 SPEND_RECORDED = "spend_recorded"
-"""Key of the resume state: whether all that was finished before the deferral is in the record of spend."""
+"""Key of the resume state: whether all that was finished before the deferral is in the spend record."""
 LOOK_UP_AFTER = 60.0
 """Seconds after which a table that a budget has ended looks up its requests of unknown fate, where it defers."""
 CONFIDENCE = 2.0
@@ -92,7 +92,7 @@ class EnrichmentSettings:
     :param task_url: the task instance in Airflow's UI, None where that address is not known.
     :param deadline: epoch second at which the task must have ended, infinity without an ``execution_timeout``.
     :param names: of DAG and task, as tags of its metrics.
-    :param answers: the memory of answers, None for a table that asks without it.
+    :param answers: the answer cache, None for a table that asks without it.
     """
 
     run_id: str
@@ -212,7 +212,7 @@ class EnrichmentRun:
     :param defer: Airflow's ``defer`` of the operator.
     :param xcom_push: pushes ``value`` under ``key``; a no-op where the task pushes no XCom.
     :param resume_state: counts of this try before it was deferred, None at its start.
-    :param spend: records finished requests, None without a record of spend.
+    :param spend: records finished requests, None without a spend record.
     :param budget: its part of the budgets that hold, None where none does.
     :param pause: whether spending is paused; its switch is an Airflow Variable when None.
     """
@@ -563,14 +563,14 @@ class EnrichmentRun:
         if (
             engine is None
             or refusal is None
-            or refusal.turns_at is None
+            or refusal.resets_at is None
             or self.settings.on_budget != "defer"
             or self._stop_reason is not None
             or running.exception() is not None
         ):
             return
         # Requests of unknown fate are looked up soon: their results are there for an hour.
-        until = time.time() + LOOK_UP_AFTER if refusal.retryable else refusal.turns_at + random.random() * TURN_SPREAD
+        until = time.time() + LOOK_UP_AFTER if refusal.retryable else refusal.resets_at + random.random() * RESET_SPREAD
         if until >= self.settings.deadline:
             self._log.warning("The next day or month of the budget begins after the task's execution_timeout")
             return
@@ -677,7 +677,7 @@ class EnrichmentRun:
             skip(f"Skipped, because of on_budget='skip_downstream': {why}")
         error = SegmindBudgetError(
             f"{why}. Run the task again when the budget allows it, or let it wait with on_budget='defer'.",
-            turns_at=refusal.turns_at,
+            resets_at=refusal.resets_at,
         )
         error.retryable = refusal.retryable
         raise error

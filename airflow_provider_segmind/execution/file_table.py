@@ -34,8 +34,8 @@ def locate_named(name: str, path: Any) -> StorePath:
         return locate(path_text(path))
     except (ValueError, ImportError) as error:
         raise SegmindConfigError(
-            f"{name!r} is {path_text(path)!r}, in a store unknown to Airflow here: {shorten(str(error))}. Nothing was "
-            "sent."
+            f"{name!r} is {path_text(path)!r}, in a storage that this Airflow does not support: "
+            f"{shorten(str(error))}. Nothing was sent."
         ) from error
 
 

@@ -76,7 +76,7 @@ from airflow_provider_segmind.triggers.events import RequestEvent
 from airflow_provider_segmind.triggers.request import (
     defer_for_place,
     defer_request,
-    defer_until_turn,
+    defer_until_reset,
     defer_while_paused,
 )
 
@@ -111,11 +111,11 @@ class RequestSettings:
     :param on_expired: the result is gone.
     :param max_resubmits: how often ``on_failed``, ``on_expired`` and ``on_unknown`` may submit again for one task
         instance.
-    :param spend: records finished requests, None without a record of spend.
+    :param spend: records finished requests, None without a spend record.
     :param budget: reserves what each request may cost and settles it, None where nothing can limit it.
     :param on_budget: a budget has no room; ``defer`` waits until its next day or month begins.
     :param telemetry: metrics and spans of the requests, None for neither.
-    :param answers: the memory of answers, None for a task that asks without it.
+    :param answers: the answer cache, None for a task that asks without it.
     """
 
     model: str
@@ -201,7 +201,7 @@ class RequestExecution:
 
     @property
     def spend(self) -> SpendRecorder | None:
-        """What records the request when it has finished, None without a record of spend."""
+        """What records the request when it has finished, None without a spend record."""
         return self._settings.spend
 
     def start(self) -> StoredResult:
@@ -244,7 +244,7 @@ class RequestExecution:
         finish_reason: str | None = None,
     ) -> None:
         """
-        Tell the record of spend, metrics and traces that the request has ended.
+        Tell the spend record, metrics and traces that the request has ended.
 
         :param metrics: as Segmind reported them; their cost precedes ``cost``.
         """
@@ -268,7 +268,7 @@ class RequestExecution:
     def record_spend(
         self, outcome: Outcome, *, metrics: Mapping[str, Any] | None = None, cost: float | None = None, **known: Any
     ) -> None:
-        """Settle the request in its budgets, and add it to the record of spend, if there are any."""
+        """Settle the request in its budgets, and add it to the spend record, if there are any."""
         known |= {"metrics": metrics, "cost": cost}
         if self._settings.budget is not None:
             billed = Metrics.model_validate(metrics or {}).cost
@@ -295,7 +295,7 @@ class RequestExecution:
         return answers.find(question_fingerprint(self._settings.model, self._inputs, schema=schema, options=options))
 
     def reuse(self, answer: Answer) -> None:
-        """Say in the log, in XCom and in the record of spend that an answer was paid for before."""
+        """Say in the log, in XCom and in the spend record that an answer was paid for before."""
         self.reused, self.cost = answer, 0.0
         self._log.info(
             "Reusing the answer to request %s (model %s, submitted %s, cost %s): nothing is submitted or paid",
@@ -492,14 +492,14 @@ class RequestExecution:
                 self._wait_for_slot(error)
 
     def _wait_for_next_window(self, error: SegmindBudgetError) -> NoReturn:
-        turns_at = error.turns_at
+        resets_at = error.resets_at
         # The reply before a follow-up is gone after an hour, unless it was stored.
         kept = self._spent_before is None or self._settings.destination.folder is not None
         latest = self._settings.deadline if kept else min(self._settings.deadline, self._clock() + RESULT_LIFETIME / 2)
-        if self._settings.on_budget != "defer" or turns_at is None or turns_at >= latest:
+        if self._settings.on_budget != "defer" or resets_at is None or resets_at >= latest:
             raise error
-        self._log.warning("%s Deferring until %s", error, iso(turns_at))
-        defer_until_turn(self._defer, turns_at=turns_at, method_name="execute_after_pause")
+        self._log.warning("%s Deferring until %s", error, iso(resets_at))
+        defer_until_reset(self._defer, resets_at=resets_at, method_name="execute_after_pause")
 
     def _wait_for_slot(self, error: SegmindInFlightError) -> None:
         settings = self._settings
@@ -669,7 +669,7 @@ class RequestExecution:
         if failure is not None and failure.billed is None:
             risk = "does not submit again while that is undecided"
         elif self._settings.on_unknown == "resubmit" and record.resubmits >= self._settings.max_resubmits:
-            risk = f"has submitted again as often as it may ({self._settings.max_resubmits} times)"
+            risk = f"has reached max_resubmits ({self._settings.max_resubmits})"
         next_step = f"Nothing was sent again. Clear the task to search again; on_unknown='resubmit' {risk}."
         message = unknown_message(record, f"{found} {next_step}")
         error = SegmindSubmissionUnknownError(f"{cause} {message}" if cause else message)

@@ -41,7 +41,7 @@ def fetch_result(
 
     :param request_id: the id, or what a submit task or a sensor returned.
     :param recover: whether a result that is gone is recovered from the request history.
-    :param spend: records the request, None without a record of spend.
+    :param spend: records the request, None without a spend record.
     :param telemetry: metrics and spans of the request, None for neither.
     :raises SegmindRequestTimeoutError: the request has no result yet.
     :raises SegmindError: it failed, or its result is gone.

@@ -99,7 +99,7 @@ class RowAttachments:
             path = locate(address)
         except (ValueError, ImportError) as error:
             raise SegmindRowError(
-                f"{name} is in a store unknown to Airflow here: {shorten(str(error), 80)}."
+                f"{name} is in a storage that this Airflow does not support: {shorten(str(error), 80)}."
             ) from error
         _check_store(path, name, template)
         shown = f"{name} ({shorten(path.name, 80)!r})"
@@ -293,7 +293,7 @@ class RowPrompt:
             if known.assumed_cap is not None and not self._assumption_logged:
                 self._assumption_logged = True
                 self._log.warning(
-                    "The requests have no output cap, so the most that model %r can write (%d tokens, %s in all) is "
+                    "The requests have no output cap, so the maximum output of model %r (%d tokens, %s in all) is "
                     "reserved for each. An output cap ('max_tokens' in the options) leaves more to others",
                     *(self._settings.model, known.assumed_cap, usd(known.micros)),
                 )

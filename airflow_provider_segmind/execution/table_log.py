@@ -26,9 +26,9 @@ def log_start(log: Any, table: TableIO, question: Question, *, limits: Iterable[
     :param rows: of the source, None while unknown.
     """
     counted = "" if rows is None else f" ({rows:,} rows)"
-    log.info("Reads %s%s and writes %s; the ledger is %s", table.source, counted, table.target, table.ledger)
+    log.info("Source: %s%s; target: %s; ledger: %s", table.source, counted, table.target, table.ledger)
     log.info(
-        "Asks %s with prompt %s for %s",
+        "Model: %s; prompt: %s; answer columns: %s",
         *(question.model, question.prompt_hash[:PROMPT_CHARACTERS], ", ".join(question.answer_columns)),
     )
     log.info("Limits: %s", "; ".join(limits))
@@ -52,10 +52,10 @@ def _end(manifest: Manifest, manifest_path: object | None) -> Iterator[str]:
         yield f"{rest:,} for other reasons"
     unpriced = f", and {counted(manifest.unpriced, 'distinct row')} of unknown price" if manifest.unpriced else ""
     yield f"Billed in this run: {shown(manifest.cost)} for {counted(manifest.requests, 'request')}{unpriced}"
-    yield f"Calls in this try: {manifest.calls:,}, of them {counted(manifest.posts, 'paid submit')}"
+    yield f"Calls in this try: {manifest.calls:,}, including {counted(manifest.posts, 'paid submission')}"
     free = {
         "of other runs in the ledger": counted(manifest.cache_hits - manifest.reused, "distinct row"),
-        "from the memory of answers": counted(manifest.reused, "distinct row"),
+        "from the answer cache": counted(manifest.reused, "distinct row"),
         "equal to one before": counted(manifest.duplicates_saved, "row"),
         "in the target already": counted(manifest.rows_unchanged, "row"),
     }

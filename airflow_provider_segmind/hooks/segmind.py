@@ -346,7 +346,7 @@ class SegmindHook(BaseHook):
 
     def settle_orphans(self, store: BudgetStore) -> None:
         """
-        Settle what other tasks have reserved for this Connection and nobody settles. Free.
+        Settle orphaned reservations of other tasks on this Connection. Free.
 
         :raises SegmindStateError: the store did not answer.
         """

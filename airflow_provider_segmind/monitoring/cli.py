@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 PROGRAM = "python -m airflow_provider_segmind"
-ABOUT = "See and steer what tasks ask of Segmind, and what that costs."
+ABOUT = "Inspect and control requests to Segmind and what they cost."
 EXIT_CODES = (
     "Exit codes: 0 done; 1 the check found a problem, or what was asked for is missing or cannot be read; "
     "2 wrong arguments; 3 the metadata database cannot be reached from here."
@@ -119,7 +119,7 @@ COMMANDS = (
             DAG,
             OUTPUT,
         ),
-        "From the record of spend ([segmind] spend_path or spend_conn_id); without one, what XComs and manifests "
+        "From the spend record ([segmind] spend_path or spend_conn_id); without one, what XComs and manifests "
         "still show.",
     ),
     Command(
@@ -160,7 +160,7 @@ COMMANDS = (
     ),
     Command(
         "forget",
-        "Remove old answers from the memory of answers, or some rows of a table from everywhere",
+        "Remove old answers from the answer cache, or some rows of a table from everywhere",
         "forget_answers",
         (
             _argument(
@@ -181,7 +181,7 @@ COMMANDS = (
                 help="answers whose request is older, such as 90d or 12h; with a "
                 "manifest or a ledger, its rows that are unchanged for so long",
             ),
-            _argument("--answers-path", help="the memory of answers (default: [segmind] answers_path)"),
+            _argument("--answers-path", help="the answer cache (default: [segmind] answers_path)"),
             _argument("--ledger", help="the ledger's folder, where a manifest does not name it"),
             _argument("--yes", action="store_true", help="remove what was found; without it nothing is changed"),
             OUTPUT,

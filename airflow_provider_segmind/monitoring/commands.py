@@ -70,7 +70,7 @@ DONE, PROBLEM, NO_DATABASE = 0, 1, 3
 PAGE = 100
 """Rows of the request history that are read with one call."""
 RECONCILED = 7 * 86_400.0
-"""Seconds of the history with which the record of spend is completed unless ``--since`` says otherwise."""
+"""Seconds of the history with which the spend record is completed unless ``--since`` says otherwise."""
 _UNITS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
@@ -186,7 +186,7 @@ def show_budgets(values: Namespace) -> int:
             {"windows": [_window_json(use) for use in uses], "in_flight": [_flight_json(one) for one in flights]}
         )
         return DONE
-    titles = ("budget", "window", "limit", "spent", "reserved", "left", "turns in", "warning")
+    titles = ("budget", "window", "limit", "spent", "reserved", "left", "resets in", "warning")
     print_table(titles, [_window_cells(use, now) for use in uses], right=titles[2:7])
     if not uses:
         say("No budget is set: see how-to/budgets in the documentation.")
@@ -202,13 +202,17 @@ def _flight_json(one: InFlight) -> dict[str, Any]:
 def _window_json(use: WindowUse) -> dict[str, Any]:
     amounts = {"limit": use.window.limit, "spent": use.spent, "reserved": use.reserved, "left": use.left}
     named = {"budget": use.window.budget, "window": period(use)}
-    return {**named, **{f"{name}_micros": amount for name, amount in amounts.items()}, "turns_at": use.window.turns_at}
+    return {
+        **named,
+        **{f"{name}_micros": amount for name, amount in amounts.items()},
+        "resets_at": use.window.resets_at,
+    }
 
 
 def _window_cells(use: WindowUse, now: float) -> tuple[str | None, ...]:
     window = use.window
     amounts = (_cost(round(amount)) for amount in (window.limit, use.spent, use.reserved, use.left))
-    return (window.budget, period(use), *amounts, time_span(window.turns_at - now), warning(use))
+    return (window.budget, period(use), *amounts, time_span(window.resets_at - now), warning(use))
 
 
 def list_dead_letters(values: Namespace) -> int:
@@ -248,7 +252,7 @@ def forget_answers(values: Namespace) -> int:
 
 def _forget_old(values: Namespace, answers: AnswerCache | None) -> int:
     if answers is None:
-        raise SegmindConfigError("There is no memory of answers: give --answers-path, or set [segmind] answers_path.")
+        raise SegmindConfigError("There is no answer cache: give --answers-path, or set [segmind] answers_path.")
     before = _since(values.older_than) or 0.0
 
     def old() -> tuple[list[Any], int]:
@@ -300,8 +304,8 @@ def _forget_rows(values: Namespace, answers: AnswerCache | None) -> int:
     if values.yes and found:
         rows.remove(writer_timeout=writer_timeout())
         left = [asdict(trace) for trace in rows.search()]
-    memory = "" if answers else " No memory of answers was searched: there is no --answers-path."
-    _print_forgotten(values, found, left, ("" if found else "Nothing is known of such a row.") + memory)
+    memory = "" if answers else " No answer cache was searched: there is no --answers-path."
+    _print_forgotten(values, found, left, ("" if found else "No such row was found.") + memory)
     return PROBLEM if left or not found else DONE
 
 
@@ -591,11 +595,11 @@ def _spend_json(view: SpendView, by: Sequence[Dimension]) -> dict[str, Any]:
 
 
 def _reconcile(reader: Reader, since: float | None) -> list[dict[str, Any]]:
-    """Complete the record of spend for each account, and return what was added."""
+    """Complete the spend record for each account, and return what was added."""
     store = configured_store()
     if store is None:
         raise SegmindConfigError(
-            "There is no record of spend to complete: set [segmind] spend_path or spend_conn_id. Without one Segmind's "
+            "There is no spend record to complete: set [segmind] spend_path or spend_conn_id. Without one Segmind's "
             "history is listed by 'requests --at-segmind'."
         )
     added = []

@@ -59,7 +59,7 @@ REQUEST_OPERATORS = (
     *("_SegmindDecoratedOperator", "SegmindRequestSensor"),
 )
 NO_RECORD = (
-    "No record of spend is configured ([segmind] spend_path or spend_conn_id), so these are the figures in XComs and "
+    "No spend record is configured ([segmind] spend_path or spend_conn_id), so these are the figures in XComs and "
     "manifests that still exist: a retry, a clear and a clean-up of the database remove them."
 )
 UNFINISHED = ("running", "deferred", "up_for_retry", "up_for_reschedule", "queued", "scheduled", "restarting")
@@ -285,11 +285,11 @@ class Reader:
         dag_ids: Collection[str] | None = None,
     ) -> SpendView:
         """
-        Add up what was spent: from the record of spend, or without one from XComs and manifests.
+        Add up what was spent: from the spend record, or without one from XComs and manifests.
 
         :param since: epoch seconds, included.
         :param until: epoch seconds, excluded.
-        :raises SegmindConfigError: the record of spend is configured wrongly.
+        :raises SegmindConfigError: the spend record is configured wrongly.
         """
         store = configured_store()
         if store is not None:
@@ -302,7 +302,7 @@ class Reader:
         """
         Return the requests that are known to be of tasks of this deployment, with the task where that is known.
 
-        Requests of a table's rows are known through the record of spend, and while the table's task is deferred.
+        Requests of a table's rows are known through the spend record, and while the table's task is deferred.
 
         :param since: epoch seconds; older ones are not looked for.
         """

@@ -1,4 +1,4 @@
-"""What was spent, grouped: from the record of spend, else from what XComs and manifests still show."""
+"""What was spent, grouped: from the spend record, else from what XComs and manifests still show."""
 
 from __future__ import annotations
 

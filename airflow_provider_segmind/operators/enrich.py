@@ -109,7 +109,7 @@ class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
 
     *Limits*
 
-    :param reuse_answers: whether a row that is not in the ledger is answered from the memory of answers that chat tasks
+    :param reuse_answers: whether a row that is not in the ledger is answered from the answer cache that chat tasks
         and other tables share: ``never``, ``always``, or up to an age; see ``docs/how-to/reuse.md``.
     :param budget: a budget of ``[segmind] budgets`` that holds for this task besides that of its connection.
     :param max_cost: USD the task instance may spend over all its tries.
@@ -304,7 +304,7 @@ class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
         """Continue after a deferral: fetch by id what has ended, and ask about further rows."""
         payload = event or {}
         if payload.get("error"):
-            self.log.warning("Waiting in the triggerer failed (%s); no request is lost by it", payload["error"])
+            self.log.warning("Waiting in the triggerer failed (%s); no request was lost", payload["error"])
         self.log.info(
             "Continuing with the table; %s requests ended in the meantime", payload.get("ended", "an unknown number of")
         )

@@ -1,1 +1,1 @@
-"""The record of spend: one entry for each finished request, in object storage or a database."""
+"""The spend record: one entry for each finished request, in object storage or a database."""

@@ -1,4 +1,4 @@
-"""One entry of the record of spend: a finished request, whose task it was of, and what it cost."""
+"""One entry of the spend record: a finished request, whose task it was of, and what it cost."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class SpendEntry:
         try:
             entry = cls(**{name: value[name] for name in FIELDS if name in value})
         except (TypeError, KeyError) as error:
-            raise ValueError(f"not an entry of the record of spend: {error}") from error
+            raise ValueError(f"not an entry of the spend record: {error}") from error
         if entry.outcome not in OUTCOMES:
             raise ValueError(f"{entry.outcome!r} is not an outcome of a request")
         return entry

@@ -1,5 +1,5 @@
 """
-The record of spend as files: a folder for each day (UTC), in it write-once files of JSON lines, readable with DuckDB.
+The spend record as files: a folder for each day (UTC), in it write-once files of JSON lines, readable with DuckDB.
 
 The name of a file is the SHA-256 of its content. So a file is never changed, writing it twice is harmless, and one that
 was copied into another file can be deleted whoever may be reading or writing at the time.
@@ -31,7 +31,7 @@ FULL = 32 << 20
 
 class FileStore:
     """
-    The record of spend in a folder of any object store.
+    The spend record in a folder of any object store.
 
     :param root: the folder; created with the first entry.
     """
@@ -183,6 +183,6 @@ def _parse(name: str, content: bytes) -> Iterator[SpendEntry]:
 
 def _unreadable(name: str, why: object) -> SegmindStateError:
     return SegmindStateError(
-        f"The file {name!r} of the record of spend cannot be read: {why}. Nothing was changed. Without that file the "
+        f"The file {name!r} of the spend record cannot be read: {why}. Nothing was changed. Without that file the "
         "record would show too little; delete it only if it is lost for good, then run spend --reconcile."
     )

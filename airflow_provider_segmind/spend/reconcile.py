@@ -1,4 +1,4 @@
-"""Complete the record of spend from Segmind's request history."""
+"""Complete the spend record from Segmind's request history."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class HistoryClient(Protocol):
 @dataclass(slots=True, kw_only=True)
 class Reconciliation:
     """
-    What was added to the record of spend.
+    What was added to the spend record.
 
     :param added: requests that no task had recorded.
     :param priced: requests whose cost was not known before.

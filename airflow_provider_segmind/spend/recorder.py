@@ -143,7 +143,7 @@ class SpendRecorder:
     def warn_of(self, error: Exception) -> None:
         """Log that the record is incomplete for now."""
         self._log.warning(
-            "The record of spend cannot be written: %s: %s. A retry of this task, or spend --reconcile, adds what is "
+            "The spend record cannot be written: %s: %s. A retry of this task, or spend --reconcile, adds what is "
             "missing",
             *(type(error).__name__, error),
         )
@@ -185,7 +185,7 @@ class SpendBuffer:
         self._waiting.append(request)
 
     def ended_before(self, requests: Iterable[FinishedRequest], *, since: float) -> None:
-        """Record those requests of earlier tries that the record of spend lacks."""
+        """Record those requests of earlier tries that the spend record lacks."""
         if self._complete:
             return
         if math.isinf(since):
@@ -254,7 +254,7 @@ def recorder_for(
     context: Context, connection: str, *, log: Any, budget: BudgetGuard | None = None
 ) -> SpendRecorder | None:
     """
-    Return the recorder of a task instance, None without a record of spend and budgets.
+    Return the recorder of a task instance, None without a spend record and budgets.
 
     :param context: the context Airflow gives to ``execute``.
     :param budget: settled by what the requests cost.

@@ -1,4 +1,4 @@
-"""The record of spend as a table of any database that Airflow has a DB-API hook for."""
+"""The spend record as a table of any database that Airflow has a DB-API hook for."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MOST_RACES = 5
 
 class SqlStore:
     """
-    The record of spend in a table, which is created with the first entry.
+    The spend record in a table, which is created with the first entry.
 
     :param hook: of the database; its placeholders are positional.
     """

@@ -1,4 +1,4 @@
-"""Where the record of spend is kept: what every store does, and the one that the configuration names."""
+"""Where the spend record is kept: what every store does, and the one that the configuration names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from airflow_provider_segmind.spend.entries import SpendEntry
 
 class SpendStore(Protocol):
     """
-    A record of spend, in which each request counts once however often it is written.
+    A spend record, in which each request counts once however often it is written.
 
     All of its methods block, and raise the errors of the store.
     """
@@ -54,7 +54,7 @@ def configured_store() -> SpendStore | None:
 
     path, conn_id = (conf.get("segmind", name, fallback="") for name in ("spend_path", "spend_conn_id"))
     if path and conn_id:
-        raise SegmindConfigError("[segmind] spend_path and spend_conn_id are both set; there is one record of spend.")
+        raise SegmindConfigError("[segmind] spend_path and spend_conn_id are both set; there is one spend record.")
     if path:
         from airflow_provider_segmind.hooks.stores import locate
         from airflow_provider_segmind.spend.files import FileStore
@@ -63,7 +63,7 @@ def configured_store() -> SpendStore | None:
             return FileStore(locate(path))
         except (ValueError, ImportError) as error:
             raise SegmindConfigError(
-                f"[segmind] spend_path is in a store unknown to Airflow here: {shorten(str(error))}."
+                f"[segmind] spend_path is in a storage that this Airflow does not support: {shorten(str(error))}."
             ) from error
     if conn_id:
         from airflow_provider_segmind.hooks.stores import database_hook

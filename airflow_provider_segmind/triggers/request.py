@@ -46,7 +46,7 @@ PLACE_KEPT = 20.0
 """Seconds for which a place is kept for the task that was resumed for it, which has to start before it can reserve."""
 SETTLE_INTERVAL = 300.0
 """Seconds after which one task is resumed without a place: a task that reserves returns those of dead ones."""
-TURN_SPREAD = 60.0
+RESET_SPREAD = 60.0
 """Seconds after the turn of a budget within which the tasks that wait for it resume."""
 LATE = 5.0
 """Seconds after a trigger's deadline for which it still waits for its Connection, to poll once."""
@@ -105,15 +105,15 @@ def defer_while_paused(
     defer(trigger=trigger, method_name=method_name)
 
 
-def defer_until_turn(defer: Callable[..., NoReturn], *, turns_at: float, method_name: str) -> NoReturn:
+def defer_until_reset(defer: Callable[..., NoReturn], *, resets_at: float, method_name: str) -> NoReturn:
     """
     Defer a task until the next day or month of a budget begins.
 
-    :param turns_at: epoch second at which it begins.
+    :param resets_at: epoch second at which it begins.
     :param method_name: the method that resumes the task.
     """
     # Spread over a minute, so that thousands of tasks do not resume in the same second.
-    until = turns_at + random.random() * TURN_SPREAD
+    until = resets_at + random.random() * RESET_SPREAD
     trigger = SegmindBudgetTrigger(until=until, not_before=earliest_event(time.time()))
     defer(trigger=trigger, method_name=method_name)
 
@@ -469,7 +469,7 @@ class SegmindInFlightTrigger(_SegmindTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and yield one event: ``resume_state``."""
         places = _places.setdefault((owner_of(self), self.segmind_conn_id), _Places(time.monotonic()))
-        # A place that is taken too early would be kept for nobody.
+        # A place that is taken too early would be held without a use.
         await asyncio.sleep(max(0.0, self.not_before - time.time()))
         while self.until is None or time.time() < self.until:
             await self._look_up(places)
@@ -494,7 +494,7 @@ class SegmindInFlightTrigger(_SegmindTrigger):
         except Exception as error:  # The task never sees what a trigger raises; the store may answer the next time.
             places.free = 0
             if not places.failing:
-                self.log.warning("The store of budgets could not be asked", exc_info=masked(error))
+                self.log.warning("The budget store could not be reached", exc_info=masked(error))
             places.failing = True
 
 

@@ -95,7 +95,7 @@ def _spend_some(database: Path) -> None:
             store.reserve(replace(one, slots=slots), open_now, max_in_flight=None)
         store.settle(f"id-{name}0", spent * 1e6)
     store.close()
-    # The same database keeps the record of spend, from which the view Spend is drawn.
+    # The same database keeps the spend record, from which the view Spend is drawn.
     hook = DriverHook("sqlite", "?", {"database": str(database)})
     days = (an_entry(f"r{day}", at=time.time() - day * DAY, dag_id="shop", cost_micros=5e5) for day in range(5))
     SqlStore(hook, "a_database").write(list(days))

@@ -159,7 +159,7 @@ def test_a_request_above_one_of_its_limits_does_not_wait_for_another_to_turn(gua
     with pytest.raises(SegmindBudgetError, match="is more than the day 2023-11-15 of budget 'b' allows") as raised:
         guarded(used_up, daily("b", 0.00001)).reserve(MODEL, BODY, "digest")
 
-    assert raised.value.turns_at is None
+    assert raised.value.resets_at is None
 
 
 def test_a_bound_beyond_all_reason_is_more_than_the_budget_allows(guarded: Guarded) -> None:

@@ -32,7 +32,7 @@ def test_the_day_is_that_of_the_budgets_timezone() -> None:
 
     (window,) = windows([rule], datetime(2026, 12, 31, 15, 0, tzinfo=UTC).timestamp())
 
-    assert (window.key, window.turns_at) == ("a/2027-01-01", datetime(2027, 1, 1, 15, tzinfo=UTC).timestamp())
+    assert (window.key, window.resets_at) == ("a/2027-01-01", datetime(2027, 1, 1, 15, tzinfo=UTC).timestamp())
 
 
 @pytest.mark.parametrize(("day", "hours"), [("2026-03-29", 23), ("2026-10-25", 25), ("2026-11-27", 24)])
@@ -40,12 +40,12 @@ def test_a_day_is_as_long_as_the_change_of_the_clocks_makes_it(day: str, hours: 
     begin, rule = at(f"{day}T00:00"), BudgetRule("a", 1, None, "Europe/Berlin")
 
     (first,) = windows([rule], begin)
-    (last,) = windows([rule], first.turns_at - 0.001)
+    (last,) = windows([rule], first.resets_at - 0.001)
     (before,) = windows([rule], begin - 0.001)
 
     assert first == last
-    assert first.turns_at - begin == timedelta(hours=hours).total_seconds()
-    assert before.turns_at == begin
+    assert first.resets_at - begin == timedelta(hours=hours).total_seconds()
+    assert before.resets_at == begin
 
 
 def test_a_day_without_a_midnight_begins_when_the_clocks_change() -> None:
@@ -55,7 +55,7 @@ def test_a_day_without_a_midnight_begins_when_the_clocks_change() -> None:
     (before,) = windows([rule], change - 1)
     (after,) = windows([rule], change)
 
-    assert (before.key, before.turns_at, after.key) == ("a/2018-11-03", change, "a/2018-11-04")
+    assert (before.key, before.resets_at, after.key) == ("a/2018-11-03", change, "a/2018-11-04")
 
 
 def test_windows_are_sorted_and_each_is_there_once() -> None:

@@ -145,7 +145,7 @@ def test_a_task_may_wait_for_the_next_day_without_a_worker(
         make(clock, on_budget="defer").execute(run.context())
 
     assert deferred.value.method_name == "execute_after_pause"
-    assert window.turns_at <= deferred.value.trigger.until <= window.turns_at + 60
+    assert window.resets_at <= deferred.value.trigger.until <= window.resets_at + 60
     assert len(emulator.posts()) == 1
     assert used(store).reserved == 0
 
@@ -467,7 +467,7 @@ def test_a_budget_is_warned_of_once_at_four_fifths(
     for _ in range(2):
         make(clock).execute(Run().context())
 
-    assert caplog.text.count("80% are spent") == 1
+    assert caplog.text.count("has been spent") == 1
 
 
 def test_paid_requests_in_flight_are_limited_over_all_tasks(

@@ -1,4 +1,4 @@
-"""A thousand mapped tasks over one memory of answers: the emulator's bill is the witness."""
+"""A thousand mapped tasks over one answer cache: the emulator's bill is the witness."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ async def test_a_table_stops_when_the_budget_has_no_room_for_one_more_request() 
     assert engine is not None
     assert is_used_up(engine)
     assert engine.stopped is not None
-    assert "has no room for one more request of up to $0.01" in engine.stopped.reason
+    assert "cannot cover another request of up to $0.01" in engine.stopped.reason
     assert budget.billed <= 0.2
     assert 0.2 - budget.billed < BOUND
     assert budget.spent == pytest.approx(budget.billed, abs=1e-9)

@@ -10,8 +10,8 @@ from airflow_provider_segmind.enrichment.outcomes import MOST_KEPT, NO_REASON, O
     [
         ("content policy", "content policy"),
         (
-            "request 'r-81f' was accepted, its answer is not there: 404",
-            "request … was accepted, its answer is not there: …",
+            "request 'r-81f' was accepted, but its result is missing: 404",
+            "request … was accepted, but its result is missing: …",
         ),
         ("request 5b1e77f0-9a3c-4b7d-8f21-aa54be2f1a90 is gone", "request … is gone"),
         ("max_cost=$5.00 is used up ($5.01 billed)", "max_cost=$… is used up ($… billed)"),

@@ -28,7 +28,7 @@ from tests.support.chat_tasks import NUMBER, Chat
 
 
 class Tasks:
-    """Task instances of several runs, which share a memory of answers."""
+    """Task instances of several runs, which share an answer cache."""
 
     def __init__(self, chat: Chat, folder: Path) -> None:
         self.chat, self.folder = chat, folder
@@ -299,7 +299,7 @@ def test_a_memory_that_cannot_be_read_stops_the_task_before_it_pays(tasks: Tasks
     kept.unlink()
     kept.mkdir()
 
-    with pytest.raises(SegmindStateError, match="memory of answers"):
+    with pytest.raises(SegmindStateError, match="answer cache"):
         tasks.ask("Why?", run="tuesday")
     assert tasks.posts == 1
 

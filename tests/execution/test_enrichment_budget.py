@@ -112,7 +112,7 @@ def test_a_table_within_its_budget_settles_what_it_was_billed(
 
 def test_a_table_stops_at_its_budget_and_stores_what_was_paid(emulator: SegmindEmulator, table: Budgeted) -> None:
     table.limit(LITTLE)
-    with pytest.raises(AirflowFailException, match=r"has no room for one more request of up to .* rows answered"):
+    with pytest.raises(AirflowFailException, match=r"cannot cover another request of up to .* rows answered"):
         table.task().execute(table.run.context())
     assert 0 < billed(emulator) <= LITTLE * 1e6
     assert LITTLE * 1e6 - billed(emulator) < BOUND * 1e6
@@ -143,7 +143,7 @@ def test_a_table_defers_until_its_budget_has_room_and_pays_nothing_twice(
     assert isinstance(trigger, SegmindRequestsTrigger)
     assert trigger.requests == []
     (window,) = windows([BudgetRule("team", 1, None)], time.time())
-    assert window.turns_at <= trigger.until <= window.turns_at + 60
+    assert window.resets_at <= trigger.until <= window.resets_at + 60
     asked = len(emulator.bill)
     assert 0 < asked < ROWS
     assert table.used() == Usage(billed(emulator), 0)

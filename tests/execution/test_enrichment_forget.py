@@ -53,7 +53,7 @@ class Time:
 
 
 class World:
-    """A table of two runs with a report and a memory of answers, which a test may copy."""
+    """A table of two runs with a report and an answer cache, which a test may copy."""
 
     def __init__(self, folder: Path, suffix: str = ".jsonl") -> None:
         self.folder = folder

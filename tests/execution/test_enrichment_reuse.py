@@ -20,7 +20,7 @@ from tests.support.airflow_fakes import Run
 
 
 class Tables:
-    """Tables with a ledger each, which share a memory of answers with chat tasks."""
+    """Tables with a ledger each, which share an answer cache with chat tasks."""
 
     def __init__(self, folder: Path, emulator: SegmindEmulator) -> None:
         self.folder, self.emulator = folder, emulator
@@ -102,7 +102,7 @@ def test_a_second_table_with_another_ledger_pays_nothing_and_a_retry_keeps_its_c
     assert tables.posts == len(tables.emulator.bill) == 20
     assert manifest["reused"] == again["reused"] == 20
     assert manifest["cost"] == manifest["posts"] == manifest["requests"] == 0
-    assert "20 distinct rows from the memory of answers" in caplog.text
+    assert "20 distinct rows from the answer cache" in caplog.text
     assert max(one.get("rows.reused", 0) for one in counted) == 20
 
 
@@ -133,7 +133,7 @@ def test_a_memory_out_of_reach_stops_the_table_before_it_pays(tables: Tables) ->
     kept.unlink()
     kept.mkdir()
 
-    with pytest.raises(SegmindStateError, match="memory of answers"):
+    with pytest.raises(SegmindStateError, match="answer cache"):
         tables.ask("sky")
     assert tables.posts == 1
 

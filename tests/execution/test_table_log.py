@@ -48,8 +48,8 @@ def test_a_table_says_at_its_start_what_it_reads_asks_and_writes_and_its_limits(
     lines = lines_of(caplog)[:3]
     folder = table.output.parent
     assert lines == [
-        f"Reads {source} and writes {folder}/colours.1-of-2.sample.jsonl; the ledger is {folder}/_segmind_ledger",
-        f"Asks gemini-3.1-flash-lite with prompt {manifest['prompt_hash'][:12]} for answer",
+        f"Source: {source}; target: {folder}/colours.1-of-2.sample.jsonl; ledger: {folder}/_segmind_ledger",
+        f"Model: gemini-3.1-flash-lite; prompt: {manifest['prompt_hash'][:12]}; answer columns: answer",
         (
             "Limits: max_cost $5.00; max_rows 100; max_failed_rows 10 %; no declared rate limit; 64 requests at once; "
             "shard 1 of 2; the first 20 rows only; asks again: failed"
@@ -69,7 +69,7 @@ def test_the_declared_rate_limit_is_named_and_given_rows_are_counted(
     table.ask(source=things("sky", "rose"), shard_index=0, shard_count=2, rerun="nothing", max_failed_rows=3)
 
     lines = lines_of(caplog)
-    assert lines[0].startswith("Reads rows given to the task (2 rows) and writes ")
+    assert lines[0].startswith("Source: rows given to the task (2 rows); target: ")
     assert "max_failed_rows 3; 3000 calls a minute; " in lines[2]
     assert lines[2].endswith("asks again: nothing")
 
@@ -90,7 +90,7 @@ def test_a_table_ends_with_one_block_that_warns_of_rows_without_an_answer(
         "2 of 4 rows answered, 2 without an answer (3 distinct rows)",
         "2 failed: the model is overloaded",
         f"Billed in this run: {shown(manifest['cost'])} for 2 requests",
-        f"Calls in this try: {manifest['calls']}, of them 2 paid submits",
+        f"Calls in this try: {manifest['calls']}, including 2 paid submissions",
         "Answered at no cost: 1 distinct row of other runs in the ledger",
         f"Answers: {table.output}",
         f"Dead letters: {table.output.with_name('colours.dead_letters.jsonl')}",

@@ -211,7 +211,7 @@ def test_what_a_record_of_a_request_has_stays() -> None:
 
     check("A field of the submission record", SUBMISSION_RECORD, set(record), lost)
     check("A field of a fingerprint", {"model", "inputs", "connection"}, set(record["fingerprint"]), lost)
-    check("A field of the record of spend", SPEND_ENTRY, set(FIELDS), "files and tables of spend have it")
+    check("A field of the spend record", SPEND_ENTRY, set(FIELDS), "files and tables of spend have it")
 
 
 def test_the_same_question_has_the_same_fingerprint_in_every_version() -> None:

@@ -308,7 +308,7 @@ def test_spend_shows_what_xcoms_and_manifests_have(stored: Metadata, command: Co
     shown = command("spend", "--by", "day,model")[1]
     assert "$0.75" in shown
     assert "2026-11-26" in shown
-    assert "No record of spend is configured" in shown
+    assert "No spend record is configured" in shown
 
 
 def test_spend_comes_from_the_record_where_there_is_one(
@@ -354,7 +354,7 @@ def test_spend_completes_the_record_from_the_history(
 
     (charge,) = account.bill
     assert without[0] == 1
-    assert "no record of spend to complete" in without[1]
+    assert "no spend record to complete" in without[1]
     assert first["reconciled"] == [
         {"connection": "segmind_default", "added": 1, "priced": 0, "cost_micros": round(charge.cost * 1e6)}
     ]

@@ -86,7 +86,7 @@ def test_a_row_is_listed_then_removed_and_nothing_remains(table: Table, command:
 
     code, printed = command(*row)
     assert code == 1
-    assert "Nothing is known of such a row." in printed
+    assert "No such row was found." in printed
 
 
 def test_a_row_without_an_answer_is_removed_from_dead_letters_and_the_report(table: Table, command: Command) -> None:
@@ -106,7 +106,7 @@ def test_a_row_without_an_answer_is_removed_from_dead_letters_and_the_report(tab
         (("a.manifest.json",), "Give either --older-than"),
         (("--row", "7", "--older-than", "9d"), "Give either --older-than"),
         (("a.manifest.json", "--row", "7", "--older-than", "9d"), "Give either --older-than"),
-        (("--older-than", "9d"), "There is no memory of answers"),
+        (("--older-than", "9d"), "There is no answer cache"),
     ],
 )
 def test_wrong_arguments_change_nothing(arguments: tuple[str, ...], message: str, command: Command) -> None:
@@ -138,7 +138,7 @@ def test_a_row_of_a_database_table_is_deleted_by_its_key(
 
         assert code == 0
         assert "Removed. A search for it now finds 0." in printed
-        assert "No memory of answers was searched" in printed
+        assert "No answer cache was searched" in printed
         assert [row["id"] for row in shop.answers] == [1, 3]
         shop.ask_the_next_day()
         assert shop.posts == 4

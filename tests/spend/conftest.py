@@ -12,7 +12,7 @@ __all__ = ["chat", "clock", "emulator", "record", "run"]
 
 @pytest.fixture
 def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SpendStore:
-    """The record of spend that tasks write."""
+    """The spend record that tasks write."""
     monkeypatch.setenv("AIRFLOW__SEGMIND__SPEND_PATH", f"file://{tmp_path}/spend")
     store = configured_store()
     assert store is not None

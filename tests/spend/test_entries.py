@@ -1,4 +1,4 @@
-"""An entry of the record of spend, and what two entries of one request say together."""
+"""An entry of the spend record, and what two entries of one request say together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The record of spend as files."""
+"""The spend record as files."""
 
 from __future__ import annotations
 

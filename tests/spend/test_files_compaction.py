@@ -1,4 +1,4 @@
-"""Files of the record of spend are compacted while others read, write, compact and die."""
+"""Files of the spend record are compacted while others read, write, compact and die."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The record of spend completed from Segmind's request history."""
+"""The spend record completed from Segmind's request history."""
 
 from __future__ import annotations
 

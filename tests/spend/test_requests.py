@@ -1,4 +1,4 @@
-"""What tasks of one request, and of a chain of requests, add to the record of spend."""
+"""What tasks of one request, and of a chain of requests, add to the spend record."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_a_record_that_cannot_be_written_fails_no_task(
     (tmp_path / "spend").write_text("a file in the way")
     with caplog.at_level(logging.WARNING):
         assert make(clock).execute(run.context())["status"] == "COMPLETED"
-    [line] = [one for one in caplog.records if "record of spend" in one.getMessage()]
+    [line] = [one for one in caplog.records if "spend record" in one.getMessage()]
     assert line.levelno == logging.WARNING
     (tmp_path / "spend").unlink()
     make(clock).execute(run.context())

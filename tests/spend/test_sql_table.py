@@ -1,4 +1,4 @@
-"""The record of spend as a table of a database."""
+"""The spend record as a table of a database."""
 
 from __future__ import annotations
 

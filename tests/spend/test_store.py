@@ -1,4 +1,4 @@
-"""The record of spend that the configuration names."""
+"""The spend record that the configuration names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a table adds to the record of spend, and what a retry adds to it."""
+"""What a table adds to the spend record, and what a retry adds to it."""
 
 from __future__ import annotations
 

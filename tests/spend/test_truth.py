@@ -1,4 +1,4 @@
-"""The record of spend equals the bill, whatever is killed; tests/crash does this with many more runs."""
+"""The spend record equals the bill, whatever is killed; tests/crash does this with many more runs."""
 
 from __future__ import annotations
 

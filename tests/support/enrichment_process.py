@@ -48,7 +48,7 @@ SCALE = 20.0
 MINUTE = 2.0
 """Seconds of the window in which calls are counted, so that a limit learned from a 429 is soon outdated."""
 FLUSH_PAUSE = 0.2
-"""Wall-clock seconds between writes to the record of spend."""
+"""Wall-clock seconds between writes to the spend record."""
 POINTS = (
     "claimed", "accepted", "completed", "looked_up", "committing", "committed", "compacting", "compacted", "unlinking",
     "writing", "written", "registering",

@@ -222,7 +222,7 @@ class KilledRun:
 
     @property
     def recorded(self) -> dict[str, float]:
-        """Return what the record of spend says that each request has cost, in USD."""
+        """Return what the spend record says that each request has cost, in USD."""
         entries = FileStore(self.folder / "spend").read()
         return {entry.request_id: (entry.cost_micros or 0.0) / 1e6 for entry in entries}
 

@@ -1,4 +1,4 @@
-"""Entries of the record of spend."""
+"""Entries of the spend record."""
 
 from __future__ import annotations
 

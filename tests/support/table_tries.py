@@ -29,7 +29,7 @@ class Try:
     :param task: the names of the task instance.
     :param rows: numbers of the table; each is asked "question N".
     :param die_after: seconds until the process dies, None for never.
-    :param die_at: the step around the writes to the record of spend at which it dies, None for none.
+    :param die_at: the step around the writes to the spend record at which it dies, None for none.
     :param environment: additional settings of Airflow.
     """
 
@@ -147,7 +147,7 @@ def perform(wanted: Try) -> None:
 
 
 def die_around_writes(step: int) -> None:
-    """Kill this process right before or after a write to the record of spend."""
+    """Kill this process right before or after a write to the spend record."""
     from airflow_provider_segmind.spend.files import FileStore
 
     write: Callable[..., None] = FileStore.write

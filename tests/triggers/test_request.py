@@ -170,7 +170,7 @@ async def test_a_store_that_does_not_answer_is_asked_again_and_warned_of_once(
 
     [_] = [event async for event in SegmindInFlightTrigger().run()]
 
-    assert caplog.text.count("The store of budgets could not be asked") == 1
+    assert caplog.text.count("The budget store could not be reached") == 1
 
 
 async def test_a_task_is_resumed_to_say_what_is_wrong_with_a_limit(places: list[Any]) -> None:

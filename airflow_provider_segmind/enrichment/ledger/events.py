@@ -29,7 +29,7 @@ from airflow_provider_segmind.chat.json_values import DECODER, read_json
 from airflow_provider_segmind.enrichment.outcomes import FinishedRequest, Outcome
 
 REUSED = "#reused"
-"""Follows the run in an outcome that it took from the memory of answers: the run has not paid for it."""
+"""Follows the run in an outcome that it took from the answer cache: the run has not paid for it."""
 
 
 class Bill(NamedTuple):

@@ -362,7 +362,7 @@ def _unusable(
 ) -> SegmindEnrichmentError:
     folder = tempfile.tempdir or "none was found"
     return SegmindEnrichmentError(
-        f"The temporary folder of the worker ({folder}) cannot hold working files: {error}. {meaning}. Free space "
+        f"The temporary folder of the worker ({folder}) cannot store working files: {error}. {meaning}. Free up space "
         "there, or set TMPDIR to a folder that has it; a retry continues.",
         retryable=True,
     )

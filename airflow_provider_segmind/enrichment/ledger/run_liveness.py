@@ -191,7 +191,7 @@ class Membership:
             self.beat()
         except OSError as error:
             raise SegmindEnrichmentError(
-                f"The ledger under {str(self._ledger_folder)!r} cannot be written: {error}. Nothing is asked; a retry "
+                f"The ledger under {str(self._ledger_folder)!r} cannot be written: {error}. Nothing was sent; a retry "
                 "tries again.",
                 retryable=True,
             ) from error
@@ -454,7 +454,7 @@ class Membership:
     def _notice_death_mark(self, listing: Listing) -> None:
         if self.writer in listing.dead or self.writer not in listing.registered:
             self._declared_dead = (
-                f"Another run over the ledger under {str(self._ledger_folder)!r} took this one for dead because its "
+                f"Another run over the ledger under {str(self._ledger_folder)!r} considered this run dead because its "
                 "heartbeat had stopped. Nothing more is sent; requests that were accepted are fetched by that run or "
                 "by a retry, within an hour."
             )

@@ -108,8 +108,8 @@ def _calls(manifest: Manifest) -> Chart:
     name, title = "calls", "Calls to Segmind a second, this try"
     if not manifest.calls or not manifest.timeline:
         return Chart(name, title, "No call was made in this try.")
-    series = (("paid submits", "posts", POSTS), ("polls and fetches, free", "polls", POLLS))
-    said = f"{counted(manifest.posts, 'paid submit')} and {counted(manifest.calls - manifest.posts, 'free call')}."
+    series = (("paid submissions", "posts", POSTS), ("polls and fetches, free", "polls", POLLS))
+    said = f"{counted(manifest.posts, 'paid submission')} and {counted(manifest.calls - manifest.posts, 'free call')}."
     return _stacked(manifest, series, "calls a second").chart(name, title, said)
 
 

@@ -194,7 +194,7 @@ async def test_what_was_read_before_a_break_is_asked_and_written(
 
     assert error is not None
     assert words in str(error)
-    assert f"breaks off after {after} rows" in str(error)
+    assert f"failed after {after} rows" in str(error)
     assert "secret" not in str(error)
     assert "Nothing was sent" not in str(error)
     assert error.retryable is again
@@ -204,7 +204,7 @@ async def test_what_was_read_before_a_break_is_asked_and_written(
         after,
         False,
     )
-    assert "breaks off" in str(night.manifest.stopped)
+    assert "reading the source failed" in str(night.manifest.stopped)
     assert len(night.segmind.jobs) == after
 
     assert await night.run(table(*map(str, range(after + 5)))) is None

@@ -235,7 +235,7 @@ async def test_a_writer_declared_dead_finds_out_before_it_sends() -> None:
         return await submit(model, inputs, on_permit=on_permit, before_send=woken)
 
     world.segmind.submit = frozen  # type: ignore[method-assign]
-    with pytest.raises(SegmindEnrichmentError, match="took this one for dead") as caught:
+    with pytest.raises(SegmindEnrichmentError, match="considered this run dead") as caught:
         await engine.run()
     engine.close()
     assert caught.value.retryable

@@ -1,4 +1,4 @@
-"""What the page says about money, from the record of spend and without one."""
+"""What the page says about money, from the spend record and without one."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def entry(number: int, dag_id: str, micros: float | None, *, model: str = "flux"
 
 @pytest.fixture
 def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Write entries to a record of spend, which the page then reads."""
+    """Write entries to a spend record, which the page then reads."""
     from airflow_provider_segmind.monitoring.page import app
     from airflow_provider_segmind.spend.store import configured_store
 
@@ -76,7 +76,7 @@ def test_the_page_shows_the_money_of_each_dag_and_the_total(
     for text in (by_dag, by_model):
         assert '<td>total</td><td class="number">$0.028</td>' in text
         assert "has not reported the cost of 1 request," in text
-        assert "From the record of spend." in text
+        assert "From the spend record." in text
         assert "The first figure here is of 2026-11-25." in text
     assert "<title>2026-11-26: shop, $0.0267</title>" in by_dag
     assert "<title>2026-11-25: veo, $0.0013</title>" in by_model
@@ -114,7 +114,7 @@ def test_without_a_record_the_page_says_what_it_cannot_know(
 
     text = visit("viewer").get(f"/spend?{DAYS}").text
 
-    assert "No record of spend is configured" in text
+    assert "No spend record is configured" in text
     assert "$0.035" in text
 
 
