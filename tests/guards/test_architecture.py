@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 PACKAGE = "airflow_provider_segmind"
@@ -33,3 +34,24 @@ def test_a_very_long_or_very_short_module_gives_its_reason() -> None:
             assert "Long because" in LINES[shown(path)], f"{shown(path)} has {count} lines"
         if count < SHORTEST:
             assert "Short because" in LINES[shown(path)], f"{shown(path)} has {count} lines"
+
+
+def test_the_map_of_the_rooms_has_every_folder() -> None:
+    drawn = re.search(r"```mermaid\n(.+?)```", PAGE, flags=re.DOTALL)
+    assert drawn is not None
+    rooms = {path.parent.name for path in (ROOT / PACKAGE).glob("*/__init__.py")}
+    assert rooms - set(re.findall(r"\w+", drawn[1])) == set()
+
+
+def test_the_emulator_may_import_no_module_of_the_package() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (contract,) = (one for one in contracts if one["name"] == "The emulator shares no code with the rest")
+    inside = {path.stem for path in (ROOT / PACKAGE).glob("*.py")} | {
+        path.parent.name for path in (ROOT / PACKAGE).glob("*/__init__.py")
+    }
+    assert set(contract["forbidden_modules"]) == {f"{PACKAGE}.{name}" for name in inside - {"__init__", "emulator"}}
+
+
+def test_the_glossary_has_at_most_fifteen_terms() -> None:
+    glossary = (ROOT / "docs" / "explanation" / "glossary.md").read_text()
+    assert 10 <= len(re.findall(r"^\*\*", glossary, flags=re.MULTILINE)) <= 15
