@@ -18,7 +18,7 @@ from airflow_provider_segmind.exceptions import SegmindError, shorten
 log = logging.getLogger(__name__)
 MANIFEST_ENDING = ".manifest.json"
 _SAMPLE = ".sample."
-MOST_RUNS = 9
+RUNS_SHOWN = 9
 """Earlier runs in a report, which has ten with its own."""
 MOST_READ = 5
 """Manifests of other paths that are read for them."""
@@ -59,7 +59,7 @@ def _earlier_runs(path: StorePath, run_id: str) -> list[dict[str, Any]]:
                 if known is None or known["ended"] < one["ended"]:
                     found[one["run_id"]] = one
     found.pop(run_id, None)
-    return sorted(found.values(), key=lambda one: -one["ended"])[:MOST_RUNS]
+    return sorted(found.values(), key=lambda one: -one["ended"])[:RUNS_SHOWN]
 
 
 def example_keys(paths: Iterable[StorePath]) -> dict[tuple[str, str], list[str]]:

@@ -142,7 +142,7 @@ def _block_end(text: str, place: int, *, nested: bool) -> int:
     return len(text) if depth else place
 
 
-BLOCK_ROWS = 1000
+FETCH_ROWS = 1000
 CURSOR = "segmind_rows"
 CLOSING_SECONDS = 0.5
 """How long a cursor may take to close; a hanging driver must not delay a finished run."""
@@ -194,7 +194,7 @@ class Query:
             self._rows_read += len(block)
             for row in block:
                 yield row if isinstance(row, Mapping) else dict(zip(names, map(_plain, row), strict=True))
-            if len(block) < BLOCK_ROWS:
+            if len(block) < FETCH_ROWS:
                 self.close()
                 return
 
@@ -236,7 +236,7 @@ class Query:
         doing = f"Reading {self._name} failed after {self._rows_read} rows: fetching more"
         meaning = "What was answered for the rows before is in the ledger and is not paid again."
         with driver_errors(doing, meaning=meaning, values=True):
-            return self._cursor.fetchmany(BLOCK_ROWS), self._description or self._cursor.description
+            return self._cursor.fetchmany(FETCH_ROWS), self._description or self._cursor.description
 
     def _close(self) -> None:
         for each in (self._cursor, self._connection):

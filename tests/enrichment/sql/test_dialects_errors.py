@@ -15,7 +15,7 @@ from airflow_provider_segmind.enrichment.sql.dialects import (
     driver_errors,
     may_be_a_row,
 )
-from airflow_provider_segmind.enrichment.sql.query import BLOCK_ROWS, Query
+from airflow_provider_segmind.enrichment.sql.query import FETCH_ROWS, Query
 from airflow_provider_segmind.exceptions import SegmindEnrichmentError
 from tests.support.databases import OneDatabase
 
@@ -171,13 +171,13 @@ def test_a_constraint_of_sqlite_is_named(made: str, statement: str, said: str) -
 class TestASessionThatEnds:
     @pytest.fixture
     def reading(self, postgres: OneDatabase) -> Query:
-        postgres.fill("things", "id INTEGER, thing TEXT", [(number, "canary") for number in range(3 * BLOCK_ROWS)])
+        postgres.fill("things", "id INTEGER, thing TEXT", [(number, "canary") for number in range(3 * FETCH_ROWS)])
         return Query(postgres.connect, "SELECT * FROM things", name="the source at 'db'", conn_type="postgres")
 
     @pytest.mark.postgres
     def test_in_the_middle_names_the_place_the_cause_and_the_money(self, reading: Query, postgres: OneDatabase) -> None:
         rows = iter(reading)
-        before = list(islice(rows, BLOCK_ROWS))
+        before = list(islice(rows, FETCH_ROWS))
 
         postgres.rows(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
@@ -186,10 +186,10 @@ class TestASessionThatEnds:
 
         with pytest.raises(
             SegmindEnrichmentError,
-            match=rf"the source at 'db' failed after {BLOCK_ROWS} rows.*terminat.*not paid again",
+            match=rf"the source at 'db' failed after {FETCH_ROWS} rows.*terminat.*not paid again",
         ) as caught:
             list(rows)
-        assert len(before) == BLOCK_ROWS
+        assert len(before) == FETCH_ROWS
         assert caught.value.retryable
         assert "canary" not in str(caught.value)
         reading.close()

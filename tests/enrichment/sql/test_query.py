@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_segmind.enrichment.sql.query import BLOCK_ROWS, Query
+from airflow_provider_segmind.enrichment.sql.query import FETCH_ROWS, Query
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindEnrichmentError
 from tests.support.databases import OneDatabase, Postgres, Sqlite
 
-ROWS = 2 * BLOCK_ROWS + 7
+ROWS = 2 * FETCH_ROWS + 7
 MANY = 100_000
 GROWTH = """
 import re, sys
@@ -59,7 +59,7 @@ def test_every_row_comes_once_whichever_thread_asks(things: OneDatabase) -> None
     rows = iter(query(things))
 
     found = []
-    for size in (1, BLOCK_ROWS, ROWS):
+    for size in (1, FETCH_ROWS, ROWS):
         with ThreadPoolExecutor(1) as thread:
             found += thread.submit(list, islice(rows, size)).result()
 
@@ -126,15 +126,15 @@ def test_others_can_write_into_a_sqlite_file_while_its_rows_are_read(tmp_path: P
     database = Sqlite(tmp_path)
     database.run("CREATE TABLE things (id, thing, thing2)")
     values = [1, 2.5, "ü", b"\x00", None, 2**62]
-    database.fill("more", "id, thing", [(number, value) for number, value in enumerate(values * BLOCK_ROWS)])
+    database.fill("more", "id, thing", [(number, value) for number, value in enumerate(values * FETCH_ROWS)])
     rows = iter(query(database, "SELECT id, thing FROM more ORDER BY id DESC"))
     first = next(rows)
 
     database.run("UPDATE more SET thing = 0", "DROP TABLE things")
     others = list(rows)
 
-    assert first == {"id": len(values) * BLOCK_ROWS - 1, "thing": values[-1]}
-    assert [row["thing"] for row in reversed(others)] == (values * BLOCK_ROWS)[:-1]
+    assert first == {"id": len(values) * FETCH_ROWS - 1, "thing": values[-1]}
+    assert [row["thing"] for row in reversed(others)] == (values * FETCH_ROWS)[:-1]
 
 
 def test_a_text_that_is_not_utf8_breaks_a_sqlite_source_where_it_is(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_a_text_that_is_not_utf8_breaks_a_sqlite_source_where_it_is(tmp_path: Pa
     database.run(f"UPDATE things SET thing = CAST(x'ff' AS TEXT) WHERE id = {ROWS - 1}")
 
     found = []
-    with pytest.raises(SegmindEnrichmentError, match=f"failed after {2 * BLOCK_ROWS} rows"):
+    with pytest.raises(SegmindEnrichmentError, match=f"failed after {2 * FETCH_ROWS} rows"):
         found.extend(row["id"] for row in query(database))
 
-    assert found == list(range(2 * BLOCK_ROWS))
+    assert found == list(range(2 * FETCH_ROWS))
