@@ -40,7 +40,7 @@ class Client(Protocol):
         """
 
     def seconds_until_submit(self) -> float:
-        """Return in how many seconds the rate limit gives leave for the next POST at the earliest."""
+        """Return in how many seconds the rate limit allows the next POST at the earliest."""
 
     def typical_seconds(self, model: str, /) -> float:
         """Return how many seconds a request of the model usually takes."""

@@ -314,7 +314,7 @@ class Tally:
     known_requests: deque[KnownRequest] = field(default_factory=lambda: deque(maxlen=KNOWN_REQUESTS))
 
     def to_json(self) -> dict[str, Any]:
-        """Return what the next leg of the try takes over with :meth:`take_over`."""
+        """Return what the try takes over after a deferral with :meth:`take_over`."""
         return {
             "posts": self.posts,
             "polls": self.polls,
@@ -323,7 +323,7 @@ class Tally:
         }
 
     def take_over(self, earlier: Mapping[str, Any]) -> None:
-        """Begin with what an earlier leg of the try had counted."""
+        """Begin with what the try had counted before a deferral."""
         self.posts, self.polls, self.resumed = (int(earlier.get(name, 0)) for name in ("posts", "polls", "resumed"))
         self.timeline = Timeline.sum_of([earlier.get("timeline") or {}])
 
