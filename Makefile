@@ -111,7 +111,7 @@ crash: $(STAMP) ## Kill enrichments and real Airflow processes, and check what w
 	@$(PARALLEL) --keep-going crash-airflow crash-engine budget-seeds long-e2e waiting-e2e long-dags all-examples long-browser docs
 
 crash-airflow:
-	@$(call pytest,tests/crash,$(CRASH_ENGINE:%=--ignore=%))
+	@$(call pytest,tests/crash,$(CRASH_ENGINE:%=--ignore=%) --durations 10)
 
 crash-engine:
 	$(PYTEST) $(CRASH_ENGINE) --numprocesses 2
@@ -120,7 +120,7 @@ budget-seeds:
 	SEGMIND_BUDGET_SEEDS=40 $(PYTEST) tests/budget/test_simulation.py --numprocesses 2
 
 long-e2e:
-	@$(call pytest,$(LONG_E2E))
+	@$(call pytest,$(LONG_E2E),--durations 10)
 
 waiting-e2e:
 	@$(call pytest,$(WAITING_E2E))
