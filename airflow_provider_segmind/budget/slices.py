@@ -207,6 +207,15 @@ class TableSlice:
             return False
         return micro(cost) <= self._room(run) + ROUNDING
 
+    def without_place(self, run: RunFigures) -> SegmindError | None:
+        """Return an error if open requests of earlier tries, whose rows were not read yet, take every place in flight."""
+        if self._max_in_flight is None or run.unread < max(1, self._max_in_flight):
+            return None
+        return SegmindInFlightError(
+            f"Requests of earlier tries take all places of max_paid_in_flight ({self._max_in_flight}), and their rows "
+            "come later in the source. They are fetched now; a retry continues with the rows before them."
+        )
+
     def plan(self, run: RunFigures) -> Order | None:
         """Return what the store is to do now, None for nothing."""
         now = self._monotonic()

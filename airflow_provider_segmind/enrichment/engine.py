@@ -243,7 +243,16 @@ class Engine:
     def waits_for_unread(self) -> bool:
         """Return whether the budgets may have room only when rows with open requests of earlier tries are read."""
         budget = self.settings.budget
-        return budget is not None and budget.refused is not None and not self.usage.in_flight and self.usage.unread > 0
+        if budget is None or self.usage.in_flight or not self.usage.unread:
+            return False
+        return budget.refused is not None or self.without_place() is not None
+
+    def without_place(self) -> SegmindError | None:
+        """Return the error of a run in which such rows have every place in flight, so that waiting frees none."""
+        budget = self.settings.budget
+        if budget is None or self.usage.in_flight:
+            return None
+        return budget.without_place(self._figures())
 
     def no_longer_short(self, mark: bytes) -> None:
         """Note that a row does not wait for the budgets any more."""

@@ -257,6 +257,9 @@ class TableBudget(Protocol):
     def is_usable(self) -> bool:
         """Return whether what was admitted may still be sent."""
 
+    def without_place(self, run: RunFigures, /) -> SegmindError | None:
+        """Return an error if open requests of earlier tries take every place in flight."""
+
     def plan(self, run: RunFigures, /) -> Any:
         """Return what is to be exchanged with the store of the budgets, None for nothing."""
 

@@ -153,7 +153,7 @@ def test_a_table_waits_for_what_others_may_return_and_stops_when_they_cannot() -
     budget.clock.now += 1.0
     exchange(other, figures(waiting=1))
     assert isinstance(other.error, SegmindBudgetError)
-    assert "$0.007 of $0.015 are left" in str(other.error)
+    assert "$0.007 of $0.015 is left" in str(other.error)
     assert not other.error.retryable
 
 

@@ -8,7 +8,9 @@ import random
 
 import pytest
 
-from tests.support.budget_tables import BOUND, SharedBudget, Table, is_used_up, rows_left
+from airflow_provider_segmind.exceptions import SegmindInFlightError
+from tests.support.budget_tables import BOUND, SETTLED, SharedBudget, Table, is_used_up, rows_left
+from tests.support.enrichment import table as rows_of
 
 SEEDS = int(os.environ.get("SEGMIND_TABLE_SEEDS", "8"))
 
@@ -42,6 +44,36 @@ async def test_a_table_stops_when_the_budget_has_no_room_for_one_more_request() 
     assert budget.spent == pytest.approx(budget.billed, abs=1e-9)
     assert rows_left(engine) > 0
     engine.close()
+
+
+@pytest.mark.parametrize("rows_before", [5, 60], ids=["few", "more than are set aside"])
+async def test_open_requests_that_take_every_place_are_fetched_although_new_rows_come_before_them(
+    rows_before: int,
+) -> None:
+    fetched = []
+    for kill_at in range(20, 60, 4):
+        budget = SharedBudget(limit=5.0, max_in_flight=2)
+        table = table_of(budget, rows=3)
+        async with budget.passing_time():
+            if (finished := await table.one_try(kill_at)) is not None:
+                finished.close()
+                continue
+            table.rows = rows_of(
+                *(f"new {number}" for number in range(rows_before)), *(f"a {number}" for number in range(3))
+            )
+            for _ in range(4):
+                engine = await asyncio.wait_for(table.one_try(), 60)
+                assert engine is not None
+                fetched.append(engine.tally.resumed)
+                left = rows_left(engine)
+                engine.close()
+                if not left:
+                    break
+                assert isinstance(engine.stopped and engine.stopped.error, SegmindInFlightError)
+                budget.clock.now += SETTLED
+        assert left == 0
+        assert budget.spent == pytest.approx(budget.billed, abs=1e-9)
+    assert max(fetched) == 2
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))

@@ -24,7 +24,7 @@ from airflow_provider_segmind.enrichment.manifest import Manifest, merge
 from airflow_provider_segmind.enrichment.sql import batch_loader
 from airflow_provider_segmind.enrichment.sql.answer_table import TableWriter, Target
 from airflow_provider_segmind.enrichment.sql.batch_loader import BatchLoader
-from airflow_provider_segmind.enrichment.sql.query import BLOCK_ROWS, Query
+from airflow_provider_segmind.enrichment.sql.query import FETCH_ROWS, Query
 from airflow_provider_segmind.exceptions import SegmindEnrichmentError
 from airflow_provider_segmind.execution import enrichment
 from airflow_provider_segmind.execution.sql_table import SqlTableIO
@@ -516,7 +516,7 @@ class TestErrors:
     ) -> None:
         monkeypatch.setattr(engine, "GRACE", 0.2)
         small.emulator.script(latency=600.0, match="rose")
-        small.stock("sky", *(f"rose {number}" for number in range(2 * BLOCK_ROWS)))
+        small.stock("sky", *(f"rose {number}" for number in range(2 * FETCH_ROWS)))
 
         small.ask_and_kill()
 
@@ -622,7 +622,7 @@ class TestErrors:
     ) -> None:
         monkeypatch.setenv("AIRFLOW_CONN_SHOP", json.dumps(postgres.airflow))
         small.source = postgres
-        rows = BLOCK_ROWS + 5
+        rows = FETCH_ROWS + 5
         small.stock(*(f"t{number % 7}" for number in range(rows)))
         fetch = Query._fetch
 
@@ -636,11 +636,11 @@ class TestErrors:
 
         with monkeypatch.context() as patched:
             patched.setattr(Query, "_fetch", breaks)
-            with pytest.raises(SegmindEnrichmentError, match=rf"failed after {BLOCK_ROWS} rows.*57P01") as caught:
+            with pytest.raises(SegmindEnrichmentError, match=rf"failed after {FETCH_ROWS} rows.*57P01") as caught:
                 small.ask()
 
         assert caught.value.retryable
-        assert len(small.answers) == BLOCK_ROWS
+        assert len(small.answers) == FETCH_ROWS
         assert small.posts == 7
         assert small.ask()["outcomes"]["success"] == rows
         assert (len(small.answers), small.posts) == (rows, 7)
