@@ -539,7 +539,7 @@ def test_a_task_that_waits_for_a_place_ends_at_its_execution_timeout(
     with pytest.raises(TaskDeferred) as deferred:
         make(clock, **waiting).execute(Run(task_id="waiting").context())
     late = Run(task_id="waiting", start_date=datetime.now(UTC) - timedelta(seconds=601))
-    with pytest.raises(SegmindInFlightError, match="a retry asks again"):
+    with pytest.raises(SegmindInFlightError, match="a retry checks again"):
         make(clock, **waiting).execute_after_pause(late.context())
 
     assert deferred.value.trigger.until == pytest.approx(time.time() + 600, abs=60)
