@@ -208,7 +208,7 @@ class TableSlice:
         return micro(cost) <= self._room(run) + ROUNDING
 
     def without_place(self, run: RunFigures) -> SegmindError | None:
-        """Return an error if open requests of earlier tries, whose rows were not read yet, take every place in flight."""
+        """Return an error if open requests of earlier tries, with rows not read yet, take every place in flight."""
         if self._max_in_flight is None or run.unread < max(1, self._max_in_flight):
             return None
         return SegmindInFlightError(

@@ -266,7 +266,7 @@ class Gone:
         return silent
 
 
-RESERVING = ("open_reservations", "reserve")
+RESERVING = ("open_reservations", "reserve", "forget")
 
 
 def test_a_store_that_goes_away_before_the_call_stops_it(guarded: Guarded, store: SqlBudgetStore) -> None:

@@ -877,7 +877,8 @@ class TestErrorsBeforeAnythingIsPaid:
         small.stock("sky")
 
         with pytest.raises(
-            AirflowFailException, match=r"'ledger_path' is 'nowhere://b/x', in a storage that this Airflow does not support.*Nothing was sent"
+            AirflowFailException,
+            match=r"'ledger_path' is 'nowhere://b/x',.* that this Airflow does not support.*Nothing was sent",
         ):
             small.ask(ledger_path="nowhere://b/x")
 
