@@ -87,20 +87,51 @@ def numbered(rows: Iterable[Mapping[str, Any]], question: Question) -> Iterator[
     """
     source = iter(rows)
     needed = {name for name in question.placeholders if is_name(name)}.union(question.key)
-    first: list[Mapping[str, Any]] = []
-    known: set[str] = set()
-    size = 0
-    for values in itertools.islice(source, FIRST_ROWS):
-        first.append(values)
-        known.update(column_names(values))
-        size += sum(len(value) for value in values.values() if isinstance(value, (str, bytes)))
-        if needed <= known or size > FIRST_BYTES:
-            break
+    sought = question.placeholders.union(question.key)
+    first, broken = _first_rows(source, sought)
+    known = {name for values in first for name in column_names(values)}
     if first:
-        _check_columns(question, needed - known, known, len(first))
-    columns = frozenset(known & question.columns)
-    for number, values in enumerate(itertools.chain(first, source)):
+        try:
+            _check_columns(question, needed - known, known, len(first))
+        except SegmindConfigError:
+            if broken is not None:
+                raise broken from None
+            raise
+    columns, unmet = frozenset(known & sought), sought - known
+    for number, values in enumerate(itertools.chain(first, _rest(source, broken))):
+        if unmet and not unmet.isdisjoint(names := column_names(values)):
+            # From now on it is a column of the table, also for rows that do not have it.
+            columns, unmet = columns.union(unmet.intersection(names)), unmet.difference(names)
         yield Row(number, values, columns)
+
+
+def _first_rows(
+    source: Iterator[Mapping[str, Any]], sought: frozenset[str]
+) -> tuple[list[Mapping[str, Any]], Exception | None]:
+    """
+    Return rows until they have all columns that are sought, and the error if the source failed before.
+
+    Whether braces that are not around words name a column can be told only from the rows.
+    """
+    first: list[Mapping[str, Any]] = []
+    unmet, size = set(sought), 0
+    try:
+        for values in itertools.islice(source, FIRST_ROWS):
+            first.append(values)
+            unmet.difference_update(column_names(values))
+            size += sum(len(value) for value in values.values() if isinstance(value, (str, bytes)))
+            if not unmet or size > FIRST_BYTES:
+                break
+    except Exception as error:  # noqa: BLE001
+        # A reader may raise anything; the rows before are asked about first.
+        return first, error
+    return first, None
+
+
+def _rest(source: Iterator[Mapping[str, Any]], broken: Exception | None) -> Iterator[Mapping[str, Any]]:
+    if broken is not None:
+        raise broken
+    yield from source
 
 
 def _check_columns(question: Question, missing: set[str], known: set[str], rows: int) -> None:

@@ -3,8 +3,8 @@ Rows, the placeholders filled from them, and the fingerprint by which equal rows
 
 A placeholder is ``{column}``, a name and nothing else: no expressions, attributes, format codes or Jinja, so the
 contents of a row can never be executed. Braces around words (joined by spaces, hyphens or dots, at least one with a
-letter) are always a placeholder; around anything else only where a column has exactly that name. Other braces stay
-byte for byte, so a prompt may contain JSON examples; ``{{column}}`` writes the literal ``{column}``.
+letter) are always a placeholder; around anything else only where a column of the table has exactly that name. Other
+braces stay byte for byte, so a prompt may contain JSON examples; ``{{column}}`` writes the literal ``{column}``.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any
+from unicodedata import category
 
 from airflow_provider_segmind.client.submission import text_digest
 from airflow_provider_segmind.exceptions import SegmindRowError
@@ -28,6 +29,7 @@ MOST_DIGITS = 4000
 _MOST_BITS = 13_200
 _BRACES = re.compile(r"\{\{([^{}]+)\}\}|\{([^{}]+)\}")
 _NAME = re.compile(r"(?=.*[^\W\d])\w+(?:[ .\-]+\w+)*\Z")
+_JOINERS = "\u200c\u200d"
 _JSON_FIELD = re.compile(r'\s*"')
 
 
@@ -136,7 +138,16 @@ class Row:
 
 def is_name(text: str) -> bool:
     """Return whether a string in braces is a placeholder whatever columns there are."""
-    return _NAME.match(text) is not None
+    return _NAME.match(text if text.isascii() else "".join(_letters(text))) is not None
+
+
+def _letters(text: str) -> Iterator[str]:
+    """Yield the characters of a string without accents, vowel signs and joiners that belong to the letter before."""
+    before = ""
+    for character in text:
+        if (character not in _JOINERS and not category(character).startswith("M")) or not before.isalpha():
+            yield character
+            before = character
 
 
 def placeholders(template: Any) -> frozenset[str]:

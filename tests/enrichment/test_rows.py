@@ -53,7 +53,13 @@ def test_a_column_whose_name_is_not_an_identifier_can_be_named() -> None:
         Row(0, {"Product Name": "Stuhl"}).fill("{Product Name}, {Other Name}")
 
 
-@pytest.mark.parametrize("name", ["first-name", "First Name", "a.b", "2nd", "größe", "名前", "a--b", "x_1.y-2 z"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("first-name", "First Name", "a.b", "2nd", "größe", "名前", "a--b", "x_1.y-2 z"),
+        *("pre\u0301nom", "नाम", "ชื่อ", "नाम पता", "\u0645\u06cc\u200c\u0634", "n\u0308.x"),
+    ],
+)
 def test_words_in_braces_must_name_a_column(name: str) -> None:
     assert placeholders(f"Greet {{{name}}}.") == {name}
     assert Row(0, {name: "Ann"}).fill(f"Greet {{{name}}}.") == "Greet Ann."
@@ -62,7 +68,10 @@ def test_words_in_braces_must_name_a_column(name: str) -> None:
         Row(0, {"x": 2}).fill(f"Greet {{{name}}}.")
 
 
-@pytest.mark.parametrize("name", ["3", "2024", "a:b", "a, b", " padded ", "what?", "e-mail (work)", "100 %", "a!r"])
+@pytest.mark.parametrize(
+    "name",
+    ["3", "2024", "a:b", "a, b", " padded ", "what?", "e-mail (work)", "100 %", "a!r", "\u0301", "1\ufe0f\u20e3"],
+)
 def test_other_braces_are_a_placeholder_only_where_a_column_has_that_name(name: str) -> None:
     assert Row(0, {name: "x"}).fill(f"{{{name}}}") == "x"
     assert Row(0, {}).fill(f"{{{name}}}") == f"{{{name}}}"

@@ -18,6 +18,8 @@ from airflow_provider_segmind.enrichment.files import readers
 from airflow_provider_segmind.enrichment.files.readers import cannot_be_read, open_source
 from airflow_provider_segmind.enrichment.manifest import Manifest
 from airflow_provider_segmind.enrichment.output import write_output
+from airflow_provider_segmind.enrichment.row_reader import FIRST_ROWS
+from airflow_provider_segmind.enrichment.rows import placeholders
 from airflow_provider_segmind.enrichment.settings import Question, Shard
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindEnrichmentError, SegmindError
 from tests.support.engine_tuning import tuned
@@ -282,6 +284,60 @@ async def test_a_column_that_only_later_rows_have_is_a_column(tmp_path: Path) ->
     assert [job.body["prompt"] for job in night.segmind.jobs.values()] == ["Greet Ann c."]
     assert "no column 'first-name'" in night.rows[0]["_segmind_error"]
     assert "no column '3'" in night.rows[2]["_segmind_error"]
+
+
+ODD_NAMES = ["price ($)", "a/b", "customer's name", "2024", "नाम", "pre\u0301nom", "e-mail (work)", "what?", "3"]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (2, 1, 0), (0, 2, 1)])
+async def test_a_row_without_a_sparse_column_is_skipped_wherever_it_is(
+    tmp_path: Path, name: str, order: tuple[int, ...]
+) -> None:
+    night = Night(tmp_path)
+    prompt = f'Cost {{{name}}} {{x}}, as {{"a": {{"b": 1}}}} or {{1, 2}}.'
+    asked = question(build=lambda row: {"prompt": row.fill(prompt)}, placeholders=placeholders(prompt))
+    rows: list[dict[str, Any]] = [{"id": 0, "x": "a"}, {"id": 1, "x": "b", name: "5"}, {"id": 2, "x": "c"}]
+    assert await night.run([rows[number] for number in order], asked) is None
+    assert {row["id"]: row["_segmind_status"] for row in night.rows} == {0: "skipped", 1: "success", 2: "skipped"}
+    assert [job.body["prompt"] for job in night.segmind.jobs.values()] == ['Cost 5 b, as {"a": {"b": 1}} or {1, 2}.']
+    assert all(repr(name) in row["_segmind_error"] for row in night.rows if row["id"] != 1)
+
+
+async def test_a_column_that_is_first_met_late_is_a_column_of_all_later_rows(tmp_path: Path) -> None:
+    night = Night(tmp_path)
+    asked = question(build=lambda row: {"prompt": row.fill("{id} {a/b}")}, placeholders=frozenset({"id", "a/b"}))
+    rows: list[dict[str, Any]] = [{"id": number} for number in range(FIRST_ROWS + 3)]
+    rows[-2]["a/b"] = "x"
+    assert await night.run(rows, asked) is None
+    assert [row["_segmind_status"] for row in night.rows[-3:]] == ["success", "success", "skipped"]
+    assert f"{FIRST_ROWS + 1} x" in {job.body["prompt"] for job in night.segmind.jobs.values()}
+
+
+@pytest.mark.parametrize("prompt", ["{id} {1, 2}", "{id} {price ($)}", "{id}"])
+async def test_rows_before_a_broken_one_are_asked_while_a_column_is_sought(tmp_path: Path, prompt: str) -> None:
+    def broken() -> Iterator[dict[str, Any]]:
+        yield from table("a", "b")
+        raise SegmindEnrichmentError("line 3 is torn", retryable=False)
+
+    night = Night(tmp_path)
+    asked = question(build=lambda row: {"prompt": row.fill(prompt)}, placeholders=placeholders(prompt))
+    with pytest.raises(SegmindEnrichmentError, match=r"after 2 rows.*line 3 is torn"):
+        raise await night.run(broken(), asked) or AssertionError
+    assert night.segmind.posts == 2
+
+
+@pytest.mark.parametrize("prompt", ["{id} {name}", "{1, 2}"])
+async def test_a_source_that_breaks_before_a_column_was_found_says_so_unpaid(tmp_path: Path, prompt: str) -> None:
+    def broken() -> Iterator[dict[str, Any]]:
+        yield from table("a", "b")
+        raise SegmindEnrichmentError("line 3 is torn", retryable=False)
+
+    night = Night(tmp_path)
+    asked = question(build=lambda row: {"prompt": row.fill(prompt)}, placeholders=placeholders(prompt))
+    with pytest.raises(SegmindError, match="line 3 is torn"):
+        raise await night.run(broken(), asked) or AssertionError
+    assert not night.segmind.posts
 
 
 @pytest.mark.parametrize(
