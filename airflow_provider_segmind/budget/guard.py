@@ -21,7 +21,7 @@ from airflow_provider_segmind.budget.limits import BudgetRule, Window, windows
 from airflow_provider_segmind.budget.orphaned_reservations import ORPHANED_AFTER, History, settle_orphans
 from airflow_provider_segmind.budget.store import BudgetStore, Refused, Reservation
 from airflow_provider_segmind.chat.cost_estimate import Price, cost_bound, price_of
-from airflow_provider_segmind.chat.reply_policy import enlarge_inputs, output_cap_of
+from airflow_provider_segmind.chat.reply_policy import output_cap_of
 from airflow_provider_segmind.enrichment.storage import StorePath
 from airflow_provider_segmind.exceptions import (
     SegmindBudgetError,
@@ -79,22 +79,18 @@ def request_bound(model: str, inputs: Mapping[str, Any], prices: Mapping[str, Pr
             model,
             "its price is not known. Add it to the field 'prices' of the connection's extra, in USD per million tokens",
         )
-    assumed = None
-    if output_cap_of(inputs) is None:
-        assumed = price.max_output_tokens
-        if assumed is None:
-            raise _no_bound(
-                model,
-                "it has no output cap and the model's own is not known. Give one ('max_tokens' in the options or the "
-                "inputs), or 'max_output_tokens' with the price",
-            )
-        inputs = enlarge_inputs(inputs, assumed)
+    if output_cap_of(inputs) is None and not price.max_output_tokens:
+        raise _no_bound(
+            model,
+            "it has no output cap and the model's own is not known. Give one ('max_tokens' in the options or the "
+            "inputs), or 'max_output_tokens' with the price",
+        )
     bound = cost_bound(model, inputs, prices=prices)
     if not bound.certain:
         raise _no_bound(
             model, "it has files, tools, several answers or no prompt, and what these cost is not known before the bill"
         )
-    return RequestBound(math.ceil(round(bound.usd * 1_000_000, 6)), assumed)
+    return RequestBound(math.ceil(round(bound.usd * 1_000_000, 6)), bound.assumed_cap)
 
 
 def _no_bound(model: str, reason: str) -> SegmindConfigError:

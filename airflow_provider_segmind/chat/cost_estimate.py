@@ -144,10 +144,12 @@ class CostBound:
 
     :param usd: USD; if not ``certain``, only the most that its input text may cost, 0 if the price is unknown.
     :param certain: whether the request cannot cost more, provided that the price is right.
+    :param assumed_cap: tokens of output it may have if the request itself has no output cap: the model's limit.
     """
 
     usd: float
     certain: bool
+    assumed_cap: int | None = None
 
 
 UNBOUNDED = CostBound(usd=0.0, certain=False)
@@ -193,13 +195,15 @@ def cost_bound(model: str, inputs: Mapping[str, Any], *, prices: Mapping[str, Pr
     Return the most that a request may cost.
 
     A tokenizer makes at most one token of each byte of UTF-8, and a message adds a few; thinking counts towards the
-    output cap. The bound is certain if the price is known, the request has its own output cap (the model's is too large
-    to be a useful bound), and it contains nothing that is billed in another way.
+    output cap. The bound is certain if the price and an output cap are known (that of the request, or else the limit of
+    the model), and the request contains nothing that is billed in another way.
     """
     price = price_of(model, prices)
     if price is None:
         return UNBOUNDED
-    parts = list(_billed_parts(inputs))
+    parts = list(_billed_parts({key: value for key, value in inputs.items() if key != "response_format"}))
+    if "response_format" in inputs:
+        parts.append(("text", _schema_bytes(inputs)))
     texts = sum(size + MESSAGE_TOKENS for kind, size in parts if kind == "text")
     images = sum(kind == "image" for kind, _ in parts)
     usd = (MESSAGE_TOKENS + texts + images * IMAGE_TOKENS) * price.input / 1_000_000
@@ -207,10 +211,11 @@ def cost_bound(model: str, inputs: Mapping[str, Any], *, prices: Mapping[str, Pr
     countable = not any(kind == "other" for kind, _ in parts)
     if images and known_family(model) is not ApiFormat.GEMINI:
         countable = False
-    if cap is None or not countable or _is_billed_otherwise(inputs):
+    caps = [tokens for tokens in (cap, price.max_output_tokens) if tokens]
+    if not caps or not countable or _is_billed_otherwise(inputs):
         return CostBound(usd=usd, certain=False)
-    cap = cap if price.max_output_tokens is None else min(cap, price.max_output_tokens)
-    return CostBound(usd=usd + cap * price.output / 1_000_000, certain=True)
+    most = min(caps)
+    return CostBound(usd=usd + most * price.output / 1_000_000, certain=True, assumed_cap=most if cap is None else None)
 
 
 def _is_billed_otherwise(inputs: Mapping[str, Any]) -> bool:
@@ -236,10 +241,16 @@ def estimate_input_tokens(inputs: Mapping[str, Any]) -> InputTokens:
         images += kind == "image"
         uncounted += kind == "other"
     if "response_format" in inputs:
-        text_bytes += len(json.dumps(inputs["response_format"], ensure_ascii=False, default=str).encode())
+        text_bytes += _schema_bytes(inputs)
     return InputTokens(
         tokens=math.ceil(text_bytes / BYTES_PER_TOKEN) + images * IMAGE_TOKENS, uncounted_attachments=uncounted
     )
+
+
+def _schema_bytes(inputs: Mapping[str, Any]) -> int:
+    """Return the bytes of the schema of the answer, whose names are read by the model as well."""
+    text = json.dumps(inputs["response_format"], ensure_ascii=False, default=str)
+    return len(text.encode("utf-8", "replace"))
 
 
 def estimate_request(

@@ -157,10 +157,15 @@ class RunUsage:
     def explain(self, bound: CostBound = UNBOUNDED, *, new_row: bool) -> str:
         """Return a message about why the last permission was refused."""
         most = "of up to" if bound.certain else "of"
+        advice = ""
+        if bound.assumed_cap is not None:
+            advice = (
+                f"; a request may have {bound.assumed_cap} tokens of output, fewer with 'max_tokens' in its options"
+            )
         return self.exceeded(new_row=new_row) or (
             f"max_cost={shown(self.limits.max_cost)} leaves no room for one more request {most} "
             f"{shown(self.expected(bound))} ({shown(self.spent)} billed, {shown(self.reserved)} reserved for "
-            "requests that may be billed)"
+            f"requests that may be billed{advice})"
         )
 
     def reserve(self, mark: bytes, bound: CostBound) -> None:

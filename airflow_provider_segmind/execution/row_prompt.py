@@ -30,7 +30,7 @@ from airflow_provider_segmind.enrichment.settings import Question
 from airflow_provider_segmind.enrichment.storage import StorePath, is_on_local_disk
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindRowError, shorten
 from airflow_provider_segmind.hooks.stores import locate
-from airflow_provider_segmind.money import shown, usd
+from airflow_provider_segmind.money import shown
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.chat.cost_estimate import Price
@@ -290,20 +290,22 @@ class RowPrompt:
         """Return what a request may cost; log once when that is not certain, or is what the model can write at most."""
         if self._settings.budgeted:
             known = request_bound(self._settings.model, inputs, self._prices or {})
-            if known.assumed_cap is not None and not self._assumption_logged:
-                self._assumption_logged = True
-                self._log.warning(
-                    "The requests have no output cap, so the maximum output of model %r (%d tokens, %s in all) is "
-                    "reserved for each. An output cap ('max_tokens' in the options) leaves more to others",
-                    *(self._settings.model, known.assumed_cap, usd(known.micros)),
-                )
-            return CostBound(usd=known.micros / 1_000_000, certain=True)
-        bound = cost_bound(self._settings.model, inputs, prices=self._prices)
+            bound = CostBound(usd=known.micros / 1_000_000, certain=True, assumed_cap=known.assumed_cap)
+        else:
+            bound = cost_bound(self._settings.model, inputs, prices=self._prices)
+        if bound.assumed_cap is not None and not self._assumption_logged:
+            self._assumption_logged = True
+            self._log.warning(
+                "The requests have no output cap, so the maximum output of model %r (%d tokens, %s in all) is "
+                "reserved for each. An output cap ('max_tokens' in the options) leaves more to others",
+                *(self._settings.model, bound.assumed_cap, shown(bound.usd)),
+            )
         if not bound.certain and not self._uncertainty_logged:
             self._uncertainty_logged = True
             self._log.info(
                 "max_cost=%s is kept only approximately, by the mean cost of earlier rows; requests in flight may "
-                "exceed it: %s. With a known price and an output cap in the options (max_tokens) it is kept exactly.",
+                "exceed it: %s. With a known price and an output cap (max_tokens in the options, or max_output_tokens "
+                "with the price) it is kept exactly.",
                 shown(self._settings.max_cost),
                 "the price of a request to the model is not known" if not bound.usd else "a request has no upper bound",
             )

@@ -207,6 +207,20 @@ def test_a_bound_counts_images_of_gemini_and_is_limited_by_the_output_cap_of_the
     assert bound.usd == pytest.approx((1_120 + 16 + 500 * 10) / 1e6)
 
 
+@pytest.mark.parametrize("cap", [None, 0, -1, True, "500"])
+def test_without_an_output_cap_of_its_own_a_request_may_have_the_limit_of_the_model(cap: Any) -> None:
+    bound = cost_bound("gemini-x", {**MESSAGE, "max_tokens": cap}, prices=PRICED)
+    assert (bound.certain, bound.assumed_cap) == (True, 500)
+    assert bound.usd >= 500 * 10 / 1e6
+    assert cost_bound("gemini-x", MESSAGE, prices=PRICED).assumed_cap is None
+
+
+def test_a_bound_covers_the_names_in_the_schema_of_the_answer() -> None:
+    schema = {"type": "object", "properties": {f"name_{number}": {"type": "string"} for number in range(500)}}
+    bound = cost_bound("m", {**MESSAGE, "response_format": schema}, prices=PRICED)
+    assert bound.usd >= len(json.dumps(schema)) / 1e6
+
+
 @pytest.fixture
 def genai_prices() -> Iterator[Any]:
     """The package of the extra [prices]; other tests have none, because it needs the httpx2 that is withheld."""

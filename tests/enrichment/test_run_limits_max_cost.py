@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_segmind.chat.cost_estimate import CostBound, cost_bound
@@ -55,6 +55,35 @@ async def test_long_rows_at_the_end_do_not_pass_max_cost() -> None:
     assert world.segmind.bill <= limit
     assert limit - world.segmind.bill <= bound_of(400_000)
     assert stored.manifest.outcomes["success"] > 200
+
+
+def cost_without_cap(body: Mapping[str, Any]) -> float:
+    """USD of a request whose answer is as long as its prompt, up to the limit of the model."""
+    tokens = len(str(body["prompt"]).encode())
+    return tokens / 4 * 0.25e-6 + min(tokens / 4, 65_536) * 1.5e-6
+
+
+@settings(max_examples=examples(30))
+@given(
+    lengths=st.lists(st.sampled_from([10, 10, 10, 100_000, 400_000]), min_size=1, max_size=80),
+    limit=st.sampled_from([0.01, 0.05, 0.3, 1.0, 5.0]),
+    concurrency=st.sampled_from([1, 16, 64]),
+    seed=st.integers(0, 9),
+)
+@example(lengths=[10] * 200 + [100_000] * 100, limit=1.0, concurrency=64, seed=0)
+async def test_max_cost_holds_also_without_an_output_cap_where_that_of_the_model_is_known(
+    lengths: list[int], limit: float, concurrency: int, seed: int
+) -> None:
+    def most(body: Mapping[str, Any]) -> CostBound:
+        return cost_bound(MODEL, body)
+
+    world = World(cost=cost_without_cap, steps=4, rng=random.Random(seed))
+    source, limits = rows(lengths), Limits(max_cost=limit)
+    stored = await world.run(source, question(most=most), limits=limits, settings={"concurrency": concurrency})
+    assert world.segmind.bill <= limit
+    if stored.manifest.outcomes["skipped"]:
+        assert limit - world.segmind.bill <= most({"prompt": "Say 1000 " + "x" * max(lengths)}).usd
+        assert "'max_tokens'" in str(stored.manifest.stopped)
 
 
 @settings(max_examples=examples(60))
