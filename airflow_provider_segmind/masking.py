@@ -2,7 +2,7 @@
 Removes API keys from messages, in whatever form a server echoes them.
 
 A gateway may quote the headers of a call: percent-encoded, as HTML entities, escaped for JSON, in base64, interrupted
-by tags or line breaks. The process remembers the key of every client, so that every error can be masked when it is
+by markup or line breaks. The process remembers the key of every client, so that every error can be masked when it is
 raised, together with the library errors behind it, which a traceback prints as well.
 """
 
@@ -12,8 +12,9 @@ import base64
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from enum import Enum
 from functools import cache, lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 MASK = "***"
 SHORTEST = 8
@@ -28,6 +29,8 @@ _CODE = (
 _SPACES = r"[\s\u00ad\u200b-\u200d\u2060\ufeff]|\\[nrtNRT]"
 LONGEST = 40_000
 """Characters of an error that are searched; the rest is cut off."""
+_MARKUP_WORK = 10
+"""How often a text is read, for its length, in search of tags; after that, tags are read simply."""
 _LAYERS = 4
 """How many times a text may be encoded."""
 _LOWER_CASE = str.maketrans({chr(code): chr(code + 32) for code in range(65, 91)})
@@ -42,13 +45,82 @@ def _codes() -> tuple[re.Pattern[str], re.Pattern[str]]:
 
 
 @cache
-def _breaks() -> tuple[re.Pattern[str], re.Pattern[str]]:
-    """
-    Return what may stand between two characters without being visible.
+def _spaces() -> re.Pattern[str]:
+    """Return what may stand between two characters without being visible, apart from markup."""
+    return re.compile(_SPACES)
 
-    The second pattern spares tags, as a key may contain their characters.
+
+@cache
+def _comment_end() -> re.Pattern[str]:
+    return re.compile(r"--!?>|\]\]>")
+
+
+@cache
+def _markup_patterns() -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]]:
+    """Return a tag up to its end, which its attributes may contain; a tag read simply; an element that is not shown."""
+    return (
+        re.compile(r"""<(?:[^<>=]++|=\s*+(?:"[^"]*+"|'[^']*+')|=)*+"""),
+        re.compile(r"<[^<>]*+>"),
+        re.compile(r"<(style|script|template|noscript|noframes)\b", re.IGNORECASE),
+    )
+
+
+class _Reading(Enum):
+    """What of a text is taken for markup. A key may stand in any of it, and contain its characters."""
+
+    SHOWN = "tags, comments, and elements whose content is not shown"
+    TAGS = "tags, and the marks of comments"
+    SIMPLE_TAGS = "all that is in angle brackets"
+    NONE = "nothing"
+
+
+def without_markup(text: str) -> str:
+    """Return what of a page is shown, a space in place of each tag. The work grows with the length of the text only."""
+    parts: list[str] = []
+    done = 0
+    for start, end in _markup(text, hidden=True):
+        parts.append(text[done:start])
+        done = end
+    return " ".join([*parts, text[done:]])
+
+
+def _markup(text: str, *, hidden: bool) -> Iterator[tuple[int, int]]:
     """
-    return re.compile(_SPACES + r"|<[^<>]{0,200}>"), re.compile(_SPACES)
+    Yield the spans of markup.
+
+    :param hidden: whether comments, and elements whose content is not shown, are markup as a whole.
+    """
+    tag, simple, element = _markup_patterns()
+    left, at = _MARKUP_WORK * len(text) + LONGEST, 0
+    absent: set[str] = set()
+
+    def end_of(closing: str, start: int) -> int:
+        """Return where a text that closes something ends, 0 if there is none; each is missed once only."""
+        if closing in absent:
+            return 0
+        found = re.compile(closing, re.IGNORECASE).search(text, start)
+        if found is None:
+            absent.add(closing)
+            return 0
+        return found.end()
+
+    while (start := text.find("<", at)) >= 0:
+        end = 0
+        if text.startswith("<!--", start):
+            end = end_of("-->", start + 2) if hidden else start + 4
+        elif text.startswith("<![CDATA[", start):
+            end = start + 9
+        if not end and left > 0:
+            stop = cast("re.Match[str]", tag.match(text, start)).end()
+            left -= stop - start
+            end = stop + 1 if text[stop : stop + 1] == ">" else 0
+        if not end and (plain := simple.match(text, start)) is not None:
+            end = plain.end()
+        if end and hidden and (opened := element.match(text, start)) is not None:
+            end = end_of(rf"</{opened[1].lower()}\s*>", end) or end
+        if end:
+            yield start, end
+        at = end or start + 1
 
 
 @cache
@@ -79,7 +151,12 @@ def remember(secret: str) -> None:
 
 
 def mask(text: str, secret: str) -> str:
-    """Replace a secret in any form, and anything that resembles a key, with asterisks."""
+    """
+    Replace a secret in any form, and anything that resembles a key, with asterisks.
+
+    A text of more than :data:`LONGEST` characters is cut.
+    """
+    text = text[:LONGEST]
     return _KEY_PATTERN.sub(MASK, _hidden(text, secret) if secret else text)
 
 
@@ -159,9 +236,14 @@ def _hidden(text: str, secret: str) -> str:
         return text
     found: list[tuple[int, int]] = []
     for codes in _codes():
-        for breaks in _breaks():
-            plain = _Decoded.of(text, codes, breaks)
-            for needle, exact in _needles(secret, codes, breaks):
+        decoded = _Decoded.of(text, codes)
+        searched: set[str] = set()
+        for reading in _Reading:
+            plain = decoded.without_breaks(reading)
+            if plain.text in searched:
+                continue
+            searched.add(plain.text)
+            for needle, exact in _needles(secret, codes, reading):
                 found += plain.find(needle, exact=exact)
     for start, end in _merged(found):
         text = text[:start] + MASK + text[end:]
@@ -196,14 +278,36 @@ class _Decoded(NamedTuple):
     spans: list[tuple[int, int]]
 
     @classmethod
-    def of(cls, text: str, codes: re.Pattern[str], breaks: re.Pattern[str]) -> _Decoded:
+    def of(cls, text: str, codes: re.Pattern[str]) -> _Decoded:
         plain = cls(text, [(at, at + 1) for at in range(len(text))])
         for _ in range(_LAYERS):
             decoded = plain.replaced(codes, _decoded)
             if decoded.text == plain.text:
                 break
             plain = decoded
-        return plain.replaced(breaks, lambda _: "")
+        return plain
+
+    def without_breaks(self, reading: _Reading) -> _Decoded:
+        """Return the text without spaces, and without what is taken for markup."""
+        plain = self
+        if reading is not _Reading.NONE and "<" in self.text:
+            if reading is _Reading.SIMPLE_TAGS:
+                plain = self.replaced(_markup_patterns()[1], lambda _: "")
+            else:
+                plain = self._without(_markup(self.text, hidden=reading is _Reading.SHOWN))
+            # A comment whose marks are removed leaves its end.
+            plain = plain.replaced(_comment_end(), lambda _: "") if reading is _Reading.TAGS else plain
+        return plain.replaced(_spaces(), lambda _: "")
+
+    def _without(self, cuts: Iterator[tuple[int, int]]) -> _Decoded:
+        parts: list[str] = []
+        spans: list[tuple[int, int]] = []
+        done = 0
+        for start, end in cuts:
+            parts.append(self.text[done:start])
+            spans += self.spans[done:start]
+            done = end
+        return _Decoded("".join([*parts, self.text[done:]]), spans + self.spans[done:])
 
     def replaced(self, pattern: re.Pattern[str], replacement: Callable[[re.Match[str]], str]) -> _Decoded:
         parts: list[str] = []
@@ -247,10 +351,10 @@ def _decoded(match: re.Match[str]) -> str:
     return chr(code) if 0 < code < 0x10000 else match[0]
 
 
-@lru_cache(maxsize=4 * REMEMBERED_SECRETS)
-def _needles(secret: str, codes: re.Pattern[str], breaks: re.Pattern[str]) -> tuple[tuple[str, bool], ...]:
+@lru_cache(maxsize=8 * REMEMBERED_SECRETS)
+def _needles(secret: str, codes: re.Pattern[str], reading: _Reading) -> tuple[tuple[str, bool], ...]:
     """Return the strings to search for in a decoded text, each with whether its case must match."""
-    plain = _Decoded.of(secret, codes, breaks).text.translate(_LOWER_CASE)
+    plain = _Decoded.of(secret, codes).without_breaks(reading).text.translate(_LOWER_CASE)
     content = secret.encode()
     needles = [(plain, False), (content.hex(), False), (content.hex(":"), False)]
     for packed in _base64_of(secret):
@@ -261,7 +365,7 @@ def _needles(secret: str, codes: re.Pattern[str], breaks: re.Pattern[str]) -> tu
 @lru_cache(maxsize=REMEMBERED_SECRETS)
 def _starts(secret: str) -> tuple[tuple[str, bool], ...]:
     """Return the parts of the needles that must be masked, each with whether its case must match."""
-    return tuple((needle[: _least(needle)], exact) for needle, exact in _needles(secret, _codes()[0], _breaks()[0]))
+    return tuple((needle[: _least(needle)], exact) for needle, exact in _needles(secret, _codes()[0], _Reading.SHOWN))
 
 
 def _base64_of(secret: str) -> list[str]:

@@ -6,6 +6,7 @@ import base64
 import html
 import json
 import string
+import time
 import traceback
 from collections.abc import Callable
 from urllib.parse import quote
@@ -118,8 +119,75 @@ def test_a_key_interrupted_by_tags_or_line_breaks_is_masked(key: str, pause: str
     assert said == "(***)"
 
 
+MARKUP = (
+    f'<span class="{"x" * 500}">',
+    f"<span data-a='{'y' * 600}'>",
+    "<style>b { color: red }</style>",
+    "<STYLE media='a>b'>b > a { color: red }</Style >",
+    "<script>if (a < b && b > c) { d() }</script>",
+    "<!-- a comment with a < in it -->",
+    "<!-- a <b>comment</b> with > and <i title='x' -->",
+    "<i title='a>b'>",
+    '<i title = "a>b<c" lang=en>',
+    "<i title='a>b'></i>",
+    "<template><p>hidden</p></template>",
+    "<noscript>please</noscript>",
+    "<![CDATA[",
+    "<?php echo 1 ?>",
+    "<don't>",
+    "<a=\"x' b>",
+    "<br/><style>p{}</style><!-- < -->\n<b title='>'>",
+    "&lt;i title=&#39;a&gt;b&#39;&gt;",
+)
+PLAIN_KEYS = st.text(string.ascii_letters + string.digits + "_-", min_size=16, max_size=44)
+
+
 @settings(max_examples=examples(200))
-@given(text=st.text(max_size=300), key=KEYS)
+@given(key=PLAIN_KEYS.map("SG_".__add__) | PLAIN_KEYS, pause=st.sampled_from(MARKUP), every=st.integers(1, 30))
+@example(key="SG_a1b2c3d4e5f60718", pause=MARKUP[0], every=11)
+@example(key="SG_a1b2c3d4e5f60718", pause=MARKUP[7], every=1)
+def test_a_key_interrupted_by_any_markup_is_masked(key: str, pause: str, every: int) -> None:
+    echoed = pause.join(key[start : start + every] for start in range(0, len(key), every))
+    page = f"<html><body><p>Bad credentials ({echoed}) for <b>you</b></p></body></html>"
+
+    assert mask(page, key) == page.replace(echoed, "***")
+    assert server_message(Response(401, page.encode()), key) == "Bad credentials (***) for you"
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "<script>var k = '{}';</script>", "<!-- key: {} -->", "<!-- {} <b>", "<style>.{} {{}}", "<i title='{}'>x</i>",
+        "<i title='{}", "<head><meta content={}></head>", "<{}>", "a < {} > b", "<!--><b>{}</b><!-->", "<a=\"'{}>'\">",
+    ],
+)  # fmt: skip
+def test_a_key_inside_markup_is_masked(page: str) -> None:
+    key = "SG_a1b2c3d4e5f60718"
+    cut = "</b><b>".join(key)
+    for echoed in (key, cut) if "<script" in page or "<!-- key" in page else (key,):
+        said = mask(page.format(echoed), key)
+        assert said == page.format("***")
+    assert key not in server_message(Response(500, page.format(key).encode()), key)
+
+
+@pytest.mark.parametrize(
+    "repeated",
+    [
+        *("<style>", "<script", "<!--", "<!-- <", "<a='", '<a="<', "<'\"", "<a='<b=\"", "<?", "<![CDATA[", "</"),
+        *("<style></script>", "<a=' >", "<!-->", "=\"='", "<a ='>' <", "&lt;a=&quot;&lt;"),
+    ],
+)
+@pytest.mark.parametrize("key", ["SG_" + "a" * 40, "<a='<b=\"" * 5])
+def test_masking_markup_that_does_not_end_takes_little_time(repeated: str, key: str) -> None:
+    page = repeated * (500_000 // len(repeated))
+    began = time.process_time()
+    assert len(mask(page, key)) <= masking.LONGEST
+    server_message(Response(502, page.encode()), key)
+    assert time.process_time() - began < 5
+
+
+@settings(max_examples=examples(200))
+@given(text=st.text(max_size=300) | st.text("<>='\"!-/abst \n", max_size=300), key=KEYS)
 def test_a_text_without_the_key_is_unchanged(text: str, key: str) -> None:
     if "SG_" not in text and not looks_like(key, text):
         assert mask(text, key) == text

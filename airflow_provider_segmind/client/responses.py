@@ -40,7 +40,7 @@ from airflow_provider_segmind.exceptions import (
     SegmindSubmissionUnknownError,
     shorten,
 )
-from airflow_provider_segmind.masking import mask, mask_known, masked
+from airflow_provider_segmind.masking import mask, mask_known, masked, without_markup
 
 NOT_BILLED = "Nothing was billed"
 FATE_UNKNOWN = (
@@ -174,8 +174,7 @@ def server_message(response: Response, secret: str) -> str:
     try:
         body = response.json()
     except MalformedResponseError:
-        text = re.sub(r"<(style|script)\b.*?</\1>", " ", text, flags=re.IGNORECASE | re.DOTALL)
-        text = re.sub(r"<[^<>]*>", " ", text)
+        text = without_markup(text)
     else:
         if isinstance(body, dict):
             text = error_message(body, secret) or text
