@@ -1,8 +1,9 @@
 """
 Structured output: from a type to the ``response_format`` of a request, from a reply to validated plain JSON.
 
-The reply as a whole is tried as JSON, then its fenced blocks, then JSON values within its prose, never its reasoning.
-The last value that matches the type is taken.
+The reply as a whole is tried as JSON, then the values in it, never those of its reasoning. The last one that matches
+the type is taken. A value that a sentence only mentions comes after those that are presented: in a fenced block, after
+a label, or at the end of a line.
 """
 
 from __future__ import annotations
@@ -40,11 +41,17 @@ MAX_PIECES = 20
 _FENCE = re.compile(r"```[A-Za-z0-9_-]*[ \t]*\r?\n(.*?)```", re.DOTALL)
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+"|["{}\[\]]', re.DOTALL)
 _BRACKET = re.compile(r"[{\[]")
+_JSON_START = re.compile(r'\{\s*(?:["}]|\Z)|\[\s*(?:["{\[\]\-\d]|(?:true|false|null)\b|\Z)')
+_SPACE = re.compile(r"\s*")
+_ANSWER_WORDS = r"(?:answer|result|output|response|correct|corrected|correction|final)"
+_LABEL = re.compile(rf"\b{_ANSWER_WORDS}\b[\w \t]*[*_`]*[ \t]*(?:[:=>]|\bis\b|\bare\b)[*_`\s]*\Z", re.IGNORECASE)
+_LABEL_LENGTH = 100
+_LINE_END = re.compile(rf"[ \t*_`.!]*(?:\r?\n(?!\s*</)|\s*\Z|\s*</(?:\w+[:_-])?{_ANSWER_WORDS}\w*\s*>)", re.IGNORECASE)
 _OPENING = re.compile(r"\ufeff?\s*(?:```[A-Za-z0-9_-]*\s*)?[{\[]")
 _CLOSES = {"{": "}", "[": "]"}
 _REASONING_TAGS = (
     r"think|thinking|thought|thoughts|reason|reasoning|reflect|reflection|analysis|scratchpad|chain_of_thought|"
-    r"internal_monologue"
+    r"internal_monologue|reasoning_content|reasoning_process|thinking_process|thought_process"
 )
 _MARKS = re.compile(
     rf"(?P<open><(?:\w+:)?(?:{_REASONING_TAGS})(?:\s[^<>]*)?>|\[THINK\]|◁think▷|<\|(?:begin_of_thought|start_thinking)\|>"
@@ -194,16 +201,55 @@ def _protected(text: str, start: int) -> tuple[int, int]:
 
 
 def _pieces(text: str) -> Iterator[tuple[JsonSource, str]]:
-    fenced = deque((match.group(1).strip() for match in _FENCE.finditer(text)), maxlen=MAX_PIECES)
-    yield from (("fenced", piece) for piece in reversed(fenced))
-    yield from (("embedded", piece) for piece in reversed(deque(_embedded(text), maxlen=MAX_PIECES)))
+    """Yield what may be the data, the most likely first."""
+    blocks = deque(((match.end(1), match[1].strip()) for match in _FENCE.finditer(text)), maxlen=MAX_PIECES)
+    fenced = {end: block for end, block in blocks if _is_json(block)}
+    values = deque(_embedded(text), maxlen=MAX_PIECES)
+    presented: list[tuple[int, JsonSource, str]] = [(end, "fenced", block) for end, block in fenced.items()]
+    mentioned: list[str] = []
+    for start, end in values:
+        piece = text[start:end]
+        if fenced.get(cast("re.Match[str]", _SPACE.match(text, end)).end()) == piece:
+            continue
+        # Without a fenced block all values are alike.
+        if not fenced or _is_presented(text, start, end):
+            presented.append((end, "embedded", piece))
+        else:
+            mentioned.append(piece)
+    for _, source, piece in sorted(presented, reverse=True):
+        yield source, piece
+    yield from (("embedded", piece) for piece in reversed(mentioned))
 
 
-def _embedded(text: str) -> Iterator[str]:
-    at = 0
-    while (start := _BRACKET.search(text, at)) is not None and (end := _end_of_value(text, start.start())) is not None:
-        yield text[start.start() : end]
-        at = end
+def _is_json(text: str) -> bool:
+    try:
+        load_json(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _is_presented(text: str, start: int, end: int) -> bool:
+    """Return whether a value is what its line is about: after a label, or at the end without being in parentheses."""
+    if _LABEL.search(text, max(text.rfind("\n", 0, start) + 1, start - _LABEL_LENGTH), start):
+        return True
+    return _LINE_END.match(text, end) is not None
+
+
+def _embedded(text: str) -> Iterator[tuple[int, int]]:
+    """Yield where the values in brackets begin and end; a bracket of the prose need not be closed."""
+    at = unclosed = 0
+    while unclosed < MAX_PIECES and (bracket := _BRACKET.search(text, at)) is not None:
+        start = bracket.start()
+        end = _end_of_value(text, start)
+        if end is not None:
+            yield start, end
+            at = end
+        elif _JSON_START.match(text, start):
+            # What it contains is a part of data that is not complete.
+            return
+        else:
+            at, unclosed = start + 1, unclosed + 1
 
 
 def _end_of_value(text: str, start: int) -> int | None:

@@ -92,6 +92,59 @@ def test_of_several_values_the_last_that_matches_is_taken(text):
     assert NUMBER.parse(text).data == {"a": 2}
 
 
+FENCED_DRAFT, FENCED_ANSWER = f"```json\n{DRAFT}\n```", f"```json\n{ANSWER}\n```"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(f"<{tag}>\n{FENCED_DRAFT}\n</{tag}>\n{ANSWER}" for tag in ("reasoning_content", "plan", "x:notes", "a-b")),
+        *(f"<{tag}>\n{FENCED_DRAFT}\n</{tag}>\n{FENCED_ANSWER}" for tag in ("reasoning_content", "plan")),
+        f"<plan>{FENCED_DRAFT}</plan><answer>{ANSWER}</answer>",
+        f"<plan>\n{FENCED_DRAFT}\n</plan>\n<final_answer>\n{ANSWER}\n</final_answer>\nBye.",
+        f"Draft:\n{FENCED_DRAFT}\nFinal answer: {ANSWER}",
+        f"Draft:\n{FENCED_DRAFT}\nThe final answer is {ANSWER}, as computed.",
+        f"Draft: ```{DRAFT}``` Final answer: {ANSWER}",
+        f"**Thinking:**\n{FENCED_DRAFT}\n**Answer:** {ANSWER}",
+        f"**Thinking:**\n{FENCED_DRAFT}\n**Answer:**\n\n{ANSWER}\n\nI hope it helps.",
+        f"{FENCED_DRAFT}\nCorrected: {ANSWER} (not {DRAFT}).",
+        f"Draft {{x:\n{FENCED_DRAFT}\nThe set {{y, z. Result: {ANSWER}",
+        f"```\n{DRAFT}\n{DRAFT}\n```\n{ANSWER}",
+        f"```python\nprint(1)\n```\nResult: {DRAFT}\nNo, {ANSWER} is right.",
+    ],
+)  # fmt: skip
+def test_a_fenced_draft_before_the_answer_is_not_taken(text):
+    assert NUMBER.parse(text).data == {"a": 2}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{FENCED_ANSWER}\nNote that {DRAFT} would be wrong.",
+        f"{FENCED_ANSWER}\nIn the form {DRAFT}, as you asked\nfor it.",
+        f"{FENCED_ANSWER}\n<notes>I had {DRAFT}</notes>",
+        f"{FENCED_ANSWER}\n<notes>\n{DRAFT}\n</notes>",
+        f"{FENCED_ANSWER}\n(before: {DRAFT})\n",
+        f"{ANSWER}\n<reasoning_content>\n{FENCED_DRAFT}\n</reasoning_content>",
+        f"{FENCED_DRAFT}\n{FENCED_ANSWER}\nBye. {{x",
+    ],
+)  # fmt: skip
+def test_a_value_that_is_only_mentioned_after_a_fenced_answer_is_not_taken(text):
+    assert NUMBER.parse(text).data == {"a": 2}
+
+
+@pytest.mark.parametrize("text", ['{"a": 1, "b": {"a": 2}', '[{"a": 2}, ', '{ "b": {"a": 2}, ', "Here: [[{x} "])
+def test_a_part_of_data_that_is_cut_short_is_not_taken(text):
+    assert not NUMBER.parse(text).ok
+
+
+@pytest.mark.parametrize("repeated", ["{x", '{x "', "```\n{}\n```\n{} ", "answer ", "{}\n</a>", "{}" + " " * 50])
+def test_finding_what_is_presented_takes_linear_work(repeated):
+    short, long = (calls_made(partial(NUMBER.parse, repeated * count)) for count in (1_000, 4_000))
+
+    assert long <= 5 * short
+
+
 values = st.dictionaries(st.text(), st.integers() | st.text(), max_size=3)
 prose = st.text(alphabet='abc {}[]"<>/`\n.,1')
 
