@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from decimal import Decimal
 from itertools import islice
 from typing import Any, Literal, NoReturn, TypeAlias, cast
 
@@ -21,6 +22,15 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaWarningKind
 
+from airflow_provider_segmind.chat.exact_numbers import (
+    ExactFloat,
+    MarkedDecimal,
+    contains_exact_floats,
+    contains_rounded,
+    with_decimals,
+    with_exact_digits,
+    with_written,
+)
 from airflow_provider_segmind.chat.json_schema import (
     as_json_schema,
     check_json_schema,
@@ -62,39 +72,6 @@ _MARKS = re.compile(
     re.IGNORECASE,
 )
 """Reasoning marks: XML tags of DeepSeek, Qwen and others; those of Mistral, Kimi, Cohere and OpenAI's open models."""
-
-
-class ExactFloat(float):
-    """A float that keeps the digits it was written with; ``str`` returns them."""
-
-    __slots__ = ("_digits",)
-    _digits: str
-
-    @classmethod
-    def parse(cls, digits: str) -> float:
-        """
-        Read a number, as a plain float if that keeps every digit.
-
-        :raises ValueError: it is too large for a double.
-        """
-        number = float(digits)
-        if number in (float("inf"), float("-inf")):
-            raise ValueError("a number is too large")
-        if repr(number) == digits:
-            return number
-        exact = cls(number)
-        exact._digits = digits
-        return exact
-
-    def __str__(self) -> str:
-        return self._digits
-
-
-def contains_exact_floats(value: Any) -> bool:
-    """Return whether a value contains :class:`ExactFloat` anywhere."""
-    if isinstance(value, dict):
-        return any(map(contains_exact_floats, value.values()))
-    return any(map(contains_exact_floats, value)) if isinstance(value, list) else isinstance(value, ExactFloat)
 
 
 @dataclass(frozen=True, slots=True)
@@ -451,14 +428,15 @@ class OutputType:
         return data
 
     def _checked(self, path: str, value: Any) -> Any:
-        rounded = contains_exact_floats(value)
-        plain = json.loads(json.dumps(value)) if rounded else value
+        exact = contains_exact_floats(value)
+        inexact = exact or contains_rounded(value)
+        plain = json.loads(json.dumps(value)) if exact else value
         if self.adapter is None:
             _check_schema(self.schema, path, plain)
             return plain
         # As JSON, so that strict models accept dates and sets in their JSON form.
         checked = self._tried(plain, as_json=True)
-        if rounded:
+        if inexact:
             checked = self._exact(checked, value, plain)
         if isinstance(checked, ValidationError):
             errors = checked.errors(include_url=False, include_context=False, include_input=False)
@@ -477,11 +455,20 @@ class OutputType:
         its ``str``. Since it validates Python values by other rules than JSON, the exact data is used only where both
         results differ in nothing but digits.
         """
-        exact, same = self._tried(value, as_json=False), self._tried(plain, as_json=False)
-        if isinstance(checked, Exception) or isinstance(same, Exception):
-            alike = _error_locations(checked) == _error_locations(same) != []
-            return exact if alike and not isinstance(exact, Exception) else checked
-        return checked if isinstance(exact, Exception) else _merged(checked, exact, same)
+        found = checked
+        if contains_exact_floats(value):
+            exact, same = self._tried(value, as_json=False), self._tried(plain, as_json=False)
+            if isinstance(checked, Exception) or isinstance(same, Exception):
+                alike = _error_locations(checked) == _error_locations(same) != []
+                found = exact if alike and not isinstance(exact, Exception) else checked
+            elif not isinstance(exact, Exception):
+                found = with_exact_digits(checked, exact, same)
+        if isinstance(found, Exception) or not contains_rounded(value):
+            return found
+        # A union with int or float takes a Python float as one of these, but a Decimal as a Decimal.
+        written, marked = (self._tried(with_decimals(value, kind), as_json=False) for kind in (Decimal, MarkedDecimal))
+        failed = isinstance(written, Exception) or isinstance(marked, Exception)
+        return found if failed else with_written(found, written, marked)
 
     def _tried(self, value: Any, *, as_json: bool) -> Any:
         """Return the plain data of a value, or the error that validation raised."""
@@ -547,29 +534,6 @@ def _error_locations(error: Any) -> list[tuple[int | str, ...]]:
     if not isinstance(error, ValidationError):
         return []
     return [one["loc"] for one in error.errors(include_url=False, include_context=False, include_input=False)]
-
-
-def _merged(data: Any, exact: Any, same: Any) -> Any:
-    """Return the exact data wherever the two validations differ in nothing but digits."""
-    if _same_number(data, same):
-        return exact
-    objects = all(isinstance(one, dict) for one in (data, exact, same))
-    if objects and data.keys() == exact.keys() == same.keys():
-        return {key: _merged(item, exact[key], same[key]) for key, item in data.items()}
-    lists = all(isinstance(one, list) for one in (data, exact, same))
-    if lists and len(data) == len(exact) == len(same):
-        return list(map(_merged, data, exact, same))
-    return data
-
-
-def _same_number(data: Any, same: Any) -> bool:
-    if data == same:
-        return True
-    try:
-        # Python and pydantic write the same float differently: exponents, last digits.
-        return isinstance(data, str) and isinstance(same, str) and float(data) == float(same)
-    except ValueError:
-        return False
 
 
 def _joined(shown: list[tuple[str, str]], total: int) -> _Invalid:

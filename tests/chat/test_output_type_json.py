@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_provider_segmind.chat.exact_numbers import ExactFloat
 from airflow_provider_segmind.chat.output_type import (
-    ExactFloat,
     OutputType,
     is_cut_short,
     json_candidates,
