@@ -17,7 +17,14 @@ from typing import Any, Protocol, TypeAlias
 from airflow_provider_segmind.enrichment.dead_letters import ROW, DeadLetter, open_letters
 from airflow_provider_segmind.enrichment.engine import Engine
 from airflow_provider_segmind.enrichment.files.readers import open_source
-from airflow_provider_segmind.enrichment.files.writers import Kinds, Write, needs_kinds, open_sink, write_jsonl
+from airflow_provider_segmind.enrichment.files.writers import (
+    Kinds,
+    Write,
+    needs_kinds,
+    open_sink,
+    write_jsonl,
+    written_names,
+)
 from airflow_provider_segmind.enrichment.ledger.events import REUSED, Bill, Claimed, Finished
 from airflow_provider_segmind.enrichment.manifest import Manifest, set_latency
 from airflow_provider_segmind.enrichment.outcomes import Outcome, Reasons
@@ -344,17 +351,22 @@ def merge_outputs(manifest: Manifest, parts: Sequence[StorePath], target: StoreP
     :raises SegmindConfigError: a file is missing, or is not a table.
     """
     columns = [name for name in manifest.columns if name != ROW_COLUMN]
+    called = written_names(manifest.columns)
+
+    def values(row: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: row[name] if name in row else row.get(called[name]) for name in columns}
+
     kinds = None
     if needs_kinds(target):
         kinds = Kinds(columns)
         for row in _in_order(parts, ROW_COLUMN):
-            kinds.observe(row)
+            kinds.observe(values(row))
     count = 0
     with open_sink(target, columns, kinds) as write:
         for number, row in _numbered(_in_order(parts, ROW_COLUMN), ROW_COLUMN):
             if manifest.complete and number != count:
                 raise SegmindEnrichmentError(f"Row {count} is in no shard's output. {_ADVICE}")
-            write({name: row.get(name) for name in columns})
+            write(values(row))
             count += 1
         if count != manifest.rows_read:
             raise SegmindEnrichmentError(

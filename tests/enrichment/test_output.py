@@ -114,6 +114,23 @@ async def test_answers_that_a_file_format_refuses_are_written_out(tmp_path: Path
         assert (out[0]["id"], out[0]["said"]) == (f"k{half}", f"half {half} pair")
 
 
+HALVES = [("a\ud83d", "a\udc00"), ("a\udc00", "a\ud83d", "a\ufffd"), ("a\ufffd_2", "a\ud83d", "a\udc00", "a\ud800")]
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.csv.gz", "out.jsonl", "out.parquet"])
+@pytest.mark.parametrize("key", HALVES, ids=ascii)
+async def test_key_columns_whose_names_a_format_cannot_tell_apart_keep_their_values(
+    tmp_path: Path, key: tuple[str, ...], name: str
+) -> None:
+    if name.endswith("parquet"):
+        pytest.importorskip("pyarrow")
+    rows = [{"text": str(row), **{column: f"{row}-{place}" for place, column in enumerate(key)}} for row in range(3)]
+    await landed(tmp_path, rows, name, key=key)
+    out = list(open_source(tmp_path / "out" / name))
+    assert [list(row.values())[: len(key)] for row in out] == [[row[column] for column in key] for row in rows]
+    assert all(len(row) == len(key) + 7 for row in out)
+
+
 async def test_the_manifests_of_all_shards_add_up(tmp_path: Path) -> None:
     rows = table(*[str(number % 30) for number in range(50)], "bad")
     shards = [

@@ -50,6 +50,25 @@ async def test_merged_shards_equal_the_output_of_one_task(tmp_path: Path, ending
     assert list(joined[0]) == alone.columns
 
 
+@pytest.mark.parametrize("target", [".jsonl", ".csv", ".parquet"])
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
+async def test_columns_whose_names_a_format_cannot_tell_apart_keep_their_values_when_merged(
+    tmp_path: Path, ending: str, target: str
+) -> None:
+    key = ("a\ud83d", "a\udc00", "a\ufffd")
+    rows = [{"text": str(row), **{column: f"{row}-{place}" for place, column in enumerate(key)}} for row in range(9)]
+    shards = []
+    for index in range(COUNT):
+        shard = Shard(index=index, count=COUNT)
+        shards.append(await landed(tmp_path / f"{index}", rows, f"out{ending}", shard=shard, key=key))
+    whole = merge(shards)
+
+    merge_outputs(whole, [Path(part) for part in whole.outputs], tmp_path / f"out{target}")
+
+    joined = read(tmp_path / f"out{target}")
+    assert [list(row.values())[:3] for row in joined] == [[row[column] for column in key] for row in rows]
+
+
 async def test_the_output_may_have_another_format_than_the_shards(tmp_path: Path) -> None:
     whole, parts = await in_shards(tmp_path, ROWS)
 

@@ -12,6 +12,7 @@ import contextlib
 import errno
 import fnmatch
 import gzip
+import itertools
 import json
 import os
 import re
@@ -88,6 +89,23 @@ def _flat_json(value: Any) -> str:
     return "".join(parts)
 
 
+def written_names(columns: Iterable[str]) -> dict[str, str]:
+    """
+    Return the name under which CSV and Parquet have each column, in order.
+
+    Halves of surrogate pairs, which UTF-8 cannot encode, become U+FFFD. A name that is another column's then gets a
+    number: ``_2``, ``_3`` and so on.
+    """
+    called = {name: without_surrogates(name) for name in columns}
+    taken = {name for name, written in called.items() if written == name}
+    for name, written in called.items():
+        if written != name:
+            numbers = (f"{written}_{number}" for number in itertools.count(2))
+            called[name] = next(one for one in itertools.chain([written], numbers) if one not in taken)
+            taken.add(called[name])
+    return called
+
+
 class Kinds:
     """
     Watches every value of a table, so that a rare type in the last row does not break a file that is half written.
@@ -117,7 +135,7 @@ class Kinds:
     def schema(self) -> Any:
         """Return the pyarrow schema that holds every value seen."""
         arrow = pyarrow()
-        return arrow.schema([(without_surrogates(name), self._type(arrow, name)) for name in self._seen])
+        return arrow.schema([(called, self._type(arrow, name)) for name, called in written_names(self._seen).items()])
 
     def cell(self, name: str, value: Any) -> Any:
         """Return a value in the form its column takes."""
@@ -216,7 +234,7 @@ def _written(kind: Format, file: IO[bytes], columns: Sequence[str], kinds: Kinds
     if kind is Format.JSONL:
         yield lambda row: _write_json(file, row)
     elif kind is Format.CSV:
-        file.write(csv_line([without_surrogates(name) for name in columns]).encode())
+        file.write(csv_line(list(written_names(columns).values())).encode())
         yield lambda row: _write_csv(file, [text_cell(row.get(name)) for name in columns])
     else:
         with _ParquetRows(file, columns, kinds or Kinds(columns)) as rows:
@@ -239,7 +257,7 @@ class _ParquetRows(contextlib.AbstractContextManager["_ParquetRows"]):
 
     def __init__(self, file: IO[bytes], columns: Sequence[str], kinds: Kinds) -> None:
         self._kinds = kinds
-        self._columns = {name: without_surrogates(name) for name in columns}
+        self._columns = written_names(columns)
         self._schema = kinds.schema()
         self._writer = pyarrow().parquet.ParquetWriter(file, self._schema)
         self._rows: list[dict[str, Any]] = []

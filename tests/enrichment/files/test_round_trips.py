@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_segmind.enrichment.files.readers import open_source
-from airflow_provider_segmind.enrichment.files.writers import Kinds, open_sink
+from airflow_provider_segmind.enrichment.files.writers import Kinds, open_sink, written_names
 from airflow_provider_segmind.enrichment.rows import json_value, plain_text
 from tests.support.examples import examples
 
@@ -63,6 +63,18 @@ def test_jsonl_holds_every_value(tmp_path: Path, name: str, rows: list[dict[str,
 def test_csv_holds_every_value_as_text(tmp_path: Path, name: str, rows: list[dict[str, Any]]) -> None:
     expected = [{column: unicode_of(plain_text(value)) for column, value in row.items()} for row in rows]
     assert written(tmp_path / name, rows) == expected
+
+
+@QUICK
+@given(st.lists(st.text(st.sampled_from("\ud83d\udc00\ufffda_23")), unique=True, max_size=8))
+def test_names_of_columns_stay_distinct(columns: list[str]) -> None:
+    called = written_names(columns)
+    assert list(called) == columns
+    assert len(set(called.values())) == len(columns)
+    assert written_names(columns) == called
+    for name, written in called.items():
+        written.encode()
+        assert written == name if unicode_of(name) == name else written.startswith(unicode_of(name))
 
 
 @QUICK
