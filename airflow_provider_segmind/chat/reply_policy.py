@@ -173,6 +173,22 @@ def repair_inputs(inputs: Mapping[str, Any], answer: str, error: str) -> dict[st
     return {**inputs, "messages": [*messages, *({"role": role, "content": text} for role, text in added)]}
 
 
+def follow_up_form(first: Mapping[str, Any], follow_ups: tuple[int, ...]) -> Mapping[str, Any] | None:
+    """
+    Return a body with the fields of the last follow-up, empty where it quotes an earlier answer; None if it has none.
+
+    :param first: the body of the first request.
+    :param follow_ups: as in :func:`decide_reply`, the one in question included.
+    """
+    *earlier, cap = follow_ups
+    larger = cap > max(earlier, default=0)
+    repaired = len(follow_ups) > larger
+    if repaired and "messages" not in first:
+        return None
+    body = repair_inputs(first, "", "") if repaired else first
+    return enlarge_inputs(body, cap) if cap else body
+
+
 def reply_error(
     refusal: Refuse, reply: ChatReply, *, model: str, request_id: str | None = None, paid_requests: int = 1
 ) -> SegmindReplyError:

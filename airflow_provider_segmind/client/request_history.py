@@ -117,16 +117,26 @@ def body_of(row: RequestRecord) -> Mapping[str, Any] | None:
     return body if isinstance(body, Mapping) else None
 
 
-def is_sent_body(theirs: Mapping[str, Any] | None, *, digest_sent: str, sent: Mapping[str, Any] | None) -> bool:
+def is_sent_body(
+    theirs: Mapping[str, Any] | None,
+    *,
+    digest_sent: str,
+    sent: Mapping[str, Any] | None,
+    form: Mapping[str, Any] | None = None,
+) -> bool:
     """
     Return whether a body in the history is one that we sent.
 
     :param digest_sent: SHA-256 in hex of the canonical JSON of what was sent.
-    :param sent: what was sent, None where only its digest is known; the server may then have added nothing.
+    :param sent: what was sent, None where only its digest is known.
+    :param form: a body with the fields of what was sent, and other strings. With neither of these the server may have
+        added nothing.
     """
     if theirs is None:
         return False
-    return json_digest(theirs) == digest_sent or (sent is not None and contains(theirs, sent))
+    if json_digest(theirs) == digest_sent or (sent is not None and contains(theirs, sent)):
+        return True
+    return form is not None and json_digest(only_ours(theirs, form)) == digest_sent
 
 
 def contains(theirs: Any, ours: Any) -> bool:

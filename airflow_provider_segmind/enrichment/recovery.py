@@ -29,6 +29,7 @@ from airflow_provider_segmind.enrichment.ledger.group_commit import GroupCommit
 from airflow_provider_segmind.enrichment.ledger.ledger import Ledger
 from airflow_provider_segmind.enrichment.ledger.row_state import KnownRequest
 from airflow_provider_segmind.enrichment.ledger.run_liveness import Membership
+from airflow_provider_segmind.enrichment.rows import canonical_json
 from airflow_provider_segmind.enrichment.run_limits import RunUsage
 from airflow_provider_segmind.enrichment.settings import Client, LostRow, Question, Settings, Shard
 from airflow_provider_segmind.enrichment.stats import Tally
@@ -46,12 +47,33 @@ class LostRequest:
     :param claim: what was noted before it was sent; it was sent no earlier.
     :param until: epoch seconds of this try's clock after which it was certainly not sent any more.
     :param inputs: what was sent, None where only the digest in the claim is known: the row is not in the source any
-        more, or was not read yet.
+        more, or was not read yet, or another try sent a follow-up.
+    :param form: for such a follow-up, a body with the same fields.
     """
 
     claim: Claimed
     until: float
     inputs: Mapping[str, Any] | None = None
+    form: Mapping[str, Any] | None = None
+
+
+@dataclass(slots=True)
+class _Progress:
+    """
+    How far the history has come.
+
+    :param compares: whether it shows bodies so that they can be recognized.
+    :param caught_up: epoch seconds of our clock; requests accepted before are in it.
+    """
+
+    compares: bool = False
+    caught_up: float = float("-inf")
+
+    def learn(self, at: float, *, own: bool) -> None:
+        self.compares = True
+        if own:
+            # The clock of another worker cannot say what came before or after.
+            self.caught_up = max(self.caught_up, at)
 
 
 @dataclass(slots=True)
@@ -128,9 +150,11 @@ class _Reading:
         self._free: set[str] = set()
         self._matchers = _Matchers(self._lost)
         self._offsets: dict[str, list[tuple[float, float]]] = {}
-        self._newest = self._caught_up = float("-inf")
+        self._newest = float("-inf")
         self._hint: float | None = None
-        self._seen = self._compares = False
+        self._seen = False
+        # A body of which only the digest is known is recognized only if the server has added nothing.
+        self._as_sent, self._with_additions = _Progress(), _Progress()
 
     def take(self, record: RequestRecord) -> bool:
         """Learn from one record; tell whether it may be a lost request."""
@@ -176,22 +200,27 @@ class _Reading:
         """
         self._drop_owned(owned)
         findings = Findings(found=self._assigned())
-        for mark in findings.found:
+        for mark, record in findings.found.items():
             claim = self._lost[mark].claim
-            if claim.writer == self._writer:
-                # It was sent after its claim, so the history has come that far.
-                self._caught_up = max(self._caught_up, claim.at)
-            self._compares = True
+            # It was sent after its claim, so the history has come that far.
+            self._learn_progress(record, claim.body, claim.at, claim.writer)
         for mark, one in self._lost.items():
             if mark in findings.found:
                 continue
             if complete_after is None or self._may_be_there(mark, findings):
                 findings.pending.add(mark)
                 continue
-            settled = (self._compares or not self._seen) and self._now - one.claim.at >= complete_after
-            if settled or one.until <= self._caught_up:
+            known = one.inputs is not None or one.form is not None
+            progress = self._with_additions if known else self._as_sent
+            settled = (progress.compares or not self._seen) and self._now - one.claim.at >= complete_after
+            if settled or one.until <= progress.caught_up:
                 findings.absent.add(mark)
         return findings
+
+    def _learn_progress(self, record: RequestRecord, body: str, at: float, writer: str) -> None:
+        self._with_additions.learn(at, own=writer == self._writer)
+        if json_digest(body_of(record)) == body:
+            self._as_sent.learn(at, own=writer == self._writer)
 
     def _learn(self, record: RequestRecord, known: KnownRequest) -> None:
         moments = row_times(record)
@@ -200,10 +229,7 @@ class _Reading:
             bounds = (created - known.not_after, created - known.not_before)
             self._offsets.setdefault(known.writer, []).append(bounds)
         if self._matchers.compares(record, known):
-            self._compares = True
-            if known.writer == self._writer:
-                # The clock of another worker cannot say what came before or after.
-                self._caught_up = max(self._caught_up, known.not_before)
+            self._learn_progress(record, known.body, known.not_before, known.writer)
 
     def _assigned(self) -> dict[bytes, RequestRecord]:
         """Give each lost request the record that lies nearest to it, and no record to two of them."""
@@ -242,7 +268,8 @@ class _Matchers:
     """
     Compares bodies in the history with those that were sent, by digest and, where they are known, by what they hold.
 
-    Bodies that are known are found by one text of theirs, so that a long history is not compared with each of them.
+    Bodies that are known are found by one text of theirs, and forms are few, so that a long history is not compared
+    with each lost request.
     """
 
     def __init__(self, lost: Mapping[bytes, LostRequest]) -> None:
@@ -250,11 +277,17 @@ class _Matchers:
         self._by_digest: dict[str, list[bytes]] = {}
         self._by_text: dict[tuple[Any, ...], dict[str, list[bytes]]] = {}
         self._textless: list[bytes] = []
+        self._by_form: dict[str, tuple[Mapping[str, Any], dict[str, list[bytes]]]] = {}
         for mark, one in lost.items():
             self._by_digest.setdefault(one.claim.body, []).append(mark)
             if one.inputs is not None:
                 self._index(mark, one.inputs)
+            elif one.form is not None:
+                form = _without_texts(one.form)
+                _, marks = self._by_form.setdefault(canonical_json(form), (form, {}))
+                marks.setdefault(one.claim.body, []).append(mark)
         self._templates = [one.inputs for one in lost.values() if one.inputs is not None][:4]
+        self._templates += [form for form, _ in self._by_form.values()]
 
     def matches(self, record: RequestRecord) -> list[bytes]:
         theirs = body_of(record)
@@ -263,6 +296,8 @@ class _Matchers:
         marks = dict.fromkeys(self._by_digest.get(json_digest(theirs), ()))
         for path, texts in self._by_text.items():
             marks.update(dict.fromkeys(texts.get(_at(theirs, path), ())))
+        for form, bodies in self._by_form.values():
+            marks.update(dict.fromkeys(bodies.get(json_digest(only_ours(theirs, form)), ())))
         marks.update(dict.fromkeys(self._textless))
         return [mark for mark in marks if self._is(mark, theirs)]
 
@@ -278,7 +313,7 @@ class _Matchers:
 
     def _is(self, mark: bytes, theirs: Mapping[str, Any]) -> bool:
         one = self._lost[mark]
-        return is_sent_body(theirs, digest_sent=one.claim.body, sent=one.inputs)
+        return is_sent_body(theirs, digest_sent=one.claim.body, sent=one.inputs, form=one.form)
 
     def _index(self, mark: bytes, inputs: Mapping[str, Any]) -> None:
         path, text = max(_texts(inputs, ()), key=lambda item: len(item[1]), default=((), ""))
@@ -286,6 +321,15 @@ class _Matchers:
             self._by_text.setdefault(path, {}).setdefault(text, []).append(mark)
         else:
             self._textless.append(mark)
+
+
+def _without_texts(value: Any) -> Any:
+    """Return a JSON value with empty strings: the form that the bodies of many rows share."""
+    if isinstance(value, Mapping):
+        return {name: _without_texts(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_texts(inner) for inner in value]
+    return "" if isinstance(value, str) else value
 
 
 def _texts(value: Any, path: tuple[Any, ...]) -> Iterable[tuple[tuple[Any, ...], str]]:
@@ -376,7 +420,7 @@ async def resolve_lost(run: RecoveryRun, lost: Mapping[bytes, LostRow]) -> list[
             # Another run has found its outcome, or sends it anew.
             elsewhere.append(mark)
         elif claim is not None:
-            claims[mark] = _lost(claim, one)
+            claims[mark] = _lost(run.question, claim, one)
     for mark in elsewhere:
         run.usage.lost_found()
         run.usage.release(mark)
@@ -471,11 +515,16 @@ def _unresolved(run: RecoveryRun, mark: bytes) -> frozenset[str]:
     return frozenset(claim.id for claim in row.unresolved) if row is not None else frozenset()
 
 
-def _lost(claim: Claimed, one: LostRow) -> LostRequest:
+def _lost(question: Question, claim: Claimed, one: LostRow) -> LostRequest:
     # The claim may be of a request of another process: what is known to have been sent fits its digest.
-    bodies = (one.sent, one.prepared.inputs)
-    inputs = next((body for body in bodies if body is not None and json_digest(body) == claim.body), None)
-    return LostRequest(claim, until=one.until, inputs=inputs)
+    first = one.prepared.inputs
+    inputs = next((body for body in (one.sent, first) if body is not None and json_digest(body) == claim.body), None)
+    if inputs is not None or not claim.follow_ups:
+        return LostRequest(claim, until=one.until, inputs=inputs)
+    form = question.form(first, claim.follow_ups)
+    if form is not None and json_digest(form) == claim.body:
+        return LostRequest(claim, until=one.until, inputs=form)
+    return LostRequest(claim, until=one.until, form=form)
 
 
 def _former(ledger: Ledger, lost: Iterable[bytes]) -> frozenset[str]:

@@ -59,6 +59,10 @@ def _unknown(_: Row) -> str | None:
     return None
 
 
+def _formless(_: Mapping[str, Any], __: tuple[int, ...]) -> Mapping[str, Any] | None:
+    return None
+
+
 def _unpriced(_: Mapping[str, Any]) -> CostBound:
     return UNBOUNDED
 
@@ -82,6 +86,8 @@ class Question:
     :param most: what a request with a body may cost, which ``max_cost`` reserves while it is in flight.
     :param text: returns the canonical JSON of the body without building it, None where that cannot be done; raises what
         ``build`` raises.
+    :param form: returns a body with the fields that a follow-up has, from the body of the first request and
+        :attr:`~airflow_provider_segmind.enrichment.ledger.events.Claimed.follow_ups`; None where it is not known.
     """
 
     model: str
@@ -96,6 +102,7 @@ class Question:
     abreast: int = 1
     most: Callable[[Mapping[str, Any]], CostBound] = _unpriced
     text: Callable[[Row], str | None] = _unknown
+    form: Callable[[Mapping[str, Any], tuple[int, ...]], Mapping[str, Any] | None] = _formless
     prompt_hash: str = field(init=False)
     """SHA-256 of :attr:`prompt`, in hex."""
     _frame: str = field(init=False, repr=False)

@@ -22,7 +22,7 @@ from airflow_provider_segmind.chat.json_values import clean_value
 from airflow_provider_segmind.chat.messages import build_chat_inputs, check_string
 from airflow_provider_segmind.chat.model_families import ApiFormat, assumption, family_of
 from airflow_provider_segmind.chat.replies import read_reply
-from airflow_provider_segmind.chat.reply_policy import Accept, decide_reply
+from airflow_provider_segmind.chat.reply_policy import Accept, decide_reply, follow_up_form
 from airflow_provider_segmind.defaults import ANSWER_COLUMN
 from airflow_provider_segmind.enrichment.outcomes import RowReply, RowVerdict
 from airflow_provider_segmind.enrichment.rows import Row, canonical_json, placeholders
@@ -198,6 +198,7 @@ def row_question(settings: RowPromptSettings, *, prices: Mapping[str, Price] | N
         },
         abreast=FILES_ABREAST if settings.files else 1,
         text=prompt.text,
+        form=follow_up_form,
         **({} if settings.max_cost is None and not settings.budgeted else {"most": prompt.most}),
     )
 

@@ -23,11 +23,14 @@ from airflow_provider_segmind.chat.reply_policy import (
     Refuse,
     decide_reply,
     enlarge_inputs,
+    follow_up_form,
     output_cap_of,
     repair_inputs,
     repair_prompt,
     reply_error,
 )
+from airflow_provider_segmind.client.request_history import is_sent_body
+from airflow_provider_segmind.client.submission import json_digest
 from airflow_provider_segmind.exceptions import SegmindReplyError
 
 GEMINI, GPT, CLAUDE = "gemini-3.1-flash-lite", "gpt-5.4-mini", "claude-4.5-sonnet"
@@ -301,3 +304,53 @@ def test_every_refusal_has_a_message(reason):
 
     assert "The request was billed" in str(error)
     assert "begins" not in str(error)
+
+
+def with_additions(value: object) -> object:
+    """Return a body as a server keeps it that adds defaults to every object."""
+    if isinstance(value, dict):
+        return {
+            "added": None,
+            "safety": {"level": "low"},
+            **{name: with_additions(item) for name, item in value.items()},
+        }
+    return [with_additions(item) for item in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("model", [GEMINI, GPT, CLAUDE])
+@pytest.mark.parametrize(
+    "options", [{}, {"max_tokens": 50}, {"max_tokens": 50, "generationConfig": {"maxOutputTokens": 9}}]
+)
+@pytest.mark.parametrize("system", [None, "You are a critic."])
+@given(
+    replies=st.lists(
+        st.tuples(st.sampled_from(["stop", "length"]), st.text() | st.sampled_from(["{", "Hi"])), max_size=4
+    )
+)
+def test_every_follow_up_is_recognized_by_its_form(
+    model: str, options: dict[str, object], system: str | None, replies: list[tuple[str, str]]
+) -> None:
+    first = build_chat_inputs(model=model, prompt="n?", system=system, options=options)
+    sent, done = first, ()
+    for finish, text in replies:
+        said = reply(text, finish)
+        decision = decide_reply(
+            said, parsed(text), first=lambda: first, sent=lambda sent=sent: sent, follow_ups=done, max_repairs=9
+        )
+        if not isinstance(decision, FollowUp):
+            return
+        sent, done = decision.inputs, decision.follow_ups
+        form = follow_up_form(first, done)
+        digest = json_digest(sent)
+        for theirs in (sent, with_additions(sent)):
+            assert is_sent_body(theirs, digest_sent=digest, sent=None, form=form)
+        others = [first, {**sent, "messages": first["messages"]}]
+        for other in [*others, enlarge_inputs(sent, 7)] if "max_tokens" in sent else others:
+            assert json_digest(other) == digest or not is_sent_body(
+                with_additions(other), digest_sent=digest, sent=None, form=form
+            )
+
+
+def test_a_repair_of_a_body_without_messages_has_no_known_form() -> None:
+    assert follow_up_form({"prompt": "a"}, (0,)) is None
+    assert follow_up_form({"prompt": "a", "max_tokens": 5}, (20,)) == {"prompt": "a", "max_tokens": 20}

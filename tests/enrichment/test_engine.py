@@ -510,6 +510,47 @@ async def test_defaults_that_the_server_adds_do_not_hide_a_lost_follow_up(defaul
     assert stored.manifest.cost == pytest.approx(world.segmind.bill)
 
 
+@pytest.mark.parametrize("defaults", [{}, {"safety": {"level": "low"}, "seed": None}])
+@pytest.mark.parametrize("which", ["try 2", "try 3"])
+async def test_a_lost_follow_up_of_a_killed_try_is_found_by_the_next_one(which: str, defaults: dict[str, Any]) -> None:
+    lost = ["lost"]
+    world = World(
+        trouble=lambda body: lost.pop() if which in body["prompt"] and lost else None,
+        defaults=defaults,
+        history_delay=60.0,
+    )
+    asked = question(read=mend, form=lambda first, _: {"prompt": first["prompt"]})
+    stored = await world.run(table("a", "b"), asked, settings={"concurrency": 1})
+    assert stored.statuses == ["unknown", "success"]
+    world.clock.now += 120
+
+    stored = await world.run(table("a", "b"), asked, settings={"concurrency": 1})
+
+    assert stored.statuses == ["success", "success"]
+    assert world.segmind.posts == len(world.segmind.paid_bodies) == 6
+    assert stored.manifest.cost == pytest.approx(world.segmind.bill)
+
+
+@pytest.mark.parametrize("age", [120, 40_000])
+async def test_a_lost_follow_up_whose_body_cannot_be_recognized_is_never_sent_again(age: int) -> None:
+    lost = ["lost"]
+    world = World(
+        trouble=lambda body: lost.pop() if "try 2" in body["prompt"] and lost else None,
+        defaults={"top_p": 1},
+        history_delay=60.0,
+    )
+    await world.run(table("a", "b"), question(read=mend), settings={"concurrency": 1})
+    world.clock.now += age
+    gone = ["gone"]
+    world.segmind.trouble = lambda body: gone.pop() if body["prompt"] == "Say c" and gone else None
+    world.segmind.history_delay = 0.0
+    for _ in range(3):
+        stored = await world.run(table("c", "a", "b"), question(read=mend), settings={"concurrency": 1})
+        assert stored.statuses[1:] == ["unknown", "success"]
+        world.clock.now += age
+    assert len(world.segmind.paid_bodies) == len(set(world.segmind.paid_bodies))
+
+
 async def test_an_equal_request_of_another_row_is_not_taken_for_a_lost_one() -> None:
     world = World()
     # Many more than are remembered in memory.

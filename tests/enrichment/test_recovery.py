@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -154,6 +155,33 @@ async def test_defaults_of_the_server_do_not_hide_how_far_the_history_has_come()
     known = {mark: replace(one, inputs={"prompt": "a", "t": 0}) for mark, one in lost(1, "a").items()}
     assert (await found(History(row), known, own("w", "b", NOW - 10))).absent == {mark(1)}
     assert (await found(History(row), lost(1, "a"), own("w", "b", NOW - 10))).absent == set()
+
+
+def added(text: str, request_id: str) -> RequestRecord:
+    """Return a record of a server that adds defaults to every body."""
+    fields = {"request_body": {"prompt": text, "t": 0, "top_p": 1}}
+    return record(request_id, text).model_copy(update=fields)
+
+
+async def test_a_follow_up_of_a_killed_try_is_known_by_its_form_when_the_server_has_added_defaults() -> None:
+    known = {mark: replace(one, form={"prompt": "", "t": 0}) for mark, one in lost(1, "a").items()}
+    assert (await found(History(added("a", "z")), known)).found[mark(1)].request_id == "z"
+    assert not (await found(History(added("b", "z")), known)).found
+    # What was sent since shows that it never arrived.
+    assert (await found(History(added("b", "w")), known, own("w", "b", NOW - 10))).absent == {mark(1)}
+
+
+@pytest.mark.parametrize("own_at", [NOW - 10, NOW - 60])
+async def test_what_is_known_by_its_digest_only_is_never_absent_while_the_server_adds_defaults(own_at: float) -> None:
+    age = NOW - 9000
+    by_body = {mark: replace(one, inputs={"prompt": "b", "t": 0}) for mark, one in lost(2, "b", at=age).items()}
+    by_form = {mark: replace(one, form={"prompt": "x", "t": 0}) for mark, one in lost(3, "c", at=age).items()}
+    history = History(added("a", "z"), added("w", "w"))
+    findings = await found(history, {**lost(1, "a", at=age), **by_body, **by_form}, own("w", "w", own_at))
+    assert findings.absent == {mark(2), mark(3)}
+    assert not findings.found
+    unchanged = History(record("w", "w"))
+    assert mark(1) in (await found(unchanged, {**lost(1, "a", at=age), **by_body}, own("w", "w", own_at))).absent
 
 
 async def test_of_two_equal_requests_the_nearer_is_taken_and_none_that_another_row_has() -> None:
