@@ -12,7 +12,7 @@ import re
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -33,6 +33,8 @@ class Syntax:
     :param escape_strings: whether a backslash escapes in ``E'…'`` alone.
     :param brackets: whether ``[…]`` quotes a name.
     :param triple: whether three quotation marks are one.
+    :param raw: whether a backslash does not escape in ``r'…'``.
+    :param delimiters: whether ``q'[…]'`` quotes a string, with any other character in place of the brackets.
     """
 
     nested: bool = False
@@ -43,6 +45,8 @@ class Syntax:
     escape_strings: bool = False
     brackets: bool = False
     triple: bool = False
+    raw: bool = False
+    delimiters: bool = False
 
 
 _POSTGRES = Syntax(nested=True, quotes="'\"", dollars=True, escape_strings=True)
@@ -50,19 +54,43 @@ _POSTGRES = Syntax(nested=True, quotes="'\"", dollars=True, escape_strings=True)
 _MYSQL = Syntax(line_comments=r"#|--(?=\s|\Z)", backslashes="'\"")
 _BIGQUERY = Syntax(line_comments="#|--", backslashes="'\"`", triple=True)
 _SQL_SERVER = Syntax(nested=True, quotes="'\"", brackets=True)
+_SNOWFLAKE = Syntax(line_comments="--|//", quotes="'\"", backslashes="'", dollars=True)
 _HIVE = Syntax(backslashes="'\"")
-_SYNTAXES: Mapping[str, Syntax] = {
-    **dict.fromkeys(("postgres", "redshift", "pgvector", "duckdb"), _POSTGRES),
-    "vertica": Syntax(nested=True, quotes="'\"", dollars=True, escape_strings=True),
-    "sqlite": Syntax(brackets=True),
-    "mysql": _MYSQL,
-    "snowflake": Syntax(line_comments="--|//", quotes="'\"", backslashes="'", dollars=True),
-    **dict.fromkeys(("gcpbigquery", "google_cloud_platform"), _BIGQUERY),
-    **dict.fromkeys(("mssql", "odbc"), _SQL_SERVER),
-    **dict.fromkeys(("hive_cli", "hiveserver2", "spark_sql", "databricks", "impala"), _HIVE),
-}
-"""By Airflow's connection type; others are read by the standard."""
+_SPARK = replace(_HIVE, raw=True)
+_ORACLE = Syntax(quotes="'\"", delimiters=True)
+_REDSHIFT = replace(_POSTGRES, backslashes="'")
+_CLICKHOUSE = Syntax(line_comments="#|--", backslashes="'\"`", dollars=True)
 _STANDARD = Syntax()
+_BACKSLASHES = Syntax(backslashes="'\"`")
+_SYNTAXES: Mapping[str, tuple[Syntax, ...]] = {
+    **dict.fromkeys(("postgres", "pgvector", "duckdb"), (_POSTGRES,)),
+    "redshift": (_REDSHIFT, _POSTGRES),
+    "vertica": (Syntax(nested=True, quotes="'\"", dollars=True, escape_strings=True),),
+    "sqlite": (Syntax(brackets=True),),
+    # With NO_BACKSLASH_ESCAPES a backslash is an ordinary character.
+    "mysql": (_MYSQL, replace(_MYSQL, backslashes="")),
+    "oracle": (_ORACLE,),
+    "clickhouse": (_CLICKHOUSE,),
+    "snowflake": (_SNOWFLAKE,),
+    **dict.fromkeys(("gcpbigquery", "google_cloud_platform"), (_BIGQUERY,)),
+    "mssql": (_SQL_SERVER,),
+    **dict.fromkeys(("hive_cli", "hiveserver2", "impala"), (_HIVE,)),
+    **dict.fromkeys(("spark_sql", "databricks"), (_SPARK, _HIVE)),
+}
+"""By Airflow's connection type: how its texts may be read, the usual way first."""
+_UNKNOWN = (
+    _STANDARD,
+    _BACKSLASHES,
+    _MYSQL,
+    _POSTGRES,
+    _SQL_SERVER,
+    _ORACLE,
+    _SNOWFLAKE,
+    _CLICKHOUSE,
+    _BIGQUERY,
+    _SPARK,
+)
+"""How the texts of other databases may be read, and of those behind a bridge such as JDBC."""
 _BLOCK = re.compile(r"/\*|\*/")
 
 
@@ -75,7 +103,10 @@ def only_statement(text: str, conn_type: str) -> str:
     :param conn_type: Airflow's connection type of the database.
     :raises SegmindConfigError: there is none, or there are several. Nothing was sent.
     """
-    statements = [piece for piece, is_code in _pieces(text, _SYNTAXES.get(conn_type, _STANDARD)) if is_code]
+    readings = [_pieces(text, syntax) for syntax in _SYNTAXES.get(conn_type, _UNKNOWN)]
+    closed = [found for found, whole in readings if whole]
+    # If the text can be read as one statement, the database decides.
+    statements = next((found for found in closed if len(found) == 1), [*closed, readings[0][0]][0])
     if not statements:
         raise SegmindConfigError("'sql' contains no statement, only white space and comments. Nothing was sent.")
     if len(statements) > 1:
@@ -86,29 +117,38 @@ def only_statement(text: str, conn_type: str) -> str:
     return statements[0].strip()
 
 
-def _pieces(text: str, syntax: Syntax) -> list[tuple[str, bool]]:
-    """Return the texts between semicolons, each with whether it is more than white space and comments."""
-    found: list[tuple[str, bool]] = []
+def _pieces(text: str, syntax: Syntax) -> tuple[list[str], bool]:
+    """Return the statements between semicolons, and whether every quote and comment in them is closed."""
+    found: list[str] = []
     token = _tokens(syntax)
     start = place = 0
-    is_code = False
+    is_code, whole = False, True
     while match := token.match(text, place):
         place = match.end()
         if match.lastgroup == "block":
-            place = _block_end(text, place, nested=syntax.nested)
+            place, closed = _block_end(text, place, nested=syntax.nested)
+            whole = whole and closed
         elif match.lastgroup == "end":
-            found.append((text[start : match.start()], is_code))
+            found += [text[start : match.start()]] if is_code else []
             start, is_code = place, False
-        elif match.lastgroup == "code":
+        elif match.lastgroup in ("code", "open", "other"):
             is_code = True
-    return [*found, (text[start:], is_code)]
+            whole = whole and match.lastgroup != "open"
+    return [*found, *([text[start:]] if is_code else [])], whole
 
 
 @cache
 def _tokens(syntax: Syntax) -> re.Pattern[str]:
-    code = []
+    code, opened = [], [re.escape(mark) for mark in syntax.quotes]
     if syntax.dollars:
-        code.append(r"(?<![\w$])(?P<tag>\$(?:[^\W\d]\w*)?\$).*?(?:(?P=tag)|\Z)")
+        tag = r"(?<![\w$])\$(?:[^\W\d]\w*)?\$"
+        code.append(rf"(?P<tag>{tag}).*?(?P=tag)")
+        opened.append(tag)
+    if syntax.delimiters:
+        pairs = "|".join(rf"{re.escape(left)}.*?{re.escape(right)}'" for left, right in ("[]", "{}", "()", "<>"))
+        code.append(rf"(?<![\w$#])[Nn]?[Qq]'(?:{pairs}|(?P<delimiter>[^\s\[{{(<]).*?(?P=delimiter)')")
+    if syntax.raw:
+        code += [rf"(?<![\w$])[Rr]{mark}[^{mark}]*{mark}" for mark in "'\""]
     if syntax.escape_strings:
         code.append(r"(?<![\w$])[Ee]" + _quoted("'", "'", escapes=True))
     for mark in syntax.quotes:
@@ -117,21 +157,24 @@ def _tokens(syntax: Syntax) -> re.Pattern[str]:
         code.append(_quoted(mark, mark, escapes=escapes))
     if syntax.brackets:
         code.append(_quoted("[", "]", escapes=False))
+        opened.append(r"\[")
     return re.compile(
-        rf"(?P<line>(?:{syntax.line_comments})[^\r\n]*)|(?P<block>/\*)|(?P<end>;)|(?P<space>\s+)|(?P<code>{'|'.join(code)}|.)",
+        rf"(?P<line>(?:{syntax.line_comments})[^\r\n]*)|(?P<block>/\*)|(?P<end>;)|(?P<space>\s+)"
+        rf"|(?P<code>{'|'.join(code)})|(?P<open>(?:{'|'.join(opened)}).*)|(?P<other>.)",
         re.DOTALL,
     )
 
 
 def _quoted(opening: str, closing: str, *, escapes: bool) -> str:
-    """Return the pattern of a string or name up to its closing mark, which may be doubled inside, or the end."""
+    """Return the pattern of a string or name up to its closing mark, which may be doubled inside."""
     mark = re.escape(closing)
     inside = [mark * 2] if len(closing) == 1 else []
     inside += [r"\\."] if escapes else []
-    return rf"{re.escape(opening)}(?:{'|'.join([*inside, f'(?!{mark}).'])})*+(?:{mark}|\Z)"
+    return rf"{re.escape(opening)}(?:{'|'.join([*inside, f'(?!{mark}).'])})*+{mark}"
 
 
-def _block_end(text: str, place: int, *, nested: bool) -> int:
+def _block_end(text: str, place: int, *, nested: bool) -> tuple[int, bool]:
+    """Return where a comment ends, and whether it is closed there."""
     depth = 1
     while depth and (mark := _BLOCK.search(text, place)):
         place = mark.end()
@@ -139,7 +182,7 @@ def _block_end(text: str, place: int, *, nested: bool) -> int:
             depth -= 1
         elif nested:
             depth += 1
-    return len(text) if depth else place
+    return (len(text), False) if depth else (place, True)
 
 
 FETCH_ROWS = 1000

@@ -62,14 +62,56 @@ def test_the_database_takes_every_query_as_a_part_of_another(database: OneDataba
         ("postgres", "SELECT a$b$ FROM t; -- $b$", "SELECT a$b$ FROM t"),
         ("postgres", r"SELECT 'a\'; -- '", r"SELECT 'a\'"),
         ("never heard of", "SELECT 1;;; -- all", "SELECT 1"),
+        ("oracle", "SELECT q'[it's;]' FROM dual; -- all;", "SELECT q'[it's;]' FROM dual"),
+        ("oracle", "SELECT q'{it's;}', Q'(;')', nq'<';>', q'!it's;!' FROM dual;", None),
+        ("oracle", "SELECT q'\"it's;\"' || q'';a'' FROM dual;", None),
+        ("oracle", "SELECT seq 'a', nq FROM t;", None),
+        ("oracle", r"SELECT 'C:\' FROM dual; -- it's", r"SELECT 'C:\' FROM dual"),
+        ("redshift", r"SELECT 'a\';b' FROM t; -- ;", r"SELECT 'a\';b' FROM t"),
+        ("redshift", r"SELECT 'C:\', ';' FROM t;", None),
+        (
+            "clickhouse",
+            r"SELECT 'a\';b', `c\`;`, $x$it's;$x$ FROM t; # all;",
+            r"SELECT 'a\';b', `c\`;`, $x$it's;$x$ FROM t",
+        ),
+        ("mysql", r"SELECT 'a\';b' FROM t;", None),
+        ("mysql", r"SELECT 'C:\', ';' FROM t;", None),
+        ("databricks", r"SELECT 'a\';b', r'C:\', ';' FROM t;", None),
+        ("hiveserver2", r"SELECT 'a\';b' FROM t;", None),
+        ("jdbc", "SELECT q'[it's;]' FROM dual;", None),
+        ("jdbc", r"SELECT 'a\';b' FROM t;", None),
+        ("odbc", "SELECT [it's;] FROM t;", None),
+        ("odbc", "SELECT $$it's;$$ FROM t;", None),
+        ("generic", "SELECT 1 # it's; all", None),
         # The database says what is wrong with these.
         ("postgres", "SELECT 'a; --", "SELECT 'a; --"),
         ("postgres", "SELECT 1 /* ;", "SELECT 1 /* ;"),
         ("postgres", "SELECT $$;", "SELECT $$;"),
     ],
 )
-def test_each_database_has_quotation_marks_and_comments_of_its_own(conn_type: str, text: str, statement: str) -> None:
-    assert only_statement(text, conn_type) == statement
+def test_each_database_has_quotation_marks_and_comments_of_its_own(
+    conn_type: str, text: str, statement: str | None
+) -> None:
+    assert only_statement(text, conn_type) == (text.removesuffix(";") if statement is None else statement)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SELECT 1; SELECT 2",
+        r"SELECT 'it\'s'; DELETE FROM t",
+        "SELECT 'a'; DELETE FROM t -- all",
+        'SELECT `a`;\nSELECT "b";',
+    ],
+)
+@pytest.mark.parametrize("conn_type", ["oracle", "redshift", "clickhouse", "mysql", "databricks", "jdbc", "odbc", ""])
+def test_two_statements_are_refused_however_they_are_read(text: str, conn_type: str) -> None:
+    if conn_type == "oracle" and "\\" in text:
+        # Its last quotation mark opens a string there.
+        assert only_statement(text, conn_type) == text
+        return
+    with pytest.raises(SegmindConfigError, match="'sql' contains 2 statements"):
+        only_statement(text, conn_type)
 
 
 @pytest.mark.parametrize(
@@ -79,6 +121,7 @@ def test_each_database_has_quotation_marks_and_comments_of_its_own(conn_type: st
         ("SELECT 1; DROP TABLE things; -- all", "2 statements"),
         ("SET x = 1; SELECT 1; ;", "2 statements"),
         ("SELECT ';'; /* */ $$;$$", "2 statements"),
+        ("SELECT 1; SELECT 'a", "2 statements"),
         ("", "no statement"),
         (" ;\n; -- SELECT 1", "no statement"),
     ],
