@@ -74,6 +74,7 @@ from airflow_provider_segmind.task_state import TaskState
 from airflow_provider_segmind.telemetry.requests import RequestTelemetry
 from airflow_provider_segmind.triggers.events import RequestEvent
 from airflow_provider_segmind.triggers.request import (
+    defer_again_from,
     defer_for_place,
     defer_request,
     defer_until_reset,
@@ -734,20 +735,25 @@ class RequestExecution:
             model=self._model,
         )
         until = self._clock() + settings.sync_wait if settings.deferrable else None
+        again_from = None
         if isinstance(error, SegmindRequestTimeoutError):
             self._log.warning("%s Polling once from the worker", error)
             until = 0.0
-        elif error is not None:
+        elif event is not None and error is not None:
             # The triggerer could not poll, which need not be true of this worker; the request is paid for.
-            self._log.warning("%s Waiting on this worker instead", error)
-            until = None
+            pending = replace(pending, end_time=min(pending.end_time, settings.deadline))
+            again_from = defer_again_from(event, pending, self._clock()) if settings.deferrable else None
+            until = None if again_from is None else 0.0
+            self._log.warning(
+                "%s %s", error, "Waiting on this worker instead" if until is None else "Polling once from this worker"
+            )
         state = self._client.wait(pending, fetch=True, until=until, report=self._log.warning)
         if isinstance(state, RequestResult):
             allowed = Downloads.of(self._client.config)
             return self._done(
                 store_result(state, model=self._model, destination=settings.destination, downloads=allowed)
             )
-        if error is not None:
+        if error is not None and again_from is None:
             raise error
         return defer_request(
             pending,
@@ -757,6 +763,7 @@ class RequestExecution:
             defer=self._defer,
             log=self._log,
             fetch=True,
+            poll_from=again_from or 0.0,
         )
 
     def _done(self, stored: StoredResult) -> StoredResult:

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from airflow_provider_segmind.task_state import TaskState
     from airflow_provider_segmind.telemetry.requests import RequestTelemetry
     from airflow_provider_segmind.telemetry.tracing import Operation
+    from airflow_provider_segmind.triggers.events import RequestEvent
     from airflow_provider_segmind.type_hints import AnyPath, GivenLater, OperatorArguments
 
 
@@ -558,8 +559,8 @@ class SegmindRunOperator(SegmindSubmitOperator):
 
         with self._failures(context, deferred=True):
             self.check_rendered()
-            self.hook.find_connection()
             read = None if event is None else RequestEvent.read(event)
+            self._find_connection(read, context)
             execution = self._new_execution(context)
             return self._finish(context, execution, execution.resume(read))
 
@@ -569,6 +570,22 @@ class SegmindRunOperator(SegmindSubmitOperator):
             return super().resume_execution(next_method, next_kwargs, context)
         self.log.warning("Deferral timed out without a trigger event; polling once from the worker")
         return self.execute_complete(context)
+
+    def _find_connection(self, event: RequestEvent | None, context: Context) -> None:
+        from airflow_provider_segmind.client.polling import Pending
+        from airflow_provider_segmind.result_storage import ResultDestination
+        from airflow_provider_segmind.triggers.request import find_connection_or_defer
+
+        def pending(submitted_at: float) -> Pending:
+            end_time = min(submitted_at + self.timeout, deadline_of_task(context, self.execution_timeout))
+            request_id = "" if event is None else event.request_id
+            return Pending(request_id, submitted_at, end_time, self.poll_interval, self.model)
+
+        # Where the result goes is known with the Connection only: the event carries none, and the worker fetches it.
+        nowhere = ResultDestination(max_xcom_bytes=0)
+        find_connection_or_defer(
+            self.hook, event, pending=pending, destination=nowhere, defer=self.defer, log=self.log, fetch=True
+        )
 
     def _new_execution(self, context: Context) -> RequestExecution | ChatExecution:
         return self._request_execution(context)

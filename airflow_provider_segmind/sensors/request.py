@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from datetime import timedelta
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Unpack
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Unpack
 
 from airflow_provider_segmind.arguments import (
     check_choice,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from airflow_provider_segmind.hooks.segmind import SegmindHook
     from airflow_provider_segmind.result_storage import ResultDestination, StoredResult
     from airflow_provider_segmind.spend.recorder import SpendRecorder
+    from airflow_provider_segmind.triggers.events import RequestEvent
     from airflow_provider_segmind.type_hints import AnyPath, GivenLater, SensorArguments
 
 
@@ -149,10 +150,13 @@ class SegmindRequestSensor(TemplatedOperator, BaseSensorOperator):
     @cached_property
     def pending(self) -> Pending:
         """The request to wait for; a bare id counts as submitted when it is first polled."""
+        known = self.reference.submitted_at
+        return self._pending(time.time() if known is None else known)
+
+    def _pending(self, submitted_at: float) -> Pending:
         from airflow_provider_segmind.client.polling import Pending
 
         ref = self.reference
-        submitted_at = time.time() if ref.submitted_at is None else ref.submitted_at
         return Pending(ref.request_id, submitted_at, submitted_at + self.timeout, self.poll_interval, ref.model)
 
     def execute(self, context: Context) -> Any:
@@ -173,10 +177,10 @@ class SegmindRequestSensor(TemplatedOperator, BaseSensorOperator):
         from airflow_provider_segmind.triggers.events import RequestEvent
 
         with self._failures(), self._recorded(context):
-            self.hook.find_connection()
-            if event is None:
+            read = None if event is None else RequestEvent.read(event)
+            self._find_connection(read, context)
+            if read is None:
                 return self._poll_then_defer(context)
-            read = RequestEvent.read(event)
             try:
                 error = read.error()
                 if isinstance(error, SegmindRequestError):
@@ -184,9 +188,8 @@ class SegmindRequestSensor(TemplatedOperator, BaseSensorOperator):
             except SegmindRequestExpiredError as expired:
                 return self._recovered(expired)
             if error is not None:
-                # The triggerer could not poll, which need not be true of this worker; polling is free.
-                self.log.warning("%s Waiting on this worker instead", error)
-                return self._poll(self.pending)
+                self.log.warning("%s Polling from this worker", error)
+                return self._poll_after(read, context)
             if read.result is None:
                 # A result that is too large for the triggerer is stored from here.
                 return self._poll_then_defer(context)
@@ -255,18 +258,49 @@ class SegmindRequestSensor(TemplatedOperator, BaseSensorOperator):
         )
 
     def _poll_then_defer(self, context: Context) -> dict[str, Any]:
+        found = self._poll(self.pending, until=time.time() + self.sync_wait)
+        return self._defer(context) if found is None else found
+
+    def _poll_after(self, event: RequestEvent, context: Context) -> dict[str, Any] | None:
+        """Poll where the triggerer could not, which need not be true of this worker; polling is free."""
+        from airflow_provider_segmind.triggers.request import defer_again_from
+
+        pending = self._pending_after(event.submitted_at, context)
+        again_from = defer_again_from(event, pending, time.time()) if self.deferrable else None
+        found = self._poll(pending, until=None if again_from is None else 0.0)
+        return found if found is not None or again_from is None else self._defer(context, again_from)
+
+    def _find_connection(self, event: RequestEvent | None, context: Context) -> None:
+        from airflow_provider_segmind.triggers.request import find_connection_or_defer
+
+        find_connection_or_defer(
+            self.hook,
+            event,
+            pending=partial(self._pending_after, context=context),
+            destination=self._destination(),
+            defer=self.defer,
+            log=self.log,
+        )
+
+    def _pending_after(self, submitted_at: float | None, context: Context) -> Pending:
+        """Return the request as the trigger knew it, to wait for until the task must have ended."""
+        if self.reference.submitted_at is None and submitted_at is not None:
+            # A bare id counts as submitted when it was first polled, not when this process began.
+            self.pending = self._pending(submitted_at)
+        end_time = min(self.pending.end_time, deadline_of_task(context, self.execution_timeout))
+        return replace(self.pending, end_time=end_time)
+
+    def _defer(self, context: Context, poll_from: float = 0.0) -> NoReturn:
         from airflow_provider_segmind.triggers.request import defer_request
 
-        found = self._poll(self.pending, until=time.time() + self.sync_wait)
-        if found is not None:
-            return found
-        return defer_request(
+        defer_request(
             self.pending,
             self._destination(),
             segmind_conn_id=self.segmind_conn_id,
             deadline=deadline_of_task(context, self.execution_timeout),
             defer=self.defer,
             log=self.log,
+            poll_from=poll_from,
         )
 
     def _recovered(self, error: SegmindRequestExpiredError) -> dict[str, Any]:

@@ -45,6 +45,7 @@ class RequestEvent:
 
     :param status: ``success``; ``failed`` (Segmind reports FAILED); ``timeout``; ``error`` (the outcome is unknown).
     :param result: when the trigger has fetched or stored it; a body is an object.
+    :param submitted_at: epoch seconds from which the trigger counted the request's age; of an error only.
     """
 
     request_id: str
@@ -53,6 +54,7 @@ class RequestEvent:
     error_class: str = ""
     message: str = ""
     reason: str = ""
+    submitted_at: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the event's payload."""
@@ -65,11 +67,12 @@ class RequestEvent:
                 "error_class": self.error_class,
                 "message": clean_text(self.message),
                 "reason": clean_text(self.reason),
+                "submitted_at": self.submitted_at,
             }
         return payload
 
     @classmethod
-    def of_error(cls, request_id: str, error: BaseException) -> RequestEvent:
+    def of_error(cls, request_id: str, error: BaseException, submitted_at: float | None = None) -> RequestEvent:
         """Describe an error."""
         status: Status = "error"
         if isinstance(error, SegmindRequestFailedError):
@@ -83,6 +86,7 @@ class RequestEvent:
             error_class=name,
             message=str(error) if isinstance(error, SegmindError) else shorten(mask_known(f"{name}: {error}")),
             reason=mask_known(str(getattr(error, "reason", ""))),
+            submitted_at=submitted_at,
         )
 
     @classmethod
@@ -103,6 +107,7 @@ class RequestEvent:
             )
         value, manifest = payload.get("value"), ResultManifest.from_json(payload.get("manifest"))
         has_result = manifest is not None or isinstance(value, dict)
+        submitted_at = payload.get("submitted_at")
         return cls(
             request_id=payload["request_id"],
             status=cast(Status, payload["status"]),
@@ -110,6 +115,7 @@ class RequestEvent:
             error_class=str(payload.get("error_class", "")),
             message=str(payload.get("message", "")),
             reason=str(payload.get("reason", "")),
+            submitted_at=float(submitted_at) if isinstance(submitted_at, int | float) else None,
         )
 
     def error(self) -> SegmindError | None:

@@ -21,9 +21,9 @@ from asgiref.sync import sync_to_async
 from airflow_provider_segmind.chat.json_values import for_xcom
 from airflow_provider_segmind.client.downloads import Downloads
 from airflow_provider_segmind.client.models import RequestResult
-from airflow_provider_segmind.client.polling import Pending
+from airflow_provider_segmind.client.polling import Pending, urgent
 from airflow_provider_segmind.compat import BaseTrigger, TriggerEvent, conf
-from airflow_provider_segmind.defaults import DEFAULT_CONNECTION, MAX_XCOM_BYTES
+from airflow_provider_segmind.defaults import DEFAULT_CONNECTION, MAX_XCOM_BYTES, RESULT_LIFETIME
 from airflow_provider_segmind.deferral import defer_until, earliest_event, warn_not_cancelled
 from airflow_provider_segmind.exceptions import (
     SegmindConfigError,
@@ -37,7 +37,7 @@ from airflow_provider_segmind.masking import masked
 from airflow_provider_segmind.pausing import CHECK_INTERVAL, pause_reason
 from airflow_provider_segmind.result_storage import ResultDestination, StoredResult, store_for_event
 from airflow_provider_segmind.triggers.events import Payload, RequestEvent
-from airflow_provider_segmind.triggers.poller import Poller, poller_of
+from airflow_provider_segmind.triggers.poller import FINAL, Poller, poller_of
 
 ONE_HOUR = 3600.0
 PLACE_INTERVAL = 5.0
@@ -50,6 +50,10 @@ RESET_SPREAD = 60.0
 """Seconds after the turn of a budget within which the tasks that wait for it resume."""
 LATE = 5.0
 """Seconds after a trigger's deadline for which it still waits for its Connection, to poll once."""
+SHORTEST_AGAIN = 30.0
+"""Least seconds before a triggerer that could not poll is asked again."""
+LONGEST_AGAIN = 300.0
+"""Most seconds before that; between them it is a quarter of the request's age."""
 
 
 def defer_request(
@@ -61,12 +65,14 @@ def defer_request(
     defer: Callable[..., NoReturn],
     log: Any,
     fetch: bool = False,
+    poll_from: float = 0.0,
 ) -> NoReturn:
     """
     Defer a task until its request has ended.
 
     :param deadline: epoch second at which the task must have ended, also if its request has not.
     :param fetch: whether the event carries the result.
+    :param poll_from: epoch second before which the triggerer does not try to poll, see :func:`defer_again_from`.
     """
     log.info("Request %s is in progress; waiting for it in the triggerer", pending.request_id)
     end_time = min(pending.end_time, deadline)
@@ -85,8 +91,75 @@ def defer_request(
             output_path=destination.output_path,
             max_xcom_bytes=destination.max_xcom_bytes,
             overflow_path=destination.overflow_path,
+            poll_from=poll_from,
         ),
     )
+
+
+def find_connection_or_defer(
+    hook: SegmindHook,
+    event: RequestEvent | None,
+    *,
+    pending: Callable[[float], Pending],
+    destination: ResultDestination,
+    defer: Callable[..., NoReturn],
+    log: Any,
+    fetch: bool = False,
+) -> None:
+    """
+    Read the Connection in a worker, or defer again if neither the triggerer nor this worker can.
+
+    :param event: how waiting in the triggerer ended, None for a task that was resumed without one.
+    :param pending: makes the request to wait for out of the time of its submission.
+    :param destination: where the trigger stores the result; the task continues on a worker afterwards.
+    :raises Exception: it could not be read, and the event is not one of a triggerer that another attempt may help.
+    """
+    try:
+        hook.find_connection()
+    except SegmindError:
+        raise
+    except Exception as error:
+        now = time.time()
+        waiting = None if event is None or event.submitted_at is None else pending(event.submitted_at)
+        if event is None or waiting is None or now >= waiting.end_time or not may_help_again(event):
+            raise
+        log.warning(
+            "%s This worker cannot read connection %r either (%s)",
+            *(event.error(), hook.segmind_conn_id, type(error).__name__),
+        )
+        defer_request(
+            waiting,
+            destination,
+            segmind_conn_id=hook.segmind_conn_id,
+            deadline=waiting.end_time,
+            defer=defer,
+            log=log,
+            fetch=fetch,
+            poll_from=_again_from(waiting, now),
+        )
+
+
+def may_help_again(event: RequestEvent) -> bool:
+    """Return whether a triggerer that could not poll may be able to later."""
+    error = event.error()
+    return error is not None and error.retryable and event.error_class not in {kind.__name__ for kind in FINAL}
+
+
+def defer_again_from(event: RequestEvent, pending: Pending, now: float) -> float | None:
+    """
+    Return from when a triggerer that could not poll a request is to try again, in epoch seconds.
+
+    :returns: None where the worker is to wait by itself: another attempt would end in the same error, or the result is
+        about to expire, and the next attempt may be too late to fetch it.
+    """
+    about_to_expire = urgent(pending, now) and pending.age(now) < RESULT_LIFETIME
+    return None if about_to_expire or not may_help_again(event) else _again_from(pending, now)
+
+
+def _again_from(pending: Pending, now: float) -> float:
+    """Pause longer the older the request is: where no triggerer ever works, a task is resumed some 20 times an hour."""
+    least = SHORTEST_AGAIN if urgent(pending, now) else max(SHORTEST_AGAIN, pending.age(now) / 4)
+    return min(now + min(LONGEST_AGAIN, least) * (0.9 + 0.2 * random.random()), pending.end_time)
 
 
 def defer_while_paused(
@@ -197,13 +270,14 @@ class SegmindRequestTrigger(_SegmindTrigger):
     :param max_xcom_bytes: bytes up to which the event carries the result itself.
     :param overflow_path: folder for a larger result where there is no ``output_path``; without it the event carries
         only the id, and the task fetches the result.
+    :param poll_from: epoch seconds before which nothing is looked up or polled.
     :param not_before: epoch seconds before which the event is not sent, see
         :func:`~airflow_provider_segmind.deferral.earliest_event`.
     """
 
     arguments = (
         *("request_id", "segmind_conn_id", "submitted_at", "end_time", "poll_interval", "model", "fetch"),
-        *("output_path", "max_xcom_bytes", "overflow_path", "not_before"),
+        *("output_path", "max_xcom_bytes", "overflow_path", "poll_from", "not_before"),
     )
 
     def __init__(
@@ -219,6 +293,7 @@ class SegmindRequestTrigger(_SegmindTrigger):
         output_path: str | None = None,
         max_xcom_bytes: int | None = MAX_XCOM_BYTES,
         overflow_path: str | None = None,
+        poll_from: float = 0.0,
         not_before: float = 0.0,
         **_: Any,
     ) -> None:
@@ -233,17 +308,19 @@ class SegmindRequestTrigger(_SegmindTrigger):
         self.output_path = output_path
         self.max_xcom_bytes = max_xcom_bytes
         self.overflow_path = overflow_path
+        self.poll_from = poll_from
         self.not_before = not_before
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, store the result, and yield one event."""
+        await asyncio.sleep(max(0.0, min(self.poll_from, self.end_time) - time.time()))
         try:
             event = await self._outcome()
         except SegmindError as error:
-            event = RequestEvent.of_error(self.request_id, error)
+            event = RequestEvent.of_error(self.request_id, error, self.submitted_at)
         except Exception as error:  # The task never sees what a trigger raises, and nothing is paid for here.
             self.log.error("Waiting for request %s failed", self.request_id, exc_info=masked(error))
-            event = RequestEvent.of_error(self.request_id, error)
+            event = RequestEvent.of_error(self.request_id, error, self.submitted_at)
         yield await self._event(event.to_json())
 
     async def _outcome(self) -> RequestEvent:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -111,17 +112,125 @@ def test_an_event_of_a_failure_becomes_its_error(
     assert len(emulator.posts()) == 1
 
 
-@pytest.mark.parametrize("kind", ["KeyError", "AirflowRuntimeError", "SegmindConfigError", "SegmindConnectionError"])
-def test_what_a_triggerer_could_not_poll_is_polled_by_the_worker(
+RETRYABLE = ["AirflowRuntimeError", "TimeoutError", "SegmindConnectionError", "SegmindServerError", "SegmindStateError"]
+
+
+def refused(left: TaskDeferred, kind: str, **fields: Any) -> dict[str, Any]:
+    """Return the event of a triggerer that could not poll."""
+    trigger = left.trigger
+    known = {"request_id": trigger.request_id, "submitted_at": trigger.submitted_at}
+    return {**known, "status": "error", "message": "a look-up", "error_class": kind, **fields}
+
+
+def again(task: Any, run: Run, event: dict[str, Any]) -> TaskDeferred:
+    with pytest.raises(TaskDeferred) as caught:
+        task.execute_complete(run.context(), event)
+    return caught.value
+
+
+@pytest.mark.parametrize("kind", ["KeyError", "TypeError", "SegmindConfigError", "SegmindAuthenticationError"])
+def test_an_error_that_another_attempt_cannot_resolve_is_waited_out_by_the_worker(
     kind: str, emulator: SegmindEmulator, clock: Clock, run: Run
 ) -> None:
     emulator.settings(latency=500.0)
     task = make(clock, deferrable=True)
     left = deferred(task, run)
-    event = {"request_id": left.trigger.request_id, "status": "error", "message": "a look-up", "error_class": kind}
 
-    assert task.execute_complete(run.context(), event)["status"] == "COMPLETED"
+    assert task.execute_complete(run.context(), refused(left, kind))["status"] == "COMPLETED"
     assert len(emulator.posts()) == 1
+
+
+@pytest.mark.parametrize("kind", RETRYABLE)
+def test_a_task_whose_triggerer_could_not_poll_defers_again_after_one_poll(
+    kind: str, emulator: SegmindEmulator, clock: Clock, run: Run
+) -> None:
+    emulator.settings(latency=500.0)
+    task = make(clock, deferrable=True)
+    left = deferred(task, run)
+    slept = sum(clock.slept)
+
+    deferral = again(task, run, refused(left, kind))
+
+    assert 26 < deferral.trigger.poll_from - clock() < 34
+    assert (deferral.trigger.request_id, deferral.trigger.end_time) == (left.trigger.request_id, left.trigger.end_time)
+    assert sum(clock.slept) == slept
+    assert len(emulator.posts()) == 1
+
+
+@pytest.mark.parametrize("kind", RETRYABLE)
+def test_a_worker_that_finds_the_request_completed_does_not_defer_again(
+    kind: str, emulator: SegmindEmulator, clock: Clock, run: Run
+) -> None:
+    emulator.settings(latency=500.0)
+    task = make(clock, deferrable=True)
+    left = deferred(task, run)
+    clock.ahead += 600
+
+    assert task.execute_complete(run.context(), refused(left, kind))["status"] == "COMPLETED"
+
+
+def test_pauses_grow_so_that_a_task_is_resumed_some_20_times_before_its_worker_fetches_the_result(
+    emulator: SegmindEmulator, clock: Clock, run: Run
+) -> None:
+    emulator.settings(latency=3400.0)
+    task = make(clock, deferrable=True)
+    left = deferred(task, run)
+    resumed = 0
+    for _ in range(200):
+        try:
+            value = task.execute_complete(run.context(), refused(left, "OSError"))
+            break
+        except TaskDeferred as deferral:
+            resumed += 1
+            clock.ahead = max(clock.ahead, deferral.trigger.poll_from - time.time())
+    assert value["status"] == "COMPLETED"
+    assert 15 <= resumed <= 30
+    assert len(emulator.posts()) == 1
+
+
+@pytest.mark.parametrize(
+    "limits", [{"timeout": 300}, {"execution_timeout": timedelta(seconds=300)}, {"timeout": 300, "poll_interval": 1}]
+)
+def test_the_deadline_ends_a_task_whose_triggerer_never_works(
+    limits: dict[str, Any], emulator: SegmindEmulator, clock: Clock, run: Run
+) -> None:
+    emulator.settings(latency=3400.0)
+    task = make(clock, deferrable=True, **limits)
+    left = deferred(task, run)
+    started = run.ti.start_date
+
+    with pytest.raises(SegmindRequestTimeoutError, match="continues"):
+        for _ in range(20):
+            try:
+                context = run.context()
+                context["ti"].start_date = started
+                task.execute_complete(context, refused(left, "OSError"))
+            except TaskDeferred as deferral:
+                assert deferral.trigger.end_time == pytest.approx(left.trigger.end_time)
+                clock.ahead = deferral.trigger.poll_from - time.time()
+
+
+@pytest.mark.parametrize("kind", RETRYABLE)
+def test_a_worker_that_cannot_read_the_connection_either_defers_again(
+    kind: str, emulator: SegmindEmulator, clock: Clock, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    emulator.settings(latency=500.0)
+    task = make(clock, deferrable=True, output_path="memory://out/answer.json")
+    left = deferred(task, run)
+
+    def broken(self: Any, **_: Any) -> None:
+        raise RuntimeError("the API server is away")
+
+    monkeypatch.setattr(type(task.hook), "find_connection", broken)
+    deferral = again(task, run, refused(left, kind))
+
+    assert deferral.trigger.poll_from > time.time() + 20
+    assert deferral.trigger.end_time == left.trigger.end_time
+    # The worker fetches the result, because what the Connection says about its destination is not known here.
+    assert (deferral.trigger.fetch, deferral.trigger.output_path, deferral.trigger.max_xcom_bytes) == (True, None, 0)
+    for event in (refused(left, "KeyError"), refused(left, kind, submitted_at=time.time() - 4000), None):
+        with pytest.raises(RuntimeError, match="away"):
+            task.execute_complete(run.context(), event)
 
 
 def test_an_event_of_another_request_is_ignored(emulator: SegmindEmulator, clock: Clock, run: Run) -> None:

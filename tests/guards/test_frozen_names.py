@@ -46,7 +46,7 @@ COLUMNS = {
 TRIGGERS = {
     "airflow_provider_segmind.triggers.request.SegmindRequestTrigger": {
         *("request_id", "segmind_conn_id", "submitted_at", "end_time", "poll_interval", "model", "fetch"),
-        *("output_path", "max_xcom_bytes", "overflow_path", "not_before"),
+        *("output_path", "max_xcom_bytes", "overflow_path", "poll_from", "not_before"),
     },
     "airflow_provider_segmind.triggers.request.SegmindRequestsTrigger": {
         *("requests", "enough", "until", "segmind_conn_id", "model", "resume_state", "not_before"),
@@ -58,7 +58,9 @@ TRIGGERS = {
     },
 }
 EVENTS = {
-    "RequestEvent": {"request_id", "status", "value", "manifest", "error_class", "message", "reason"},
+    "RequestEvent": {
+        *("request_id", "status", "value", "manifest", "error_class", "message", "reason", "submitted_at"),
+    },
     "SegmindRequestsTrigger": {"ended", "error", "resume_state"},
     "SegmindPauseTrigger": {"resume_state"},
     "SegmindBudgetTrigger": set(),

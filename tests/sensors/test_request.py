@@ -90,6 +90,73 @@ def test_both_ways_of_waiting_return_the_same(clock: Clock, run: Run, handed: di
     assert woken.keys() == make(clock, handed, deferrable=True).execute(run.context()).keys()
 
 
+def refused(trigger: Any, kind: str) -> dict[str, Any]:
+    """Return the event of a triggerer that could not poll."""
+    known = {"request_id": trigger.request_id, "submitted_at": trigger.submitted_at}
+    return {**known, "status": "error", "message": "a look-up", "error_class": kind}
+
+
+@pytest.mark.parametrize("bare", [True, False])
+@pytest.mark.parametrize("kind", ["AirflowRuntimeError", "OSError", "SegmindConnectionError", "SegmindRateLimitError"])
+def test_a_sensor_whose_triggerer_could_not_poll_defers_again_to_the_same_deadline(
+    kind: str, bare: bool, clock: Clock, run: Run, handed: dict[str, Any]
+) -> None:
+    request_id = handed["request_id"] if bare else handed
+    with pytest.raises(TaskDeferred) as first:
+        make(clock, request_id, deferrable=True, sync_wait=0).execute(run.context())
+    trigger: Any = first.value.trigger
+    # The task is resumed in another process.
+    sensor = make(clock, request_id, deferrable=True, sync_wait=0)
+    polls = len(clock.slept)
+    with pytest.raises(TaskDeferred) as second:
+        sensor.execute_complete(run.context(), refused(trigger, kind))
+    again: Any = second.value.trigger
+    assert again.poll_from > time.time() + 20
+    assert (again.submitted_at, again.end_time) == (trigger.submitted_at, trigger.end_time)
+    assert len(clock.slept) == polls
+    clock.ahead += 120
+    assert sensor.execute_complete(run.context(), refused(trigger, kind))["status"] == "COMPLETED"
+
+
+@pytest.mark.parametrize("kind", ["KeyError", "SegmindConfigError"])
+def test_a_sensor_waits_on_its_worker_where_another_attempt_cannot_help(
+    kind: str, clock: Clock, run: Run, handed: dict[str, Any]
+) -> None:
+    sensor = make(clock, handed, deferrable=True, sync_wait=0)
+    with pytest.raises(TaskDeferred) as first:
+        sensor.execute(run.context())
+    assert sensor.execute_complete(run.context(), refused(first.value.trigger, kind))["status"] == "COMPLETED"
+
+
+def test_a_sensor_whose_deadline_has_passed_does_not_defer_again(
+    clock: Clock, run: Run, handed: dict[str, Any]
+) -> None:
+    late = {**handed, "submitted_at": time.time() - 90}
+    sensor = make(clock, late, deferrable=True, timeout=60)
+    event = {**late, "status": "error", "message": "a look-up", "error_class": "OSError"}
+    with pytest.raises(AirflowSensorTimeout, match="continues and may be billed"):
+        sensor.execute_complete(run.context(), event)
+
+
+def test_a_sensor_that_cannot_read_the_connection_either_defers_again(
+    clock: Clock, run: Run, handed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sensor = make(clock, handed["request_id"], deferrable=True, sync_wait=0)
+    with pytest.raises(TaskDeferred) as first:
+        sensor.execute(run.context())
+
+    def broken(self: Any, **_: Any) -> None:
+        raise RuntimeError("the API server is away")
+
+    monkeypatch.setattr(type(sensor.hook), "find_connection", broken)
+    trigger: Any = first.value.trigger
+    with pytest.raises(TaskDeferred) as second:
+        sensor.execute_complete(run.context(), refused(trigger, "OSError"))
+    assert vars(second.value.trigger)["end_time"] == trigger.end_time
+    with pytest.raises(RuntimeError, match="away"):
+        sensor.execute_complete(run.context(), refused(trigger, "KeyError"))
+
+
 def test_a_body_too_large_for_the_triggerer_is_stored_by_the_worker(
     emulator: SegmindEmulator, clock: Clock, run: Run, tmp_path: Path
 ) -> None:

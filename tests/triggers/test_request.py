@@ -85,6 +85,16 @@ async def test_an_event_is_held_back_until_it_is_harmless(emulator: SegmindEmula
     assert time.time() - started >= 0.4
 
 
+async def test_a_trigger_of_a_further_attempt_polls_after_a_pause_but_not_after_its_deadline(
+    emulator: SegmindEmulator, clock: Clock
+) -> None:
+    started = time.time()
+    assert (await fire(make(clock, poll_from=started + 0.4)))["status"] == "success"
+    assert time.time() - started >= 0.4
+    emulator.settings(latency=50.0)
+    assert (await fire(make(clock, poll_from=time.time() + 600, end_time=time.time() + 0.3)))["status"] == "timeout"
+
+
 async def test_failed_deadline_and_bugs_each_have_an_event(
     emulator: SegmindEmulator, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,6 +110,7 @@ async def test_failed_deadline_and_bugs_each_have_an_event(
     monkeypatch.setattr(SegmindHook, "get_async_config", broken)
     event = await fire(trigger)
     assert (event["status"], event["error_class"]) == ("error", "KeyError")
+    assert event["submitted_at"] == trigger.submitted_at
 
 
 async def test_a_cancelled_trigger_sends_no_event(emulator: SegmindEmulator, clock: Clock) -> None:
