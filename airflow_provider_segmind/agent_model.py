@@ -49,7 +49,7 @@ from airflow_provider_segmind.chat.output_type import OutputType
 from airflow_provider_segmind.chat.replies import TokenUsage
 from airflow_provider_segmind.chat.reply_policy import Spent
 from airflow_provider_segmind.client.submission import json_digest
-from airflow_provider_segmind.compat import Context, PydanticAIHook, conf, get_current_context
+from airflow_provider_segmind.compat import Context, PydanticAIHook, get_current_context
 from airflow_provider_segmind.exceptions import SegmindConfigError
 from airflow_provider_segmind.execution.chat import ChatExecution, ChatRequest, ChatSettings
 from airflow_provider_segmind.execution.request import RequestSettings
@@ -227,14 +227,14 @@ class TaskRequests:
             model=self.model,
             segmind_conn_id=conn_id,
             # A try hours later needs the reply, which Segmind drops after one.
-            destination=ResultDestination(_folder(), max_xcom_bytes=None),
+            destination=ResultDestination(hook.output_folder[0], max_xcom_bytes=None),
             spend=recorder_for(self._context, conn_id, log=log),
             budget=hook.budget_guard(task_owner(self._context), log=log),
             telemetry=self._telemetry,
         )
 
     def _task_state(self, part: str) -> TaskState:
-        return task_state_for(self._context, None, part, _folder())
+        return task_state_for(self._context, None, part, *self._hook.output_folder)
 
     def _response(self, answer: _Answer, output_type: OutputType | None) -> ModelResponse:
         pushed = answer.pushed
@@ -264,10 +264,6 @@ class TaskRequests:
         values = {"request_id": request_id, "cost": self._spent.cost, "usage": dict(self._spent.usage or {})}
         for key, value in values.items():
             self._context["ti"].xcom_push(key=key, value=value)
-
-
-def _folder() -> str | None:
-    return conf.get("segmind", "output_path", fallback="") or None
 
 
 def _never(**_: Any) -> NoReturn:

@@ -23,6 +23,11 @@ CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
         "description": "Seconds one HTTP call may take. 60 when empty.",
         "schema": _NUMBER,
     },
+    "output_path": {
+        "label": "Output path",
+        "description": "Folder on object storage for results too large for XCom. Empty: [segmind] output_path.",
+        "schema": _TEXT,
+    },
     "daily_budget": {
         "label": "Daily budget (USD)",
         "description": "The most that all tasks of this connection may spend in a day. Empty: no limit.",
@@ -69,6 +74,7 @@ FIELD_BEHAVIOUR: dict[str, Any] = {
         "requests_per_minute": "60",
         "model": "gemini-3.1-flash-lite",
         "request_timeout": "60",
+        "output_path": "s3://aws_default@my-bucket/segmind-results",
         "daily_budget": "5.00",
         "monthly_budget": "100.00",
         "budget_timezone": "UTC",
@@ -144,8 +150,8 @@ def get_provider_info() -> dict[str, Any]:
                     "output_path": {
                         "description": (
                             "Folder on object storage for results that are too large for XCom, of tasks without an "
-                            "output_path. Records of requests are kept there as well. Empty: such results go into XCom "
-                            "in full."
+                            "output_path; the output_path of a connection takes precedence. Records of requests are "
+                            "kept there as well. Empty: such results go into XCom in full."
                         ),
                         "version_added": "0.1.0",
                         "type": "string",

@@ -8,11 +8,15 @@ hour after submission. File names follow from the request id, so that storing a 
 
 from __future__ import annotations
 
+import errno
 import logging
 import mimetypes
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from airflow_provider_segmind.chat.json_values import (
@@ -28,7 +32,15 @@ from airflow_provider_segmind.client.models import RequestResult, RequestState, 
 from airflow_provider_segmind.client.polling import failed_error
 from airflow_provider_segmind.client.submission import ResultManifest
 from airflow_provider_segmind.defaults import MAX_XCOM_BYTES
-from airflow_provider_segmind.exceptions import SegmindDownloadError, SegmindError, SegmindRequestExpiredError
+from airflow_provider_segmind.enrichment.storage import is_refusal
+from airflow_provider_segmind.exceptions import (
+    SegmindConfigError,
+    SegmindDownloadError,
+    SegmindError,
+    SegmindRequestExpiredError,
+    shorten,
+)
+from airflow_provider_segmind.hooks.stores import missing_package
 from airflow_provider_segmind.money import shown
 
 if TYPE_CHECKING:
@@ -50,11 +62,13 @@ class ResultDestination:
         itself and needs all of it, unchanged.
     :param overflow_path: an ObjectStoragePath URI of a folder for larger results where there is no ``output_path``.
         Without it they go to XCom regardless: they were paid for.
+    :param overflow_setting: where that folder is configured, for errors.
     """
 
     output_path: str | None = None
     max_xcom_bytes: int | None = MAX_XCOM_BYTES
     overflow_path: str | None = None
+    overflow_setting: str = "[segmind] output_path"
 
     def fits_xcom(self, size: int) -> bool:
         """Whether a result of that many bytes is small enough for XCom."""
@@ -133,6 +147,65 @@ class StoredResult:
         return metrics if isinstance(metrics, dict) else {}
 
 
+def check_destination(destination: ResultDestination) -> None:
+    """
+    Check that a result can be stored, before it is paid for.
+
+    An empty file is written into the folder and deleted. This is done once for each path in a process, which runs the
+    requests of one task in Airflow 3, and tasks of one user on one machine in any version.
+
+    :raises SegmindConfigError: it cannot; names the argument or setting. Retryable if the store has failed.
+    """
+    files = destination.for_files()
+    if files is not None:
+        setting = "output_path" if destination.output_path else destination.overflow_setting
+        _check_path(setting, str(files.output_path), files.names_file)
+
+
+@lru_cache(maxsize=256)
+def _check_path(setting: str, address: str, names_file: bool) -> None:
+    from airflow_provider_segmind.compat import untracked_path
+
+    try:
+        path = untracked_path(address)
+        if names_file:
+            _check_replaceable(path)
+        else:
+            path = path / "result.json"
+        probe = path.parent / f".{path.name}.probe"
+        probe.parent.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+    except Exception as error:
+        # A store's library may raise anything.
+        package = missing_package(address, error)
+        why = f"install {package} where tasks and triggers run" if package else _reason(error)
+        refusal = SegmindConfigError(f"{setting!r}: {address!r} cannot be written: {why}. Nothing was sent.")
+        refusal.retryable = not (package or is_refusal(error) or isinstance(error, ValueError))
+        raise refusal from error
+    # Permission to write does not imply permission to delete.
+    with suppress(Exception):
+        probe.unlink()
+
+
+def _reason(error: Exception) -> str:
+    said = str(error) if isinstance(error, ValueError) else getattr(error, "strerror", None)
+    return shorten(said or type(error).__name__)
+
+
+def _check_replaceable(path: ObjectStoragePath) -> None:
+    """
+    Check that a file that may exist can be written, which on a disk is not a matter of its folder.
+
+    :raises OSError: it cannot.
+    """
+    with suppress(PermissionError):
+        # Listing needs a permission that writing does not.
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+    if path.protocol in ("file", "local", "") and path.exists():
+        Path(path.path).open("ab").close()
+
+
 def store_result(
     result: RequestResult, *, model: str | None, destination: ResultDestination, downloads: Downloads = _PUBLIC
 ) -> StoredResult:
@@ -151,8 +224,8 @@ def store_result(
         if not small:
             log.warning(
                 "The result of request %s has %d bytes, over max_xcom_bytes (%s), and there is no output_path to "
-                "store it in: it goes into XCom in full. Set output_path, or [segmind] output_path for all tasks, to "
-                "keep it out of the metadata database.",
+                "store it in: it goes into XCom in full. Set output_path, of the task, of its connection or of "
+                "[segmind], to keep it out of the metadata database.",
                 result.request_id,
                 len(encoded),
                 destination.max_xcom_bytes,

@@ -13,6 +13,7 @@ raises, so that the task stops and can be retried: unknown is not absent.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -40,6 +41,8 @@ RECORD_FOLDER = "_segmind_state"
 VARIABLE_RETENTION_DAYS = 30
 LAST_KEEPING = (3, 3)
 """The newest Airflow known to keep task state when a task is cleared; later ones may not (#72100, #72929)."""
+_NO_FOLDER = (errno.ENOTDIR, errno.ENAMETOOLONG)
+"""Errors of a path that cannot be a folder."""
 LONGEST_NAME = 150
 """Characters of an id in a file name; file systems allow 255 bytes, the suffix while writing included."""
 
@@ -56,6 +59,8 @@ class TaskState(ABC):
     """Stores the submission record of one task instance."""
 
     name: str
+    setting: str | None = None
+    """The argument or setting that names the store, None for one of Airflow's own."""
     warning: str | None = None
     """What clearing the finished task would cost and why, None when it costs nothing."""
 
@@ -101,19 +106,20 @@ class PathTaskState(TaskState):
 
     name = "object storage"
 
-    def __init__(self, state_path: str, identity: Identity, part: str = "") -> None:
+    def __init__(self, state_path: str, identity: Identity, part: str = "", setting: str = "state_path") -> None:
         from airflow_provider_segmind.compat import untracked_path
 
         try:
             root = untracked_path(state_path)
         except ValueError as error:
             raise SegmindConfigError(
-                f"{state_path!r} cannot be a folder for records of requests: {error}. Nothing was sent."
+                f"{setting!r}: {state_path!r} cannot be a folder for records of requests: {error}. Nothing was sent."
             ) from error
         self._folder = _folder_of(root, identity)
         name = f"{_name('task_id', identity.task_id)}{identity.index}"
         self._file = self._folder / (f"{name}.{part}.json" if part else f"{name}.json")
         self.name = f"object storage ({self._file})"
+        self.setting = setting
 
     def read(self) -> SubmissionRecord | None:
         """Read the record."""
@@ -287,6 +293,14 @@ def _read(store: TaskState) -> Iterator[SubmissionRecord]:
     except SegmindConfigError:
         raise
     except Exception as error:
+        if store.setting and getattr(error, "errno", None) in _NO_FOLDER:
+            why = getattr(error, "strerror", None)
+            refusal = SegmindConfigError(
+                f"{store.setting!r}: {store.name} cannot be read: {why}. Nothing is submitted until it can be."
+            )
+            # An earlier try may have submitted something, and a mount may be back for the next.
+            refusal.retryable = True
+            raise refusal from error
         error.add_note(
             f"{store.name[:1].upper()}{store.name[1:]} may have the request of an earlier try and cannot be read. "
             "Nothing is submitted until it can be; a retry reads it again."
@@ -321,7 +335,11 @@ class Identity:
 
 
 def task_state_for(
-    context: Context, state_path: str | None, part: str = "", record_path: str | None = None
+    context: Context,
+    state_path: str | None,
+    part: str = "",
+    record_path: str | None = None,
+    record_setting: str = "output_path",
 ) -> TaskState:
     """
     Choose where this task instance's record is written, and where else one may be found.
@@ -330,11 +348,15 @@ def task_state_for(
         ``state_path`` of the configuration section ``[segmind]`` when None.
     :param part: which of its requests, for a task that submits more than one: letters, digits, ``-`` and ``_``.
     :param record_path: folder for results, None for a task without one; gets a copy where Airflow may empty its store.
+    :param record_setting: the argument or setting that names that folder, for errors.
     """
     identity = Identity(context)
-    explicit = [str(path) for path in (state_path, conf.get("segmind", "state_path", fallback="")) if path]
-    roots = list(dict.fromkeys([*explicit, *([_record_folder(record_path)] if record_path else [])]))
-    paths: list[TaskState] = [PathTaskState(root, identity, part) for root in roots]
+    configured = {"state_path": state_path, "[segmind] state_path": conf.get("segmind", "state_path", fallback="")}
+    explicit = {str(path): setting for setting, path in reversed(configured.items()) if path}
+    roots = dict(reversed(explicit.items()))
+    if record_path:
+        roots.setdefault(_record_folder(record_path), record_setting)
+    paths: list[TaskState] = [PathTaskState(root, identity, part, setting) for root, setting in roots.items()]
     state = context.get("task_state_store")
     stores: list[TaskState] = [] if state is None else [AirflowTaskState(state, part)]
     variable = VariableTaskState(identity, part)

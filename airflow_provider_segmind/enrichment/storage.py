@@ -24,6 +24,12 @@ WHOLE_PUT_PROTOCOLS = frozenset(
 """Stores where an object appears when its upload is complete; elsewhere a second name and a rename are needed."""
 SMALL = 32 << 20
 """Bytes of an upload that are collected in memory."""
+_REFUSALS = frozenset(
+    {
+        *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR),
+        *(errno.ENAMETOOLONG, errno.EINVAL, errno.ENOENT),
+    }
+)
 
 
 class StorePath(Protocol):
@@ -73,6 +79,11 @@ def store_path(path: str | os.PathLike[str] | StorePath) -> StorePath:
 def is_on_local_disk(path: object) -> bool:
     """Return whether a path is on the local disk, wrapped or not."""
     return _protocol(path) in ("", "file", "local")
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Return whether a store would refuse the same write again, as opposed to one that has failed for now."""
+    return isinstance(error, PermissionError) or getattr(error, "errno", None) in _REFUSALS
 
 
 def make_folder(path: StorePath) -> None:

@@ -65,6 +65,7 @@ from airflow_provider_segmind.pausing import CHECK_INTERVAL
 from airflow_provider_segmind.result_storage import (
     ResultDestination,
     StoredResult,
+    check_destination,
     recover_result,
     store_result,
     stored_result,
@@ -101,6 +102,7 @@ class RequestSettings:
     What to run and how to wait; every default of a policy avoids paying twice.
 
     :param destination: where the result goes.
+    :param answer_destination: where the caller stores what it reads from the result, None if nowhere.
     :param max_event_bytes: bytes of JSON up to which a trigger's event carries the result.
     :param sync_wait: seconds to wait inline before deferring.
     :param timeout: seconds after the submission for which to wait, and after the intent for which
@@ -122,6 +124,7 @@ class RequestSettings:
     model: str
     segmind_conn_id: str = DEFAULT_CONNECTION
     destination: ResultDestination = field(default_factory=ResultDestination)
+    answer_destination: ResultDestination | None = None
     max_event_bytes: int = MAX_XCOM_BYTES
     deferrable: bool = False
     sync_wait: float = SYNC_WAIT
@@ -448,6 +451,9 @@ class RequestExecution:
             self._log.warning(decision.warning)
         if self._state.warning and self._spent_before is None:
             self._log.warning(self._state.warning)
+        for destination in (self._settings.destination, self._settings.answer_destination):
+            if destination is not None:
+                check_destination(destination)
         body = self._body
         new = SubmissionRecord(
             self._fingerprint,

@@ -54,6 +54,8 @@ def client_config(connection: Connection, extra: Mapping[str, Any], *, rate_shar
     remember(api_key)
     fields = _Extra(connection.conn_id, extra)
     fields.warn_of_unknown_fields()
+    # Read by output_folder(); an error of it must not come after a request was paid.
+    fields.text("output_path")
     _warn_of_unknown_options()
     defaults = Endpoints()
     most = fields.result_bytes("max_result_bytes")
@@ -73,6 +75,18 @@ def client_config(connection: Connection, extra: Mapping[str, Any], *, rate_shar
         max_response_bytes=most * MAX_RESPONSE_BYTES // MAX_DOWNLOAD_BYTES,
         downloads=DownloadLimits(max_bytes=most, seconds=DOWNLOAD_SECONDS * max(1.0, most / MAX_DOWNLOAD_BYTES)),
     )
+
+
+def output_folder(connection: Connection) -> tuple[str | None, str]:
+    """
+    Return the folder for results too large for XCom, of tasks without an ``output_path``, and what names it.
+
+    :raises SegmindConfigError: the connection's field is not a string.
+    """
+    folder = _Extra(connection.conn_id, connection.extra_dejson or {}).text("output_path")
+    if folder is not None:
+        return folder, f"output_path of connection {connection.conn_id!r}"
+    return conf.get("segmind", "output_path", fallback="") or None, "[segmind] output_path"
 
 
 def check_extra(connection: Connection) -> None:

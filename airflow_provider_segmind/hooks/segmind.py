@@ -46,7 +46,7 @@ from airflow_provider_segmind.exceptions import (
     with_help,
 )
 from airflow_provider_segmind.get_provider_info import CONNECTION_FIELDS, FIELD_BEHAVIOUR
-from airflow_provider_segmind.hooks.connection import check_extra, client_config
+from airflow_provider_segmind.hooks.connection import check_extra, client_config, output_folder
 from airflow_provider_segmind.masking import forms, mask_known
 from airflow_provider_segmind.money import shown
 from airflow_provider_segmind.pausing import check_not_paused
@@ -150,6 +150,15 @@ class SegmindHook(BaseHook):
         connection = self.get_connection(self.segmind_conn_id)
         check_extra(connection)
         return connection
+
+    @property
+    def output_folder(self) -> tuple[str | None, str]:
+        """
+        The folder for results too large for XCom, of tasks without an ``output_path``, and the setting that names it.
+
+        The connection's ``output_path`` precedes that of ``[segmind]``.
+        """
+        return output_folder(self._connection)
 
     def find_connection(self, *, pauses: Sequence[float] = LOOKUP_PAUSES) -> None:
         """

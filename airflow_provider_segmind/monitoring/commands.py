@@ -383,6 +383,7 @@ def _stores() -> tuple[dict[str, str], bool]:
     """Return in words where things are kept, and whether the configuration is right."""
     names = ("state_path", "output_path", "answers_path")
     state, output, answers = (conf.get("segmind", name, fallback="") for name in names)
+    everywhere = "XCom, unless a task or connection has an output_path"
     own = "Airflow's task state store" if airflow_version() >= (3, 3) else "Airflow Variables"
     works = True
     try:
@@ -397,7 +398,7 @@ def _stores() -> tuple[dict[str, str], bool]:
         budgets, works = str(error), False
     return {
         "records_of_requests": f"{state} ([segmind] state_path)" if state else own,
-        "large_results": f"{output} ([segmind] output_path)" if output else "XCom, unless a task has an output_path",
+        "large_results": f"{output} ([segmind] output_path)" if output else everywhere,
         "memory_of_answers": f"{answers} ([segmind] answers_path)" if answers else "none, unless a task names one",
         "record_of_spend": spend,
         "budgets": budgets,

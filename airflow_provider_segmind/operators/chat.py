@@ -232,7 +232,7 @@ class SegmindChatOperator(SegmindRunOperator):
         bodies = replace(request.destination, output_path=request.destination.folder, max_xcom_bytes=None)
         dag = self.get_dag()
         return ChatSettings(
-            request=replace(request, destination=bodies),
+            request=replace(request, destination=bodies, answer_destination=request.destination),
             destination=request.destination,
             output_type=read_output_type(self.output_type),
             options=self.options,

@@ -61,11 +61,6 @@ if TYPE_CHECKING:
     from airflow_provider_segmind.type_hints import AnyPath, GivenLater, OperatorArguments
 
 
-def folder_for_all_tasks() -> str | None:
-    """Return the folder for results that are too large for XCom, of tasks without an ``output_path``."""
-    return conf.get("segmind", "output_path", fallback="") or None
-
-
 class SegmindSubmitOperator(TemplatedOperator, BaseOperator):
     """
     Submit one request to Segmind, once for this task instance, and return its id.
@@ -258,11 +253,11 @@ class SegmindSubmitOperator(TemplatedOperator, BaseOperator):
     def _task_state(self, context: Context, part: str = "") -> TaskState:
         from airflow_provider_segmind.task_state import task_state_for
 
-        return task_state_for(context, path_or_none(self.state_path), part, self._record_folder())
+        return task_state_for(context, path_or_none(self.state_path), part, *self._record_folder())
 
-    def _record_folder(self) -> str | None:
-        """Return the folder for results, which takes a copy of the submission record."""
-        return folder_for_all_tasks()
+    def _record_folder(self) -> tuple[str | None, str]:
+        """Return the folder for results, which takes a copy of the submission record, and the setting that names it."""
+        return self.hook.output_folder
 
     def _xcom_push(self, context: Context) -> Callable[..., Any]:
         from airflow_provider_segmind.execution.request import push_nothing
@@ -342,7 +337,7 @@ class SegmindResultOperator(TemplatedOperator, BaseOperator):
     *Where*
 
     :param output_path: ObjectStoragePath URI of the folder (or file) for results that are large or media. Without it
-        large bodies go to the folder ``[segmind] output_path``, else into XCom.
+        large bodies go to the ``output_path`` of the connection or of ``[segmind]``, else into XCom.
     :param segmind_conn_id: the Connection.
 
     *When it goes wrong*
@@ -410,7 +405,7 @@ class SegmindResultOperator(TemplatedOperator, BaseOperator):
                 ResultDestination(
                     path_or_none(self.output_path),
                     self.max_xcom_bytes,
-                    None if self.output_path else folder_for_all_tasks(),
+                    None if self.output_path else self.hook.output_folder[0],
                 ),
                 client=self.hook.get_conn(),
                 recover=self.on_expired == "recover",
@@ -446,8 +441,8 @@ class SegmindRunOperator(SegmindSubmitOperator):
     *Where*
 
     :param output_path: ObjectStoragePath URI of the folder (or file) for results that are large or media; the body is
-        stored there as soon as it is complete. Without it large bodies go to the folder ``[segmind] output_path``, else
-        into XCom with a warning.
+        stored there as soon as it is complete. Without it large bodies go to the ``output_path`` of the connection or
+        of ``[segmind]``, else into XCom with a warning.
     :param answers_path: folder on object storage of the results to reuse; ``[segmind] answers_path`` when None.
     :param deferrable: wait in the triggerer; Airflow's ``[operators] default_deferrable`` when not given.
 
@@ -613,10 +608,11 @@ class SegmindRunOperator(SegmindSubmitOperator):
 
         if self.output_path:
             return ResultDestination(path_or_none(self.output_path), self.max_xcom_bytes)
-        return ResultDestination(None, self.max_xcom_bytes, folder_for_all_tasks())
+        return ResultDestination(None, self.max_xcom_bytes, *self.hook.output_folder)
 
-    def _record_folder(self) -> str | None:
-        return self._destination().folder or super()._record_folder()
+    def _record_folder(self) -> tuple[str | None, str]:
+        folder = self._destination().folder
+        return (folder, "output_path") if folder else super()._record_folder()
 
     def _finish(self, context: Context, execution: RequestExecution | ChatExecution, stored: StoredResult) -> Any:
         from airflow_provider_segmind.execution.asset_events import describe_outlets

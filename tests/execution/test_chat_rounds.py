@@ -9,7 +9,11 @@ import pytest
 
 from airflow_provider_segmind.chat.reply_policy import Spent, part_after
 from airflow_provider_segmind.compat import AirflowFailException, TaskDeferred
-from airflow_provider_segmind.exceptions import SegmindRequestTimeoutError, SegmindSubmissionUnknownError
+from airflow_provider_segmind.exceptions import (
+    SegmindConfigError,
+    SegmindRequestTimeoutError,
+    SegmindSubmissionUnknownError,
+)
 from airflow_provider_segmind.execution.request import RequestExecution
 from tests.support.chat_tasks import CLAUDE, GEMINI, GPT, NUMBER, Chat
 
@@ -301,3 +305,14 @@ def test_an_output_address_from_the_history_is_never_taken_for_the_answer(chat: 
     with pytest.raises(AirflowFailException, match="has no text"):
         chat.ask()
     assert chat.posts == 1
+
+
+@pytest.mark.parametrize("place", ["answer.txt", "taken/answers/"])
+def test_an_answer_that_could_not_be_stored_is_refused_before_anything_is_paid(
+    place: str, chat: Chat, tmp_path: Path
+) -> None:
+    (tmp_path / "answer.txt").mkdir()
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(SegmindConfigError, match="'output_path'"):
+        chat.ask(output_path=f"{tmp_path.as_uri()}/{place}", state_path=(tmp_path / "state").as_uri())
+    assert chat.posts == 0

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
+import re
 import sys
 import time
 from datetime import UTC, datetime, timedelta
@@ -14,7 +16,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_segmind.client.submission import iso
-from airflow_provider_segmind.compat import AirflowFailException, TaskDeferred
+from airflow_provider_segmind.compat import AirflowFailException, ObjectStoragePath, TaskDeferred
 from airflow_provider_segmind.emulator import SegmindEmulator
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindRequestTimeoutError, SegmindStateError
 from airflow_provider_segmind.operators.request import (
@@ -199,15 +201,22 @@ def test_the_deadline_ends_a_task_whose_triggerer_never_works(
     left = deferred(task, run)
     started = run.ti.start_date
 
-    with pytest.raises(SegmindRequestTimeoutError, match="continues"):
+    ends = []
+
+    def resume_often() -> None:
         for _ in range(20):
+            context = run.context()
+            context["ti"].start_date = started
             try:
-                context = run.context()
-                context["ti"].start_date = started
                 task.execute_complete(context, refused(left, "OSError"))
             except TaskDeferred as deferral:
-                assert deferral.trigger.end_time == pytest.approx(left.trigger.end_time)
+                ends.append(deferral.trigger.end_time)
                 clock.ahead = deferral.trigger.poll_from - time.time()
+
+    with pytest.raises(SegmindRequestTimeoutError, match="continues"):
+        resume_often()
+    assert ends == pytest.approx([left.trigger.end_time] * len(ends))
+    assert len(ends) > 3
 
 
 @pytest.mark.parametrize("kind", RETRYABLE)
@@ -403,6 +412,103 @@ def test_a_kill_warns_in_one_line_that_the_request_continues(
 def test_without_xcom_push_nothing_is_pushed(emulator: SegmindEmulator, clock: Clock, run: Run) -> None:
     make(clock, do_xcom_push=False).execute(run.context())
     assert run.ti.pushed == {}
+
+
+def unwritable(kind: str, folder: Path) -> str:
+    """Return an output_path that cannot be written, in one of several ways."""
+    if kind == "below a file":
+        (folder / "taken").write_text("")
+        return f"{(folder / 'taken').as_uri()}/answers/"
+    if kind == "a folder in place of the file":
+        (folder / "answer.json").mkdir()
+        return f"{folder.as_uri()}/answer.json"
+    if kind == "a name that is too long":
+        return f"{folder.as_uri()}/{'x' * 300}/"
+    assert kind == "an unknown store"
+    return "nostore://bucket/answers/"
+
+
+UNWRITABLE = ["below a file", "a folder in place of the file", "a name that is too long", "an unknown store"]
+
+
+@pytest.mark.parametrize("named", ["output_path", "[segmind] output_path"])
+@pytest.mark.parametrize("state", ["state_path", "[segmind] state_path", "none"])
+@pytest.mark.parametrize("kind", UNWRITABLE)
+def test_an_output_path_that_cannot_be_written_is_refused_before_anything_is_paid(
+    kind: str,
+    state: str,
+    named: str,
+    emulator: SegmindEmulator,
+    clock: Clock,
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path, fields = unwritable(kind, tmp_path), {}
+    if named == "output_path":
+        fields["output_path"] = path
+    else:
+        if kind == "a folder in place of the file":
+            pytest.skip("a folder for all tasks is never a file")
+        monkeypatch.setenv("AIRFLOW__SEGMIND__OUTPUT_PATH", path)
+    if state == "state_path":
+        fields["state_path"] = (tmp_path / "state").as_uri()
+    elif state == "[segmind] state_path":
+        monkeypatch.setenv("AIRFLOW__SEGMIND__STATE_PATH", (tmp_path / "state").as_uri())
+
+    with pytest.raises(SegmindConfigError, match=re.escape(repr(named))):
+        make(clock, **fields).execute(run.context())
+    assert emulator.posts() == []
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "the folder for all tasks"])
+def test_trying_the_output_path_leaves_nothing_but_the_result(
+    kind: str, emulator: SegmindEmulator, clock: Clock, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, fields = tmp_path / "new" / "answers", {"state_path": (tmp_path / "state").as_uri()}
+    if kind == "the folder for all tasks":
+        monkeypatch.setenv("AIRFLOW__SEGMIND__OUTPUT_PATH", output.as_uri())
+    else:
+        fields["output_path"] = f"{output.as_uri()}/" + ("answer.json" if kind == "file" else "")
+    make(clock, **fields).execute(run.context())
+    found = [path.name for path in output.iterdir()]
+    request_id = emulator.jobs[0].request_id
+    assert found == {"file": ["answer.json"], "folder": [f"{request_id}.json"], "the folder for all tasks": []}[kind]
+
+
+def test_a_store_that_has_failed_before_the_post_is_tried_again_by_a_retry(
+    emulator: SegmindEmulator, clock: Clock, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields = {"output_path": f"{tmp_path.as_uri()}/answers/", "state_path": (tmp_path / "state").as_uri()}
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ObjectStoragePath, "mkdir", full)
+        with pytest.raises(SegmindConfigError, match=r"'output_path'.*No space left") as caught:
+            make(clock, **fields).execute(run.context())
+        assert caught.value.retryable
+        assert not isinstance(caught.value, AirflowFailException)
+    assert emulator.posts() == []
+    assert make(clock, **fields).execute(run.context())["status"] == "COMPLETED"
+
+
+def test_a_file_that_cannot_be_overwritten_is_refused_before_anything_is_paid(
+    emulator: SegmindEmulator, clock: Clock, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "answer.json").write_text("of somebody else")
+    opened = Path.open
+
+    def denied(self: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        if self.name == "answer.json" and mode == "ab":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(self, mode, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", denied)
+    with pytest.raises(AirflowFailException, match=r"'output_path'.*Permission denied"):
+        make(clock, output_path=f"{tmp_path.as_uri()}/answer.json").execute(run.context())
+    assert emulator.posts() == []
 
 
 @pytest.mark.parametrize("deferrable", [False, True])

@@ -66,6 +66,8 @@ def test_both_forms_of_a_connection_name_the_same_gateway(
         ({"storage_url": "ftp://x"}, "storage_url"),
         ({"history_url": "http://"}, "history_url"),
         ({"models_url": "http://a b"}, "models_url"),
+        ({"output_path": 5}, "output_path"),
+        ({"output_path": ["s3://a", "s3://b"]}, "output_path"),
         ({"max_result_bytes": 15_999}, "max_result_bytes"),
         ({"max_result_bytes": "0.5"}, "max_result_bytes"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,42 @@ class TestLanding:
         assert Path(manifest["uri"].removeprefix("file://")).read_text() == "long " * 40_000
         assert manifest["uri"].startswith(f"{tmp_path}/all/") or manifest["uri"].startswith(f"file://{tmp_path}/all/")
         assert chat.ask(max_xcom_bytes=300_000) == "long " * 40_000
+        assert chat.posts == 1
+
+    @pytest.mark.parametrize(
+        ("where", "expected"),
+        [
+            ({"connection"}, "connection"),
+            ({"connection", "segmind"}, "connection"),
+            ({"connection", "task"}, "task"),
+            ({"connection", "segmind", "task"}, "task"),
+            ({"segmind", "task"}, "task"),
+            ({"segmind"}, "segmind"),
+        ],
+    )
+    def test_the_nearest_output_path_is_used(
+        self,
+        where: set[str],
+        expected: str,
+        chat: Chat,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        if "connection" in where:
+            given = json.loads(os.environ["AIRFLOW_CONN_SEGMIND_DEFAULT"])
+            given["extra"] = {**given.get("extra", {}), "output_path": f"{tmp_path}/connection"}
+            monkeypatch.setenv("AIRFLOW_CONN_SEGMIND_DEFAULT", json.dumps(given))
+        if "segmind" in where:
+            monkeypatch.setenv("AIRFLOW__SEGMIND__OUTPUT_PATH", f"{tmp_path}/segmind")
+        chat.emulator.script(text="long " * 40_000)
+        fields: dict[str, Any] = {"output_path": f"{tmp_path}/task/"} if "task" in where else {}
+
+        manifest = chat.ask(**fields)
+
+        assert f"{tmp_path}/{expected}/" in manifest["uri"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == [expected]
+        assert "unknown extra field" not in caplog.text
         assert chat.posts == 1
 
     @pytest.mark.parametrize("configured", [False, True])

@@ -9,7 +9,6 @@ the first request, as is that no output replaces, or is read as, a source.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fnmatch
 import gzip
 import itertools
@@ -25,7 +24,7 @@ from typing import IO, Any, TypeAlias
 from airflow_provider_segmind.chat.json_values import is_too_deep, without_surrogates
 from airflow_provider_segmind.enrichment.files.readers import Format, is_pattern, is_table, known_kind, pyarrow
 from airflow_provider_segmind.enrichment.rows import json_value, plain_text
-from airflow_provider_segmind.enrichment.storage import StorePath, make_folder, write_whole
+from airflow_provider_segmind.enrichment.storage import StorePath, is_refusal, make_folder, write_whole
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindEnrichmentError, shorten
 
 # The module csv does not quote a lone carriage return before Python 3.11.9 and 3.12.3, and then splits the row there.
@@ -34,12 +33,6 @@ _QUOTED = re.compile('[",\r\n\x0b\x0c\x1c-\x1e\x85\u2028\u2029]|\\A\\s|\\s\\Z')
 _LARGEST_INT = 2**63 - 1
 _LARGEST_EXACT_FLOAT = 2**53
 _MOST_DIGITS = 38
-_REFUSALS = frozenset(
-    {
-        *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR),
-        *(errno.ENAMETOOLONG, errno.EINVAL, errno.ENOENT),
-    }
-)
 _USERINFO = re.compile(r"://[^/@]*@/?")
 
 
@@ -318,7 +311,7 @@ def check_writable(argument: str, paths: Sequence[StorePath], *, dry: bool) -> N
         # A store's library may raise anything.
         why = shorten(getattr(error, "strerror", None) or type(error).__name__)
         message = f"{argument!r}: {str(longest)!r} cannot be written: {why}. Nothing was sent."
-        if isinstance(error, PermissionError) or getattr(error, "errno", None) in _REFUSALS:
+        if is_refusal(error):
             raise SegmindConfigError(message) from error
         raise SegmindEnrichmentError(message, retryable=True) from error
 
