@@ -217,7 +217,7 @@ class _Fetch:
         if remaining <= 0:
             seconds = self.downloads.limits.seconds
             raise SegmindDownloadError(
-                f"{self.context.what} was stopped after {seconds:g} s (more with a larger max_result_bytes). {_KEPT}"
+                f"{self.context.what} was stopped after {seconds:g} s (download_timeout). {_KEPT}"
             )
         return http_timeout(min(STALL_TIMEOUT, remaining))
 

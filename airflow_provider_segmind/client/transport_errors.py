@@ -151,7 +151,7 @@ def _aiohttp_errors(*names: str) -> tuple[type[Exception], ...]:
 def too_large(context: CallContext, error: TooLargeError) -> SegmindResponseTooLargeError:
     """Return the error of a response that was not read to its end, and say what that means for money."""
     message = (
-        f"{context.what} was answered with a response that is too large: {error} (max_result_bytes). "
+        f"{context.what} was answered with a response that is too large: {error} (max_response_bytes). "
         "Reading stopped there."
     )
     billed: bool | None = False
@@ -162,7 +162,7 @@ def too_large(context: CallContext, error: TooLargeError) -> SegmindResponseTooL
         billed = True
         meaning = (
             "The request was billed if it has completed, and its result stays at Segmind until an hour after its "
-            "submission: raise max_result_bytes in the connection's extra and clear the task; fetching is free."
+            "submission: raise max_response_bytes in the connection's extra and clear the task; fetching is free."
         )
     return SegmindResponseTooLargeError(f"{message} {meaning}", billed=billed, request_id=context.request_id)
 

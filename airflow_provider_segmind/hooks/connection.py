@@ -23,11 +23,11 @@ from airflow_provider_segmind.masking import remember
 API_KEY_VARIABLE = "SEGMIND_API_KEY"
 EXTRA_FIELDS = (
     *CONNECTION_FIELDS,
-    *("redis_url", "prices", "max_result_bytes"),
+    *("redis_url", "prices", "max_result_bytes", "max_response_bytes", "download_timeout"),
 )
 """All fields of the extra."""
-SMALLEST_RESULT_BYTES = 16_000
-"""Least ``max_result_bytes``: a response to a submission must fit, or every request would be paid and lost."""
+SMALLEST_LIMIT = 16_000
+"""Least number of bytes: a response to a submission must fit, or every request would be paid and lost."""
 _log = logging.getLogger(__name__)
 
 
@@ -58,7 +58,9 @@ def client_config(connection: Connection, extra: Mapping[str, Any], *, rate_shar
     fields.text("output_path")
     _warn_of_unknown_options()
     defaults = Endpoints()
-    most = fields.result_bytes("max_result_bytes")
+    most = fields.byte_limit("max_result_bytes") or MAX_DOWNLOAD_BYTES
+    # A larger limit for files raises the others in proportion; a smaller one says nothing about them.
+    larger = max(1.0, most / MAX_DOWNLOAD_BYTES)
     return ClientConfig(
         api_key=api_key,
         endpoints=Endpoints(
@@ -72,8 +74,10 @@ def client_config(connection: Connection, extra: Mapping[str, Any], *, rate_shar
         rate_share=rate_share,
         redis_url=fields.text("redis_url"),
         model=fields.text("model"),
-        max_response_bytes=most * MAX_RESPONSE_BYTES // MAX_DOWNLOAD_BYTES,
-        downloads=DownloadLimits(max_bytes=most, seconds=DOWNLOAD_SECONDS * max(1.0, most / MAX_DOWNLOAD_BYTES)),
+        max_response_bytes=fields.byte_limit("max_response_bytes") or int(MAX_RESPONSE_BYTES * larger),
+        downloads=DownloadLimits(
+            max_bytes=most, seconds=fields.positive("download_timeout") or DOWNLOAD_SECONDS * larger
+        ),
     )
 
 
@@ -172,11 +176,11 @@ class _Extra:
     def positive(self, name: str) -> float | None:
         return self._positive(name, self._values.get(name))
 
-    def result_bytes(self, name: str) -> int:
+    def byte_limit(self, name: str) -> int | None:
         value = self.positive(name)
-        if value is not None and value < SMALLEST_RESULT_BYTES:
-            raise self._wrong(name, value, f"a number of bytes, at least {SMALLEST_RESULT_BYTES}")
-        return MAX_DOWNLOAD_BYTES if value is None else int(value)
+        if value is not None and value < SMALLEST_LIMIT:
+            raise self._wrong(name, value, f"a number of bytes, at least {SMALLEST_LIMIT}")
+        return None if value is None else int(value)
 
     def _positive(self, name: str, value: Any) -> float | None:
         if value is None or (isinstance(value, str) and not value.strip()):

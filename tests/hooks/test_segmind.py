@@ -10,15 +10,19 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from airflow_provider_segmind.client.rate_limiter import account_name
 from airflow_provider_segmind.compat import Connection
 from airflow_provider_segmind.emulator import SegmindEmulator
 from airflow_provider_segmind.exceptions import SegmindConfigError
 from airflow_provider_segmind.hooks import connection as account
+from airflow_provider_segmind.hooks.connection import client_config
 from airflow_provider_segmind.hooks.segmind import SegmindHook
 from airflow_provider_segmind.operators.enrich import SegmindEnrichFileOperator
 from tests.support.airflow_fakes import KEY
+from tests.support.examples import examples
 
 VARIABLE = "AIRFLOW_CONN_SEGMIND_DEFAULT"
 NO_NUMBERS = ("abc", -1, 0, "-5", True, [1], {"a": 1}, "nan", 10**400)
@@ -70,6 +74,9 @@ def test_both_forms_of_a_connection_name_the_same_gateway(
         ({"output_path": ["s3://a", "s3://b"]}, "output_path"),
         ({"max_result_bytes": 15_999}, "max_result_bytes"),
         ({"max_result_bytes": "0.5"}, "max_result_bytes"),
+        ({"max_response_bytes": 15_999}, "max_response_bytes"),
+        ({"download_timeout": 0}, "download_timeout"),
+        ({"download_timeout": "soon"}, "download_timeout"),
     ],
 )
 def test_an_invalid_field_is_named(extra: dict[str, object], field: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,10 +290,17 @@ def test_a_connection_sets_the_rate_limit(monkeypatch: pytest.MonkeyPatch) -> No
     [
         ({}, 1 << 30, 900, 64 << 20),
         ({"max_result_bytes": 4 << 30}, 4 << 30, 3600, 256 << 20),
-        ({"max_result_bytes": "32000"}, 32_000, 900, 2000),
+        ({"max_result_bytes": "32000"}, 32_000, 900, 64 << 20),
+        ({"max_result_bytes": 1_000_000}, 1_000_000, 900, 64 << 20),
+        ({"max_result_bytes": (1 << 30) - 1}, (1 << 30) - 1, 900, 64 << 20),
+        ({"max_response_bytes": 100_000}, 1 << 30, 900, 100_000),
+        ({"max_response_bytes": "1e9", "max_result_bytes": 20_000}, 20_000, 900, 1_000_000_000),
+        ({"max_response_bytes": 100_000, "max_result_bytes": 4 << 30}, 4 << 30, 3600, 100_000),
+        ({"download_timeout": 30}, 1 << 30, 30, 64 << 20),
+        ({"download_timeout": "7200", "max_result_bytes": 4 << 30}, 4 << 30, 7200, 256 << 20),
     ],
 )
-def test_one_limit_sets_the_size_and_time_of_a_file_and_the_size_of_a_response(
+def test_only_a_larger_limit_of_files_raises_those_that_are_not_given(
     monkeypatch: pytest.MonkeyPatch, extra: dict[str, Any], file: int, seconds: float, response: int
 ) -> None:
     monkeypatch.setenv(VARIABLE, json.dumps({"conn_type": "segmind", "password": "SG_1", "extra": extra}))
@@ -295,6 +309,12 @@ def test_one_limit_sets_the_size_and_time_of_a_file_and_the_size_of_a_response(
 
     assert (config.downloads.max_bytes, config.downloads.seconds) == (file, seconds)
     assert config.max_response_bytes == response
+
+
+@settings(max_examples=examples(60))
+@given(st.dictionaries(st.sampled_from(["max_result_bytes", "download_timeout"]), st.integers(16_000, 1 << 40)))
+def test_no_limit_of_downloads_lowers_that_of_responses(extra: dict[str, Any]) -> None:
+    assert client_config(connection(), extra).max_response_bytes >= 64 << 20
 
 
 @pytest.mark.parametrize(
