@@ -14,8 +14,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from types import FunctionType
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, NewType, get_args, get_origin
 
 from airflow_provider_segmind.compat import SET_DURING_EXECUTION
 from airflow_provider_segmind.defaults import (
@@ -76,11 +75,22 @@ def is_resolvable(value: Any) -> bool:
     return hasattr(kind, "resolve") and not is_path(value) and not hasattr(kind, "dump")
 
 
+def is_called_later(value: Any) -> bool:
+    """
+    Return whether a value is what Airflow calls when the task runs, with ``context`` and ``jinja_env``.
+
+    Every Airflow since 2.11 calls whatever is callable in a template field: functions, methods, partials, objects with
+    ``__call__``. Types are callable as well, but are values here (``output_type``).
+    """
+    is_type = isinstance(value, type | NewType) or get_origin(value) is not None
+    return callable(value) and not is_type and not is_resolvable(value)
+
+
 def is_given_later(value: Any) -> bool:
     """Return whether a value is only known when the task runs: a template, or what Airflow resolves or calls then."""
     if isinstance(value, str):
         return "{{" in value or "{%" in value
-    return value is SET_DURING_EXECUTION or is_resolvable(value) or isinstance(value, FunctionType)
+    return value is SET_DURING_EXECUTION or is_resolvable(value) or is_called_later(value)
 
 
 def contains_later(value: Any) -> bool:
@@ -453,7 +463,7 @@ def check_row_question(
 def check_row_files(files: Any) -> None:
     """Check the attachments of each row."""
     for index, file in enumerate(files if isinstance(files, list | tuple) else ()):
-        if not isinstance(file, str) and not is_given_later(file):
+        if not isinstance(file, str) and not is_path(file) and not is_given_later(file):
             raise SegmindConfigError(
                 f"'files[{index}]' is a {type(file).__name__}; it must be a path or URL, with {{column}} placeholders."
             )
@@ -463,7 +473,8 @@ def check_placeholders(prompt: Any, system: Any, inputs: Any, files: Any = None)
     """Check that a request depends on its row."""
     from airflow_provider_segmind.enrichment.rows import placeholders
 
-    if not placeholders([prompt, system, inputs, files]):
+    paths = [path_text(file) if is_path(file) else file for file in files or ()]
+    if not placeholders([prompt, system, inputs, paths]):
         name = "inputs" if inputs is not None else "prompt"
         raise SegmindConfigError(
             f"{name!r} has no {{column}} placeholder: the same request would be sent for every row. Braces in an "

@@ -17,7 +17,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from airflow_provider_segmind.argument_names import check_argument_names, check_constructor, check_expansion
-from airflow_provider_segmind.arguments import SECONDS, check_nonempty, is_given_later, is_path, is_resolvable
+from airflow_provider_segmind.arguments import (
+    SECONDS,
+    check_nonempty,
+    is_called_later,
+    is_given_later,
+    is_path,
+    is_resolvable,
+)
 from airflow_provider_segmind.compat import SET_DURING_EXECUTION
 from airflow_provider_segmind.defaults import as_seconds
 from airflow_provider_segmind.exceptions import SegmindConfigError
@@ -250,7 +257,7 @@ def _render_function_arguments(
 
 def _render_field(task: Any, name: str, value: Any, context: Any, environments: Any, seen: set[int]) -> Any:
     jinja_env, string_env = environments
-    if callable(value) and not is_resolvable(value):
+    if is_called_later(value):
         return value(context=context, jinja_env=jinja_env)
 
     def render(part: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,21 @@ def test_each_row_is_asked_about_its_own_picture_and_equal_pictures_are_paid_onc
     assert [row["_segmind_status"] for row in album.rows] == ["success"] * 3
     assert sorted(album.sent) == [PNG + b"blue", PNG + b"red"]
     assert manifest["duplicates_saved"] == 1
+
+
+@pytest.mark.parametrize("kind", [str, Path, lambda text: ObjectStoragePath(f"file://{text}")])
+def test_a_picture_may_be_named_by_a_path_of_any_kind(kind: Callable[[str], Any], album: Album) -> None:
+    album.shoot(sky=b"blue", rose=b"red")
+
+    album.caption("sky", "rose", files=[kind(f"{album.folder}/photos/{{name}}.png")], prompt="Describe it.")
+
+    assert sorted(album.sent) == [PNG + b"blue", PNG + b"red"]
+
+
+@pytest.mark.parametrize("wrong", [5, b"/p/{name}.png", None, {"path": "/p/{name}.png"}])
+def test_what_is_not_a_path_of_a_picture_is_refused(wrong: Any, album: Album) -> None:
+    with pytest.raises(SegmindConfigError, match=r"'files\[0\]'"):
+        album.caption("sky", files=[wrong])
 
 
 def test_a_changed_picture_is_asked_about_again_and_an_unchanged_one_is_not(album: Album) -> None:

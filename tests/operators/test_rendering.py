@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NewType
 
 import jinja2
 import pytest
 from airflow.sdk import DAG, ObjectStoragePath, XComArg, task_group
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from airflow_provider_segmind.arguments import is_given_later, read_rerun
 from airflow_provider_segmind.compat import AirflowFailException
@@ -83,7 +85,12 @@ GIVERS: dict[str, Callable[[DAG], Any]] = {
     "literal": literal,
     "template": lambda dag: "{{ params.n }}",
     "function": lambda dag: function,
+    "partial": lambda dag: functools.partial(of_one, 1),
+    "method": lambda dag: Giver().method,
+    "class method": lambda dag: Giver.of_class,
+    "object with __call__": lambda dag: Giver(),
 }
+CALLED = ("function", "partial", "method", "class method", "object with __call__")
 
 
 def xcom_again(dag: DAG) -> XComArg:
@@ -92,6 +99,23 @@ def xcom_again(dag: DAG) -> XComArg:
 
 def function(context: Any, jinja_env: Any) -> Any:
     return 1
+
+
+def of_one(value: Any, context: Any, jinja_env: Any) -> Any:
+    return value
+
+
+class Giver:
+    """Gives a value when Airflow calls it, or one of its methods."""
+
+    def __call__(self, context: Any, jinja_env: Any) -> Any:
+        return 1
+
+    method = __call__
+
+    @classmethod
+    def of_class(cls, context: Any, jinja_env: Any) -> Any:
+        return 1
 
 
 FIELDS = [(kind, NAMES.get(name, name)) for kind in LEAST for name in (*kind.template_fields, *kind.late_fields)]
@@ -113,6 +137,37 @@ def test_every_argument_of_every_operator_may_be_given_later(giver: str) -> None
 
         assert is_given_later(getattr(task, attribute)), (kind, name)
         assert attribute in task.template_fields, (kind, name)
+
+
+@pytest.mark.parametrize("giver", CALLED)
+def test_whatever_can_be_called_is_called_in_fields_of_every_kind(giver: str) -> None:
+    with DAG("a_dag", schedule=None) as dag:
+        value = GIVERS[giver](dag)
+        chat = SegmindChatOperator(task_id="a", prompt=value, files=value, timeout=value, output_path=value)
+        table = SegmindEnrichFileOperator(task_id="b", **{**FILE, "prompt": value, "max_rows": value})
+        serialized = serialized_dag(dag)
+
+    for task in (chat, table):
+        rendered(task)
+    assert (chat.prompt, chat.files, chat.timeout, chat.output_path) == (1, 1, 1, 1)
+    assert (table.prompt, table.max_rows) == (1, 1)
+    assert serialized
+
+
+class Model(BaseModel):
+    a: int
+
+
+Name = NewType("Name", str)
+
+
+@pytest.mark.parametrize("output_type", [Model, int, list[int], list[Model], dict[str, int], Literal["a", "b"], Name])
+def test_a_type_is_a_value_and_not_called(output_type: Any) -> None:
+    task = in_dag(SegmindChatOperator, output_type=output_type)
+
+    assert not is_given_later(output_type)
+    assert "output_type" not in task.template_fields
+    assert rendered(task).output_type is output_type
 
 
 @pytest.mark.parametrize(("kind", "name"), [(SegmindRunOperator, "timeout"), (SegmindEnrichFileOperator, "max_rows")])
@@ -256,6 +311,15 @@ def test_an_empty_text_is_not_sent_as_its_template(emulator: SegmindEmulator, ru
         task.execute(run.context())
 
 
+def serialized_dag(dag: DAG) -> str:
+    """Return what Airflow stores of a DAG."""
+    try:
+        from airflow.serialization.serialized_objects import DagSerialization as Serialized
+    except ImportError:
+        from airflow.serialization.serialized_objects import SerializedDAG as Serialized  # type: ignore[no-redef]
+    return json.dumps(Serialized.to_dict(dag))
+
+
 def stored(task: Any) -> str:
     """Return what Airflow would write into its database before the task runs."""
     try:
@@ -307,9 +371,5 @@ def test_rows_given_as_such_are_not_in_the_serialised_dag() -> None:
         SegmindEnrichFileOperator(task_id="plain", **{**FILE, "source": rows})
         mapped = SegmindEnrichFileOperator.partial(task_id="mapped", shard_count=2, **{**FILE, "source": rows})
         mapped.expand(shard_index=[0, 1])
-    try:
-        from airflow.serialization.serialized_objects import DagSerialization as Serialized
-    except ImportError:
-        from airflow.serialization.serialized_objects import SerializedDAG as Serialized  # type: ignore[no-redef]
 
-    assert SECRET not in json.dumps(Serialized.to_dict(dag))
+    assert SECRET not in serialized_dag(dag)
