@@ -215,6 +215,18 @@ def test_any_output_of_a_model_crosses_airflows_own_serialisation(output: str) -
         assert frame
 
 
+@pytest.mark.parametrize(
+    "output", ['{"\\ud800": null}', '{"a": [{"\\udfff b": {"\\ud83d": "\\ud83d"}}]}', '["\\ud800", {"x\\ud800": 1.5}]']
+)
+def test_half_of_a_surrogate_pair_in_a_name_does_not_lose_the_result(output: str, tmp_path: Path) -> None:
+    for destination in (ResultDestination(), ResultDestination(tmp_path.as_uri(), 0)):
+        content = f'{{"request_id": "r-1", "status": "COMPLETED", "output": {output}, "metrics": {{"cost": 0.5}}}}'
+        found = xcom_of(read(content), model="m", destination=destination)
+        assert json.dumps(found, ensure_ascii=False).encode()
+        assert found["metrics"] == {"cost": 0.5}
+    assert json.loads((tmp_path / "r-1.json").read_bytes())["metrics"] == {"cost": 0.5}
+
+
 @pytest.mark.postgres
 @pytest.mark.parametrize(
     "output", [nested(90), nested(400), "9" * 400, '"\\u0000"', '"\\ud83d"', '{"\\u0000": NaN}', "1e999"], ids=range(7)

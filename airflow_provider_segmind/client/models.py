@@ -71,7 +71,11 @@ class WireModel(BaseModel):
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as Segmind sent them, ready for JSON."""
-        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+        try:
+            return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+        except UnicodeEncodeError:
+            # pydantic refuses the name of a field with half of a surrogate pair, which JSON can express.
+            return self.model_dump(by_alias=True, exclude_unset=True)
 
 
 class Metrics(WireModel):
