@@ -10,7 +10,7 @@ import difflib
 import functools
 import inspect
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from airflow_provider_segmind.exceptions import SegmindConfigError
@@ -108,15 +108,31 @@ def _checking(kind: Any) -> type:
 
         def expand(self, **given: Any) -> Any:
             check_argument_names(self.operator_class, given, task_id=self.kwargs.get("task_id"))
-            return super().expand(**given)
+            hide = _hiding(self.operator_class)
+            lists = {name: hide(name, value) for name, value in given.items() if isinstance(value, list | tuple)}
+            return super().expand(**{**given, **lists})
 
         def expand_kwargs(self, kwargs: Any, **options: Any) -> Any:
             for given in kwargs if isinstance(kwargs, Sequence) else ():
                 if isinstance(given, Mapping):
                     check_argument_names(self.operator_class, given, task_id=self.kwargs.get("task_id"))
+            if isinstance(kwargs, list | tuple):
+                hide = _hiding(self.operator_class)
+                kwargs = [
+                    {name: hide(name, [value])[0] for name, value in given.items()}
+                    if isinstance(given, dict)
+                    else given
+                    for given in kwargs
+                ]
             return super().expand_kwargs(kwargs, **options)
 
     return CheckedPartial
+
+
+def _hiding(kind: Any) -> Callable[[str, Sequence[Any]], list[Any]]:
+    """Return what wraps values of a mapped argument that must not be in the serialized DAG."""
+    hide: Callable[[str, Any], Any] = getattr(kind, "hide_rows", lambda _, value: value)
+    return lambda name, values: [hide(name, value) for value in values]
 
 
 def _decided(kind: type) -> Mapping[str, str]:

@@ -619,10 +619,13 @@ class SegmindEnrichFileOperator(SegmindEnrichOperator):
 
     @classmethod
     def partial(cls, **kwargs: Any) -> Any:
-        """Start a mapped task; inline rows are kept out of the serialised DAG."""
-        if "source" in kwargs:
-            kwargs["source"] = TableRows.hide(kwargs["source"])
-        return super().partial(**kwargs)
+        """Start a mapped task; inline rows are kept out of the serialized DAG, also those that it expands over."""
+        return super().partial(**{name: cls.hide_rows(name, value) for name, value in kwargs.items()})
+
+    @staticmethod
+    def hide_rows(name: str, value: Any) -> Any:
+        """Wrap rows that are given as an argument."""
+        return TableRows.hide(value) if name == "source" else value
 
     def finish_rendering(self) -> None:
         """Prevent rows from XCom from being stored as a rendered field."""

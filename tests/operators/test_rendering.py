@@ -27,7 +27,7 @@ from airflow_provider_segmind.operators.enrich import (
 from airflow_provider_segmind.operators.request import SegmindResultOperator, SegmindRunOperator, SegmindSubmitOperator
 from airflow_provider_segmind.rendering import MASKED_TEXT, MaskedValue
 from airflow_provider_segmind.sensors.request import SegmindRequestSensor
-from tests.support.airflow_fakes import Run
+from tests.support.airflow_fakes import Run, TaskInstance
 from tests.support.chat_tasks import Chat
 from tests.support.examples import examples
 
@@ -373,3 +373,35 @@ def test_rows_given_as_such_are_not_in_the_serialised_dag() -> None:
         mapped.expand(shard_index=[0, 1])
 
     assert SECRET not in serialized_dag(dag)
+
+
+def inline_sources(kind: str, rows: list[list[dict[str, Any]]]) -> Any:
+    """Return a mapped task over rows that are in the DAG file."""
+    fixed = {name: value for name, value in FILE.items() if name not in ("source", "output_path")}
+    partial = SegmindEnrichFileOperator.partial(task_id="mapped", output_path="out.jsonl", **fixed)
+    if kind == "expand_kwargs":
+        return partial.expand_kwargs([{"source": one, "max_rows": number} for number, one in enumerate(rows, 1)])
+    return partial.expand(source=tuple(rows) if kind == "expand of a tuple" else rows)
+
+
+@pytest.mark.parametrize("kind", ["expand", "expand of a tuple", "expand_kwargs"])
+def test_rows_that_a_task_is_mapped_over_are_not_in_the_serialised_dag_and_still_read(kind: str) -> None:
+    rows = [[{"id": 1, "x": SECRET}], [{"id": 2, "x": SECRET}, {"id": 3, "x": SECRET}]]
+    with DAG("a_dag", schedule=None) as dag:
+        inline_sources(kind, rows)
+
+    assert SECRET not in serialized_dag(dag)
+    mapped = dag.get_task("mapped")
+    for index, expected in enumerate(rows):
+        given, _ = mapped._get_specified_expand_input().resolve({"ti": TaskInstance(map_index=index)})
+        assert list(mapped.unmap(given).source) == expected
+
+
+@pytest.mark.parametrize(
+    "sources", [["a.jsonl", "b.jsonl"], [Path("a.jsonl")], ["{{ ds }}.jsonl"], [["a.jsonl", "b.jsonl"]]]
+)
+def test_paths_that_a_task_is_mapped_over_stay_as_they_are(sources: list[Any]) -> None:
+    with DAG("a_dag", schedule=None) as dag:
+        inline_sources("expand", sources)
+
+    assert dag.get_task("mapped")._get_specified_expand_input().value == {"source": sources}
