@@ -55,6 +55,14 @@ def shorten(text: str, limit: int = SHOWN_CHARACTERS) -> str:
     return text if len(text) <= limit else text[:limit] + "…"
 
 
+def a_type(value: object) -> str:
+    """Return the type of a value as a message names it: ``an int``, ``a dict``, ``None``."""
+    if value is None or isinstance(value, bytes):
+        return "None" if value is None else "bytes"
+    name = type(value).__name__
+    return f"{'an' if name[:1] in 'aeioAEIO' or name.startswith('Un') else 'a'} {name}"
+
+
 class SegmindError(Exception):
     """The root of every error of this package."""
 

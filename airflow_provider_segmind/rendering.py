@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from airflow_provider_segmind.argument_names import check_argument_names, check_constructor, check_expansion
@@ -27,7 +27,7 @@ from airflow_provider_segmind.arguments import (
 )
 from airflow_provider_segmind.compat import SET_DURING_EXECUTION
 from airflow_provider_segmind.defaults import as_seconds
-from airflow_provider_segmind.exceptions import SegmindConfigError
+from airflow_provider_segmind.exceptions import SegmindConfigError, a_type
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.compat import BaseOperator, Context
@@ -49,6 +49,8 @@ STRUCTURED_STRING_FIELDS = frozenset({"files", "key", "request_id", "source"})
 """Templated fields whose value is a string or a structure of strings."""
 MESSAGE_STRING_KEYS = frozenset({"role", "content", "text"})
 """Keys of a message whose values are strings; other values have their own types."""
+INPUT_STRING_KEYS = MESSAGE_STRING_KEYS | {"prompt", "negative_prompt", "system"}
+"""Keys of ``inputs`` whose values are strings for every model that has them."""
 PROMPT_FIELDS = frozenset({"prompt", "system", "messages", "inputs", "op_args", "op_kwargs"})
 """Templated fields that may contain a prompt, and with it personal data."""
 ARGUMENTS = {"estimate_only": "dry_run"}
@@ -272,7 +274,26 @@ def _render_field(task: Any, name: str, value: Any, context: Any, environments: 
         return _render_structure(value, render, string)
     if name == "messages" and not isinstance(value, str):
         return _render_messages(value, render, string)
+    if name == "inputs" and not isinstance(value, str) and renders_natively(task):
+        return _render_messages(value, render, _string_or(string, render), keys=INPUT_STRING_KEYS)
     return render(value)
+
+
+def renders_natively(task: Any) -> bool:
+    """Return whether Airflow makes numbers, lists and None of templates that render as such."""
+    # An attribute of operators since Airflow 3.3.
+    own = getattr(task, "render_template_as_native_obj", None)
+    return bool(getattr(task.get_dag(), "render_template_as_native_obj", False) if own is None else own)
+
+
+def _string_or(string: Callable[[str], Any], render: Callable[[Any], Any]) -> Callable[[str], Any]:
+    """Return what keeps a string, and leaves a template that gives data to Airflow."""
+
+    def rendered(value: str) -> Any:
+        kept = string(value)
+        return kept if isinstance(kept, str) else render(value)
+
+    return rendered
 
 
 def _render_structure(value: Any, render: Any, text: Any) -> Any:
@@ -288,12 +309,14 @@ def _render_structure(value: Any, render: Any, text: Any) -> Any:
     return rendered
 
 
-def _render_messages(value: Any, render: Any, text: Any, key: str = "") -> Any:
+def _render_messages(
+    value: Any, render: Any, text: Any, key: str = "", keys: frozenset[str] = MESSAGE_STRING_KEYS
+) -> Any:
     if isinstance(value, Mapping):
-        return {name: _render_messages(item, render, text, name) for name, item in value.items()}
+        return {name: _render_messages(item, render, text, name, keys) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_render_messages(item, render, text) for item in value]
-    return text(value) if isinstance(value, str) and key in MESSAGE_STRING_KEYS else render(value)
+        return [_render_messages(item, render, text, "", keys) for item in value]
+    return text(value) if isinstance(value, str) and key in keys else render(value)
 
 
 def _string_environment(jinja_env: Any) -> Any:
@@ -349,13 +372,12 @@ def _check_resolved(name: str, value: Any, *, any_string: bool) -> None:
         return
     if is_given_later(value):
         raise SegmindConfigError(
-            f"{shown!r} is still a {type(value).__name__} when the task runs: Airflow did not resolve it. Nothing was "
-            "sent."
+            f"{shown!r} is still {a_type(value)} when the task runs: Airflow did not resolve it. Nothing was sent."
         )
     value = unmasked(value)
     if name in STRING_FIELDS and not (value is None or isinstance(value, str | os.PathLike) or is_path(value)):
         raise SegmindConfigError(
-            f"{shown!r} is a {type(value).__name__} when the task runs; it must be a string. Its template or XCom "
+            f"{shown!r} is {a_type(value)} when the task runs; it must be a string. Its template or XCom "
             "has another type, which render_template_as_native_obj keeps: end the template with '| tojson' or "
             "'| string' to send it as a string. Nothing was sent."
         )

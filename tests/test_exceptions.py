@@ -15,6 +15,7 @@ from airflow_provider_segmind.exceptions import (
     SegmindReplyError,
     SegmindRequestFailedError,
     SegmindResponseError,
+    a_type,
     after_sending,
     shorten,
 )
@@ -119,3 +120,21 @@ def test_messages_about_one_row_or_a_retry_are_unchanged(said: str) -> None:
     error = SegmindError(said)
     after_sending(error, "1 request was sent before")
     assert str(error) == said
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (None, "None"),
+        (7, "an int"),
+        (0.5, "a float"),
+        (True, "a bool"),
+        ({}, "a dict"),
+        ([], "a list"),
+        (b"", "bytes"),
+        (object(), "an object"),
+        (int, "a type"),
+    ],
+)
+def test_a_type_is_named_with_its_article(value: object, words: str) -> None:
+    assert a_type(value) == words

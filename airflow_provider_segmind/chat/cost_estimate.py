@@ -24,7 +24,7 @@ from typing import Any
 
 from airflow_provider_segmind.chat.model_families import ApiFormat, known_family
 from airflow_provider_segmind.chat.reply_policy import output_cap_of
-from airflow_provider_segmind.exceptions import SegmindConfigError
+from airflow_provider_segmind.exceptions import SegmindConfigError, a_type
 from airflow_provider_segmind.money import shown
 
 BYTES_PER_TOKEN = 4
@@ -318,13 +318,13 @@ def read_prices(given: object) -> dict[str, Price]:
         except ValueError as error:
             raise SegmindConfigError("prices is a string that is not JSON: it must map models to prices.") from error
     if not isinstance(given, Mapping):
-        raise SegmindConfigError(f"prices is a {type(given).__name__}: it must map models to prices.")
+        raise SegmindConfigError(f"prices is {a_type(given)}: it must map models to prices.")
     return {str(model): _read_price(entry, f"prices.{model}") for model, entry in given.items()}
 
 
 def _read_price(entry: object, field: str) -> Price:
     if not isinstance(entry, Mapping):
-        raise SegmindConfigError(f"{field} is a {type(entry).__name__}: it must contain input and output.")
+        raise SegmindConfigError(f"{field} is {a_type(entry)}: it must contain input and output.")
     for key in entry.keys() - {"input", "output", "cached_input", "max_output_tokens"}:
         raise SegmindConfigError(f"{field}.{key} is unknown: use input, output, cached_input and max_output_tokens.")
     for key in ("input", "output"):

@@ -17,7 +17,7 @@ from typing import Any, Literal, Self
 
 from airflow_provider_segmind.client.endpoints import path_segment
 from airflow_provider_segmind.defaults import OnStale
-from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindStateError
+from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindStateError, a_type
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,7 +274,7 @@ def _is_number(value: Any) -> bool:
 
 def _unreadable(value: Any) -> str:
     return (
-        f"The submission record of an earlier try cannot be read (it is a {type(value).__name__}). Nothing is "
+        f"The submission record of an earlier try cannot be read (it is {a_type(value)}). Nothing is "
         "submitted until it can be read: repair or delete the record, then clear the task."
     )
 

@@ -24,9 +24,9 @@ from airflow_provider_segmind.defaults import (
     RESULT_LIFETIME,
     SYNC_WAIT,
 )
-from airflow_provider_segmind.exceptions import SegmindConfigError
+from airflow_provider_segmind.exceptions import SegmindConfigError, a_type
 from airflow_provider_segmind.operators.chat import SegmindChatOperator
-from airflow_provider_segmind.rendering import unmasked
+from airflow_provider_segmind.rendering import renders_natively, unmasked
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -111,22 +111,37 @@ class _SegmindDecoratedOperator(DecoratedOperator, SegmindChatOperator):
         returned = self.python_callable(*op_args, **kwargs)
         if isinstance(returned, str):
             return ChatPrompt(returned, system, None, self.files)
-        if not isinstance(returned, Mapping):
-            raise SegmindConfigError(
-                f"The function of @task.segmind returned a {type(returned).__name__}: it must return the prompt, or a "
-                f"dict of {', '.join(_PROMPT_KEYS)}. Nothing was sent."
-            )
-        for name in returned.keys() - set(_PROMPT_KEYS):
-            raise SegmindConfigError(
-                f"The function of @task.segmind returned a dict with {name!r}: it may have "
-                f"{', '.join(_PROMPT_KEYS)} only. Nothing was sent."
-            )
+        self._check_returned(returned)
         return ChatPrompt(
             returned.get("prompt"),
             returned.get("system", system),
             returned.get("messages"),
             returned.get("files", self.files),
         )
+
+    def _check_returned(self, returned: Any) -> None:
+        native = ""
+        if renders_natively(self):
+            native = (
+                " Airflow renders the function's arguments with render_template_as_native_obj, which makes a number, a "
+                "list, a dict or None of a template that looks like one: return a string, as in str(value)."
+            )
+        if not isinstance(returned, Mapping):
+            raise SegmindConfigError(
+                f"The function of @task.segmind returned {a_type(returned)}: it must return the prompt, or a dict of "
+                f"{', '.join(_PROMPT_KEYS)}. Nothing was sent.{native}"
+            )
+        for name in returned.keys() - set(_PROMPT_KEYS):
+            raise SegmindConfigError(
+                f"The function of @task.segmind returned a dict with {name!r}: it may have {', '.join(_PROMPT_KEYS)} "
+                f"only. Nothing was sent.{native}"
+            )
+        for name in ("prompt", "system"):
+            if not isinstance(returned.get(name, ""), str | None):
+                raise SegmindConfigError(
+                    f"The function of @task.segmind returned a dict whose {name!r} is {a_type(returned[name])}: it must "
+                    f"be a string. Nothing was sent.{native}"
+                )
 
 
 class SegmindTask(Protocol[Params]):

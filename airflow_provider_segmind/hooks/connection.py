@@ -16,7 +16,7 @@ from airflow_provider_segmind.client.account import DOWNLOAD_SECONDS, MAX_DOWNLO
 from airflow_provider_segmind.client.endpoints import Endpoints, base_url
 from airflow_provider_segmind.client.response_body import MAX_RESPONSE_BYTES
 from airflow_provider_segmind.compat import Connection, conf
-from airflow_provider_segmind.exceptions import SegmindConfigError, shorten
+from airflow_provider_segmind.exceptions import SegmindConfigError, a_type, shorten
 from airflow_provider_segmind.get_provider_info import CONNECTION_FIELDS, get_provider_info
 from airflow_provider_segmind.masking import remember
 
@@ -109,7 +109,7 @@ def check_extra(connection: Connection) -> None:
     else:
         if decoded is None or isinstance(decoded, dict):
             return
-        problem = f"is JSON, but a {type(decoded).__name__}"
+        problem = f"is JSON, but {a_type(decoded)}"
         if isinstance(decoded, str) and decoded.lstrip().startswith("{"):
             problem += ", perhaps an object that was encoded twice"
     raise SegmindConfigError(
@@ -150,7 +150,7 @@ class _Extra:
     def __init__(self, connection_id: str, values: Mapping[str, Any]) -> None:
         if not isinstance(values, Mapping):
             raise SegmindConfigError(
-                f"The extra of connection {connection_id!r} is a {type(values).__name__}; it must be a JSON object."
+                f"The extra of connection {connection_id!r} is {a_type(values)}; it must be a JSON object."
             )
         self._id = connection_id
         self._values = values
@@ -194,7 +194,7 @@ class _Extra:
         return number
 
     def _wrong(self, name: str, value: Any, wanted: str) -> SegmindConfigError:
-        shown = shorten(repr(value), 40) if isinstance(value, str | int | float) else f"a {type(value).__name__}"
+        shown = shorten(repr(value), 40) if isinstance(value, str | int | float) else a_type(value)
         return SegmindConfigError(
             f"Extra field {name!r} of connection {self._id!r} is {shown}; it must be {wanted}. Nothing was sent."
         )

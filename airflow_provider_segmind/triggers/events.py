@@ -20,6 +20,7 @@ from airflow_provider_segmind.exceptions import (
     SegmindRequestFailedError,
     SegmindRequestTimeoutError,
     SegmindStateError,
+    a_type,
     shorten,
 )
 from airflow_provider_segmind.masking import mask_known
@@ -102,7 +103,7 @@ class RequestEvent:
             or not isinstance(payload.get("request_id"), str)
         ):
             raise SegmindStateError(
-                f"The trigger resumed the task with a {type(payload).__name__} that is not a Segmind event. The "
+                f"The trigger resumed the task with {a_type(payload)} that is not a Segmind event. The "
                 "request continues; a retry of the task polls it again."
             )
         value, manifest = payload.get("value"), ResultManifest.from_json(payload.get("manifest"))

@@ -87,7 +87,7 @@ def test_budgets_are_read_from_the_configuration_in_dollars() -> None:
         ("[1]", "is not a JSON object"),
         ("{", "is not a JSON object"),
         ('{"connection:x": {"daily": 1}}', "'connection:x' is not a name"),
-        ('{"a": 5}', "'a' is a int"),
+        ('{"a": 5}', "'a' is an int"),
         ('{"a": {}}', "has no limit"),
         ('{"a": {"dayly": 1}}', "unknown field 'dayly'"),
         ('{"a": {"daily": -1}}', "the daily limit is -1"),

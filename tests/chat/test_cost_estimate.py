@@ -116,7 +116,7 @@ def test_text_is_counted_by_its_bytes_and_the_schema_counts():
     ("given", "message"),
     [
         ([], "prices is a list"),
-        ({"a": 1}, r"prices\.a is a int"),
+        ({"a": 1}, r"prices\.a is an int"),
         ({"a": {"input": 1}}, r"prices\.a\.output is missing"),
         ({"a": {"input": 1, "output": "2"}}, r"prices\.a\.output is '2'"),
         ({"a": {"input": -1, "output": 2}}, r"prices\.a\.input is -1"),

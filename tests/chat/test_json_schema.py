@@ -269,7 +269,7 @@ def test_escaped_references_are_followed():
 
 
 WRONG = {
-    "nothing": (None, "output_type is a NoneType"),
+    "nothing": (None, "output_type is None"),
     "a string": ("Person", "output_type is a str"),
     "a number": (5, "output_type 5 is not a type that pydantic supports"),
     "an instance": (Address(street="x"), "is not a type that pydantic supports"),

@@ -88,8 +88,8 @@ def test_the_arguments_of_the_decorator_are_defaults_of_the_function(made: Any, 
 @pytest.mark.parametrize(
     ("returned", "words"),
     [
-        (None, "returned a NoneType: it must return the prompt, or a dict of prompt, system, messages, files"),
-        (7, "returned a int"),
+        (None, "returned None: it must return the prompt, or a dict of prompt, system, messages, files"),
+        (7, "returned an int"),
         ({"promt": "x"}, "returned a dict with 'promt'"),
         ({"prompt": "x", "model": "gpt-5"}, "returned a dict with 'model'"),
         ({}, "prompt is missing"),
@@ -102,6 +102,39 @@ def test_what_is_not_a_prompt_is_an_error_before_the_post(
 ) -> None:
     with pytest.raises(AirflowFailException, match=words):
         made(lambda: returned, task_id="t").execute(Run().context())
+    assert emulator.posts() == []
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize(
+    ("returned", "words"),
+    [
+        (12345, "returned an int"),
+        (0.5, "returned a float"),
+        ([1], "returned a list"),
+        (None, "returned None"),
+        (True, "returned a bool"),
+        ({"a": 1}, "returned a dict with 'a'"),
+        ({"prompt": 12345}, "a dict whose 'prompt' is an int"),
+        ({"prompt": "x", "system": [1]}, "a dict whose 'system' is a list"),
+    ],
+)
+def test_what_native_rendering_made_of_an_argument_is_refused_with_the_reason(
+    returned: Any, words: str, native: bool, clock: Clock, emulator: SegmindEmulator
+) -> None:
+    def ask(given: Any) -> Any:
+        return given
+
+    with DAG("d", schedule=None, render_template_as_native_obj=native) as dag:
+        task = segmind_task(model=GEMINI, deferrable=False)(ask)("{{ params.t }}").operator
+    task.hook = hook_by(clock)
+    task.render_template_fields({"params": {"t": str(returned)}, "ti": None}, dag.get_template_env())
+    if not native:
+        assert task.op_args[0] == str(returned)
+        task.op_args = [returned]
+    with pytest.raises(AirflowFailException, match=words) as caught:
+        task.execute(Run().context())
+    assert ("render_template_as_native_obj" in str(caught.value)) is native
     assert emulator.posts() == []
 
 

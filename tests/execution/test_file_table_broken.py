@@ -46,7 +46,7 @@ def test_a_list_of_rows_and_a_missing_file_asks_about_the_rows(table: Table) -> 
         table.ask(source=[*things("a", "b"), str(table.folder / "nope.csv")])
     assert "Nothing was sent" not in str(caught.value)
     assert [row["id"] for row in table.rows] == [0, 1]
-    with pytest.raises(AirflowFailException, match="Entry 1 of the source is a int"):
+    with pytest.raises(AirflowFailException, match="Entry 1 of the source is an int"):
         table.ask(source=[things("a")[0], 3])
 
 

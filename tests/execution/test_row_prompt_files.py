@@ -204,7 +204,7 @@ def test_a_file_common_to_all_rows_is_read_once(tmp_path: Path) -> None:
     ("fields", "words"),
     [
         ({"files": "{uri}"}, "'files' is a str"),
-        ({"files": [b"..."]}, r"'files\[0\]' is a bytes"),
+        ({"files": [b"..."]}, r"'files\[0\]' is bytes"),
         ({"files": ["{uri}"], "inputs": {"image": "{uri}"}}, "'files' cannot be combined with 'inputs'"),
         ({"files": ["/logo.png"], "prompt": "What is it?"}, "no {column} placeholder"),
     ],

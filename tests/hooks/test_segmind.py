@@ -89,7 +89,7 @@ def test_an_invalid_field_is_named(extra: dict[str, object], field: str, monkeyp
 WRONG = [
     ('"{\\"requests_per_minute\\": 30}"', "encoded twice"),
     ('["requests_per_minute"]', "a list"),
-    ("30", "a int"),
+    ("30", "an int"),
     ('"text"', "a str"),
     ("true", "a bool"),
     ('{"requests_per_minute": 30', "not JSON"),

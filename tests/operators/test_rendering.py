@@ -275,6 +275,37 @@ def test_native_rendering_takes_no_text_for_anything_else(text: str) -> None:
     assert task.messages[0]["content"] == task.messages[1]["content"][0]["text"] == text
 
 
+@settings(max_examples=examples(100))
+@given(TEXTS)
+def test_native_rendering_keeps_the_strings_of_inputs_that_are_prompts(text: str) -> None:
+    template = "{{ params.t }}"
+    message = {"role": "user", "content": template}
+    inputs = {"prompt": template, "negative_prompt": template, "messages": [message, {"parts": [{"text": template}]}]}
+    for kind in (SegmindRunOperator, SegmindSubmitOperator):
+        task = rendered(in_dag(kind, native=True, inputs=inputs), t=text)
+        assert task.inputs == {
+            "prompt": text,
+            "negative_prompt": text,
+            "messages": [{"role": "user", "content": text}, {"parts": [{"text": text}]}],
+        }
+
+
+@pytest.mark.parametrize(
+    ("value", "prompt"),
+    [(12345, "12345"), (0.5, "0.5"), (True, "True"), ([1, 2], [1, 2]), ({"a": 1}, {"a": 1}), (None, None)],
+)
+def test_native_rendering_makes_numbers_of_other_inputs_and_leaves_data(value: Any, prompt: Any) -> None:
+    task = in_dag(SegmindRunOperator, native=True, inputs={"prompt": "{{ params.t }}", "seed": "{{ params.n }}"})
+
+    assert rendered(task, t=value, n="7").inputs == {"prompt": prompt, "seed": 7}
+
+
+def test_without_native_rendering_inputs_are_strings() -> None:
+    task = in_dag(SegmindRunOperator, inputs={"prompt": "{{ params.t }}", "seed": "{{ params.n }}"})
+
+    assert rendered(task, t=[1, 2], n="7").inputs == {"prompt": "[1, 2]", "seed": "7"}
+
+
 @pytest.mark.parametrize("value", [{"a": 1}, [1], (1, 2)])
 def test_data_where_a_text_is_meant_is_refused_with_the_reason(value: Any, run: Run) -> None:
     task = rendered(in_dag(SegmindChatOperator, native=True, prompt="{{ params.t }}"), t=value)

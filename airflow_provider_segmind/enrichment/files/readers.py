@@ -23,7 +23,13 @@ from typing import IO, Any, TypeAlias
 
 from airflow_provider_segmind.enrichment.rows import PartOfRow, Undecoded
 from airflow_provider_segmind.enrichment.storage import StorePath, store_path
-from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindEnrichmentError, SegmindError, shorten
+from airflow_provider_segmind.exceptions import (
+    SegmindConfigError,
+    SegmindEnrichmentError,
+    SegmindError,
+    a_type,
+    shorten,
+)
 
 
 class Format(StrEnum):
@@ -222,7 +228,7 @@ def _rows_of_list(source: Iterable[Any], columns: Columns) -> Iterator[Mapping[s
             yield from _rows_of_files([store_path(item)], columns)
         else:
             raise SegmindConfigError(
-                f"Entry {number} of the source is a {type(item).__name__}: a list must contain rows (dicts) or paths."
+                f"Entry {number} of the source is {a_type(item)}: a list must contain rows (dicts) or paths."
             )
 
 
