@@ -211,8 +211,8 @@ def get_provider_info() -> dict[str, Any]:
                     },
                     "variable_retention_days": {
                         "description": (
-                            "Days after which a Variable that records a request is deleted, by another run of the same "
-                            "task; clearing a task of that age pays again unless it has an output_path. 0 keeps "
+                            "Days after which a Variable that records a request is deleted, when this or another task "
+                            "submits; clearing a task of that age pays again unless it has an output_path. 0 keeps "
                             "them. Only tasks without state_path use Variables, and only before Airflow 3.3."
                         ),
                         "version_added": "0.1.0",

@@ -17,6 +17,7 @@ import errno
 import hashlib
 import json
 import logging
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -39,6 +40,12 @@ STATE_KEY = "segmind_request"
 RECORD_FOLDER = "_segmind_state"
 """Folder for records under an ``output_path``; readers of tables ignore names that start with ``_``."""
 VARIABLE_RETENTION_DAYS = 30
+INDEX_LISTS = 64
+"""Variables that list the indexes, so that many tasks that begin at once rarely write the same one."""
+MOST_CLEANED = 20
+"""Indexes that one task cleans up; each takes up to five calls of Airflow's API, made before the task submits."""
+RECHECK = 86_400.0
+"""Least seconds after which an index with records that must stay is looked at again."""
 LAST_KEEPING = (3, 3)
 """The newest Airflow known to keep task state when a task is cleared; later ones may not (#72100, #72929)."""
 _NO_FOLDER = (errno.ENOTDIR, errno.ENAMETOOLONG)
@@ -169,8 +176,8 @@ class VariableTaskState(TaskState):
     """
     An Airflow Variable for each task instance, which any Airflow has.
 
-    No task can list Variables before Airflow 3.3, so a further Variable for each task names those of its runs; adding
-    one deletes those that are older than ``[segmind] variable_retention_days``.
+    No task can list Variables before Airflow 3.3, so further Variables name those of each task, and in turn these.
+    Adding a record deletes some that are older than ``[segmind] variable_retention_days``, whatever task they are of.
     """
 
     name = "an Airflow Variable"
@@ -199,7 +206,7 @@ class VariableTaskState(TaskState):
 
 class VariableIndex:
     """
-    The Variable that names the record Variables of one task, so that old ones can be deleted.
+    The Variable that names the record Variables of one task, or of one map index of it, so that old ones are deleted.
 
     Two runs that add theirs at the same time can lose an entry, never a record; each checks that its own is there.
     """
@@ -208,59 +215,130 @@ class VariableIndex:
         task = quote(identity.task_id, safe="") + identity.index
         text = "\x1f".join((identity.dag_id, task))
         self._key = f"segmind_requests_{hashlib.sha256(text.encode()).hexdigest()[:40]}"
-        self._about = f"{identity.dag_id} {task}"
+        self._about = f"Variables with Segmind requests of {identity.dag_id} {task}"
         self._entered: set[str] = set()
 
     def enter(self, key: str, now: float) -> None:
-        """Add a Variable, and delete those that are no longer needed."""
+        """Add a Variable, and delete some of those that are no longer needed, of this task and of others."""
         if key in self._entered:
             return
         self._entered.add(key)
         try:
+            retention = _retention()
+            entries = _read_times(self._key)
             for _ in range(3):
-                entries = self._read()
                 if key in entries:
-                    return
-                self._write({**self._without_old(entries, now), key: now})
+                    break
+                _write_times(self._key, {**_without_old(entries, now - retention), key: now}, self._about)
+                entries = _read_times(self._key)
+            if retention < math.inf:
+                IndexList.of(self._key).add(self._key, now + retention)
+                IndexList.of(key).clean(now, retention)
         except Exception:
             # Cleaning up must not fail a task, whatever the store of Variables raises; the record itself comes next.
-            log.warning("Could not clean up the Airflow Variables of %s", self._about, exc_info=True)
+            log.warning("Could not clean up the Airflow %s", self._about, exc_info=True)
 
-    def _read(self) -> dict[str, float]:
-        text = _read_variable(self._key)
-        try:
-            return {str(key): float(added) for key, added in json.loads(text or "{}").items()}
-        except (ValueError, TypeError, AttributeError):
-            log.warning("The index of the Airflow Variables of %s is unreadable; starting a new one", self._about)
-            return {}
 
-    def _write(self, entries: dict[str, float]) -> None:
-        from airflow_provider_segmind.compat import Variable
+class IndexList:
+    """
+    One of the Variables that name all indexes of the deployment, each with the time from which it may be empty.
 
-        Variable.set(self._key, json.dumps(entries), description=f"Variables with Segmind requests of {self._about}")
+    A task that is renamed or deleted, or a map index that no longer runs, leaves Variables that it does not clean up
+    itself; whatever task records a request next does, a few at a time.
+    """
 
-    def _without_old(self, entries: dict[str, float], now: float) -> dict[str, float]:
-        days = conf.getint("segmind", "variable_retention_days", fallback=VARIABLE_RETENTION_DAYS)
-        if days <= 0:
-            return entries
-        oldest = now - days * 86_400
-        return {key: added for key, added in entries.items() if added >= oldest or not self._delete(key, oldest)}
+    def __init__(self, number: int) -> None:
+        self._key = f"segmind_lists_{number:02d}"
 
-    def _delete(self, key: str, oldest: float) -> bool:
-        """Delete a record unless it is in use, or the outcome of its POST is unknown; return whether it is gone."""
-        from airflow_provider_segmind.compat import Variable
+    @classmethod
+    def of(cls, key: str) -> IndexList:
+        """Return the list that a key falls to."""
+        return cls(int(key[-8:], 16) % INDEX_LISTS)
 
-        text = _read_variable(key)
-        if text is None:
-            return True
-        try:
-            record = _decode(text)
-        except SegmindStateError:
-            return False
-        if (record.request_id is None and record.outcome is None) or record.age_from >= oldest:
-            return False
-        Variable.delete(key)
+    def add(self, index: str, due: float) -> None:
+        """Add an index; one that is listed already stays as it is."""
+        for _ in range(3):
+            listed = _read_times(self._key)
+            if index in listed:
+                return
+            self._write({**listed, index: due})
+
+    def clean(self, now: float, retention: float) -> None:
+        """Delete old records of a few indexes, and the indexes that have none left."""
+        listed = _read_times(self._key)
+        due = sorted((index for index in listed if listed[index] <= now), key=lambda index: listed[index])
+        changed = {index: self._clean_index(index, now, retention) for index in due[:MOST_CLEANED]}
+        if changed:
+            # Read again, because another task may have added its index meanwhile.
+            times = {**_read_times(self._key), **changed}
+            if left := {index: at for index, at in times.items() if at is not None}:
+                self._write(left)
+            else:
+                _delete_variable(self._key)
+
+    @staticmethod
+    def _clean_index(index: str, now: float, retention: float) -> float | None:
+        """Return from when the index may be empty, None if it is."""
+        entries = _read_times(index)
+        left = _without_old(entries, now - retention)
+        if _read_times(index) != entries:
+            # Its task has added a record meanwhile, which must not be lost from the index.
+            return now + RECHECK
+        if not left:
+            _delete_variable(index)
+            return None
+        if left != entries:
+            _write_times(index, left, "Variables with Segmind requests")
+        return max(now + RECHECK, max(left.values()) + retention)
+
+    def _write(self, listed: dict[str, float]) -> None:
+        _write_times(self._key, listed, "Variables that list those with Segmind requests")
+
+
+def _retention() -> float:
+    """Return for how many seconds a record is kept, infinity for ever."""
+    days = conf.getint("segmind", "variable_retention_days", fallback=VARIABLE_RETENTION_DAYS)
+    return days * 86_400.0 if days > 0 else math.inf
+
+
+def _read_times(key: str) -> dict[str, float]:
+    text = _read_variable(key)
+    try:
+        return {str(name): float(at) for name, at in json.loads(text or "{}").items()}
+    except (ValueError, TypeError, AttributeError):
+        log.warning("The Airflow Variable %s, which lists others, is unreadable; starting a new one", key)
+        return {}
+
+
+def _write_times(key: str, times: dict[str, float], about: str) -> None:
+    from airflow_provider_segmind.compat import Variable
+
+    Variable.set(key, json.dumps(times), description=about)
+
+
+def _delete_variable(key: str) -> None:
+    from airflow_provider_segmind.compat import Variable
+
+    Variable.delete(key)
+
+
+def _without_old(entries: dict[str, float], oldest: float) -> dict[str, float]:
+    return {key: added for key, added in entries.items() if added >= oldest or not _delete_record(key, oldest)}
+
+
+def _delete_record(key: str, oldest: float) -> bool:
+    """Delete a record unless it is in use, or the outcome of its POST is unknown; return whether it is gone."""
+    text = _read_variable(key)
+    if text is None:
         return True
+    try:
+        record = _decode(text)
+    except SegmindStateError:
+        return False
+    if (record.request_id is None and record.outcome is None) or record.age_from >= oldest:
+        return False
+    _delete_variable(key)
+    return True
 
 
 class CombinedTaskState(TaskState):

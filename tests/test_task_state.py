@@ -10,9 +10,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from airflow_provider_segmind import task_state
 from airflow_provider_segmind.client.submission import Fingerprint, ResultManifest, SubmissionRecord, latest
 from airflow_provider_segmind.compat import Variable
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindStateError
@@ -25,6 +26,7 @@ from airflow_provider_segmind.task_state import (
     task_state_for,
 )
 from tests.support.airflow_fakes import StateStore, TaskInstance
+from tests.support.examples import examples
 
 RECORD = SubmissionRecord(
     Fingerprint("a-model", "f" * 64, "c at https://x"), intent_at=1.5, request_id="r-1", previous_ids=("r-0",)
@@ -311,7 +313,102 @@ def test_a_thousand_nights_leave_a_month_of_variables(variables: dict[str, str])
         state = VariableTaskState(identity(run_id=f"night {night}"), clock=lambda night=night: night * DAY)  # type: ignore[misc]
         state.write(replace(RECORD, intent_at=night * DAY))
         state.write(replace(RECORD, intent_at=night * DAY, submitted_at=night * DAY))
-    assert len(variables) == 32
+    # 31 records, their index, and the list that has the index.
+    assert len(variables) == 33
+
+
+def write_record(day: float, **fields: Any) -> VariableTaskState:
+    state = VariableTaskState(identity(**fields), clock=lambda: day * DAY)
+    state.write(replace(RECORD, intent_at=day * DAY, submitted_at=day * DAY))
+    return state
+
+
+@pytest.mark.parametrize("gone", ["map_index", "task_id", "dag_id"])
+def test_variables_of_tasks_that_no_longer_run_are_deleted_by_those_that_do(
+    gone: str, variables: dict[str, str]
+) -> None:
+    for number in range(400):
+        name = number if gone == "map_index" else f"of yesterday {number}"
+        write_record(0, run_id="first", **{gone: name})
+    assert len(variables) > 800
+    for day in range(31, 231):
+        for index in range(3):
+            write_record(day, run_id=f"night {day}", task_id="of today", map_index=index)
+    # 31 records of each of three map indexes, three indexes, and at most as many lists.
+    assert len(variables) <= 3 * 31 + 3 + 3
+    assert not any("first" in text for text in variables.values())
+
+
+def test_a_task_cleans_up_a_bounded_number_of_others(
+    variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task_state, "INDEX_LISTS", 1)
+    for number in range(500):
+        write_record(0, map_index=number)
+    before, calls = len(variables), []
+    get = Variable.get
+    monkeypatch.setattr(Variable, "get", lambda *given: (calls.append(given), get(*given))[1])
+    write_record(40, run_id="next", map_index=0)
+    # A record and its index each; the index of the task itself is one of those looked at, and stays.
+    assert before - len(variables) == 2 * (task_state.MOST_CLEANED - 1)
+    assert len(calls) < 100
+
+
+@pytest.mark.parametrize("outcome", [None, "unreadable"])
+def test_records_that_must_stay_do_not_keep_others_from_being_deleted(
+    outcome: str | None, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task_state, "INDEX_LISTS", 1)
+    unknown = replace(RECORD, intent_at=0.0, request_id=None, submitted_at=None)
+    needed = []
+    for number in range(60):
+        state = VariableTaskState(identity(map_index=number), clock=lambda: 0.0)
+        state.write(unknown)
+        if outcome:
+            variables[state._key] = "{"
+        needed.append(state._key)
+    for number in range(60):
+        write_record(1, task_id="another", map_index=number)
+    for day in range(40, 60):
+        write_record(day, run_id=f"night {day}", task_id="of today")
+    assert set(needed) <= variables.keys()
+    assert not any('"r-1"' in text and "86400.0" in text for text in variables.values())
+
+
+RUNS = st.lists(
+    st.tuples(
+        st.sampled_from(["a", "b"]),
+        st.integers(0, 3),
+        st.sampled_from(["finished", "refused", "unknown"]),
+        st.sampled_from([0.0, 0.5, 10.0, 31.0, 45.0]),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=examples(150), suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(runs=RUNS)
+def test_no_record_that_a_retry_may_need_is_deleted(
+    runs: list[tuple[str, int, str, float]], variables: dict[str, str]
+) -> None:
+    variables.clear()
+    kinds = {
+        "finished": lambda at: replace(RECORD, intent_at=at, submitted_at=at),
+        "refused": lambda at: replace(RECORD, intent_at=at, request_id=None, outcome="refused"),
+        "unknown": lambda at: replace(RECORD, intent_at=at, request_id=None),
+    }
+    now, written = 0.0, []
+    for number, (task, index, kind, wait) in enumerate(runs):
+        now += wait * DAY
+        state = VariableTaskState(
+            identity(run_id=f"run {number}", task_id=task, map_index=index),
+            clock=lambda now=now: now,  # type: ignore[misc]
+        )
+        state.write(kinds[kind](now))
+        written.append((state, kind, now))
+        for earlier, its_kind, at in written:
+            if its_kind == "unknown" or at >= now - 30 * DAY:
+                assert earlier.read() is not None
 
 
 @pytest.mark.parametrize("index", ["{", "[]", '{"a": "b"}', '{"a": null}'])

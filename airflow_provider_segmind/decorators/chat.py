@@ -139,8 +139,8 @@ class _SegmindDecoratedOperator(DecoratedOperator, SegmindChatOperator):
         for name in ("prompt", "system"):
             if not isinstance(returned.get(name, ""), str | None):
                 raise SegmindConfigError(
-                    f"The function of @task.segmind returned a dict whose {name!r} is {a_type(returned[name])}: it must "
-                    f"be a string. Nothing was sent.{native}"
+                    f"The function of @task.segmind returned a dict whose {name!r} is {a_type(returned[name])}: it "
+                    f"must be a string. Nothing was sent.{native}"
                 )
 
 
