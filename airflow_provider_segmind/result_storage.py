@@ -151,7 +151,7 @@ def check_destination(destination: ResultDestination) -> None:
     """
     Check that a result can be stored, before it is paid for.
 
-    An empty file is written into the folder and deleted. This is done once for each path in a process, which runs the
+    A small file is written into the folder and deleted. This is done once for each path in a process, which runs the
     requests of one task in Airflow 3, and tasks of one user on one machine in any version.
 
     :raises SegmindConfigError: it cannot; names the argument or setting. Retryable if the store has failed.
@@ -174,7 +174,7 @@ def _check_path(setting: str, address: str, names_file: bool) -> None:
             path = path / "result.json"
         probe = path.parent / f".{path.name}.probe"
         probe.parent.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"")
+        probe.write_bytes(b"may be deleted\n")
     except Exception as error:
         # A store's library may raise anything.
         package = missing_package(address, error)

@@ -285,7 +285,9 @@ class IndexList:
             # Its task has added a record meanwhile, which must not be lost from the index.
             return now + RECHECK
         if not left:
-            _delete_variable(index)
+            # One that somebody has deleted by hand is not deleted again, which some versions refuse.
+            if entries:
+                _delete_variable(index)
             return None
         if left != entries:
             _write_times(index, left, "Variables with Segmind requests")

@@ -375,6 +375,20 @@ def test_records_that_must_stay_do_not_keep_others_from_being_deleted(
     assert not any('"r-1"' in text and "86400.0" in text for text in variables.values())
 
 
+def test_indexes_that_somebody_has_deleted_are_dropped_from_their_list(
+    variables: dict[str, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(task_state, "INDEX_LISTS", 1)
+    for number in range(30):
+        write_record(0, map_index=number)
+    for key in [key for key in variables if key.startswith("segmind_requests_")]:
+        del variables[key]
+    for day in (40, 41):
+        write_record(day, run_id=f"night {day}", task_id="of today")
+    assert len(json.loads(variables["segmind_lists_00"])) == 1
+    assert "Could not clean up" not in caplog.text
+
+
 RUNS = st.lists(
     st.tuples(
         st.sampled_from(["a", "b"]),
