@@ -28,6 +28,7 @@ from airflow_provider_segmind.exceptions import (
     SegmindConfigError,
     SegmindInFlightError,
     SegmindStateError,
+    shorten,
 )
 from airflow_provider_segmind.money import usd
 
@@ -77,9 +78,10 @@ def request_bound(model: str, inputs: Mapping[str, Any], prices: Mapping[str, Pr
     if price is None:
         raise _no_bound(
             model,
-            "its price is not known. Add it to the field 'prices' of the connection's extra, in USD per million tokens",
+            "its price is not known. Add it to the field 'prices' of the connection's extra, in USD per million tokens "
+            '({"input": 0.1, "output": 0.4}) or for each request ({"request": 0.05})',
         )
-    if output_cap_of(inputs) is None and not price.max_output_tokens:
+    if output_cap_of(inputs) is None and not price.max_output_tokens and price.request is None:
         raise _no_bound(
             model,
             "it has no output cap and the model's own is not known. Give one ('max_tokens' in the options or the "
@@ -88,7 +90,9 @@ def request_bound(model: str, inputs: Mapping[str, Any], prices: Mapping[str, Pr
     bound = cost_bound(model, inputs, prices=prices)
     if not bound.certain:
         raise _no_bound(
-            model, "it has files, tools, several answers or no prompt, and what these cost is not known before the bill"
+            model,
+            f"what {shorten(bound.doubt, 100)!r} costs is not known before the bill. Remove it, or give a price for "
+            "each request of this model in the field 'prices' of the connection's extra, like {\"request\": 0.05}",
         )
     return RequestBound(math.ceil(round(bound.usd * 1_000_000, 6)), bound.assumed_cap)
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import cache
@@ -24,6 +24,7 @@ from typing import Any
 
 from airflow_provider_segmind.chat.model_families import ApiFormat, known_family
 from airflow_provider_segmind.chat.reply_policy import output_cap_of
+from airflow_provider_segmind.chat.request_size import billed_parts
 from airflow_provider_segmind.exceptions import SegmindConfigError, a_type
 from airflow_provider_segmind.money import shown
 
@@ -32,13 +33,6 @@ IMAGE_TOKENS = 1_120
 """Tokens of one image at Gemini 3's default resolution (Google's media resolution guide)."""
 MESSAGE_TOKENS = 16
 """Tokens allowed for what a provider adds to each message: roles and separators."""
-_MULTIPLIERS = frozenset(
-    {
-        *("n", "best_of", "candidateCount", "candidate_count", "tools", "web_search", "cachedContent"),
-        *("mediaResolution", "media_resolution"),
-    }
-)
-"""Fields of a body that add to the cost of its text and its output cap."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +45,7 @@ class Price:
     :param cached_input: USD per million input tokens read from a cache, None if unknown.
     :param max_output_tokens: the output limit of the model, None if unknown.
     :param average_request: USD for an average request according to the vendor's catalogue, None if unknown.
+    :param request: USD for each request, whatever is in it; then the prices of tokens do not count.
     :param as_of: the date of these prices, None for a user's own.
     :param source: where these prices were published.
     """
@@ -60,6 +55,7 @@ class Price:
     cached_input: float | None = None
     max_output_tokens: int | None = None
     average_request: float | None = None
+    request: float | None = None
     as_of: date | None = None
     source: str = ""
 
@@ -145,11 +141,13 @@ class CostBound:
     :param usd: USD; if not ``certain``, only the most that its input text may cost, 0 if the price is unknown.
     :param certain: whether the request cannot cost more, provided that the price is right.
     :param assumed_cap: tokens of output it may have if the request itself has no output cap: the model's limit.
+    :param doubt: why it is not certain, although the price and the output cap are known: the field whose cost is not.
     """
 
     usd: float
     certain: bool
     assumed_cap: int | None = None
+    doubt: str = ""
 
 
 UNBOUNDED = CostBound(usd=0.0, certain=False)
@@ -184,6 +182,8 @@ def estimate_cost(
     price = price_of(model, prices)
     if price is None:
         return None
+    if price.request is not None:
+        return CostEstimate(low=price.request, high=price.request, input_tokens=input_tokens, price=price)
     low = input_tokens * price.input / 1_000_000
     limits = [limit for limit in (output_cap, price.max_output_tokens) if limit is not None]
     high = low + min(limits) * price.output / 1_000_000 if limits else None
@@ -194,52 +194,42 @@ def cost_bound(model: str, inputs: Mapping[str, Any], *, prices: Mapping[str, Pr
     """
     Return the most that a request may cost.
 
-    A tokenizer makes at most one token of each byte of UTF-8, and a message adds a few; thinking counts towards the
-    output cap. The bound is certain if the price and an output cap are known (that of the request, or else the limit of
-    the model), and the request contains nothing that is billed in another way.
+    A tokenizer makes at most one token of each byte of UTF-8, names, numbers and schemas included, and a message adds a
+    few; thinking counts towards the output cap. The bound is certain if the price and an output cap are known (that of
+    the request, or else the limit of the model), and the request contains nothing that may be billed in another way; or
+    if each request has the same price.
     """
     price = price_of(model, prices)
     if price is None:
         return UNBOUNDED
-    parts = list(_billed_parts({key: value for key, value in inputs.items() if key != "response_format"}))
-    if "response_format" in inputs:
-        parts.append(("text", _schema_bytes(inputs)))
-    texts = sum(size + MESSAGE_TOKENS for kind, size in parts if kind == "text")
-    images = sum(kind == "image" for kind, _ in parts)
-    usd = (MESSAGE_TOKENS + texts + images * IMAGE_TOKENS) * price.input / 1_000_000
+    if price.request is not None:
+        return CostBound(usd=price.request, certain=True)
+    tokens, doubt = MESSAGE_TOKENS, ""
+    for part in billed_parts(inputs):
+        tokens += part.size
+        if part.kind == "message":
+            tokens += MESSAGE_TOKENS
+        elif part.kind == "image":
+            tokens += IMAGE_TOKENS
+        counted = part.kind != "image" or known_family(model) is ApiFormat.GEMINI
+        if part.kind in ("attachment", "doubt") or not counted:
+            doubt = doubt or part.field
+    usd = tokens * price.input / 1_000_000
     cap = output_cap_of(inputs)
-    countable = not any(kind == "other" for kind, _ in parts)
-    if images and known_family(model) is not ApiFormat.GEMINI:
-        countable = False
-    caps = [tokens for tokens in (cap, price.max_output_tokens) if tokens]
-    if not caps or not countable or _is_billed_otherwise(inputs):
-        return CostBound(usd=usd, certain=False)
+    caps = [limit for limit in (cap, price.max_output_tokens) if limit]
+    if not caps or doubt:
+        return CostBound(usd=usd, certain=False, doubt=doubt)
     most = min(caps)
     return CostBound(usd=usd + most * price.output / 1_000_000, certain=True, assumed_cap=most if cap is None else None)
-
-
-def _is_billed_otherwise(inputs: Mapping[str, Any]) -> bool:
-    """Return whether a body requests several answers or tools, or refers to files by URL outside its messages."""
-    if "messages" not in inputs and "prompt" not in inputs:
-        return True
-    named = any(
-        isinstance(value, str) and value.startswith(("data:", "http://", "https://"))
-        for key, value in inputs.items()
-        if key not in ("prompt", "system", "instruction")
-    )
-    holders = [inputs, *(value for value in inputs.values() if isinstance(value, Mapping))]
-    holders += [value for holder in holders[1:] for value in holder.values() if isinstance(value, Mapping)]
-    multipliers = [holder[key] for holder in holders for key in _MULTIPLIERS if holder.get(key)]
-    return named or any(value is True or value != 1 for value in multipliers)
 
 
 def estimate_input_tokens(inputs: Mapping[str, Any]) -> InputTokens:
     """Estimate the input tokens of a request from its body, in any API format."""
     text_bytes = images = uncounted = 0
-    for kind, size in _billed_parts({key: value for key, value in inputs.items() if key != "response_format"}):
-        text_bytes += size if kind == "text" else 0
-        images += kind == "image"
-        uncounted += kind == "other"
+    for part in billed_parts(inputs):
+        text_bytes += part.size if part.kind == "text" else 0
+        images += part.kind == "image"
+        uncounted += part.kind == "attachment"
     if "response_format" in inputs:
         text_bytes += _schema_bytes(inputs)
     return InputTokens(
@@ -302,14 +292,16 @@ def _described(price: Price) -> str:
 
 def _price_data(price: Price) -> dict[str, Any]:
     as_of = price.as_of.isoformat() if price.as_of else None
-    return {"input": price.input, "output": price.output, "as_of": as_of, "source": price.source}
+    figures = {"input": price.input, "output": price.output} if price.request is None else {"request": price.request}
+    return {**figures, "as_of": as_of, "source": price.source}
 
 
 def read_prices(given: object) -> dict[str, Price]:
     """
     Read a user's own prices from a connection's extra.
 
-    :param given: ``{"my-model": {"input": 0.1, "output": 0.4}}``, USD per million tokens; or a string of that JSON.
+    :param given: ``{"my-model": {"input": 0.1, "output": 0.4}}``, USD per million tokens; or
+        ``{"my-model": {"request": 0.05}}``, USD for each request, whatever is in it; or a string of that JSON.
     :raises SegmindConfigError: names the invalid entry.
     """
     if isinstance(given, str):
@@ -324,16 +316,27 @@ def read_prices(given: object) -> dict[str, Price]:
 
 def _read_price(entry: object, field: str) -> Price:
     if not isinstance(entry, Mapping):
-        raise SegmindConfigError(f"{field} is {a_type(entry)}: it must contain input and output.")
-    for key in entry.keys() - {"input", "output", "cached_input", "max_output_tokens"}:
-        raise SegmindConfigError(f"{field}.{key} is unknown: use input, output, cached_input and max_output_tokens.")
-    for key in ("input", "output"):
-        if key not in entry:
-            raise SegmindConfigError(f"{field}.{key} is missing: give USD per million tokens.")
+        raise SegmindConfigError(f"{field} is {a_type(entry)}: it must contain input and output, or request.")
+    known = {"input", "output", "cached_input", "max_output_tokens", "request"}
+    for key in sorted(map(str, entry.keys() - known)):
+        raise SegmindConfigError(
+            f"{field}.{key} is unknown: use input, output, cached_input and max_output_tokens, or request."
+        )
     for key, value in entry.items():
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not 0 <= value < 1e12:
             raise SegmindConfigError(f"{field}.{key} is {value!r}: it must be a number, 0 or greater.")
+    if "request" in entry:
+        if len(entry) > 1:
+            raise SegmindConfigError(
+                f"{field} has request and prices of tokens: give either USD for each request, or input and output."
+            )
+        return Price(input=0.0, output=0.0, request=float(entry["request"]), source="your own price")
+    for key in ("input", "output"):
+        if key not in entry:
+            raise SegmindConfigError(
+                f"{field}.{key} is missing: give USD per million tokens, or request, USD for each request."
+            )
     cap = entry.get("max_output_tokens")
     return Price(
         input=float(entry["input"]),
@@ -342,28 +345,3 @@ def _read_price(entry: object, field: str) -> Price:
         max_output_tokens=int(cap) if cap is not None else None,
         source="your own price",
     )
-
-
-def _billed_parts(node: Any) -> Iterator[tuple[str, int]]:
-    """Yield each string in a body with its size in bytes, and each attachment with its kind."""
-    if isinstance(node, Mapping):
-        media_type = node.get("mimeType") or node.get("mime_type") or node.get("media_type")
-        if node.get("type") in ("document", "file", "input_audio", "video_url"):
-            yield "other", 0
-        elif isinstance(media_type, str):
-            yield _kind(media_type), 0
-        elif node.get("type") == "url" or "image_url" in node:
-            yield "image", 0
-        else:
-            for key, value in node.items():
-                if key not in ("role", "type"):
-                    yield from _billed_parts(value)
-    elif isinstance(node, list | tuple):
-        for item in node:
-            yield from _billed_parts(item)
-    elif isinstance(node, str):
-        yield "text", len(node.encode("utf-8", "replace"))
-
-
-def _kind(media_type: str) -> str:
-    return "image" if media_type.startswith("image/") else "other"

@@ -197,6 +197,18 @@ def read_prompt(inputs: dict[str, Any], kind: str, *, strict_gemini: bool = Fals
     return Prompt(text, everything, attachments, _problem(inputs, kind, text or bool(attachments), strict_gemini))
 
 
+def whole_text(inputs: dict[str, Any]) -> str:
+    """Return a body as JSON without the data and addresses of its files."""
+    return json.dumps(_without_files(inputs), ensure_ascii=False)
+
+
+def _without_files(node: Any) -> Any:
+    if isinstance(node, dict):
+        files = ("inlineData", "inline_data", "fileData", "file_data", "image_url", "source")
+        return {key: _without_files(value) for key, value in node.items() if key not in files}
+    return [_without_files(item) for item in node] if isinstance(node, list) else node
+
+
 def _problem(inputs: dict[str, Any], kind: str, said_something: object, strict_gemini: bool) -> str | None:
     if kind == "mock":
         return None

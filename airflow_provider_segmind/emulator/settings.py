@@ -43,6 +43,8 @@ class Settings:
     price_input: float = 0.25
     price_output: float = 1.50
     media_price: float = 0.05
+    #: whether names, options and schemas of a body are billed as input, and not only its text
+    bill_whole_body: bool = False
     output_mode: str = "double"
     metrics: str = "full"
     id_format: str = "hex"

@@ -9,6 +9,7 @@ import hashlib
 import json
 import struct
 import zlib
+from dataclasses import replace
 from typing import Any
 
 from airflow_provider_segmind.emulator import catalogue, replies
@@ -156,6 +157,8 @@ def _fill_text(state: EmulatorState, job: Job, script: Script, prompt: Prompt, i
         job.fields = {"output": json.dumps(job.native)}
         job.cost = round(replies.count_tokens(prompt.text) * settings.price_input / 1e6, 10)
         return
+    if settings.bill_whole_body:
+        prompt = replace(prompt, everything=replies.whole_text(inputs))
     reply = replies.build_reply(job.kind, job.model, inputs, prompt, script, request_id=job.id, now=job.submitted)
     # only a v1 response needs the object again; a v2 result has it as a string
     job.native = reply.native if job.via == "v1" else None

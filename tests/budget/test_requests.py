@@ -204,7 +204,9 @@ def test_a_store_that_does_not_answer_stops_spending(
     ("model", "inputs", "message"),
     [
         ("flux-2-pro", {"prompt": "a cat"}, "its price is not known"),
-        (MODEL, {**CAPPED, "tools": [{"x": 1}]}, "files, tools, several answers"),
+        (MODEL, {**CAPPED, "tools": [{"x": 1}]}, "what 'tools' costs is not known"),
+        (MODEL, {**CAPPED, "num_outputs": 4}, "what 'num_outputs' costs is not known"),
+        (MODEL, {**CAPPED, "files": ["https://example.com/a.pdf"]}, "what 'files' costs is not known"),
     ],
 )
 def test_a_request_without_a_known_bound_is_refused(
@@ -227,6 +229,59 @@ def test_a_price_in_the_connection_gives_a_request_its_bound(
     make(clock, model="gpt-5.4-mini", inputs=inputs).execute(run.context())
 
     assert used(store) == Usage(bill(emulator), 0)
+
+
+@pytest.mark.parametrize(
+    "inputs", [{"prompt": "a cat"}, {"image": "https://example.com/a.png", "num_outputs": 4}], ids=str
+)
+def test_a_price_for_each_request_allows_media_under_a_budget(
+    emulator: SegmindEmulator, clock: Clock, limit: Limit, inputs: Any
+) -> None:
+    store = limit(0.11, prices={"flux-2-pro": {"request": 0.05}})
+    seen: list[Usage] = []
+
+    for _ in range(2):
+        run = Run()
+        run.store.on_write = lambda _: seen.append(used(store))
+        make(clock, model="flux-2-pro", inputs=inputs).execute(run.context())
+    with pytest.raises(AirflowFailException, match=r"may cost up to \$0.05"):
+        make(clock, model="flux-2-pro", inputs=inputs).execute(Run().context())
+
+    assert seen[0] == Usage(0, 50_000)
+    assert used(store) == Usage(bill(emulator), 0) == Usage(100_000, 0)
+
+
+def _schema(properties: int) -> dict[str, Any]:
+    named = {f"a_property_{number}": {"type": "string", "maxLength": number} for number in range(properties)}
+    return {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object", "properties": named}}}
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {"prompt": "x", "response_format": _schema(300)},
+        {"messages": [{"role": "user", "content": "x"}], "response_format": _schema(3)},
+        {"prompt": "x", "metadata": {f"name_{number}": number for number in range(2000)}},
+        {"prompt": "x", "stop": ["y" * 50] * 200},
+        {"prompt": "x", "logit_bias": {str(number): 0.5 for number in range(3000)}},
+        {"messages": {"contents": [{"role": "user", "parts": [{"text": "x"}] * 500}]}},
+        {"messages": {"contents": [{"role": "user", "parts": [{"text": "x"}]}],
+                      "generationConfig": {"responseSchema": _schema(200)}}},
+        {"messages": [{"role": "user", "content": "x", "tool_calls": [{"arguments": "z" * 9000}]}]},
+    ],
+    ids=["schema", "small schema", "metadata", "stop", "logit_bias", "parts", "generationConfig", "tool_calls"],
+)  # fmt: skip
+def test_no_bill_is_higher_than_its_bound_where_all_of_a_body_is_billed(
+    emulator: SegmindEmulator, clock: Clock, run: Run, limit: Limit, inputs: Any
+) -> None:
+    emulator.settings(bill_whole_body=True)
+    store = limit(1.0)
+    seen: list[Usage] = []
+    run.store.on_write = lambda _: seen.append(used(store))
+
+    make(clock, inputs={**inputs, "max_tokens": 20}).execute(run.context())
+
+    assert 0 < bill(emulator) <= seen[0].reserved
 
 
 def test_without_an_output_cap_the_models_own_counts_and_the_log_says_so(

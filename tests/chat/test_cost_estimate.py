@@ -17,6 +17,7 @@ from airflow_provider_segmind.chat.attachments import Attachment
 from airflow_provider_segmind.chat.cost_estimate import (
     IMAGE_TOKENS,
     PRICES,
+    CostBound,
     InputTokens,
     Price,
     cost_bound,
@@ -122,6 +123,11 @@ def test_text_is_counted_by_its_bytes_and_the_schema_counts():
         ({"a": {"input": -1, "output": 2}}, r"prices\.a\.input is -1"),
         ({"a": {"input": 1, "output": float("nan")}}, r"prices\.a\.output is nan"),
         ({"a": {"input": 1, "output": 2, "outptu": 2}}, r"prices\.a\.outptu is unknown"),
+        ({"a": {"request": "1"}}, r"prices\.a\.request is '1'"),
+        ({"a": {"request": -0.1}}, r"prices\.a\.request is -0.1"),
+        ({"a": {"request": True}}, r"prices\.a\.request is True"),
+        ({"a": {"request": 1, "input": 1, "output": 2}}, r"prices\.a has request and prices of tokens"),
+        ({"a": {}}, r"prices\.a\.input is missing: .* or request"),
     ],
 )
 def test_invalid_prices_are_errors_that_name_the_entry(given, message):
@@ -204,7 +210,94 @@ def test_a_bound_counts_images_of_gemini_and_is_limited_by_the_output_cap_of_the
     inputs = {"messages": {"contents": [{"role": "user", "parts": [inline]}]}, "max_tokens": 10_000}
     bound = cost_bound("gemini-x", inputs, prices=PRICED)
     assert bound.certain
-    assert bound.usd == pytest.approx((1_120 + 16 + 500 * 10) / 1e6)
+    assert (1_120 + 16 + 500 * 10) / 1e6 < bound.usd < (1_120 + 16 + 200 + 500 * 10) / 1e6
+
+
+IMAGE = "https://h/a.png"
+
+
+def _part(part: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": ["a", part]}], "max_tokens": 9}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "field"),
+    [
+        *(
+            ({"prompt": "a", "max_tokens": 9, **extra}, next(iter(extra)))
+            for extra in (
+                {"num_outputs": 4}, {"samples": 4}, {"batch_size": 2}, {"n": True}, {"service_tier": "priority"},
+                {"files": ["https://h/x.pdf"]}, {"images": [IMAGE] * 20}, {"image": IMAGE}, {"image_url": IMAGE},
+                {"image_url": {"url": IMAGE}}, {"video": {"url": "https://h/a.mp4"}}, {"deep": {"er": [[IMAGE]]}},
+                {"grounding": True}, {"file_ids": ["file-1"]}, {"cachedContent": "c/1"}, {"tools": [{}]},
+            )
+        ),
+        ({"prompt": ["a", "b"], "max_tokens": 9}, "prompt"),
+        ({"messages": {"contents": [], "generationConfig": {"responseModalities": ["IMAGE"]}}, "max_tokens": 9},
+         "messages.generationConfig.responseModalities"),
+        *(
+            (_part(part), "messages[0].content[1]")
+            for part in (
+                {"fileData": {"fileUri": IMAGE}}, {"fileData": {"fileUri": IMAGE, "mimeType": "video/mp4"}},
+                {"inlineData": {"data": "AA"}}, {"type": "image_url", "image_url": {"url": "https://h/x.pdf"}},
+                {"type": "image_url", "image_url": "https://h/x"}, {"type": "image_url", "image_url": None},
+                {"type": "image_url", "image_url": {"url": "data:application/pdf;base64,AA"}},
+                {"type": "image_url", "image_url": {"url": "https://[h/a.png"}},
+                {"type": "input_file", "file_id": "f"}, {"type": "video", "video": IMAGE}, {"type": "who_knows"},
+                {"type": ["text"], "text": "a"}, {"type": "image", "source": {"type": "file", "file_id": "f"}},
+                {"type": "document", "source": {"type": "text", "data": "a"}},
+            )
+        ),
+        (_part({"text": "a", "videoMetadata": {"fps": 5}}), "messages[0].content[1].videoMetadata"),
+        ({"messages": [{"role": "user", "content": "a", "attachments": ["file-1"]}], "max_tokens": 9},
+         "messages[0].attachments"),
+        ({"messages": [{"role": "user", "content": "a", "audio": {"id": "1"}}], "max_tokens": 9}, "messages[0].audio"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_field_of_unknown_cost_is_named(inputs: dict[str, Any], field: str) -> None:
+    bound = cost_bound("gemini-x", inputs, prices=PRICED)
+
+    assert (bound.certain, bound.doubt) == (False, field)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [{"n": 1}, {"tools": []}, {"web_search": False}, {"temperature": 0.3, "top_p": 1, "seed": 7}, {"stop": ["x"]},
+     {"response_format": {"type": "json_object"}}, {"system": "https://h/"}, {"safetySettings": [{"threshold": "x"}]},
+     {"generationConfig": {"temperature": 1, "thinkingConfig": {"thinkingBudget": 9}}}],
+    ids=str,
+)  # fmt: skip
+def test_usual_options_leave_a_bound_certain(extra: dict[str, Any]) -> None:
+    assert cost_bound("m", {**MESSAGE, **extra}, prices=PRICED).certain
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(schema=_JSON, text=st.text(max_size=50), where=st.sampled_from(["response_format", "metadata", "stop"]))
+def test_a_bound_covers_all_of_a_body(schema: Any, text: str, where: str) -> None:
+    inputs = {"messages": [{"role": "user", "content": text}], "max_tokens": 1, where: schema}
+    written = json.dumps({**inputs, "messages": ""}, ensure_ascii=False).encode("utf-8", "replace")
+    bound = cost_bound("m", inputs, prices=PRICED)
+
+    assert bound.certain
+    assert bound.usd * 1e6 >= len(written) + len(text.encode("utf-8", "replace")) + 10
+
+
+def test_a_price_for_each_request_is_the_bound_and_the_estimate_whatever_is_in_it() -> None:
+    own = read_prices({"m": {"request": 0.05}})
+    inputs = {"image": IMAGE, "num_outputs": 4}
+    seen = estimate_request("m", inputs, prices=own, balance=0.04)
+
+    assert cost_bound("m", inputs, prices=own) == CostBound(usd=0.05, certain=True)
+    assert (seen["low"], seen["high"], seen["covered"]) == (0.05, 0.05, False)
+    assert seen["price"] == {"request": 0.05, "as_of": None, "source": "your own price"}
+    assert seen["uncounted_attachments"] == 1
 
 
 @pytest.mark.parametrize("cap", [None, 0, -1, True, "500"])
