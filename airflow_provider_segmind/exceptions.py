@@ -410,14 +410,18 @@ class SegmindBudgetError(SegmindError):
 
     :param resets_at: epoch second at which the budget's next day or month begins, None where the call costs more than a
         whole one.
+    :param ask_again_in: seconds after which there may be room, because only what other requests have reserved is in the
+        way, and their bills are usually lower; None if the budget is used up. Then a retry does not help.
     """
 
     anchor = "budget-exhausted"
     retries_exhausted = True
 
-    def __init__(self, message: str, *, resets_at: float | None) -> None:
+    def __init__(self, message: str, *, resets_at: float | None, ask_again_in: float | None = None) -> None:
         super().__init__(message)
         self.resets_at = resets_at
+        self.ask_again_in = ask_again_in
+        self.retryable = ask_again_in is not None
 
 
 class SegmindInFlightError(SegmindError):

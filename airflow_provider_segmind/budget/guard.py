@@ -19,7 +19,7 @@ from typing import Any
 
 from airflow_provider_segmind.budget.limits import BudgetRule, Window, windows
 from airflow_provider_segmind.budget.orphaned_reservations import ORPHANED_AFTER, History, settle_orphans
-from airflow_provider_segmind.budget.store import BudgetStore, Refused, Reservation
+from airflow_provider_segmind.budget.store import BudgetStore, Refused, Reservation, Usage
 from airflow_provider_segmind.chat.cost_estimate import Price, cost_bound, price_of
 from airflow_provider_segmind.chat.reply_policy import output_cap_of
 from airflow_provider_segmind.enrichment.storage import StorePath
@@ -31,6 +31,9 @@ from airflow_provider_segmind.exceptions import (
     shorten,
 )
 from airflow_provider_segmind.money import usd
+
+SOONEST, LATEST = 5.0, ORPHANED_AFTER
+"""Seconds after which a request asks again for what others have reserved."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +162,7 @@ class BudgetGuard:
         :param digest: of the inputs, by which a later try recognizes what this one reserved, and an orphan is found in
             the history.
         :param owner: instead of that of the guard, for calls of which several may be made at the same time.
-        :raises SegmindBudgetError: a budget has no room.
+        :raises SegmindBudgetError: a budget has no room, now or until its next window.
         :raises SegmindInFlightError: ``max_paid_in_flight`` is reached.
         :raises SegmindConfigError: the request has no known bound, or a budget is not set up.
         :raises SegmindStateError: the store did not answer.
@@ -224,15 +227,15 @@ class BudgetGuard:
             log=self._log,
         )
         outcome = store.reserve(wanted, open_windows, max_in_flight=self._settings.max_in_flight)
-        if isinstance(outcome, Refused):
-            raise self._refusal(wanted, outcome)
         for window in outcome.warnings:
             self._log.warning("%s", window.warning)
+        if isinstance(outcome, Refused):
+            raise self._refusal(wanted, outcome, _ask_again_in(store, wanted, outcome.window))
         if open_windows:
             self._log.info("Reserved %s, the maximum cost of the request", usd(wanted.amount))
         return wanted
 
-    def _refusal(self, wanted: Reservation, refused: Refused) -> Exception:
+    def _refusal(self, wanted: Reservation, refused: Refused, ask_again_in: float | None = None) -> Exception:
         window = refused.window
         if window is None:
             return SegmindInFlightError(
@@ -245,6 +248,13 @@ class BudgetGuard:
                 f"{what}, which is more than {window.title} allows ({usd(window.limit)}). Nothing was sent. Raise the "
                 "limit, or give the request a smaller output cap.",
                 resets_at=None,
+            )
+        if ask_again_in is not None:
+            return SegmindBudgetError(
+                f"{what}, and {window.title} has {usd(refused.left)} of {usd(window.limit)} left until other requests, "
+                "for which the rest is reserved, have their bills. Nothing was sent; a retry asks again.",
+                resets_at=window.resets_at,
+                ask_again_in=ask_again_in,
             )
         turn = datetime.fromtimestamp(window.resets_at, UTC).isoformat(timespec="seconds")
         return SegmindBudgetError(
@@ -362,6 +372,19 @@ class BudgetGuard:
                 "it from Segmind's history",
                 *(type(error).__name__, error),
             )
+
+
+def _ask_again_in(store: BudgetStore, wanted: Reservation, window: Window | None) -> float | None:
+    """
+    Return after how many seconds a window may have room, None if what is spent leaves none.
+
+    The longer nothing was reserved, the less likely it is that something is returned soon.
+    """
+    if window is None or window.limit - store.usage([window.key]).get(window.key, Usage()).spent < wanted.amount:
+        return None
+    reserved = (one.reserved_at for one in store.open_reservations() if window.key in one.windows)
+    latest = max(reserved, default=wanted.reserved_at)
+    return min(LATEST, max(SOONEST, (wanted.reserved_at - latest) / 2))
 
 
 def _what_for(one: Reservation) -> tuple[Any, ...]:

@@ -60,11 +60,21 @@ local function left(row)
 end
 """
 _TAKE = """
+local function warn(one, outcome)
+  if one.warn and number(redis.call('HGET', counter(one.key), 'spent')) >= number(one.warn)
+      and redis.call('HSETNX', counter(one.key), 'warned', '1') == 1 then
+    table.insert(outcome, one.key)
+  end
+end
 for index, one in ipairs(wanted) do
   local have = redis.call('HMGET', counter(one.key), 'spent', 'reserved')
   local used = number(have[1]) + number(have[2])
   if one.limit and used + number(one.needed) > number(one.limit) then
-    return {'refused', tostring(index), whole(math.max(0, number(one.limit) - used))}
+    local refused = {'refused', tostring(index), whole(math.max(0, number(one.limit) - used))}
+    for _, each in ipairs(wanted) do
+      if number(each.limit) > 0 then warn(each, refused) end
+    end
+    return refused
   end
 end
 local outcome, room = {'granted', ''}, math.huge
@@ -75,10 +85,7 @@ for _, one in ipairs(wanted) do
     room = math.min(room, math.max(0, number(one.limit) - number(have[1]) - number(have[2])))
     outcome[2] = whole(room)
   end
-  if one.warn and number(redis.call('HGET', counter(one.key), 'spent')) >= number(one.warn)
-      and redis.call('HSETNX', counter(one.key), 'warned', '1') == 1 then
-    table.insert(outcome, one.key)
-  end
+  warn(one, outcome)
 end
 """
 """Reserves in all counters that are ``wanted``, or returns from the script."""
@@ -447,9 +454,10 @@ def _wanted(amount: int, windows: Sequence[Window]) -> list[dict[str, Any]]:
 def _outcome(answer: Sequence[str], windows: Sequence[Window], amount: int, slots: int) -> ReserveOutcome:
     if answer[0] == "refused":
         index, left = int(answer[1]) - 1, int(answer[2])
+        warnings = tuple(window for window in windows if window.key in answer[3:])
         if index == len(windows):
-            return Refused(None, left, slots)
-        return Refused(windows[index], from_parts(left), amount)
+            return Refused(None, left, slots, warnings)
+        return Refused(windows[index], from_parts(left), amount, warnings)
     warnings = tuple(window for window in windows if window.key in answer[2:])
     return Granted(warnings, from_parts(int(answer[1])) if answer[1] else math.inf)
 

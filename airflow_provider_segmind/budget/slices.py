@@ -453,8 +453,8 @@ class TableSlice:
             outcome, grown = self._try(order, current, open_now, amount, slots)
             if outcome is None:
                 return Carried(began=began, lost=True)
+            self._warn(outcome)
             if isinstance(outcome, Granted):
-                self._warn(outcome)
                 left = outcome.left if math.isfinite(outcome.left) else None
                 return Carried(began=began, slice=grown, windows=open_now, left=left)
             refused = outcome
@@ -499,8 +499,8 @@ class TableSlice:
         left = window.limit - (0.0 if used is None else used.spent)
         return None if left - order.lost >= order.cheapest else used_up(window, left, order.cheapest, order.lost)
 
-    def _warn(self, granted: Granted) -> None:
-        for window in granted.warnings:
+    def _warn(self, outcome: Granted | Refused) -> None:
+        for window in outcome.warnings:
             self._log.warning("%s", window.warning)
 
     def close(self, run: RunFigures) -> None:

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -127,7 +128,7 @@ class SqlBudgetStore:
             try:
                 return self._transaction(partial(self._reserve, reservation, windows, max_in_flight))
             except _UndoError as undo:
-                return undo.result
+                return self._warned(undo.result, windows)
             except _CounterMissingError as missing:
                 self._transaction(partial(self._add_counter, missing.key))
 
@@ -153,7 +154,7 @@ class SqlBudgetStore:
                     partial(self._extend, reservation_id, amount, windows, slots, max_in_flight), repeatable=False
                 )
             except _UndoError as undo:
-                return undo.result
+                return self._warned(undo.result, windows)
             except _CounterMissingError as missing:
                 self._transaction(partial(self._add_counter, missing.key))
 
@@ -194,6 +195,24 @@ class SqlBudgetStore:
         values = [needed, key] if limit is None else [needed, key, needed, limit]
         statement = f"UPDATE {COUNTERS} SET reserved = reserved + ?, revision = revision + 1 WHERE window_key = ?{room}"
         return self._execute(cursor, statement, values) == 1
+
+    def _warned(self, outcome: ReserveOutcome, windows: Sequence[Window]) -> ReserveOutcome:
+        """Add to a refusal what is to be warned of: a budget may be used up without another request being granted."""
+        if not isinstance(outcome, Refused) or outcome.window is None:
+            return outcome
+        if outcome.left > (1 - WARN_AT) * outcome.window.limit + 1:
+            # Not enough can be spent.
+            return outcome
+        return replace(outcome, warnings=self._transaction(partial(self._crossed, windows)))
+
+    def _crossed(self, windows: Sequence[Window], cursor: Any) -> tuple[Window, ...]:
+        statement = f"UPDATE {COUNTERS} SET warned = 1 WHERE window_key = ? AND warned = 0 AND spent >= ?"
+        return tuple(
+            window
+            for window in windows
+            if window.limit
+            and self._execute(cursor, statement, [window.key, int(WARN_AT * in_parts(window.limit))]) == 1
+        )
 
     def _granted(self, cursor: Any, windows: Sequence[Window]) -> Granted:
         counters = self._counters(cursor, [window.key for window in windows])

@@ -81,11 +81,13 @@ class Refused:
     :param window: the one without room, None if ``max_paid_in_flight`` is reached.
     :param left: micro-dollars left in it, or slots.
     :param needed: micro-dollars, or slots.
+    :param warnings: as in :class:`Granted`.
     """
 
     window: Window | None
     left: float
     needed: int
+    warnings: tuple[Window, ...] = ()
 
 
 ReserveOutcome: TypeAlias = Granted | Refused

@@ -90,6 +90,8 @@ Defer = Callable[..., NoReturn]
 
 SLOT_PAUSE = 5.0
 """Seconds, on average, between two attempts to get one of the Connection's ``max_paid_in_flight``."""
+RETURN_PATIENCE = 300.0
+"""Seconds for which a worker waits for what other requests have reserved in a budget; then a retry asks again."""
 
 
 def push_nothing(key: str, value: Any) -> None:
@@ -490,23 +492,47 @@ class RequestExecution:
         budget = self._settings.budget
         if budget is None:
             return None
+        give_up_at = self._clock() + RETURN_PATIENCE
         while True:
             try:
                 return budget.reserve(self._settings.model, body, self._fingerprint.inputs)
             except SegmindBudgetError as error:
-                self._wait_for_next_window(error)
+                if error.ask_again_in is None:
+                    self._wait_for_next_window(error)
+                else:
+                    self._wait_for_others(error, error.ask_again_in, give_up_at)
             except SegmindInFlightError as error:
                 self._wait_for_slot(error)
 
-    def _wait_for_next_window(self, error: SegmindBudgetError) -> NoReturn:
-        resets_at = error.resets_at
-        # The reply before a follow-up is gone after an hour, unless it was stored.
-        kept = self._spent_before is None or self._settings.destination.folder is not None
-        latest = self._settings.deadline if kept else min(self._settings.deadline, self._clock() + RESULT_LIFETIME / 2)
+    @property
+    def _may_leave_the_worker(self) -> bool:
+        """Whether nothing paid is only in its memory: the reply before a follow-up is, unless it was stored."""
+        return self._spent_before is None or self._settings.destination.folder is not None
+
+    def _wait_for_next_window(self, error: SegmindBudgetError) -> None:
+        resets_at, now = error.resets_at, self._clock()
+        latest = self._settings.deadline
+        if not self._may_leave_the_worker:
+            latest = min(latest, now + RESULT_LIFETIME / 2)
         if self._settings.on_budget != "defer" or resets_at is None or resets_at >= latest:
             raise error
-        self._log.warning("%s Deferring until %s", error, iso(resets_at))
-        defer_until_reset(self._defer, resets_at=resets_at, method_name="execute_after_pause")
+        if self._may_leave_the_worker:
+            self._log.warning("%s Deferring until %s", error, iso(resets_at))
+            defer_until_reset(self._defer, resets_at=resets_at, method_name="execute_after_pause")
+        self._log.warning("%s Waiting until %s", error, iso(resets_at))
+        self._sleep(max(0.0, resets_at - now))
+
+    def _wait_for_others(self, error: SegmindBudgetError, pause: float, give_up_at: float) -> None:
+        """Wait a while for what other requests have reserved."""
+        settings, now = self._settings, self._clock()
+        if now >= min(give_up_at, settings.deadline):
+            raise error
+        if (settings.deferrable or settings.on_budget == "defer") and self._may_leave_the_worker:
+            self._log.info("%s Deferring for about %.0f s", error, pause)
+            until = min(now + pause, settings.deadline, error.resets_at or math.inf)
+            defer_until_reset(self._defer, resets_at=until, method_name="execute_after_pause")
+        self._log.info("%s Waiting", error)
+        self._sleep(min(pause * (0.5 + random.random()), max(0.0, min(give_up_at, settings.deadline) - now)))
 
     def _wait_for_slot(self, error: SegmindInFlightError) -> None:
         settings = self._settings

@@ -152,6 +152,28 @@ def test_a_second_budget_without_room_releases_the_first(guarded: Guarded, store
     assert store.in_flight("a_connection") == 0
 
 
+@pytest.mark.parametrize(("spent", "idle", "again"), [(0, 0, 5.0), (5, 100, 50.0), (5, 3000, 900.0), (None, 0, None)])
+def test_a_refusal_says_when_what_others_have_reserved_may_be_returned(
+    guarded: Guarded, clock: Clock, spent: int | None, idle: float, again: float | None
+) -> None:
+    month = BudgetRule("team", None, BOUND + 5)
+    other = guarded(month, owner="other")
+    if spent is None or spent:
+        billed = other.reserve(MODEL, BODY, "first")
+        other.sending(billed)
+        other.accepted(billed, "request")
+        other.settled("request", (spent or 6) / 1e6)
+    if spent is not None:
+        other.sending(other.reserve(MODEL, BODY, "second"))
+    clock.now += idle
+
+    with pytest.raises(SegmindBudgetError, match="Nothing was sent") as raised:
+        guarded(month).reserve(MODEL, BODY, "digest")
+
+    assert raised.value.ask_again_in == again
+    assert raised.value.retryable == (again is not None)
+
+
 def test_a_request_above_one_of_its_limits_does_not_wait_for_another_to_turn(guarded: Guarded) -> None:
     used_up = BudgetRule("a", None, BOUND)
     guarded(used_up, owner="other").reserve(MODEL, BODY, "digest")

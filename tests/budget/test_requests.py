@@ -525,6 +525,124 @@ def test_a_budget_is_warned_of_once_at_four_fifths(
     assert caplog.text.count("has been spent") == 1
 
 
+@pytest.mark.parametrize(("bound", "cost", "warned"), [(2050, 2000, 1), (3400, 4000, 1), (3400, 2600, 0)])
+def test_a_budget_that_is_used_up_by_four_fifths_and_refuses_is_warned_of_once(
+    emulator: SegmindEmulator,
+    clock: Clock,
+    limit: Limit,
+    caplog: pytest.LogCaptureFixture,
+    bound: int,
+    cost: int,
+    warned: int,
+) -> None:
+    limit(0.01, prices={MODEL: {"request": bound / 1e6}})
+    emulator.script(model=MODEL, text="answer", cost=cost / 1e6)
+    caplog.set_level(logging.WARNING)
+
+    def use_up() -> None:
+        for _ in range(20):
+            make(clock).execute(Run().context())
+
+    for _ in range(3):
+        with pytest.raises(AirflowFailException, match="Nothing was sent"):
+            use_up()
+
+    assert caplog.text.count("has been spent") == warned
+
+
+def _held(clock: Clock, run: Run) -> None:
+    """Let another task have a request in flight, for which its bound is reserved."""
+    with pytest.raises(TaskDeferred):
+        make(clock, deferrable=True, sync_wait=0).execute(run.context())
+
+
+@pytest.mark.parametrize("on_budget", ["fail", "skip_downstream"])
+def test_a_request_waits_on_its_worker_for_what_others_have_reserved(
+    emulator: SegmindEmulator, clock: Clock, run: Run, limit: Limit, on_budget: str
+) -> None:
+    store = limit(BOUND + 0.0002)
+    emulator.script(model=MODEL, text="answer", latency=30)
+    _held(clock, run)
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        clock.ahead += seconds
+        if len(slept) == 3:
+            clock.ahead += 30
+            make(clock).execute_complete(run.context())
+
+    clock.sleep = sleep  # type: ignore[method-assign]
+    make(clock, on_budget=on_budget).execute(Run(task_id="waiting").context())
+
+    assert len(slept) >= 3
+    assert len(emulator.posts()) == 2
+    assert used(store) == Usage(bill(emulator), 0)
+
+
+def test_a_request_whose_room_is_not_returned_fails_for_a_retry_after_some_minutes(
+    emulator: SegmindEmulator, clock: Clock, run: Run, limit: Limit
+) -> None:
+    store = limit(BOUND)
+    emulator.script(model=MODEL, text="answer", latency=30)
+    _held(clock, run)
+
+    with pytest.raises(SegmindBudgetError, match="a retry asks again") as raised:
+        make(clock).execute(Run(task_id="waiting").context())
+
+    assert raised.value.retryable
+    assert not isinstance(raised.value, AirflowFailException)
+    assert 250 < sum(clock.slept) < 350
+    assert len(emulator.posts()) == 1
+    assert used(store).spent == 0
+
+
+@pytest.mark.parametrize(
+    "how", [{"deferrable": True}, {"on_budget": "defer"}, {"deferrable": True, "on_budget": "defer"}]
+)
+def test_a_request_defers_in_short_steps_for_what_others_have_reserved(
+    emulator: SegmindEmulator, clock: Clock, run: Run, limit: Limit, how: dict[str, Any]
+) -> None:
+    store = limit(BOUND + 0.0002)
+    emulator.script(model=MODEL, text="answer", latency=30)
+    _held(clock, run)
+
+    for _ in range(2):
+        with pytest.raises(TaskDeferred) as deferred:
+            make(clock, **how).execute(Run(task_id="waiting").context())
+        assert deferred.value.method_name == "execute_after_pause"
+        assert isinstance(deferred.value.trigger, triggers.SegmindBudgetTrigger)
+        assert deferred.value.trigger.until - time.time() < 120
+    assert clock.slept == []
+    clock.ahead += 30
+    make(clock).execute_complete(run.context())
+    make(clock, **{**how, "sync_wait": 60}).execute_after_pause(Run(task_id="waiting").context())
+
+    assert len(emulator.posts()) == 2
+    assert used(store) == Usage(bill(emulator), 0)
+
+
+def test_more_uncapped_requests_than_fit_at_once_are_all_answered(
+    emulator: SegmindEmulator, clock: Clock, limit: Limit
+) -> None:
+    store = limit(1.0)
+    emulator.script(model=MODEL, text="answer", latency=30)
+    runs = [Run(task_id=f"task_{number}") for number in range(25)]
+    uncapped = {"deferrable": True, "sync_wait": 0, "inputs": {"prompt": "question"}}
+    waiting = dict.fromkeys(runs, "execute")
+    while waiting:
+        for run, method in list(waiting.items()):
+            try:
+                getattr(make(clock, **uncapped), method)(run.context())
+                del waiting[run]
+            except TaskDeferred as deferred:
+                waiting[run] = deferred.method_name
+        clock.ahead += 30
+
+    assert len(emulator.bill) == 25
+    assert used(store) == Usage(bill(emulator), 0)
+
+
 def test_paid_requests_in_flight_are_limited_over_all_tasks(
     emulator: SegmindEmulator, clock: Clock, run: Run, limit: Limit
 ) -> None:

@@ -92,6 +92,29 @@ def test_a_window_may_be_filled_to_its_limit_and_no_further(store: BudgetStore) 
     assert store.reserve(a_reservation("x", amount=1), [DAY], max_in_flight=None) == Refused(DAY, 0, 1)
 
 
+@pytest.mark.parametrize(("spent", "warned"), [(19, ()), (20, (MONTH,)), (24.5, (MONTH,))])
+def test_a_refusal_warns_once_of_what_is_mostly_spent(
+    store: BudgetStore, spent: float, warned: tuple[Window, ...]
+) -> None:
+    store.reserve(a_reservation(1, amount=25, windows=("a/day", "b/month")), [DAY, MONTH], max_in_flight=None)
+    store.settle("id-1", spent)
+    refused = [
+        store.reserve(a_reservation(2, amount=7), [DAY, MONTH], max_in_flight=None),
+        store.reserve(a_reservation(3, amount=7), [DAY, MONTH], max_in_flight=None),
+    ]
+
+    assert refused == [Refused(MONTH, 25 - spent, 7, warned), Refused(MONTH, 25 - spent, 7)]
+
+
+def test_a_refused_extension_warns_as_well(store: BudgetStore) -> None:
+    store.reserve(a_reservation(1, amount=20, windows=("b/month",)), [MONTH], max_in_flight=None)
+    store.spend("id-1", 20)
+
+    refused = [store.extend("id-1", 7, [MONTH], max_in_flight=None) for _ in range(2)]
+
+    assert refused == [Refused(MONTH, 5, 7, (MONTH,)), Refused(MONTH, 5, 7)]
+
+
 def test_a_limit_of_nothing_refuses_everything_but_free_requests(store: BudgetStore) -> None:
     nothing = Window("a/day", "a", 0, 2000.0)
 
@@ -161,7 +184,7 @@ def test_a_bill_above_its_bound_is_counted_and_blocks_what_follows(store: Budget
     assert store.settle("id-1", 150)
 
     assert store.usage(["a/day"]) == {"a/day": Usage(150, 0)}
-    assert store.reserve(a_reservation(2, amount=1), [DAY], max_in_flight=None) == Refused(DAY, 0, 1)
+    assert store.reserve(a_reservation(2, amount=1), [DAY], max_in_flight=None) == Refused(DAY, 0, 1, (DAY,))
 
 
 def test_a_slice_is_spent_bill_by_bill_and_its_rest_returns(store: BudgetStore) -> None:

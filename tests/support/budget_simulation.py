@@ -43,6 +43,8 @@ from airflow_provider_segmind.task_state import TaskState
 MODEL = "a-model"
 PRICES = {MODEL: Price(input=0.3, output=1.7, max_output_tokens=4000)}
 DAY = 86_400.0
+PATIENCE = DAY
+"""Seconds for which a task is retried that is refused because of what others have reserved."""
 NOON = datetime(2026, 11, 10, 12, 0, tzinfo=UTC).timestamp()
 TRIES = 12
 """Tries of a task that is refused, or killed, before its scheduler gives up."""
@@ -228,8 +230,8 @@ class Task:
     step: str = "submit"
     parts: tuple[str, ...] = ("",)
     execution: RequestExecution | None = None
+    waits_since: float | None = None
     refused: bool = False
-    finished: bool = False
     done: bool = False
 
 
@@ -275,7 +277,8 @@ class Simulation:
             self.world.sleep(self.chance.expovariate(1 / 5))
             self._step(self.chance.choice(open_tasks))
         self._settle_what_is_left()
-        self._use_what_is_left()
+        bounds = [request_bound(MODEL, self._inputs(task), PRICES).micros for task in self.tasks if task.refused]
+        self.needed = min(bounds, default=math.inf)
         return self._outcome()
 
     def _guard(self, task: Task) -> BudgetGuard:
@@ -322,26 +325,33 @@ class Simulation:
             if task.step == "submit" or task.execution is None:
                 task.execution = self._execution(task)
                 task.execution.submit()
-                task.step, task.refused = "finish", False
+                task.step, task.waits_since = "finish", None
                 return
             task.execution.finish()
             task.execution.finished("success", metrics={"cost": self._cost(task.execution)})  # type: ignore[arg-type]
             if len(task.parts) == 1 and task.number % 3 == 0:
                 task.parts, task.step = ("", "follow-up"), "submit"
             else:
-                task.done = task.finished = True
+                task.done = True
         except Killed:
             self.kills += 1
             self._again(task)
-        except SegmindBudgetError:
-            task.refused, task.finished = True, False
-            self.world.sleep(self.chance.expovariate(1 / 60))
-            self._again(task)
+        except SegmindBudgetError as error:
+            self._refuse(task, error)
         except SegmindInFlightError:
             self.world.sleep(self.chance.expovariate(1 / 60))
             self._again(task)
         except (SegmindError, KeyError):
             self._again(task)
+
+    def _refuse(self, task: Task, error: SegmindBudgetError) -> None:
+        """Retry a task that is refused because of what others have reserved; one whose budget is used up is done."""
+        task.step, task.execution = "submit", None
+        task.waits_since = self.world.now if task.waits_since is None else task.waits_since
+        task.refused = task.done = not error.retryable or self.world.now - task.waits_since > PATIENCE
+        # Where all that are open wait, only what nobody settles is in the way.
+        waiting = all(one.done or one.waits_since is not None for one in self.tasks)
+        self.world.sleep(self.chance.expovariate(1 / (1800 if waiting else 60)))
 
     def _again(self, task: Task) -> None:
         task.tries += 1
@@ -353,18 +363,6 @@ class Simulation:
 
     def _inputs(self, task: Task) -> dict[str, Any]:
         return {"prompt": f"{task.number} {task.parts[-1]} " + "x" * 40, "max_tokens": task.cap}
-
-    def _use_what_is_left(self) -> None:
-        """Run the tasks that were refused once more, when everything is settled, until each is done or refused."""
-        for task in [task for task in self.tasks if task.refused and not task.finished]:
-            task.done = task.refused = False
-            for _ in range(10):
-                if task.finished or task.refused:
-                    break
-                self._step(task)
-            task.done = True
-        bounds = [request_bound(MODEL, self._inputs(task), PRICES).micros for task in self.tasks if task.refused]
-        self.needed = min(bounds, default=math.inf)
 
     def _settle_what_is_left(self) -> None:
         """Let a task of another day settle what nobody has settled, when the history shows everything."""
