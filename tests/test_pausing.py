@@ -197,24 +197,54 @@ def test_a_task_whose_time_is_up_while_paused_fails_with_the_reason(
 
 
 def test_a_follow_up_waits_as_well_and_the_first_answer_is_not_paid_again(
-    chat: Chat, paused: Callable[[str], None]
+    chat: Chat, paused: Callable[[str], None], tmp_path: Path
 ) -> None:
     paused("false")
     chat.emulator.script(text="no data", times=1)
     chat.emulator.script(match="The validator says", json={"x": 1})
+    fields = {"output_type": NUMBER, "deferrable": True, "output_path": str(tmp_path)}
     with pytest.raises(TaskDeferred) as deferred:
-        pausing_after_the_first(chat, paused)
+        pausing_after_the_first(chat, paused, fields)
     assert deferred.value.method_name == "execute_after_pause"
     assert len(chat.emulator.bill) == 1
 
     paused("")
-    assert chat.task(output_type=NUMBER, deferrable=True).execute_after_pause(chat.run.context()) == {"x": 1}
+    chat.emulator.advance(3700)
+    assert chat.task(**fields).execute_after_pause(chat.run.context()) == {"x": 1}
 
     assert len(chat.emulator.bill) == 2
 
 
-def pausing_after_the_first(chat: Chat, paused: Callable[[str], None]) -> None:
-    task = chat.task(output_type=NUMBER, deferrable=True)
+@pytest.mark.parametrize(("deferrable", "hours"), [(True, 2), (True, 0.1), (False, 2)])
+def test_a_follow_up_whose_first_answer_is_not_stored_keeps_it_on_its_worker(
+    chat: Chat, paused: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, deferrable: bool, hours: float
+) -> None:
+    paused("false")
+    monkeypatch.setattr("airflow_provider_segmind.execution.request.CHECK_INTERVAL", 0.01)
+    chat.emulator.script(text="no data", times=1)
+    chat.emulator.script(match="The validator says", json={"x": 1})
+    task = chat.task(output_type=NUMBER, deferrable=deferrable)
+    client = task.hook.get_conn()
+    check, asked = client.may_spend, [0]
+
+    def may_spend() -> None:
+        asked[0] += 1
+        if asked[0] == 5:
+            # Segmind has dropped the first reply by now.
+            chat.emulator.advance(3600 * hours)
+            paused("")
+        check()
+        if asked[0] == 1:
+            paused("stop")
+
+    client.may_spend = may_spend
+
+    assert task.execute(chat.run.context()) == {"x": 1}
+    assert len(chat.emulator.bill) == 2
+
+
+def pausing_after_the_first(chat: Chat, paused: Callable[[str], None], fields: Any) -> None:
+    task = chat.task(**fields)
     client = task.hook.get_conn()
     check = client.may_spend
 

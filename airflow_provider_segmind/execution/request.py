@@ -487,7 +487,8 @@ class RequestExecution:
         """
         Reserve what the request may cost, or wait until it can be.
 
-        :raises SegmindBudgetError: a budget has no room, and the task does not wait for its next window.
+        :raises SegmindBudgetError: a budget is used up, and the task does not wait for its next window; or what others
+            have reserved was not returned for a while, and a retry asks again.
         """
         budget = self._settings.budget
         if budget is None:
@@ -538,8 +539,7 @@ class RequestExecution:
         settings = self._settings
         if self._clock() >= settings.deadline:
             raise error
-        # The reply before a follow-up is in the memory of this worker, unless it was stored.
-        if settings.deferrable and (self._spent_before is None or settings.destination.folder is not None):
+        if settings.deferrable and self._may_leave_the_worker:
             self._log.info("%s Deferring until there is room", error)
             defer_for_place(
                 self._defer,
@@ -558,13 +558,17 @@ class RequestExecution:
         """
         Return when spending is allowed again, or defer until it is; then the task begins again.
 
+        A follow-up whose reply before it is not stored waits on its worker, however long: Segmind drops it after an
+        hour.
+
         :raises SegmindPausedError: it was paused for as long as the task may take.
         """
         deadline = self._settings.deadline
         if self._clock() >= deadline:
             raise error
-        self._log.warning("%s %s", error, "Deferring" if self._settings.deferrable else "Waiting")
-        if self._settings.deferrable:
+        defers = self._settings.deferrable and self._may_leave_the_worker
+        self._log.warning("%s %s", error, "Deferring" if defers else "Waiting")
+        if defers:
             defer_while_paused(self._defer, until=deadline, method_name="execute_after_pause")
         while True:
             self._sleep(min(CHECK_INTERVAL, max(0.0, deadline - self._clock())))
