@@ -357,9 +357,9 @@ class Engine:
     def _figures(self) -> RunFigures:
         usage = self.usage
         return RunFigures(
-            spent=usage.spent,
-            # Without a bill the most is charged, but only when the run ends: a bill may still be found.
-            held=usage.held + usage.charged,
+            spent=usage.spent + usage.charged_before,
+            # Without a bill the most is charged, but only when the try ends: a bill may still be found.
+            held=usage.held + usage.charged - usage.charged_before,
             in_flight=usage.in_flight + usage.unread,
             unread=usage.unread,
             waiting=() if self.stopping or self.paused else tuple(self._short.values()),

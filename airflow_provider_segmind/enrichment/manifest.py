@@ -48,7 +48,7 @@ class Manifest:
     :param resumed: requests of an earlier try whose answer was fetched in this one.
     :param cost: USD billed in this run, all tries, as reported by Segmind.
     :param follow_up_cost: the part of it for requests that followed a reply which could not be used.
-    :param unpriced: billed rows whose cost Segmind did not report.
+    :param unpriced: rows with a billed request whose cost Segmind did not report.
     :param tokens: tokens used in this run, all tries.
     :param latency: seconds from submission to answer, by quantile.
     :param latency_counts: the counts behind the quantiles, so that those of shards can be added.

@@ -25,7 +25,7 @@ from airflow_provider_segmind.enrichment.files.writers import (
     write_jsonl,
     written_names,
 )
-from airflow_provider_segmind.enrichment.ledger.events import REUSED, Bill, Claimed, Finished
+from airflow_provider_segmind.enrichment.ledger.events import REUSED, Bill, Claimed, Finished, is_unpriced
 from airflow_provider_segmind.enrichment.manifest import Manifest, set_latency
 from airflow_provider_segmind.enrichment.outcomes import Outcome, Reasons
 from airflow_provider_segmind.enrichment.row_reader import SourceRow
@@ -312,7 +312,7 @@ class _Count:
             manifest.reused += event.run == f"{manifest.run_id}{REUSED}"
         else:
             self._spend(row)
-            manifest.unpriced += event.cost is None and event.billed is not False
+            manifest.unpriced += is_unpriced(event)
             if event.seconds is not None:
                 self._latencies.add(event.seconds)
 

@@ -465,10 +465,10 @@ class RowRequester:
             result = await self._wait(submitted)
         except SegmindRequestFailedError as error:
             run.usage.billed(prepared.fingerprint, 0.0)
-            attempt = self._answered(attempt, request_id, Outcome.FAILED, cost=0.0)
+            attempt = self._answered(attempt, request_id, sent, Outcome.FAILED, cost=0.0)
             self._finish(attempt, Outcome.FAILED, reason=error.reason, submitted=submitted)
         except SegmindRequestExpiredError as error:
-            await self._finish_expired(attempt, submitted, error)
+            await self._finish_expired(attempt, sent, submitted, error)
         except SegmindError as error:
             run.usage.request_lost()
             run.skip(prepared, f"request {request_id!r} was accepted, but its result is missing: {_words(error)}")
@@ -499,7 +499,9 @@ class RowRequester:
             raise TypeError("the client's wait(fetch=True) must return a RequestResult")
         return state
 
-    async def _finish_expired(self, attempt: Attempt, submitted: Submitted, error: SegmindRequestExpiredError) -> None:
+    async def _finish_expired(
+        self, attempt: Attempt, sent: Mapping[str, Any], submitted: Submitted, error: SegmindRequestExpiredError
+    ) -> None:
         """Settle a row whose result is gone from what the history says; asking again would be paid again."""
         cost, reason, billed = error.cost, _words(error), True
         with contextlib.suppress(SegmindError):
@@ -508,7 +510,7 @@ class RowRequester:
             if record.model_status == "FAILED":
                 cost, reason, billed = 0.0, record.error or reason, False
         self._run.usage.billed(submitted.fingerprint, cost)
-        attempt = self._answered(attempt, submitted.request_id, Outcome.FAILED, cost=cost)
+        attempt = self._answered(attempt, submitted.request_id, sent, Outcome.FAILED, cost=cost)
         self._finish(attempt, Outcome.FAILED, reason=reason, submitted=submitted, billed=billed)
 
     def _judge(
@@ -521,7 +523,7 @@ class RowRequester:
         decision = verdict.decision
         outcome = outcome_of(decision)
         cost = result.metrics.cost
-        attempt = self._answered(attempt, submitted.request_id, outcome, cost=cost, tokens=verdict.tokens)
+        attempt = self._answered(attempt, submitted.request_id, sent, outcome, cost=cost, tokens=verdict.tokens)
         if isinstance(decision, FollowUp):
             return self._follow_up(attempt, decision), decision.inputs
         if isinstance(decision, Accept):
@@ -531,13 +533,21 @@ class RowRequester:
         return None
 
     def _answered(
-        self, attempt: Attempt, request_id: str, outcome: Outcome, *, cost: float | None, tokens: int | None = None
-    ) -> Attempt:
+        self, attempt: Attempt, request_id: str, sent: Mapping[str, Any], outcome: Outcome, *,
+        cost: float | None, tokens: int | None = None,
+    ) -> Attempt:  # fmt: skip
         claim, spend = attempt.claim, self._settings.spend
         request = FinishedRequest(request_id, claim.model, self._clock(), outcome, cost, tokens, claim.run)
         if spend is not None:
             spend.ended(request)
-        return attempt.answered(request)
+        return attempt.answered(request, most=self._most(claim, sent) if cost is None else 0.0)
+
+    def _most(self, claim: Claimed, sent: Mapping[str, Any]) -> float:
+        """Return what a request may have cost at most, 0 if that is unknown."""
+        if claim.most is not None:
+            return claim.most
+        bound = self._question.most(sent)
+        return bound.usd if bound.certain else 0.0
 
     def _read(self, reply: RowReply) -> RowVerdict:
         try:

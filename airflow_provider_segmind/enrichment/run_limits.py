@@ -92,7 +92,9 @@ class RunUsage:
         self.lost = 0
         self.outcomes: Counter[Outcome] = Counter()
         self.excess = 1.0
-        self.charged = 0.0
+        self.charged_before = totals.charged
+        """What :attr:`charged` was when the try began."""
+        self.charged = totals.charged
         """USD of requests whose bill will never be known, at the most that they may have cost."""
         self._given_up = 0.0
         self._priced = max(0, totals.rows - totals.unpriced) if totals.cost else 0
@@ -122,6 +124,11 @@ class RunUsage:
         return (self._bounded - self._given_up) * self.excess
 
     @property
+    def unreported(self) -> float:
+        """The highest cost in USD of requests that have ended without a reported bill."""
+        return max(0.0, self.charged - self._given_up)
+
+    @property
     def unread(self) -> int:
         """Open requests of earlier tries whose rows have not been read yet."""
         return len(self._unmet)
@@ -137,12 +144,13 @@ class RunUsage:
             return Permission.STOP
         if self.limits.max_cost is None:
             return Permission.GO
-        if self.spent + self.reserved + self.expected(bound) <= self.limits.max_cost * (1 + 1e-9):
+        used = self.spent + self.unreported + self.reserved
+        if used + self.expected(bound) <= self.limits.max_cost * (1 + 1e-9):
             return Permission.GO
         if self.in_flight:
             return Permission.WAIT
         unmet = sum(self.expected(self._reserved[mark]) for mark in self._unmet)
-        fits = self.spent + self.reserved - unmet + self.expected(bound) <= self.limits.max_cost
+        fits = used - unmet + self.expected(bound) <= self.limits.max_cost
         return Permission.LATER if unmet and fits else Permission.STOP
 
     def exceeded(self, *, new_row: bool = False) -> str | None:

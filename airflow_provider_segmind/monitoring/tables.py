@@ -18,7 +18,7 @@ from airflow_provider_segmind.defaults import LEDGER_FOLDER
 from airflow_provider_segmind.enrichment.dead_letters import read_letters
 from airflow_provider_segmind.enrichment.files.readers import kind_of, open_source
 from airflow_provider_segmind.enrichment.forget import Places
-from airflow_provider_segmind.enrichment.ledger.events import REUSED, Event, Finished, from_line, marks_of
+from airflow_provider_segmind.enrichment.ledger.events import REUSED, Event, Finished, from_line, is_unpriced, marks_of
 from airflow_provider_segmind.enrichment.ledger.ledger import LIVE, Ledger
 from airflow_provider_segmind.enrichment.ledger.prompts import prompt_hash_of, prompt_of
 from airflow_provider_segmind.enrichment.ledger.segments import segment_names
@@ -52,7 +52,7 @@ class LedgerRun:
 
     :param rows: distinct rows whose latest outcome is of this run.
     :param cost: USD billed for them.
-    :param unpriced: rows whose cost Segmind did not report.
+    :param unpriced: rows with a request whose cost Segmind did not report.
     :param last_at: epoch seconds of its last outcome.
     """
 
@@ -323,6 +323,6 @@ def _add(totals: LedgerTotals, event: Finished) -> None:
     run = totals.runs.setdefault(event.run, LedgerRun())
     run.rows += 1
     run.cost += event.cost or 0.0
-    run.unpriced += event.cost is None and event.billed is not False
+    run.unpriced += is_unpriced(event)
     run.tokens += event.tokens or 0
     run.last_at = max(run.last_at, event.at)

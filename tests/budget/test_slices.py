@@ -178,6 +178,39 @@ async def test_the_slice_of_a_killed_table_is_settled_from_its_ledger() -> None:
     assert left <= (table.concurrency + 1) * BOUND
 
 
+@pytest.mark.parametrize("part", [0.3, 1.0])
+@pytest.mark.parametrize("kills", [0, 1, 4])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+async def test_a_bill_that_is_not_reported_stays_charged_at_its_bound_over_kills(
+    seed: int, kills: int, part: float
+) -> None:
+    budget = SharedBudget(limit=5.0)
+    table = Table("a", budget, random.Random(seed), rows=40, faults=0.0, unreported=part)
+    async with budget.passing_time():
+        engine = await table.run(kills)
+    engine.close()
+
+    jobs = [job for job in table.segmind.jobs.values() if job.failed is None]
+    silent = [job for job in jobs if not table.segmind.reports(job.id)]
+    reported = sum(job.cost or 0.0 for job in jobs if table.segmind.reports(job.id))
+    assert table.kills or not kills
+    assert silent
+    assert budget.store.rows == {}
+    assert budget.spent == pytest.approx(reported + BOUND * len(silent), abs=1e-9)
+
+
+async def test_the_slice_of_a_killed_table_is_settled_with_bills_that_are_not_reported() -> None:
+    budget = SharedBudget(limit=5.0)
+    table = Table("a", budget, random.Random(4), rows=60, faults=0.0, unreported=1.0)
+    async with budget.passing_time():
+        assert await table.one_try(300) is None
+    (found,) = budget.store.rows.values()
+    assert settle_slice(budget.store, found, table.store.path, budget.clock())
+    left = sum(one.amount - one.spent for one in budget.store.rows.values()) / 1e6
+    assert 0.03 < budget.billed <= budget.spent + left
+    assert left <= (table.concurrency + 1) * BOUND
+
+
 async def test_a_slice_without_a_ledger_stays_charged() -> None:
     budget = SharedBudget(limit=5.0)
     exchange(budget.slice("a"), figures(waiting=2))

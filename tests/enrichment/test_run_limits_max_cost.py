@@ -169,3 +169,15 @@ async def test_without_a_price_the_mean_decides_as_before() -> None:
     world = World()
     await world.run(rows([1] * 50), limits=Limits(max_cost=0.1, expected_cost=0.01))
     assert world.segmind.bill == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("retries", [1, 3])
+async def test_bills_that_are_not_reported_count_at_the_most_they_may_be(retries: int) -> None:
+    def unreported(_: Mapping[str, Any]) -> float:
+        return None  # type: ignore[return-value]
+
+    world = World(cost=unreported)
+    for _ in range(retries):
+        stored = await world.run(rows([10] * 30), asked(), limits=Limits(max_cost=5.5 * bound_of(10)))
+    assert world.segmind.posts == 5
+    assert stored.manifest.unpriced == 5

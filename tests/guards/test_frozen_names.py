@@ -69,13 +69,13 @@ EVENTS = {
 LEDGER_EVENTS = {
     "claimed": {
         *("fingerprint", "attempt", "at", "run", "writer", "model", "body", "follow_ups", "request_ids", "cost"),
-        *("tokens", "bills", "most", "id", "follows"),
+        *("tokens", "bills", "most", "id", "follows", "charged"),
     },
     "submitted": {"fingerprint", "attempt", "at", "request_id", "claim"},
     "freed": {"fingerprint", "attempt", "at", "claim"},
     "finished": {
         *("fingerprint", "attempt", "at", "run", "model", "outcome", "body", "reason", "answer", "request_ids"),
-        *("cost", "tokens", "bills", "seconds", "billed"),
+        *("cost", "tokens", "bills", "seconds", "billed", "charged"),
     },
 }
 SUBMISSION_RECORD = {

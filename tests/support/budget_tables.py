@@ -15,6 +15,7 @@ from airflow_provider_segmind.budget.limits import BudgetRule
 from airflow_provider_segmind.budget.slices import TableSlice
 from airflow_provider_segmind.chat.cost_estimate import CostBound
 from airflow_provider_segmind.chat.reply_policy import Accept, FollowUp
+from airflow_provider_segmind.client.models import Metrics, RequestRecord, RequestResult
 from airflow_provider_segmind.enrichment.engine import Engine
 from airflow_provider_segmind.enrichment.outcomes import RowReply, RowVerdict
 from airflow_provider_segmind.enrichment.output import write_output
@@ -101,6 +102,24 @@ class SharedBudget:
         )  # fmt: skip
 
 
+class SilentSegmind(FakeSegmind):
+    """A service that never says what some of its requests cost."""
+
+    unreported = 0.0
+    """The part of them."""
+
+    def reports(self, request_id: str) -> bool:
+        return int(request_id[:6], 16) / 16**6 >= self.unreported
+
+    async def wait(self, pending: Any, *, fetch: bool = False) -> RequestResult:
+        result = await super().wait(pending, fetch=fetch)
+        return result if self.reports(result.request_id) else result.model_copy(update={"metrics": Metrics()})
+
+    def _record(self, job: Any) -> RequestRecord:
+        record = super()._record(job)
+        return record if self.reports(job.id) else record.model_copy(update={"credits_deduction": None})
+
+
 class KillableStore:
     """The store as one process sees it; before and after each step the process may be killed."""
 
@@ -127,13 +146,13 @@ class Table:
 
     def __init__(
         self, name: str, budget: SharedBudget, rng: random.Random, *, rows: int, faults: float = 0.1,
-        concurrency: int = 5,
+        concurrency: int = 5, unreported: float = 0.0,
     ) -> None:  # fmt: skip
         self.name, self.budget, self.rng, self.faults = name, budget, rng, faults
         self.rows = table(*(f"{name} {number}" for number in range(rows)))
         self.store = ObjectStore()
         self.concurrency = concurrency
-        self.segmind = FakeSegmind(
+        self.segmind = SilentSegmind(
             budget.clock,
             trouble=self.trouble,
             failing=lambda body: "bad words" if body["prompt"].endswith("7") else None,
@@ -142,6 +161,7 @@ class Table:
             steps=4,
             rng=random.Random(rng.random()),
         )
+        self.segmind.unreported = unreported
         budget.services.append(self.segmind)
         self.kills = 0
 

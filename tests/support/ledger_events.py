@@ -41,6 +41,7 @@ def finished(
     cost: float | None = 0.5,
     at: float = 3.0,
     answer: object = None,
+    charged: float = 0.0,
 ) -> Finished:
     return Finished(
         fingerprint=mark(number),
@@ -55,4 +56,5 @@ def finished(
         tokens=7,
         seconds=1.5,
         billed=cost is not None,
+        charged=charged,
     )

@@ -61,6 +61,7 @@ class Claimed:
     :param tokens: tokens used by those.
     :param bills: of each of those.
     :param most: USD this call may cost at most, None if unknown.
+    :param charged: as in :class:`Finished`, for those.
     :param id: identifies this claim.
     :param follows: the claim whose reply led to this follow-up, which ends with this one.
     """
@@ -79,6 +80,7 @@ class Claimed:
     tokens: int = 0
     bills: tuple[Bill, ...] = ()
     most: float | None = None
+    charged: float = 0.0
     id: str
     follows: str = ""
 
@@ -124,6 +126,8 @@ class Finished:
     :param bills: of each of them, if there are several.
     :param seconds: from submission to the answer, None if nothing was submitted.
     :param billed: whether money was spent, None if unknown.
+    :param charged: USD that those without a reported cost may have cost at most, as far as that is known. Limits and
+        budgets count it.
     """
 
     kind: ClassVar[str] = "finished"
@@ -142,6 +146,7 @@ class Finished:
     bills: tuple[Bill, ...] = ()
     seconds: float | None = None
     billed: bool | None = None
+    charged: float = 0.0
 
 
 Event: TypeAlias = Claimed | Submitted | Freed | Finished
@@ -154,7 +159,7 @@ _HEAD = re.compile(
 _REQUESTS = b',"request_ids":['
 _TAIL = re.compile(
     rb',"request_ids":\[((?:"[^"\\]+"(?:,"[^"\\]+")*)?)\],"cost":(null|\d+(?:\.\d+)?(?:e-\d+)?),"tokens":(?:null|\d+)'
-    rb',"seconds":(null|\d+(?:\.\d+)?(?:e-\d+)?),"billed":(true|false|null)\}'
+    rb',"seconds":(null|\d+(?:\.\d+)?(?:e-\d+)?),"billed":(true|false|null)(?:,"charged":(\d+(?:\.\d+)?(?:e-\d+)?))?\}'
 )
 _STEP = re.compile(rb'\{"event":"(?:claimed|submitted|freed)","fingerprint":"([0-9a-f]+)","attempt":(\d+),')
 _KINDS: dict[str, type[Event]] = {kind.kind: kind for kind in (Claimed, Submitted, Freed, Finished)}
@@ -176,6 +181,7 @@ class FinishedHead(NamedTuple):
     cost: float | None
     seconds: float | None
     billed: bool | None
+    charged: float
 
 
 def to_line(event: Event) -> bytes:
@@ -183,8 +189,9 @@ def to_line(event: Event) -> bytes:
     values: dict[str, Any] = {"event": event.kind}
     for name in _NAMES[type(event)]:
         values[name] = getattr(event, name)
-    if not values.get("bills", True):
-        del values["bills"]
+    for name in ("bills", "charged"):
+        if not values.get(name, True):
+            del values[name]
     values["fingerprint"] = event.fingerprint.hex()
     return _COMPACT.encode(values).encode("ascii")
 
@@ -232,7 +239,7 @@ def head_of(line: bytes) -> FinishedHead | None:
     if head is None or tail is None or (outcome := _OUTCOMES.get(head[5])) is None:
         return None
     mark, attempt, at, run, _, body = head.groups()
-    ids, cost, seconds, billed = tail.groups()
+    ids, cost, seconds, billed, charged = tail.groups()
     return FinishedHead(
         bytes.fromhex(mark.decode()),
         int(attempt),
@@ -244,6 +251,7 @@ def head_of(line: bytes) -> FinishedHead | None:
         None if cost == b"null" else float(cost),
         None if seconds == b"null" else float(seconds),
         _FLAGS[billed],
+        float(charged or 0.0),
     )
 
 
@@ -266,6 +274,13 @@ def bills_of(event: Claimed | Finished) -> tuple[Bill, ...]:
     if isinstance(event, Finished) and len(event.request_ids) == 1:
         return (Bill(event.cost, event.tokens, event.outcome, event.at),)
     return event.bills
+
+
+def is_unpriced(event: Finished | FinishedHead) -> bool:
+    """Return whether Segmind did not report the cost of one of a row's requests that was, or may have been, billed."""
+    # A head is of one request.
+    bills = event.bills if isinstance(event, Finished) else ()
+    return (event.cost is None and event.billed is not False) or any(bill.cost is None for bill in bills)
 
 
 def requests_of(event: Claimed | Finished) -> list[FinishedRequest]:

@@ -271,11 +271,13 @@ class Ledger:
             if claim is not None and claim.run == self.run and (claim.request_ids or not row.is_free):
                 totals.rows += 1
                 totals.cost += claim.cost
+                totals.charged += claim.charged
                 earlier = self.finished(mark)
                 if earlier is not None and earlier.run == self.run:
                     # Its claim includes what the row has cost so far.
                     totals.rows -= 1
                     totals.cost -= earlier.cost or 0.0
+                    totals.charged -= earlier.charged
         return totals
 
     def answered_in_run(self) -> Iterator[bytes]:
@@ -435,7 +437,7 @@ class RunBill:
     """
     What a run has cost by its ledger.
 
-    :param cost: USD billed, as far as it is known.
+    :param cost: USD billed; of requests without a reported bill the most that they may have cost.
     :param held: USD that its open requests may still be billed.
     :param open: how many those are.
     """
@@ -458,15 +460,23 @@ def bill_of_run(folder: StorePath, run: str) -> RunBill | None:
         ledger.replay()
         claims = [row.claim_for(run) for _, row in ledger.open_rows()]
         bounds = [claim.bound.usd for claim in claims if claim is not None and claim.run == run]
-        return RunBill(ledger.totals().cost, sum(bounds), len(bounds))
+        totals = ledger.totals()
+        return RunBill(totals.cost + totals.charged, sum(bounds), len(bounds))
     finally:
         ledger.close()
 
 
-def _precedence(event: Finished) -> tuple[bool, int, float, tuple[str, ...], str]:
+def _precedence(event: Finished) -> tuple[bool, int, float, tuple[str, ...], str, float]:
     """Order the outcomes of one row so that every reader keeps the same one, whatever order it reads them in."""
     success = event.outcome is Outcome.SUCCESS
-    return (success, -event.attempt if success else event.attempt, -event.at, event.request_ids, event.outcome)
+    return (
+        success,
+        -event.attempt if success else event.attempt,
+        -event.at,
+        event.request_ids,
+        event.outcome,
+        event.charged,
+    )
 
 
 SEGMENT_BYTES = 4 << 20

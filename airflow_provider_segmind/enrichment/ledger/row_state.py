@@ -17,6 +17,7 @@ from airflow_provider_segmind.enrichment.ledger.events import (
     Freed,
     Submitted,
     bills_of,
+    is_unpriced,
 )
 from airflow_provider_segmind.enrichment.outcomes import FinishedRequest, Outcome
 
@@ -197,7 +198,8 @@ class RunTotals:
 
     :param rows: distinct rows it sent requests for.
     :param cost: USD billed, as far as known.
-    :param unpriced: rows whose cost Segmind did not report.
+    :param unpriced: rows with a request whose cost Segmind did not report.
+    :param charged: USD that such requests may have cost at most, as far as that is known.
     :param outcomes: finished rows by outcome.
     :param since: epoch seconds when the first row finished, infinity before that.
     """
@@ -205,6 +207,7 @@ class RunTotals:
     rows: int = 0
     cost: float = 0.0
     unpriced: int = 0
+    charged: float = 0.0
     outcomes: Counter[Outcome] = field(default_factory=Counter)
     since: float = field(default=math.inf, compare=False)
 
@@ -212,7 +215,8 @@ class RunTotals:
         """Add a finished row, or subtract it with ``sign=-1``."""
         self.rows += sign
         self.cost += sign * (event.cost or 0.0)
-        self.unpriced += sign * (event.cost is None and event.billed is not False)
+        self.unpriced += sign * is_unpriced(event)
+        self.charged += sign * event.charged
         self.outcomes[event.outcome] += sign
         self.since = min(self.since, event.at)
 
@@ -249,11 +253,16 @@ class Attempt:
             cost=earlier.cost or 0.0,
             tokens=earlier.tokens or 0,
             bills=bills_of(earlier),
+            charged=earlier.charged,
         )
         return replace(self, claim=claim, new_row=False)
 
-    def answered(self, request: FinishedRequest) -> Self:
-        """Add a finished request."""
+    def answered(self, request: FinishedRequest, *, most: float = 0.0) -> Self:
+        """
+        Add a finished request.
+
+        :param most: USD that it may have cost, if its cost is not reported; 0 if that is unknown.
+        """
         if self.counted:
             return replace(self, counted=False)
         claim = replace(
@@ -262,6 +271,7 @@ class Attempt:
             cost=self.claim.cost + (request.cost or 0.0),
             tokens=self.claim.tokens + (request.tokens or 0),
             bills=(*self.claim.bills, Bill(request.cost, request.tokens, request.outcome, request.at)),
+            charged=self.claim.charged + (most if request.cost is None else 0.0),
         )
         return replace(self, claim=claim, unpriced=self.unpriced or request.cost is None)
 
@@ -291,6 +301,7 @@ class Attempt:
             writer=writer,
             body=body,
             follow_ups=follow_ups,
+            most=None,
             id=name,
             follows=self.claim.id,
         )
@@ -322,4 +333,5 @@ class Attempt:
             bills=claim.bills if len(claim.bills) > 1 else (),
             seconds=None if submitted is None or submitted.at == LONG_AGO else max(0.0, at - submitted.at),
             billed=billed or claim.cost > 0,
+            charged=round(claim.charged, 12),
         )

@@ -273,6 +273,7 @@ _EVENTS = st.one_of(
         _ATTEMPTS,
         outcome=st.sampled_from([Outcome.SUCCESS, Outcome.FAILED, Outcome.INVALID]),
         at=st.sampled_from([3.0, 4.0]),
+        charged=st.sampled_from([0.0, 0.5]),
     ),
 )
 
@@ -311,12 +312,15 @@ _TAIL = {"request_ids": ["r"], "cost": 1.0, "tokens": None, "seconds": 1.0, "bil
         tokens=st.sampled_from([None, 3]),
         seconds=st.sampled_from([None, 0, 0.5, 1e-07]),
         billed=st.sampled_from([None, True, False]),
+        charged=st.sampled_from([0.0, 0.5, 1e-07, 1e22]),
     )
 )
 def test_what_is_read_of_an_outcome_without_its_answer_is_what_it_says(event: Finished) -> None:
     head = head_of(to_line(event))
     assert head is None or {name: getattr(event, name) for name in head._fields} == head._asdict()
-    assert head_of(to_line(replace(finished(1), answer=event.answer, reason=event.reason))) is not None
+    for charged in (0.0, 0.25, 1e-07):
+        usual = replace(finished(1), answer=event.answer, reason=event.reason, charged=charged)
+        assert head_of(to_line(usual)) is not None
 
 
 @given(_EVENTS)
