@@ -42,10 +42,10 @@ from airflow_provider_segmind.exceptions import (
 from airflow_provider_segmind.execution.file_table import add_report
 from airflow_provider_segmind.execution.table_log import log_end, log_start, summarize
 from airflow_provider_segmind.failures import skip
-from airflow_provider_segmind.money import micros, shown
+from airflow_provider_segmind.money import shown
 from airflow_provider_segmind.pausing import PauseWatch, paused_error
 from airflow_provider_segmind.spend.recorder import SpendBuffer, SpendRecorder
-from airflow_provider_segmind.telemetry.metrics import MetricsSender, call_totals
+from airflow_provider_segmind.telemetry.metrics import MetricsSender, call_totals, cost_total
 from airflow_provider_segmind.telemetry.tracing import task_tracer
 from airflow_provider_segmind.triggers.request import (
     RESET_SPREAD,
@@ -341,13 +341,13 @@ class EnrichmentRun:
                 cost=row.cost,
             )
 
-    def _totals(self) -> dict[str, int]:
+    def _totals(self) -> dict[str, float]:
         """Return what the metrics count; the engine's thread may be adding to it."""
         if self._engine is None or self._calls is None:
             return {}
         tally = self._engine.tally
-        counts = {"requests": tally.accepted, "tokens": tally.tokens, "cost_micros": micros(tally.cost) or 0}
-        rows = {f"rows.{outcome}": count for outcome, count in list(tally.outcomes.items())}
+        counts = {"requests": tally.accepted, "tokens": tally.tokens, "cost_micros": cost_total(tally.cost)}
+        rows: dict[str, float] = {f"rows.{outcome}": count for outcome, count in list(tally.outcomes.items())}
         rows["rows.reused"] = tally.reused_rows
         return {**call_totals(self._calls), **counts, **rows}
 

@@ -7,6 +7,7 @@ docs/reference/observability.md.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -44,6 +45,15 @@ class CountingClient(Protocol):
         """What sends its calls."""
 
 
+DECIMALS = 4
+"""Of a metric. A smaller fraction would be written with an exponent, which servers of StatsD do not read."""
+
+
+def cost_total(cost: float) -> float:
+    """Return USD as micro-dollars with their fraction: rounded for each task, the metrics of many would not add up."""
+    return round(cost * 1_000_000, DECIMALS) if math.isfinite(cost) else 0.0
+
+
 def call_totals(calls: Calls) -> dict[str, int]:
     """Return the totals of a client's calls under the names of their metrics."""
     return {
@@ -69,10 +79,10 @@ class MetricsSender:
     def __init__(
         self,
         tags: Mapping[str, str],
-        totals: Callable[[], Mapping[str, int]],
+        totals: Callable[[], Mapping[str, float]],
         gauges: Callable[[], Mapping[str, float]] = dict,
         *,
-        since: Mapping[str, int] | None = None,
+        since: Mapping[str, float] | None = None,
         stats: Callable[[], Any] = airflow_stats,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -109,9 +119,9 @@ class MetricsSender:
         try:
             stats = self._open()
             for name, total in self._totals().items():
-                added = total - self._sent.get(name, 0)
+                added = round(total - self._sent.get(name, 0), DECIMALS)
                 if added > 0:
-                    stats.incr(PREFIX + name, added, tags=self._tags)
+                    stats.incr(PREFIX + name, int(added) if added == int(added) else added, tags=self._tags)
                     self._sent[name] = total
             for name, value in self._gauges().items():
                 stats.gauge(PREFIX + name, value, tags=self._tags)

@@ -6,8 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_segmind.money import micros
-from airflow_provider_segmind.telemetry.metrics import CountingClient, MetricsSender, call_totals
+from airflow_provider_segmind.telemetry.metrics import CountingClient, MetricsSender, call_totals, cost_total
 from airflow_provider_segmind.telemetry.tracing import task_tracer
 
 if TYPE_CHECKING:
@@ -66,8 +65,8 @@ class RequestTelemetry:
         """Send the metrics."""
         self._metrics.send()
 
-    def _totals(self) -> dict[str, int]:
-        counts = {"requests": self._requests, "tokens": self._tokens, "cost_micros": micros(self._cost) or 0}
+    def _totals(self) -> dict[str, float]:
+        counts = {"requests": self._requests, "tokens": self._tokens, "cost_micros": cost_total(self._cost)}
         return {**call_totals(self._calls), **counts}
 
 

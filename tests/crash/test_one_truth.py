@@ -136,8 +136,8 @@ def test_every_place_shows_what_a_hundred_runs_have_cost(
     assert min(tables.died, chats.killed, chats.abandoned) >= 5
     assert (len(tables.ended), calm > 0) == (CALM_TABLES + KILLED_TABLES, True)
 
-    # Each counter is sent in whole micro-dollars, a table at a time.
-    assert statsd.counters["airflow.segmind.cost_micros"] == pytest.approx(calm, abs=CALM_TABLES)
+    # Each counter is sent with four decimals, a table at a time.
+    assert statsd.counters["airflow.segmind.cost_micros"] == pytest.approx(calm, abs=CALM_TABLES * 1e-3)
 
     # Manifests and facets, table by table.
     for run_id, ended in tables.ended.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections import Counter
+from collections import defaultdict
 from types import TracebackType
 from typing import Self
 
@@ -19,7 +19,7 @@ class StatsdListener:
     """
 
     def __init__(self) -> None:
-        self.counters: Counter[str] = Counter()
+        self.counters: defaultdict[str, float] = defaultdict(float)
         self.gauges: dict[str, list[float]] = {}
         self.timings: dict[str, list[float]] = {}
         self.lines: list[str] = []
@@ -57,7 +57,7 @@ class StatsdListener:
                 tagged, _, measured = line.partition(":")
                 name, (value, kind) = tagged.partition(",")[0], measured.split("|")[:2]
                 if kind == "c":
-                    self.counters[name] += int(value)
+                    self.counters[name] += float(value)
                 elif kind == "g":
                     self.gauges.setdefault(name, []).append(float(value))
                 elif kind == "ms":

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from airflow_provider_segmind.client.rate_limiter import CallCounts
-from airflow_provider_segmind.telemetry.metrics import INTERVAL, MetricsSender, call_totals
+from airflow_provider_segmind.telemetry.metrics import INTERVAL, MetricsSender, call_totals, cost_total
+from airflow_provider_segmind.telemetry.requests import RequestTelemetry
 
 
 class Stats:
     """Records what it is told."""
 
     def __init__(self) -> None:
-        self.counted: list[tuple[str, int]] = []
+        self.counted: list[tuple[str, float]] = []
         self.gauges: list[tuple[str, float]] = []
         self.tags: list[dict[str, str]] = []
         self.error: Exception | None = None
 
-    def incr(self, name: str, count: int, *, tags: dict[str, str]) -> None:
+    def incr(self, name: str, count: float, *, tags: dict[str, str]) -> None:
         if self.error is not None:
             raise self.error
         self.counted.append((name, count))
@@ -32,7 +34,8 @@ class Stats:
 
 class Sending:
     def __init__(self) -> None:
-        self.stats, self.now, self.totals = Stats(), 0.0, {"polls": 0}
+        self.stats, self.now = Stats(), 0.0
+        self.totals: dict[str, float] = {"polls": 0}
         self.metrics = MetricsSender(
             {"dag_id": "a_dag", "model": ""},
             lambda: self.totals,
@@ -85,3 +88,38 @@ def test_waiting_is_sent_in_milliseconds() -> None:
     found: dict[str, Any] = call_totals(CallCounts(posts=2, polls=5, refused=1, waited=1.25))
 
     assert found == {"submits": 2, "polls": 5, "rate_limited": 1, "waited_ms": 1250}
+
+
+@pytest.mark.parametrize("cost", [12.25, 0.0001, 48.2513, 1051.09, 0.5, 3.0])
+def test_the_costs_of_many_tasks_add_up_with_their_fractions(cost: float) -> None:
+    counted: list[float] = []
+    for _ in range(1000):
+        telemetry = RequestTelemetry({}, Client(), operation="generate_content")
+        stats = Stats()
+        telemetry._metrics._open = lambda stats=stats: stats
+        telemetry.finished(model="m", began=None, tokens=1, cost=cost / 1e6)
+        telemetry.send()
+        counted += [count for name, count in stats.counted if name == "segmind.cost_micros"]
+
+    assert sum(counted) == pytest.approx(1000 * cost)
+    assert all("e" not in str(count) for count in counted)
+    assert all(isinstance(count, int) for count in counted) == cost.is_integer()
+
+
+@pytest.mark.parametrize(("usd", "micros"), [(0.0, 0.0), (1e-6, 1.0), (float("nan"), 0.0), (float("inf"), 0.0)])
+def test_a_cost_is_counted_in_micro_dollars(usd: float, micros: float) -> None:
+    assert cost_total(usd) == micros
+
+
+def test_what_is_sent_of_a_cost_in_parts_adds_up() -> None:
+    sending = Sending()
+    for _ in range(100):
+        sending.totals["polls"] += 0.1
+        sending.metrics.send()
+
+    assert sum(count for _, count in sending.stats.counted) == pytest.approx(10.0)
+
+
+class Client:
+    def __init__(self) -> None:
+        self.throttle = SimpleNamespace(counts=CallCounts())
