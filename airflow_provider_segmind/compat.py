@@ -26,12 +26,14 @@ if TYPE_CHECKING:
     from airflow.api_fastapi.auth.managers.models.resource_details import (
         ConnectionDetails,
         DagAccessEntity,
+        DagDetails,
         VariableDetails,
     )
     from airflow.api_fastapi.core_api.security import get_user, requires_access_dag
     from airflow.cli.cli_config import ActionCommand, Arg, GroupCommand
     from airflow.dag_processing.dagbag import DagBag
     from airflow.models.connection import Connection as CoreConnection
+    from airflow.models.dag import DagModel
     from airflow.models.dagrun import DagRun
     from airflow.models.task_state_store import TaskStateStoreModel
     from airflow.models.taskinstance import TaskInstance
@@ -102,9 +104,11 @@ _MODULES: Final[dict[str, tuple[str, ...]]] = {
     "DAG": ("airflow.sdk", "airflow.models.dag"),
     "DagBag": ("airflow.dag_processing.dagbag", "airflow.models.dagbag"),
     "DagAccessEntity": _RESOURCES,
+    "DagDetails": _RESOURCES,
     # Core's own models, for processes that reach the metadata database.
     "CoreConnection": ("airflow.models.connection:Connection",),
     "CoreVariable": ("airflow.models.variable:Variable",),
+    "DagModel": ("airflow.models.dag",),
     "DagRun": ("airflow.models.dagrun",),
     "DbApiHook": ("airflow.providers.common.sql.hooks.sql",),
     "DecoratedOperator": ("airflow.sdk.bases.decorator", "airflow.decorators.base"),

@@ -12,6 +12,8 @@ from fastapi import Depends, HTTPException, Request
 from airflow_provider_segmind.compat import (
     ConnectionDetails,
     DagAccessEntity,
+    DagDetails,
+    DagModel,
     VariableDetails,
     conf,
     get_auth_manager,
@@ -19,6 +21,8 @@ from airflow_provider_segmind.compat import (
     requires_access_dag,
 )
 
+_NO_DAG = "segmind: no DAG"
+"""No DAG can have this id, so only who may read any DAG may read it."""
 may_open_page = requires_access_dag("GET", DagAccessEntity.TASK_INSTANCE)
 """Every route depends on it. One with a ``dag_id`` needs the right to read the task instances of that DAG."""
 
@@ -34,6 +38,17 @@ class Viewer:
         """Return the DAGs whose figures may be shown. Core's own lists use the same call."""
         found: set[str] = get_auth_manager().get_authorized_dag_ids(user=self.user, method="GET")
         return found
+
+    def may_read_all(self, session: Any) -> bool:
+        """
+        Return whether the figures of any DAG may be shown, and so those of deleted DAGs and of no DAG.
+
+        A question about no DAG in particular is answered with yes for who may read at least one.
+        """
+        dag_ids = {dag_id for (dag_id,) in session.query(DagModel.dag_id)}
+        details = DagDetails(id=_NO_DAG)
+        allowed = get_auth_manager().is_authorized_dag(method="GET", details=details, user=self.user)
+        return bool(allowed) and dag_ids <= self.dag_ids()
 
     def may_read_answers(self, dag_id: str) -> bool:
         """Return whether what models answered and why rows failed may be shown: it is in XComs, or was."""

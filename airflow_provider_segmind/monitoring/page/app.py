@@ -259,13 +259,16 @@ def spend(request: Request, viewer: User, by: str = "dag", since: str = "", unti
     values: dict[str, Any] = {"view": None, "lines": [], "trouble": ""}
     try:
         with create_session() as session:
-            view = visible(SPENT.read(Reader(session, may_read), period), viewer.dag_ids(), stack)
+            everything = SPENT.read(Reader(session, may_read), period)
+            linked = viewer.dag_ids()
+            view = visible(everything, None if viewer.may_read_all(session) else linked, stack)
     except Exception as error:
         log.warning("The spend cannot be read", exc_info=True)
         values["trouble"] = str(error) if isinstance(error, SegmindError) else type(error).__name__
     else:
         lines = spend_lines(view)
-        values |= {"view": view, "lines": lines, "chart": draw_days(view, lines, period)}
+        values |= {"view": view, "lines": lines, "chart": draw_days(view, lines, period), "linked": linked}
+        values["excluded"] = view.total.requests < everything.total.requests
     last_days = {days: today - timedelta(days=days - 1) for days in (7, 30, 90)}
     return show(
         request,

@@ -16,6 +16,8 @@ from airflow_provider_segmind.monitoring.spending import SpendGroup, SpendView
 
 Stack = Literal["dag", "model"]
 COLOURS_OF_STACKS = ("#2f6db5", "#e09f3e", "#2a9d6f", "#b565a7", "#d1495b", "#3aa6b7", "#7a5bb5")
+NO_DAG = "no DAG"
+"""Calls of the hook, and what only Segmind's history knows. No id of a DAG has a blank."""
 OTHERS, OTHERS_COLOUR = "others", "#8a8f98"
 DEFAULT_DAYS, MAX_DAYS = 30, 366
 MOST_LABELS = 12
@@ -77,15 +79,19 @@ class SpendCache:
         return view
 
 
-def visible(view: SpendView, dag_ids: Collection[str], stack: Stack) -> SpendView:
-    """Return what some DAGs spent, by day and by DAG or model; the total and the beginning are theirs as well."""
+def visible(view: SpendView, dag_ids: Collection[str] | None, stack: Stack) -> SpendView:
+    """
+    Return what some DAGs spent, by day and by DAG or model; the total and the beginning are theirs as well.
+
+    :param dag_ids: None for all, also those that do not exist any more, and what no DAG spent.
+    """
     sums: dict[tuple[str, str], SpendGroup] = {}
     total = SpendGroup(key=())
     for group in view.groups:
         day, dag_id, model = group.key
-        if dag_id not in dag_ids:
+        if dag_ids is not None and dag_id not in dag_ids:
             continue
-        key = (day, dag_id if stack == "dag" else model)
+        key = (day, (dag_id or NO_DAG) if stack == "dag" else model)
         sums[key] = _plus(sums.get(key, SpendGroup(key=key)), group)
         total = _plus(total, group)
     since = min((_seconds(date.fromisoformat(day)) for day, _ in sums), default=None)

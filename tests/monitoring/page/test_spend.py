@@ -101,6 +101,59 @@ def test_a_user_sees_the_money_of_readable_dags_only_in_the_total_too(
             assert hidden not in text
 
 
+def test_who_may_read_all_dags_sees_what_no_dag_and_deleted_dags_spent(
+    visit: Visit, stored: Metadata, record: Callable[..., None]
+) -> None:
+    stored.dag("shop")
+    stored.session.commit()
+    record(entry(1, "shop", 1000.0), entry(2, "", 200.0), entry(3, "deleted", 30.0), entry(4, "", 4.0, model=""))
+
+    by_dag = visit("viewer").get(f"/spend?{DAYS}").text
+    by_model = visit("viewer").get(f"/spend?by=model&{DAYS}").text
+
+    for text in (by_dag, by_model):
+        assert '<td>total</td><td class="number">$0.001234</td><td></td>\n<td class="number">4</td>' in text
+        assert "also those of deleted DAGs and of no DAG" in text
+    assert '/dags/shop" target="_top">shop</a>' in by_dag
+    assert 'no DAG</td>\n<td class="number">$0.000204</td>' in by_dag
+    assert 'deleted</td>\n<td class="number">$0.00003</td>' in by_dag
+    assert "/dags/no" not in by_dag
+    assert "/dags/deleted" not in by_dag
+
+
+@pytest.mark.parametrize("hidden", [entry(2, "", 5e6), entry(2, "deleted", 5e6), entry(2, "secret", 5e6)], ids=str)
+def test_who_may_not_read_all_dags_is_told_that_there_is_more_and_not_how_much(
+    visit: Visit,
+    stored: Metadata,
+    record: Callable[..., None],
+    only_dag: Callable[..., None],
+    hidden: SpendEntry,
+) -> None:
+    for dag_id in ("shop", "secret"):
+        stored.dag(dag_id)
+    stored.session.commit()
+    record(entry(1, "shop", 26_700.0), hidden)
+    only_dag("shop")
+
+    for by in ("dag", "model"):
+        text = visit().get(f"/spend?by={by}&{DAYS}").text
+        assert '<td>total</td><td class="number">$0.0267</td>' in text
+        assert "there are others, or requests of no DAG" in text
+        for secret in ("$5", "no DAG</td>", "deleted", "secret"):
+            assert secret not in text
+
+
+def test_who_may_read_every_dag_that_exists_but_not_any_does_not_see_deleted_ones(
+    visit: Visit, stored: Metadata, record: Callable[..., None], only_dag: Callable[..., None]
+) -> None:
+    stored.dag("shop")
+    stored.session.commit()
+    record(entry(1, "shop", 26_700.0), entry(2, "deleted", 5e6))
+    only_dag("shop")
+
+    assert '<td>total</td><td class="number">$0.0267</td>' in visit().get(f"/spend?{DAYS}").text
+
+
 def test_without_a_record_the_page_says_what_it_cannot_know(
     visit: Visit, stored: Metadata, monkeypatch: pytest.MonkeyPatch
 ) -> None:
