@@ -201,7 +201,7 @@ def get_provider_info() -> dict[str, Any]:
                     },
                     "budget_redis_url": {
                         "description": (
-                            "Redis that keeps the budgets, where spend_conn_id is empty. It must not evict keys."
+                            "Redis that keeps the budgets, also where spend_conn_id is set. It must not evict keys."
                         ),
                         "version_added": "0.1.0",
                         "type": "string",

@@ -45,9 +45,12 @@ def test_a_connection_without_limits_has_no_budget_that_holds() -> None:
     assert not read(daily_budget="", monthly_budget=None, max_paid_in_flight=" ").hold
 
 
-def test_redis_keeps_budgets_where_no_database_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AIRFLOW__SEGMIND__BUDGET_REDIS_URL", REDIS)
+def test_redis_keeps_budgets_where_it_is_named_also_beside_a_database(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(budget_store(), SqlBudgetStore)
+
+    monkeypatch.setenv("AIRFLOW__SEGMIND__BUDGET_REDIS_URL", REDIS)
+    assert isinstance(budget_store(), RedisBudgetStore)
+    assert isinstance(read(daily_budget=1).store, RedisBudgetStore)
 
     monkeypatch.delenv("AIRFLOW__SEGMIND__SPEND_CONN_ID")
     assert isinstance(budget_store(), RedisBudgetStore)

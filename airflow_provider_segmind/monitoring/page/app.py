@@ -288,7 +288,8 @@ def budgets(request: Request, viewer: User) -> Response:
     with create_session() as session:
         connections = Reader(session, may_read).connections()
     conn_ids = [each for each in sorted({DEFAULT_CONNECTION, *connections}) if viewer.may_read_connection(each)]
-    store = conf.get("segmind", "spend_conn_id", fallback="") or DEFAULT_CONNECTION
+    in_redis = conf.get("segmind", "budget_redis_url", fallback="")
+    store = DEFAULT_CONNECTION if in_redis else conf.get("segmind", "spend_conn_id", fallback="") or DEFAULT_CONNECTION
     lines, flights, troubles = BUDGETS.read(conn_ids, named=viewer.may_read_connection(store))
     return show(
         request,
