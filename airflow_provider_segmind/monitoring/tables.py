@@ -23,7 +23,7 @@ from airflow_provider_segmind.enrichment.ledger.ledger import LIVE, Ledger
 from airflow_provider_segmind.enrichment.ledger.prompts import prompt_hash_of, prompt_of
 from airflow_provider_segmind.enrichment.ledger.segments import segment_names
 from airflow_provider_segmind.enrichment.manifest import Manifest
-from airflow_provider_segmind.enrichment.output import ROW_COLUMN
+from airflow_provider_segmind.enrichment.output import FINGERPRINT_COLUMN, ROW_COLUMN
 from airflow_provider_segmind.enrichment.sql.dialects import TableName, dialect_of
 from airflow_provider_segmind.enrichment.sql.removal import AnswerRows
 from airflow_provider_segmind.enrichment.storage import StorePath, read_now
@@ -132,9 +132,11 @@ def find_row(wanted: str, table: OpenedTable) -> dict[str, Any]:
     :raises SegmindConfigError: no such row is known here; says where else to look.
     """
     found = _in_files(wanted, table.manifest) if table.manifest is not None else {}
-    marks = {found.get("request_id"), found.get("fingerprint"), None if found else wanted} - {None}
-    if table.ledger is not None and marks:
-        found |= _in_ledger({str(mark) for mark in marks}, table.ledger)
+    found |= _in_ledger_of(table, _marks(found) or {wanted})
+    if not found and table.manifest is not None:
+        # Last, because a request id or a fingerprint is no key, and may be of no type that a key has.
+        found = _in_databases(wanted, table.manifest)
+        found |= _in_ledger_of(table, _marks(found))
     if not found:
         raise SegmindConfigError(_where_to_look(wanted, table))
     if "columns" in found:
@@ -143,6 +145,11 @@ def find_row(wanted: str, table: OpenedTable) -> dict[str, Any]:
     if found.get("request_ids"):
         found.pop("request_id", None)
     return found
+
+
+def _marks(found: Mapping[str, Any]) -> set[str]:
+    """Return by what the ledger knows a row."""
+    return {str(found[name]) for name in ("request_id", "fingerprint") if found.get(name)}
 
 
 def requests_in(folder: StorePath, request_ids: set[str]) -> set[str]:
@@ -237,6 +244,27 @@ def _in_files(wanted: str, manifest: Manifest) -> dict[str, Any]:
     return {}
 
 
+def _in_databases(wanted: str, manifest: Manifest) -> dict[str, Any]:
+    """
+    Look a key up in the tables of answers.
+
+    :raises SegmindEnrichmentError: a database cannot be read here.
+    """
+    for address in manifest.outputs:
+        if kind_of(address) is not None:
+            continue
+        for row in _rows_in_database(address, wanted, manifest).read():
+            return {
+                "columns": {name: value for name, value in row.items() if not name.startswith("_segmind_")},
+                "outcome": row.get("_segmind_status"),
+                "reason": row.get("_segmind_error"),
+                "request_id": row.get("_segmind_request_id"),
+                "fingerprint": row.get(FINGERPRINT_COLUMN),
+                "model": row.get("_segmind_model"),
+            }
+    return {}
+
+
 def is_key(wanted: str, columns: Mapping[str, Any]) -> bool:
     """Return whether a row has a key: a JSON object of columns, or the value of the first column."""
     given = key_columns(wanted)
@@ -244,6 +272,10 @@ def is_key(wanted: str, columns: Mapping[str, Any]) -> bool:
         return all(name in columns and str(columns[name]) == str(value) for name, value in given.items())
     first = next((value for name, value in columns.items() if name != ROW_COLUMN), None)
     return first is not None and str(first) == wanted
+
+
+def _in_ledger_of(table: OpenedTable, marks: set[str]) -> dict[str, Any]:
+    return _in_ledger(marks, table.ledger) if table.ledger is not None and marks else {}
 
 
 def _in_ledger(marks: set[str], folder: StorePath) -> dict[str, Any]:
@@ -297,12 +329,6 @@ def _where_to_look(wanted: str, table: OpenedTable) -> str:
         return (
             f"No request id and no fingerprint in this ledger is {wanted!r}. A ledger does not know keys: name the "
             "manifest of the run instead, or look up the row's _segmind_request_id in its output."
-        )
-    databases = [path for path in table.manifest.outputs if kind_of(path) is None]
-    if databases:
-        return (
-            f"No dead letter has the key {wanted!r}. The answers are in {', '.join(databases)}: look up the row's "
-            "_segmind_request_id there, and give it as --row."
         )
     return f"No row of {', '.join(table.manifest.outputs)} and no dead letter has the key {wanted!r}."
 

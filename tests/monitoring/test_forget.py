@@ -144,6 +144,43 @@ def test_a_row_of_a_database_table_is_deleted_by_its_key(
         assert shop.posts == 4
 
 
+@pytest.mark.parametrize("keyed", ["2", '{"id": 2}'])
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres), "duckdb"])
+def test_a_row_of_a_database_table_is_shown_by_its_key(
+    tmp_path: Path,
+    segmind_emulator: SegmindEmulator,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    kind: str,
+    keyed: str,
+) -> None:
+    with opened(kind, tmp_path) as database:
+        monkeypatch.setenv("AIRFLOW_CONN_SHOP", json.dumps(database.airflow))
+        shop = Shop(tmp_path, segmind_emulator, database)
+        shop.stock("sky", "rose", "snow")
+        shop.ask()
+        manifest = str(tmp_path / "ledger" / "reports" / "shop" / "answers.manifest.json")
+
+        def shown(*arguments: str) -> tuple[int, str]:
+            capsys.readouterr()
+            with pytest.raises(SystemExit) as left:
+                main(["table", manifest, *arguments])
+            printed = capsys.readouterr()
+            return int(left.value.code or 0), printed.out + printed.err
+
+        code, printed = shown("--row", keyed, "-o", "json")
+        found = json.loads(printed)
+        assert (code, found["outcome"], found["columns"]["id"]) == (0, "success", 2)
+        assert found["cost_micros"] > 0
+        assert "rose" in json.dumps(found["prompt"]) or found["prompt_hash"]
+        for mark in (*found["request_ids"], found["fingerprint"]):
+            by_mark = json.loads(shown("--row", mark, "-o", "json")[1])
+            assert by_mark["request_ids"] == found["request_ids"]
+        code, printed = shown("--row", "77")
+        assert code == 1
+        assert "has the key '77'" in printed
+
+
 def test_old_rows_of_a_ledger_are_removed_and_newer_ones_are_kept(
     table: Table, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,6 +42,16 @@ class AnswerRows:
             cursor.execute(f"SELECT {columns} FROM {table} WHERE {self._condition}", self._values)  # noqa: S608
             return [(row[0], row[1]) for row in cursor.fetchall()]
 
+    def read(self) -> list[dict[str, Any]]:
+        """Return all columns of each row."""
+        with self._cursor() as cursor:
+            cursor.execute(
+                f"SELECT * FROM {self._dialect.table(self._table)} WHERE {self._condition}",  # noqa: S608
+                self._values,
+            )
+            names = [column[0] for column in cursor.description]
+            return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
     def delete(self) -> None:
         """Delete the rows, in one transaction."""
         with self._cursor() as cursor:
