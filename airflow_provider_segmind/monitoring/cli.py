@@ -116,6 +116,12 @@ COMMANDS = (
                 action="store_true",
                 help="first complete the record from Segmind's history, since --since or for 7 days; free",
             ),
+            _argument(
+                "--conn-id",
+                action="append",
+                help="with --reconcile: only the history of this Connection, which may be one of the environment "
+                "or of a secrets backend; may be repeated (default: all of the database)",
+            ),
             DAG,
             OUTPUT,
         ),

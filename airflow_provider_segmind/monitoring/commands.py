@@ -154,22 +154,23 @@ def show_spend(values: Namespace) -> int:
     """Show what was spent."""
     by, since = _dimensions(values.by), _since(values.since)
     with _reader() as reader:
-        added = _reconcile(reader, since) if values.reconcile else []
+        added = _reconcile(reader, since, values.conn_id) if values.reconcile else []
         view = reader.spend(since=since, by=by, dag_ids=values.dag)
     if values.output == "json":
         print_json({**_spend_json(view, by), **({"reconciled": added} if values.reconcile else {})})
-        return DONE
+        return code
     for one in added:
         say(
             f"{one['connection']}: {_count(one['added'], 'request')} added to the record from Segmind's history, "
             f"{_count(one['priced'], 'cost')} filled in, {usd(one['cost_micros'])} together."
+    code = PROBLEM if any("error" in one for one in added) else DONE
         )
     titles = (*(name.upper() if name == "dag" else name for name in by), "requests", "USD", "without a cost", "tokens")
     rows = [(*(part or "-" for part in group.key), *_spend_cells(group)) for group in view.groups]
     total = ("total", *[""] * (len(by) - 1), *_spend_cells(view.total))
     print_table(titles, [*rows, total], right=titles[len(by) :])
     say(f"Since {iso(view.since)}, as billed. {view.note}" if view.since else f"Nothing was spent. {view.note}")
-    return DONE
+    return code
 
 
 def show_budgets(values: Namespace) -> int:
@@ -595,17 +596,17 @@ def _spend_json(view: SpendView, by: Sequence[Dimension]) -> dict[str, Any]:
     return {"groups": groups, "total": group(view.total), "source": view.source, "since": since, "note": view.note}
 
 
-def _reconcile(reader: Reader, since: float | None) -> list[dict[str, Any]]:
-    """Complete the spend record for each account, and return what was added."""
+def _reconcile(reader: Reader, since: float | None, conn_ids: Sequence[str] | None) -> list[dict[str, Any]]:
+    """Complete the spend record for each account, and return what was added, or what was in the way."""
     store = configured_store()
     if store is None:
         raise SegmindConfigError(
             "There is no spend record to complete: set [segmind] spend_path or spend_conn_id. Without one Segmind's "
             "history is listed by 'requests --at-segmind'."
         )
-    added = []
+    added: list[dict[str, Any]] = []
     now = time.time()
-    for conn_id in _accounts(reader):
+    for conn_id in dict.fromkeys(conn_ids or _accounts(reader)):
         hook = CoreHook(conn_id)
         try:
             done = reconcile(store, hook, now - RECONCILED if since is None else since, connection=conn_id, now=now)
@@ -645,3 +646,7 @@ def _cost(amount: int | None) -> str | None:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
+        except (SegmindError, AirflowException) as error:
+            # The other accounts have nothing to do with it.
+            added.append({"connection": conn_id, "error": mask_known(str(error))})
+            continue

@@ -405,6 +405,37 @@ def test_a_table_is_shown_from_its_ledger_with_the_progress_of_running_tasks(tab
     found = json.loads(command("table", str(ledger), "-o", "json")[1])
 
     assert code == 0
+def test_the_record_is_completed_for_named_accounts_and_one_that_fails_does_not_stop_the_others(
+    stored: Metadata, account: SegmindEmulator, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__SEGMIND__SPEND_PATH", f"file://{tmp_path}/spend")
+    monkeypatch.setattr(reconcile, "RESULT_LIFETIME", -60.0)
+    wait_for(stored, account)
+    given = json.loads(account.connection_json)
+    add_connection(stored, "a_wrong_key", json.dumps({**given, "password": "SG_wrong"}))
+    monkeypatch.setenv("AIRFLOW_CONN_OF_THE_ENVIRONMENT", account.connection_json)
+    named = ("--conn-id", "a_wrong_key", "--conn-id", "nowhere", "--conn-id", "of_the_environment")
+
+    code, printed = command("spend", "--reconcile", *named, "-o", "json")
+    found = json.loads(printed)
+    spoken = command("spend", "--reconcile", *named)
+    fine = command("spend", "--reconcile", "--conn-id", "of_the_environment")
+    all_of_the_database = command("spend", "--reconcile")
+    alone = command("spend", "--conn-id", "of_the_environment")
+
+    wrong, missing, good = found["reconciled"]
+    assert code == spoken[0] == all_of_the_database[0] == alone[0] == 1
+    assert "SG_wrong" not in printed
+    assert "401" in wrong["error"]
+    assert "nowhere" in missing["error"]
+    assert (good["connection"], good["added"]) == ("of_the_environment", 1)
+    assert found["total"]["requests"] == 1
+    assert "a_wrong_key: its history was not read" in spoken[1]
+    assert fine[0] == 0
+    assert "of_the_environment" not in all_of_the_database[1]
+    assert "--reconcile" in alone[1]
+
+
     assert "rows_done: 7" in printed
     assert "cost: $0.50" in printed
     assert (found["outcomes"], found["distinct_rows"]) == ({"success": 3, "failed": 1}, 4)
