@@ -62,7 +62,7 @@ from airflow_provider_segmind.monitoring.terminal import (
     say,
     time_span,
 )
-from airflow_provider_segmind.pausing import pause, resume
+from airflow_provider_segmind.pausing import PAUSE_VARIABLE, pause, resume
 from airflow_provider_segmind.spend.reconcile import reconcile
 from airflow_provider_segmind.spend.store import configured_store
 
@@ -115,7 +115,7 @@ def check(values: Namespace) -> int:
         conn_ids = _accounts(reader, values.conn_id)
         paused = reader.paused()
     accounts = [_account(conn_id) for conn_id in conn_ids]
-    stores, stores_work = _stores()
+    stores, stores_work = _stores(conn_ids)
     if values.output == "json":
         print_json({"connections": accounts, "stores": stores, "paused": paused})
     else:
@@ -130,6 +130,11 @@ def check(values: Namespace) -> int:
 
 def list_requests(values: Namespace) -> int:
     """List the requests in flight, or the request history."""
+    if values.at_segmind and values.dag:
+        raise SegmindConfigError(
+            "--dag selects tasks, and Segmind's history has requests of others, too: give --at-segmind without it. The "
+            "column DAG shows what is known."
+        )
     with _reader() as reader:
         if values.at_segmind:
             return _list_history(values, reader)
@@ -153,17 +158,22 @@ def list_requests(values: Namespace) -> int:
 def show_spend(values: Namespace) -> int:
     """Show what was spent."""
     by, since = _dimensions(values.by), _since(values.since)
+    if values.conn_id and not values.reconcile:
+        raise SegmindConfigError("--conn-id names whose history --reconcile reads; without that give --dag or --by.")
     with _reader() as reader:
         added = _reconcile(reader, since, values.conn_id) if values.reconcile else []
         view = reader.spend(since=since, by=by, dag_ids=values.dag)
+    code = PROBLEM if any("error" in one for one in added) else DONE
     if values.output == "json":
         print_json({**_spend_json(view, by), **({"reconciled": added} if values.reconcile else {})})
         return code
     for one in added:
+        if "error" in one:
+            complain(f"{one['connection']}: its history was not read to its end: {one['error']}")
+            continue
         say(
             f"{one['connection']}: {_count(one['added'], 'request')} added to the record from Segmind's history, "
             f"{_count(one['priced'], 'cost')} filled in, {usd(one['cost_micros'])} together."
-    code = PROBLEM if any("error" in one for one in added) else DONE
         )
     titles = (*(name.upper() if name == "dag" else name for name in by), "requests", "USD", "without a cost", "tokens")
     rows = [(*(part or "-" for part in group.key), *_spend_cells(group)) for group in view.groups]
@@ -340,6 +350,14 @@ def allow_spending(values: Namespace) -> int:
     with _reader() as reader:
         paused = reader.paused()
         resume()
+        still = reader.paused()
+    if still is not None:
+        complain(
+            f"Spending is still paused: {still}. The Variable {PAUSE_VARIABLE!r} of the database is deleted, but the "
+            f"environment variable AIRFLOW_VAR_{PAUSE_VARIABLE.upper()} or a secrets backend has it as well: remove it "
+            "there."
+        )
+        return PROBLEM
     say("Spending was not paused." if paused is None else f"Spending is allowed again; it was paused: {paused}.")
     return DONE
 
@@ -380,8 +398,12 @@ def _account_cells(one: Mapping[str, Any]) -> tuple[str | None, ...]:
     )
 
 
-def _stores() -> tuple[dict[str, str], bool]:
-    """Return in words where things are kept, and whether the configuration is right."""
+def _stores(conn_ids: Sequence[str]) -> tuple[dict[str, str], bool]:
+    """
+    Return in words where things are kept, and whether the configuration is right.
+
+    :param conn_ids: the Connections whose budgets need a store.
+    """
     names = ("state_path", "output_path", "answers_path")
     state, output, answers = (conf.get("segmind", name, fallback="") for name in names)
     everywhere = "XCom, unless a task or connection has an output_path"
@@ -396,7 +418,11 @@ def _stores() -> tuple[dict[str, str], bool]:
         found = budget_store()
         budgets = "none; set [segmind] spend_conn_id or budget_redis_url" if found is None else found.name
     except (SegmindError, AirflowException) as error:
-        budgets, works = str(error), False
+        budgets = str(error)
+        if any(map(_has_budgets, conn_ids)):
+            works = False
+        else:
+            budgets = f"none is set, and none could be kept: {budgets}"
     return {
         "records_of_requests": f"{state} ([segmind] state_path)" if state else own,
         "large_results": f"{output} ([segmind] output_path)" if output else everywhere,
@@ -404,6 +430,21 @@ def _stores() -> tuple[dict[str, str], bool]:
         "record_of_spend": spend,
         "budgets": budgets,
     }, works
+
+
+def _has_budgets(conn_id: str) -> bool:
+    """Return whether anything limits a Connection that exists, or ``[segmind] budgets`` names a budget."""
+    hook = CoreHook(conn_id)
+    try:
+        return hook.budget_settings().store is not None
+    except SegmindError:
+        # It has no store, or a limit cannot be read.
+        return True
+    except AirflowException:
+        # A Connection that is missing is reported as such.
+        return bool(conf.get("segmind", "budgets", fallback=""))
+    finally:
+        hook.close()
 
 
 def _request_cells(one: RequestInFlight, now: float) -> tuple[str | None, ...]:
@@ -610,6 +651,10 @@ def _reconcile(reader: Reader, since: float | None, conn_ids: Sequence[str] | No
         hook = CoreHook(conn_id)
         try:
             done = reconcile(store, hook, now - RECONCILED if since is None else since, connection=conn_id, now=now)
+        except (SegmindError, AirflowException) as error:
+            # The other accounts have nothing to do with it.
+            added.append({"connection": conn_id, "error": mask_known(str(error))})
+            continue
         finally:
             hook.close()
         figures = {"added": done.added, "priced": done.priced, "cost_micros": round(done.cost_micros)}
@@ -646,7 +691,3 @@ def _cost(amount: int | None) -> str | None:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
-        except (SegmindError, AirflowException) as error:
-            # The other accounts have nothing to do with it.
-            added.append({"connection": conn_id, "error": mask_known(str(error))})
-            continue

@@ -158,6 +158,41 @@ def test_check_fails_where_the_connection_is_missing_or_the_record_of_spend_is_c
     assert "spend_path and spend_conn_id are both set" in twice[1]
 
 
+@pytest.mark.parametrize(
+    ("extra", "budgets", "redis", "code"),
+    [
+        ({}, "", "", 0),
+        ({"daily_budget": 1}, "", "", 1),
+        ({"max_paid_in_flight": 3}, "", "", 1),
+        ({}, '{"team": {"daily": 1}}', "", 1),
+        ({"daily_budget": 1}, '{"team": {"daily": 1}}', "redis://127.0.0.1:6379/0", 0),
+    ],
+)
+def test_check_minds_a_database_that_keeps_no_budgets_only_where_there_are_some(
+    stored: Metadata,
+    account: SegmindEmulator,
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    extra: dict[str, Any],
+    budgets: str,
+    redis: str,
+    code: int,
+) -> None:
+    given = json.loads(account.connection_json)
+    add_connection(stored, "segmind_default", json.dumps({**given, "extra": {**given["extra"], **extra}}))
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", json.dumps({"conn_type": "duckdb", "host": ":memory:"}))
+    monkeypatch.setenv("AIRFLOW__SEGMIND__SPEND_CONN_ID", "warehouse")
+    monkeypatch.setenv("AIRFLOW__SEGMIND__BUDGETS", budgets)
+    monkeypatch.setenv("AIRFLOW__SEGMIND__BUDGET_REDIS_URL", redis)
+
+    found, printed = command("check")
+
+    assert found == code
+    assert ("cannot be kept in connection 'warehouse'" in printed) == (not redis)
+    assert ("none is set, and none could be kept" in printed) == (code == 0 and not redis)
+    assert ("Redis at 127.0.0.1:6379" in printed) == bool(redis)
+
+
 def test_budgets_shows_what_is_spent_reserved_and_left(
     stored: Metadata, account: SegmindEmulator, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -257,6 +292,13 @@ def test_the_history_shows_what_no_task_has_submitted(
     assert code == 0
     assert {one["request_id"]: one["known"] for one in json.loads(printed)} == {ours: True, other: False}
     assert "1 of them unknown" in command("requests", "--at-segmind")[1]
+
+
+def test_the_history_is_not_listed_by_dag(account: SegmindEmulator, command: Command) -> None:
+    code, printed = command("requests", "--at-segmind", "--dag", "shop")
+
+    assert code == 1
+    assert "--dag selects tasks" in printed
 
 
 def test_requests_of_a_table_are_known_to_its_ledger(
@@ -363,6 +405,37 @@ def test_spend_completes_the_record_from_the_history(
     assert "0 requests added" in again
 
 
+def test_the_record_is_completed_for_named_accounts_and_one_that_fails_does_not_stop_the_others(
+    stored: Metadata, account: SegmindEmulator, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__SEGMIND__SPEND_PATH", f"file://{tmp_path}/spend")
+    monkeypatch.setattr(reconcile, "RESULT_LIFETIME", -60.0)
+    wait_for(stored, account)
+    given = json.loads(account.connection_json)
+    add_connection(stored, "a_wrong_key", json.dumps({**given, "password": "SG_wrong"}))
+    monkeypatch.setenv("AIRFLOW_CONN_OF_THE_ENVIRONMENT", account.connection_json)
+    named = ("--conn-id", "a_wrong_key", "--conn-id", "nowhere", "--conn-id", "of_the_environment")
+
+    code, printed = command("spend", "--reconcile", *named, "-o", "json")
+    found = json.loads(printed)
+    spoken = command("spend", "--reconcile", *named)
+    fine = command("spend", "--reconcile", "--conn-id", "of_the_environment")
+    all_of_the_database = command("spend", "--reconcile")
+    alone = command("spend", "--conn-id", "of_the_environment")
+
+    wrong, missing, good = found["reconciled"]
+    assert code == spoken[0] == all_of_the_database[0] == alone[0] == 1
+    assert "SG_wrong" not in printed
+    assert "401" in wrong["error"]
+    assert "nowhere" in missing["error"]
+    assert (good["connection"], good["added"]) == ("of_the_environment", 1)
+    assert found["total"]["requests"] == 1
+    assert "a_wrong_key: its history was not read" in spoken[1]
+    assert fine[0] == 0
+    assert "of_the_environment" not in all_of_the_database[1]
+    assert "--reconcile" in alone[1]
+
+
 @pytest.mark.parametrize("arguments", [("--by", "hour"), ("--since", "yesterday-ish")])
 def test_spend_names_an_argument_it_cannot_read(command: Command, arguments: tuple[str, str]) -> None:
     code, printed = command("spend", *arguments)
@@ -405,37 +478,6 @@ def test_a_table_is_shown_from_its_ledger_with_the_progress_of_running_tasks(tab
     found = json.loads(command("table", str(ledger), "-o", "json")[1])
 
     assert code == 0
-def test_the_record_is_completed_for_named_accounts_and_one_that_fails_does_not_stop_the_others(
-    stored: Metadata, account: SegmindEmulator, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("AIRFLOW__SEGMIND__SPEND_PATH", f"file://{tmp_path}/spend")
-    monkeypatch.setattr(reconcile, "RESULT_LIFETIME", -60.0)
-    wait_for(stored, account)
-    given = json.loads(account.connection_json)
-    add_connection(stored, "a_wrong_key", json.dumps({**given, "password": "SG_wrong"}))
-    monkeypatch.setenv("AIRFLOW_CONN_OF_THE_ENVIRONMENT", account.connection_json)
-    named = ("--conn-id", "a_wrong_key", "--conn-id", "nowhere", "--conn-id", "of_the_environment")
-
-    code, printed = command("spend", "--reconcile", *named, "-o", "json")
-    found = json.loads(printed)
-    spoken = command("spend", "--reconcile", *named)
-    fine = command("spend", "--reconcile", "--conn-id", "of_the_environment")
-    all_of_the_database = command("spend", "--reconcile")
-    alone = command("spend", "--conn-id", "of_the_environment")
-
-    wrong, missing, good = found["reconciled"]
-    assert code == spoken[0] == all_of_the_database[0] == alone[0] == 1
-    assert "SG_wrong" not in printed
-    assert "401" in wrong["error"]
-    assert "nowhere" in missing["error"]
-    assert (good["connection"], good["added"]) == ("of_the_environment", 1)
-    assert found["total"]["requests"] == 1
-    assert "a_wrong_key: its history was not read" in spoken[1]
-    assert fine[0] == 0
-    assert "of_the_environment" not in all_of_the_database[1]
-    assert "--reconcile" in alone[1]
-
-
     assert "rows_done: 7" in printed
     assert "cost: $0.50" in printed
     assert (found["outcomes"], found["distinct_rows"]) == ({"success": 3, "failed": 1}, 4)
@@ -483,6 +525,24 @@ def test_a_row_that_is_not_there_says_where_to_look(table: Table, command: Comma
     assert "no dead letter has the key '77'" in in_manifest[1]
     assert "A ledger does not know keys" in in_ledger[1]
     assert "neither the folder of a ledger nor a manifest" in nothing[1]
+
+
+@pytest.mark.parametrize("variable", [True, False])
+def test_resume_says_what_still_pauses(
+    account: SegmindEmulator, command: Command, monkeypatch: pytest.MonkeyPatch, variable: bool
+) -> None:
+    if variable:
+        command("pause", "--reason", "over budget")
+    monkeypatch.setenv("AIRFLOW_VAR_SEGMIND_PAUSED", "the platform team")
+
+    code, printed = command("resume")
+    monkeypatch.delenv("AIRFLOW_VAR_SEGMIND_PAUSED")
+
+    assert code == 1
+    assert "still paused: the platform team" in printed
+    assert "AIRFLOW_VAR_SEGMIND_PAUSED" in printed
+    assert "allowed again" not in printed
+    assert "spending             allowed" in command("check")[1]
 
 
 def test_pause_and_resume_set_and_delete_the_variable(
