@@ -40,8 +40,8 @@ from airflow_provider_segmind.exceptions import (
     SegmindRequestExpiredError,
     shorten,
 )
-from airflow_provider_segmind.hooks.stores import missing_package
 from airflow_provider_segmind.money import shown
+from airflow_provider_segmind.stores import missing_package
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.compat import ObjectStoragePath

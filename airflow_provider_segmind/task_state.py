@@ -28,7 +28,7 @@ from airflow_provider_segmind.client.submission import SubmissionRecord, latest
 from airflow_provider_segmind.compat import airflow_version, conf
 from airflow_provider_segmind.enrichment.storage import make_folder, store_path, write_whole
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindStateError
-from airflow_provider_segmind.hooks.stores import missing_package
+from airflow_provider_segmind.stores import missing_package
 from airflow_provider_segmind.variables import read_variable
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from airflow_provider_segmind.client.models import RequestResult, RequestStatus
 from airflow_provider_segmind.client.submission import ResultManifest
 from airflow_provider_segmind.compat import conf
 from airflow_provider_segmind.exceptions import SegmindConfigError, shorten
-from airflow_provider_segmind.hooks.stores import locate
 from airflow_provider_segmind.result_storage import ResultDestination, StoredResult, stored_result
+from airflow_provider_segmind.stores import locate
 
 FILE_ELSEWHERE = "its files are at Segmind only, which drops them; with an output_path they are stored, and it is kept"
 

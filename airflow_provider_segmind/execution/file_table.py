@@ -18,7 +18,7 @@ from airflow_provider_segmind.enrichment.report.history import MANIFEST_ENDING, 
 from airflow_provider_segmind.enrichment.report.page import write_report
 from airflow_provider_segmind.enrichment.storage import StorePath
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindError, shorten
-from airflow_provider_segmind.hooks.stores import locate
+from airflow_provider_segmind.stores import locate
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.enrichment.settings import KeyedTarget, Question, Shard

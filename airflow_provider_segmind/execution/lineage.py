@@ -38,8 +38,8 @@ from airflow_provider_segmind.enrichment.sql.statements import OWN_COLUMNS
 from airflow_provider_segmind.enrichment.sql.table_schema import read_columns
 from airflow_provider_segmind.execution.file_table import locate_named, path_of_part, source_paths
 from airflow_provider_segmind.execution.sql_table import SAMPLE_ENDING, answer_kinds
-from airflow_provider_segmind.hooks.stores import database
 from airflow_provider_segmind.money import micros
+from airflow_provider_segmind.stores import database
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.chat.output_type import OutputType

@@ -29,8 +29,8 @@ from airflow_provider_segmind.enrichment.rows import Row, canonical_json, placeh
 from airflow_provider_segmind.enrichment.settings import Question
 from airflow_provider_segmind.enrichment.storage import StorePath, is_on_local_disk
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindRowError, shorten
-from airflow_provider_segmind.hooks.stores import locate
 from airflow_provider_segmind.money import shown
+from airflow_provider_segmind.stores import locate
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.chat.cost_estimate import Price

@@ -24,7 +24,7 @@ from airflow_provider_segmind.enrichment.sql.query import Query
 from airflow_provider_segmind.enrichment.storage import StorePath
 from airflow_provider_segmind.exceptions import SegmindEnrichmentError
 from airflow_provider_segmind.execution.file_table import ForEachRow, beside, locate_named, path_of_part
-from airflow_provider_segmind.hooks.stores import database_hook
+from airflow_provider_segmind.stores import database_hook
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.chat.output_type import OutputType

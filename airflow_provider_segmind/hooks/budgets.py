@@ -14,7 +14,7 @@ from airflow_provider_segmind.budget.store import BudgetStore
 from airflow_provider_segmind.chat.cost_estimate import Price
 from airflow_provider_segmind.compat import conf
 from airflow_provider_segmind.exceptions import SegmindConfigError, shorten
-from airflow_provider_segmind.hooks.stores import database_hook
+from airflow_provider_segmind.stores import database_hook
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.compat import Context

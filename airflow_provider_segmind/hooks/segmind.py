@@ -341,7 +341,7 @@ class SegmindHook(BaseHook):
         :param for_others: whether it settles requests that other tasks have sent.
         """
         from airflow_provider_segmind.budget.guard import BudgetGuard
-        from airflow_provider_segmind.hooks.stores import locate
+        from airflow_provider_segmind.stores import locate
 
         return BudgetGuard(
             partial(self.budget_settings, budget),
@@ -360,7 +360,7 @@ class SegmindHook(BaseHook):
         :raises SegmindStateError: the store did not answer.
         """
         from airflow_provider_segmind.budget.orphaned_reservations import settle_orphans
-        from airflow_provider_segmind.hooks.stores import locate
+        from airflow_provider_segmind.stores import locate
 
         settle_orphans(
             store, self.segmind_conn_id, history=self.get_conn(), ledgers=locate, now=time.time(), log=self.log

@@ -32,7 +32,6 @@ from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindError
 from airflow_provider_segmind.execution.answers import locate_answers
 from airflow_provider_segmind.execution.enrichment import writer_timeout
 from airflow_provider_segmind.hooks.budgets import budget_store
-from airflow_provider_segmind.hooks.stores import locate
 from airflow_provider_segmind.masking import mask_known
 from airflow_provider_segmind.money import micros, usd
 from airflow_provider_segmind.monitoring.budgets import (
@@ -65,6 +64,7 @@ from airflow_provider_segmind.monitoring.terminal import (
 from airflow_provider_segmind.pausing import PAUSE_VARIABLE, pause, resume
 from airflow_provider_segmind.spend.reconcile import reconcile
 from airflow_provider_segmind.spend.store import configured_store
+from airflow_provider_segmind.stores import locate
 
 DONE, PROBLEM, NO_DATABASE = 0, 1, 3
 PAGE = 100

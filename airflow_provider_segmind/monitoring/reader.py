@@ -31,7 +31,6 @@ from airflow_provider_segmind.exceptions import (
 )
 from airflow_provider_segmind.execution.enrichment import PROGRESS_KEY, TABLE_KEY
 from airflow_provider_segmind.hooks.segmind import SegmindHook
-from airflow_provider_segmind.hooks.stores import locate
 from airflow_provider_segmind.monitoring.spending import (
     Dimension,
     Spending,
@@ -43,6 +42,7 @@ from airflow_provider_segmind.monitoring.spending import (
 from airflow_provider_segmind.pausing import PAUSE_VARIABLE, reason_in
 from airflow_provider_segmind.rendering import subclass_mark
 from airflow_provider_segmind.spend.store import configured_store
+from airflow_provider_segmind.stores import locate
 from airflow_provider_segmind.task_state import STATE_KEY, Identity, records_under
 
 if TYPE_CHECKING:

@@ -28,8 +28,8 @@ from airflow_provider_segmind.enrichment.sql.dialects import TableName, dialect_
 from airflow_provider_segmind.enrichment.sql.removal import AnswerRows
 from airflow_provider_segmind.enrichment.storage import StorePath, read_now
 from airflow_provider_segmind.exceptions import SegmindConfigError
-from airflow_provider_segmind.hooks.stores import database_hook, locate
 from airflow_provider_segmind.money import micros
+from airflow_provider_segmind.stores import database_hook, locate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

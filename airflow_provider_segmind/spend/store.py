@@ -56,8 +56,8 @@ def configured_store() -> SpendStore | None:
     if path and conn_id:
         raise SegmindConfigError("[segmind] spend_path and spend_conn_id are both set; there is one spend record.")
     if path:
-        from airflow_provider_segmind.hooks.stores import locate
         from airflow_provider_segmind.spend.files import FileStore
+        from airflow_provider_segmind.stores import locate
 
         try:
             return FileStore(locate(path))
@@ -66,8 +66,8 @@ def configured_store() -> SpendStore | None:
                 f"[segmind] spend_path is in a storage that this Airflow does not support: {shorten(str(error))}."
             ) from error
     if conn_id:
-        from airflow_provider_segmind.hooks.stores import database_hook
         from airflow_provider_segmind.spend.sql_table import SqlStore
+        from airflow_provider_segmind.stores import database_hook
 
         return SqlStore(database_hook(conn_id, "[segmind] spend_conn_id"), conn_id)
     return None

@@ -9,7 +9,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from airflow_provider_segmind.get_provider_info import get_provider_info
-from airflow_provider_segmind.hooks.stores import PACKAGES
+from airflow_provider_segmind.stores import PACKAGES
 from tests.matrix.versions import VERSIONS, project
 
 HOW_TO = Path(__file__).parents[2] / "docs" / "how-to"

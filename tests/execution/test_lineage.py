@@ -18,8 +18,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 from airflow_provider_segmind.emulator import SegmindEmulator
 from airflow_provider_segmind.enrichment.settings import Shard
 from airflow_provider_segmind.enrichment.storage import make_folder, write_whole
-from airflow_provider_segmind.hooks.stores import locate
 from airflow_provider_segmind.operators.enrich import SegmindEnrichSqlOperator
+from airflow_provider_segmind.stores import locate
 from tests.support.airflow_fakes import Run
 from tests.support.databases import OneDatabase, postgres, postgres_server
 from tests.support.httpx2 import with_httpx2

@@ -12,9 +12,9 @@ import pytest
 from airflow.sdk.io import attach
 from fsspec.implementations.memory import MemoryFileSystem
 
-from airflow_provider_segmind.hooks.stores import locate
 from airflow_provider_segmind.spend import files
 from airflow_provider_segmind.spend.files import FileStore
+from airflow_provider_segmind.stores import locate
 from tests.support.spend import DAY, NOON, an_entry
 
 TODAY = NOON + DAY

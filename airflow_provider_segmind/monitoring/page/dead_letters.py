@@ -17,8 +17,8 @@ from pathlib import Path
 from airflow_provider_segmind.compat import conf
 from airflow_provider_segmind.enrichment.dead_letters import DeadLetter
 from airflow_provider_segmind.enrichment.manifest import Manifest
-from airflow_provider_segmind.hooks.stores import locate
 from airflow_provider_segmind.monitoring.reader import Reader
+from airflow_provider_segmind.stores import locate
 
 MAX_FILE_BYTES = 64 * 1024 * 1024
 """Size up to which the page reads a file of dead letters; a request may scan all of it."""

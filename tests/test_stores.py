@@ -9,7 +9,7 @@ import pytest
 
 from airflow_provider_segmind.exceptions import SegmindConfigError
 from airflow_provider_segmind.execution.file_table import locate_named
-from airflow_provider_segmind.hooks.stores import PACKAGES, missing_package
+from airflow_provider_segmind.stores import PACKAGES, missing_package
 from airflow_provider_segmind.task_state import Identity, PathTaskState
 
 STORES = {
