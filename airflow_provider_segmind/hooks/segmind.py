@@ -14,7 +14,7 @@ from datetime import timedelta
 from functools import cached_property, partial, wraps
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from airflow_provider_segmind.client.client import AsyncSegmindClient, ClientConfig, SegmindClient
 from airflow_provider_segmind.client.models import (
@@ -87,7 +87,8 @@ class SegmindHook(BaseHook):
 
     The methods block; in an event loop use :meth:`get_async_conn`, whose client has the same methods. Only
     :meth:`submit` and :meth:`run_sync` cost money; both raise :class:`SegmindPausedError` while spending is paused, and
-    :class:`SegmindBudgetError` where a budget of the Connection has no room. The clients do not know budgets.
+    :class:`SegmindBudgetError` where a budget of the Connection has no room. :meth:`get_result` and :meth:`run_sync`
+    add what has finished to the spend record. The clients know neither budgets nor that record.
 
     :param segmind_conn_id: the Connection: password is the API key (``SEGMIND_API_KEY`` when empty), host the base URL,
         extra fields as in ``docs/reference/connection.md``.
@@ -228,6 +229,7 @@ class SegmindHook(BaseHook):
         with self._budgeted(chosen, inputs) as settle:
             submitted = self.get_conn().submit(chosen, inputs)
             settle(submitted.request_id)
+        self._submitted[submitted.request_id] = (chosen, time.time())
         return submitted
 
     @_named_help
@@ -245,7 +247,25 @@ class SegmindHook(BaseHook):
             request_id = result.request_id or uuid.uuid4().hex
             settle(request_id)
             self._budgets.settled(request_id, result.cost)
+        if result.request_id is not None:
+            # Without an id its entry could not be recognized when the history has the request as well.
+            self._record(result.request_id, "success", model=chosen, cost=result.cost)
         return result
+
+    def _record(self, request_id: str, outcome: Literal["success", "failed"], **known: Any) -> None:
+        """Add a finished request to the spend record, if there is one; never raises, because it is paid for."""
+        from airflow_provider_segmind.enrichment.outcomes import Outcome
+        from airflow_provider_segmind.spend.recorder import recorder_here
+
+        recorder = recorder_here(self.segmind_conn_id, log=self.log)
+        if recorder is not None:
+            model, submitted_at = self._submitted.get(request_id, ("", None))
+            recorder.record(request_id, Outcome(outcome), **{"model": model, "submitted_at": submitted_at, **known})
+
+    @cached_property
+    def _submitted(self) -> dict[str, tuple[str, float]]:
+        """Model and epoch second of each request that this hook has submitted."""
+        return {}
 
     @contextmanager
     def _budgeted(self, model: str, inputs: Mapping[str, Any]) -> Iterator[Callable[[str], None]]:
@@ -283,9 +303,11 @@ class SegmindHook(BaseHook):
             result = self.get_conn().get_result(request_id)
         except SegmindRequestFailedError:
             self._budgets.settled(request_id, 0.0)
+            self._record(request_id, "failed", cost=0.0)
             raise
         if result.completed:
             self._budgets.settled(request_id, result.metrics.cost)
+            self._record(request_id, "success", cost=result.metrics.cost, metrics=result.metrics.to_json())
         return result
 
     @_named_help

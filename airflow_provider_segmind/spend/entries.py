@@ -105,6 +105,7 @@ def combine(one: SpendEntry, other: SpendEntry) -> SpendEntry:
     first, second = sorted((one, other), key=_precedence)
     return replace(
         first,
+        model=first.model or second.model,
         cost_micros=second.cost_micros if first.cost_micros is None else first.cost_micros,
         tokens=second.tokens if first.tokens is None else first.tokens,
         outcome=second.outcome if first.outcome == "unknown" else first.outcome,

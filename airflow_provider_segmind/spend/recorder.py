@@ -259,18 +259,41 @@ def recorder_for(
     :param context: the context Airflow gives to ``execute``.
     :param budget: settled by what the requests cost.
     """
+    if not _is_configured() and budget is None:
+        return None
+    return SpendRecorder(connection, _names_of(context), log=log, budget=budget)
+
+
+def recorder_here(connection: str, *, log: Any) -> SpendRecorder | None:
+    """
+    Return the recorder of the task that runs in this process, or of no task; None without a spend record.
+
+    For calls of the hook, which has no context of its own.
+    """
+    from airflow_provider_segmind.compat import get_current_context
+
+    if not _is_configured():
+        return None
+    try:
+        task = _names_of(get_current_context())
+    except Exception:  # noqa: BLE001 - Airflow's versions raise different errors where no task runs
+        task = {}
+    return SpendRecorder(connection, task, log=log)
+
+
+def _is_configured() -> bool:
     from airflow_provider_segmind.compat import conf
 
-    recorded = any(conf.get("segmind", name, fallback="") for name in ("spend_path", "spend_conn_id"))
-    if not recorded and budget is None:
-        return None
+    return any(conf.get("segmind", name, fallback="") for name in ("spend_path", "spend_conn_id"))
+
+
+def _names_of(context: Context) -> dict[str, Any]:
     ti = context["ti"]
     index = getattr(ti, "map_index", -1)
-    task = {
+    return {
         "dag_id": ti.dag_id,
         "task_id": ti.task_id,
         "run_id": ti.run_id,
         "map_index": -1 if index is None else index,
         "try_number": ti.try_number,
     }
-    return SpendRecorder(connection, task, log=log, budget=budget)
