@@ -308,7 +308,7 @@ class RowPrompt:
                 "exceed it: %s. With a known price and an output cap (max_tokens in the options, or max_output_tokens "
                 "with the price) it is kept exactly.",
                 shown(self._settings.max_cost),
-                "the price of a request to the model is not known" if not bound.usd else "a request has no upper bound",
+                _why_uncertain(bound),
             )
         return bound
 
@@ -343,3 +343,9 @@ class RowPrompt:
         if not self._fields:
             return {ANSWER_COLUMN: data}
         return {name: data.get(name) for name in self._fields}
+
+
+def _why_uncertain(bound: CostBound) -> str:
+    if bound.doubt:
+        return f"what {shorten(bound.doubt, 100)!r} costs is not known"
+    return "a request has no upper bound" if bound.usd else "the price of a request to the model is not known"

@@ -97,7 +97,8 @@ class SegmindSubmitOperator(TemplatedOperator, BaseOperator):
     *When it goes wrong*
 
     :param on_budget: a budget has no room for what the request may cost: ``fail``, ``skip_downstream`` (which skips
-        the task and with it the tasks downstream), or ``defer`` until its next day or month begins.
+        the task and with it the tasks downstream), or ``defer`` until its next day or month begins. Where only what
+        others have reserved is in the way, the task waits for it first, with all three.
     :param on_stale: the task changed since an earlier try submitted: ``resubmit`` pays for a new request, ``fail``
         stops.
     :param on_unknown: a POST was lost and the history does not show it: ``fail``, ``resubmit`` (may pay twice), or

@@ -79,3 +79,21 @@ def test_a_question_builds_the_request_of_a_row_only_for_who_asks_for_it(monkeyp
 @pytest.mark.parametrize("changed", [{"budgeted": True}, {"inputs": {"prompt": "{name}"}, "prompt": None}])
 def test_the_text_is_not_known_where_more_depends_on_the_row(changed: dict[str, Any]) -> None:
     assert prompt_of(**changed).text(Row(0, {"id": 1, "name": "sky"})) is None
+
+
+@pytest.mark.parametrize(
+    ("model", "body", "reason"),
+    [
+        ("gemini-3.1-flash-lite", {"max_tokens": 9, "web_search": True}, "what 'web_search' costs is not known"),
+        ("gemini-3.1-flash-lite", {"max_tokens": 9, "num_outputs": 2}, "what 'num_outputs' costs is not known"),
+        ("nobody-sells-this-1", {"max_tokens": 9}, "the price of a request to the model is not known"),
+    ],
+)
+def test_the_log_says_once_why_max_cost_is_kept_only_approximately(
+    caplog: pytest.LogCaptureFixture, model: str, body: dict[str, Any], reason: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    prompt = prompt_of(model=model, max_cost=1.0)
+    for _ in range(3):
+        assert not prompt.most({"prompt": "a", **body}).certain
+    assert caplog.text.count(reason) == 1
