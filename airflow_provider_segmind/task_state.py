@@ -43,7 +43,9 @@ VARIABLE_RETENTION_DAYS = 30
 INDEX_LISTS = 64
 """Variables that list the indexes, so that many tasks that begin at once rarely write the same one."""
 MOST_CLEANED = 20
-"""Indexes that one task cleans up; each takes up to five calls of Airflow's API, made before the task submits."""
+"""Indexes of others that one task cleans up; each takes three calls of Airflow's API, and each record two."""
+MOST_DELETED = 100
+"""Records that one task deletes at a time, of itself and of others each."""
 RECHECK = 86_400.0
 """Least seconds after which an index with records that must stay is looked at again."""
 LAST_KEEPING = (3, 3)
@@ -229,7 +231,8 @@ class VariableIndex:
             for _ in range(3):
                 if key in entries:
                     break
-                _write_times(self._key, {**_without_old(entries, now - retention), key: now}, self._about)
+                left = _without_old(entries, now - retention, MOST_DELETED)
+                _write_times(self._key, {**left, key: now}, self._about)
                 entries = _read_times(self._key)
             if retention < math.inf:
                 IndexList.of(self._key).add(self._key, now + retention)
@@ -267,7 +270,12 @@ class IndexList:
         """Delete old records of a few indexes, and the indexes that have none left."""
         listed = _read_times(self._key)
         due = sorted((index for index in listed if listed[index] <= now), key=lambda index: listed[index])
-        changed = {index: self._clean_index(index, now, retention) for index in due[:MOST_CLEANED]}
+        changed: dict[str, float | None] = {}
+        most = MOST_DELETED
+        for index in due[:MOST_CLEANED]:
+            if most > 0:
+                changed[index], deleted = self._clean_index(index, now, retention, most)
+                most -= deleted
         if changed:
             # Read again, because another task may have added its index meanwhile.
             times = {**_read_times(self._key), **changed}
@@ -277,21 +285,22 @@ class IndexList:
                 _delete_variable(self._key)
 
     @staticmethod
-    def _clean_index(index: str, now: float, retention: float) -> float | None:
-        """Return from when the index may be empty, None if it is."""
+    def _clean_index(index: str, now: float, retention: float, most: int) -> tuple[float | None, int]:
+        """Return from when the index may be empty, None if it is, and how many records were deleted."""
         entries = _read_times(index)
-        left = _without_old(entries, now - retention)
+        left = _without_old(entries, now - retention, most)
+        deleted = len(entries) - len(left)
         if _read_times(index) != entries:
             # Its task has added a record meanwhile, which must not be lost from the index.
-            return now + RECHECK
+            return now + RECHECK, deleted
         if not left:
             # One that somebody has deleted by hand is not deleted again, which some versions refuse.
             if entries:
                 _delete_variable(index)
-            return None
+            return None, deleted
         if left != entries:
             _write_times(index, left, "Variables with Segmind requests")
-        return max(now + RECHECK, max(left.values()) + retention)
+        return now if deleted >= most else max(now + RECHECK, max(left.values()) + retention), deleted
 
     def _write(self, listed: dict[str, float]) -> None:
         _write_times(self._key, listed, "Variables that list those with Segmind requests")
@@ -324,8 +333,15 @@ def _delete_variable(key: str) -> None:
     Variable.delete(key)
 
 
-def _without_old(entries: dict[str, float], oldest: float) -> dict[str, float]:
-    return {key: added for key, added in entries.items() if added >= oldest or not _delete_record(key, oldest)}
+def _without_old(entries: dict[str, float], oldest: float, most: int) -> dict[str, float]:
+    """Delete at most so many old records, and return the others."""
+    left = dict(entries)
+    for key in sorted((key for key in entries if entries[key] < oldest), key=lambda key: entries[key]):
+        if len(entries) - len(left) >= most:
+            break
+        if _delete_record(key, oldest):
+            del left[key]
+    return left
 
 
 def _delete_record(key: str, oldest: float) -> bool:

@@ -375,6 +375,23 @@ def test_records_that_must_stay_do_not_keep_others_from_being_deleted(
     assert not any('"r-1"' in text and "86400.0" in text for text in variables.values())
 
 
+@pytest.mark.parametrize("cleaned_by", ["its own task", "another task"])
+def test_many_old_records_of_one_task_are_deleted_some_at_a_time(
+    cleaned_by: str, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task_state, "INDEX_LISTS", 1)
+    for run in range(450):
+        write_record(0, run_id=f"run {run}", task_id="frequent")
+    counts = []
+    for run in range(6):
+        before = len(variables)
+        write_record(40, run_id=f"late {run}", task_id="frequent" if cleaned_by == "its own task" else "rare")
+        counts.append(before - len(variables))
+    # Each adds a record; its own task may be found in the list as well.
+    assert max(counts) <= 2 * task_state.MOST_DELETED
+    assert not any('intent_at": 0.0' in text for text in variables.values())
+
+
 def test_indexes_that_somebody_has_deleted_are_dropped_from_their_list(
     variables: dict[str, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
