@@ -125,7 +125,15 @@ def get_provider_info() -> dict[str, Any]:
             }
         ],
         "sensors": [{"integration-name": "Segmind", "python-modules": ["airflow_provider_segmind.sensors.request"]}],
-        "triggers": [{"integration-name": "Segmind", "python-modules": ["airflow_provider_segmind.triggers.request"]}],
+        "triggers": [
+            {
+                "integration-name": "Segmind",
+                "python-modules": [
+                    "airflow_provider_segmind.triggers.request",
+                    "airflow_provider_segmind.triggers.spending",
+                ],
+            }
+        ],
         "task-decorators": [{"name": "segmind", "class-name": "airflow_provider_segmind.decorators.chat.segmind_task"}],
         "extra-links": [
             "airflow_provider_segmind.links.SegmindModelLink",

@@ -24,8 +24,8 @@ from airflow_provider_segmind.hooks.segmind import SegmindHook
 from airflow_provider_segmind.operators.enrich import SegmindEnrichFileOperator
 from airflow_provider_segmind.operators.request import SegmindRunOperator, SegmindSubmitOperator
 from airflow_provider_segmind.pausing import PauseWatch, pause_reason
-from airflow_provider_segmind.triggers import request as triggers
-from airflow_provider_segmind.triggers.request import SegmindPauseTrigger
+from airflow_provider_segmind.triggers import spending as triggers
+from airflow_provider_segmind.triggers.spending import SegmindPauseTrigger
 from tests.support.airflow_fakes import INPUTS, Clock, Run, by_hand
 from tests.support.chat_tasks import NUMBER, Chat
 from tests.support.tasks import chat, clock, emulator, run
@@ -175,7 +175,7 @@ def test_a_paused_task_that_is_deferrable_defers_and_begins_again(
         task(clock, deferrable=True).execute(run.context())
     assert deferred.value.method_name == "execute_after_pause"
     path, arguments = deferred.value.trigger.serialize()
-    assert path == "airflow_provider_segmind.triggers.request.SegmindPauseTrigger"
+    assert path == "airflow_provider_segmind.triggers.spending.SegmindPauseTrigger"
     assert json.loads(json.dumps(arguments))["until"] is None
     assert deferred.value.timeout is None
     assert emulator.posts() == []

@@ -47,12 +47,8 @@ from airflow_provider_segmind.pausing import PauseWatch, paused_error
 from airflow_provider_segmind.spend.recorder import SpendBuffer, SpendRecorder
 from airflow_provider_segmind.telemetry.metrics import MetricsSender, call_totals, cost_total
 from airflow_provider_segmind.telemetry.tracing import task_tracer
-from airflow_provider_segmind.triggers.request import (
-    RESET_SPREAD,
-    SegmindRequestsTrigger,
-    defer_for_place,
-    defer_while_paused,
-)
+from airflow_provider_segmind.triggers.request import SegmindRequestsTrigger
+from airflow_provider_segmind.triggers.spending import RESET_SPREAD, defer_for_place, defer_while_paused
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.budget.slices import TableSlice

@@ -74,13 +74,8 @@ from airflow_provider_segmind.spend.recorder import SpendRecorder
 from airflow_provider_segmind.task_state import TaskState
 from airflow_provider_segmind.telemetry.requests import RequestTelemetry
 from airflow_provider_segmind.triggers.events import RequestEvent
-from airflow_provider_segmind.triggers.request import (
-    defer_again_from,
-    defer_for_place,
-    defer_request,
-    defer_until_reset,
-    defer_while_paused,
-)
+from airflow_provider_segmind.triggers.request import defer_again_from, defer_request
+from airflow_provider_segmind.triggers.spending import defer_for_place, defer_until_reset, defer_while_paused
 
 XComPush = Callable[..., Any]
 """Airflow's ``xcom_push`` of the task instance."""

@@ -28,7 +28,7 @@ from airflow_provider_segmind.operators.request import (
     SegmindSubmitOperator,
 )
 from airflow_provider_segmind.sensors.request import SegmindRequestSensor
-from airflow_provider_segmind.triggers import request as triggers
+from airflow_provider_segmind.triggers import spending as triggers
 from tests.support.airflow_fakes import Clock, Run, by_hand, hook_by
 from tests.support.budgets import DriverHook
 from tests.support.chat_tasks import NUMBER, Chat

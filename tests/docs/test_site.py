@@ -15,6 +15,7 @@ PACKAGE = "airflow_provider_segmind"
 API = ROOT / "docs" / "reference" / "api"
 PUBLIC = [
     *("operators.request", "operators.chat", "operators.enrich", "sensors.request", "triggers.request"),
+    "triggers.spending",
     *("hooks.segmind", "decorators.chat", "emulator", "exceptions"),
 ]
 """The import paths that users write."""

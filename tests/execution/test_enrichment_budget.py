@@ -21,7 +21,8 @@ from airflow_provider_segmind.emulator import SegmindEmulator
 from airflow_provider_segmind.enrichment import engine
 from airflow_provider_segmind.exceptions import SegmindConfigError
 from airflow_provider_segmind.operators.enrich import SegmindEnrichFileOperator
-from airflow_provider_segmind.triggers.request import SegmindInFlightTrigger, SegmindRequestsTrigger
+from airflow_provider_segmind.triggers.request import SegmindRequestsTrigger
+from airflow_provider_segmind.triggers.spending import SegmindInFlightTrigger
 from tests.support.airflow_fakes import KEY, Run
 from tests.support.budgets import DriverHook, a_reservation
 

@@ -51,9 +51,9 @@ TRIGGERS = {
     "airflow_provider_segmind.triggers.request.SegmindRequestsTrigger": {
         *("requests", "enough", "until", "segmind_conn_id", "model", "resume_state", "not_before"),
     },
-    "airflow_provider_segmind.triggers.request.SegmindPauseTrigger": {"until", "resume_state", "not_before"},
-    "airflow_provider_segmind.triggers.request.SegmindBudgetTrigger": {"until", "not_before"},
-    "airflow_provider_segmind.triggers.request.SegmindInFlightTrigger": {
+    "airflow_provider_segmind.triggers.spending.SegmindPauseTrigger": {"until", "resume_state", "not_before"},
+    "airflow_provider_segmind.triggers.spending.SegmindBudgetTrigger": {"until", "not_before"},
+    "airflow_provider_segmind.triggers.spending.SegmindInFlightTrigger": {
         *("segmind_conn_id", "until", "resume_state", "not_before"),
     },
 }
@@ -163,14 +163,15 @@ def test_columns_of_outputs_stay() -> None:
 
 def test_triggers_and_their_arguments_stay() -> None:
     found = {}
-    for node in source_of("triggers.request"):
-        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-            (arguments,) = (
-                one.value
-                for one in node.body
-                if isinstance(one, ast.Assign) and ast.unparse(one.targets[0]) == "arguments"
-            )
-            found[f"{PACKAGE}.triggers.request.{node.name}"] = set(eval(ast.unparse(arguments)))
+    for module in ("triggers.request", "triggers.spending"):
+        for node in source_of(module):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                (arguments,) = (
+                    one.value
+                    for one in node.body
+                    if isinstance(one, ast.Assign) and ast.unparse(one.targets[0]) == "arguments"
+                )
+                found[f"{PACKAGE}.{module}.{node.name}"] = set(eval(ast.unparse(arguments)))
     rebuilt = "tasks deferred before an upgrade are resumed by it"
 
     check("The class path of a trigger", set(TRIGGERS), set(found), rebuilt)
@@ -180,7 +181,7 @@ def test_triggers_and_their_arguments_stay() -> None:
 
 def test_fields_of_events_stay() -> None:
     found: dict[str, set[str]] = {}
-    for module in ("triggers.events", "triggers.request"):
+    for module in ("triggers.events", "triggers.request", "triggers.spending"):
         for outer in (node for node in source_of(module) if isinstance(node, ast.ClassDef)):
             for node in ast.walk(outer):
                 if isinstance(node, ast.Call) and name_of(node.func) == "Payload":

@@ -35,7 +35,8 @@ from airflow_provider_segmind.hooks.segmind import SegmindHook
 from airflow_provider_segmind.telemetry import metrics
 from airflow_provider_segmind.triggers import poller as room
 from airflow_provider_segmind.triggers.poller import POLLER_CONNECTIONS, Poller, open_transport, poller_of
-from airflow_provider_segmind.triggers.request import SegmindRequestTrigger, owner_of
+from airflow_provider_segmind.triggers.request import SegmindRequestTrigger
+from airflow_provider_segmind.triggers.trigger import owner_of
 
 CONFIG = ClientConfig(api_key="SG_0123456789abcdef")
 
