@@ -23,7 +23,7 @@ from importlib.metadata import version
 from typing import Any
 
 from airflow_provider_segmind.chat.model_families import ApiFormat, known_family
-from airflow_provider_segmind.chat.reply_policy import output_cap_of
+from airflow_provider_segmind.chat.reply_policy import LARGEST_OUTPUT_CAP, output_cap_of
 from airflow_provider_segmind.chat.request_size import billed_parts
 from airflow_provider_segmind.exceptions import SegmindConfigError, a_type
 from airflow_provider_segmind.money import shown
@@ -138,10 +138,12 @@ class CostBound:
     """
     The most that a request may cost.
 
-    :param usd: USD; if not ``certain``, only the most that its input text may cost, 0 if the price is unknown.
+    :param usd: USD; if not ``certain``, only the most that its input text may cost, 0 if the price is unknown, together
+        with the output of ``assumed_cap``.
     :param certain: whether the request cannot cost more, provided that the price is right.
-    :param assumed_cap: tokens of output it may have if the request itself has no output cap: the model's limit.
-    :param doubt: why it is not certain, although the price and the output cap are known: the field whose cost is not.
+    :param assumed_cap: tokens of output it may have if the request itself has no output cap: the model's limit, and if
+        that is unknown, as many as any answer is ever asked to have.
+    :param doubt: why it is not certain, although the price is known: the field whose cost is not.
     """
 
     usd: float
@@ -216,11 +218,12 @@ def cost_bound(model: str, inputs: Mapping[str, Any], *, prices: Mapping[str, Pr
             doubt = doubt or part.field
     usd = tokens * price.input / 1_000_000
     cap = output_cap_of(inputs)
-    caps = [limit for limit in (cap, price.max_output_tokens) if limit]
-    if not caps or doubt:
+    if doubt:
         return CostBound(usd=usd, certain=False, doubt=doubt)
-    most = min(caps)
-    return CostBound(usd=usd + most * price.output / 1_000_000, certain=True, assumed_cap=most if cap is None else None)
+    caps = [limit for limit in (cap, price.max_output_tokens) if limit]
+    most = min(caps, default=LARGEST_OUTPUT_CAP)
+    usd += most * price.output / 1_000_000
+    return CostBound(usd=usd, certain=bool(caps), assumed_cap=most if cap is None else None)
 
 
 def estimate_input_tokens(inputs: Mapping[str, Any]) -> InputTokens:

@@ -76,7 +76,7 @@ class PostClaim:
 
     def __init__(self, run: RowRun, claim: Claimed, bound: CostBound, clock: Callable[[], float]) -> None:
         self.claim = claim
-        self._most = bound.usd if bound.certain else None
+        self._most = bound.usd if bound.certain or bound.assumed_cap is not None else None
         self._run = run
         self._clock = clock
         self._waits = True

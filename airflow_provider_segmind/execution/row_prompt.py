@@ -297,11 +297,12 @@ class RowPrompt:
         if bound.assumed_cap is not None and not self._assumption_logged:
             self._assumption_logged = True
             self._log.warning(
-                "The requests have no output cap, so the maximum output of model %r (%d tokens, %s in all) is "
+                "The requests have no output cap%s, so the maximum output of model %r (%d tokens, %s in all) is "
                 "reserved for each. An output cap ('max_tokens' in the options) leaves more to others",
-                *(self._settings.model, bound.assumed_cap, shown(bound.usd)),
+                *("" if bound.certain else " and that of the model is not known", self._settings.model),
+                *(bound.assumed_cap, shown(bound.usd)),
             )
-        if not bound.certain and not self._uncertainty_logged:
+        if not bound.certain and bound.assumed_cap is None and not self._uncertainty_logged:
             self._uncertainty_logged = True
             self._log.info(
                 "max_cost=%s is kept only approximately, by the mean cost of earlier rows; requests in flight may "

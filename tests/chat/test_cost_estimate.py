@@ -28,6 +28,7 @@ from airflow_provider_segmind.chat.cost_estimate import (
     read_prices,
 )
 from airflow_provider_segmind.chat.messages import build_chat_inputs
+from airflow_provider_segmind.chat.reply_policy import LARGEST_OUTPUT_CAP
 from airflow_provider_segmind.exceptions import SegmindConfigError
 from tests.support.httpx2 import with_httpx2
 
@@ -306,6 +307,12 @@ def test_without_an_output_cap_of_its_own_a_request_may_have_the_limit_of_the_mo
     assert (bound.certain, bound.assumed_cap) == (True, 500)
     assert bound.usd >= 500 * 10 / 1e6
     assert cost_bound("gemini-x", MESSAGE, prices=PRICED).assumed_cap is None
+
+
+def test_without_any_known_output_cap_as_much_is_assumed_as_an_answer_is_ever_asked_to_have() -> None:
+    bound = cost_bound("m", {"messages": MESSAGE["messages"]}, prices=PRICED)
+    assert (bound.certain, bound.assumed_cap) == (False, LARGEST_OUTPUT_CAP)
+    assert bound.usd >= LARGEST_OUTPUT_CAP * 10 / 1e6
 
 
 def test_a_bound_covers_the_names_in_the_schema_of_the_answer() -> None:

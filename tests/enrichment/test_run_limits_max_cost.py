@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_segmind.chat.cost_estimate import CostBound, cost_bound
+from airflow_provider_segmind.chat.cost_estimate import CostBound, Price, cost_bound
 from airflow_provider_segmind.chat.reply_policy import Accept, FollowUp
 from airflow_provider_segmind.client.models import RequestResult
 from airflow_provider_segmind.client.polling import Pending
@@ -69,13 +69,15 @@ def cost_without_cap(body: Mapping[str, Any]) -> float:
     limit=st.sampled_from([0.01, 0.05, 0.3, 1.0, 5.0]),
     concurrency=st.sampled_from([1, 16, 64]),
     seed=st.integers(0, 9),
+    model=st.sampled_from([MODEL, "of unknown output limit"]),
 )
-@example(lengths=[10] * 200 + [100_000] * 100, limit=1.0, concurrency=64, seed=0)
-async def test_max_cost_holds_also_without_an_output_cap_where_that_of_the_model_is_known(
-    lengths: list[int], limit: float, concurrency: int, seed: int
+@example(lengths=[10] * 200 + [100_000] * 100, limit=1.0, concurrency=64, seed=0, model=MODEL)
+@example(lengths=[10] * 200 + [100_000] * 100, limit=1.0, concurrency=64, seed=0, model="of unknown output limit")
+async def test_max_cost_holds_also_without_an_output_cap_where_the_price_is_known(
+    lengths: list[int], limit: float, concurrency: int, seed: int, model: str
 ) -> None:
     def most(body: Mapping[str, Any]) -> CostBound:
-        return cost_bound(MODEL, body)
+        return cost_bound(model, body, prices={"of unknown output limit": Price(input=0.25, output=1.5)})
 
     world = World(cost=cost_without_cap, steps=4, rng=random.Random(seed))
     source, limits = rows(lengths), Limits(max_cost=limit)
@@ -156,6 +158,26 @@ async def test_open_requests_that_come_late_in_the_table_do_not_keep_others_from
     stored = await world.run([*early, *late], asked(), limits=Limits(max_cost=limit))
     assert stored.manifest.outcomes["success"] == 16
     assert world.segmind.bill <= limit
+
+
+@pytest.mark.parametrize("limit_known", [True, False])
+async def test_what_a_killed_try_has_open_without_an_output_cap_stays_reserved(limit_known: bool) -> None:
+    def most(body: Mapping[str, Any]) -> CostBound:
+        price = Price(input=0.25, output=1.5, max_output_tokens=65_536 if limit_known else None)
+        return cost_bound("m", body, prices={"m": price})
+
+    world = World(cost=lambda body: 0.098)
+    limit, waited = 0.25, world.segmind.wait
+
+    async def too_late(pending: Pending, *, fetch: bool = False) -> RequestResult:
+        raise SegmindRequestTimeoutError("still working", request_id=pending.request_id)
+
+    world.segmind.wait = too_late  # type: ignore[method-assign]
+    await world.run(rows([10] * 9), question(most=most), limits=Limits(max_cost=limit))
+    world.segmind.wait = waited  # type: ignore[method-assign]
+    await world.run(table("x", "y", *[str(row["text"]) for row in rows([10] * 9)]), question(most=most),
+                    limits=Limits(max_cost=limit))  # fmt: skip
+    assert 0 < world.segmind.bill <= limit
 
 
 async def test_a_price_that_is_higher_than_told_is_learned_from_the_first_bill() -> None:
