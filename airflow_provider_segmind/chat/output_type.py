@@ -3,7 +3,7 @@ Structured output: from a type to the ``response_format`` of a request, from a r
 
 The reply as a whole is tried as JSON, then the values in it, never those of its reasoning. The last one that matches
 the type is taken. A value that a sentence only mentions comes after those that are presented: in a fenced block, after
-a label, or at the end of a line.
+a label of an answer, or alone on a line.
 """
 
 from __future__ import annotations
@@ -56,6 +56,12 @@ _SPACE = re.compile(r"\s*")
 _ANSWER_WORDS = r"(?:answer|result|output|response|correct|corrected|correction|final)"
 _LABEL = re.compile(rf"\b{_ANSWER_WORDS}\b[\w \t]*[*_`]*[ \t]*(?:[:=>]|\bis\b|\bare\b)[*_`\s]*\Z", re.IGNORECASE)
 _LABEL_LENGTH = 100
+_OTHER_VALUE = re.compile(
+    r"\b(?:example|sample|format|input|original|previous|earlier|first|initial|draft|wrong|incorrect|invalid|empty|if)\b"
+    r"[^.,;:!?]*[:=>*_`\s]*\Z",
+    re.IGNORECASE,
+)
+_LINE_START = re.compile(r"(?:.*<[\w/][^<>]*>|[ \t]*(?:[-+*•>]|\d+[.)])?)[*_`\s]*\Z")
 _LINE_END = re.compile(rf"[ \t*_`.!]*(?:\r?\n(?!\s*</)|\s*\Z|\s*</(?:\w+[:_-])?{_ANSWER_WORDS}\w*\s*>)", re.IGNORECASE)
 _OPENING = re.compile(r"\ufeff?\s*(?:```[A-Za-z0-9_-]*\s*)?[{\[]")
 _CLOSES = {"{": "}", "[": "]"}
@@ -207,10 +213,12 @@ def _is_json(text: str) -> bool:
 
 
 def _is_presented(text: str, start: int, end: int) -> bool:
-    """Return whether a value is what its line is about: after a label, or at the end without being in parentheses."""
-    if _LABEL.search(text, max(text.rfind("\n", 0, start) + 1, start - _LABEL_LENGTH), start):
-        return True
-    return _LINE_END.match(text, end) is not None
+    """Return whether a value is what its line is about: after a label such as "Answer:", or alone on the line."""
+    line = text.rfind("\n", 0, start) + 1
+    before = text[max(line, start - _LABEL_LENGTH) : start]
+    if _LABEL.search(before):
+        return _OTHER_VALUE.search(before) is None
+    return _LINE_START.match(before) is not None and _LINE_END.match(text, end) is not None
 
 
 def _embedded(text: str) -> Iterator[tuple[int, int]]:

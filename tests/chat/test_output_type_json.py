@@ -133,6 +133,47 @@ def test_a_value_that_is_only_mentioned_after_a_fenced_answer_is_not_taken(text)
     assert NUMBER.parse(text).data == {"a": 2}
 
 
+@pytest.mark.parametrize("value", ["[]", "[1]", "[7, 8]"])
+@pytest.mark.parametrize(
+    "remark",
+    [
+        "These were derived from the references {}.",
+        "If nothing had been found, the value would be {}",
+        "I left out {}!",
+        "The input was **{}**.",
+        "Sources: {}",
+        "The tags of the second page are empty: `{}`",
+        "Example output: {}",
+        "The original answer was: {}",
+        "Note that the first result is {} only in the draft.",
+        "<p>Sources: {}</p>",
+    ],
+)
+def test_a_value_in_a_remark_after_a_fenced_answer_is_not_taken(remark, value):
+    text = f"```json\n[1, 2, 3]\n```\n\n{remark.format(value)}"
+    assert OutputType.from_(list[int]).parse(text).data == [1, 2, 3]
+
+
+@pytest.mark.parametrize("fence", ["```json\n[9]\n```", "```json\n[9]\n```\n```\n[8]\n```"])
+@pytest.mark.parametrize(
+    "ending",
+    [
+        "The draft is wrong. The answer is {}.",
+        "No, corrected: {}",
+        "After the first check, the result is {}",
+        "- {}",
+        "> {}",
+        "2. `{}`",
+        "<final>{}</final>",
+        "Final output:\n{}",
+        "{}\nI hope this helps.",
+    ],
+)
+def test_an_answer_outside_the_fence_of_a_draft_is_taken(fence, ending):
+    text = f"Draft:\n{fence}\n{ending.format('[1, 2, 3]')}"
+    assert OutputType.from_(list[int]).parse(text).data == [1, 2, 3]
+
+
 @pytest.mark.parametrize("text", ['{"a": 1, "b": {"a": 2}', '[{"a": 2}, ', '{ "b": {"a": 2}, ', "Here: [[{x} "])
 def test_a_part_of_data_that_is_cut_short_is_not_taken(text):
     assert not NUMBER.parse(text).ok
