@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 
-from benchmarks import imports, rows, scale, waiting
+from benchmarks import imports, observed, rows, scale, waiting
 from benchmarks.measure import HEAD, Measure
 
 Part = Callable[[], list[Measure]]
@@ -33,6 +33,7 @@ def parts(*, full: bool) -> dict[str, Part]:
         "speed": lambda: rows.speed(table),
         "memory": lambda: rows.memory(table),
         "resume": lambda: rows.resume(table),
+        "observed": lambda: observed.measures(table),
     }
 
 
