@@ -229,9 +229,11 @@ class VariableIndex:
             retention = _retention()
             entries = _read_times(self._key)
             for _ in range(3):
-                if key in entries:
+                if key in entries and entries[key] >= now - retention:
                     break
-                left = _without_old(entries, now - retention, MOST_DELETED)
+                # An entry of its own that is old is renewed, so that what is about to be written is not deleted.
+                others = {other: added for other, added in entries.items() if other != key}
+                left = _without_old(others, now - retention, MOST_DELETED)
                 _write_times(self._key, {**left, key: now}, self._about)
                 entries = _read_times(self._key)
             if retention < math.inf:

@@ -392,6 +392,24 @@ def test_many_old_records_of_one_task_are_deleted_some_at_a_time(
     assert not any('intent_at": 0.0' in text for text in variables.values())
 
 
+@pytest.mark.parametrize("lists", [1, 64])
+@pytest.mark.parametrize("others", [0, 1, 3])
+def test_a_record_that_is_written_anew_after_a_clear_is_deleted_when_it_is_old_again(
+    others: int, lists: int, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task_state, "INDEX_LISTS", lists)
+    for number in range(others):
+        write_record(0, run_id=f"other {number}")
+    write_record(0, run_id="cleared")
+    cleared = write_record(40, run_id="cleared")
+    assert cleared.read() is not None
+    write_record(69, run_id="in between")
+    assert cleared.read() is not None
+    write_record(80, run_id="late")
+    assert cleared.read() is None
+    assert sum(key.startswith("segmind_request_") for key in variables) == 2
+
+
 def test_indexes_that_somebody_has_deleted_are_dropped_from_their_list(
     variables: dict[str, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
