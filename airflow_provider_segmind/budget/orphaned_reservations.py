@@ -35,16 +35,14 @@ from airflow_provider_segmind.client.request_history import (
     is_sent_body,
     time_match,
 )
-from airflow_provider_segmind.defaults import RESULT_LIFETIME
 from airflow_provider_segmind.enrichment.ledger.ledger import bill_of_run
+from airflow_provider_segmind.enrichment.run_limits import LONGEST_FLIGHT
 from airflow_provider_segmind.enrichment.storage import StorePath
 from airflow_provider_segmind.exceptions import SegmindError
 from airflow_provider_segmind.money import usd
 
 ORPHANED_AFTER = 900.0
 """Seconds without a sign of its owner after which a reservation is looked up, and again after as long."""
-LONGEST_FLIGHT = RESULT_LIFETIME + 300.0
-"""Seconds after which a request is no longer in flight, whatever became of it: Segmind has dropped its result."""
 ROUNDING = 1e-3
 """Micro-dollars by which sums of floats may differ."""
 PART_OF_AGE = 1 / 8

@@ -213,7 +213,8 @@ class TableSlice:
             return None
         return SegmindInFlightError(
             f"Requests of earlier tries take all places of max_paid_in_flight ({self._max_in_flight}), and their rows "
-            "come later in the source. They are fetched now; a retry continues with the rows before them."
+            "come later in the source. They are fetched now; a retry continues with the rows before them. If their "
+            "rows are no longer in the source, the places are free about an hour after they were sent."
         )
 
     def plan(self, run: RunFigures) -> Order | None:

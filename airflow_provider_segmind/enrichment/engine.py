@@ -15,7 +15,7 @@ import math
 import random
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -31,7 +31,7 @@ from airflow_provider_segmind.enrichment.ledger.run_liveness import BEATS, Heart
 from airflow_provider_segmind.enrichment.recovery import recover_earlier, resolve_lost
 from airflow_provider_segmind.enrichment.row_reader import RowReader
 from airflow_provider_segmind.enrichment.row_request import RowRequester
-from airflow_provider_segmind.enrichment.run_limits import Limits, RunUsage
+from airflow_provider_segmind.enrichment.run_limits import LONGEST_FLIGHT, Limits, RunUsage
 from airflow_provider_segmind.enrichment.settings import (
     Client,
     KeyedTarget,
@@ -360,8 +360,8 @@ class Engine:
             spent=usage.spent + usage.charged_before,
             # Without a bill the most is charged, but only when the try ends: a bill may still be found.
             held=usage.held + usage.charged - usage.charged_before,
-            in_flight=usage.in_flight + usage.unread,
-            unread=usage.unread,
+            in_flight=usage.in_flight + usage.unread_in_flight,
+            unread=usage.unread_in_flight,
             waiting=() if self.stopping or self.paused else tuple(self._short.values()),
         )
 
@@ -380,17 +380,13 @@ class Engine:
             await asyncio.sleep(BUDGET_INTERVAL)
 
     def _close_budget(self, budget: TableBudget) -> None:
-        open_rows = [
-            claim.bound.usd
-            for mark, row in self.ledger.open_rows()
-            if (claim := row.claim_for(self.ledger.run)) is not None
-            and claim.run == self.ledger.run
-            and self.shard.owns(mark)
-        ]
+        open_requests = list(self._open_requests())
+        held = sum(bound.usd for _, bound, _ in open_requests) * self.usage.excess
+        in_flight = sum(flies for _, _, flies in open_requests)
         # With what another try of this run was billed meanwhile, if one did not end at once.
         spent = max(self.usage.spent, self.ledger.totals().cost) + self.usage.charged
         try:
-            budget.close(RunFigures(spent=spent, held=sum(open_rows) * self.usage.excess, in_flight=len(open_rows)))
+            budget.close(RunFigures(spent=spent, held=held, in_flight=in_flight))
         except SegmindError as error:
             log.warning("%s The next try, or another task, settles what is reserved from the ledger.", error)
 
@@ -433,10 +429,21 @@ class Engine:
 
     def _reserve_open_requests(self) -> None:
         """Reserve what earlier tries of the run may still be billed, also for rows that come late in the table."""
+        for mark, bound, flies in self._open_requests():
+            self.usage.reserve_open(mark, bound, in_flight=flies)
+
+    def _open_requests(self) -> Iterator[tuple[bytes, CostBound, bool]]:
+        """
+        Yield the open requests of this run: fingerprint, bound, and whether Segmind may still be working on it.
+
+        Those of rows that are not in the source any more stay open, but not in flight.
+        """
+        oldest = self.clock() - LONGEST_FLIGHT
         for mark, row in self.ledger.open_rows():
             claim = row.claim_for(self.ledger.run)
             if claim is not None and claim.run == self.ledger.run and self.shard.owns(mark):
-                self.usage.reserve_open(mark, claim.bound)
+                sent_at = claim.at if row.submitted is None else max(claim.at, row.submitted.at)
+                yield mark, claim.bound, sent_at > oldest
 
     def _new_tracker(self) -> RowTracker:
         return RowTracker(

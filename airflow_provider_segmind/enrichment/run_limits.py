@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from airflow_provider_segmind.chat.cost_estimate import UNBOUNDED, CostBound
+from airflow_provider_segmind.defaults import RESULT_LIFETIME
 from airflow_provider_segmind.enrichment.ledger.row_state import RunTotals
 from airflow_provider_segmind.enrichment.outcomes import Outcome
 from airflow_provider_segmind.money import shown
@@ -22,6 +23,8 @@ FAILURES = frozenset({Outcome.FAILED, Outcome.BLOCKED, Outcome.TRUNCATED, Outcom
 """The outcomes that ``max_failed_rows`` counts."""
 SMALLEST_SAMPLE = 50
 """Rows that must have an outcome before a share of failures stops a run."""
+LONGEST_FLIGHT = RESULT_LIFETIME + 300.0
+"""Seconds after which a request is no longer in flight, whatever became of it: Segmind has dropped its result."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +105,7 @@ class RunUsage:
         self._bounded = self._guessed = 0.0
         self._guesses = 0
         self._unmet: set[bytes] = set()
+        self._unread_in_flight: set[bytes] = set()
 
     @property
     def failed(self) -> int:
@@ -132,6 +136,11 @@ class RunUsage:
     def unread(self) -> int:
         """Open requests of earlier tries whose rows have not been read yet."""
         return len(self._unmet)
+
+    @property
+    def unread_in_flight(self) -> int:
+        """Those of them that Segmind may still be working on."""
+        return len(self._unread_in_flight)
 
     def permission(self, bound: CostBound = UNBOUNDED, *, new_row: bool) -> Permission:
         """
@@ -186,14 +195,21 @@ class RunUsage:
             self._guessed += bound.usd
             self._guesses += 1
 
-    def reserve_open(self, mark: bytes, bound: CostBound) -> None:
-        """Reserve the highest cost of an open request of an earlier try until its row is read."""
+    def reserve_open(self, mark: bytes, bound: CostBound, *, in_flight: bool = True) -> None:
+        """
+        Reserve the highest cost of an open request of an earlier try until its row is read.
+
+        :param in_flight: whether Segmind may still be working on it.
+        """
         self.reserve(mark, bound)
         self._unmet.add(mark)
+        if in_flight:
+            self._unread_in_flight.add(mark)
 
     def release(self, mark: bytes) -> CostBound | None:
         """Release what was reserved for a row."""
         self._unmet.discard(mark)
+        self._unread_in_flight.discard(mark)
         bound = self._reserved.pop(mark, None)
         if bound is not None and bound.certain:
             self._bounded -= bound.usd

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 from airflow_provider_segmind.budget.limits import Window
-from airflow_provider_segmind.budget.orphaned_reservations import IDS_KEPT, LONGEST_FLIGHT, settle_orphans
+from airflow_provider_segmind.budget.orphaned_reservations import IDS_KEPT, settle_orphans
 from airflow_provider_segmind.budget.sql_store import SqlBudgetStore
 from airflow_provider_segmind.budget.store import Reservation, Usage
 from airflow_provider_segmind.client.models import RequestRecord
 from airflow_provider_segmind.client.request_history import HISTORY_COMPLETE_AFTER
 from airflow_provider_segmind.client.submission import json_digest
+from airflow_provider_segmind.enrichment.run_limits import LONGEST_FLIGHT
 from airflow_provider_segmind.exceptions import SegmindServerError
 from tests.support.budgets import DriverHook, a_reservation
 

@@ -76,6 +76,31 @@ async def test_open_requests_that_take_every_place_are_fetched_although_new_rows
     assert max(fetched) == 2
 
 
+@pytest.mark.parametrize("places", [1, 2, 3])
+async def test_open_requests_of_rows_that_left_the_source_give_their_places_back(places: int) -> None:
+    blocked = 0
+    for kill_at in range(20, 60, 4):
+        budget = SharedBudget(limit=5.0, max_in_flight=places)
+        table = table_of(budget, rows=3)
+        async with budget.passing_time():
+            if (finished := await table.one_try(kill_at)) is not None:
+                finished.close()
+                continue
+            table.rows = rows_of(*(f"new {number}" for number in range(5)))
+            for _ in range(9):
+                engine = await asyncio.wait_for(table.one_try(), 60)
+                assert engine is not None
+                left = rows_left(engine)
+                engine.close()
+                if not left:
+                    break
+                blocked += 1
+                budget.clock.now += SETTLED
+        assert left == 0
+        assert budget.spent <= budget.billed + 1e-9
+    assert blocked
+
+
 @pytest.mark.parametrize("seed", range(SEEDS))
 async def test_tables_that_are_killed_never_exceed_their_budget_and_use_it_up(seed: int) -> None:
     rng = random.Random(seed)
