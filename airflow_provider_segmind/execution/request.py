@@ -488,16 +488,20 @@ class RequestExecution:
         budget = self._settings.budget
         if budget is None:
             return None
-        give_up_at = self._clock() + RETURN_PATIENCE
+        waits_since: float | None = None
         while True:
             try:
                 return budget.reserve(self._settings.model, body, self._fingerprint.inputs)
             except SegmindBudgetError as error:
                 if error.ask_again_in is None:
+                    waits_since = None
                     self._wait_for_next_window(error)
                 else:
-                    self._wait_for_others(error, error.ask_again_in, give_up_at)
+                    waits_since = self._clock() if waits_since is None else waits_since
+                    self._wait_for_others(error, error.ask_again_in, waits_since + RETURN_PATIENCE)
             except SegmindInFlightError as error:
+                # The time for which it waits for a place is not one in which it could have had the money.
+                waits_since = None
                 self._wait_for_slot(error)
 
     @property

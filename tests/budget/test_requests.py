@@ -597,6 +597,29 @@ def test_a_request_whose_room_is_not_returned_fails_for_a_retry_after_some_minut
     assert used(store).spent == 0
 
 
+@pytest.mark.parametrize("seconds", [0, 100, 400, 5000])
+def test_a_wait_for_a_place_leaves_the_wait_for_what_others_have_reserved_as_long(
+    emulator: SegmindEmulator, clock: Clock, limit: Limit, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    limit(1.0)
+    emulator.script(model=MODEL, text="answer")
+    reserve, began = BudgetGuard.reserve, clock()
+
+    def refused(guard: BudgetGuard, *args: Any, **options: Any) -> Any:
+        waited = clock() - began
+        if waited < seconds:
+            raise SegmindInFlightError("No place is free.")
+        if waited < seconds + 200:
+            raise SegmindBudgetError("Others have reserved it.", resets_at=None, ask_again_in=5.0)
+        return reserve(guard, *args, **options)
+
+    monkeypatch.setattr(BudgetGuard, "reserve", refused)
+
+    make(clock).execute(Run().context())
+
+    assert len(emulator.posts()) == 1
+
+
 @pytest.mark.parametrize(
     "how", [{"deferrable": True}, {"on_budget": "defer"}, {"deferrable": True, "on_budget": "defer"}]
 )
