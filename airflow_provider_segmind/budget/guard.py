@@ -34,6 +34,8 @@ from airflow_provider_segmind.money import usd
 
 SOONEST, LATEST = 5.0, ORPHANED_AFTER
 """Seconds after which a request asks again for what others have reserved."""
+NEVER_AFTER = 86_400.0
+"""Seconds after which the reservation of a request whose bill is not known by then is not waited for any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -376,15 +378,23 @@ class BudgetGuard:
 
 def _ask_again_in(store: BudgetStore, wanted: Reservation, window: Window | None) -> float | None:
     """
-    Return after how many seconds a window may have room, None if what is spent leaves none.
+    Return after how many seconds a window may have room, None if what is spent, or stays reserved, leaves none.
 
     The longer nothing was reserved, the less likely it is that something is returned soon.
     """
-    if window is None or window.limit - store.usage([window.key]).get(window.key, Usage()).spent < wanted.amount:
+    now = wanted.reserved_at
+    if window is None:
         return None
-    reserved = (one.reserved_at for one in store.open_reservations() if window.key in one.windows)
-    latest = max(reserved, default=wanted.reserved_at)
-    return min(LATEST, max(SOONEST, (wanted.reserved_at - latest) / 2))
+    left = window.limit - store.usage([window.key]).get(window.key, Usage()).spent
+    if left < wanted.amount:
+        return None
+    reserved = [one for one in store.open_reservations() if window.key in one.windows]
+    # A table keeps its slice for as long as it runs.
+    kept = sum(one.left for one in reserved if one.kind != "slice" and one.reserved_at < now - NEVER_AFTER)
+    if left - kept < wanted.amount:
+        return None
+    latest = max((one.reserved_at for one in reserved), default=now)
+    return min(LATEST, max(SOONEST, (now - latest) / 2))
 
 
 def _what_for(one: Reservation) -> tuple[Any, ...]:

@@ -174,6 +174,31 @@ def test_a_refusal_says_when_what_others_have_reserved_may_be_returned(
     assert raised.value.retryable == (again is not None)
 
 
+@pytest.mark.parametrize(("age", "spent", "again"), [(80_000, 0, True), (90_000, 0, False), (90_000, 3, False)])
+@pytest.mark.parametrize("accepted", [False, True])
+def test_what_was_reserved_more_than_a_day_ago_is_not_waited_for(
+    guarded: Guarded, clock: Clock, monkeypatch: pytest.MonkeyPatch, age: float, spent: int, again: bool, accepted: bool
+) -> None:
+    monkeypatch.setattr("airflow_provider_segmind.budget.guard.settle_orphans", lambda *_, **__: 0)
+    month = BudgetRule("team", None, BOUND + 5)
+    other = guarded(month, owner="other")
+    if spent:
+        billed = other.reserve(MODEL, BODY, "first")
+        other.sending(billed)
+        other.accepted(billed, "request")
+        other.settled("request", spent / 1e6)
+    lost = other.reserve(MODEL, BODY, "second")
+    other.sending(lost)
+    if accepted:
+        other.accepted(lost, "lost")
+    clock.now += age
+
+    with pytest.raises(SegmindBudgetError, match="Nothing was sent") as raised:
+        guarded(month).reserve(MODEL, BODY, "digest")
+
+    assert raised.value.retryable == again
+
+
 def test_a_request_above_one_of_its_limits_does_not_wait_for_another_to_turn(guarded: Guarded) -> None:
     used_up = BudgetRule("a", None, BOUND)
     guarded(used_up, owner="other").reserve(MODEL, BODY, "digest")
