@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from airflow_provider_segmind.budget.guard import BudgetGuard, BudgetSettings
     from airflow_provider_segmind.budget.store import BudgetStore
     from airflow_provider_segmind.chat.cost_estimate import Price
+    from airflow_provider_segmind.spend.store import SpendStore
 
 
 LOOKUP_PAUSES = (1.0, 2.0, 4.0, 8.0)
@@ -257,10 +258,17 @@ class SegmindHook(BaseHook):
         from airflow_provider_segmind.enrichment.outcomes import Outcome
         from airflow_provider_segmind.spend.recorder import recorder_here
 
-        recorder = recorder_here(self.segmind_conn_id, log=self.log)
+        recorder = recorder_here(self.segmind_conn_id, log=self.log, store=lambda: self._spend_store)
         if recorder is not None:
             model, submitted_at = self._submitted.get(request_id, ("", None))
             recorder.record(request_id, Outcome(outcome), **{"model": model, "submitted_at": submitted_at, **known})
+
+    @cached_property
+    def _spend_store(self) -> SpendStore | None:
+        """The spend record, looked up once for all results of this hook."""
+        from airflow_provider_segmind.spend.store import configured_store
+
+        return configured_store()
 
     @cached_property
     def _submitted(self) -> dict[str, tuple[str, float]]:

@@ -264,11 +264,13 @@ def recorder_for(
     return SpendRecorder(connection, _names_of(context), log=log, budget=budget)
 
 
-def recorder_here(connection: str, *, log: Any) -> SpendRecorder | None:
+def recorder_here(connection: str, *, log: Any, store: Callable[[], SpendStore | None]) -> SpendRecorder | None:
     """
     Return the recorder of the task that runs in this process, or of no task; None without a spend record.
 
     For calls of the hook, which has no context of its own.
+
+    :param store: opens the spend record, once for many results.
     """
     from airflow_provider_segmind.compat import get_current_context
 
@@ -278,7 +280,7 @@ def recorder_here(connection: str, *, log: Any) -> SpendRecorder | None:
         task = _names_of(get_current_context())
     except Exception:  # noqa: BLE001 - Airflow's versions raise different errors where no task runs
         task = {}
-    return SpendRecorder(connection, task, log=log)
+    return SpendRecorder(connection, task, log=log, store=store)
 
 
 def _is_configured() -> bool:

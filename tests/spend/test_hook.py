@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from airflow_provider_segmind import stores
 from airflow_provider_segmind.emulator import SegmindEmulator
 from airflow_provider_segmind.exceptions import SegmindRequestExpiredError, SegmindRequestFailedError
 from airflow_provider_segmind.spend import recorder
 from airflow_provider_segmind.spend.reconcile import missing_entries
-from airflow_provider_segmind.spend.store import SpendStore
+from airflow_provider_segmind.spend.store import SpendStore, configured_store
 from tests.support.airflow_fakes import Clock, Run, hook_by
 
 MODEL = "gemini-3.1-flash-lite"
@@ -112,6 +114,31 @@ def test_a_record_that_cannot_be_written_does_not_cost_the_answer(
 
     assert hook.run_sync(MODEL, INPUTS).json_body
     assert "spend record cannot be written" in caplog.text
+
+
+@pytest.mark.parametrize("results", [1, 5])
+def test_the_connection_of_the_record_is_looked_up_once_for_all_results(
+    emulator: SegmindEmulator, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, results: int
+) -> None:
+    database = {"conn_type": "sqlite", "host": str(tmp_path / "spend.sqlite")}
+    monkeypatch.setenv("AIRFLOW_CONN_A_DATABASE", json.dumps(database))
+    monkeypatch.setenv("AIRFLOW__SEGMIND__SPEND_CONN_ID", "a_database")
+    looked_up: list[str] = []
+    find = stores.database
+    monkeypatch.setattr(stores, "database", lambda conn_id, field: [looked_up.append(conn_id), find(conn_id, field)][1])
+    hook = hook_by(clock)
+    request_ids = [hook.submit(MODEL, INPUTS).request_id for _ in range(results)]
+    emulator.advance(60)
+    looked_up.clear()
+
+    for request_id in request_ids:
+        hook.get_result(request_id)
+        hook.run_sync(MODEL, INPUTS)
+
+    assert looked_up == ["a_database"]
+    record = configured_store()
+    assert record is not None
+    assert len(list(record.read())) == 2 * results
 
 
 def test_without_a_record_nothing_is_opened(
