@@ -3,7 +3,7 @@ Structured output: from a type to the ``response_format`` of a request, from a r
 
 The reply as a whole is tried as JSON, then the values in it, never those of its reasoning. The last one that matches
 the type is taken. A value that a sentence only mentions comes after those that are presented: in a fenced block, after
-a label of an answer, or alone on a line.
+a label, or alone on a line.
 """
 
 from __future__ import annotations
@@ -216,9 +216,12 @@ def _is_presented(text: str, start: int, end: int) -> bool:
     """Return whether a value is what its line is about: after a label such as "Answer:", or alone on the line."""
     line = text.rfind("\n", 0, start) + 1
     before = text[max(line, start - _LABEL_LENGTH) : start]
-    if _LABEL.search(before):
+    ends_line = _LINE_END.match(text, end) is not None
+    # After any other label, lists are often citations, and empty objects often mean that there is nothing.
+    is_object = text[start] == "{" and text[start + 1 : end - 1].strip() != ""
+    if _LABEL.search(before) or (is_object and ends_line and before.rstrip(" \t*_`").endswith(":")):
         return _OTHER_VALUE.search(before) is None
-    return _LINE_START.match(before) is not None and _LINE_END.match(text, end) is not None
+    return ends_line and _LINE_START.match(before) is not None
 
 
 def _embedded(text: str) -> Iterator[tuple[int, int]]:

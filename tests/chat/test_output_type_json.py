@@ -186,6 +186,26 @@ def test_finding_what_is_presented_takes_linear_work(repeated):
     assert long <= 5 * short
 
 
+@pytest.mark.parametrize(
+    "label", ["For your data: ", "**Now with your text:** ", "- In short: `", "So, put together:\n"]
+)
+def test_an_object_after_any_label_is_taken_instead_of_a_fenced_example(label):
+    end = "`" if label.endswith("`") else ""
+    assert NUMBER.parse(f"Of this form:\n{FENCED_DRAFT}\n{label}{ANSWER}{end}\nBye.").data == {"a": 2}
+
+
+@pytest.mark.parametrize(
+    "remark", ["Your input was: {}", "For example: {}", "The original: {}", "An invalid answer: {}"]
+)
+def test_an_object_that_a_remark_calls_something_else_is_not_taken(remark):
+    assert NUMBER.parse(f"{FENCED_ANSWER}\n{remark.format(DRAFT)}").data == {"a": 2}
+
+
+@pytest.mark.parametrize("remark", ["Metadata: {}", "Left out:\t{ }", "Other fields: `{\n}`"])
+def test_an_empty_object_in_a_remark_is_not_taken(remark):
+    assert OutputType.from_(dict).parse(f"{FENCED_ANSWER}\n{remark}").data == {"a": 2}
+
+
 values = st.dictionaries(st.text(), st.integers() | st.text(), max_size=3)
 prose = st.text(alphabet='abc {}[]"<>/`\n.,1')
 
