@@ -179,9 +179,10 @@ class RunUsage:
             advice = (
                 f"; a request may have {bound.assumed_cap} tokens of output, fewer with 'max_tokens' in its options"
             )
+        ended = f"{shown(self.unreported)} for requests without a reported bill, " if self.unreported else ""
         return self.exceeded(new_row=new_row) or (
             f"max_cost={shown(self.limits.max_cost)} leaves no room for one more request {most} "
-            f"{shown(self.expected(bound))} ({shown(self.spent)} billed, {shown(self.reserved)} reserved for "
+            f"{shown(self.expected(bound))} ({shown(self.spent)} billed, {ended}{shown(self.reserved)} reserved for "
             f"requests that may be billed{advice})"
         )
 

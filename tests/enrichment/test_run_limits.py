@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from airflow_provider_segmind.chat.cost_estimate import CostBound
 from airflow_provider_segmind.enrichment.ledger.row_state import RunTotals
 from airflow_provider_segmind.enrichment.outcomes import Outcome
 from airflow_provider_segmind.enrichment.run_limits import Limits, Permission, RunUsage
@@ -28,6 +29,18 @@ def test_when_the_next_request_would_pass_the_limit_the_run_stops() -> None:
         usage.billed(b"a", 0.4)
     assert usage.permission(new_row=True) is Permission.STOP
     assert "no room for one more request of $0.40" in usage.explain(new_row=True)
+
+
+@pytest.mark.parametrize(("before", "now"), [(0.6, 0), (0, 2), (0.3, 1)])
+def test_a_stop_says_what_is_kept_for_requests_without_a_reported_bill(before: float, now: int) -> None:
+    usage = RunUsage(Limits(max_cost=1.0), RunTotals(rows=2, cost=0.1, charged=before))
+    bound = CostBound(usd=0.3, certain=True)
+    for number in range(now):
+        usage.started(b"%d" % number, bound, new_row=True)
+        usage.billed(b"%d" % number, None)
+
+    assert usage.permission(CostBound(usd=0.4, certain=True), new_row=True) is Permission.STOP
+    assert "$0.10 billed, $0.60 for requests without a reported bill, $0" in usage.explain(new_row=True)
 
 
 def test_what_is_lost_stays_set_aside() -> None:
