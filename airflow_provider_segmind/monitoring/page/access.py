@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated, Any
@@ -39,16 +40,18 @@ class Viewer:
         found: set[str] = get_auth_manager().get_authorized_dag_ids(user=self.user, method="GET")
         return found
 
-    def may_read_all(self, session: Any) -> bool:
+    def may_read_all(self, session: Any, readable: Collection[str]) -> bool:
         """
         Return whether the figures of any DAG may be shown, and so those of deleted DAGs and of no DAG.
 
         A question about no DAG in particular is answered with yes for who may read at least one.
+
+        :param readable: what :meth:`dag_ids` returned; some auth managers ask a server about each DAG.
         """
-        dag_ids = {dag_id for (dag_id,) in session.query(DagModel.dag_id)}
         details = DagDetails(id=_NO_DAG)
-        allowed = get_auth_manager().is_authorized_dag(method="GET", details=details, user=self.user)
-        return bool(allowed) and dag_ids <= self.dag_ids()
+        if not get_auth_manager().is_authorized_dag(method="GET", details=details, user=self.user):
+            return False
+        return all(dag_id in readable for (dag_id,) in session.query(DagModel.dag_id))
 
     def may_read_answers(self, dag_id: str) -> bool:
         """Return whether what models answered and why rows failed may be shown: it is in XComs, or was."""

@@ -261,7 +261,7 @@ def spend(request: Request, viewer: User, by: str = "dag", since: str = "", unti
         with create_session() as session:
             everything = SPENT.read(Reader(session, may_read), period)
             linked = viewer.dag_ids()
-            view = visible(everything, None if viewer.may_read_all(session) else linked, stack)
+            view = visible(everything, None if viewer.may_read_all(session, linked) else linked, stack)
     except Exception as error:
         log.warning("The spend cannot be read", exc_info=True)
         values["trouble"] = str(error) if isinstance(error, SegmindError) else type(error).__name__

@@ -143,6 +143,24 @@ def test_who_may_not_read_all_dags_is_told_that_there_is_more_and_not_how_much(
             assert secret not in text
 
 
+@pytest.mark.parametrize("dags", [1, 7])
+def test_the_readable_dags_are_asked_for_once_a_page(
+    visit: Visit, stored: Metadata, record: Callable[..., None], monkeypatch: pytest.MonkeyPatch, dags: int
+) -> None:
+    from airflow_provider_segmind.monitoring.page.access import Viewer
+
+    for number in range(dags):
+        stored.dag(f"dag_{number}")
+    stored.session.commit()
+    record(entry(1, "dag_0", 1000.0), entry(2, "", 200.0))
+    asked: list[str] = []
+    dag_ids = Viewer.dag_ids
+    monkeypatch.setattr(Viewer, "dag_ids", lambda viewer: [asked.append("asked"), dag_ids(viewer)][1])
+
+    assert "$0.0012" in visit("viewer").get(f"/spend?{DAYS}").text
+    assert asked == ["asked"]
+
+
 def test_who_may_read_every_dag_that_exists_but_not_any_does_not_see_deleted_ones(
     visit: Visit, stored: Metadata, record: Callable[..., None], only_dag: Callable[..., None]
 ) -> None:
