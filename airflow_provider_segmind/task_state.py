@@ -45,7 +45,7 @@ INDEX_LISTS = 64
 MOST_CLEANED = 20
 """Indexes of others that one task cleans up; each takes three calls of Airflow's API, and each record two."""
 MOST_DELETED = 100
-"""Records that one task deletes at a time, of itself and of others each."""
+"""Old records that one task reads, and deletes if they may be, of itself and of others each."""
 RECHECK = 86_400.0
 """Least seconds after which an index with records that must stay is looked at again."""
 LAST_KEEPING = (3, 3)
@@ -233,7 +233,7 @@ class VariableIndex:
                     break
                 # An entry of its own that is old is renewed, so that what is about to be written is not deleted.
                 others = {other: added for other, added in entries.items() if other != key}
-                left = _without_old(others, now - retention, MOST_DELETED)
+                left, _ = _without_old(others, now, retention, MOST_DELETED)
                 _write_times(self._key, {**left, key: now}, self._about)
                 entries = _read_times(self._key)
             if retention < math.inf:
@@ -276,8 +276,8 @@ class IndexList:
         most = MOST_DELETED
         for index in due[:MOST_CLEANED]:
             if most > 0:
-                changed[index], deleted = self._clean_index(index, now, retention, most)
-                most -= deleted
+                changed[index], read = self._clean_index(index, now, retention, most)
+                most -= read
         if changed:
             # Read again, because another task may have added its index meanwhile.
             times = {**_read_times(self._key), **changed}
@@ -288,21 +288,20 @@ class IndexList:
 
     @staticmethod
     def _clean_index(index: str, now: float, retention: float, most: int) -> tuple[float | None, int]:
-        """Return from when the index may be empty, None if it is, and how many records were deleted."""
+        """Return from when the index may be empty, None if it is, and how many records were read."""
         entries = _read_times(index)
-        left = _without_old(entries, now - retention, most)
-        deleted = len(entries) - len(left)
+        left, read = _without_old(entries, now, retention, most)
         if _read_times(index) != entries:
             # Its task has added a record meanwhile, which must not be lost from the index.
-            return now + RECHECK, deleted
+            return now + RECHECK, read
         if not left:
             # One that somebody has deleted by hand is not deleted again, which some versions refuse.
             if entries:
                 _delete_variable(index)
-            return None, deleted
+            return None, read
         if left != entries:
             _write_times(index, left, "Variables with Segmind requests")
-        return now if deleted >= most else max(now + RECHECK, max(left.values()) + retention), deleted
+        return now if read >= most else max(now + RECHECK, max(left.values()) + retention), read
 
     def _write(self, listed: dict[str, float]) -> None:
         _write_times(self._key, listed, "Variables that list those with Segmind requests")
@@ -335,15 +334,17 @@ def _delete_variable(key: str) -> None:
     Variable.delete(key)
 
 
-def _without_old(entries: dict[str, float], oldest: float, most: int) -> dict[str, float]:
-    """Delete at most so many old records, and return the others."""
+def _without_old(entries: dict[str, float], now: float, retention: float, most: int) -> tuple[dict[str, float], int]:
+    """Delete old records, return the other entries and how many records were read, the given number at most."""
+    old = sorted((key for key in entries if entries[key] < now - retention), key=lambda key: entries[key])[:most]
     left = dict(entries)
-    for key in sorted((key for key in entries if entries[key] < oldest), key=lambda key: entries[key]):
-        if len(entries) - len(left) >= most:
-            break
-        if _delete_record(key, oldest):
+    for key in old:
+        if _delete_record(key, now - retention):
             del left[key]
-    return left
+        else:
+            # One that must stay is not read again by every task, only after the retention.
+            left[key] = now
+    return left, len(old)
 
 
 def _delete_record(key: str, oldest: float) -> bool:

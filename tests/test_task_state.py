@@ -392,6 +392,26 @@ def test_many_old_records_of_one_task_are_deleted_some_at_a_time(
     assert not any('intent_at": 0.0' in text for text in variables.values())
 
 
+@pytest.mark.parametrize("cleaned_by", ["its own task", "another task"])
+def test_many_records_that_must_stay_are_not_read_by_every_task(
+    cleaned_by: str, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task_state, "INDEX_LISTS", 1)
+    for run in range(450):
+        state = VariableTaskState(identity(run_id=f"run {run}", task_id="frequent"), clock=lambda: 0.0)
+        state.write(replace(RECORD, intent_at=0.0, request_id=None))
+    reads: list[str] = []
+    monkeypatch.setattr(Variable, "get", lambda key, default=None: reads.append(key) or variables.get(key, default))
+    counts = []
+    for run in range(12):
+        before = len(reads)
+        write_record(40 + run / 4, run_id=f"late {run}", task_id="frequent" if cleaned_by == "its own task" else "rare")
+        counts.append(sum(key.startswith("segmind_request_") for key in reads[before:]))
+    assert max(counts) <= 2 * task_state.MOST_DELETED
+    assert counts[-4:] == [0, 0, 0, 0]
+    assert sum('"request_id": null' in text for text in variables.values()) == 450
+
+
 @pytest.mark.parametrize("lists", [1, 64])
 @pytest.mark.parametrize("others", [0, 1, 3])
 def test_a_record_that_is_written_anew_after_a_clear_is_deleted_when_it_is_old_again(
