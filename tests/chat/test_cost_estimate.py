@@ -230,6 +230,7 @@ def _part(part: Any) -> dict[str, Any]:
                 {"num_outputs": 4}, {"samples": 4}, {"batch_size": 2}, {"n": True}, {"service_tier": "priority"},
                 {"files": ["https://h/x.pdf"]}, {"images": [IMAGE] * 20}, {"image": IMAGE}, {"image_url": IMAGE},
                 {"image_url": {"url": IMAGE}}, {"video": {"url": "https://h/a.mp4"}}, {"deep": {"er": [[IMAGE]]}},
+                {"safe_prompt": True}, {"num_beams": 4},
                 {"grounding": True}, {"file_ids": ["file-1"]}, {"cachedContent": "c/1"}, {"tools": [{}]},
             )
         ),
@@ -266,7 +267,9 @@ def test_a_field_of_unknown_cost_is_named(inputs: dict[str, Any], field: str) ->
     "extra",
     [{"n": 1}, {"tools": []}, {"web_search": False}, {"temperature": 0.3, "top_p": 1, "seed": 7}, {"stop": ["x"]},
      {"response_format": {"type": "json_object"}}, {"system": "https://h/"}, {"safetySettings": [{"threshold": "x"}]},
-     {"generationConfig": {"temperature": 1, "thinkingConfig": {"thinkingBudget": 9}}}],
+     {"tool_choice": "none", "parallel_tool_calls": True}, {"random_seed": 7, "do_sample": True, "max_new_tokens": 9},
+     {"repeat_penalty": 1.1, "length_penalty": 1, "min_tokens": 5}, {"prompt_cache_key": "k", "enable_thinking": True},
+     {"generationConfig": {"temperature": 1, "responseLogprobs": True, "thinkingConfig": {"thinkingBudget": 9}}}],
     ids=str,
 )  # fmt: skip
 def test_usual_options_leave_a_bound_certain(extra: dict[str, Any]) -> None:
