@@ -297,10 +297,9 @@ class RowPrompt:
         if bound.assumed_cap is not None and not self._assumption_logged:
             self._assumption_logged = True
             self._log.warning(
-                "The requests have no output cap%s, so the maximum output of model %r (%d tokens, %s in all) is "
-                "reserved for each. An output cap ('max_tokens' in the options) leaves more to others",
-                *("" if bound.certain else " and that of the model is not known", self._settings.model),
-                *(bound.assumed_cap, shown(bound.usd)),
+                "The requests have no output cap%s. %d tokens of output, %s in all, are reserved for each. An output "
+                "cap ('max_tokens' in the options) leaves more for other requests",
+                *(_assumption(self._settings.model, bound), bound.assumed_cap, shown(bound.usd)),
             )
         if not bound.certain and bound.assumed_cap is None and not self._uncertainty_logged:
             self._uncertainty_logged = True
@@ -344,6 +343,12 @@ class RowPrompt:
         if not self._fields:
             return {ANSWER_COLUMN: data}
         return {name: data.get(name) for name in self._fields}
+
+
+def _assumption(model: str, bound: CostBound) -> str:
+    if bound.certain:
+        return f", so model {model!r} may write as much as it can"
+    return f", and the most that model {model!r} can write is not known"
 
 
 def _why_uncertain(bound: CostBound) -> str:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_provider_segmind.chat.cost_estimate import Price
 from airflow_provider_segmind.enrichment.rows import Row, canonical_json
 from airflow_provider_segmind.exceptions import SegmindConfigError
 from airflow_provider_segmind.execution.row_prompt import RowPrompt, RowPromptSettings, row_question
@@ -97,3 +98,18 @@ def test_the_log_says_once_why_max_cost_is_kept_only_approximately(
     for _ in range(3):
         assert not prompt.most({"prompt": "a", **body}).certain
     assert caplog.text.count(reason) == 1
+
+
+@pytest.mark.parametrize(
+    ("limit", "said_of_model"),
+    [(5_000, "model 'm' may write as much as it can. 5000 tokens"), (None, "can write is not known. 65536 tokens")],
+)
+def test_the_log_says_once_what_is_reserved_without_an_output_cap(
+    caplog: pytest.LogCaptureFixture, limit: int | None, said_of_model: str
+) -> None:
+    prices = {"m": Price(input=1.0, output=10.0, max_output_tokens=limit)}
+    prompt = RowPrompt(replace(SETTINGS, model="m", max_cost=1.0), prices=prices, log=logging.getLogger(__name__))
+    for _ in range(2):
+        prompt.most({"messages": [{"role": "user", "content": "Hello"}]})
+    assert caplog.text.count(said_of_model) == 1
+    assert "the maximum output" not in caplog.text
