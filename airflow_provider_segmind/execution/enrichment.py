@@ -596,6 +596,7 @@ class EnrichmentRun:
         error = engine.stopped.error if engine is not None and engine.stopped is not None else None
         if (
             engine is None
+            or not self.settings.deferrable
             or not isinstance(error, SegmindInFlightError)
             or self._stop_reason is not None
             or running.exception() is not None

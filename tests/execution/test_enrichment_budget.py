@@ -19,7 +19,7 @@ from airflow_provider_segmind.budget.store import Usage
 from airflow_provider_segmind.compat import AirflowFailException, AirflowSkipException, TaskDeferred
 from airflow_provider_segmind.emulator import SegmindEmulator
 from airflow_provider_segmind.enrichment import engine
-from airflow_provider_segmind.exceptions import SegmindConfigError
+from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindInFlightError
 from airflow_provider_segmind.operators.enrich import SegmindEnrichFileOperator
 from airflow_provider_segmind.triggers.request import SegmindRequestsTrigger
 from airflow_provider_segmind.triggers.spending import SegmindInFlightTrigger
@@ -175,6 +175,26 @@ def test_a_dry_run_reserves_nothing(emulator: SegmindEmulator, table: Budgeted) 
 def test_a_wrong_on_budget_is_refused_when_the_dag_is_parsed(table: Budgeted) -> None:
     with pytest.raises(SegmindConfigError, match="on_budget"):
         table.task(on_budget="wait")
+
+
+@pytest.mark.parametrize(("deferrable", "raised"), [(True, TaskDeferred), (False, SegmindInFlightError)])
+def test_a_table_whose_earlier_requests_take_every_place_defers_only_if_it_may(
+    emulator: SegmindEmulator,
+    table: Budgeted,
+    monkeypatch: pytest.MonkeyPatch,
+    deferrable: bool,
+    raised: type[BaseException],
+) -> None:
+    table.limit_in_flight(1)
+    other = a_reservation(slots=1, windows=(), reserved_at=time.time(), renewed_at=time.time())
+    table.store.reserve(other, [], max_in_flight=1)
+    taken = SegmindInFlightError("Requests of earlier tries take all places.")
+    monkeypatch.setattr(slices.TableSlice, "without_place", lambda *_: taken)
+
+    with pytest.raises(raised) as caught:
+        table.task(budget=None, deferrable=deferrable).execute(table.run.context())
+    assert deferrable or not isinstance(caught.value, AirflowFailException)
+    assert emulator.posts() == []
 
 
 def test_a_table_without_a_place_in_flight_defers_until_there_is_one(
