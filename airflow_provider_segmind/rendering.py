@@ -315,7 +315,7 @@ def _render_messages(
     if isinstance(value, Mapping):
         return {name: _render_messages(item, render, text, name, keys) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_render_messages(item, render, text, "", keys) for item in value]
+        return [_render_messages(item, render, text, key, keys) for item in value]
     return text(value) if isinstance(value, str) and key in keys else render(value)
 
 

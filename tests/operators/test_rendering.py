@@ -290,6 +290,17 @@ def test_native_rendering_keeps_the_strings_of_inputs_that_are_prompts(text: str
         }
 
 
+@pytest.mark.parametrize("key", ["prompt", "negative_prompt", "content", "text"])
+@pytest.mark.parametrize("kind", [list, tuple])
+@pytest.mark.parametrize("text", ["007", "[1]", "None", "1_000"])
+def test_native_rendering_keeps_the_strings_of_a_list_of_prompts(text: str, kind: type, key: str) -> None:
+    given = {key: kind(["{{ params.t }}", {"text": "{{ params.t }}", "n": "{{ params.n }}"}, "Say {{ params.t }}"])}
+    task = rendered(
+        in_dag(SegmindRunOperator, native=True, inputs={**given, "seeds": ["{{ params.n }}"]}), t=text, n="7"
+    )
+    assert task.inputs == {key: [text, {"text": text, "n": 7}, f"Say {text}"], "seeds": [7]}
+
+
 @pytest.mark.parametrize(
     ("value", "prompt"),
     [(12345, "12345"), (0.5, "0.5"), (True, "True"), ([1, 2], [1, 2]), ({"a": 1}, {"a": 1}), (None, None)],
