@@ -143,13 +143,21 @@ class CostBound:
     :param certain: whether the request cannot cost more, provided that the price is right.
     :param assumed_cap: tokens of output it may have if the request itself has no output cap: the model's limit, and if
         that is unknown, as many as any answer is ever asked to have.
+    :param output: USD of ``usd`` that the output of ``assumed_cap`` may cost.
+    :param ceiling: USD that it cannot exceed although it is not ``certain``, None if there is no such bound.
     :param doubt: why it is not certain, although the price is known: the field whose cost is not.
     """
 
     usd: float
     certain: bool
     assumed_cap: int | None = None
+    output: float = 0.0
+    ceiling: float | None = None
     doubt: str = ""
+
+    def without_output(self) -> CostBound:
+        """Return the cost of the input alone, for where an answer of ``assumed_cap`` tokens is too pessimistic."""
+        return CostBound(usd=self.usd - self.output, certain=False, ceiling=self.usd)
 
 
 UNBOUNDED = CostBound(usd=0.0, certain=False)
@@ -222,8 +230,10 @@ def cost_bound(model: str, inputs: Mapping[str, Any], *, prices: Mapping[str, Pr
         return CostBound(usd=usd, certain=False, doubt=doubt)
     caps = [limit for limit in (cap, price.max_output_tokens) if limit]
     most = min(caps, default=LARGEST_OUTPUT_CAP)
-    usd += most * price.output / 1_000_000
-    return CostBound(usd=usd, certain=bool(caps), assumed_cap=most if cap is None else None)
+    output = most * price.output / 1_000_000
+    if cap is not None:
+        return CostBound(usd=usd + output, certain=True)
+    return CostBound(usd=usd + output, certain=bool(caps), assumed_cap=most, output=output)
 
 
 def estimate_input_tokens(inputs: Mapping[str, Any]) -> InputTokens:

@@ -104,6 +104,8 @@ class RunUsage:
         self._reserved: dict[bytes, CostBound] = {}
         self._bounded = self._guessed = 0.0
         self._guesses = 0
+        self._estimates: dict[bytes, float] = {}
+        self._bill_to_input = 1.0
         self._unmet: set[bytes] = set()
         self._unread_in_flight: set[bytes] = set()
 
@@ -193,7 +195,9 @@ class RunUsage:
         if bound.certain:
             self._bounded += bound.usd
         else:
-            self._guessed += bound.usd
+            # It is released as it was reserved, whatever bills come in between.
+            self._estimates[mark] = self._estimate(bound)
+            self._guessed += self._estimates[mark]
             self._guesses += 1
 
     def reserve_open(self, mark: bytes, bound: CostBound, *, in_flight: bool = True) -> None:
@@ -215,7 +219,7 @@ class RunUsage:
         if bound is not None and bound.certain:
             self._bounded -= bound.usd
         elif bound is not None:
-            self._guessed -= bound.usd
+            self._guessed -= self._estimates.pop(mark)
             self._guesses -= 1
         if not self._reserved:
             # Rounding errors must not add up.
@@ -233,13 +237,15 @@ class RunUsage:
         self.in_flight -= 1
         bound = self.release(mark)
         if cost is None and bound is not None:
-            self.charged += bound.usd
+            self.charged += bound.usd if bound.ceiling is None else self.expected(bound)
         if cost is not None and cost > 0:
             self.spent += cost
             self._priced += 1
             if bound is not None and bound.certain and bound.usd > 0:
                 # The price differs from the configured one: later reservations grow accordingly.
                 self.excess = max(self.excess, cost / bound.usd)
+            if bound is not None and bound.ceiling is not None and bound.usd > 0:
+                self._bill_to_input = max(self._bill_to_input, cost / bound.usd)
 
     def not_sent(self, mark: bytes, *, new_row: bool) -> None:
         """Record that a paid call was certainly not sent."""
@@ -286,4 +292,8 @@ class RunUsage:
 
     def expected(self, bound: CostBound) -> float:
         """Return the USD that are reserved for a request."""
-        return bound.usd * self.excess if bound.certain else max(self.mean_cost, bound.usd)
+        return bound.usd * self.excess if bound.certain else max(self.mean_cost, self._estimate(bound))
+
+    def _estimate(self, bound: CostBound) -> float:
+        """Return the USD of a request without a certain bound: where it has a ceiling, as the highest bill so far."""
+        return bound.usd if bound.ceiling is None else min(bound.ceiling, bound.usd * self._bill_to_input)

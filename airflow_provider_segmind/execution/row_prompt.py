@@ -145,6 +145,8 @@ def _check_store(path: StorePath, name: str, template: str) -> None:
         )
 
 
+FEWEST_REQUESTS = 10
+"""Requests without an output cap for which ``max_cost`` must suffice at the model's limit; else it is estimated."""
 FILES_ABREAST = 4
 """Rows whose attachments are loaded at the same time, because a store takes tens of milliseconds for each."""
 
@@ -294,6 +296,9 @@ class RowPrompt:
             bound = CostBound(usd=known.micros / 1_000_000, certain=True, assumed_cap=known.assumed_cap)
         else:
             bound = cost_bound(self._settings.model, inputs, prices=self._prices)
+            limit = self._settings.max_cost
+            if bound.assumed_cap is not None and limit is not None and limit < FEWEST_REQUESTS * bound.usd:
+                return self._estimated(bound, limit)
         if bound.assumed_cap is not None and not self._assumption_logged:
             self._assumption_logged = True
             self._log.warning(
@@ -311,6 +316,18 @@ class RowPrompt:
                 _why_uncertain(bound),
             )
         return bound
+
+    def _estimated(self, bound: CostBound, limit: float) -> CostBound:
+        if not self._assumption_logged:
+            self._assumption_logged = True
+            self._log.warning(
+                "The requests have no output cap%s. With %d tokens of output, %s in all, max_cost=%s would suffice for "
+                "fewer than %d of them, so it is kept approximately, by the highest bill so far. An output cap "
+                "('max_tokens' in the options) keeps it exactly",
+                *(_assumption(self._settings.model, bound), bound.assumed_cap, shown(bound.usd), shown(limit)),
+                FEWEST_REQUESTS,
+            )
+        return bound.without_output()
 
     def read(self, reply: RowReply) -> RowVerdict:
         """Accept a reply, refuse it, or follow up, which is paid for as well, if that may get a usable one."""

@@ -15,7 +15,7 @@ from airflow_provider_segmind.chat.reply_policy import Accept, FollowUp
 from airflow_provider_segmind.client.models import RequestResult
 from airflow_provider_segmind.client.polling import Pending
 from airflow_provider_segmind.enrichment.outcomes import RowReply, RowVerdict
-from airflow_provider_segmind.enrichment.run_limits import Limits
+from airflow_provider_segmind.enrichment.run_limits import Limits, RunUsage
 from airflow_provider_segmind.enrichment.settings import Question
 from airflow_provider_segmind.exceptions import SegmindRequestTimeoutError
 from tests.enrichment.test_engine import World
@@ -86,6 +86,43 @@ async def test_max_cost_holds_also_without_an_output_cap_where_the_price_is_know
     if stored.manifest.outcomes["skipped"]:
         assert limit - world.segmind.bill <= most({"prompt": "Say 1000 " + "x" * max(lengths)}).usd
         assert "'max_tokens'" in str(stored.manifest.stopped)
+
+
+@settings(max_examples=examples(30))
+@given(
+    lengths=st.lists(st.sampled_from([10, 1_000, 20_000]), min_size=1, max_size=80),
+    limit=st.sampled_from([0.0005, 0.01, 0.05]),
+    seed=st.integers(0, 9),
+)
+@example(lengths=[10] * 200 + [20_000] * 20, limit=0.05, seed=0)
+async def test_an_estimated_max_cost_sends_rows_and_is_exceeded_at_most_by_the_first_requests(
+    lengths: list[int], limit: float, seed: int
+) -> None:
+    def estimated(body: Mapping[str, Any]) -> CostBound:
+        return cost_bound(MODEL, body).without_output()
+
+    world = World(cost=cost_without_cap, steps=4, rng=random.Random(seed))
+    limits = Limits(max_cost=limit, expected_cost=0.0001)
+    stored = await world.run(rows(lengths), question(most=estimated), limits=limits, settings={"concurrency": 8})
+    largest = cost_without_cap({"prompt": "Say 1000 " + "x" * max(lengths)})
+    assert world.segmind.bill <= limit + 8 * largest
+    assert world.segmind.bill or limit < 0.01
+    if stored.manifest.outcomes["skipped"]:
+        assert limit - world.segmind.bill <= estimated({"prompt": "Say 1000 " + "x" * max(lengths)}).usd * 8
+
+
+async def test_an_estimate_follows_the_highest_bill_so_far() -> None:
+    usage = RunUsage(Limits(max_cost=0.01))
+    short, long = (CostBound(usd=usd, certain=False, ceiling=0.1) for usd in (0.0001, 0.002))
+    usage.started(b"a", short, new_row=True)
+    usage.billed(b"a", 0.0004)
+    assert usage.expected(short) == pytest.approx(0.0004)
+    assert usage.expected(long) == pytest.approx(0.008)
+    usage.started(b"b", long, new_row=True)
+    assert usage.reserved == pytest.approx(0.008)
+    usage.billed(b"b", 0.0021)
+    assert usage.reserved == 0
+    assert usage.expected(CostBound(usd=0.09, certain=False, ceiling=0.1)) == pytest.approx(0.1)
 
 
 @settings(max_examples=examples(60))

@@ -108,8 +108,21 @@ def test_the_log_says_once_what_is_reserved_without_an_output_cap(
     caplog: pytest.LogCaptureFixture, limit: int | None, said_of_model: str
 ) -> None:
     prices = {"m": Price(input=1.0, output=10.0, max_output_tokens=limit)}
-    prompt = RowPrompt(replace(SETTINGS, model="m", max_cost=1.0), prices=prices, log=logging.getLogger(__name__))
+    prompt = RowPrompt(replace(SETTINGS, model="m", max_cost=50.0), prices=prices, log=logging.getLogger(__name__))
     for _ in range(2):
         prompt.most({"messages": [{"role": "user", "content": "Hello"}]})
     assert caplog.text.count(said_of_model) == 1
     assert "the maximum output" not in caplog.text
+
+
+@pytest.mark.parametrize(("max_cost", "certain"), [(0.05, False), (0.5, False), (1.0, True), (50.0, True)])
+def test_without_an_output_cap_a_small_max_cost_is_estimated_instead_of_sending_nothing(
+    caplog: pytest.LogCaptureFixture, max_cost: float, certain: bool
+) -> None:
+    prompt = prompt_of(model="gemini-3.1-flash-lite", max_cost=max_cost)
+    found = [prompt.most({"prompt": "a"}) for _ in range(3)]
+    assert {one.certain for one in found} == {certain}
+    if not certain:
+        assert found[0].usd < 0.0001 < 0.09 < (found[0].ceiling or 0)
+    assert caplog.text.count("kept approximately") == (not certain)
+    assert caplog.text.count("no output cap") == 1
