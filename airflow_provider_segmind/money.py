@@ -33,3 +33,10 @@ def usd(amount: float | None) -> str:
 def shown(amount: float | None) -> str:
     """Return USD in the same form."""
     return usd(micros(amount))
+
+
+def shown_range(low: float, high: float | None) -> str:
+    """Return from how much USD to how much something costs; one amount where both look the same, None is no limit."""
+    if high is None:
+        return f"at least {shown(low)}"
+    return shown(low) if shown(low) == shown(high) else f"{shown(low)} to {shown(high)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_provider_segmind.money import micros, shown, usd
+from airflow_provider_segmind.money import micros, shown, shown_range, usd
 
 
 @pytest.mark.parametrize(
@@ -40,3 +40,17 @@ def test_usd_become_whole_micro_dollars(amount: float | None, count: int | None)
 
 def test_no_amount_is_shown_in_scientific_notation() -> None:
     assert [shown(4.825e-05), shown(1e-9), shown(1e15)] == ["$0.000048", "$0.00", "$1,000,000,000,000,000.00"]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "text"),
+    [
+        (0.05, 0.05, "$0.05"),
+        (0.05, 0.05 + 1e-12, "$0.05"),
+        (0.0, 0.0, "$0.00"),
+        (0.05, 0.06, "$0.05 to $0.06"),
+        (0.05, None, "at least $0.05"),
+    ],
+)
+def test_a_range_of_one_amount_is_shown_as_that_amount(low: float, high: float | None, text: str) -> None:
+    assert shown_range(low, high) == text

@@ -26,7 +26,7 @@ from airflow_provider_segmind.chat.model_families import ApiFormat, known_family
 from airflow_provider_segmind.chat.reply_policy import LARGEST_OUTPUT_CAP, output_cap_of
 from airflow_provider_segmind.chat.request_size import billed_parts
 from airflow_provider_segmind.exceptions import SegmindConfigError, a_type
-from airflow_provider_segmind.money import shown
+from airflow_provider_segmind.money import shown, shown_range
 
 BYTES_PER_TOKEN = 4
 IMAGE_TOKENS = 1_120
@@ -271,16 +271,13 @@ def estimate_request(
     summary = f"A request to {model!r} has about {read.tokens} input tokens"
     if read.uncounted_attachments:
         summary += f", without those of {read.uncounted_attachments} attachments that cannot be counted"
-    summary += (
-        "; its price is unknown" if cost is None else f"; it costs {_range(cost)} (price: {_described(cost.price)})"
-    )
+    costs = "" if cost is None else shown_range(cost.low, cost.high)
+    summary += "; its price is unknown" if cost is None else f"; it costs {costs} (price: {_described(cost.price)})"
     warning = None
     if cost is None:
         warning = f"The price of {model!r} is unknown: add it to the field 'prices' of the connection's extra."
     elif covered is False:
-        warning = (
-            f"The balance of {shown(balance)} does not cover what a request to {model!r} may cost ({_range(cost)})."
-        )
+        warning = f"The balance of {shown(balance)} does not cover what a request to {model!r} may cost ({costs})."
     return {
         "model": model,
         "input_tokens": read.tokens,
@@ -293,10 +290,6 @@ def estimate_request(
         "summary": f"{summary}. Nothing was submitted.",
         "warning": warning,
     }
-
-
-def _range(cost: CostEstimate) -> str:
-    return f"at least {shown(cost.low)}" if cost.high is None else f"{shown(cost.low)} to {shown(cost.high)}"
 
 
 def _described(price: Price) -> str:

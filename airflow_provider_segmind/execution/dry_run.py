@@ -16,7 +16,7 @@ from airflow_provider_segmind.enrichment.ledger.local_index import LocalDatabase
 from airflow_provider_segmind.enrichment.row_reader import build, is_fatal, numbered
 from airflow_provider_segmind.enrichment.settings import KeyedTarget, Prepared, Question, Shard
 from airflow_provider_segmind.exceptions import SegmindError
-from airflow_provider_segmind.money import shown
+from airflow_provider_segmind.money import shown, shown_range
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.budget.guard import BudgetSettings
@@ -103,9 +103,7 @@ class TableEstimate:
     budget_left: float | None = None
 
     def __str__(self) -> str:
-        cost = "of unknown price" if self.low is None else f"at least {shown(self.low)}"
-        if self.high is not None:
-            cost = f"{shown(self.low)} to {shown(self.high)}"
+        cost = "of unknown price" if self.low is None else shown_range(self.low, self.high)
         return (
             f"{self.rows} rows, {self.distinct_rows} distinct, {self.answered_rows} already answered, "
             f"{self.skipped_rows} that cannot be asked; about {self.input_tokens} input tokens, {cost}. Nothing was "

@@ -300,6 +300,7 @@ def test_a_price_for_each_request_is_the_bound_and_the_estimate_whatever_is_in_i
 
     assert cost_bound("m", inputs, prices=own) == CostBound(usd=0.05, certain=True)
     assert (seen["low"], seen["high"], seen["covered"]) == (0.05, 0.05, False)
+    assert "it costs $0.05 (price: your own price)" in seen["summary"]
     assert seen["price"] == {"request": 0.05, "as_of": None, "source": "your own price"}
     assert seen["uncounted_attachments"] == 1
 
