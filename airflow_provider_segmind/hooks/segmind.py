@@ -58,6 +58,8 @@ if TYPE_CHECKING:
     from airflow_provider_segmind.spend.store import SpendStore
 
 
+REMEMBERED_SUBMISSIONS = 10_000
+"""Requests of which a hook remembers the model; a long-lived one may submit many."""
 LOOKUP_PAUSES = (1.0, 2.0, 4.0, 8.0)
 """Seconds before each retry of a failed Connection lookup, in a worker."""
 _client_lock = threading.Lock()
@@ -231,6 +233,8 @@ class SegmindHook(BaseHook):
             submitted = self.get_conn().submit(chosen, inputs)
             settle(submitted.request_id)
         self._submitted[submitted.request_id] = (chosen, time.time())
+        while len(self._submitted) > REMEMBERED_SUBMISSIONS:
+            self._submitted.pop(next(iter(self._submitted)), None)
         return submitted
 
     @_named_help
@@ -272,7 +276,7 @@ class SegmindHook(BaseHook):
 
     @cached_property
     def _submitted(self) -> dict[str, tuple[str, float]]:
-        """Model and epoch second of each request that this hook has submitted."""
+        """Model and epoch second of the latest requests that this hook has submitted, for the spend record."""
         return {}
 
     @contextmanager

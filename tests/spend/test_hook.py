@@ -12,6 +12,7 @@ import pytest
 from airflow_provider_segmind import stores
 from airflow_provider_segmind.emulator import SegmindEmulator
 from airflow_provider_segmind.exceptions import SegmindRequestExpiredError, SegmindRequestFailedError
+from airflow_provider_segmind.hooks import segmind
 from airflow_provider_segmind.spend import recorder
 from airflow_provider_segmind.spend.reconcile import missing_entries
 from airflow_provider_segmind.spend.store import SpendStore, configured_store
@@ -62,6 +63,19 @@ def test_a_request_of_somebody_else_is_recorded_without_a_model(
     [entry] = record.read()
     assert (entry.request_id, entry.model) == (request_id, "")
     assert entry.cost_micros == round(emulator.bill[0].cost * 1e6, 6)
+
+
+def test_a_hook_remembers_the_models_of_its_latest_requests_only(
+    emulator: SegmindEmulator, clock: Clock, record: SpendStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segmind, "REMEMBERED_SUBMISSIONS", 2)
+    hook = hook_by(clock)
+    ids = [hook.submit(MODEL, INPUTS).request_id for _ in range(3)]
+    emulator.advance(60)
+    for request_id in ids:
+        hook.get_result(request_id)
+    models = {entry.request_id: entry.model for entry in record.read()}
+    assert [models[request_id] for request_id in ids] == ["", MODEL, MODEL]
 
 
 def test_the_blocking_call_is_recorded(emulator: SegmindEmulator, clock: Clock, record: SpendStore) -> None:
