@@ -17,8 +17,8 @@ OVER_HTTP := tests/client/test_client.py $(wildcard tests/client/test_transport*
 # Each starts an Airflow of its own and takes about a minute, so they run with the long suites.
 LONG_E2E := tests/e2e/test_demo.py tests/e2e/test_moves.py tests/e2e/test_postgres.py tests/e2e/test_stack.py tests/e2e/test_tables.py \
 	tests/e2e/test_trouble.py tests/e2e/test_tutorial.py
-# A hundred requests, a pause and an approval on one Airflow take three minutes, most of them waiting.
-WAITING_E2E := tests/e2e/test_approval.py tests/e2e/test_pausing.py tests/e2e/test_requests.py
+# A hundred requests, a pause, a limit and an approval on one Airflow take four minutes, most of them waiting.
+WAITING_E2E := tests/e2e/test_approval.py tests/e2e/test_in_flight.py tests/e2e/test_pausing.py tests/e2e/test_requests.py
 # Each runs DAGs in an Airflow process with settings of its own; the others fork theirs (tests/support/dag_runs.py).
 LONG_DAGS := tests/dags/test_lineage.py tests/dags/test_metrics.py tests/dags/test_rendering.py
 # It starts an API server, and looks at each view four times.

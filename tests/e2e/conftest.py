@@ -23,6 +23,8 @@ ROOT = Path(__file__).resolve().parents[2]
 TRACED = "test_tables.py"
 # Without the prefix that Airflow or this package might mask, so that a leak is visible.
 CANARY_KEY = "q7Zr1xWc93-canary-key-Jm52"
+BUDGETS = "redis://127.0.0.1:6379/7"
+"""Only ``segmind_few`` has a limit that needs it."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -74,6 +76,7 @@ def airflow_stack(
     # SIGTERM stops everything the test run has started, like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     later = {"conn_type": "segmind", "host": f"http://127.0.0.1:{later_port}", "password": CANARY_KEY}
+    few = emulator.connection
     with AirflowStack(
         home=tmp_path_factory.mktemp("airflow"),
         dags=[ROOT / "dags_examples", ROOT / "tests" / "crash" / "dags", ROOT / "tests" / "e2e" / "dags"],
@@ -81,8 +84,9 @@ def airflow_stack(
             "segmind_default": emulator.connection_json,
             "segmind_steady": steady.connection_json,
             "segmind_later": json.dumps(later),
+            "segmind_few": json.dumps({**few, "extra": {**few["extra"], "max_paid_in_flight": 2}}),
         },
-        settings=SETTINGS,
+        settings={**SETTINGS, "segmind.budget_redis_url": BUDGETS},
         # Tracing is off by default; one file needs it.
         environment=collector.environment if TRACED in {item.path.name for item in request.session.items} else None,
     ) as stack:
