@@ -189,7 +189,11 @@ def test_each_view_is_readable_in_light_and_dark_narrow_and_wide(
     opened.page.close()
 
 
-@pytest.mark.parametrize("path", ["/segmind/", "/segmind/spend", "/segmind/tables"])
+@pytest.mark.parametrize(
+    # Of these days the spend record has nothing; it has of later ones, also without the DAG.
+    "path",
+    ["/segmind/", "/segmind/spend?since=2024-01-01&until=2024-01-07", "/segmind/tables"],
+)
 def test_a_view_without_data_says_what_will_be_there(browser: Browser, server: str, empty: Any, path: str) -> None:
     opened = Opened(browser, server + path)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,7 +45,16 @@ def ended(airflow_database: Path, tmp_path_factory: pytest.TempPathFactory) -> E
             AIRFLOW__OPENLINEAGE__TRANSPORT=json.dumps({"type": "file", "log_file_path": str(log), "append": True}),
         )
         bill = sum(entry.cost for entry in emulator.bill)
-    return Ended(runs, folder, [json.loads(line) for line in log.read_text().splitlines()], bill)
+    return Ended(runs, folder, list(events_of(log.read_text())), bill)
+
+
+def events_of(text: str) -> Iterator[dict[str, Any]]:
+    """Yield the events of a file; processes that write at the same moment may share a line."""
+    decoder, at = json.JSONDecoder(), 0
+    while text[at:].strip():
+        at += len(text[at:]) - len(text[at:].lstrip())
+        event, at = decoder.raw_decode(text, at)
+        yield event
 
 
 def the_event(ended: Ended, job: str, kind: str = "COMPLETE") -> dict[str, Any]:

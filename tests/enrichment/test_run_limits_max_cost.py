@@ -43,7 +43,7 @@ def rows(lengths: list[int]) -> list[dict[str, Any]]:
 
 
 def bound_of(length: int) -> float:
-    return most({"prompt": "Say 1000 " + "x" * length}).usd
+    return most({"prompt": "Say 1000 " + "x" * length, "temperature": 0}).usd
 
 
 async def test_long_rows_at_the_end_do_not_pass_max_cost() -> None:
@@ -84,7 +84,7 @@ async def test_max_cost_holds_also_without_an_output_cap_where_the_price_is_know
     stored = await world.run(source, question(most=most), limits=limits, settings={"concurrency": concurrency})
     assert world.segmind.bill <= limit
     if stored.manifest.outcomes["skipped"]:
-        assert limit - world.segmind.bill <= most({"prompt": "Say 1000 " + "x" * max(lengths)}).usd
+        assert limit - world.segmind.bill <= most({"prompt": "Say 1000 " + "x" * max(lengths), "temperature": 0}).usd
         assert "'max_tokens'" in str(stored.manifest.stopped)
 
 
@@ -108,7 +108,10 @@ async def test_an_estimated_max_cost_sends_rows_and_is_exceeded_at_most_by_the_f
     assert world.segmind.bill <= limit + 8 * largest
     assert world.segmind.bill or limit < 0.01
     if stored.manifest.outcomes["skipped"]:
-        assert limit - world.segmind.bill <= estimated({"prompt": "Say 1000 " + "x" * max(lengths)}).usd * 8
+        assert (
+            limit - world.segmind.bill
+            <= estimated({"prompt": "Say 1000 " + "x" * max(lengths), "temperature": 0}).usd * 8
+        )
 
 
 async def test_an_estimate_follows_the_highest_bill_so_far() -> None:
