@@ -24,7 +24,7 @@ NAMES = sorted(compat._MODULES)
 SINCE = {
     "NEVER_EXPIRE": (3, 3),
     "TaskStateStoreModel": (3, 3),
-    **dict.fromkeys(("ConnectionDetails", "DagAccessEntity", "VariableDetails"), (3,)),
+    **dict.fromkeys(("ConnectionDetails", "DagAccessEntity", "DagDetails", "VariableDetails"), (3,)),
     **dict.fromkeys(("get_auth_manager", "get_user", "requires_access_dag"), (3,)),
 }
 IN_OPTIONAL_PROVIDERS = {
