@@ -29,7 +29,7 @@ OPERATORS: list[type[Any]] = [
     *(SegmindSubmitOperator, SegmindResultOperator, SegmindRunOperator, SegmindRequestSensor),
     *(SegmindChatOperator, SegmindEnrichFileOperator, SegmindEnrichSqlOperator, SegmindMergeOperator),
 ]
-SINCE = {"retry_policy": (3, 3), "render_template_as_native_obj": (3, 3)}
+SINCE = {"retry_policy": (3, 3), "render_template_as_native_obj": (3, 2)}
 UNTIL = {"task_concurrency": (3,)}
 """The first Airflow without an argument."""
 
