@@ -1,5 +1,5 @@
 """
-One task's way to its budgets: reserve before each paid call, note what was sent, settle by the bill.
+The budgets of one task instance: reserve before each paid call, note what was sent, settle by the bill.
 
 Before a call, whatever goes wrong stops it: a budget that cannot be read holds as well as one that is used up. After a
 call nothing here raises, since its answer is paid for; what could not be settled stays charged at its bound until the
@@ -145,6 +145,7 @@ class BudgetGuard:
         self._by_request: dict[str, Reservation] = {}
         self._ids: dict[str, str] = {}
         self._noted: set[str] = set()
+        self._assumption_logged = False
 
     @cached_property
     def _settings(self) -> BudgetSettings:
@@ -193,7 +194,9 @@ class BudgetGuard:
 
     def _bound(self, model: str, inputs: Mapping[str, Any]) -> int:
         bound = request_bound(model, inputs, self._settings.prices)
-        if bound.assumed_cap is not None:
+        if bound.assumed_cap is not None and not self._assumption_logged:
+            # Once: a request that waits for its part of a budget asks every few seconds.
+            self._assumption_logged = True
             self._log.warning(
                 "The request has no output cap, so the maximum output of model %r (%d tokens, %s in all) is "
                 "reserved. An output cap ('max_tokens') leaves more of the budget for other requests",
@@ -253,8 +256,8 @@ class BudgetGuard:
             )
         if ask_again_in is not None:
             return SegmindBudgetError(
-                f"{what}, and {window.title} has {usd(refused.left)} of {usd(window.limit)} left until other requests, "
-                "for which the rest is reserved, have their bills. Nothing was sent; a retry asks again.",
+                f"{what}, and {window.title} has {usd(refused.left)} of {usd(window.limit)} left: the rest is spent or "
+                "reserved for other requests that are not billed yet. Nothing was sent; a retry checks again.",
                 resets_at=window.resets_at,
                 ask_again_in=ask_again_in,
             )

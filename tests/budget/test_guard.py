@@ -354,3 +354,14 @@ def test_a_connection_without_a_place_in_flight_refuses_for_a_while(guarded: Gua
 def test_a_model_without_a_price_has_no_bound() -> None:
     with pytest.raises(SegmindConfigError, match="its price is not known"):
         request_bound("unheard-of", BODY, {})
+
+
+def test_a_request_that_asks_again_is_warned_of_once_that_it_has_no_output_cap(
+    guarded: Guarded, caplog: pytest.LogCaptureFixture
+) -> None:
+    guard = guarded(daily("team", 1e-6))
+    uncapped = {"prompt": "hi"}
+    for _ in range(3):
+        with pytest.raises(SegmindBudgetError):
+            guard.reserve("gemini-3.1-flash-lite", uncapped, "digest")
+    assert caplog.text.count("no output cap") == 1

@@ -587,7 +587,7 @@ def test_a_request_whose_room_is_not_returned_fails_for_a_retry_after_some_minut
     emulator.script(model=MODEL, text="answer", latency=30)
     _held(clock, run)
 
-    with pytest.raises(SegmindBudgetError, match="a retry asks again") as raised:
+    with pytest.raises(SegmindBudgetError, match="a retry checks again") as raised:
         make(clock).execute(Run(task_id="waiting").context())
 
     assert raised.value.retryable

@@ -145,11 +145,11 @@ def test_check_fails_with_a_wrong_key_and_does_not_show_it(
     assert "SG_wrong" not in printed
 
 
-def test_check_fails_where_the_connection_is_missing_or_the_record_of_spend_is_configured_twice(
-    account: SegmindEmulator, command: Command, monkeypatch: pytest.MonkeyPatch
+def test_check_fails_where_the_connection_is_missing_or_the_spend_record_is_configured_twice(
+    account: SegmindEmulator, command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     missing = command("check", "--conn-id", "nowhere")
-    monkeypatch.setenv("AIRFLOW__SEGMIND__SPEND_PATH", "/tmp/spend")
+    monkeypatch.setenv("AIRFLOW__SEGMIND__SPEND_PATH", str(tmp_path))
     monkeypatch.setenv("AIRFLOW__SEGMIND__SPEND_CONN_ID", "warehouse")
     twice = command("check")
 
