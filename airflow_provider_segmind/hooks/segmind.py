@@ -8,6 +8,7 @@ import mimetypes
 import threading
 import time
 import uuid
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -234,7 +235,8 @@ class SegmindHook(BaseHook):
             settle(submitted.request_id)
         self._submitted[submitted.request_id] = (chosen, time.time())
         while len(self._submitted) > REMEMBERED_SUBMISSIONS:
-            self._submitted.pop(next(iter(self._submitted)), None)
+            # In one step: other threads submit meanwhile, and an error here would lose the id of a paid request.
+            self._submitted.popitem(last=False)
         return submitted
 
     @_named_help
@@ -275,9 +277,9 @@ class SegmindHook(BaseHook):
         return configured_store()
 
     @cached_property
-    def _submitted(self) -> dict[str, tuple[str, float]]:
+    def _submitted(self) -> OrderedDict[str, tuple[str, float]]:
         """Model and epoch second of the latest requests that this hook has submitted, for the spend record."""
-        return {}
+        return OrderedDict()
 
     @contextmanager
     def _budgeted(self, model: str, inputs: Mapping[str, Any]) -> Iterator[Callable[[str], None]]:
