@@ -232,8 +232,6 @@ class BudgetGuard:
             log=self._log,
         )
         outcome = store.reserve(wanted, open_windows, max_in_flight=self._settings.max_in_flight)
-        for window in outcome.warnings:
-            self._log.warning("%s", window.warning)
         if isinstance(outcome, Refused):
             raise self._refusal(wanted, outcome, _ask_again_in(store, wanted, outcome.window))
         if open_windows:

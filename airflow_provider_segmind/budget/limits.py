@@ -23,7 +23,7 @@ MOST_DOLLARS = 1_000_000
 CONNECTION_BUDGET = "connection:"
 """Begins the name of a budget that belongs to a Connection, which no other name can."""
 WARN_AT = 0.8
-"""The part of a limit that, when it is spent, is warned of once for each window."""
+"""The part of a limit that, when it is spent, is warned of once for each window, over all tasks."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,99}")
 
 
@@ -63,14 +63,22 @@ class Window:
     @property
     def title(self) -> str:
         """The window as a message names it."""
-        period = self.key.rpartition("/")[2]
-        of = "day" if period.count("-") == 2 else "month"
-        return f"the {of} {period} of budget {self.budget!r}"
+        return _title(self.key)
 
-    @property
-    def warning(self) -> str:
-        """What a log says once :data:`WARN_AT` of it is spent."""
-        return f"{WARN_AT:.0%} of {usd(self.limit)}, the limit of {self.title}, has been spent"
+
+def spent_warning(key: str, limit: float) -> str:
+    """
+    Return what a log says once :data:`WARN_AT` of a window is spent.
+
+    :param limit: micro-dollars.
+    """
+    return f"{WARN_AT:.0%} of {usd(limit)}, the limit of {_title(key)}, has been spent"
+
+
+def _title(key: str) -> str:
+    budget, _, period = key.rpartition("/")
+    of = "day" if period.count("-") == 2 else "month"
+    return f"the {of} {period} of budget {budget!r}"
 
 
 def windows(rules: Iterable[BudgetRule], now: float) -> tuple[Window, ...]:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from airflow_provider_segmind.budget.limits import WARN_AT, Window
+from airflow_provider_segmind.budget.limits import Window, spent_warning
 from airflow_provider_segmind.budget.store import (
     PARTS,
     Granted,
@@ -28,6 +28,8 @@ from airflow_provider_segmind.budget.store import (
     flight_key,
     from_parts,
     in_parts,
+    log_warning,
+    warn_from,
 )
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindStateError
 
@@ -43,10 +45,24 @@ local function counter(key) return prefix .. 'counter:' .. key end
 local function number(text) return tonumber(text or '0') end
 -- HINCRBY does not read '-0'.
 local function whole(value) return value == 0 and '0' or string.format('%.0f', value) end
+local crossed = {}
+local function warn_once(key)
+  local have = redis.call('HMGET', counter(key), 'spent', 'warn', 'limit')
+  if number(have[2]) > 0 and number(have[1]) >= number(have[2])
+      and redis.call('HSETNX', counter(key), 'warned', '1') == 1 then
+    table.insert(crossed, key)
+    table.insert(crossed, have[3])
+  end
+end
+local function answer(values)
+  for _, each in ipairs(crossed) do table.insert(values, each) end
+  return values
+end
 local function move(row, returned, billed)
   for _, key in ipairs(cjson.decode(redis.call('HGET', row, 'windows'))) do
     redis.call('HINCRBY', counter(key), 'spent', whole(billed))
     redis.call('HINCRBY', counter(key), 'reserved', whole(-returned))
+    if billed > 0 then warn_once(key) end
   end
 end
 local function release(row, slots)
@@ -60,21 +76,20 @@ local function left(row)
 end
 """
 _TAKE = """
-local function warn(one, outcome)
-  if one.warn and number(redis.call('HGET', counter(one.key), 'spent')) >= number(one.warn)
-      and redis.call('HSETNX', counter(one.key), 'warned', '1') == 1 then
-    table.insert(outcome, one.key)
+local function note_limits()
+  for _, one in ipairs(wanted) do
+    if one.warn then
+      redis.call('HSET', counter(one.key), 'limit', one.limit, 'warn', one.warn)
+      warn_once(one.key)
+    end
   end
 end
 for index, one in ipairs(wanted) do
   local have = redis.call('HMGET', counter(one.key), 'spent', 'reserved')
   local used = number(have[1]) + number(have[2])
   if one.limit and used + number(one.needed) > number(one.limit) then
-    local refused = {'refused', tostring(index), whole(math.max(0, number(one.limit) - used))}
-    for _, each in ipairs(wanted) do
-      if number(each.limit) > 0 then warn(each, refused) end
-    end
-    return refused
+    note_limits()
+    return answer({'refused', tostring(index), whole(math.max(0, number(one.limit) - used))})
   end
 end
 local outcome, room = {'granted', ''}, math.huge
@@ -85,8 +100,8 @@ for _, one in ipairs(wanted) do
     room = math.min(room, math.max(0, number(one.limit) - number(have[1]) - number(have[2])))
     outcome[2] = whole(room)
   end
-  warn(one, outcome)
 end
+note_limits()
 """
 """Reserves in all counters that are ``wanted``, or returns from the script."""
 _RESERVE = (
@@ -99,7 +114,7 @@ if redis.call('EXISTS', row) == 1 then return {'granted', ''} end
     + """
 for name, value in pairs(fields) do redis.call('HSET', row, name, value) end
 redis.call('ZADD', prefix .. 'open', fields.reserved_at, id)
-return outcome
+return answer(outcome)
 """
 )
 _EXTEND = (
@@ -117,7 +132,7 @@ end
     + """
 redis.call('HINCRBY', row, 'amount', ARGV[3])
 redis.call('HINCRBY', row, 'slots', ARGV[4])
-return outcome
+return answer(outcome)
 """
 )
 _TAKE_OVER = """
@@ -155,7 +170,7 @@ return 1
 """
 _SPEND = """
 local row = prefix .. 'reservation:' .. ARGV[2]
-if redis.call('EXISTS', row) == 0 then return 0 end
+if redis.call('EXISTS', row) == 0 then return {'closed'} end
 local billed, have = number(ARGV[3]), left(row)
 local returned = math.min(number(ARGV[5]), math.max(0, have - billed))
 move(row, math.min(billed, have) + returned, billed)
@@ -163,16 +178,16 @@ redis.call('HINCRBY', row, 'spent', ARGV[3])
 redis.call('HINCRBY', row, 'amount', whole(-returned))
 release(row, math.min(number(ARGV[4]), number(redis.call('HGET', row, 'slots'))))
 if ARGV[6] ~= '' then redis.call('HSET', row, 'renewed_at', ARGV[6]) end
-return 1
+return answer({'open'})
 """
 _SETTLE = """
 local row = prefix .. 'reservation:' .. ARGV[2]
-if redis.call('EXISTS', row) == 0 then return 0 end
+if redis.call('EXISTS', row) == 0 then return {'closed'} end
 move(row, left(row), number(ARGV[3]))
 release(row, number(redis.call('HGET', row, 'slots')))
 redis.call('ZREM', prefix .. 'open', ARGV[2])
 redis.call('DEL', row)
-return 1
+return answer({'open'})
 """
 _RELEASE = """
 local row = prefix .. 'reservation:' .. ARGV[2]
@@ -237,10 +252,15 @@ class RedisBudgetStore:
 
     :param url: ``redis://…``, ``rediss://…`` or ``unix://…``; may contain a password and is never shown.
     :param prefix: of all keys; a hash tag keeps them in one slot of a cluster.
+    :param warn: called with what is to be warned of.
     :raises SegmindConfigError: the extra is not installed, or the URL cannot be read.
     """
 
-    def __init__(self, url: str, *, prefix: str = KEY_PREFIX, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self, url: str, *,
+        prefix: str = KEY_PREFIX,
+        warn: Callable[[str], None] = log_warning, sleep: Callable[[float], None] = time.sleep,
+    ) -> None:  # fmt: skip
         try:
             import redis
             from redis.backoff import NoBackoff
@@ -269,6 +289,7 @@ class RedisBudgetStore:
         self._error: type[Exception] = redis.RedisError
         self._refused: type[Exception] = redis.ResponseError
         self._prefix = prefix
+        self._warn = warn
         self._sleep = sleep
         self._checked = False
         texts = {
@@ -297,7 +318,7 @@ class RedisBudgetStore:
             limit = {} if max_in_flight is None else {"limit": str(max_in_flight)}
             wanted.append({"key": flight_key(reservation.connection), "needed": str(reservation.slots), **limit})
         answer = self._run("reserve", reservation.id, json.dumps(_fields(reservation)), json.dumps(wanted))
-        return _outcome(answer, windows, reservation.amount, reservation.slots)
+        return self._outcome(answer, windows, reservation.amount, reservation.slots)
 
     def extend(
         self, reservation_id: str, amount: int, windows: Sequence[Window], *, slots: int = 0, max_in_flight: int | None
@@ -306,7 +327,22 @@ class RedisBudgetStore:
         values = reservation_id, str(in_parts(amount)), str(slots), json.dumps(_wanted(amount, windows))
         limit = "" if max_in_flight is None else str(max_in_flight)
         answer = self._run("extend", *values, limit, repeatable=False)
-        return None if answer[0] == "closed" else _outcome(answer, windows, amount, slots)
+        return None if answer[0] == "closed" else self._outcome(answer, windows, amount, slots)
+
+    def _outcome(self, answer: Sequence[str], windows: Sequence[Window], amount: int, slots: int) -> ReserveOutcome:
+        if answer[0] == "refused":
+            index, left = int(answer[1]) - 1, int(answer[2])
+            self._warn_of(answer[3:])
+            if index == len(windows):
+                return Refused(None, left, slots)
+            return Refused(windows[index], from_parts(left), amount)
+        self._warn_of(answer[2:])
+        return Granted(from_parts(int(answer[1])) if answer[1] else math.inf)
+
+    def _warn_of(self, crossed: Sequence[str]) -> None:
+        """Warn of windows: each its key and then its limit."""
+        for key, limit in zip(crossed[::2], crossed[1::2], strict=True):
+            self._warn(spent_warning(key, from_parts(int(limit))))
 
     def take_over(self, reservation_id: str, new_id: str) -> bool:
         """Continue an open reservation under another id."""
@@ -334,11 +370,15 @@ class RedisBudgetStore:
     ) -> bool:
         """Move a bill from reserved to spent; the rest stays reserved, but for what is returned."""
         values = reservation_id, str(in_parts(billed)), str(release_slots), str(in_parts(returned))
-        return bool(self._run("spend", *values, "" if now is None else _milliseconds(now), repeatable=False))
+        return self._counted(self._run("spend", *values, "" if now is None else _milliseconds(now), repeatable=False))
 
     def settle(self, reservation_id: str, billed: float) -> bool:
         """Close a reservation: what was billed is spent, the rest and the slots are returned."""
-        return bool(self._run("settle", reservation_id, str(in_parts(billed))))
+        return self._counted(self._run("settle", reservation_id, str(in_parts(billed))))
+
+    def _counted(self, answer: Sequence[str]) -> bool:
+        self._warn_of(answer[1:])
+        return answer[0] == "open"
 
     def release_slots(self, reservation_id: str) -> bool:
         """Return the slots of a reservation and keep its amount; return whether it had any."""
@@ -445,21 +485,10 @@ def _wanted(amount: int, windows: Sequence[Window]) -> list[dict[str, Any]]:
             "key": window.key,
             "needed": str(in_parts(amount)),
             "limit": str(in_parts(window.limit)),
-            "warn": str(int(in_parts(window.limit) * WARN_AT)),
+            "warn": str(warn_from(in_parts(window.limit))),
         }
         for window in windows
     ]
-
-
-def _outcome(answer: Sequence[str], windows: Sequence[Window], amount: int, slots: int) -> ReserveOutcome:
-    if answer[0] == "refused":
-        index, left = int(answer[1]) - 1, int(answer[2])
-        warnings = tuple(window for window in windows if window.key in answer[3:])
-        if index == len(windows):
-            return Refused(None, left, slots, warnings)
-        return Refused(windows[index], from_parts(left), amount, warnings)
-    warnings = tuple(window for window in windows if window.key in answer[2:])
-    return Granted(warnings, from_parts(int(answer[1])) if answer[1] else math.inf)
 
 
 def _milliseconds(seconds: float) -> str:

@@ -454,7 +454,6 @@ class TableSlice:
             outcome, grown = self._try(order, current, open_now, amount, slots)
             if outcome is None:
                 return Carried(began=began, lost=True)
-            self._warn(outcome)
             if isinstance(outcome, Granted):
                 left = outcome.left if math.isfinite(outcome.left) else None
                 return Carried(began=began, slice=grown, windows=open_now, left=left)
@@ -499,10 +498,6 @@ class TableSlice:
         # What is reserved may come back, but not what is spent.
         left = window.limit - (0.0 if used is None else used.spent)
         return None if left - order.lost >= order.cheapest else used_up(window, left, order.cheapest, order.lost)
-
-    def _warn(self, outcome: Granted | Refused) -> None:
-        for window in outcome.warnings:
-            self._log.warning("%s", window.warning)
 
     def close(self, run: RunFigures) -> None:
         """

@@ -17,11 +17,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from airflow_provider_segmind.budget.limits import WARN_AT, Window
+from airflow_provider_segmind.budget.limits import WARN_AT, Window, spent_warning
 from airflow_provider_segmind.budget.store import (
     PARTS,
     Granted,
@@ -32,6 +31,8 @@ from airflow_provider_segmind.budget.store import (
     flight_key,
     from_parts,
     in_parts,
+    log_warning,
+    warn_from,
 )
 from airflow_provider_segmind.enrichment.sql.dialects import (
     FIRST_PAUSE,
@@ -49,6 +50,7 @@ _COUNTER_COLUMNS = {
     "window_key": "{text}(300) NOT NULL PRIMARY KEY",
     "spent": "BIGINT NOT NULL",
     "reserved": "BIGINT NOT NULL",
+    "window_limit": "BIGINT NOT NULL",
     "warned": "SMALLINT NOT NULL",
     "revision": "BIGINT NOT NULL",
 }
@@ -84,6 +86,13 @@ _MYSQL_TEXT = "VARCHAR({}) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
 _Result = TypeVar("_Result")
 
 
+class _Counter(NamedTuple):
+    spent: int
+    reserved: int
+    limit: int
+    warned: int
+
+
 class _UndoError(Exception):
     """Roll the transaction back and return a result."""
 
@@ -104,10 +113,14 @@ class SqlBudgetStore:
 
     :param hook: of the database; its placeholders are positional.
     :param conn_id: id of its Connection, for messages.
+    :param warn: called with what is to be warned of.
     :raises SegmindConfigError: budgets cannot be kept in a database of that kind.
     """
 
-    def __init__(self, hook: Any, conn_id: str, *, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self, hook: Any, conn_id: str, *,
+        warn: Callable[[str], None] = log_warning, sleep: Callable[[float], None] = time.sleep,
+    ) -> None:  # fmt: skip
         if hook.conn_type not in _BEGIN:
             raise SegmindConfigError(
                 f"Budgets cannot be kept in connection {conn_id!r} of type {hook.conn_type!r}: they need PostgreSQL, "
@@ -117,6 +130,7 @@ class SqlBudgetStore:
         self._hook = hook
         self._kind: str = hook.conn_type
         self._marker: str = hook.placeholder
+        self._warn = warn
         self._sleep = sleep
         self._thread = threading.local()
 
@@ -128,7 +142,7 @@ class SqlBudgetStore:
             try:
                 return self._transaction(partial(self._reserve, reservation, windows, max_in_flight))
             except _UndoError as undo:
-                return self._warned(undo.result, windows)
+                return self._refused(undo.result, windows)
             except _CounterMissingError as missing:
                 self._transaction(partial(self._add_counter, missing.key))
 
@@ -154,7 +168,7 @@ class SqlBudgetStore:
                     partial(self._extend, reservation_id, amount, windows, slots, max_in_flight), repeatable=False
                 )
             except _UndoError as undo:
-                return self._warned(undo.result, windows)
+                return self._refused(undo.result, windows)
             except _CounterMissingError as missing:
                 self._transaction(partial(self._add_counter, missing.key))
 
@@ -186,47 +200,45 @@ class SqlBudgetStore:
                 counter = self._counters(cursor, [key]).get(key)
                 if counter is None:
                     raise _CounterMissingError(key)
-                left = max(0, (limit or 0) - counter[0] - counter[1])
+                left = max(0, (limit or 0) - counter.spent - counter.reserved)
                 return Refused(None, left, needed) if window is None else Refused(window, from_parts(left), amount)
         return None
 
     def _take(self, cursor: Any, key: str, needed: int, limit: int | None) -> bool:
         room = "" if limit is None else " AND spent + reserved + ? <= ?"
-        values = [needed, key] if limit is None else [needed, key, needed, limit]
-        statement = f"UPDATE {COUNTERS} SET reserved = reserved + ?, revision = revision + 1 WHERE window_key = ?{room}"
+        values = [needed, limit or 0, key, *([] if limit is None else [needed, limit])]
+        statement = (
+            f"UPDATE {COUNTERS} SET reserved = reserved + ?, window_limit = ?, revision = revision + 1 "
+            f"WHERE window_key = ?{room}"
+        )
         return self._execute(cursor, statement, values) == 1
 
-    def _warned(self, outcome: ReserveOutcome, windows: Sequence[Window]) -> ReserveOutcome:
-        """Add to a refusal what is to be warned of: a budget may be used up without another request being granted."""
-        if not isinstance(outcome, Refused) or outcome.window is None:
-            return outcome
-        if outcome.left > (1 - WARN_AT) * outcome.window.limit + 1:
-            # Not enough can be spent.
-            return outcome
-        return replace(outcome, warnings=self._transaction(partial(self._crossed, windows)))
+    def _refused(self, outcome: ReserveOutcome, windows: Sequence[Window]) -> ReserveOutcome:
+        """Keep of a refusal, whose transaction was undone, what the limits are now: one may have been lowered."""
+        window = outcome.window if isinstance(outcome, Refused) else None
+        # With more left than this, not enough can be spent.
+        if window is not None and outcome.left <= (1 - WARN_AT) * window.limit + 1:
+            self._transaction(partial(self._note_limits, windows))
+        return outcome
 
-    def _crossed(self, windows: Sequence[Window], cursor: Any) -> tuple[Window, ...]:
-        statement = f"UPDATE {COUNTERS} SET warned = 1 WHERE window_key = ? AND warned = 0 AND spent >= ?"
-        return tuple(
-            window
-            for window in windows
-            if window.limit
-            and self._execute(cursor, statement, [window.key, int(WARN_AT * in_parts(window.limit))]) == 1
-        )
+    def _note_limits(self, windows: Sequence[Window], cursor: Any) -> None:
+        for window in windows:
+            statement = f"UPDATE {COUNTERS} SET window_limit = ?, revision = revision + 1 WHERE window_key = ?"
+            self._execute(cursor, statement, [in_parts(window.limit), window.key])
+        self._warn_once(cursor, self._counters(cursor, [window.key for window in windows]))
 
     def _granted(self, cursor: Any, windows: Sequence[Window]) -> Granted:
         counters = self._counters(cursor, [window.key for window in windows])
-        crossed = [
-            window
-            for window in windows
-            if not counters[window.key][2] and counters[window.key][0] >= WARN_AT * in_parts(window.limit)
-        ]
-        if crossed:
-            markers = ", ".join("?" for _ in crossed)
-            keys = [window.key for window in crossed]
-            self._execute(cursor, f"UPDATE {COUNTERS} SET warned = 1 WHERE window_key IN ({markers})", keys)
-        room = [in_parts(one.limit) - counters[one.key][0] - counters[one.key][1] for one in windows]
-        return Granted(tuple(crossed), from_parts(max(0, min(room))) if room else math.inf)
+        self._warn_once(cursor, counters)
+        room = [one.limit - one.spent - one.reserved for one in counters.values()]
+        return Granted(from_parts(max(0, min(room))) if room else math.inf)
+
+    def _warn_once(self, cursor: Any, counters: Mapping[str, _Counter]) -> None:
+        """Note which windows are to be warned of when the transaction is committed; it has locked their counters."""
+        for key, one in counters.items():
+            if one.limit and not one.warned and one.spent >= warn_from(one.limit):
+                self._execute(cursor, f"UPDATE {COUNTERS} SET warned = 1 WHERE window_key = ?", [key])
+                self._thread.warnings.append(spent_warning(key, from_parts(one.limit)))
 
     def _insert(self, cursor: Any, one: Reservation) -> bool:
         values = {
@@ -246,7 +258,7 @@ class SqlBudgetStore:
 
     def _add_counter(self, key: str, cursor: Any) -> bool:
         names = ", ".join(_COUNTER_COLUMNS)
-        return self._add(cursor, f"INTO {COUNTERS} ({names}) VALUES (?, 0, 0, 0, 0)", [key])
+        return self._add(cursor, f"INTO {COUNTERS} ({names}) VALUES (?, 0, 0, 0, 0, 0)", [key])
 
     def _add(self, cursor: Any, row: str, values: Sequence[Any]) -> bool:
         """Insert a row unless one with its key is there; return whether it was inserted."""
@@ -376,6 +388,8 @@ class SqlBudgetStore:
         )
         for key in sorted(changes):
             self._execute(cursor, statement, [*changes[key], key])
+        if billed:
+            self._warn_once(cursor, self._counters(cursor, row["windows"]))
 
     def claim(self, reservation: Reservation, now: float) -> bool:
         """Renew a reservation unless somebody did since it was read; return whether that worked."""
@@ -417,21 +431,21 @@ class SqlBudgetStore:
     def usage(self, keys: Iterable[str]) -> dict[str, Usage]:
         """Return what is used of each window; nothing if it is not known to the store."""
         counters = self._transaction(partial(self._counters, keys=list(keys)))
-        return {key: Usage(from_parts(row[0]), from_parts(row[1])) for key, row in counters.items()}
+        return {key: Usage(from_parts(one.spent), from_parts(one.reserved)) for key, one in counters.items()}
 
     def in_flight(self, connection: str) -> int:
         """Return the paid requests of a Connection in flight, as far as they have slots."""
         key = flight_key(connection)
         counters = self._transaction(partial(self._counters, keys=[key]))
-        return counters[key][1] if key in counters else 0
+        return counters[key].reserved if key in counters else 0
 
-    def _counters(self, cursor: Any, keys: Sequence[str]) -> dict[str, tuple[int, int, int]]:
+    def _counters(self, cursor: Any, keys: Sequence[str]) -> dict[str, _Counter]:
         if not keys:
             return {}
         markers = ", ".join("?" for _ in keys)
-        statement = f"SELECT window_key, spent, reserved, warned FROM {COUNTERS} WHERE window_key IN ({markers})"
-        self._execute(cursor, statement, list(keys))
-        return {key: (int(spent), int(reserved), int(warned)) for key, spent, reserved, warned in cursor.fetchall()}
+        columns = "window_key, spent, reserved, window_limit, warned"
+        self._execute(cursor, f"SELECT {columns} FROM {COUNTERS} WHERE window_key IN ({markers})", list(keys))
+        return {key: _Counter(*map(int, values)) for key, *values in cursor.fetchall()}
 
     # Transactions.
 
@@ -449,6 +463,7 @@ class SqlBudgetStore:
         created = False
         for tries_left in reversed(range(MOST_TRIES)):
             committing = False
+            self._thread.warnings = []
             try:
                 connection = self._connection()
                 cursor = connection.cursor()
@@ -476,6 +491,8 @@ class SqlBudgetStore:
                 self._disconnect()
                 raise
             else:
+                for text in self._thread.warnings:
+                    self._warn(text)
                 return result
         raise AssertionError("unreachable")
 

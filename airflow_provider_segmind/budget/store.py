@@ -7,12 +7,15 @@ store keeps six decimals of them and adds them up exactly.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
 
-from airflow_provider_segmind.budget.limits import MOST_DOLLARS, Window
+from airflow_provider_segmind.budget.limits import MOST_DOLLARS, WARN_AT, Window
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,12 +67,9 @@ class Granted:
     """
     The amount is reserved.
 
-    :param warnings: windows of which :data:`~airflow_provider_segmind.budget.limits.WARN_AT` is spent for the first
-        time.
     :param left: micro-dollars left in the window with the least room.
     """
 
-    warnings: tuple[Window, ...] = ()
     left: float = field(default=math.inf, compare=False)
 
 
@@ -81,13 +81,11 @@ class Refused:
     :param window: the one without room, None if ``max_paid_in_flight`` is reached.
     :param left: micro-dollars left in it, or slots.
     :param needed: micro-dollars, or slots.
-    :param warnings: as in :class:`Granted`.
     """
 
     window: Window | None
     left: float
     needed: int
-    warnings: tuple[Window, ...] = ()
 
 
 ReserveOutcome: TypeAlias = Granted | Refused
@@ -109,6 +107,11 @@ class Usage:
 class BudgetStore(Protocol):
     """
     Counters and open reservations. Each method is one transaction, or one script, and durable on return.
+
+    A counter knows the limit with which something was last reserved. The method that first finds
+    :data:`~airflow_provider_segmind.budget.limits.WARN_AT` of it spent warns: the one that counts the bill that reaches
+    it, whichever task that is, or the first that reserves or refuses under a limit that was lowered. So a window is
+    warned of once, over all tasks; not at all if the task dies in that moment, or the store's answer is lost.
 
     All of them block.
 
@@ -224,6 +227,20 @@ class BudgetStore(Protocol):
 def flight_key(connection: str) -> str:
     """Return the key of the counter of a Connection's requests in flight."""
     return f"in-flight:{connection}"
+
+
+def log_warning(text: str) -> None:
+    """Warn in the log of the task."""
+    _log.warning("%s", text)
+
+
+def warn_from(limit: int) -> int:
+    """
+    Return what must be spent of a window to be warned of, which is nothing for one that allows nothing.
+
+    :param limit: as the stores count it, and so is what is returned.
+    """
+    return int(WARN_AT * limit)
 
 
 PARTS = 1_000_000

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
+import re
 import sqlite3
 import threading
 import time
@@ -510,17 +512,37 @@ def test_a_bill_above_its_bound_is_counted_and_blocks_what_follows(
         make(clock).execute(Run().context())
 
 
-def test_a_budget_is_warned_of_once_at_four_fifths(
-    emulator: SegmindEmulator, clock: Clock, limit: Limit, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("cost", [0.0165, 0.03])
+def test_the_task_whose_bill_reaches_four_fifths_of_a_budget_warns_and_no_other(
+    emulator: SegmindEmulator, clock: Clock, limit: Limit, caplog: pytest.LogCaptureFixture, cost: float
 ) -> None:
     limit(0.02)
-    emulator.script(model=MODEL, text="answer", cost=0.0165)
+    emulator.script(model=MODEL, text="answer", cost=cost)
     caplog.set_level(logging.WARNING)
 
     make(clock).execute(Run().context())
+    assert re.findall(r"80% of \$0.02, the limit of the day .* of budget .* has been spent", caplog.text) != []
     emulator.unscript()
     for _ in range(2):
-        make(clock).execute(Run().context())
+        with contextlib.suppress(AirflowFailException):
+            make(clock).execute(Run().context())
+
+    assert caplog.text.count("has been spent") == 1
+
+
+def test_an_orphan_whose_bill_reaches_four_fifths_of_a_budget_is_warned_of_by_who_settles_it(
+    emulator: SegmindEmulator, clock: Clock, run: Run, limit: Limit, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = limit(0.02)
+    emulator.script(model=MODEL, text="answer", cost=0.0165, latency=30)
+    _held(clock, run)
+    emulator.advance(60)
+    (orphan,) = store.open_reservations()
+    store.renew([orphan.id], time.time() - 1000)
+    emulator.unscript()
+    caplog.set_level(logging.WARNING)
+
+    make(clock).execute(Run().context())
 
     assert caplog.text.count("has been spent") == 1
 

@@ -29,7 +29,7 @@ class FastHook(DriverHook):
         return connection
 
 
-Fresh = Callable[[int], BudgetStore]
+Fresh = Callable[[int, Callable[[str], None]], BudgetStore]
 
 
 @pytest.fixture(params=["sqlite", pytest.param("redis", marks=pytest.mark.redis)])
@@ -37,12 +37,13 @@ def fresh(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fresh]:
     """Return an empty store for a seed."""
     made: list[Any] = []
 
-    def store(seed: int) -> BudgetStore:
+    def store(seed: int, warn: Callable[[str], None]) -> BudgetStore:
         if request.param == "redis":
-            return request.getfixturevalue("budget_places")("redis").open()
+            return request.getfixturevalue("budget_places")("redis").open(warn=warn)
         for earlier in made:
             earlier.close()
-        made[:] = [SqlBudgetStore(FastHook("sqlite", "?", {"database": str(tmp_path / f"{seed}.sqlite")}), "x")]
+        hook = FastHook("sqlite", "?", {"database": str(tmp_path / f"{seed}.sqlite")})
+        made[:] = [SqlBudgetStore(hook, "x", warn=warn)]
         return made[0]
 
     yield store
@@ -53,9 +54,11 @@ def fresh(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fresh]:
 def test_no_seed_passes_its_limit_or_differs_from_the_bill(fresh: Fresh) -> None:
     outcomes: list[Outcome] = []
     for seed in range(SEEDS):
-        store = fresh(seed)
+        warnings: list[str] = []
+        store = fresh(seed, warnings.append)
         outcome = Simulation(seed, store).run()
         check(outcome, store)
+        assert len(warnings) == (outcome.spent >= 0.8 * outcome.limit), (outcome, warnings)
         outcomes.append(outcome)
     print(
         f"FIGURES {len(outcomes)} seeds, {sum(one.requests for one in outcomes)} requests, "

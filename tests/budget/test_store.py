@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from airflow_provider_segmind.budget.limits import Window
+from airflow_provider_segmind.budget.limits import Window, spent_warning
 from airflow_provider_segmind.budget.store import (
     BudgetStore,
     Granted,
@@ -58,8 +58,14 @@ def address(request: pytest.FixtureRequest, budget_places: Callable[[str], Addre
 
 
 @pytest.fixture
-def store(address: Address) -> Iterator[BudgetStore]:
-    store = address.open()
+def warned() -> list[str]:
+    """What the store has warned of."""
+    return []
+
+
+@pytest.fixture
+def store(address: Address, warned: list[str]) -> Iterator[BudgetStore]:
+    store = address.open(warn=warned.append)
     yield store
     close(store)
 
@@ -92,34 +98,105 @@ def test_a_window_may_be_filled_to_its_limit_and_no_further(store: BudgetStore) 
     assert store.reserve(a_reservation("x", amount=1), [DAY], max_in_flight=None) == Refused(DAY, 0, 1)
 
 
-@pytest.mark.parametrize(("spent", "warned"), [(19, ()), (20, (MONTH,)), (24.5, (MONTH,))])
-def test_a_refusal_warns_once_of_what_is_mostly_spent(
-    store: BudgetStore, spent: float, warned: tuple[Window, ...]
+OF_DAY, OF_MONTH = (spent_warning(window.key, window.limit) for window in (DAY, MONTH))
+
+
+@pytest.mark.parametrize("closes", [True, False])
+@pytest.mark.parametrize(
+    ("bill", "said"), [(19.999999, []), (20, [OF_MONTH]), (30, [OF_MONTH]), (85, [OF_DAY, OF_MONTH])]
+)
+def test_the_bill_that_brings_a_window_to_80_percent_warns_of_it(
+    store: BudgetStore, warned: list[str], bill: float, said: list[str], closes: bool
 ) -> None:
-    store.reserve(a_reservation(1, amount=25, windows=("a/day", "b/month")), [DAY, MONTH], max_in_flight=None)
-    store.settle("id-1", spent)
-    refused = [
-        store.reserve(a_reservation(2, amount=7), [DAY, MONTH], max_in_flight=None),
-        store.reserve(a_reservation(3, amount=7), [DAY, MONTH], max_in_flight=None),
-    ]
+    store.reserve(a_reservation(1, amount=10, windows=("a/day", "b/month")), [DAY, MONTH], max_in_flight=None)
+    assert warned == []
 
-    assert refused == [Refused(MONTH, 25 - spent, 7, warned), Refused(MONTH, 25 - spent, 7)]
+    assert store.settle("id-1", bill) if closes else store.spend("id-1", bill)
+
+    assert warned == said
 
 
-def test_a_refused_extension_warns_as_well(store: BudgetStore) -> None:
-    store.reserve(a_reservation(1, amount=20, windows=("b/month",)), [MONTH], max_in_flight=None)
+def test_a_window_is_warned_of_once_whatever_comes_after(store: BudgetStore, warned: list[str]) -> None:
+    for number in (1, 2):
+        store.reserve(a_reservation(number, amount=10, windows=("b/month",)), [MONTH], max_in_flight=None)
     store.spend("id-1", 20)
+    assert warned == [OF_MONTH]
 
-    refused = [store.extend("id-1", 7, [MONTH], max_in_flight=None) for _ in range(2)]
+    store.spend("id-1", 1)
+    store.settle("id-2", 2)
+    store.extend("id-1", 1, [MONTH], max_in_flight=None)
+    store.extend("id-1", 7, [MONTH], max_in_flight=None)
+    store.settle("id-1", 3)
+    store.reserve(a_reservation(3, windows=("b/month",)), [MONTH], max_in_flight=None)
+    store.reserve(a_reservation(4, amount=0, windows=("b/month",)), [MONTH], max_in_flight=None)
 
-    assert refused == [Refused(MONTH, 5, 7, (MONTH,)), Refused(MONTH, 5, 7)]
+    assert warned == [OF_MONTH]
 
 
-def test_a_limit_of_nothing_refuses_everything_but_free_requests(store: BudgetStore) -> None:
+def test_what_is_only_reserved_is_not_warned_of(store: BudgetStore, warned: list[str]) -> None:
+    store.reserve(a_reservation(1, amount=100), [DAY], max_in_flight=None)
+    store.reserve(a_reservation(2, amount=1), [DAY], max_in_flight=None)
+    store.settle("id-1", 0)
+
+    assert warned == []
+
+
+@pytest.mark.parametrize("amount", [2, 30])
+def test_a_limit_that_was_lowered_is_warned_of_by_the_next_to_reserve_or_to_be_refused(
+    store: BudgetStore, warned: list[str], amount: int
+) -> None:
+    store.reserve(a_reservation(1, amount=30), [DAY], max_in_flight=None)
+    store.settle("id-1", 24)
+    assert warned == []
+
+    lowered = replace(DAY, limit=30)
+    outcomes = [store.reserve(a_reservation(n, amount=amount), [lowered], max_in_flight=None) for n in (2, 3)]
+
+    assert {type(outcome) for outcome in outcomes} == {Granted if amount == 2 else Refused}
+    assert warned == [spent_warning("a/day", 30)]
+
+
+def test_a_bill_is_compared_with_the_limit_of_the_latest_reservation(store: BudgetStore, warned: list[str]) -> None:
+    store.reserve(a_reservation(1), [DAY], max_in_flight=None)
+    store.reserve(a_reservation(2), [replace(DAY, limit=1000)], max_in_flight=None)
+
+    store.spend("id-1", 799)
+    assert warned == []
+    store.spend("id-1", 1)
+
+    assert warned == [spent_warning("a/day", 1000)]
+
+
+def test_of_tasks_that_settle_at_the_same_time_one_warns(address: Address, store: BudgetStore) -> None:
+    windows = [Window("a/day", "a", 100, 2000.0), Window("b/month", "b", 120, 3000.0)]
+    for number in range(24):
+        store.reserve(a_reservation(number, amount=4, windows=("a/day", "b/month")), windows, max_in_flight=None)
+    said: list[str] = []
+    start = threading.Barrier(6)
+
+    def settle(worker: int) -> None:
+        mine = address.open(warn=said.append)
+        start.wait()
+        for number in range(worker, 24, 6):
+            mine.settle(f"id-{number}", 4.5)
+        close(mine)
+
+    threads = [threading.Thread(target=settle, args=(worker,)) for worker in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert sorted(said) == [spent_warning("a/day", 100), spent_warning("b/month", 120)]
+
+
+def test_a_limit_of_nothing_refuses_everything_but_free_requests(store: BudgetStore, warned: list[str]) -> None:
     nothing = Window("a/day", "a", 0, 2000.0)
 
     assert store.reserve(a_reservation(1, amount=1), [nothing], max_in_flight=None) == Refused(nothing, 0, 1)
-    assert store.reserve(a_reservation(2, amount=0), [nothing], max_in_flight=None) == Granted((nothing,))
+    assert store.reserve(a_reservation(2, amount=0), [nothing], max_in_flight=None) == Granted()
+    # There is no part of nothing that could be spent.
+    assert warned == []
 
 
 def test_the_requests_in_flight_of_a_connection_are_limited(store: BudgetStore) -> None:
@@ -184,7 +261,7 @@ def test_a_bill_above_its_bound_is_counted_and_blocks_what_follows(store: Budget
     assert store.settle("id-1", 150)
 
     assert store.usage(["a/day"]) == {"a/day": Usage(150, 0)}
-    assert store.reserve(a_reservation(2, amount=1), [DAY], max_in_flight=None) == Refused(DAY, 0, 1, (DAY,))
+    assert store.reserve(a_reservation(2, amount=1), [DAY], max_in_flight=None) == Refused(DAY, 0, 1)
 
 
 def test_a_slice_is_spent_bill_by_bill_and_its_rest_returns(store: BudgetStore) -> None:
@@ -254,14 +331,6 @@ def test_who_takes_a_reservation_over_has_it_alone(store: BudgetStore) -> None:
     assert store.settle("new", 3.0)
     assert store.usage(["a/day"]) == {"a/day": Usage(3, 0)}
     assert store.in_flight("segmind_default") == 0
-
-
-def test_a_window_is_warned_of_once(store: BudgetStore) -> None:
-    for number, bill in enumerate((79.5, 0.5, 1.0)):
-        assert store.reserve(a_reservation(number, amount=1), [DAY], max_in_flight=None) == Granted()
-        store.settle(f"id-{number}", bill)
-        if number == 1:
-            assert store.reserve(a_reservation("w", amount=1), [DAY], max_in_flight=None) == Granted((DAY,))
 
 
 def test_a_reservation_is_found_by_the_id_of_its_request(store: BudgetStore) -> None:

@@ -111,6 +111,7 @@ async def test_tables_that_are_killed_never_exceed_their_budget_and_use_it_up(se
     assert budget.billed <= budget.limit
     assert budget.spent == pytest.approx(budget.billed, abs=1e-9)
     assert not budget.store.rows
+    assert len(budget.store.warnings) == (budget.spent >= 0.8 * budget.limit)
     if any(map(is_used_up, engines)):
         assert budget.limit - budget.billed < BOUND
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import wraps
 from typing import Any
 
-from airflow_provider_segmind.budget.limits import WARN_AT, Window
+from airflow_provider_segmind.budget.limits import Window, spent_warning
 from airflow_provider_segmind.budget.store import (
     Granted,
     Refused,
@@ -19,6 +19,7 @@ from airflow_provider_segmind.budget.store import (
     flight_key,
     from_parts,
     in_parts,
+    warn_from,
 )
 from airflow_provider_segmind.exceptions import SegmindStateError
 
@@ -42,6 +43,7 @@ class MemoryStore:
 
     :ivar before: called with the name of each step before it is done.
     :ivar after: called when it is done; what it raises is an answer that got lost.
+    :ivar warnings: what it has warned of.
     """
 
     name = "memory"
@@ -56,6 +58,8 @@ class MemoryStore:
         """Amount and bills of each reservation."""
         self.before: Callable[[str], None] = lambda _: None
         self.after: Callable[[str], None] = lambda _: None
+        self.limits: dict[str, int] = {}
+        self.warnings: list[str] = []
         self._warned: set[str] = set()
 
     def silent(self, *names: str) -> None:
@@ -100,6 +104,9 @@ class MemoryStore:
     def _take(
         self, amount: int, slots: int, connection: str, windows: Sequence[Window], max_in_flight: int | None
     ) -> ReserveOutcome:
+        for one in windows:
+            self.limits[one.key] = in_parts(one.limit)
+            self._warn_once(one.key)
         room = {one.key: in_parts(one.limit) - self.spent[one.key] - self.reserved[one.key] for one in windows}
         for one in windows:
             if room[one.key] < in_parts(amount):
@@ -110,10 +117,13 @@ class MemoryStore:
         self.reserved[flight] += slots
         for one in windows:
             self.reserved[one.key] += in_parts(amount)
-        crossed = [one for one in windows if self.spent[one.key] >= WARN_AT * in_parts(one.limit)]
-        warnings = tuple(one for one in crossed if one.key not in self._warned)
-        self._warned.update(one.key for one in warnings)
-        return Granted(warnings, left=from_parts(min(room.values(), default=0) - in_parts(amount)))
+        return Granted(from_parts(min(room.values(), default=0) - in_parts(amount)))
+
+    def _warn_once(self, key: str) -> None:
+        limit = self.limits[key]
+        if limit and key not in self._warned and self.spent[key] >= warn_from(limit):
+            self._warned.add(key)
+            self.warnings.append(spent_warning(key, from_parts(limit)))
 
     def sending(self, reservation_id: str, now: float) -> bool:
         row = self.rows.get(reservation_id)
@@ -171,6 +181,7 @@ class MemoryStore:
         for key in row.windows:
             self.spent[key] += billed
             self.reserved[key] -= freed
+            self._warn_once(key)
 
     def release_slots(self, reservation_id: str) -> bool:
         row = self.rows.get(reservation_id)

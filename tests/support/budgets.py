@@ -13,7 +13,7 @@ import pytest
 
 from airflow_provider_segmind.budget.redis_store import RedisBudgetStore
 from airflow_provider_segmind.budget.sql_store import COUNTERS, REQUESTS, RESERVATIONS, SqlBudgetStore
-from airflow_provider_segmind.budget.store import BudgetStore, Reservation
+from airflow_provider_segmind.budget.store import BudgetStore, Reservation, log_warning
 from tests.support.databases import Postgres, Sqlite, opened
 
 REDIS = "redis://127.0.0.1:6379/0"
@@ -97,10 +97,10 @@ class Address:
     kind: str
     place: str
 
-    def open(self) -> BudgetStore:
+    def open(self, *, warn: Callable[[str], None] = log_warning) -> BudgetStore:
         if self.kind == "redis":
-            return RedisBudgetStore(REDIS, prefix=self.place)
-        return SqlBudgetStore(self.hook(), "a_database")
+            return RedisBudgetStore(REDIS, prefix=self.place, warn=warn)
+        return SqlBudgetStore(self.hook(), "a_database", warn=warn)
 
     def empty(self) -> None:
         if self.kind == "redis":
