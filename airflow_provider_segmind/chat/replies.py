@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, TypeAlias
 
@@ -19,7 +19,6 @@ from airflow_provider_segmind.chat.model_families import (
 )
 
 ReplyOutcome: TypeAlias = Literal["success", "truncated", "blocked", "empty", "invalid"]
-RawKind: TypeAlias = Literal["encoded", "object", "text", "json", "missing"]
 
 
 class FinishReason(StrEnum):
@@ -78,10 +77,6 @@ class ChatReply:
     :param text: the reply without thoughts; empty when there is none.
     :param native_finish_reason: the provider's word for it.
     :param block_reason: why it was blocked, with the harm category if one is named.
-    :param grounding: what a web search contributed; its shape is not documented.
-    :param tool_calls: the calls the model requested, in the provider's format.
-    :param raw_kind: how it was wrapped: provider JSON in a string (``encoded``) or as an ``object``, plain ``text``,
-        other data written out as ``json``, or ``missing``.
     :param api_format: the format in which it was written, None for plain text.
     """
 
@@ -89,10 +84,7 @@ class ChatReply:
     finish_reason: FinishReason = FinishReason.UNKNOWN
     native_finish_reason: str | None = None
     usage: TokenUsage = field(default_factory=TokenUsage)
-    grounding: Any = None
     block_reason: str | None = None
-    tool_calls: tuple[Mapping[str, Any], ...] = ()
-    raw_kind: RawKind = "missing"
     api_format: ApiFormat | None = None
 
 
@@ -131,8 +123,7 @@ def read_reply(response: Any, *, model: str | None = None, api_format: ApiFormat
     hint = _hint(model, api_format)
     body = as_object(response)
     if provider_family(body, hint) is None and _is_result_body(body):
-        reply = _read_output(body.get("output"), hint)
-        return reply if body.get("grounding") is None else replace(reply, grounding=body["grounding"])
+        return _read_output(body.get("output"), hint)
     return _read_output(response, hint)
 
 
@@ -159,13 +150,13 @@ def _read_output(output: Any, hint: ApiFormat | None) -> ChatReply:
         decoded = _decoded(output)
         family = provider_family(decoded, hint)
         if family is None:
-            return ChatReply(text=without_surrogates(output), raw_kind="text")
-        return _READERS[family](decoded, "encoded")
+            return ChatReply(text=without_surrogates(output))
+        return _READERS[family](decoded)
     native = as_object(output)
     family = provider_family(native, hint)
     if family is not None:
-        return _READERS[family](native, "object")
-    return ChatReply(text=json_text(output), raw_kind="json")
+        return _READERS[family](native)
+    return ChatReply(text=json_text(output))
 
 
 def _decoded(text: str) -> Mapping[str, Any]:
@@ -177,21 +168,21 @@ def _decoded(text: str) -> Mapping[str, Any]:
         return {}
 
 
-def _read_gemini(body: Mapping[str, Any], raw_kind: RawKind) -> ChatReply:
+def _read_gemini(body: Mapping[str, Any]) -> ChatReply:
     candidates = as_list(body.get("candidates"))
     candidate = as_object(candidates[0]) if candidates else {}
     content = candidate.get("content")
     raw_parts = content if isinstance(content, list) else as_object(content).get("parts")
     parts = [as_object(part) for part in (raw_parts if isinstance(raw_parts, list) else [raw_parts])]
     text = "".join(string_or_empty(part.get("text")) for part in parts if part.get("thought") is not True)
-    calls = tuple(as_object(part["functionCall"]) for part in parts if part.get("functionCall"))
+    calls_a_tool = any(part.get("functionCall") for part in parts)
     word = string_or_empty(candidate.get("finishReason") or candidate.get("finish_reason")) or None
     reason = finish_reason_of(word)
     feedback = as_object(body.get("promptFeedback") or body.get("prompt_feedback"))
     blocked = string_or_empty(feedback.get("blockReason") or feedback.get("block_reason"))
     if blocked and not candidates:
         word, reason = blocked, FinishReason.BLOCKED
-    elif calls and reason is FinishReason.STOP:
+    elif calls_a_tool and reason is FinishReason.STOP:
         reason = FinishReason.TOOL_CALL
     ratings = as_list(feedback.get("safetyRatings")) + as_list(candidate.get("safetyRatings"))
     usage = as_object(body.get("usageMetadata") or body.get("usage_metadata"))
@@ -209,15 +200,12 @@ def _read_gemini(body: Mapping[str, Any], raw_kind: RawKind) -> ChatReply:
             thinking_tokens=thinking,
             total_tokens=token_count(usage.get("totalTokenCount")),
         ),
-        grounding=candidate.get("groundingMetadata") or body.get("grounding"),
         block_reason=_block_reason(word, ratings) if reason is FinishReason.BLOCKED else None,
-        tool_calls=calls,
-        raw_kind=raw_kind,
         api_format=ApiFormat.GEMINI,
     )
 
 
-def _read_openai(body: Mapping[str, Any], raw_kind: RawKind) -> ChatReply:
+def _read_openai(body: Mapping[str, Any]) -> ChatReply:
     choices = as_list(body.get("choices"))
     choice = as_object(choices[0]) if choices else {}
     message = as_object(choice.get("message"))
@@ -240,15 +228,12 @@ def _read_openai(body: Mapping[str, Any], raw_kind: RawKind) -> ChatReply:
             thinking_tokens=token_count(as_object(usage.get("completion_tokens_details")).get("reasoning_tokens")),
             total_tokens=token_count(usage.get("total_tokens")),
         ),
-        grounding=body.get("grounding"),
         block_reason=word if reason is FinishReason.BLOCKED else None,
-        tool_calls=tuple(as_object(call) for call in as_list(message.get("tool_calls"))),
-        raw_kind=raw_kind,
         api_format=ApiFormat.OPENAI,
     )
 
 
-def _read_anthropic(body: Mapping[str, Any], raw_kind: RawKind) -> ChatReply:
+def _read_anthropic(body: Mapping[str, Any]) -> ChatReply:
     blocks = [as_object(block) for block in as_list(body.get("content"))]
     word = string_or_empty(body.get("stop_reason")) or None
     reason = finish_reason_of(word)
@@ -267,10 +252,7 @@ def _read_anthropic(body: Mapping[str, Any], raw_kind: RawKind) -> ChatReply:
             thinking_tokens=None,
             total_tokens=None,
         ),
-        grounding=body.get("grounding"),
         block_reason=word if reason is FinishReason.BLOCKED else None,
-        tool_calls=tuple(block for block in blocks if block.get("type") == "tool_use"),
-        raw_kind=raw_kind,
         api_format=ApiFormat.ANTHROPIC,
     )
 
