@@ -254,7 +254,7 @@ def store_result(
 
 
 def store_for_event(
-    result: RequestResult, *, model: str | None, destination: ResultDestination, downloads: Downloads = _PUBLIC
+    result: RequestResult, *, model: str | None, destination: ResultDestination, downloads: Downloads
 ) -> StoredResult | None:
     """
     Store a result in a trigger and return what its event carries.

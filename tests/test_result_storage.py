@@ -106,7 +106,7 @@ def test_only_large_results_go_to_the_folder_for_all_tasks(folder: str, tmp_path
     ],
 )
 def test_no_event_carries_a_large_body(destination: ResultDestination, carries: bool) -> None:
-    value = store_for_event(result(500), model="m", destination=destination)
+    value = store_for_event(result(500), model="m", destination=destination, downloads=Downloads())
     assert (value is not None) == carries
     assert value is None or len(json.dumps(value.for_xcom)) < 1000
 
@@ -153,7 +153,7 @@ def test_a_body_that_no_reader_supports_is_carried_whole_as_a_string_of_json(
     assert "".join(output.split()) in "".join(value.split())
     assert '"more": "é"' in value
     assert "as a string of JSON" in caplog.text
-    assert store_for_event(read(text), model="m", destination=destination) is None
+    assert store_for_event(read(text), model="m", destination=destination, downloads=Downloads()) is None
     if path is not None:
         assert stored_result("r-1", destination).for_xcom == value
 

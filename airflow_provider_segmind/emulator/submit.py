@@ -28,11 +28,11 @@ _JPEG = base64.b64decode(
 )
 
 
-def png(seed: str, *, size: int = 8) -> bytes:
+def png(seed: str) -> bytes:
     """Return a valid RGB image of one colour, derived from ``seed``."""
     colour = hashlib.sha256(seed.encode()).digest()[:3]
-    rows = (b"\x00" + colour * size) * size
-    header = struct.pack(">IIBBBBB", size, size, 8, 2, 0, 0, 0)
+    rows = (b"\x00" + colour * 8) * 8
+    header = struct.pack(">IIBBBBB", 8, 8, 8, 2, 0, 0, 0)
     chunks = _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(rows)) + _chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + chunks
 

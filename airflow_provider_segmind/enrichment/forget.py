@@ -147,7 +147,6 @@ class Forgetting:
         self,
         *,
         writer_timeout: float,
-        clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -160,21 +159,21 @@ class Forgetting:
         """
         with contextlib.ExitStack() as alone:
             for ledger in self._places.ledgers:
-                alone.enter_context(_alone(ledger, writer_timeout, clock, monotonic, sleep))
+                alone.enter_context(_alone(ledger, writer_timeout, monotonic, sleep))
                 self._check_answered(ledger)
             for ledger in self._places.ledgers:
-                self._note(ledger, clock())
-            self._remove(clock)
+                self._note(ledger, time.time())
+            self._remove()
             for ledger in self._places.ledgers:
                 for name in names_if_any(ledger / FORGETTING):
                     (ledger / FORGETTING / name).unlink(missing_ok=True)
 
-    def _remove(self, clock: Callable[[], float]) -> None:
+    def _remove(self) -> None:
         places = self._places
         for path in self._answers():
             path.unlink(missing_ok=True)
         for ledger in places.ledgers:
-            self._rewrite(ledger, clock)
+            self._rewrite(ledger)
         files = [*places.reports, *(path for ledger in places.ledgers for path in _progress(ledger))]
         for path in files:
             if self._is_named(path):
@@ -187,14 +186,14 @@ class Forgetting:
         for rows in places.keyed:
             rows.delete()
 
-    def _rewrite(self, ledger: StorePath, clock: Callable[[], float]) -> None:
+    def _rewrite(self, ledger: StorePath) -> None:
         writer = f"forget-{uuid.uuid4().hex[:12]}"
         for number, (folder, name, lines) in enumerate(_segments(ledger)):
             kept = [line for line in lines if not self.marks.of(_event(name, line))]
             if len(kept) == len(lines):
                 continue
             if kept:
-                write_segment(ledger, segment_name(clock(), writer, number), kept)
+                write_segment(ledger, segment_name(time.time(), writer, number), kept)
             (folder / name).unlink(missing_ok=True)
 
     def _check_answered(self, ledger_folder: StorePath) -> None:
@@ -308,7 +307,6 @@ def rows_unchanged_since(ledger_folder: StorePath, before: float) -> frozenset[s
 def _alone(
     ledger: StorePath,
     writer_timeout: float,
-    clock: Callable[[], float],
     monotonic: Callable[[], float],
     sleep: Callable[[float], None],
 ) -> Iterator[None]:
@@ -324,9 +322,9 @@ def _alone(
         writer=f"forget-{uuid.uuid4().hex[:12]}",
         shard=Shard(),
         writer_timeout=writer_timeout,
-        clock=clock,
+        clock=time.time,
         monotonic=monotonic,
-        wall=clock,
+        wall=time.time,
     )
     heartbeat = Heartbeat(member)
     member.register()

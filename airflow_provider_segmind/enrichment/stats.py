@@ -166,9 +166,9 @@ class Progress:
         parts.append(f"distinct rows in this try: {counts or 'no outcome yet'}")
         return "; ".join([", ".join(parts), *self._worst()])
 
-    def _worst(self, most: int = 3) -> list[str]:
+    def _worst(self) -> list[str]:
         found = [(count, outcome, why) for outcome, some in self.reasons.items() for why, count in some.items()]
-        return [f"{count} {outcome}: {why}" for count, outcome, why in sorted(found, reverse=True)[:most]]
+        return [f"{count} {outcome}: {why}" for count, outcome, why in sorted(found, reverse=True)[:3]]
 
 
 class Meter:
@@ -221,14 +221,10 @@ _GROWTH = math.log(1.05)
 
 
 class Latencies:
-    """
-    Counts of seconds in buckets 5 % wide, so that quantiles of several shards can be computed from their sum.
+    """Counts of seconds in buckets 5 % wide, so that quantiles of several shards can be computed from their sum."""
 
-    :param counts: how many in each bucket, as in :attr:`counts` of another one.
-    """
-
-    def __init__(self, counts: Mapping[int, int] | None = None) -> None:
-        self.counts: Counter[int] = Counter(counts)
+    def __init__(self) -> None:
+        self.counts: Counter[int] = Counter()
 
     def add(self, seconds: float) -> None:
         """Count one."""

@@ -210,7 +210,6 @@ class EnrichmentRun:
     :param resume_state: counts of this try before it was deferred, None at its start.
     :param spend: records finished requests, None without a spend record.
     :param budget: its part of the budgets that hold, None where none does.
-    :param pause: whether spending is paused; its switch is an Airflow Variable when None.
     """
 
     def __init__(
@@ -227,8 +226,6 @@ class EnrichmentRun:
         resume_state: dict[str, Any] | None = None,
         spend: SpendRecorder | None = None,
         budget: TableSlice | None = None,
-        pause: PauseWatch | None = None,
-        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.settings = settings
         self.output_uri: str | None = None
@@ -246,8 +243,7 @@ class EnrichmentRun:
         complete = bool((resume_state or {}).get(SPEND_RECORDED))
         self._spend = None if spend is None else SpendBuffer(spend, complete=complete)
         self._budget = budget
-        self._pause = pause or PauseWatch()
-        self._sleep = sleep
+        self._pause = PauseWatch()
         self._engine: Engine | None = None
         self._target: KeyedTarget | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -382,7 +378,7 @@ class EnrichmentRun:
             if not announced:
                 self._log.warning("%s Waiting", paused_error(reason))
                 announced = True
-            self._sleep(REFRESH_INTERVAL)
+            time.sleep(REFRESH_INTERVAL)
             self._pause.changed()
 
     def _defer_while_paused(self, reason: str, resume_state: dict[str, Any] | None) -> NoReturn:

@@ -49,13 +49,11 @@ class RowAttachments:
 
     :param templates: paths, object storage URIs or http(s) addresses, with ``{column}`` placeholders.
     :param family: the form in which the model takes files.
-    :param limit: bytes of the largest file that may be sent inside a request.
     """
 
-    def __init__(self, templates: Sequence[str], family: ApiFormat, *, limit: int = MAX_INLINE_BYTES) -> None:
+    def __init__(self, templates: Sequence[str], family: ApiFormat) -> None:
         self._templates = tuple(templates)
         self._family = family
-        self._limit = limit
         self._fixed: dict[str, Attachment] = {}
 
     def load(self, row: Row) -> list[Attachment]:
@@ -84,7 +82,7 @@ class RowAttachments:
             part = load_attachment(
                 source,
                 read=lambda address: self._read(address, name, template),
-                max_inline_bytes=self._limit,
+                max_inline_bytes=MAX_INLINE_BYTES,
                 field_name=name,
             )
             # One byte instead of the content: encoding the file is not needed to check that its type is accepted.
@@ -106,14 +104,14 @@ class RowAttachments:
         try:
             with path.open("rb") as file:
                 # One byte more than the limit shows that it is too large, however large it is.
-                data: bytes = file.read(self._limit + 1)
+                data: bytes = file.read(MAX_INLINE_BYTES + 1)
         except _UNREADABLE as error:
             why = (
                 "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {type(error).__name__}"
             )
             raise SegmindRowError(f"{shown} {why}.") from error
-        if len(data) > self._limit:
-            raise too_large_inline(shown, self._limit)
+        if len(data) > MAX_INLINE_BYTES:
+            raise too_large_inline(shown, MAX_INLINE_BYTES)
         return data
 
 

@@ -173,9 +173,7 @@ class Reader:
 
         return reason_in(CoreVariable.get(PAUSE_VARIABLE, None))
 
-    def in_flight(
-        self, dag_ids: Collection[str] | None = None, model: str | None = None, state: str | None = None
-    ) -> list[RequestInFlight]:
+    def in_flight(self, dag_ids: Collection[str] | None = None, model: str | None = None) -> list[RequestInFlight]:
         """
         Return the requests that unfinished tasks wait for, oldest first.
 
@@ -202,7 +200,7 @@ class Reader:
                 found[request.request_id] = request
         for request in self._of_running_tables(dag_ids):
             found.setdefault(request.request_id, request)
-        wanted = [one for one in found.values() if model in (None, one.model) and state in (None, one.state)]
+        wanted = [one for one in found.values() if model in (None, one.model)]
         return sorted(wanted, key=lambda one: (one.submitted_at or 0.0, one.request_id))
 
     def _of_running_tables(self, dag_ids: Collection[str] | None) -> Iterator[RequestInFlight]:
@@ -567,7 +565,7 @@ def _stored_records(state_path: str, ref: TaskRef) -> list[SubmissionRecord]:
         return []
 
 
-def _batches(values: Sequence[Any], size: int = 200) -> Iterator[Sequence[Any]]:
+def _batches(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
     """Yield parts, because databases limit the parameters of a statement."""
-    for start in range(0, len(values), size):
-        yield values[start : start + size]
+    for start in range(0, len(values), 200):
+        yield values[start : start + 200]

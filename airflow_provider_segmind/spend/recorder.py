@@ -52,14 +52,12 @@ class SpendRecorder:
         log: Any,
         budget: BudgetGuard | None = None,
         store: Callable[[], SpendStore | None] = configured_store,
-        clock: Callable[[], float] = time.time,
     ) -> None:
         self.task = task
         self._budget = budget
         self._connection = connection
         self._log = log
         self._open_store = store
-        self._clock = clock
 
     def record(
         self,
@@ -87,7 +85,7 @@ class SpendRecorder:
         request = FinishedRequest(
             request_id=request_id,
             model=model or "",
-            at=cast(float, submitted_at) + cast(float, read.total_time) if known else self._clock(),
+            at=cast(float, submitted_at) + cast(float, read.total_time) if known else time.time(),
             outcome=outcome,
             cost=cost if read.cost is None else read.cost,
             tokens=tokens,

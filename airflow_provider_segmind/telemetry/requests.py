@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_segmind.telemetry.metrics import CountingClient, MetricsSender, call_totals, cost_total
@@ -20,20 +20,11 @@ class RequestTelemetry:
 
     :param tags: of the metrics.
     :param client: counts its calls.
-    :param clock: epoch seconds.
     """
 
-    def __init__(
-        self,
-        tags: Mapping[str, str],
-        client: CountingClient,
-        *,
-        operation: Operation,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
+    def __init__(self, tags: Mapping[str, str], client: CountingClient, *, operation: Operation) -> None:
         self._calls = client.throttle.counts
         self._operation = operation
-        self._clock = clock
         self._tracer = task_tracer()
         self._requests = self._tokens = 0
         self._cost = 0.0
@@ -55,7 +46,7 @@ class RequestTelemetry:
         self._tokens += tokens or 0
         self._cost += cost or 0.0
         if self._tracer is not None:
-            ended = self._clock()
+            ended = time.time()
             began = ended if began is None else began
             self._tracer.request(
                 self._operation, model=model, began=began, ended=ended, tokens=tokens, cost=cost, **about
