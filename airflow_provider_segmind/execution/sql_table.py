@@ -158,7 +158,8 @@ class SqlTableIO:
         try:
             return sum(int(next(iter(row.values()))) for row in counting)
         except SegmindEnrichmentError as error:
-            if error.retryable and self._settings.sql is None:
+            # A subquery may be refused with an error that looks retryable; a table is not refused.
+            if error.retryable and self._source_table is not None:
                 raise
             return sum(1 for _ in self._query(self._sql, hold=False))
         finally:

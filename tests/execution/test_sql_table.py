@@ -768,6 +768,24 @@ def test_a_query_that_cannot_be_a_subquery_is_counted_by_reading_it(
     assert shop.run.ti.pushed["estimate"]["rows"] == 5
 
 
+def test_a_table_that_cannot_be_counted_now_is_not_read_to_count_it(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.stock(*map(str, range(5)))
+    open_query = Query._open
+
+    def loses_its_connection(self: Query) -> None:
+        if "COUNT" in self.sql:
+            raise sqlite3.OperationalError("the connection was lost")
+        open_query(self)
+
+    monkeypatch.setattr(Query, "_open", loses_its_connection)
+    with pytest.raises(SegmindEnrichmentError, match="the connection was lost"):
+        shop.ask(sql="things")
+
+    assert shop.posts == 0
+
+
 def test_a_failing_row_count_is_reported_before_the_sample_is_paid(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     shop.stock(*map(str, range(5)))
 
