@@ -110,9 +110,9 @@ def _nothing_learned() -> Iterator[None]:
         sys.modules.get(f"airflow_provider_segmind.client.{name}") for name in ("rate_limiter", "poll_schedule")
     )
     if limits is not None:
-        limits.forget_limiters()
+        limits._limiters.clear()
     if schedule is not None:
-        schedule.shared_history.forget()
+        schedule.shared_history._models.clear()
 
 
 @pytest.fixture(autouse=True)

@@ -177,11 +177,6 @@ class LatencyHistory:
             latencies = sorted(seen.latencies) if seen is not None else []
         return latencies[len(latencies) // 2] if latencies else prior_of(model).median
 
-    def forget(self) -> None:
-        """Drop all latencies."""
-        with self._lock:
-            self._models.clear()
-
     def observe(self, model: str | None, seconds: float) -> None:
         """Record that a request of ``model`` completed this many seconds after submission."""
         if not 0 < seconds < 86_400:

@@ -436,12 +436,6 @@ def rate_limiter_for(gateway: str, api_key: str, settings: RateSettings) -> Rate
         return limiter
 
 
-def forget_limiters() -> None:
-    """Drop every rate limiter; existing clients keep theirs."""
-    with _registry_lock:
-        _limiters.clear()
-
-
 @dataclass(slots=True)
 class CallCounts:
     """

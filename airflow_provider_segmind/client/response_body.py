@@ -29,8 +29,6 @@ class TooLargeError(Exception):
     def __init__(self, limit: int, *, announced: int | None = None) -> None:
         size = f"more than {limit} bytes" if announced is None else f"{announced} bytes"
         super().__init__(f"{size}, where at most {limit} bytes are read")
-        self.limit = limit
-        self.announced = announced
 
 
 class UnreadableBodyError(Exception):

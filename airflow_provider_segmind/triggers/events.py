@@ -7,7 +7,7 @@ An event crosses two processes and a database, and the task may run a newer vers
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 from airflow_provider_segmind import exceptions
 from airflow_provider_segmind.chat.json_values import clean_text
@@ -27,7 +27,6 @@ from airflow_provider_segmind.masking import mask_known
 from airflow_provider_segmind.result_storage import StoredResult
 
 Status = Literal["success", "failed", "timeout", "error"]
-_STATUSES = ("success", "failed", "timeout", "error")
 HIDDEN = ("value", "manifest", "resume_state")
 """Fields of an event that are not logged."""
 
@@ -99,7 +98,7 @@ class RequestEvent:
         """
         if (
             not isinstance(payload, dict)
-            or payload.get("status") not in _STATUSES
+            or payload.get("status") not in get_args(Status)
             or not isinstance(payload.get("request_id"), str)
         ):
             raise SegmindStateError(
