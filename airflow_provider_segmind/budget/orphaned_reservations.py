@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 from airflow_provider_segmind.budget.store import BudgetStore, Reservation
 from airflow_provider_segmind.client.endpoints import MAX_RECORDS_PER_PAGE
-from airflow_provider_segmind.client.models import RequestRecord, RequestStatus
+from airflow_provider_segmind.client.models import RecordPage, RequestRecord, RequestStatus
 from airflow_provider_segmind.client.request_history import (
     HISTORY_COMPLETE_AFTER,
     HISTORY_PAGES,
@@ -61,7 +61,7 @@ class History(Protocol):
     def get_request_record(self, request_id: str) -> RequestRecord:
         """Return one of the account's requests; free."""
 
-    def list_request_records(self, **filters: Any) -> list[RequestRecord]:
+    def list_request_records(self, **filters: Any) -> RecordPage:
         """Return a page of the request history; free."""
 
 

@@ -16,6 +16,7 @@ from airflow_provider_segmind.client.endpoints import Call
 from airflow_provider_segmind.client.models import (
     Credits,
     ModelInfo,
+    RecordPage,
     RequestRecord,
     RequestResult,
     RequestState,
@@ -121,7 +122,7 @@ class AsyncSegmindClient(AccountCalls):
         """Return one request from the request history."""
         return await self.perform(self.wire.request_record(request_id))
 
-    async def list_request_records(self, **filters: Any) -> list[RequestRecord]:
+    async def list_request_records(self, **filters: Any) -> RecordPage:
         """Return a page of the request history."""
         return await self.perform(self.wire.request_records(**filters))
 

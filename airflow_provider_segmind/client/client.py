@@ -20,6 +20,7 @@ from airflow_provider_segmind.client.endpoints import Call
 from airflow_provider_segmind.client.models import (
     Credits,
     ModelInfo,
+    RecordPage,
     RequestRecord,
     RequestResult,
     RequestState,
@@ -123,7 +124,7 @@ class SegmindClient(AccountCalls):
         """Return one of the account's requests, of any age, from the request history. Free; rows appear late."""
         return self.perform(self.wire.request_record(request_id))
 
-    def list_request_records(self, **filters: Any) -> list[RequestRecord]:
+    def list_request_records(self, **filters: Any) -> RecordPage:
         """Return a page of the request history; filters as in :meth:`Wire.request_records`. Free."""
         return self.perform(self.wire.request_records(**filters))
 

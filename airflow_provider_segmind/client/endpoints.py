@@ -22,6 +22,7 @@ from airflow_provider_segmind.client import responses as readers
 from airflow_provider_segmind.client.models import (
     Credits,
     ModelInfo,
+    RecordPage,
     RequestRecord,
     RequestResult,
     RequestState,
@@ -214,7 +215,7 @@ class Wire:
         status: str | None = None,
         page: int = 1,
         per_page: int = MAX_RECORDS_PER_PAGE,
-    ) -> Call[list[RequestRecord]]:
+    ) -> Call[RecordPage]:
         """List a page of the request history, newest first; a request with N outputs appears N times."""
         query = {
             "page": page,

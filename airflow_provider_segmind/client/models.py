@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
@@ -227,6 +227,18 @@ class RequestRecord(WireModel):
     latency_ms: LenientFloat = None
     error: LenientText = None
     clock_offset: float | None = Field(default=None, exclude=True, repr=False)
+
+
+class RecordPage(list[RequestRecord]):
+    """
+    A page of the request history: its rows that have a usable id.
+
+    :param rows: how many rows Segmind sent, the others included.
+    """
+
+    def __init__(self, records: Iterable[RequestRecord] = (), *, rows: int | None = None) -> None:
+        super().__init__(records)
+        self.rows = len(self) if rows is None else rows
 
 
 class SyncResult(WireModel):

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from enum import Enum
+from itertools import count
 from typing import Any
 
-from airflow_provider_segmind.client.endpoints import MAX_RECORDS_PER_PAGE, Wire
-from airflow_provider_segmind.client.models import RequestRecord
+from airflow_provider_segmind.client.endpoints import Wire
+from airflow_provider_segmind.client.models import RecordPage, RequestRecord
 from airflow_provider_segmind.client.polling import Pause, Step
 from airflow_provider_segmind.client.submission import SubmissionRecord, json_digest
 from airflow_provider_segmind.exceptions import SegmindError, SegmindSubmissionUnknownError
@@ -30,6 +31,8 @@ LONGEST_WAIT = 300.0
 """Seconds between searches when a task waits for the history."""
 HISTORY_PAGES = 300
 """Pages that are read at most; a longer history does not prove that a request is missing."""
+HISTORY_DAYS = 30
+"""Days that one query asks about at most; the history takes 31."""
 HISTORY_COMPLETE_AFTER = 3 * 3600.0
 """
 Seconds after its POST from which a request that the history does not contain is taken never to have existed.
@@ -44,6 +47,77 @@ SLACK = 5.0
 """Seconds allowed for rounding where the difference of the clocks is known."""
 POST_DURATION = 600.0
 """Seconds after the intent within which a lost POST can have arrived."""
+
+
+class HistoryPages:
+    """
+    The pages of the request history between two times, the newest first.
+
+    Iterating yields the filters of each page; :meth:`take` receives the page. The only end of the history is a page
+    without any row: Segmind's pages may be smaller than what was asked for, and a row without a usable id is a row.
+
+    :param earliest: epoch seconds; without both times, Segmind chooses the days.
+    :param latest: epoch seconds.
+    :param model: whose rows are returned.
+    :param status: Segmind's filter.
+    :param most: pages to read at most, None for all.
+    """
+
+    def __init__(
+        self,
+        earliest: float | None = None,
+        latest: float | None = None,
+        *,
+        model: str | None = None,
+        status: str | None = None,
+        most: int | None = HISTORY_PAGES,
+    ) -> None:
+        self._days = [{}] if earliest is None or latest is None else _queries(_day(earliest), _day(latest))
+        self._model = model
+        self._filters = {name: value for name, value in (("model", model), ("status", status)) if value is not None}
+        self._most = most
+        self._page = RecordPage()
+        self.read = 0
+        """How many rows were read."""
+        self.complete = False
+        """Whether all of them were."""
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        pages = 0
+        for days in self._days:
+            before: RecordPage | None = None
+            for number in count(1):
+                if pages == self._most:
+                    return
+                yield {**days, **self._filters, "page": number}
+                pages += 1
+                if not self._page.rows:
+                    break
+                if before is not None and (self._page.rows, self._page) == (before.rows, before):
+                    # What responds does not know of pages.
+                    return
+                before = self._page
+        self.complete = True
+
+    def take(self, page: RecordPage) -> list[RequestRecord]:
+        """Return the rows of a page that are of the model: Segmind's filter compares parts of names."""
+        self._page = page
+        self.read += page.rows
+        return [row for row in page if self._model is None or row.model_name in (None, self._model)]
+
+
+def _day(moment: float) -> date:
+    return datetime.fromtimestamp(moment, UTC).date()
+
+
+def _queries(first: date, last: date) -> list[dict[str, date]]:
+    """Return the days of each query, the newest first."""
+    found = []
+    while first <= last:
+        start = max(first, last - timedelta(days=HISTORY_DAYS))
+        found.append({"from_date": start, "to_date": last})
+        last = start - timedelta(days=1)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,16 +298,14 @@ def _search_once(
     wire: Wire, record: SubmissionRecord, inputs: Mapping[str, Any], now: float
 ) -> Generator[Step, Any, RequestRecord | None]:
     earliest = record.intent_at - LARGEST_SKEW
-    first = datetime.fromtimestamp(earliest, UTC).date()
-    last = datetime.fromtimestamp(record.intent_at + POST_DURATION + LARGEST_SKEW, UTC).date()
+    latest = record.intent_at + POST_DURATION + LARGEST_SKEW
+    pages = HistoryPages(earliest, latest, model=record.fingerprint.model)
     equal: list[RequestRecord] = []
-    complete = False
+    reached = False
     newest, hint = float("-inf"), None
-    for page in range(1, HISTORY_PAGES + 1):
+    for filters in pages:
         try:
-            rows = yield wire.request_records(
-                model=record.fingerprint.model, from_date=first, to_date=last, page=page, per_page=MAX_RECORDS_PER_PAGE
-            )
+            rows = pages.take((yield wire.request_records(**filters)))
         except SegmindError:
             if equal:
                 break
@@ -242,14 +314,13 @@ def _search_once(
         newest = max([newest, *times])
         hint = next((row.clock_offset for row in rows if row.clock_offset is not None), hint)
         equal += [row for row in rows if may_be(row, record, inputs)]
-        # The newest come first.
-        complete = len(rows) < MAX_RECORDS_PER_PAGE or bool(times and max(times) < earliest)
-        if complete:
+        reached = bool(times and max(times) < earliest)
+        if reached:
             break
     found = _best(equal, record, ClockOffset.of([], at_least=newest - now, hint=hint))
-    if found is None and not complete:
+    if found is None and not (reached or pages.complete):
         raise SegmindSubmissionUnknownError(
-            f"The request history has more than the {HISTORY_PAGES * MAX_RECORDS_PER_PAGE} rows that were read."
+            f"The request history was not read to its end, only its newest {pages.read:,} rows."
         )
     return found
 
@@ -273,11 +344,9 @@ def _best(equal: list[RequestRecord], record: SubmissionRecord, offset: ClockOff
 
 
 def may_be(row: RequestRecord, record: SubmissionRecord, inputs: Mapping[str, Any]) -> bool:
-    """Return whether a row has the model and body of a lost POST and is not of an earlier request of this task."""
-    return (
-        row.model_name in (None, record.fingerprint.model)
-        and row.request_id not in record.previous_ids
-        and is_sent_body(body_of(row), digest_sent=record.fingerprint.inputs, sent=inputs)
+    """Return whether a row has the body of a lost POST and is not of an earlier request of this task."""
+    return row.request_id not in record.previous_ids and is_sent_body(
+        body_of(row), digest_sent=record.fingerprint.inputs, sent=inputs
     )
 
 

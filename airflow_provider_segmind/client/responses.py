@@ -16,6 +16,7 @@ from airflow_provider_segmind.chat.json_values import read_json, was_changed
 from airflow_provider_segmind.client.models import (
     Credits,
     ModelInfo,
+    RecordPage,
     RequestRecord,
     RequestResult,
     RequestState,
@@ -460,11 +461,11 @@ def model_list(response: Response) -> list[ModelInfo]:
     return [_validate(ModelInfo, row) for row in _rows(response.json()) if isinstance(row, dict)]
 
 
-def record_list(secret: str, response: Response) -> list[RequestRecord]:
+def record_list(secret: str, response: Response) -> RecordPage:
     """Read a page of the request history; its envelope is undocumented."""
     rows, offset = _rows(response.json()), clock_offset(response)
     found = (row for row in rows if isinstance(row, dict) and _is_usable_id(row.get("request_id"), secret))
-    return [_record(row, secret, offset) for row in found]
+    return RecordPage([_record(row, secret, offset) for row in found], rows=len(rows))
 
 
 def record(request_id: str, secret: str, response: Response) -> RequestRecord:

@@ -8,7 +8,13 @@ from functools import partial
 from typing import Any, Protocol
 
 from airflow_provider_segmind.chat.cost_estimate import UNBOUNDED, CostBound
-from airflow_provider_segmind.client.models import RequestRecord, RequestResult, RequestState, SubmittedRequest
+from airflow_provider_segmind.client.models import (
+    RecordPage,
+    RequestRecord,
+    RequestResult,
+    RequestState,
+    SubmittedRequest,
+)
 from airflow_provider_segmind.client.polling import Pending
 from airflow_provider_segmind.client.submission import text_digest
 from airflow_provider_segmind.defaults import OnUnknown, Rerun
@@ -51,7 +57,7 @@ class Client(Protocol):
     async def get_request_record(self, request_id: str, /) -> RequestRecord:
         """Look up one request of any age."""
 
-    async def list_request_records(self, **filters: Any) -> list[RequestRecord]:
+    async def list_request_records(self, **filters: Any) -> RecordPage:
         """List a page of the request history."""
 
 

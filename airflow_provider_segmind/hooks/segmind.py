@@ -21,6 +21,7 @@ from airflow_provider_segmind.client.client import AsyncSegmindClient, ClientCon
 from airflow_provider_segmind.client.models import (
     Credits,
     ModelInfo,
+    RecordPage,
     RequestRecord,
     RequestResult,
     RequestState,
@@ -434,9 +435,11 @@ class SegmindHook(BaseHook):
         return self.get_conn().get_request_record(request_id)
 
     @_named_help
-    def list_request_records(self, **filters: Any) -> list[RequestRecord]:
+    def list_request_records(self, **filters: Any) -> RecordPage:
         """
-        Return a page of the request history. Free.
+        Return a page of the request history, a list. Free.
+
+        A row without a usable id is left out, so only a page whose ``rows`` is 0 is the end of the history.
 
         :param filters: ``model``, ``from_date``, ``to_date``, ``status``, ``page``, ``per_page``.
         """

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Protocol
 
-from airflow_provider_segmind.client.models import RequestRecord, RequestStatus
+from airflow_provider_segmind.client.models import RecordPage, RequestRecord, RequestStatus
 from airflow_provider_segmind.client.request_history import row_times
 from airflow_provider_segmind.defaults import RESULT_LIFETIME
 from airflow_provider_segmind.spend.entries import SpendEntry, cost_in_micros
@@ -24,7 +24,7 @@ MOST_IN_WRITE = 1000
 class HistoryClient(Protocol):
     """What lists the history: :class:`~airflow_provider_segmind.client.client.SegmindClient`, or the hook."""
 
-    def list_request_records(self, **filters: Any) -> list[RequestRecord]:
+    def list_request_records(self, **filters: Any) -> RecordPage:
         """Return a page of the request history; free."""
 
 

@@ -14,7 +14,7 @@ from airflow_provider_segmind.budget.limits import Window
 from airflow_provider_segmind.budget.orphaned_reservations import IDS_KEPT, settle_orphans
 from airflow_provider_segmind.budget.sql_store import SqlBudgetStore
 from airflow_provider_segmind.budget.store import Reservation, Usage
-from airflow_provider_segmind.client.models import RequestRecord
+from airflow_provider_segmind.client.models import RecordPage, RequestRecord
 from airflow_provider_segmind.client.request_history import HISTORY_COMPLETE_AFTER
 from airflow_provider_segmind.client.submission import json_digest
 from airflow_provider_segmind.enrichment.run_limits import LONGEST_FLIGHT
@@ -41,11 +41,11 @@ class History:
             raise self.error
         return next(row for row in self.rows if row.request_id == request_id)
 
-    def list_request_records(self, **filters: Any) -> list[RequestRecord]:
+    def list_request_records(self, **filters: Any) -> RecordPage:
         self.asked += 1
         if self.error is not None:
             raise self.error
-        return self.rows if filters["page"] == 1 else []
+        return RecordPage(self.rows if filters["page"] == 1 else ())
 
 
 def row(number: int = 1, **fields: Any) -> dict[str, Any]:

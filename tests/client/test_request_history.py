@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_segmind.client import request_history as history
 from airflow_provider_segmind.client.client import ClientConfig, SegmindClient
-from airflow_provider_segmind.client.models import RequestRecord
+from airflow_provider_segmind.client.models import RecordPage, RequestRecord
 from airflow_provider_segmind.client.request_history import (
+    HISTORY_PAGES,
     LARGEST_SKEW,
     ClockOffset,
+    HistoryPages,
     TimeMatch,
     contains,
     may_be,
@@ -30,6 +31,8 @@ from airflow_provider_segmind.exceptions import SegmindSubmissionUnknownError
 
 INPUTS = {"prompt": "one", "seed": 1}
 AT = 1_800_000_000.0
+DAY = 86_400.0
+KEY = "SG_0123456789abcdef"
 RECORD = SubmissionRecord(Fingerprint.of(model="m", inputs=INPUTS, connection="c"), intent_at=AT, previous_ids=("r-0",))
 
 
@@ -65,7 +68,6 @@ def test_a_row_of_the_lost_post_fits(fields: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        {"model_name": "other"},
         {"request_body": {"prompt": "two", "seed": 1}},
         {"request_body": {"prompt": "one"}},
         {"request_body": {"prompt": "one", "seed": True}},
@@ -194,14 +196,16 @@ def json_equal(one: Any, other: Any) -> bool:
     return (type(one) is bool) is (type(other) is bool) and bool(one == other)
 
 
-def found_in(rows: list[dict[str, Any]], *, now: float = AT + 30, date: float | None = None) -> RequestRecord | None:
+def found_in(
+    rows: Sequence[dict[str, Any]], *, now: float = AT + 30, date: float | None = None, page_size: int = 100
+) -> RequestRecord | None:
     headers = {} if date is None else {"date": datetime.fromtimestamp(date, UTC).strftime("%a, %d %b %Y %H:%M:%S GMT")}
 
     def serve(request: httpx.Request) -> httpx.Response:
-        start = (int(request.url.params["page"]) - 1) * 100
-        return httpx.Response(200, json={"data": rows[start : start + 100]}, headers=headers)
+        start = (int(request.url.params["page"]) - 1) * page_size
+        return httpx.Response(200, json={"data": rows[start : start + page_size]}, headers=headers)
 
-    config = ClientConfig(api_key="k")
+    config = ClientConfig(api_key=KEY)
     with SegmindClient(config, transport=httpx.MockTransport(serve), clock=lambda: now, sleep=lambda _: None) as client:
         return client.drive(search(client.wire, RECORD, INPUTS, now=now, waits=(0.0,)))
 
@@ -233,10 +237,85 @@ def test_the_history_is_read_to_the_time_of_the_lost_post_however_busy_the_accou
     assert found_in([*others, history_row(AT + 1)]) is not None
 
 
-def test_a_history_too_long_to_read_does_not_prove_that_the_request_is_missing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(history, "HISTORY_PAGES", 3)
-    others = [history_row(AT + 20, request_id="o", request_body={})] * 300
-    with pytest.raises(SegmindSubmissionUnknownError, match="more than"):
-        found_in(others)
+def another(number: int, **fields: Any) -> dict[str, Any]:
+    return history_row(AT + 20, **{"request_id": f"o-{number}", "request_body": {}, **fields})
+
+
+@pytest.mark.parametrize("first", [{"request_id": None}, {"request_id": ""}, {"request_id": f"r-{KEY}"}], ids=str)
+def test_a_row_without_a_usable_id_does_not_end_the_history(first: dict[str, Any]) -> None:
+    rows = [another(0, **first), *map(another, range(99)), history_row(AT + 1)]
+    assert found_in(rows) is not None
+
+
+@pytest.mark.parametrize("page_size", [1, 20, 50, 99])
+def test_a_page_smaller_than_asked_for_does_not_end_the_history(page_size: int) -> None:
+    assert found_in([*map(another, range(120)), history_row(AT + 1)], page_size=page_size) is not None
+
+
+def test_a_page_of_rows_without_an_id_does_not_end_the_history() -> None:
+    rows = [another(number, request_id=None) for number in range(100)]
+    assert found_in([*rows, history_row(AT + 1)]) is not None
+
+
+def test_a_request_of_a_model_with_a_longer_name_is_not_the_lost_one() -> None:
+    assert found_in([history_row(AT + 1, model_name="m-large")]) is None
+    assert found_in([history_row(AT + 1, model_name=None)]) is not None
+
+
+class Endless(Sequence[dict[str, Any]]):
+    """The rows of an account with more requests than are read."""
+
+    def __len__(self) -> int:
+        return 1 << 30
+
+    def __getitem__(self, part: Any) -> Any:
+        return [another(number) for number in range(part.start, part.stop)]
+
+
+def test_a_history_too_long_to_read_does_not_prove_that_the_request_is_missing() -> None:
+    with pytest.raises(SegmindSubmissionUnknownError, match=f"only its newest {HISTORY_PAGES} rows"):
+        found_in(Endless(), page_size=1)
+
+
+def test_a_history_that_repeats_a_page_does_not_prove_that_the_request_is_missing() -> None:
+    with pytest.raises(SegmindSubmissionUnknownError, match="only its newest 4 rows"):
+        found_in([another(1), another(2)] * 300, page_size=2)
+
+
+def read(pages: HistoryPages, *sizes: int) -> list[dict[str, Any]]:
+    """Return the filters of the pages that are read, of a history whose pages have these sizes."""
+    rows = iter(range(1000))
+    given, asked = iter(sizes), []
+    for filters in pages:
+        asked.append(filters)
+        pages.take(RecordPage(row(request_id=f"r-{next(rows)}") for _ in range(next(given))))
+    return asked
+
+
+def test_a_long_time_is_read_in_queries_that_the_history_takes_the_newest_first() -> None:
+    pages = HistoryPages(AT - 70 * DAY, AT, model="m")
+    asked = read(pages, 2, 1, 0, 0, 5, 0)
+    assert pages.complete
+    assert [(str(one["from_date"]), str(one["to_date"]), one["page"]) for one in asked] == [
+        ("2026-12-16", "2027-01-15", 1),
+        ("2026-12-16", "2027-01-15", 2),
+        ("2026-12-16", "2027-01-15", 3),
+        ("2026-11-15", "2026-12-15", 1),
+        ("2026-11-06", "2026-11-14", 1),
+        ("2026-11-06", "2026-11-14", 2),
+    ]
+    assert {one["model"] for one in asked} == {"m"}
+
+
+def test_the_limit_counts_the_pages_of_all_queries() -> None:
+    pages = HistoryPages(AT - 70 * DAY, AT, most=4)
+    assert len(read(pages, 2, 1, 0, 1)) == 4
+    assert not pages.complete
+    assert pages.read == 4
+    pages = HistoryPages(AT - 70 * DAY, AT, most=None)
+    read(pages, *[1] * 400, 0, 0, 0)
+    assert pages.complete
+
+
+def test_without_times_segmind_chooses_the_days() -> None:
+    assert read(HistoryPages(status="FAILED"), 0) == [{"status": "FAILED", "page": 1}]

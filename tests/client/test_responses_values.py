@@ -209,6 +209,12 @@ def test_a_history_page_without_rows_is_empty() -> None:
     assert readers.record_list(KEY, of({"data": [], "total": 0})) == []
 
 
+def test_a_history_page_counts_its_rows_without_a_usable_id() -> None:
+    page = readers.record_list(KEY, of({"data": [{"request_id": "r-1"}, {"request_id": None}, {}, "text"]}))
+    assert [row.request_id for row in page] == ["r-1"]
+    assert page.rows == 4
+
+
 def test_a_history_row_with_an_unreadable_id_is_not_absent() -> None:
     with pytest.raises(MalformedResponseError, match="lacks a usable request_id"):
         readers.record_list(KEY, of({"data": [{"request_id": "r-1"}, {"request_id": 12}]}))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_segmind.client.models import RequestRecord
+from airflow_provider_segmind.client.models import RecordPage, RequestRecord
 from airflow_provider_segmind.client.submission import json_digest
 from airflow_provider_segmind.enrichment.ledger.row_state import KnownRequest
 from airflow_provider_segmind.enrichment.recovery import Findings, LostRequest, find_lost
@@ -24,10 +24,10 @@ class History:
     def __init__(self, *records: RequestRecord, per_page: int = 2) -> None:
         self.records, self.per_page, self.asked = records, per_page, []  # type: ignore[var-annotated]
 
-    async def list_request_records(self, **filters: Any) -> list[RequestRecord]:
+    async def list_request_records(self, **filters: Any) -> RecordPage:
         self.asked.append(filters)
         start = (filters["page"] - 1) * self.per_page
-        return list(self.records[start : start + self.per_page])
+        return RecordPage(self.records[start : start + self.per_page])
 
 
 def record(request_id: str, text: str, **fields: Any) -> RequestRecord:

@@ -57,7 +57,8 @@ class Segmind:
             if self.history_down:
                 raise httpx.ConnectError("no route")
             seen = [each for each in self.requests if self.world.now >= each["at"] + self.history_delay]
-            return httpx.Response(200, json={"data": [self._row(each) for each in reversed(seen)]})
+            start = (int(request.url.params["page"]) - 1) * 100
+            return httpx.Response(200, json={"data": [self._row(each) for each in seen[::-1][start : start + 100]]})
         found = next((each for each in self.requests if each["id"] in request.url.path), None)
         if found is None or self.world.now > found["at"] + 3600:
             return httpx.Response(404, json={"error": "Request not found"})

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_segmind.client.models import RequestRecord
+from airflow_provider_segmind.client.models import RecordPage, RequestRecord
 from airflow_provider_segmind.emulator import SegmindEmulator
 from airflow_provider_segmind.operators.request import SegmindRunOperator
 from airflow_provider_segmind.spend.files import FileStore
@@ -114,9 +114,9 @@ def test_a_long_time_is_asked_about_in_spans_that_the_history_takes() -> None:
     asked: list[tuple[Any, Any, Any]] = []
 
     class Client:
-        def list_request_records(self, **filters: Any) -> list[RequestRecord]:
+        def list_request_records(self, **filters: Any) -> RecordPage:
             asked.append((filters["from_date"], filters["to_date"], filters["page"]))
-            return [a_row(f"r{len(asked)}")] if filters["page"] < 3 else []
+            return RecordPage([a_row(f"r{len(asked)}")] if filters["page"] < 3 else ())
 
     rows = list(history(Client(), NOON - 70 * DAY, NOON))
     assert len(rows) == 6

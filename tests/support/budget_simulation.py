@@ -23,7 +23,7 @@ from airflow_provider_segmind.budget.orphaned_reservations import ORPHANED_AFTER
 from airflow_provider_segmind.budget.store import BudgetStore
 from airflow_provider_segmind.chat.cost_estimate import Price
 from airflow_provider_segmind.client.account import ClientConfig
-from airflow_provider_segmind.client.models import RequestRecord, RequestResult, SubmittedRequest
+from airflow_provider_segmind.client.models import RecordPage, RequestRecord, RequestResult, SubmittedRequest
 from airflow_provider_segmind.client.polling import Pause
 from airflow_provider_segmind.client.request_history import HISTORY_COMPLETE_AFTER
 from airflow_provider_segmind.client.submission import SubmissionRecord
@@ -166,8 +166,8 @@ class Client:
             raise SegmindModelNotFoundError("The history does not show it yet.", status_code=404)
         return found
 
-    def list_request_records(self, **filters: Any) -> list[RequestRecord]:
-        return list(self._visible().values()) if filters.get("page", 1) == 1 else []
+    def list_request_records(self, **filters: Any) -> RecordPage:
+        return RecordPage(self._visible().values() if filters.get("page", 1) == 1 else ())
 
     def _visible(self) -> dict[str, RequestRecord]:
         """The history shows a request after some minutes."""

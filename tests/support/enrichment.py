@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from airflow_provider_segmind.chat.reply_policy import Accept
-from airflow_provider_segmind.client.models import RequestRecord, RequestResult, SubmittedRequest
+from airflow_provider_segmind.client.models import RecordPage, RequestRecord, RequestResult, SubmittedRequest
 from airflow_provider_segmind.client.polling import RESULT_LIFETIME, Pending
 from airflow_provider_segmind.enrichment.outcomes import RowReply, RowVerdict
 from airflow_provider_segmind.enrichment.rows import Row
@@ -184,13 +184,13 @@ class FakeSegmind:
         await self.pause()
         return self._record(self.jobs[request_id])
 
-    async def list_request_records(self, *, model: str, page: int, **_: Any) -> list[RequestRecord]:
+    async def list_request_records(self, *, model: str, page: int, **_: Any) -> RecordPage:
         await self.pause()
         self.history_calls += 1
         seen = [
             job for job in self.jobs.values() if job.at + self.history_delay <= self.clock.now and job.model == model
         ]
-        return [self._record(job) for job in list(reversed(seen))[(page - 1) * 100 : page * 100]]
+        return RecordPage(self._record(job) for job in list(reversed(seen))[(page - 1) * 100 : page * 100])
 
     def _record(self, job: Job) -> RequestRecord:
         return RequestRecord(

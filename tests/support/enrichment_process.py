@@ -24,7 +24,7 @@ from airflow_provider_segmind.chat.reply_policy import decide_reply
 from airflow_provider_segmind.client.account import ClientConfig
 from airflow_provider_segmind.client.async_client import AsyncSegmindClient
 from airflow_provider_segmind.client.endpoints import Endpoints
-from airflow_provider_segmind.client.models import RequestRecord, RequestResult, SubmittedRequest
+from airflow_provider_segmind.client.models import RecordPage, RequestResult, SubmittedRequest
 from airflow_provider_segmind.client.rate_limiter import RateSettings
 from airflow_provider_segmind.enrichment.engine import Engine
 from airflow_provider_segmind.enrichment.outcomes import RowReply, RowVerdict
@@ -119,7 +119,7 @@ class KillableClient(AsyncSegmindClient):
         self.kill_switch.pass_point("completed")
         return state
 
-    async def list_request_records(self, **filters: Any) -> list[RequestRecord]:
+    async def list_request_records(self, **filters: Any) -> RecordPage:
         records = await super().list_request_records(**filters)
         self.kill_switch.pass_point("looked_up")
         return records
