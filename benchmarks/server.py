@@ -44,7 +44,7 @@ class Service:
 
     :param answer: characters of the text in a result, which then looks like Gemini's; 0 for the URL of an image.
     :param history: whether to store what was submitted and to serve the request history.
-    :param times: whether to note when each call came.
+    :param times: whether to note when each submission came.
     """
 
     def __init__(self, *, answer: int, history: bool, times: bool) -> None:
@@ -62,9 +62,9 @@ class Service:
         if path == "/times":
             return 200, json.dumps(self.times or []).encode()
         self.counts.calls += 1
-        if self.times is not None and path.startswith("/v2/"):
-            self.times.append(time.time())
         if method == "POST":
+            if self.times is not None:
+                self.times.append(time.time())
             return 200, self._accept(body)
         if path.startswith("/v2/requests/"):
             return 200, self._state(path)

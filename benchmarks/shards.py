@@ -1,9 +1,9 @@
 """
 Sixteen shards of a table on Celery workers, with the limit of one account for all of them in Redis.
 
-Airflow, its database (PostgreSQL), Redis and two workers run on this machine; the account's limit is 3,000 calls a
-minute, and every call counts. The server notes when each call came, and refuses none, so that calls over the limit are
-seen. No peer shares a limit between tasks.
+Airflow, its database (PostgreSQL), Redis and two workers run on this machine; the account's limit is 3,000 submissions
+a minute. The server notes when each one came, and refuses none, so that those over the limit are seen. No peer shares a
+limit between tasks.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from benchmarks.table import ANSWER, Table
 
 SHARE_GOAL, OVER_GOAL = 0.95, 0.0
 MINUTE, WINDOW = 60.0, 61.0
-"""Seconds: the account's minute, and the longer one in Redis, after which a burst of calls repeats."""
+"""Seconds: the account's minute, and the longer one in Redis, after which a burst of them repeats."""
 REDIS = "redis://127.0.0.1:6379/{}"
 
 
@@ -35,8 +35,8 @@ class Size:
     """
     How much is measured.
 
-    :param limit: calls a minute.
-    :param minutes: windows that are measured, from the first call on.
+    :param limit: submissions a minute.
+    :param minutes: windows that are measured, from the first submission on.
     """
 
     limit: int = 3000
@@ -67,7 +67,7 @@ def empty_redis() -> Iterator[str]:
 
 
 def share_and_over(times: Sequence[float], size: Size) -> tuple[float, int]:
-    """Return which share of the limit the calls used, and how many were too many in the worst minute."""
+    """Return which share of the limit was used, and how many submissions were too many in the worst minute."""
     times = sorted(times)
     end = times[0] + size.minutes * WINDOW
     share = sum(at < end for at in times) / (size.limit * size.minutes * WINDOW / MINUTE)
@@ -80,7 +80,7 @@ def share_and_over(times: Sequence[float], size: Size) -> tuple[float, int]:
 
 
 def run(size: Size) -> list[float]:
-    """Start Airflow and the run, and return when each call came, epoch seconds."""
+    """Start Airflow and the run, and return when each submission came, epoch seconds."""
     from demo.databases import PostgresDatabase
     from demo.stack import AirflowStack
 
@@ -123,7 +123,7 @@ def _calls(stack: Any, server: Server, size: Size) -> list[float]:
     while not (times := server.times()):
         stack.check_alive()
         if time.time() > deadline:
-            raise RuntimeError("no shard has sent a call")
+            raise RuntimeError("no shard has submitted anything")
         time.sleep(1.0)
     while time.time() < times[0] + size.minutes * WINDOW + 2:
         stack.check_alive()
@@ -134,9 +134,9 @@ def _calls(stack: Any, server: Server, size: Size) -> list[float]:
 def measures(size: Size) -> list[Measure]:
     """Measure one run."""
     figures = processes.figures_of("shards", asdict(size), install=DEVELOPMENT)
-    name = f"{size.shards} shards under Celery, {size.limit:,} calls a minute"
+    name = f"{size.shards} shards under Celery, {size.limit:,} submissions a minute"
     share = Measure(f"share of the limit used, {name}", "[redis]", figures["share"], "", SHARE_GOAL, at_least=True)
-    return [share, Measure(f"calls over the limit in a minute, {name}", "[redis]", figures["over"], "calls", OVER_GOAL)]
+    return [share, Measure(f"submissions over the limit in a minute, {name}", "[redis]", figures["over"], "requests", OVER_GOAL)]
 
 
 if __name__ == "__main__":
