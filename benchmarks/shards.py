@@ -136,7 +136,10 @@ def measures(size: Size) -> list[Measure]:
     figures = processes.figures_of("shards", asdict(size), install=DEVELOPMENT)
     name = f"{size.shards} shards under Celery, {size.limit:,} submissions a minute"
     share = Measure(f"share of the limit used, {name}", "[redis]", figures["share"], "", SHARE_GOAL, at_least=True)
-    return [share, Measure(f"submissions over the limit in a minute, {name}", "[redis]", figures["over"], "requests", OVER_GOAL)]
+    return [
+        share,
+        Measure(f"submissions over the limit in a minute, {name}", "[redis]", figures["over"], "requests", OVER_GOAL),
+    ]
 
 
 if __name__ == "__main__":

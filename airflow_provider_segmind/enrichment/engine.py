@@ -580,6 +580,7 @@ class Engine:
 
     async def _enqueue(self, block: Iterable[Prepared], *, eager: bool = False) -> None:
         waiting = [*self._rows.due(), *block]
+        self.ledger.look_up([prepared.fingerprint for prepared in waiting])
         if self.member.has_others():
             # Who claims the same rows in the same order meets the other at every one.
             self._rng.shuffle(waiting)

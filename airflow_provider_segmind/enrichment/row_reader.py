@@ -365,6 +365,8 @@ def _out_of_reach(row: Row, error: OSError) -> str:
 
 def _storable(value: Any) -> Any:
     """Return a key's value in a form that can be kept until the output is written; lists and objects become JSON."""
+    if type(value) is str:
+        return value
     if isinstance(value, (Mapping, list, tuple, int)):
         return json_value(value)
     if isinstance(value, (bytearray, memoryview)):

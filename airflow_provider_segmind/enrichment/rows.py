@@ -17,6 +17,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 from unicodedata import category
 
@@ -81,7 +82,8 @@ class Row:
 
         :raises SegmindRowError: a key column is missing or could not be decoded; names it.
         """
-        return {name: self._column(name, "key") for name in columns}
+        values = self.values
+        return {name: values[name] if type(values.get(name)) is str else self._column(name, "key") for name in columns}
 
     def fill(self, text: str) -> str:
         """
@@ -89,7 +91,7 @@ class Row:
 
         :raises SegmindRowError: a column is missing or could not be decoded; names it.
         """
-        return _BRACES.sub(lambda match: self._filled(match), text)
+        return "".join([part if type(part) is str else self._filled(*part) for part in _parts(text)])
 
     def fill_inputs(self, inputs: Any) -> Any:
         """
@@ -111,11 +113,13 @@ class Row:
             return [self.fill_inputs(value) for value in inputs]
         return inputs
 
-    def _filled(self, match: re.Match[str]) -> str:
-        if match[1] is not None:
-            return match[0][1:-1] if self._is_column(match[1]) else match[0]
-        name = match[2]
-        return plain_text(self._column(name, "placeholder")) if self._is_column(name) else match[0]
+    def _filled(self, text: str, name: str, doubled: bool) -> str:
+        if doubled:
+            return text[1:-1] if self._is_column(name) else text
+        value = self.values.get(name)
+        if type(value) is str:
+            return value
+        return plain_text(self._column(name, "placeholder")) if self._is_column(name) else text
 
     def _is_column(self, name: str) -> bool:
         return name in self.values or name in self.known or is_name(name)
@@ -136,6 +140,18 @@ class Row:
         return value
 
 
+@lru_cache(64)
+def _parts(text: str) -> tuple[str | tuple[str, str, bool], ...]:
+    """Split a template into strings and braces; of braces the text, the name inside, and whether they are doubled."""
+    parts: list[str | tuple[str, str, bool]] = []
+    end = 0
+    for match in _BRACES.finditer(text):
+        parts += [text[end : match.start()], (match[0], match[1] or match[2], match[1] is not None)]
+        end = match.end()
+    return (*parts, text[end:])
+
+
+@lru_cache(256)
 def is_name(text: str) -> bool:
     """Return whether a string in braces is a placeholder whatever columns there are."""
     return _NAME.match(text if text.isascii() else "".join(_letters(text))) is not None

@@ -138,7 +138,7 @@ class Question:
             inputs = made()
             text = canonical_json(inputs)
             return Prepared(fingerprint(self._frame, text), inputs, text_digest(text).hex(), len(text))
-        return Prepared(fingerprint(self._frame, text), made, text_digest(text).hex(), len(text))
+        return Prepared(fingerprint(self._frame, text), made, partial(text_digest, text), len(text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,14 +147,19 @@ class Prepared:
     A question ready to be asked.
 
     :param made: the inputs, or what builds them: most rows of a table that is asked again have their answers.
-    :param body: SHA-256 of the inputs in hex.
+    :param digest: SHA-256 of the inputs in hex, or what computes it.
     :param size: about how many bytes the inputs have.
     """
 
     fingerprint: bytes
     made: Mapping[str, Any] | Callable[[], Mapping[str, Any]]
-    body: str
+    digest: str | Callable[[], bytes]
     size: int = 0
+
+    @property
+    def body(self) -> str:
+        """SHA-256 of the inputs in hex."""
+        return self.digest if isinstance(self.digest, str) else self.digest().hex()
 
     @property
     def inputs(self) -> Mapping[str, Any]:

@@ -317,11 +317,11 @@ class RowTracker:
             return False
         if mark in self._busy or mark in self.skipped or mark in self.contested:
             return False
-        state = self._ledger.row_state(mark)
-        if state.success:
+        if self._ledger.has_answer(mark):
             self._usage.finished(Outcome.SUCCESS)
             self._finished(mark)
             return False
+        state = self._ledger.row_state(mark)
         if self.is_claimed_elsewhere(mark) and not (
             eager and state.open is not None and state.open.submitted is not None
         ):

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import re
+from binascii import unhexlify
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -153,12 +154,14 @@ Event: TypeAlias = Claimed | Submitted | Freed | Finished
 _COMPACT = json.JSONEncoder(separators=(",", ":"))
 _FEW_BRACKETS = 32
 _HEAD = re.compile(
-    rb'\{"event":"finished","fingerprint":"([0-9a-f]{64})","attempt":(\d{1,9}),"at":(\d{1,12}(?:\.\d+)?),"run":"([^"\\]*)"'
-    rb',"model":"[^"\\]*","outcome":"([a-z]+)","body":"([0-9a-f]*)","reason":"'
+    rb'\{"event":"finished","fingerprint":"(.{64})","attempt":(\d{1,9}),"at":(\d{1,12}(?:\.\d+)?),"run":"([^"\\]*)"'
+    rb',"model":"[^"\\]*","outcome":"([a-z]+)","body":"(.{64}|)","reason":"'
 )
 _REQUESTS = b',"request_ids":['
+_NAMES_OF_REQUESTS = rb',"request_ids":\[((?:"[^"\\]+"(?:,"[^"\\]+")*)?)\]'
+_IDS = re.compile(_NAMES_OF_REQUESTS)
 _TAIL = re.compile(
-    rb',"request_ids":\[((?:"[^"\\]+"(?:,"[^"\\]+")*)?)\],"cost":(null|\d+(?:\.\d+)?(?:e-\d+)?),"tokens":(?:null|\d+)'
+    _NAMES_OF_REQUESTS + rb',"cost":(null|\d+(?:\.\d+)?(?:e-\d+)?),"tokens":(?:null|\d+)'
     rb',"seconds":(null|\d+(?:\.\d+)?(?:e-\d+)?),"billed":(true|false|null)(?:,"charged":(\d+(?:\.\d+)?(?:e-\d+)?))?\}'
 )
 _STEP = re.compile(rb'\{"event":"(?:claimed|submitted|freed)","fingerprint":"([0-9a-f]+)","attempt":(\d+),')
@@ -168,20 +171,58 @@ _FLAGS = {b"true": True, b"false": False, b"null": None}
 _NAMES = {kind: [field.name for field in fields(kind)] for kind in _KINDS.values()}
 
 
-class FinishedHead(NamedTuple):
-    """Of an outcome what a ledger must know of each row; the fields are those of :class:`Finished`."""
+class FinishedHead:
+    """An outcome of which only the ends of the line are read; the attributes are those of :class:`Finished`."""
 
-    fingerprint: bytes
-    attempt: int
-    at: float
-    run: str
-    outcome: Outcome
-    body: str
-    request_ids: tuple[str, ...]
-    cost: float | None
-    seconds: float | None
-    billed: bool | None
-    charged: float
+    __slots__ = ("_head", "_tail", "fingerprint", "outcome")
+
+    def __init__(self, head: re.Match[bytes], tail: re.Match[bytes], outcome: Outcome) -> None:
+        # Of most rows few attributes are needed, and decoding all of them takes longer than the search.
+        self._head = head
+        self._tail = tail
+        self.fingerprint = unhexlify(head[1])
+        self.outcome = outcome
+
+    @property
+    def attempt(self) -> int:  # noqa: D102
+        return int(self._head[2])
+
+    @property
+    def at(self) -> float:  # noqa: D102
+        return float(self._head[3])
+
+    @property
+    def run(self) -> str:  # noqa: D102
+        return self._head[4].decode()
+
+    @property
+    def body(self) -> str:  # noqa: D102
+        return self._head[6].decode("latin-1")
+
+    @property
+    def request_ids(self) -> tuple[str, ...]:  # noqa: D102
+        ids = self._tail[1]
+        return tuple(ids[1:-1].decode().split('","')) if ids else ()
+
+    @property
+    def cost(self) -> float | None:  # noqa: D102
+        return _number(self._tail[2])
+
+    @property
+    def seconds(self) -> float | None:  # noqa: D102
+        return _number(self._tail[3])
+
+    @property
+    def billed(self) -> bool | None:  # noqa: D102
+        return _FLAGS[self._tail[4]]
+
+    @property
+    def charged(self) -> float:  # noqa: D102
+        return float(self._tail[5] or 0.0)
+
+
+def _number(text: bytes) -> float | None:
+    return None if text == b"null" else float(text)
 
 
 def to_line(event: Event) -> bytes:
@@ -238,27 +279,26 @@ def head_of(line: bytes) -> FinishedHead | None:
     tail = _TAIL.fullmatch(line, line.rfind(_REQUESTS)) if head else None
     if head is None or tail is None or (outcome := _OUTCOMES.get(head[5])) is None:
         return None
-    mark, attempt, at, run, _, body = head.groups()
-    ids, cost, seconds, billed, charged = tail.groups()
-    return FinishedHead(
-        bytes.fromhex(mark.decode()),
-        int(attempt),
-        float(at),
-        run.decode(),
-        outcome,
-        body.decode(),
-        tuple(ids[1:-1].decode().split('","')) if ids else (),
-        None if cost == b"null" else float(cost),
-        None if seconds == b"null" else float(seconds),
-        _FLAGS[billed],
-        float(charged or 0.0),
-    )
+    try:
+        return FinishedHead(head, tail, outcome)
+    except ValueError:
+        return None
+
+
+def request_ids_of(line: bytes) -> tuple[str, ...]:
+    """Return the requests that a claim or an outcome names; none for other lines."""
+    start = line.rfind(_REQUESTS)
+    if start < 0:
+        return ()
+    if (found := _IDS.match(line, start)) is None:
+        return tuple(getattr(from_line(line), "request_ids", ()))
+    return tuple(found[1][1:-1].decode().split('","')) if found[1] else ()
 
 
 def step_of(line: bytes) -> tuple[bytes, int] | None:
     """Return fingerprint and attempt of a line that is not an outcome, without reading all of it; None for others."""
     found = _STEP.match(line)
-    return None if found is None else (bytes.fromhex(found[1].decode()), int(found[2]))
+    return None if found is None else (unhexlify(found[1]), int(found[2]))
 
 
 def marks_of(event: Event) -> Iterator[str]:

@@ -28,6 +28,7 @@ from airflow_provider_segmind.enrichment.ledger.events import (
     Submitted,
     from_line,
     head_of,
+    request_ids_of,
     requests_of,
     step_of,
     to_line,
@@ -199,6 +200,15 @@ class Ledger:
         """Make everything appended durable."""
         self.write(self.take())
 
+    def look_up(self, fingerprints: Sequence[bytes]) -> None:
+        """Have the states of some rows at hand, which is faster than one by one, until the next call."""
+        self._index.look_up(fingerprints)
+
+    def has_answer(self, fingerprint: bytes) -> bool:
+        """Return whether the outcome of a row is an answer; such a row is not open."""
+        found = None if fingerprint in self._open else self._index.state(fingerprint)
+        return found is not None and found[1]
+
     def row_state(self, fingerprint: bytes) -> RowState:
         """Return the state of a row, also of one that the ledger does not contain."""
         row = self._open.get(fingerprint)
@@ -344,6 +354,9 @@ class Ledger:
         """Add an outcome to the totals and to the requests that ended."""
         if event.run == self.run:
             self._totals.add(event)
+        if len(self._recent) == KNOWN_REQUESTS and event.at <= self._recent[0][0]:
+            # It was accepted even earlier.
+            return
         if event.seconds is None or not event.request_ids:
             return
         # It was accepted shortly before its submission was recorded.
@@ -376,28 +389,27 @@ class _Load:
         self._totals = totals
         self._count = count
         self._names: list[tuple[int, str]] = []
-        self._index.begin_load()
+        self._index.begin_load(request_ids_of)
 
     def add(self, name: str, lines: list[bytes]) -> None:
         """Add a segment."""
         rows: list[LoadedRow] = []
         steps: list[LoadedStep] = []
-        ids: list[str] = []
         place = self._index.keep(lines)
         self._names.append((place, name))
         for line in lines:
             size = len(line)
-            if (step := step_of(line)) is not None:
-                steps.append(LoadedStep(*step, place, size))
-            elif isinstance(event := head_of(line) or _event(name, line), (Claimed, Submitted, Freed)):
-                steps.append(LoadedStep(event.fingerprint, event.attempt, place, size))
+            event: Event | FinishedHead | None = head_of(line)
+            if event is None and (step := step_of(line)) is not None:
+                steps.append((*step, place, size))
+            elif isinstance(event := event or _event(name, line), (Claimed, Submitted, Freed)):
+                steps.append((event.fingerprint, event.attempt, place, size))
             else:
-                success, of_run = event.outcome is Outcome.SUCCESS, event.run == self._run
-                rows.append(LoadedRow(event.fingerprint, event.attempt, success, of_run, place, size))
-                ids.extend(event.request_ids)
+                success, of_run = int(event.outcome is Outcome.SUCCESS), int(event.run == self._run)
+                rows.append((bytearray(event.fingerprint), event.attempt, success, of_run, place, size))
                 self._count(event)
             place += size + 1
-        self._index.load(rows, steps, ids)
+        self._index.load(rows, steps)
 
     def end(self) -> Iterator[tuple[Event, bytes]]:
         """Keep one outcome of each row, and yield what goes beyond it, with its line."""

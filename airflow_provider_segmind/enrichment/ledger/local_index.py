@@ -15,7 +15,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from airflow_provider_segmind.exceptions import SegmindEnrichmentError
 
@@ -31,6 +31,9 @@ PRAGMAS = (
 INSERT_ROWS = 200
 """Rows written at once: few enough to hold up the engine's event loop for a few milliseconds only."""
 INSERT_BYTES = 1 << 20
+READ_BYTES = 4 << 20
+LOOKED_UP = 256
+"""Rows that one query looks up; SQLite before 3.32 takes 999 values at most."""
 ABSENT_ROWS = 10_000
 """Rows that are remembered as not finished, so that the database is asked once for each."""
 
@@ -126,19 +129,28 @@ class LocalFile:
             self._file = tempfile.TemporaryFile(prefix="segmind-", buffering=0)  # noqa: SIM115 - closed with its owner
         except OSError as error:
             raise _unusable(error, "Nothing was sent in this try") from error
-        self._size = 0
+        self.size = 0
         self.close = weakref.finalize(self, self._file.close)
 
     def append(self, content: bytes) -> int:
         """Append bytes, all of them or none, and return where they begin."""
-        place, left = self._size, memoryview(content)
+        place, left = self.size, memoryview(content)
         try:
             while left:
                 left = left[os.pwrite(self._file.fileno(), left, place + len(content) - len(left)) :]
         except OSError as error:
             raise _unusable(error) from error
-        self._size += len(content)
+        self.size += len(content)
         return place
+
+    def lines(self, size: int) -> Iterator[list[bytes]]:
+        """Yield the lines in the first so many bytes, which end with a line end, in portions."""
+        rest, place = b"", 0
+        while place < size:
+            portion = self.read(place, min(READ_BYTES, size - place))
+            place += len(portion)
+            *lines, rest = (rest + portion).split(b"\n")
+            yield lines
 
     def read(self, place: int, size: int) -> bytes:
         """Return some of the bytes."""
@@ -162,24 +174,13 @@ class FinishedRow(NamedTuple):
     request_ids: tuple[str, ...]
 
 
-class LoadedRow(NamedTuple):
-    """An outcome whose line is already in the file: where it begins there, and its length in bytes."""
-
-    fingerprint: bytes
-    attempt: int
-    success: bool
-    of_run: bool
-    place: int
-    size: int
-
-
-class LoadedStep(NamedTuple):
-    """An event that is not an outcome, and where its line is."""
-
-    fingerprint: bytes
-    attempt: int
-    place: int
-    size: int
+LoadedRow: TypeAlias = tuple[bytearray, int, int, int, int, int]
+"""
+An outcome whose line is in the file: fingerprint, attempt, whether it is an answer, whether the run paid for it, where
+the line begins, its length. SQLite takes exactly these types without a conversion, and plain tuples faster than others.
+"""
+LoadedStep: TypeAlias = tuple[bytes, int, int, int]
+"""An event that is not an outcome: fingerprint, attempt, where its line begins, its length."""
 
 
 _SCHEMA = """
@@ -215,8 +216,11 @@ class LocalIndex:
         self.trouble: SegmindEnrichmentError | None = None
         self._waiting: dict[bytes, FinishedRow] = {}
         self._absent: set[bytes] = set()
+        self._at_hand: dict[bytes, tuple[int, bool]] = {}
         self._bytes = 0
         self._requests_indexed = False
+        self._request_ids_of: Callable[[bytes], Iterable[str]] = _none
+        self._loaded = 0
         self._lines = LocalFile()
         try:
             self._database = LocalDatabase(_SCHEMA)
@@ -233,8 +237,13 @@ class LocalIndex:
         """Return whether no outcome was added yet."""
         return not self._waiting and self._database.first("SELECT 1 FROM finished LIMIT 1") is None
 
-    def begin_load(self) -> None:
-        """Begin to load a ledger; only while :meth:`is_empty`."""
+    def begin_load(self, request_ids_of: Callable[[bytes], Iterable[str]]) -> None:
+        """
+        Begin to load a ledger; only while :meth:`is_empty`.
+
+        :param request_ids_of: returns the requests that a line names; called for all lines when one is first asked for.
+        """
+        self._request_ids_of = request_ids_of
         self._absent.clear()
         self._database.change("DROP INDEX by_fingerprint")
 
@@ -242,12 +251,12 @@ class LocalIndex:
         """Copy the lines of a segment into the file, each with a line end, and return where the first one begins."""
         return self._lines.append(b"\n".join((*lines, b"")))
 
-    def load(self, rows: Iterable[LoadedRow], steps: Iterable[LoadedStep], request_ids: Iterable[str]) -> None:
+    def load(self, rows: Iterable[LoadedRow], steps: Iterable[LoadedStep]) -> None:
         """Add outcomes, several of one row included, and events that may be void."""
+        self._loaded = self._lines.size
         self._database.write(
             ("INSERT INTO finished VALUES (NULL, ?, ?, ?, ?, ?, ?)", rows),
             ("INSERT INTO steps VALUES (?, ?, ?, ?)", steps),
-            ("INSERT INTO requests VALUES (?)", ((_encoded(name),) for name in request_ids)),
         )
 
     def end_load(self, void: Callable[[list[bytes]], Sequence[int]]) -> list[tuple[int, bytes]]:
@@ -285,6 +294,8 @@ class LocalIndex:
         """Return the attempt of a row's outcome and whether that is an answer, None when it has none."""
         if (row := self._waiting.get(fingerprint)) is not None:
             return row.attempt, row.success
+        if (known := self._at_hand.get(fingerprint)) is not None:
+            return known
         if fingerprint in self._absent:
             return None
         found = self._database.first("SELECT attempt, success FROM finished WHERE fingerprint = ?", fingerprint)
@@ -295,6 +306,18 @@ class LocalIndex:
             self._absent.clear()
         self._absent.add(fingerprint)
         return None
+
+    def look_up(self, fingerprints: Sequence[bytes]) -> None:
+        """Have the states of some rows at hand, until the next call."""
+        self._at_hand = {}
+        for start in range(0, len(fingerprints), LOOKED_UP):
+            group = fingerprints[start : start + LOOKED_UP]
+            marks = ",".join("?" * len(group))
+            query = f"SELECT fingerprint, attempt, success FROM finished WHERE fingerprint IN ({marks})"  # noqa: S608 - only marks
+            for fingerprint, attempt, success in self._database.all(query, *group):
+                self._at_hand[fingerprint] = attempt, bool(success)
+            if len(self._absent) + len(group) <= ABSENT_ROWS:
+                self._absent.update(mark for mark in group if mark not in self._at_hand)
 
     def line(self, fingerprint: bytes) -> bytes | None:
         """Return the event of a row's outcome, None when it has none."""
@@ -307,6 +330,7 @@ class LocalIndex:
         """Add a row, or replace its outcome."""
         self._waiting[row.fingerprint] = row
         self._absent.discard(row.fingerprint)
+        self._at_hand.pop(row.fingerprint, None)
         self._bytes += len(row.line)
         if self.trouble is None and (len(self._waiting) >= INSERT_ROWS or self._bytes >= INSERT_BYTES):
             self.flush()
@@ -345,11 +369,18 @@ class LocalIndex:
         """Return whether a request belongs to a finished row."""
         if not self._requests_indexed:
             # Few runs ask; for those that do, sorting all of them once is faster than keeping them sorted.
+            for lines in self._lines.lines(self._loaded):
+                ids = ((_encoded(name),) for line in lines for name in self._request_ids_of(line))
+                self._database.write(("INSERT INTO requests VALUES (?)", ids))
             self._database.change("CREATE INDEX by_request ON requests (id)")
             self._requests_indexed = True
         if self._database.first("SELECT 1 FROM requests WHERE id = ?", _encoded(request_id)):
             return True
         return any(request_id in row.request_ids for row in self._waiting.values())
+
+
+def _none(_: bytes) -> tuple[str, ...]:
+    return ()
 
 
 def _encoded(request_id: str) -> bytes:

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 
 from airflow_provider_segmind.chat.json_values import read_json
 from airflow_provider_segmind.enrichment.ledger import ledger, local_index
-from airflow_provider_segmind.enrichment.ledger.events import Event, Finished, from_line, head_of, to_line
+from airflow_provider_segmind.enrichment.ledger.events import (
+    Event,
+    Finished,
+    FinishedHead,
+    from_line,
+    head_of,
+    request_ids_of,
+    to_line,
+)
 from airflow_provider_segmind.enrichment.ledger.ledger import Ledger, compact
 from airflow_provider_segmind.enrichment.ledger.row_state import KNOWN_REQUESTS, RowState
 from airflow_provider_segmind.enrichment.ledger.segments import segment_names, write_segment
@@ -297,6 +305,9 @@ _TEXTS = st.text(max_size=8) | st.sampled_from(['"', "\\", ',"request_ids":[', '
 _TAIL = {"request_ids": ["r"], "cost": 1.0, "tokens": None, "seconds": 1.0, "billed": True}
 
 
+_READ_OF_AN_OUTCOME = [name for name in vars(FinishedHead) if not name.startswith("_")]
+
+
 @given(
     st.builds(
         lambda answer, **known: replace(finished(1), answer=answer, **known),
@@ -317,10 +328,15 @@ _TAIL = {"request_ids": ["r"], "cost": 1.0, "tokens": None, "seconds": 1.0, "bil
 )
 def test_what_is_read_of_an_outcome_without_its_answer_is_what_it_says(event: Finished) -> None:
     head = head_of(to_line(event))
-    assert head is None or {name: getattr(event, name) for name in head._fields} == head._asdict()
+    assert head is None or all(getattr(head, name) == getattr(event, name) for name in _READ_OF_AN_OUTCOME)
     for charged in (0.0, 0.25, 1e-07):
         usual = replace(finished(1), answer=event.answer, reason=event.reason, charged=charged)
         assert head_of(to_line(usual)) is not None
+
+
+@given(_EVENTS)
+def test_the_requests_of_a_line_are_found_without_its_answer(event: Event) -> None:
+    assert request_ids_of(to_line(event)) == getattr(event, "request_ids", ())
 
 
 @given(_EVENTS)
