@@ -38,7 +38,13 @@ from airflow_provider_segmind.client.models import Metrics, RequestResult
 from airflow_provider_segmind.defaults import MAX_REPAIRS, OnLargeFile
 from airflow_provider_segmind.enrichment.outcomes import Outcome, outcome_before, outcome_of
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindRequestExpiredError, shorten
-from airflow_provider_segmind.execution.request import Defer, RequestExecution, RequestSettings, XComPush
+from airflow_provider_segmind.execution.request import (
+    AnsweredMeanwhileError,
+    Defer,
+    RequestExecution,
+    RequestSettings,
+    XComPush,
+)
 from airflow_provider_segmind.execution.result import summary
 from airflow_provider_segmind.money import shown
 from airflow_provider_segmind.result_storage import (
@@ -255,11 +261,14 @@ class ChatExecution:
     def start(self) -> StoredResult:
         """Submit, or continue from the last request of an earlier try; return the answer or defer."""
         first = self._first
-        stored = self._recalled(first)
+        stored = self._recalled()
         if stored is not None:
             return stored
-        first.execution.submit()
-        return self._answer(self._latest(first))
+        try:
+            first.execution.submit()
+            return self._answer(self._latest(first))
+        except AnsweredMeanwhileError as answered:
+            return answered.stored
 
     def resume(self, event: RequestEvent | None) -> StoredResult:
         """
@@ -269,7 +278,10 @@ class ChatExecution:
         """
         first = self._first
         first.execution.reattach(event.request_id if event else None)
-        return self._answer(self._latest(first, event), event)
+        try:
+            return self._answer(self._latest(first, event), event)
+        except AnsweredMeanwhileError as answered:
+            return answered.stored
 
     def _answer(self, exchange: Exchange, event: RequestEvent | None = None) -> StoredResult:
         while True:
@@ -306,8 +318,9 @@ class ChatExecution:
     def _first(self) -> Exchange:
         return self._exchange(self._first_inputs, Spent(), self._task_state(""))
 
-    def _recalled(self, first: Exchange) -> StoredResult | None:
+    def _recalled(self) -> StoredResult | None:
         """Return the answer that the memory has, None when this task must ask."""
+        first = self._first
         answer = first.execution.known_answer(schema=self._schema)
         result = None if answer is None else answer.result
         if answer is None or result is None:
@@ -472,5 +485,7 @@ class ChatExecution:
             xcom_push=self._xcom_push,
             spent_before=before.to_json() if before.requests else None,
             prepare=lambda body: self._request.upload(body, self._client.upload),
+            # The memory knows the question of the first request only.
+            recall=(lambda: None) if before.requests else self._recalled,
         )
         return Exchange(execution, inputs, before)

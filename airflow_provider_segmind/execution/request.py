@@ -89,6 +89,18 @@ RETURN_PATIENCE = 300.0
 """Seconds for which a worker waits for what other requests have reserved in a budget; then a retry asks again."""
 
 
+class AnsweredMeanwhileError(Exception):
+    """
+    Another task has stored the answer before this one submitted again: it is the result.
+
+    Not a failure: it ends whatever was about to pay.
+    """
+
+    def __init__(self, stored: StoredResult) -> None:
+        super().__init__("Another task has stored the answer.")
+        self.stored = stored
+
+
 def push_nothing(key: str, value: Any) -> None:
     """The ``xcom_push`` of a task whose ``do_xcom_push`` is off."""
 
@@ -153,6 +165,8 @@ class RequestExecution:
     :param spent_before: recorded with every request submitted here, see :class:`SubmissionRecord`.
     :param prepare: makes what is sent out of the body, before the intent is recorded; what it adds (the address of an
         uploaded file) is not part of the fingerprint.
+    :param recall: returns the task's result from the memory, None where it has none; by default the whole result of
+        the request.
     """
 
     def __init__(
@@ -167,6 +181,7 @@ class RequestExecution:
         xcom_push: XComPush = push_nothing,
         spent_before: dict[str, Any] | None = None,
         prepare: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
+        recall: Callable[[], StoredResult | None] | None = None,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -179,6 +194,8 @@ class RequestExecution:
         self._xcom_push = xcom_push
         self._spent_before = spent_before
         self._prepare = prepare
+        self._recall = recall or self._recalled
+        self._looks_again = False
         self._clock = clock
         self._sleep = sleep
         self._record: SubmissionRecord | None = None
@@ -211,11 +228,14 @@ class RequestExecution:
 
         :raises SegmindError: see :meth:`submit` and :meth:`finish`.
         """
-        stored = self._recalled()
+        stored = self._recall()
         if stored is not None:
             return stored
-        self.submit()
-        return self._kept(self._summarised(self.finish()))
+        try:
+            self.submit()
+            return self._kept(self._summarised(self.finish()))
+        except AnsweredMeanwhileError as answered:
+            return answered.stored
 
     def resume(self, event: RequestEvent | None) -> StoredResult:
         """
@@ -225,7 +245,10 @@ class RequestExecution:
         :raises SegmindError: see :meth:`reattach` and :meth:`finish`.
         """
         self.reattach(event.request_id if event else None)
-        return self._kept(self._summarised(self.finish(event)))
+        try:
+            return self._kept(self._summarised(self.finish(event)))
+        except AnsweredMeanwhileError as answered:
+            return answered.stored
 
     def _summarised(self, stored: StoredResult) -> StoredResult:
         self.cost = stored.metrics.get("cost")
@@ -372,6 +395,7 @@ class RequestExecution:
         :raises SegmindSubmissionUnknownError: a POST may have arrived and its outcome is unknown; nothing more was
             sent.
         :raises SegmindError: it was refused; nothing was billed.
+        :raises AnsweredMeanwhileError: another task has stored the answer since this one looked for it.
         """
         decision = self._decision
         if isinstance(decision, Attach):
@@ -443,6 +467,33 @@ class RequestExecution:
         connection = f"{self._settings.segmind_conn_id} at {self._client.config.endpoints.gateway}"
         return Fingerprint.of(model=self._settings.model, inputs=self._inputs, connection=connection)
 
+    def _submit_again(self, decision: SubmitNew, ended: str) -> None:
+        """
+        Submit in place of an earlier request, unless another task has stored the answer since.
+
+        :param ended: what became of that request, for the log.
+        """
+        self._decision = decision
+        self._looks_again = True
+        try:
+            self._use_stored_answer()
+        except AnsweredMeanwhileError:
+            self._log.warning("%s Another task has stored the answer since; it is not submitted again", ended)
+            raise
+        self._submit_new(decision)
+
+    def _use_stored_answer(self) -> None:
+        """
+        Look once more for the answer, if time has passed since this try looked for it.
+
+        :raises AnsweredMeanwhileError: it is there.
+        :raises SegmindStateError: the memory cannot be read; nothing was sent.
+        """
+        looks, self._looks_again = self._looks_again, False
+        stored = self._recall() if looks else None
+        if stored is not None:
+            raise AnsweredMeanwhileError(stored)
+
     def _submit_new(self, decision: SubmitNew) -> None:
         if decision.warning:
             self._log.warning(decision.warning)
@@ -467,6 +518,7 @@ class RequestExecution:
             except SegmindPausedError as error:
                 self._return_reservation()
                 self._wait_while_paused(error)
+                self._looks_again = True
                 continue
             except SegmindError as error:
                 if error.billed is not None:
@@ -480,16 +532,17 @@ class RequestExecution:
 
     def _reserve(self, body: Mapping[str, Any]) -> Reservation | None:
         """
-        Reserve what the request may cost, or wait until it can be.
+        Reserve what the request may cost, or wait until it can be; another task may store the answer meanwhile.
 
         :raises SegmindBudgetError: a budget is used up, and the task does not wait for its next window; or what others
             have reserved was not returned for a while, and a retry asks again.
         """
         budget = self._settings.budget
-        if budget is None:
-            return None
         waits_since: float | None = None
         while True:
+            self._use_stored_answer()
+            if budget is None:
+                return None
             try:
                 return budget.reserve(self._settings.model, body, self._fingerprint.inputs)
             except SegmindBudgetError as error:
@@ -503,6 +556,7 @@ class RequestExecution:
                 # The time for which it waits for a place is not one in which it could have had the money.
                 waits_since = None
                 self._wait_for_slot(error)
+            self._looks_again = True
 
     @property
     def _may_leave_the_worker(self) -> bool:
@@ -681,7 +735,8 @@ class RequestExecution:
             "The request history does not show it. Submitting again because of on_unknown='resubmit'; if that POST did "
             "arrive, it is billed as well.",
         )
-        self._submit_new(SubmitNew(record.resubmits + 1, warning, record.previous_ids))
+        ended = unknown_message(record, "The request history does not show it; if it did arrive, it is billed.")
+        self._submit_again(SubmitNew(record.resubmits + 1, warning, record.previous_ids), ended)
 
     def _search_history(
         self, record: SubmissionRecord, waits: tuple[float, ...]
@@ -721,6 +776,7 @@ class RequestExecution:
 
         :param event: how waiting in the triggerer ended, None when this worker waits.
         :raises SegmindError: the request ended otherwise, and no policy helps.
+        :raises AnsweredMeanwhileError: it did, and another task has stored the answer.
         """
         if event is not None and event.request_id != self.record.request_id:
             # A trigger of an earlier request says nothing about this one.
@@ -826,9 +882,10 @@ class RequestExecution:
         Submit again because a policy says so.
 
         :raises SegmindRequestError: ``error``, when the policy has been used up.
+        :raises AnsweredMeanwhileError: another task has stored the answer.
         """
         if self.record.resubmits >= self._settings.max_resubmits:
             self._log.error("Not submitting again: max_resubmits (%d) is reached", self._settings.max_resubmits)
             raise error
         warning = f"{error} Submitting again because of the task's policy. {cost}"
-        self._submit_new(SubmitNew(self.record.resubmits + 1, warning, self.record.all_ids))
+        self._submit_again(SubmitNew(self.record.resubmits + 1, warning, self.record.all_ids), str(error))

@@ -602,6 +602,28 @@ def test_a_request_waits_on_its_worker_for_what_others_have_reserved(
     assert used(store) == Usage(bill(emulator), 0)
 
 
+def test_a_request_that_waited_for_its_budget_is_not_paid_if_another_task_has_the_answer_by_then(
+    emulator: SegmindEmulator, clock: Clock, run: Run, limit: Limit, tmp_path: Path
+) -> None:
+    store = limit(BOUND + 0.0002)
+    emulator.script(model=MODEL, text="answer", latency=30)
+    reuse = {"reuse_answers": "always", "answers_path": str(tmp_path / "answers")}
+    with pytest.raises(TaskDeferred):
+        make(clock, deferrable=True, sync_wait=0, **reuse).execute(run.context())
+
+    def sleep(seconds: float) -> None:
+        clock.ahead += seconds + 30
+        make(clock, **reuse).execute_complete(run.context())
+
+    clock.sleep = sleep  # type: ignore[method-assign]
+    waiting = Run(task_id="waiting")
+    make(clock, **reuse).execute(waiting.context())
+
+    assert len(emulator.posts()) == 1
+    assert waiting.ti.pushed["reused"] is True
+    assert used(store) == Usage(bill(emulator), 0)
+
+
 def test_a_request_whose_room_is_not_returned_fails_for_a_retry_after_some_minutes(
     emulator: SegmindEmulator, clock: Clock, run: Run, limit: Limit
 ) -> None:

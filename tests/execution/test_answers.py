@@ -219,6 +219,92 @@ def test_an_intent_of_unknown_fate_is_looked_up_whatever_the_memory_has(tasks: T
     assert tasks.posts == 2
 
 
+def _at_the_first_pause(clock: Clock, meanwhile: Callable[[], object]) -> None:
+    """Do something the first time that a task waits."""
+    sleep = clock.sleep
+
+    def first(seconds: float) -> None:
+        clock.sleep = sleep  # type: ignore[method-assign]
+        meanwhile()
+        sleep(seconds)
+
+    clock.sleep = first  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("policy", ["on_failed", "on_expired"])
+def test_what_another_task_has_been_answered_meanwhile_is_not_paid_again(tasks: Tasks, policy: str) -> None:
+    emulator = tasks.chat.emulator
+    emulator.script(latency=60.0, times=1, **({"fail": "overloaded"} if policy == "on_failed" else {}))
+    with pytest.raises(TaskDeferred):
+        tasks.ask("Why?", deferrable=True, sync_wait=0.0)
+    waiting = tasks.runs["monday", -1].store.record["request_id"]
+    emulator.advance(60.0)
+    if policy == "on_expired":
+        emulator.fault("result", match=waiting, status=404, body={"error": "Request r not found"}, times=None)
+    answer = tasks.ask("Why?", run="tuesday")
+    tasks.chat.run = tasks.runs["monday", -1]
+    reuse = {"reuse_answers": "always", "answers_path": str(tasks.folder)}
+
+    assert tasks.chat.wake(waiting, prompt="Why?", **{policy: "resubmit"}, **reuse) == answer
+
+    assert tasks.posts == 2
+    assert tasks.xcoms["reused"] is True
+    assert tasks.xcoms["request_id"] == tasks.runs["tuesday", -1].store.record["request_id"]
+
+
+def test_a_lost_post_is_not_sent_again_if_another_task_has_the_answer_by_then(tasks: Tasks) -> None:
+    tasks.chat.emulator.fault("submit", reset=True)
+    # Otherwise the other task's request would be taken for the lost one.
+    tasks.chat.emulator.settings(history_delay=7200.0)
+    _at_the_first_pause(tasks.chat.clock, lambda: tasks.ask("Why?", run="tuesday"))
+
+    answer = tasks.ask("Why?", on_unknown="resubmit")
+
+    assert tasks.posts == 2
+    assert answer == tasks.ask("Why?", run="wednesday")
+    lost = tasks.runs["monday", -1]
+    assert lost.ti.pushed["reused"] is True
+    assert lost.store.record["request_id"] is None
+
+
+def test_a_failed_follow_up_is_sent_again_whatever_the_memory_has(tasks: Tasks) -> None:
+    emulator = tasks.chat.emulator
+    emulator.script(text="no data", times=1)
+    emulator.script(match="The validator says", fail="overloaded", latency=60.0, times=1)
+    typed = {"output_type": NUMBER}
+    with pytest.raises(TaskDeferred):
+        tasks.ask("How many?", deferrable=True, sync_wait=0.0, **typed)
+    emulator.advance(60.0)
+    emulator.script(json={"x": 1})
+    tasks.ask("How many?", run="tuesday", **typed)
+    tasks.chat.run = tasks.runs["monday", -1]
+
+    assert tasks.ask("How many?", on_failed="resubmit", **typed) == {"x": 1}
+
+    assert tasks.posts == 4
+    assert "reused" not in tasks.xcoms
+
+
+def test_a_memory_that_cannot_be_read_stops_the_task_before_it_pays_again(tasks: Tasks) -> None:
+    emulator = tasks.chat.emulator
+    emulator.script(fail="overloaded", latency=60.0, times=1)
+    with pytest.raises(TaskDeferred):
+        tasks.ask("Why?", deferrable=True, sync_wait=0.0)
+    emulator.advance(60.0)
+    tasks.ask("Why?", run="tuesday")
+    kept = next(tasks.folder.glob("*/*.json"))
+    kept.unlink()
+    kept.mkdir()
+
+    with pytest.raises(SegmindStateError, match="nothing was sent"):
+        tasks.ask("Why?", on_failed="resubmit")
+
+    assert tasks.posts == 2
+    kept.rmdir()
+    assert tasks.ask("Why?", on_failed="resubmit")
+    assert tasks.posts == 3
+
+
 def test_the_final_answer_is_kept_under_the_first_question_with_what_all_requests_cost(tasks: Tasks) -> None:
     tasks.chat.emulator.script(text="no data")
     tasks.chat.emulator.script(match="The validator says", json={"x": 1})
@@ -425,3 +511,21 @@ def test_a_deferred_result_is_kept_when_the_task_resumes(make: Make, emulator: S
 
     assert make(**chat).execute(Run(run_id="tuesday").context()) == first
     assert len(emulator.posts()) == 1
+
+
+def test_a_whole_result_that_another_task_has_meanwhile_is_not_paid_again(
+    make: Make, emulator: SegmindEmulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    chat = {"model": "gpt-5.4-mini", "inputs": {"messages": [{"role": "user", "content": "Why?"}]}}
+    run = Run()
+    emulator.script(latency=60.0, fail="overloaded", times=1)
+    with pytest.raises(TaskDeferred):
+        make(deferrable=True, sync_wait=0.0, **chat).execute(run.context())
+    emulator.advance(60.0)
+    result = make(**chat).execute(Run(run_id="tuesday").context())
+
+    assert make(on_failed="resubmit", **chat).execute(run.context()) == result
+    assert len(emulator.posts()) == 2
+    assert "Another task has stored the answer since; it is not submitted again" in caplog.text
+    assert "Submitting again" not in caplog.text
+    assert run.ti.pushed["reused"] is True
