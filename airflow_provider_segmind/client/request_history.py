@@ -72,7 +72,7 @@ class HistoryPages:
         status: str | None = None,
         most: int | None = HISTORY_PAGES,
     ) -> None:
-        self._days = [{}] if earliest is None or latest is None else _queries(_day(earliest), _day(latest))
+        self._days = [{}] if earliest is None or latest is None else _queries(_day(earliest, -1), _day(latest, 1))
         self._model = model
         self._filters = {name: value for name, value in (("model", model), ("status", status)) if value is not None}
         self._most = most
@@ -106,8 +106,9 @@ class HistoryPages:
         return [row for row in page if self._model is None or row.model_name in (None, self._model)]
 
 
-def _day(moment: float) -> date:
-    return datetime.fromtimestamp(moment, UTC).date()
+def _day(moment: float, margin: int) -> date:
+    """Return the day in UTC and some days more: of which time zone the days of the history are is undocumented."""
+    return datetime.fromtimestamp(moment, UTC).date() + timedelta(days=margin)
 
 
 def _queries(first: date, last: date) -> list[dict[str, date]]:

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -210,6 +211,22 @@ def found_in(
         return client.drive(search(client.wire, RECORD, INPUTS, now=now, waits=(0.0,)))
 
 
+@pytest.mark.parametrize("zone", [-12, -5, 5.5, 14])
+@pytest.mark.parametrize("hour", range(0, 24, 3))
+def test_the_lost_request_is_found_whatever_time_zone_the_days_of_the_history_are_of(zone: float, hour: int) -> None:
+    sent_at = AT + hour * 3600.0
+    day = datetime.fromtimestamp(sent_at, timezone(timedelta(hours=zone))).date().isoformat()
+
+    def serve(request: httpx.Request) -> httpx.Response:
+        asked = request.url.params
+        is_shown = asked["from_date"] <= day <= asked["to_date"] and asked["page"] == "1"
+        return httpx.Response(200, json={"data": [history_row(sent_at)] if is_shown else []})
+
+    record = replace(RECORD, intent_at=sent_at)
+    with SegmindClient(ClientConfig(api_key=KEY), transport=httpx.MockTransport(serve)) as client:
+        assert client.drive(search(client.wire, record, INPUTS, now=sent_at, waits=(0.0,))) is not None
+
+
 def history_row(at: float, **fields: Any) -> dict[str, Any]:
     return {"request_id": "r-1", "model_name": "m", "request_body": INPUTS, "model_created": at, **fields}
 
@@ -297,12 +314,12 @@ def test_a_long_time_is_read_in_queries_that_the_history_takes_the_newest_first(
     asked = read(pages, 2, 1, 0, 0, 5, 0)
     assert pages.complete
     assert [(str(one["from_date"]), str(one["to_date"]), one["page"]) for one in asked] == [
-        ("2026-12-16", "2027-01-15", 1),
-        ("2026-12-16", "2027-01-15", 2),
-        ("2026-12-16", "2027-01-15", 3),
-        ("2026-11-15", "2026-12-15", 1),
-        ("2026-11-06", "2026-11-14", 1),
-        ("2026-11-06", "2026-11-14", 2),
+        ("2026-12-17", "2027-01-16", 1),
+        ("2026-12-17", "2027-01-16", 2),
+        ("2026-12-17", "2027-01-16", 3),
+        ("2026-11-16", "2026-12-16", 1),
+        ("2026-11-05", "2026-11-15", 1),
+        ("2026-11-05", "2026-11-15", 2),
     ]
     assert {one["model"] for one in asked} == {"m"}
 
