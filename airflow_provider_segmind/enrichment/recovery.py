@@ -5,16 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 from airflow_provider_segmind.client.models import RequestRecord
 from airflow_provider_segmind.client.request_history import (
     HISTORY_COMPLETE_AFTER,
-    HISTORY_PAGES,
     LARGEST_SKEW,
     POST_DURATION,
     ClockOffset,
+    HistoryPages,
     TimeMatch,
     body_of,
     is_sent_body,
@@ -34,9 +33,6 @@ from airflow_provider_segmind.enrichment.run_limits import RunUsage
 from airflow_provider_segmind.enrichment.settings import Client, LostRow, Question, Settings, Shard
 from airflow_provider_segmind.enrichment.stats import Tally
 from airflow_provider_segmind.exceptions import SegmindError
-
-LONGEST_SPAN = 30.0
-"""Days the history is asked about at most; it takes 31."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +119,11 @@ async def find_lost(
     """
     reading = _Reading(lost, known_requests, writer=writer, former=former, now=now)
     since = min(one.claim.at for one in lost.values()) - LARGEST_SKEW
-    complete = True
-    async for record in _records(client, model, since=since, now=now):
-        if record is None:
-            complete = False
-            break
+    pages = HistoryPages(since, now, model=model)
+    async for record in _records(client, pages):
         if reading.take(record) and reading.placed_all(owned):
-            break
-    return reading.findings(owned, complete_after if complete else None)
+            return reading.findings(owned, complete_after)
+    return reading.findings(owned, complete_after if pages.complete else None)
 
 
 class _Reading:
@@ -352,21 +345,10 @@ def _at(value: Any, path: tuple[Any, ...]) -> str:
     return value if isinstance(value, str) else ""
 
 
-async def _records(client: Client, model: str, *, since: float, now: float) -> AsyncIterator[RequestRecord | None]:
-    """Yield the records since a day, and None where there are too many to read them all."""
-    today = datetime.fromtimestamp(now, UTC).date()
-    first = max(datetime.fromtimestamp(since, UTC).date(), today - timedelta(days=LONGEST_SPAN))
-    for page in range(1, HISTORY_PAGES + 1):
-        records = await client.list_request_records(
-            model=model, from_date=first, to_date=today + timedelta(days=1), page=page
-        )
-        for record in records:
-            # The filter compares parts of names.
-            if record.model_name in (None, model):
-                yield record
-        if not records:
-            return
-    yield None
+async def _records(client: Client, pages: HistoryPages) -> AsyncIterator[RequestRecord]:
+    for filters in pages:
+        for record in pages.take(await client.list_request_records(**filters)):
+            yield record
 
 
 log = logging.getLogger(__name__)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -132,7 +133,25 @@ async def test_a_history_too_long_to_read_proves_nothing() -> None:
 async def test_the_history_is_asked_about_the_days_since_the_claim() -> None:
     history = History()
     await found(history, lost(1, "a", at=NOW - 2 * 86400))
-    assert [(str(page["from_date"]), str(page["to_date"])) for page in history.asked] == [("2023-11-12", "2023-11-15")]
+    assert [(str(page["from_date"]), str(page["to_date"])) for page in history.asked] == [("2023-11-11", "2023-11-15")]
+
+
+class DatedHistory(History):
+    """Shows only rows of the days that are asked about."""
+
+    async def list_request_records(self, **filters: Any) -> RecordPage:
+        assert (filters["to_date"] - filters["from_date"]).days <= 31
+        page = await super().list_request_records(**filters)
+        days = (str(filters["from_date"]), str(filters["to_date"]))
+        return RecordPage(row for row in page if days[0] <= (row.model_extra or {})["model_created"] <= days[1])
+
+
+async def test_a_request_lost_months_ago_is_found_and_not_taken_for_absent() -> None:
+    sent_at = NOW - 70 * 86_400.0
+    history = DatedHistory(record("z", "a", model_created=datetime.fromtimestamp(sent_at + 2, UTC).isoformat()))
+    findings = await found(history, lost(1, "a", at=sent_at, until=sent_at + 60))
+    assert not findings.absent
+    assert findings.found[mark(1)].request_id == "z"
 
 
 async def test_a_known_request_of_another_workers_clock_proves_nothing() -> None:
