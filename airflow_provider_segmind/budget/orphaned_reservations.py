@@ -8,7 +8,8 @@ reservations up:
 - One that was never sent is returned.
 - One that may have been sent, but whose id is not known, is looked for by the digest of its body, once the history is
   certain to show it, among the requests of which no reservation is known. Where several are equal, each is taken once,
-  the dearest first. A history without any decides nothing: the reservation stays charged at its bound.
+  the dearest first. A history without any, or too long to be read to its end, decides nothing: the reservation stays
+  charged at its bound.
 - A slice of a table is settled by its ledger; what its open requests may cost stays reserved. Without its ledger it
   stays charged.
 """
@@ -17,19 +18,17 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from airflow_provider_segmind.budget.store import BudgetStore, Reservation
-from airflow_provider_segmind.client.endpoints import MAX_RECORDS_PER_PAGE
 from airflow_provider_segmind.client.models import RecordPage, RequestRecord, RequestStatus
 from airflow_provider_segmind.client.request_history import (
     HISTORY_COMPLETE_AFTER,
-    HISTORY_PAGES,
     LARGEST_SKEW,
     POST_DURATION,
     ClockOffset,
+    HistoryPages,
     TimeMatch,
     body_of,
     is_sent_body,
@@ -172,7 +171,7 @@ def _bill(orphan: Reservation, store: BudgetStore, history: History, now: float)
             return None
     if orphan.reserved_at + HISTORY_COMPLETE_AFTER > now:
         return None
-    rows = {row.request_id: row for row in _equal_rows(orphan, history)}
+    rows = _equal_rows(orphan, history)
     known = store.known(rows)
     bills = {one: _billed(row) for one, row in rows.items() if one not in known}
     decided = {one: bill for one, bill in bills.items() if bill is not None}
@@ -191,17 +190,14 @@ def _billed(row: RequestRecord) -> float | None:
     return round(row.credits_deduction * 1_000_000, 6)
 
 
-def _equal_rows(orphan: Reservation, history: History) -> Iterator[RequestRecord]:
-    """Yield the entries of the history that may be of a reservation."""
+def _equal_rows(orphan: Reservation, history: History) -> dict[str, RequestRecord]:
+    """Return the entries of the history that may be of a reservation, none if it is too long to be read to its end."""
     earliest, latest = orphan.reserved_at, orphan.reserved_at + LONGEST_FLIGHT + POST_DURATION
-    days = [datetime.fromtimestamp(moment, UTC).date() for moment in (earliest - LARGEST_SKEW, latest + LARGEST_SKEW)]
-    for page in range(1, HISTORY_PAGES + 1):
-        rows = history.list_request_records(
-            model=orphan.model, from_date=days[0], to_date=days[1], page=page, per_page=MAX_RECORDS_PER_PAGE
-        )
-        for row in rows:
+    pages = HistoryPages(earliest - LARGEST_SKEW, latest + LARGEST_SKEW, model=orphan.model)
+    found: dict[str, RequestRecord] = {}
+    for filters in pages:
+        for row in pages.take(history.list_request_records(**filters)):
             match, _ = time_match(row, earliest, latest, ClockOffset())
             if match is not TimeMatch.OUTSIDE and is_sent_body(body_of(row), digest_sent=orphan.digest, sent=None):
-                yield row
-        if len(rows) < MAX_RECORDS_PER_PAGE:
-            return
+                found[row.request_id] = row
+    return found if pages.complete else {}

@@ -15,7 +15,7 @@ from airflow_provider_segmind.budget.orphaned_reservations import IDS_KEPT, sett
 from airflow_provider_segmind.budget.sql_store import SqlBudgetStore
 from airflow_provider_segmind.budget.store import Reservation, Usage
 from airflow_provider_segmind.client.models import RecordPage, RequestRecord
-from airflow_provider_segmind.client.request_history import HISTORY_COMPLETE_AFTER
+from airflow_provider_segmind.client.request_history import HISTORY_COMPLETE_AFTER, HISTORY_PAGES
 from airflow_provider_segmind.client.submission import json_digest
 from airflow_provider_segmind.enrichment.run_limits import LONGEST_FLIGHT
 from airflow_provider_segmind.exceptions import SegmindServerError
@@ -23,6 +23,7 @@ from tests.support.budgets import DriverHook, a_reservation
 
 NOW = 1_700_049_600.0
 DAY = Window("a/day", "a", 1000, NOW + 9999)
+MODEL = "gemini-3.1-flash-lite"
 BODY = {"prompt": "question"}
 LOG = logging.getLogger("a_task")
 
@@ -30,8 +31,9 @@ LOG = logging.getLogger("a_task")
 class History:
     """A request history; ``asked`` counts the look-ups."""
 
-    def __init__(self, *rows: dict[str, Any]) -> None:
+    def __init__(self, *rows: dict[str, Any], page_size: int = 100) -> None:
         self.rows = [RequestRecord.model_validate(row) for row in rows]
+        self.page_size = page_size
         self.asked = 0
         self.error: Exception | None = None
 
@@ -45,12 +47,13 @@ class History:
         self.asked += 1
         if self.error is not None:
             raise self.error
-        return RecordPage(self.rows if filters["page"] == 1 else ())
+        start = (filters["page"] - 1) * self.page_size
+        return RecordPage(self.rows[start : start + self.page_size])
 
 
 def row(number: int = 1, **fields: Any) -> dict[str, Any]:
     sent_at = datetime.fromtimestamp(NOW, UTC).isoformat()
-    given = {"model_name": "m", "model_status": "COMPLETED", "credits_deduction": 0.000004, "request_body": BODY}
+    given = {"model_name": MODEL, "model_status": "COMPLETED", "credits_deduction": 0.000004, "request_body": BODY}
     return {"request_id": f"r{number}", "created_at": sent_at, **given, **fields}
 
 
@@ -138,6 +141,33 @@ def test_of_two_equal_lost_requests_each_gets_another_entry(store: SqlBudgetStor
     settle(History(row(1), row(2, credits_deduction=0.000007)), HISTORY_COMPLETE_AFTER)
 
     assert used(store) == Usage(11, 0)
+
+
+def test_a_request_of_a_model_with_a_longer_name_settles_nothing(store: SqlBudgetStore, settle: Settle) -> None:
+    sent(store)
+
+    assert settle(History(row(model_name=f"{MODEL}-preview")), HISTORY_COMPLETE_AFTER) == 0
+
+    assert used(store) == Usage(0, 10)
+
+
+def test_the_dearest_of_equal_requests_is_taken_however_small_the_pages_are(
+    store: SqlBudgetStore, settle: Settle
+) -> None:
+    sent(store)
+    others = [row(number, request_body={"prompt": "other"}) for number in range(10, 15)]
+
+    settle(History(row(1), *others, row(2, credits_deduction=0.000007), page_size=3), HISTORY_COMPLETE_AFTER)
+
+    assert used(store) == Usage(7, 0)
+
+
+def test_a_history_that_is_not_read_to_its_end_settles_nothing(store: SqlBudgetStore, settle: Settle) -> None:
+    sent(store)
+    others = [row(number, request_body={"prompt": "other"}) for number in range(10, 10 + HISTORY_PAGES)]
+
+    assert settle(History(row(1), *others, page_size=1), HISTORY_COMPLETE_AFTER) == 0
+    assert settle(History(row(1), *others[2:], page_size=1), 2 * HISTORY_COMPLETE_AFTER) == 1
 
 
 def test_a_retry_that_sends_long_after_it_reserved_is_looked_for_where_it_sent(
