@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, timedelta
 from typing import Any, Protocol
 
 from airflow_provider_segmind.client.models import RecordPage, RequestRecord, RequestStatus
-from airflow_provider_segmind.client.request_history import row_times
+from airflow_provider_segmind.client.request_history import HistoryPages, row_times
 from airflow_provider_segmind.defaults import RESULT_LIFETIME
+from airflow_provider_segmind.exceptions import SegmindResponseError
 from airflow_provider_segmind.spend.entries import SpendEntry, cost_in_micros
 from airflow_provider_segmind.spend.store import SpendStore
 
-HISTORY_SPAN = timedelta(days=30)
-"""Days in one query of the history, which takes 31 at most."""
-RECORDS_PER_PAGE = 100
 ONE_DAY_BEFORE = 86_400.0
 """Seconds before the time asked about from which recorded requests are read: clocks differ."""
 MOST_IN_WRITE = 1000
@@ -118,16 +115,11 @@ def missing_entries(
 
 
 def history(client: HistoryClient, since: float, now: float) -> Iterator[RequestRecord]:
-    """Yield all rows of the request history of some days."""
-    first, last = (_day(moment) for moment in (since, now))
-    while first <= last:
-        final = min(first + HISTORY_SPAN, last)
-        page = 1
-        while rows := client.list_request_records(from_date=first, to_date=final, page=page, per_page=RECORDS_PER_PAGE):
-            yield from rows
-            page += 1
-        first = final + timedelta(days=1)
-
-
-def _day(moment: float) -> date:
-    return datetime.fromtimestamp(moment, UTC).date()
+    """Yield all rows of the request history of some days, the newest first."""
+    pages = HistoryPages(since, now, most=None)
+    for filters in pages:
+        yield from pages.take(client.list_request_records(**filters))
+    if not pages.complete:
+        raise SegmindResponseError(
+            f"Segmind's request history gave the same page again after {pages.read:,} rows.", billed=False
+        )

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from airflow_provider_segmind.client.models import RecordPage, RequestRecord
+from airflow_provider_segmind.client.request_history import HISTORY_PAGES
 from airflow_provider_segmind.emulator import SegmindEmulator
+from airflow_provider_segmind.exceptions import SegmindResponseError
 from airflow_provider_segmind.operators.request import SegmindRunOperator
 from airflow_provider_segmind.spend.files import FileStore
 from airflow_provider_segmind.spend.reconcile import history, missing_entries, reconcile
@@ -123,4 +125,29 @@ def test_a_long_time_is_asked_about_in_spans_that_the_history_takes() -> None:
     assert [page for _, _, page in asked] == [1, 2, 3] * 3
     assert all((last - first).days <= 30 for first, last, _ in asked)
     firsts, lasts = [first for first, _, _ in asked[::3]], [last for _, last, _ in asked[::3]]
-    assert [(first - last).days for first, last in zip(firsts[1:], lasts[:-1], strict=True)] == [1, 1]
+    assert [(first - last).days for first, last in zip(firsts[:-1], lasts[1:], strict=True)] == [1, 1]
+
+
+def test_a_history_of_more_pages_than_a_search_reads_is_read_to_its_end() -> None:
+    class Client:
+        def list_request_records(self, **filters: Any) -> RecordPage:
+            return RecordPage([a_row(f"r{filters['page']}")] if filters["page"] <= 2 * HISTORY_PAGES else ())
+
+    assert len(list(history(Client(), NOON, NOON))) == 2 * HISTORY_PAGES
+
+
+def test_a_page_of_rows_without_an_id_does_not_end_the_history() -> None:
+    class Client:
+        def list_request_records(self, **filters: Any) -> RecordPage:
+            return [RecordPage(rows=100), RecordPage([a_row()]), RecordPage()][filters["page"] - 1]
+
+    assert len(list(history(Client(), NOON, NOON))) == 1
+
+
+def test_a_history_that_repeats_a_page_is_not_read_for_ever() -> None:
+    class Client:
+        def list_request_records(self, **filters: Any) -> RecordPage:
+            return RecordPage([a_row()])
+
+    with pytest.raises(SegmindResponseError, match="the same page again"):
+        list(history(Client(), NOON, NOON))
