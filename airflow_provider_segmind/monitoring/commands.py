@@ -21,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from airflow_provider_segmind.answer_cache import AnswerCache
 from airflow_provider_segmind.budget.usage import WindowUse
 from airflow_provider_segmind.client.models import RequestRecord
-from airflow_provider_segmind.client.request_history import row_times
+from airflow_provider_segmind.client.request_history import HistoryPages, row_times
 from airflow_provider_segmind.client.submission import iso, read_timestamp
 from airflow_provider_segmind.compat import AirflowException, airflow_version, conf, create_session, read_as_server
 from airflow_provider_segmind.defaults import DEFAULT_CONNECTION
@@ -67,8 +67,6 @@ from airflow_provider_segmind.spend.store import configured_store
 from airflow_provider_segmind.stores import locate
 
 DONE, PROBLEM, NO_DATABASE = 0, 1, 3
-PAGE = 100
-"""Rows of the request history that are read with one call."""
 RECONCILED = 7 * 86_400.0
 """Seconds of the history with which the spend record is completed unless ``--since`` says otherwise."""
 _UNITS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -519,15 +517,12 @@ def _known_to_ledgers(request_ids: set[str], reader: Reader) -> dict[str, TaskRe
 
 def _history(conn_id: str, values: Namespace) -> list[RequestRecord]:
     found: list[RequestRecord] = []
-    filters = {"model": values.model, "status": values.state}
+    pages = HistoryPages(model=values.model or None, status=values.state or None)
     hook = CoreHook(conn_id)
     try:
-        for page in range(1, 1 + -(-values.limit // PAGE)):
-            rows = hook.list_request_records(
-                page=page, per_page=PAGE, **{name: value for name, value in filters.items() if value}
-            )
-            found += rows
-            if len(rows) < PAGE:
+        for filters in pages:
+            found += pages.take(hook.list_request_records(**filters))
+            if len(found) >= values.limit:
                 break
     finally:
         hook.close()

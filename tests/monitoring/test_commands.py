@@ -14,6 +14,7 @@ import pytest
 
 from airflow_provider_segmind.budget.limits import CONNECTION_BUDGET, BudgetRule, windows
 from airflow_provider_segmind.budget.store import Granted, Reservation
+from airflow_provider_segmind.client.models import RecordPage, RequestRecord
 from airflow_provider_segmind.client.submission import Fingerprint, SubmissionRecord
 from airflow_provider_segmind.emulator import SegmindEmulator
 from airflow_provider_segmind.enrichment.progress_file import write_progress
@@ -292,6 +293,39 @@ def test_the_history_shows_what_no_task_has_submitted(
     assert code == 0
     assert {one["request_id"]: one["known"] for one in json.loads(printed)} == {ours: True, other: False}
     assert "1 of them unknown" in command("requests", "--at-segmind")[1]
+
+
+def test_the_history_of_one_model_is_listed_without_those_of_longer_names(
+    stored: Metadata, account: SegmindEmulator, command: Command
+) -> None:
+    from airflow_provider_segmind.monitoring.reader import CoreHook
+
+    hook = CoreHook()
+    wanted = [hook.submit(name, {"prompt": "a"}).request_id for name in ("gemini-2.5-flash", "gemini-2.5-flash-lite")]
+    hook.close()
+
+    listed = json.loads(command("requests", "--at-segmind", "--model", "gemini-2.5-flash", "-o", "json")[1])
+
+    assert [one["request_id"] for one in listed] == wanted[:1]
+
+
+@pytest.mark.parametrize(("limit", "pages"), [(3, 2), (4, 2), (5, 3), (100, 4)])
+def test_the_history_is_read_until_as_many_rows_as_wanted_were_found(
+    account: SegmindEmulator, command: Command, monkeypatch: pytest.MonkeyPatch, limit: int, pages: int
+) -> None:
+    asked = []
+
+    def page(self: Any, **filters: Any) -> RecordPage:
+        asked.append(filters["page"])
+        start = 2 * (filters["page"] - 1)
+        return RecordPage(RequestRecord(request_id=f"r{number}") for number in range(6)[start : start + 2])
+
+    monkeypatch.setattr("airflow_provider_segmind.monitoring.reader.CoreHook.list_request_records", page)
+
+    listed = json.loads(command("requests", "--at-segmind", "--limit", str(limit), "-o", "json")[1])
+
+    assert len(listed) == min(limit, 6)
+    assert asked == list(range(1, pages + 1))
 
 
 def test_the_history_is_not_listed_by_dag(account: SegmindEmulator, command: Command) -> None:
