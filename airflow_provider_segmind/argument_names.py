@@ -6,14 +6,13 @@ Airflow reports an unknown argument with its value, which may be a prompt, and w
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from airflow_provider_segmind.exceptions import SegmindConfigError
+from airflow_provider_segmind.exceptions import SegmindConfigError, did_you_mean
 
 _VARIABLE = re.compile(r"\{\{-?\s*([^\W\d]\w*)\s*-?\}\}")
 _PACKAGE = __name__.partition(".")[0]
@@ -146,9 +145,8 @@ def _hint(name: str, known: Collection[str], decided: Mapping[str, str]) -> str:
     if name in MODEL_OPTIONS and not {"options", "inputs"}.isdisjoint(known):
         place = "options" if "options" in known else "inputs"
         return f": it is a parameter of the model and belongs to {place}={{{name!r}: …}}"
-    meant = [other for other in OTHER_NAMES.get(name, ()) if other in known]
-    meant = meant or difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
-    return f"; did you mean {meant[0]!r}?" if meant else ""
+    meant = next((other for other in OTHER_NAMES.get(name, ()) if other in known), name)
+    return did_you_mean(meant, known)
 
 
 def _is_ours(kind: type) -> bool:

@@ -39,7 +39,9 @@ Each answers two questions: was money spent (``billed``), and can running the ta
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
 from typing import Any, ClassVar, TypeVar
@@ -53,6 +55,12 @@ SHOWN_CHARACTERS = 200
 def shorten(text: str, limit: int = SHOWN_CHARACTERS) -> str:
     """Truncate ``text`` to ``limit`` characters and an ellipsis."""
     return text if len(text) <= limit else text[:limit] + "…"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return the end of a message about an unknown name: the known one nearest to it, if there is one."""
+    near = difflib.get_close_matches(name, sorted(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def a_type(value: object) -> str:

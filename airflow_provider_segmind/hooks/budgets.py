@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ from airflow_provider_segmind.budget.sql_store import SqlBudgetStore
 from airflow_provider_segmind.budget.store import BudgetStore
 from airflow_provider_segmind.chat.cost_estimate import Price
 from airflow_provider_segmind.compat import conf
-from airflow_provider_segmind.exceptions import SegmindConfigError, shorten
+from airflow_provider_segmind.exceptions import SegmindConfigError, did_you_mean, shorten
 from airflow_provider_segmind.stores import database_hook
 
 if TYPE_CHECKING:
@@ -38,11 +37,10 @@ def budget_settings(
     rules = [rule for rule in (connection_budget(conn_id, extra),) if rule is not None]
     if budget is not None:
         if budget not in named:
-            near = difflib.get_close_matches(budget, named, n=1)
-            known = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(map(repr, sorted(named))) or 'none'}."
+            known = did_you_mean(budget, named) or f": it has {', '.join(map(repr, sorted(named))) or 'none'}."
+            shown = shorten(repr(budget), 60)
             raise SegmindConfigError(
-                f"'budget' is {shorten(repr(budget), 60)}, which [segmind] budgets does not have: {known} Nothing was "
-                "sent."
+                f"'budget' is {shown}, which [segmind] budgets does not have{known} Nothing was sent."
             )
         rules.append(named[budget])
     most = _max_in_flight(conn_id, extra)

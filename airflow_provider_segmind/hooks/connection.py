@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import json
 import logging
@@ -16,7 +15,7 @@ from airflow_provider_segmind.client.account import DOWNLOAD_SECONDS, MAX_DOWNLO
 from airflow_provider_segmind.client.endpoints import Endpoints, base_url
 from airflow_provider_segmind.client.response_body import MAX_RESPONSE_BYTES
 from airflow_provider_segmind.compat import Connection, conf
-from airflow_provider_segmind.exceptions import SegmindConfigError, a_type, shorten
+from airflow_provider_segmind.exceptions import SegmindConfigError, a_type, did_you_mean, shorten
 from airflow_provider_segmind.get_provider_info import CONNECTION_FIELDS, get_provider_info
 from airflow_provider_segmind.masking import remember
 
@@ -121,13 +120,8 @@ def check_extra(connection: Connection) -> None:
 @functools.lru_cache(maxsize=256)
 def _warn_of_unknown_field(connection_id: str, name: str) -> None:
     """Warn once per process; a triggerer reads its Connections every minute."""
-    near = difflib.get_close_matches(name, EXTRA_FIELDS, n=1)
-    _log.warning(
-        "Connection %r has the unknown extra field %r%s",
-        connection_id,
-        shorten(name, 40),
-        f"; did you mean {near[0]!r}?" if near else "",
-    )
+    meant = did_you_mean(name, EXTRA_FIELDS)
+    _log.warning("Connection %r has the unknown extra field %r%s", connection_id, shorten(name, 40), meant)
 
 
 @functools.cache
@@ -136,12 +130,7 @@ def _warn_of_unknown_options() -> None:
     known = get_provider_info()["config"]["segmind"]["options"]
     for name in conf.getsection("segmind") or ():
         if re.sub("_(cmd|secret)$", "", name) not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            _log.warning(
-                "[segmind] has the unknown option %r%s",
-                shorten(name, 40),
-                f"; did you mean {near[0]!r}?" if near else "",
-            )
+            _log.warning("[segmind] has the unknown option %r%s", shorten(name, 40), did_you_mean(name, known))
 
 
 class _Extra:
