@@ -13,13 +13,11 @@ from airflow_provider_segmind.budget.store import BudgetStore
 from airflow_provider_segmind.chat.cost_estimate import Price
 from airflow_provider_segmind.compat import conf
 from airflow_provider_segmind.exceptions import SegmindConfigError, did_you_mean, shorten
+from airflow_provider_segmind.hooks.connection import max_paid_in_flight
 from airflow_provider_segmind.stores import database_hook
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.compat import Context
-
-MOST_IN_FLIGHT = 1_000_000
-"""The highest ``max_paid_in_flight``."""
 
 
 def budget_settings(
@@ -43,7 +41,7 @@ def budget_settings(
                 f"'budget' is {shown}, which [segmind] budgets does not have{known} Nothing was sent."
             )
         rules.append(named[budget])
-    most = _max_in_flight(conn_id, extra)
+    most = max_paid_in_flight(conn_id, extra)
     if not (named or rules or most is not None):
         return BudgetSettings()
     store = budget_store()
@@ -110,19 +108,3 @@ def connection_budget(conn_id: str, extra: Mapping[str, Any]) -> BudgetRule | No
         *(extra.get(name) for name in ("daily_budget", "monthly_budget", "budget_timezone")),
         field=f"Extra of connection {conn_id!r}",
     )
-
-
-def _max_in_flight(conn_id: str, extra: Mapping[str, Any]) -> int | None:
-    value = extra.get("max_paid_in_flight")
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return None
-    try:
-        number = 0 if isinstance(value, bool) or int(value) != float(value) else int(value)
-    except (TypeError, ValueError, OverflowError):
-        number = 0
-    if not 1 <= number <= MOST_IN_FLIGHT:
-        raise SegmindConfigError(
-            f"Extra field 'max_paid_in_flight' of connection {conn_id!r} is {shorten(repr(value), 40)}; it must be a "
-            f"whole number, from 1 to {MOST_IN_FLIGHT:,}. Nothing was sent."
-        )
-    return number

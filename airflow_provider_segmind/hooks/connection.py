@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from airflow_provider_segmind.client.account import DOWNLOAD_SECONDS, MAX_DOWNLOAD_BYTES, ClientConfig, DownloadLimits
@@ -27,6 +27,8 @@ EXTRA_FIELDS = (
 """All fields of the extra."""
 SMALLEST_LIMIT = 16_000
 """Least number of bytes: a response to a submission must fit, or every request would be paid and lost."""
+MOST_IN_FLIGHT = 1_000_000
+"""The highest ``max_paid_in_flight``."""
 _log = logging.getLogger(__name__)
 
 
@@ -43,11 +45,6 @@ def client_config(connection: Connection, extra: Mapping[str, Any], *, rate_shar
         raise SegmindConfigError(
             f"Connection {connection.conn_id!r} has no API key: fill in its password or set {API_KEY_VARIABLE}. "
             "Nothing was sent."
-        )
-    if not api_key.isascii() or not api_key.isprintable():
-        raise SegmindConfigError(
-            f"The API key (password) of connection {connection.conn_id!r} contains characters that are not "
-            "allowed in an HTTP header."
         )
     # An error about another field would show the key if it was put there by mistake.
     remember(api_key)
@@ -90,6 +87,19 @@ def output_folder(connection: Connection) -> tuple[str | None, str]:
     if folder is not None:
         return folder, f"output_path of connection {connection.conn_id!r}"
     return conf.get("segmind", "output_path", fallback="") or None, "[segmind] output_path"
+
+
+def max_paid_in_flight(conn_id: str, extra: Mapping[str, Any]) -> int | None:
+    """
+    Return how many paid requests may be in flight over all tasks, None without a limit.
+
+    :raises SegmindConfigError: the field cannot be read; nothing was sent.
+    """
+    wanted = f"a whole number, from 1 to {MOST_IN_FLIGHT:,}"
+    most = _Extra(conn_id, extra).number(
+        "max_paid_in_flight", wanted, lambda number: 1 <= number <= MOST_IN_FLIGHT and number.is_integer()
+    )
+    return None if most is None else int(most)
 
 
 def check_extra(connection: Connection) -> None:
@@ -137,10 +147,6 @@ class _Extra:
     """The extra of a Connection; errors name the connection and the field, and show at most 40 characters."""
 
     def __init__(self, connection_id: str, values: Mapping[str, Any]) -> None:
-        if not isinstance(values, Mapping):
-            raise SegmindConfigError(
-                f"The extra of connection {connection_id!r} is {a_type(values)}; it must be a JSON object."
-            )
         self._id = connection_id
         self._values = values
 
@@ -163,23 +169,23 @@ class _Extra:
         return None if text is None else base_url(text, name)
 
     def positive(self, name: str) -> float | None:
-        return self._positive(name, self._values.get(name))
+        return self.number(name, "a number above 0", lambda number: number > 0)
 
     def byte_limit(self, name: str) -> int | None:
-        value = self.positive(name)
-        if value is not None and value < SMALLEST_LIMIT:
-            raise self._wrong(name, value, f"a number of bytes, at least {SMALLEST_LIMIT}")
+        wanted = f"a number of bytes, at least {SMALLEST_LIMIT}"
+        value = self.number(name, wanted, lambda number: number >= SMALLEST_LIMIT)
         return None if value is None else int(value)
 
-    def _positive(self, name: str, value: Any) -> float | None:
+    def number(self, name: str, wanted: str, is_allowed: Callable[[float], bool]) -> float | None:
+        value = self._values.get(name)
         if value is None or (isinstance(value, str) and not value.strip()):
             return None
         try:
             number = float(value)
         except (TypeError, ValueError, OverflowError):
             number = math.nan
-        if isinstance(value, bool) or not math.isfinite(number) or number <= 0:
-            raise self._wrong(name, value, "a number above 0")
+        if isinstance(value, bool) or not math.isfinite(number) or not is_allowed(number):
+            raise self._wrong(name, value, wanted)
         return number
 
     def _wrong(self, name: str, value: Any, wanted: str) -> SegmindConfigError:
