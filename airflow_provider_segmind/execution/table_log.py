@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_segmind.enrichment.manifest import Manifest
 from airflow_provider_segmind.enrichment.outcomes import Outcome
-from airflow_provider_segmind.enrichment.report.charts import counted
 from airflow_provider_segmind.enrichment.report.page import PROMPT_CHARACTERS, reason_rows
 from airflow_provider_segmind.money import shown
+from airflow_provider_segmind.wording import counted
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.enrichment.settings import Question

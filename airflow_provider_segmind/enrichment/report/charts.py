@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from html import escape
 
 from airflow_provider_segmind.enrichment.manifest import Manifest
 from airflow_provider_segmind.enrichment.outcomes import Outcome
 from airflow_provider_segmind.enrichment.stats import Latencies
 from airflow_provider_segmind.money import shown
+from airflow_provider_segmind.wording import counted, moment
 
 COLOURS = {
     Outcome.SUCCESS: "#2a9d6f",
@@ -319,13 +319,3 @@ def _share(part: int, whole: int) -> str:
     if share in (0, 100) or share == round(share):
         return f"{share:.0f} %"
     return f"{min(max(share, 0.1), 99.9):.1f} %"
-
-
-def counted(number: int, noun: str) -> str:
-    """Return a count with its noun."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def moment(seconds: float) -> str:
-    """Return a readable time from epoch seconds."""
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"

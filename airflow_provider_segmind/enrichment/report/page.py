@@ -13,10 +13,11 @@ from urllib.parse import quote
 
 from airflow_provider_segmind.enrichment.manifest import Manifest
 from airflow_provider_segmind.enrichment.outcomes import Outcome
-from airflow_provider_segmind.enrichment.report.charts import COLOURS, counted, draw_all, moment
+from airflow_provider_segmind.enrichment.report.charts import COLOURS, draw_all
 from airflow_provider_segmind.enrichment.report.history import summary_of
 from airflow_provider_segmind.enrichment.storage import StorePath, make_folder, write_whole
 from airflow_provider_segmind.money import shown
+from airflow_provider_segmind.wording import counted, duration, moment
 
 TEMPLATE = "page.html.jinja2"
 PROMPT_CHARACTERS = 12
@@ -176,12 +177,3 @@ def _files(manifest: Manifest) -> Iterator[File]:
     for what, address in addresses:
         folder, _, name = address.rpartition("/")
         yield File(what, address, quote(name) if here and folder == here else "")
-
-
-def duration(seconds: float) -> str:
-    """Return a readable duration."""
-    if seconds < 60:
-        return f"{seconds:.3g} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

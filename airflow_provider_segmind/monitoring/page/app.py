@@ -33,8 +33,8 @@ from starlette.exceptions import HTTPException as RoutingError
 from airflow_provider_segmind.compat import conf, create_session, read_as_server
 from airflow_provider_segmind.defaults import DEFAULT_CONNECTION, PAGE_PREFIX
 from airflow_provider_segmind.enrichment.outcomes import Outcome
-from airflow_provider_segmind.enrichment.report.charts import COLOURS, counted, draw_all, moment
-from airflow_provider_segmind.enrichment.report.page import duration, key_figures, reason_rows, state_of
+from airflow_provider_segmind.enrichment.report.charts import COLOURS, draw_all
+from airflow_provider_segmind.enrichment.report.page import key_figures, reason_rows, state_of
 from airflow_provider_segmind.exceptions import SegmindError
 from airflow_provider_segmind.links import table_path
 from airflow_provider_segmind.money import shown, usd
@@ -52,6 +52,7 @@ from airflow_provider_segmind.monitoring.page.spend import (
 from airflow_provider_segmind.monitoring.page.tables import line_of, rerun_conf
 from airflow_provider_segmind.monitoring.reader import Reader, RequestInFlight, TableRun, TaskRef, with_states
 from airflow_provider_segmind.pausing import PAUSE_VARIABLE, pause, pause_reason, resume
+from airflow_provider_segmind.wording import counted, duration, moment
 
 HEADERS = {
     "Content-Security-Policy": (

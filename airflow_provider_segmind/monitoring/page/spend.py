@@ -9,10 +9,11 @@ from datetime import UTC, date, datetime, timedelta
 from html import escape
 from typing import Literal, Self
 
-from airflow_provider_segmind.enrichment.report.charts import Chart, Plot, counted, round_ticks
+from airflow_provider_segmind.enrichment.report.charts import Chart, Plot, round_ticks
 from airflow_provider_segmind.money import usd
 from airflow_provider_segmind.monitoring.reader import Reader
 from airflow_provider_segmind.monitoring.spending import SpendGroup, SpendView
+from airflow_provider_segmind.wording import counted
 
 Stack = Literal["dag", "model"]
 COLOURS_OF_STACKS = ("#2f6db5", "#e09f3e", "#2a9d6f", "#b565a7", "#d1495b", "#3aa6b7", "#7a5bb5")
