@@ -12,6 +12,7 @@ from airflow_provider_segmind.enrichment.ledger.events import Claimed, Finished,
 from airflow_provider_segmind.enrichment.ledger.row_state import KNOWN_REQUESTS, KnownRequest
 from airflow_provider_segmind.enrichment.outcomes import Outcome, Reasons
 from airflow_provider_segmind.money import shown
+from airflow_provider_segmind.wording import duration
 
 SERIES = ("posts", "polls", "answered", "unanswered", "cost")
 """Paid calls, free calls, distinct rows that got an answer, those that got none, and USD billed for them."""
@@ -158,7 +159,7 @@ class Progress:
             shown(self.cost),
         ]
         if self.eta is not None:
-            parts.append(f"about {_duration(self.eta)} left")
+            parts.append(f"about {duration(self.eta)} left")
         parts.append(f"{self.in_flight} in flight")
         if self.lost:
             parts.append(f"{self.lost} of unknown fate")
@@ -209,12 +210,6 @@ class Meter:
 def outcomes_of(counts: Mapping[Outcome, int]) -> dict[str, int]:
     """Return counts by the name of the outcome, none that is zero."""
     return {str(outcome): count for outcome, count in counts.items() if count}
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 _GROWTH = math.log(1.05)

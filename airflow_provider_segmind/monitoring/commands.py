@@ -59,12 +59,12 @@ from airflow_provider_segmind.monitoring.terminal import (
     print_json,
     print_table,
     say,
-    time_span,
 )
 from airflow_provider_segmind.pausing import PAUSE_VARIABLE, pause, resume
 from airflow_provider_segmind.spend.reconcile import reconcile
 from airflow_provider_segmind.spend.store import configured_store
 from airflow_provider_segmind.stores import locate
+from airflow_provider_segmind.wording import counted, duration
 
 DONE, PROBLEM, NO_DATABASE = 0, 1, 3
 RECONCILED = 7 * 86_400.0
@@ -147,7 +147,7 @@ def list_requests(values: Namespace) -> int:
     titles = ("request", "DAG", "task", "run", "model", "state", "age", "expires in")
     print_table(titles, [(one.request_id, *_request_cells(one, now)) for one in found], right=titles[-2:])
     more = sum(one.more for one in found)
-    say(f"{_count(len(found) + more, 'request')} in flight." if found else "No task is known to wait for a request.")
+    say(f"{counted(len(found) + more, 'request')} in flight." if found else "No task is known to wait for a request.")
     if more:
         say(f"{more:,} of them, of running tables, are not listed.")
     return DONE
@@ -170,8 +170,8 @@ def show_spend(values: Namespace) -> int:
             complain(f"{one['connection']}: its history was not read to its end: {one['error']}")
             continue
         say(
-            f"{one['connection']}: {_count(one['added'], 'request')} added to the record from Segmind's history, "
-            f"{_count(one['priced'], 'cost')} filled in, {usd(one['cost_micros'])} together."
+            f"{one['connection']}: {counted(one['added'], 'request')} added to the record from Segmind's history, "
+            f"{counted(one['priced'], 'cost')} filled in, {usd(one['cost_micros'])} together."
         )
     titles = (*(name.upper() if name == "dag" else name for name in by), "requests", "USD", "without a cost", "tokens")
     rows = [(*(part or "-" for part in group.key), *_spend_cells(group)) for group in view.groups]
@@ -221,7 +221,7 @@ def _window_json(use: WindowUse) -> dict[str, Any]:
 def _window_cells(use: WindowUse, now: float) -> tuple[str | None, ...]:
     window = use.window
     amounts = (_cost(round(amount)) for amount in (window.limit, use.spent, use.reserved, use.left))
-    return (window.budget, period(use), *amounts, time_span(window.resets_at - now), warning(use))
+    return (window.budget, period(use), *amounts, duration(window.resets_at - now), warning(use))
 
 
 def list_dead_letters(values: Namespace) -> int:
@@ -276,7 +276,7 @@ def _forget_old(values: Namespace, answers: AnswerCache | None) -> int:
         values,
         [{"what": "answer", "place": answers.name, "count": len(found)}] if found else [],
         [{"what": "answer", "place": answers.name, "count": left}] if values.yes and left else [],
-        f"{_count(total, 'answer')} in the memory, {len(found)} of them older than {values.older_than} or damaged.",
+        f"{counted(total, 'answer')} in the memory, {len(found)} of them older than {values.older_than} or damaged.",
     )
     return PROBLEM if values.yes and left else DONE
 
@@ -296,7 +296,7 @@ def _forget_old_rows(values: Namespace) -> int:
     if values.yes and found:
         wanted.remove(writer_timeout=writer_timeout())
         left = [asdict(trace) for trace in wanted.search()]
-    note = f"{_count(len(wanted.marks.fingerprints), 'distinct row')} without news since {iso(before)}."
+    note = f"{counted(len(wanted.marks.fingerprints), 'distinct row')} without news since {iso(before)}."
     _print_forgotten(
         values, found, left, f"{note} If one of them is asked again, it is paid for again." if found else note
     )
@@ -446,12 +446,10 @@ def _has_budgets(conn_id: str) -> bool:
 
 
 def _request_cells(one: RequestInFlight, now: float) -> tuple[str | None, ...]:
-    left = None if one.expires_at is None else one.expires_at - now
-    return (
-        *_task_cells(one.task),
-        *(one.model, one.state, time_span(None if one.submitted_at is None else now - one.submitted_at)),
-        "expired" if left is not None and left <= 0 else time_span(left),
-    )
+    age = None if one.submitted_at is None else duration(now - one.submitted_at)
+    left = None if one.expires_at is None else duration(one.expires_at - now)
+    expired = one.expires_at is not None and one.expires_at <= now
+    return (*_task_cells(one.task), one.model, one.state, age, "expired" if expired else left)
 
 
 def _task_cells(task: TaskRef | None) -> tuple[str | None, ...]:
@@ -497,8 +495,8 @@ def _list_history(values: Namespace, reader: Reader) -> int:
     print_table(titles, cells, right=titles[-1:])
     unknown = sum(not one["known"] for one in rows)
     say(
-        f"{_count(len(rows), 'request')}, {unknown} of them unknown to this deployment: to its tasks, to the record of "
-        "spend, and to the ledgers of its latest tables as far as they can be read here."
+        f"{counted(len(rows), 'request')}, {unknown} of them unknown to this deployment: to its tasks, to the record "
+        "of spend, and to the ledgers of its latest tables as far as they can be read here."
     )
     return DONE
 
@@ -682,7 +680,3 @@ def _since(text: str | None) -> float | None:
 
 def _cost(amount: int | None) -> str | None:
     return None if amount is None else usd(amount)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"

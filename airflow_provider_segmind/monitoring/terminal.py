@@ -82,17 +82,6 @@ def complain(text: str) -> None:
     sys.stderr.write(_clean(text) + "\n")
 
 
-def time_span(seconds: float | None) -> str | None:
-    """Return a time span with its two largest units."""
-    if seconds is None:
-        return None
-    rest = max(0, round(seconds))
-    for size, unit, smaller, small_unit in ((86_400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
-        if rest >= size:
-            return f"{rest // size} {unit} {rest % size // smaller} {small_unit}"
-    return f"{rest} s"
-
-
 def _console() -> Console:
     # Not kept: a test, and a pipe, replace the stream.
     return Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False, emoji=False)

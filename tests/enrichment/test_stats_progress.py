@@ -91,7 +91,7 @@ def test_a_line_for_the_log_says_rows_rate_cost_time_left_and_reasons() -> None:
     )  # fmt: skip
 
     assert str(progress) == (
-        "800 of 2000 rows done (40 %), 12.3 rows a second, $0.28, about 2 min left, 64 in flight, "
+        "800 of 2000 rows done (40 %), 12.3 rows a second, $0.28, about 1 min 37 s left, 64 in flight, "
         "1 of unknown fate, distinct rows in this try: 10 failed, 790 success; 8 failed: overloaded; 2 failed: too long"
     )
     assert (

@@ -406,7 +406,7 @@ def _count(number: int | None) -> str:
 
 
 def _ago(moment: float, now: float) -> str:
-    return f"{duration(max(now - moment, 0))} ago"
+    return f"{duration(now - moment)} ago"
 
 
 TEMPLATES = jinja2.Environment(
