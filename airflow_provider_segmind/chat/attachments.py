@@ -90,7 +90,7 @@ class Attachment:
     @classmethod
     def from_url(cls, url: str, *, media_type: str | None = None, name: str | None = None) -> Attachment:
         """
-        Refer to a file by URL, also to one uploaded to Segmind's storage before.
+        Refer to a file by URL, including one uploaded to Segmind's storage before.
 
         :param media_type: required when the URL has no known file extension.
         :param name: its name in error messages.
@@ -181,8 +181,8 @@ def load_attachment(
 def too_large_inline(name: str, limit: int) -> SegmindConfigError:
     """Return the error of an attachment that is too large to be sent inside a request."""
     return SegmindConfigError(
-        f"{name} is larger than the {limit} bytes allowed inside a request. Pass an http(s) URL, make it smaller, or "
-        "upload it first (in chat tasks: large_files='upload'). Nothing was sent."
+        f"{name} is larger than the {limit} bytes allowed inside a request. Pass an http(s) URL, make the file "
+        "smaller, or upload it first (in chat tasks: large_files='upload'). Nothing was sent."
     )
 
 

@@ -2,8 +2,8 @@
 Numbers of a reply with every digit that the model wrote.
 
 pydantic reads a JSON number as a float before it converts it to a Decimal, and its unions with int or float take a
-Python float as one of these. So a reply whose numbers a float would round is validated in further forms, and its data
-has the digits of these wherever they differ from the JSON form in nothing else.
+Python float as one of these. So a reply whose numbers a float would round is also validated in other forms, and its
+data takes the digits of those forms wherever they differ from the JSON form in nothing else.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def with_decimals(value: Any, kind: type[Decimal]) -> Any:
 
 
 def with_written(data: Any, written: Any, marked: Any) -> Any:
-    """Return the data with the decimal numbers of the other one wherever its own are these, rounded."""
+    """Return the data with each number replaced by the decimal in the other value that it is a rounding of."""
     objects = all(isinstance(one, dict) for one in (data, written, marked))
     if objects and data.keys() == written.keys() == marked.keys():
         return {key: with_written(item, written[key], marked[key]) for key, item in data.items()}

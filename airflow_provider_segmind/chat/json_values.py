@@ -223,7 +223,7 @@ def _float(digits: str) -> float | None:
 
 
 class _Changed(Exception):  # noqa: N818
-    """A number is not kept as it is."""
+    """Raised when a number cannot be kept unchanged."""
 
 
 def _kept(read: Callable[[str], Any]) -> Callable[[str], Any]:

@@ -29,10 +29,10 @@ FAMILIES: Mapping[ApiFormat, tuple[str, ...]] = {
     ),
 }
 """
-How the names of chat models begin, by format: the one place to renew when Segmind adds a family.
+How the names of chat models begin, by format: extend this table when Segmind adds a family.
 
-A family that is not here works as well, with :data:`ASSUMED` and a warning. It has to be added only if its models take
-another format, or to end the warning.
+A family that is not listed works as well, with :data:`ASSUMED` and a warning. It has to be added only if its models
+take another format, or to end the warning.
 """
 ASSUMED = ApiFormat.OPENAI
 """The format of chat models of unknown families, because most vendors offer it."""
@@ -82,7 +82,7 @@ def family_of(model: str, api_format: ApiFormat | str | None = None) -> ApiForma
     family = known_family(model)
     if family is None and (makes_files(model) or _NOT_CHAT.search(model.strip().lower())):
         raise SegmindConfigError(
-            f"model={model!r} is not a chat model, as far as its name shows: run it with SegmindRunOperator. "
+            f"model={model!r} does not have the name of a chat model: run it with SegmindRunOperator. "
             "If it accepts chat messages, set api_format to 'gemini', 'openai' or 'anthropic'."
         )
     return family or ASSUMED
@@ -93,10 +93,10 @@ def assumption(model: str, api_format: ApiFormat | str | None = None) -> str | N
     if api_format is not None or known_family(model) is not None:
         return None
     return (
-        f"The family of model {model!r} is unknown by its name, so its request is written in the format "
+        f"The name of model {model!r} shows no known family, so its request is written in the format "
         f"{str(ASSUMED)!r}. "
-        f"If the model takes another one, set api_format to 'gemini' or 'anthropic'; setting it to {str(ASSUMED)!r} "
-        "ends this warning."
+        f"If the model needs another format, set api_format to 'gemini' or 'anthropic'; {str(ASSUMED)!r} "
+        "silences this warning."
     )
 
 

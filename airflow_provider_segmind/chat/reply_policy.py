@@ -94,7 +94,7 @@ def decide_reply(
     if found == "blocked":
         return Refuse("blocked", f"the provider blocked it ({reply.block_reason or reply.native_finish_reason})")
     if found == "empty":
-        return Refuse("empty", f"there is no text in it (finish reason {reply.native_finish_reason})")
+        return Refuse("empty", f"it contains no text (finish reason {reply.native_finish_reason})")
     if found == "invalid":
         return Refuse("invalid", f"the model stopped without an answer ({reply.native_finish_reason})")
     if parsed is None:
@@ -110,14 +110,14 @@ def _larger(reply: ChatReply, body: Mapping[str, Any], follow_ups: tuple[int, ..
     cap = larger_cap(output_cap_of(body) or reply.usage.output_tokens)
     if cap is None:
         return None
-    reason = f"was cut off; the output cap becomes {cap} tokens"
+    reason = f"was cut off; the output cap is raised to {cap} tokens"
     return FollowUp(enlarge_inputs(body, cap), (*follow_ups, cap), reason)
 
 
 def _repair(answer: str, error: str, body: Mapping[str, Any], follow_ups: tuple[int, ...]) -> FollowUp:
     cap = max(follow_ups, default=0)
     repaired = repair_inputs(enlarge_inputs(body, cap) if cap else body, answer, error)
-    return FollowUp(repaired, (*follow_ups, cap), "is not of the output_type")
+    return FollowUp(repaired, (*follow_ups, cap), "does not match the output_type")
 
 
 def larger_cap(cap: int | None) -> int | None:
@@ -147,7 +147,7 @@ def enlarge_inputs(inputs: Mapping[str, Any], cap: int) -> dict[str, Any]:
 
 
 def repair_prompt(error: str) -> str:
-    """Write the re-ask."""
+    """Write the message that asks the model to repair its answer."""
     return (
         "Your last answer is not valid JSON of the form that was asked for. The validator says:\n"
         f"{error}\n"
@@ -201,7 +201,7 @@ def reply_error(
     advice = {
         "empty": "change the prompt or the model",
         "truncated": "raise the output cap (max_tokens) or ask for less",
-        "blocked": "asking the same again cannot help: change the prompt or the files",
+        "blocked": "sending the same request again cannot help: change the prompt or the files",
         "invalid": "change the prompt, the output type or the model, or allow more repairs",
     }[refusal.reason]
     began = f" The reply begins: {shorten(reply.text)!r}." if reply.text else ""

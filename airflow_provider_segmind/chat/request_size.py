@@ -1,8 +1,8 @@
 """
-What of a request is billed: its text, its images, and fields whose cost is not known before the bill.
+Which parts of a request are billed: its text, its images, and fields whose cost is known only from the bill.
 
-Whatever is not known here is of unknown cost. A field that is new to a model may ask for several answers, a better tier
-or a file, so only fields that are known to add nothing else than their own text are counted as text.
+A field that this module does not know has an unknown cost: it may request several answers, a better tier or a file.
+So only fields that are known to add nothing but their own text are counted as text.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def _fields(node: Mapping[str, Any], path: str) -> Iterator[BilledPart]:
 
 
 def _unknown(node: Any, path: str) -> Iterator[BilledPart]:
-    """Yield the parts of a field that is not known, in which each address is one of a file."""
+    """Yield the parts of an unknown field; every address in it is taken for that of a file."""
     if isinstance(node, str) and node.lower().startswith(("data:", "http://", "https://")):
         yield BilledPart("attachment", field=path)
     elif isinstance(node, str):

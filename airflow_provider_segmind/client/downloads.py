@@ -226,7 +226,7 @@ class _Fetch:
         if response.status_code != 200:
             headers.pop("content-length", None)
             page = Body(headers, MAX_PAGE_BYTES, ready=response.is_stream_consumed)
-            # The limit is one of files; of an error page, the part up to it is enough.
+            # The limit is meant for files; of an error page, the part up to the limit is enough.
             with suppress(TooLargeError):
                 for piece in raw_pieces(response):
                     page.add(piece)
@@ -264,7 +264,7 @@ def _check_redirect(response: httpx.Response) -> None:
         try:
             httpx.URL(urljoin(str(response.request.url), response.headers["location"]))
         except (httpx.InvalidURL, ValueError) as error:
-            raise RefusedAddressError("it redirects to what is not an http address of a host") from error
+            raise RefusedAddressError("it redirects to something other than an http(s) URL with a host") from error
 
 
 _HOOKS: dict[str, list[Callable[..., Any]]] = {"response": [_check_redirect]}

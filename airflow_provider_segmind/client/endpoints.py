@@ -181,7 +181,7 @@ class Wire:
     def status(self, request_id: str) -> Call[RequestState]:
         """``GET /v2/requests/{id}/status``: free, without the output."""
         url = f"{self.endpoints.gateway}{request_path(request_id)}/status"
-        return self._poll(f"Asking for the status of request {request_id!r}", url, request_id, RequestState)
+        return self._poll(f"Polling the status of request {request_id!r}", url, request_id, RequestState)
 
     def result(self, request_id: str) -> Call[RequestResult]:
         """``GET /v2/requests/{id}``: free, final only when COMPLETED."""
@@ -190,7 +190,7 @@ class Wire:
 
     def credits(self) -> Call[Credits]:
         """``GET /v1/get-user-credits``: free, runs no model; 404 means a valid key without a balance record."""
-        context = self._context("Asking for the balance", names="account")
+        context = self._context("Fetching the balance", names="account")
         return self._call(context, f"{self.endpoints.gateway}/v1/get-user-credits", readers.credits)
 
     def models(self) -> Call[list[ModelInfo]]:
@@ -234,7 +234,7 @@ class Wire:
         )
 
     def upload(self, data_urls: Sequence[str]) -> Call[list[str]]:
-        """Store files at Segmind and return their public URLs. Free as far as Segmind documents."""
+        """Store files at Segmind and return their public URLs. Segmind documents no price for it."""
         body = json.dumps({"data_urls": list(data_urls)}).encode()
         context = self._context(f"Uploading {len(data_urls)} file(s)")
         return self._call(

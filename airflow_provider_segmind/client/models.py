@@ -34,7 +34,7 @@ def _number(value: Any) -> float | None:
 
 
 def _cost(value: Any) -> float | None:
-    """Read a bill; a negative one is unknown, or it would give a budget more than its limit."""
+    """Read a bill; a negative one counts as unknown, because it would raise a budget above its limit."""
     number = _number(value)
     return None if number is None or number < 0 else number
 

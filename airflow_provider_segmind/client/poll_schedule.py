@@ -4,7 +4,7 @@ When to poll a request, learned from how long its model's requests take.
 A request is polled at six quantiles of the last 50 latencies of its model, close together where most requests complete;
 once it has outlasted those, at steps that grow with its age. Simulated with lognormal latencies (median 4 s, sigma 0.5)
 that costs three polls a request and finds a result 0.8 s after it is there. A model with few completions borrows
-latencies from what its family usually takes. Where each poll takes a submit's place, the first one waits until nine
+latencies from what its family usually takes. Where polls count towards the rate limit, the first one waits until nine
 requests in ten are done.
 """
 
@@ -48,7 +48,7 @@ YOUNGEST = 0.01
 """Smallest latency in seconds that is distinguished."""
 LONGEST_STEP = 30.0
 LARGEST_PART = 0.75
-"""Longest step as a fraction of the age, so that the completion of a model that became slow is soon found."""
+"""Longest step as a fraction of the age, so that completions are still found soon when a model becomes slow."""
 SMALLEST_PART = 0.05
 """Shortest step as a fraction of the age, however narrow the history is."""
 SUBMIT_LATENCY = 0.25

@@ -59,7 +59,7 @@ class Pending:
     :param end_time: epoch seconds at which waiting ends.
     :param poll_interval: seconds between polls as set by the user, None to follow the schedule.
     :param model: the model, for messages.
-    :param frugal: whether to make few polls rather than early ones, also where polls are free.
+    :param frugal: whether to make few polls rather than early ones, even where polls are free.
     """
 
     request_id: str
@@ -106,7 +106,7 @@ def failed_error(state: RequestState, model: str | None = None) -> SegmindReques
     name = f"request {state.request_id!r}" + (f" (model {model!r})" if model else "")
     reason = state.error or "no reason given"
     return SegmindRequestFailedError(
-        f"Segmind reports {name} as FAILED: {shorten(reason)!r}. Nothing was billed; waiting again will not help: "
+        f"Segmind reports {name} as FAILED: {shorten(reason)!r}. Nothing was billed, and waiting again will not help: "
         "change the inputs and clear the task that submitted it.",
         request_id=state.request_id,
         reason=reason,

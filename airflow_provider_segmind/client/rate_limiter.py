@@ -412,7 +412,7 @@ CountCall: TypeAlias = Callable[[bool], None]
 
 
 class CallWithdrawnError(Exception):
-    """Raised by a sender that did not send a call after all; its permit goes to the next one."""
+    """Raised when a call is not sent after all; its permit goes to the next call."""
 
 
 _limiters: dict[str, RateLimiter] = {}

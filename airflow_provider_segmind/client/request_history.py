@@ -336,9 +336,9 @@ def _best(equal: list[RequestRecord], record: SubmissionRecord, offset: ClockOff
     if near:
         gap, row = min(near, key=lambda pair: pair[0])
         raise SegmindSubmissionUnknownError(
-            f"The request history shows request {row.request_id!r} with the same inputs, {gap:.0f} s away from when "
-            "the lost one was sent by the worker's clock. If that clock is wrong it is the lost one, else another: "
-            "check the clock.",
+            f"The request history shows request {row.request_id!r} with the same inputs, {gap:.0f} s away from the "
+            "time at which the lost one was sent by the worker's clock. If that clock is wrong, it may be the lost "
+            "request; otherwise it is a different one: check the clock.",
             request_id=row.request_id,
         )
     return None

@@ -28,7 +28,7 @@ class TooLargeError(Exception):
 
     def __init__(self, limit: int, *, announced: int | None = None) -> None:
         size = f"more than {limit} bytes" if announced is None else f"{announced} bytes"
-        super().__init__(f"{size}, where at most {limit} bytes are read")
+        super().__init__(f"{size}, but at most {limit} bytes are read")
 
 
 class UnreadableBodyError(Exception):

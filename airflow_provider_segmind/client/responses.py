@@ -45,15 +45,15 @@ from airflow_provider_segmind.masking import mask, mask_known, masked, without_m
 
 NOT_BILLED = "Nothing was billed"
 FATE_UNKNOWN = (
-    "Whether the request was created, and will be billed, is unknown, so it was not sent again: search "
-    "Segmind's request history before you submit again"
+    "It is unknown whether the request was created and will be billed, so it was not sent again: search "
+    "Segmind's request history before you submit it again"
 )
 _MONEY_PATTERN = re.compile(r"\bcredits?\b|\bbalance\b|\bfunds\b|\bspend(?:ing)?[ _-](?:limit|cap)", re.IGNORECASE)
 _MEDIA_TYPE_PATTERN = re.compile(r"content[ -]?type", re.IGNORECASE)
 _SURROGATE_PATTERN = re.compile(rb"\\u[dD][89a-fA-F]")
 _MESSAGE_KEYS = ("error", "error_message", "message", "detail")
 LONGEST_RESET_WAIT = 65.0
-"""Longest reset time in seconds that is believed; Segmind's windows are a minute long."""
+"""Longest reset time in seconds that is trusted; Segmind's windows are a minute long."""
 _ABOUT_THE_CALL = frozenset({413, 414, 429, 431})
 """Statuses that concern the call itself, even if a proxy sends them with an HTML page."""
 _EPOCH_FLOOR = 1e8
@@ -200,7 +200,7 @@ def _status_error(context: CallContext, response: Response) -> SegmindError:
         wait = seconds_until_reset(response)
         when = "" if wait is None else f" The limit resets in {wait:.0f} s."
         return SegmindRateLimitError(
-            f"{said}.{when} {context.costs}; lower requests_per_minute of the connection or try later.",
+            f"{said}.{when} {context.costs}; lower requests_per_minute in the connection, or try again later.",
             retry_after=wait,
             **details,
         )

@@ -1,8 +1,8 @@
 """
 Pure: one submission for one task instance, however often the task is tried.
 
-Here are the record of what was submitted, the decision what a try has to do, and how tasks refer to a request and to
-the files of its result.
+This module has the record of what was submitted, the decision about what a try has to do, and the ways in which tasks
+refer to a request and to the files of its result.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def read_timestamp(value: Any, field: str) -> float | None:
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
     """
-    What a submitted request was made from; with another one, the result would not be that of the task.
+    What a submitted request was built from; if it changes, the result is no longer that of the task.
 
     :param inputs: SHA-256 of the canonical JSON of the body, so that no prompt is stored.
     :param connection: the connection's id and base URL; a rotated key is still the same account.
@@ -284,7 +284,7 @@ class SubmitNew:
     """
     Submit; no request that was paid for is waiting.
 
-    :param warning: what is given up by a policy.
+    :param warning: what the policy gives up.
     """
 
     resubmits: int = 0
@@ -378,7 +378,7 @@ def unknown_message(record: SubmissionRecord, result: str) -> str:
     """
     return (
         f"A request to model {record.fingerprint.model!r} was about to be sent at {iso(record.intent_at)} (fingerprint "
-        f"{record.fingerprint.inputs[:16]}) and no response to it was received. {result}"
+        f"{record.fingerprint.inputs[:16]}), and no response was received. {result}"
     )
 
 

@@ -30,7 +30,7 @@ else:
     try:
         import httpx2 as httpx
 
-        # Other packages install it too, beside an older Airflow in a version that this one is not tested with.
+        # Other packages may install it with an older Airflow, in a version that this package is not tested with.
         if tuple(map(int, version("httpx2").split(".")[:2])) < (2, 13):
             raise ImportError("httpx2 is older than 2.13")
     except (ImportError, ValueError):  # A pre-release has letters in its version.
@@ -78,7 +78,7 @@ class SendCheck:
 @contextmanager
 def translated(context: CallContext, url: str, check: SendCheck | None = None) -> Iterator[None]:
     """
-    Raise what a lost call means for money in place of the transport's own error.
+    Replace a transport's error with one that says whether the lost call may have been billed.
 
     :param check: the check before sending, if there is one; its own error is raised unchanged.
     """
@@ -95,7 +95,7 @@ def translated(context: CallContext, url: str, check: SendCheck | None = None) -
 
 def transport_error(context: CallContext, url: str, error: Exception, *, sent: bool = True) -> SegmindError:
     """
-    Return what it means that no whole response came.
+    Return the error for a call that got no complete response.
 
     A call that was not sent cost nothing. One that was lost after sending may have been carried out: for a paid call
     that is "unknown", for a free one it does not matter.
@@ -108,7 +108,7 @@ def transport_error(context: CallContext, url: str, error: Exception, *, sent: b
     masked(error)
     if isinstance(error, (httpx.InvalidURL, *_aiohttp_errors("InvalidURL"))):
         return SegmindConfigError(
-            f"{context.what} is impossible: {host!r} is not a host ({error}). Nothing was sent; check the connection's "
+            f"{context.what} failed: {host!r} is not a valid host ({error}). Nothing was sent; check the connection's "
             "host."
         )
     reason = "the call took too long" if type(error) is TimeoutError else str(error)
@@ -151,8 +151,7 @@ def _aiohttp_errors(*names: str) -> tuple[type[Exception], ...]:
 def too_large(context: CallContext, error: TooLargeError) -> SegmindResponseTooLargeError:
     """Return the error of a response that was not read to its end, and say what that means for money."""
     message = (
-        f"{context.what} was answered with a response that is too large: {error} (max_response_bytes). "
-        "Reading stopped there."
+        f"{context.what} returned a response that is too large: {error} (max_response_bytes). The rest was not read."
     )
     billed: bool | None = False
     meaning = f"{context.costs}."
@@ -161,7 +160,7 @@ def too_large(context: CallContext, error: TooLargeError) -> SegmindResponseTooL
     elif context.names == "request":
         billed = True
         meaning = (
-            "The request was billed if it has completed, and its result stays at Segmind until an hour after its "
+            "The request was billed if it has completed, and Segmind keeps its result for an hour after the "
             "submission: raise max_response_bytes in the connection's extra and clear the task; fetching is free."
         )
     return SegmindResponseTooLargeError(f"{message} {meaning}", billed=billed, request_id=context.request_id)

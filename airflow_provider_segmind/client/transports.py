@@ -60,8 +60,8 @@ class Transport(Protocol):
         """
         Send ``call`` once and read its response.
 
-        :param before_send: awaited when a connection is available and before bytes are sent. Errors are raised here,
-            and nothing was sent.
+        :param before_send: awaited when a connection is available and before bytes are sent. Its errors are raised
+            unchanged, and then nothing was sent.
         :raises SegmindError: what came back, or what it means that nothing did.
         """
 

@@ -74,7 +74,7 @@ def test_a_truncated_reply_gets_a_larger_cap_once_and_is_never_sent_back_to_the_
     refused = Refuse("truncated", "the answer was cut off (MAX_TOKENS)")
 
     assert decided(cut, data, max_tokens=100) == FollowUp(
-        {**CHAT, "max_tokens": 400}, (400,), "was cut off; the output cap becomes 400 tokens"
+        {**CHAT, "max_tokens": 400}, (400,), "was cut off; the output cap is raised to 400 tokens"
     )
     assert decided(cut, data, left=0, max_tokens=100) == refused
     assert decided(cut, data, left=9, done=(400,), max_tokens=100) == refused
@@ -144,7 +144,7 @@ def test_invalid_data_is_sent_back_to_the_model_as_often_as_allowed():
     assert data.error is not None
 
     again = decided(reply(wrong), data)
-    assert again == FollowUp(repair_inputs(CHAT, wrong, data.error), (0,), "is not of the output_type")
+    assert again == FollowUp(repair_inputs(CHAT, wrong, data.error), (0,), "does not match the output_type")
     found = decided(reply(wrong), data, left=0, done=(0,))
     assert isinstance(found, Refuse)
     assert found.reason == "invalid"
@@ -293,7 +293,7 @@ def test_the_error_says_what_money_was_spent_and_what_to_do():
     assert error.reply == "a" * 200 + "…"
     assert str(error) == (
         "The reply of model 'gemini-3.1-flash-lite' to request 'r-1' cannot be used: the provider blocked it (SAFETY). "
-        "2 requests were billed; asking the same again cannot help: change the prompt or the files. "
+        "2 requests were billed; sending the same request again cannot help: change the prompt or the files. "
         f"The reply begins: {'a' * 200 + '…'!r}."
     )
 

@@ -40,7 +40,7 @@ from tests.support.clients import KEY, PLAIN_KEY
 SUBMIT = CallContext("Submitting to model 'm'", KEY, paid=True, names="model")
 POLL = CallContext("Asking for request 'r-1'", KEY, names="request", request_id="r-1")
 RECORD = CallContext("Looking up request 'r-1'", KEY, names="record", request_id="r-1")
-BALANCE = CallContext("Asking for the balance", KEY, names="account")
+BALANCE = CallContext("Fetching the balance", KEY, names="account")
 PATH = CallContext("Listing the models", KEY)
 
 NOW = datetime(2026, 11, 22, 10, 0, tzinfo=UTC).timestamp()
@@ -313,7 +313,7 @@ def test_a_malformed_response_to_a_paid_call_leaves_its_outcome_unknown(
 
     assert type(found) is SegmindResponseError
     assert (found.billed, found.retryable) == (billed, retryable)
-    assert ("is unknown, so it was not sent again" in str(found)) is paid
+    assert ("It is unknown whether the request was created" in str(found)) is paid
 
 
 RESETS = [
