@@ -186,7 +186,7 @@ class Engine:
         self._unseen = 0
         self._counted = (0, 0)
         # Few threads of its own: each one that touches many rows keeps some memory for itself.
-        self._threads = ThreadPoolExecutor(3, thread_name_prefix="segmind-enrichment")
+        self._threads = ThreadPoolExecutor(4, thread_name_prefix="segmind-enrichment")
         self._queue: asyncio.Queue[Prepared | None]
         self._bytes: InFlightBytes
         self._source_error: SegmindError | OSError | None = None
@@ -322,7 +322,7 @@ class Engine:
             self.ledger,
             self.member,
             delay=COMMIT_DELAY,
-            urgent=max(1, self.settings.concurrency // 2),
+            urgent=max(1, self.settings.concurrency // 8),
             fold_at=FOLD_AT,
             failed=lambda error: self.stop(str(error), error=error),
             threads=self._threads,

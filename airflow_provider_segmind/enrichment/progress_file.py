@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from airflow_provider_segmind.enrichment.storage import StorePath, list_names, make_folder, read_now, write_whole
+from airflow_provider_segmind.enrichment.storage import StorePath, make_folder, names_if_any, read_now, write_whole
 
 PROGRESS_FOLDER = "progress"
 
@@ -51,10 +51,7 @@ def read_progress(ledger: StorePath, run: str) -> dict[str, Any] | None:
 
 def all_progress(ledger: StorePath) -> list[dict[str, Any]]:
     """Return the progress of every run over a ledger that has not ended, the latest first."""
-    try:
-        names = list_names(ledger / PROGRESS_FOLDER)
-    except FileNotFoundError:
-        return []
+    names = names_if_any(ledger / PROGRESS_FOLDER)
     found = [_read(ledger / PROGRESS_FOLDER / name) for name in names if name.endswith(".json") and name[0] != "."]
     return sorted((one for one in found if one), key=lambda one: one.get("at") or 0.0, reverse=True)
 

@@ -1,13 +1,22 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
+from upath import UPath
 
 from airflow_provider_segmind.enrichment import storage
 from airflow_provider_segmind.enrichment.ledger.ledger import Ledger
+from airflow_provider_segmind.enrichment.ledger.prompts import keep_prompt, prompt_hash_of
+from airflow_provider_segmind.enrichment.ledger.segments import segment_names
+from airflow_provider_segmind.enrichment.progress_file import all_progress
+from airflow_provider_segmind.enrichment.report.history import earlier_runs
 from airflow_provider_segmind.enrichment.storage import (
+    StorePath,
+    delete,
+    for_each,
     list_names,
     make_folder,
     overwrite,
@@ -199,3 +208,45 @@ def test_the_mount_of_a_ledger_is_found_through_a_link(tmp_path: Path, monkeypat
     storage.caching_mount(tmp_path / "data" / "ledger")
 
     assert asked == [(tmp_path / "efs" / "ledger").resolve()]
+
+
+def test_a_folder_of_an_object_store_that_does_not_exist_yet_is_empty_to_all_who_list_it() -> None:
+    folder = UPath("memory://segmind-absent/ledger")
+    assert segment_names(folder) == []
+    assert all_progress(folder) == []
+    assert earlier_runs(folder / "out.manifest.json", run_id="r") == []
+    keep_prompt(folder, {"template": "Hello"}, run="r", at=1.0)
+    assert prompt_hash_of(folder, run="r", at=2.0) is not None
+
+
+def test_files_of_a_store_are_worked_on_in_order_and_several_at_a_time() -> None:
+    store, barrier = ObjectStore("s3"), threading.Barrier(4, timeout=10)
+    paths = [store.path(f"b/{number}") for number in range(20)]
+
+    def work(path: StorePath) -> str:
+        barrier.wait()
+        return path.name
+
+    assert list(for_each(paths, work)) == [str(number) for number in range(20)]
+
+
+def test_the_first_error_of_files_that_are_worked_on_at_once_is_raised() -> None:
+    store = ObjectStore("s3")
+    paths = [store.path(f"b/{number}") for number in range(20)]
+
+    def work(path: StorePath) -> str:
+        if int(path.name) > 5:
+            raise OSError(path.name)
+        return path.name
+
+    with pytest.raises(OSError, match=r"^6$"):
+        list(for_each(paths, work))
+
+
+def test_a_file_that_somebody_else_has_deleted_is_deleted(tmp_path: Path) -> None:
+    for path in (tmp_path / "a", UPath("memory://segmind-delete/a")):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"a")
+        delete(path)
+        assert not path.exists()
+        delete(path)

@@ -47,6 +47,8 @@ class GroupCommit:
         self._dirty = asyncio.Event()
         self._hurry = asyncio.Event()
         self._waiting: list[asyncio.Future[None]] = []
+        self._written: list[asyncio.Future[None]] = []
+        self._listing: asyncio.Task[None] | None = None
         self._folding: asyncio.Task[None] | None = None
         self._task = asyncio.create_task(self._run(), name="segmind-ledger-commits")
 
@@ -109,6 +111,8 @@ class GroupCommit:
                 await asyncio.wait_for(self._hurry.wait(), self._delay)
             await self._write()
         await self._write()
+        if self._listing is not None:
+            await self._listing
 
     async def _write(self) -> None:
         self._dirty.clear()
@@ -117,14 +121,31 @@ class GroupCommit:
         batch, appended = self._ledger.take(), self.appended
         try:
             if self.error is None:
-                self._refuse(await self._in_thread(self._write_and_refresh, batch, bool(waiting)))
+                await self._in_thread(self._write_patiently, batch)
                 self.durable = appended
-                self._take_in()
-                self._fold()
         except Exception as error:  # noqa: BLE001
-            # Libraries of stores raise their own errors, and the rows of this group would wait endlessly.
-            self.error = error if isinstance(error, SegmindEnrichmentError) else self._unwritable(error)
-            self._failed(self.error)
+            self._fail(error)
+        self._written += waiting
+        # While one group of claims is listed for, the next one is written.
+        if self._listing is None or self._listing.done():
+            self._listing = asyncio.create_task(self._list(), name="segmind-ledger-listing")
+
+    async def _list(self) -> None:
+        """List for the claims that are durable, until none is left, and let their callers continue."""
+        listed = False
+        while self._written or not listed:
+            waiting, self._written, listed = self._written, [], True
+            try:
+                if self.error is None:
+                    if waiting:
+                        self._refuse(await self._in_thread(self._refresh))
+                    self._take_in()
+                    self._fold()
+            except Exception as error:  # noqa: BLE001
+                self._fail(error)
+            self._end(waiting)
+
+    def _end(self, waiting: list[asyncio.Future[None]]) -> None:
         trouble = self.error or self.refusal
         for written in waiting:
             if written.done():
@@ -134,12 +155,15 @@ class GroupCommit:
             else:
                 written.set_exception(trouble)
 
-    def _write_and_refresh(self, batch: Batch, refresh: bool) -> SegmindEnrichmentError | None:
-        """Write, then list for a group of claims; return why others cannot be read, once all is written."""
-        self._write_patiently(batch)
+    def _fail(self, error: Exception) -> None:
+        # Libraries of stores raise their own errors, and the rows of this group would wait endlessly.
+        self.error = error if isinstance(error, SegmindEnrichmentError) else self._unwritable(error)
+        self._failed(self.error)
+
+    def _refresh(self) -> SegmindEnrichmentError | None:
+        """List; return why others cannot be read."""
         try:
-            if refresh:
-                self._member.refresh()
+            self._member.refresh()
         except SegmindEnrichmentError as error:
             return error
         except Exception as error:  # noqa: BLE001

@@ -43,7 +43,7 @@ from airflow_provider_segmind.enrichment.ledger.row_state import (
 )
 from airflow_provider_segmind.enrichment.ledger.segments import read_segment, segment_name, segment_names, write_segment
 from airflow_provider_segmind.enrichment.outcomes import FinishedRequest, Outcome
-from airflow_provider_segmind.enrichment.storage import StorePath, make_folder
+from airflow_provider_segmind.enrichment.storage import StorePath, delete, for_each, make_folder
 from airflow_provider_segmind.exceptions import SegmindEnrichmentError
 
 ReadLines: TypeAlias = Callable[[str, list[bytes]], None]
@@ -124,8 +124,7 @@ class Ledger:
             load = _Load(self._index, self.run, self._totals, count=self._count)
         read = self._replay_lines if load is None else load.add
         if names is not None:
-            for name in names:
-                self._replay_segment(source or self.folder, name, read)
+            self._replay_segments(source or self.folder, names, read)
         else:
             make_folder(self.folder)
             # A segment that leaves the folder "live" has been copied to the other one before, so that one is listed
@@ -145,18 +144,18 @@ class Ledger:
         # Another writer may be compacting the folder, and one listing, which takes a while, need not show the new
         # names: so list until nothing new appears.
         while wanted := [name for name in segment_names(folder) if name not in known]:
-            for name in reversed(wanted):
-                self._replay_segment(folder, name, read)
-                known.add(name)
+            self._replay_segments(folder, wanted[::-1], read)
+            known.update(wanted)
 
-    def _replay_segment(self, folder: StorePath, name: str, read: ReadLines) -> None:
-        lines = read_segment(folder, name)
-        read(name, lines or [])
-        if lines is not None:
-            self._replayed.add(name)
-        if self._index.trouble is not None:
-            # Nothing is in flight yet, so nothing is lost.
-            raise self._index.trouble
+    def _replay_segments(self, folder: StorePath, names: Sequence[str], read: ReadLines) -> None:
+        segments = for_each([folder / name for name in names], lambda path: read_segment(folder, path.name))
+        for name, lines in zip(names, segments, strict=True):
+            read(name, lines or [])
+            if lines is not None:
+                self._replayed.add(name)
+            if self._index.trouble is not None:
+                # Nothing is in flight yet, so nothing is lost.
+                raise self._index.trouble
 
     def absorb(self, name: str, lines: list[bytes]) -> None:
         """
@@ -537,8 +536,8 @@ def compact(
             new.append(_write(folder, clock(), writer, len(new), lines))
     finally:
         ledger.close()
-    for name in old:
-        ((source or folder) / name).unlink(missing_ok=True)
+    for _ in for_each([(source or folder) / name for name in old], delete):
+        pass
     return new
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from airflow_provider_segmind.client.submission import text_digest
 from airflow_provider_segmind.enrichment.rows import canonical_json
-from airflow_provider_segmind.enrichment.storage import StorePath, list_names, make_folder, write_whole
+from airflow_provider_segmind.enrichment.storage import StorePath, make_folder, names_if_any, write_whole
 from airflow_provider_segmind.exceptions import SegmindEnrichmentError
 
 PROMPTS = "prompts"
@@ -72,11 +72,7 @@ def prompt_of(ledger: StorePath, prompt_hash: str) -> Mapping[str, Any] | None:
 
 def _prompts_of_run(ledger: StorePath, run: str) -> Iterator[tuple[float, str]]:
     """Yield the prompts of a run, oldest first: since when in epoch seconds, and the hash."""
-    try:
-        names = sorted(list_names(_folder_of_run(ledger, run)))
-    except FileNotFoundError:
-        return
-    for name in names:
+    for name in sorted(names_if_any(_folder_of_run(ledger, run))):
         since, dash, kept = name.partition("-")
         if dash and since.isdecimal():
             yield int(since) / 1000, kept

@@ -9,7 +9,7 @@ import json
 import zlib
 from collections.abc import Sequence
 
-from airflow_provider_segmind.enrichment.storage import StorePath, list_names, write_whole
+from airflow_provider_segmind.enrichment.storage import StorePath, names_if_any, read_at_once, write_whole
 from airflow_provider_segmind.exceptions import SegmindEnrichmentError
 
 SUFFIX = ".jsonl"
@@ -23,9 +23,7 @@ def segment_name(at: float, writer: str, number: int) -> str:
 def segment_names(folder: StorePath) -> list[str]:
     """List the segments of a ledger, oldest first; half-written files are none."""
     try:
-        return sorted(name for name in list_names(folder) if is_segment(name))
-    except FileNotFoundError:
-        return []
+        return sorted(name for name in names_if_any(folder) if is_segment(name))
     except OSError as error:
         raise _unreadable(str(folder), error) from error
 
@@ -64,8 +62,7 @@ def read_segment(folder: StorePath, name: str) -> list[bytes] | None:
     :raises SegmindEnrichmentError: it is there and cannot be read, which is not the same as absent.
     """
     try:
-        with (folder / name).open("rb") as file:
-            content: bytes = file.read()
+        content = read_at_once(folder / name)
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from itertools import islice
 from typing import Any
 
 from airflow_provider_segmind.enrichment.dead_letters import read_letters
 from airflow_provider_segmind.enrichment.manifest import Manifest
 from airflow_provider_segmind.enrichment.outcomes import Outcome, in_short
-from airflow_provider_segmind.enrichment.storage import StorePath, list_names
+from airflow_provider_segmind.enrichment.storage import StorePath, names_if_any
 from airflow_provider_segmind.exceptions import SegmindError, shorten
 
 log = logging.getLogger(__name__)
@@ -84,9 +83,7 @@ def shown_key(key: Mapping[str, Any]) -> str:
 
 
 def _beside(path: StorePath) -> list[StorePath]:
-    names = []
-    with suppress(FileNotFoundError):
-        names = sorted(name for name in list_names(path.parent) if name.endswith(MANIFEST_ENDING))
+    names = sorted(name for name in names_if_any(path.parent) if name.endswith(MANIFEST_ENDING))
     sampled = _SAMPLE in path.name
     return [path.parent / name for name in names if (_SAMPLE in name) is sampled][-MOST_READ:]
 

@@ -77,7 +77,7 @@ def test_a_store_that_cannot_be_listed_costs_the_list_alone(
     def refuse(_: Any) -> Any:
         raise RuntimeError("no such store")
 
-    monkeypatch.setattr("airflow_provider_segmind.enrichment.report.history.list_names", refuse)
+    monkeypatch.setattr("airflow_provider_segmind.enrichment.report.history.names_if_any", refuse)
 
     assert earlier_runs(tmp_path / "a.manifest.json", run_id="a_dag/day 1/a_task/-1") == []
     assert "Earlier runs of the table cannot be read: RuntimeError: no such store" in caplog.text
