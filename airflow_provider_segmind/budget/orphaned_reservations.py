@@ -196,8 +196,9 @@ def _equal_rows(orphan: Reservation, history: History) -> dict[str, RequestRecor
     pages = HistoryPages(earliest - LARGEST_SKEW, latest + LARGEST_SKEW, model=orphan.model)
     found: dict[str, RequestRecord] = {}
     for filters in pages:
-        for row in pages.take(history.list_request_records(**filters)):
+        for row in (*pages.take(history.list_request_records(**filters)), *pages.without_id):
             match, _ = time_match(row, earliest, latest, ClockOffset())
             if match is not TimeMatch.OUTSIDE and is_sent_body(body_of(row), digest_sent=orphan.digest, sent=None):
                 found[row.request_id] = row
-    return found if pages.complete else {}
+    # A row without a usable id may be of the reservation, and cannot be told from that of another one.
+    return found if pages.complete and "" not in found else {}

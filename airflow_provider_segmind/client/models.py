@@ -233,12 +233,20 @@ class RecordPage(list[RequestRecord]):
     """
     A page of the request history: its rows that have a usable id.
 
-    :param rows: how many rows Segmind sent, the others included.
+    :param without_id: the others; each is of a request all the same.
+    :param rows: how many rows Segmind sent, unreadable ones included.
     """
 
-    def __init__(self, records: Iterable[RequestRecord] = (), *, rows: int | None = None) -> None:
+    def __init__(
+        self,
+        records: Iterable[RequestRecord] = (),
+        *,
+        without_id: Iterable[RequestRecord] = (),
+        rows: int | None = None,
+    ) -> None:
         super().__init__(records)
-        self.rows = len(self) if rows is None else rows
+        self.without_id = tuple(without_id)
+        self.rows = len(self) + len(self.without_id) if rows is None else rows
 
 
 class SyncResult(WireModel):

@@ -93,17 +93,29 @@ class HistoryPages:
                 pages += 1
                 if not self._page.rows:
                     break
-                if before is not None and (self._page.rows, self._page) == (before.rows, before):
+                if before is not None and _are_equal(self._page, before):
                     # What responds does not know of pages.
                     return
                 before = self._page
         self.complete = True
 
     def take(self, page: RecordPage) -> list[RequestRecord]:
-        """Return the rows of a page that are of the model: Segmind's filter compares parts of names."""
+        """Return the rows of a page that are of the model and have an id: Segmind's filter compares parts of names."""
         self._page = page
         self.read += page.rows
-        return [row for row in page if self._model is None or row.model_name in (None, self._model)]
+        return self._of_model(page)
+
+    @property
+    def without_id(self) -> list[RequestRecord]:
+        """The rows of the page last taken that are of the model and have no usable id."""
+        return self._of_model(self._page.without_id)
+
+    def _of_model(self, rows: Iterable[RequestRecord]) -> list[RequestRecord]:
+        return [row for row in rows if self._model is None or row.model_name in (None, self._model)]
+
+
+def _are_equal(one: RecordPage, other: RecordPage) -> bool:
+    return (one.rows, one.without_id, one) == (other.rows, other.without_id, other)
 
 
 def _day(moment: float, margin: int) -> date:
@@ -314,7 +326,7 @@ def _search_once(
         times = [time for row in rows for time in row_times(row)]
         newest = max([newest, *times])
         hint = next((row.clock_offset for row in rows if row.clock_offset is not None), hint)
-        equal += [row for row in rows if may_be(row, record, inputs)]
+        equal += [row for row in (*rows, *pages.without_id) if may_be(row, record, inputs)]
         reached = bool(times and max(times) < earliest)
         if reached:
             break
@@ -329,10 +341,14 @@ def _search_once(
 def _best(equal: list[RequestRecord], record: SubmissionRecord, offset: ClockOffset) -> RequestRecord | None:
     latest = record.intent_at + POST_DURATION
     placed = [(*time_match(row, record.intent_at, latest, offset), row) for row in equal]
-    inside = [(gap, row) for match, gap, row in placed if match is TimeMatch.INSIDE]
+    inside = [(gap, row) for match, gap, row in placed if match is TimeMatch.INSIDE and row.request_id]
     if inside:
         return min(inside, key=lambda pair: pair[0])[1]
-    near = [(gap, row) for match, gap, row in placed if match is TimeMatch.NEAR]
+    near = [(gap, row) for match, gap, row in placed if match is not TimeMatch.OUTSIDE]
+    if any(not row.request_id for _, row in near):
+        raise SegmindSubmissionUnknownError(
+            "The request history shows a request without a readable id, with the same inputs, that may be the lost one."
+        )
     if near:
         gap, row = min(near, key=lambda pair: pair[0])
         raise SegmindSubmissionUnknownError(

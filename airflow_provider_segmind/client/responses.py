@@ -464,8 +464,14 @@ def model_list(response: Response) -> list[ModelInfo]:
 def record_list(secret: str, response: Response) -> RecordPage:
     """Read a page of the request history; its envelope is undocumented."""
     rows, offset = _rows(response.json()), clock_offset(response)
-    found = (row for row in rows if isinstance(row, dict) and _is_usable_id(row.get("request_id"), secret))
-    return RecordPage([_record(row, secret, offset) for row in found], rows=len(rows))
+    found: list[RequestRecord] = []
+    without_id: list[RequestRecord] = []
+    for row in (row for row in rows if isinstance(row, dict)):
+        if _is_usable_id(row.get("request_id"), secret):
+            found.append(_record(row, secret, offset))
+        else:
+            without_id.append(_record({**row, "request_id": ""}, secret, offset))
+    return RecordPage(found, without_id=without_id, rows=len(rows))
 
 
 def record(request_id: str, secret: str, response: Response) -> RequestRecord:

@@ -121,7 +121,9 @@ async def find_lost(
     since = min(one.claim.at for one in lost.values()) - LARGEST_SKEW
     pages = HistoryPages(since, now, model=model)
     async for record in _records(client, pages):
-        if reading.take(record) and reading.placed_all(owned):
+        if not record.request_id:
+            reading.take_without_id(record)
+        elif reading.take(record) and reading.placed_all(owned):
             return reading.findings(owned, complete_after)
     return reading.findings(owned, complete_after if pages.complete else None)
 
@@ -139,6 +141,7 @@ class _Reading:
         self._writer = writer
         self._now = now
         self._candidates: dict[bytes, list[RequestRecord]] = {}
+        self._without_id: dict[bytes, list[RequestRecord]] = {}
         self._met: set[str] = set()
         self._free: set[str] = set()
         self._matchers = _Matchers(self._lost)
@@ -167,6 +170,11 @@ class _Reading:
         for mark in marks:
             self._candidates.setdefault(mark, []).append(record)
         return bool(marks)
+
+    def take_without_id(self, record: RequestRecord) -> None:
+        """Learn from a record without a usable id, which is not known to be of another request."""
+        for mark in self._matchers.matches(record):
+            self._without_id.setdefault(mark, []).append(record)
 
     def placed_all(self, owned: Callable[[set[str]], set[str]]) -> bool:
         """Tell whether each lost request has a record of its own that fits."""
@@ -244,7 +252,7 @@ class _Reading:
         given = {record.request_id for record in findings.found.values()}
         return any(
             record.request_id not in given and self._time_match(record, self._lost[mark])[0] is not TimeMatch.OUTSIDE
-            for record in self._candidates.get(mark, ())
+            for record in (*self._candidates.get(mark, ()), *self._without_id.get(mark, ()))
         )
 
     def _time_match(self, record: RequestRecord, one: LostRequest) -> tuple[TimeMatch, float]:
@@ -347,7 +355,7 @@ def _at(value: Any, path: tuple[Any, ...]) -> str:
 
 async def _records(client: Client, pages: HistoryPages) -> AsyncIterator[RequestRecord]:
     for filters in pages:
-        for record in pages.take(await client.list_request_records(**filters)):
+        for record in (*pages.take(await client.list_request_records(**filters)), *pages.without_id):
             yield record
 
 

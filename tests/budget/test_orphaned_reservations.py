@@ -48,7 +48,10 @@ class History:
         if self.error is not None:
             raise self.error
         start = (filters["page"] - 1) * self.page_size
-        return RecordPage(self.rows[start : start + self.page_size])
+        shown = self.rows[start : start + self.page_size]
+        return RecordPage(
+            [row for row in shown if row.request_id], without_id=[row for row in shown if not row.request_id]
+        )
 
 
 def row(number: int = 1, **fields: Any) -> dict[str, Any]:
@@ -168,6 +171,13 @@ def test_a_history_that_is_not_read_to_its_end_settles_nothing(store: SqlBudgetS
 
     assert settle(History(row(1), *others, page_size=1), HISTORY_COMPLETE_AFTER) == 0
     assert settle(History(row(1), *others[2:], page_size=1), 2 * HISTORY_COMPLETE_AFTER) == 1
+
+
+def test_an_equal_entry_without_a_usable_id_leaves_the_bill_open(store: SqlBudgetStore, settle: Settle) -> None:
+    sent(store)
+
+    assert settle(History(row(), row(request_id="")), HISTORY_COMPLETE_AFTER) == 0
+    assert settle(History(row(), row(request_id="", request_body={})), 2 * HISTORY_COMPLETE_AFTER) == 1
 
 
 def test_a_retry_that_sends_long_after_it_reserved_is_looked_for_where_it_sent(

@@ -244,6 +244,17 @@ def test_a_worker_whose_clock_is_ahead_does_not_take_the_request_for_another(beh
     assert found_in([history_row(AT - behind + 1)], date=AT + 30 - behind) is not None
 
 
+@pytest.mark.parametrize("request_id", [None, "", f"r-{KEY}"])
+def test_an_equal_row_without_a_usable_id_leaves_the_outcome_unknown(request_id: str | None) -> None:
+    equal = history_row(AT + 1, request_id=request_id)
+    with pytest.raises(SegmindSubmissionUnknownError, match="a request without a readable id, with the same inputs"):
+        found_in([equal])
+    with pytest.raises(SegmindSubmissionUnknownError, match="without a readable id"):
+        found_in([{name: value for name, value in equal.items() if name != "request_id"}])
+    assert found_in([equal, history_row(AT + 2)]) is not None
+    assert found_in([{**equal, "model_name": "m-large"}, {**equal, "model_created": AT - 2 * LARGEST_SKEW}]) is None
+
+
 def test_a_history_without_the_request_does_not_show_it() -> None:
     assert found_in([history_row(AT + 1, request_body={"prompt": "two"})]) is None
     assert found_in([history_row(AT - 2 * LARGEST_SKEW)]) is None

@@ -212,6 +212,7 @@ def test_a_history_page_without_rows_is_empty() -> None:
 def test_a_history_page_counts_its_rows_without_a_usable_id() -> None:
     page = readers.record_list(KEY, of({"data": [{"request_id": "r-1"}, {"request_id": None}, {}, "text"]}))
     assert [row.request_id for row in page] == ["r-1"]
+    assert [row.request_id for row in page.without_id] == ["", ""]
     assert page.rows == 4
 
 

@@ -28,7 +28,10 @@ class History:
     async def list_request_records(self, **filters: Any) -> RecordPage:
         self.asked.append(filters)
         start = (filters["page"] - 1) * self.per_page
-        return RecordPage(self.records[start : start + self.per_page])
+        shown = self.records[start : start + self.per_page]
+        return RecordPage(
+            [row for row in shown if row.request_id], without_id=[row for row in shown if not row.request_id]
+        )
 
 
 def record(request_id: str, text: str, **fields: Any) -> RequestRecord:
@@ -75,6 +78,18 @@ async def test_a_body_that_stands_in_the_history_as_text_is_read() -> None:
 async def test_a_request_of_another_model_is_not_taken() -> None:
     row = record("z", "a").model_copy(update={"model_name": "m-large"})
     assert not (await found(History(row), lost(1, "a"))).found
+
+
+@pytest.mark.parametrize(
+    ("model", "at", "is_absent"), [("m", NOW - 9000, False), ("m", NOW - 20_000, True), ("m-large", NOW - 9000, True)]
+)
+async def test_an_equal_row_without_a_usable_id_leaves_the_outcome_unknown(
+    model: str, at: float, is_absent: bool
+) -> None:
+    row = record("", "a", model_created=at).model_copy(update={"model_name": model})
+    findings = await found(History(row), lost(1, "a", at=NOW - 9000, until=NOW - 8990))
+    assert (findings.absent, findings.pending) == (({mark(1)}, set()) if is_absent else (set(), {mark(1)}))
+    assert not findings.found
 
 
 async def test_a_request_is_taken_for_one_row_only() -> None:
