@@ -1,1 +1,1 @@
-"""Budgets that hold over tasks, days and teams: reserved before each paid call, settled by its bill."""
+"""Budgets across tasks, days and teams: the cost is reserved before each paid call and settled by the bill."""

@@ -1,9 +1,9 @@
 """
 The budgets of one task instance: reserve before each paid call, note what was sent, settle by the bill.
 
-Before a call, whatever goes wrong stops it: a budget that cannot be read holds as well as one that is used up. After a
-call nothing here raises, since its answer is paid for; what could not be settled stays charged at its bound until the
-next task settles it from Segmind's history.
+Before a call, any error stops it: a budget that cannot be read blocks the call like one that is used up. After a call
+nothing here raises, because the answer has been paid for; a request that could not be settled stays charged at its
+upper bound until the next task settles it from Segmind's history.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from airflow_provider_segmind.exceptions import (
 from airflow_provider_segmind.money import usd
 
 SOONEST, LATEST = 5.0, ORPHANED_AFTER
-"""Seconds after which a request asks again for what others have reserved."""
+"""Seconds between attempts to reserve while only the reservations of other requests are in the way."""
 NEVER_AFTER = 86_400.0
-"""Seconds after which the reservation of a request whose bill is not known by then is not waited for any more."""
+"""Seconds after which a reservation whose bill is still unknown is no longer waited for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +44,7 @@ class BudgetSettings:
     The budgets of a task's requests.
 
     :param store: where they are kept; None where nothing is budgeted.
-    :param rules: all of them hold for each request.
+    :param rules: all of them apply to each request.
     :param max_in_flight: paid requests of the Connection in flight, over all tasks; None for any number.
     :param prices: a user's own, by model.
     """
@@ -66,7 +66,7 @@ class RequestBound:
     The most that a request may cost.
 
     :param micros: micro-dollars, rounded up.
-    :param assumed_cap: tokens of output that it may have, where it says nothing about that itself.
+    :param assumed_cap: output tokens that are assumed if the request itself has no output cap.
     """
 
     micros: int
@@ -89,15 +89,15 @@ def request_bound(model: str, inputs: Mapping[str, Any], prices: Mapping[str, Pr
     if output_cap_of(inputs) is None and not price.max_output_tokens and price.request is None:
         raise _no_bound(
             model,
-            "it has no output cap and the model's own is not known. Give one ('max_tokens' in the options or the "
-            "inputs), or 'max_output_tokens' with the price",
+            "it has no output cap and the model's maximum output is not known. Set 'max_tokens' in the options or the "
+            "inputs, or 'max_output_tokens' next to the price",
         )
     bound = cost_bound(model, inputs, prices=prices)
     if not bound.certain:
         raise _no_bound(
             model,
-            f"what {shorten(bound.doubt, 100)!r} costs is not known before the bill. Remove it, or give a price for "
-            "each request of this model in the field 'prices' of the connection's extra, like {\"request\": 0.05}",
+            f"what {shorten(bound.doubt, 100)!r} costs is known only from the bill. Remove it, or set a price "
+            "per request for this model in the field 'prices' of the connection's extra, like {\"request\": 0.05}",
         )
     return RequestBound(math.ceil(round(bound.usd * 1_000_000, 6)), bound.assumed_cap)
 
@@ -212,7 +212,7 @@ class BudgetGuard:
                 continue
             # One of yesterday, or of the budget that the task had then, would leave out those that hold now.
             if found is None and _what_for(earlier) == _what_for(wanted):
-                self._log.info("Using what an earlier try reserved (%s)", usd(earlier.amount))
+                self._log.info("Using the reservation of an earlier try (%s)", usd(earlier.amount))
                 found = earlier
             else:
                 store.settle(earlier.id, 0.0)
@@ -262,13 +262,13 @@ class BudgetGuard:
         turn = datetime.fromtimestamp(window.resets_at, UTC).isoformat(timespec="seconds")
         return SegmindBudgetError(
             f"{what}, and {window.title} has {usd(refused.left)} of {usd(window.limit)} left. Nothing was sent. The "
-            f"next one begins at {turn}; until then raise the limit, or let the task wait with on_budget='defer'.",
+            f"budget resets at {turn}; until then, raise the limit, or let the task wait with on_budget='defer'.",
             resets_at=window.resets_at,
         )
 
     def sending(self, reservation: Reservation | None) -> None:
         """
-        Note, right before the call, that it may be sent from now on.
+        Record, right before the call, that the request may be sent from now on.
 
         :raises SegmindStateError: another try has taken the reservation over, or the store did not answer.
         """
@@ -277,8 +277,8 @@ class BudgetGuard:
         self._doubtful.add(reservation.id)
         if not _store(self._settings).sending(reservation.id, self._clock()):
             error = SegmindStateError(
-                "What was reserved for this request is gone: another try of the task has taken it over, or it was "
-                f"returned because nothing was sent for {ORPHANED_AFTER / 60:.0f} minutes. Nothing was sent; a retry "
+                "The reservation for this request is gone: another try of the task has taken it over, or it was "
+                f"released because nothing was sent for {ORPHANED_AFTER / 60:.0f} minutes. Nothing was sent; a retry "
                 "reserves again."
             )
             # Another attempt of this try would replace what another try may have recorded.
@@ -289,14 +289,14 @@ class BudgetGuard:
 
     def never_sent(self, reservation_id: str | None) -> bool:
         """
-        Return whether an earlier try was killed after it recorded that it would send, and before it could; then return
-        what it reserved.
+        Return whether an earlier try was killed after it recorded its intent and before it sent; if so, release its
+        reservation.
 
-        A try notes in the store that it sends right before the call, and only the first to note that may send. The note
-        is made here, so a try that is still alive cannot send any more.
+        Right before the call, a try records in the store that it is sending, and only the first try to record this may
+        send. This method makes that record, so a try that is still alive can no longer send.
 
         :param reservation_id: what was reserved for it, as the submission record says.
-        :returns: False also where that is unknown.
+        :returns: False if that is unknown.
         """
         if reservation_id is None:
             return False
@@ -309,7 +309,7 @@ class BudgetGuard:
 
     def unsent(self, reservation: Reservation | None) -> None:
         """Return what was reserved for a request that was not sent, or was refused at no cost."""
-        # One that another try has taken over may stand for its request.
+        # A reservation that another try has taken over may belong to the request of that try.
         if reservation is not None and reservation.id not in self._doubtful:
             self._after_call(lambda store: store.settle(reservation.id, 0.0))
 
@@ -333,7 +333,7 @@ class BudgetGuard:
 
     def settled(self, request_id: str, cost: float | None) -> None:
         """
-        Settle a request that has ended, whichever task had sent it.
+        Settle a request that has ended, whichever task sent it.
 
         :param cost: USD as billed; if it is None, the bound stays charged until the history shows the bill.
         """
@@ -353,8 +353,8 @@ class BudgetGuard:
         billed = round(cost * 1_000_000, 6)
         if store.settle(reservation_id, billed) and found is not None and found.windows and billed > found.amount:
             self._log.warning(
-                "Request %s was billed %s, more than the %s that were reserved: the budgets count all of it. The price "
-                "of model %r is probably out of date; give the right one in 'prices' of the connection's extra",
+                "Request %s was billed %s, more than the %s that was reserved; the budgets count the full bill. The "
+                "price of model %r is probably out of date: correct it in 'prices' of the connection's extra",
                 *(request_id, usd(billed), usd(found.amount), found.model),
             )
 
@@ -371,7 +371,7 @@ class BudgetGuard:
                 work(settings.store)
         except Exception as error:  # noqa: BLE001 - hooks and stores raise anything; the answer is paid for
             self._log.warning(
-                "The budgets could not be settled: %s: %s. What was reserved stays charged until a later task settles "
+                "The budgets could not be settled: %s: %s. The reservation stays charged until a later task settles "
                 "it from Segmind's history",
                 *(type(error).__name__, error),
             )

@@ -1,5 +1,5 @@
 """
-Which budgets hold, and their windows at a time.
+Which budgets apply, and their windows at a given time.
 
 A budget has a limit for each day, for each month, or for both. Days and months begin at midnight in its timezone, so a
 day has 23 or 25 hours where the clocks are changed. Amounts are micro-dollars.
@@ -21,9 +21,9 @@ from airflow_provider_segmind.money import usd
 MOST_DOLLARS = 1_000_000
 """The highest limit; the stores count trillionths of a dollar in 64 bits."""
 CONNECTION_BUDGET = "connection:"
-"""Begins the name of a budget that belongs to a Connection, which no other name can."""
+"""Prefix of the name of a budget that belongs to a Connection; no other budget name can begin with it."""
 WARN_AT = 0.8
-"""The part of a limit that, when it is spent, is warned of once for each window, over all tasks."""
+"""Share of a limit that, when it is spent, gives a warning, once for each window, over all tasks."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,99}")
 
 
@@ -121,8 +121,8 @@ def read_budgets(text: str) -> dict[str, BudgetRule]:
     for name in given:
         if not _NAME.fullmatch(name):
             raise SegmindConfigError(
-                f"[segmind] budgets: {shorten(name, 40)!r} is not a name; use up to 100 letters, digits, '_', '.' "
-                "and '-'. Nothing was sent."
+                f"[segmind] budgets: {shorten(name, 40)!r} is not a valid name; use up to 100 letters, digits, '_', "
+                "'.' and '-'. Nothing was sent."
             )
     return {name: _rule(name, limits) for name, limits in given.items()}
 

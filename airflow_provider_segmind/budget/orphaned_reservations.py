@@ -6,10 +6,10 @@ reservations up:
 
 - A request whose id is known is settled by its entry of the history, whoever else may still be waiting for it.
 - One that was never sent is returned.
-- One that may have been sent, but whose id is not known, is looked for by the digest of its body, once the history is
-  certain to show it, among the requests of which no reservation is known. Where several are equal, each is taken once,
-  the dearest first. A history without any, or too long to be read to its end, decides nothing: the reservation stays
-  charged at its bound.
+- One that may have been sent, but whose id is not known, is searched for by the digest of its body, once the history
+  is certain to show it, among the requests without a known reservation. If several are equal, each is used once, the
+  most expensive first. If the history shows none, or is too long to be read to its end, nothing is decided: the
+  reservation stays charged at its upper bound.
 - A slice of a table is settled by its ledger; what its open requests may cost stays reserved. Without its ledger it
   stays charged.
 """
@@ -41,15 +41,15 @@ from airflow_provider_segmind.exceptions import SegmindError
 from airflow_provider_segmind.money import usd
 
 ORPHANED_AFTER = 900.0
-"""Seconds without a sign of its owner after which a reservation is looked up, and again after as long."""
+"""Seconds without a renewal by its owner after which a reservation is looked up, and between further look-ups."""
 ROUNDING = 1e-3
 """Micro-dollars by which sums of floats may differ."""
 PART_OF_AGE = 1 / 8
-"""What the history has not decided is looked up ever more rarely: again after such a part of its age."""
+"""A reservation that the history does not decide is looked up again after this fraction of its age."""
 IDS_KEPT = 35 * 86_400.0
-"""Seconds for which ids of requests are kept; no older reservation is looked up, as all of its windows have turned."""
+"""Seconds for which ids of requests are kept; no older reservation is looked up, as all of its windows have ended."""
 TIDY_CHANCE = 0.01
-"""How often, of all tasks that reserve, one removes older ids."""
+"""Probability that a task that reserves also removes older ids."""
 MOST_ORPHANS = 20
 """Reservations that one task looks up before its own request."""
 
@@ -87,7 +87,7 @@ def settle_orphans(
         if orphan.slots and _has_landed(orphan, now):
             store.release_slots(orphan.id)
         if orphan.reserved_at < now - IDS_KEPT:
-            # All of its windows have turned long ago.
+            # All of its windows ended long ago.
             settled += store.settle(orphan.id, orphan.left)
             continue
         if orphan.kind == "slice":
@@ -96,12 +96,14 @@ def settle_orphans(
         try:
             billed = _bill(orphan, store, history, now)
         except SegmindError as error:
-            log.info("The history cannot be read to settle a reservation of %s: %s", orphan.owner, error)
+            log.info(
+                "Cannot settle a reservation of %s, because the request history cannot be read: %s", orphan.owner, error
+            )
             return settled
         if billed is not None and store.settle(orphan.id, billed):
             settled += 1
             log.info(
-                "Settled an orphaned reservation of %s: %s of at most %s was billed",
+                "Settled an orphaned reservation of %s: %s was billed, %s had been reserved",
                 *(orphan.owner, usd(billed), usd(orphan.amount)),
             )
     return settled
@@ -109,11 +111,11 @@ def settle_orphans(
 
 def conclude(store: BudgetStore, found: Reservation, cost: float, held: float, in_flight: int, now: float) -> None:
     """
-    Tell a store what a slice has cost, and return what none of its open requests needs.
+    Report the cost of a slice to the store, and release what none of its open requests needs.
 
     :param cost: micro-dollars that the ledger says its run has cost.
     :param held: micro-dollars that its open requests may cost.
-    :param in_flight: how many they are; without any, the slice is settled.
+    :param in_flight: the number of open requests; at 0 the slice is settled.
     :param now: epoch seconds at which it was last used.
     """
     owed = max(0.0, cost - found.base - found.spent)
@@ -126,7 +128,7 @@ def conclude(store: BudgetStore, found: Reservation, cost: float, held: float, i
 
 def settle_slice(store: BudgetStore, found: Reservation, ledgers: Callable[[str], StorePath], now: float) -> bool:
     """
-    Settle the slice of a table that no longer runs from its ledger; return whether that could be read. Blocks.
+    Settle, from its ledger, the slice of a table that no longer runs; return whether the ledger was readable. Blocks.
 
     :param ledgers: returns the folder of a ledger from its URI.
     :param now: epoch seconds.

@@ -4,8 +4,8 @@ Budgets in Redis: one Lua script for each step, which Redis runs as a whole or n
 Redis adds whole numbers of 64 bits exactly. Lua compares floats, which hold trillionths of a dollar up to $9,007; above
 that a limit is compared to the nearest few of them.
 
-All keys have one hash tag, so that a cluster keeps them together. None expires: Redis must not evict keys, and keeps a
-budget as durably as it is told to keep its data.
+All keys have one hash tag, so that a cluster keeps them together. No key expires. Redis must not evict keys, and a
+budget is as durable as Redis keeps its data.
 """
 
 from __future__ import annotations
@@ -252,7 +252,7 @@ class RedisBudgetStore:
 
     :param url: ``redis://…``, ``rediss://…`` or ``unix://…``; may contain a password and is never shown.
     :param prefix: of all keys; a hash tag keeps them in one slot of a cluster.
-    :param warn: called with what is to be warned of.
+    :param warn: called with a warning.
     :raises SegmindConfigError: the extra is not installed, or the URL cannot be read.
     """
 
@@ -267,7 +267,8 @@ class RedisBudgetStore:
             from redis.retry import Retry
         except ImportError as error:
             raise SegmindConfigError(
-                "Budgets in Redis need the extra: pip install 'airflow-provider-segmind[redis]'. Nothing was sent."
+                "Budgets in Redis need the extra [redis]: pip install 'airflow-provider-segmind[redis]'. Nothing was "
+                "sent."
             ) from error
         try:
             self._client: Any = redis.Redis.from_url(
@@ -368,7 +369,7 @@ class RedisBudgetStore:
     def spend(
         self, reservation_id: str, billed: float, *, returned: int = 0, release_slots: int = 0, now: float | None = None
     ) -> bool:
-        """Move a bill from reserved to spent; the rest stays reserved, but for what is returned."""
+        """Move a bill from reserved to spent; the rest stays reserved, except for what is returned."""
         values = reservation_id, str(in_parts(billed)), str(release_slots), str(in_parts(returned))
         return self._counted(self._run("spend", *values, "" if now is None else _milliseconds(now), repeatable=False))
 
@@ -385,7 +386,7 @@ class RedisBudgetStore:
         return bool(self._run("release", reservation_id))
 
     def claim(self, reservation: Reservation, now: float) -> bool:
-        """Renew a reservation unless somebody did since it was read; return whether that worked."""
+        """Renew a reservation unless another process renewed it since it was read; return whether it was renewed."""
         times = _milliseconds(now), _milliseconds(reservation.renewed_at)
         return bool(self._run("renew", *times, reservation.id, repeatable=False))
 
@@ -416,7 +417,7 @@ class RedisBudgetStore:
         }
 
     def in_flight(self, connection: str) -> int:
-        """Return the paid requests of a Connection in flight, as far as they have slots."""
+        """Return the number of paid requests in flight of a Connection that have a slot."""
         return int(self._run("usage", flight_key(connection))[0][1] or 0)
 
     def close(self) -> None:
@@ -457,7 +458,7 @@ class RedisBudgetStore:
             policy = ""
         if policy.startswith("allkeys"):
             raise SegmindConfigError(
-                f"{self.name} removes keys when its memory is full (maxmemory-policy {policy}), and with them what was "
+                f"{self.name} evicts keys when its memory is full (maxmemory-policy {policy}), and would lose what was "
                 "spent. Budgets need the policy noeviction. Nothing was sent."
             )
         if self._keeps_nothing():

@@ -2,15 +2,15 @@
 The slice of a table: one reservation for all of its requests, made larger and smaller while it runs.
 
 A table sends thousands of requests and cannot ask a store before each of them. It reserves what it needs for the next
-seconds, and returns what it does not use. The less is left of a budget, the smaller is what it takes, down to one
-request, so that no task is refused because of what another one holds unused.
+seconds, and returns what it does not use. The less is left of a budget, the less it takes, down to one request, so
+that no task is refused because of budget that another task has reserved but does not use.
 
 The bill of a slice is always what the ledger says that the run has cost, less what it had cost when the slice was
 reserved. So a retry that takes over the slice of a killed try, and a task that settles an orphaned one,
 come to the same figure.
 
-What is decided is decided in the engine's loop: :meth:`TableSlice.admits`, :meth:`TableSlice.plan` and
-:meth:`TableSlice.apply`. What blocks runs in a thread: the other methods.
+Decisions are made in the engine's loop: :meth:`TableSlice.admits`, :meth:`TableSlice.plan` and
+:meth:`TableSlice.apply`. The other methods block and run in a thread.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from airflow_provider_segmind.exceptions import (
 from airflow_provider_segmind.money import usd
 
 AHEAD = 2.0
-"""Seconds of a table's pace that it reserves in advance."""
+"""How far ahead a table reserves, in seconds at its current rate of spending."""
 PART_OF_REST = 8
-"""A table takes at most one part in so many of what is left at a time, unless that is less than one request."""
+"""A table reserves at most this fraction (1/n) of what is left at a time, or one request if that is more."""
 IDLE = 3.0
 """Seconds for which a part of a slice may be unused before it is returned."""
 REPORT_INTERVAL = 2.0
@@ -45,7 +45,7 @@ REPORT_INTERVAL = 2.0
 ASK_INTERVAL = 1.0
 """Seconds between two attempts to reserve after one that was refused."""
 LEASE = 10.0
-"""Seconds since it was last renewed for which a slice may be used; after that a process that was frozen looks again."""
+"""Seconds after its last renewal for which a slice may be used; a process that was frozen for longer asks again."""
 TAKE_OVER_AFTER = LEASE + 5.0
 """Seconds since it was last renewed after which a retry may take over a slice; the clocks of two workers may differ."""
 PATIENCE = 3600.0
@@ -53,7 +53,7 @@ PATIENCE = 3600.0
 LOST_PATIENCE = 30.0
 """The same where the run has requests of unknown fate, and no others: they are looked up when it ends."""
 SLOT_PATIENCE = 60.0
-"""Seconds without a place in flight, and without a request in flight, after which a table that may defer stops."""
+"""Seconds without a slot, and without a request in flight, after which a table that may defer stops."""
 SILENCE_PATIENCE = 300.0
 """Seconds for which the store may not answer before the run stops."""
 
@@ -95,13 +95,13 @@ class Order:
 
 
 SYNC = Order()
-"""Reads what the slice is, and renews it."""
+"""The order that reads the slice and renews it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Carried:
     """
-    What became of an order.
+    The result of an order.
 
     :param began: monotonic seconds before the store was asked.
     :param slice: the open reservation, None if there is none.
@@ -154,7 +154,7 @@ class TableSlice:
     :param owner: the task instance, as the ledger names its run.
     :param ledger: URI of the ledger.
     :param max_in_flight: paid requests in flight of the Connection, None for any number.
-    :param deferrable: whether the task can wait elsewhere for a place in flight.
+    :param deferrable: whether the task can wait elsewhere for a slot.
     :param clock: epoch seconds.
     :param monotonic: by which the slice's lease is timed.
     """
@@ -208,13 +208,13 @@ class TableSlice:
         return micro(cost) <= self._room(run) + ROUNDING
 
     def without_place(self, run: RunFigures) -> SegmindError | None:
-        """Return an error if open requests of earlier tries, with rows not read yet, take every place in flight."""
+        """Return an error if open requests of earlier tries, with rows not read yet, use every slot."""
         if self._max_in_flight is None or run.unread < max(1, self._max_in_flight):
             return None
         return SegmindInFlightError(
-            f"Requests of earlier tries take all places of max_paid_in_flight ({self._max_in_flight}), and their rows "
+            f"Requests of earlier tries use all slots of max_paid_in_flight ({self._max_in_flight}), and their rows "
             "come later in the source. They are fetched now; a retry continues with the rows before them. If their "
-            "rows are no longer in the source, the places are free about an hour after they were sent."
+            "rows are no longer in the source, the slots are freed about an hour after the requests were sent."
         )
 
     def plan(self, run: RunFigures) -> Order | None:
@@ -241,7 +241,7 @@ class TableSlice:
         return replace(order, billed=owed, returned=returned, released=released)
 
     def apply(self, carried: Carried) -> None:
-        """Take in what became of an order."""
+        """Process the result of an order."""
         if carried.error is not None:
             self._note_silence(carried.error)
             return
@@ -304,7 +304,7 @@ class TableSlice:
         return (spare, idle) if now - self._spare_since >= IDLE else (0, 0)
 
     def _unusable(self, run: RunFigures) -> tuple[int, int]:
-        """Return what cannot be used because the rest is missing; others may be waiting for just that."""
+        """Return what is reserved but unusable because the rest is missing; other tasks may be waiting for it."""
         room = max(0, math.floor(self._room(run)))
         if self.refused is not None and self.refused.window is None:
             return (0 if self._slots else room), 0
@@ -343,7 +343,7 @@ class TableSlice:
         now = self._monotonic()
         if self._silent_since is None:
             self._silent_since = now
-            self._log.warning("%s No row is sent until it answers", error)
+            self._log.warning("%s No row is sent until the budget store responds", error)
         if not error.retryable or now - self._silent_since >= SILENCE_PATIENCE:
             self.error = error
 
@@ -366,7 +366,7 @@ class TableSlice:
 
     def claim_earlier(self) -> float:
         """
-        Take the slices of earlier tries, which cannot use them any more; return after how many seconds that is certain.
+        Claim the slices of earlier tries, which then cannot use them; return the seconds after which that is certain.
 
         Called once, before the ledger is read: what those tries have been billed by then is in it.
 
@@ -407,7 +407,7 @@ class TableSlice:
         self.apply(Carried(began=began, slice=taken, windows=open_now if keys == latest.windows else ()))
 
     def carry_out(self, order: Order) -> Carried:
-        """Tell the store; its errors are part of what is returned."""
+        """Carry out an order; errors of the store are part of the result."""
         began, current = self._monotonic(), self._slice
         try:
             if not self.is_usable() and current is not None:
@@ -524,7 +524,7 @@ def used_up(window: Window, left: float, needed: float, lost: float) -> SegmindB
     """
     Return the error of a table for whose next request a window has no room.
 
-    :param lost: micro-dollars reserved for requests of unknown fate.
+    :param lost: micro-dollars reserved for requests whose outcome is unknown.
     """
     title = window.title[0].upper() + window.title[1:]
     message = (
@@ -532,7 +532,7 @@ def used_up(window: Window, left: float, needed: float, lost: float) -> SegmindB
         f"{usd(window.limit)} is left"
     )
     if lost > ROUNDING:
-        message += f", {usd(lost)} of it for requests whose outcome is unknown; a retry looks them up"
+        message += f", and {usd(lost)} is reserved for requests whose outcome is unknown; a retry looks them up"
     error = SegmindBudgetError(f"{message}.", resets_at=window.resets_at)
     error.retryable = lost > ROUNDING
     return error

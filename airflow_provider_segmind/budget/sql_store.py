@@ -2,9 +2,9 @@
 Budgets in a database that Airflow has a DB-API hook for: PostgreSQL, SQLite, MariaDB or MySQL.
 
 A counter is one row. ``UPDATE … WHERE spent + reserved + x <= limit`` changes it or does not, whatever others do at the
-same time: a database evaluates the condition again once it has the lock of the row. (To insert a reservation if the sum
-of the others allows it would be a race under READ COMMITTED.) Transactions lock a reservation before counters, and
-counters in the order of their keys, so none waits for another that waits for it.
+same time: the database re-evaluates the condition once it has locked the row. (Inserting a reservation only if the sum
+of the others allows it would be a race condition under READ COMMITTED.) Transactions lock a reservation before
+counters, and counters in the order of their keys, so none waits for another that waits for it.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class SqlBudgetStore:
 
     :param hook: of the database; its placeholders are positional.
     :param conn_id: id of its Connection, for messages.
-    :param warn: called with what is to be warned of.
+    :param warn: called with a warning.
     :raises SegmindConfigError: budgets cannot be kept in a database of that kind.
     """
 
@@ -392,7 +392,7 @@ class SqlBudgetStore:
             self._warn_once(cursor, self._counters(cursor, row["windows"]))
 
     def claim(self, reservation: Reservation, now: float) -> bool:
-        """Renew a reservation unless somebody did since it was read; return whether that worked."""
+        """Renew a reservation unless another process renewed it since it was read; return whether it was renewed."""
         statement = f"UPDATE {RESERVATIONS} SET renewed_at = ?, revision = revision + 1 WHERE id = ? AND renewed_at = ?"
         values = [_milliseconds(now), reservation.id, _milliseconds(reservation.renewed_at)]
         return self._transaction(lambda cursor: self._execute(cursor, statement, values), repeatable=False) == 1
@@ -434,7 +434,7 @@ class SqlBudgetStore:
         return {key: Usage(from_parts(one.spent), from_parts(one.reserved)) for key, one in counters.items()}
 
     def in_flight(self, connection: str) -> int:
-        """Return the paid requests of a Connection in flight, as far as they have slots."""
+        """Return the number of paid requests in flight of a Connection that have a slot."""
         key = flight_key(connection)
         counters = self._transaction(partial(self._counters, keys=[key]))
         return counters[key].reserved if key in counters else 0
@@ -487,7 +487,7 @@ class SqlBudgetStore:
                 else:
                     self._sleep(FIRST_PAUSE * 2 ** (MOST_TRIES - tries_left) * random.random())
             except BaseException:
-                # Airflow ends a task by an exception in this thread; nothing of a half transaction may stay.
+                # Airflow ends a task by an exception in this thread; nothing of an unfinished transaction may remain.
                 self._disconnect()
                 raise
             else:
@@ -527,7 +527,7 @@ class SqlBudgetStore:
         ending = " ENGINE=InnoDB" if self._kind == "mysql" else ""
         for table, columns in _TABLES.items():
             described_columns = ", ".join(f"{name} {_typed(kind, text)}" for name, kind in columns.items())
-            # Another task may be creating it; what is still wrong afterwards, the repeated work says.
+            # Another task may be creating it; if not, the repeated work reports what is wrong.
             with suppress(Exception):
                 connection = self._connection()
                 connection.cursor().execute(f"CREATE TABLE IF NOT EXISTS {table} ({described_columns}){ending}")

@@ -27,14 +27,14 @@ class Reservation:
     :param owner: the task instance, ``dag_id/run_id/task_id/map_index``.
     :param amount: its upper bound in micro-dollars.
     :param windows: keys of the windows it counts in, sorted: those of the moment at which it was reserved.
-    :param slots: paid requests in flight that it stands for.
+    :param slots: the number of paid requests in flight that it covers.
     :param connection: id of the Connection.
     :param digest: of a request's body, see ``json_digest``; never the body.
     :param request_id: Segmind's id of a request, empty until it was accepted.
     :param sending: whether the request may have been sent.
     :param ledger: URI of the ledger of a slice.
     :param reserved_at: epoch seconds; those of :meth:`BudgetStore.sending` once the request may have been sent.
-    :param renewed_at: epoch seconds at which its owner, or somebody who looked for its bill, was last here.
+    :param renewed_at: epoch seconds at which its owner, or a task that looked for its bill, last renewed it.
     :param spent: micro-dollars that were billed and moved out of it so far.
     :param base: micro-dollars that the run of a slice had cost before, as its ledger says.
     """
@@ -115,11 +115,11 @@ class BudgetStore(Protocol):
 
     All of them block.
 
-    :raises SegmindStateError: from every method: the store did not answer; nothing was changed as far as is known.
+    :raises SegmindStateError: from every method: the store did not respond; nothing is known to have changed.
     """
 
     name: str
-    """Where it is, in words."""
+    """Where the store is, for messages."""
 
     def reserve(
         self, reservation: Reservation, windows: Sequence[Window], *, max_in_flight: int | None
@@ -144,7 +144,7 @@ class BudgetStore(Protocol):
 
     def accepted(self, reservation_id: str, request_id: str) -> bool:
         """
-        Note the id that Segmind gave to a request, also if the reservation is closed by now.
+        Record the id that Segmind gave to a request, even if its reservation has been closed.
 
         :returns: whether its bill is to be settled here. If not, it is counted for another reservation of the same
             windows, which an equal request left behind, and which the history was asked about first.
@@ -201,7 +201,7 @@ class BudgetStore(Protocol):
         """Return the slots of a reservation and keep its amount; return whether it had any."""
 
     def claim(self, reservation: Reservation, now: float) -> bool:
-        """Renew a reservation unless somebody did since it was read; return whether that worked."""
+        """Renew a reservation unless another process renewed it since it was read; return whether it was renewed."""
 
     def renew(self, reservation_ids: Iterable[str], now: float) -> None:
         """Note that the owner of open reservations is alive."""
@@ -218,7 +218,7 @@ class BudgetStore(Protocol):
         """Return what is used of each window; nothing if it is not known to the store."""
 
     def in_flight(self, connection: str) -> int:
-        """Return the paid requests of a Connection in flight, as far as they have slots."""
+        """Return the number of paid requests in flight of a Connection that have a slot."""
 
     def close(self) -> None:
         """Close the connection of this thread, if there is one; the store may be used again."""

@@ -86,7 +86,7 @@ def test_budgets_are_read_from_the_configuration_in_dollars() -> None:
     [
         ("[1]", "is not a JSON object"),
         ("{", "is not a JSON object"),
-        ('{"connection:x": {"daily": 1}}', "'connection:x' is not a name"),
+        ('{"connection:x": {"daily": 1}}', "'connection:x' is not a valid name"),
         ('{"a": 5}', "'a' is an int"),
         ('{"a": {}}', "has no limit"),
         ('{"a": {"dayly": 1}}', "unknown field 'dayly'"),

@@ -116,7 +116,7 @@ def test_a_budget_is_used_until_the_next_request_has_no_room(
         for _ in range(100):
             make(clock).execute(Run().context())
 
-    with pytest.raises(AirflowFailException, match=r"has .* of .* left. Nothing was sent. The next one begins at"):
+    with pytest.raises(AirflowFailException, match=r"has .* of .* left. Nothing was sent. The budget resets at"):
         use_up()
 
     assert len(emulator.posts()) > 1
@@ -206,9 +206,9 @@ def test_a_store_that_does_not_answer_stops_spending(
     ("model", "inputs", "message"),
     [
         ("flux-2-pro", {"prompt": "a cat"}, "its price is not known"),
-        (MODEL, {**CAPPED, "tools": [{"x": 1}]}, "what 'tools' costs is not known"),
-        (MODEL, {**CAPPED, "num_outputs": 4}, "what 'num_outputs' costs is not known"),
-        (MODEL, {**CAPPED, "files": ["https://example.com/a.pdf"]}, "what 'files' costs is not known"),
+        (MODEL, {**CAPPED, "tools": [{"x": 1}]}, "what 'tools' costs is known only from the bill"),
+        (MODEL, {**CAPPED, "num_outputs": 4}, "what 'num_outputs' costs is known only from the bill"),
+        (MODEL, {**CAPPED, "files": ["https://example.com/a.pdf"]}, "what 'files' costs is known only from the bill"),
     ],
 )
 def test_a_request_without_a_known_bound_is_refused(

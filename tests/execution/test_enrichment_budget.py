@@ -188,7 +188,7 @@ def test_a_table_whose_earlier_requests_take_every_place_defers_only_if_it_may(
     table.limit_in_flight(1)
     other = a_reservation(slots=1, windows=(), reserved_at=time.time(), renewed_at=time.time())
     table.store.reserve(other, [], max_in_flight=1)
-    taken = SegmindInFlightError("Requests of earlier tries take all places.")
+    taken = SegmindInFlightError("Requests of earlier tries use all slots.")
     monkeypatch.setattr(slices.TableSlice, "without_place", lambda *_: taken)
 
     with pytest.raises(raised) as caught:
