@@ -311,7 +311,8 @@ class LocalIndex:
         """Have the states of some rows at hand, until the next call."""
         self._at_hand = {}
         for start in range(0, len(fingerprints), LOOKED_UP):
-            group = fingerprints[start : start + LOOKED_UP]
+            # What waits to be written is not known to the database, and would be at hand in its former state.
+            group = [mark for mark in fingerprints[start : start + LOOKED_UP] if mark not in self._waiting]
             marks = ",".join("?" * len(group))
             query = f"SELECT fingerprint, attempt, success FROM finished WHERE fingerprint IN ({marks})"  # noqa: S608 - only marks
             for fingerprint, attempt, success in self._database.all(query, *group):

@@ -48,14 +48,22 @@ _ROWS = st.builds(
 )
 
 
-@given(rows=st.lists(_ROWS, max_size=20), batch=st.integers(1, 5), size=st.sampled_from([50_000, 100_000, 1 << 20]))
-def test_the_index_returns_every_row_even_when_the_disk_is_full(rows: list[FinishedRow], batch: int, size: int) -> None:
+@given(
+    rows=st.lists(_ROWS, max_size=20),
+    batch=st.integers(1, 5),
+    absent=st.sampled_from([3, 100]),
+    size=st.sampled_from([50_000, 100_000, 1 << 20]),
+)
+def test_the_index_returns_every_row_even_when_the_disk_is_full(
+    rows: list[FinishedRow], batch: int, absent: int, size: int
+) -> None:
     with pytest.MonkeyPatch.context() as patch, disk_of(size), closing(LocalIndex()) as index:
         patch.setattr(local_index, "INSERT_ROWS", batch)
-        patch.setattr(local_index, "ABSENT_ROWS", 3)
+        patch.setattr(local_index, "ABSENT_ROWS", absent)
         latest: dict[bytes, FinishedRow] = {}
         for row in rows:
             assert (index.state(row.fingerprint) is None) is (row.fingerprint not in latest)
+            index.look_up([mark(number) for number in range(9)])
             index.put(row)
             latest[row.fingerprint] = row
         for number in range(9):
