@@ -14,6 +14,7 @@ from airflow_provider_segmind.chat.replies import ChatReply, FinishReason
 from airflow_provider_segmind.chat.reply_policy import Accept, FollowUp, Refuse, decide_reply
 from airflow_provider_segmind.client.polling import RESULT_LIFETIME
 from airflow_provider_segmind.enrichment.engine import Engine, Progress
+from airflow_provider_segmind.enrichment.ledger import local_index
 from airflow_provider_segmind.enrichment.ledger.events import Claimed, to_line
 from airflow_provider_segmind.enrichment.ledger.ledger import Ledger
 from airflow_provider_segmind.enrichment.ledger.segments import write_segment
@@ -109,6 +110,15 @@ async def test_every_row_is_answered_in_input_order() -> None:
         "_segmind_cost": PRICE,
         "_segmind_tokens": 5,
     }
+
+
+@pytest.mark.parametrize("batch", [1, 3, 200])
+async def test_a_row_that_comes_again_in_later_blocks_is_paid_once(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_index, "INSERT_ROWS", batch)
+    world = World()
+    rows = table(*(str(number % 20 if number % 3 else number) for number in range(120)))
+    stored = await world.run(rows)
+    assert world.segmind.posts == stored.manifest.distinct_rows == len({row["text"] for row in rows})
 
 
 async def test_equal_rows_are_asked_once_and_share_the_answer() -> None:
