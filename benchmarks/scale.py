@@ -28,7 +28,7 @@ NAME = "scale"
 FULL = Size(
     pending=pending.Size(rounds=3, peer=True),
     shards=shards.Size(minutes=5),
-    storage=slow_store.Size(rows=10_000, turns=3),
+    storage=slow_store.Size(rows=5_000, at_once=10_000, turns=3),
 )
 
 

@@ -45,11 +45,13 @@ class Service:
     :param answer: characters of the text in a result, which then looks like Gemini's; 0 for the URL of an image.
     :param history: whether to store what was submitted and to serve the request history.
     :param times: whether to note when each submission came.
+    :param seconds: how long a request takes.
     """
 
-    def __init__(self, *, answer: int, history: bool, times: bool) -> None:
+    def __init__(self, *, answer: int, history: bool, times: bool, seconds: float) -> None:
         self.counts = Counts()
         self.url = ""
+        self.seconds = seconds
         self.result = replies.gemini(answer) if answer else None
         self.history: list[tuple[str, float, bytes]] | None = [] if history else None
         self.times: list[float] | None = [] if times else None
@@ -83,7 +85,8 @@ class Service:
         self.counts.posts += 1
         _, _, after = body.partition(replies.ITEM)
         item = after[: replies.ITEM_DIGITS].decode() or "0"
-        request_id = f"r-{self.counts.posts}-{item}-0"
+        done = f"{time.time() + self.seconds:.3f}" if self.seconds else "0"
+        request_id = f"r-{self.counts.posts}-{item}-{done}"
         if self.history is not None:
             self.history.append((request_id, time.time(), body))
         base = f"{self.url}/v2/requests/{request_id}"
@@ -159,12 +162,12 @@ class Http1(asyncio.Protocol):
         self.transport.write(head + body)  # type: ignore[attr-defined]
 
 
-async def serve(*, answer: int, history: bool, times: bool, delay: float, certificate: str) -> None:
+async def serve(*, delay: float, certificate: str, **options: Any) -> None:
     context = None
     if certificate:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(certificate)
-    service = Service(answer=answer, history=history, times=times)
+    service = Service(**options)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Http1(service, delay), "127.0.0.1", 0, ssl=context, backlog=4096)
     port = server.sockets[0].getsockname()[1]
@@ -197,8 +200,9 @@ class Server:
 
 @contextlib.contextmanager
 def running(
-    *, delay: float = 0.0, tls: bool = False, answer: int = 0, history: bool = False, times: bool = False
-) -> Iterator[Server]:
+    *, delay: float = 0.0, tls: bool = False, answer: int = 0, history: bool = False, times: bool = False,
+    seconds: float = 0.0,
+) -> Iterator[Server]:  # fmt: skip
     """
     Serve from a process of its own; see :class:`Service` for the rest.
 
@@ -207,7 +211,7 @@ def running(
     with tempfile.TemporaryDirectory() as folder:
         trust, certificate = _certificates(Path(folder)) if tls else ("", "")
         options: dict[str, Any] = {"delay": delay, "answer": answer, "history": history, "times": times}
-        options["certificate"] = certificate
+        options.update(seconds=seconds, certificate=certificate)
         command = [sys.executable, "-m", "benchmarks.server", json.dumps(options)]
         home = Path(__file__).parents[1]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=home) as process:
