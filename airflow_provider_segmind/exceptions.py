@@ -331,6 +331,8 @@ class SegmindRequestFailedError(SegmindRequestError):
     """
 
     anchor = "request-failed"
+    cost: float = 0.0
+    """USD as billed."""
 
     def __init__(self, message: str, *, request_id: str, reason: str = "") -> None:
         super().__init__(message, request_id=request_id)

@@ -316,11 +316,11 @@ def recover_result(
         raise SegmindRequestExpiredError(
             f"{error} The request history does not have it either: {failure}", request_id=request_id, age=error.age
         ) from error
-    if record.model_status == RequestStatus.FAILED:
+    if record.failed:
         state = RequestState(request_id=request_id, status=RequestStatus.FAILED, error=record.error)
         raise failed_error(state, model) from error
-    cost = record.credits_deduction
-    if record.model_status == RequestStatus.COMPLETED and record.generation_url:
+    cost = record.cost
+    if record.completed and record.generation_url:
         result = RequestResult.model_validate(
             {
                 "request_id": request_id,

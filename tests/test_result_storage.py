@@ -15,16 +15,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_segmind.chat.json_values import json_text
-from airflow_provider_segmind.client.account import DownloadLimits
+from airflow_provider_segmind.client.account import ClientConfig, DownloadLimits
 from airflow_provider_segmind.client.downloads import Downloads
-from airflow_provider_segmind.client.models import RequestResult
+from airflow_provider_segmind.client.models import RequestRecord, RequestResult
 from airflow_provider_segmind.client.responses import Response, state
 from airflow_provider_segmind.client.submission import ResultManifest
 from airflow_provider_segmind.compat import ObjectStoragePath
-from airflow_provider_segmind.exceptions import SegmindDownloadError
+from airflow_provider_segmind.exceptions import (
+    SegmindDownloadError,
+    SegmindRequestExpiredError,
+    SegmindRequestFailedError,
+)
 from airflow_provider_segmind.result_storage import (
     ResultDestination,
     StoredResult,
+    recover_result,
     store_for_event,
     store_result,
     stored_result,
@@ -363,6 +368,40 @@ def test_no_address_is_fetched_for_a_process_that_reads_the_body_itself(victim: 
     )
 
     assert (victim.seen, body["output"]) == ([], f"{victim.url}/secret.png")
+
+
+@pytest.mark.parametrize("status", ["COMPLETED", "completed"])
+def test_an_expired_result_is_recovered_from_its_entry_of_the_history(status: str, tmp_path: Path) -> None:
+    record = RequestRecord(
+        request_id="r-1", model_status=status, credits_deduction=0.04, generation_url="text of a model"
+    )
+    stored = recovered(record, tmp_path)
+    assert stored.for_xcom["output"] == "text of a model"
+    assert stored.for_xcom["metrics"] == {"cost": 0.04}
+
+
+@pytest.mark.parametrize("status", ["FAILED", "failed"])
+def test_an_expired_request_that_had_failed_is_not_billed(status: str, tmp_path: Path) -> None:
+    with pytest.raises(SegmindRequestFailedError, match="too red") as caught:
+        recovered(RequestRecord(request_id="r-1", model_status=status, error="too red"), tmp_path)
+    assert caught.value.cost == 0.0
+
+
+@pytest.mark.parametrize(("deduction", "cost"), [(0.0, None), (0.04, 0.04)])
+def test_the_bill_of_an_expired_request_in_progress_is_unknown_and_not_zero(
+    deduction: float, cost: float | None, tmp_path: Path
+) -> None:
+    record = RequestRecord(request_id="r-1", model_status="PENDING", credits_deduction=deduction)
+    with pytest.raises(SegmindRequestExpiredError) as caught:
+        recovered(record, tmp_path)
+    assert caught.value.cost == cost
+
+
+def recovered(record: RequestRecord, folder: Path) -> Any:
+    client: Any = Mock(drive=lambda _: record, config=ClientConfig(api_key="k"))
+    expired = SegmindRequestExpiredError("gone", request_id="r-1", age=4000.0)
+    destination = ResultDestination(folder.as_uri(), max_xcom_bytes=9999)
+    return recover_result(client, expired, model="m", destination=destination)
 
 
 def test_a_manifest_whose_files_are_gone_is_ignored(tmp_path: Path) -> None:

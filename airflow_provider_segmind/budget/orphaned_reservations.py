@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from airflow_provider_segmind.budget.store import BudgetStore, Reservation
-from airflow_provider_segmind.client.models import RecordPage, RequestRecord, RequestStatus
+from airflow_provider_segmind.client.models import RecordPage, RequestRecord
 from airflow_provider_segmind.client.request_history import (
     HISTORY_COMPLETE_AFTER,
     LARGEST_SKEW,
@@ -185,11 +185,7 @@ def _bill(orphan: Reservation, store: BudgetStore, history: History, now: float)
 
 
 def _billed(row: RequestRecord) -> float | None:
-    if row.model_status == RequestStatus.FAILED:
-        return 0.0
-    if row.model_status != RequestStatus.COMPLETED or row.credits_deduction is None:
-        return None
-    return round(row.credits_deduction * 1_000_000, 6)
+    return round(row.cost * 1_000_000, 6) if row.finished and row.cost is not None else None
 
 
 def _equal_rows(orphan: Reservation, history: History) -> dict[str, RequestRecord]:

@@ -116,7 +116,30 @@ class SubmittedRequest(WireModel):
     status: LenientText = RequestStatus.QUEUED.value
 
 
-class RequestState(WireModel):
+class _WithStatus(WireModel):
+    """What has a status of :class:`RequestStatus`, in whatever case; any other string means that it is in progress."""
+
+    @property
+    def _status(self) -> str | None:
+        raise NotImplementedError
+
+    @property
+    def completed(self) -> bool:
+        """Whether the result is ready."""
+        return (self._status or "").upper() == RequestStatus.COMPLETED
+
+    @property
+    def failed(self) -> bool:
+        """Whether Segmind reports FAILED."""
+        return (self._status or "").upper() == RequestStatus.FAILED
+
+    @property
+    def finished(self) -> bool:
+        """Whether the state is final."""
+        return self.completed or self.failed
+
+
+class RequestState(_WithStatus):
     """
     The state of a request.
 
@@ -130,19 +153,8 @@ class RequestState(WireModel):
     metrics: AnyMetrics = Metrics()
 
     @property
-    def completed(self) -> bool:
-        """Whether the result is ready."""
-        return self.status.upper() == RequestStatus.COMPLETED
-
-    @property
-    def failed(self) -> bool:
-        """Whether Segmind reports FAILED."""
-        return self.status.upper() == RequestStatus.FAILED
-
-    @property
-    def finished(self) -> bool:
-        """Whether the state is final."""
-        return self.completed or self.failed
+    def _status(self) -> str:
+        return self.status
 
 
 class RequestResult(RequestState):
@@ -208,12 +220,12 @@ class ModelInfo(WireModel):
     is_depreciated: Any = None
 
 
-class RequestRecord(WireModel):
+class RequestRecord(_WithStatus):
     """
     One row of the request history, which Segmind keeps far longer than a result.
 
     :param model_status: COMPLETED, FAILED or PENDING (the history's own vocabulary).
-    :param credits_deduction: USD as billed.
+    :param credits_deduction: USD as billed; see :attr:`cost`.
     :param generation_url: where the output file is, for seven days.
     :param clock_offset: seconds by which the Date header of the response was ahead of our clock, None without one.
     """
@@ -227,6 +239,17 @@ class RequestRecord(WireModel):
     latency_ms: LenientFloat = None
     error: LenientText = None
     clock_offset: float | None = Field(default=None, exclude=True, repr=False)
+
+    @property
+    def _status(self) -> str | None:
+        return self.model_status
+
+    @property
+    def cost(self) -> float | None:
+        """USD as billed: 0 if it FAILED; None if unknown, as 0 is until the request has finished."""
+        if self.failed:
+            return 0.0
+        return self.credits_deduction if self.completed else self.credits_deduction or None
 
 
 class RecordPage(list[RequestRecord]):

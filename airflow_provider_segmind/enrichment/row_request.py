@@ -464,8 +464,8 @@ class RowRequester:
         try:
             result = await self._wait(submitted)
         except SegmindRequestFailedError as error:
-            run.usage.billed(prepared.fingerprint, 0.0)
-            attempt = self._answered(attempt, request_id, sent, Outcome.FAILED, cost=0.0)
+            run.usage.billed(prepared.fingerprint, error.cost)
+            attempt = self._answered(attempt, request_id, sent, Outcome.FAILED, cost=error.cost)
             self._finish(attempt, Outcome.FAILED, reason=error.reason, submitted=submitted)
         except SegmindRequestExpiredError as error:
             await self._finish_expired(attempt, sent, submitted, error)
@@ -506,9 +506,9 @@ class RowRequester:
         cost, reason, billed = error.cost, _words(error), True
         with contextlib.suppress(SegmindError):
             record = await self._client.get_request_record(submitted.request_id)
-            cost = record.credits_deduction if cost is None else cost
-            if record.model_status == "FAILED":
-                cost, reason, billed = 0.0, record.error or reason, False
+            cost = record.cost if cost is None or record.failed else cost
+            if record.failed:
+                reason, billed = record.error or reason, False
         self._run.usage.billed(submitted.fingerprint, cost)
         attempt = self._answered(attempt, submitted.request_id, sent, Outcome.FAILED, cost=cost)
         self._finish(attempt, Outcome.FAILED, reason=reason, submitted=submitted, billed=billed)

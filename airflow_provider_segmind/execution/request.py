@@ -871,7 +871,7 @@ class RequestExecution:
 
         :raises SegmindRequestFailedError: it stays failed; nothing was billed, and clearing the task submits anew.
         """
-        self.finished(Outcome.FAILED, cost=0.0)
+        self.finished(Outcome.FAILED, cost=error.cost)
         self._record = self._write(self.record.ended("failed"))
         if self._settings.on_failed == "fail":
             raise error

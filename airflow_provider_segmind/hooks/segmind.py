@@ -316,9 +316,9 @@ class SegmindHook(BaseHook):
         """
         try:
             result = self.get_conn().get_result(request_id)
-        except SegmindRequestFailedError:
-            self._budgets.settled(request_id, 0.0)
-            self._record(request_id, "failed", cost=0.0)
+        except SegmindRequestFailedError as error:
+            self._budgets.settled(request_id, error.cost)
+            self._record(request_id, "failed", cost=error.cost)
             raise
         if result.completed:
             self._budgets.settled(request_id, result.metrics.cost)

@@ -476,7 +476,7 @@ def _list_history(values: Namespace, reader: Reader) -> int:
             "model": row.model_name,
             "state": row.model_status,
             "at": next((iso(at) for at in row_times(row)), None),
-            "cost_micros": micros(row.credits_deduction),
+            "cost_micros": micros(row.cost),
         }
         for conn_id, row in found
         for task in [known.get(row.request_id)]

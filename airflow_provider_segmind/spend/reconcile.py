@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from airflow_provider_segmind.client.models import RecordPage, RequestRecord, RequestStatus
+from airflow_provider_segmind.client.models import RecordPage, RequestRecord
 from airflow_provider_segmind.client.request_history import HistoryPages, row_times
 from airflow_provider_segmind.defaults import RESULT_LIFETIME
 from airflow_provider_segmind.exceptions import SegmindResponseError
@@ -90,10 +90,9 @@ def missing_entries(
         # A request with several outputs has several rows, each with the whole cost.
         earlier = unpriced.pop(record.request_id, None)
         mark = hash(record.request_id)
-        failed = record.model_status == RequestStatus.FAILED
-        if record.model_status != RequestStatus.COMPLETED and not failed:
+        if not record.finished:
             continue
-        cost = 0.0 if failed else cost_in_micros(record.credits_deduction)
+        cost = cost_in_micros(record.cost)
         if earlier is not None and cost is not None:
             yield replace(earlier, cost_micros=cost), False
         at = max(row_times(record), default=until)
@@ -107,7 +106,7 @@ def missing_entries(
                 model=record.model_name or "",
                 request_id=record.request_id,
                 # Whether a reply could be used is not in the history.
-                outcome="failed" if failed else "unknown",
+                outcome="failed" if record.failed else "unknown",
                 cost_micros=cost,
             ),
             True,

@@ -101,8 +101,7 @@ class SpendRecorder:
         try:
             yield
         except (SegmindRequestFailedError, SegmindRequestExpiredError) as error:
-            cost = 0.0 if isinstance(error, SegmindRequestFailedError) else error.cost
-            self.record(request_id, Outcome.FAILED, cost=cost, **about)
+            self.record(request_id, Outcome.FAILED, cost=error.cost, **about)
             raise
 
     def entry(self, request: FinishedRequest, submitted_by: Mapping[str, Any] | None = None) -> SpendEntry:

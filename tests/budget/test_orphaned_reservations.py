@@ -109,7 +109,10 @@ def test_what_was_never_sent_is_returned(store: SqlBudgetStore, settle: Settle) 
     [
         (row(), Usage(4, 0)),
         (row(model_status="FAILED", credits_deduction=None), Usage(0, 0)),
+        (row(model_status="Completed"), Usage(4, 0)),
+        (row(model_status="failed", credits_deduction=None), Usage(0, 0)),
         (row(model_status="PENDING"), Usage(0, 10)),
+        (row(model_status="PENDING", credits_deduction=0), Usage(0, 10)),
         (row(credits_deduction=None), Usage(0, 10)),
         (row(credits_deduction=-5), Usage(0, 10)),
         (row(credits_deduction="NaN"), Usage(0, 10)),

@@ -50,6 +50,48 @@ def test_a_cost_that_is_no_amount_of_money_is_unknown_and_never_zero(sent: Any, 
     assert RequestRecord.model_validate({"request_id": "r", "credits_deduction": sent}).credits_deduction == read
 
 
+@pytest.mark.parametrize(
+    ("status", "completed", "failed"),
+    [
+        ("COMPLETED", True, False),
+        ("Completed", True, False),
+        ("FAILED", False, True),
+        ("failed", False, True),
+        ("PENDING", False, False),
+        ("PROCESSING", False, False),
+        ("", False, False),
+        (None, False, False),
+    ],
+)
+def test_a_history_row_and_a_state_read_a_status_by_one_rule(status: Any, completed: bool, failed: bool) -> None:
+    row = RequestRecord.model_validate({"request_id": "r", "model_status": status})
+    state = RequestState.model_validate({"request_id": "r", "status": status or ""})
+    for each in (row, state):
+        assert (each.completed, each.failed, each.finished) == (completed, failed, completed or failed)
+
+
+@pytest.mark.parametrize(
+    ("status", "deduction", "cost"),
+    [
+        ("COMPLETED", 0.05, 0.05),
+        ("completed", 0, 0.0),
+        ("COMPLETED", None, None),
+        ("FAILED", None, 0.0),
+        ("failed", 0.05, 0.0),
+        ("PENDING", 0, None),
+        ("PENDING", None, None),
+        ("PENDING", 0.05, 0.05),
+        (None, 0, None),
+        (None, 0.05, 0.05),
+    ],
+)
+def test_what_a_history_row_says_about_the_bill(status: Any, deduction: Any, cost: float | None) -> None:
+    row = RequestRecord.model_validate(
+        {"request_id": "r", "model_status": status, "credits_deduction": deduction, "cost": 7.0}
+    )
+    assert row.cost == cost
+
+
 def test_a_cost_that_is_missing_is_unknown() -> None:
     assert Metrics.model_validate({"inference_time": 13.06}).cost is None
 

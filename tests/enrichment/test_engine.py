@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from airflow_provider_segmind.chat.output_type import ParsedReply
 from airflow_provider_segmind.chat.replies import ChatReply, FinishReason
 from airflow_provider_segmind.chat.reply_policy import Accept, FollowUp, Refuse, decide_reply
+from airflow_provider_segmind.client.models import RequestRecord
 from airflow_provider_segmind.client.polling import RESULT_LIFETIME
 from airflow_provider_segmind.enrichment.engine import Engine, Progress
 from airflow_provider_segmind.enrichment.ledger import local_index
@@ -32,6 +33,7 @@ from airflow_provider_segmind.exceptions import (
     SegmindEnrichmentError,
     SegmindError,
     SegmindReplyError,
+    SegmindRequestExpiredError,
     SegmindRequestTimeoutError,
     SegmindRowError,
     SegmindServerError,
@@ -633,6 +635,27 @@ async def test_an_expired_result_is_accounted_for_and_not_paid_again() -> None:
     assert (stored.statuses, stored.rows[0]["_segmind_cost"]) == (["failed"], PRICE)
     await world.run(table("a"))
     assert world.segmind.posts == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "deduction", "cost"), [("failed", None, 0.0), ("Completed", PRICE, PRICE), ("PENDING", 0.0, None)]
+)
+async def test_an_expired_result_costs_what_its_entry_of_the_history_says(
+    status: str, deduction: float | None, cost: float | None
+) -> None:
+    class Expired(FakeSegmind):
+        async def wait(self, pending: Any, *, fetch: bool = False) -> Any:
+            raise SegmindRequestExpiredError("gone", request_id=pending.request_id)
+
+        async def get_request_record(self, request_id: str) -> RequestRecord:
+            return RequestRecord(request_id=request_id, model_status=status, credits_deduction=deduction)
+
+    world = World()
+    world.segmind = Expired(world.clock)
+    stored = await world.run(table("a"))
+    [row] = stored.rows
+    assert (row["_segmind_status"], row["_segmind_cost"]) == ("failed", cost)
+    assert stored.manifest.unpriced == (cost is None)
 
 
 async def test_max_cost_is_never_passed_by_more_than_one_request_once_the_price_is_known() -> None:

@@ -92,6 +92,8 @@ def added(*rows: RequestRecord, recorded: Any = ()) -> list[tuple[str, float | N
     [
         (a_row(), [("r1", 40_000.0)]),
         (a_row(model_status="FAILED", credits_deduction=None), [("r1", 0.0)]),
+        (a_row(model_status="completed"), [("r1", 40_000.0)]),
+        (a_row(model_status="Failed", credits_deduction=None), [("r1", 0.0)]),
         (a_row(model_status="PENDING"), []),
         (a_row(at=NOON - 2 * DAY), []),
         (a_row(at=NOON + 2 * DAY), []),
