@@ -7,6 +7,20 @@ Segmind bills fractions of a micro-dollar, so sums are made of what it reports a
 from __future__ import annotations
 
 import math
+from typing import overload
+
+
+@overload
+def exact_micros(amount: float) -> float: ...
+
+
+@overload
+def exact_micros(amount: float | None) -> float | None: ...
+
+
+def exact_micros(amount: float | None) -> float | None:
+    """Return USD as micro-dollars with their fraction, None if unknown."""
+    return None if amount is None else round(amount * 1_000_000, 6)
 
 
 def micros(amount: float | None) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_provider_segmind.money import micros, shown, shown_range, usd
+from airflow_provider_segmind.money import exact_micros, micros, shown, shown_range, usd
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,14 @@ from airflow_provider_segmind.money import micros, shown, shown_range, usd
 )
 def test_an_amount_is_shown_as_dollars(amount: int | None, text: str) -> None:
     assert usd(amount) == text
+
+
+@pytest.mark.parametrize(
+    ("amount", "count"),
+    [(4.825e-05, 48.25), (0.1 + 0.2, 300_000.0), (1e-12, 1e-06), (None, None), (float("inf"), float("inf"))],
+)
+def test_usd_become_micro_dollars_with_their_fraction(amount: float | None, count: float | None) -> None:
+    assert exact_micros(amount) == count
 
 
 @pytest.mark.parametrize(

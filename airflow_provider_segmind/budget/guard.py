@@ -30,7 +30,7 @@ from airflow_provider_segmind.exceptions import (
     SegmindStateError,
     shorten,
 )
-from airflow_provider_segmind.money import usd
+from airflow_provider_segmind.money import exact_micros, usd
 
 SOONEST, LATEST = 5.0, ORPHANED_AFTER
 """Seconds between attempts to reserve while only the reservations of other requests are in the way."""
@@ -99,7 +99,7 @@ def request_bound(model: str, inputs: Mapping[str, Any], prices: Mapping[str, Pr
             f"what {shorten(bound.doubt, 100)!r} costs is known only from the bill. Remove it, or set a price "
             "per request for this model in the field 'prices' of the connection's extra, like {\"request\": 0.05}",
         )
-    return RequestBound(math.ceil(round(bound.usd * 1_000_000, 6)), bound.assumed_cap)
+    return RequestBound(math.ceil(exact_micros(bound.usd)), bound.assumed_cap)
 
 
 def _no_bound(model: str, reason: str) -> SegmindConfigError:
@@ -350,7 +350,7 @@ class BudgetGuard:
         if cost is None:
             store.release_slots(reservation_id)
             return
-        billed = round(cost * 1_000_000, 6)
+        billed = exact_micros(cost)
         if store.settle(reservation_id, billed) and found is not None and found.windows and billed > found.amount:
             self._log.warning(
                 "Request %s was billed %s, more than the %s that was reserved; the budgets count the full bill. The "

@@ -16,7 +16,7 @@ from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from airflow_provider_segmind.exceptions import SegmindConfigError, a_type, shorten
-from airflow_provider_segmind.money import usd
+from airflow_provider_segmind.money import micros, usd
 
 MOST_DOLLARS = 1_000_000
 """The highest limit; the stores count trillionths of a dollar in 64 bits."""
@@ -176,4 +176,4 @@ def _micros(value: object, what: str) -> int | None:
     if not 0 <= number <= MOST_DOLLARS:
         shown = shorten(repr(value), 40) if isinstance(value, str | int | float) else a_type(value)
         raise SegmindConfigError(f"{what} is {shown}; it must be USD, from 0 to {MOST_DOLLARS:,}. Nothing was sent.")
-    return round(number * 1_000_000)
+    return micros(number)

@@ -38,7 +38,7 @@ from airflow_provider_segmind.enrichment.ledger.ledger import bill_of_run
 from airflow_provider_segmind.enrichment.run_limits import LONGEST_FLIGHT
 from airflow_provider_segmind.enrichment.storage import StorePath
 from airflow_provider_segmind.exceptions import SegmindError
-from airflow_provider_segmind.money import usd
+from airflow_provider_segmind.money import exact_micros, usd
 
 ORPHANED_AFTER = 900.0
 """Seconds without a renewal by its owner after which a reservation is looked up, and between further look-ups."""
@@ -140,13 +140,8 @@ def settle_slice(store: BudgetStore, found: Reservation, ledgers: Callable[[str]
         bill = None
     if bill is None:
         return False
-    conclude(store, found, micro(bill.cost), micro(bill.held), bill.open, now)
+    conclude(store, found, exact_micros(bill.cost), exact_micros(bill.held), bill.open, now)
     return True
-
-
-def micro(amount: float) -> float:
-    """Return USD as micro-dollars, with their fractions."""
-    return amount * 1_000_000
 
 
 def _is_due(orphan: Reservation, now: float) -> bool:
@@ -185,7 +180,7 @@ def _bill(orphan: Reservation, store: BudgetStore, history: History, now: float)
 
 
 def _billed(row: RequestRecord) -> float | None:
-    return round(row.cost * 1_000_000, 6) if row.finished and row.cost is not None else None
+    return exact_micros(row.cost) if row.finished else None
 
 
 def _equal_rows(orphan: Reservation, history: History) -> dict[str, RequestRecord]:

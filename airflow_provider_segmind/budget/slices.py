@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from airflow_provider_segmind.budget.limits import BudgetRule, Window, windows
-from airflow_provider_segmind.budget.orphaned_reservations import ROUNDING, conclude, micro
+from airflow_provider_segmind.budget.orphaned_reservations import ROUNDING, conclude
 from airflow_provider_segmind.budget.store import BudgetStore, Granted, Refused, Reservation, Usage
 from airflow_provider_segmind.enrichment.settings import RunFigures
 from airflow_provider_segmind.exceptions import (
@@ -32,7 +32,7 @@ from airflow_provider_segmind.exceptions import (
     SegmindInFlightError,
     SegmindStateError,
 )
-from airflow_provider_segmind.money import usd
+from airflow_provider_segmind.money import exact_micros, usd
 
 AHEAD = 2.0
 """How far ahead a table reserves, in seconds at its current rate of spending."""
@@ -202,10 +202,10 @@ class TableSlice:
 
         :param cost: USD it may cost at most.
         """
-        self._typical = micro(cost)
+        self._typical = exact_micros(cost)
         if not self.is_usable() or (self._max_in_flight is not None and run.in_flight >= self._slots):
             return False
-        return micro(cost) <= self._room(run) + ROUNDING
+        return exact_micros(cost) <= self._room(run) + ROUNDING
 
     def without_place(self, run: RunFigures) -> SegmindError | None:
         """Return an error if open requests of earlier tries, with rows not read yet, use every slot."""
@@ -220,17 +220,17 @@ class TableSlice:
     def plan(self, run: RunFigures) -> Order | None:
         """Return what the store is to do now, None for nothing."""
         now = self._monotonic()
-        self._pace.observe(micro(run.spent + run.held))
+        self._pace.observe(exact_micros(run.spent + run.held))
         self._note_places(run, now)
         if self._slice is None:
             return self._asking(run, opening=True) if run.waiting and self._may_ask() else None
         if not self.is_usable():
             return SYNC
-        owed = max(0.0, micro(run.spent) - self._slice.base - self._slice.spent)
+        owed = max(0.0, exact_micros(run.spent) - self._slice.base - self._slice.spent)
         turned = windows(self._rules, self._clock()) != self._windows
         if turned and run.waiting and not run.in_flight and not self.admits(run, min(run.waiting)):
             # What a request of unknown fate may cost counts in the window in which it was sent.
-            return replace(self._asking(run, opening=True), close=True, billed=owed + micro(run.held))
+            return replace(self._asking(run, opening=True), close=True, billed=owed + exact_micros(run.held))
         order = self._asking(run) if not turned and self._may_ask() else Order()
         returned, released = self._spare(run, order)
         if not (order.asks or returned or released) and now - self._renewed < REPORT_INTERVAL:
@@ -261,7 +261,7 @@ class TableSlice:
         self._note_refusal(carried, grew=grew)
 
     def _room(self, run: RunFigures) -> float:
-        return 0.0 if self._slice is None else self._slice.base + self._granted - micro(run.spent + run.held)
+        return 0.0 if self._slice is None else self._slice.base + self._granted - exact_micros(run.spent + run.held)
 
     def _may_ask(self) -> bool:
         return self.refused is None or self._monotonic() - self._asked >= ASK_INTERVAL
@@ -269,8 +269,8 @@ class TableSlice:
     def _asking(self, run: RunFigures, *, opening: bool = False) -> Order:
         """Return what to reserve for the requests that wait, and for those of the next seconds."""
         # A new slice must have room for what earlier tries have open, too.
-        room, slots = (-micro(run.held), 0) if opening else (self._room(run), self._slots)
-        waiting = [micro(cost) for cost in run.waiting]
+        room, slots = (-exact_micros(run.held), 0) if opening else (self._room(run), self._slots)
+        waiting = [exact_micros(cost) for cost in run.waiting]
         least = max(0, math.ceil(min(waiting) - room - ROUNDING)) if waiting else 0
         wanted = max(0, math.ceil(sum(waiting) - room - ROUNDING))
         if self._left is not None:
@@ -285,8 +285,8 @@ class TableSlice:
             self._asked = self._monotonic()
         return Order(
             least=least, wanted=wanted, slots=missing, must_have_slot=missing > 0 and run.in_flight >= slots,
-            cheapest=math.ceil(min(waiting)) if waiting else 0, base=micro(run.spent),
-            lost=None if run.in_flight > run.unread else micro(run.held),
+            cheapest=math.ceil(min(waiting)) if waiting else 0, base=exact_micros(run.spent),
+            lost=None if run.in_flight > run.unread else exact_micros(run.held),
         )  # fmt: skip
 
     def _spare(self, run: RunFigures, order: Order) -> tuple[int, int]:
@@ -295,7 +295,7 @@ class TableSlice:
         idle = 0 if self._max_in_flight is None else max(0, self._slots - run.in_flight - len(run.waiting))
         if self.refused is not None and run.waiting and not order.asks:
             return self._unusable(run)
-        needed = max(AHEAD * self._pace.a_second, micro(sum(run.waiting)))
+        needed = max(AHEAD * self._pace.a_second, exact_micros(sum(run.waiting)))
         spare = max(0, math.floor(room - needed))
         if order.asks or not (spare or idle):
             self._spare_since = None
@@ -308,7 +308,7 @@ class TableSlice:
         room = max(0, math.floor(self._room(run)))
         if self.refused is not None and self.refused.window is None:
             return (0 if self._slots else room), 0
-        if room >= micro(min(run.waiting)):
+        if room >= exact_micros(min(run.waiting)):
             return 0, 0
         return room, max(0, self._slots - run.in_flight) if self._max_in_flight is not None else 0
 
@@ -391,7 +391,9 @@ class TableSlice:
         if not self._claimed:
             return
         began, now = self._monotonic(), self._clock()
-        owed = micro(run.spent) - min(one.base for one in self._claimed) - sum(one.spent for one in self._claimed)
+        owed = (
+            exact_micros(run.spent) - min(one.base for one in self._claimed) - sum(one.spent for one in self._claimed)
+        )
         *others, latest = self._claimed
         for one in others:
             part = max(0.0, min(owed, one.left))
@@ -513,7 +515,7 @@ class TableSlice:
             found = replace(found, base=self._slice.base)
             # Nothing uses it any more, so the next try need not wait.
             ended = self._clock() - TAKE_OVER_AFTER
-            conclude(self._store, found, micro(run.spent), micro(run.held), run.in_flight, ended)
+            conclude(self._store, found, exact_micros(run.spent), exact_micros(run.held), run.in_flight, ended)
         self._slice = None
 
     def _own_slices(self) -> list[Reservation]:

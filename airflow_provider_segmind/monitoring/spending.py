@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
 from airflow_provider_segmind.enrichment.manifest import Manifest
-from airflow_provider_segmind.spend.entries import SpendEntry, cost_in_micros
+from airflow_provider_segmind.money import exact_micros
+from airflow_provider_segmind.spend.entries import SpendEntry
 
 Dimension: TypeAlias = Literal["dag", "task", "model", "day", "run"]
 DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
@@ -140,7 +141,7 @@ def spent_by_task(about: Mapping[str, Any], xcoms: Mapping[str, Any], model: str
         request_id=request_id,
         outcome="success",
         tokens=tokens if isinstance(tokens, int) else None,
-        cost_micros=cost_in_micros(cost),
+        cost_micros=exact_micros(cost),
         reused=xcoms.get("reused") is True,
     )
     yield Spending.of(entry)
@@ -154,6 +155,6 @@ def spent_by_table(about: Mapping[str, Any], manifest: Manifest) -> Spending:
         request_id=f"{manifest.run_id}/{manifest.shard_index}",
         outcome="success",
         tokens=manifest.tokens,
-        cost_micros=cost_in_micros(manifest.cost),
+        cost_micros=exact_micros(manifest.cost),
     )
     return Spending(entry, manifest.requests, manifest.unpriced)

@@ -79,11 +79,6 @@ def entry_line(entry: SpendEntry) -> bytes:
     return _COMPACT.encode(entry.to_json()).encode("ascii") + b"\n"
 
 
-def cost_in_micros(cost: float | None) -> float | None:
-    """Return USD as micro-dollars with their fraction, None if unknown."""
-    return None if cost is None else round(cost * 1_000_000, 6)
-
-
 def reuse_id(request_id: str, task: Mapping[str, Any]) -> str:
     """
     Return the id of an entry for an answer that was paid for before: it counts once for each task instance.

@@ -10,7 +10,8 @@ from airflow_provider_segmind.client.models import RecordPage, RequestRecord
 from airflow_provider_segmind.client.request_history import HistoryPages, row_times
 from airflow_provider_segmind.defaults import RESULT_LIFETIME
 from airflow_provider_segmind.exceptions import SegmindResponseError
-from airflow_provider_segmind.spend.entries import SpendEntry, cost_in_micros
+from airflow_provider_segmind.money import exact_micros
+from airflow_provider_segmind.spend.entries import SpendEntry
 from airflow_provider_segmind.spend.store import SpendStore
 
 ONE_DAY_BEFORE = 86_400.0
@@ -92,7 +93,7 @@ def missing_entries(
         mark = hash(record.request_id)
         if not record.finished:
             continue
-        cost = cost_in_micros(record.cost)
+        cost = exact_micros(record.cost)
         if earlier is not None and cost is not None:
             yield replace(earlier, cost_micros=cost), False
         at = max(row_times(record), default=until)

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, cast
 from airflow_provider_segmind.client.models import Metrics
 from airflow_provider_segmind.enrichment.outcomes import FinishedRequest, Outcome
 from airflow_provider_segmind.exceptions import SegmindRequestExpiredError, SegmindRequestFailedError
-from airflow_provider_segmind.spend.entries import INSTANCE, SpendEntry, SpendOutcome, cost_in_micros, reuse_id
+from airflow_provider_segmind.money import exact_micros
+from airflow_provider_segmind.spend.entries import INSTANCE, SpendEntry, SpendOutcome, reuse_id
 from airflow_provider_segmind.spend.store import SpendStore, configured_store
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class SpendRecorder:
             request_id=reuse_id(request.request_id, task) if request.reused else request.request_id,
             outcome=cast(SpendOutcome, str(request.outcome)),
             tokens=0 if request.reused else request.tokens,
-            cost_micros=0.0 if request.reused else cost_in_micros(request.cost),
+            cost_micros=0.0 if request.reused else exact_micros(request.cost),
             reused=request.reused,
             **task,
         )

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from airflow_provider_segmind.spend.entries import SpendEntry, combine, cost_in_micros, entry_line
+from airflow_provider_segmind.spend.entries import SpendEntry, combine, entry_line
 from tests.support.spend import NOON, an_entry
 
 PRICED = an_entry()
@@ -27,12 +27,6 @@ def test_a_field_of_a_later_version_is_ignored() -> None:
 def test_what_is_not_an_entry_is_refused(broken: object) -> None:
     with pytest.raises(ValueError, match="not an"):
         SpendEntry.from_json(broken)
-
-
-def test_a_fraction_of_a_micro_dollar_is_kept() -> None:
-    assert cost_in_micros(4.825e-05) == 48.25
-    assert cost_in_micros(0.1 + 0.2) == 300_000.0
-    assert cost_in_micros(None) is None
 
 
 def test_a_cost_that_one_entry_lacks_is_taken_from_the_other() -> None:
