@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 from airflow_provider_segmind.exceptions import SegmindConfigError
@@ -40,6 +41,7 @@ ASSUMED = ApiFormat.OPENAI
 _NOT_CHAT = re.compile(r"(^|-)(embedding|image|tts|transcript|audio)(-|$)")
 
 
+@lru_cache(64)
 def known_family(model: str) -> ApiFormat | None:
     """Return the API format that a model's name implies, None when it implies none."""
     name = model.strip().lower()

@@ -126,15 +126,20 @@ class RowReply:
     What Segmind answered for a row.
 
     :param result: the completed result.
-    :param inputs: the body first built for the row, also when this is the reply to a follow-up.
+    :param first: builds the body first sent for the row, which may not be the one that was answered.
     :param sent: the body that was answered; the first one where an earlier try sent a follow-up.
     :param follow_ups: as in :func:`~airflow_provider_segmind.chat.reply_policy.decide_reply`.
     """
 
     result: RequestResult
-    inputs: Mapping[str, Any]
+    first: Callable[[], Mapping[str, Any]]
     sent: Mapping[str, Any]
     follow_ups: tuple[int, ...] = ()
+
+    @property
+    def inputs(self) -> Mapping[str, Any]:
+        """The body first sent for the row."""
+        return self.first()
 
 
 @dataclass(frozen=True, slots=True)

@@ -269,7 +269,7 @@ class RowRequester:
         result = None if known is None else known.result
         if known is None or result is None:
             return False
-        decision = self._read(RowReply(result, prepared.inputs, prepared.inputs)).decision
+        decision = self._read(RowReply(result, lambda: prepared.inputs, prepared.inputs)).decision
         if not isinstance(decision, Accept):
             return False
         event = Finished(
@@ -519,7 +519,7 @@ class RowRequester:
         self._last_success = self._clock()
         own = attempt.claim.run == self._run.ledger.run and not attempt.counted
         self._run.usage.billed(prepared.fingerprint, result.metrics.cost if own else 0.0)
-        verdict = self._read(RowReply(result, prepared.inputs, sent, attempt.claim.follow_ups))
+        verdict = self._read(RowReply(result, lambda: prepared.inputs, sent, attempt.claim.follow_ups))
         decision = verdict.decision
         outcome = outcome_of(decision)
         cost = result.metrics.cost

@@ -335,7 +335,7 @@ class RowPrompt:
         decision = decide_reply(
             chat_reply,
             parsed,
-            first=lambda: reply.inputs,
+            first=reply.first,
             sent=lambda: reply.sent,
             follow_ups=reply.follow_ups,
             max_repairs=settings.max_repairs,
