@@ -423,11 +423,12 @@ async def resolve_lost(run: RecoveryRun, lost: Mapping[bytes, LostRow]) -> list[
         if mark in findings.found:
             run.usage.lost_found()
             continue
-        free_claims(run, mark, looked_up[mark])
         if mark in findings.absent:
+            free_claims(run, mark, looked_up[mark])
             run.usage.never_arrived(mark)
         else:
-            run.usage.resubmitted(mark)
+            charged = run.usage.resubmitted(mark)
+            free_claims(run, mark, looked_up[mark], given_up={claims[mark].claim.id: charged})
             _uncount(run, claims[mark].claim)
     return decided + elsewhere
 
@@ -480,17 +481,21 @@ async def recover(run: RecoveryRun, lost: Mapping[bytes, LostRequest]) -> Findin
     return findings
 
 
-def free_claims(run: RecoveryRun, mark: bytes, claims: frozenset[str]) -> None:
+def free_claims(
+    run: RecoveryRun, mark: bytes, claims: frozenset[str], *, given_up: Mapping[str, float] | None = None
+) -> None:
     """
-    Note that claims of unknown fate were not sent.
+    Note that claims of unknown fate were not sent, or are given up.
 
     :param claims: those that stood when the history was asked; it says nothing about one that came since.
+    :param given_up: by claim, the USD that a call which is given up may still be billed.
     """
     row = run.ledger.row_state(mark).open
     for claim in row.unresolved if row is not None else ():
         if claim.id not in claims:
             continue
-        freed = Freed(fingerprint=mark, attempt=claim.attempt, at=run.clock(), claim=claim.id)
+        charged = (given_up or {}).get(claim.id, 0.0)
+        freed = Freed(fingerprint=mark, attempt=claim.attempt, at=run.clock(), claim=claim.id, charged=charged)
         run.commits.append(freed)
 
 

@@ -229,6 +229,7 @@ class RowRequester:
             submitted = row.submitted
             attempt = Attempt(state.claim or self._claim(prepared, attempt=row.attempt))
         elif (further := state.unsent_follow_up(self._run.ledger.run)) is not None:
+            further = replace(further, charged=self._run.ledger.charged(prepared.fingerprint))
             attempt, submitted = Attempt(further).before_follow_up()
         else:
             attempt = Attempt(self._claim(prepared, attempt=state.attempt + 1), new_row=True)
@@ -328,6 +329,7 @@ class RowRequester:
             writer=ledger.writer,
             model=self._question.model,
             body=prepared.body,
+            charged=ledger.charged(prepared.fingerprint),
             id=ledger.claim_id(),
         )
 

@@ -98,7 +98,7 @@ class RunUsage:
         self.charged_before = totals.charged
         """What :attr:`charged` was when the try began."""
         self.charged = totals.charged
-        """USD of requests whose bill will never be known, at the most that they may have cost."""
+        """USD of requests whose bill is not known and not waited for, at the most that they may have cost."""
         self._given_up = 0.0
         self._priced = max(0, totals.rows - totals.unpriced) if totals.cost else 0
         self._reserved: dict[bytes, CostBound] = {}
@@ -131,7 +131,7 @@ class RunUsage:
 
     @property
     def unreported(self) -> float:
-        """The highest cost in USD of requests that have ended without a reported bill."""
+        """The highest cost in USD of requests that have ended without a reported bill, or an earlier try gave up."""
         return max(0.0, self.charged - self._given_up)
 
     @property
@@ -276,15 +276,22 @@ class RunUsage:
         self.lost -= 1
         self.release(mark)
 
-    def resubmitted(self, mark: bytes) -> None:
-        """Record that a lost call is given up and its row sent again; the lost one may still be billed."""
+    def resubmitted(self, mark: bytes) -> float:
+        """
+        Record that a lost call is given up and its row sent again; the lost one may still be billed.
+
+        :returns: the USD that it may cost, which later tries of the run are charged.
+        """
         self.lost -= 1
         bound = self.release(mark)
-        if bound is not None:
-            self.reserve(b"given up " + mark, bound)
-            if bound.certain:
-                self._given_up += bound.usd
-                self.charged += bound.usd
+        if bound is None:
+            return 0.0
+        self.reserve(b"given up " + mark, bound)
+        if not bound.certain:
+            return self.expected(bound)
+        self._given_up += bound.usd
+        self.charged += bound.usd
+        return bound.usd
 
     def finished(self, outcome: Outcome) -> None:
         """Record the outcome of a distinct row."""

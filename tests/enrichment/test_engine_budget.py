@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import random
 
@@ -99,6 +100,19 @@ async def test_open_requests_of_rows_that_left_the_source_give_their_places_back
         assert left == 0
         assert budget.spent <= budget.billed + 1e-9
     assert blocked
+
+
+@pytest.mark.parametrize("kills", [0, 1, 3])
+@pytest.mark.parametrize("seed", range(SEEDS))
+async def test_a_request_that_was_given_up_stays_charged_over_kills(seed: int, kills: int) -> None:
+    budget = SharedBudget(limit=5.0)
+    table = Table("a", budget, random.Random(seed), rows=40, faults=0.3, on_unknown="resubmit")
+    table.segmind.history_delay = math.inf
+    async with budget.passing_time():
+        engine = await table.run(kills)
+    engine.close()
+    assert budget.store.rows == {}
+    assert budget.spent >= budget.billed - 1e-9
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))

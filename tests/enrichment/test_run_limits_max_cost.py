@@ -14,10 +14,11 @@ from airflow_provider_segmind.chat.cost_estimate import CostBound, Price, cost_b
 from airflow_provider_segmind.chat.reply_policy import Accept, FollowUp
 from airflow_provider_segmind.client.models import RequestResult
 from airflow_provider_segmind.client.polling import Pending
+from airflow_provider_segmind.enrichment.ledger.ledger import compact
 from airflow_provider_segmind.enrichment.outcomes import RowReply, RowVerdict
 from airflow_provider_segmind.enrichment.run_limits import Limits, RunUsage
 from airflow_provider_segmind.enrichment.settings import Question
-from airflow_provider_segmind.exceptions import SegmindRequestTimeoutError
+from airflow_provider_segmind.exceptions import SegmindCreditsError, SegmindRequestTimeoutError
 from tests.enrichment.test_engine import World
 from tests.support.enrichment import question, table
 from tests.support.examples import examples
@@ -163,7 +164,7 @@ async def test_follow_ups_of_a_row_are_reserved_too(lengths: list[int], share: f
 
 
 @settings(max_examples=examples(30))
-@given(seed=st.integers(0, 99), policy=st.sampled_from([("fail", 3), ("resubmit", 1)]))
+@given(seed=st.integers(0, 99), policy=st.sampled_from([("fail", 3), ("resubmit", 3)]))
 async def test_what_was_lost_stays_reserved_also_in_the_next_try(seed: int, policy: tuple[str, int]) -> None:
     rng = random.Random(seed)
     world = World(
@@ -180,6 +181,88 @@ async def test_what_was_lost_stays_reserved_also_in_the_next_try(seed: int, poli
         rng.shuffle(lengths)
         await world.run(rows(lengths), asked(), limits=Limits(max_cost=limit), settings={"on_unknown": on_unknown})
     assert world.segmind.bill <= limit * (1 + 1e-9)
+
+
+GIVEN_UP = {"on_unknown": "resubmit", "concurrency": 1}
+ONE = Limits(max_cost=2.5)
+"""A limit for two requests of a dollar each."""
+
+
+def dollar() -> Question:
+    return question(most=lambda _: CostBound(usd=1.0, certain=True))
+
+
+def losing(*troubles: Any) -> World:
+    """Return a service that bills a dollar for each request, has trouble with the first ones, and shows no history."""
+    left = list(troubles)
+    return World(cost=lambda _: 1.0, trouble=lambda _: left.pop(0) if left else None, history_delay=1e9)
+
+
+async def test_a_request_that_was_given_up_counts_in_the_next_try_as_well() -> None:
+    world = losing("lost")
+    stored = await world.run(table("a"), dollar(), limits=ONE, settings=GIVEN_UP)
+    assert stored.statuses == ["success"]
+    assert world.segmind.bill == 2.0
+
+    stored = await world.run(table("a", "b"), dollar(), limits=ONE, settings=GIVEN_UP)
+
+    assert stored.statuses == ["success", "skipped"]
+    assert "$1.00 billed, $1.00 for requests without a reported bill" in str(stored.stopped)
+    assert world.segmind.bill == 2.0
+    # Another run has a limit of its own.
+    assert (await world.run(table("a", "b"), dollar(), limits=ONE, run_id="other")).statuses == ["success"] * 2
+
+
+async def test_a_request_that_was_given_up_counts_although_its_row_was_not_sent_again() -> None:
+    world = losing("lost", SegmindCreditsError("no credits", status_code=402))
+    assert (await world.run(table("a"), dollar(), limits=ONE, settings=GIVEN_UP)).statuses == ["skipped"]
+    assert (world.segmind.posts, world.segmind.bill) == (2, 1.0)
+
+    stored = await world.run(table("a", "b", "c"), dollar(), limits=ONE, settings=GIVEN_UP)
+
+    assert stored.statuses == ["success", "skipped", "skipped"]
+    assert world.segmind.bill == 2.0
+
+
+async def test_every_request_of_a_row_that_was_given_up_counts() -> None:
+    world = losing("lost", "lost", "lost")
+    limits = Limits(max_cost=4.5)
+    await world.run(table("a"), dollar(), limits=limits, settings=GIVEN_UP)
+    await world.run(table("a"), dollar(), limits=limits, settings=GIVEN_UP)
+    assert world.segmind.bill == 4.0
+
+    stored = await world.run(table("a", "b"), dollar(), limits=limits, settings=GIVEN_UP)
+
+    assert stored.statuses == ["success", "skipped"]
+    assert world.segmind.bill == 4.0
+
+
+async def test_a_follow_up_that_was_given_up_counts_in_the_next_try_as_well() -> None:
+    def read(reply: RowReply) -> RowVerdict:
+        if not reply.follow_ups:
+            return RowVerdict(FollowUp({"prompt": "again"}, (0,), "no data"))
+        return RowVerdict(Accept({"said": "x"}))
+
+    asked = question(most=lambda _: CostBound(usd=1.0, certain=True), read=read)
+    world = losing(None, "lost")
+    limits = Limits(max_cost=3.5)
+    assert (await world.run(table("a"), asked, limits=limits, settings=GIVEN_UP)).statuses == ["success"]
+    assert world.segmind.bill == 3.0
+
+    stored = await world.run(table("a", "b"), asked, limits=limits, settings=GIVEN_UP)
+
+    assert stored.statuses == ["success", "skipped"]
+    assert world.segmind.bill == 3.0
+
+
+async def test_a_request_that_was_given_up_counts_after_the_ledger_was_compacted() -> None:
+    world = losing("lost", SegmindCreditsError("no credits", status_code=402))
+    await world.run(table("a"), dollar(), limits=ONE, settings=GIVEN_UP)
+    compact(world.store.path("bucket/ledger"), clock=world.clock)
+
+    await world.run(table("a", "b", "c"), dollar(), limits=ONE, settings=GIVEN_UP)
+
+    assert world.segmind.bill == 2.0
 
 
 async def test_open_requests_that_come_late_in_the_table_do_not_keep_others_from_being_asked() -> None:

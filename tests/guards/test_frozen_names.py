@@ -72,7 +72,7 @@ LEDGER_EVENTS = {
         *("tokens", "bills", "most", "id", "follows", "charged"),
     },
     "submitted": {"fingerprint", "attempt", "at", "request_id", "claim"},
-    "freed": {"fingerprint", "attempt", "at", "claim"},
+    "freed": {"fingerprint", "attempt", "at", "claim", "charged"},
     "finished": {
         *("fingerprint", "attempt", "at", "run", "model", "outcome", "body", "reason", "answer", "request_ids"),
         *("cost", "tokens", "bills", "seconds", "billed", "charged"),

@@ -16,6 +16,7 @@ from airflow_provider_segmind.budget.slices import TableSlice
 from airflow_provider_segmind.chat.cost_estimate import CostBound
 from airflow_provider_segmind.chat.reply_policy import Accept, FollowUp
 from airflow_provider_segmind.client.models import Metrics, RequestRecord, RequestResult
+from airflow_provider_segmind.defaults import OnUnknown
 from airflow_provider_segmind.enrichment.engine import Engine
 from airflow_provider_segmind.enrichment.outcomes import RowReply, RowVerdict
 from airflow_provider_segmind.enrichment.output import write_output
@@ -146,12 +147,12 @@ class Table:
 
     def __init__(
         self, name: str, budget: SharedBudget, rng: random.Random, *, rows: int, faults: float = 0.1,
-        concurrency: int = 5, unreported: float = 0.0,
+        concurrency: int = 5, unreported: float = 0.0, on_unknown: OnUnknown = "fail",
     ) -> None:  # fmt: skip
         self.name, self.budget, self.rng, self.faults = name, budget, rng, faults
         self.rows = table(*(f"{name} {number}" for number in range(rows)))
         self.store = ObjectStore()
-        self.concurrency = concurrency
+        self.concurrency, self.on_unknown = concurrency, on_unknown
         self.segmind = SilentSegmind(
             budget.clock,
             trouble=self.trouble,
@@ -178,6 +179,7 @@ class Table:
             settings=tuned(
                 concurrency=self.concurrency, commit_delay=0.001, budget_interval=0.002, block_rows=7, fold_at=12,
                 history_complete_after=SETTLED, budget=self.budget.slice(self.name, budgets),
+                on_unknown=self.on_unknown,
             ),
             clock=self.budget.clock,
             sleep=self.budget.clock.sleep,

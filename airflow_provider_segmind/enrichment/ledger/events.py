@@ -6,7 +6,7 @@ event        written                                                           a
 ===========  ================================================================  ==============================
 claimed      before the POST                                                   it may have been sent
 submitted    after Segmind named the request                                   fetch it by its id
-freed        when it is certain that nothing was sent                          ask as if for the first time
+freed        when it is certain that nothing was sent, or it is given up       ask as if for the first time
 finished     when the answer is read, or is known never to come                nothing more to do
 ===========  ================================================================  ==============================
 
@@ -62,7 +62,7 @@ class Claimed:
     :param tokens: tokens used by those.
     :param bills: of each of those.
     :param most: USD this call may cost at most, None if unknown.
-    :param charged: as in :class:`Finished`, for those.
+    :param charged: as in :class:`Finished`, for those, and for calls before this one that were given up.
     :param id: identifies this claim.
     :param follows: the claim whose reply led to this follow-up, which ends with this one.
     """
@@ -105,13 +105,18 @@ class Submitted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Freed:
-    """The call of this one claim was certainly not sent, or was refused before anything was created."""
+    """
+    The call of this one claim was certainly not sent, or was refused before anything was created; or it is given up.
+
+    :param charged: USD that a call which is given up may still be billed at most, as far as that is known.
+    """
 
     kind: ClassVar[str] = "freed"
     fingerprint: bytes
     attempt: int
     at: float
     claim: str
+    charged: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,8 +132,8 @@ class Finished:
     :param bills: of each of them, if there are several.
     :param seconds: from submission to the answer, None if nothing was submitted.
     :param billed: whether money was spent, None if unknown.
-    :param charged: USD that those without a reported cost may have cost at most, as far as that is known. Limits and
-        budgets count it.
+    :param charged: USD that those without a reported cost, and calls that were given up, may have cost at most, as far
+        as that is known. Limits and budgets count it.
     """
 
     kind: ClassVar[str] = "finished"

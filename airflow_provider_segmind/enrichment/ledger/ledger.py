@@ -276,18 +276,29 @@ class Ledger:
         totals = replace(self._totals, outcomes=self._totals.outcomes.copy())
         for mark, row in self._open.items():
             claim = row.claim_for(self.run)
+            charged = row.charged(self.run)
             # A freed attempt cost nothing, but the one that it followed up may have.
-            if claim is not None and claim.run == self.run and (claim.request_ids or not row.is_free):
-                totals.rows += 1
-                totals.cost += claim.cost
-                totals.charged += claim.charged
-                earlier = self.finished(mark)
-                if earlier is not None and earlier.run == self.run:
-                    # Its claim includes what the row has cost so far.
-                    totals.rows -= 1
-                    totals.cost -= earlier.cost or 0.0
-                    totals.charged -= earlier.charged
+            asked = claim is not None and claim.run == self.run and bool(claim.request_ids or not row.is_free)
+            if claim is None or not (asked or charged):
+                continue
+            # Its claim includes what the row has cost so far.
+            earlier = self._finished_in_run(mark)
+            totals.charged += max(0.0, (charged or 0.0) - (0.0 if earlier is None else earlier.charged))
+            if asked:
+                totals.rows += earlier is None
+                totals.cost += claim.cost - (0.0 if earlier is None else earlier.cost or 0.0)
         return totals
+
+    def charged(self, fingerprint: bytes) -> float:
+        """Return the USD that the run is charged for a row without a bill."""
+        row = self._open.get(fingerprint)
+        since = None if row is None else row.charged(self.run)
+        earlier = self._finished_in_run(fingerprint) if since is None else None
+        return since or (0.0 if earlier is None else earlier.charged)
+
+    def _finished_in_run(self, fingerprint: bytes) -> Finished | None:
+        event = self.finished(fingerprint)
+        return event if event is not None and event.run == self.run else None
 
     def answered_in_run(self) -> Iterator[bytes]:
         """Yield the fingerprints of the rows whose latest outcome the run has paid for."""

@@ -31,7 +31,7 @@ class OpenRow:
     :mod:`~airflow_provider_segmind.enrichment.ledger.run_liveness`.
 
     :param claims: by id.
-    :param freed: the claims for which certainly nothing was sent.
+    :param freed: the claims for which certainly nothing was sent, or whose call was given up.
     :param requests: by attempt and request id.
     :param finished_attempt: the attempt of the row's latest outcome, 0 when it has none.
     """
@@ -119,6 +119,20 @@ class OpenRow:
         claim = self.claim_for("")
         return UNBOUNDED if claim is None else claim.bound
 
+    def charged(self, run: str) -> float | None:
+        """
+        Return the USD that a run is charged without a bill, None if it has not claimed the row since its outcome.
+
+        A claim includes what was charged before it.
+        """
+        own = [claim for claim in self.claims.values() if claim.run == run]
+        if not own:
+            return None
+        latest = max(own, key=lambda claim: (claim.attempt, claim.at, claim.id))
+        given_up = (self.freed[claim.id].charged for claim in own
+                    if claim.attempt >= latest.attempt and claim.id in self.freed)  # fmt: skip
+        return latest.charged + sum(given_up)
+
     def events(self) -> Iterator[Claimed | Submitted | Freed]:
         """Yield all events of the row."""
         yield from self.claims.values()
@@ -199,7 +213,7 @@ class RunTotals:
     :param rows: distinct rows it sent requests for.
     :param cost: USD billed, as far as known.
     :param unpriced: rows with a request whose cost Segmind did not report.
-    :param charged: USD that such requests may have cost at most, as far as that is known.
+    :param charged: USD that such requests, and calls that were given up, may have cost at most, as far as known.
     :param outcomes: finished rows by outcome.
     :param since: epoch seconds when the first row finished, infinity before that.
     """
@@ -253,7 +267,7 @@ class Attempt:
             cost=earlier.cost or 0.0,
             tokens=earlier.tokens or 0,
             bills=bills_of(earlier),
-            charged=earlier.charged,
+            charged=max(self.claim.charged, earlier.charged),
         )
         return replace(self, claim=claim, new_row=False)
 
