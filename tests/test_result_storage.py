@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_segmind.chat.json_values import json_text
-from airflow_provider_segmind.client.account import ClientConfig, DownloadLimits
+from airflow_provider_segmind.client.config import ClientConfig, DownloadLimits
 from airflow_provider_segmind.client.downloads import Downloads
 from airflow_provider_segmind.client.models import RequestRecord, RequestResult
 from airflow_provider_segmind.client.responses import Response, state

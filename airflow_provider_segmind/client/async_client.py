@@ -11,7 +11,8 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from airflow_provider_segmind.client import polling
-from airflow_provider_segmind.client.account import AccountCalls, ClientConfig, Report, no_report, succeeded
+from airflow_provider_segmind.client.account_calls import AccountCalls, Report, no_report, succeeded
+from airflow_provider_segmind.client.config import ClientConfig
 from airflow_provider_segmind.client.endpoints import Call
 from airflow_provider_segmind.client.models import (
     Credits,

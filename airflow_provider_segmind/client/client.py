@@ -14,8 +14,9 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from airflow_provider_segmind.client import polling
-from airflow_provider_segmind.client.account import AccountCalls, ClientConfig, Report, always, no_report, succeeded
+from airflow_provider_segmind.client.account_calls import AccountCalls, Report, always, no_report, succeeded
 from airflow_provider_segmind.client.async_client import AsyncSegmindClient
+from airflow_provider_segmind.client.config import ClientConfig
 from airflow_provider_segmind.client.endpoints import Call
 from airflow_provider_segmind.client.models import (
     Credits,

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 from urllib.parse import unquote, urljoin, urlsplit
 
 from airflow_provider_segmind.chat.model_families import known_family, makes_files
-from airflow_provider_segmind.client.account import ClientConfig, DownloadLimits
+from airflow_provider_segmind.client.config import ClientConfig, DownloadLimits
 from airflow_provider_segmind.client.models import RequestResult
 from airflow_provider_segmind.client.public_network import PublicTransport, RefusedAddressError, check_public, same_host
 from airflow_provider_segmind.client.response_body import Body, BodyDecoder, TooLargeError, UnreadableBodyError

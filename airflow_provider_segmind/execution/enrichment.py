@@ -52,7 +52,7 @@ from airflow_provider_segmind.triggers.spending import RESET_SPREAD, defer_for_p
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.budget.slices import TableSlice
-    from airflow_provider_segmind.client.account import ClientConfig
+    from airflow_provider_segmind.client.config import ClientConfig
     from airflow_provider_segmind.client.rate_limiter import CallCounts
     from airflow_provider_segmind.defaults import OnBudget, OnPartial, OnUnknown, Rerun
     from airflow_provider_segmind.enrichment.settings import AnswerMemory, Question

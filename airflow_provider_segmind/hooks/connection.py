@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from airflow_provider_segmind.client.account import DOWNLOAD_SECONDS, MAX_DOWNLOAD_BYTES, ClientConfig, DownloadLimits
+from airflow_provider_segmind.client.config import DOWNLOAD_SECONDS, MAX_DOWNLOAD_BYTES, ClientConfig, DownloadLimits
 from airflow_provider_segmind.client.endpoints import Endpoints, base_url
 from airflow_provider_segmind.client.response_body import MAX_RESPONSE_BYTES
 from airflow_provider_segmind.compat import Connection, conf

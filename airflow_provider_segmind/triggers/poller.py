@@ -21,7 +21,8 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from airflow_provider_segmind.client import polling
-from airflow_provider_segmind.client.account import ClientConfig, Report
+from airflow_provider_segmind.client.account_calls import Report
+from airflow_provider_segmind.client.config import ClientConfig
 from airflow_provider_segmind.client.endpoints import Call
 from airflow_provider_segmind.client.models import RequestState
 from airflow_provider_segmind.client.poll_schedule import shared_history

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_segmind.client import public_network
-from airflow_provider_segmind.client.account import ClientConfig, DownloadLimits
+from airflow_provider_segmind.client.config import ClientConfig, DownloadLimits
 from airflow_provider_segmind.client.downloads import Downloads, MediaFile, download, media_files
 from airflow_provider_segmind.client.endpoints import Endpoints
 from airflow_provider_segmind.client.models import RequestResult

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_segmind.client.account import ClientConfig
 from airflow_provider_segmind.client.async_client import AsyncSegmindClient
+from airflow_provider_segmind.client.config import ClientConfig
 from airflow_provider_segmind.client.endpoints import Endpoints
 from airflow_provider_segmind.emulator import SegmindEmulator
 from airflow_provider_segmind.enrichment.engine import Engine

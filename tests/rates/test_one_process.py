@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from airflow_provider_segmind.client.account import ClientConfig
 from airflow_provider_segmind.client.async_client import AsyncSegmindClient
+from airflow_provider_segmind.client.config import ClientConfig
 from airflow_provider_segmind.client.endpoints import Endpoints
 from airflow_provider_segmind.emulator import SegmindEmulator
 from tests.support.rate_clocks import DistantTransport, LeapingClock

@@ -22,7 +22,7 @@ from airflow_provider_segmind.budget.limits import BudgetRule, windows
 from airflow_provider_segmind.budget.orphaned_reservations import ORPHANED_AFTER, settle_orphans
 from airflow_provider_segmind.budget.store import BudgetStore
 from airflow_provider_segmind.chat.cost_estimate import Price
-from airflow_provider_segmind.client.account import ClientConfig
+from airflow_provider_segmind.client.config import ClientConfig
 from airflow_provider_segmind.client.models import RecordPage, RequestRecord, RequestResult, SubmittedRequest
 from airflow_provider_segmind.client.polling import Pause
 from airflow_provider_segmind.client.request_history import HISTORY_COMPLETE_AFTER

@@ -21,8 +21,8 @@ from airflow_provider_segmind.chat.messages import build_chat_inputs
 from airflow_provider_segmind.chat.output_type import OutputType
 from airflow_provider_segmind.chat.replies import read_reply
 from airflow_provider_segmind.chat.reply_policy import decide_reply
-from airflow_provider_segmind.client.account import ClientConfig
 from airflow_provider_segmind.client.async_client import AsyncSegmindClient
+from airflow_provider_segmind.client.config import ClientConfig
 from airflow_provider_segmind.client.endpoints import Endpoints
 from airflow_provider_segmind.client.models import RecordPage, RequestResult, SubmittedRequest
 from airflow_provider_segmind.client.rate_limiter import RateSettings

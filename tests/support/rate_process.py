@@ -12,8 +12,8 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from airflow_provider_segmind.client.account import ClientConfig
 from airflow_provider_segmind.client.async_client import AsyncSegmindClient
+from airflow_provider_segmind.client.config import ClientConfig
 from airflow_provider_segmind.client.endpoints import Endpoints
 from airflow_provider_segmind.client.rate_limiter import RateSettings
 from tests.support.rate_clocks import FastClock

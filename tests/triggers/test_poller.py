@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from blockbuster import BlockBuster
 
-from airflow_provider_segmind.client.account import DownloadLimits
 from airflow_provider_segmind.client.client import ClientConfig
+from airflow_provider_segmind.client.config import DownloadLimits
 from airflow_provider_segmind.client.endpoints import Call, Endpoints
 from airflow_provider_segmind.client.poll_schedule import shared_history
 from airflow_provider_segmind.client.polling import Pending

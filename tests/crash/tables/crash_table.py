@@ -20,7 +20,7 @@ MINUTE = 6.0
 
 def short_minute(config: Any) -> Any:
     """Return the client's settings with a short rate window."""
-    from airflow_provider_segmind.client.account import ClientConfig
+    from airflow_provider_segmind.client.config import ClientConfig
     from airflow_provider_segmind.client.rate_limiter import RateSettings
 
     @dataclass(frozen=True)

@@ -329,8 +329,8 @@ async def test_a_release_ends_only_the_claim_it_names() -> None:
 
 
 async def test_a_conflict_gives_the_permit_back_and_counts_no_call() -> None:
-    from airflow_provider_segmind.client.account import ClientConfig
     from airflow_provider_segmind.client.async_client import AsyncSegmindClient
+    from airflow_provider_segmind.client.config import ClientConfig
     from airflow_provider_segmind.client.endpoints import Endpoints
     from airflow_provider_segmind.client.rate_limiter import CallWithdrawnError
 
