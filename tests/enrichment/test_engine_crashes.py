@@ -15,7 +15,7 @@ import pytest
 
 from airflow_provider_segmind.chat.reply_policy import Accept, FollowUp, Refuse
 from airflow_provider_segmind.enrichment.engine import Engine
-from airflow_provider_segmind.enrichment.ledger.ledger import compact
+from airflow_provider_segmind.enrichment.ledger.compaction import compact
 from airflow_provider_segmind.enrichment.outcomes import RowReply, RowVerdict
 from airflow_provider_segmind.enrichment.output import Output, write_output
 from airflow_provider_segmind.enrichment.run_limits import Limits

@@ -14,7 +14,7 @@ from airflow_provider_segmind.chat.cost_estimate import CostBound, Price, cost_b
 from airflow_provider_segmind.chat.reply_policy import Accept, FollowUp
 from airflow_provider_segmind.client.models import RequestResult
 from airflow_provider_segmind.client.polling import Pending
-from airflow_provider_segmind.enrichment.ledger.ledger import compact
+from airflow_provider_segmind.enrichment.ledger.compaction import compact
 from airflow_provider_segmind.enrichment.outcomes import RowReply, RowVerdict
 from airflow_provider_segmind.enrichment.run_limits import Limits, RunUsage
 from airflow_provider_segmind.enrichment.settings import Question

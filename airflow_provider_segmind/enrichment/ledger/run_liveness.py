@@ -33,7 +33,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from airflow_provider_segmind.enrichment.ledger.ledger import LIVE, compact
+from airflow_provider_segmind.enrichment.ledger.compaction import compact
+from airflow_provider_segmind.enrichment.ledger.ledger import LIVE
 from airflow_provider_segmind.enrichment.ledger.segments import (
     is_segment,
     read_segment,

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from airflow_provider_segmind.chat.cost_estimate import UNBOUNDED
+from airflow_provider_segmind.enrichment.ledger.compaction import compact
 from airflow_provider_segmind.enrichment.ledger.events import Claimed, Event, Finished, Freed, Submitted
-from airflow_provider_segmind.enrichment.ledger.ledger import Ledger, compact
+from airflow_provider_segmind.enrichment.ledger.ledger import Ledger
 from airflow_provider_segmind.enrichment.ledger.run_liveness import BEATS, Membership
 from airflow_provider_segmind.enrichment.outcomes import Outcome
 from airflow_provider_segmind.enrichment.row_request import NotSentError, PostClaim

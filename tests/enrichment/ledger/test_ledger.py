@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from airflow_provider_segmind.chat.json_values import read_json
 from airflow_provider_segmind.enrichment.ledger import ledger, local_index
+from airflow_provider_segmind.enrichment.ledger.compaction import compact
 from airflow_provider_segmind.enrichment.ledger.events import (
     Event,
     Finished,
@@ -21,7 +22,7 @@ from airflow_provider_segmind.enrichment.ledger.events import (
     request_ids_of,
     to_line,
 )
-from airflow_provider_segmind.enrichment.ledger.ledger import Ledger, compact
+from airflow_provider_segmind.enrichment.ledger.ledger import Ledger
 from airflow_provider_segmind.enrichment.ledger.row_state import KNOWN_REQUESTS, RowState
 from airflow_provider_segmind.enrichment.ledger.segments import segment_names, write_segment
 from airflow_provider_segmind.enrichment.outcomes import Outcome

@@ -16,8 +16,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from airflow_provider_segmind.enrichment.ledger.compaction import compact
 from airflow_provider_segmind.enrichment.ledger.events import Claimed, Event, Finished, Freed, Submitted
-from airflow_provider_segmind.enrichment.ledger.ledger import Ledger, compact
+from airflow_provider_segmind.enrichment.ledger.ledger import Ledger
 from airflow_provider_segmind.enrichment.ledger.segments import segment_names, writer_and_number
 from airflow_provider_segmind.enrichment.outcomes import Outcome
 from tests.support.enrichment import KilledError
