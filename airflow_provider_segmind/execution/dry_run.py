@@ -12,7 +12,7 @@ from airflow_provider_segmind.budget.usage import window_uses
 from airflow_provider_segmind.chat.cost_estimate import Price, estimate_cost, estimate_input_tokens
 from airflow_provider_segmind.chat.reply_policy import output_cap_of
 from airflow_provider_segmind.enrichment.ledger.ledger import Ledger
-from airflow_provider_segmind.enrichment.ledger.local_index import LocalDatabase
+from airflow_provider_segmind.enrichment.local_database import LocalDatabase
 from airflow_provider_segmind.enrichment.row_reader import build, is_fatal, numbered
 from airflow_provider_segmind.enrichment.settings import KeyedTarget, Prepared, Question, Shard
 from airflow_provider_segmind.exceptions import SegmindError

@@ -14,7 +14,7 @@ from tests.support.enrichment import Clock, FakeSegmind, question
 def but_for_the_local_index(blocking: BlockBuster) -> None:
     """Let the loop look up one key or a block, or write one batch, in the index: at most a few milliseconds."""
     for name in ("Connection.execute", "Connection.executemany", "Cursor.fetchone", "Cursor.fetchall"):
-        blocking.functions[f"sqlite3.{name}"].can_block_in("ledger/local_index.py", {"first", "all", "write"})
+        blocking.functions[f"sqlite3.{name}"].can_block_in("enrichment/local_database.py", {"first", "all", "write"})
 
 
 async def test_files_are_never_read_or_written_on_the_event_loop(tmp_path: Path) -> None:

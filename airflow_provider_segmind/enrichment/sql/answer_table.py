@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, Generic, Literal, TypeVar
 
 from airflow_provider_segmind.client.submission import text_digest
-from airflow_provider_segmind.enrichment.ledger.local_index import LocalDatabase
+from airflow_provider_segmind.enrichment.local_database import LocalDatabase
 from airflow_provider_segmind.enrichment.rows import canonical_json
 from airflow_provider_segmind.enrichment.sql.column_types import (
     Kind,

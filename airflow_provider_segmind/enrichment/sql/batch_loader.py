@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from airflow_provider_segmind.enrichment.engine import Engine
-from airflow_provider_segmind.enrichment.ledger.local_index import LocalDatabase
+from airflow_provider_segmind.enrichment.local_database import LocalDatabase
 from airflow_provider_segmind.enrichment.output import Output, OutputRow
 from airflow_provider_segmind.enrichment.sql.answer_table import KEPT, MOST_IN_VAIN, TableWriter, Target
 from airflow_provider_segmind.enrichment.work_queue import FinishedMark

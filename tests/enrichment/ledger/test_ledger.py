@@ -25,6 +25,7 @@ from airflow_provider_segmind.enrichment.ledger.events import (
 from airflow_provider_segmind.enrichment.ledger.ledger import Ledger
 from airflow_provider_segmind.enrichment.ledger.row_state import KNOWN_REQUESTS, RowState
 from airflow_provider_segmind.enrichment.ledger.segments import segment_names, write_segment
+from airflow_provider_segmind.enrichment.local_database import LocalDatabase
 from airflow_provider_segmind.enrichment.outcomes import Outcome
 from airflow_provider_segmind.exceptions import SegmindEnrichmentError
 from tests.support.examples import examples
@@ -193,7 +194,7 @@ def test_requests_of_finished_rows_are_looked_up_by_id_and_no_outcome_is_read(
 ) -> None:
     monkeypatch.setattr(local_index, "INSERT_ROWS", 2)
     ledger = written(tmp_path, [finished(1), finished(2), finished(3)], [claimed(4), submitted(4)])
-    monkeypatch.delattr(local_index.LocalDatabase, "each")
+    monkeypatch.delattr(LocalDatabase, "each")
     assert ledger.owned_requests({"q1-1", "q3-1", "q4-1", "other"}) == {"q1-1", "q3-1", "q4-1"}
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from airflow_provider_segmind.enrichment.ledger import local_index
 from airflow_provider_segmind.enrichment.ledger.ledger import Ledger
-from airflow_provider_segmind.enrichment.ledger.local_index import FinishedRow, LocalDatabase, LocalIndex
+from airflow_provider_segmind.enrichment.ledger.local_index import FinishedRow, LocalIndex
 from airflow_provider_segmind.exceptions import SegmindEnrichmentError, SegmindError
 from tests.enrichment.test_engine import World
 from tests.support.enrichment import table
@@ -85,22 +85,6 @@ def test_rows_that_no_longer_fit_on_the_disk_stay_readable() -> None:
         assert index.trouble is not None
         assert all(index.line(mark(number)) == b"x" * 1000 for number in range(600))
         assert len(list(index.lines())) == 600
-
-
-def test_the_file_of_a_database_has_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with closing(LocalDatabase("CREATE TABLE t (a)")) as database:
-        database.write(("INSERT INTO t VALUES (?)", [(1,)]))
-        assert list(tmp_path.iterdir()) == []
-        assert database.first("SELECT a FROM t") == (1,)
-
-
-def test_a_batch_is_written_completely_or_not_at_all() -> None:
-    with closing(LocalDatabase("CREATE TABLE t (a UNIQUE)")) as database:
-        database.write(("INSERT INTO t VALUES (?)", [(1,)]))
-        with pytest.raises(SegmindEnrichmentError, match="UNIQUE"):
-            database.write(("INSERT INTO t VALUES (?)", [(2,), (1,)]))
-        assert list(database.each("SELECT a FROM t")) == [(1,)]
 
 
 @pytest.mark.parametrize("size", [20_480, 22_528, 24_576])
