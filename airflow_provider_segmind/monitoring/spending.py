@@ -39,6 +39,17 @@ class SpendGroup:
     unpriced: int = 0
     tokens: int = 0
 
+    def plus(self, other: SpendGroup) -> SpendGroup:
+        """Add what was spent under another key."""
+        return SpendGroup(
+            key=self.key,
+            requests=self.requests + other.requests,
+            # To the digits of an entry, so that the order of adding changes nothing.
+            cost_micros=round(self.cost_micros + other.cost_micros, 6),
+            unpriced=self.unpriced + other.unpriced,
+            tokens=self.tokens + other.tokens,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpendView:
@@ -70,26 +81,10 @@ class Spending:
         """Return the one request of an entry."""
         return cls(entry, int(not entry.reused), int(entry.cost_micros is None and not entry.reused))
 
-
-class _Sum:
-    def __init__(self) -> None:
-        self.requests = self.unpriced = self.tokens = 0
-        self.micros = 0.0
-
-    def add(self, one: Spending) -> None:
-        self.requests += one.requests
-        self.unpriced += one.unpriced
-        self.tokens += one.entry.tokens or 0
-        self.micros += one.entry.cost_micros or 0.0
-
-    def group(self, key: tuple[str, ...]) -> SpendGroup:
-        return SpendGroup(
-            key=key,
-            requests=self.requests,
-            cost_micros=round(self.micros, 6),
-            unpriced=self.unpriced,
-            tokens=self.tokens,
-        )
+    def under(self, key: tuple[str, ...]) -> SpendGroup:
+        """Return the figures under a key."""
+        cost, tokens = self.entry.cost_micros or 0.0, self.entry.tokens or 0
+        return SpendGroup(key=key, requests=self.requests, cost_micros=cost, unpriced=self.unpriced, tokens=tokens)
 
 
 def grouped(
@@ -101,22 +96,24 @@ def grouped(
     dag_ids: Collection[str] | None = None,
 ) -> SpendView:
     """Add up what was spent."""
-    sums: dict[tuple[str, ...], _Sum] = {}
-    total = _Sum()
+    sums: dict[tuple[str, ...], SpendGroup] = {}
+    total = SpendGroup(key=())
     since: float | None = None
     for one in spent:
         entry = one.entry
         if dag_ids is not None and entry.dag_id not in dag_ids:
             continue
-        sums.setdefault(tuple(_VALUES[name](entry) for name in by), _Sum()).add(one)
-        total.add(one)
+        figures = one.under(tuple(_VALUES[name](entry) for name in by))
+        known = sums.get(figures.key)
+        sums[figures.key] = figures if known is None else known.plus(figures)
+        total = total.plus(figures)
         since = entry.at if since is None else min(since, entry.at)
-    groups = [found.group(key) for key, found in sums.items()] if by else []
+    groups = list(sums.values()) if by else []
     if by and by[0] == "day":
         groups.sort(key=lambda group: group.key)
     else:
         groups.sort(key=lambda group: (-group.cost_micros, group.key))
-    return SpendView(groups=groups, total=total.group(()), source=source, since=since, note=note)
+    return SpendView(groups=groups, total=total, source=source, since=since, note=note)
 
 
 def spent_by_task(about: Mapping[str, Any], xcoms: Mapping[str, Any], model: str | None) -> Iterator[Spending]:

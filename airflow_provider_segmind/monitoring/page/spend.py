@@ -93,20 +93,10 @@ def visible(view: SpendView, dag_ids: Collection[str] | None, stack: Stack) -> S
         if dag_ids is not None and dag_id not in dag_ids:
             continue
         key = (day, (dag_id or NO_DAG) if stack == "dag" else model)
-        sums[key] = _plus(sums.get(key, SpendGroup(key=key)), group)
-        total = _plus(total, group)
+        sums[key] = sums.get(key, SpendGroup(key=key)).plus(group)
+        total = total.plus(group)
     since = min((_seconds(date.fromisoformat(day)) for day, _ in sums), default=None)
     return replace(view, groups=list(sums.values()), total=total, since=since)
-
-
-def _plus(one: SpendGroup, other: SpendGroup) -> SpendGroup:
-    return replace(
-        one,
-        requests=one.requests + other.requests,
-        cost_micros=one.cost_micros + other.cost_micros,
-        unpriced=one.unpriced + other.unpriced,
-        tokens=one.tokens + other.tokens,
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +114,7 @@ def spend_lines(view: SpendView) -> list[SpendLine]:
     sums: dict[str, SpendGroup] = {}
     for group in view.groups:
         name = group.key[1]
-        sums[name] = _plus(sums.get(name, SpendGroup(key=(name,))), group)
+        sums[name] = sums.get(name, SpendGroup(key=(name,))).plus(group)
     ordered = sorted(sums.items(), key=lambda one: (-one[1].cost_micros, one[0]))
     colours = [*COLOURS_OF_STACKS, *[OTHERS_COLOUR] * len(ordered)]
     whole = view.total.cost_micros or 1
