@@ -18,9 +18,10 @@ from airflow_provider_segmind.defaults import LEDGER_FOLDER
 from airflow_provider_segmind.enrichment.dead_letters import read_letters
 from airflow_provider_segmind.enrichment.files.readers import kind_of, open_source
 from airflow_provider_segmind.enrichment.forget import Places
-from airflow_provider_segmind.enrichment.ledger.events import REUSED, Event, Finished, from_line, is_unpriced, marks_of
+from airflow_provider_segmind.enrichment.ledger.events import REUSED, Event, Finished, from_line, marks_of
 from airflow_provider_segmind.enrichment.ledger.ledger import LIVE, Ledger
 from airflow_provider_segmind.enrichment.ledger.prompts import prompt_hash_of, prompt_of
+from airflow_provider_segmind.enrichment.ledger.row_state import RunTotals
 from airflow_provider_segmind.enrichment.ledger.segments import segment_names
 from airflow_provider_segmind.enrichment.manifest import Manifest
 from airflow_provider_segmind.enrichment.output import FINGERPRINT_COLUMN, ROW_COLUMN
@@ -46,19 +47,13 @@ class OpenedTable:
 
 
 @dataclass(slots=True)
-class LedgerRun:
+class LedgerRun(RunTotals):
     """
-    What one run has spent according to a ledger.
+    What one run has spent according to a ledger, on the rows whose latest outcome is of this run.
 
-    :param rows: distinct rows whose latest outcome is of this run.
-    :param cost: USD billed for them.
-    :param unpriced: rows with a request whose cost Segmind did not report.
     :param last_at: epoch seconds of its last outcome.
     """
 
-    rows: int = 0
-    cost: float = 0.0
-    unpriced: int = 0
     tokens: int = 0
     last_at: float = 0.0
 
@@ -233,14 +228,7 @@ def _in_files(wanted: str, manifest: Manifest) -> dict[str, Any]:
             continue
         for row in open_source(locate(path)):
             if is_key(wanted, row):
-                answer = {name: value for name, value in row.items() if not name.startswith("_segmind_")}
-                return {
-                    "columns": answer,
-                    "outcome": row.get("_segmind_status"),
-                    "reason": row.get("_segmind_error"),
-                    "request_id": row.get("_segmind_request_id"),
-                    "model": row.get("_segmind_model"),
-                }
+                return _of_output(row)
     return {}
 
 
@@ -254,15 +242,18 @@ def _in_databases(wanted: str, manifest: Manifest) -> dict[str, Any]:
         if kind_of(address) is not None:
             continue
         for row in _rows_in_database(address, wanted, manifest).read():
-            return {
-                "columns": {name: value for name, value in row.items() if not name.startswith("_segmind_")},
-                "outcome": row.get("_segmind_status"),
-                "reason": row.get("_segmind_error"),
-                "request_id": row.get("_segmind_request_id"),
-                "fingerprint": row.get(FINGERPRINT_COLUMN),
-                "model": row.get("_segmind_model"),
-            }
+            return _of_output(row) | {"fingerprint": row.get(FINGERPRINT_COLUMN)}
     return {}
+
+
+def _of_output(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "columns": {name: value for name, value in row.items() if not name.startswith("_segmind_")},
+        "outcome": row.get("_segmind_status"),
+        "reason": row.get("_segmind_error"),
+        "request_id": row.get("_segmind_request_id"),
+        "model": row.get("_segmind_model"),
+    }
 
 
 def is_key(wanted: str, columns: Mapping[str, Any]) -> bool:
@@ -347,8 +338,6 @@ def _add(totals: LedgerTotals, event: Finished) -> None:
     totals.outcomes[str(event.outcome)] += 1
     totals.models[event.model] += 1
     run = totals.runs.setdefault(event.run, LedgerRun())
-    run.rows += 1
-    run.cost += event.cost or 0.0
-    run.unpriced += is_unpriced(event)
+    run.add(event)
     run.tokens += event.tokens or 0
     run.last_at = max(run.last_at, event.at)
