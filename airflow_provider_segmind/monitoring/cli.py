@@ -22,12 +22,11 @@ EXIT_CODES = (
 _COMMANDS = "airflow_provider_segmind.monitoring.commands"
 
 
-@dataclass(frozen=True, slots=True)
 class Argument:
     """An argument: its flags, and what ``argparse`` takes besides."""
 
-    flags: tuple[str, ...]
-    options: dict[str, Any]
+    def __init__(self, *flags: str, **options: Any) -> None:
+        self.flags, self.options = flags, options
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +56,15 @@ class Command:
         return " ".join(part for part in (f"{self.help}.", self.details, EXIT_CODES) if part)
 
 
-def _argument(*flags: str, **options: Any) -> Argument:
-    return Argument(flags, options)
-
-
-OUTPUT = _argument(
+OUTPUT = Argument(
     *("-o", "--output"),
     choices=("table", "json"),
     default="table",
     help="form of the output; JSON has exact figures, in micro-dollars",
 )
-CONNECTION = _argument("--conn-id", default=None, help="the Connection (default: all of type segmind)")
-DAG = _argument("--dag", action="append", help="only tasks of this DAG; may be repeated")
-TARGET = _argument(
+CONNECTION = Argument("--conn-id", default=None, help="the Connection (default: all of type segmind)")
+DAG = Argument("--dag", action="append", help="only tasks of this DAG; may be repeated")
+TARGET = Argument(
     "target",
     metavar="LEDGER_OR_MANIFEST",
     help="a ledger's folder, or a manifest (….manifest.json); a path, or the URI of an object store",
@@ -88,17 +83,15 @@ COMMANDS = (
         "list_requests",
         (
             DAG,
-            _argument("--model", help="only requests to this model"),
-            _argument(
-                "--state", help="only requests in this state, such as QUEUED; asks Segmind for each, like --poll"
-            ),
-            _argument("--poll", action="store_true", help="ask Segmind for the state of each request, which is free"),
-            _argument(
+            Argument("--model", help="only requests to this model"),
+            Argument("--state", help="only requests in this state, such as QUEUED; asks Segmind for each, like --poll"),
+            Argument("--poll", action="store_true", help="ask Segmind for the state of each request, which is free"),
+            Argument(
                 "--at-segmind",
                 action="store_true",
                 help="list Segmind's request history instead, and mark what no task is known to have submitted",
             ),
-            _argument("--limit", type=int, default=100, help="rows of the history that are read (default: 100)"),
+            Argument("--limit", type=int, default=100, help="rows of the history that are read (default: 100)"),
             CONNECTION,
             OUTPUT,
         ),
@@ -109,14 +102,14 @@ COMMANDS = (
         "Show USD and requests as billed",
         "show_spend",
         (
-            _argument("--since", help="ISO 8601, epoch seconds, today, or a span such as 12h or 7d (default: all)"),
-            _argument("--by", default="dag", help="of dag, task, model, day, run; several with commas (default: dag)"),
-            _argument(
+            Argument("--since", help="ISO 8601, epoch seconds, today, or a span such as 12h or 7d (default: all)"),
+            Argument("--by", default="dag", help="of dag, task, model, day, run; several with commas (default: dag)"),
+            Argument(
                 "--reconcile",
                 action="store_true",
                 help="first complete the record from Segmind's history, since --since or for 7 days; free",
             ),
-            _argument(
+            Argument(
                 "--conn-id",
                 action="append",
                 help="with --reconcile: only the history of this Connection, which may be one of the environment "
@@ -140,10 +133,10 @@ COMMANDS = (
         "Print the rows of a table without an answer as JSON lines: key, outcome, reason",
         "list_dead_letters",
         (
-            _argument("manifest", metavar="MANIFEST", help="….manifest.json of the run: a path or URI"),
-            _argument("--outcome", help="only rows with this outcome, such as truncated"),
-            _argument("--reason", help="only rows whose reason contains this text"),
-            _argument("--limit", type=int, help="at most so many rows"),
+            Argument("manifest", metavar="MANIFEST", help="….manifest.json of the run: a path or URI"),
+            Argument("--outcome", help="only rows with this outcome, such as truncated"),
+            Argument("--reason", help="only rows whose reason contains this text"),
+            Argument("--limit", type=int, help="at most so many rows"),
         ),
     ),
     Command(
@@ -152,13 +145,13 @@ COMMANDS = (
         "show_table",
         (
             TARGET,
-            _argument(
+            Argument(
                 "--row",
                 metavar="KEY",
                 help="a row: the value of its key, JSON such as '{\"id\": 7}' for several key columns; a request id or "
                 "a fingerprint in hex is found as well",
             ),
-            _argument("--ledger", help="the ledger's folder, where the manifest does not name it"),
+            Argument("--ledger", help="the ledger's folder, where the manifest does not name it"),
             OUTPUT,
         ),
         "A key is found through a manifest, in the output file or the dead letters it names; a ledger alone knows "
@@ -169,27 +162,27 @@ COMMANDS = (
         "Remove old answers from the answer cache, or some rows of a table from everywhere",
         "forget_answers",
         (
-            _argument(
+            Argument(
                 "targets",
                 nargs="*",
                 metavar="MANIFEST",
                 help="….manifest.json of each run of the table, or a ledger's folder; paths or URIs",
             ),
-            _argument(
+            Argument(
                 "--row",
                 metavar="KEY",
                 help="the rows: the value of their key, JSON such as '{\"customer\": 7}' for some of several key "
                 "columns, a request id, or a fingerprint in hex",
             ),
-            _argument(
+            Argument(
                 "--older-than",
                 metavar="SPAN",
                 help="answers whose request is older, such as 90d or 12h; with a "
                 "manifest or a ledger, its rows that are unchanged for so long",
             ),
-            _argument("--answers-path", help="the answer cache (default: [segmind] answers_path)"),
-            _argument("--ledger", help="the ledger's folder, where a manifest does not name it"),
-            _argument("--yes", action="store_true", help="remove what was found; without it nothing is changed"),
+            Argument("--answers-path", help="the answer cache (default: [segmind] answers_path)"),
+            Argument("--ledger", help="the ledger's folder, where a manifest does not name it"),
+            Argument("--yes", action="store_true", help="remove what was found; without it nothing is changed"),
             OUTPUT,
         ),
         "What was found is listed first, and searched for again after it was removed.",
@@ -198,7 +191,7 @@ COMMANDS = (
         "pause",
         "Stop everything that spends: no task of the deployment submits a request until 'resume'",
         "stop_spending",
-        (_argument("--reason", help="shown by the tasks that wait"),),
+        (Argument("--reason", help="shown by the tasks that wait"),),
         "Requests that were submitted continue and are billed. A running table notices within 10 seconds.",
     ),
     Command("resume", "Let tasks submit requests again", "allow_spending", ()),
