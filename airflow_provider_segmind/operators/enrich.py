@@ -502,10 +502,6 @@ class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
             source_columns=run.source_columns if run else (),
         )
 
-    def get_openlineage_facets_on_failure(self, task_instance: Any) -> OperatorLineage[Any, Any]:
-        """Tell OpenLineage what had been written before the failure."""
-        return self.get_openlineage_facets_on_complete(task_instance)
-
     def on_kill(self) -> None:
         """Submit nothing more, give what is in flight a moment, and write what has finished."""
         if self._run is not None:
