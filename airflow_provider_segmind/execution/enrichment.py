@@ -285,9 +285,10 @@ class EnrichmentRun:
             if self._spend is not None:
                 self._spend.open()
             running = self._run_engine()
-            self._defer_if_idle(running)
-            self._defer_until_budget(running)
-            self._defer_for_place(running)
+            if (engine := self._engine) is not None and self._stop_reason is None and running.exception() is None:
+                self._defer_if_idle(engine)
+                self._defer_until_budget(engine)
+                self._defer_for_place(engine)
             manifest = self._store_answers(running)
             if (error := running.exception()) is not None:
                 raise error
@@ -357,10 +358,14 @@ class EnrichmentRun:
     def stop(self, reason: str) -> None:
         """Submit nothing more and finish within the grace period; from any thread, or a signal handler."""
         self._stop_reason = reason
+        self._in_loop(self._stop_engine)
+
+    def _in_loop(self, change: Callable[[], object]) -> None:
+        """Make a change in the engine's thread."""
         if self._loop is not None:
             # The loop may have ended by itself, which is as good.
             with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._stop_engine)
+                self._loop.call_soon_threadsafe(change)
 
     def _wait_while_paused(self) -> None:
         """
@@ -396,15 +401,13 @@ class EnrichmentRun:
 
     def _load(self) -> None:
         """Write what has finished, and ask no more rows if the target takes nothing."""
-        engine, loop = self._engine, self._loop
-        if engine is None or loop is None:
+        engine = self._engine
+        if engine is None:
             return
         trouble = self._table.load(engine)
         if trouble is not None and engine.stopped is None:
             self._log.error("No more rows are sent: %s", trouble)
-            # The loop may have ended by itself, which is as good.
-            with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(partial(engine.stop, str(trouble), error=trouble))
+            self._in_loop(partial(engine.stop, str(trouble), error=trouble))
 
     def _suspend(self, engine: Engine) -> dict[str, Any]:
         """Write what has finished, end this part of the try, and return what the next one continues from."""
@@ -431,9 +434,7 @@ class EnrichmentRun:
             self._log.warning(
                 "Spending is paused: %s. No row is sent; answers to those in progress are fetched", reason
             )
-        # The loop may have ended by itself, which is as good.
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._pause_engine)
+        self._in_loop(self._pause_engine)
 
     def _pause_engine(self) -> None:
         if self._engine is not None:
@@ -527,15 +528,9 @@ class EnrichmentRun:
             resume_state=self._resume_state,
         )
 
-    def _defer_if_idle(self, running: Future[None]) -> None:
+    def _defer_if_idle(self, engine: Engine) -> None:
         """Defer until enough requests have ended, when the engine ended because it can do nothing but wait."""
-        engine = self._engine
-        if (
-            engine is None
-            or engine.deferral is None
-            or self._stop_reason is not None
-            or running.exception() is not None
-        ):
+        if engine.deferral is None:
             return
         resume_state, deferral, now = self._suspend(engine), engine.deferral, time.time()
         if math.isinf(deferral.until):
@@ -548,18 +543,10 @@ class EnrichmentRun:
         )
         self._defer_until(until, resume_state, [list(one) for one in deferral.requests], deferral.enough)
 
-    def _defer_until_budget(self, running: Future[None]) -> None:
+    def _defer_until_budget(self, engine: Engine) -> None:
         """Defer until a budget's next day or month begins, when it ended the run and the task is to wait for that."""
-        engine = self._engine
-        refusal = engine.stopped.refusal if engine is not None and engine.stopped is not None else None
-        if (
-            engine is None
-            or refusal is None
-            or refusal.resets_at is None
-            or self.settings.on_budget != "defer"
-            or self._stop_reason is not None
-            or running.exception() is not None
-        ):
+        refusal = None if engine.stopped is None else engine.stopped.refusal
+        if refusal is None or refusal.resets_at is None or self.settings.on_budget != "defer":
             return
         # Requests of unknown fate are looked up soon: their results are there for an hour.
         until = time.time() + LOOK_UP_AFTER if refusal.retryable else refusal.resets_at + random.random() * RESET_SPREAD
@@ -586,18 +573,11 @@ class EnrichmentRun:
         )
         defer_until(until, self._defer, trigger)
 
-    def _defer_for_place(self, running: Future[None]) -> None:
+    def _defer_for_place(self, engine: Engine) -> None:
         """Defer until fewer paid requests of the Connection are in flight, when the run ended for want of a place."""
-        engine = self._engine
-        error = engine.stopped.error if engine is not None and engine.stopped is not None else None
-        if (
-            engine is None
-            or not self.settings.deferrable
-            or not isinstance(error, SegmindInFlightError)
-            or self._stop_reason is not None
-            or running.exception() is not None
-            or time.time() >= self.settings.deadline
-        ):
+        error = None if engine.stopped is None else engine.stopped.error
+        late = time.time() >= self.settings.deadline
+        if not self.settings.deferrable or not isinstance(error, SegmindInFlightError) or late:
             return
         resume_state = self._suspend(engine)
         self._log.info("%s Deferring until there is room", error)
