@@ -11,9 +11,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 PRICES = "prices"
 """The extra of genai-prices."""
-# Packages of managed Airflow services, with which the pins must be compatible; they are resolved, not installed.
+# Packages of managed Airflow services and stores, with which the pins must be compatible; they are resolved only.
 MANAGED = (
-    "apache-airflow-providers-amazon",
+    "apache-airflow-providers-amazon[s3fs]",
     "apache-airflow-providers-celery",
     "apache-airflow-providers-cncf-kubernetes",
     "apache-airflow-providers-common-io",

@@ -18,6 +18,8 @@ UV = Path(sys.executable).parent / "uv"
 RELEASES = {version.name: version for version in VERSIONS if not version.lowest}
 NEWEST = {"genai-prices", "httpx2", "httpcore2", "truststore"}
 """What the extra of prices brings: no Airflow pins it, except that 3.3 pins what is there for its own sake."""
+MANAGED_AIRFLOW = Path(__file__).parents[2] / "docs" / "how-to" / "managed-airflow.md"
+REQUIREMENTS = re.findall(r"^```text\n(.*?)^```$", MANAGED_AIRFLOW.read_text(), flags=re.DOTALL | re.MULTILINE)
 every_release = pytest.mark.parametrize("release", RELEASES.values(), ids=RELEASES)
 
 
@@ -28,23 +30,28 @@ def installs(version: Version, python: str) -> list[str]:
     return ["", f"[{','.join(known)}]", *alone]
 
 
+def ours(extras: str, wheel: Path) -> str:
+    """Return the requirement of the built wheel with extras like ``[sql,parquet]``."""
+    return f"airflow-provider-segmind{extras} @ {wheel.as_uri()}"
+
+
+def resolve(version: Version, python: str, required: str) -> subprocess.CompletedProcess[str]:
+    """Resolve requirements, one a line, under the constraints of a release."""
+    command = [UV, "pip", "compile", "--quiet", "--no-header", "--no-annotate"]
+    command += ["--python", sys.executable, "--python-version", python]
+    command += ["--no-emit-index-url", "--constraints", version.constraints, "-"]
+    run = partial(subprocess.run, input=required, text=True, capture_output=True, check=False, timeout=120)
+    # The cached index is enough and takes a tenth of a second; only the first time is the index queried.
+    done = run([*command, "--offline"])
+    return run(command) if done.returncode else done
+
+
 Resolved = dict[tuple[str, str, str], subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
 def resolved(wheel: Path) -> Resolved:
     """The result of every installation, by version of Airflow, of Python, and by extras."""
-
-    def resolve(version: Version, python: str, named: str) -> subprocess.CompletedProcess[str]:
-        command = [UV, "pip", "compile", "--quiet", "--no-header", "--no-annotate"]
-        command += ["--python", sys.executable, "--python-version", python]
-        command += ["--no-emit-index-url", "--constraints", version.constraints, "-"]
-        required = f"airflow-provider-segmind{named} @ {wheel.as_uri()}"
-        run = partial(subprocess.run, input=required, text=True, capture_output=True, check=False, timeout=120)
-        # The cached index is enough and takes a tenth of a second; only the first time is the index queried.
-        done = run([*command, "--offline"])
-        return run(command) if done.returncode else done
-
     wanted = [
         (version, python, found)
         for version in RELEASES.values()
@@ -52,7 +59,7 @@ def resolved(wheel: Path) -> Resolved:
         for found in installs(version, python)
     ]
     with ThreadPoolExecutor(max_workers=2) as pool:
-        done = pool.map(lambda one: resolve(*one), wanted)
+        done = pool.map(lambda one: resolve(one[0], one[1], ours(one[2], wheel)), wanted)
     return {(version.name, python, named): one for (version, python, named), one in zip(wanted, done, strict=True)}
 
 
@@ -81,6 +88,24 @@ def test_no_package_of_airflow_changes_its_version(release: Version, resolved: R
                 for name, version in found.items()
                 if pinned.get(name) != version and (name in pinned or name not in NEWEST)
             } == {}, key
+
+
+@pytest.mark.parametrize("text", REQUIREMENTS, ids=["mwaa", "composer", "astronomer"])
+def test_a_requirements_file_of_managed_airflow_resolves(text: str, wheel: Path) -> None:
+    named = re.search(r"constraints-([\d.]+)/constraints-([\d.]+)\.txt", text)
+    # Cloud Composer names none: its environment may have any of them.
+    wanted = [(named[1], named[2])] if named else [(name, each.pythons[0]) for name, each in RELEASES.items()]
+    lines = [line for line in text.splitlines() if not line.startswith("--constraint")]
+    required = "\n".join(
+        re.sub(r"airflow-provider-segmind(\[.*\])", lambda own: ours(own[1], wheel), line) for line in lines
+    )
+
+    for airflow, python in wanted:
+        done = resolve(RELEASES[airflow], python, f"apache-airflow=={airflow}\n{required}")
+
+        assert done.returncode == 0, (airflow, done.stderr)
+        pinned = pins(RELEASES[airflow].constraints.read_text())
+        assert {name for name, version in pins(done.stdout).items() if pinned.get(name) != version} == set(), airflow
 
 
 @pytest.mark.parametrize(
