@@ -9,12 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_segmind.chat.exact_numbers import ExactFloat
 from airflow_provider_segmind.chat.output_type import (
     OutputType,
     is_cut_short,
     json_candidates,
-    load_json,
     without_reasoning,
 )
 from tests.support.counting import calls_made
@@ -240,12 +238,3 @@ def test_finding_reasoning_takes_linear_work(repeated, end):
     short, long = (calls_made(partial(NUMBER.parse, repeated * count + end)) for count in (1_000, 4_000))
 
     assert long <= 5 * short
-
-
-def test_a_number_that_a_float_rounds_keeps_its_digits():
-    [whole, long, short] = load_json("[1.5, 90071992547409.9301, 1.50]")
-
-    assert (type(whole), str(whole)) == (float, "1.5")
-    assert (type(long), str(long), long) == (ExactFloat, "90071992547409.9301", 90071992547409.94)
-    assert str(short) == "1.50"
-    assert json.dumps(long) == "90071992547409.94"
