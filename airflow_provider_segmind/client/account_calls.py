@@ -9,7 +9,7 @@ from typing import Any
 from airflow_provider_segmind.client import polling
 from airflow_provider_segmind.client.config import ClientConfig
 from airflow_provider_segmind.client.models import RequestResult, RequestState
-from airflow_provider_segmind.client.poll_schedule import shared_history
+from airflow_provider_segmind.client.poll_schedule import Pending, shared_history, urgent
 from airflow_provider_segmind.client.rate_limiter import CountCall, Priority, Throttle, rate_limiter_for
 
 Report = Callable[[str], None]
@@ -41,7 +41,7 @@ class AccountCalls:
         self.throttle.count = count
 
     def waiting(
-        self, pending: polling.Pending, *, fetch: bool, until: float | None, report: Report
+        self, pending: Pending, *, fetch: bool, until: float | None, report: Report
     ) -> Generator[polling.Step, Any, RequestState | None]:
         """Return the steps that wait for a request."""
         clock, jitter = self.clock, self.rng.random
@@ -57,9 +57,9 @@ class AccountCalls:
         """Return how many seconds a request of the model usually takes."""
         return shared_history.typical(model)
 
-    def priority(self, pending: polling.Pending | None) -> Priority | None:
+    def priority(self, pending: Pending | None) -> Priority | None:
         """Return the priority of a request's polls when calls queue: first when its result is about to expire."""
-        return Priority.EXPIRING if pending is not None and polling.urgent(pending, self.clock()) else None
+        return Priority.EXPIRING if pending is not None and urgent(pending, self.clock()) else None
 
 
 def succeeded(result: RequestResult) -> RequestResult:

@@ -24,6 +24,7 @@ from airflow_provider_segmind.client.models import (
     SubmittedRequest,
     SyncResult,
 )
+from airflow_provider_segmind.client.poll_schedule import Pending
 from airflow_provider_segmind.client.rate_limiter import Priority
 from airflow_provider_segmind.client.retry import DEFAULT_LIMITS, RetryLimits, async_retrying, may_send_again
 from airflow_provider_segmind.client.transport_errors import BeforeSend, httpx
@@ -136,7 +137,7 @@ class AsyncSegmindClient(AccountCalls):
         return await self.drive(polling.poll(self.wire, request_id, fetch=fetch))
 
     async def wait(
-        self, pending: polling.Pending, *, fetch: bool = False, until: float | None = None, report: Report = no_report
+        self, pending: Pending, *, fetch: bool = False, until: float | None = None, report: Report = no_report
     ) -> RequestState | None:
         """Wait for a request to end; see :func:`polling.wait`."""
         return await self.drive(self.waiting(pending, fetch=fetch, until=until, report=report), pending)
@@ -159,7 +160,7 @@ class AsyncSegmindClient(AccountCalls):
         loop = async_retrying(limits, sleep=self._sleep, rng=self.rng, paid=call.context.paid)
         return await loop(_after(first, partial(self._admitted, on_permit=on_permit, before_send=before_send)), call)
 
-    async def drive(self, steps: Generator[Any, Any, T], pending: polling.Pending | None = None) -> T:
+    async def drive(self, steps: Generator[Any, Any, T], pending: Pending | None = None) -> T:
         """Carry out what ``steps`` yields, a call or a pause, until it returns. Calls are not retried."""
         try:
             step = next(steps)

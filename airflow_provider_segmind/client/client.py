@@ -28,6 +28,7 @@ from airflow_provider_segmind.client.models import (
     SubmittedRequest,
     SyncResult,
 )
+from airflow_provider_segmind.client.poll_schedule import Pending
 from airflow_provider_segmind.client.rate_limiter import Priority
 from airflow_provider_segmind.client.retry import DEFAULT_LIMITS, RetryLimits, retrying
 from airflow_provider_segmind.client.transport_errors import httpx
@@ -138,7 +139,7 @@ class SegmindClient(AccountCalls):
         return self.drive(polling.poll(self.wire, request_id, fetch=fetch))
 
     def wait(
-        self, pending: polling.Pending, *, fetch: bool = False, until: float | None = None, report: Report = no_report
+        self, pending: Pending, *, fetch: bool = False, until: float | None = None, report: Report = no_report
     ) -> RequestState | None:
         """Wait for a request to end; see :func:`polling.wait`."""
         return self.drive(self.waiting(pending, fetch=fetch, until=until, report=report), pending)
@@ -149,7 +150,7 @@ class SegmindClient(AccountCalls):
         result: T = loop(self._admitted, call)
         return result
 
-    def drive(self, steps: Generator[Any, Any, T], pending: polling.Pending | None = None) -> T:
+    def drive(self, steps: Generator[Any, Any, T], pending: Pending | None = None) -> T:
         """Carry out what ``steps`` yields, a call or a pause, until it returns. Calls are not retried."""
         try:
             step = next(steps)

@@ -20,6 +20,7 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 from airflow_provider_segmind.client.models import RequestState
+from airflow_provider_segmind.defaults import RESULT_LIFETIME
 
 QUANTILES = tuple(0.93 * (number / 6) ** 0.5 for number in range(1, 7))
 """Quantiles of a model's latencies at which its requests are polled while polls are free."""
@@ -53,6 +54,39 @@ SMALLEST_PART = 0.05
 """Shortest step as a fraction of the age, however narrow the history is."""
 SUBMIT_LATENCY = 0.25
 """Seconds by which Segmind's measurement may have begun before the response to the submission arrived."""
+LAST_CALL = RESULT_LIFETIME - 30.0
+"""Age in seconds at which even a request with a long ``poll_interval`` is polled before its result expires."""
+URGENT_AGE = 0.8 * RESULT_LIFETIME
+"""Age in seconds from which polls are close together, because the result is about to expire."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """
+    A request to wait for.
+
+    :param submitted_at: epoch seconds; the age of a request, and so its expiry, counts from here.
+    :param end_time: epoch seconds at which waiting ends.
+    :param poll_interval: seconds between polls as set by the user, None to follow the schedule.
+    :param model: the model, for messages.
+    :param frugal: whether to make few polls rather than early ones, even where polls are free.
+    """
+
+    request_id: str
+    submitted_at: float
+    end_time: float
+    poll_interval: float | None = None
+    model: str | None = None
+    frugal: bool = False
+
+    def age(self, now: float) -> float:
+        """Return the seconds since submission."""
+        return max(0.0, now - self.submitted_at)
+
+    @property
+    def name(self) -> str:
+        """Return the request as messages name it."""
+        return f"request {self.request_id!r}" + (f" (model {self.model!r})" if self.model else "")
 
 
 class Prior(NamedTuple):
@@ -239,6 +273,32 @@ def latency_of(state: RequestState, *, last_in_progress: float, found_completed:
     if found_completed - last_in_progress > max(5.0, 0.5 * found_completed):
         return None
     return (last_in_progress + found_completed) / 2
+
+
+def urgent(pending: Pending, now: float) -> bool:
+    """Return whether the result may expire before many more polls."""
+    return pending.age(now) >= URGENT_AGE
+
+
+def seconds_to_next_poll(pending: Pending, *, now: float, jitter: float, schedule: PollSchedule | None = None) -> float:
+    """
+    Return the seconds until the next poll.
+
+    A user's ``poll_interval`` is followed, but a poll is always made shortly before the result expires. Otherwise polls
+    become rarer as the request ages, because what has taken long will take longer, and frequent again when the result
+    is about to expire.
+
+    :param schedule: polls according to the model's latencies; None polls by age.
+    :param jitter: a random number from 0 to 1, so that requests submitted together are not polled together.
+    """
+    age = pending.age(now)
+    if pending.poll_interval is not None:
+        step = max(0.0, pending.poll_interval)
+        return LAST_CALL - age if age < LAST_CALL < age + step else step
+    if schedule is not None and age < URGENT_AGE:
+        return schedule.after(age, 0.9 + 0.2 * jitter) - age
+    step = 2.0 if age >= URGENT_AGE else min(15.0, max(0.5, 0.25 * age))
+    return step * (0.9 + 0.2 * jitter)
 
 
 shared_history = LatencyHistory()

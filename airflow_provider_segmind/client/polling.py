@@ -13,7 +13,13 @@ from typing import Any
 
 from airflow_provider_segmind.client.endpoints import Call, Wire
 from airflow_provider_segmind.client.models import RequestState
-from airflow_provider_segmind.client.poll_schedule import LatencyHistory, PollSchedule, latency_of
+from airflow_provider_segmind.client.poll_schedule import (
+    LatencyHistory,
+    Pending,
+    PollSchedule,
+    latency_of,
+    seconds_to_next_poll,
+)
 from airflow_provider_segmind.defaults import RESULT_LIFETIME
 from airflow_provider_segmind.exceptions import (
     SegmindError,
@@ -27,10 +33,6 @@ from airflow_provider_segmind.exceptions import (
     shorten,
 )
 
-LAST_CALL = RESULT_LIFETIME - 30.0
-"""Age in seconds at which even a request with a long ``poll_interval`` is polled before its result expires."""
-URGENT_AGE = 0.8 * RESULT_LIFETIME
-"""Age in seconds from which polls are close together, because the result is about to expire."""
 SHORTEST_DELAY = 0.02
 """Seconds below which a first poll is not delayed."""
 SCOUT_PAUSE = 0.25
@@ -48,35 +50,6 @@ class Pause:
 
 
 Step = Call[Any] | Pause
-
-
-@dataclass(frozen=True, slots=True)
-class Pending:
-    """
-    A request to wait for.
-
-    :param submitted_at: epoch seconds; the age of a request, and so its expiry, counts from here.
-    :param end_time: epoch seconds at which waiting ends.
-    :param poll_interval: seconds between polls as set by the user, None to follow the schedule.
-    :param model: the model, for messages.
-    :param frugal: whether to make few polls rather than early ones, even where polls are free.
-    """
-
-    request_id: str
-    submitted_at: float
-    end_time: float
-    poll_interval: float | None = None
-    model: str | None = None
-    frugal: bool = False
-
-    def age(self, now: float) -> float:
-        """Return the seconds since submission."""
-        return max(0.0, now - self.submitted_at)
-
-    @property
-    def name(self) -> str:
-        """Return the request as messages name it."""
-        return f"request {self.request_id!r}" + (f" (model {self.model!r})" if self.model else "")
 
 
 def _nothing() -> float:
@@ -301,32 +274,6 @@ class _Waiting:
         if not self._pace.trust_prior and not history.knows(pending.model):
             return None
         return history.schedule(pending.model, sparse=gap > 0 or pending.frugal)
-
-
-def urgent(pending: Pending, now: float) -> bool:
-    """Return whether the result may expire before many more polls."""
-    return pending.age(now) >= URGENT_AGE
-
-
-def seconds_to_next_poll(pending: Pending, *, now: float, jitter: float, schedule: PollSchedule | None = None) -> float:
-    """
-    Return the seconds until the next poll.
-
-    A user's ``poll_interval`` is followed, but a poll is always made shortly before the result expires. Otherwise polls
-    become rarer as the request ages, because what has taken long will take longer, and frequent again when the result
-    is about to expire.
-
-    :param schedule: polls according to the model's latencies; None polls by age.
-    :param jitter: a random number from 0 to 1, so that requests submitted together are not polled together.
-    """
-    age = pending.age(now)
-    if pending.poll_interval is not None:
-        step = max(0.0, pending.poll_interval)
-        return LAST_CALL - age if age < LAST_CALL < age + step else step
-    if schedule is not None and age < URGENT_AGE:
-        return schedule.after(age, 0.9 + 0.2 * jitter) - age
-    step = 2.0 if age >= URGENT_AGE else min(15.0, max(0.5, 0.25 * age))
-    return step * (0.9 + 0.2 * jitter)
 
 
 def _is_malformed(error: SegmindError) -> bool:

@@ -19,7 +19,7 @@ from typing import Any, Protocol, cast
 from airflow_provider_segmind.chat.cost_estimate import CostBound
 from airflow_provider_segmind.chat.reply_policy import Accept, FollowUp, RefusalReason, Refuse
 from airflow_provider_segmind.client.models import RequestResult, SubmittedRequest
-from airflow_provider_segmind.client.polling import Pending
+from airflow_provider_segmind.client.poll_schedule import Pending
 from airflow_provider_segmind.client.rate_limiter import CallWithdrawnError
 from airflow_provider_segmind.client.retry import may_send_again
 from airflow_provider_segmind.client.submission import json_digest

@@ -15,7 +15,7 @@ from airflow_provider_segmind.client.models import (
     RequestState,
     SubmittedRequest,
 )
-from airflow_provider_segmind.client.polling import Pending
+from airflow_provider_segmind.client.poll_schedule import Pending
 from airflow_provider_segmind.client.submission import text_digest
 from airflow_provider_segmind.defaults import OnUnknown, Rerun
 from airflow_provider_segmind.enrichment.outcomes import FinishedRequest, ReadRow

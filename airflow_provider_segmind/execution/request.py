@@ -21,7 +21,7 @@ from airflow_provider_segmind.client import request_history as history
 from airflow_provider_segmind.client.client import SegmindClient
 from airflow_provider_segmind.client.downloads import Downloads
 from airflow_provider_segmind.client.models import Metrics, RequestRecord, RequestResult
-from airflow_provider_segmind.client.polling import Pending
+from airflow_provider_segmind.client.poll_schedule import Pending
 from airflow_provider_segmind.client.retry import DEFAULT_LIMITS, retrying
 from airflow_provider_segmind.client.submission import (
     Attach,

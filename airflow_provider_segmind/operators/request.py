@@ -568,7 +568,7 @@ class SegmindRunOperator(SegmindSubmitOperator):
         return self.execute_complete(context)
 
     def _find_connection(self, event: RequestEvent | None, context: Context) -> None:
-        from airflow_provider_segmind.client.polling import Pending
+        from airflow_provider_segmind.client.poll_schedule import Pending
         from airflow_provider_segmind.result_storage import ResultDestination
         from airflow_provider_segmind.triggers.request import find_connection_or_defer
 

@@ -26,7 +26,7 @@ from airflow_provider_segmind.exceptions import SegmindRequestError, SegmindRequ
 from airflow_provider_segmind.rendering import TemplatedOperator, once_rendered
 
 if TYPE_CHECKING:
-    from airflow_provider_segmind.client.polling import Pending
+    from airflow_provider_segmind.client.poll_schedule import Pending
     from airflow_provider_segmind.client.submission import RequestRef
     from airflow_provider_segmind.compat import Context
     from airflow_provider_segmind.hooks.segmind import SegmindHook
@@ -154,7 +154,7 @@ class SegmindRequestSensor(TemplatedOperator, BaseSensorOperator):
         return self._pending(time.time() if known is None else known)
 
     def _pending(self, submitted_at: float) -> Pending:
-        from airflow_provider_segmind.client.polling import Pending
+        from airflow_provider_segmind.client.poll_schedule import Pending
 
         ref = self.reference
         return Pending(ref.request_id, submitted_at, submitted_at + self.timeout, self.poll_interval, ref.model)

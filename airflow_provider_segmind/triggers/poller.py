@@ -25,7 +25,7 @@ from airflow_provider_segmind.client.account_calls import Report
 from airflow_provider_segmind.client.config import ClientConfig
 from airflow_provider_segmind.client.endpoints import Call
 from airflow_provider_segmind.client.models import RequestState
-from airflow_provider_segmind.client.poll_schedule import shared_history
+from airflow_provider_segmind.client.poll_schedule import Pending, shared_history, urgent
 from airflow_provider_segmind.client.rate_limiter import Priority, Throttle, rate_limiter_for
 from airflow_provider_segmind.client.transports import Transport, prepare, transport_for
 from airflow_provider_segmind.exceptions import SegmindError
@@ -59,9 +59,7 @@ class _Entry:
 
     __slots__ = ("due", "fetch", "future", "pending", "report", "steps")
 
-    def __init__(
-        self, pending: polling.Pending, fetch: bool, report: Report, future: asyncio.Future[RequestState]
-    ) -> None:
+    def __init__(self, pending: Pending, fetch: bool, report: Report, future: asyncio.Future[RequestState]) -> None:
         self.pending = pending
         self.fetch = fetch
         self.report = report
@@ -107,7 +105,7 @@ class Poller:
         self._lag = 0.0
         self._metrics = MetricsSender({}, lambda: call_totals(self._throttle.counts), self._gauges)
 
-    async def wait(self, pending: polling.Pending, *, fetch: bool, report: Report) -> RequestState:
+    async def wait(self, pending: Pending, *, fetch: bool, report: Report) -> RequestState:
         """
         Wait for a request to end; errors as in :func:`polling.wait`.
 
@@ -138,7 +136,7 @@ class Poller:
 
     def _queue(self, entry: _Entry) -> None:
         """Hand an entry to the workers; one whose result is about to expire goes first."""
-        if polling.urgent(entry.pending, self._clock()):
+        if urgent(entry.pending, self._clock()):
             self._ready.appendleft(entry)
         else:
             self._ready.append(entry)
@@ -204,14 +202,14 @@ class Poller:
         self._postpone(entry, step.seconds)
         return polled
 
-    async def _poll(self, call: Call[Any], pending: polling.Pending) -> Any:
+    async def _poll(self, call: Call[Any], pending: Pending) -> Any:
         transport = self._transport
         if transport is None:
             async with self._opening:
                 if self._transport is None:
                     self._transport = await self._opener(self.config, self._clock)
                 transport = self._transport
-        priority = Priority.EXPIRING if polling.urgent(pending, self._clock()) else None
+        priority = Priority.EXPIRING if urgent(pending, self._clock()) else None
         return await self._throttle.send_async(call, transport.send, asyncio.sleep, priority)
 
     def _postpone(self, entry: _Entry, seconds: float) -> None:

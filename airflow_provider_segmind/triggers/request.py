@@ -20,7 +20,7 @@ from asgiref.sync import sync_to_async
 from airflow_provider_segmind.chat.json_values import for_xcom
 from airflow_provider_segmind.client.downloads import Downloads
 from airflow_provider_segmind.client.models import RequestResult
-from airflow_provider_segmind.client.polling import Pending, urgent
+from airflow_provider_segmind.client.poll_schedule import Pending, urgent
 from airflow_provider_segmind.compat import TriggerEvent
 from airflow_provider_segmind.defaults import DEFAULT_CONNECTION, MAX_XCOM_BYTES, RESULT_LIFETIME
 from airflow_provider_segmind.deferral import defer_until, warn_not_cancelled

@@ -5,18 +5,24 @@ import random
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import pytest
 
 from airflow_provider_segmind.client.models import Metrics, RequestState
 from airflow_provider_segmind.client.poll_schedule import (
+    LAST_CALL,
     MODELS,
     REMEMBERED,
     UNKNOWN,
+    URGENT_AGE,
     LatencyHistory,
+    Pending,
     latency_of,
     prior_of,
+    seconds_to_next_poll,
 )
+from tests.support.clients import START
 
 Draw = Callable[[random.Random], float]
 MODEL = "gemini-3.1-flash-lite"
@@ -151,3 +157,31 @@ def test_an_unobserved_request_adds_no_latency_unless_segmind_measured_it() -> N
     assert latency_of(state, last_in_progress=0.0, found_completed=900.0) is None
     told = RequestState(request_id="r", status="COMPLETED", metrics=Metrics(total_time=3.0))
     assert latency_of(told, last_in_progress=0.0, found_completed=900.0) == 3.0
+
+
+def pending(*, timeout: float = 600.0, poll_interval: float | None = None) -> Pending:
+    return Pending("r-1", START, START + timeout, poll_interval, MODEL)
+
+
+def test_polls_become_rarer_and_frequent_again_near_expiry() -> None:
+    what = pending(timeout=7200)
+    ages = [0.0, 1.0, 4.0, 20.0, 60.0, 600.0, URGENT_AGE - 1]
+
+    steps = [seconds_to_next_poll(what, now=START + age, jitter=0.5) for age in ages]
+
+    assert steps == [0.5, 0.5, 1.0, 5.0, 15.0, 15.0, 15.0]
+    assert seconds_to_next_poll(what, now=START + URGENT_AGE, jitter=0.5) == 2.0
+    assert seconds_to_next_poll(what, now=START + LAST_CALL, jitter=0.5) == 2.0
+
+
+def test_polls_of_requests_submitted_together_spread_out() -> None:
+    steps = {seconds_to_next_poll(pending(), now=START + 60, jitter=jitter / 10) for jitter in range(11)}
+
+    assert len(steps) == 11
+    assert [min(steps), max(steps)] == pytest.approx([13.5, 16.5])
+
+
+def test_a_negative_interval_or_a_clock_set_back_gives_no_negative_pause() -> None:
+    assert seconds_to_next_poll(pending(poll_interval=-5.0), now=START, jitter=0.5) == 0
+    assert seconds_to_next_poll(pending(), now=START - 100, jitter=0.5) > 0
+    assert [later >= earlier for earlier, later in pairwise([pending().age(START - 1), pending().age(START)])] == [True]

@@ -1,21 +1,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from airflow_provider_segmind.client.models import RequestResult, RequestState
+from airflow_provider_segmind.client.poll_schedule import Pending
 from airflow_provider_segmind.client.polling import (
-    LAST_CALL,
     MALFORMED_RESPONSES,
     REPLICATION_GRACE,
-    URGENT_AGE,
-    Pending,
     expired_error,
     failed_error,
-    seconds_to_next_poll,
     timeout_error,
 )
 from airflow_provider_segmind.client.transport_errors import httpx
@@ -331,36 +327,12 @@ def test_a_long_poll_interval_does_not_skip_the_last_poll_before_expiry(world: W
     assert wait(world, reply, pending(timeout=7200, poll_interval=poll_interval), fetch=True).output == "hi"
 
 
-def test_polls_become_rarer_and_frequent_again_near_expiry() -> None:
-    what = pending(timeout=7200)
-    ages = [0.0, 1.0, 4.0, 20.0, 60.0, 600.0, URGENT_AGE - 1]
-
-    steps = [seconds_to_next_poll(what, now=START + age, jitter=0.5) for age in ages]
-
-    assert steps == [0.5, 0.5, 1.0, 5.0, 15.0, 15.0, 15.0]
-    assert seconds_to_next_poll(what, now=START + URGENT_AGE, jitter=0.5) == 2.0
-    assert seconds_to_next_poll(what, now=START + LAST_CALL, jitter=0.5) == 2.0
-
-
 def test_an_hour_of_waiting_costs_a_bounded_number_of_polls(world: World) -> None:
     with pytest.raises(SegmindRequestTimeoutError):
         wait(world, answer(200, BUSY), pending(timeout=RESULT_LIFETIME))
 
     assert 400 < len(world.seen) < 650
     assert all(0.4 < pause < 17 for pause in world.pauses[:-1])
-
-
-def test_polls_of_requests_submitted_together_spread_out() -> None:
-    steps = {seconds_to_next_poll(pending(), now=START + 60, jitter=jitter / 10) for jitter in range(11)}
-
-    assert len(steps) == 11
-    assert [min(steps), max(steps)] == pytest.approx([13.5, 16.5])
-
-
-def test_a_negative_interval_or_a_clock_set_back_gives_no_negative_pause() -> None:
-    assert seconds_to_next_poll(pending(poll_interval=-5.0), now=START, jitter=0.5) == 0
-    assert seconds_to_next_poll(pending(), now=START - 100, jitter=0.5) > 0
-    assert [later >= earlier for earlier, later in pairwise([pending().age(START - 1), pending().age(START)])] == [True]
 
 
 def test_poll_does_not_retry_and_returns_a_failure_as_a_state(world: World) -> None:

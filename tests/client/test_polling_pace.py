@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from airflow_provider_segmind.client.endpoints import Endpoints, Wire
-from airflow_provider_segmind.client.poll_schedule import SCOUTS, LatencyHistory, shared_history
-from airflow_provider_segmind.client.polling import Pace, Pause, Pending, wait
+from airflow_provider_segmind.client.poll_schedule import SCOUTS, LatencyHistory, Pending, shared_history
+from airflow_provider_segmind.client.polling import Pace, Pause, wait
 from airflow_provider_segmind.client.rate_limiter import RateLimiter, RateSettings
 from airflow_provider_segmind.client.responses import Response
 from airflow_provider_segmind.exceptions import SegmindRequestTimeoutError

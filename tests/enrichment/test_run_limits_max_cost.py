@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from airflow_provider_segmind.chat.cost_estimate import CostBound, Price, cost_bound
 from airflow_provider_segmind.chat.reply_policy import Accept, FollowUp
 from airflow_provider_segmind.client.models import RequestResult
-from airflow_provider_segmind.client.polling import Pending
+from airflow_provider_segmind.client.poll_schedule import Pending
 from airflow_provider_segmind.enrichment.ledger.compaction import compact
 from airflow_provider_segmind.enrichment.outcomes import RowReply, RowVerdict
 from airflow_provider_segmind.enrichment.run_limits import Limits, RunUsage

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_segmind.client.polling import Pending
+from airflow_provider_segmind.client.poll_schedule import Pending
 from airflow_provider_segmind.enrichment.ledger.events import Submitted
 from airflow_provider_segmind.enrichment.outcomes import Outcome, RowReply, RowVerdict
 from airflow_provider_segmind.enrichment.settings import Prepared

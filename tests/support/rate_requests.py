@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from airflow_provider_segmind.client.async_client import AsyncSegmindClient
 from airflow_provider_segmind.client.models import RequestState
-from airflow_provider_segmind.client.polling import Pending
+from airflow_provider_segmind.client.poll_schedule import Pending
 
 MODEL = "gemini-3.1-flash-lite"
 

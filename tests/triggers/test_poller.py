@@ -16,8 +16,7 @@ from blockbuster import BlockBuster
 from airflow_provider_segmind.client.client import ClientConfig
 from airflow_provider_segmind.client.config import DownloadLimits
 from airflow_provider_segmind.client.endpoints import Call, Endpoints
-from airflow_provider_segmind.client.poll_schedule import shared_history
-from airflow_provider_segmind.client.polling import Pending
+from airflow_provider_segmind.client.poll_schedule import Pending, shared_history
 from airflow_provider_segmind.client.responses import Response
 from airflow_provider_segmind.client.transports import (
     POLL_KEEPALIVE,
