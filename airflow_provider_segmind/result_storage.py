@@ -29,7 +29,7 @@ from airflow_provider_segmind.client import request_history as history
 from airflow_provider_segmind.client.client import SegmindClient
 from airflow_provider_segmind.client.downloads import Downloads, MediaFile, download, media_files
 from airflow_provider_segmind.client.models import RequestResult, RequestState, RequestStatus
-from airflow_provider_segmind.client.polling import failed_error
+from airflow_provider_segmind.client.request_errors import failed_error
 from airflow_provider_segmind.client.submission import ResultManifest
 from airflow_provider_segmind.defaults import MAX_XCOM_BYTES
 from airflow_provider_segmind.enrichment.storage import is_refusal

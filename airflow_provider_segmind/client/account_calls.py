@@ -11,6 +11,7 @@ from airflow_provider_segmind.client.config import ClientConfig
 from airflow_provider_segmind.client.models import RequestResult, RequestState
 from airflow_provider_segmind.client.poll_schedule import Pending, shared_history, urgent
 from airflow_provider_segmind.client.rate_limiter import CountCall, Priority, Throttle, rate_limiter_for
+from airflow_provider_segmind.client.request_errors import failed_error
 
 Report = Callable[[str], None]
 
@@ -65,5 +66,5 @@ class AccountCalls:
 def succeeded(result: RequestResult) -> RequestResult:
     """Return a result, or raise the error of a request that FAILED."""
     if result.failed:
-        raise polling.failed_error(result)
+        raise failed_error(result)
     return result

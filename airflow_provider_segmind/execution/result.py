@@ -11,7 +11,7 @@ from airflow_provider_segmind.client.client import SegmindClient
 from airflow_provider_segmind.client.downloads import Downloads
 from airflow_provider_segmind.client.models import Metrics, RequestResult
 from airflow_provider_segmind.client.poll_schedule import Pending
-from airflow_provider_segmind.client.polling import expired_error
+from airflow_provider_segmind.client.request_errors import expired_error
 from airflow_provider_segmind.client.submission import RequestRef
 from airflow_provider_segmind.enrichment.outcomes import Outcome
 from airflow_provider_segmind.exceptions import SegmindRequestExpiredError, SegmindRequestTimeoutError

@@ -13,7 +13,7 @@ from airflow_provider_segmind.chat.output_type import ParsedReply
 from airflow_provider_segmind.chat.replies import ChatReply, FinishReason
 from airflow_provider_segmind.chat.reply_policy import Accept, FollowUp, Refuse, decide_reply
 from airflow_provider_segmind.client.models import RequestRecord
-from airflow_provider_segmind.client.polling import RESULT_LIFETIME
+from airflow_provider_segmind.defaults import RESULT_LIFETIME
 from airflow_provider_segmind.enrichment.engine import Engine, Progress
 from airflow_provider_segmind.enrichment.ledger import local_index
 from airflow_provider_segmind.enrichment.ledger.events import Claimed, to_line

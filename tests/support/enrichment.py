@@ -13,7 +13,7 @@ from typing import Any
 from airflow_provider_segmind.chat.reply_policy import Accept
 from airflow_provider_segmind.client.models import RecordPage, RequestRecord, RequestResult, SubmittedRequest
 from airflow_provider_segmind.client.poll_schedule import Pending
-from airflow_provider_segmind.client.polling import RESULT_LIFETIME
+from airflow_provider_segmind.defaults import RESULT_LIFETIME
 from airflow_provider_segmind.enrichment.outcomes import RowReply, RowVerdict
 from airflow_provider_segmind.enrichment.rows import Row
 from airflow_provider_segmind.enrichment.settings import Question
