@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from airflow_provider_segmind import masking
 from airflow_provider_segmind.client.client import ClientConfig
 from airflow_provider_segmind.client.endpoints import Endpoints, Wire
+from airflow_provider_segmind.client.http_library import httpx
 from airflow_provider_segmind.client.responses import CallContext, Response, server_message
-from airflow_provider_segmind.client.transport_errors import httpx, transport_error
+from airflow_provider_segmind.client.transport_errors import transport_error
 from airflow_provider_segmind.exceptions import (
     SegmindAPIError,
     SegmindBadRequestError,

@@ -14,6 +14,7 @@ from airflow_provider_segmind.client import polling
 from airflow_provider_segmind.client.account_calls import AccountCalls, Report, no_report, succeeded
 from airflow_provider_segmind.client.config import ClientConfig
 from airflow_provider_segmind.client.endpoints import Call
+from airflow_provider_segmind.client.http_library import httpx
 from airflow_provider_segmind.client.models import (
     Credits,
     ModelInfo,
@@ -27,7 +28,7 @@ from airflow_provider_segmind.client.models import (
 from airflow_provider_segmind.client.poll_schedule import Pending
 from airflow_provider_segmind.client.rate_limiter import Priority
 from airflow_provider_segmind.client.retry import DEFAULT_LIMITS, RetryLimits, async_retrying, may_send_again
-from airflow_provider_segmind.client.transport_errors import BeforeSend, httpx
+from airflow_provider_segmind.client.transport_errors import BeforeSend
 from airflow_provider_segmind.client.transports import prepare, transport_for
 from airflow_provider_segmind.exceptions import SegmindError
 

@@ -18,6 +18,7 @@ from airflow_provider_segmind.client.account_calls import AccountCalls, Report, 
 from airflow_provider_segmind.client.async_client import AsyncSegmindClient
 from airflow_provider_segmind.client.config import ClientConfig
 from airflow_provider_segmind.client.endpoints import Call
+from airflow_provider_segmind.client.http_library import httpx
 from airflow_provider_segmind.client.models import (
     Credits,
     ModelInfo,
@@ -31,7 +32,6 @@ from airflow_provider_segmind.client.models import (
 from airflow_provider_segmind.client.poll_schedule import Pending
 from airflow_provider_segmind.client.rate_limiter import Priority
 from airflow_provider_segmind.client.retry import DEFAULT_LIMITS, RetryLimits, retrying
-from airflow_provider_segmind.client.transport_errors import httpx
 from airflow_provider_segmind.client.transports import BlockingTransport
 from airflow_provider_segmind.exceptions import SegmindError
 

@@ -19,18 +19,13 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 from airflow_provider_segmind.chat.model_families import known_family, makes_files
 from airflow_provider_segmind.client.config import ClientConfig, DownloadLimits
+from airflow_provider_segmind.client.http_library import http_timeout, httpx, response_headers, shared_tls
 from airflow_provider_segmind.client.models import RequestResult
 from airflow_provider_segmind.client.public_network import PublicTransport, RefusedAddressError, check_public, same_host
 from airflow_provider_segmind.client.response_body import Body, BodyDecoder, TooLargeError, UnreadableBodyError
 from airflow_provider_segmind.client.responses import CallContext, Response, status_error
 from airflow_provider_segmind.client.retry import RetryLimits, retrying
-from airflow_provider_segmind.client.transport_errors import (
-    http_timeout,
-    httpx,
-    response_headers,
-    shared_tls,
-    transport_error,
-)
+from airflow_provider_segmind.client.transport_errors import transport_error
 from airflow_provider_segmind.client.transports import environment_proxy, raw_pieces
 from airflow_provider_segmind.exceptions import SegmindDownloadError, SegmindError, SegmindResponseError, shorten
 

@@ -19,7 +19,7 @@ import socket
 from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
-from airflow_provider_segmind.client.transport_errors import httpx, shared_tls
+from airflow_provider_segmind.client.http_library import httpx, shared_tls
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 HostLookUp: TypeAlias = Callable[[str, int], list[str]]

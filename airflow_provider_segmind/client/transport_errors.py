@@ -1,16 +1,15 @@
-"""Which HTTP library is used, how it is set up, and what the errors of every transport mean for money."""
+"""What the errors of every transport mean for money."""
 
 from __future__ import annotations
 
-import functools
 import ssl
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 from urllib.parse import urlsplit
 
+from airflow_provider_segmind.client.http_library import httpx
 from airflow_provider_segmind.client.response_body import TooLargeError, UnreadableBodyError
 from airflow_provider_segmind.client.responses import FATE_UNKNOWN, NOT_BILLED, CallContext
 from airflow_provider_segmind.exceptions import (
@@ -23,21 +22,6 @@ from airflow_provider_segmind.exceptions import (
 )
 from airflow_provider_segmind.masking import mask, masked
 
-if TYPE_CHECKING:
-    import httpx as httpx
-else:
-    # The maintained fork of httpx, with the same interface; every module that needs either takes it from here.
-    try:
-        import httpx2 as httpx
-
-        # Other packages may install it with an older Airflow, in a version that this package is not tested with.
-        if tuple(map(int, version("httpx2").split(".")[:2])) < (2, 13):
-            raise ImportError("httpx2 is older than 2.13")
-    except (ImportError, ValueError):  # A pre-release has letters in its version.
-        import httpx
-
-CONNECT_TIMEOUT = 10.0
-"""Seconds to reach a host; past them nothing was sent."""
 BeforeSend: TypeAlias = Callable[[], Awaitable[object]]
 """Awaited when a connection is available and before bytes are sent; raises to keep the call from being sent."""
 _NEVER_LEFT = (
@@ -164,29 +148,3 @@ def too_large(context: CallContext, error: TooLargeError) -> SegmindResponseTooL
             "submission: raise max_response_bytes in the connection's extra and clear the task; fetching is free."
         )
     return SegmindResponseTooLargeError(f"{message} {meaning}", billed=billed, request_id=context.request_id)
-
-
-@functools.cache
-def shared_tls() -> ssl.SSLContext:
-    """Return the one TLS context of the process; building one costs tens of milliseconds and half a megabyte."""
-    return httpx.create_ssl_context()
-
-
-@functools.lru_cache(maxsize=16)
-def http_timeout(seconds: float) -> httpx.Timeout:
-    """
-    Return httpx's timeouts for a call that may take ``seconds``.
-
-    Waiting for a free connection, TCP and TLS (``connect`` each) together end before ``seconds`` do, so that a call
-    that ran out of time as a whole may always have been sent.
-    """
-    return httpx.Timeout(seconds, connect=min(CONNECT_TIMEOUT, seconds / 4), pool=seconds / 3)
-
-
-def response_headers(items: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Return headers with lower-case names; those that come twice are joined."""
-    found: dict[str, str] = {}
-    for name, value in items:
-        lower = name.lower()
-        found[lower] = f"{found[lower]}, {value}" if lower in found else value
-    return found

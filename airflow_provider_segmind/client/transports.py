@@ -21,6 +21,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from airflow_provider_segmind.client.config import ClientConfig
 from airflow_provider_segmind.client.endpoints import Call
+from airflow_provider_segmind.client.http_library import http_timeout, httpx, response_headers, shared_tls
 from airflow_provider_segmind.client.response_body import (
     ACCEPT_ENCODING,
     MAX_RESPONSE_BYTES,
@@ -28,15 +29,7 @@ from airflow_provider_segmind.client.response_body import (
     Body,
 )
 from airflow_provider_segmind.client.responses import Response
-from airflow_provider_segmind.client.transport_errors import (
-    BeforeSend,
-    SendCheck,
-    http_timeout,
-    httpx,
-    response_headers,
-    shared_tls,
-    translated,
-)
+from airflow_provider_segmind.client.transport_errors import BeforeSend, SendCheck, translated
 
 if TYPE_CHECKING:
     import aiohttp

@@ -18,8 +18,8 @@ import pytest
 
 from airflow_provider_segmind.client.client import AsyncSegmindClient, ClientConfig, SegmindClient
 from airflow_provider_segmind.client.endpoints import Endpoints
+from airflow_provider_segmind.client.http_library import httpx
 from airflow_provider_segmind.client.retry import ONE_ATTEMPT
-from airflow_provider_segmind.client.transport_errors import httpx
 from airflow_provider_segmind.exceptions import (
     SegmindAPIError,
     SegmindAuthenticationError,

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from airflow_provider_segmind.client.downloads import MediaFile, download, media_files
+from airflow_provider_segmind.client.http_library import httpx
 from airflow_provider_segmind.client.models import RequestResult
-from airflow_provider_segmind.client.transport_errors import httpx
 from airflow_provider_segmind.exceptions import SegmindError
 
 URL = "https://images.example/a.png"

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_segmind.client.endpoints import Call, Endpoints, Wire, base_url, encode_inputs, path_segment
-from airflow_provider_segmind.client.transport_errors import httpx
+from airflow_provider_segmind.client.http_library import httpx
 from airflow_provider_segmind.exceptions import SegmindConfigError
 from tests.support.clients import KEY, PLAIN_KEY
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
+from airflow_provider_segmind.client.http_library import httpx
 from airflow_provider_segmind.client.models import RequestResult, RequestState
 from airflow_provider_segmind.client.poll_schedule import Pending
 from airflow_provider_segmind.client.polling import MALFORMED_RESPONSES, REPLICATION_GRACE
-from airflow_provider_segmind.client.transport_errors import httpx
 from airflow_provider_segmind.defaults import RESULT_LIFETIME
 from airflow_provider_segmind.exceptions import (
     SegmindAuthenticationError,

@@ -20,6 +20,7 @@ from airflow_provider_segmind.client import public_network
 from airflow_provider_segmind.client.config import ClientConfig, DownloadLimits
 from airflow_provider_segmind.client.downloads import Downloads, MediaFile, download, media_files
 from airflow_provider_segmind.client.endpoints import Endpoints
+from airflow_provider_segmind.client.http_library import httpx
 from airflow_provider_segmind.client.models import RequestResult
 from airflow_provider_segmind.client.public_network import (
     PublicTransport,
@@ -27,7 +28,6 @@ from airflow_provider_segmind.client.public_network import (
     look_up,
     why_not_public,
 )
-from airflow_provider_segmind.client.transport_errors import httpx
 from airflow_provider_segmind.exceptions import SegmindDownloadError, SegmindError
 from tests.client.test_transports import certificate_of_localhost
 

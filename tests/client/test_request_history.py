@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_segmind.client.client import ClientConfig, SegmindClient
+from airflow_provider_segmind.client.http_library import httpx
 from airflow_provider_segmind.client.models import RecordPage, RequestRecord
 from airflow_provider_segmind.client.request_history import (
     HISTORY_PAGES,
@@ -27,7 +28,6 @@ from airflow_provider_segmind.client.request_history import (
     time_match,
 )
 from airflow_provider_segmind.client.submission import Fingerprint, SubmissionRecord
-from airflow_provider_segmind.client.transport_errors import httpx
 from airflow_provider_segmind.exceptions import SegmindSubmissionUnknownError
 
 INPUTS = {"prompt": "one", "seed": 1}

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from airflow_provider_segmind.client.client import ClientConfig, SegmindClient
+from airflow_provider_segmind.client.http_library import httpx
 from airflow_provider_segmind.client.submission import SubmissionRecord
-from airflow_provider_segmind.client.transport_errors import httpx
 from airflow_provider_segmind.exceptions import (
     SegmindConfigError,
     SegmindError,

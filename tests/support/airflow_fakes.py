@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from airflow_provider_segmind.client.client import SegmindClient
-from airflow_provider_segmind.client.transport_errors import httpx
+from airflow_provider_segmind.client.http_library import httpx
 from airflow_provider_segmind.hooks.segmind import SegmindHook
 from airflow_provider_segmind.pausing import check_not_paused
 

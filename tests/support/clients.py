@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from airflow_provider_segmind.client.client import AsyncSegmindClient, ClientConfig, SegmindClient
-from airflow_provider_segmind.client.transport_errors import httpx
+from airflow_provider_segmind.client.http_library import httpx
 
 KEY = "SG_0123456789abcdef"
 PLAIN_KEY = "b7f3e1d09c8a4466"

@@ -15,7 +15,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from airflow_provider_segmind.client.transport_errors import httpx
+from airflow_provider_segmind.client.http_library import httpx
 
 START = 1_900_000_000.0
 
