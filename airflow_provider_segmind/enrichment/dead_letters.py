@@ -1,5 +1,5 @@
 """
-What a dead letter holds: one JSON line for each row without an answer.
+The content of a dead letter: one JSON line for each row without an answer.
 
 Runs write them beside their output; the report, the page and the command read them. The names of the fields do not
 change, because files of older runs are read as well.
@@ -61,7 +61,7 @@ class DeadLetter:
             return cls(**fields)
         except TypeError as error:
             missing = ", ".join(name for name in ("row", "key", "outcome", "reason") if name not in line)
-            raise SegmindConfigError(f"This is not a file of dead letters: a line has no {missing}.") from error
+            raise SegmindConfigError(f"This is not a dead-letter file: a line has no {missing}.") from error
 
 
 WriteLetter: TypeAlias = Callable[[DeadLetter], None]

@@ -45,14 +45,14 @@ from airflow_provider_segmind.exceptions import SegmindEnrichmentError
 FORGETTING = "forgetting"
 """The folder in a ledger with what is being removed."""
 WAIT_FACTOR = 2.0
-"""How many times the time after which a silent writer is dead is waited for writers that were killed."""
+"""How long to wait for killed writers, as a multiple of the time after which a silent writer counts as dead."""
 
 
 class KeyedRows(Protocol):
     """The rows with the key in an output that is not a file."""
 
     name: str
-    """Where they are, in words."""
+    """Where the rows are, for messages."""
 
     def marks(self) -> list[tuple[str | None, str | None]]:
         """Return fingerprint in hex and request id of each row."""
@@ -71,7 +71,7 @@ class Places:
     :param dead_letters: JSONL files.
     :param reports: HTML files.
     :param keyed: the rows in outputs that are not files.
-    :param answer_path: returns where the answer cache has the answer of a fingerprint; None without a memory.
+    :param answer_path: returns where the answer cache has the answer of a fingerprint; None without an answer cache.
     """
 
     ledgers: Sequence[StorePath] = ()
@@ -85,7 +85,7 @@ class Places:
 @dataclass(frozen=True, slots=True)
 class Marks:
     """
-    By what the rows are known.
+    The identifiers of the rows.
 
     :param fingerprints: in hex.
     :param keys: as a report shows them.
@@ -211,8 +211,8 @@ class Forgetting:
         if waiting:
             raise SegmindEnrichmentError(
                 f"{waiting} of the rows in the ledger {str(ledger_folder)!r} have a request that may be in flight or "
-                "billed, and only the ledger knows it. Let the task end first (a retry looks the request up), then "
-                "forget the row. Nothing was removed."
+                "billed, and the ledger is its only record. Let the task end first (a retry looks the request up), "
+                "then forget the row. Nothing was removed."
             )
 
     def _note(self, ledger: StorePath, at: float) -> None:
@@ -334,7 +334,7 @@ def _alone(
         yield
         if _others(member):
             raise SegmindEnrichmentError(
-                f"A run over the ledger {str(ledger)!r} has begun meanwhile and may write the rows again: repeat this "
+                f"A run over the ledger {str(ledger)!r} has since started and may write the rows again: repeat this "
                 "when it has ended."
             )
     finally:
@@ -357,7 +357,7 @@ def _wait_for_others(
         first = beats if first is None else first
         if any(first.get(writer, content) != content for writer, content in beats.items()) or monotonic() > until:
             raise SegmindEnrichmentError(
-                f"A run is working on the ledger under {str(member.folder)!r}. Nothing was removed: repeat this when "
+                f"A run is using the ledger under {str(member.folder)!r}. Nothing was removed: repeat this when "
                 "it has ended."
             )
         sleep(1.0)

@@ -173,13 +173,15 @@ class Manifest:
         """
         version = value.get("version") if isinstance(value, Mapping) else None
         if version != VERSION:
-            raise SegmindEnrichmentError(f"A manifest of version {version!r} cannot be read, only {VERSION}.")
+            raise SegmindEnrichmentError(
+                f"A manifest of version {version!r} cannot be read; only version {VERSION} can be."
+            )
         try:
             manifest = TypeAdapter(cls).validate_python(dict(value))
         except ValidationError as error:
             fields = sorted({str(each["loc"][0]) for each in error.errors() if each["loc"]})
             raise SegmindEnrichmentError(
-                f"A manifest cannot be read: {', '.join(fields)} are not as expected."
+                f"A manifest cannot be read: {', '.join(fields)} have unexpected values."
             ) from error
         if missing := set(Outcome) - manifest.outcomes.keys():
             raise SegmindEnrichmentError(f"A manifest cannot be read: it does not count {sorted(missing)}.")
@@ -250,6 +252,6 @@ def _check_rows(merged: Manifest, manifests: Sequence[Manifest]) -> None:
     sizes = {manifest.rows_in_source for manifest in manifests}
     if merged.complete and (len(sizes) != 1 or merged.rows_read != merged.rows_in_source):
         raise SegmindEnrichmentError(
-            f"The shards read {merged.rows_read} rows together, from sources of {sorted(sizes)} rows: the source "
-            "changed while they ran. Run the shards again; what was answered costs nothing."
+            f"The shards read {merged.rows_read} rows in total, from sources of {sorted(sizes)} rows: the source "
+            "changed while they ran. Run the shards again; rows with an answer cost nothing."
         )

@@ -159,7 +159,7 @@ class Output:
         if state.open.submitted is not None:
             ids = (*ids, state.open.submitted.request_id)
             why = why or "the request was accepted and the run ended before its answer; a retry fetches it"
-        why = why or "its request may have been accepted; whether it was is unknown"
+        why = why or "it is unknown whether its request was accepted"
         return OutputRow(source, Outcome.UNKNOWN, why, None, ids, cost, tokens, follow_up_cost)
 
 
@@ -333,7 +333,7 @@ class _Count:
 
 
 _ADVICE = (
-    "Another process has written there since. Run the shards again, which costs nothing for rows with an answer. "
+    "Another process has written to them since. Run the shards again, which costs nothing for rows with an answer. "
     "Nothing was written."
 )
 
@@ -365,12 +365,13 @@ def merge_outputs(manifest: Manifest, parts: Sequence[StorePath], target: StoreP
     with open_sink(target, columns, kinds) as write:
         for number, row in _numbered(_in_order(parts, ROW_COLUMN), ROW_COLUMN):
             if manifest.complete and number != count:
-                raise SegmindEnrichmentError(f"Row {count} is in no shard's output. {_ADVICE}")
+                raise SegmindEnrichmentError(f"Row {count} is missing from the outputs of all shards. {_ADVICE}")
             write(values(row))
             count += 1
         if count != manifest.rows_read:
             raise SegmindEnrichmentError(
-                f"The outputs of the shards contain {count} rows, their manifests {manifest.rows_read}. {_ADVICE}"
+                f"The outputs of the shards contain {count} rows, but their manifests count "
+                f"{manifest.rows_read}. {_ADVICE}"
             )
     return columns
 
@@ -398,7 +399,7 @@ def _numbered(rows: Iterator[Mapping[str, Any]], column: str) -> Iterator[tuple[
             ) from error
         if number <= last:
             raise SegmindEnrichmentError(
-                f"Row {number} is in the outputs of the shards twice, or out of order. {_ADVICE}"
+                f"Row {number} appears twice in the outputs of the shards, or is out of order. {_ADVICE}"
             )
         last = number
         yield number, row

@@ -38,7 +38,7 @@ from airflow_provider_segmind.exceptions import SegmindError
 @dataclass(frozen=True, slots=True)
 class LostRequest:
     """
-    A request of unknown fate.
+    A request whose outcome is unknown.
 
     :param claim: what was noted before it was sent; it was sent no earlier.
     :param until: epoch seconds of this try's clock after which it was certainly not sent any more.
@@ -115,7 +115,7 @@ async def find_lost(
     :param owned: says which of some requests belong to other rows.
     :param now: epoch seconds.
     :param complete_after: seconds after which the history is believed to be complete.
-    :raises SegmindError: the history cannot be asked; every fate stays open.
+    :raises SegmindError: the history cannot be read; every outcome stays unknown.
     """
     reading = _Reading(lost, known_requests, writer=writer, former=former, now=now)
     since = min(one.claim.at for one in lost.values()) - LARGEST_SKEW
@@ -153,7 +153,7 @@ class _Reading:
         self._as_sent, self._with_additions = _Progress(), _Progress()
 
     def take(self, record: RequestRecord) -> bool:
-        """Learn from one record; tell whether it may be a lost request."""
+        """Learn from one record; return whether it may be a lost request."""
         self._seen = True
         self._newest = max([self._newest, *row_times(record)])
         self._hint = self._hint if record.clock_offset is None else record.clock_offset
@@ -177,7 +177,7 @@ class _Reading:
             self._without_id.setdefault(mark, []).append(record)
 
     def placed_all(self, owned: Callable[[set[str]], set[str]]) -> bool:
-        """Tell whether each lost request has a record of its own that fits."""
+        """Return whether each lost request has a matching record of its own."""
         if len(self._candidates) < len(self._lost) or len(self._assigned()) < len(self._lost):
             return False
         self._drop_owned(owned)
@@ -267,7 +267,7 @@ class _Reading:
 
 class _Matchers:
     """
-    Compares bodies in the history with those that were sent, by digest and, where they are known, by what they hold.
+    Compares bodies in the history with those that were sent, by digest and, where they are known, by content.
 
     Bodies that are known are found by one text of theirs, and forms are few, so that a long history is not compared
     with each lost request.
@@ -303,7 +303,7 @@ class _Matchers:
         return [mark for mark in marks if self._is(mark, theirs)]
 
     def compares(self, record: RequestRecord, known: KnownRequest) -> bool:
-        """Tell whether the history holds the body of a known request so that it can be recognized."""
+        """Return whether the history contains the body of a known request in a form that can be recognized."""
         theirs = body_of(record)
         if theirs is None:
             return False
@@ -437,7 +437,7 @@ async def recover(run: RecoveryRun, lost: Mapping[bytes, LostRequest]) -> Findin
     """
     Look for lost requests in the history and note what is certain.
 
-    Errors of the history do not stop the run: the fates stay open.
+    Errors of the history do not stop the run: the outcomes stay unknown.
 
     :param lost: each of them, by fingerprint.
     """
@@ -457,7 +457,9 @@ async def recover(run: RecoveryRun, lost: Mapping[bytes, LostRequest]) -> Findin
             complete_after=HISTORY_COMPLETE_AFTER,
         )
     except SegmindError as error:
-        log.warning("The fate of %d requests stays unknown: the request history cannot be read: %s", len(lost), error)
+        log.warning(
+            "The outcome of %d requests is still unknown: the request history cannot be read: %s", len(lost), error
+        )
         return Findings(pending=set(lost) if leaves_open(error) else set())
     for mark, record in findings.found.items():
         claim = lost[mark].claim
@@ -473,7 +475,7 @@ async def recover(run: RecoveryRun, lost: Mapping[bytes, LostRequest]) -> Findin
         run.usage.release(mark)
         _uncount(run, lost[mark].claim)
     log.info(
-        "Of %d requests of unknown fate, the request history shows %d; %d were never created.",
+        "Of %d requests with an unknown outcome, %d were found in the request history; %d were never created.",
         len(lost),
         len(findings.found),
         len(findings.absent),
@@ -487,7 +489,7 @@ def free_claims(
     """
     Note that claims of unknown fate were not sent, or are given up.
 
-    :param claims: those that stood when the history was asked; it says nothing about one that came since.
+    :param claims: those that were open when the history was read; it says nothing about later ones.
     :param given_up: by claim, the USD that a call which is given up may still be billed.
     """
     row = run.ledger.row_state(mark).open

@@ -1,8 +1,8 @@
 """
-The path of one distinct row: permit, claim, submit, wait, read, and what each kind of trouble means for it.
+The path of one distinct row: permit, claim, submit, wait, read, and what each kind of error means for it.
 
 Every paid POST is preceded by a durable claim that a listing has shown to be the only one; every answer ends as one
-``finished`` event. Where a POST may have arrived and its fate is unknown, the row is set aside as lost.
+``finished`` event. If it is unknown whether a POST arrived, the row is set aside as lost.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 
 class NotSentError(CallWithdrawnError):
     """
-    The rate limit let a POST go and it was not sent.
+    A POST got a permit from the rate limiter and was not sent.
 
     :param trouble: why nothing can be sent any more; None when the run had halted.
     :param contested: whether the reason is only that another run has claimed or asked the row, or a pause: it is
@@ -67,7 +67,8 @@ class NotSentError(CallWithdrawnError):
 
 class PostClaim:
     """
-    What happens between the rate limiter's permit for a POST and the POST: its claim becomes durable, and the only one.
+    What happens between the rate limiter's permit for a POST and the POST: its claim becomes durable, and is checked to
+    be the only one.
 
     Not earlier, because rows that queue for the rate limit would all be of unknown fate when the worker dies.
 
@@ -132,11 +133,11 @@ RUN_ENDING_ERRORS = (
     SegmindModelNotFoundError,
     SegmindModelRetiredError,
 )
-"""What the next row would meet as well: the run stops at the first."""
+"""Errors that the next row would get as well: the run stops at the first."""
 OUTAGE_PATIENCE = 900.0
 """Seconds for which no request may get through before the run stops."""
-STOPPED = "the run stopped before it was asked"
-STOPPED_BETWEEN = "no usable answer yet, and the run stopped before asking again; a retry does"
+STOPPED = "the run stopped before this row was sent"
+STOPPED_BETWEEN = "no usable answer yet, and the run stopped before sending a follow-up; a retry sends it"
 
 
 class RowRun(Protocol):
@@ -215,7 +216,7 @@ class RowRequester:
         self._unkept = False
 
     async def request(self, prepared: Prepared) -> None:
-        """Bring a row to its outcome, or skip it."""
+        """Process a row until it has an outcome, or skip it."""
         if self._may_reuse(prepared) and await self._reuse(prepared):
             return
         state = self._run.ledger.row_state(prepared.fingerprint)
@@ -251,7 +252,7 @@ class RowRequester:
             submitted = None
 
     def _may_reuse(self, prepared: Prepared) -> bool:
-        """Return whether a row may be answered from the memory: never while it has a request that is paid for."""
+        """Return whether a row may be answered from the answer cache: never while it has a request that is paid for."""
         if self._settings.answers is None or self._run.stopping:
             return False
         ledger = self._run.ledger
@@ -314,7 +315,7 @@ class RowRequester:
         except Exception as error:  # noqa: BLE001 - stores raise errors of their own
             if not self._unkept:
                 log.warning(
-                    "Answers could not be kept for reuse (%s); the ledger has them. Further rows do not repeat this",
+                    "Answers could not be stored in the answer cache (%s); the ledger has them. This is logged once",
                     type(error).__name__,
                 )
             self._unkept = True
@@ -403,7 +404,9 @@ class RowRequester:
             run.commits.append(attempt.freed(self._clock()))
             run.skip(prepared, STOPPED_BETWEEN)
         else:
-            self._finish(attempt, Outcome.INVALID, reason="no usable answer, and the run stopped before asking again")
+            self._finish(
+                attempt, Outcome.INVALID, reason="no usable answer, and the run stopped before sending a follow-up"
+            )
         return False
 
     async def _post(self, inputs: Mapping[str, Any], claiming: PostClaim) -> SubmittedRequest:
@@ -428,14 +431,14 @@ class RowRequester:
         if error is run.commits.error:
             # The ledger may or may not contain the claim, but nothing was sent.
             run.usage.not_sent(prepared.fingerprint, new_row=attempt.new_row)
-            run.skip(prepared, "the ledger could not be written, or the entries of other runs not be read")
+            run.skip(prepared, "the ledger could not be written, or the entries of other runs could not be read")
         elif error is run.commits.forbidden():
             self._free(prepared, attempt, f"it was not asked: {_words(error)}", claiming)
         elif error.billed is not False:
             run.usage.request_lost()
             run.skip(
                 prepared,
-                f"its request may have been accepted; whether it was is unknown: {_words(error)}",
+                f"it is unknown whether its request was accepted: {_words(error)}",
                 lost=LostRow(prepared, self._clock(), inputs),
             )
         elif isinstance(error, RUN_ENDING_ERRORS) or error.retryable:
@@ -504,7 +507,7 @@ class RowRequester:
     async def _finish_expired(
         self, attempt: Attempt, sent: Mapping[str, Any], submitted: Submitted, error: SegmindRequestExpiredError
     ) -> None:
-        """Settle a row whose result is gone from what the history says; asking again would be paid again."""
+        """Finish a row whose result is gone, using the request history; sending it again would be paid for again."""
         cost, reason, billed = error.cost, _words(error), True
         with contextlib.suppress(SegmindError):
             record = await self._client.get_request_record(submitted.request_id)

@@ -70,7 +70,7 @@ class Permission(StrEnum):
     The answer to "may I send one more paid call?".
 
     ``WAIT`` means: not before what is in flight has been billed; ``LATER``: not before the open requests of an earlier
-    try have been met in the table.
+    try have been reached in the table.
     """
 
     GO = "go"
@@ -170,7 +170,7 @@ class RunUsage:
         if limits.max_cost is not None and self.spent >= limits.max_cost:
             return f"max_cost={shown(limits.max_cost)} is used up ({shown(self.spent)} billed)"
         if new_row and limits.max_rows is not None and self.rows >= limits.max_rows:
-            return f"max_rows={limits.max_rows} is used up"
+            return f"max_rows={limits.max_rows} is reached"
         return limits.too_many_failed(self.failed, self.outcomes.total())
 
     def explain(self, bound: CostBound = UNBOUNDED, *, new_row: bool) -> str:

@@ -27,7 +27,7 @@ class Client(Protocol):
     """What the engine needs of a client; :class:`~airflow_provider_segmind.client.client.AsyncSegmindClient` has it."""
 
     def count_calls(self, count: Callable[[bool], None], /) -> None:
-        """Tell somebody of each HTTP call to the gateway, and whether it is a paid one."""
+        """Report each HTTP call to the gateway, and whether it is a paid one."""
 
     async def submit(
         self,
@@ -81,7 +81,7 @@ class Question:
     :param model: the model to run.
     :param build: makes the body from a row; raises SegmindConfigError when it cannot.
     :param read: decides what an answer is worth.
-    :param key: the columns that identify a row; they stand in the output.
+    :param key: the columns that identify a row; they are part of the output.
     :param answer_columns: the columns of an accepted answer.
     :param placeholders: what the templates of the body may name of a row, as
         :func:`~airflow_provider_segmind.enrichment.rows.placeholders` returns it.
@@ -119,7 +119,7 @@ class Question:
 
     @property
     def prompt(self) -> dict[str, Any]:
-        """What is asked whatever the row and the model."""
+        """The part of the question that depends neither on the row nor on the model."""
         return {"template": self.template, "schema": self.schema, "options": self.options}
 
     @property
@@ -185,7 +185,7 @@ class SpendLog(Protocol):
     """Where the requests of a run are recorded when they have ended."""
 
     def ended(self, request: FinishedRequest, /) -> None:
-        """Record a request; called in the loop, so it only takes note."""
+        """Record a request; called in the event loop, so it must not block."""
 
     def ended_before(self, requests: Iterable[FinishedRequest], /, *, since: float) -> None:
         """
@@ -196,7 +196,7 @@ class SpendLog(Protocol):
 
 
 class KnownAnswer(Protocol):
-    """An answer that somebody has paid for."""
+    """An answer that was paid for before."""
 
     @property
     def request_id(self) -> str:
@@ -214,7 +214,7 @@ class AnswerMemory(Protocol):
         """
         Return the answer to a question, by its fingerprint.
 
-        :raises SegmindError: the memory cannot be read.
+        :raises SegmindError: the answer cache cannot be read.
         """
 
     def keep_reply(
@@ -251,7 +251,7 @@ class RunFigures:
 
 class TableBudget(Protocol):
     """
-    The budgets that hold for a run beside its own limits.
+    The budgets that apply to a run in addition to its own limits.
 
     ``admits``, ``is_usable``, ``plan`` and ``apply`` are called in the engine's loop and decide; the others block and
     run in a thread. One order is carried out at a time.
@@ -276,7 +276,7 @@ class TableBudget(Protocol):
         """Return whether what was admitted may still be sent."""
 
     def without_place(self, run: RunFigures, /) -> SegmindError | None:
-        """Return an error if open requests of earlier tries take every place in flight."""
+        """Return an error if open requests of earlier tries use every slot."""
 
     def plan(self, run: RunFigures, /) -> Any:
         """Return what is to be exchanged with the store of the budgets, None for nothing."""
@@ -318,14 +318,14 @@ class Shard:
     count: int = 1
 
     def owns(self, mark: bytes) -> bool:
-        """Tell whether the row belongs to this shard."""
+        """Return whether the row belongs to this shard."""
         return self.count == 1 or int.from_bytes(mark[-8:], "big") % self.count == self.index
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """
-    How the engine goes about it. Times in seconds.
+    The settings of the engine. Times in seconds.
 
     :param concurrency: requests in flight.
     :param on_unknown: what to do about a row whose request may have been sent, when the history cannot tell. ``fail``
@@ -334,7 +334,7 @@ class Settings:
     :param rerun: which rows that already have an outcome are asked again: those with one of these outcomes, which may
         be billed again; ``unbilled`` for those that failed without being billed.
     :param writer_timeout: seconds without a heartbeat after which another run over the same ledger counts as dead.
-    :param keep_prompt: whether the ledger keeps the prompt, so that it can be read back what a row was asked.
+    :param keep_prompt: whether the ledger keeps the prompt, so that the prompt of a row can be looked up later.
     :param deferrable: whether the run may defer when there is nothing to do but wait.
     :param notes: what the manifest says about the run.
     :param spend: where finished requests are recorded, None for nowhere.

@@ -154,15 +154,15 @@ class Progress:
     def __str__(self) -> str:
         parts = [
             f"{self.rows_done} {'' if self.rows_total is None else f'of {self.rows_total} '}rows done"
-            + ("" if self.share is None else f" ({100 * self.share:.0f} %)"),
-            f"{self.rate:.1f} rows a second",
+            + ("" if self.share is None else f" ({100 * self.share:.0f}%)"),
+            f"{self.rate:.1f} rows per second",
             shown(self.cost),
         ]
         if self.eta is not None:
             parts.append(f"about {duration(self.eta)} left")
         parts.append(f"{self.in_flight} in flight")
         if self.lost:
-            parts.append(f"{self.lost} of unknown fate")
+            parts.append(f"{self.lost} with an unknown outcome")
         counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(self.outcomes.items()))
         parts.append(f"distinct rows in this try: {counts or 'no outcome yet'}")
         return "; ".join([", ".join(parts), *self._worst()])

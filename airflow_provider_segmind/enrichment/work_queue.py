@@ -257,7 +257,7 @@ class RowTracker:
             # Something was paid for this row, and the reply expires.
             return False
         self._busy.discard(mark)
-        self.postpone(prepared, "the run stopped before it was asked")
+        self.postpone(prepared, "the run stopped before this row was sent")
         return True
 
     def take_up_postponed(self) -> list[Prepared]:
@@ -289,12 +289,12 @@ class RowTracker:
         for contest in self.contested.values():
             self.skip(
                 contest.prepared,
-                "when the run stopped, another run was asking about it or spending was paused; a retry continues",
+                "when the run stopped, another run was processing this row or spending was paused; a retry continues",
             )
         self.contested.clear()
 
     def is_claimed_elsewhere(self, mark: bytes) -> bool:
-        """Tell whether another run that is at work has a claim of a row that is not ended."""
+        """Return whether another active run has an open claim on a row."""
         row = self._ledger.row_state(mark).open
         return row is not None and any(self._member.is_active(writer) for writer in row.writers())
 
@@ -306,10 +306,10 @@ class RowTracker:
 
     def must_ask(self, prepared: Prepared, *, stopping: bool, eager: bool = False) -> bool:
         """
-        Say whether a row must go to a worker; if not, it has its outcome, shares that of another row, or is skipped.
+        Return whether a row must go to a worker; if not, it has an outcome, shares that of another row, or is skipped.
 
         :param stopping: whether only rows that something was accepted for before are still brought to an end.
-        :param eager: whether to fetch also what was accepted from another run that is at work and will do so itself.
+        :param eager: whether to also fetch requests of another active run, which will fetch them itself.
         """
         mark = prepared.fingerprint
         if mark in self._refused:
@@ -332,7 +332,7 @@ class RowTracker:
             self._usage.lost_earlier(mark, state.open.bound if own else FREE)
             self.skip(
                 prepared,
-                "an earlier try may have sent its request; whether it did is unknown",
+                "it is unknown whether an earlier try sent its request",
                 lost=LostRow(prepared, self.lost_at(mark)),
             )
             return False
@@ -362,7 +362,7 @@ class RowTracker:
         stored = self._ledger.finished(mark)
         if stored is None:
             return True
-        # What this try has asked already, before it was deferred, is not paid for once more.
+        # What this try sent before it was deferred is not paid for again.
         if stored.run != self._ledger.run or stored.at <= self._began:
             unbilled = stored.outcome is Outcome.FAILED and stored.billed is False
             if stored.outcome in self._rerun or (unbilled and "unbilled" in self._rerun):

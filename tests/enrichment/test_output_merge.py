@@ -104,16 +104,19 @@ async def test_a_missing_or_duplicated_row_leaves_no_output(tmp_path: Path) -> N
 
     parts[1].write_text("".join(lines[1:]))
     with pytest.raises(
-        SegmindEnrichmentError, match=f"Row {json.loads(lines[0])['_segmind_row']} is in no shard's output"
+        SegmindEnrichmentError,
+        match=f"Row {json.loads(lines[0])['_segmind_row']} is missing from the outputs of all shards",
     ):
         merge_outputs(whole, parts, target)
     parts[1].write_text("".join([lines[0], *lines]))
-    with pytest.raises(SegmindEnrichmentError, match="twice, or out of order"):
+    with pytest.raises(SegmindEnrichmentError, match="twice in the outputs of the shards, or is out of order"):
         merge_outputs(whole, parts, target)
     parts[1].write_text("".join(lines))
-    with pytest.raises(SegmindEnrichmentError, match=f"contain {len(ROWS)} rows, their manifests {len(ROWS) - 1}"):
+    with pytest.raises(
+        SegmindEnrichmentError, match=f"contain {len(ROWS)} rows, but their manifests count {len(ROWS) - 1}"
+    ):
         merge_outputs(replace(whole, rows_read=len(ROWS) - 1), parts, target)
-    with pytest.raises(SegmindEnrichmentError, match="twice, or out of order"):
+    with pytest.raises(SegmindEnrichmentError, match="twice in the outputs of the shards, or is out of order"):
         merge_outputs(whole, [*parts, parts[0]], target)
     assert not target.exists()
 

@@ -91,12 +91,13 @@ def test_a_line_for_the_log_says_rows_rate_cost_time_left_and_reasons() -> None:
     )  # fmt: skip
 
     assert str(progress) == (
-        "800 of 2000 rows done (40 %), 12.3 rows a second, $0.28, about 1 min 37 s left, 64 in flight, "
-        "1 of unknown fate, distinct rows in this try: 10 failed, 790 success; 8 failed: overloaded; 2 failed: too long"
+        "800 of 2000 rows done (40%), 12.3 rows per second, $0.28, about 1 min 37 s left, 64 in flight, "
+        "1 with an unknown outcome, distinct rows in this try: 10 failed, 790 success; "
+        "8 failed: overloaded; 2 failed: too long"
     )
     assert (
         str(Progress())
-        == "0 rows done, 0.0 rows a second, $0.00, 0 in flight, distinct rows in this try: no outcome yet"
+        == "0 rows done, 0.0 rows per second, $0.00, 0 in flight, distinct rows in this try: no outcome yet"
     )
 
 

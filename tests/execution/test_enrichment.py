@@ -279,7 +279,7 @@ class TestUnusableAnswers:
 
 class TestLimits:
     def test_an_incomplete_table_fails_the_task_and_keeps_the_answers(self, table: Table) -> None:
-        with pytest.raises(AirflowFailException, match=r"max_rows=1 is used up"):
+        with pytest.raises(AirflowFailException, match=r"max_rows=1 is reached"):
             table.ask(source=table.write(things("sky", "rose")), max_rows=1)
 
         assert sorted(row["_segmind_status"] for row in table.rows) == ["skipped", "success"]

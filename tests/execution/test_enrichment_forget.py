@@ -237,7 +237,7 @@ def test_nothing_is_removed_while_a_run_works_on_the_ledger(make: Make) -> None:
         world.time.sleep(seconds)
         member.beat()
 
-    with pytest.raises(SegmindEnrichmentError, match=r"A run is working on the ledger.*Nothing was removed"):
+    with pytest.raises(SegmindEnrichmentError, match=r"A run is using the ledger.*Nothing was removed"):
         rows.remove(writer_timeout=TIMEOUT, monotonic=world.time.monotonic, sleep=sleep)
     assert rows.search() == before
 

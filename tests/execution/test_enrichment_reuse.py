@@ -148,7 +148,7 @@ def test_answers_that_cannot_be_kept_are_in_the_output_all_the_same(
     _, manifest = tables.ask("sky", "rose")
 
     assert manifest["outcomes"]["success"] == 2
-    assert caplog.text.count("could not be kept for reuse") == 1
+    assert caplog.text.count("could not be stored in the answer cache") == 1
 
 
 def test_the_ledger_stays_the_tables_own_and_the_default_is_to_use_no_memory(tables: Tables) -> None:

@@ -261,8 +261,8 @@ class TestKeys:
         assert len(shop.answers) == 2
         assert shop.posts == 2
         reasons = sorted(letter["reason"] for letter in shop.dead_letters)
-        assert reasons[0].startswith("its key column 'id' is NULL")
-        assert reasons[1].startswith("its key is also in an earlier row")
+        assert reasons[0].startswith("an earlier row of the source has the same key")
+        assert reasons[1].startswith("its key column 'id' is NULL")
 
     def test_a_key_of_two_columns_and_a_table_as_the_source(self, shop: Shop) -> None:
         shop.source.fill(
@@ -578,7 +578,9 @@ class TestErrors:
         shop.source.fill("things", "id VARCHAR(9), thing VARCHAR(10)", [("1", "sky"), ("2", "rose"), ("3", "leaf")])
 
         for _ in range(2):
-            with pytest.raises(AirflowFailException, match=r"refused 1 rows.*dead letters name them.*nothing is paid"):
+            with pytest.raises(
+                AirflowFailException, match=r"refused 1 rows.*dead letters list the refused rows.*nothing is paid"
+            ):
                 shop.ask()
             (letter,) = shop.dead_letters
             assert (letter["key"], letter["outcome"], letter["row"]) == ({"id": "2"}, "invalid", 1)
@@ -886,7 +888,7 @@ class TestErrorsBeforeAnythingIsPaid:
         monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", json.dumps(postgres.airflow))
         small.stock("sky")
 
-        with pytest.raises(AirflowFailException, match=r"name 't+_sample' of .* has 70 bytes.*keeps 63"):
+        with pytest.raises(AirflowFailException, match=r"name 't+_sample' of .* has 70 bytes.*keeps only 63"):
             small.ask(target_conn_id="warehouse", target_table="t" * 63, sample=1)
 
         assert small.posts == 0

@@ -113,12 +113,12 @@ def test_only_the_most_frequent_reasons_are_in_the_log_and_the_others_are_counte
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     counts = {f"reason {'abcdefg'[number]}": 10 - number for number in range(7)}
-    manifest = manifest_of(100, failed=49, reasons={"failed": counts}, stopped="max_rows=100 is used up")
+    manifest = manifest_of(100, failed=49, reasons={"failed": counts}, stopped="max_rows=100 is reached")
     with caplog.at_level(logging.INFO):
         log_end(logging.getLogger("a_task"), manifest, None)
 
     lines = lines_of(caplog)
-    assert lines[1] == "Stopped early: max_rows=100 is used up"
+    assert lines[1] == "Stopped early: max_rows=100 is reached"
     assert lines[2:8] == [
         *(f"{10 - number} failed: reason {'abcdefg'[number]}" for number in range(5)),
         "9 for other reasons",

@@ -111,7 +111,7 @@ def parquet_rows(file: IO[bytes], name: str, columns: frozenset[str] | None) -> 
     names: list[str] = table.schema_arrow.names
     twice = sorted({column for column in names if names.count(column) > 1})
     if twice:
-        raise SegmindConfigError(f"{name!r} has the columns {twice} twice: rename one of each.")
+        raise SegmindConfigError(f"{name!r} has the columns {twice} twice: rename one of each pair.")
     wanted = [column for column in names if columns is None or column in columns]
     everything = tuple(names)
     for block in table.iter_batches(batch_size=_BLOCK_ROWS, columns=None if wanted == names else wanted):
@@ -404,7 +404,7 @@ def _read_csv(path: StorePath, kind: FileKind, position: _Position, _: Columns) 
         for cells in lines:
             if cells and len(cells) != len(header):
                 position.number = lines.line_num
-                raise SegmindConfigError(f"{position} has {len(cells)} cells where its header has {len(header)}.")
+                raise SegmindConfigError(f"{position} has {len(cells)} cells, but its header has {len(header)}.")
             if cells:
                 yield dict(zip(header, cells, strict=True))
             position.number = lines.line_num + 1

@@ -103,7 +103,7 @@ class Kinds:
     """
     Watches every value of a table, so that a rare type in the last row does not break a file that is half written.
 
-    Values of several types in one column become texts, as do integers beyond 64 bits, decimals that need more than 38
+    Values of several types in one column become strings, as do integers beyond 64 bits, decimals that need more than 38
     digits between them, and integers next to floats that cannot hold them; lists and objects become JSON texts.
 
     :param columns: their names, in order.
@@ -197,7 +197,7 @@ _GROUP_ROWS = 4096
 
 
 def needs_kinds(path: StorePath) -> bool:
-    """Tell whether the types of all columns must be known before the first row is written."""
+    """Return whether the types of all columns must be known before the first row is written."""
     return known_kind(path.name).format is Format.PARQUET
 
 
@@ -353,7 +353,7 @@ def check_apart(outputs: Sequence[StorePath], ledger: StorePath, sources: Sequen
             if _reads(source, output):
                 raise SegmindConfigError(
                     f"'output_path' creates {str(output)!r}, which 'source' {str(source)!r} reads: its rows would be "
-                    "lost, or the next run would ask about answers. Nothing was sent."
+                    "lost, or the next run would read its own answers as rows. Nothing was sent."
                 )
     for source in sources:
         folder = source.parent if is_pattern(source) else source

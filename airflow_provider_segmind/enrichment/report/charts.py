@@ -81,7 +81,7 @@ def _latency(manifest: Manifest) -> Chart:
     name, title = "latency", "Seconds from submission to answer"
     latencies = Latencies.sum_of([manifest.latency_counts])
     if not latencies.counts:
-        return Chart(name, title, "No answer of this run was waited for.")
+        return Chart(name, title, "This run did not wait for any answer.")
     first, last = min(latencies.counts), max(latencies.counts)
     together = max(1, math.ceil((last - first + 1) / _MOST_BARS))
     bins = range(first, last + 1, together)
@@ -105,7 +105,7 @@ def _latency(manifest: Manifest) -> Chart:
 
 
 def _calls(manifest: Manifest) -> Chart:
-    name, title = "calls", "Calls to Segmind a second, this try"
+    name, title = "calls", "Calls to Segmind per second, this try"
     if not manifest.calls or not manifest.timeline:
         return Chart(name, title, "No call was made in this try.")
     series = (("paid submissions", "posts", POSTS), ("polls and fetches, free", "polls", POLLS))
@@ -114,7 +114,7 @@ def _calls(manifest: Manifest) -> Chart:
 
 
 def _rows(manifest: Manifest) -> Chart:
-    name, title = "rows", "Distinct rows finished a second, this try"
+    name, title = "rows", "Distinct rows finished per second, this try"
     timeline = manifest.timeline
     answered, unanswered = (sum(timeline.get(series, ())) for series in ("answered", "unanswered"))
     if not answered + unanswered:
@@ -317,5 +317,5 @@ def _seconds_ticks(low: float, high: float) -> list[float]:
 def _share(part: int, whole: int) -> str:
     share = 100 * part / whole
     if share in (0, 100) or share == round(share):
-        return f"{share:.0f} %"
-    return f"{min(max(share, 0.1), 99.9):.1f} %"
+        return f"{share:.0f}%"
+    return f"{min(max(share, 0.1), 99.9):.1f}%"

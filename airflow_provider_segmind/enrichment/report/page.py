@@ -99,9 +99,9 @@ def key_figures(manifest: Manifest) -> Iterator[KeyFigure]:
     """Yield the figures of a run."""
     rows, answered = manifest.rows_read, manifest.outcomes[Outcome.SUCCESS]
     yield KeyFigure("rows read", f"{rows:,}", f"{manifest.distinct_rows:,} of them distinct")
-    yield KeyFigure("rows answered", f"{answered:,}", f"{100 * answered / rows:.4g} % of the rows" if rows else "")
-    each = f"{shown(1000 * manifest.cost / rows)} for 1,000 rows" if rows else ""
-    unpriced = f"; {manifest.unpriced:,} rows of unknown price" if manifest.unpriced else ""
+    yield KeyFigure("rows answered", f"{answered:,}", f"{100 * answered / rows:.4g}% of the rows" if rows else "")
+    each = f"{shown(1000 * manifest.cost / rows)} per 1,000 rows" if rows else ""
+    unpriced = f"; {manifest.unpriced:,} rows of unknown cost" if manifest.unpriced else ""
     parts = (
         f"{shown(manifest.cost - manifest.follow_up_cost)} first answers, {shown(manifest.follow_up_cost)} follow-ups"
     )
@@ -115,9 +115,9 @@ def key_figures(manifest: Manifest) -> Iterator[KeyFigure]:
     )
     yield KeyFigure("answered before", f"{manifest.cache_hits:,}", f"distinct rows, by another run{unchanged}")
     done = sum(sum(manifest.timeline.get(name, ())) for name in ("answered", "unanswered"))
-    each = f"{manifest.calls / done:.3g} for each distinct row" if done else ""
+    each = f"{manifest.calls / done:.3g} per distinct row" if done else ""
     yield KeyFigure("calls in this try", f"{manifest.calls:,}", each)
-    rate = f"{done / manifest.seconds:,.1f} distinct rows a second" if done and manifest.seconds else ""
+    rate = f"{done / manifest.seconds:,.1f} distinct rows per second" if done and manifest.seconds else ""
     yield KeyFigure("this try took", duration(manifest.seconds), rate)
 
 

@@ -1,5 +1,6 @@
 """
-Answers written into their table while rows are still asked: which, when, and when trouble with the table stops the run.
+Writing answers into their table while other rows are still being sent: which, when, and when a table error stops the
+run.
 
 What is written here is written once more when the run has ended, which changes nothing. So whatever happens here costs
 no answer and no count, and rows that somebody deletes meanwhile are in the table at the end.
@@ -139,14 +140,14 @@ class BatchLoader:
             return
         if wait([self._loading], timeout=LAST_TRANSACTION).not_done:
             raise SegmindEnrichmentError(
-                f"Writing to {self._target.title} does not end: the database has not answered for {LAST_TRANSACTION:g} "
-                f"seconds. {KEPT}",
+                f"Writing to {self._target.title} has not finished: the database has not responded for "
+                f"{LAST_TRANSACTION:g} seconds. {KEPT}",
                 retryable=True,
             )
         self._end()
 
     def _end(self) -> None:
-        """Take note of how an attempt ended."""
+        """Record how an attempt ended."""
         loading, self._loading = self._loading, None
         try:
             if loading is not None:
@@ -155,7 +156,7 @@ class BatchLoader:
             self._error = error
             self._not_before = self._clock() + self._pause
             _log.warning(
-                "Answers could not be written while the table runs; trying again in %d s, and at the end: %s",
+                "Answers could not be written during the run; trying again in %d s, and at the end of the run: %s",
                 *(self._pause, error),
             )
             self._pause = min(_LONGEST_PAUSE, 2 * self._pause)
@@ -166,13 +167,14 @@ class BatchLoader:
         title, since = self._target.title, self._waiting_since
         if self._in_vain >= MOST_IN_VAIN:
             return SegmindEnrichmentError(
-                f"{title} has refused {self._in_vain:,} rows in a row. Nothing more is sent. The answers so far are in "
-                "the ledger: change the table so that it takes them and clear the task; nothing is paid again."
+                f"{title} has refused {self._in_vain:,} consecutive rows. Nothing more is sent. The answers so far "
+                "are in the ledger: change the table so that it accepts them and clear the task; nothing is paid "
+                "for again."
             )
         if since is not None and self._clock() - since >= TARGET_PATIENCE:
             return SegmindEnrichmentError(
-                f"{title} has taken no rows for {TARGET_PATIENCE / 60:g} minutes: "
-                f"{self._error or 'a transaction does not end'}. Nothing more is sent. {KEPT}",
+                f"{title} has accepted no rows for {TARGET_PATIENCE / 60:g} minutes: "
+                f"{self._error or 'a transaction has not finished'}. Nothing more is sent. {KEPT}",
                 retryable=True,
             )
         return None

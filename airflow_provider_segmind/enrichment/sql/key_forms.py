@@ -58,14 +58,14 @@ def key_form(column: Column, *, texts: bool, title: str) -> KeyForm:
     if None in folds:
         raise SegmindConfigError(
             f"The key column {column.name!r} of {title} compares by the collation {', '.join(column.collations)}, and "
-            "it is unknown which keys that treats as equal: an answer could overwrite another. Nothing was sent. "
-            'Give the column, and its unique index, a collation that compares exactly, as "C" of PostgreSQL does.'
+            "it is unknown which keys it treats as equal, so one answer could overwrite another. Nothing was sent. "
+            'Give the column, and its unique index, a collation that compares exactly, such as "C" in PostgreSQL.'
         )
     form = _form_of(column, texts)
     if form is None:
         raise SegmindConfigError(
             f"The key column {column.name!r} of {title} is of type {column.type!r}, and it is unknown which keys "
-            "that treats as equal: an answer could overwrite another. Nothing was sent. Use a text or number column."
+            "it treats as equal, so one answer could overwrite another. Nothing was sent. Use a text or number column."
         )
     return _folded(form, [fold for fold in folds if fold is not None])
 
@@ -279,7 +279,7 @@ def _bytes(value: Any) -> str:
 
 def _plain_bytes(text: str) -> bytes:
     if "\\" in text:
-        raise MisfitError("it has a backslash, by which one text of bytes can be written in several ways")
+        raise MisfitError("it contains a backslash, with which the same bytes can be written in several ways")
     return text.encode("utf-8", "replace")
 
 

@@ -120,7 +120,7 @@ def test_a_list_of_rows_is_a_table() -> None:
     [
         ("t.jsonl", b'{"a": 1}\nnot json\n', "Line 2"),
         ("t.jsonl", b"[1]\n", "is not a JSON object"),
-        ("t.csv", b"a,b\n1\n", "Line 2 .* has 1 cells where its header has 2"),
+        ("t.csv", b"a,b\n1\n", "Line 2 .* has 1 cells, but its header has 2"),
         ("t.csv", b"a,a\n1,2\n", "twice"),
         ("t.csv", b"a\n\xff\n", "UTF-8"),
         ("t.parquet", b"PAR1 not", "Parquet"),

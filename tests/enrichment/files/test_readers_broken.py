@@ -50,7 +50,7 @@ def read_on(source: Any) -> tuple[int, SegmindError]:
         ("t.jsonl", JSONL + '{"a": ' + "9" * 5000 + "}\n", 300, "Line 301 .* a number has too many digits"),
         ("t.jsonl", JSONL.encode() + b'{"id": "\xff"}\n', 300, "Line 301 .* not UTF-8"),
         ("t.jsonl", JSONL.encode("utf-16"), 0, "Line 1 .* not UTF-8"),
-        ("t.csv", CSV + "300,t,extra\n", 300, "Line 302 .* has 3 cells where its header has 2"),
+        ("t.csv", CSV + "300,t,extra\n", 300, "Line 302 .* has 3 cells, but its header has 2"),
         ("t.csv", CSV + '300,"t"x\n', 300, "Line 302 .* is not CSV"),
         ("t.csv", CSV + '300,"t\n', 300, "Line 302 .* is not CSV"),
         ("t.csv", CSV.encode() + "300,Stühle\n301,x\n".encode("latin-1"), 300, "Line 302 .* not UTF-8"),

@@ -425,7 +425,7 @@ class TestKeysThatHaveNoPlace:
         assert answered.trouble({"a": 1, "b": 2}, 7) is None
         assert answered.trouble({"a": 2, "b": 1}, 8) is None
         assert "'b' is NULL" in str(answered.trouble({"a": 1, "b": None}, 9))
-        assert "also in an earlier row of the source (row 7" in str(answered.trouble({"a": 1, "b": 2}, 10))
+        assert "an earlier row of the source has the same key (row 7" in str(answered.trouble({"a": 1, "b": 2}, 10))
 
     def test_what_is_no_fingerprint_is_not_held(self) -> None:
         answered = AnsweredRows([(b"k" * 32, "nonsense"), (b"l" * 32, ""), (b"m" * 32, None)])  # type: ignore[list-item]

@@ -252,7 +252,7 @@ class TestNames:
         made = target(database)
 
         if database.conn_type == "postgres":
-            with pytest.raises(SegmindConfigError, match="Upper and lower case count: it has 'ID', 'Team'"):
+            with pytest.raises(SegmindConfigError, match="Names are case-sensitive: it has 'ID', 'Team'"):
                 made.prepare(None)
             return
         assert made.prepare(None)

@@ -185,7 +185,7 @@ def test_a_database_that_stays_away_ends_the_asking(loading: Loading) -> None:
     assert trouble is not None
     assert loading.now - began == TARGET_PATIENCE
     assert trouble.retryable
-    assert "'answers' of 'shop' has taken no rows for 15 minutes: Opening the table" in str(trouble)
+    assert "'answers' of 'shop' has accepted no rows for 15 minutes: Opening the table" in str(trouble)
     assert "Nothing more is sent. The answers are in the ledger" in str(trouble)
 
 
@@ -201,12 +201,12 @@ def test_a_transaction_that_does_not_end_holds_nobody_up_and_ends_the_asking(
         assert loading.loader.load_if_due() is None
         loading.now += TARGET_PATIENCE
         trouble = loading.loader.load_if_due()
-        with pytest.raises(SegmindEnrichmentError, match=r"does not end.*in the ledger"):
+        with pytest.raises(SegmindEnrichmentError, match=r"has not finished.*in the ledger"):
             loading.loader.close()
     finally:
         let_go.set()
 
-    assert "a transaction does not end" in str(trouble)
+    assert "a transaction has not finished" in str(trouble)
 
 
 def test_a_table_that_refuses_everything_ends_the_asking(
@@ -229,7 +229,7 @@ def test_a_table_that_refuses_everything_ends_the_asking(
 
     assert trouble is not None
     assert not trouble.retryable
-    assert "has refused 6 rows in a row. Nothing more is sent" in str(trouble)
+    assert "has refused 6 consecutive rows. Nothing more is sent" in str(trouble)
     assert "refused 3 rows: IntegrityError" in caplog.text
     loading.finish(12, 13, 14)
     loading.load()
