@@ -13,7 +13,8 @@ COMPILE := $(UV) pip compile --quiet --no-header --no-annotate --no-emit-index-u
 # What `make fast` runs: the rooms that import no Airflow, which it forbids while they run.
 FAST := $(wildcard tests/guards tests/wire tests/client tests/chat tests/enrichment tests/emulator tests/test_exceptions.py)
 # What `make fast` runs once more with httpx2 in the place of httpx.
-OVER_HTTP := tests/client/test_client.py tests/client/test_http_library.py $(wildcard tests/client/test_transport*.py) tests/client/test_public_network.py
+OVER_HTTP := tests/client/test_client.py tests/client/test_async_client.py tests/client/test_account_calls.py \
+	tests/client/test_http_library.py $(wildcard tests/client/test_transport*.py) tests/client/test_public_network.py
 # Each starts an Airflow of its own and takes about a minute, so they run with the long suites.
 LONG_E2E := tests/e2e/test_demo.py tests/e2e/test_moves.py tests/e2e/test_postgres.py tests/e2e/test_stack.py tests/e2e/test_tables.py \
 	tests/e2e/test_trouble.py tests/e2e/test_tutorial.py

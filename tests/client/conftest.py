@@ -3,6 +3,9 @@ from __future__ import annotations
 import pytest
 
 from tests.support.clients import World
+from tests.support.loopback_server import loopback
+
+__all__ = ["loopback", "world"]
 
 
 @pytest.fixture(params=["sync", "async"])

@@ -1,22 +1,19 @@
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
 import logging
 import socket
 import struct
 import subprocess
 import sys
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from airflow_provider_segmind.client.client import AsyncSegmindClient, ClientConfig, SegmindClient
+from airflow_provider_segmind.client.client import ClientConfig, SegmindClient
 from airflow_provider_segmind.client.endpoints import Endpoints
 from airflow_provider_segmind.client.http_library import httpx
 from airflow_provider_segmind.client.retry import ONE_ATTEMPT
@@ -33,7 +30,6 @@ from airflow_provider_segmind.exceptions import (
     SegmindPermissionError,
     SegmindRateLimitError,
     SegmindRequestExpiredError,
-    SegmindRequestFailedError,
     SegmindResponseError,
     SegmindServerError,
     SegmindSubmissionUnknownError,
@@ -51,6 +47,7 @@ from tests.support.clients import (
     status,
     submit,
 )
+from tests.support.loopback_server import Loopback, silence
 
 Act = Callable[[Any], Any]
 
@@ -271,14 +268,6 @@ def test_an_answer_of_a_gateway_is_waited_out_and_paid_once(world: World, act: A
     assert len(world.seen) == 4
 
 
-def test_failed_is_a_state_to_get_status_and_an_error_to_get_result(world: World) -> None:
-    failed = answer(422, {"status": "FAILED", "error": "Prompt is Mandatory", "metrics": {}})
-
-    assert world.run(failed, status).failed
-    with pytest.raises(SegmindRequestFailedError, match="Prompt is Mandatory"):
-        world.run(failed, result)
-
-
 @pytest.mark.parametrize("act", [status, result])
 def test_an_unknown_or_expired_id_is_expired(world: World, act: Act) -> None:
     with pytest.raises(SegmindRequestExpiredError) as caught:
@@ -355,23 +344,11 @@ def test_neither_key_nor_prompt_is_logged(world: World, caplog: pytest.LogCaptur
     assert PROMPT not in caplog.text
 
 
-def test_a_config_shows_no_key() -> None:
-    assert KEY not in repr(ClientConfig(api_key=KEY))
-
-
 def test_a_key_that_cannot_be_sent_is_refused_before_anything_is(world: World) -> None:
     with pytest.raises(SegmindConfigError, match="line break"):
         world.run(accepted(), submit, key="secret\n")
 
     assert world.seen == []
-
-
-def test_both_clients_have_the_same_methods() -> None:
-    def public(kind: type) -> set[str]:
-        return {name for name in dir(kind) if not name.startswith("_")}
-
-    assert public(AsyncSegmindClient) - public(SegmindClient) == {"create"}
-    assert public(SegmindClient) <= public(AsyncSegmindClient)
 
 
 def test_the_client_imports_nothing_heavy() -> None:
@@ -385,63 +362,6 @@ def test_the_client_imports_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
-class Loopback:
-    """A server that treats each connection as one test says, and keeps what it was sent."""
-
-    def __init__(self, treat: Callable[[socket.socket], None]) -> None:
-        self._treat = treat
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        self.received: list[bytes] = []
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-        self._thread.start()
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                peer, _ = self._listener.accept()
-            except OSError:
-                return
-            with peer, contextlib.suppress(OSError):
-                peer.settimeout(5)
-                self.received.append(self._read(peer))
-                self._treat(peer)
-
-    @staticmethod
-    def _read(peer: socket.socket) -> bytes:
-        data = b""
-        while b"\r\n\r\n" not in data:
-            more = peer.recv(65536)
-            if not more:
-                return data
-            data += more
-        head, _, body = data.partition(b"\r\n\r\n")
-        lengths = [line.split(b":")[1] for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")]
-        while lengths and len(body) < int(lengths[0]):
-            body += peer.recv(65536)
-        return head + b"\r\n\r\n" + body
-
-    def close(self) -> None:
-        # Closing alone does not wake the thread that waits in accept().
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._thread.join(timeout=10)
-
-
-@pytest.fixture
-def loopback() -> Iterator[Callable[[Callable[[socket.socket], None]], Loopback]]:
-    servers: list[Loopback] = []
-
-    def start(treat: Callable[[socket.socket], None]) -> Loopback:
-        servers.append(Loopback(treat))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.close()
-
-
 def reset(peer: socket.socket) -> None:
     peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     peer.close()
@@ -449,11 +369,6 @@ def reset(peer: socket.socket) -> None:
 
 def half_an_answer(peer: socket.socket) -> None:
     peer.sendall(b'HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{"request_id": "r-1"')
-
-
-def silence(peer: socket.socket) -> None:
-    with contextlib.suppress(TimeoutError):
-        peer.recv(1)
 
 
 def drip(peer: socket.socket) -> None:
@@ -559,23 +474,6 @@ def test_a_redirect_on_a_real_socket_carries_the_key_nowhere(world: World, loopb
 
     assert len(server.received) == 2
     assert other.received == []
-
-
-def test_cancelling_an_async_call_is_not_swallowed(loopback: Callable[..., Loopback]) -> None:
-    server = loopback(silence)
-
-    async def go() -> None:
-        config = ClientConfig(api_key=KEY, endpoints=Endpoints(gateway=server.url))
-        async with await AsyncSegmindClient.create(config) as client:
-            task = asyncio.create_task(client.submit("m", {}))
-            while not server.received:
-                await asyncio.sleep(0.01)
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-
-    asyncio.run(go())
-    assert len(server.received) == 1
 
 
 def test_what_is_done_before_a_submit_waits_until_the_rate_limiter_permits_it() -> None:

@@ -8,16 +8,13 @@ import random
 from collections import Counter
 from typing import Any
 
-import pytest
-
 from airflow_provider_segmind.client.endpoints import Endpoints, Wire
 from airflow_provider_segmind.client.poll_schedule import SCOUTS, LatencyHistory, Pending, shared_history
 from airflow_provider_segmind.client.polling import Pace, Pause, wait
 from airflow_provider_segmind.client.rate_limiter import RateLimiter, RateSettings
 from airflow_provider_segmind.client.responses import Response
-from airflow_provider_segmind.exceptions import SegmindRequestTimeoutError
 from tests.support import virtual_time as virtual
-from tests.support.clients import START, World, answer, result, status, submit
+from tests.support.clients import START, World, answer
 
 BUSY = {"request_id": "r-1", "status": "PROCESSING"}
 DONE = {"request_id": "r-1", "status": "COMPLETED", "output": "x", "metrics": {"total_time": 4.0}}
@@ -85,80 +82,6 @@ def test_a_poll_interval_takes_precedence_over_the_history(world: World) -> None
     replies = [answer(200, BUSY), answer(200, BUSY), answer(200, DONE)]
     world.run(replies, lambda client: client.wait(pending(poll_interval=7.0)))
     assert world.pauses == [7.0, 7.0]
-
-
-def test_the_cooldown_after_a_429_also_applies_to_the_other_kind_of_call(world: World) -> None:
-    limited = answer(429, {"error": "slow down"}, headers={"retry-after": "7"})
-
-    def act(client: Any) -> Any:
-        if world.kind == "sync":
-            submit(client)
-            return status(client)
-
-        async def both() -> Any:
-            await submit(client)
-            return await status(client)
-
-        return both()
-
-    accepted = answer(200, {"request_id": "r-1", "status": "QUEUED"})
-    world.run([limited, accepted, answer(200, BUSY)], act)
-    assert world.pauses[0] >= 7.0
-    assert len(world.seen) == 3
-
-
-def test_calls_beyond_the_declared_limit_wait_for_their_minute(world: World) -> None:
-    def act(client: Any) -> Any:
-        if world.kind == "sync":
-            return [submit(client) for _ in range(3)]
-
-        async def three() -> None:
-            for _ in range(3):
-                await submit(client)
-
-        return three()
-
-    world.run(answer(200, {"request_id": "r-1"}), act, requests_per_minute=2)
-    assert 60 <= world.now - START <= 66
-
-
-def test_waiting_for_a_permit_in_a_cooldown_ends_with_the_deadline(world: World) -> None:
-    limited = answer(429, {"error": "slow down"}, headers={"retry-after": "60"})
-    with pytest.raises(SegmindRequestTimeoutError):
-        world.run(limited, lambda client: client.wait(pending(end_time=START + 20)))
-    assert world.now - START == 20
-
-
-def test_calls_to_other_hosts_take_no_slot(world: World) -> None:
-    def act(client: Any) -> Any:
-        client.limiter.counts_polls = True
-        if world.kind == "sync":
-            return [client.list_models() for _ in range(5)]
-
-        async def five() -> None:
-            for _ in range(5):
-                await client.list_models()
-
-        return five()
-
-    world.run(answer(200, {"models": []}), act, requests_per_minute=1)
-    assert world.pauses == []
-
-
-def test_polls_take_slots_where_they_count(world: World) -> None:
-    def act(client: Any) -> Any:
-        client.limiter.counts_polls = True
-        if world.kind == "sync":
-            return [result(client), status(client)]
-
-        async def both() -> None:
-            await result(client)
-            await status(client)
-
-        return both()
-
-    world.run(answer(200, DONE), act, requests_per_minute=1)
-    assert world.now - START >= 60
 
 
 def test_where_polls_count_a_fleet_needs_little_more_than_two_calls_a_request() -> None:

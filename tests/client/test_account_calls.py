@@ -1,0 +1,96 @@
+"""All calls of an account share a rate limiter, whichever client sends them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from airflow_provider_segmind.client.polling import Pending
+from airflow_provider_segmind.exceptions import SegmindRequestFailedError, SegmindRequestTimeoutError
+from tests.support.clients import START, World, answer, result, status, submit
+
+BUSY = {"request_id": "r-1", "status": "PROCESSING"}
+DONE = {"request_id": "r-1", "status": "COMPLETED", "output": "x", "metrics": {"total_time": 4.0}}
+
+
+def test_the_cooldown_after_a_429_also_applies_to_the_other_kind_of_call(world: World) -> None:
+    limited = answer(429, {"error": "slow down"}, headers={"retry-after": "7"})
+
+    def act(client: Any) -> Any:
+        if world.kind == "sync":
+            submit(client)
+            return status(client)
+
+        async def both() -> Any:
+            await submit(client)
+            return await status(client)
+
+        return both()
+
+    accepted = answer(200, {"request_id": "r-1", "status": "QUEUED"})
+    world.run([limited, accepted, answer(200, BUSY)], act)
+    assert world.pauses[0] >= 7.0
+    assert len(world.seen) == 3
+
+
+def test_calls_beyond_the_declared_limit_wait_for_their_minute(world: World) -> None:
+    def act(client: Any) -> Any:
+        if world.kind == "sync":
+            return [submit(client) for _ in range(3)]
+
+        async def three() -> None:
+            for _ in range(3):
+                await submit(client)
+
+        return three()
+
+    world.run(answer(200, {"request_id": "r-1"}), act, requests_per_minute=2)
+    assert 60 <= world.now - START <= 66
+
+
+def test_waiting_for_a_permit_in_a_cooldown_ends_with_the_deadline(world: World) -> None:
+    limited = answer(429, {"error": "slow down"}, headers={"retry-after": "60"})
+    with pytest.raises(SegmindRequestTimeoutError):
+        world.run(limited, lambda client: client.wait(Pending("r-1", START, START + 20)))
+    assert world.now - START == 20
+
+
+def test_calls_to_other_hosts_take_no_slot(world: World) -> None:
+    def act(client: Any) -> Any:
+        client.limiter.counts_polls = True
+        if world.kind == "sync":
+            return [client.list_models() for _ in range(5)]
+
+        async def five() -> None:
+            for _ in range(5):
+                await client.list_models()
+
+        return five()
+
+    world.run(answer(200, {"models": []}), act, requests_per_minute=1)
+    assert world.pauses == []
+
+
+def test_polls_take_slots_where_they_count(world: World) -> None:
+    def act(client: Any) -> Any:
+        client.limiter.counts_polls = True
+        if world.kind == "sync":
+            return [result(client), status(client)]
+
+        async def both() -> None:
+            await result(client)
+            await status(client)
+
+        return both()
+
+    world.run(answer(200, DONE), act, requests_per_minute=1)
+    assert world.now - START >= 60
+
+
+def test_failed_is_a_state_to_get_status_and_an_error_to_get_result(world: World) -> None:
+    failed = answer(422, {"status": "FAILED", "error": "Prompt is Mandatory", "metrics": {}})
+
+    assert world.run(failed, status).failed
+    with pytest.raises(SegmindRequestFailedError, match="Prompt is Mandatory"):
+        world.run(failed, result)
