@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import Enum, auto
 
 from airflow_provider_segmind.budget.guard import BudgetSettings
 from airflow_provider_segmind.budget.limits import CONNECTION_BUDGET, WARN_AT
@@ -86,9 +87,23 @@ def _closing(settings: BudgetSettings) -> Iterator[None]:
             settings.store.close()
 
 
+class BudgetWarning(Enum):
+    """What is to be noticed about a window."""
+
+    NONE = auto()
+    NEARLY_SPENT = auto()
+    USED_UP = auto()
+
+    @property
+    def text(self) -> str:
+        """The warning in words, such as ``80% spent``."""
+        return {self.NONE: "", self.NEARLY_SPENT: f"{WARN_AT:.0%} spent", self.USED_UP: "used up"}[self]
+
+
 def budget_name(use: WindowUse) -> str:
-    """Return the name of a window's budget as people know it: that of a Connection by its id."""
-    return use.window.budget.removeprefix(CONNECTION_BUDGET)
+    """Return the name of a window's budget as people know it: ``connection segmind_default``, or its own."""
+    name = use.window.budget
+    return f"connection {name.removeprefix(CONNECTION_BUDGET)}" if name.startswith(CONNECTION_BUDGET) else name
 
 
 def period(use: WindowUse) -> str:
@@ -96,8 +111,8 @@ def period(use: WindowUse) -> str:
     return use.window.key.rpartition("/")[2]
 
 
-def warning(use: WindowUse) -> str:
-    """Return what is to be noticed about a window: ``used up``, ``80 % spent``, or nothing."""
+def warning(use: WindowUse) -> BudgetWarning:
+    """Return what is to be noticed about a window."""
     if use.left <= 0:
-        return "used up"
-    return f"{100 * WARN_AT:.0f} % spent" if use.spent >= WARN_AT * use.window.limit else ""
+        return BudgetWarning.USED_UP
+    return BudgetWarning.NEARLY_SPENT if use.spent >= WARN_AT * use.window.limit else BudgetWarning.NONE

@@ -36,6 +36,7 @@ from airflow_provider_segmind.masking import mask_known
 from airflow_provider_segmind.money import micros, usd
 from airflow_provider_segmind.monitoring.budgets import (
     InFlight,
+    budget_name,
     budgets_of_configuration,
     budgets_of_connection,
     period,
@@ -221,7 +222,7 @@ def _window_json(use: WindowUse) -> dict[str, Any]:
 def _window_cells(use: WindowUse, now: float) -> tuple[str | None, ...]:
     window = use.window
     amounts = (_cost(round(amount)) for amount in (window.limit, use.spent, use.reserved, use.left))
-    return (window.budget, period(use), *amounts, duration(window.resets_at - now), warning(use))
+    return (budget_name(use), period(use), *amounts, duration(window.resets_at - now), warning(use).text)
 
 
 def list_dead_letters(values: Namespace) -> int:

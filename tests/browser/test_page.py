@@ -291,7 +291,7 @@ def test_budgets_show_what_is_left_and_which_are_used_up(browser: Browser, serve
     rows = opened.page.locator("tbody tr")
 
     assert rows.count() == 4
-    assert opened.page.locator(".badge").all_inner_texts() == ["80 % spent", "used up"]
+    assert opened.page.locator(".badge").all_inner_texts() == ["80% spent", "used up"]
     assert opened.page.get_by_text("segmind_default: 3 of 8 paid requests in flight.").count() == 1
     opened.page.close()
 

@@ -210,10 +210,11 @@ def test_budgets_shows_what_is_spent_reserved_and_left(
     found = json.loads(command("budgets", "-o", "json")[1])
 
     assert code == 0
-    assert re.search(r"connection:segmind_default +\S+ +\$2\.00 +\$0\.25 +\$0\.50 +\$1\.25", printed)
+    assert re.search(r"connection segmind_default +\S+ +\$2\.00 +\$0\.25 +\$0\.50 +\$1\.25", printed)
     assert re.search(r"team-a +\d{4}-\d\d +\$100\.00 +\$0\.00 +\$0\.00 +\$100\.00", printed)
     assert "segmind_default: 1 of 7 paid requests in flight." in printed
     assert [one["left_micros"] for one in found["windows"]] == [1_250_000, 100_000_000]
+    assert [one["budget"] for one in found["windows"]] == ["connection:segmind_default", "team-a"]
     assert found["in_flight"] == [{"connection": "segmind_default", "in_flight": 1, "max_paid_in_flight": 7}]
     assert "a_database" in command("check")[1]
 

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
-from airflow_provider_segmind.budget.limits import CONNECTION_BUDGET
 from airflow_provider_segmind.budget.usage import WindowUse
 from airflow_provider_segmind.exceptions import SegmindError
 from airflow_provider_segmind.monitoring.budgets import (
     BudgetUse,
+    BudgetWarning,
     InFlight,
     budget_name,
     budgets_of_configuration,
@@ -23,7 +23,11 @@ from airflow_provider_segmind.monitoring.budgets import (
 
 BUDGETS_LIFETIME = 5.0
 """Seconds for which a store is not asked again, however many look."""
-COLOURS_OF_WARNINGS = {"": "#2f6db5", "80 % spent": "#e09f3e", "used up": "#d1495b"}
+COLOURS_OF_WARNINGS = {
+    BudgetWarning.NONE: "#2f6db5",
+    BudgetWarning.NEARLY_SPENT: "#e09f3e",
+    BudgetWarning.USED_UP: "#d1495b",
+}
 log = logging.getLogger(__name__)
 
 
@@ -32,15 +36,13 @@ class BudgetLine:
     """
     A window as one line.
 
-    :param connection: whether the budget belongs to a Connection.
     :param spent_share: of the limit, 0.0 to 1.0; with ``reserved_share`` at most 1.0.
     """
 
     use: WindowUse
     name: str
     period: str
-    warning: str
-    connection: bool
+    warning: BudgetWarning
     spent_share: float
     reserved_share: float
 
@@ -50,8 +52,7 @@ def budget_line(use: WindowUse) -> BudgetLine:
     limit = use.window.limit
     spent = min(1.0, use.spent / limit) if limit else 1.0
     reserved = min(1.0 - spent, use.reserved / limit) if limit else 0.0
-    of_connection = use.window.budget.startswith(CONNECTION_BUDGET)
-    return BudgetLine(use, budget_name(use), period(use), warning(use), of_connection, spent, reserved)
+    return BudgetLine(use, budget_name(use), period(use), warning(use), spent, reserved)
 
 
 class BudgetCache:

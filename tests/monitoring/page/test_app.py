@@ -425,11 +425,39 @@ def test_each_window_of_a_budget_is_a_line_with_what_is_left(visit: Visit, budge
 
     shown = visit("op").get("/budgets").text
 
-    for said in ("team-a", "$4.00", "$0.25", "$0.75", "$5.00", "80 % spent", "segmind_default", "$8.50", "$10.00"):
+    for said in (
+        "team-a",
+        "$4.00",
+        "$0.25",
+        "$0.75",
+        "$5.00",
+        "80% spent",
+        "connection segmind_default",
+        "$8.50",
+        "$10.00",
+    ):
         assert said in shown
     assert shown.count("<tr><td") == 2
     assert shown.count("badge") == 1
     assert "segmind_default: 2 of 3 paid requests in flight." in shown
+    budgeted.close()
+
+
+@pytest.mark.parametrize(
+    ("spent", "warn_at", "badge", "colour"),
+    [(4.9, 0.8, "80% spent", "#e09f3e"), (2.5, 0.5, "50% spent", "#e09f3e"), (5.0, 0.8, "used up", "#d1495b")],
+)
+def test_a_budget_has_the_warning_and_the_colour_of_its_level(
+    visit: Visit, budgeted: SqlBudgetStore, monkeypatch: pytest.MonkeyPatch,
+    spent: float, warn_at: float, badge: str, colour: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("airflow_provider_segmind.monitoring.budgets.WARN_AT", warn_at)
+    spend_of(budgeted, BudgetRule("team-a", 5_000_000, None), spent)
+
+    shown = visit("op").get("/budgets").text
+
+    assert f">{badge}</span>" in shown
+    assert f'fill="{colour}"' in shown
     budgeted.close()
 
 
