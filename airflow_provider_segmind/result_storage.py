@@ -82,6 +82,18 @@ class ResultDestination:
             return None
         return ResultDestination(f"{str(self.overflow_path).rstrip('/')}/", self.max_xcom_bytes)
 
+    def files_of(self, what: str, size: int) -> ResultDestination | None:
+        """Return where files of that many bytes go, None if XCom alone carries them; warn where it should not."""
+        small, files = self.fits_xcom(size), self.for_files()
+        if files is None and not small:
+            log.warning(
+                "%s has %d bytes, over max_xcom_bytes (%s), and there is no output_path to store it in: it goes into "
+                "XCom in full. Set output_path, of the task, of its connection or of [segmind], to keep it out of the "
+                "metadata database.",
+                *(what, size, self.max_xcom_bytes),
+            )
+        return None if small and not self.output_path else files
+
     def file(self, request_id: str, suffix: str, number: int = 0) -> ObjectStoragePath:
         """Return the path of a file of one request; the folder exists afterwards."""
         from airflow_provider_segmind.compat import ObjectStoragePath, with_root
@@ -218,18 +230,8 @@ def store_result(
         it; else the manifest.
     """
     encoded = result.encoded()
-    small = destination.fits_xcom(len(encoded))
-    files = destination.for_files()
-    if files is None or (small and not destination.output_path):
-        if not small:
-            log.warning(
-                "The result of request %s has %d bytes, over max_xcom_bytes (%s), and there is no output_path to "
-                "store it in: it goes into XCom in full. Set output_path, of the task, of its connection or of "
-                "[segmind], to keep it out of the metadata database.",
-                result.request_id,
-                len(encoded),
-                destination.max_xcom_bytes,
-            )
+    files = destination.files_of(f"The result of request {result.request_id}", len(encoded))
+    if files is None:
         return _inline(result, destination)
     try:
         downloaded = _download_files(result, model, destination, downloads)
@@ -250,7 +252,9 @@ def store_result(
         return _in_files(result, model, [uri for uri, _ in downloaded], sum(size for _, size in downloaded))
     path = files.file(result.request_id, ".json")
     path.write_bytes(encoded)
-    return _inline(result, destination) if small else _in_files(result, model, [str(path)], len(encoded))
+    if destination.fits_xcom(len(encoded)):
+        return _inline(result, destination)
+    return _in_files(result, model, [str(path)], len(encoded))
 
 
 def store_for_event(

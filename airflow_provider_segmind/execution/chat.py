@@ -426,23 +426,16 @@ class ChatExecution:
     def _store(self, answer: Any, result: RequestResult) -> StoredResult:
         as_text = self._settings.output_type is None
         carried = for_xcom(answer)
-        warn_of_replacements(carried, f"The answer to request {result.request_id}")
+        what = f"The answer to request {result.request_id}"
+        warn_of_replacements(carried, what)
         encoded = clean_text(carried.value if as_text else json_text(answer)).encode()
-        destination = self._settings.destination
-        small = destination.fits_xcom(len(json.dumps(carried.value, ensure_ascii=False).encode()))
-        files = destination.for_files()
-        if files is None or (small and not destination.output_path):
-            if not small:
-                self._log.warning(
-                    "The answer to request %s has %d bytes, over max_xcom_bytes (%s), and there is no output_path to "
-                    "store it in: it goes into XCom in full",
-                    result.request_id,
-                    len(encoded),
-                    destination.max_xcom_bytes,
-                )
+        size = len(json.dumps(carried.value, ensure_ascii=False).encode())
+        files = self._settings.destination.files_of(what, size)
+        if files is None:
             return StoredResult(carried.value)
         path = files.file(result.request_id, ".answer.txt" if as_text else ".answer.json")
         path.write_bytes(encoded)
+        small = self._settings.destination.fits_xcom(size)
         manifest = None if small else manifest_of(result, self._model, [str(path)], len(encoded))
         return StoredResult(carried.value, manifest, uri=str(path))
 
