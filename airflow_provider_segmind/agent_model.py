@@ -180,7 +180,7 @@ class TaskRequests:
         self._sent = _sent.setdefault(f"{task_owner(context)}/{ti.try_number}/{getattr(ti, 'id', '')}", Counter())
         self._spent = Spent()
         self._telemetry = telemetry_of(
-            context, hook.get_conn(), conn_id=hook.segmind_conn_id, model=model, operation="chat"
+            context, hook.get_conn().throttle.counts, conn_id=hook.segmind_conn_id, model=model, operation="chat"
         )
 
     def ask(

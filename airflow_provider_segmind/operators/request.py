@@ -222,7 +222,11 @@ class SegmindSubmitOperator(TemplatedOperator, BaseOperator):
 
         model = self.hook.model_or_default(self.model)
         self._telemetry = telemetry_of(
-            context, self.hook.get_conn(), conn_id=self.segmind_conn_id, model=model, operation=self.operation
+            context,
+            self.hook.get_conn().throttle.counts,
+            conn_id=self.segmind_conn_id,
+            model=model,
+            operation=self.operation,
         )
         return RequestSettings(
             model=model,
@@ -400,7 +404,7 @@ class SegmindResultOperator(TemplatedOperator, BaseOperator):
 
         with task_failures():
             self.check_rendered()
-            telemetry = telemetry_of(context, self.hook.get_conn(), conn_id=self.segmind_conn_id)
+            telemetry = telemetry_of(context, self.hook.get_conn().throttle.counts, conn_id=self.segmind_conn_id)
             stored = fetch_result(
                 self.request_id,
                 ResultDestination(

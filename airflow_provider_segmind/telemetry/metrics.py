@@ -11,40 +11,16 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_segmind.compat import stats as airflow_stats
+
+if TYPE_CHECKING:
+    from airflow_provider_segmind.client.rate_limiter import CallCounts
 
 PREFIX = "segmind."
 INTERVAL = 3.0
 """Seconds between two messages about one figure."""
-
-
-class Calls(Protocol):
-    """What a client has counted of its calls."""
-
-    posts: int
-    polls: int
-    refused: int
-    waited: float
-
-
-class Counting(Protocol):
-    """What sends a client's calls."""
-
-    @property
-    def counts(self) -> Calls:
-        """Its calls so far."""
-
-
-class CountingClient(Protocol):
-    """A client of Segmind."""
-
-    @property
-    def throttle(self) -> Counting:
-        """What sends its calls."""
-
-
 DECIMALS = 4
 """Of a metric. A smaller fraction would be written with an exponent, which servers of StatsD do not read."""
 
@@ -54,7 +30,7 @@ def cost_total(cost: float) -> float:
     return round(cost * 1_000_000, DECIMALS) if math.isfinite(cost) else 0.0
 
 
-def call_totals(calls: Calls) -> dict[str, int]:
+def call_totals(calls: CallCounts) -> dict[str, int]:
     """Return the totals of a client's calls under the names of their metrics."""
     return {
         "submits": calls.posts,

@@ -6,10 +6,11 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_segmind.telemetry.metrics import CountingClient, MetricsSender, call_totals, cost_total
+from airflow_provider_segmind.telemetry.metrics import MetricsSender, call_totals, cost_total
 from airflow_provider_segmind.telemetry.tracing import task_tracer
 
 if TYPE_CHECKING:
+    from airflow_provider_segmind.client.rate_limiter import CallCounts
     from airflow_provider_segmind.compat import Context
     from airflow_provider_segmind.telemetry.tracing import Operation
 
@@ -19,11 +20,11 @@ class RequestTelemetry:
     Metrics and spans of the requests of one task; make it in the task's main thread.
 
     :param tags: of the metrics.
-    :param client: counts its calls.
+    :param calls: as its client counts them.
     """
 
-    def __init__(self, tags: Mapping[str, str], client: CountingClient, *, operation: Operation) -> None:
-        self._calls = client.throttle.counts
+    def __init__(self, tags: Mapping[str, str], calls: CallCounts, *, operation: Operation) -> None:
+        self._calls = calls
         self._operation = operation
         self._tracer = task_tracer()
         self._requests = self._tokens = 0
@@ -63,7 +64,7 @@ class RequestTelemetry:
 
 def telemetry_of(
     context: Context,
-    client: CountingClient,
+    calls: CallCounts,
     *,
     conn_id: str,
     model: str = "",
@@ -72,4 +73,4 @@ def telemetry_of(
     """Return the metrics and spans of the task that is running."""
     ti = context["ti"]
     tags = {"dag_id": ti.dag_id, "task_id": ti.task_id, "model": model, "conn_id": conn_id}
-    return RequestTelemetry(tags, client, operation=operation)
+    return RequestTelemetry(tags, calls, operation=operation)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -94,7 +93,7 @@ def test_waiting_is_sent_in_milliseconds() -> None:
 def test_the_costs_of_many_tasks_add_up_with_their_fractions(cost: float) -> None:
     counted: list[float] = []
     for _ in range(1000):
-        telemetry = RequestTelemetry({}, Client(), operation="generate_content")
+        telemetry = RequestTelemetry({}, CallCounts(), operation="generate_content")
         stats = Stats()
         telemetry._metrics._open = lambda stats=stats: stats
         telemetry.finished(model="m", began=None, tokens=1, cost=cost / 1e6)
@@ -118,8 +117,3 @@ def test_what_is_sent_of_a_cost_in_parts_adds_up() -> None:
         sending.metrics.send()
 
     assert sum(count for _, count in sending.stats.counted) == pytest.approx(10.0)
-
-
-class Client:
-    def __init__(self) -> None:
-        self.throttle = SimpleNamespace(counts=CallCounts())
