@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from airflow_provider_segmind.arguments import TableRows, _is_path, check_output_path, check_source, path_text
 from airflow_provider_segmind.defaults import LEDGER_FOLDER
@@ -87,36 +88,41 @@ SHOWN_PATHS = 3
 ForEachRow: TypeAlias = Callable[[Mapping[str, Any]], None]
 
 
-class TableIO(Protocol):
+class TableIO(ABC):
     """
     Reader of an enrichment's rows and writer of its answers; made in the task's main thread, for one try.
 
-    An implementation opens nothing before it is used.
+    A subclass opens nothing before it is used. What it need not write while rows are asked, it leaves to :meth:`store`.
     """
 
-    @property
-    def ledger(self) -> StorePath:
-        """The folder of the ledger."""
+    ledger: StorePath
+    """The folder of the ledger."""
 
     @property
+    @abstractmethod
     def source(self) -> str:
         """What is read, for people."""
 
     @property
+    @abstractmethod
     def target(self) -> str:
         """What is written, for people."""
 
     @property
     def address(self) -> str:
         """Where a browser finds the answers."""
+        return self.target
 
     @property
+    @abstractmethod
     def manifest_path(self) -> StorePath:
         """Where the manifest is."""
 
+    @abstractmethod
     def total(self) -> int | None:
         """Return the number of rows, None when it is unknown before they are read."""
 
+    @abstractmethod
     def prepare(self, *, dry: bool) -> KeyedTarget | None:
         """
         Make sure that the answers can be written, before anything is paid.
@@ -127,6 +133,7 @@ class TableIO(Protocol):
         :raises SegmindEnrichmentError: they cannot be written now; a retry may help. Nothing was sent.
         """
 
+    @abstractmethod
     def rows(self) -> Iterator[Mapping[str, Any]]:
         """
         Return the rows in order; they are read in the engine's threads.
@@ -134,6 +141,7 @@ class TableIO(Protocol):
         :raises SegmindConfigError: there is no such table.
         """
 
+    @abstractmethod
     def count(self, rows_read: int) -> int:
         """Return how many rows the source has, after this many of :meth:`rows` were read."""
 
@@ -143,14 +151,16 @@ class TableIO(Protocol):
 
         :returns: why no more rows should be asked, None while they should.
         """
+        return None
 
-    def flush(self, engine: Engine) -> None:
+    def flush(self, engine: Engine) -> None:  # noqa: B027 (a file appears whole, at the end)
         """
         Write the rows that have their outcome before the run defers.
 
         :raises SegmindEnrichmentError: they could not be written; they are in the ledger.
         """
 
+    @abstractmethod
     def store(self, engine: Engine, each: ForEachRow | None) -> Manifest:
         """
         Write every row read with its outcome, the dead letters and the manifest. Can be repeated.
@@ -159,14 +169,14 @@ class TableIO(Protocol):
         :param each: called with the columns of every row.
         """
 
-    def check_refused(self) -> None:
+    def check_refused(self) -> None:  # noqa: B027 (a file takes every row)
         """
         Raise if the target refused rows in :meth:`store`.
 
         :raises SegmindEnrichmentError: it did; the other rows are written, and so are dead letters and manifest.
         """
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 (a file is closed where it is opened)
         """Close all files, also after an error."""
 
 
@@ -181,7 +191,7 @@ class FileTableSettings:
     sample: int | None
 
 
-class FileTableIO:
+class FileTableIO(TableIO):
     """
     A source file, and an output file of answers.
 
@@ -207,11 +217,6 @@ class FileTableIO:
 
     @property
     def target(self) -> str:
-        """The output file."""
-        return str(self.output)
-
-    @property
-    def address(self) -> str:
         """The output file."""
         return str(self.output)
 
@@ -250,24 +255,12 @@ class FileTableIO:
             raise cannot_be_read(error, f"The source, after {rows_read} rows,") from error
         return rows_read
 
-    def load(self, engine: Engine) -> None:
-        """Do nothing: a file appears whole, at the end."""
-
-    def flush(self, engine: Engine) -> None:
-        """Do nothing: a file appears whole, at the end."""
-
     def store(self, engine: Engine, each: ForEachRow | None) -> Manifest:
         """Write the output file, and next to it the dead letters and the manifest."""
         manifest = write_output(engine, output=self.output, dead_letters=self._dead_letters, each=each)
         manifest.source, manifest.earlier = self.source, earlier_runs(self.manifest_path, run_id=manifest.run_id)
         manifest.write(self.manifest_path)
         return manifest
-
-    def check_refused(self) -> None:
-        """Do nothing: a file takes every row."""
-
-    def close(self) -> None:
-        """Do nothing: each file is closed where it is opened."""
 
 
 def path_of_part(path: StorePath, shard: Shard, sample: int | None) -> StorePath:

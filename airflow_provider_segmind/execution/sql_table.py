@@ -23,7 +23,7 @@ from airflow_provider_segmind.enrichment.sql.dialects import TableName, dialect_
 from airflow_provider_segmind.enrichment.sql.query import Query
 from airflow_provider_segmind.enrichment.storage import StorePath
 from airflow_provider_segmind.exceptions import SegmindEnrichmentError
-from airflow_provider_segmind.execution.file_table import ForEachRow, beside, locate_named, path_of_part
+from airflow_provider_segmind.execution.file_table import ForEachRow, TableIO, beside, locate_named, path_of_part
 from airflow_provider_segmind.stores import database_hook
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class SqlTableSettings:
     sample: int | None
 
 
-class SqlTableIO:
+class SqlTableIO(TableIO):
     """
     The rows of a query, and a table of answers.
 
