@@ -14,7 +14,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_segmind import task_state
-from airflow_provider_segmind.client.submission import Fingerprint, ResultManifest, SubmissionRecord, latest
+from airflow_provider_segmind.client.submission import (
+    Fingerprint,
+    GivenUp,
+    ResultManifest,
+    SubmissionRecord,
+    SubmitNew,
+    latest,
+)
 from airflow_provider_segmind.compat import Variable
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindStateError
 from airflow_provider_segmind.task_state import (
@@ -88,6 +95,10 @@ def test_half_a_record_stops_the_task_and_is_not_a_first_try(
         {"intent_at": "x"},
         {"of_tomorrow": 1},
         {"previous_ids": [1]},
+        {"given_up": [1]},
+        {"given_up": [{"intent_at": "x"}]},
+        {"given_up": [{"intent_at": 1.0, "reservation": 1}]},
+        {"given_up": [{"reservation": "r"}]},
         {"manifest": {}},
     ],
 )
@@ -513,7 +524,9 @@ def test_an_output_path_of_one_worker_does_not_hide_the_record_from_the_next(
 def after(kept: SubmissionRecord | None, step: str, moment: float, request_id: str) -> SubmissionRecord | None:
     """Return the record after one more step of a submission; a step that cannot come now changes nothing."""
     if kept is None or kept.outcome is not None or (step == "resubmit" and kept.request_id):
-        return SubmissionRecord(RECORD.fingerprint, intent_at=moment, previous_ids=kept.all_ids if kept else ())
+        before = SubmitNew() if kept is None else SubmitNew.after(kept)
+        known = {"previous_ids": before.previous_ids, "given_up": before.given_up}
+        return SubmissionRecord(RECORD.fingerprint, intent_at=moment, **known)  # type: ignore[arg-type]
     if step == "accepted" and kept.request_id is None:
         return kept.accepted(request_id, moment)
     if step == "refused" and kept.request_id is None:
@@ -558,6 +571,17 @@ def test_a_copy_that_missed_writes_never_hides_that_something_may_be_billed(
         assert found == kept if kept.request_id else found.outcome is None
     if found.outcome is not None:
         assert kept.outcome is not None
+
+
+def test_a_copy_that_missed_a_second_post_does_not_bring_back_the_one_that_was_given_up() -> None:
+    first = SubmissionRecord(RECORD.fingerprint, intent_at=2000.0)
+    # The clock of the worker that submitted again is behind.
+    again = SubmissionRecord(RECORD.fingerprint, intent_at=1000.0, given_up=(GivenUp(2000.0, "r"),))
+
+    for record in (again, again.accepted("r-1", 1000.0), again.ended("refused")):
+        assert latest([first, record]) == latest([record, first]) == record
+    # Its worker was still alive, and got an answer.
+    assert latest([first.accepted("r-0", 2000.0), again]) == first.accepted("r-0", 2000.0)
 
 
 def test_a_store_that_cannot_be_written_is_named_with_what_that_means(tmp_path: Path) -> None:

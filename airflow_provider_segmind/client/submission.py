@@ -182,6 +182,19 @@ def text_digest(canonical: str) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
+class GivenUp:
+    """
+    A POST of unknown fate in place of which a policy has submitted again. It may be billed.
+
+    :param intent_at: epoch seconds, just before it.
+    :param reservation: what stays reserved for it in the budgets, None without one.
+    """
+
+    intent_at: float
+    reservation: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class SubmissionRecord:
     """
     What one task instance has submitted.
@@ -195,6 +208,7 @@ class SubmissionRecord:
     :param previous_ids: requests this task instance had before, which a lost POST must not be taken for.
     :param spent_before: what the requests before this one cost, for a task that submits more than one.
     :param reservation: what was reserved for it in the budgets, None without one.
+    :param given_up: POSTs of this task instance whose fate is unknown and not searched for any more.
     """
 
     fingerprint: Fingerprint
@@ -207,15 +221,18 @@ class SubmissionRecord:
     previous_ids: tuple[str, ...] = ()
     spent_before: dict[str, Any] | None = None
     reservation: str | None = None
+    given_up: tuple[GivenUp, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as plain JSON."""
         # The task state store takes JSON values only, and a tuple is not one.
         manifest = None if self.manifest is None else self.manifest.to_json()
         values = {**asdict(self), "manifest": manifest, "previous_ids": list(self.previous_ids)}
-        if self.reservation is None:
-            # Versions without budgets do not know the field.
-            del values["reservation"]
+        values["given_up"] = [asdict(one) for one in self.given_up]
+        for name in ("reservation", "given_up"):
+            if not values[name]:
+                # Earlier versions do not know the field.
+                del values[name]
         return values
 
     @classmethod
@@ -228,7 +245,8 @@ class SubmissionRecord:
         try:
             fingerprint = Fingerprint(**value["fingerprint"])
             manifest = ResultManifest.from_json(value.get("manifest"))
-            known = {"fingerprint": fingerprint, "manifest": manifest}
+            given_up = tuple(GivenUp(**one) for one in value.get("given_up", ()))
+            known = {"fingerprint": fingerprint, "manifest": manifest, "given_up": given_up}
             record = cls(**{**value, **known, "previous_ids": tuple(value.get("previous_ids", ()))})
         except (AttributeError, TypeError, KeyError) as error:
             raise SegmindStateError(_unreadable(value)) from error
@@ -246,13 +264,22 @@ class SubmissionRecord:
             and self.outcome in (None, "refused", "failed")
             and isinstance(self.resubmits, int)
             and (self.spent_before is None or isinstance(self.spent_before, dict))
-            and (self.reservation is None or isinstance(self.reservation, str))
+            and all(
+                isinstance(name, str | None) for name in (self.reservation, *(one.reservation for one in self.given_up))
+            )
+            and all(_is_number(one.intent_at) for one in self.given_up)
         )
 
     @property
     def all_ids(self) -> tuple[str, ...]:
         """The ids of all requests that this task instance is known to have had."""
         return self.previous_ids if self.request_id is None else (*self.previous_ids, self.request_id)
+
+    @property
+    def all_given_up(self) -> tuple[GivenUp, ...]:
+        """The POSTs whose fate stays unknown if another one takes the place of this record's."""
+        is_unknown = self.request_id is None and self.outcome is None
+        return (*self.given_up, GivenUp(self.intent_at, self.reservation)) if is_unknown else self.given_up
 
     @property
     def age_from(self) -> float:
@@ -290,6 +317,17 @@ class SubmitNew:
     resubmits: int = 0
     warning: str | None = None
     previous_ids: tuple[str, ...] = ()
+    given_up: tuple[GivenUp, ...] = ()
+
+    @classmethod
+    def after(cls, record: SubmissionRecord, *, resubmits: int | None = None, warning: str | None = None) -> Self:
+        """
+        Submit in place of what a record says, and keep what it says of earlier requests.
+
+        :param resubmits: those of the record if None.
+        """
+        count = record.resubmits if resubmits is None else resubmits
+        return cls(count, warning, record.all_ids, record.all_given_up)
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,7 +355,7 @@ def decide_submission(
     if record is None:
         return SubmitNew()
     if record.outcome is not None:
-        return SubmitNew(resubmits=record.resubmits, previous_ids=record.all_ids)
+        return SubmitNew.after(record)
     changes = record_changes(record, fingerprint)
     if changes:
         earlier = f"request {record.request_id!r}" if record.request_id else "a request whose id is not known"
@@ -327,10 +365,8 @@ def decide_submission(
                 f"{stale}, and on_stale is 'fail'. Nothing more was submitted; the earlier request may be billed. "
                 "Undo the change, or set on_stale='resubmit' to pay for a new one."
             )
-        return SubmitNew(
-            warning=f"{stale}. Submitting again because of on_stale='resubmit': the earlier one may be billed as well.",
-            previous_ids=record.all_ids,
-        )
+        warning = f"{stale}. Submitting again because of on_stale='resubmit': the earlier one may be billed as well."
+        return SubmitNew.after(record, resubmits=0, warning=warning)
     return Attach(record) if record.request_id else LookUp(record)
 
 
@@ -338,12 +374,17 @@ def latest(records: Sequence[SubmissionRecord]) -> SubmissionRecord | None:
     """
     Return the newest of the records that several stores hold of one task instance.
 
-    Every record names the requests before its own, and every write about one POST keeps its time, so that no two clocks
-    are compared. Where that does not decide, a record of something that may be billed wins over one that says that
-    nothing was: a store that missed a write can then cost a lookup, never a second payment.
+    Every record names the requests, and the POSTs of unknown fate, before its own, and every write about one POST keeps
+    its time, so that no two clocks are compared. Where that does not decide, a record of something that may be billed
+    wins over one that says that nothing was: a store that missed a write can cost a lookup, never a second payment.
     """
     previous = {request_id for record in records for request_id in record.previous_ids}
-    current = [record for record in records if record.request_id is None or record.request_id not in previous]
+    given_up = {one.intent_at for record in records for one in record.given_up}
+    current = [
+        record
+        for record in records
+        if (record.intent_at not in given_up if record.request_id is None else record.request_id not in previous)
+    ]
     posts: dict[float, SubmissionRecord] = {}
     for record in current:
         other = posts.get(record.intent_at)
@@ -357,7 +398,8 @@ def _progress(record: SubmissionRecord) -> tuple[bool, bool, bool]:
 
 
 def _weight(record: SubmissionRecord) -> tuple[bool, bool, int, float]:
-    return record.outcome is None, record.request_id is not None, len(record.previous_ids), record.intent_at
+    before = len(record.previous_ids) + len(record.given_up)
+    return record.outcome is None, record.request_id is not None, before, record.intent_at
 
 
 def record_changes(record: SubmissionRecord, fingerprint: Fingerprint) -> str:
@@ -379,6 +421,16 @@ def unknown_message(record: SubmissionRecord, result: str) -> str:
     return (
         f"A request to model {record.fingerprint.model!r} was about to be sent at {iso(record.intent_at)} (fingerprint "
         f"{record.fingerprint.inputs[:16]}), and no response was received. {result}"
+    )
+
+
+def given_up_message(given_up: Sequence[GivenUp]) -> str:
+    """Return what is to be said of POSTs that were given up."""
+    times = ", ".join(iso(one.intent_at) for one in given_up)
+    posts, were = ("An earlier POST", "was") if len(given_up) == 1 else (f"{len(given_up)} earlier POSTs", "were")
+    return (
+        f"{posts} of this task ({times}) {were} replaced by another without an answer. Each that did arrive is billed "
+        "as well, and what is reserved for it in a budget stays reserved until the request history shows its bill."
     )
 
 

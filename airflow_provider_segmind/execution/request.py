@@ -30,6 +30,7 @@ from airflow_provider_segmind.client.submission import (
     SubmissionRecord,
     SubmitNew,
     decide_submission,
+    given_up_message,
     iso,
     unknown_message,
 )
@@ -446,7 +447,9 @@ class RequestExecution:
         return record
 
     def _note_found(self) -> None:
-        """Tell the budgets which of their reservations is of the request."""
+        """Tell the budgets which of their reservations is of the request, and the log what else may be billed."""
+        if self.record.given_up:
+            self._log.warning("%s", given_up_message(self.record.given_up))
         if self._settings.budget is not None:
             self._settings.budget.found(str(self.record.request_id), self.record.reservation)
 
@@ -508,6 +511,7 @@ class RequestExecution:
             intent_at=self._clock(),
             resubmits=decision.resubmits,
             previous_ids=decision.previous_ids,
+            given_up=decision.given_up,
             spent_before=self._spent_before,
         )
         attempts = retrying(DEFAULT_LIMITS, sleep=self._sleep, rng=random.Random(), paid=True)
@@ -696,7 +700,7 @@ class RequestExecution:
             reason = state.error or "no reason given"
             failed = f"Segmind reports request {self.record.request_id!r} as FAILED: {reason!r}."
             warning = f"{failed} It cost nothing: submitting a new one"
-            self._submit_new(SubmitNew(self.record.resubmits, warning, self.record.all_ids))
+            self._submit_new(SubmitNew.after(self.record, warning=warning))
 
     # A POST whose outcome is unknown.
 
@@ -707,8 +711,7 @@ class RequestExecution:
                 "An earlier try was killed before it sent the request that it had recorded at %s: submitting it now",
                 iso(record.intent_at),
             )
-            self._write(record.ended("refused"))
-            self._submit_new(SubmitNew(resubmits=record.resubmits, previous_ids=record.previous_ids))
+            self._submit_new(SubmitNew.after(self._write(record.ended("refused"))))
         else:
             self._resolve_unknown(record, None)
 
@@ -736,7 +739,7 @@ class RequestExecution:
             "arrive, it is billed as well.",
         )
         ended = unknown_message(record, "The request history does not show it; if it did arrive, it is billed.")
-        self._submit_again(SubmitNew(record.resubmits + 1, warning, record.previous_ids), ended)
+        self._submit_again(SubmitNew.after(record, resubmits=record.resubmits + 1, warning=warning), ended)
 
     def _search_history(
         self, record: SubmissionRecord, waits: tuple[float, ...]
@@ -762,7 +765,8 @@ class RequestExecution:
         elif self._settings.on_unknown == "resubmit" and record.resubmits >= self._settings.max_resubmits:
             risk = f"has reached max_resubmits ({self._settings.max_resubmits})"
         next_step = f"Nothing was sent again. Clear the task to search again; on_unknown='resubmit' {risk}."
-        message = unknown_message(record, f"{found} {next_step}")
+        earlier = f" {given_up_message(record.given_up)}" if record.given_up else ""
+        message = unknown_message(record, f"{found} {next_step}{earlier}")
         error = SegmindSubmissionUnknownError(f"{cause} {message}" if cause else message)
         # A retry only searches again: the intent stays recorded.
         error.retryable = failure is not None and failure.retryable
@@ -888,4 +892,5 @@ class RequestExecution:
             self._log.error("Not submitting again: max_resubmits (%d) is reached", self._settings.max_resubmits)
             raise error
         warning = f"{error} Submitting again because of the task's policy. {cost}"
-        self._submit_again(SubmitNew(self.record.resubmits + 1, warning, self.record.all_ids), str(error))
+        decision = SubmitNew.after(self.record, resubmits=self.record.resubmits + 1, warning=warning)
+        self._submit_again(decision, str(error))

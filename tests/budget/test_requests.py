@@ -19,8 +19,10 @@ import pytest
 
 from airflow_provider_segmind.budget.guard import BudgetGuard
 from airflow_provider_segmind.budget.limits import BudgetRule, windows
+from airflow_provider_segmind.budget.orphaned_reservations import settle_orphans
 from airflow_provider_segmind.budget.sql_store import SqlBudgetStore
 from airflow_provider_segmind.budget.store import BudgetStore, Usage
+from airflow_provider_segmind.client.request_history import HISTORY_COMPLETE_AFTER
 from airflow_provider_segmind.compat import AirflowFailException, AirflowSkipException, TaskDeferred
 from airflow_provider_segmind.emulator import SegmindEmulator
 from airflow_provider_segmind.exceptions import SegmindBudgetError, SegmindInFlightError, SegmindStateError
@@ -384,6 +386,38 @@ def test_a_worker_killed_after_the_note_that_it_sends_may_have_sent(
 
     assert used(store).reserved > 0
     assert emulator.posts() == []
+
+
+@pytest.mark.parametrize("arrives", [True, False])
+def test_a_post_that_was_given_up_stays_charged_over_retries_until_the_history_decides(
+    emulator: SegmindEmulator, clock: Clock, run: Run, limit: Limit, arrives: bool
+) -> None:
+    store = limit(1.0)
+    emulator.settings(history_delay=7200.0)
+    emulator.script(model=MODEL, text="answer", latency=30)
+    emulator.fault("submit", reset=True, when="after" if arrives else "before")
+    with pytest.raises(TaskDeferred):
+        make(clock, on_unknown="resubmit", deferrable=True, sync_wait=0).execute(run.context())
+    (given_up,) = run.store.record["given_up"]
+    (lost,) = (one for one in store.open_reservations() if one.id == given_up["reservation"])
+    bound = lost.amount
+    assert used(store) == Usage(0, 2 * bound)
+
+    # The worker is lost, and the retry finishes; clearing the task changes nothing.
+    emulator.advance(60)
+    for _ in range(2):
+        make(clock, on_unknown="resubmit").execute(run.context())
+        assert run.store.record["given_up"] == [given_up]
+        assert store.open_reservations() == [lost]
+        answered = emulator.bill[-1].cost * 1e6
+        assert used(store) == Usage(round(answered, 6), bound)
+
+    emulator.advance(7200.0)
+    log, history = logging.getLogger("later"), hook_by(clock).get_conn()
+    later = time.time() + HISTORY_COMPLETE_AFTER + 60
+    settle_orphans(store, "segmind_default", history=history, ledgers=pytest.fail, now=later, log=log)
+
+    assert used(store) == (Usage(bill(emulator), 0) if arrives else Usage(bill(emulator), bound))
 
 
 def test_a_worker_that_wakes_after_its_retry_has_sent_sends_nothing_and_keeps_its_record(

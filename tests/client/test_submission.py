@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from airflow_provider_segmind.client.submission import (
     Attach,
     Fingerprint,
+    GivenUp,
     LookUp,
     SubmissionRecord,
     SubmitNew,
@@ -46,6 +49,19 @@ def test_a_changed_task_follows_its_policy_and_names_the_change(change: dict[str
     assert "may be billed as well" in str(decision.warning)
 
 
+def test_what_is_sent_instead_of_a_post_of_unknown_fate_names_it() -> None:
+    unknown = replace(INTENT, reservation="r", given_up=(GivenUp(0.5),))
+    both = (GivenUp(0.5), GivenUp(1.0, "r"))
+
+    assert SubmitNew.after(unknown, resubmits=1).given_up == both
+    # One that was refused, or has an id, is not unknown.
+    for known in (unknown.ended("refused"), unknown.accepted("r-1", 2.0), unknown.accepted("r-1", 2.0).ended("failed")):
+        assert SubmitNew.after(known).given_up == (GivenUp(0.5),)
+    changed = decide_submission(unknown, replace(SAME, model="n"), "resubmit")
+    assert isinstance(changed, SubmitNew)
+    assert (changed.given_up, changed.resubmits) == (both, 0)
+
+
 def test_the_order_of_keys_is_not_a_change() -> None:
     again = Fingerprint.of(model="m", inputs={"b": "ü", "a": 1}, connection="c at https://x")
     assert again == SAME
@@ -53,6 +69,9 @@ def test_the_order_of_keys_is_not_a_change() -> None:
 
 def test_a_record_survives_json() -> None:
     assert SubmissionRecord.from_json(HAD.to_json()) == HAD
+    assert "given_up" not in HAD.to_json()
+    both = replace(HAD, given_up=(GivenUp(0.5), GivenUp(0.75, "r")))
+    assert SubmissionRecord.from_json(json.loads(json.dumps(both.to_json()))) == both
     assert SubmissionRecord.from_json({"fingerprint": HAD.to_json()["fingerprint"], "intent_at": 1}).all_ids == ()
 
 

@@ -289,6 +289,14 @@ class OneTaskInstance(RuleBasedStateMachine):
         assert len(found) == 1
         assert json.loads(found[0]["body"]) == self.inputs
 
+    @invariant()
+    def what_may_be_billed_is_on_record(self) -> None:
+        """By its id, or by the time of its POST; no policy makes a later try forget it."""
+        kept = self.world.state.read() if hasattr(self, "world") else None
+        if kept is not None:
+            billed = {each["id"] for each in self.world.segmind.billed}
+            assert len(billed - set(kept.all_ids)) <= len(kept.all_given_up), kept
+
     def teardown(self) -> None:
         if hasattr(self, "world"):
             self.world.segmind.history_down = False
@@ -338,6 +346,27 @@ def test_a_worker_killed_at_any_step_leaves_one_paid_request(world: World, post:
         assert world.segmind.requests == []
 
 
+def test_a_retry_says_what_was_given_up_before_it_and_may_be_billed(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.segmind.history_delay = 1e9
+    world.segmind.next_post = "lose after"
+    record = go(world, on_unknown="resubmit")
+    assert [one.intent_at for one in record.given_up] == [START]
+    said = "An earlier POST of this task (2027-01-15T08:00:00+00:00) was replaced by another without an answer"
+    assert said not in caplog.text
+
+    for _ in range(2):
+        caplog.clear()
+        assert go(world, on_unknown="resubmit").given_up == record.given_up
+        assert said in caplog.text
+
+    world.segmind.requests[1]["status"] = "FAILED"
+    execution = world.execution({"prompt": "one"}, policies(on_failed="resubmit"), record)
+    execution.after_failure(SegmindRequestFailedError("FAILED", request_id="r-1"))
+    assert execution.record.given_up == record.given_up
+
+
 def test_resubmitting_an_unknown_post_ends_at_max_resubmits(world: World) -> None:
     world.segmind.history_delay = 1e9
 
@@ -346,7 +375,7 @@ def test_resubmitting_an_unknown_post_ends_at_max_resubmits(world: World) -> Non
         return Segmind.__call__(world.segmind, request)
 
     settings = policies(on_unknown="resubmit", max_resubmits=2)
-    with pytest.raises(SegmindError, match=r"has reached max_resubmits \(2\)"):
+    with pytest.raises(SegmindError, match=r"has reached max_resubmits \(2\). 2 earlier POSTs of this task"):
         world.execution({"prompt": "one"}, settings, transport=lose_all).submit()
     assert len(world.segmind.requests) == 3
 

@@ -16,7 +16,13 @@ from typing import Any
 import pytest
 
 from airflow_provider_segmind.answer_cache import question_fingerprint
-from airflow_provider_segmind.client.submission import Fingerprint, RequestRef, ResultManifest, SubmissionRecord
+from airflow_provider_segmind.client.submission import (
+    Fingerprint,
+    GivenUp,
+    RequestRef,
+    ResultManifest,
+    SubmissionRecord,
+)
 from airflow_provider_segmind.defaults import DEFAULT_CONNECTION, LEDGER_FOLDER, OWN_PREFIX
 from airflow_provider_segmind.enrichment.ledger import events, ledger
 from airflow_provider_segmind.enrichment.manifest import VERSION, Manifest
@@ -80,7 +86,7 @@ LEDGER_EVENTS = {
 }
 SUBMISSION_RECORD = {
     *("fingerprint", "intent_at", "request_id", "submitted_at", "outcome", "resubmits", "manifest", "previous_ids"),
-    *("spent_before", "reservation"),
+    *("spent_before", "reservation", "given_up"),
 }
 SPEND_ENTRY = {
     *("at", "connection", "dag_id", "task_id", "run_id", "map_index", "try_number", "model", "request_id", "outcome"),
@@ -210,9 +216,12 @@ def test_what_the_ledger_has_of_a_row_stays() -> None:
 
 def test_what_a_record_of_a_request_has_stays() -> None:
     lost = "a retry would not find the request that an earlier try has paid for"
-    record = SubmissionRecord(Fingerprint("m", "i", "c"), intent_at=1.0, reservation="r").to_json()
+    record = SubmissionRecord(
+        Fingerprint("m", "i", "c"), intent_at=1.0, reservation="r", given_up=(GivenUp(1.0),)
+    ).to_json()
 
     check("A field of the submission record", SUBMISSION_RECORD, set(record), lost)
+    check("A field of a POST that was given up", {"intent_at", "reservation"}, set(record["given_up"][0]), lost)
     check("A field of a fingerprint", {"model", "inputs", "connection"}, set(record["fingerprint"]), lost)
     check("A field of the spend record", SPEND_ENTRY, set(FIELDS), "files and tables of spend have it")
 
