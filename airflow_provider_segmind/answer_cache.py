@@ -80,7 +80,7 @@ class Answer:
 
 class AnswerCache:
     """
-    The memory in one folder of any store. Its methods block; any thread may call them.
+    The answer cache in one folder of any store. Its methods block; any thread may call them.
 
     :param root: the folder; created with the first answer.
     :param max_age: seconds after its submission for which an answer is used.

@@ -31,7 +31,7 @@ from airflow_provider_segmind.enrichment.ledger.row_state import Attempt
 from airflow_provider_segmind.enrichment.ledger.run_liveness import Membership
 from airflow_provider_segmind.enrichment.outcomes import FinishedRequest, Outcome, RowReply, RowVerdict, outcome_of
 from airflow_provider_segmind.enrichment.run_limits import FREE, Permission, RunUsage
-from airflow_provider_segmind.enrichment.settings import AnswerMemory, Client, LostRow, Prepared, Question, Settings
+from airflow_provider_segmind.enrichment.settings import Client, LostRow, Prepared, Question, Settings, TableAnswerCache
 from airflow_provider_segmind.enrichment.stats import Tally
 from airflow_provider_segmind.exceptions import (
     SegmindAuthenticationError,
@@ -261,7 +261,7 @@ class RowRequester:
 
     async def _reuse(self, prepared: Prepared) -> bool:
         """Finish a row with an answer that was paid for before, or skip it; return whether one of both."""
-        answers, run = cast(AnswerMemory, self._settings.answers), self._run
+        answers, run = cast(TableAnswerCache, self._settings.answers), self._run
         try:
             known = await asyncio.to_thread(answers.find, prepared.fingerprint)
         except SegmindError as error:

@@ -207,8 +207,8 @@ class KnownAnswer(Protocol):
         """The reply, None if it cannot be read as one."""
 
 
-class AnswerMemory(Protocol):
-    """Answers that were paid for, over tasks and tables; both methods block, in a thread."""
+class TableAnswerCache(Protocol):
+    """The answer cache as a table uses it; both methods block, in a thread."""
 
     def find(self, question: bytes, /) -> KnownAnswer | None:
         """
@@ -350,5 +350,5 @@ class Settings:
     deferrable: bool = False
     spend: SpendLog | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
-    answers: AnswerMemory | None = None
+    answers: TableAnswerCache | None = None
     budget: TableBudget | None = None

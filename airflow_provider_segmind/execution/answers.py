@@ -56,7 +56,7 @@ def locate_answers(path: str) -> Any:
 
 def lasting_result(stored: StoredResult, request_id: str, model: str) -> tuple[bytes, ResultManifest | None] | str:
     """
-    Return the part of a result that the memory keeps: its JSON, or the manifest of its files.
+    Return the part of a result that the answer cache keeps: its JSON, or the manifest of its files.
 
     A result whose files are at Segmind only will not be readable later, so it is not kept.
 
@@ -80,7 +80,7 @@ def lasting_result(stored: StoredResult, request_id: str, model: str) -> tuple[b
 
 
 def recalled_result(answer: Answer, destination: ResultDestination) -> StoredResult | RequestResult | None:
-    """Return the result that an answer of the memory is, None when its files are gone."""
+    """Return the result that an answer of the cache is, None when its files are gone."""
     if answer.manifest is not None:
         return stored_result(answer.request_id, destination, answer.manifest)
     return answer.result

@@ -251,7 +251,7 @@ class ChatExecution:
         self.cost: float | None = None
         """USD billed for the answer and the requests before it, None if unknown."""
         self.reused: Answer | None = None
-        """The answer of the memory that this try returns, None if it has a request of its own."""
+        """The cached answer that this try returns, None if it has a request of its own."""
 
     @property
     def request_id(self) -> str | None:
@@ -319,7 +319,7 @@ class ChatExecution:
         return self._exchange(self._first_inputs, Spent(), self._task_state(""))
 
     def _recalled(self) -> StoredResult | None:
-        """Return the answer that the memory has, None when this task must ask."""
+        """Return the answer that the answer cache has, None when this task must ask."""
         first = self._first
         answer = first.execution.known_answer(schema=self._schema)
         result = None if answer is None else answer.result
@@ -478,7 +478,7 @@ class ChatExecution:
             xcom_push=self._xcom_push,
             spent_before=before.to_json() if before.requests else None,
             prepare=lambda body: self._request.upload(body, self._client.upload),
-            # The memory knows the question of the first request only.
+            # The answer cache knows the question of the first request only.
             recall=(lambda: None) if before.requests else self._recalled,
         )
         return Exchange(execution, inputs, before)

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from airflow_provider_segmind.client.config import ClientConfig
     from airflow_provider_segmind.client.rate_limiter import CallCounts
     from airflow_provider_segmind.defaults import OnBudget, OnPartial, OnUnknown, Rerun
-    from airflow_provider_segmind.enrichment.settings import AnswerMemory, Question
+    from airflow_provider_segmind.enrichment.settings import Question, TableAnswerCache
     from airflow_provider_segmind.enrichment.stats import Progress
     from airflow_provider_segmind.execution.file_table import TableIO
     from airflow_provider_segmind.hooks.segmind import SegmindHook
@@ -110,7 +110,7 @@ class EnrichmentSettings:
     keep_prompt: bool
     notes: Mapping[str, str]
     task_url: str | None
-    answers: AnswerMemory | None = None
+    answers: TableAnswerCache | None = None
 
     def limits(self, config: ClientConfig) -> Iterator[str]:
         """Yield the limits of the run, for the log."""

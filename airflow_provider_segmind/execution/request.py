@@ -166,8 +166,8 @@ class RequestExecution:
     :param spent_before: recorded with every request submitted here, see :class:`SubmissionRecord`.
     :param prepare: makes what is sent out of the body, before the intent is recorded; what it adds (the address of an
         uploaded file) is not part of the fingerprint.
-    :param recall: returns the task's result from the memory, None where it has none; by default the whole result of
-        the request.
+    :param recall: returns the task's result from the answer cache, None where it has none; by default the whole
+        result of the request.
     """
 
     def __init__(
@@ -204,7 +204,7 @@ class RequestExecution:
         self.cost: float | None = None
         """USD billed for the result, None if unknown."""
         self.reused: Answer | None = None
-        """The answer of the memory that this try returns, None if it has a request of its own."""
+        """The cached answer that this try returns, None if it has a request of its own."""
 
     @property
     def record(self) -> SubmissionRecord:
@@ -307,12 +307,12 @@ class RequestExecution:
 
     def known_answer(self, *, schema: Any = None, options: Any = None) -> Answer | None:
         """
-        Return what the memory has, where this try would otherwise submit its first request.
+        Return what the answer cache has, where this try would otherwise submit its first request.
 
         A request of an earlier try comes first: it is paid for, and may be in flight.
 
         :param schema: as in :func:`~airflow_provider_segmind.answer_cache.question_fingerprint`.
-        :raises SegmindStateError: the memory cannot be read; nothing was sent.
+        :raises SegmindStateError: the answer cache cannot be read; nothing was sent.
         """
         answers = self._settings.answers
         if answers is None or not isinstance(self._decision, SubmitNew):
@@ -333,7 +333,7 @@ class RequestExecution:
 
     def keep_answer(self, answer: Callable[[bytes], Answer | str], *, schema: Any = None, options: Any = None) -> None:
         """
-        Keep an answer in the memory, if the task uses one; never raises, because the answer is paid for.
+        Keep an answer in the answer cache, if the task uses one; never raises, because the answer is paid for.
 
         :param answer: makes it from the fingerprint of the question, or says why it is not kept.
         """
@@ -490,7 +490,7 @@ class RequestExecution:
         Look once more for the answer, if time has passed since this try looked for it.
 
         :raises AnsweredMeanwhileError: it is there.
-        :raises SegmindStateError: the memory cannot be read; nothing was sent.
+        :raises SegmindStateError: the answer cache cannot be read; nothing was sent.
         """
         looks, self._looks_again = self._looks_again, False
         stored = self._recall() if looks else None

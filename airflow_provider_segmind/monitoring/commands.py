@@ -277,7 +277,8 @@ def _forget_old(values: Namespace, answers: AnswerCache | None) -> int:
         values,
         [{"what": "answer", "place": answers.name, "count": len(found)}] if found else [],
         [{"what": "answer", "place": answers.name, "count": left}] if values.yes and left else [],
-        f"{counted(total, 'answer')} in the memory, {len(found)} of them older than {values.older_than} or damaged.",
+        f"{counted(total, 'answer')} in the answer cache, {len(found)} of them older than {values.older_than} "
+        "or damaged.",
     )
     return PROBLEM if values.yes and left else DONE
 
@@ -314,8 +315,8 @@ def _forget_rows(values: Namespace, answers: AnswerCache | None) -> int:
     if values.yes and found:
         rows.remove(writer_timeout=writer_timeout())
         left = [asdict(trace) for trace in rows.search()]
-    memory = "" if answers else " No answer cache was searched: there is no --answers-path."
-    _print_forgotten(values, found, left, ("" if found else "No such row was found.") + memory)
+    unsearched = "" if answers else " No answer cache was searched: there is no --answers-path."
+    _print_forgotten(values, found, left, ("" if found else "No such row was found.") + unsearched)
     return PROBLEM if left or not found else DONE
 
 
@@ -425,7 +426,7 @@ def _stores(conn_ids: Sequence[str]) -> tuple[dict[str, str], bool]:
     return {
         "records_of_requests": f"{state} ([segmind] state_path)" if state else own,
         "large_results": f"{output} ([segmind] output_path)" if output else everywhere,
-        "memory_of_answers": f"{answers} ([segmind] answers_path)" if answers else "none, unless a task names one",
+        "answer_cache": f"{answers} ([segmind] answers_path)" if answers else "none, unless a task names one",
         "record_of_spend": spend,
         "budgets": budgets,
     }, works

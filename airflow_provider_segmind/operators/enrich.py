@@ -102,7 +102,7 @@ class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
     *Where*
 
     :param ledger_path: folder of the ledger. Runs that share it share answers.
-    :param answers_path: folder of that memory; ``[segmind] answers_path`` when None.
+    :param answers_path: folder of the answer cache; ``[segmind] answers_path`` when None.
     :param segmind_conn_id: the Connection.
     :param deferrable: release the worker slot while there is nothing to do for minutes but wait: for slow models, or
         a low rate limit. Airflow's ``[operators] default_deferrable`` when not given.

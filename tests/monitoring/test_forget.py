@@ -58,7 +58,7 @@ def test_old_answers_are_listed_and_removed_with_yes(tmp_path: Path, command: Co
 
     code, printed = command(*old)
     assert code == 0
-    assert "4 answers in the memory, 2 of them older than 90d" in printed
+    assert "4 answers in the answer cache, 2 of them older than 90d" in printed
     assert "Nothing was changed" in printed
     assert len(list(cache.all())) == 4
 
