@@ -7,8 +7,7 @@ import httpx
 import pytest
 
 from airflow_provider_segmind.emulator.server import SegmindEmulator
-
-MODEL = "gemini-3.1-flash-lite"
+from tests.support.emulator_calls import MODEL, json_output
 
 
 class FixedClock:
@@ -46,3 +45,13 @@ def submit(http: httpx.Client) -> Callable[..., str]:
         return str(answer.json()["request_id"])
 
     return send
+
+
+@pytest.fixture
+def native(http: httpx.Client, submit: Callable[..., str]) -> Callable[..., Any]:
+    """Submit a request and return the body of its language model."""
+
+    def read(model: str = MODEL, **inputs: Any) -> Any:
+        return json_output(http, submit(model, **inputs))
+
+    return read

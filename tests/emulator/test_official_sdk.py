@@ -9,7 +9,7 @@ import httpx
 import pytest
 import segmind
 
-MODEL = "gemini-3.1-flash-lite"
+from tests.support.emulator_calls import MODEL
 
 
 class ToEmulator(httpx.HTTPTransport):

@@ -6,24 +6,9 @@ import jsonschema
 import pytest
 
 from airflow_provider_segmind.emulator.replies import instance
+from tests.support.emulator_calls import text_of
 
 GEMINI, OPENAI, CLAUDE = "gemini-3.1-flash-lite", "gpt-5", "claude-4-sonnet"
-
-
-@pytest.fixture
-def native(http, submit):
-    def read(model=GEMINI, **inputs):
-        return json.loads(http.get(f"/v2/requests/{submit(model, **inputs)}").json()["output"])
-
-    return read
-
-
-def text_of(reply):
-    if "candidates" in reply:
-        return "".join(part["text"] for part in reply["candidates"][0]["content"]["parts"] if not part.get("thought"))
-    if "choices" in reply:
-        return reply["choices"][0]["message"]["content"]
-    return "".join(part["text"] for part in reply["content"] if part["type"] == "text")
 
 
 def finish_of(reply):
@@ -292,51 +277,3 @@ def test_unicode_emoji_and_a_megabyte_are_returned_unchanged(native, emulator, t
     emulator.script(text=text)
 
     assert text_of(native(GEMINI, prompt="x")) == text
-
-
-def test_the_newest_matching_script_is_used_as_often_as_allowed(native, emulator):
-    emulator.script(text="always")
-    emulator.script(match="red", text="stop")
-    emulator.script(regex=r"gr[ae]y", model="gemini-*", text="maybe")
-    emulator.script(text="once", times=1)
-
-    assert [text_of(native(GEMINI, prompt=prompt)) for prompt in ("x", "x", "red", "grey")] == [
-        "once",
-        "always",
-        "stop",
-        "maybe",
-    ]
-    assert text_of(native(OPENAI, prompt="grey")) == "always"
-    assert [script["used"] for script in emulator.scripts] == [1, 1, 1, 2]
-
-
-def test_in_process_a_script_can_match_and_reply_with_functions(native, emulator):
-    emulator.script(
-        predicate=lambda model, inputs: inputs.get("temperature") == 0, answer=lambda model, inputs: model.upper()
-    )
-
-    assert text_of(native(OPENAI, prompt="x", temperature=0)) == "GPT-5"
-    assert text_of(native(OPENAI, prompt="x")) == "echo: x"
-
-
-def test_replies_can_be_json_a_native_body_or_extra_result_keys(http, native, emulator, submit):
-    emulator.script(json=None, times=1)
-    assert text_of(native(OPENAI, prompt="x")) == "null"
-    emulator.script(body={"choices": []}, times=1)
-    assert native(OPENAI, prompt="x") == {"choices": []}
-    emulator.script(result={"output": [1], "extra": True}, output_mode="dict")
-    body = http.get(f"/v2/requests/{submit(OPENAI, prompt='x')}").json()
-    assert (body["output"], body["extra"]) == ([1], True)
-
-
-@pytest.mark.parametrize("fields", [{"txt": "x"}, {"output_mode": "dobule"}, {"latency": "slow"}, {"regex": "("}])
-def test_a_misspelt_script_is_refused_with_its_name(emulator, fields):
-    with pytest.raises(ValueError, match=r"txt|dobule|slow|regex"):
-        emulator.script(**fields)
-
-
-def test_embeddings_transcripts_and_grounding_have_a_shape(http, native, submit):
-    assert len(native("text-embedding-3-small", prompt="x")["data"][0]["embedding"]) == 8
-    assert http.get(f"/v2/requests/{submit('eleven-labs-transcript', audio='https://x')}").json()["output"] == "echo: "
-    grounded = http.get(f"/v2/requests/{submit(GEMINI, prompt='x', web_search=True)}").json()
-    assert grounded["grounding"]

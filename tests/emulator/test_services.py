@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import base64
+import io
+import struct
+import zlib
 
 import httpx
 import pytest
 
-from airflow_provider_segmind.emulator import SegmindEmulator
 from airflow_provider_segmind.emulator.clock import day
 
 HISTORY = "/inference-request/request-history"
@@ -36,16 +38,6 @@ def test_an_upload_can_respond_as_the_old_docs_say(http, emulator):
 def test_an_upload_of_anything_but_data_urls_is_400(http, sent):
     """E54"""
     assert http.post("/upload-asset", json=sent).status_code == 400
-
-
-def test_the_model_list_has_its_odd_key_and_spelling(http):
-    """E55"""
-    body = http.get("/inference-model-information/list").json()
-
-    assert list(body) == ["Inference Segmind Model Information List With Details"]
-    rows = {row["slug"]: row for [*rows] in body.values() for row in rows}
-    assert rows["gemini-3.1-flash-lite"]["is_depreciated"] is False
-    assert rows["gemini-1.5-pro"]["is_depreciated"] is True
 
 
 def rows(http, **query):
@@ -155,68 +147,35 @@ def test_the_history_comes_in_each_envelope(http, emulator, submit, envelope):
     assert envelope == "list" or body["total"] == 1
 
 
-@pytest.mark.parametrize("path", ["/openapi.json", "/docs", "/", "/v3/x", "/v2/a/b/c"])
-def test_an_unknown_path_is_a_generic_400(http, path):
-    """E59"""
-    answer = http.get(path)
+def test_a_file_is_served_without_a_key_for_seven_days(http, emulator, submit):
+    """E35"""
+    url = http.get(f"/v2/requests/{submit('seedream-4.5', prompt='x')}").json()["output"]
 
-    assert (answer.status_code, "error" in answer.json()) == (400, True)
-
-
-def test_every_request_is_recorded_as_it_arrived(http, emulator):
-    """E60"""
-    http.post("/v2/gpt-5?a=1", json={"prompt": "x"}, headers={"X-Initiator": "TEST"})
-    http.get("/v1/get-user-credits")
-
-    first, second = emulator.requests
-    assert (first.method, first.path, first.query, first.route, first.model) == (
-        "POST",
-        "/v2/gpt-5",
-        {"a": "1"},
-        "submit",
-        "gpt-5",
-    )
-    assert (first.headers["x-initiator"], first.json, first.status) == ("TEST", {"prompt": "x"}, 200)
-    assert first.time <= second.time
-    assert emulator.posts() == [first]
-    assert emulator.posts("gemini-3.1-flash-lite") == []
+    answer = httpx.get(url, trust_env=False)
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
+    assert pixels(answer.content) == 8 * 8 * 3
+    assert httpx.head(url, trust_env=False).headers["content-length"] == str(len(answer.content))
+    emulator.advance(7 * 86400)
+    assert httpx.get(url, trust_env=False).status_code == 404
 
 
-def test_recording_can_be_bounded_or_switched_off_while_the_calls_stay_counted(http, emulator, submit):
-    """E60"""
-    emulator.settings(record_bodies=False, record_limit=2)
-    for _ in range(5):
-        submit()
-    assert [request.body for request in emulator.requests] == [b"", b""]
-    assert len(emulator.calls("submit")) == 5
-
-    emulator.settings(record_requests=False)
-    submit()
-    assert emulator.counts() == {"submit": {"200": 6}}
-
-
-def test_reset_clears_only_what_it_names(http, emulator, submit):
-    emulator.settings(rpm=1)
-    emulator.script(text="x")
-    emulator.fault("credits", status=500)
-    submit()
-
-    emulator.reset("rate")
-    submit()
-    emulator.reset("faults")
-    assert http.get("/v1/get-user-credits").status_code == 200
-    assert (len(emulator.jobs), len(emulator.scripts)) == (2, 1)
-    emulator.reset()
-    assert (emulator.jobs, emulator.bill, emulator.requests, emulator.scripts) == ([], [], [], [])
-    assert emulator.settings()["rpm"] == 1
-    with pytest.raises(ValueError, match="everything"):
-        emulator.reset("everything")
+def pixels(png):
+    stream = io.BytesIO(png)
+    assert stream.read(8) == b"\x89PNG\r\n\x1a\n"
+    data = b""
+    while head := stream.read(8):
+        length, name = struct.unpack(">I4s", head)
+        chunk, check = stream.read(length), stream.read(4)
+        assert struct.pack(">I", zlib.crc32(name + chunk)) == check
+        data += chunk if name == b"IDAT" else b""
+    return len(zlib.decompress(data)) - 8
 
 
-def test_settings_are_checked_by_name_and_choice():
-    with pytest.raises(ValueError, match="lattency"):
-        SegmindEmulator(lattency=3)
-    with SegmindEmulator() as emulator:
-        for wrong in ({"output_mode": "x"}, {"reset_format": "x"}, {"prefix": "/p"}, {"latency": "x"}):
-            with pytest.raises(ValueError, match=next(iter(wrong))):
-                emulator.settings(**wrong)
+def test_a_key_sent_to_the_file_host_is_recorded_and_can_be_refused(http, emulator, submit):
+    """E35"""
+    url = http.get(f"/v2/requests/{submit('seedream-4.5', prompt='x')}").json()["output"]
+
+    assert http.get(url).status_code == 200
+    assert len(emulator.leaks) == 1
+    emulator.settings(file_key="reject")
+    assert http.get(url).status_code == 400
