@@ -42,7 +42,6 @@ class Price:
 
     :param input: USD per million input tokens.
     :param output: USD per million output tokens, thinking included.
-    :param cached_input: USD per million input tokens read from a cache, None if unknown.
     :param max_output_tokens: the output limit of the model, None if unknown.
     :param average_request: USD for an average request according to the vendor's catalogue, None if unknown.
     :param request: USD for each request, whatever is in it; then the prices of tokens do not count.
@@ -52,7 +51,6 @@ class Price:
 
     input: float
     output: float
-    cached_input: float | None = None
     max_output_tokens: int | None = None
     average_request: float | None = None
     request: float | None = None
@@ -64,7 +62,6 @@ PRICES: Mapping[str, Price] = {
     "gemini-3.1-flash-lite": Price(
         input=0.25,
         output=1.50,
-        cached_input=0.025,
         max_output_tokens=65_536,
         average_request=0.00105109,
         as_of=date(2026, 11, 22),
@@ -106,7 +103,6 @@ def _published_price(model: str) -> Price | None:
     return Price(
         input=paid,
         output=answered,
-        cached_input=_highest(listed.cache_read_mtok),
         max_output_tokens=own.max_output_tokens if own else None,
         average_request=own.average_request if own else None,
         source=f"genai-prices {version('genai-prices')}",
@@ -323,6 +319,7 @@ def read_prices(given: object) -> dict[str, Price]:
 def _read_price(entry: object, field: str) -> Price:
     if not isinstance(entry, Mapping):
         raise SegmindConfigError(f"{field} is {a_type(entry)}: it must contain input and output, or request.")
+    # A price of cached tokens is in most price lists. What a cache holds is unknown before a request is sent.
     known = {"input", "output", "cached_input", "max_output_tokens", "request"}
     for key in sorted(map(str, entry.keys() - known)):
         raise SegmindConfigError(
@@ -347,7 +344,6 @@ def _read_price(entry: object, field: str) -> Price:
     return Price(
         input=float(entry["input"]),
         output=float(entry["output"]),
-        cached_input=float(entry["cached_input"]) if "cached_input" in entry else None,
         max_output_tokens=int(cap) if cap is not None else None,
         source="your own price",
     )

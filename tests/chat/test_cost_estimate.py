@@ -64,9 +64,14 @@ def test_own_prices_override_the_table():
     assert found.low == pytest.approx(2)
 
 
+def test_a_price_of_cached_tokens_changes_no_estimate():
+    prices = read_prices({"m": {"input": 2, "output": 3, "cached_input": 0.1}})
+
+    assert prices == read_prices({"m": {"input": 2, "output": 3}})
+
+
 def test_every_price_has_a_date_and_a_source():
     assert all(price.as_of and price.source for price in PRICES.values())
-    assert PRICES[GEMINI].cached_input == 0.025
     assert PRICES[GEMINI].average_request == 0.00105109
 
 
