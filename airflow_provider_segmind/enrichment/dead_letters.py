@@ -69,17 +69,13 @@ WriteLetter: TypeAlias = Callable[[DeadLetter], None]
 
 def open_letters(path: StorePath | None) -> AbstractContextManager[WriteLetter]:
     """Open a JSONL file, which appears when the block ends and never when it fails; without a path write nothing."""
-    return nullcontext(_discard) if path is None else _open(path)
+    return nullcontext(lambda _: None) if path is None else _open(path)
 
 
 @contextmanager
 def _open(path: StorePath) -> Iterator[WriteLetter]:
     with open_sink(path, ()) as write:
         yield lambda letter: write(letter.to_json())
-
-
-def _discard(_: DeadLetter) -> None:
-    """Do nothing: no file was requested."""
 
 
 def read_letters(path: StorePath) -> Iterator[DeadLetter]:

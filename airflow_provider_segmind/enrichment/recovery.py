@@ -88,10 +88,6 @@ class Findings:
     pending: set[bytes] = field(default_factory=set)
 
 
-def _none_owned(_: set[str]) -> set[str]:
-    return set()
-
-
 async def find_lost(
     client: Client,
     model: str,
@@ -100,7 +96,7 @@ async def find_lost(
     known_requests: Iterable[KnownRequest],
     writer: str,
     former: frozenset[str] = frozenset(),
-    owned: Callable[[set[str]], set[str]] = _none_owned,
+    owned: Callable[[set[str]], set[str]] = lambda _: set(),
     now: float,
     complete_after: float,
 ) -> Findings:

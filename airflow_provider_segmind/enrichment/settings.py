@@ -61,18 +61,6 @@ class Client(Protocol):
         """List a page of the request history."""
 
 
-def _unknown(_: Row) -> str | None:
-    return None
-
-
-def _formless(_: Mapping[str, Any], __: tuple[int, ...]) -> Mapping[str, Any] | None:
-    return None
-
-
-def _unpriced(_: Mapping[str, Any]) -> CostBound:
-    return UNBOUNDED
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
     """
@@ -106,9 +94,9 @@ class Question:
     options: Any = None
     template: Any = None
     abreast: int = 1
-    most: Callable[[Mapping[str, Any]], CostBound] = _unpriced
-    text: Callable[[Row], str | None] = _unknown
-    form: Callable[[Mapping[str, Any], tuple[int, ...]], Mapping[str, Any] | None] = _formless
+    most: Callable[[Mapping[str, Any]], CostBound] = lambda _: UNBOUNDED
+    text: Callable[[Row], str | None] = lambda _: None
+    form: Callable[[Mapping[str, Any], tuple[int, ...]], Mapping[str, Any] | None] = lambda _, __: None
     prompt_hash: str = field(init=False)
     """SHA-256 of :attr:`prompt`, in hex."""
     _frame: str = field(init=False, repr=False)

@@ -219,7 +219,7 @@ class RowTracker:
         self._started = started
         self._busy: set[bytes] = set()
         self._refused: set[bytes] = set()
-        self._finished = finished or _ignored
+        self._finished = finished or (lambda _: None)
 
     @property
     def busy(self) -> int:
@@ -369,7 +369,3 @@ class RowTracker:
                 return True
         self._usage.finished(stored.outcome)
         return False
-
-
-def _ignored(_: bytes) -> None:
-    """Do nothing: rows are written only at the end."""

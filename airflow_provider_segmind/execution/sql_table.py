@@ -87,7 +87,7 @@ class SqlTableIO(TableIO):
         self._loader: BatchLoader | None = None
         self._source = self._query(self._sql)
         self._counted: int | None = None
-        self._check_refused: Callable[[], None] = _none_refused
+        self._check_refused: Callable[[], None] = lambda: None
 
     @property
     def source(self) -> str:
@@ -252,10 +252,6 @@ class SqlTableIO(TableIO):
         settings = self._settings
         folder, file_name = (re.sub(r"[^\w.\-]+", "_", part) for part in (settings.target_conn_id, f"{name}.jsonl"))
         return path_of_part(self.ledger / REPORTS_FOLDER / folder / file_name, settings.shard, settings.sample)
-
-
-def _none_refused() -> None:
-    """Do nothing: no row has been written yet."""
 
 
 @dataclass(frozen=True, slots=True)
