@@ -12,8 +12,8 @@ from airflow_provider_segmind.enrichment.manifest import Manifest, merge
 from airflow_provider_segmind.enrichment.output import merge_dead_letters, merge_outputs
 from airflow_provider_segmind.enrichment.settings import Shard
 from airflow_provider_segmind.exceptions import SegmindEnrichmentError
-from tests.enrichment.test_output import landed
 from tests.support.enrichment import table
+from tests.support.enrichment_output import landed
 
 ROWS = [*table(*(str(number % 30) for number in range(50)), "bad"), {"id": 51, "other": "no text"}, *table("a", "bad")]
 COUNT = 3

@@ -71,6 +71,11 @@ class OneDatabase(ABC):
             connection.commit()
 
 
+def make_answers(database: OneDatabase, columns: str) -> None:
+    """Make a table of answers whose key is ``id``."""
+    database.run(f"CREATE TABLE answers (id BIGINT PRIMARY KEY, {columns}, {OWN})")
+
+
 class Sqlite(OneDatabase):
     conn_type = "sqlite"
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 
+from hypothesis import strategies as st
+
 from airflow_provider_segmind.enrichment.ledger.events import Claimed, Finished, Freed, Submitted
 from airflow_provider_segmind.enrichment.outcomes import Outcome
 
@@ -58,3 +60,22 @@ def finished(
         billed=cost is not None,
         charged=charged,
     )
+
+
+_NUMBERS = st.integers(0, 2)
+_ATTEMPTS = st.integers(1, 3)
+_WRITERS = st.sampled_from("ab")
+EVENTS = st.one_of(
+    st.builds(claimed, _NUMBERS, _ATTEMPTS, writer=_WRITERS),
+    st.builds(lambda n, a, q: submitted(n, a, request_id=q), _NUMBERS, _ATTEMPTS, st.sampled_from("xy")),
+    st.builds(freed, _NUMBERS, _ATTEMPTS, writer=_WRITERS),
+    st.builds(
+        finished,
+        _NUMBERS,
+        _ATTEMPTS,
+        outcome=st.sampled_from([Outcome.SUCCESS, Outcome.FAILED, Outcome.INVALID]),
+        at=st.sampled_from([3.0, 4.0]),
+        charged=st.sampled_from([0.0, 0.5]),
+    ),
+)
+"""Any event, of few rows, attempts and writers."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from airflow_provider_segmind.enrichment.ledger.events import Claimed, from_line, is_unpriced, to_line
+from airflow_provider_segmind.enrichment.ledger.events import Claimed, is_unpriced
 from airflow_provider_segmind.enrichment.ledger.row_state import Attempt, OpenRow, RunTotals
 from airflow_provider_segmind.enrichment.outcomes import FinishedRequest, Outcome
 from tests.support.ledger_events import claimed, freed
@@ -71,12 +71,3 @@ def test_what_was_given_up_is_charged_to_the_run_that_sent_it_until_a_later_clai
     assert row.charged("r") == 0.5
     row.add(replace(freed(1, 3), charged=0.25))
     assert row.charged("r") == 0.75
-
-
-def test_a_release_is_written_as_before_unless_something_is_charged() -> None:
-    plain = to_line(freed(1))
-
-    assert b"charged" not in plain
-    assert from_line(plain) == freed(1)
-    given_up = replace(freed(1), charged=0.5)
-    assert from_line(to_line(given_up)) == given_up

@@ -1,50 +1,15 @@
 from __future__ import annotations
 
 import re
-from html.parser import HTMLParser
 from pathlib import Path
-from xml.etree import ElementTree
 
 import pytest
 
-from airflow_provider_segmind.enrichment.outcomes import Outcome
-from airflow_provider_segmind.enrichment.report.charts import COLOURS
 from airflow_provider_segmind.enrichment.report.page import render, write_report
 from tests.support.manifests import HOSTILE, manifest_of
+from tests.support.report_page import RUNS, Page
 
 LARGEST = 150_000
-RUNS = {
-    "no rows": manifest_of(0),
-    "one row": manifest_of(1),
-    "many rows": manifest_of(200_000, failed=700),
-    "all failed": manifest_of(40, failed=40),
-    "a second try": manifest_of(300, resumed=12, stopped="max_cost=$5.00 is used up"),
-    "a hostile reason": manifest_of(30, failed=3, reason=HOSTILE, model="<b>m</b>", outputs=["/x/<i>.csv"]),
-}
-
-
-class Page(HTMLParser):
-    """What a page holds."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.ids: list[str] = []
-        self.addresses: list[str] = []
-        self.text = ""
-        self.feed(text)
-        self.charts = [ElementTree.fromstring(svg) for svg in re.findall(r"<svg .*?</svg>", text, flags=re.DOTALL)]
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        for name, value in attrs:
-            if name == "id":
-                self.ids.append(str(value))
-            if name in ("src", "href", "xlink:href", "action", "style"):
-                self.addresses.append(str(value))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -57,19 +22,6 @@ def test_a_page_stands_by_itself_whatever_the_run_was(name: str) -> None:
     assert not [one for one in page.addresses if "http" in one or one.startswith("//")]
     assert len(page.ids) == len(set(page.ids))
     assert not set(re.findall(r'(?:url\(|href=")#([\w-]+)', text)) - set(page.ids)
-
-
-@pytest.mark.parametrize("name", [name for name in RUNS if name != "no rows"])
-def test_every_chart_is_named_and_described(name: str) -> None:
-    charts = Page(render(RUNS[name])).charts
-
-    assert len(charts) >= 4
-    for chart in charts:
-        words = {part.tag.rpartition("}")[2]: part.text for part in chart[:2]}
-        assert chart.get("role") == "img"
-        assert words["title"]
-        assert words["desc"]
-        assert chart.get("aria-labelledby") == f"{chart[0].get('id')} {chart[1].get('id')}"
 
 
 def test_the_page_says_what_the_manifest_holds() -> None:
@@ -104,14 +56,6 @@ def test_what_others_wrote_is_text_and_nothing_else() -> None:
 
     assert "<script>alert(document.cookie)</script>" in page.text
     assert "<b>m</b>" in page.text
-
-
-def test_text_and_lines_of_a_chart_take_the_colours_of_the_page() -> None:
-    text = render(RUNS["all failed"])
-
-    assert "currentColor" in text
-    assert not re.search(r"fill: #000000|fill: #ffffff", text)
-    assert COLOURS[Outcome.FAILED] in text
 
 
 def test_a_file_beside_the_report_is_a_link_that_moves_with_it() -> None:
