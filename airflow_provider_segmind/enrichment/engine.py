@@ -43,7 +43,7 @@ from airflow_provider_segmind.enrichment.settings import (
     Shard,
     TableBudget,
 )
-from airflow_provider_segmind.enrichment.stats import MOST_LISTED, Meter, Progress, Tally, outcomes_of
+from airflow_provider_segmind.enrichment.stats import MOST_LISTED, Meter, Progress, ResumeState, Tally, outcomes_of
 from airflow_provider_segmind.enrichment.storage import StorePath
 from airflow_provider_segmind.enrichment.work_queue import (
     Deferral,
@@ -132,7 +132,7 @@ class Engine:
         shard: Shard | None = None,
         target: KeyedTarget | None = None,
         progress: Callable[[Progress], None] | None = None,
-        resume_state: Mapping[str, Any] | None = None,
+        resume_state: ResumeState | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -156,9 +156,10 @@ class Engine:
         self.ledger = Ledger(ledger_folder, run=run_id, writer=writer, clock=clock, live=self.member)
         self.usage = RunUsage(self.limits)
         self.tally = Tally(clock)
-        self.tally.take_over(resume_state or {})
-        self._seconds_before = float((resume_state or {}).get("seconds", 0.0))
-        self._began = float((resume_state or {}).get("began", clock()))
+        earlier = resume_state or ResumeState()
+        self.tally.take_over(earlier)
+        self._seconds_before = earlier.seconds
+        self._began = clock() if earlier.began is None else earlier.began
         client.count_calls(self.tally.called)
         self.stopped: Stop | None = None
         self.deferral: Deferral | None = None
@@ -417,9 +418,17 @@ class Engine:
         error.__cause__ = broken
         return error
 
-    def resume_state(self) -> dict[str, Any]:
-        """Return the counts of this try as plain JSON, for when the run continues after a deferral."""
-        return {**self.tally.to_json(), "seconds": round(self.seconds, 3), "began": self._began}
+    def resume_state(self) -> ResumeState:
+        """Return what the run continues with after a deferral."""
+        tally = self.tally
+        return ResumeState(
+            began=self._began,
+            seconds=round(self.seconds, 3),
+            posts=tally.posts,
+            polls=tally.polls,
+            resumed=tally.resumed,
+            timeline=tally.timeline.to_json(),
+        )
 
     def close(self) -> None:
         """Drop the local working copies; the ledger stays."""

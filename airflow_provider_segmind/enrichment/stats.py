@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Self
 
 from airflow_provider_segmind.enrichment.ledger.events import Claimed, Finished, Submitted
 from airflow_provider_segmind.enrichment.ledger.row_state import KNOWN_REQUESTS, KnownRequest
@@ -273,6 +273,38 @@ class RowSample:
         self._seen += 1
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResumeState:
+    """
+    What a try continues with after a deferral; the trigger holds it as JSON meanwhile.
+
+    :param began: epoch seconds at which the try began, None if it begins now.
+    :param seconds: for which it has run.
+    :param timeline: as :meth:`Timeline.to_json` returns it.
+    :param spend_recorded: whether the requests that ended are in the spend record.
+    """
+
+    began: float | None = None
+    seconds: float = 0.0
+    posts: int = 0
+    polls: int = 0
+    resumed: int = 0
+    timeline: Mapping[str, Any] = field(default_factory=dict)
+    spend_recorded: bool = False
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any] | None) -> Self | None:
+        """Read what :meth:`to_json` returned; fields that another version added are ignored, as is None."""
+        if values is None:
+            return None
+        names = {one.name for one in fields(cls)}
+        return cls(**{name: value for name, value in values.items() if name in names and value is not None})
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON."""
+        return asdict(self)
+
+
 @dataclass(slots=True)
 class Tally:
     """
@@ -304,19 +336,10 @@ class Tally:
     timeline: Timeline = field(default_factory=Timeline)
     known_requests: deque[KnownRequest] = field(default_factory=lambda: deque(maxlen=KNOWN_REQUESTS))
 
-    def to_json(self) -> dict[str, Any]:
-        """Return what the try takes over after a deferral with :meth:`take_over`."""
-        return {
-            "posts": self.posts,
-            "polls": self.polls,
-            "resumed": self.resumed,
-            "timeline": self.timeline.to_json(),
-        }
-
-    def take_over(self, earlier: Mapping[str, Any]) -> None:
+    def take_over(self, earlier: ResumeState) -> None:
         """Begin with what the try had counted before a deferral."""
-        self.posts, self.polls, self.resumed = (int(earlier.get(name, 0)) for name in ("posts", "polls", "resumed"))
-        self.timeline = Timeline.sum_of([earlier.get("timeline") or {}])
+        self.posts, self.polls, self.resumed = earlier.posts, earlier.polls, earlier.resumed
+        self.timeline = Timeline.sum_of([earlier.timeline])
 
     def called(self, paid: bool) -> None:
         """Record a call that is sent."""

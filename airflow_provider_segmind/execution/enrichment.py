@@ -16,7 +16,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from airflow_provider_segmind.client.rate_limiter import CallCounts
     from airflow_provider_segmind.defaults import OnBudget, OnPartial, OnUnknown, Rerun
     from airflow_provider_segmind.enrichment.settings import Question, TableAnswerCache
-    from airflow_provider_segmind.enrichment.stats import Progress
+    from airflow_provider_segmind.enrichment.stats import Progress, ResumeState
     from airflow_provider_segmind.execution.file_table import TableIO
     from airflow_provider_segmind.hooks.segmind import SegmindHook
     from airflow_provider_segmind.telemetry.tracing import Operation
@@ -71,7 +71,6 @@ STATE_INTERVAL = 3.0
 LOG_INTERVAL = 30.0
 SHORTEST_TIMEOUT = 5.0
 """Seconds; a heartbeat comes six times in them, and a busy machine may be late."""
-SPEND_RECORDED = "spend_recorded"
 """Key of the resume state: whether all that was finished before the deferral is in the spend record."""
 LOOK_UP_AFTER = 60.0
 """Seconds after which a table that a budget has ended looks up its requests of unknown fate, where it defers."""
@@ -223,7 +222,7 @@ class EnrichmentRun:
         defer: Callable[..., NoReturn],
         xcom_push: Callable[..., Any],
         log: Any,
-        resume_state: dict[str, Any] | None = None,
+        resume_state: ResumeState | None = None,
         spend: SpendRecorder | None = None,
         budget: TableSlice | None = None,
     ) -> None:
@@ -240,7 +239,7 @@ class EnrichmentRun:
         self._xcom_push = xcom_push
         self._log = log
         self._resume_state = resume_state
-        complete = bool((resume_state or {}).get(SPEND_RECORDED))
+        complete = resume_state is not None and resume_state.spend_recorded
         self._spend = None if spend is None else SpendBuffer(spend, complete=complete)
         self._budget = budget
         self._pause = PauseWatch()
@@ -386,10 +385,11 @@ class EnrichmentRun:
             time.sleep(REFRESH_INTERVAL)
             self._pause.changed()
 
-    def _defer_while_paused(self, reason: str, resume_state: dict[str, Any] | None) -> NoReturn:
+    def _defer_while_paused(self, reason: str, resume_state: ResumeState | None) -> NoReturn:
         self._log.warning("Spending is paused: %s. Deferring until it is allowed again", reason)
         until = self.settings.deadline
-        defer_while_paused(self._defer, until=until, method_name="execute_complete", resume_state=resume_state)
+        state = None if resume_state is None else resume_state.to_json()
+        defer_while_paused(self._defer, until=until, method_name="execute_complete", resume_state=state)
 
     def _each_second(self) -> None:
         """Do what only the main thread may do while the engine runs."""
@@ -409,13 +409,13 @@ class EnrichmentRun:
             self._log.error("No more rows are sent: %s", trouble)
             self._in_loop(partial(engine.stop, str(trouble), error=trouble))
 
-    def _suspend(self, engine: Engine) -> dict[str, Any]:
+    def _suspend(self, engine: Engine) -> ResumeState:
         """Write what has finished, end this part of the try, and return what the next one continues from."""
         resume_state = engine.resume_state()
         self._flush(engine)
         engine.close()
         if self._spend is not None:
-            resume_state[SPEND_RECORDED] = self._spend.flush()
+            resume_state = replace(resume_state, spend_recorded=self._spend.flush())
         return resume_state
 
     def _flush(self, engine: Engine) -> None:
@@ -560,7 +560,7 @@ class EnrichmentRun:
         self._defer_until(until, resume_state)
 
     def _defer_until(
-        self, until: float, resume_state: dict[str, Any], requests: list[list[Any]] | None = None, enough: int = 0
+        self, until: float, resume_state: ResumeState, requests: list[list[Any]] | None = None, enough: int = 0
     ) -> NoReturn:
         trigger = partial(
             SegmindRequestsTrigger,
@@ -569,7 +569,7 @@ class EnrichmentRun:
             until=until,
             segmind_conn_id=self.settings.segmind_conn_id,
             model=self.question.model,
-            resume_state=resume_state,
+            resume_state=resume_state.to_json(),
         )
         defer_until(until, self._defer, trigger)
 
@@ -586,7 +586,7 @@ class EnrichmentRun:
             segmind_conn_id=self.settings.segmind_conn_id,
             until=self.settings.deadline,
             method_name="execute_complete",
-            resume_state=resume_state,
+            resume_state=resume_state.to_json(),
         )
 
     def _store_answers(self, running: Future[None]) -> Manifest | None:

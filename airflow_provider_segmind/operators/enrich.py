@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from airflow_provider_segmind.compat import Context, OperatorLineage
     from airflow_provider_segmind.enrichment.manifest import Manifest
     from airflow_provider_segmind.enrichment.settings import Question, Shard
+    from airflow_provider_segmind.enrichment.stats import ResumeState
     from airflow_provider_segmind.execution.enrichment import EnrichmentRun, EnrichmentSettings
     from airflow_provider_segmind.execution.file_table import TableIO
     from airflow_provider_segmind.execution.lineage import Tables
@@ -302,13 +303,15 @@ class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
         """Continue after a deferral: fetch by id what has ended, and ask about further rows."""
+        from airflow_provider_segmind.enrichment.stats import ResumeState
+
         payload = event or {}
         if payload.get("error"):
             self.log.warning("Waiting in the triggerer failed (%s); no request was lost", payload["error"])
         self.log.info(
             "Continuing with the table; %s requests ended in the meantime", payload.get("ended", "an unknown number of")
         )
-        return self._try(context, payload.get("resume_state"), resumed=True)
+        return self._try(context, ResumeState.from_json(payload.get("resume_state")), resumed=True)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Continue also when Airflow ended the deferral without a trigger event; then without deferring again."""
@@ -321,7 +324,7 @@ class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
         return self.execute_complete(context)
 
     def _try(
-        self, context: Context, resume_state: dict[str, Any] | None = None, *, resumed: bool = False
+        self, context: Context, resume_state: ResumeState | None = None, *, resumed: bool = False
     ) -> dict[str, Any]:
         from airflow_provider_segmind.execution.asset_events import describe_outlets, table_figures
         from airflow_provider_segmind.execution.dry_run import estimate_table
@@ -409,7 +412,7 @@ class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
         )
 
     def _new_run(
-        self, context: Context, question: Question, table: TableIO, resume_state: dict[str, Any] | None
+        self, context: Context, question: Question, table: TableIO, resume_state: ResumeState | None
     ) -> EnrichmentRun:
         from airflow_provider_segmind.enrichment.progress_file import write_progress
         from airflow_provider_segmind.execution.enrichment import EnrichmentRun, ProgressReporter
@@ -468,12 +471,12 @@ class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
             answers=answers_for(self.reuse_answers, path_or_none(self.answers_path)),
         )
 
-    def _sent_before(self, context: Context, resume_state: dict[str, Any] | None, resumed: bool) -> str | None:
+    def _sent_before(self, context: Context, resume_state: ResumeState | None, resumed: bool) -> str | None:
         """Describe what was sent for this table in this run, as far as is known here; None when nothing."""
         from airflow_provider_segmind.failures import earlier_try
 
         known = 0 if self._run is None else self._run.requests_sent
-        count = max(known, int((resume_state or {}).get("posts", 0)))
+        count = max(known, 0 if resume_state is None else resume_state.posts)
         if count:
             return f"{count} requests were sent in this run before"
         # Airflow may resume a task without the trigger's event, and so without its counts.

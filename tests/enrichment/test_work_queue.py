@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ from airflow_provider_segmind.client.poll_schedule import Pending
 from airflow_provider_segmind.enrichment.ledger.events import Submitted
 from airflow_provider_segmind.enrichment.outcomes import Outcome, RowReply, RowVerdict
 from airflow_provider_segmind.enrichment.settings import Prepared
+from airflow_provider_segmind.enrichment.stats import ResumeState
 from airflow_provider_segmind.enrichment.work_queue import LATEST_AGE, Deferral, RowTracker, deferral_of
 from airflow_provider_segmind.exceptions import SegmindReplyError
 from tests.enrichment.test_engine import Stored, World
@@ -111,19 +113,20 @@ async def test_a_run_of_slow_requests_defers_and_resumes_by_fetching_them_by_id(
     assert stored.manifest.outcomes[Outcome.SUCCESS] == 10
 
 
-async def test_the_counts_of_earlier_legs_are_carried_on(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_try_continues_with_its_counts_from_before_a_deferral(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World()
     world.segmind.typical = 300.0
     done = world.segmind.wait
     monkeypatch.setattr(world.segmind, "wait", never)
     engine = world.engine(table("a", "b"), settings={"deferrable": True, "progress_interval": 0.01})
     await asyncio.wait_for(engine.run(), 10)
-    carried = engine.resume_state()
+    state = ResumeState.from_json(json.loads(json.dumps(engine.resume_state().to_json())))
     engine.close()
-    assert carried["posts"] == 2
+    assert state is not None
+    assert state.posts == 2
 
     monkeypatch.setattr(world.segmind, "wait", done)
-    stored = await world.run(table("a", "b", "c"), resume_state=carried)
+    stored = await world.run(table("a", "b", "c"), resume_state=state)
     assert stored.manifest.posts == 3
     assert sum(stored.manifest.timeline["posts"]) == 3
 
@@ -148,12 +151,12 @@ async def test_what_was_asked_again_before_a_deferral_is_not_paid_for_once_more(
     monkeypatch.setattr(world.segmind, "wait", first_only)
     engine = world.engine(table("a", "b"), question(read=truncated), settings={**settings, "concurrency": 1})
     await asyncio.wait_for(engine.run(), 10)
-    carried = engine.resume_state()
+    state = engine.resume_state()
     engine.close()
     assert (world.segmind.posts, engine.deferral is not None) == (3, True)
 
     monkeypatch.setattr(world.segmind, "wait", done)
-    stored = await world.run(table("a", "b"), question(read=truncated), settings=settings, resume_state=carried)
+    stored = await world.run(table("a", "b"), question(read=truncated), settings=settings, resume_state=state)
     assert stored.statuses == ["truncated"] * 2
     assert world.segmind.posts == 3
 
