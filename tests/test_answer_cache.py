@@ -14,8 +14,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 from airflow_provider_segmind.answer_cache import Answer, AnswerCache, question_fingerprint
 from airflow_provider_segmind.client.models import RequestResult
 from airflow_provider_segmind.client.submission import ResultManifest
+from airflow_provider_segmind.enrichment.question import Question
 from airflow_provider_segmind.enrichment.rows import Row
-from airflow_provider_segmind.enrichment.settings import Question
 from airflow_provider_segmind.exceptions import SegmindStateError
 
 MODEL = "gpt-5.4-mini"

@@ -28,21 +28,12 @@ from airflow_provider_segmind.enrichment.ledger.group_commit import GroupCommit
 from airflow_provider_segmind.enrichment.ledger.ledger import Ledger
 from airflow_provider_segmind.enrichment.ledger.prompts import keep_prompt
 from airflow_provider_segmind.enrichment.ledger.run_liveness import BEATS, Heartbeat, Membership
+from airflow_provider_segmind.enrichment.question import LostRow, Prepared, Question
 from airflow_provider_segmind.enrichment.recovery import recover_earlier, resolve_lost
 from airflow_provider_segmind.enrichment.row_reader import RowReader
 from airflow_provider_segmind.enrichment.row_request import RowRequester
 from airflow_provider_segmind.enrichment.run_limits import LONGEST_FLIGHT, Limits, RunUsage
-from airflow_provider_segmind.enrichment.settings import (
-    Client,
-    KeyedTarget,
-    LostRow,
-    Prepared,
-    Question,
-    RunFigures,
-    Settings,
-    Shard,
-    TableBudget,
-)
+from airflow_provider_segmind.enrichment.settings import Client, KeyedTarget, RunFigures, Settings, Shard, TableBudget
 from airflow_provider_segmind.enrichment.stats import MOST_LISTED, Meter, Progress, ResumeState, Tally, outcomes_of
 from airflow_provider_segmind.enrichment.storage import StorePath
 from airflow_provider_segmind.enrichment.work_queue import (

@@ -28,9 +28,10 @@ from airflow_provider_segmind.enrichment.ledger.group_commit import GroupCommit
 from airflow_provider_segmind.enrichment.ledger.ledger import Ledger
 from airflow_provider_segmind.enrichment.ledger.row_state import KnownRequest
 from airflow_provider_segmind.enrichment.ledger.run_liveness import Membership
+from airflow_provider_segmind.enrichment.question import LostRow, Question
 from airflow_provider_segmind.enrichment.rows import canonical_json
 from airflow_provider_segmind.enrichment.run_limits import RunUsage
-from airflow_provider_segmind.enrichment.settings import Client, LostRow, Question, Settings, Shard
+from airflow_provider_segmind.enrichment.settings import Client, Settings, Shard
 from airflow_provider_segmind.enrichment.stats import Tally
 from airflow_provider_segmind.exceptions import SegmindError
 

@@ -18,8 +18,9 @@ from typing import Any, TypeAlias
 
 from airflow_provider_segmind.enrichment.files.readers import cannot_be_read
 from airflow_provider_segmind.enrichment.local_database import LocalDatabase
+from airflow_provider_segmind.enrichment.question import Prepared, Question
 from airflow_provider_segmind.enrichment.rows import Row, column_names, is_name, json_value, plain_text
-from airflow_provider_segmind.enrichment.settings import KeyedTarget, Prepared, Question, Shard
+from airflow_provider_segmind.enrichment.settings import KeyedTarget, Shard
 from airflow_provider_segmind.exceptions import (
     SegmindConfigError,
     SegmindEnrichmentError,

@@ -30,8 +30,9 @@ from airflow_provider_segmind.enrichment.ledger.ledger import Ledger
 from airflow_provider_segmind.enrichment.ledger.row_state import Attempt
 from airflow_provider_segmind.enrichment.ledger.run_liveness import Membership
 from airflow_provider_segmind.enrichment.outcomes import FinishedRequest, Outcome, RowReply, RowVerdict, outcome_of
+from airflow_provider_segmind.enrichment.question import LostRow, Prepared, Question
 from airflow_provider_segmind.enrichment.run_limits import FREE, Permission, RunUsage
-from airflow_provider_segmind.enrichment.settings import Client, LostRow, Prepared, Question, Settings, TableAnswerCache
+from airflow_provider_segmind.enrichment.settings import Client, Settings, TableAnswerCache
 from airflow_provider_segmind.enrichment.stats import Tally
 from airflow_provider_segmind.exceptions import (
     SegmindAuthenticationError,

@@ -1,13 +1,11 @@
-"""The settings of an enrichment: the question for each row, the client, and how long to wait."""
+"""What the engine is given from outside: a client, a budget, a spend record, an answer cache, and settings."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Protocol
 
-from airflow_provider_segmind.chat.cost_estimate import UNBOUNDED, CostBound
 from airflow_provider_segmind.client.models import (
     RecordPage,
     RequestRecord,
@@ -16,10 +14,8 @@ from airflow_provider_segmind.client.models import (
     SubmittedRequest,
 )
 from airflow_provider_segmind.client.poll_schedule import Pending
-from airflow_provider_segmind.client.submission import text_digest
 from airflow_provider_segmind.defaults import OnUnknown, Rerun
-from airflow_provider_segmind.enrichment.outcomes import FinishedRequest, ReadRow
-from airflow_provider_segmind.enrichment.rows import Row, canonical_json, fingerprint, frame
+from airflow_provider_segmind.enrichment.outcomes import FinishedRequest
 from airflow_provider_segmind.exceptions import SegmindError
 
 
@@ -59,114 +55,6 @@ class Client(Protocol):
 
     async def list_request_records(self, **filters: Any) -> RecordPage:
         """List a page of the request history."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """
-    What is asked of each row.
-
-    :param model: the model to run.
-    :param build: makes the body from a row; raises SegmindConfigError when it cannot.
-    :param read: decides what an answer is worth.
-    :param key: the columns that identify a row; they are part of the output.
-    :param answer_columns: the columns of an accepted answer.
-    :param placeholders: what the templates of the body may name of a row, as
-        :func:`~airflow_provider_segmind.enrichment.rows.placeholders` returns it.
-    :param schema: the JSON Schema of the answer, part of the fingerprint.
-    :param options: what else decides how an answer is read, part of the fingerprint.
-    :param template: what the bodies are made from, before any row is filled in.
-    :param abreast: how many rows are built at a time; more than one where building waits for files.
-    :param most: what a request with a body may cost, which ``max_cost`` reserves while it is in flight.
-    :param text: returns the canonical JSON of the body without building it, None where that cannot be done; raises what
-        ``build`` raises.
-    :param form: returns a body with the fields that a follow-up has, from the body of the first request and
-        :attr:`~airflow_provider_segmind.enrichment.ledger.events.Claimed.follow_ups`; None where it is not known.
-    """
-
-    model: str
-    build: Callable[[Row], Mapping[str, Any]]
-    read: ReadRow
-    key: tuple[str, ...]
-    answer_columns: tuple[str, ...]
-    placeholders: frozenset[str] = frozenset()
-    schema: Any = None
-    options: Any = None
-    template: Any = None
-    abreast: int = 1
-    most: Callable[[Mapping[str, Any]], CostBound] = lambda _: UNBOUNDED
-    text: Callable[[Row], str | None] = lambda _: None
-    form: Callable[[Mapping[str, Any], tuple[int, ...]], Mapping[str, Any] | None] = lambda _, __: None
-    prompt_hash: str = field(init=False)
-    """SHA-256 of :attr:`prompt`, in hex."""
-    _frame: str = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_frame", frame(model=self.model, schema=self.schema, options=self.options))
-        object.__setattr__(self, "prompt_hash", text_digest(canonical_json(self.prompt)).hex())
-
-    @property
-    def prompt(self) -> dict[str, Any]:
-        """The part of the question that depends neither on the row nor on the model."""
-        return {"template": self.template, "schema": self.schema, "options": self.options}
-
-    @property
-    def columns(self) -> frozenset[str]:
-        """The columns of the source that may be needed; no other need be read."""
-        return self.placeholders.union(self.key)
-
-    def prepare(self, row: Row) -> Prepared:
-        """
-        Build what is sent for a row, or only its text, if that is known without building it.
-
-        :raises SegmindConfigError: it cannot be built; nothing was sent.
-        """
-        text, made = self.text(row), partial(self.build, row)
-        if text is None:
-            inputs = made()
-            text = canonical_json(inputs)
-            return Prepared(fingerprint(self._frame, text), inputs, text_digest(text).hex(), len(text))
-        return Prepared(fingerprint(self._frame, text), made, partial(text_digest, text), len(text))
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """
-    A question ready to be asked.
-
-    :param made: the inputs, or what builds them: most rows of a table that is asked again have their answers.
-    :param digest: SHA-256 of the inputs in hex, or what computes it.
-    :param size: about how many bytes the inputs have.
-    """
-
-    fingerprint: bytes
-    made: Mapping[str, Any] | Callable[[], Mapping[str, Any]]
-    digest: str | Callable[[], bytes]
-    size: int = 0
-
-    @property
-    def body(self) -> str:
-        """SHA-256 of the inputs in hex."""
-        return self.digest if isinstance(self.digest, str) else self.digest().hex()
-
-    @property
-    def inputs(self) -> Mapping[str, Any]:
-        """The JSON body."""
-        return self.made() if callable(self.made) else self.made
-
-
-@dataclass(frozen=True, slots=True)
-class LostRow:
-    """
-    A row whose request may have been sent.
-
-    :param until: epoch seconds after which it was certainly not sent any more.
-    :param sent: the body, None where another process sent it.
-    """
-
-    prepared: Prepared
-    until: float
-    sent: Mapping[str, Any] | None = None
 
 
 class SpendLog(Protocol):

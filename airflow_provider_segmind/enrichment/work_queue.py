@@ -16,8 +16,8 @@ from airflow_provider_segmind.enrichment.ledger.events import Submitted
 from airflow_provider_segmind.enrichment.ledger.ledger import Ledger
 from airflow_provider_segmind.enrichment.ledger.run_liveness import Membership
 from airflow_provider_segmind.enrichment.outcomes import Outcome
+from airflow_provider_segmind.enrichment.question import LostRow, Prepared
 from airflow_provider_segmind.enrichment.run_limits import FREE, RunUsage
-from airflow_provider_segmind.enrichment.settings import LostRow, Prepared
 
 
 class InFlightBytes:

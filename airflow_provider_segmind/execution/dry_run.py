@@ -13,8 +13,9 @@ from airflow_provider_segmind.chat.cost_estimate import Price, estimate_cost, es
 from airflow_provider_segmind.chat.reply_policy import output_cap_of
 from airflow_provider_segmind.enrichment.ledger.ledger import Ledger
 from airflow_provider_segmind.enrichment.local_database import LocalDatabase
+from airflow_provider_segmind.enrichment.question import Prepared, Question
 from airflow_provider_segmind.enrichment.row_reader import build, is_fatal, numbered
-from airflow_provider_segmind.enrichment.settings import KeyedTarget, Prepared, Question, Shard
+from airflow_provider_segmind.enrichment.settings import KeyedTarget, Shard
 from airflow_provider_segmind.exceptions import SegmindError
 from airflow_provider_segmind.money import shown, shown_range
 

@@ -55,7 +55,8 @@ if TYPE_CHECKING:
     from airflow_provider_segmind.client.config import ClientConfig
     from airflow_provider_segmind.client.rate_limiter import CallCounts
     from airflow_provider_segmind.defaults import OnBudget, OnPartial, OnUnknown, Rerun
-    from airflow_provider_segmind.enrichment.settings import Question, TableAnswerCache
+    from airflow_provider_segmind.enrichment.question import Question
+    from airflow_provider_segmind.enrichment.settings import TableAnswerCache
     from airflow_provider_segmind.enrichment.stats import Progress, ResumeState
     from airflow_provider_segmind.execution.file_table import TableIO
     from airflow_provider_segmind.hooks.segmind import SegmindHook

@@ -22,7 +22,8 @@ from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindError
 from airflow_provider_segmind.stores import locate
 
 if TYPE_CHECKING:
-    from airflow_provider_segmind.enrichment.settings import KeyedTarget, Question, Shard
+    from airflow_provider_segmind.enrichment.question import Question
+    from airflow_provider_segmind.enrichment.settings import KeyedTarget, Shard
 
 
 def locate_named(name: str, path: Any) -> StorePath:

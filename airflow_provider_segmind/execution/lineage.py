@@ -44,7 +44,8 @@ from airflow_provider_segmind.stores import database
 if TYPE_CHECKING:
     from airflow_provider_segmind.chat.output_type import OutputType
     from airflow_provider_segmind.enrichment.manifest import Manifest
-    from airflow_provider_segmind.enrichment.settings import Question, Shard
+    from airflow_provider_segmind.enrichment.question import Question
+    from airflow_provider_segmind.enrichment.settings import Shard
 
 log = logging.getLogger(__name__)
 PRODUCER = f"pkg:pypi/airflow-provider-segmind@{__version__}"

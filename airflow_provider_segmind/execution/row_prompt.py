@@ -25,8 +25,8 @@ from airflow_provider_segmind.chat.replies import read_reply
 from airflow_provider_segmind.chat.reply_policy import Accept, decide_reply, follow_up_form
 from airflow_provider_segmind.defaults import ANSWER_COLUMN
 from airflow_provider_segmind.enrichment.outcomes import RowReply, RowVerdict
+from airflow_provider_segmind.enrichment.question import Question
 from airflow_provider_segmind.enrichment.rows import Row, canonical_json, placeholders
-from airflow_provider_segmind.enrichment.settings import Question
 from airflow_provider_segmind.enrichment.storage import StorePath, is_on_local_disk
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindRowError, shorten
 from airflow_provider_segmind.money import shown

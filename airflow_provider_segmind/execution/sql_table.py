@@ -28,7 +28,8 @@ from airflow_provider_segmind.stores import database_hook
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.chat.output_type import OutputType
-    from airflow_provider_segmind.enrichment.settings import KeyedTarget, Question, Shard
+    from airflow_provider_segmind.enrichment.question import Question
+    from airflow_provider_segmind.enrichment.settings import KeyedTarget, Shard
 
 
 TYPED_ROWS = 1000

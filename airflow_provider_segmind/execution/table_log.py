@@ -13,7 +13,7 @@ from airflow_provider_segmind.money import shown
 from airflow_provider_segmind.wording import counted
 
 if TYPE_CHECKING:
-    from airflow_provider_segmind.enrichment.settings import Question
+    from airflow_provider_segmind.enrichment.question import Question
     from airflow_provider_segmind.execution.file_table import TableIO
 
 MOST_REASONS = 5

@@ -59,7 +59,8 @@ if TYPE_CHECKING:
     from airflow_provider_segmind.budget.slices import TableSlice
     from airflow_provider_segmind.compat import Context, OperatorLineage
     from airflow_provider_segmind.enrichment.manifest import Manifest
-    from airflow_provider_segmind.enrichment.settings import Question, Shard
+    from airflow_provider_segmind.enrichment.question import Question
+    from airflow_provider_segmind.enrichment.settings import Shard
     from airflow_provider_segmind.enrichment.stats import ResumeState
     from airflow_provider_segmind.execution.enrichment import EnrichmentRun, EnrichmentSettings
     from airflow_provider_segmind.execution.file_table import TableIO

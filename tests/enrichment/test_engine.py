@@ -22,9 +22,10 @@ from airflow_provider_segmind.enrichment.ledger.segments import write_segment
 from airflow_provider_segmind.enrichment.manifest import Manifest
 from airflow_provider_segmind.enrichment.outcomes import Outcome, RowReply, RowVerdict
 from airflow_provider_segmind.enrichment.output import write_output
+from airflow_provider_segmind.enrichment.question import Question
 from airflow_provider_segmind.enrichment.rows import Row
 from airflow_provider_segmind.enrichment.run_limits import Limits
-from airflow_provider_segmind.enrichment.settings import Question, Shard
+from airflow_provider_segmind.enrichment.settings import Shard
 from airflow_provider_segmind.exceptions import (
     SegmindAuthenticationError,
     SegmindBadRequestError,

@@ -16,8 +16,8 @@ from airflow_provider_segmind.client.models import RequestResult
 from airflow_provider_segmind.client.poll_schedule import Pending
 from airflow_provider_segmind.enrichment.ledger.compaction import compact
 from airflow_provider_segmind.enrichment.outcomes import RowReply, RowVerdict
+from airflow_provider_segmind.enrichment.question import Question
 from airflow_provider_segmind.enrichment.run_limits import Limits, RunUsage
-from airflow_provider_segmind.enrichment.settings import Question
 from airflow_provider_segmind.exceptions import SegmindCreditsError, SegmindRequestTimeoutError
 from tests.enrichment.test_engine import World
 from tests.support.enrichment import question, table

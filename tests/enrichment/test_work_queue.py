@@ -13,7 +13,7 @@ import pytest
 from airflow_provider_segmind.client.poll_schedule import Pending
 from airflow_provider_segmind.enrichment.ledger.events import Submitted
 from airflow_provider_segmind.enrichment.outcomes import Outcome, RowReply, RowVerdict
-from airflow_provider_segmind.enrichment.settings import Prepared
+from airflow_provider_segmind.enrichment.question import Prepared
 from airflow_provider_segmind.enrichment.stats import ResumeState
 from airflow_provider_segmind.enrichment.work_queue import LATEST_AGE, Deferral, RowTracker, deferral_of
 from airflow_provider_segmind.exceptions import SegmindReplyError

@@ -20,7 +20,7 @@ from airflow_provider_segmind.defaults import OnUnknown
 from airflow_provider_segmind.enrichment.engine import Engine
 from airflow_provider_segmind.enrichment.outcomes import RowReply, RowVerdict
 from airflow_provider_segmind.enrichment.output import write_output
-from airflow_provider_segmind.enrichment.settings import Question
+from airflow_provider_segmind.enrichment.question import Question
 from airflow_provider_segmind.exceptions import SegmindBudgetError, SegmindError
 from tests.support.budget_memory import MemoryStore
 from tests.support.engine_tuning import tuned

@@ -15,8 +15,8 @@ from airflow_provider_segmind.client.models import RecordPage, RequestRecord, Re
 from airflow_provider_segmind.client.poll_schedule import Pending
 from airflow_provider_segmind.defaults import RESULT_LIFETIME
 from airflow_provider_segmind.enrichment.outcomes import RowReply, RowVerdict
+from airflow_provider_segmind.enrichment.question import Question
 from airflow_provider_segmind.enrichment.rows import Row
-from airflow_provider_segmind.enrichment.settings import Question
 from airflow_provider_segmind.exceptions import (
     SegmindConnectionError,
     SegmindRateLimitError,

@@ -29,9 +29,9 @@ from airflow_provider_segmind.client.rate_limiter import RateSettings
 from airflow_provider_segmind.enrichment.engine import Engine
 from airflow_provider_segmind.enrichment.outcomes import RowReply, RowVerdict
 from airflow_provider_segmind.enrichment.output import write_output
+from airflow_provider_segmind.enrichment.question import Question
 from airflow_provider_segmind.enrichment.rows import Row
 from airflow_provider_segmind.enrichment.run_limits import Limits
-from airflow_provider_segmind.enrichment.settings import Question
 from airflow_provider_segmind.spend.files import FileStore
 from airflow_provider_segmind.spend.recorder import SpendBuffer, SpendRecorder
 from tests.support.engine_tuning import tuned

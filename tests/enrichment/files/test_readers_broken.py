@@ -18,9 +18,10 @@ from airflow_provider_segmind.enrichment.files import readers
 from airflow_provider_segmind.enrichment.files.readers import cannot_be_read, open_source
 from airflow_provider_segmind.enrichment.manifest import Manifest
 from airflow_provider_segmind.enrichment.output import write_output
+from airflow_provider_segmind.enrichment.question import Question
 from airflow_provider_segmind.enrichment.row_reader import FIRST_ROWS
 from airflow_provider_segmind.enrichment.rows import placeholders
-from airflow_provider_segmind.enrichment.settings import Question, Shard
+from airflow_provider_segmind.enrichment.settings import Shard
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindEnrichmentError, SegmindError
 from tests.support.engine_tuning import tuned
 from tests.support.enrichment import Clock, FakeSegmind, build, question, table
