@@ -11,8 +11,8 @@ from PIL import Image
 
 from airflow_provider_segmind.emulator import SegmindEmulator
 from airflow_provider_segmind.enrichment.report.page import write_report
-from tests.execution.test_enrichment import Table, things
 from tests.support.manifests import HOSTILE, manifest_of
+from tests.support.table_tasks import Table, things
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

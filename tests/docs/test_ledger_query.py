@@ -10,8 +10,8 @@ import duckdb
 import pytest
 
 from airflow_provider_segmind.emulator import SegmindEmulator
-from tests.execution.test_enrichment import Table, things
 from tests.support.airflow_fakes import Run
+from tests.support.table_tasks import Table, things
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "enrichment.md"
 LEDGER = "s3://support/ledger"

@@ -4,89 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
 
 from airflow_provider_segmind.compat import AirflowFailException, AirflowSkipException
-from airflow_provider_segmind.emulator import SegmindEmulator
 from airflow_provider_segmind.enrichment import engine
 from airflow_provider_segmind.enrichment.ledger.prompts import prompt_hash_of, prompt_of
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindEnrichmentError, SegmindRateLimitError
 from airflow_provider_segmind.execution import enrichment
-from airflow_provider_segmind.operators.enrich import SegmindEnrichFileOperator
 from tests.support.airflow_fakes import Run
-
-MODEL = "gemini-3.1-flash-lite"
-BLANK = "The colour of {thing}?"
-
-
-class Colour(BaseModel):
-    colour: str
-    warm: bool
-
-
-class Table:
-    """A source file, and task instances that ask about it."""
-
-    def __init__(self, folder: Path, emulator: SegmindEmulator) -> None:
-        self.folder, self.emulator = folder, emulator
-        self.run = Run()
-        self.output = folder / "out" / "colours.jsonl"
-
-    def write(self, rows: list[dict[str, Any]], name: str = "things.jsonl") -> str:
-        path = self.folder / name
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return str(path)
-
-    def task(self, **fields: Any) -> SegmindEnrichFileOperator:
-        given = {
-            "model": MODEL,
-            "key": "id",
-            "prompt": BLANK,
-            "output_path": str(self.output),
-            **fields,
-        }
-        if "inputs" in given:
-            del given["prompt"]
-        task = SegmindEnrichFileOperator(task_id="a_task", **given)
-        # Airflow 3 logs through structlog, 2.11 through a logger under the other name.
-        hand: Any = task
-        hand._cached_logger = hand._log = logging.getLogger("a_task")
-        return task
-
-    def ask(self, **fields: Any) -> Any:
-        return self.task(**fields).execute(self.run.context())
-
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        return read(self.output)
-
-    @property
-    def dead_letters(self) -> list[dict[str, Any]]:
-        return read(self.output.with_name("colours.dead_letters.jsonl"))
-
-    @property
-    def posts(self) -> int:
-        return len(self.emulator.posts())
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def things(*names: str) -> list[dict[str, Any]]:
-    return [{"id": number, "thing": name} for number, name in enumerate(names)]
-
-
-@pytest.fixture
-def table(tmp_path: Path, segmind_emulator: SegmindEmulator) -> Table:
-    return Table(tmp_path, segmind_emulator)
+from tests.support.table_tasks import BLANK, Colour, Table, read, things
 
 
 def test_every_row_has_its_answer_in_order_and_equal_rows_are_paid_once(table: Table) -> None:
@@ -404,27 +335,6 @@ def test_a_sample_asks_a_few_rows_and_extrapolates(table: Table) -> None:
     assert len(read(table.output.with_name("colours.sample.jsonl"))) == 4
 
 
-def test_a_dry_run_skips_the_rows_that_a_run_skips(table: Table) -> None:
-    deep: list[Any] = []
-    for _ in range(100_000):
-        deep = [deep]
-    rows = [*things("sky", "rose"), {"id": 2, "thing": deep}]
-
-    estimate = table.ask(source=rows, dry_run=True)
-    outcomes = table.ask(source=rows, on_partial="succeed")["outcomes"]
-
-    assert (estimate["rows"], estimate["skipped_rows"]) == (outcomes["success"], outcomes["skipped"]) == (2, 1)
-
-
-def test_dry_runs_of_shards_count_a_row_that_cannot_be_asked_once(table: Table) -> None:
-    source = table.write([*things("sky", "rose"), {"id": 2}])
-
-    estimates = [table.ask(source=source, dry_run=True, shard_index=index, shard_count=3) for index in range(3)]
-
-    assert sum(estimate["rows"] for estimate in estimates) == 2
-    assert sum(estimate["skipped_rows"] for estimate in estimates) == 1
-
-
 @pytest.mark.parametrize("index", [0, 1])
 def test_a_sample_of_a_shard_counts_all_rows_of_the_source(table: Table, index: int) -> None:
     table.ask(source=table.write(things(*map(str, range(50)))), sample=10, shard_index=index, shard_count=2)
@@ -432,37 +342,6 @@ def test_a_sample_of_a_shard_counts_all_rows_of_the_source(table: Table, index: 
     estimate = table.run.ti.pushed["estimate"]
     assert (estimate["rows"], estimate["sample"]) == (50, table.posts)
     assert 0 < table.posts < 10
-
-
-def test_a_dry_run_submits_nothing_and_excludes_answered_rows(table: Table) -> None:
-    table.ask(source=table.write(things("sky")))
-
-    estimate = table.ask(source=table.write(things("sky", "rose", "rose")), dry_run=True, options={"max_tokens": 10})
-    again = table.ask(source=table.write(things("sky", "rose", "rose")), dry_run=True)
-
-    assert table.posts == 1
-    assert (estimate["rows"], estimate["distinct_rows"], estimate["answered_rows"]) == (3, 2, 0)
-    assert again["answered_rows"] == 1
-    assert 0 < again["low"] < again["high"]
-    assert again["balance"] > 0
-
-
-def test_a_dry_run_says_what_is_left_of_the_budget(
-    table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    rows = {"source": table.write(things("sky")), "dry_run": True, "options": {"max_tokens": 1000}}
-    unlimited = table.ask(**rows)
-    connection = json.loads(os.environ["AIRFLOW_CONN_SEGMIND_DEFAULT"])
-    connection["extra"] |= {"daily_budget": 0.0001, "monthly_budget": 5}
-    database = {"conn_type": "sqlite", "host": str(tmp_path / "budgets.sqlite")}
-    monkeypatch.setenv("AIRFLOW_CONN_SEGMIND_DEFAULT", json.dumps(connection))
-    monkeypatch.setenv("AIRFLOW_CONN_A_DATABASE", json.dumps(database))
-    monkeypatch.setenv("AIRFLOW__SEGMIND__SPEND_CONN_ID", "a_database")
-
-    limited = table.ask(**rows)
-
-    assert (unlimited["budget_left"], limited["budget_left"]) == (None, 0.0001)
-    assert "The budget has $0.0001 left, less than the table may cost" in caplog.text
 
 
 def test_an_error_that_stopped_the_run_keeps_its_kind(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,8 +24,8 @@ from airflow_provider_segmind.enrichment.ledger.run_liveness import Membership
 from airflow_provider_segmind.enrichment.ledger.segments import read_segment, segment_names, write_segment
 from airflow_provider_segmind.enrichment.settings import Shard
 from airflow_provider_segmind.exceptions import SegmindEnrichmentError
-from tests.execution.test_enrichment import Table
 from tests.support.airflow_fakes import Run
+from tests.support.table_tasks import Table
 
 TIMEOUT = 60.0
 ROWS = [

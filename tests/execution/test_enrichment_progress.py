@@ -10,19 +10,13 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_segmind.emulator import SegmindEmulator
 from airflow_provider_segmind.enrichment import progress_file
 from airflow_provider_segmind.enrichment.progress_file import all_progress, read_progress
 from airflow_provider_segmind.enrichment.stats import Progress
 from airflow_provider_segmind.exceptions import SegmindEnrichmentError
 from airflow_provider_segmind.execution import enrichment
 from airflow_provider_segmind.execution.enrichment import PROGRESS_KEY, TABLE_KEY, ProgressReporter
-from tests.execution.test_enrichment import Table, things
-
-
-@pytest.fixture
-def table(tmp_path: Path, segmind_emulator: SegmindEmulator) -> Table:
-    return Table(tmp_path, segmind_emulator)
+from tests.support.table_tasks import Table, things
 
 
 def report_of(table: Table) -> Path:

@@ -15,8 +15,8 @@ from airflow_provider_segmind.exceptions import SegmindStateError
 from airflow_provider_segmind.execution.enrichment import EnrichmentRun
 from airflow_provider_segmind.operators.chat import SegmindChatOperator
 from airflow_provider_segmind.spend.store import configured_store
-from tests.execution.test_enrichment import MODEL, Colour, Table, things
 from tests.support.airflow_fakes import Run
+from tests.support.table_tasks import MODEL, Colour, Table, things
 
 
 class Tables:

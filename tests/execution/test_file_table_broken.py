@@ -10,14 +10,8 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
-from airflow_provider_segmind.emulator import SegmindEmulator
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindEnrichmentError
-from tests.execution.test_enrichment import Table, read, things
-
-
-@pytest.fixture
-def table(tmp_path: Path, segmind_emulator: SegmindEmulator) -> Table:
-    return Table(tmp_path, segmind_emulator)
+from tests.support.table_tasks import Table, read, things
 
 
 def manifest_of(table: Table) -> dict[str, Any]:

@@ -15,31 +15,14 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_segmind.client.submission import iso
 from airflow_provider_segmind.compat import AirflowFailException, ObjectStoragePath, TaskDeferred
 from airflow_provider_segmind.emulator import SegmindEmulator
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindRequestTimeoutError, SegmindStateError
-from airflow_provider_segmind.operators.request import (
-    SegmindResultOperator,
-    SegmindRunOperator,
-    SegmindSubmitOperator,
-)
+from airflow_provider_segmind.operators.request import SegmindResultOperator, SegmindSubmitOperator
 from airflow_provider_segmind.task_state import PathTaskState
 from airflow_provider_segmind.triggers.events import RequestEvent
 from tests.support.airflow_fakes import CANARY, INPUTS, KEY, Clock, Run, by_hand
-
-MODEL = "gemini-3.1-flash-lite"
-
-
-def make(clock: Clock, **fields: Any) -> Any:
-    given = {"task_id": "a_task", "model": MODEL, "inputs": INPUTS, "deferrable": False, **fields}
-    return by_hand(SegmindRunOperator(**given), clock)
-
-
-def deferred(task: Any, run: Run) -> TaskDeferred:
-    with pytest.raises(TaskDeferred) as caught:
-        task.execute(run.context())
-    return caught.value
+from tests.support.request_tasks import MODEL, deferred, make
 
 
 def test_a_request_that_ends_within_sync_wait_is_never_deferred(
@@ -71,47 +54,6 @@ def test_a_timeout_without_end_still_defers_a_paid_request(
     left = deferred(make(clock, deferrable=True, timeout=timeout), run)
     assert datetime.now(UTC) + left.timeout > datetime.now(UTC) + timedelta(days=365)
     assert len(emulator.jobs) == 1
-
-
-def test_execution_timeout_shortens_the_wait_of_the_trigger(emulator: SegmindEmulator, clock: Clock, run: Run) -> None:
-    emulator.settings(latency=500.0)
-    left = deferred(make(clock, deferrable=True, execution_timeout=timedelta(seconds=90)), run)
-    assert left.trigger.end_time == pytest.approx(run.ti.start_date.timestamp() + 90)
-
-
-@pytest.mark.parametrize("payload", [None, "text", {}, {"status": "success"}, {"status": "odd", "request_id": "r"}, []])
-def test_a_foreign_event_is_no_reason_to_submit(
-    payload: Any, emulator: SegmindEmulator, clock: Clock, run: Run
-) -> None:
-    emulator.settings(latency=500.0)
-    task = make(clock, deferrable=True)
-    deferred(task, run)
-    clock.ahead += 600
-    if payload is None:
-        assert task.execute_complete(run.context(), None)["status"] == "COMPLETED"
-    else:
-        with pytest.raises(SegmindStateError, match="not a Segmind event"):
-            task.execute_complete(run.context(), payload)
-    assert len(emulator.posts()) == 1
-
-
-@pytest.mark.parametrize(
-    ("status", "raised", "words"),
-    [
-        ("failed", AirflowFailException, "content policy"),
-        ("timeout", SegmindRequestTimeoutError, "continues"),
-    ],
-)
-def test_an_event_of_a_failure_becomes_its_error(
-    status: str, raised: type[Exception], words: str, emulator: SegmindEmulator, clock: Clock, run: Run
-) -> None:
-    emulator.settings(latency=500.0)
-    task = make(clock, deferrable=True)
-    left = deferred(task, run)
-    event = {"request_id": left.trigger.request_id, "status": status, "message": f"{words}", "error_class": "KeyError"}
-    with pytest.raises(raised, match=words):
-        task.execute_complete(run.context(), event)
-    assert len(emulator.posts()) == 1
 
 
 RETRYABLE = ["AirflowRuntimeError", "TimeoutError", "SegmindConnectionError", "SegmindServerError", "SegmindStateError"]
@@ -363,16 +305,6 @@ def test_an_expired_picture_is_recovered_from_the_history(
     assert emulator.leaks == []
 
 
-def test_a_deferral_that_timed_out_polls_once_more(emulator: SegmindEmulator, clock: Clock, run: Run) -> None:
-    emulator.settings(latency=500.0)
-    task = make(clock, deferrable=True)
-    deferred(task, run)
-    clock.ahead += 600
-    value = task.resume_execution("__fail__", {"error": "Trigger timeout"}, run.context())
-    assert value["status"] == "COMPLETED"
-    assert len(emulator.posts()) == 1
-
-
 def test_a_passed_deadline_says_that_the_request_continues(emulator: SegmindEmulator, clock: Clock, run: Run) -> None:
     emulator.settings(latency=500.0)
     with pytest.raises(SegmindRequestTimeoutError, match="no cancel call"):
@@ -393,25 +325,6 @@ def test_the_intent_is_stored_before_the_post_and_the_id_right_after(
     assert seen[0] == (None, 0, 0)
     assert seen[1] == (request_id, 1, 1)
     assert CANARY not in json.dumps(run.store.written)
-
-
-def test_a_kill_warns_in_one_line_that_the_request_continues(
-    emulator: SegmindEmulator, clock: Clock, run: Run, caplog: pytest.LogCaptureFixture
-) -> None:
-    task = make(clock)
-    task.on_kill()
-    assert caplog.text == ""
-    task.execute(run.context())
-    caplog.clear()
-    task.on_kill()
-    assert len(caplog.records) == 1
-    assert emulator.jobs[0].request_id in caplog.text
-    assert "may be billed" in caplog.text
-
-
-def test_without_xcom_push_nothing_is_pushed(emulator: SegmindEmulator, clock: Clock, run: Run) -> None:
-    make(clock, do_xcom_push=False).execute(run.context())
-    assert run.ti.pushed == {}
 
 
 def unwritable(kind: str, folder: Path) -> str:
@@ -598,21 +511,6 @@ def test_a_trigger_that_failed_costs_a_poll_from_the_worker(emulator: SegmindEmu
     assert task.execute_complete(run.context(), event)["status"] == "COMPLETED"
 
 
-def test_submit_returns_what_the_other_tasks_accept(emulator: SegmindEmulator, clock: Clock, run: Run) -> None:
-    emulator.settings(latency=30.0)
-    handed = by_hand(SegmindSubmitOperator(task_id="s", model=MODEL, inputs=INPUTS), clock).execute(run.context())
-    assert handed["model"] == MODEL
-    assert handed["submitted_at"] <= iso(clock())
-    result = by_hand(SegmindResultOperator(task_id="r", request_id=handed), clock)
-    with pytest.raises(SegmindRequestTimeoutError, match="has no result yet"):
-        result.execute(run.context())
-    clock.ahead += 40
-    for form in (handed, str(handed), handed["request_id"]):
-        task = by_hand(SegmindResultOperator(task_id="r", request_id=form), clock)
-        assert task.execute(run.context())["request_id"] == handed["request_id"]
-    assert len(emulator.posts()) == 1
-
-
 def test_a_cleared_submit_task_replaces_a_request_that_failed(
     emulator: SegmindEmulator, clock: Clock, run: Run
 ) -> None:
@@ -636,22 +534,6 @@ def test_no_canary_is_logged_at_info(
     make(clock).execute(run.context())
     assert "completed: " in caplog.text
     assert CANARY not in caplog.text
-
-
-def test_after_a_deferral_no_error_says_that_nothing_was_sent(
-    emulator: SegmindEmulator, clock: Clock, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    emulator.settings(latency=600.0)
-    deferred(make(clock, deferrable=True), run)
-    assert len(emulator.jobs) == 1
-    again = make(clock, deferrable=True)
-    monkeypatch.setattr(again, "check_rendered", wrong)
-    with pytest.raises(AirflowFailException, match="Nothing more was sent; a request had been submitted before"):
-        again.execute_complete(run.context(), None)
-
-
-def wrong() -> None:
-    raise SegmindConfigError("'inputs' cannot work. Nothing was sent.")
 
 
 def test_an_intent_in_only_one_store_does_not_make_the_request_unknown_to_the_retry(

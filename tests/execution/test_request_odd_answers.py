@@ -14,10 +14,10 @@ from airflow_provider_segmind.compat import AirflowFailException
 from airflow_provider_segmind.emulator import SegmindEmulator
 from airflow_provider_segmind.enrichment.files.readers import open_source
 from airflow_provider_segmind.exceptions import SegmindReplyError
-from tests.execution.test_enrichment import Table
 from tests.execution.test_sql_table import OneDatabase, Shop
 from tests.support.chat_tasks import Chat
 from tests.support.databases import database, postgres, postgres_server
+from tests.support.table_tasks import Table
 
 __all__ = ["database", "postgres", "postgres_server"]
 
@@ -46,11 +46,6 @@ HOSTILE = [
     '{"d": NaN}', '{"d": 1e999}',
 ]  # fmt: skip
 ANY = {"type": "object", "properties": {"d": {}}, "required": ["d"]}
-
-
-@pytest.fixture
-def table(tmp_path: Path, segmind_emulator: SegmindEmulator) -> Table:
-    return Table(tmp_path, segmind_emulator)
 
 
 @pytest.fixture

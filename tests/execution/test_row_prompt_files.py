@@ -17,7 +17,7 @@ from airflow_provider_segmind.enrichment.rows import Row
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindRowError
 from airflow_provider_segmind.execution.row_prompt import RowAttachments
 from airflow_provider_segmind.operators.enrich import SegmindEnrichFileOperator
-from tests.execution.test_enrichment import Table
+from tests.support.table_tasks import Table
 
 PNG = b"\x89PNG\r\n\x1a\n"
 QUESTION = "What is in this picture?"

@@ -5,23 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from airflow_provider_segmind.emulator import SegmindEmulator
 from airflow_provider_segmind.enrichment.outcomes import Outcome
 from airflow_provider_segmind.execution.enrichment import PROGRESS_KEY
 from airflow_provider_segmind.execution.table_log import log_end, summarize
 from airflow_provider_segmind.money import shown
-from tests.execution.test_enrichment import Table, things
 from tests.support.manifests import manifest_of
-
-
-@pytest.fixture
-def table(tmp_path: Path, segmind_emulator: SegmindEmulator) -> Table:
-    return Table(tmp_path, segmind_emulator)
+from tests.support.table_tasks import Table, things
 
 
 def lines_of(caplog: pytest.LogCaptureFixture, *, level: int | None = None) -> list[str]:

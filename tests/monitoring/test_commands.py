@@ -21,8 +21,8 @@ from airflow_provider_segmind.enrichment.progress_file import write_progress
 from airflow_provider_segmind.hooks.budgets import budget_store
 from airflow_provider_segmind.monitoring.cli import main
 from airflow_provider_segmind.spend import reconcile
-from tests.execution.test_enrichment import Table, things
 from tests.support.manifests import manifest_of
+from tests.support.table_tasks import Table, things
 
 if TYPE_CHECKING:
     from tests.support.metadata import Metadata

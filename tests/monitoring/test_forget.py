@@ -12,9 +12,9 @@ import pytest
 from airflow_provider_segmind.answer_cache import Answer, AnswerCache, question_fingerprint
 from airflow_provider_segmind.emulator import SegmindEmulator
 from airflow_provider_segmind.monitoring.cli import main
-from tests.execution.test_enrichment import Table, things
 from tests.execution.test_sql_table import Shop
 from tests.support.databases import opened
+from tests.support.table_tasks import Table, things
 
 DAY = 86_400.0
 Command = Callable[..., tuple[int, str]]

@@ -12,8 +12,8 @@ from airflow_provider_segmind.compat import AirflowFailException
 from airflow_provider_segmind.emulator import SegmindEmulator
 from airflow_provider_segmind.exceptions import SegmindConfigError
 from airflow_provider_segmind.operators.enrich import SegmindMergeOperator
-from tests.execution.test_enrichment import Table, read, things
 from tests.support.airflow_fakes import Run
+from tests.support.table_tasks import Table, read, things
 
 NAMES = [f"thing {number % 9}" for number in range(20)]
 

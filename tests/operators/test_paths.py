@@ -18,14 +18,10 @@ from airflow_provider_segmind.operators.enrich import (
     SegmindEnrichSqlOperator,
     SegmindMergeOperator,
 )
-from airflow_provider_segmind.operators.request import (
-    SegmindResultOperator,
-    SegmindRunOperator,
-    SegmindSubmitOperator,
-)
+from airflow_provider_segmind.operators.request import SegmindResultOperator, SegmindRunOperator, SegmindSubmitOperator
 from airflow_provider_segmind.sensors.request import SegmindRequestSensor
-from tests.execution.test_enrichment import Table, things
 from tests.support.airflow_fakes import Run
+from tests.support.table_tasks import Table, things
 
 KINDS: list[Callable[[str], Any]] = [str, Path, lambda text: ObjectStoragePath(f"file://{text}")]
 kinds = pytest.mark.parametrize("path", KINDS, ids=["text", "Path", "ObjectStoragePath"])
