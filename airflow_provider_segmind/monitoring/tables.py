@@ -270,7 +270,6 @@ def _in_ledger_of(table: OpenedTable, marks: set[str]) -> dict[str, Any]:
 
 
 def _in_ledger(marks: set[str], folder: StorePath) -> dict[str, Any]:
-    """Look a row up by its request id or its fingerprint."""
     needles = [mark.encode() for mark in marks]
     ledger = _opened(folder)
     try:

@@ -389,7 +389,6 @@ class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
 
     @cached_property
     def _budgets(self) -> BudgetSettings:
-        """The budgets that hold for the task's requests."""
         return self.hook.budget_settings(self.budget)
 
     def _table_budget(self, owner: str, model: str, table: TableIO) -> TableSlice | None:

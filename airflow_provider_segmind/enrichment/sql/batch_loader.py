@@ -147,7 +147,6 @@ class BatchLoader:
         self._end()
 
     def _end(self) -> None:
-        """Record how an attempt ended."""
         loading, self._loading = self._loading, None
         try:
             if loading is not None:

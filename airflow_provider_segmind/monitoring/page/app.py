@@ -390,14 +390,12 @@ def _base(request: Request) -> str:
 
 
 def _ui_address(task: TaskRef, ui: str) -> str:
-    """Return the page of a task instance in Airflow's UI."""
     dag, run, name = (quote(part, safe="") for part in (task.dag_id, task.run_id, task.task_id))
     mapped = f"/mapped/{task.map_index}" if task.map_index >= 0 else ""
     return f"{ui}/dags/{dag}/runs/{run}/tasks/{name}{mapped}"
 
 
 def _table_address(task: TaskRef, base: str) -> str:
-    """Return the page of a run."""
     return f"{base}/{table_path(task.dag_id, task.run_id, task.task_id, task.map_index)}"
 
 
