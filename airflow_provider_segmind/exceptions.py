@@ -18,7 +18,7 @@ Each answers two questions: was money spent (``billed``), and can running the ta
     │   ├── SegmindBadRequestError       Segmind refuses the call                    billed no   retry no
     │   ├── SegmindCreditsError          the account cannot pay                      billed no   retry no
     │   ├── SegmindRateLimitError        429 after all retries of the client         billed no   retry yes
-    │   ├── SegmindServerError           5xx after all retries; paid: by policy      billed no   retry yes
+    │   ├── SegmindServerError           5xx to a free call after all retries        billed no   retry yes
     │   └── SegmindResponseError         a malformed or unexpected response          billed ?    see text
     │       └── SegmindResponseTooLargeError  larger than the connection's limit     billed ?    no, raise the limit
     ├── SegmindRequestError              the outcome of an accepted request

@@ -158,7 +158,7 @@ class AsyncSegmindClient(AccountCalls):
                 raise
             first = error
         # The loop costs a tenth of a call to set up, so it is only made when there is something to repeat.
-        loop = async_retrying(limits, sleep=self._sleep, rng=self.rng, paid=call.context.paid)
+        loop = async_retrying(limits, sleep=self._sleep, rng=self.rng)
         return await loop(_after(first, partial(self._admitted, on_permit=on_permit, before_send=before_send)), call)
 
     async def drive(self, steps: Generator[Any, Any, T], pending: Pending | None = None) -> T:

@@ -146,7 +146,7 @@ class SegmindClient(AccountCalls):
 
     def perform(self, call: Call[T], limits: RetryLimits = DEFAULT_LIMITS) -> T:
         """Carry out a call, again where that is allowed."""
-        loop = retrying(limits, sleep=self._sleep, rng=self.rng, paid=call.context.paid)
+        loop = retrying(limits, sleep=self._sleep, rng=self.rng)
         result: T = loop(self._admitted, call)
         return result
 

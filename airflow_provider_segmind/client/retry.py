@@ -7,7 +7,7 @@ what happened                               free call               paid call
 not sent (refused, connect, pool timeout)   again                   again
 429                                         again, after the reset  again, after the reset
 a redirect, a proxy's 4xx page              again                   again
-5xx response to the call itself             again                   unknown (twice more, if configured)
+5xx response to the call itself             again                   **unknown**
 lost after sending (timeout, reset, cut)    again                   **unknown**
 ==========================================  ======================  ===============================
 
@@ -23,12 +23,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception, stop_after_attempt, stop_before_delay
-from tenacity.stop import stop_base
 
-from airflow_provider_segmind.exceptions import SegmindError, SegmindRateLimitError, SegmindServerError
-
-RESUBMIT_ATTEMPTS = 3
-"""Attempts at a paid call after which a 5xx is final: a 500 is often a bad value that fails every time."""
+from airflow_provider_segmind.exceptions import SegmindError, SegmindRateLimitError
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,37 +83,26 @@ def _growing(failures: int, jitter: float) -> float:
     return float(min(30.0, 0.5 * 2 ** min(failures, 10)) * (0.5 + jitter))
 
 
-class _StopResubmitting(stop_base):
-    """Stop after repeated 5xx to a paid call, even within the retry limits."""
-
-    def __call__(self, retry_state: RetryCallState) -> bool:
-        error = retry_state.outcome.exception() if retry_state.outcome else None
-        return isinstance(error, SegmindServerError) and retry_state.attempt_number >= RESUBMIT_ATTEMPTS
-
-
-def _options(limits: RetryLimits, rng: random.Random, paid: bool) -> dict[str, Any]:
+def _options(limits: RetryLimits, rng: random.Random) -> dict[str, Any]:
     def wait(state: RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
         return seconds_before_retry(error, state.attempt_number, rng.random())
 
-    stop = stop_after_attempt(limits.attempts) | stop_before_delay(limits.seconds)
     return {
         "retry": retry_if_exception(may_send_again),
-        "stop": stop | _StopResubmitting() if paid else stop,
+        "stop": stop_after_attempt(limits.attempts) | stop_before_delay(limits.seconds),
         "wait": wait,
         "reraise": True,
     }
 
 
-def retrying(
-    limits: RetryLimits, *, sleep: Callable[[float], None], rng: random.Random, paid: bool = False
-) -> Retrying:
+def retrying(limits: RetryLimits, *, sleep: Callable[[float], None], rng: random.Random) -> Retrying:
     """Return the retry loop of the sync client."""
-    return Retrying(sleep=sleep, **_options(limits, rng, paid))
+    return Retrying(sleep=sleep, **_options(limits, rng))
 
 
 def async_retrying(
-    limits: RetryLimits, *, sleep: Callable[[float], Awaitable[None]], rng: random.Random, paid: bool = False
+    limits: RetryLimits, *, sleep: Callable[[float], Awaitable[None]], rng: random.Random
 ) -> AsyncRetrying:
     """Return the retry loop of the async client."""
-    return AsyncRetrying(sleep=sleep, **_options(limits, rng, paid))
+    return AsyncRetrying(sleep=sleep, **_options(limits, rng))

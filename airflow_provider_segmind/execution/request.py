@@ -514,7 +514,7 @@ class RequestExecution:
             given_up=decision.given_up,
             spent_before=self._spent_before,
         )
-        attempts = retrying(DEFAULT_LIMITS, sleep=self._sleep, rng=random.Random(), paid=True)
+        attempts = retrying(DEFAULT_LIMITS, sleep=self._sleep, rng=random.Random())
         while True:
             self._reservation = self._reserve(body)
             try:

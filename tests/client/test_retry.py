@@ -52,7 +52,7 @@ def test_a_call_that_has_waited_to_its_limit_is_not_retried_by_the_client() -> N
 
     assert error.retryable
     assert not may_send_again(error)
-    assert count(RetryLimits(attempts=5), error, paid=True) == 1
+    assert count(RetryLimits(attempts=5), error) == 1
 
 
 def test_no_error_of_unknown_billing_is_retryable() -> None:
@@ -83,7 +83,7 @@ def test_a_reset_in_the_past_of_a_wrong_clock_does_not_end_the_retries() -> None
     assert sum(seconds_before_retry(error, attempt, 0.5) for attempt in range(1, 6)) > 25
 
 
-def count(limits: RetryLimits, error: SegmindError, *, paid: bool = False) -> int:
+def count(limits: RetryLimits, error: SegmindError) -> int:
     calls = 0
 
     def call() -> None:
@@ -92,7 +92,7 @@ def count(limits: RetryLimits, error: SegmindError, *, paid: bool = False) -> in
         raise error
 
     with pytest.raises(type(error)) as caught:
-        retrying(limits, sleep=lambda _: None, rng=random.Random(1), paid=paid)(call)
+        retrying(limits, sleep=lambda _: None, rng=random.Random(1))(call)
     assert caught.value is error
     return calls
 
@@ -102,13 +102,8 @@ def test_a_call_is_tried_as_often_as_the_limits_say() -> None:
     assert count(RetryLimits(attempts=1), SegmindServerError("5xx")) == 1
 
 
-def test_a_paid_call_is_repeated_twice_at_most_after_a_server_error() -> None:
-    assert count(RetryLimits(attempts=6), SegmindServerError("5xx"), paid=True) == 3
-    assert count(RetryLimits(attempts=2), SegmindServerError("5xx"), paid=True) == 2
-
-
-def test_a_paid_call_that_was_never_sent_gets_all_attempts() -> None:
-    assert count(RetryLimits(attempts=6), SegmindConnectionError("refused"), paid=True) == 6
+def test_a_call_that_was_never_sent_gets_all_attempts() -> None:
+    assert count(RetryLimits(attempts=6), SegmindConnectionError("refused")) == 6
 
 
 def test_no_attempt_starts_after_the_last_second_allowed() -> None:
