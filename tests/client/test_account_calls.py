@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_segmind.client.polling import Pending
+from airflow_provider_segmind.client.poll_schedule import Pending
 from airflow_provider_segmind.exceptions import SegmindRequestFailedError, SegmindRequestTimeoutError
 from tests.support.clients import START, World, answer, result, status, submit
 
