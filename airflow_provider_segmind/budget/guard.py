@@ -89,7 +89,7 @@ def request_bound(model: str, inputs: Mapping[str, Any], prices: Mapping[str, Pr
     if output_cap_of(inputs) is None and not price.max_output_tokens and price.request is None:
         raise _no_bound(
             model,
-            "it has no output cap and the model's maximum output is not known. Set 'max_tokens' in the options or the "
+            "it has no output cap and the model's output limit is not known. Set 'max_tokens' in the options or the "
             "inputs, or 'max_output_tokens' next to the price",
         )
     bound = cost_bound(model, inputs, prices=prices)

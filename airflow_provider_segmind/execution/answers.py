@@ -17,7 +17,7 @@ from airflow_provider_segmind.exceptions import SegmindConfigError, shorten
 from airflow_provider_segmind.result_storage import ResultDestination, StoredResult, stored_result
 from airflow_provider_segmind.stores import locate
 
-FILE_ELSEWHERE = "its files are at Segmind only, which drops them; with an output_path they are stored, and it is kept"
+FILE_ELSEWHERE = "its files are only at Segmind, which drops them; set an output_path to store and reuse them"
 
 
 def answers_for(reuse_answers: str | timedelta, answers_path: str | None) -> AnswerCache | None:
@@ -49,7 +49,7 @@ def locate_answers(path: str) -> Any:
         return locate(path)
     except (ValueError, ImportError) as error:
         raise SegmindConfigError(
-            f"'answers_path' is in a storage that this Airflow does not support: {shorten(str(error))}. "
+            f"'answers_path' is in a storage system that this Airflow does not support: {shorten(str(error))}. "
             "Nothing was sent."
         ) from error
 
@@ -63,7 +63,7 @@ def lasting_result(stored: StoredResult, request_id: str, model: str) -> tuple[b
     :returns: why it is not kept, in words, instead.
     """
     if stored.recovered:
-        return "it was put together from the request history"
+        return "it was reconstructed from the request history"
     manifest = stored.manifest
     if manifest is not None and not manifest.uris[0].endswith(".json"):
         return b"", manifest
@@ -80,7 +80,7 @@ def lasting_result(stored: StoredResult, request_id: str, model: str) -> tuple[b
 
 
 def recalled_result(answer: Answer, destination: ResultDestination) -> StoredResult | RequestResult | None:
-    """Return the result that an answer of the cache is, None when its files are gone."""
+    """Return the result of a cached answer, None when its files are gone."""
     if answer.manifest is not None:
         return stored_result(answer.request_id, destination, answer.manifest)
     return answer.result

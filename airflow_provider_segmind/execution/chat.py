@@ -249,9 +249,9 @@ class ChatExecution:
         self._xcom_push = xcom_push
         self._current: Exchange | None = None
         self.cost: float | None = None
-        """USD billed for the answer and the requests before it, None if unknown."""
+        """USD billed for the answer, including the requests before it; None if unknown."""
         self.reused: Answer | None = None
-        """The cached answer that this try returns, None if it has a request of its own."""
+        """The cached answer that this try returns, None if the try has a request of its own."""
 
     @property
     def request_id(self) -> str | None:
@@ -319,7 +319,7 @@ class ChatExecution:
         return self._exchange(self._first_inputs, Spent(), self._task_state(""))
 
     def _recalled(self) -> StoredResult | None:
-        """Return the answer that the answer cache has, None when this task must ask."""
+        """Return the cached answer, None if this task must submit a request."""
         first = self._first
         answer = first.execution.known_answer(schema=self._schema)
         result = None if answer is None else answer.result
@@ -373,7 +373,7 @@ class ChatExecution:
             record = state.read()
             resumed_by = event.request_id if event is not None and event.request_id != request_id else None
             if record is None or record.outcome is not None or (record.request_id or resumed_by) is None:
-                # An unknown or refused follow-up is decided where its body is at hand: after the reply before it.
+                # An unknown or refused follow-up is handled where its body is available: after the reply before it.
                 return exchange
             before = Spent.from_json(record.spent_before)
             _record_followed(exchange, before)
@@ -418,7 +418,7 @@ class ChatExecution:
         line = summary(result.request_id, self._model, StoredResult(result.to_json()))
         self._log.info("%s, finish reason %s", line, reply.finish_reason)
         if spent.requests > 1:
-            self._log.info("This answer has taken %d paid requests, %s in all", spent.requests, shown(spent.cost))
+            self._log.info("This answer took %d paid requests, %s in total", spent.requests, shown(spent.cost))
         self._xcom_push(key="usage", value=for_xcom(dict(spent.usage or {})).value)
         self._xcom_push(key="cost", value=for_xcom(spent.cost).value)
         self._xcom_push(key="finish_reason", value=for_xcom(str(reply.finish_reason)).value)
@@ -446,8 +446,8 @@ class ChatExecution:
         if stored.recovered:
             # The history has an output file at most, and that is not the model's answer.
             raise SegmindRequestExpiredError(
-                f"The answer to request {request_id!r} is gone: Segmind keeps one for an hour after submission, and "
-                "its request history has no text. It was billed. on_expired='resubmit' pays for a new one; "
+                f"The answer to request {request_id!r} is gone: Segmind keeps it for an hour after submission, and "
+                "its request history has no text. The request was billed. on_expired='resubmit' pays for a new one; "
                 "output_path prevents this.",
                 request_id=request_id,
                 cost=Metrics.model_validate(stored.metrics).cost,

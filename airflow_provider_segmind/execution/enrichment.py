@@ -118,15 +118,15 @@ class EnrichmentSettings:
         yield "no max_rows" if self.max_rows is None else f"max_rows {self.max_rows:,}"
         most = self.max_failed_rows
         if most is not None:
-            yield f"max_failed_rows {100 * most:g} %" if isinstance(most, float) else f"max_failed_rows {most:,}"
+            yield f"max_failed_rows {100 * most:g}%" if isinstance(most, float) else f"max_failed_rows {most:,}"
         rate, share = config.requests_per_minute, config.rate_share
         yield "no declared rate limit" if rate is None else f"{rate * share:g} calls a minute"
-        yield f"{self.concurrency} requests at once"
+        yield f"{self.concurrency} concurrent requests"
         if self.shard.count > 1:
             yield f"shard {self.shard.index} of {self.shard.count}"
         if self.sample is not None:
             yield f"the first {self.sample:,} rows only"
-        yield f"asks again: {', '.join(sorted(self.rerun)) or 'nothing'}"
+        yield f"rerun: {', '.join(sorted(self.rerun)) or 'nothing'}"
 
 
 class ProgressReporter:
@@ -369,7 +369,7 @@ class EnrichmentRun:
 
     def _wait_while_paused(self) -> None:
         """
-        Return when spending is allowed, or defer until it is.
+        Wait until spending is allowed, or defer until then.
 
         :raises SegmindPausedError: it was paused until the task was stopped or its time was up; nothing was sent.
         """
@@ -423,7 +423,7 @@ class EnrichmentRun:
         try:
             self._table.flush(engine)
         except SegmindEnrichmentError as error:
-            self._log.warning("The answers so far are written when the task continues: %s", error)
+            self._log.warning("Writing the answers so far failed; they are written when the task continues: %s", error)
 
     def _check_pause(self) -> None:
         """Pass a change of the switch to the engine; from the main thread."""
@@ -433,7 +433,7 @@ class EnrichmentRun:
             self._log.info("Spending is allowed again; the table continues")
         else:
             self._log.warning(
-                "Spending is paused: %s. No row is sent; answers to those in progress are fetched", reason
+                "Spending is paused: %s. No row is sent; answers to requests in flight are still fetched", reason
             )
         self._in_loop(self._pause_engine)
 
@@ -552,7 +552,7 @@ class EnrichmentRun:
         # Requests of unknown fate are looked up soon: their results are there for an hour.
         until = time.time() + LOOK_UP_AFTER if refusal.retryable else refusal.resets_at + random.random() * RESET_SPREAD
         if until >= self.settings.deadline:
-            self._log.warning("The next day or month of the budget begins after the task's execution_timeout")
+            self._log.warning("Not deferring: the budget resets only after the task's execution_timeout")
             return
         resume_state = self._suspend(engine)
         self._log.warning(
@@ -575,13 +575,15 @@ class EnrichmentRun:
         defer_until(until, self._defer, trigger)
 
     def _defer_for_place(self, engine: Engine) -> None:
-        """Defer until fewer paid requests of the Connection are in flight, when the run ended for want of a place."""
+        """
+        Defer until fewer paid requests of the Connection are in flight, when the run ended because no slot was free.
+        """
         error = None if engine.stopped is None else engine.stopped.error
         late = time.time() >= self.settings.deadline
         if not self.settings.deferrable or not isinstance(error, SegmindInFlightError) or late:
             return
         resume_state = self._suspend(engine)
-        self._log.info("%s Deferring until there is room", error)
+        self._log.info("%s Deferring until a slot is free", error)
         defer_for_place(
             self._defer,
             segmind_conn_id=self.settings.segmind_conn_id,
@@ -699,7 +701,7 @@ class EnrichmentRun:
             total = self._table.count(rows_read)
         except (SegmindError, OSError) as error:
             self._log.warning(
-                "A row of the sample cost %s on average. The cost of all rows is unknown, because they cannot be "
+                "A sample row cost %s on average. The cost of all rows cannot be estimated, because they cannot be "
                 "counted: %s",
                 *(shown(mean), error),
             )

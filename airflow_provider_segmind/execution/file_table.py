@@ -36,7 +36,7 @@ def locate_named(name: str, path: Any) -> StorePath:
         return locate(path_text(path))
     except (ValueError, ImportError) as error:
         raise SegmindConfigError(
-            f"{name!r} is {path_text(path)!r}, in a storage that this Airflow does not support: "
+            f"{name!r} is {path_text(path)!r}, in a storage system that this Airflow does not support: "
             f"{shorten(str(error))}. Nothing was sent."
         ) from error
 
@@ -93,7 +93,7 @@ class TableIO(ABC):
     """
     Reader of an enrichment's rows and writer of its answers; made in the task's main thread, for one try.
 
-    A subclass opens nothing before it is used. What it need not write while rows are asked, it leaves to :meth:`store`.
+    A subclass opens nothing before it is used. :meth:`store` writes what need not be written while rows are sent.
     """
 
     ledger: StorePath
@@ -102,16 +102,16 @@ class TableIO(ABC):
     @property
     @abstractmethod
     def source(self) -> str:
-        """What is read, for people."""
+        """What is read, for messages."""
 
     @property
     @abstractmethod
     def target(self) -> str:
-        """What is written, for people."""
+        """What is written, for messages."""
 
     @property
     def address(self) -> str:
-        """Where a browser finds the answers."""
+        """The address of the answers, for a browser."""
         return self.target
 
     @property
@@ -281,7 +281,7 @@ def read_manifests(given: Any) -> list[Manifest]:
     if not isinstance(items, list | tuple) or not all(isinstance(item, Mapping) for item in items):
         raise SegmindConfigError(
             "'manifests' contains something other than manifests: give it the output of the mapped task. Was it "
-            "'dry_run', or was its XCom not pushed?"
+            "a dry run, or was its XCom not pushed?"
         )
     if any("shard_count" not in item for item in items):
         raise SegmindConfigError("'manifests' contains estimates of a 'dry_run' instead of manifests.")
@@ -321,8 +321,8 @@ def add_report(manifest: Manifest, path: StorePath, *, task_url: str | None, log
     """
     Write the report of a run next to its manifest, and the manifest again with the report's path in it.
 
-    A report that cannot be drawn or written is only warned of: the answers are paid for, and their outcomes are in the
-    manifest.
+    A report that cannot be drawn or written only logs a warning: the answers are paid for, and their outcomes are in
+    the manifest.
 
     :param path: of the manifest, which has been written.
     :param task_url: the task instance in Airflow's UI, None where that address is not known.

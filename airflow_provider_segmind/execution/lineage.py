@@ -65,7 +65,7 @@ class Dataset:
 
 
 TypesByColumn = Mapping[str, str | None]
-"""Columns with their types, as far as they are known."""
+"""Columns with their types, where known."""
 NOTHING_KNOWN: TypesByColumn = {}
 Origins = Callable[[str], Iterable[tuple[Dataset, str]]]
 """Returns the columns of the inputs that a column of the source comes from."""

@@ -85,7 +85,7 @@ Defer = Callable[..., NoReturn]
 
 
 SLOT_PAUSE = 5.0
-"""Seconds, on average, between two attempts to get one of the Connection's ``max_paid_in_flight``."""
+"""Seconds, on average, between two attempts to get a slot of the Connection's ``max_paid_in_flight``."""
 RETURN_PATIENCE = 300.0
 """Seconds for which a worker waits for what other requests have reserved in a budget; then a retry asks again."""
 
@@ -204,7 +204,7 @@ class RequestExecution:
         self.cost: float | None = None
         """USD billed for the result, None if unknown."""
         self.reused: Answer | None = None
-        """The cached answer that this try returns, None if it has a request of its own."""
+        """The cached answer that this try returns, None if the try has a request of its own."""
 
     @property
     def record(self) -> SubmissionRecord:
@@ -307,7 +307,7 @@ class RequestExecution:
 
     def known_answer(self, *, schema: Any = None, options: Any = None) -> Answer | None:
         """
-        Return what the answer cache has, where this try would otherwise submit its first request.
+        Return the cached answer, if this try would otherwise submit its first request.
 
         A request of an earlier try comes first: it is paid for, and may be in flight.
 
@@ -333,7 +333,7 @@ class RequestExecution:
 
     def keep_answer(self, answer: Callable[[bytes], Answer | str], *, schema: Any = None, options: Any = None) -> None:
         """
-        Keep an answer in the answer cache, if the task uses one; never raises, because the answer is paid for.
+        Keep an answer in the answer cache, if the task uses it; never raises, because the answer is paid for.
 
         :param answer: makes it from the fingerprint of the question, or says why it is not kept.
         """
@@ -352,7 +352,7 @@ class RequestExecution:
                 self._settings.answers.keep(found)
         except Exception as error:  # noqa: BLE001 - stores raise errors of their own
             self._log.warning(
-                "The answer to request %s could not be kept for reuse (%s): the same question is paid for again",
+                "The answer to request %s could not be kept for reuse (%s): the same request will be paid for again",
                 *(self.request_id, type(error).__name__),
             )
 
@@ -447,7 +447,7 @@ class RequestExecution:
         return record
 
     def _note_found(self) -> None:
-        """Tell the budgets which of their reservations is of the request, and the log what else may be billed."""
+        """Tell the budgets which of their reservations belongs to the request, and the log what else may be billed."""
         if self.record.given_up:
             self._log.warning("%s", given_up_message(self.record.given_up))
         if self._settings.budget is not None:
@@ -557,14 +557,14 @@ class RequestExecution:
                     waits_since = self._clock() if waits_since is None else waits_since
                     self._wait_for_others(error, error.ask_again_in, waits_since + RETURN_PATIENCE)
             except SegmindInFlightError as error:
-                # The time for which it waits for a place is not one in which it could have had the money.
+                # While it waits for a slot it could not have reserved anyway, so this time does not count.
                 waits_since = None
                 self._wait_for_slot(error)
             self._looks_again = True
 
     @property
     def _may_leave_the_worker(self) -> bool:
-        """Whether nothing paid is only in its memory: the reply before a follow-up is, unless it was stored."""
+        """Whether every paid reply is also kept elsewhere: the one before a follow-up is not, unless it was stored."""
         return self._spent_before is None or self._settings.destination.folder is not None
 
     def _wait_for_next_window(self, error: SegmindBudgetError) -> None:
@@ -597,7 +597,7 @@ class RequestExecution:
         if self._clock() >= settings.deadline:
             raise error
         if settings.deferrable and self._may_leave_the_worker:
-            self._log.info("%s Deferring until there is room", error)
+            self._log.info("%s Deferring until a slot is free", error)
             defer_for_place(
                 self._defer,
                 segmind_conn_id=settings.segmind_conn_id,
@@ -643,7 +643,7 @@ class RequestExecution:
         Send the POST once, between two writes of the record: the intent, and that it was accepted.
 
         A worker that dies between two attempts leaves a record that says nothing was created, so the next try need not
-        ask the history; only one that dies during the POST leaves a bare intent.
+        search the history; only a worker that dies during the POST leaves an intent without an id.
         """
         self._sending = new
         try:
@@ -699,7 +699,7 @@ class RequestExecution:
             self.finished(Outcome.FAILED, cost=0.0)
             reason = state.error or "no reason given"
             failed = f"Segmind reports request {self.record.request_id!r} as FAILED: {reason!r}."
-            warning = f"{failed} It cost nothing: submitting a new one"
+            warning = f"{failed} It was not billed: submitting a new request"
             self._submit_new(SubmitNew.after(self.record, warning=warning))
 
     # A POST whose outcome is unknown.
@@ -717,7 +717,9 @@ class RequestExecution:
 
     def _resolve_unknown(self, record: SubmissionRecord, cause: SegmindError | None) -> None:
         settings = self._settings
-        self._log.warning(unknown_message(record, "Searching Segmind's request history; it is not sent again."))
+        self._log.warning(
+            unknown_message(record, "Searching Segmind's request history; the request is not sent again.")
+        )
         found, failure = self._search_history(record, history.HISTORY_WAITS)
         deadline = record.intent_at + settings.timeout
         pause = 2 * history.HISTORY_WAITS[-1]
@@ -726,7 +728,10 @@ class RequestExecution:
             pause = min(2 * pause, history.LONGEST_WAIT)
             found, failure = self._search_history(record, (0.0,))
         if found is not None:
-            self._log.info("Found it: request %s. Continuing with it, nothing is paid again", found.request_id)
+            self._log.info(
+                "Found request %s in the request history. Continuing with it; nothing is paid for again",
+                found.request_id,
+            )
             self._record = self._write(record.accepted(found.request_id, history.submission_time(found, record)))
             self._note_found()
             return
@@ -735,8 +740,8 @@ class RequestExecution:
             raise self._unknown(record, cause, failure) from (cause or failure)
         warning = unknown_message(
             record,
-            "The request history does not show it. Submitting again because of on_unknown='resubmit'; if that POST did "
-            "arrive, it is billed as well.",
+            "The request history does not show it. Submitting again because of on_unknown='resubmit'; if the lost POST "
+            "did arrive, it is billed as well.",
         )
         ended = unknown_message(record, "The request history does not show it; if it did arrive, it is billed.")
         self._submit_again(SubmitNew.after(record, resubmits=record.resubmits + 1, warning=warning), ended)
@@ -753,7 +758,7 @@ class RequestExecution:
     def _unknown(
         self, record: SubmissionRecord, cause: SegmindError | None, failure: SegmindError | None
     ) -> SegmindSubmissionUnknownError:
-        risk = "submits again, which pays twice if that POST did arrive"
+        risk = "submits again, which pays twice if the lost POST did arrive"
         if failure is None:
             found = "The request history does not show it (rows appear up to two hours late)."
         elif failure.billed is not None:

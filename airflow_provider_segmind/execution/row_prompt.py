@@ -97,7 +97,7 @@ class RowAttachments:
             path = locate(address)
         except (ValueError, ImportError) as error:
             raise SegmindRowError(
-                f"{name} is in a storage that this Airflow does not support: {shorten(str(error), 80)}."
+                f"{name} is in a storage system that this Airflow does not support: {shorten(str(error), 80)}."
             ) from error
         _check_store(path, name, template)
         shown = f"{name} ({shorten(path.name, 80)!r})"
@@ -125,7 +125,7 @@ def _check_reach(address: str, name: str, template: str) -> None:
         return
     read_as = address.translate(_STRIPPED)
     if any(".." in re.split(r"[/\\]", each) for each in (address, read_as)):
-        raise SegmindRowError(f"{name} leaves its folder by '..'.")
+        raise SegmindRowError(f"{name} leaves its folder through '..'.")
     if "@" in read_as.partition("://")[2].partition("/")[0] and "@" not in _PLACEHOLDER.split(template)[0]:
         raise SegmindRowError(f"{name} names a Connection, which a row may not: write it into the template.")
 
@@ -300,16 +300,17 @@ class RowPrompt:
         if bound.assumed_cap is not None and not self._assumption_logged:
             self._assumption_logged = True
             self._log.warning(
-                "The requests have no output cap%s. %d tokens of output, %s in all, are reserved for each. An output "
+                "The requests have no output cap%s. %d tokens of output, %s with the input, are reserved for each. An "
+                "output "
                 "cap ('max_tokens' in the options) leaves more for other requests",
                 *(_assumption(self._settings.model, bound), bound.assumed_cap, shown(bound.usd)),
             )
         if not bound.certain and bound.assumed_cap is None and not self._uncertainty_logged:
             self._uncertainty_logged = True
             self._log.info(
-                "max_cost=%s is kept only approximately, by the mean cost of earlier rows; requests in flight may "
-                "exceed it: %s. With a known price and an output cap (max_tokens in the options, or max_output_tokens "
-                "with the price) it is kept exactly.",
+                "max_cost=%s is enforced only approximately, using the mean cost of earlier rows; requests in flight "
+                "may exceed it: %s. With a known price and an output cap (max_tokens in the options, or "
+                "max_output_tokens with the price) it is enforced exactly.",
                 shown(self._settings.max_cost),
                 _why_uncertain(bound),
             )
@@ -319,9 +320,11 @@ class RowPrompt:
         if not self._assumption_logged:
             self._assumption_logged = True
             self._log.warning(
-                "The requests have no output cap%s. With %d tokens of output, %s in all, max_cost=%s would suffice for "
-                "fewer than %d of them, so it is kept approximately, by the highest bill so far. An output cap "
-                "('max_tokens' in the options) keeps it exactly",
+                "The requests have no output cap%s. With %d tokens of output, %s with the input, max_cost=%s would "
+                "cover "
+                "fewer than %d of them, so it is enforced approximately, using the highest bill so far. With an "
+                "output cap "
+                "('max_tokens' in the options) it is enforced exactly",
                 *(_assumption(self._settings.model, bound), bound.assumed_cap, shown(bound.usd), shown(limit)),
                 FEWEST_REQUESTS,
             )
@@ -362,11 +365,11 @@ class RowPrompt:
 
 def _assumption(model: str, bound: CostBound) -> str:
     if bound.certain:
-        return f", so model {model!r} may write as much as it can"
-    return f", and the most that model {model!r} can write is not known"
+        return f", so model {model!r} may write up to its output limit"
+    return f", and the output limit of model {model!r} is not known"
 
 
 def _why_uncertain(bound: CostBound) -> str:
     if bound.doubt:
-        return f"what {shorten(bound.doubt, 100)!r} costs is not known"
+        return f"the cost of {shorten(bound.doubt, 100)!r} is not known"
     return "a request has no upper bound" if bound.usd else "the price of a request to the model is not known"

@@ -50,14 +50,14 @@ def _end(manifest: Manifest, manifest_path: object | None) -> Iterator[str]:
         yield f"{count:,} {outcome}: {reason}"
     if rest := sum(count for _, _, count in reasons[MOST_REASONS:]):
         yield f"{rest:,} for other reasons"
-    unpriced = f", and {counted(manifest.unpriced, 'distinct row')} of unknown price" if manifest.unpriced else ""
+    unpriced = f", and {counted(manifest.unpriced, 'distinct row')} of unknown cost" if manifest.unpriced else ""
     yield f"Billed in this run: {shown(manifest.cost)} for {counted(manifest.requests, 'request')}{unpriced}"
     yield f"Calls in this try: {manifest.calls:,}, including {counted(manifest.posts, 'paid submission')}"
     free = {
         "of other runs in the ledger": counted(manifest.cache_hits - manifest.reused, "distinct row"),
         "from the answer cache": counted(manifest.reused, "distinct row"),
-        "equal to one before": counted(manifest.duplicates_saved, "row"),
-        "in the target already": counted(manifest.rows_unchanged, "row"),
+        "equal to an earlier one": counted(manifest.duplicates_saved, "row"),
+        "already in the target": counted(manifest.rows_unchanged, "row"),
     }
     found = [f"{count} {where}" for where, count in free.items() if not count.startswith("0 ")]
     if found:

@@ -100,7 +100,7 @@ def test_a_killed_step_costs_and_changes_nothing(outcomes: dict[str, CaseResult]
 def test_a_request_whose_response_was_lost_is_found_in_the_history(outcomes: dict[str, CaseResult], mode: str) -> None:
     outcome = outcomes[f"{mode}-accepted"]
 
-    assert f"Found it: request {outcome.accepted[0]}" in outcome.log
+    assert f"Found request {outcome.accepted[0]} in the request history" in outcome.log
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -129,7 +129,7 @@ def test_an_unknown_post_is_sent_again_with_on_unknown_resubmit_and_a_warning(
     _check_killed_once(outcome)
     assert outcome.state == "success", outcome.log
     assert (outcome.posts, len(outcome.accepted), outcome.billed) == (2, accepted, accepted)
-    assert "if that POST did arrive, it is billed as well." in outcome.log
+    assert "if the lost POST did arrive, it is billed as well." in outcome.log
 
 
 @pytest.mark.parametrize("mode", MODES)

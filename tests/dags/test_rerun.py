@@ -52,4 +52,4 @@ def test_a_parameter_chooses_the_rows_that_are_asked_again(
     assert [manifest["posts"] for manifest in manifests] == [4, 1]
     assert [manifest["outcomes"]["success"] for manifest in manifests] == [2, 3]
     assert manifests[1]["reasons"] == {"failed": {"the model is overloaded": 1}}
-    assert "asks again: blocked, truncated" in ended["again"]["log"]
+    assert "rerun: blocked, truncated" in ended["again"]["log"]

@@ -48,4 +48,4 @@ def test_deferrable_tasks_never_have_more_in_flight_than_the_limit_and_all_end(
         others = [one for one in jobs if one.submitted <= job.submitted < (one.ended or float("inf"))]
         assert len(others) <= LIMIT
     logs = [rest.log("e2e_deferrable", run_id, "ask") for run_id in runs]
-    assert any("Deferring until there is room" in log for log in logs)
+    assert any("Deferring until a slot is free" in log for log in logs)

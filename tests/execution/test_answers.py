@@ -477,7 +477,7 @@ def test_files_that_are_at_segmind_only_are_not_kept(
     make().execute(Run(run_id="tuesday").context())
 
     assert len(emulator.posts()) == 2
-    assert "is not kept for reuse: its files are at Segmind only" in caplog.text
+    assert "is not kept for reuse: its files are only at Segmind" in caplog.text
     assert not (tmp_path / "answers").exists()
 
 

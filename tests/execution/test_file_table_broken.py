@@ -119,7 +119,7 @@ def test_only_the_needed_columns_are_read_from_parquet(table: Table) -> None:
         ("folder.jsonl", "led", "'output_path' names .* which is a folder"),
         ("/proc/none/out.jsonl", "led", "'output_path': .* cannot be written"),
         ("out.jsonl", "things.jsonl", "'ledger_path' .* is a file"),
-        ("nowhere://bucket/out.jsonl", "led", "'output_path' is .* in a storage that this Airflow"),
+        ("nowhere://bucket/out.jsonl", "led", "'output_path' is .* in a storage system that this Airflow"),
     ],
 )
 def test_an_output_that_cannot_be_written_is_named_before_anything_is_sent(
@@ -137,7 +137,7 @@ def test_an_output_that_cannot_be_written_is_named_before_anything_is_sent(
 @pytest.mark.parametrize("source", ["nowhere://bucket/t.csv", [{"id": 1, "thing": "sky"}, "nowhere://bucket/t.csv"]])
 def test_a_source_in_an_unknown_store_is_named_before_anything_is_sent(table: Table, source: Any) -> None:
     with pytest.raises(
-        AirflowFailException, match=r"'source' is 'nowhere://bucket/t\.csv', in a storage that this Airflow"
+        AirflowFailException, match=r"'source' is 'nowhere://bucket/t\.csv', in a storage system that this Airflow"
     ):
         table.ask(source=source)
     assert not table.posts

@@ -71,7 +71,7 @@ def gone_after_completion(emulator: Emulator) -> None:
 
 
 NOT_SENT_AGAIN = "Nothing was sent again"
-ADOPTED = "Found it: request"
+ADOPTED = "Found request"
 TABLE = [
     Row("400", refused(400, {"error": "Missing field: prompt"}), e.SegmindBadRequestError, words="Missing field"),
     Row(

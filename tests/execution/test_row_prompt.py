@@ -85,8 +85,8 @@ def test_the_text_is_not_known_where_more_depends_on_the_row(changed: dict[str, 
 @pytest.mark.parametrize(
     ("model", "body", "reason"),
     [
-        ("gemini-3.1-flash-lite", {"max_tokens": 9, "web_search": True}, "what 'web_search' costs is not known"),
-        ("gemini-3.1-flash-lite", {"max_tokens": 9, "num_outputs": 2}, "what 'num_outputs' costs is not known"),
+        ("gemini-3.1-flash-lite", {"max_tokens": 9, "web_search": True}, "the cost of 'web_search' is not known"),
+        ("gemini-3.1-flash-lite", {"max_tokens": 9, "num_outputs": 2}, "the cost of 'num_outputs' is not known"),
         ("nobody-sells-this-1", {"max_tokens": 9}, "the price of a request to the model is not known"),
     ],
 )
@@ -102,7 +102,10 @@ def test_the_log_says_once_why_max_cost_is_kept_only_approximately(
 
 @pytest.mark.parametrize(
     ("limit", "said_of_model"),
-    [(5_000, "model 'm' may write as much as it can. 5000 tokens"), (None, "can write is not known. 65536 tokens")],
+    [
+        (5_000, "model 'm' may write up to its output limit. 5000 tokens"),
+        (None, "output limit of model 'm' is not known. 65536 tokens"),
+    ],
 )
 def test_the_log_says_once_what_is_reserved_without_an_output_cap(
     caplog: pytest.LogCaptureFixture, limit: int | None, said_of_model: str
@@ -124,5 +127,5 @@ def test_without_an_output_cap_a_small_max_cost_is_estimated_instead_of_sending_
     assert {one.certain for one in found} == {certain}
     if not certain:
         assert found[0].usd < 0.0001 < 0.09 < (found[0].ceiling or 0)
-    assert caplog.text.count("kept approximately") == (not certain)
+    assert caplog.text.count("enforced approximately") == (not certain)
     assert caplog.text.count("no output cap") == 1

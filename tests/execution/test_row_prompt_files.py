@@ -166,7 +166,7 @@ def test_a_dry_run_counts_pictures_and_rows_that_cannot_be_asked(album: Album) -
         ("/photos/{name}", "../etc/passwd", "leaves its folder"),
         ("{name}", "s3://other@vault/secret.png", "names a Connection"),
         ("s3://{name}", "other@vault/secret.png", "names a Connection"),
-        ("{name}", "gopher://photos/a.png", "storage that this Airflow does not support"),
+        ("{name}", "gopher://photos/a.png", "storage system that this Airflow does not support"),
         ("s3://aws@photos/{name}", "a/../../other/secret.png", "leaves its folder"),
     ],
 )

@@ -44,8 +44,8 @@ def test_a_table_says_at_its_start_what_it_reads_asks_and_writes_and_its_limits(
         f"Source: {source}; target: {folder}/colours.1-of-2.sample.jsonl; ledger: {folder}/_segmind_ledger",
         f"Model: gemini-3.1-flash-lite; prompt: {manifest['prompt_hash'][:12]}; answer columns: answer",
         (
-            "Limits: max_cost $5.00; max_rows 100; max_failed_rows 10 %; no declared rate limit; 64 requests at once; "
-            "shard 1 of 2; the first 20 rows only; asks again: failed"
+            "Limits: max_cost $5.00; max_rows 100; max_failed_rows 10%; no declared rate limit; "
+            "64 concurrent requests; shard 1 of 2; the first 20 rows only; rerun: failed"
         ),
     ]
     assert manifest["source"] == source
@@ -64,7 +64,7 @@ def test_the_declared_rate_limit_is_named_and_given_rows_are_counted(
     lines = lines_of(caplog)
     assert lines[0].startswith("Source: rows given to the task (2 rows); target: ")
     assert "max_failed_rows 3; 3000 calls a minute; " in lines[2]
-    assert lines[2].endswith("asks again: nothing")
+    assert lines[2].endswith("rerun: nothing")
 
 
 def test_a_table_ends_with_one_block_that_warns_of_rows_without_an_answer(
@@ -99,7 +99,7 @@ def test_a_table_with_all_answers_ends_without_a_warning(table: Table, caplog: p
 
     assert lines_of(caplog, level=logging.WARNING) == []
     assert "All 2 rows answered (1 distinct row)" in lines_of(caplog)
-    assert "Answered at no cost: 1 row equal to one before" in lines_of(caplog)
+    assert "Answered at no cost: 1 row equal to an earlier one" in lines_of(caplog)
 
 
 def test_only_the_most_frequent_reasons_are_in_the_log_and_the_others_are_counted(

@@ -89,7 +89,7 @@ def test_the_output_of_a_shard_is_not_overwritten(shards: list[dict[str, Any]]) 
 
 def test_a_path_in_an_unknown_store_is_named(shards: list[dict[str, Any]]) -> None:
     with pytest.raises(
-        AirflowFailException, match=r"'output_path' is 'nowhere://b/t\.csv', in a storage that this Airflow"
+        AirflowFailException, match=r"'output_path' is 'nowhere://b/t\.csv', in a storage system that this Airflow"
     ):
         merge(shards, output_path="nowhere://b/t.csv")
 
