@@ -216,7 +216,7 @@ _GROWTH = math.log(1.05)
 
 
 class Latencies:
-    """Counts of seconds in buckets 5 % wide, so that quantiles of several shards can be computed from their sum."""
+    """Counts of seconds in buckets 5% wide, so that quantiles of several shards can be computed from their sum."""
 
     def __init__(self) -> None:
         self.counts: Counter[int] = Counter()

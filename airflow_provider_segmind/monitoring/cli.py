@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 PROGRAM = "python -m airflow_provider_segmind"
 ABOUT = "Inspect and control requests to Segmind and what they cost."
 EXIT_CODES = (
-    "Exit codes: 0 done; 1 the check found a problem, or what was asked for is missing or cannot be read; "
+    "Exit codes: 0 done; 1 the check found a problem, or the requested item is missing or cannot be read; "
     "2 wrong arguments; 3 the metadata database cannot be reached from here."
 )
 _COMMANDS = "airflow_provider_segmind.monitoring.commands"
@@ -89,7 +89,7 @@ COMMANDS = (
             Argument(
                 "--at-segmind",
                 action="store_true",
-                help="list Segmind's request history instead, and mark what no task is known to have submitted",
+                help="list Segmind's request history instead, and mark requests that no known task submitted",
             ),
             Argument("--limit", type=int, default=100, help="rows of the history that are read (default: 100)"),
             CONNECTION,
@@ -103,7 +103,9 @@ COMMANDS = (
         "show_spend",
         (
             Argument("--since", help="ISO 8601, epoch seconds, today, or a span such as 12h or 7d (default: all)"),
-            Argument("--by", default="dag", help="of dag, task, model, day, run; several with commas (default: dag)"),
+            Argument(
+                "--by", default="dag", help="any of dag, task, model, day, run, separated by commas (default: dag)"
+            ),
             Argument(
                 "--reconcile",
                 action="store_true",
@@ -136,7 +138,7 @@ COMMANDS = (
             Argument("manifest", metavar="MANIFEST", help="….manifest.json of the run: a path or URI"),
             Argument("--outcome", help="only rows with this outcome, such as truncated"),
             Argument("--reason", help="only rows whose reason contains this text"),
-            Argument("--limit", type=int, help="at most so many rows"),
+            Argument("--limit", type=int, help="at most this many rows"),
         ),
     ),
     Command(
@@ -177,15 +179,15 @@ COMMANDS = (
             Argument(
                 "--older-than",
                 metavar="SPAN",
-                help="answers whose request is older, such as 90d or 12h; with a "
-                "manifest or a ledger, its rows that are unchanged for so long",
+                help="answers whose request is older than this, such as 90d or 12h; with a "
+                "manifest or a ledger, its rows that have not changed for that long",
             ),
             Argument("--answers-path", help="the answer cache (default: [segmind] answers_path)"),
             Argument("--ledger", help="the ledger's folder, where a manifest does not name it"),
             Argument("--yes", action="store_true", help="remove what was found; without it nothing is changed"),
             OUTPUT,
         ),
-        "What was found is listed first, and searched for again after it was removed.",
+        "Matches are listed first; after they are removed, the search is repeated.",
     ),
     Command(
         "pause",

@@ -131,8 +131,8 @@ def list_requests(values: Namespace) -> int:
     """List the requests in flight, or the request history."""
     if values.at_segmind and values.dag:
         raise SegmindConfigError(
-            "--dag selects tasks, and Segmind's history has requests of others, too: give --at-segmind without it. The "
-            "column DAG shows what is known."
+            "--dag selects tasks, but Segmind's history also has requests of no known task: use --at-segmind without "
+            "it. The column DAG shows what is known."
         )
     with _reader() as reader:
         if values.at_segmind:
@@ -158,7 +158,9 @@ def show_spend(values: Namespace) -> int:
     """Show what was spent."""
     by, since = _dimensions(values.by), _since(values.since)
     if values.conn_id and not values.reconcile:
-        raise SegmindConfigError("--conn-id names whose history --reconcile reads; without that give --dag or --by.")
+        raise SegmindConfigError(
+            "--conn-id selects the history for --reconcile; without --reconcile, use --dag or --by."
+        )
     with _reader() as reader:
         added = _reconcile(reader, since, values.conn_id) if values.reconcile else []
         view = reader.spend(since=since, by=by, dag_ids=values.dag)
@@ -168,11 +170,11 @@ def show_spend(values: Namespace) -> int:
         return code
     for one in added:
         if "error" in one:
-            complain(f"{one['connection']}: its history was not read to its end: {one['error']}")
+            complain(f"{one['connection']}: its history could not be read completely: {one['error']}")
             continue
         say(
             f"{one['connection']}: {counted(one['added'], 'request')} added to the record from Segmind's history, "
-            f"{counted(one['priced'], 'cost')} filled in, {usd(one['cost_micros'])} together."
+            f"{counted(one['priced'], 'cost')} filled in, {usd(one['cost_micros'])} in total."
         )
     titles = (*(name.upper() if name == "dag" else name for name in by), "requests", "USD", "without a cost", "tokens")
     rows = [(*(part or "-" for part in group.key), *_spend_cells(group)) for group in view.groups]
@@ -298,9 +300,9 @@ def _forget_old_rows(values: Namespace) -> int:
     if values.yes and found:
         wanted.remove(writer_timeout=writer_timeout())
         left = [asdict(trace) for trace in wanted.search()]
-    note = f"{counted(len(wanted.marks.fingerprints), 'distinct row')} without news since {iso(before)}."
+    note = f"{counted(len(wanted.marks.fingerprints), 'distinct row')} without an event since {iso(before)}."
     _print_forgotten(
-        values, found, left, f"{note} If one of them is asked again, it is paid for again." if found else note
+        values, found, left, f"{note} If one of them is sent again, it is paid for again." if found else note
     )
     return PROBLEM if left else DONE
 
@@ -427,7 +429,7 @@ def _stores(conn_ids: Sequence[str]) -> tuple[dict[str, str], bool]:
         "records_of_requests": f"{state} ([segmind] state_path)" if state else own,
         "large_results": f"{output} ([segmind] output_path)" if output else everywhere,
         "answer_cache": f"{answers} ([segmind] answers_path)" if answers else "none, unless a task names one",
-        "record_of_spend": spend,
+        "spend_record": spend,
         "budgets": budgets,
     }, works
 
@@ -497,8 +499,8 @@ def _list_history(values: Namespace, reader: Reader) -> int:
     print_table(titles, cells, right=titles[-1:])
     unknown = sum(not one["known"] for one in rows)
     say(
-        f"{counted(len(rows), 'request')}, {unknown} of them unknown to this deployment: to its tasks, to the record "
-        "of spend, and to the ledgers of its latest tables as far as they can be read here."
+        f"{counted(len(rows), 'request')}, {unknown} of them unknown to this deployment: to its tasks, its spend "
+        "record, and the ledgers of its latest tables that can be read here."
     )
     return DONE
 
@@ -633,7 +635,7 @@ def _spend_json(view: SpendView, by: Sequence[Dimension]) -> dict[str, Any]:
 
 
 def _reconcile(reader: Reader, since: float | None, conn_ids: Sequence[str] | None) -> list[dict[str, Any]]:
-    """Complete the spend record for each account, and return what was added, or what was in the way."""
+    """Complete the spend record for each account, and return what was added, or the error."""
     store = configured_store()
     if store is None:
         raise SegmindConfigError(
@@ -665,7 +667,7 @@ def _accounts(reader: Reader, conn_id: str | None = None) -> list[str]:
 def _dimensions(text: str) -> tuple[Dimension, ...]:
     names = [name.strip().lower() for name in text.split(",") if name.strip()]
     if unknown := [name for name in names if name not in DIMENSIONS]:
-        raise SegmindConfigError(f"--by is {', '.join(unknown)}; it must be of {', '.join(DIMENSIONS)}.")
+        raise SegmindConfigError(f"--by is {', '.join(unknown)}; it must be one or more of {', '.join(DIMENSIONS)}.")
     return tuple(dimension for name in names for dimension in DIMENSIONS if dimension == name)
 
 

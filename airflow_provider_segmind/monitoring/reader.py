@@ -120,7 +120,7 @@ class TableRun:
     One enrichment: one task instance of an operator for tables.
 
     :param state: of the task instance, as Airflow names it.
-    :param manifest: what it has written, also if it failed then; None before, and where it pushed no XCom.
+    :param manifest: what it has written, even if it then failed; None before that, and if it pushed no XCom.
     :param ledger: where its ledger is, None where that is unknown.
     :param progress: see :class:`~airflow_provider_segmind.enrichment.stats.Progress`; None if unknown.
     :param updated_at: epoch seconds of the progress, else of the task's end or start.

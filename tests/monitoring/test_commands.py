@@ -465,7 +465,7 @@ def test_the_record_is_completed_for_named_accounts_and_one_that_fails_does_not_
     assert "nowhere" in missing["error"]
     assert (good["connection"], good["added"]) == ("of_the_environment", 1)
     assert found["total"]["requests"] == 1
-    assert "a_wrong_key: its history was not read" in spoken[1]
+    assert "a_wrong_key: its history could not be read" in spoken[1]
     assert fine[0] == 0
     assert "of_the_environment" not in all_of_the_database[1]
     assert "--reconcile" in alone[1]

@@ -193,12 +193,12 @@ def test_old_rows_of_a_ledger_are_removed_and_newer_ones_are_kept(
 
     code, printed = command(*old)
     assert code == 0
-    assert "1 distinct row without news since" in printed
+    assert "1 distinct row without an event since" in printed
     assert "it is paid for again" in printed
     code, printed = command(*old, "--yes")
     assert code == 0
     assert "Removed. A search for it now finds 0." in printed
-    assert "0 distinct rows without news" in command(*old)[1]
+    assert "0 distinct rows without an event" in command(*old)[1]
 
     posts = len(table.emulator.posts())
     table.ask(source=things("sun", "moon"), max_failed_rows=None, ledger_path=ledger)

@@ -67,7 +67,7 @@ STATIC = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "ima
 TABLE = "/tables/{dag_id}/{run_id}/{task_id}/{map_index}"
 REFUSALS = {
     HTTPStatus.UNAUTHORIZED: "Log in to Airflow first.",
-    HTTPStatus.FORBIDDEN: "Your user may not see or do this. Rights are those of the DAG in Airflow.",
+    HTTPStatus.FORBIDDEN: "You do not have permission to see or do this. Permissions are those of the DAG in Airflow.",
     HTTPStatus.NOT_FOUND: "There is nothing at this address.",
 }
 MAX_FORM_BYTES = 4096
@@ -214,7 +214,7 @@ def in_flight(request: Request, viewer: User) -> Response:
 
 
 def may_pause(viewer: User) -> None:
-    """Refuse who may not change the Variable that pauses all spending."""
+    """Refuse users who may not change the Variable that pauses all spending."""
     if not viewer.may_change_variable(PAUSE_VARIABLE):
         raise HTTPException(HTTPStatus.FORBIDDEN, "Forbidden")
 
@@ -264,7 +264,7 @@ def spend(request: Request, viewer: User, by: str = "dag", since: str = "", unti
             linked = viewer.dag_ids()
             view = visible(everything, None if viewer.may_read_all(session, linked) else linked, stack)
     except Exception as error:
-        log.warning("The spend cannot be read", exc_info=True)
+        log.warning("The spend data cannot be read", exc_info=True)
         values["trouble"] = str(error) if isinstance(error, SegmindError) else type(error).__name__
     else:
         lines = spend_lines(view)

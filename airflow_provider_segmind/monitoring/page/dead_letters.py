@@ -67,7 +67,7 @@ def refusal(manifest: Manifest) -> str:
     for path in manifest.dead_letters:
         if not may_read(path):
             return (
-                "Their file is in no folder that this page may read. Those are [segmind] output_path and page_paths of "
+                "Their file is in none of the folders that this page may read: [segmind] output_path and page_paths of "
                 "the API server."
             )
         try:
@@ -76,8 +76,8 @@ def refusal(manifest: Manifest) -> str:
         except Exception as error:  # noqa: BLE001 - stores and their libraries raise anything
             return _unreachable(error)
         if size > MAX_FILE_BYTES:
-            return f"Their file has {size / 1e6:,.0f} MB, and this page reads up to {MAX_FILE_BYTES / 1e6:.0f} MB."
-    return "" if manifest.dead_letters else "The run wrote no file of them."
+            return f"Their file has {size / 1e6:,.0f} MB, but this page reads at most {MAX_FILE_BYTES / 1e6:.0f} MB."
+    return "" if manifest.dead_letters else "The run wrote no dead-letter file."
 
 
 def find(reader: Reader, manifest: Manifest, outcome: str | None, reason: str | None) -> Found:

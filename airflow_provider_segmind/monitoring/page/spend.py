@@ -84,7 +84,7 @@ def visible(view: SpendView, dag_ids: Collection[str] | None, stack: Stack) -> S
     """
     Return what some DAGs spent, by day and by DAG or model; the total and the beginning are theirs as well.
 
-    :param dag_ids: None for all, also those that do not exist any more, and what no DAG spent.
+    :param dag_ids: None for all, including deleted ones, and what no DAG spent.
     """
     sums: dict[tuple[str, str], SpendGroup] = {}
     total = SpendGroup(key=())
@@ -136,7 +136,7 @@ def draw_days(view: SpendView, lines: Sequence[SpendLine], period: Period) -> Ch
             stacks[day][name] = stacks[day].get(name, 0) + group.cost_micros
     high = max((sum(parts.values()) for parts in stacks.values()), default=0) / 1e6
     if not high:
-        return Chart("spend", "USD by day", "Nothing was billed in these days.")
+        return Chart("spend", "USD by day", "Nothing was billed on these days.")
     ticks = [(tick, usd(tick * 1e6)) for tick in round_ticks(high * 1.05, 5)]
     left = 20 + 7 * max(len(label) for _, label in ticks)
     plot = Plot(width=1110.0, left=left, x_high=len(days), y_low=0, y_high=high * 1.05)

@@ -304,7 +304,7 @@ def test_dead_letters_outside_the_configured_folders_are_not_read(
 
     assert "SECRET" not in text
     assert "root:" not in text
-    assert "is in no folder that this page may read" in text
+    assert "is in none of the folders that this page may read" in text
     assert answer.status_code == 409
     assert "SECRET" not in answer.text
 
@@ -319,7 +319,7 @@ def test_a_link_out_of_the_configured_folder_is_not_followed(visit: Visit, store
     text = visit().get(RUN_PATH).text
 
     assert "SECRET" not in text
-    assert "is in no folder that this page may read" in text
+    assert "is in none of the folders that this page may read" in text
 
 
 def test_a_file_that_cannot_be_read_or_is_too_large_is_a_sentence(
@@ -332,7 +332,7 @@ def test_a_file_that_cannot_be_read_or_is_too_large_is_a_sentence(
     missing = visit().get(RUN_PATH)
 
     assert (large.status_code, missing.status_code) == (200, 200)
-    assert "and this page reads up to 0 MB" in large.text
+    assert "but this page reads at most 0 MB" in large.text
     assert "cannot be read from the API server (FileNotFoundError)" in missing.text
     assert "488" in missing.text
 

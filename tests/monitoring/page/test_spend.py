@@ -77,10 +77,10 @@ def test_the_page_shows_the_money_of_each_dag_and_the_total(
         assert '<td>total</td><td class="number">$0.028</td>' in text
         assert "has not reported the cost of 1 request," in text
         assert "From the spend record." in text
-        assert "The first figure here is of 2026-11-25." in text
+        assert "The first figure here is from 2026-11-25." in text
     assert "<title>2026-11-26: shop, $0.0267</title>" in by_dag
     assert "<title>2026-11-25: veo, $0.0013</title>" in by_model
-    assert "95.4 %" in by_dag
+    assert "95.4%" in by_dag
 
 
 def test_a_user_sees_the_money_of_readable_dags_only_in_the_total_too(
@@ -96,7 +96,7 @@ def test_a_user_sees_the_money_of_readable_dags_only_in_the_total_too(
     for by in ("dag", "model"):
         text = visit().get(f"/spend?by={by}&{DAYS}").text
         assert '<td>total</td><td class="number">$0.0267</td>' in text
-        assert "The first figure here is of 2026-11-26." in text
+        assert "The first figure here is from 2026-11-26." in text
         for hidden in ("secret", "covert", "$1"):
             assert hidden not in text
 
@@ -113,7 +113,7 @@ def test_who_may_read_all_dags_sees_what_no_dag_and_deleted_dags_spent(
 
     for text in (by_dag, by_model):
         assert '<td>total</td><td class="number">$0.001234</td><td></td>\n<td class="number">4</td>' in text
-        assert "also those of deleted DAGs and of no DAG" in text
+        assert "including those of deleted DAGs and of no DAG" in text
     assert '/dags/shop" target="_top">shop</a>' in by_dag
     assert 'no DAG</td>\n<td class="number">$0.000204</td>' in by_dag
     assert 'deleted</td>\n<td class="number">$0.00003</td>' in by_dag
@@ -200,7 +200,7 @@ def test_a_record_that_cannot_be_read_is_a_sentence(
     answer = visit("viewer").get("/spend")
 
     assert answer.status_code == 200
-    assert "The spend cannot be read." in answer.text
+    assert "The spend data cannot be read." in answer.text
 
 
 def test_a_record_is_added_up_once_a_minute(
@@ -244,7 +244,7 @@ def test_the_chart_adds_up_to_the_total_whatever_the_number_of_dags() -> None:
 def test_nothing_billed_is_a_sentence_instead_of_a_chart() -> None:
     chart = draw_days(view_of(), [], Period(TODAY, TODAY))
 
-    assert (chart.svg, chart.described) == ("", "Nothing was billed in these days.")
+    assert (chart.svg, chart.described) == ("", "Nothing was billed on these days.")
 
 
 @pytest.mark.parametrize(
