@@ -2,59 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
-from airflow_provider_segmind.client.models import (
-    RecordPage,
-    RequestRecord,
-    RequestResult,
-    RequestState,
-    SubmittedRequest,
-)
-from airflow_provider_segmind.client.poll_schedule import Pending
+from airflow_provider_segmind.client.async_client import AsyncSegmindClient
+from airflow_provider_segmind.client.models import RequestResult
 from airflow_provider_segmind.defaults import OnUnknown, Rerun
 from airflow_provider_segmind.enrichment.outcomes import FinishedRequest
 from airflow_provider_segmind.exceptions import SegmindError
 
-
-class Client(Protocol):
-    """What the engine needs of a client; :class:`~airflow_provider_segmind.client.client.AsyncSegmindClient` has it."""
-
-    def count_calls(self, count: Callable[[bool], None], /) -> None:
-        """Report each HTTP call to the gateway, and whether it is a paid one."""
-
-    async def submit(
-        self,
-        model: str,
-        inputs: Mapping[str, Any],
-        /,
-        *,
-        on_permit: Callable[[], Awaitable[object]],
-        before_send: Callable[[], Awaitable[object]],
-    ) -> SubmittedRequest:
-        """
-        Send the paid POST.
-
-        ``on_permit`` is awaited when the rate limiter has let the call through; ``before_send`` when the call has its
-        connection and the next step is to send. What they raise is raised, and nothing was sent.
-        """
-
-    def seconds_until_submit(self) -> float:
-        """Return in how many seconds the rate limit allows the next POST at the earliest."""
-
-    def typical_seconds(self, model: str, /) -> float:
-        """Return how many seconds a request of the model usually takes."""
-
-    async def wait(self, pending: Pending, /, *, fetch: bool = ...) -> RequestState | None:
-        """Wait for the request to end and return its result."""
-
-    async def get_request_record(self, request_id: str, /) -> RequestRecord:
-        """Look up one request of any age."""
-
-    async def list_request_records(self, **filters: Any) -> RecordPage:
-        """List a page of the request history."""
+Client: TypeAlias = AsyncSegmindClient
+"""What sends the requests of a table; a test may give another."""
 
 
 class SpendLog(Protocol):
