@@ -2,10 +2,10 @@
 Segmind as the model of pydantic-ai agents, so that ``@task.llm(llm_conn_id="segmind_default")`` works.
 
 Airflow's common-ai provider looks up the hook of the connection's type and calls its ``create_agent``. The agent asks
-its model once for each step. Each of these requests is one of a chat task's: it has a submission record of its own,
-the rate limiter, budgets and the spend record. The record is found by the task instance, the digest of the body, and
-how often this try has sent the same body before. A retry therefore sends the same bodies again, finds their records,
-and gets the answers that were paid for, up to the step that was never reached.
+its model once for each step. Each of these requests is handled like a request of a chat task: it has its own
+submission record, and goes through the rate limiter, budgets and spend record. The record is found by the task
+instance, the digest of the body, and how often this try has sent the same body before. A retry therefore sends the same
+bodies again, finds their records, and gets the answers that were paid for, up to the step that was never reached.
 
 The calls block the event loop, which is the task's own: Airflow's API for tasks is synchronous, and an execution
 timeout must be able to end the wait. Agents that run at the same time in one task wait for one another.
@@ -69,7 +69,7 @@ log = logging.getLogger(__name__)
 MODEL_PREFIX = "segmind:"
 """What may precede the model in ``model_id``, as pydantic-ai names a vendor."""
 SENT_SETTINGS = ("max_tokens", "temperature", "top_p", "top_k", "seed", "presence_penalty", "frequency_penalty")
-"""Settings of pydantic-ai that are sent under the same name; others have none at Segmind."""
+"""Settings of pydantic-ai that are sent under the same name; Segmind has no equivalent for the others."""
 LONGEST_DIGEST = 24
 _sent: dict[str, Counter[str]] = {}
 """How often each body was sent in this process, by try of a task instance."""
@@ -159,7 +159,7 @@ class SegmindModel(Model[Any]):
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """The text of a reply, and what the execution has pushed about it."""
+    """The text of a reply, and the values that the execution pushed to XCom for it."""
 
     text: str
     pushed: Mapping[str, Any]
@@ -186,7 +186,7 @@ class TaskRequests:
     def ask(
         self, messages: Sequence[ModelMessage], settings: ModelSettings | None, parameters: ModelRequestParameters
     ) -> ModelResponse:
-        """Send one request, or find it; return its reply as pydantic-ai reads it."""
+        """Send one request, or find the one an earlier try sent; return its reply in the form pydantic-ai reads."""
         with task_failures(self._earlier, ended=self._telemetry.send):
             output_type = _output_type(parameters)
             family = family_of(self.model)
@@ -202,7 +202,7 @@ class TaskRequests:
 
     def _earlier(self) -> str | None:
         if self._spent.requests:
-            return f"{self._spent.requests} requests of this agent had been answered before"
+            return f"{self._spent.requests} earlier requests of this agent have been answered"
         return earlier_try(self._context)
 
     def _answer(self, inputs: Mapping[str, Any]) -> _Answer:
@@ -242,7 +242,7 @@ class TaskRequests:
         self._spent = self._spent.plus(pushed.get("cost"), usage)
         self._push(pushed.get("request_id"))
         parsed = output_type.parse(answer.text) if output_type else None
-        # What is not of the type goes to the agent as it is, which decides whether to ask again.
+        # A reply that does not match the type goes to the agent unchanged; the agent decides whether to ask again.
         text = json.dumps(parsed.data) if parsed is not None and parsed.ok else answer.text
         return ModelResponse(
             parts=[TextPart(text)],
@@ -275,7 +275,7 @@ def _output_type(parameters: ModelRequestParameters) -> OutputType | None:
         names = [tool.name for tool in (*parameters.function_tools, *parameters.output_tools)]
         raise SegmindConfigError(
             f"The agent has tools ({', '.join(names[:5])}), which Segmind does not forward to models. Nothing was "
-            "sent. Use an agent without tools, or a connection of another vendor."
+            "sent. Use an agent without tools, or a connection to another vendor."
         )
     if parameters.output_mode != "native" or parameters.output_object is None:
         return None

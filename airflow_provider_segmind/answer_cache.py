@@ -1,5 +1,5 @@
 """
-The answer cache: what was paid for once is not paid for again, whichever task or table asks. No Airflow.
+The answer cache: an answer that was paid for is reused by any task or table with the same request. No Airflow.
 
 One small file holds one answer, ``<first two digits>/<fingerprint>.json``: a line about it, and in the lines after that
 the JSON of the reply as Segmind sent it. So every reader decides by its own rules whether the reply is an answer. The
@@ -96,7 +96,7 @@ class AnswerCache:
         """
         Return the answer to a question, None where there is none, or only an older one.
 
-        A file that is damaged counts as none: what it contained is lost whether or not anybody waits.
+        A damaged file counts as missing: its content is lost either way, so waiting would not help.
 
         :raises SegmindStateError: the store is out of reach, so it is unknown whether the answer was paid for. Nothing
             was sent.
@@ -115,7 +115,7 @@ class AnswerCache:
         answer = _decoded(question, content)
         if answer is None:
             log.warning(
-                "The file %s of the answer cache is damaged: the question is asked again, and paid for. The new "
+                "The file %s of the answer cache is damaged: the request is sent and paid for again. The new "
                 "answer replaces it",
                 path.name,
             )
@@ -125,7 +125,7 @@ class AnswerCache:
         """
         Keep an answer, in place of an earlier one to the same question.
 
-        :raises Exception: any error of the store; the caller has the answer all the same.
+        :raises Exception: any error of the store; the caller still has the answer.
         """
         write_at_once(self.path(answer.fingerprint), _encoded(answer))
 

@@ -40,7 +40,7 @@ OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
     "path": ("source",),
     "input_path": ("source",),
 }
-"""What else users call an argument, and its names here; the names that an operator has are suggested."""
+"""Names that users may expect for an argument, with our names; those that the operator has are suggested."""
 MODEL_OPTIONS = frozenset(
     {
         *("temperature", "top_p", "top_k", "seed", "stop", "stop_sequences", "n", "logprobs", "top_logprobs"),
@@ -55,7 +55,7 @@ MODEL_OPTIONS = frozenset(
 
 @functools.cache
 def argument_names(kind: type) -> frozenset[str]:
-    """Return the arguments of an operator: those of all constructors, without what the class itself decides."""
+    """Return the arguments of an operator: those of all constructors, without the ones that the class itself sets."""
     found: set[str] = set()
     for base in kind.__mro__:
         if "__init__" in vars(base) and base is not object:
@@ -94,7 +94,7 @@ def check_constructor(kind: type, given: Mapping[str, object]) -> None:
 
 
 def check_expansion(partial: Any) -> Any:
-    """Return Airflow's first half of a mapped task, which checks the names that it expands over as well."""
+    """Make Airflow's ``partial()`` object also check the names given to ``expand()`` and ``expand_kwargs()``."""
     kind: Any = type(partial)
     partial.__class__ = _checking(kind)
     return partial
@@ -129,7 +129,7 @@ def _checking(kind: Any) -> type:
 
 
 def _hiding(kind: Any) -> Callable[[str, Sequence[Any]], list[Any]]:
-    """Return what wraps values of a mapped argument that must not be in the serialized DAG."""
+    """Return the function that wraps values of a mapped argument that must not be in the serialized DAG."""
     hide: Callable[[str, Any], Any] = getattr(kind, "hide_rows", lambda _, value: value)
     return lambda name, values: [hide(name, value) for value in values]
 

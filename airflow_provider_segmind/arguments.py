@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from airflow_provider_segmind.type_hints import AnyPath
 
 LARGEST = 1e300
-"""Above every number of seconds, bytes or times; larger integers do not fit into a float."""
+"""Upper limit of a number of seconds, bytes or repetitions; larger integers do not fit into a float."""
 MOST_NOTES = 2000
 """Characters of the notes of a table, whose manifest must fit into XCom."""
 
@@ -119,7 +119,7 @@ def check_inputs(inputs: Any) -> None:
 
 
 def check_number(name: str, value: Any, *, zero: bool = False) -> None:
-    """Check a number of seconds, bytes or times."""
+    """Check a number of seconds, bytes or repetitions."""
     if is_given_later(value):
         return
     number = isinstance(value, (int, float)) and not isinstance(value, bool) and -LARGEST < value < LARGEST
@@ -164,7 +164,9 @@ def check_budget(budget: Any, on_budget: Any) -> None:
     """
     check_choice("on_budget", on_budget, OnBudget)
     if budget is not None and not is_given_later(budget) and (not isinstance(budget, str) or not budget.strip()):
-        raise SegmindConfigError(f"'budget' is {budget!r}; it must be a name of [segmind] budgets, or None.")
+        raise SegmindConfigError(
+            f"'budget' is {budget!r}; it must be the name of a budget in [segmind] budgets, or None."
+        )
 
 
 def check_choice(name: str, value: Any, choices: Any) -> None:
@@ -176,7 +178,7 @@ def check_choice(name: str, value: Any, choices: Any) -> None:
 
 def read_rerun(value: Any) -> frozenset[Rerun]:
     """
-    Return which rows without an answer are asked again: outcomes, and ``unbilled`` for failures that were not billed.
+    Return which rows without an answer are sent again: outcomes, and ``unbilled`` for failures that were not billed.
 
     :param value: a name or several, or a list of names that a template rendered as a string.
     """
@@ -258,7 +260,7 @@ def _rule(problem: Any) -> str:
 
 
 def parse_json(name: str, text: str) -> Any:
-    """Return what the JSON contains that a template rendered."""
+    """Decode a string of JSON that a template rendered."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -286,13 +288,13 @@ class ChatPrompt:
 
 
 def check_request_id(request_id: Any) -> None:
-    """Check that a request is named."""
+    """Check that a request id is given."""
     if request_id in (None, ""):
         raise SegmindConfigError(f"'request_id' is {request_id!r}; it must be an id or the output of a submit task.")
 
 
 def check_question(*, prompt: Any, system: Any, messages: Any, files: Any) -> None:
-    """Check what is sent to a chat model, as far as it is known."""
+    """Check what is sent to a chat model; values that are known only at run time are skipped."""
     if prompt is None and messages is None:
         raise SegmindConfigError("'prompt' is missing: give prompt, or messages.")
     for name, text in (("prompt", prompt), ("system", system)):
@@ -445,7 +447,7 @@ def check_output_path(output_path: Any, source: Any = None) -> None:
 def check_row_question(
     *, prompt: Any, system: Any, inputs: Any, options: Any, api_format: Any, model: Any, files: Any = None
 ) -> None:
-    """Check what is sent for each row, as far as it is known."""
+    """Check what is sent for each row; values that are known only at run time are skipped."""
     if inputs is not None:
         others = {"prompt": prompt, "system": system, "files": files, "options": options, "api_format": api_format}
         for name, value in others.items():
@@ -490,7 +492,7 @@ def check_answers(*, output_type: Any, key: Any, max_repairs: Any) -> None:
     both = {key} if isinstance(key, str) else set(key) if isinstance(key, list | tuple) else set()
     both &= set(answer_columns(read_output_type(output_type)))
     if both:
-        raise SegmindConfigError(f"{sorted(both)} are both key columns and answer columns: rename the answers.")
+        raise SegmindConfigError(f"{sorted(both)} are both key columns and answer columns: rename the answer columns.")
 
 
 def check_run_limits(*, max_cost: Any, max_rows: Any, max_failed_rows: Any, sample: Any) -> None:
@@ -506,7 +508,7 @@ def check_run_limits(*, max_cost: Any, max_rows: Any, max_failed_rows: Any, samp
 
 
 def check_notes(notes: Any) -> None:
-    """Check what a manifest is to say about its run; it must stay small enough for XCom."""
+    """Check the notes that a manifest repeats; the manifest must stay small enough for XCom."""
     if notes is None or contains_later(notes):
         return
     if not isinstance(notes, Mapping) or not all(isinstance(name, str) for name in notes):
@@ -550,7 +552,7 @@ def check_own_columns(key: Any) -> None:
 
 
 def check_sql_target(sql: Any, target_table: Any) -> None:
-    """Check where the rows of a database come from and where their answers are written, as far as it is known."""
+    """Check the source and the target of a database table; values that are known only at run time are skipped."""
     for name, value in (("sql", sql), ("target_table", target_table)):
         if not is_given_later(value) and (not isinstance(value, str) or not value.strip()):
             raise SegmindConfigError(f"{name!r} is {value!r}; it must be a string.")

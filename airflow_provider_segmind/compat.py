@@ -1,7 +1,7 @@
 """
 The names of Airflow 2.11 and 3.x in one module.
 
-No other module of this package imports ``airflow``, and the core rooms do not import this one; contracts in
+No other module of this package imports ``airflow``, and the core packages do not import this one; contracts in
 ``pyproject.toml`` enforce both. A name is resolved on first use, so that importing this module costs a DAG parse
 nothing and each module pays only for the names it uses.
 

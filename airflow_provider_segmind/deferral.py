@@ -30,7 +30,7 @@ LAST_AFFECTED = (3, 3, 2)
 
 def defer_until(end_time: float, defer: Callable[..., NoReturn], new_trigger: Callable[..., Any]) -> NoReturn:
     """
-    Defer a task to ``execute_complete`` until its trigger fires, or a minute after ``end_time`` where none does.
+    Defer a task to ``execute_complete`` until its trigger fires, or until a minute after ``end_time`` if it does not.
 
     :param end_time: epoch second at which the trigger gives up.
     :param defer: Airflow's ``defer`` of the operator.
@@ -75,7 +75,7 @@ def warn_not_cancelled(log: Any, requests: str, retry: str) -> None:
     :param retry: what a retry of the task does about them.
     """
     log.warning(
-        "Stopped waiting for %s. Segmind has no cancel call: what is in progress continues and may be billed; a retry "
+        "Stopped waiting for %s. Segmind has no cancel call: requests in progress continue and may be billed; a retry "
         "of the task %s",
         requests,
         retry,

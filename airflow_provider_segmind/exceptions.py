@@ -29,7 +29,7 @@ Each answers two questions: was money spent (``billed``), and can running the ta
     ├── SegmindDownloadError             a file's address, size or duration          billed yes  no, raise the limit
     ├── SegmindStateError                an earlier try's record is unreadable       billed no   retry yes
     ├── SegmindPausedError               spending is paused; nothing was sent        billed no   retry yes
-    ├── SegmindBudgetError               a budget has no room; nothing was sent      billed no   when it turns
+    ├── SegmindBudgetError               a budget has no room; nothing was sent      billed no   when it resets
     ├── SegmindInFlightError             max_paid_in_flight is reached               billed no   retry yes
     └── SegmindEnrichmentError           an enrichment could not be completed       see text    see text
 
@@ -80,8 +80,8 @@ class SegmindError(Exception):
     retryable: bool = False
     """Whether running the same task again can succeed."""
     retries_exhausted: bool = False
-    """Whether the client is not to repeat the call although a retry of the task may help: it has waited long enough, or
-    others decide how long to wait."""
+    """Whether the client must not repeat the call, although a retry of the task may help: it has waited long enough, or
+    the caller decides how long to wait."""
 
     anchor: ClassVar[str] = "any-error"
     """The heading of docs/troubleshooting.md that says what happened, what it cost and what to do."""
@@ -133,7 +133,7 @@ _Raised = TypeVar("_Raised", bound=SegmindError)
 
 def with_help(error: _Raised) -> _Raised:
     """
-    Let the message of an error end with the place of the documentation that explains it.
+    Append to the message of an error where the documentation explains it.
 
     To be called where the error leaves the package: for the log of a task, the command and the caller of a hook. What
     is stored about a row or sent to another process has the message alone.
@@ -244,7 +244,7 @@ class SegmindCreditsError(SegmindAPIError):
 
 class SegmindRateLimitError(SegmindAPIError):
     """
-    Too many calls (HTTP 429), also after all retries of the client.
+    Too many calls (HTTP 429), even after all retries of the client.
 
     :param retry_after: seconds until the limit resets, None when the server does not say.
     """
@@ -418,8 +418,8 @@ class SegmindBudgetError(SegmindError):
     """
     A budget has no room for what a paid call may cost. Nothing was sent.
 
-    :param resets_at: epoch second at which the budget's next day or month begins, None where the call costs more than a
-        whole one.
+    :param resets_at: epoch second at which the budget's next day or month begins, None if the call costs more than a
+        whole day or month allows.
     :param ask_again_in: seconds after which there may be room, because only what other requests have reserved is in the
         way, and their bills are usually lower; None if the budget is used up. Then a retry does not help.
     """

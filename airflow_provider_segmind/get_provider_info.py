@@ -20,7 +20,7 @@ CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
     },
     "request_timeout": {
         "label": "Request timeout (s)",
-        "description": "Seconds one HTTP call may take. 60 when empty.",
+        "description": "Seconds that one HTTP call may take. Empty: 60.",
         "schema": _NUMBER,
     },
     "output_path": {
@@ -40,12 +40,12 @@ CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
     },
     "budget_timezone": {
         "label": "Timezone of the budgets",
-        "description": "At whose midnight days and months begin, for example Europe/Berlin. UTC when empty.",
+        "description": "Days and months begin at midnight in this timezone, for example Europe/Berlin. Empty: UTC.",
         "schema": _TEXT,
     },
     "max_paid_in_flight": {
         "label": "Paid requests in flight",
-        "description": "At the same time, over all tasks of this connection. Empty: any number.",
+        "description": "Maximum at the same time, across all tasks of this connection. Empty: no limit.",
         "schema": _NUMBER,
     },
     "storage_url": {
@@ -168,8 +168,8 @@ def get_provider_info() -> dict[str, Any]:
                     },
                     "answers_path": {
                         "description": (
-                            "Folder on object storage where tasks with reuse_answers keep answers that were paid for, "
-                            "one small file each, and find them. A task's own answers_path takes precedence. Empty: "
+                            "Folder on object storage where tasks with reuse_answers store answers that were paid for, "
+                            "one small file each, and look them up. A task's own answers_path takes precedence. Empty: "
                             "such a task needs its own."
                         ),
                         "version_added": "0.1.0",
@@ -199,8 +199,8 @@ def get_provider_info() -> dict[str, Any]:
                     },
                     "budgets": {
                         "description": (
-                            "Named budgets that tasks may give, as JSON: limits in USD for a day, a month or both, and "
-                            "the timezone at whose midnight these begin. They need spend_conn_id or budget_redis_url."
+                            "Named budgets that tasks may use, as JSON: limits in USD per day, per month or both, and "
+                            "the timezone in which days and months begin. They need spend_conn_id or budget_redis_url."
                         ),
                         "version_added": "0.1.0",
                         "type": "string",
@@ -209,7 +209,7 @@ def get_provider_info() -> dict[str, Any]:
                     },
                     "budget_redis_url": {
                         "description": (
-                            "Redis that keeps the budgets, also where spend_conn_id is set. It must not evict keys."
+                            "Redis that keeps the budgets, even if spend_conn_id is set. It must not evict keys."
                         ),
                         "version_added": "0.1.0",
                         "type": "string",
@@ -231,9 +231,9 @@ def get_provider_info() -> dict[str, Any]:
                     "writer_timeout": {
                         "description": (
                             "Seconds without a heartbeat after which other runs on the same ledger consider a run "
-                            "dead and recover its requests. With a longer time, retries wait longer for the rows of a "
-                            "lost worker; a store with slow listings needs it. All runs on one ledger need the same "
-                            "value."
+                            "dead and recover its requests. A longer time makes retries wait longer for the rows of a "
+                            "lost worker, but a store with slow listings needs it. All runs on one ledger need the "
+                            "same value."
                         ),
                         "version_added": "0.1.0",
                         "type": "float",

@@ -66,7 +66,7 @@ def _markup_patterns() -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str
 
 
 class _Reading(Enum):
-    """What of a text is taken for markup. A key may stand in any of it, and contain its characters."""
+    """Which parts of a text count as markup. A key may be in any of them, and contain their characters."""
 
     SHOWN = "tags, comments, and elements whose content is not shown"
     TAGS = "tags, and the marks of comments"
@@ -75,7 +75,9 @@ class _Reading(Enum):
 
 
 def without_markup(text: str) -> str:
-    """Return what of a page is shown, a space in place of each tag. The work grows with the length of the text only."""
+    """
+    Return the visible text of a page, a space in place of each tag. The work grows with the length of the text only.
+    """
     parts: list[str] = []
     done = 0
     for start, end in _markup(text, hidden=True):
@@ -325,7 +327,7 @@ class _Decoded(NamedTuple):
         return _Decoded("".join([*parts, self.text[done:]]), spans + self.spans[done:])
 
     def find(self, needle: str, *, exact: bool) -> Iterator[tuple[int, int]]:
-        """Yield the spans of a needle, also where only its first half is left."""
+        """Yield the spans of a needle, even where only its first half is left."""
         text = self.text if exact else self.text.translate(_LOWER_CASE)
         least = _least(needle)
         at = text.find(needle[:least])

@@ -50,7 +50,7 @@ def shown(amount: float | None) -> str:
 
 
 def shown_range(low: float, high: float | None) -> str:
-    """Return from how much USD to how much something costs; one amount where both look the same, None is no limit."""
+    """Return a range of USD; a single amount if both ends look the same. ``high`` is None for no limit."""
     if high is None:
         return f"at least {shown(low)}"
     return shown(low) if shown(low) == shown(high) else f"{shown(low)} to {shown(high)}"

@@ -83,7 +83,7 @@ class MaskedValue:
 
 
 def subclass_mark(operator: str) -> str:
-    """Return how the name of a subclass of one of our operators ends."""
+    """Return the suffix of the operator name of a subclass of one of our operators."""
     return f" ({operator})"
 
 
@@ -116,7 +116,7 @@ class TemplatedOperator(_Operator):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """
-        Add our class to the name of a subclass of it, which is all that the metadata database has of an operator.
+        Add the name of our class to that of a subclass; the metadata database has only the name of an operator.
 
         The command and the page recognize it by that. Airflow's UI shows it as ``MyOperator (SegmindChatOperator)``.
         """
@@ -127,7 +127,10 @@ class TemplatedOperator(_Operator):
             cls.custom_operator_name = f"{cls.__name__}{subclass_mark(ours)}"
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Check the names, and keep the arguments of a mapped task: which are data is known when they are rendered."""
+        """
+        Check the names, and keep the arguments of a mapped task: which of them are data is known only when they are
+        rendered.
+        """
         # Returning Any, it would keep type checkers from checking the arguments.
         check_constructor(cls, kwargs)
         self = super().__new__(cls)
@@ -287,7 +290,7 @@ def renders_natively(task: Any) -> bool:
 
 
 def _string_or(string: Callable[[str], Any], render: Callable[[Any], Any]) -> Callable[[str], Any]:
-    """Return what keeps a string, and leaves a template that gives data to Airflow."""
+    """Return a renderer that keeps strings; a template that renders to other data is left to Airflow's renderer."""
 
     def rendered(value: str) -> Any:
         kept = string(value)

@@ -206,7 +206,7 @@ def _reason(error: Exception) -> str:
 
 def _check_replaceable(path: ObjectStoragePath) -> None:
     """
-    Check that a file that may exist can be written, which on a disk is not a matter of its folder.
+    Check that a file that may exist can be written, which on a disk does not depend on its folder.
 
     :raises OSError: it cannot.
     """

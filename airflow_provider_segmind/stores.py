@@ -41,7 +41,7 @@ def locate(address: str) -> StorePath:
 
 
 def missing_package(address: str, error: Exception) -> str | None:
-    """Return the package whose absence an error of a store is about; None if it is about something else."""
+    """Return the package whose absence caused an error of a store; None if the error has another cause."""
     absent = isinstance(error, ImportError) or "No filesystem registered" in str(error)
     return PACKAGES.get(address.partition("://")[0]) if absent else None
 

@@ -47,7 +47,7 @@ MOST_CLEANED = 20
 MOST_DELETED = 100
 """Old records that one task reads, and deletes if they may be, of itself and of others each."""
 RECHECK = 86_400.0
-"""Least seconds after which an index with records that must stay is looked at again."""
+"""Minimum seconds before an index with records that must stay is checked again."""
 LAST_KEEPING = (3, 3)
 """The newest Airflow known to keep task state when a task is cleared; later ones may not (#72100, #72929)."""
 _NO_FOLDER = (errno.ENOTDIR, errno.ENAMETOOLONG)
@@ -139,8 +139,9 @@ class PathTaskState(TaskState):
         except (ImportError, ValueError) as error:
             if package := missing_package(str(self._file), error):
                 raise SegmindConfigError(
-                    f"The folder for records of requests is {str(self._folder)!r}, in a storage that this Airflow does "
-                    f"not support: install {package} where tasks and triggers run ({error}). Nothing was sent."
+                    f"The folder for records of requests is {str(self._folder)!r}, in a storage system that this "
+                    f"Airflow does not support: install {package} where tasks and triggers run ({error}). Nothing was "
+                    f"sent."
                 ) from error
             raise
         return _decode(text)
@@ -178,7 +179,7 @@ class VariableTaskState(TaskState):
     """
     An Airflow Variable for each task instance, which any Airflow has.
 
-    No task can list Variables before Airflow 3.3, so further Variables name those of each task, and in turn these.
+    Before Airflow 3.3 no task can list Variables, so index Variables list those of each task, and others the indexes.
     Adding a record deletes some that are older than ``[segmind] variable_retention_days``, whatever task they are of.
     """
 
@@ -279,7 +280,7 @@ class IndexList:
                 changed[index], read = self._clean_index(index, now, retention, most)
                 most -= read
         if changed:
-            # Read again, because another task may have added its index meanwhile.
+            # Read again, because another task may have added its index in the meantime.
             times = {**_read_times(self._key), **changed}
             if left := {index: at for index, at in times.items() if at is not None}:
                 self._write(left)
@@ -318,7 +319,7 @@ def _read_times(key: str) -> dict[str, float]:
     try:
         return {str(name): float(at) for name, at in json.loads(text or "{}").items()}
     except (ValueError, TypeError, AttributeError):
-        log.warning("The Airflow Variable %s, which lists others, is unreadable; starting a new one", key)
+        log.warning("The Airflow Variable %s, which lists other Variables, is unreadable; starting a new one", key)
         return {}
 
 
@@ -415,7 +416,7 @@ def _write(store: TaskState, record: SubmissionRecord) -> None:
     except Exception as error:
         error.add_note(
             f"{store.name[:1].upper()}{store.name[1:]}, where the request of this task is recorded for a retry, cannot "
-            "be written. Nothing is submitted before it can be; a request that was submitted is found by the retry."
+            "be written. Nothing is submitted until it can be; a retry finds a request that was already submitted."
         )
         raise
 

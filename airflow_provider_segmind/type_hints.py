@@ -22,7 +22,7 @@ class GivenLater(Protocol):
     """
     A value that Airflow resolves when the task runs: the output of another task, ``dag.param(…)``, ``literal(…)``.
 
-    By its shape, because the class has another name in each Airflow.
+    Structural, because the class has a different name in each Airflow version.
     """
 
     def iter_references(self) -> Iterable[tuple[Any, str]]:

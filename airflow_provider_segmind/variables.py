@@ -13,7 +13,7 @@ def read_variable(key: str, consequence: str) -> str | None:
     From Airflow 3.1 on, a Variable that is reported as missing is asked for once more, see
     :func:`~airflow_provider_segmind.compat.variable_is_missing`.
 
-    :param consequence: what follows where it cannot be read, as a sentence.
+    :param consequence: what follows if it cannot be read, as a sentence.
     :raises SegmindStateError: it cannot be read.
     """
     from airflow_provider_segmind.compat import Variable

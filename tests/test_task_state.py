@@ -592,7 +592,7 @@ def test_a_store_that_cannot_be_written_is_named_with_what_that_means(tmp_path: 
         kept.write(RECORD)
 
     assert "a_file" in caught.value.__notes__[0]
-    assert "Nothing is submitted before it can be" in caught.value.__notes__[0]
+    assert "Nothing is submitted until it can be" in caught.value.__notes__[0]
 
 
 def test_a_folder_in_a_store_that_airflow_does_not_know_is_an_error_of_the_configuration() -> None:

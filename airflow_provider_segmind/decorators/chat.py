@@ -56,8 +56,8 @@ class _SegmindDecoratedOperator(DecoratedOperator, SegmindChatOperator):
     is data: Jinja never renders it and it is never taken for a path, or a stray ``{{ conn… }}`` in a customer's letter
     would read secrets.
 
-    The function runs again in a retry, and after a deferral when a follow-up has to be sent: let it return the same
-    every time, as a changed prompt is a new paid request.
+    The function runs again in a retry, and after a deferral when a follow-up has to be sent. It should return the same
+    prompt every time: a changed prompt is a new paid request.
     """
 
     custom_operator_name = "@task.segmind"

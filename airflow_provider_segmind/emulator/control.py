@@ -142,7 +142,7 @@ class Controls:
         return self._rows("posts", RecordedRequest, {"model": model})
 
     def calls(self, route: str | None = None) -> list[CallEntry]:
-        """Return time, route and status of every answered call, also if requests are not recorded."""
+        """Return time, route and status of every answered call, even if requests are not recorded."""
         return self._rows("calls", CallEntry, {"route": route})
 
     def counts(self) -> dict[str, dict[str, int]]:

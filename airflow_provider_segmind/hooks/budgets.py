@@ -1,4 +1,4 @@
-"""Which budgets hold for a Connection's requests, and where they are kept; read at run time, never at DAG parse."""
+"""Which budgets apply to a Connection's requests, and where they are kept; read at run time, never at DAG parse."""
 
 from __future__ import annotations
 
@@ -37,9 +37,7 @@ def budget_settings(
         if budget not in named:
             known = did_you_mean(budget, named) or f": it has {', '.join(map(repr, sorted(named))) or 'none'}."
             shown = shorten(repr(budget), 60)
-            raise SegmindConfigError(
-                f"'budget' is {shown}, which [segmind] budgets does not have{known} Nothing was sent."
-            )
+            raise SegmindConfigError(f"'budget' is {shown}, which is not in [segmind] budgets{known} Nothing was sent.")
         rules.append(named[budget])
     most = max_paid_in_flight(conn_id, extra)
     if not (named or rules or most is not None):
@@ -71,8 +69,8 @@ def _named() -> dict[str, BudgetRule]:
 
 def _no_store(what: str) -> SegmindConfigError:
     return SegmindConfigError(
-        f"{what} needs a store that all tasks share, and there is none: set [segmind] spend_conn_id (a database) or "
-        "[segmind] budget_redis_url. Without one it would not hold. Nothing was sent."
+        f"{what} needs a store that all tasks share, but none is set: set [segmind] spend_conn_id (a database) or "
+        "[segmind] budget_redis_url. Without one it could not be enforced. Nothing was sent."
     )
 
 

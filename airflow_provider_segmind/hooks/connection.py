@@ -131,7 +131,7 @@ def check_extra(connection: Connection) -> None:
 def _warn_of_unknown_field(connection_id: str, name: str) -> None:
     """Warn once per process; a triggerer reads its Connections every minute."""
     meant = did_you_mean(name, EXTRA_FIELDS)
-    _log.warning("Connection %r has the unknown extra field %r%s", connection_id, shorten(name, 40), meant)
+    _log.warning("Connection %r has an unknown extra field, %r%s", connection_id, shorten(name, 40), meant)
 
 
 @functools.cache
@@ -140,7 +140,7 @@ def _warn_of_unknown_options() -> None:
     known = get_provider_info()["config"]["segmind"]["options"]
     for name in conf.getsection("segmind") or ():
         if re.sub("_(cmd|secret)$", "", name) not in known:
-            _log.warning("[segmind] has the unknown option %r%s", shorten(name, 40), did_you_mean(name, known))
+            _log.warning("[segmind] has an unknown option, %r%s", shorten(name, 40), did_you_mean(name, known))
 
 
 class _Extra:

@@ -73,7 +73,7 @@ _Returned = TypeVar("_Returned")
 
 
 def _named_help(method: Callable[_Given, _Returned]) -> Callable[_Given, _Returned]:
-    """Let the errors of a method end with the place of the documentation that explains them."""
+    """Append to the errors of a method where the documentation explains them."""
 
     @wraps(method)
     def call(*args: _Given.args, **kwargs: _Given.kwargs) -> _Returned:
@@ -106,7 +106,7 @@ class SegmindHook(BaseHook):
     hook_name = "Segmind"
 
     sharing_tasks: int = 1
-    """How many tasks at once have the connection's ``requests_per_minute`` to themselves, each its part."""
+    """Number of concurrent tasks that share the connection's ``requests_per_minute`` equally."""
 
     def __init__(self, segmind_conn_id: str = default_conn_name, *, model_id: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -410,7 +410,7 @@ class SegmindHook(BaseHook):
 
     @_named_help
     def get_inputs_schema(self, model: str | None) -> dict[str, Any] | None:
-        """Return the JSON Schema of a model's body as far as the model list has it, else None. Free."""
+        """Return the JSON Schema of a model's body according to the model list, None if it has none. Free."""
         chosen = self.model_or_default(model)
         rows = [row for row in self.list_models() if row.slug == chosen]
         return schema_of_parameters(rows[0].parameters) if rows else None
@@ -466,7 +466,7 @@ class SegmindHook(BaseHook):
         :param agent: ``instructions``, ``spec_file``, and arguments of pydantic-ai's ``Agent``.
         :raises SegmindConfigError: no task is running, or no model is named.
         """
-        # By name, as Airflow names hooks: that module uses the rooms above this one.
+        # By name, as Airflow names hooks: that module imports packages above this one.
         bridge = import_module("airflow_provider_segmind.agent_model")
         return bridge.create_agent(self, output_type, self.model_id, **agent)
 

@@ -63,9 +63,9 @@ class SegmindChatOperator(SegmindRunOperator):
     killed worker or triggerer** continues where the task was and pays none of them again.
 
     **Templated**: ``prompt``, ``system``, ``messages``, ``files``, ``options``, ``model``, ``output_path``,
-    ``answers_path``, ``inputs_schema``, ``segmind_conn_id``, ``state_path``. A ``prompt`` or ``system`` that is as a
-    whole the path of a ``.md``, ``.txt`` or ``.json`` file, without spaces and braces, is read from that file. A value
-    from XCom arrives byte for byte: it is neither rendered nor taken for a path.
+    ``answers_path``, ``inputs_schema``, ``segmind_conn_id``, ``state_path``. A ``prompt`` or ``system`` that consists
+    of nothing but the path of a ``.md``, ``.txt`` or ``.json`` file, without spaces and braces, is read from that file.
+    A value from XCom arrives byte for byte: it is neither rendered nor taken for a path.
 
     *What to ask*
 
@@ -78,21 +78,21 @@ class SegmindChatOperator(SegmindRunOperator):
 
     *Limits*
 
-    :param max_repairs: how many follow-ups, each a paid request, an answer may take that was cut off or is not of
+    :param max_repairs: how many follow-ups, each a paid request, may be sent if an answer was cut off or does not match
         ``output_type``; 0 never pays for a second request.
 
     *When it goes wrong*
 
-    :param large_files: a file is too large to be sent inside the request (7,000,000 bytes): ``fail``, or ``upload`` it
-        to Segmind's storage, where anyone who has its address can read it.
+    :param large_files: what to do with a file too large to send in the request (7,000,000 bytes): ``fail``, or
+        ``upload`` it to Segmind's storage, where anyone who has its address can read it.
 
     *Rarely needed*
 
     :param api_format: ``gemini``, ``openai`` or ``anthropic``, for a model whose name does not show its family;
         otherwise it is prompted in OpenAI's format, with a warning.
 
-    :raises AirflowFailException: where a retry cannot help, an answer that cannot be used included; the message says
-        how many requests were paid.
+    :raises AirflowFailException: if a retry cannot help, for example because the answer cannot be used; the message
+        says how many requests were paid for.
     """
 
     template_fields: Sequence[str] = (
@@ -219,7 +219,9 @@ class SegmindChatOperator(SegmindRunOperator):
         if warning := assumption(settings.request.model, settings.api_format):
             self.log.warning("%s", warning)
         for field in self._unread:
-            self.log.warning("%r resembles the path of a file but is sent unchanged: this task is mapped", field)
+            self.log.warning(
+                "%r looks like the path of a file but is sent as it is, because this task is mapped", field
+            )
         request = build_request(settings, self.chat_prompt(context))
         self.check_inputs(request.inputs)
         return request

@@ -113,26 +113,26 @@ class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
 
     :param reuse_answers: whether a row that is not in the ledger is answered from the answer cache that chat tasks
         and other tables share: ``never``, ``always``, or up to an age; see ``docs/how-to/reuse.md``.
-    :param budget: a budget of ``[segmind] budgets`` that holds for this task besides that of its connection.
+    :param budget: a budget of ``[segmind] budgets`` that applies to this task in addition to that of its connection.
     :param max_cost: USD the task instance may spend over all its tries.
-    :param max_rows: distinct rows it may ask about.
+    :param max_rows: distinct rows it may send.
     :param max_failed_rows: rows that may fail: a count (int), or a share (float). None for any number.
     :param max_repairs: how many further requests, each of them paid, may be sent for a row whose answer was truncated
-        or is not of ``output_type``.
-    :param sample: ask about the first so many rows only, write them to ``….sample.…``, and extrapolate the cost.
+        or does not match ``output_type``.
+    :param sample: send only this many rows, the first ones, write them to ``….sample.…``, and extrapolate the cost.
     :param dry_run: submit nothing, and return an estimate of the cost.
 
     *When it goes wrong*
 
-    :param on_budget: a budget has no room for one more request: ``fail`` the task, ``skip_downstream``, which skips the
-        task and with it the tasks downstream, or ``defer`` until the budget's next day or month begins. Requests in
-        flight are finished first.
-    :param on_partial: some rows were skipped, because of a limit or of their content: ``fail`` the task, ``succeed``,
-        or ``skip_downstream``, which skips the task and with it the tasks downstream.
-    :param on_unknown: a POST was lost and the history does not show it: ``fail`` (the row's outcome is ``unknown`` and
-        nothing is sent again), or ``resubmit`` (may pay twice). Rows do not support ``wait``.
-    :param rerun: which rows without an answer are asked again: those that were not billed (``unbilled``), those with
-        one of some outcomes (``["truncated", "failed"]``), all of them (``dead_letters``), or ``nothing``.
+    :param on_budget: what to do when a budget has no room for another request: ``fail`` the task, ``skip_downstream``,
+        which skips the task and with it the tasks downstream, or ``defer`` until the budget's next day or month begins.
+        Requests in flight are finished first.
+    :param on_partial: what to do when rows were skipped, because of a limit or of their content: ``fail`` the task,
+        ``succeed``, or ``skip_downstream``, which skips the task and with it the tasks downstream.
+    :param on_unknown: what to do when a POST was lost and the history does not show it: ``fail`` (the row's outcome is
+        ``unknown`` and nothing is sent again), or ``resubmit`` (may pay twice). Rows do not support ``wait``.
+    :param rerun: which rows without an answer are sent again: those that were not billed (``unbilled``), those with
+        certain outcomes (``["truncated", "failed"]``), all of them (``dead_letters``), or ``nothing``.
 
     *Rarely needed*
 
@@ -145,7 +145,7 @@ class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
         divided among those that may run at once (``max_active_tis_per_dag``).
     :param notes: names and strings that the manifest repeats, such as who approved the run; at most 2,000 characters.
     :param mask_prompts: keep ``prompt``, ``system`` and ``inputs`` out of Airflow's rendered fields and of the ledger,
-        which otherwise keeps them once, so that it can be read back what a row was asked; ``[segmind] mask_prompts``
+        which otherwise keeps them once, so that the prompt of a row can be looked up; ``[segmind] mask_prompts``
         when None.
 
     :raises AirflowFailException: a retry cannot help; the answers received are written.
@@ -290,7 +290,7 @@ class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
         return made
 
     def _shards_at_once(self) -> int:
-        """Return how many shards of this table may run at once, each within its share of the rate limit."""
+        """Return how many shards of this table may run at the same time and so divide the rate limit."""
         most = (self.shard_count, self.max_active_tis_per_dag, self.max_active_tis_per_dagrun)
         return min(number for number in most if number)
 
@@ -315,7 +315,7 @@ class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
         return self._try(context, ResumeState.from_json(payload.get("resume_state")), resumed=True)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Continue also when Airflow ended the deferral without a trigger event; then without deferring again."""
+        """Continue even if Airflow ended the deferral without a trigger event; in that case without deferring again."""
         from airflow_provider_segmind.deferral import timed_out
 
         if not timed_out(next_method, next_kwargs):
@@ -472,13 +472,13 @@ class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
         )
 
     def _sent_before(self, context: Context, resume_state: ResumeState | None, resumed: bool) -> str | None:
-        """Describe what was sent for this table in this run, as far as is known here; None when nothing."""
+        """Describe what is known to have been sent for this table in this run; None if nothing."""
         from airflow_provider_segmind.failures import earlier_try
 
         known = 0 if self._run is None else self._run.requests_sent
         count = max(known, 0 if resume_state is None else resume_state.posts)
         if count:
-            return f"{count} requests were sent in this run before"
+            return f"{count} requests were sent earlier in this run"
         # Airflow may resume a task without the trigger's event, and so without its counts.
         return "requests may have been sent before the task was deferred" if resumed else earlier_try(context)
 
@@ -493,7 +493,7 @@ class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
         return on_start(self.lineage_tables())
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:
-        """Tell OpenLineage what was read, asked and written, and what it cost; also of a try that failed."""
+        """Tell OpenLineage what was read, sent and written, and what it cost, even for a try that failed."""
         from airflow_provider_segmind.execution.lineage import on_end
 
         run = self._run
@@ -618,7 +618,7 @@ class SegmindEnrichFileOperator(SegmindEnrichOperator):
 
     @classmethod
     def partial(cls, **kwargs: Any) -> Any:
-        """Start a mapped task; inline rows are kept out of the serialized DAG, also those that it expands over."""
+        """Start a mapped task; inline rows are kept out of the serialized DAG, including those that it expands over."""
         return super().partial(**{name: cls.hide_rows(name, value) for name, value in kwargs.items()})
 
     @staticmethod
@@ -660,11 +660,12 @@ class SegmindEnrichSqlOperator(SegmindEnrichOperator):
     The source may be any database with a ``DbApiHook``; the target PostgreSQL, SQLite, DuckDB, Snowflake or BigQuery. A
     missing target is created: key columns as in the source, answer columns according to ``output_type``, and
     ``_segmind_`` columns; an existing one is checked before anything is paid. Running the task twice
-    changes nothing. A failure is written with its reason; it replaces an answer only if that answered another prompt.
+    changes nothing. A failure is written with its reason; it replaces an answer only if that answer was to another
+    prompt.
 
     A row whose key is NULL, or is also the key of an earlier row, is ``skipped`` and listed with the reason.
 
-    **Also templated**: ``sql`` (also from a file ``.sql``), ``target_table``, ``sql_conn_id``, ``target_conn_id``.
+    **Also templated**: ``sql`` (or a ``.sql`` file), ``target_table``, ``sql_conn_id``, ``target_conn_id``.
 
     *What to ask*
 
@@ -684,7 +685,7 @@ class SegmindEnrichSqlOperator(SegmindEnrichOperator):
 
     :param incremental: exclude rows whose answer to the same prompt is in the target: they cost no request and no
         write. Otherwise every row is written, from the ledger where that has the answer.
-    :param batch_rows: rows per transaction. Answers are written in batches of so many while other rows are asked.
+    :param batch_rows: rows per transaction. Answers are written in batches of this size while other rows are sent.
 
     :raises AirflowFailException: a retry cannot help; the answers received are written.
     """
@@ -781,7 +782,7 @@ class SegmindEnrichSqlOperator(SegmindEnrichOperator):
             raise SegmindConfigError("'target_table' is the source itself: write the answers into another table.")
         for name, value in (("sql_conn_id", sql_conn_id), ("ledger_path", ledger_path)):
             if value is None or value == "":
-                raise SegmindConfigError(f"{name!r} is {value!r}; it is required.")
+                raise SegmindConfigError(f"{name!r} is {value!r}, but it is required.")
         self.sql = once_rendered(sql)
         self.target_table = once_rendered(target_table)
         self.sql_conn_id = once_rendered(sql_conn_id)

@@ -83,7 +83,7 @@ class SegmindSubmitOperator(TemplatedOperator, BaseOperator):
     :param model: the model to run (Segmind calls it the slug); the connection's default when None.
     :param inputs: the JSON body, as the model's page describes it.
     :param inputs_schema: check the body before anything is paid: against a JSON Schema, given here or by its path, or
-        with True against what Segmind's model list has on the model.
+        with True against the parameters in Segmind's model list.
 
     *Where*
 
@@ -91,18 +91,18 @@ class SegmindSubmitOperator(TemplatedOperator, BaseOperator):
 
     *Limits*
 
-    :param budget: a budget of ``[segmind] budgets`` that holds for this task besides that of its connection.
+    :param budget: a budget of ``[segmind] budgets`` that applies to this task in addition to that of its connection.
     :param dry_run: submit nothing and return what the request may cost, see :meth:`estimate`.
 
     *When it goes wrong*
 
-    :param on_budget: a budget has no room for what the request may cost: ``fail``, ``skip_downstream`` (which skips
-        the task and with it the tasks downstream), or ``defer`` until its next day or month begins. Where only what
-        others have reserved is in the way, the task waits for it first, with all three.
-    :param on_stale: the task changed since an earlier try submitted: ``resubmit`` pays for a new request, ``fail``
-        stops.
-    :param on_unknown: a POST was lost and the history does not show it: ``fail``, ``resubmit`` (may pay twice), or
-        ``wait`` (search it for an hour after the POST).
+    :param on_budget: what to do when a budget has no room for the request: ``fail``, ``skip_downstream`` (which skips
+        the task and with it the tasks downstream), or ``defer`` until its next day or month begins. If only the
+        reservations of other requests are in the way, the task first waits for them, whichever value is set.
+    :param on_stale: what to do if the task changed since an earlier try submitted: ``resubmit`` pays for a new request,
+        ``fail`` stops.
+    :param on_unknown: what to do if a POST was lost and the history does not show it: ``fail``, ``resubmit`` (may pay
+        twice), or ``wait`` (search the history for an hour after the POST).
 
     *Rarely needed*
 
@@ -111,7 +111,7 @@ class SegmindSubmitOperator(TemplatedOperator, BaseOperator):
     :param mask_prompts: keep ``inputs`` (of a chat task ``prompt``, ``system``, ``messages`` and the arguments of its
         function) out of the rendered fields that Airflow stores; ``[segmind] mask_prompts`` when None.
 
-    :raises AirflowFailException: where a retry cannot help; the message says whether money was spent.
+    :raises AirflowFailException: if a retry cannot help; the message says whether money was spent.
     """
 
     template_fields: Sequence[str] = ("model", "inputs", "inputs_schema", "segmind_conn_id", "state_path")
@@ -453,14 +453,14 @@ class SegmindRunOperator(SegmindSubmitOperator):
 
     *Limits*
 
-    :param reuse_answers: whether a result that an equal request was paid for before is used instead: ``never``,
+    :param reuse_answers: whether to use the result of an equal request that was paid for before: ``never``,
         ``always``, or up to an age; see ``docs/how-to/reuse.md``.
     :param max_resubmits: how often ``on_failed`` and ``on_expired`` may submit again.
     :param timeout: seconds after submission for which to wait.
 
     *When it goes wrong*
 
-    :param on_failed: Segmind reports FAILED, which costs nothing: ``fail``, or ``resubmit``.
+    :param on_failed: what to do if Segmind reports FAILED, which costs nothing: ``fail``, or ``resubmit``.
     :param on_expired: the result is gone: ``recover`` from the request history, ``resubmit`` (pays twice), or ``fail``.
 
     *Rarely needed*

@@ -215,7 +215,7 @@ class SegmindRequestSensor(TemplatedOperator, BaseSensorOperator):
 
     @contextmanager
     def _recorded(self, context: Context) -> Iterator[None]:
-        """Check the rendered arguments, and add the request to the spend record where the block raises its end."""
+        """Check the rendered arguments, and add the request to the spend record if the block raises how it ended."""
         from airflow_provider_segmind.hooks.budgets import task_owner
         from airflow_provider_segmind.spend.recorder import recorder_for
 

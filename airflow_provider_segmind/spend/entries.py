@@ -20,7 +20,7 @@ class SpendEntry:
     """
     A finished request.
 
-    :param at: epoch seconds when it finished, as far as that is known.
+    :param at: epoch seconds when it finished, or the best estimate.
     :param connection: id of the Airflow Connection, which stands for the account.
     :param dag_id: empty, like the other names, for a request that no task has recorded.
     :param map_index: -1 for a task that is not mapped.

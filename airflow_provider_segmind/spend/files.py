@@ -168,7 +168,7 @@ def _read(folder: StorePath, name: str) -> bytes | None:
     except FileNotFoundError:
         return None
     if hashlib.sha256(content).hexdigest()[:40] != name.removesuffix(FILE_SUFFIX).rpartition("-")[2]:
-        raise _unreadable(name, "its content is not what was written")
+        raise _unreadable(name, "its content does not match the hash in its name")
     return content
 
 
@@ -184,5 +184,5 @@ def _parse(name: str, content: bytes) -> Iterator[SpendEntry]:
 def _unreadable(name: str, why: object) -> SegmindStateError:
     return SegmindStateError(
         f"The file {name!r} of the spend record cannot be read: {why}. Nothing was changed. Without that file the "
-        "record would show too little; delete it only if it is lost for good, then run spend --reconcile."
+        "record would be incomplete; delete it only if it is lost for good, then run spend --reconcile."
     )

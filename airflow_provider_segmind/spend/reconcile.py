@@ -15,7 +15,7 @@ from airflow_provider_segmind.spend.entries import SpendEntry
 from airflow_provider_segmind.spend.store import SpendStore
 
 ONE_DAY_BEFORE = 86_400.0
-"""Seconds before the time asked about from which recorded requests are read: clocks differ."""
+"""Seconds before the requested time from which recorded requests are also read, because clocks differ."""
 MOST_IN_WRITE = 1000
 
 

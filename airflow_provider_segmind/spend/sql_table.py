@@ -49,7 +49,7 @@ class SqlStore:
         self._exists = False
 
     def write(self, entries: Sequence[SpendEntry]) -> None:
-        """Insert the entries; one that is there is completed by what the new one knows."""
+        """Insert the entries; an existing entry is completed with what the new one knows."""
         with closing(self._connect()) as connection:
             self._create(connection)
             for some in _parts(merged(entries).values()):

@@ -17,14 +17,14 @@ class SpendStore(Protocol):
     """
 
     name: str
-    """Where it is, in words."""
+    """Where the record is, for messages."""
 
     def write(self, entries: Sequence[SpendEntry]) -> None:
         """Add entries; durable on return."""
 
     def read(self, *, since: float | None = None, until: float | None = None) -> Iterator[SpendEntry]:
         """
-        Yield the entry of each request that finished in a time, in no particular order.
+        Yield the entry of each request that finished in a period, in no particular order.
 
         :param since: epoch seconds, included; None for the beginning.
         :param until: epoch seconds, excluded; None for the end.
@@ -54,7 +54,10 @@ def configured_store() -> SpendStore | None:
 
     path, conn_id = (conf.get("segmind", name, fallback="") for name in ("spend_path", "spend_conn_id"))
     if path and conn_id:
-        raise SegmindConfigError("[segmind] spend_path and spend_conn_id are both set; there is one spend record.")
+        raise SegmindConfigError(
+            "[segmind] spend_path and spend_conn_id are both set, but there can be only one "
+            "spend record: remove one of them."
+        )
     if path:
         from airflow_provider_segmind.spend.files import FileStore
         from airflow_provider_segmind.stores import locate
@@ -63,7 +66,8 @@ def configured_store() -> SpendStore | None:
             return FileStore(locate(path))
         except (ValueError, ImportError) as error:
             raise SegmindConfigError(
-                f"[segmind] spend_path is in a storage that this Airflow does not support: {shorten(str(error))}."
+                f"[segmind] spend_path is in a storage system that this Airflow does not support: "
+                f"{shorten(str(error))}."
             ) from error
     if conn_id:
         from airflow_provider_segmind.spend.sql_table import SqlStore

@@ -1,5 +1,5 @@
 """
-Airflow's metrics: figures that grow are counted elsewhere, and sent here as what was added since the last time.
+Airflow's metrics: cumulative figures are counted elsewhere; this module sends their increase since the last time.
 
 Sending for each call would cost a table more than the call itself. Names, units and tags are in
 docs/reference/observability.md.
@@ -73,7 +73,7 @@ class MetricsSender:
         self._lock = threading.Lock()
 
     def take_due(self) -> bool:
-        """Return whether the last time was long enough ago, to the first caller that asks then."""
+        """Return whether sending is due; True only for the first caller that asks."""
         now = self._clock()
         if now < self._due:
             return False
@@ -86,7 +86,7 @@ class MetricsSender:
             self.send()
 
     def send(self) -> None:
-        """Send what was added since the last time, and the gauges; nothing any more after an error."""
+        """Send the increase since the last time, and the gauges; after an error, send nothing more."""
         with self._lock:
             if not self._broken:
                 self._send()

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def _segmind_airflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return an empty metadata database of Airflow, migrated once a test session, also of several processes."""
+    """
+    Return an empty metadata database of Airflow, migrated once per test session, even if that has several processes.
+    """
     from airflow_provider_segmind.testing.database import DatabaseError, migrated_database
 
     folder = tmp_path_factory.getbasetemp()

@@ -271,8 +271,8 @@ async def poller_of(
     """
     Return the poller of a Connection's account in this loop; call its ``wait`` at once.
 
-    Connections with equal values share a poller, also under different ids. A changed one gets a new poller, or a raised
-    limit would not apply before the last of its triggers has finished.
+    Connections with equal values share a poller, even under different ids. A changed one gets a new poller; otherwise a
+    raised limit would not apply until the last of its triggers has finished.
 
     :param find_config: looks the Connection up; called once for all triggers that need it within a minute.
     :param pauses: seconds before each further attempt at a failed lookup; :data:`CONNECTION_PAUSES` when None.

@@ -57,7 +57,7 @@ def defer_request(
     """
     Defer a task until its request has ended.
 
-    :param deadline: epoch second at which the task must have ended, also if its request has not.
+    :param deadline: epoch second at which the task must have ended, even if its request has not.
     :param fetch: whether the event carries the result.
     :param poll_from: epoch second before which the triggerer does not try to poll, see :func:`defer_again_from`.
     """
@@ -97,7 +97,7 @@ def find_connection_or_defer(
     Read the Connection in a worker, or defer again if neither the triggerer nor this worker can.
 
     :param event: how waiting in the triggerer ended, None for a task that was resumed without one.
-    :param pending: makes the request to wait for out of the time of its submission.
+    :param pending: makes the request to wait for from the time of its submission.
     :param destination: where the trigger stores the result; the task continues on a worker afterwards.
     :raises Exception: it could not be read, and the event is not one of a triggerer that another attempt may help.
     """

@@ -1,5 +1,5 @@
 """
-Wait for the end of a pause, for a budget's next day or month, or for a place in flight, without a worker slot.
+Wait for the end of a pause, for a budget's next day or month, or for a slot in flight, without a worker slot.
 
 Workers import this module to defer.
 """
@@ -27,13 +27,13 @@ from airflow_provider_segmind.triggers.trigger import SegmindTrigger, owner_of
 
 ONE_HOUR = 3600.0
 PLACE_INTERVAL = 5.0
-"""Seconds, on average, between two look-ups of a Connection's places in flight."""
+"""Seconds, on average, between two look-ups of a Connection's free slots."""
 PLACE_KEPT = 20.0
-"""Seconds for which a place is kept for the task that was resumed for it, which has to start before it can reserve."""
+"""Seconds for which a slot is kept for the task that was resumed for it, which must start before it can reserve."""
 SETTLE_INTERVAL = 300.0
-"""Seconds after which one task is resumed without a place: a task that reserves returns those of dead ones."""
+"""Seconds after which one task is resumed without a slot: a task that reserves frees the slots of dead tasks."""
 RESET_SPREAD = 60.0
-"""Seconds after the turn of a budget within which the tasks that wait for it resume."""
+"""Seconds after the reset of a budget within which the tasks that wait for it resume."""
 
 
 def defer_while_paused(
@@ -178,7 +178,7 @@ class SegmindInFlightTrigger(SegmindTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and yield one event: ``resume_state``."""
         places = _places.setdefault((owner_of(self), self.segmind_conn_id), _Places(time.monotonic()))
-        # A place that is taken too early would be held without a use.
+        # A slot that is taken too early would be occupied without being used.
         await asyncio.sleep(max(0.0, self.not_before - time.time()))
         while self.until is None or time.time() < self.until:
             await self._look_up(places)
@@ -189,7 +189,7 @@ class SegmindInFlightTrigger(SegmindTrigger):
         yield await self._event(Payload(resume_state=self.resume_state))
 
     async def _look_up(self, places: _Places) -> None:
-        """Find out how many places are free; one look-up serves all tasks of the process for some seconds."""
+        """Find out how many slots are free; one look-up serves all tasks of the process for some seconds."""
         if time.monotonic() - places.looked_at < PLACE_INTERVAL:
             return
         # While it is read, the others use the value before.
@@ -209,7 +209,7 @@ class SegmindInFlightTrigger(SegmindTrigger):
 
 class _Places:
     """
-    The places in flight of a Connection, as all triggers of this process see them.
+    The free slots of a Connection, shared by all triggers of this process.
 
     :param now: monotonic seconds.
     """

@@ -56,7 +56,7 @@ class SegmindTrigger(BaseTrigger):
 
 def owner_of(trigger: Any) -> str:
     """
-    Return whose Connections a trigger may see: those of its team, as far as Airflow names one.
+    Return whose Connections a trigger may see: those of its team, if Airflow names one.
 
     Where teams share a triggerer and the team is unknown, the DAG takes its place, as a DAG belongs to one team.
     """

@@ -1,4 +1,4 @@
-"""Which budgets hold, and when their days and months begin."""
+"""Which budgets apply, and when their days and months begin."""
 
 from __future__ import annotations
 

@@ -186,7 +186,7 @@ def test_a_budget_without_a_store_is_refused(
     limit(1.0)
     monkeypatch.delenv("AIRFLOW__SEGMIND__SPEND_CONN_ID")
 
-    with pytest.raises(AirflowFailException, match="needs a store that all tasks share, and there is none"):
+    with pytest.raises(AirflowFailException, match="needs a store that all tasks share, but none is set"):
         make(clock).execute(run.context())
 
     assert emulator.posts() == []

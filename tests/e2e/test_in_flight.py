@@ -1,4 +1,4 @@
-"""A limit of paid requests in flight over the tasks of a real Airflow: those without a place wait in the triggerer."""
+"""A limit of paid requests in flight over the tasks of a real Airflow: those without a slot wait in the triggerer."""
 
 from __future__ import annotations
 

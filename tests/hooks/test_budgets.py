@@ -1,4 +1,4 @@
-"""Which budgets hold for a Connection and for what a task names, and where they are kept."""
+"""Which budgets apply to a Connection and to what a task names, and where they are kept."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def test_an_unknown_option_is_warned_of_once_with_the_one_that_was_meant(
         _ = SegmindHook().config
 
     warnings = [record.getMessage() for record in caplog.records if "[segmind]" in record.getMessage()]
-    assert warnings == ["[segmind] has the unknown option 'spend_conn'; did you mean 'spend_conn_id'?"]
+    assert warnings == ["[segmind] has an unknown option, 'spend_conn'; did you mean 'spend_conn_id'?"]
 
 
 def test_an_option_whose_value_comes_from_a_command_is_known(

@@ -157,7 +157,7 @@ def test_an_unknown_field_causes_one_warning(monkeypatch: pytest.MonkeyPatch, ca
 
     assert [record.getMessage() for record in caplog.records if "unknown extra field" in record.getMessage()] == [
         (
-            "Connection 'segmind_default' has the unknown extra field 'request_per_minute'; did you mean "
+            "Connection 'segmind_default' has an unknown extra field, 'request_per_minute'; did you mean "
             "'requests_per_minute'?"
         )
     ]

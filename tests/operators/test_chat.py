@@ -387,7 +387,7 @@ class TestTemplates:
 
         assert task.execute(chat.run.context()) == "echo: question"
         assert chat.body()["messages"]["system_instruction"] == {"parts": {"text": "be.txt"}}
-        assert "'system' resembles the path of a file but is sent unchanged" in capsys.readouterr().out
+        assert "'system' looks like the path of a file but is sent as it is" in capsys.readouterr().out
 
 
 def test_the_log_of_a_repair_quotes_nothing_of_the_reply(chat: Chat, capsys: Any) -> None:

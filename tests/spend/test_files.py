@@ -63,7 +63,7 @@ def test_a_file_that_is_not_what_was_written_is_an_error(store: FileStore, tmp_p
     store.write([an_entry("r1"), an_entry("r2")])
     file = next((tmp_path / "spend").rglob("*.jsonl"))
     file.write_bytes(file.read_bytes()[:-10])
-    with pytest.raises(SegmindStateError, match="not what was written"):
+    with pytest.raises(SegmindStateError, match="does not match the hash in its name"):
         list(store.read())
 
 

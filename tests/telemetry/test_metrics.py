@@ -1,4 +1,4 @@
-"""Figures become metrics of Airflow as what was added since the last time."""
+"""Figures become metrics of Airflow as their increase since the last time."""
 
 from __future__ import annotations
 
