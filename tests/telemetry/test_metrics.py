@@ -8,27 +8,7 @@ import pytest
 
 from airflow_provider_segmind.client.rate_limiter import CallCounts
 from airflow_provider_segmind.telemetry.metrics import INTERVAL, MetricsSender, call_totals, cost_total
-from airflow_provider_segmind.telemetry.requests import RequestTelemetry
-
-
-class Stats:
-    """Records what it is told."""
-
-    def __init__(self) -> None:
-        self.counted: list[tuple[str, float]] = []
-        self.gauges: list[tuple[str, float]] = []
-        self.tags: list[dict[str, str]] = []
-        self.error: Exception | None = None
-
-    def incr(self, name: str, count: float, *, tags: dict[str, str]) -> None:
-        if self.error is not None:
-            raise self.error
-        self.counted.append((name, count))
-        self.tags.append(tags)
-
-    def gauge(self, name: str, value: float, *, tags: dict[str, str]) -> None:
-        self.gauges.append((name, value))
-        self.tags.append(tags)
+from tests.support.metrics import Stats
 
 
 class Sending:
@@ -87,22 +67,6 @@ def test_waiting_is_sent_in_milliseconds() -> None:
     found: dict[str, Any] = call_totals(CallCounts(posts=2, polls=5, refused=1, waited=1.25))
 
     assert found == {"submits": 2, "polls": 5, "rate_limited": 1, "waited_ms": 1250}
-
-
-@pytest.mark.parametrize("cost", [12.25, 0.0001, 48.2513, 1051.09, 0.5, 3.0])
-def test_the_costs_of_many_tasks_add_up_with_their_fractions(cost: float) -> None:
-    counted: list[float] = []
-    for _ in range(1000):
-        telemetry = RequestTelemetry({}, CallCounts(), operation="generate_content")
-        stats = Stats()
-        telemetry._metrics._open = lambda stats=stats: stats
-        telemetry.finished(model="m", began=None, tokens=1, cost=cost / 1e6)
-        telemetry.send()
-        counted += [count for name, count in stats.counted if name == "segmind.cost_micros"]
-
-    assert sum(counted) == pytest.approx(1000 * cost)
-    assert all("e" not in str(count) for count in counted)
-    assert all(isinstance(count, int) for count in counted) == cost.is_integer()
 
 
 @pytest.mark.parametrize(("usd", "micros"), [(0.0, 0.0), (1e-6, 1.0), (float("nan"), 0.0), (float("inf"), 0.0)])
