@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +14,8 @@ from blockbuster import BlockBuster
 from airflow_provider_segmind.emulator import SegmindEmulator
 from airflow_provider_segmind.hooks.segmind import SegmindHook
 from airflow_provider_segmind.triggers.events import RequestEvent
-from airflow_provider_segmind.triggers.request import SegmindRequestTrigger
-from tests.support.airflow_fakes import CANARY, INPUTS, KEY, Clock, hook_by
-
-MODEL = "gemini-3.1-flash-lite"
+from tests.support.airflow_fakes import CANARY, Clock, hook_by
+from tests.support.request_triggers import fire, make
 
 
 @pytest.fixture
@@ -28,20 +25,6 @@ def strict() -> Iterator[None]:
     guard.activate()
     yield
     guard.deactivate()
-
-
-def make(clock: Clock, model: str = MODEL, **fields: Any) -> SegmindRequestTrigger:
-    request = hook_by(clock).submit(model, INPUTS)
-    given = {"submitted_at": time.time(), "end_time": time.time() + 60, "poll_interval": 0.05, "model": model}
-    return SegmindRequestTrigger(request_id=request.request_id, **{**given, **fields})
-
-
-async def fire(trigger: SegmindRequestTrigger) -> dict[str, Any]:
-    events = [event async for event in trigger.run()]
-    assert len(events) == 1
-    payload: dict[str, Any] = json.loads(json.dumps(events[0].payload))
-    assert KEY not in str(payload)
-    return payload
 
 
 async def test_a_stored_result_comes_as_one_event(
@@ -70,12 +53,6 @@ async def test_a_result_too_large_for_a_triggerer_is_left_to_the_task(emulator: 
     hook = hook_by(clock)
     assert large in hook.get_result(trigger.request_id).output
     hook.close()
-
-
-async def test_an_event_is_held_back_until_it_is_harmless(emulator: SegmindEmulator, clock: Clock) -> None:
-    started = time.time()
-    await fire(make(clock, not_before=started + 0.4))
-    assert time.time() - started >= 0.4
 
 
 async def test_a_trigger_of_a_further_attempt_polls_after_a_pause_but_not_after_its_deadline(
@@ -113,12 +90,3 @@ async def test_a_cancelled_trigger_sends_no_event(emulator: SegmindEmulator, clo
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-
-
-def test_a_trigger_is_rebuilt_from_what_it_serialises_and_from_newer_arguments(
-    emulator: SegmindEmulator, clock: Clock
-) -> None:
-    path, kwargs = make(clock, fetch=True, output_path="memory://x").serialize()
-    assert path == "airflow_provider_segmind.triggers.request.SegmindRequestTrigger"
-    again = SegmindRequestTrigger(**json.loads(json.dumps(kwargs)), of_tomorrow=1)
-    assert again.serialize() == (path, kwargs)
