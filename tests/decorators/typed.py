@@ -1,4 +1,4 @@
-"""What a DAG author writes, for type checkers: see test_typing.py, which says what they must answer."""
+"""What a DAG author writes, for type checkers: see test_chat_typing.py, which says what they must answer."""
 
 from __future__ import annotations
 

@@ -30,7 +30,9 @@ from airflow_provider_segmind.sensors.request import SegmindRequestSensor
 from tests.support.airflow_fakes import Run, TaskInstance
 from tests.support.chat_tasks import Chat
 from tests.support.examples import examples
+from tests.support.tasks import chat, clock, emulator, run
 
+__all__ = ["chat", "clock", "emulator", "run"]
 FILE = {"source": "a.jsonl", "key": "id", "output_path": "b.jsonl", "prompt": "Say {x}", "ledger_path": "l"}
 SQL = {"sql_conn_id": "c", "key": "id", "target_table": "t", "sql": "SELECT 1", "prompt": "Say {x}", "ledger_path": "l"}
 LEAST: dict[type[Any], dict[str, Any]] = {
