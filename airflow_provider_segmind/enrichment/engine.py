@@ -1,7 +1,7 @@
 """
 The engine: one asyncio loop that asks about every distinct row of a table once.
 
-Rows stream in, answers stream into the ledger; in memory stand the rows in flight and some bytes for each finished one.
+Rows stream in, answers stream into the ledger; only rows in flight, and a few bytes per finished row, are in memory.
 The engine ends when every row has an outcome or is skipped with a reason. Writing the output is a step of its own
 (:mod:`~airflow_provider_segmind.enrichment.output`), from what the ledger then holds.
 """
@@ -53,7 +53,7 @@ from airflow_provider_segmind.exceptions import (
 
 T = TypeVar("T")
 POSTPONED = 4
-"""Rows set aside to the end of the table at most, for each worker; their bodies stay in memory."""
+"""Maximum number of rows per worker that are set aside until the end of the table; their bodies stay in memory."""
 log = logging.getLogger(__name__)
 COMMIT_DELAY = 0.25
 """Seconds an event may wait to become durable together with others."""
@@ -62,7 +62,7 @@ FOLD_AT = 256
 BYTES_IN_FLIGHT = 64 << 20
 """Bytes of bodies that wait for a worker or an answer, above which no row joins them."""
 CONTEST_PAUSE = 1.0
-"""About how many seconds a row is not tried again that another run has claimed at the same moment."""
+"""Approximate seconds before a row that another run claimed at the same moment is tried again."""
 GRACE = 3.0
 """Seconds for what is in flight after a kill: Airflow 3's supervisor sends SIGKILL five seconds after SIGTERM."""
 PROGRESS_INTERVAL = 1.0
@@ -102,7 +102,7 @@ class Engine:
     :param rows_total: how many rows it has, None when that is unknown before it was read.
     :param ledger_folder: where the ledger lives.
     :param run_id: names the run whose limits count; a retry has the same.
-    :param target: where the answers go, when that has a say in which rows are asked about.
+    :param target: where the answers go, if that affects which rows are sent.
     :param resume_state: what :meth:`resume_state` of the same try before returned, when it deferred.
     :param progress: called every :data:`PROGRESS_INTERVAL` seconds and at the end.
     :param clock: epoch seconds.
@@ -165,7 +165,7 @@ class Engine:
         self.finished_rows = FinishedRows(
             appended=lambda: self.commits.appended, durable=lambda: self.commits.durable, monotonic=monotonic
         )
-        """What a keyed target may be given while the run goes on; empty without one."""
+        """Finished rows that may be written to a keyed target during the run; empty without one."""
         self._is_keyed = target is not None
         self.clock = clock
         self.client = client
@@ -191,12 +191,12 @@ class Engine:
 
     @property
     def stopping(self) -> bool:
-        """Whether no more rows may be begun."""
+        """Whether no more rows may be started."""
         return self.stopped is not None
 
     @property
     def halted(self) -> bool:
-        """Whether not even what was permitted before may be submitted any more."""
+        """Whether even calls that already have a permit must not be submitted."""
         return self.stopped is not None and (self.stopped.hurry or self.stopped.error is not None)
 
     def stop(
@@ -233,21 +233,23 @@ class Engine:
         return False
 
     def waits_for_unread(self) -> bool:
-        """Return whether the budgets may have room only when rows with open requests of earlier tries are read."""
+        """
+        Return whether the budgets may have room only once the rows with open requests of earlier tries have been read.
+        """
         budget = self.settings.budget
         if budget is None or self.usage.in_flight or not self.usage.unread:
             return False
         return budget.refused is not None or self.without_place() is not None
 
     def without_place(self) -> SegmindError | None:
-        """Return the error of a run in which such rows have every place in flight, so that waiting frees none."""
+        """Return the error of a run in which such rows use every slot, so that waiting frees none."""
         budget = self.settings.budget
         if budget is None or self.usage.in_flight:
             return None
         return budget.without_place(self._figures())
 
     def no_longer_short(self, mark: bytes) -> None:
-        """Note that a row does not wait for the budgets any more."""
+        """Record that a row no longer waits for the budgets."""
         self._short.pop(mark, None)
 
     def may_still_send(self) -> bool:
@@ -259,14 +261,14 @@ class Engine:
         self._rows.skip(prepared, reason, lost=lost)
 
     def postpone(self, prepared: Prepared, reason: str) -> bool:
-        """Set a row aside to the end of the table, unless too many are; then it is not."""
+        """Set a row aside until the end of the table, unless too many are already; return whether it was."""
         if not self._postponing or len(self._rows.postponed) >= POSTPONED * self.settings.concurrency:
             return False
         self._rows.postpone(prepared, reason)
         return True
 
     def contend(self, prepared: Prepared, *, collided: bool) -> None:
-        """Come back later to a row that another run is asking about; see :meth:`RowTracker.contend`."""
+        """Retry later a row that another run is processing; see :meth:`RowTracker.contend`."""
         self._rows.contend(prepared, collided=collided)
 
     def skip_reason(self, fingerprint: bytes) -> str | None:
@@ -380,7 +382,7 @@ class Engine:
         try:
             budget.close(RunFigures(spent=spent, held=held, in_flight=in_flight))
         except SegmindError as error:
-            log.warning("%s The next try, or another task, settles what is reserved from the ledger.", error)
+            log.warning("%s The next try, or another task, settles the reservation from the ledger.", error)
 
     def _source_failure(self) -> SegmindError | None:
         """Return the error of a source that broke, unless something else ended the run, which a retry must continue."""
@@ -389,15 +391,15 @@ class Engine:
             return None
         sent = max(self.tally.posts, self.usage.rows)
         if sent:
-            after_sending(broken, f"{sent} requests were sent in this run before")
+            after_sending(broken, f"{sent} requests were sent earlier in this run")
         # Only a retry fetches what was accepted and not answered yet, also where it cannot read on.
         retryable = broken.retryable or (bool(self._rows.skipped) and self.stopped is None)
         self.stop(f"reading the source failed after {rows} rows: {broken}")
         if rows:
             advice = "A retry reads it again" if broken.retryable else "Fix it and run the task again"
             error: SegmindError = SegmindEnrichmentError(
-                f"Reading the source failed after {rows} rows. {broken} The rows before have been sent and are in "
-                f"the output. {advice}: what was answered is not paid again.",
+                f"Reading the source failed after {rows} rows. {broken} The earlier rows were sent and are in "
+                f"the output. {advice}: what was answered is not paid for again.",
                 retryable=retryable,
             )
         elif sent or "Nothing was sent" in str(broken):
@@ -428,7 +430,7 @@ class Engine:
         self.reader.close()
 
     def _reserve_open_requests(self) -> None:
-        """Reserve what earlier tries of the run may still be billed, also for rows that come late in the table."""
+        """Reserve what earlier tries of the run may still be billed, including for rows that come late in the table."""
         for mark, bound, flies in self._open_requests():
             self.usage.reserve_open(mark, bound, in_flight=flies)
 
@@ -436,7 +438,7 @@ class Engine:
         """
         Yield the open requests of this run: fingerprint, bound, and whether Segmind may still be working on it.
 
-        Those of rows that are not in the source any more stay open, but not in flight.
+        Requests of rows that are no longer in the source stay open, but do not count as in flight.
         """
         oldest = self.clock() - LONGEST_FLIGHT
         for mark, row in self.ledger.open_rows():
@@ -480,7 +482,7 @@ class Engine:
         try:
             keep_prompt(ledger.folder, question.prompt, run=ledger.run, at=self.clock())
         except Exception as error:  # noqa: BLE001 - stores raise errors of their own, and no answer depends on this file
-            log.warning("The prompt could not be kept in the ledger: %s: %s", type(error).__name__, error)
+            log.warning("The prompt could not be stored in the ledger: %s: %s", type(error).__name__, error)
 
     def _unregister(self) -> None:
         self.heartbeat.stop()
@@ -503,7 +505,7 @@ class Engine:
             except Exception as error:  # noqa: BLE001
                 # Libraries of stores raise errors of their own. Each claim lists for itself and stops the run where it
                 # cannot, but without this loop the rows of a dead run would be waited for without end.
-                log.warning("Other runs over the ledger cannot be seen at the moment: %s", error)
+                log.warning("Cannot check for other runs on the ledger at the moment: %s", error)
             self._changed.set()
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
@@ -582,7 +584,7 @@ class Engine:
         waiting = [*self._rows.due(), *block]
         self.ledger.look_up([prepared.fingerprint for prepared in waiting])
         if self.member.has_others():
-            # Who claims the same rows in the same order meets the other at every one.
+            # Two runs that claim the same rows in the same order collide on every row.
             self._rng.shuffle(waiting)
             # Theirs first, so that one of ours can be postponed; see RowTracker.postpone_as_evidence.
             waiting.sort(key=lambda prepared: not self._rows.is_claimed_elsewhere(prepared.fingerprint))

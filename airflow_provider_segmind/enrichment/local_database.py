@@ -155,6 +155,6 @@ def _unusable(
     folder = tempfile.tempdir or "none was found"
     return SegmindEnrichmentError(
         f"The temporary folder of the worker ({folder}) cannot store working files: {error}. {meaning}. Free up space "
-        "there, or set TMPDIR to a folder that has it; a retry continues.",
+        "there, or set TMPDIR to a folder with enough space; a retry continues.",
         retryable=True,
     )

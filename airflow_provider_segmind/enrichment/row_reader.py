@@ -280,7 +280,8 @@ class RowReader:
         try:
             self._local.change(_BY_FINGERPRINT)
         except SegmindEnrichmentError:
-            # The temporary folder is full, and the rows that were read have been paid for: memory takes its place.
+            # The temporary folder is full, and the rows that were read have been paid for: equal rows are found in
+            # memory instead.
             seen: set[bytes | None] = set()
             for number, mark, packed in self._local.each("SELECT * FROM rows ORDER BY number"):
                 yield number, mark, packed, mark is None or mark not in seen

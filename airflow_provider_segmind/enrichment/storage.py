@@ -1,8 +1,8 @@
 """
 Files in any store: path objects that can open, list and delete.
 
-``pathlib.Path`` is one; so is whatever wraps an object store in the same methods. A file is written whole: its reader
-finds all of it or nothing, also when the writer is killed half way.
+``pathlib.Path`` is one; so is any wrapper of an object store with the same methods. A file is written whole: its reader
+finds all of it or nothing, even when the writer is killed halfway.
 """
 
 from __future__ import annotations

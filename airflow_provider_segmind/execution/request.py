@@ -403,7 +403,7 @@ class RequestExecution:
             self._record = decision.record
             self._note_found()
             self._log.info(
-                "An earlier try submitted request %s at %s: continuing with it, nothing is submitted or paid again "
+                "An earlier try submitted request %s at %s: continuing with it, nothing is submitted or paid for again "
                 "(recorded in %s)",
                 decision.record.request_id,
                 iso(decision.record.intent_at),

@@ -112,4 +112,4 @@ def test_clearing_a_task_whose_state_airflow_has_emptied_costs_nothing(
     assert ended.emptied[run]
     assert ended.values_again[run]["request_id"] == ended.values[run]["request_id"]
     assert len(steady.posts(run.replace(":", "-"))) == 1
-    assert "pays again" not in ended.logs[run].replace("nothing is submitted or paid again", "")
+    assert "pays again" not in ended.logs[run].replace("nothing is submitted or paid for again", "")

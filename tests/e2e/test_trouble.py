@@ -185,7 +185,7 @@ def test_a_stopped_task_continues_with_its_request_when_cleared(
     assert any(request_id in line for line in words)
     assert stopped.end(name) == "success"
     assert stopped.tries(name) == 2
-    assert "nothing is submitted or paid again" in stopped.log(name, 2)
+    assert "nothing is submitted or paid for again" in stopped.log(name, 2)
     assert stopped.stack.rest.xcom(DAGS[name], stopped.ids[name], "ask")["request_id"] == request_id
     assert len(emulator.posts(name)) == 1
     assert [entry.model for entry in emulator.bill].count(name) == 1

@@ -10,9 +10,9 @@ freed        when it is certain that nothing was sent, or it is given up       a
 finished     when the answer is read, or is known never to come                nothing more to do
 ===========  ================================================================  ==============================
 
-``attempt`` counts the claims of one fingerprint over all time. An outcome makes void what was noted for its attempt and
-those before it; beyond it every claim counts until it is freed, followed or answered, whichever attempt it is of. So it
-does not matter in which order, or how often, events are read.
+``attempt`` counts the claims of one fingerprint over all time. An outcome voids the events of its attempt and of those
+before it. Of the attempts after it, every claim counts until it is freed, followed up or answered. So it does not
+matter in which order, or how often, events are read.
 """
 
 from __future__ import annotations

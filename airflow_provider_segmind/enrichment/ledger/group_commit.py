@@ -78,7 +78,7 @@ class GroupCommit:
 
     def forbidden(self) -> SegmindEnrichmentError | None:
         """
-        Return why nothing may be sent any more, and stop the run for the first reason.
+        Return why nothing more may be sent, None if it may; the first such reason stops the run.
 
         Events are still written: others take the answers from them.
         """
@@ -197,7 +197,7 @@ class GroupCommit:
     def _unwritable(self, cause: Exception) -> SegmindEnrichmentError:
         error = SegmindEnrichmentError(
             f"The ledger under {str(self._ledger.folder)!r} cannot be written: {cause}. Nothing more is sent; "
-            "requests that were accepted are fetched by a retry, within an hour.",
+            "a retry within an hour fetches the requests that were accepted.",
             retryable=True,
         )
         error.__cause__ = cause

@@ -225,7 +225,7 @@ class Ledger:
         return row is not None and not row.is_free
 
     def blocks(self, claim: Claimed) -> bool:
-        """Return whether the request of a claim must not be sent, by everything read so far."""
+        """Return whether the request of a claim must not be sent, judging by everything read so far."""
         row = self._open.get(claim.fingerprint)
         # Without its own claim in the view, nothing is known about other claims.
         return row is None or row.blocks(claim)
@@ -448,7 +448,7 @@ def _event(name: str, line: bytes) -> Event:
     except ValueError as error:
         raise SegmindEnrichmentError(
             f"The ledger segment {name!r} contains a line that this version cannot read ({error}). Nothing is "
-            "sent while it is unknown what has been paid for: use the version that wrote it, or a new ledger.",
+            "sent until it is known what has been paid for: use the version that wrote it, or a new ledger.",
             retryable=True,
         ) from error
 
@@ -456,7 +456,7 @@ def _event(name: str, line: bytes) -> Event:
 @dataclass(frozen=True, slots=True)
 class RunBill:
     """
-    What a run has cost by its ledger.
+    What a run has cost according to its ledger.
 
     :param cost: USD billed; of requests without a reported bill the most that they may have cost.
     :param held: USD that its open requests may still be billed.
@@ -470,7 +470,7 @@ class RunBill:
 
 def bill_of_run(folder: StorePath, run: str) -> RunBill | None:
     """
-    Return what a run has cost that no process is at work on, None where there is no ledger. Blocks.
+    Return the cost of a run that no process is working on, None if there is no ledger. Blocks.
 
     :raises SegmindEnrichmentError: the ledger cannot be read.
     """

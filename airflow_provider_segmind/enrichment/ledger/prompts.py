@@ -1,9 +1,9 @@
 """
-The prompts of a ledger's runs, each kept once, so that it can be read back what a row was asked.
+The prompts of a ledger's runs, each kept once, so that the prompt of a row can be looked up later.
 
 =====================================  =================================================================================
 ``prompts/<hash>.json``                the template, schema and options; the hash is the SHA-256 of the file
-``prompts/runs/<run>/<time>-<hash>``   from then on the run has asked with this prompt; ``<run>`` is a hash of its id
+``prompts/runs/<run>/<time>-<hash>``   from that time on the run used this prompt; ``<run>`` is a hash of its id
 =====================================  =================================================================================
 
 The events of a row name its run and the time, and with them its prompt, so nothing is written for a row.
@@ -65,7 +65,7 @@ def prompt_of(ledger: StorePath, prompt_hash: str) -> Mapping[str, Any] | None:
     except FileNotFoundError:
         return None
     if text_digest(text).hex() != prompt_hash:
-        raise SegmindEnrichmentError(f"{str(path)!r} is not the prompt that was kept there: it was changed.")
+        raise SegmindEnrichmentError(f"{str(path)!r} no longer matches the hash in its name: the prompt was changed.")
     kept: Mapping[str, Any] = json.loads(text)
     return kept
 

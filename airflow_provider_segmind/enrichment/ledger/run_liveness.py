@@ -68,7 +68,7 @@ _REGISTERED, _BEAT, _ENDED, _DEAD = ".writer", ".beat", ".ended", ".dead"
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """A moment by both clocks: the one does not go on while a machine sleeps, the other jumps."""
+    """A point in time on both clocks: the monotonic one may stop while a machine sleeps, the wall clock may jump."""
 
     monotonic: float
     wall: float
@@ -94,8 +94,8 @@ class Listing:
         """
         The writers that may still send.
 
-        Without a mark that says otherwise a writer counts as one, whatever else of it a listing misses: only files that
-        were there when it began, and stay, are certain to be in it.
+        A writer counts as active unless a file says otherwise, whatever else of it a listing misses: only files that
+        existed when the listing began, and still exist, are certain to be in it.
         """
         return (self.registered | self.segments.keys()) - self.ended - self.dead
 
@@ -198,7 +198,7 @@ class Membership:
             ) from error
         if (options := caching_mount(self.folder)) is not None:
             log.warning(
-                "The ledger under %r is on NFS mounted with %r. A client that keeps listings may miss what another "
+                "The ledger under %r is on NFS mounted with %r. A client that caches listings may miss what another "
                 "machine has just written, and two runs that overlap may then pay for the same row. Mount it with "
                 "'lookupcache=none,actimeo=0', or keep the ledger elsewhere.",
                 *(str(self._ledger_folder), options),
@@ -225,7 +225,7 @@ class Membership:
         self._own[number] = _Own(name, claims)
 
     def trouble(self) -> SegmindEnrichmentError | None:
-        """Say why this writer must not send any more."""
+        """Return why this writer must not send any more, None if it may."""
         if self._declared_dead is not None:
             return SegmindEnrichmentError(self._declared_dead, retryable=True)
         if self._monotonic() - self._beaten_at > self.writer_timeout / 2:
@@ -238,7 +238,7 @@ class Membership:
         return None
 
     def is_fresh(self) -> bool:
-        """Tell whether the latest listing may be trusted; not after a pause, or a jump of either clock."""
+        """Return whether the latest listing may be trusted; not after a pause, or a jump of either clock."""
         return self._listing is not None and self._is_fresh(self._listing.began)
 
     # -- the others ----------------------------------------------------------------------------------------------------
@@ -276,7 +276,7 @@ class Membership:
                 self._refresh()
 
     def is_active(self, writer: str) -> bool:
-        """Tell whether a writer may still send for what it has claimed; this one does not count."""
+        """Return whether a writer may still send for what it has claimed; this one does not count."""
         listing = self._listing
         if listing is None or writer == self.writer:
             return False
@@ -286,7 +286,7 @@ class Membership:
         return writer in listing.active
 
     def has_others(self) -> bool:
-        """Tell whether the latest listing shows others at work that may ask about the same rows."""
+        """Return whether the latest listing shows other active writers that may send the same rows."""
         return self._has_others
 
     def ended_at(self, writer: str) -> float | None:
@@ -407,7 +407,7 @@ class Membership:
                 return listing
         if not whole:
             raise SegmindEnrichmentError(
-                f"Segments under {str(self.folder)!r} disappeared before this run had read them, although no run "
+                f"Segments under {str(self.folder)!r} disappeared before this run read them, although no run "
                 "removes such segments. Nothing more is sent; a retry reads the ledger again.",
                 retryable=True,
             )
@@ -533,8 +533,8 @@ class Membership:
     def out_of_reach(self, error: Exception) -> SegmindEnrichmentError:
         """Return the error of a folder that cannot be listed."""
         return SegmindEnrichmentError(
-            f"The folder {str(self.folder)!r}, where runs over one ledger see each other, is out of reach: {error}. "
-            "Nothing more is sent; a retry tries again.",
+            f"The folder {str(self.folder)!r}, through which runs on one ledger detect each other, is out of reach: "
+            f"{error}. Nothing more is sent; a retry tries again.",
             retryable=True,
         )
 

@@ -21,7 +21,7 @@ def segment_name(at: float, writer: str, number: int) -> str:
 
 
 def segment_names(folder: StorePath) -> list[str]:
-    """List the segments of a ledger, oldest first; half-written files are none."""
+    """List the segments of a ledger, oldest first; half-written files are left out."""
     try:
         return sorted(name for name in names_if_any(folder) if is_segment(name))
     except OSError as error:
@@ -29,7 +29,7 @@ def segment_names(folder: StorePath) -> list[str]:
 
 
 def is_segment(name: str) -> bool:
-    """Tell a segment from a file that is not whole yet, and from others."""
+    """Return whether a file is a complete segment, by its name."""
     return name.endswith(SUFFIX) and name[0] != "."
 
 
@@ -47,7 +47,7 @@ def writer_and_number(name: str) -> tuple[str, int]:
 
 
 def write_segment(folder: StorePath, name: str, lines: Sequence[bytes]) -> None:
-    """Write a segment so that it is there as a whole or not at all."""
+    """Write a segment as a whole or not at all."""
     body = b"".join(line + b"\n" for line in lines)
     end = {"event": "end", "lines": len(lines), "crc32": f"{zlib.crc32(body):08x}"}
     with write_whole(folder / name) as file:
@@ -76,13 +76,14 @@ def read_segment(folder: StorePath, name: str) -> list[bytes] | None:
         raise _unreadable(name, error) from error
     lines = body.split(b"\n")[:-1]
     if not whole or len(lines) != end["lines"]:
-        raise _unreadable(name, "its bytes are not those that were written")
+        raise _unreadable(name, "its content does not match its checksum")
     return lines
 
 
 def _unreadable(name: str, why: object) -> SegmindEnrichmentError:
     return SegmindEnrichmentError(
-        f"The ledger segment {name!r} cannot be read: {why}. Nothing is asked while it is not known what was paid for "
-        "already; a retry reads it again. If the file is lost for good, delete it; its rows may then be paid twice.",
+        f"The ledger segment {name!r} cannot be read: {why}. Nothing is sent until it is known what was already "
+        "paid for; a retry reads it again. If the file is lost for good, delete it; its rows may then be paid "
+        "for twice.",
         retryable=True,
     )

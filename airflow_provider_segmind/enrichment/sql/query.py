@@ -277,7 +277,7 @@ class Query:
     def _fetch(self) -> tuple[Sequence[Any], Any]:
         # Numbers only: a message must not repeat a statement, which may name people, nor the values of a row.
         doing = f"Reading {self._name} failed after {self._rows_read} rows: fetching more"
-        meaning = "What was answered for the rows before is in the ledger and is not paid again."
+        meaning = "Answers to the rows before are in the ledger and are not paid for again."
         with driver_errors(doing, meaning=meaning, values=True):
             return self._cursor.fetchmany(FETCH_ROWS), self._description or self._cursor.description
 

@@ -70,7 +70,7 @@ def test_a_prompt_that_was_changed_is_not_taken_for_the_one_that_was_asked() -> 
     found = str(prompt_hash_of(ledger, run="a run", at=100.0))
     store.objects[f"bucket/ledger/prompts/{found}.json"] = b"{}"
 
-    with pytest.raises(SegmindEnrichmentError, match="it was changed"):
+    with pytest.raises(SegmindEnrichmentError, match="the prompt was changed"):
         prompt_of(ledger, found)
     assert prompt_of(ledger, "0" * 64) is None
 
@@ -113,4 +113,4 @@ async def test_a_prompt_that_cannot_be_kept_stops_nothing(
     stored = await World().run(table("a"), question(template={"prompt": "Say {text}"}))
 
     assert stored.statuses == ["success"]
-    assert "The prompt could not be kept in the ledger: PermissionError: read-only" in caplog.text
+    assert "The prompt could not be stored in the ledger: PermissionError: read-only" in caplog.text
