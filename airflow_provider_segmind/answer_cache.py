@@ -1,9 +1,9 @@
 """
 The answer cache: an answer that was paid for is reused by any task or table with the same request. No Airflow.
 
-One small file holds one answer, ``<first two digits>/<fingerprint>.json``: a line about it, and in the lines after that
-the JSON of the reply as Segmind sent it. So every reader decides by its own rules whether the reply is an answer. The
-fingerprint is that of the ledger (:func:`~airflow_provider_segmind.enrichment.rows.fingerprint`).
+One small file contains one answer, ``<first two digits>/<fingerprint>.json``: a line about it, and in the lines after
+that the JSON of the reply as Segmind sent it. So every reader decides by its own rules whether the reply is an answer.
+The fingerprint is that of the ledger (:func:`~airflow_provider_segmind.enrichment.rows.fingerprint`).
 
 A file is written whole and replaced only by another answer to the same question. Looking up an answer is one read,
 keeping one is one write. Questions are not locked: tasks that ask the same at the same moment both pay, and the later

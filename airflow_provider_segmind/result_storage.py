@@ -152,7 +152,7 @@ class StoredResult:
 
     @property
     def metrics(self) -> Mapping[str, Any]:
-        """Cost and times, as far as Segmind reports them."""
+        """Cost and times, where Segmind reports them."""
         if self.manifest is not None:
             return self.manifest.metrics
         metrics = self.body.get("metrics") if isinstance(self.body, dict) else None

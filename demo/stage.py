@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def play(display: Display, demonstrate: Callable[[], int]) -> int:
-    """Run a demonstration and return its exit code, also if it is interrupted or fails."""
+    """Run a demonstration and return its exit code, even if it is interrupted or fails."""
     # An exception unwinds the with blocks of the demonstration, which stop what was started.
     signal.signal(signal.SIGTERM, _interrupt)
     try:

@@ -210,7 +210,7 @@ class BudgetGuard:
             if earlier.sending or earlier.kind != "request":
                 # What may have been sent stays charged until it is settled.
                 continue
-            # One of yesterday, or of the budget that the task had then, would leave out those that hold now.
+            # One of yesterday, or of the budget that the task had then, would leave out those that apply now.
             if found is None and _what_for(earlier) == _what_for(wanted):
                 self._log.info("Using the reservation of an earlier try (%s)", usd(earlier.amount))
                 found = earlier

@@ -1,8 +1,8 @@
 """
 Budgets in Redis: one Lua script for each step, which Redis runs as a whole or not at all.
 
-Redis adds whole numbers of 64 bits exactly. Lua compares floats, which hold trillionths of a dollar up to $9,007; above
-that a limit is compared to the nearest few of them.
+Redis adds whole numbers of 64 bits exactly. Lua compares floats, which represent trillionths of a dollar exactly up to
+$9,007; above that a limit is compared to the nearest few of them.
 
 All keys have one hash tag, so that a cluster keeps them together. No key expires. Redis must not evict keys, and a
 budget is as durable as Redis keeps its data.

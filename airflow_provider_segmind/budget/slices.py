@@ -51,7 +51,7 @@ TAKE_OVER_AFTER = LEASE + 5.0
 PATIENCE = 3600.0
 """Seconds to wait for what others have reserved; by then each of their requests has ended."""
 LOST_PATIENCE = 30.0
-"""The same where the run has requests of unknown fate, and no others: they are looked up when it ends."""
+"""The same if the run has requests with an unknown outcome, and no others: they are looked up when it ends."""
 SLOT_PATIENCE = 60.0
 """Seconds without a slot, and without a request in flight, after which a table that may defer stops."""
 SILENCE_PATIENCE = 300.0
@@ -72,7 +72,7 @@ class Order:
     :param slots: to reserve.
     :param cheapest: the most that the cheapest of the waiting requests may cost.
     :param must_have_slot: whether nothing can be sent without one of the slots.
-    :param lost: what the run's own requests of unknown fate may cost, if it has no others open; else None.
+    :param lost: what the run's own requests with an unknown outcome may cost, if it has no others open; else None.
     :param base: what the run has cost, for a new slice.
     """
 
@@ -103,15 +103,15 @@ class Carried:
     """
     The result of an order.
 
-    :param began: monotonic seconds before the store was asked.
+    :param began: monotonic seconds before the store was called.
     :param slice: the open reservation, None if there is none.
     :param windows: those of the slice.
     :param lost: whether somebody else has closed the slice or taken it over.
     :param refused: why not everything was reserved.
     :param final: why the run must stop: the window will not have room for the cheapest request, whatever others return.
-    :param lost_cost: what the run's own requests of unknown fate may cost, if it has no others open.
+    :param lost_cost: what the run's own requests with an unknown outcome may cost, if it has no others open.
     :param left: micro-dollars left in the window with the least room, None if unknown.
-    :param error: why the store could not be asked; then nothing else is known.
+    :param error: why the store could not be reached; then nothing else is known.
     """
 
     began: float
@@ -150,7 +150,7 @@ class TableSlice:
     """
     The slice of one try of a table.
 
-    :param rules: the budgets that hold.
+    :param rules: the budgets that apply.
     :param owner: the task instance, as the ledger names its run.
     :param ledger: URI of the ledger.
     :param max_in_flight: paid requests in flight of the Connection, None for any number.
@@ -229,7 +229,7 @@ class TableSlice:
         owed = max(0.0, exact_micros(run.spent) - self._slice.base - self._slice.spent)
         turned = windows(self._rules, self._clock()) != self._windows
         if turned and run.waiting and not run.in_flight and not self.admits(run, min(run.waiting)):
-            # What a request of unknown fate may cost counts in the window in which it was sent.
+            # What a request with an unknown outcome may cost counts in the window in which it was sent.
             return replace(self._asking(run, opening=True), close=True, billed=owed + exact_micros(run.held))
         order = self._asking(run) if not turned and self._may_ask() else Order()
         returned, released = self._spare(run, order)

@@ -138,7 +138,7 @@ class BudgetStore(Protocol):
 
         :param now: epoch seconds, from which it is looked for in the history: a retry may send what was reserved long
             before.
-        :returns: whether the reservation was open and this had not been noted before: of two tries that hold the same
+        :returns: whether the reservation was open and this had not been noted before: of two tries that have the same
             reservation, one may send.
         """
 
@@ -147,7 +147,7 @@ class BudgetStore(Protocol):
         Record the id that Segmind gave to a request, even if its reservation has been closed.
 
         :returns: whether its bill is to be settled here. If not, it is counted for another reservation of the same
-            windows, which an equal request left behind, and which the history was asked about first.
+            windows, which an equal request left behind, and which was looked up in the history first.
         """
 
     def known(self, request_ids: Iterable[str]) -> set[str]:

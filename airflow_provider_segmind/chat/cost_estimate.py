@@ -319,7 +319,7 @@ def read_prices(given: object) -> dict[str, Price]:
 def _read_price(entry: object, field: str) -> Price:
     if not isinstance(entry, Mapping):
         raise SegmindConfigError(f"{field} is {a_type(entry)}: it must contain input and output, or request.")
-    # A price of cached tokens is in most price lists. What a cache holds is unknown before a request is sent.
+    # A price of cached tokens is in most price lists. What a cache contains is unknown before a request is sent.
     known = {"input", "output", "cached_input", "max_output_tokens", "request"}
     for key in sorted(map(str, entry.keys() - known)):
         raise SegmindConfigError(

@@ -1,7 +1,7 @@
 """
 JSON values that every store downstream accepts, and the conversion of all others.
 
-A model may reply with valid JSON that a store cannot hold. The limits, and their sources:
+A model may reply with valid JSON that a store cannot represent. The limits, and their sources:
 
 =====================  ==========================================================================================
 limit                  source

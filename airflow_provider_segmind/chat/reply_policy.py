@@ -157,7 +157,8 @@ def repair_prompt(error: str) -> str:
 
 def repair_inputs(inputs: Mapping[str, Any], answer: str, error: str) -> dict[str, Any]:
     """
-    Return the request with the invalid answer and the re-ask as its last two messages; the one given is not changed.
+    Return the request with the invalid answer and the repair prompt as its last two messages; the one given is not
+    changed.
 
     Works on the body, whichever family it is for, so that files are neither read nor encoded again.
 

@@ -145,7 +145,7 @@ def _block(node: Mapping[str, Any], path: str) -> Iterator[BilledPart]:
 
 
 def _media(node: Mapping[str, Any]) -> tuple[str, Literal["image", "attachment"]] | None:
-    """Return the field of a block that holds a file, and whether it is certainly an image."""
+    """Return the field of a block that contains a file, and whether it is certainly an image."""
     for key in ("inlineData", "inline_data", "fileData", "file_data"):
         if key in node:
             return key, _kind(_media_type(node[key]))

@@ -7,7 +7,7 @@ without a password. So every connection of a download, after each redirect too, 
 one of them and not to the name, which could lead elsewhere a moment later.
 
 Sources: IANA's special-purpose registries of IPv4 and IPv6 addresses; RFC 4291, 6052, 8215, 3056 and 4380 for IPv6
-addresses that hold an IPv4 address.
+addresses that contain an IPv4 address.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ LONGEST_WAIT = 300.0
 HISTORY_PAGES = 300
 """Pages that are read at most; a longer history does not prove that a request is missing."""
 HISTORY_DAYS = 30
-"""Days that one query asks about at most; the history takes 31."""
+"""Maximum number of days of one query; the history accepts 31."""
 HISTORY_COMPLETE_AFTER = 3 * 3600.0
 """
 Seconds after its POST from which a request that the history does not contain is taken never to have existed.

@@ -184,7 +184,7 @@ def text_digest(canonical: str) -> bytes:
 @dataclass(frozen=True, slots=True)
 class GivenUp:
     """
-    A POST of unknown fate in place of which a policy has submitted again. It may be billed.
+    A POST with an unknown outcome that a policy has replaced by another. It may be billed.
 
     :param intent_at: epoch seconds, just before it.
     :param reservation: what stays reserved for it in the budgets, None without one.
@@ -200,7 +200,7 @@ class SubmissionRecord:
     What one task instance has submitted.
 
     :param intent_at: epoch seconds, just before the POST.
-    :param request_id: Segmind's id, None while the fate of the POST is unknown.
+    :param request_id: Segmind's id, None while the outcome of the POST is unknown.
     :param submitted_at: epoch seconds from which age and expiry count.
     :param outcome: ``refused`` or ``failed`` when nothing was billed and a new try starts from nothing.
     :param resubmits: how many times a policy has already submitted again for this task instance.
@@ -208,7 +208,7 @@ class SubmissionRecord:
     :param previous_ids: requests this task instance had before, which a lost POST must not be taken for.
     :param spent_before: what the requests before this one cost, for a task that submits more than one.
     :param reservation: what was reserved for it in the budgets, None without one.
-    :param given_up: POSTs of this task instance whose fate is unknown and not searched for any more.
+    :param given_up: POSTs of this task instance whose outcome is unknown and no longer searched for.
     """
 
     fingerprint: Fingerprint
@@ -277,7 +277,7 @@ class SubmissionRecord:
 
     @property
     def all_given_up(self) -> tuple[GivenUp, ...]:
-        """The POSTs whose fate stays unknown if another one takes the place of this record's."""
+        """The POSTs whose outcome stays unknown if another one replaces this record's."""
         is_unknown = self.request_id is None and self.outcome is None
         return (*self.given_up, GivenUp(self.intent_at, self.reservation)) if is_unknown else self.given_up
 
@@ -372,11 +372,12 @@ def decide_submission(
 
 def latest(records: Sequence[SubmissionRecord]) -> SubmissionRecord | None:
     """
-    Return the newest of the records that several stores hold of one task instance.
+    Return the newest of the records that several stores have of one task instance.
 
-    Every record names the requests, and the POSTs of unknown fate, before its own, and every write about one POST keeps
-    its time, so that no two clocks are compared. Where that does not decide, a record of something that may be billed
-    wins over one that says that nothing was: a store that missed a write can cost a lookup, never a second payment.
+    Every record names the requests, and the POSTs with an unknown outcome, before its own, and every write about one
+    POST keeps its time, so that no two clocks are compared. Where that does not decide, a record of something that may
+    be billed wins over one that says that nothing was: a store that missed a write can cost a lookup, never a second
+    payment.
     """
     previous = {request_id for record in records for request_id in record.previous_ids}
     given_up = {one.intent_at for record in records for one in record.given_up}

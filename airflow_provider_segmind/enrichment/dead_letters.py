@@ -33,7 +33,7 @@ class DeadLetter:
     :param attempts: how many requests were submitted for it.
     :param request_ids: those requests.
     :param cost: USD billed for it, None for a row that shares the request of an earlier one.
-    :param fingerprint: in hex, None for a row that could not be asked.
+    :param fingerprint: in hex, None for a row that could not be sent.
     """
 
     row: int

@@ -1,9 +1,9 @@
 """
-The engine: one asyncio loop that asks about every distinct row of a table once.
+The engine: one asyncio loop that sends every distinct row of a table once.
 
 Rows stream in, answers stream into the ledger; only rows in flight, and a few bytes per finished row, are in memory.
 The engine ends when every row has an outcome or is skipped with a reason. Writing the output is a step of its own
-(:mod:`~airflow_provider_segmind.enrichment.output`), from what the ledger then holds.
+(:mod:`~airflow_provider_segmind.enrichment.output`), from what the ledger then contains.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ Seconds for which there must be nothing to do but wait before a run defers, beca
 another reading of the table.
 """
 RECOVERY_ROUNDS = 3
-"""How often lost requests are looked for at the end of a try; a row asked again may get lost again."""
+"""How often lost requests are looked for at the end of a try; a row sent again may get lost again."""
 
 
 @dataclass(slots=True)
@@ -223,7 +223,7 @@ class Engine:
         self._changed.set()
 
     def in_budget(self, mark: bytes, bound: CostBound) -> bool:
-        """Return whether the budgets allow one more paid call; if not, more is asked for."""
+        """Return whether the budgets allow one more paid call; if not, more is requested."""
         budget = self.settings.budget
         cost = self.usage.expected(bound)
         if budget is None or budget.admits(self._figures(), cost):
@@ -288,8 +288,8 @@ class Engine:
         A stop is not an error here: see :attr:`stopped`, and :attr:`deferral` for one after which the run continues.
 
         :raises SegmindEnrichmentError: the ledger cannot be read or written. What was accepted is fetched by a retry.
-            The source breaks off: what was read before has been asked about.
-        :raises SegmindConfigError: not even the first row can be read or asked about, and nothing was sent.
+            The source breaks off: the rows read before have been processed.
+        :raises SegmindConfigError: not even the first row can be read or sent, and nothing was sent.
         """
         self._started = self.clock()
         try:
@@ -392,7 +392,7 @@ class Engine:
         sent = max(self.tally.posts, self.usage.rows)
         if sent:
             after_sending(broken, f"{sent} requests were sent earlier in this run")
-        # Only a retry fetches what was accepted and not answered yet, also where it cannot read on.
+        # Only a retry fetches what was accepted and not answered yet, even if it cannot read on.
         retryable = broken.retryable or (bool(self._rows.skipped) and self.stopped is None)
         self.stop(f"reading the source failed after {rows} rows: {broken}")
         if rows:

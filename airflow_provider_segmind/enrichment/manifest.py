@@ -28,7 +28,7 @@ class Manifest:
     """
     The outcome of an enrichment.
 
-    :param prompt_hash: SHA-256 of what was asked of every row: prompt, system text, options, schema.
+    :param prompt_hash: SHA-256 of what was sent for every row except its values: prompt, system text, options, schema.
     :param source: what was read: paths, a table, or a query at a Connection.
     :param rows_in_source: rows of the source that were read; a shard reads all of it.
     :param rows_read: those that belong to this shard.
@@ -114,7 +114,7 @@ class Manifest:
 
     @property
     def task(self) -> tuple[str, str, str, int]:
-        """DAG, run, task and map index, as far as the run's id has them; -1 for a task that is not mapped."""
+        """DAG, run, task and map index, if the run's id has them; -1 for a task that is not mapped."""
         dag_id, *rest = self.run_id.split("/")
         map_index = int(rest.pop()) if rest and re.fullmatch(r"-?\d+", rest[-1]) else -1
         task_id = rest.pop() if rest else ""

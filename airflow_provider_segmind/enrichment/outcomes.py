@@ -102,7 +102,7 @@ class FinishedRequest:
     """
     A request that ended.
 
-    :param at: epoch seconds when it ended, as far as that is known.
+    :param at: epoch seconds when it ended, or the best estimate.
     :param outcome: of this request; one that led to a follow-up has the outcome that its row would have had.
     :param cost: USD billed, None if Segmind did not report it.
     :param tokens: of input and output, None if unknown.

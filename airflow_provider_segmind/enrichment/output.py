@@ -45,7 +45,7 @@ STATUS_COLUMNS = (
 ROW_COLUMN = "_segmind_row"
 """The row's number in the source, from 0; only in the output of a shard, so that shards can be put in order."""
 FINGERPRINT_COLUMN = "_segmind_fingerprint"
-"""The row's fingerprint in hex, for outputs that are asked which answers they have."""
+"""The row's fingerprint in hex, for outputs that are searched for the answers they have."""
 Misfit: TypeAlias = Callable[[Mapping[str, Any]], str | None]
 
 
@@ -56,7 +56,7 @@ class OutputRow:
 
     :param event: its outcome in the ledger, None when it has none there.
     :param request_ids: the requests submitted for it.
-    :param cost: USD billed for them, as far as known.
+    :param cost: USD billed for them, None if unknown.
     :param tokens: tokens they used.
     :param follow_up_cost: the part of the cost for follow-ups.
     """

@@ -1,4 +1,4 @@
-"""What is asked of each row: the body that is sent for it, its fingerprint, and how its reply is read."""
+"""What is sent for each row: the body, its fingerprint, and how its reply is read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from airflow_provider_segmind.enrichment.rows import Row, canonical_json, finger
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
     """
-    What is asked of each row.
+    What is sent for each row.
 
     :param model: the model to run.
     :param build: makes the body from a row; raises SegmindConfigError when it cannot.
@@ -84,9 +84,9 @@ class Question:
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """
-    A question ready to be asked.
+    A question ready to be sent.
 
-    :param made: the inputs, or what builds them: most rows of a table that is asked again have their answers.
+    :param made: the inputs, or what builds them: most rows of a table that runs again have their answers.
     :param digest: SHA-256 of the inputs in hex, or what computes it.
     :param size: about how many bytes the inputs have.
     """

@@ -254,7 +254,7 @@ class _Reading:
 
     def _time_match(self, record: RequestRecord, one: LostRequest) -> tuple[TimeMatch, float]:
         if not row_times(record):
-            # The days asked about are all that is known of its time.
+            # The queried days are all that is known of its time.
             return TimeMatch.INSIDE, 0.0
         own = self._offsets.get(one.claim.writer)
         known = own if own is not None else [bounds for each in self._offsets.values() for bounds in each]
@@ -484,7 +484,7 @@ def free_claims(
     run: RecoveryRun, mark: bytes, claims: frozenset[str], *, given_up: Mapping[str, float] | None = None
 ) -> None:
     """
-    Note that claims of unknown fate were not sent, or are given up.
+    Record that claims with an unknown outcome were not sent, or are given up.
 
     :param claims: those that were open when the history was read; it says nothing about later ones.
     :param given_up: by claim, the USD that a call which is given up may still be billed.

@@ -101,7 +101,7 @@ def numbered(rows: Iterable[Mapping[str, Any]], question: Question) -> Iterator[
     columns, unmet = frozenset(known & sought), sought - known
     for number, values in enumerate(itertools.chain(first, _rest(source, broken))):
         if unmet and not unmet.isdisjoint(names := column_names(values)):
-            # From now on it is a column of the table, also for rows that do not have it.
+            # From now on it is a column of the table, even for rows that do not have it.
             columns, unmet = columns.union(unmet.intersection(names)), unmet.difference(names)
         yield Row(number, values, columns)
 
@@ -124,7 +124,7 @@ def _first_rows(
             if not unmet or size > FIRST_BYTES:
                 break
     except Exception as error:  # noqa: BLE001
-        # A reader may raise anything; the rows before are asked about first.
+        # A reader may raise anything; the rows before it are processed first.
         return first, error
     return first, None
 
@@ -245,7 +245,7 @@ class RowReader:
         try:
             self._write(rows)
         except SegmindEnrichmentError as error:
-            # Rows whose order cannot be kept are not asked about, as if the source had failed before them.
+            # Rows whose order cannot be kept are not sent, as if the source had failed before them.
             self.broken, self.exhausted = error, False
             self.rows_seen, self.rows_elsewhere, self.rows_unchanged = counts
             return []

@@ -71,7 +71,7 @@ class PostClaim:
     What happens between the rate limiter's permit for a POST and the POST: its claim becomes durable, and is checked to
     be the only one.
 
-    Not earlier, because rows that queue for the rate limit would all be of unknown fate when the worker dies.
+    Not earlier, because all rows that queue for the rate limit would have an unknown outcome if the worker dies.
 
     :ivar claimed: whether the ledger contains the claim.
     """
@@ -168,13 +168,13 @@ class RowRun(Protocol):
         """Submit nothing more."""
 
     def in_budget(self, mark: bytes, bound: CostBound) -> bool:
-        """Return whether the budgets allow one more paid call; if not, more is asked for."""
+        """Return whether the budgets allow one more paid call; if not, more is requested."""
 
     def waits_for_unread(self) -> bool:
         """Return whether the budgets may have room only when rows with open requests of earlier tries are read."""
 
     def without_place(self) -> SegmindError | None:
-        """Return the error of a run in which such rows have every place in flight, so that waiting frees none."""
+        """Return the error of a run in which such rows use every slot, so that waiting frees none."""
 
     def no_longer_short(self, mark: bytes) -> None:
         """Note that a row does not wait for the budgets any more."""

@@ -1,5 +1,5 @@
 """
-Rows, the placeholders filled from them, and the fingerprint by which equal rows are recognized and asked about once.
+Rows, the placeholders filled from them, and the fingerprint by which equal rows are recognized and sent once.
 
 A placeholder is ``{column}``, a name and nothing else: no expressions, attributes, format codes or Jinja, so the
 contents of a row can never be executed. Braces around words (joined by spaces, hyphens or dots, at least one with a

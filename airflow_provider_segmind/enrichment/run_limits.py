@@ -126,7 +126,7 @@ class RunUsage:
 
     @property
     def held(self) -> float:
-        """The highest cost in USD of requests that may still be billed, as far as it is known for certain."""
+        """The highest cost in USD of requests that may still be billed, where it is known for certain."""
         return (self._bounded - self._given_up) * self.excess
 
     @property

@@ -166,7 +166,7 @@ class Settings:
     :param on_unknown: what to do about a row whose request may have been sent, when the history cannot tell. ``fail``
         never pays twice: the row's outcome is ``unknown`` and the next try checks it. ``resubmit`` sends it again,
         unless the history could not be read or shows an equal request that may be the lost one.
-    :param rerun: which rows that already have an outcome are asked again: those with one of these outcomes, which may
+    :param rerun: which rows that already have an outcome are sent again: those with one of these outcomes, which may
         be billed again; ``unbilled`` for those that failed without being billed.
     :param writer_timeout: seconds without a heartbeat after which another run over the same ledger counts as dead.
     :param keep_prompt: whether the ledger keeps the prompt, so that the prompt of a row can be looked up later.
@@ -174,7 +174,7 @@ class Settings:
     :param notes: what the manifest says about the run.
     :param spend: where finished requests are recorded, None for nowhere.
     :param answers: asked before a row is sent, and given its answer; None for the ledger alone.
-    :param budget: which budgets hold, None for none.
+    :param budget: the budgets that apply, None for none.
     """
 
     concurrency: int = 64

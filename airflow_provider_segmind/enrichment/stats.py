@@ -226,7 +226,7 @@ class Latencies:
         self.counts[round(math.log(max(seconds, 1e-3)) / _GROWTH)] += 1
 
     def quantiles(self, shares: Iterable[float] = (0.5, 0.9, 0.99)) -> dict[str, float]:
-        """Return the seconds of each quantile, within 3 %; empty when nothing was counted."""
+        """Return the seconds of each quantile, within 3%; empty when nothing was counted."""
         total = self.counts.total()
         return {f"p{100 * share:g}": self._quantile(share * total) for share in shares} if total else {}
 
@@ -276,7 +276,7 @@ class RowSample:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResumeState:
     """
-    What a try continues with after a deferral; the trigger holds it as JSON meanwhile.
+    What a try continues with after a deferral; the trigger keeps it as JSON in the meantime.
 
     :param began: epoch seconds at which the try began, None if it begins now.
     :param seconds: for which it has run.
@@ -315,7 +315,7 @@ class Tally:
     :param polls: free calls to the gateway sent.
     :param resumed: requests of an earlier try whose answer was fetched.
     :param outcomes: distinct rows that got their outcome.
-    :param cost: USD billed for them as far as known.
+    :param cost: USD billed for them; unknown bills count nothing.
     :param tokens: tokens they used.
     :param accepted: requests that Segmind accepted.
     :param reused_rows: rows whose answer came from the answer cache; they are in ``outcomes`` too.

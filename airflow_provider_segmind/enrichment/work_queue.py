@@ -94,7 +94,7 @@ class FinishedRows:
                 self._rows[fingerprint] = FinishedMark(fingerprint, self._appended(), self._monotonic())
 
     def first(self, most: int) -> list[FinishedMark]:
-        """Return the oldest rows, as far as the ledger has their outcome for good: no table may be ahead of it."""
+        """Return those of the oldest rows whose outcome is durable in the ledger: no table may be ahead of it."""
         with self._lock:
             oldest = itertools.islice(self._rows.values(), most)
             return [mark for mark in oldest if mark.event <= self._durable()]
@@ -148,7 +148,8 @@ def deferral_of(
     Return what to wait for, None where something can be done sooner than ``at_least`` seconds from now.
 
     :param waiting: the requests under way.
-    :param more: whether rows are left to be asked; then half of the requests suffice, so that places come free.
+    :param more: whether rows are left to be sent; then it is enough that half of the requests have ended and freed
+        their slots.
     :param waiting_for_permit: whether rows wait for a permit of the rate limiter or the limits.
     :param typical: seconds a request usually takes.
     :param until_submit: seconds until the rate limiter gives a permit.
@@ -186,11 +187,11 @@ LARGEST_PAUSE_FACTOR = 8
 
 class RowTracker:
     """
-    Decides which rows must be asked about.
+    Decides which rows must be sent.
 
     It remembers the rows in flight and those that will get no answer; of the others the ledger knows enough.
 
-    :param rerun: which rows that have an outcome already are asked again; see
+    :param rerun: which rows that have an outcome already are sent again; see
         :class:`~airflow_provider_segmind.enrichment.settings.Settings`.
     :param began: epoch seconds at which this try began, before any deferral.
     :param started: epoch seconds before which every earlier try ended.
@@ -233,7 +234,7 @@ class RowTracker:
             self.lost[prepared.fingerprint] = lost
 
     def take_up(self, mark: bytes) -> Prepared:
-        """Return a lost row whose fate is known, so that it can continue."""
+        """Return a lost row whose outcome is known, so that it can continue."""
         del self.skipped[mark]
         return self.lost.pop(mark).prepared
 

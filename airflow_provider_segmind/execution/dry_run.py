@@ -40,7 +40,7 @@ def estimate_table(
     Estimate what an enrichment may cost. Free: nothing is submitted, nothing is written. Closes the table.
 
     :returns: ``model``, ``rows``, ``distinct_rows``, ``answered_rows`` (distinct ones with an answer in the ledger or
-        the target, which cost nothing), ``skipped_rows`` (they cannot be asked), ``input_tokens``, ``low`` and ``high``
+        the target, which cost nothing), ``skipped_rows`` (they cannot be sent), ``input_tokens``, ``low`` and ``high``
         (USD, None where the price is unknown), ``balance`` (USD), ``covered`` (by the balance), and ``budget_left``
         (USD left now in the budget with the least room, None without one).
     :raises SegmindConfigError: the request cannot be built for the first row, or there is no such source.
@@ -107,7 +107,7 @@ class TableEstimate:
         cost = "of unknown price" if self.low is None else shown_range(self.low, self.high)
         return (
             f"{self.rows} rows, {self.distinct_rows} distinct, {self.answered_rows} already answered, "
-            f"{self.skipped_rows} that cannot be asked; about {self.input_tokens} input tokens, {cost}. Nothing was "
+            f"{self.skipped_rows} that cannot be sent; about {self.input_tokens} input tokens, {cost}. Nothing was "
             "submitted"
         )
 

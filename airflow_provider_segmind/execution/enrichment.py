@@ -74,9 +74,9 @@ SHORTEST_TIMEOUT = 5.0
 """Seconds; a heartbeat comes six times in them, and a busy machine may be late."""
 """Key of the resume state: whether all that was finished before the deferral is in the spend record."""
 LOOK_UP_AFTER = 60.0
-"""Seconds after which a table that a budget has ended looks up its requests of unknown fate, where it defers."""
+"""Seconds after which a table that a budget has ended looks up its requests with an unknown outcome, if it defers."""
 CONFIDENCE = 2.0
-"""Standard errors to either side of an extrapolated cost, which covers about 95 %."""
+"""Standard errors to either side of an extrapolated cost, which covers about 95%."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,7 +201,7 @@ class EnrichmentRun:
     """
     One try of one task instance: prepare the table, run the engine, defer or store the answers, decide the outcome.
 
-    :param question: what is asked of each row.
+    :param question: what is sent for each row.
     :param table: reader of the rows and writer of the answers.
     :param hook: of the account.
     :param progress: reports to Airflow while the engine runs.
@@ -209,7 +209,7 @@ class EnrichmentRun:
     :param xcom_push: pushes ``value`` under ``key``; a no-op where the task pushes no XCom.
     :param resume_state: counts of this try before it was deferred, None at its start.
     :param spend: records finished requests, None without a spend record.
-    :param budget: its part of the budgets that hold, None where none does.
+    :param budget: its part of the budgets that apply, None if none does.
     """
 
     def __init__(
@@ -258,12 +258,12 @@ class EnrichmentRun:
 
     @property
     def requests_sent(self) -> int:
-        """Requests sent in this run, including those of earlier tries as far as the ledger has been read."""
+        """Requests sent in this run, including those of earlier tries that have been read from the ledger so far."""
         return 0 if self._engine is None else max(self._engine.tally.posts, self._engine.usage.rows)
 
     @property
     def source_columns(self) -> tuple[str, ...]:
-        """The columns of the source, as far as it has been read."""
+        """The columns of the source found so far."""
         return () if self._engine is None else self._engine.reader.columns
 
     def execute(self) -> dict[str, Any]:
@@ -348,7 +348,7 @@ class EnrichmentRun:
         return {"in_flight": 0 if self._engine is None else len(self._engine.waiting)}
 
     def _publish(self, manifest: Manifest | None) -> None:
-        """Say in XCom where the ledger is, and what a task that fails has written."""
+        """Push to XCom where the ledger is, and what a task that fails has written."""
         value = {"ledger": str(self._table.ledger), "manifest": None if manifest is None else manifest.to_json()}
         try:
             self._xcom_push(key=TABLE_KEY, value=value)
@@ -549,7 +549,7 @@ class EnrichmentRun:
         refusal = None if engine.stopped is None else engine.stopped.refusal
         if refusal is None or refusal.resets_at is None or self.settings.on_budget != "defer":
             return
-        # Requests of unknown fate are looked up soon: their results are there for an hour.
+        # Requests with an unknown outcome are looked up soon: their results are there for an hour.
         until = time.time() + LOOK_UP_AFTER if refusal.retryable else refusal.resets_at + random.random() * RESET_SPREAD
         if until >= self.settings.deadline:
             self._log.warning("Not deferring: the budget resets only after the task's execution_timeout")
@@ -667,7 +667,7 @@ class EnrichmentRun:
             raise SegmindEnrichmentError(
                 f"{too_many}: {summarize(manifest)}. See {', '.join(manifest.dead_letters)}; the answers received are "
                 "in the output and are not paid for again.",
-                # Rows that Segmind did not bill are asked again on a retry; the outcome of others is final.
+                # Rows that Segmind did not bill are sent again by a retry; the outcome of others is final.
                 retryable=not self.settings.rerun.isdisjoint({"unbilled", "failed"})
                 and manifest.outcomes[Outcome.FAILED] > 0,
             )

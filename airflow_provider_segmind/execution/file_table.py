@@ -150,7 +150,7 @@ class TableIO(ABC):
         """
         Write rows that have their outcome, while the engine runs; called every second in the task's main thread.
 
-        :returns: why no more rows should be asked, None while they should.
+        :returns: why no more rows should be sent, None while they should.
         """
         return None
 
@@ -178,7 +178,7 @@ class TableIO(ABC):
         """
 
     def close(self) -> None:  # noqa: B027 (a file is closed where it is opened)
-        """Close all files, also after an error."""
+        """Close all files, even after an error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,7 +196,7 @@ class FileTableIO(TableIO):
     """
     A source file, and an output file of answers.
 
-    :param question: what is asked of each row.
+    :param question: what is sent for each row.
     """
 
     def __init__(self, settings: FileTableSettings, question: Question) -> None:

@@ -77,8 +77,8 @@ class Tables:
     The datasets of a task.
 
     :param size: returns the bytes of the output.
-    :param source_types: returns the types of the source's columns, as far as the source says them. Blocks.
-    :param schemas: returns the schema of each input of a query, as far as its database says it. Blocks.
+    :param source_types: returns the types of the source's columns that the source says. Blocks.
+    :param schemas: returns the schema of each input of a query that its database says. Blocks.
     :param output_types: returns the types of the output's columns likewise. Blocks.
     """
 
@@ -253,7 +253,7 @@ def on_end(
     Return what is known after a try, whether it succeeded or not.
 
     :param manifest: what it wrote, None when it wrote nothing.
-    :param question: what was asked, None for a merge.
+    :param question: what was sent for each row, None for a merge.
     :param source_columns: all columns of the source.
     """
     if manifest is None or tables.output is None:

@@ -87,7 +87,7 @@ Defer = Callable[..., NoReturn]
 SLOT_PAUSE = 5.0
 """Seconds, on average, between two attempts to get a slot of the Connection's ``max_paid_in_flight``."""
 RETURN_PATIENCE = 300.0
-"""Seconds for which a worker waits for what other requests have reserved in a budget; then a retry asks again."""
+"""Seconds for which a worker waits for what other requests have reserved in a budget; then a retry tries again."""
 
 
 class AnsweredMeanwhileError(Exception):
@@ -269,7 +269,7 @@ class RequestExecution:
         finish_reason: str | None = None,
     ) -> None:
         """
-        Tell the spend record, metrics and traces that the request has ended.
+        Record in the spend record, metrics and traces that the request has ended.
 
         :param metrics: as Segmind reported them; their cost precedes ``cost``.
         """
@@ -320,7 +320,7 @@ class RequestExecution:
         return answers.find(question_fingerprint(self._settings.model, self._inputs, schema=schema, options=options))
 
     def reuse(self, answer: Answer) -> None:
-        """Say in the log, in XCom and in the spend record that an answer was paid for before."""
+        """Record in the log, in XCom and in the spend record that an answer was paid for before."""
         self.reused, self.cost = answer, 0.0
         self._log.info(
             "Reusing the answer to request %s (model %s, submitted %s, cost %s): nothing is submitted or paid",
@@ -447,7 +447,7 @@ class RequestExecution:
         return record
 
     def _note_found(self) -> None:
-        """Tell the budgets which of their reservations belongs to the request, and the log what else may be billed."""
+        """Tell the budgets which reservation belongs to the request, and log what else may be billed."""
         if self.record.given_up:
             self._log.warning("%s", given_up_message(self.record.given_up))
         if self._settings.budget is not None:
@@ -539,7 +539,7 @@ class RequestExecution:
         Reserve what the request may cost, or wait until it can be; another task may store the answer meanwhile.
 
         :raises SegmindBudgetError: a budget is used up, and the task does not wait for its next window; or what others
-            have reserved was not returned for a while, and a retry asks again.
+            have reserved was not returned for a while, and a retry tries again.
         """
         budget = self._settings.budget
         waits_since: float | None = None

@@ -103,13 +103,13 @@ def _fetch(client: SegmindClient, ref: RequestRef) -> RequestResult:
 
 
 def tokens_of(stored: StoredResult, model: str) -> TokenUsage:
-    """Return the tokens of a completed request, as far as its body is at hand."""
+    """Return the tokens of a completed request, if its body is available."""
     body = stored.body
     return read_reply(body, model=model).usage if isinstance(body, dict) and "output" in body else TokenUsage()
 
 
 def summary(request_id: str | None, model: str, stored: StoredResult) -> str:
-    """Return one line on a completed request: tokens, billed cost and times, as far as Segmind reports them."""
+    """Return one line on a completed request: tokens, billed cost and times, where Segmind reports them."""
     usage = tokens_of(stored, model)
     counts = ((usage.input_tokens, "in"), (usage.output_tokens, "out"))
     parts = [f"{count} tokens {way}" for count, way in counts if count is not None]

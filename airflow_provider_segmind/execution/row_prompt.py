@@ -152,10 +152,10 @@ FILES_ABREAST = 4
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowPromptSettings:
     """
-    What is asked of each row: the operator's arguments of the same names, rendered and checked.
+    What is sent for each row: the operator's arguments of the same names, rendered and checked.
 
     :param max_cost: USD; None reserves nothing, and then no prices are needed.
-    :param budgeted: whether budgets hold, under which a row needs a known upper bound.
+    :param budgeted: whether budgets apply, which require a known upper bound of each row.
     """
 
     key: tuple[str, ...]
@@ -174,7 +174,7 @@ class RowPromptSettings:
 
 def row_question(settings: RowPromptSettings, *, prices: Mapping[str, Price] | None, log: Any) -> Question:
     """
-    Return what is asked of each row.
+    Return what is sent for each row.
 
     :param prices: the account's, None when they are unknown.
     :raises SegmindConfigError: it cannot work; nothing was sent.
@@ -233,7 +233,7 @@ class RowPrompt:
         """
         Build the body for a row.
 
-        :raises SegmindConfigError: a column is missing, or its value cannot be sent; or budgets hold, and what it may
+        :raises SegmindConfigError: a column is missing, or its value cannot be sent; or budgets apply, and what it may
             cost is not known.
         :raises OSError: a store of files cannot be reached.
         """
@@ -246,7 +246,7 @@ class RowPrompt:
         """
         Return the canonical JSON of what :meth:`build` returns if only the prompt differs from row to row, else None.
 
-        A table that is asked again needs no more of most of its rows.
+        A table that runs again needs no more of most of its rows.
 
         :raises SegmindConfigError: as :meth:`build`.
         """

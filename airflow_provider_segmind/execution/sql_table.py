@@ -58,7 +58,7 @@ class SqlTableIO(TableIO):
     """
     The rows of a query, and a table of answers.
 
-    :param question: what is asked of each row.
+    :param question: what is sent for each row.
     """
 
     def __init__(self, settings: SqlTableSettings, question: Question, *, log: Any) -> None:
@@ -263,7 +263,7 @@ class _KeyedRows:
     priced: Callable[[Mapping[str, Any], OutputRow], Mapping[str, Any]]
 
     def put(self, values: Mapping[str, Any], row: OutputRow) -> list[tuple[OutputRow, str]]:
-        """Write a row that could be asked about; others have no place in the table."""
+        """Write a row that could be sent; others have no row in the table."""
         return self.writer.put(None if row.source.fingerprint is None else self.priced(values, row), row)
 
     def flush(self) -> list[tuple[OutputRow, str]]:

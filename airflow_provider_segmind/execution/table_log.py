@@ -21,7 +21,7 @@ MOST_REASONS = 5
 
 def log_start(log: Any, table: TableIO, question: Question, *, limits: Iterable[str], rows: int | None) -> None:
     """
-    Log what a table reads, asks and writes, and which limits hold.
+    Log what a table reads, sends and writes, and which limits apply.
 
     :param rows: of the source, None while unknown.
     """

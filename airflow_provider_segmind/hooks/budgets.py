@@ -29,7 +29,7 @@ def budget_settings(
     :param extra: the Connection's extra, decoded.
     :param budget: a name of ``[segmind] budgets``.
     :param prices: a user's own.
-    :raises SegmindConfigError: a limit cannot be read, or there is no store in which it would hold; nothing was sent.
+    :raises SegmindConfigError: a limit cannot be read, or there is no store to enforce it; nothing was sent.
     """
     named = _named()
     rules = [rule for rule in (connection_budget(conn_id, extra),) if rule is not None]
@@ -54,7 +54,7 @@ def named_budgets() -> BudgetSettings:
     """
     Read all of ``[segmind] budgets``, whichever tasks name them.
 
-    :raises SegmindConfigError: they cannot be read, or there is no store in which they would hold.
+    :raises SegmindConfigError: they cannot be read, or there is no store to enforce them.
     """
     rules = tuple(_named().values())
     store = budget_store() if rules else None

@@ -358,10 +358,10 @@ class SegmindHook(BaseHook):
 
     def budget_settings(self, budget: str | None = None) -> BudgetSettings:
         """
-        Read the budgets that hold for requests of this Connection.
+        Read the budgets that apply to requests of this Connection.
 
         :param budget: one of ``[segmind] budgets`` that a task names.
-        :raises SegmindConfigError: a limit cannot be read, or there is no store in which it would hold.
+        :raises SegmindConfigError: a limit cannot be read, or there is no store to enforce it.
         """
         from airflow_provider_segmind.hooks.budgets import budget_settings
 
@@ -418,7 +418,7 @@ class SegmindHook(BaseHook):
     @_named_help
     def estimate(self, model: str | None, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """
-        Say what a request may cost before it is paid. Free: nothing is submitted.
+        Return what a request may cost before it is paid. Free: nothing is submitted.
 
         :param inputs: the JSON body, as the model's page describes it.
         :returns: ``model``, ``input_tokens``, ``uncounted_attachments``, ``low`` and ``high`` (USD), ``price``,

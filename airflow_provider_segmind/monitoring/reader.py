@@ -450,7 +450,7 @@ def with_states(requests: Iterable[RequestInFlight]) -> list[RequestInFlight]:
     """
     Ask Segmind for the state of each request, one free call each.
 
-    The state of one that Segmind no longer knows is ``expired``; it stays None where Segmind could not be asked.
+    The state of one that Segmind no longer knows is ``expired``; it stays None if Segmind could not be reached.
     """
     hooks: dict[str, CoreHook] = {}
     found = []

@@ -28,7 +28,7 @@ class SpendGroup:
 
     :param key: one value for each dimension asked for.
     :param requests: finished requests, without those whose answer had been paid for before.
-    :param cost_micros: micro-dollars as billed, with their fraction, as far as Segmind has reported them. Round what is
+    :param cost_micros: micro-dollars as billed, with their fraction, where Segmind has reported them. Round what is
         shown, not what is added up: the figures by day and by DAG then have the same total.
     :param unpriced: requests whose cost Segmind has not reported.
     """

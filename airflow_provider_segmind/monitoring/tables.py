@@ -121,7 +121,7 @@ def ledger_totals(folder: StorePath) -> LedgerTotals:
 
 def find_row(wanted: str, table: OpenedTable) -> dict[str, Any]:
     """
-    Return what is known of one row: what was asked, by which run, when, what it cost, what came back.
+    Return what is known of one row: what was sent, by which run, when, what it cost, what came back.
 
     :param wanted: the value of its key, a JSON object of key columns, a request id, or a fingerprint in hex.
     :raises SegmindConfigError: no such row is known here; says where else to look.

@@ -303,7 +303,7 @@ class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
         return self._try(context)
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Continue after a deferral: fetch by id what has ended, and ask about further rows."""
+        """Continue after a deferral: fetch by id what has ended, and send further rows."""
         from airflow_provider_segmind.enrichment.stats import ResumeState
 
         payload = event or {}
@@ -392,7 +392,7 @@ class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
         return self.hook.budget_settings(self.budget)
 
     def _table_budget(self, owner: str, model: str, table: TableIO) -> TableSlice | None:
-        """Return the task's part of its budgets, None if none holds."""
+        """Return the task's part of its budgets, None if none applies."""
         from airflow_provider_segmind.budget.slices import TableSlice
 
         budgets = self._budgets

@@ -38,7 +38,7 @@ from airflow_provider_segmind.triggers.poller import FINAL
 from airflow_provider_segmind.triggers.trigger import SegmindTrigger
 
 SHORTEST_AGAIN = 30.0
-"""Least seconds before a triggerer that could not poll is asked again."""
+"""Minimum seconds before a triggerer that could not poll is used again."""
 LONGEST_AGAIN = 300.0
 """Most seconds before that; between them it is a quarter of the request's age."""
 

@@ -104,7 +104,7 @@ class Kinds:
     Watches every value of a table, so that a rare type in the last row does not break a file that is half written.
 
     Values of several types in one column become strings, as do integers beyond 64 bits, decimals that need more than 38
-    digits between them, and integers next to floats that cannot hold them; lists and objects become JSON texts.
+    digits between them, and integers next to floats that cannot represent them; lists and objects become JSON texts.
 
     :param columns: their names, in order.
     """
@@ -126,7 +126,7 @@ class Kinds:
                     self._scale[name] = max(self._scale.get(name, 0), -int(value.as_tuple().exponent))
 
     def schema(self) -> Any:
-        """Return the pyarrow schema that holds every value seen."""
+        """Return the pyarrow schema that fits every value seen."""
         arrow = pyarrow()
         return arrow.schema([(called, self._type(arrow, name)) for name, called in written_names(self._seen).items()])
 

@@ -1,1 +1,1 @@
-"""What was asked, paid for and answered, so that a crash costs nothing twice."""
+"""What was sent, paid for and answered, so that a crash costs nothing twice."""

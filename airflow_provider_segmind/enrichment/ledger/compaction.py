@@ -10,7 +10,7 @@ from airflow_provider_segmind.enrichment.ledger.segments import segment_name, se
 from airflow_provider_segmind.enrichment.storage import StorePath, delete, for_each
 
 SEGMENT_BYTES = 4 << 20
-"""How large a compacted segment gets: a reader holds one in memory."""
+"""How large a compacted segment gets: a reader has one in memory."""
 
 
 def compact(

@@ -108,7 +108,7 @@ class Freed:
     """
     The call of this one claim was certainly not sent, or was refused before anything was created; or it is given up.
 
-    :param charged: USD that a call which is given up may still be billed at most, as far as that is known.
+    :param charged: USD that a call which is given up may still be billed at most, where that is known.
     """
 
     kind: ClassVar[str] = "freed"
@@ -132,8 +132,8 @@ class Finished:
     :param bills: of each of them, if there are several.
     :param seconds: from submission to the answer, None if nothing was submitted.
     :param billed: whether money was spent, None if unknown.
-    :param charged: USD that those without a reported cost, and calls that were given up, may have cost at most, as far
-        as that is known. Limits and budgets count it.
+    :param charged: USD that those without a reported cost, and calls that were given up, may have cost at most, where
+        that is known. Limits and budgets count it.
     """
 
     kind: ClassVar[str] = "finished"

@@ -208,7 +208,7 @@ class Ledger:
         return found is not None and found[1]
 
     def row_state(self, fingerprint: bytes) -> RowState:
-        """Return the state of a row, also of one that the ledger does not contain."""
+        """Return the state of a row, even of one that the ledger does not contain."""
         row = self._open.get(fingerprint)
         attempt, success = self._finished_state(fingerprint, row) or (0, False)
         return RowState(
@@ -304,7 +304,7 @@ class Ledger:
         return self._index.rows_of_run()
 
     def requests_of_run(self) -> Iterator[FinishedRequest]:
-        """Yield the requests of the run that ended, as far as they belong to the latest outcome of a row."""
+        """Yield the ended requests of the run that belong to the latest outcome of a row."""
         for mark in self._index.rows_of_run():
             if (event := self.finished(mark)) is not None:
                 yield from requests_of(event)

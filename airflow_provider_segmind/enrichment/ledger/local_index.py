@@ -14,12 +14,12 @@ from airflow_provider_segmind.enrichment.local_database import LocalDatabase, Lo
 from airflow_provider_segmind.exceptions import SegmindEnrichmentError
 
 INSERT_ROWS = 200
-"""Rows written at once: few enough to hold up the engine's event loop for a few milliseconds only."""
+"""Rows written at once: few enough to block the engine's event loop for a few milliseconds only."""
 INSERT_BYTES = 1 << 20
 LOOKED_UP = 256
 """Rows that one query looks up; SQLite before 3.32 takes 999 values at most."""
 ABSENT_ROWS = 10_000
-"""Rows that are remembered as not finished, so that the database is asked once for each."""
+"""Rows that are remembered as not finished, so that the database is queried once for each."""
 
 
 class FinishedRow(NamedTuple):

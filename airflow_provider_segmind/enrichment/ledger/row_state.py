@@ -211,9 +211,9 @@ class RunTotals:
     What a run has spent so far, over all its tries.
 
     :param rows: distinct rows it sent requests for.
-    :param cost: USD billed, as far as known.
+    :param cost: USD billed; unknown bills count nothing.
     :param unpriced: rows with a request whose cost Segmind did not report.
-    :param charged: USD that such requests, and calls that were given up, may have cost at most, as far as known.
+    :param charged: USD that such requests, and calls that were given up, may have cost at most, where that is known.
     :param outcomes: finished rows by outcome.
     :param since: epoch seconds when the first row finished, infinity before that.
     """

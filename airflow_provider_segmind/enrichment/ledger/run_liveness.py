@@ -3,7 +3,7 @@ Runs that overlap on one ledger: who is writing to it now, and what has been not
 
 The rule: **write the claim, then list.** A row is sent for only if, after its own claim is durable, a listing that
 began later shows no other claim of the row that is not ended. Of two writers the one that lists last sees the other;
-which claim is older is never asked. What makes it hold, in the ledger's folder ``live``:
+which claim is older is never asked. What ensures this, in the ledger's folder ``live``:
 
 =========================  =============================================================================================
 ``<time>-<writer>-<n>``    a segment; it stays until every writer at work whose rows may be the same has read it
@@ -79,7 +79,7 @@ class Listing:
     """
     What the folder ``live`` contains.
 
-    :param began: before the store was asked.
+    :param began: before the store was listed.
     :param segments: their names, by writer and number.
     """
 
@@ -143,7 +143,7 @@ class Membership:
 
     :param folder: the ledger's.
     :param writer: a name no other writer has.
-    :param shard: which rows it asks about; writers of other shards of the same table never ask about them.
+    :param shard: which rows it sends; writers of other shards of the same table never send them.
     :param writer_timeout: seconds without a new heartbeat after which a writer is considered dead.
     :param clock: epoch seconds, as the ledger's events have them.
     :param monotonic: of this process.
@@ -367,7 +367,7 @@ class Membership:
             return True
 
     def _read_by(self, owner: str, listing: Listing) -> float:
-        """Return up to which number the segments of a writer were read by all that may ask about the same rows."""
+        """Return up to which number the segments of a writer were read by all that may send the same rows."""
         others = (one for one in listing.active - {owner, self.writer} if self._overlap(one, owner))
         return min((self._acknowledged(one).get(owner, -1) for one in others), default=float("inf"))
 

@@ -427,7 +427,7 @@ class TableWriter(Generic[_Tag]):
     """
     Writes rows by key, and reports for each whether the database accepted it.
 
-    Not for use by several threads. Written rows stay, also after a later error.
+    Not for use by several threads. Written rows stay, even after a later error.
 
     :param connection: a connection of PEP 249.
     :param batch_rows: rows in a transaction.

@@ -29,7 +29,7 @@ _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 60.0
 """Seconds from a failed attempt to the next; doubled each time."""
 TARGET_PATIENCE = 900.0
-"""Seconds for which the database may take nothing before no more rows are asked: as long as Segmind may."""
+"""Seconds for which the database may accept nothing before no more rows are sent: as long as Segmind may."""
 LAST_TRANSACTION = 60.0
 """Seconds to wait for a transaction under way when the run ends or defers."""
 _log = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ class BatchLoader:
         """
         Begin to write the batches that are ready; call it every second. It waits for a connection at most.
 
-        :returns: why no more rows should be asked, None while they should.
+        :returns: why no more rows should be sent, None while they should.
         """
         if self._loading is not None and self._loading.done():
             self._end()

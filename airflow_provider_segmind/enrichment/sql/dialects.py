@@ -244,7 +244,7 @@ def dialect_of(conn_type: str) -> Dialect:
 
 
 def quotation_mark(conn_type: str) -> str:
-    """Return the quotation mark for identifiers of a database, also of one without a dialect."""
+    """Return the quotation mark for identifiers of a database, even of one without a dialect."""
     known = DIALECTS.get(conn_type)
     return known.mark if known else "`" if conn_type == "mysql" else '"'
 

@@ -32,7 +32,7 @@ class Statements:
     """
     The statements for one table.
 
-    :param key: the key columns, with their kinds as far as they are known.
+    :param key: the key columns, with their kinds where known.
     :param answers: the answer columns.
     """
 

@@ -246,7 +246,7 @@ def balance(connection_id: str, viewer: User) -> Response:
 
 
 def states(viewer: User) -> Response:
-    """Return the states of the requests in flight by their ids, as far as they are known, as JSON."""
+    """Return the known states of the requests in flight by their ids, as JSON."""
     with create_session() as session:
         requests = Reader(session, may_read).in_flight(dag_ids=viewer.dag_ids())
     return JSONResponse(STATES.read(requests))
