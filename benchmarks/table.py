@@ -44,7 +44,7 @@ class Table:
             yield PROMPT.format(**self.row(number))
 
     def check(self) -> str:
-        """Say what is wrong with the output; empty when it is complete, right and in order."""
+        """Return what is wrong with the output; empty when it is complete, right and in order."""
         with self.output.open() as file:
             for number in range(self.rows):
                 row, found = self.row(number), json.loads(file.readline() or "{}")

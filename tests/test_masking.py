@@ -88,7 +88,7 @@ FORMS: dict[str, Callable[[str], str]] = {
 
 
 def looks_like(key: str, text: str) -> bool:
-    """Tell whether a reader could get a key out of a text, or most of it, by decoding it in the usual ways."""
+    """Return whether a reader could get a key out of a text, or most of it, by decoding it in the usual ways."""
     for _ in range(2):
         text = html.unescape(text)
     return key[: len(key) // 2 + 1].lower() in text.lower()

@@ -72,7 +72,7 @@ TARGET = Argument(
 COMMANDS = (
     Command(
         "check",
-        "Say whether the key is right, the host reachable, and which stores are in use",
+        "Check whether the key is valid and the host reachable, and show which stores are in use",
         "check",
         (CONNECTION, OUTPUT),
         "It calls Segmind once for each Connection, which is free.",

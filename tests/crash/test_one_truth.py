@@ -71,7 +71,7 @@ class Tables:
                 self.ended[task["run_id"]] = ended
                 if not ended["value"]["outcomes"]["unknown"]:
                     return
-        raise AssertionError(f"the fate of rows of run {number} stays unknown")
+        raise AssertionError(f"the outcome of rows of run {number} stays unknown")
 
     def _add_faults(self) -> None:
         for fault in (

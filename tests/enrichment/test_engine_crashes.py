@@ -115,7 +115,7 @@ class Night:
             engine.close()
             self.clock.now += wait
             self.faults = 0.0
-        raise AssertionError("rows are left after every fate must be known")
+        raise AssertionError("rows are left after every outcome must be known")
 
 
 @pytest.fixture(scope="module")

@@ -206,7 +206,7 @@ class Table:
         return None
 
     async def run(self, kills: int) -> Engine:
-        """Be killed up to so many times, then run until every fate is known; return the last try."""
+        """Be killed up to that many times, then run until every outcome is known; return the last try."""
         for _ in range(kills):
             engine = await self.one_try(self.rng.randint(1, 400))
             if engine is not None:
@@ -222,7 +222,7 @@ class Table:
                 engine.close()
             self.budget.clock.now += SETTLED
             self.faults = 0.0
-        raise AssertionError(f"{self.name}: rows are left after every fate must be known")
+        raise AssertionError(f"{self.name}: rows are left after every outcome must be known")
 
 
 def is_used_up(engine: Engine) -> bool:

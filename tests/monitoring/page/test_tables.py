@@ -44,7 +44,7 @@ def test_a_running_table_shows_its_progress(visit: Visit, stored: Metadata) -> N
     lines, one = visit().get("/tables").text, visit().get(RUN_PATH).text
 
     for text in (lines, one):
-        assert "42 % · 400 success, 20 failed" in text
+        assert "42% · 400 success, 20 failed" in text
         assert "$0.0267" in text
         assert 'data-refresh="10"' in text
     assert "8 requests in flight" in one
