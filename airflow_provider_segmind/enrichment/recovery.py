@@ -170,7 +170,10 @@ class _Reading:
 
     def take_without_id(self, record: RequestRecord) -> None:
         """Learn from a record without a usable id, which is not known to be of another request."""
-        for mark in self._matchers.matches(record):
+        marks = self._matchers.matches(record)
+        # As long as no body of the history is recognized, it may have the lost ones in a form that is not either.
+        self._seen = self._seen or not marks
+        for mark in marks:
             self._without_id.setdefault(mark, []).append(record)
 
     def placed_all(self, owned: Callable[[set[str]], set[str]]) -> bool:

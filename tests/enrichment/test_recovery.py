@@ -92,6 +92,12 @@ async def test_an_equal_row_without_a_usable_id_leaves_the_outcome_unknown(
     assert not findings.found
 
 
+@pytest.mark.parametrize("request_id", ["", "r"])
+async def test_a_history_without_bodies_proves_nothing_whether_its_rows_have_ids_or_not(request_id: str) -> None:
+    row = record(request_id, "", model_created=NOW - 9000).model_copy(update={"request_body": None})
+    assert not (await found(History(row), lost(1, "a", at=NOW - 9000, until=NOW - 8990))).absent
+
+
 async def test_a_request_is_taken_for_one_row_only() -> None:
     findings = await found(History(record("z", "a")), {**lost(1, "a"), **lost(2, "a")})
     assert len(findings.found) == 1
