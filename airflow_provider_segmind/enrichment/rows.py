@@ -91,7 +91,7 @@ class Row:
 
         :raises SegmindRowError: a column is missing or could not be decoded; names it.
         """
-        return "".join([part if type(part) is str else self._filled(*part) for part in _parts(text)])
+        return "".join([part if isinstance(part, str) else self._filled(*part) for part in _parts(text)])
 
     def fill_inputs(self, inputs: Any) -> Any:
         """

@@ -43,6 +43,18 @@ def test_braces_that_are_not_a_placeholder_stay_byte_for_byte() -> None:
     assert row(title="x").fill(text) == text
 
 
+class Sliced(str):
+    """A string whose parts are of its own type, as those of ``markupsafe.Markup`` are."""
+
+    def __getitem__(self, key: Any) -> Sliced:
+        return Sliced(super().__getitem__(key))
+
+
+def test_a_template_of_a_type_derived_from_strings_is_filled_as_a_string() -> None:
+    filled = Row(0, {"a": Sliced("x")}).fill(Sliced("about {a}, not {{a}}"))
+    assert (filled, type(filled)) == ("about x, not {a}", str)
+
+
 def test_doubled_braces_write_a_literal_placeholder() -> None:
     assert row(title="x").fill("{{title}} is {title}") == "{title} is x"
 
