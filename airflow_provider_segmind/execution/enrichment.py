@@ -72,7 +72,6 @@ STATE_INTERVAL = 3.0
 LOG_INTERVAL = 30.0
 SHORTEST_TIMEOUT = 5.0
 """Seconds; a heartbeat comes six times in them, and a busy machine may be late."""
-"""Key of the resume state: whether all that was finished before the deferral is in the spend record."""
 LOOK_UP_AFTER = 60.0
 """Seconds after which a table that a budget has ended looks up its requests with an unknown outcome, if it defers."""
 CONFIDENCE = 2.0
