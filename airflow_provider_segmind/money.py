@@ -44,7 +44,7 @@ def usd(amount: float | None) -> str:
     return f"{'-' if amount < 0 else ''}${dollars}.{fraction.rstrip('0').ljust(2, '0')}"
 
 
-def shown(amount: float | None) -> str:
+def format_usd(amount: float | None) -> str:
     """Return USD in the same form."""
     return usd(micros(amount))
 
@@ -52,5 +52,5 @@ def shown(amount: float | None) -> str:
 def shown_range(low: float, high: float | None) -> str:
     """Return a range of USD; a single amount if both ends look the same. ``high`` is None for no limit."""
     if high is None:
-        return f"at least {shown(low)}"
-    return shown(low) if shown(low) == shown(high) else f"{shown(low)} to {shown(high)}"
+        return f"at least {format_usd(low)}"
+    return format_usd(low) if format_usd(low) == format_usd(high) else f"{format_usd(low)} to {format_usd(high)}"

@@ -40,7 +40,7 @@ from airflow_provider_segmind.exceptions import (
     SegmindRequestExpiredError,
     shorten,
 )
-from airflow_provider_segmind.money import shown
+from airflow_provider_segmind.money import format_usd
 from airflow_provider_segmind.stores import missing_package
 
 if TYPE_CHECKING:
@@ -336,8 +336,9 @@ def recover_result(
         )
         return store_result(result, model=model, destination=destination, downloads=Downloads.of(client.config))
     raise SegmindRequestExpiredError(
-        f"{error} Its record has the status {record.model_status or 'unknown'}, {shown(cost)} billed, and no output "
-        "file, so the result is lost. To run it again, start another DAG run, or let SegmindRunOperator pay for a new "
+        f"{error} Its record has the status {record.model_status or 'unknown'}, {format_usd(cost)} billed, and no "
+        "output file, so the result is lost. To run it again, start another DAG run, or let SegmindRunOperator pay "
+        "for a new "
         "request with on_expired='resubmit'; output_path prevents this.",
         request_id=request_id,
         age=error.age,

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from airflow_provider_segmind.money import shown
+from airflow_provider_segmind.money import format_usd
 from airflow_provider_segmind.operators.enrich import SegmindEnrichFileOperator
 
 # Any ObjectStoragePath URI, such as "s3://aws_default@my-bucket/segmind"; without one a folder of this Airflow.
@@ -64,11 +64,12 @@ if tuple(map(int, version("apache-airflow").split(".")[:2])) >= (3, 1):
             """Write what the person sees, in Markdown, and the most that it says."""
             answers = ObjectStoragePath(sample["outputs"][0]).read_text().splitlines()
             rows = estimate["rows"] - estimate["answered_rows"]
-            budget = "has no limit" if estimate["budget_left"] is None else shown(estimate["budget_left"])
+            budget = "has no limit" if estimate["budget_left"] is None else format_usd(estimate["budget_left"])
+            extrapolated_cost = format_usd(extrapolated["cost"])
             paragraphs = [
-                f"**{rows} rows** would cost **{shown(estimate['low'])} to {shown(estimate['high'])}**.",
-                f"By the sample they would cost about {shown(extrapolated['cost'])}; it cost {shown(sample['cost'])}.",
-                f"The account has {shown(estimate['balance'])} left, and its budget {budget}.",
+                f"**{rows} rows** would cost **{format_usd(estimate['low'])} to {format_usd(estimate['high'])}**.",
+                f"By the sample they would cost about {extrapolated_cost}; it cost {format_usd(sample['cost'])}.",
+                f"The account has {format_usd(estimate['balance'])} left, and its budget {budget}.",
                 f"The answers to the first {len(answers)} rows:",
                 # Four spaces make it text: nothing that a model answers is formatted.
                 "\n".join(f"    {answer}" for answer in answers),

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from airflow_provider_segmind.money import shown
+from airflow_provider_segmind.money import format_usd
 from airflow_provider_segmind.operators.enrich import SegmindEnrichFileOperator
 
 try:
@@ -44,6 +44,6 @@ with DAG("example_segmind_assets_consumer", schedule=[TRIAGE], start_date=BEGAN,
     def report(*, inlet_events: Any = None) -> str:
         event = inlet_events[TRIAGE][-1]
         run = event.extra
-        return f"{run['answered']} of {run['rows']} tickets for {shown(run['cost_usd'])}; see {run['manifest']}"
+        return f"{run['answered']} of {run['rows']} tickets for {format_usd(run['cost_usd'])}; see {run['manifest']}"
 
     report()

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from airflow_provider_segmind.money import shown
+from airflow_provider_segmind.money import format_usd
 from airflow_provider_segmind.operators.enrich import SegmindEnrichFileOperator
 
 try:
@@ -73,6 +73,6 @@ with DAG("example_segmind_captions", schedule=None, tags=["segmind", "example"])
 
     @task
     def report(manifest: dict[str, Any]) -> str:
-        return f"{manifest['outcomes']['success']} images captioned for {shown(manifest['cost'])}"
+        return f"{manifest['outcomes']['success']} images captioned for {format_usd(manifest['cost'])}"
 
     report(captions.output)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from airflow_provider_segmind.money import shown
+from airflow_provider_segmind.money import format_usd
 from airflow_provider_segmind.operators.enrich import SegmindEnrichSqlOperator
 
 try:
@@ -79,8 +79,8 @@ with DAG("example_segmind_catalogue", schedule=None, params={"rows": ROWS}, tags
         described, cost = BaseHook.get_connection(DATABASE).get_hook().get_first(count)
         return (
             f"{manifest['outcomes']['success']} of {manifest['rows_read']} products described: "
-            f"{manifest['rows_unchanged']} unchanged, {manifest['posts']} submitted for {shown(manifest['cost'])}. "
-            f"The table contains {described}, for {shown(cost)}"
+            f"{manifest['rows_unchanged']} unchanged, {manifest['posts']} submitted for "
+            f"{format_usd(manifest['cost'])}. The table contains {described}, for {format_usd(cost)}"
         )
 
     make_catalogue() >> describe

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from airflow_provider_segmind.money import shown
+from airflow_provider_segmind.money import format_usd
 from airflow_provider_segmind.operators.enrich import SegmindEnrichFileOperator
 
 try:
@@ -62,6 +62,6 @@ with DAG("example_segmind_enrich_file", schedule=None, tags=["segmind", "example
     @task
     def report(manifest: dict[str, Any]) -> str:
         classified = manifest["outcomes"]["success"]
-        return f"{classified} of {manifest['rows_read']} tickets classified for {shown(manifest['cost'])}"
+        return f"{classified} of {manifest['rows_read']} tickets classified for {format_usd(manifest['cost'])}"
 
     report(triage.output)

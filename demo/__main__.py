@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from airflow_provider_segmind.chat.replies import read_reply
-from airflow_provider_segmind.money import shown
+from airflow_provider_segmind.money import format_usd
 from demo.display import Display
 from demo.rest import AirflowRest, Json
 from demo.stack import AirflowStack
@@ -92,7 +92,7 @@ def _show_reply(display: Display, rest: AirflowRest, run_id: str) -> None:
             "request id": str(submitted["request_id"]),
             "model": str(submitted["model"]),
             "tokens": f"{_shown(reply.usage.input_tokens)} in, {_shown(reply.usage.output_tokens)} out",
-            "cost": shown(cost),
+            "cost": format_usd(cost),
         }
     )
 

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from airflow_provider_segmind.emulator.control import EmulatorControl
 from airflow_provider_segmind.execution.enrichment import PROGRESS_KEY
-from airflow_provider_segmind.money import shown
+from airflow_provider_segmind.money import format_usd
 from demo.display import Bar, Display
 from demo.rest import AirflowRest, Json
 from demo.stack import AirflowStack
@@ -114,7 +114,7 @@ def _watch(rest: AirflowRest, run_id: str, bar: Bar) -> Callable[[list[Json]], N
         failures = f", {failed} failed" if failed else ""
         rate, done = progress["rate"], progress["rows_done"]
         left = f", {max(0, bar.total - done) / rate:.0f} s left" if rate else ""
-        bar.show(done, f"{rate:.0f} rows/s, {shown(progress['cost'])}{failures}{left}")
+        bar.show(done, f"{rate:.0f} rows/s, {format_usd(progress['cost'])}{failures}{left}")
 
     return on_poll
 
@@ -129,7 +129,7 @@ def _show_result(display: Display, manifest: Json, database: Path) -> None:
             "distinct": f"{manifest['distinct_rows']:,}; {manifest['duplicates_saved']:,} duplicate rows cost nothing",
             "paid submissions": f"{manifest['posts']:,}",
             "calls": f"{calls:,}, {calls / distinct:.2f} per distinct row",
-            "cost": f"{shown(manifest['cost'])}, {manifest['tokens']:,} tokens",
+            "cost": f"{format_usd(manifest['cost'])}, {manifest['tokens']:,} tokens",
             "latency": ", ".join(f"{name} {value:.2f} s" for name, value in manifest["latency"].items()),
             "speed": f"{seconds:.1f} s, {rows / seconds:.0f} rows per second",
             **{outcome: _reasons(counts) for outcome, counts in manifest["reasons"].items()},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_provider_segmind.money import exact_micros, micros, shown, shown_range, usd
+from airflow_provider_segmind.money import exact_micros, format_usd, micros, shown_range, usd
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,11 @@ def test_usd_become_whole_micro_dollars(amount: float | None, count: int | None)
 
 
 def test_no_amount_is_shown_in_scientific_notation() -> None:
-    assert [shown(4.825e-05), shown(1e-9), shown(1e15)] == ["$0.000048", "$0.00", "$1,000,000,000,000,000.00"]
+    assert [format_usd(4.825e-05), format_usd(1e-9), format_usd(1e15)] == [
+        "$0.000048",
+        "$0.00",
+        "$1,000,000,000,000,000.00",
+    ]
 
 
 @pytest.mark.parametrize(

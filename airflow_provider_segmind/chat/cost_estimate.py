@@ -26,7 +26,7 @@ from airflow_provider_segmind.chat.model_families import ApiFormat, known_family
 from airflow_provider_segmind.chat.reply_policy import LARGEST_OUTPUT_CAP, output_cap_of
 from airflow_provider_segmind.chat.request_size import billed_parts
 from airflow_provider_segmind.exceptions import SegmindConfigError, a_type
-from airflow_provider_segmind.money import shown, shown_range
+from airflow_provider_segmind.money import format_usd, shown_range
 
 BYTES_PER_TOKEN = 4
 IMAGE_TOKENS = 1_120
@@ -273,7 +273,7 @@ def estimate_request(
     if cost is None:
         warning = f"The price of {model!r} is unknown: add it to the field 'prices' of the connection's extra."
     elif covered is False:
-        warning = f"The balance of {shown(balance)} does not cover what a request to {model!r} may cost ({costs})."
+        warning = f"The balance of {format_usd(balance)} does not cover what a request to {model!r} may cost ({costs})."
     return {
         "model": model,
         "input_tokens": read.tokens,

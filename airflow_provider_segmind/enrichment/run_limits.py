@@ -17,7 +17,7 @@ from airflow_provider_segmind.chat.cost_estimate import UNBOUNDED, CostBound
 from airflow_provider_segmind.defaults import RESULT_LIFETIME
 from airflow_provider_segmind.enrichment.ledger.row_state import RunTotals
 from airflow_provider_segmind.enrichment.outcomes import Outcome
-from airflow_provider_segmind.money import shown
+from airflow_provider_segmind.money import format_usd
 
 FAILURES = frozenset({Outcome.FAILED, Outcome.BLOCKED, Outcome.TRUNCATED, Outcome.INVALID})
 """The outcomes that ``max_failed_rows`` counts."""
@@ -168,7 +168,7 @@ class RunUsage:
         """Return a message about the limit that is reached, or None."""
         limits = self.limits
         if limits.max_cost is not None and self.spent >= limits.max_cost:
-            return f"max_cost={shown(limits.max_cost)} is used up ({shown(self.spent)} billed)"
+            return f"max_cost={format_usd(limits.max_cost)} is used up ({format_usd(self.spent)} billed)"
         if new_row and limits.max_rows is not None and self.rows >= limits.max_rows:
             return f"max_rows={limits.max_rows} is reached"
         return limits.too_many_failed(self.failed, self.outcomes.total())
@@ -181,11 +181,11 @@ class RunUsage:
             advice = (
                 f"; a request may have {bound.assumed_cap} tokens of output, fewer with 'max_tokens' in its options"
             )
-        ended = f"{shown(self.unreported)} for requests without a reported bill, " if self.unreported else ""
+        ended = f"{format_usd(self.unreported)} for requests without a reported bill, " if self.unreported else ""
         return self.exceeded(new_row=new_row) or (
-            f"max_cost={shown(self.limits.max_cost)} leaves no room for one more request {most} "
-            f"{shown(self.expected(bound))} ({shown(self.spent)} billed, {ended}{shown(self.reserved)} reserved for "
-            f"requests that may be billed{advice})"
+            f"max_cost={format_usd(self.limits.max_cost)} leaves no room for one more request {most} "
+            f"{format_usd(self.expected(bound))} ({format_usd(self.spent)} billed, {ended}{format_usd(self.reserved)} "
+            f"reserved for requests that may be billed{advice})"
         )
 
     def reserve(self, mark: bytes, bound: CostBound) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Self
 from airflow_provider_segmind.enrichment.ledger.events import Claimed, Finished, Submitted
 from airflow_provider_segmind.enrichment.ledger.row_state import KNOWN_REQUESTS, KnownRequest
 from airflow_provider_segmind.enrichment.outcomes import Outcome, Reasons
-from airflow_provider_segmind.money import shown
+from airflow_provider_segmind.money import format_usd
 from airflow_provider_segmind.wording import duration
 
 SERIES = ("posts", "polls", "answered", "unanswered", "cost")
@@ -156,7 +156,7 @@ class Progress:
             f"{self.rows_done} {'' if self.rows_total is None else f'of {self.rows_total} '}rows done"
             + ("" if self.share is None else f" ({100 * self.share:.0f}%)"),
             f"{self.rate:.1f} rows per second",
-            shown(self.cost),
+            format_usd(self.cost),
         ]
         if self.eta is not None:
             parts.append(f"about {duration(self.eta)} left")

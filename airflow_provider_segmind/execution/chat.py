@@ -46,7 +46,7 @@ from airflow_provider_segmind.execution.request import (
     XComPush,
 )
 from airflow_provider_segmind.execution.result import summary
-from airflow_provider_segmind.money import shown
+from airflow_provider_segmind.money import format_usd
 from airflow_provider_segmind.result_storage import (
     ResultDestination,
     StoredResult,
@@ -418,7 +418,7 @@ class ChatExecution:
         line = summary(result.request_id, self._model, StoredResult(result.to_json()))
         self._log.info("%s, finish reason %s", line, reply.finish_reason)
         if spent.requests > 1:
-            self._log.info("This answer took %d paid requests, %s in total", spent.requests, shown(spent.cost))
+            self._log.info("This answer took %d paid requests, %s in total", spent.requests, format_usd(spent.cost))
         self._xcom_push(key="usage", value=for_xcom(dict(spent.usage or {})).value)
         self._xcom_push(key="cost", value=for_xcom(spent.cost).value)
         self._xcom_push(key="finish_reason", value=for_xcom(str(reply.finish_reason)).value)

@@ -17,7 +17,7 @@ from airflow_provider_segmind.enrichment.question import Prepared, Question
 from airflow_provider_segmind.enrichment.row_reader import build, is_fatal, numbered
 from airflow_provider_segmind.enrichment.settings import KeyedTarget, Shard
 from airflow_provider_segmind.exceptions import SegmindError
-from airflow_provider_segmind.money import shown, shown_range
+from airflow_provider_segmind.money import format_usd, shown_range
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.budget.guard import BudgetSettings
@@ -52,9 +52,9 @@ def estimate_table(
     estimate.budget_left = _budget_left(budgets)
     log.info("%s", estimate)
     if estimate.covered is False:
-        log.warning("The balance of %s does not cover what the table may cost", shown(estimate.balance))
+        log.warning("The balance of %s does not cover what the table may cost", format_usd(estimate.balance))
     if estimate.high is not None and estimate.budget_left is not None and estimate.budget_left < estimate.high:
-        log.warning("The budget has %s left, less than the table may cost", shown(estimate.budget_left))
+        log.warning("The budget has %s left, less than the table may cost", format_usd(estimate.budget_left))
     return asdict(estimate)
 
 

@@ -42,7 +42,7 @@ from airflow_provider_segmind.exceptions import (
 from airflow_provider_segmind.execution.file_table import add_report
 from airflow_provider_segmind.execution.table_log import log_end, log_start, summarize
 from airflow_provider_segmind.failures import skip
-from airflow_provider_segmind.money import shown
+from airflow_provider_segmind.money import format_usd
 from airflow_provider_segmind.pausing import PauseWatch, paused_error
 from airflow_provider_segmind.spend.recorder import SpendBuffer, SpendRecorder
 from airflow_provider_segmind.telemetry.metrics import MetricsSender, call_totals, cost_total
@@ -113,7 +113,7 @@ class EnrichmentSettings:
 
     def limits(self, config: ClientConfig) -> Iterator[str]:
         """Yield the limits of the run, for the log."""
-        yield "no max_cost" if self.max_cost is None else f"max_cost {shown(self.max_cost)}"
+        yield "no max_cost" if self.max_cost is None else f"max_cost {format_usd(self.max_cost)}"
         yield "no max_rows" if self.max_rows is None else f"max_rows {self.max_rows:,}"
         most = self.max_failed_rows
         if most is not None:
@@ -445,7 +445,7 @@ class EnrichmentRun:
         if balance is None:
             self._log.warning("Segmind has no balance record for this account: add credits before the first row")
         elif balance <= 0 or (max_cost is not None and balance < max_cost):
-            self._log.warning("The balance of %s may not cover this table", shown(balance))
+            self._log.warning("The balance of %s may not cover this table", format_usd(balance))
 
     def _count_total(self) -> int | None:
         total, sample = self._table.total(), self.settings.sample
@@ -702,7 +702,7 @@ class EnrichmentRun:
             self._log.warning(
                 "A sample row cost %s on average. The cost of all rows cannot be estimated, because they cannot be "
                 "counted: %s",
-                *(shown(mean), error),
+                *(format_usd(mean), error),
             )
             return
         spread = statistics.stdev(self._costs) / math.sqrt(asked) if asked > 1 else mean
@@ -715,7 +715,7 @@ class EnrichmentRun:
         }
         self._log.info(
             "All %d rows would cost about %s (%s to %s), from a sample of %d",
-            *(total, shown(estimate["cost"]), shown(estimate["low"]), shown(estimate["high"]), asked),
+            *(total, format_usd(estimate["cost"]), format_usd(estimate["low"]), format_usd(estimate["high"]), asked),
         )
         self._xcom_push(key="estimate", value=estimate)
 

@@ -61,7 +61,7 @@ from airflow_provider_segmind.exceptions import (
 )
 from airflow_provider_segmind.execution.answers import lasting_result, recalled_result
 from airflow_provider_segmind.execution.result import summary, tokens_of
-from airflow_provider_segmind.money import shown
+from airflow_provider_segmind.money import format_usd
 from airflow_provider_segmind.pausing import CHECK_INTERVAL
 from airflow_provider_segmind.result_storage import (
     ResultDestination,
@@ -324,7 +324,7 @@ class RequestExecution:
         self.reused, self.cost = answer, 0.0
         self._log.info(
             "Reusing the answer to request %s (model %s, submitted %s, cost %s): nothing is submitted or paid",
-            *(answer.request_id, answer.model, iso(answer.at), shown(answer.cost)),
+            *(answer.request_id, answer.model, iso(answer.at), format_usd(answer.cost)),
         )
         for key, value in (("request_id", answer.request_id), ("reused", True), ("cost", 0.0)):
             self._xcom_push(key=key, value=value)

@@ -15,7 +15,7 @@ from airflow_provider_segmind.client.request_errors import expired_error
 from airflow_provider_segmind.client.submission import RequestRef
 from airflow_provider_segmind.enrichment.outcomes import Outcome
 from airflow_provider_segmind.exceptions import SegmindRequestExpiredError, SegmindRequestTimeoutError
-from airflow_provider_segmind.money import shown
+from airflow_provider_segmind.money import format_usd
 from airflow_provider_segmind.result_storage import (
     ResultDestination,
     StoredResult,
@@ -114,7 +114,7 @@ def summary(request_id: str | None, model: str, stored: StoredResult) -> str:
     counts = ((usage.input_tokens, "in"), (usage.output_tokens, "out"))
     parts = [f"{count} tokens {way}" for count, way in counts if count is not None]
     if stored.metrics.get("cost") is not None:
-        parts.append(f"cost {shown(stored.metrics['cost'])}")
+        parts.append(f"cost {format_usd(stored.metrics['cost'])}")
     parts += [
         f"{label} {stored.metrics[name]} s"
         for name, label in (("total_time", "total"), ("queue_time", "queued"), ("inference_time", "inference"))

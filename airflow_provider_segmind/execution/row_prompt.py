@@ -29,7 +29,7 @@ from airflow_provider_segmind.enrichment.question import Question
 from airflow_provider_segmind.enrichment.rows import Row, canonical_json, placeholders
 from airflow_provider_segmind.enrichment.storage import StorePath, is_on_local_disk
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindRowError, shorten
-from airflow_provider_segmind.money import shown
+from airflow_provider_segmind.money import format_usd
 from airflow_provider_segmind.stores import locate
 
 if TYPE_CHECKING:
@@ -303,7 +303,7 @@ class RowPrompt:
                 "The requests have no output cap%s. %d tokens of output, %s with the input, are reserved for each. An "
                 "output "
                 "cap ('max_tokens' in the options) leaves more for other requests",
-                *(_assumption(self._settings.model, bound), bound.assumed_cap, shown(bound.usd)),
+                *(_assumption(self._settings.model, bound), bound.assumed_cap, format_usd(bound.usd)),
             )
         if not bound.certain and bound.assumed_cap is None and not self._uncertainty_logged:
             self._uncertainty_logged = True
@@ -311,7 +311,7 @@ class RowPrompt:
                 "max_cost=%s is enforced only approximately, using the mean cost of earlier rows; requests in flight "
                 "may exceed it: %s. With a known price and an output cap (max_tokens in the options, or "
                 "max_output_tokens with the price) it is enforced exactly.",
-                shown(self._settings.max_cost),
+                format_usd(self._settings.max_cost),
                 _why_uncertain(bound),
             )
         return bound
@@ -325,7 +325,12 @@ class RowPrompt:
                 "fewer than %d of them, so it is enforced approximately, using the highest bill so far. With an "
                 "output cap "
                 "('max_tokens' in the options) it is enforced exactly",
-                *(_assumption(self._settings.model, bound), bound.assumed_cap, shown(bound.usd), shown(limit)),
+                *(
+                    _assumption(self._settings.model, bound),
+                    bound.assumed_cap,
+                    format_usd(bound.usd),
+                    format_usd(limit),
+                ),
                 FEWEST_REQUESTS,
             )
         return bound.without_output()

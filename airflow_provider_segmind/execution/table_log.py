@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_segmind.enrichment.manifest import Manifest
 from airflow_provider_segmind.enrichment.outcomes import Outcome
 from airflow_provider_segmind.enrichment.report.page import PROMPT_CHARACTERS, reason_rows
-from airflow_provider_segmind.money import shown
+from airflow_provider_segmind.money import format_usd
 from airflow_provider_segmind.wording import counted
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def _end(manifest: Manifest, manifest_path: object | None) -> Iterator[str]:
     if rest := sum(count for _, _, count in reasons[MOST_REASONS:]):
         yield f"{rest:,} for other reasons"
     unpriced = f", and {counted(manifest.unpriced, 'distinct row')} of unknown cost" if manifest.unpriced else ""
-    yield f"Billed in this run: {shown(manifest.cost)} for {counted(manifest.requests, 'request')}{unpriced}"
+    yield f"Billed in this run: {format_usd(manifest.cost)} for {counted(manifest.requests, 'request')}{unpriced}"
     yield f"Calls in this try: {manifest.calls:,}, including {counted(manifest.posts, 'paid submission')}"
     free = {
         "of other runs in the ledger": counted(manifest.cache_hits - manifest.reused, "distinct row"),
@@ -78,4 +78,4 @@ def summarize(manifest: Manifest) -> str:
     counts = ", ".join(
         f"{count:,} {outcome}" for outcome, count in manifest.outcomes.items() if count and outcome != Outcome.SUCCESS
     )
-    return f"{manifest.headline}{f' ({counts})' if counts else ''}, {shown(manifest.cost)} billed in this run"
+    return f"{manifest.headline}{f' ({counts})' if counts else ''}, {format_usd(manifest.cost)} billed in this run"

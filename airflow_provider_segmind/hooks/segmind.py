@@ -50,7 +50,7 @@ from airflow_provider_segmind.exceptions import (
 from airflow_provider_segmind.get_provider_info import CONNECTION_FIELDS, FIELD_BEHAVIOUR
 from airflow_provider_segmind.hooks.connection import check_extra, client_config, output_folder
 from airflow_provider_segmind.masking import forms, mask_known
-from airflow_provider_segmind.money import shown
+from airflow_provider_segmind.money import format_usd
 from airflow_provider_segmind.pausing import check_not_paused
 
 if TYPE_CHECKING:
@@ -503,8 +503,8 @@ class SegmindHook(BaseHook):
         finally:
             self.close()
         return True, (
-            f"Connected to {self.config.endpoints.gateway}. Balance: {shown(balance.total)} "
-            f"(credits {shown(balance.credits or 0)}, free credits {shown(balance.free_credits or 0)})."
+            f"Connected to {self.config.endpoints.gateway}. Balance: {format_usd(balance.total)} "
+            f"(credits {format_usd(balance.credits or 0)}, free credits {format_usd(balance.free_credits or 0)})."
         )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_segmind.emulator import SegmindEmulator
-from airflow_provider_segmind.money import shown
+from airflow_provider_segmind.money import format_usd
 from tests.support.dag_runs import run_dags
 
 pytestmark = pytest.mark.airflow
@@ -26,4 +26,4 @@ def test_a_dag_reads_rows_and_cost_of_a_run_from_the_event_of_its_asset(
     billed = sum(entry.cost for entry in segmind_emulator.bill)
     (manifest,) = (path.as_uri() for path in (tmp_path / "assets").glob("*/triage.manifest.json"))
     said: Any = ended[f"{NAME}_consumer"]["values"]["report"]
-    assert said == f"3 of 3 tickets for {shown(billed)}; see {manifest}"
+    assert said == f"3 of 3 tickets for {format_usd(billed)}; see {manifest}"

@@ -12,7 +12,7 @@ import pytest
 from airflow_provider_segmind.enrichment.outcomes import Outcome
 from airflow_provider_segmind.execution.enrichment import PROGRESS_KEY
 from airflow_provider_segmind.execution.table_log import log_end, summarize
-from airflow_provider_segmind.money import shown
+from airflow_provider_segmind.money import format_usd
 from tests.support.manifests import manifest_of
 from tests.support.table_tasks import Table, things
 
@@ -82,7 +82,7 @@ def test_a_table_ends_with_one_block_that_warns_of_rows_without_an_answer(
     assert warned == [
         "2 of 4 rows answered, 2 without an answer (3 distinct rows)",
         "2 failed: the model is overloaded",
-        f"Billed in this run: {shown(manifest['cost'])} for 2 requests",
+        f"Billed in this run: {format_usd(manifest['cost'])} for 2 requests",
         f"Calls in this try: {manifest['calls']}, including 2 paid submissions",
         "Answered at no cost: 1 distinct row of other runs in the ledger",
         f"Answers: {table.output}",
@@ -127,7 +127,7 @@ def test_log_state_and_manifest_give_the_same_figures(table: Table, caplog: pyte
     in_log = [line for line in lines_of(caplog) if line.startswith("Billed")]
     assert manifest["cost"] > 0
     assert state["cost"] == manifest["cost"] == pytest.approx(sum(entry.cost for entry in table.emulator.bill))
-    assert in_log == [f"Billed in this run: {shown(state['cost'])} for {manifest['requests']} requests"]
+    assert in_log == [f"Billed in this run: {format_usd(state['cost'])} for {manifest['requests']} requests"]
     assert state["outcomes"] == {name: count for name, count in manifest["outcomes"].items() if count}
     assert not re.search(r"\d(?:\.\d+)?e-\d", caplog.text)
 

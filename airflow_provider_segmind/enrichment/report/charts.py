@@ -14,7 +14,7 @@ from html import escape
 from airflow_provider_segmind.enrichment.manifest import Manifest
 from airflow_provider_segmind.enrichment.outcomes import Outcome
 from airflow_provider_segmind.enrichment.stats import Latencies
-from airflow_provider_segmind.money import shown
+from airflow_provider_segmind.money import format_usd
 from airflow_provider_segmind.wording import counted, moment
 
 COLOURS = {
@@ -138,16 +138,16 @@ def _cost(manifest: Manifest) -> Chart:
     time = _TimeAxis.of(manifest)
     plot = Plot(width=_WIDE, left=76.0, x_high=time.edges[-1], y_low=0, y_high=sums[-1] * 1.16)
     for tick in round_ticks(plot.y_high, 5):
-        plot.line_along(tick, shown(tick))
+        plot.line_along(tick, format_usd(tick))
     points = [(plot.x(edge), plot.y(value)) for edge, value in zip(time.edges, sums, strict=True)]
     line = " ".join(f"{_n(x)},{_n(y)}" for x, y in points)
     base = _n(plot.y(0))
     area = f"{_n(plot.left)},{base} {line} {_n(points[-1][0])},{base}"
     plot.parts.append(f'<polygon points="{area}" fill="{COST}" fill-opacity="0.18"/>')
     plot.parts.append(f'<polyline points="{line}" fill="none" stroke="{COST}" stroke-width="2"/>')
-    plot.text(points[-1][0] - 4, points[-1][1] - 7, shown(sums[-1]), anchor="end")
+    plot.text(points[-1][0] - 4, points[-1][1] - 7, format_usd(sums[-1]), anchor="end")
     time.draw(plot, "")
-    return plot.chart(name, title, f"{shown(sums[-1])} billed.", wide=True)
+    return plot.chart(name, title, f"{format_usd(sums[-1])} billed.", wide=True)
 
 
 @dataclass(frozen=True, slots=True)

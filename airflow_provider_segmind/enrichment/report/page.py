@@ -16,7 +16,7 @@ from airflow_provider_segmind.enrichment.outcomes import Outcome
 from airflow_provider_segmind.enrichment.report.charts import COLOURS, draw_all
 from airflow_provider_segmind.enrichment.report.history import summary_of
 from airflow_provider_segmind.enrichment.storage import StorePath, make_folder, write_whole
-from airflow_provider_segmind.money import shown
+from airflow_provider_segmind.money import format_usd
 from airflow_provider_segmind.wording import counted, duration, moment
 
 TEMPLATE = "page.html.jinja2"
@@ -61,7 +61,7 @@ def render(manifest: Manifest, *, task_url: str | None = None, keys: Mapping[tup
         files=list(_files(manifest)),
         counted=counted,
         moment=moment,
-        shown=shown,
+        format_usd=format_usd,
     )
 
 
@@ -100,13 +100,12 @@ def key_figures(manifest: Manifest) -> Iterator[KeyFigure]:
     rows, answered = manifest.rows_read, manifest.outcomes[Outcome.SUCCESS]
     yield KeyFigure("rows read", f"{rows:,}", f"{manifest.distinct_rows:,} of them distinct")
     yield KeyFigure("rows answered", f"{answered:,}", f"{100 * answered / rows:.4g}% of the rows" if rows else "")
-    each = f"{shown(1000 * manifest.cost / rows)} per 1,000 rows" if rows else ""
+    each = f"{format_usd(1000 * manifest.cost / rows)} per 1,000 rows" if rows else ""
     unpriced = f"; {manifest.unpriced:,} rows of unknown cost" if manifest.unpriced else ""
-    parts = (
-        f"{shown(manifest.cost - manifest.follow_up_cost)} first answers, {shown(manifest.follow_up_cost)} follow-ups"
-    )
+    first = format_usd(manifest.cost - manifest.follow_up_cost)
+    parts = f"{first} first answers, {format_usd(manifest.follow_up_cost)} follow-ups"
     yield KeyFigure(
-        "billed in this run", shown(manifest.cost), f"{each}{unpriced}" if not manifest.follow_up_cost else parts
+        "billed in this run", format_usd(manifest.cost), f"{each}{unpriced}" if not manifest.follow_up_cost else parts
     )
     yield KeyFigure("tokens in this run", f"{manifest.tokens:,}")
     yield KeyFigure("duplicates saved", f"{manifest.duplicates_saved:,}", "rows that share an answer")

@@ -37,7 +37,7 @@ from airflow_provider_segmind.enrichment.report.charts import COLOURS, draw_all
 from airflow_provider_segmind.enrichment.report.page import key_figures, reason_rows, state_of
 from airflow_provider_segmind.exceptions import SegmindError
 from airflow_provider_segmind.links import table_path
-from airflow_provider_segmind.money import shown, usd
+from airflow_provider_segmind.money import format_usd, usd
 from airflow_provider_segmind.monitoring.page.access import Viewer, comes_from_the_page, may_open_page, viewer_of
 from airflow_provider_segmind.monitoring.page.budgets import COLOURS_OF_WARNINGS, BudgetCache
 from airflow_provider_segmind.monitoring.page.dead_letters import find, lines, may_read, refusal
@@ -117,7 +117,7 @@ class Balances:
             except Exception as error:  # noqa: BLE001 - Connections, secrets backends and networks fail in any way
                 words = f"cannot be read ({type(error).__name__})"
             else:
-                words = "not reported for this account" if amount is None else shown(amount)
+                words = "not reported for this account" if amount is None else format_usd(amount)
             self._known[conn_id] = (time.monotonic(), words)
         return words
 
@@ -416,7 +416,7 @@ TEMPLATES = jinja2.Environment(
 )
 TEMPLATES.filters.update(
     usd=usd,
-    shown=shown,
+    format_usd=format_usd,
     count=_count,
     counted=counted,
     duration=duration,
