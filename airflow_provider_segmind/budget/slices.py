@@ -229,7 +229,8 @@ class TableSlice:
         owed = max(0.0, exact_micros(run.spent) - self._slice.base - self._slice.spent)
         turned = windows(self._rules, self._clock()) != self._windows
         if turned and run.waiting and not run.in_flight and not self.admits(run, min(run.waiting)):
-            # What a request with an unknown outcome may cost counts in the window in which it was sent.
+            # What a request with an unknown outcome may cost counts in the window in which it was sent. If it is found later,
+            # its bill counts in the new one as well, which is too much and never too little.
             return replace(self._asking(run, opening=True), close=True, billed=owed + exact_micros(run.held))
         order = self._asking(run) if not turned and self._may_ask() else Order()
         returned, released = self._spare(run, order)

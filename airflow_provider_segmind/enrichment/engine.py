@@ -351,9 +351,9 @@ class Engine:
     def _figures(self) -> RunFigures:
         usage = self.usage
         return RunFigures(
-            spent=usage.spent + usage.charged_before,
-            # Without a bill the most is charged, but only when the try ends: a bill may still be found.
-            held=usage.held + usage.charged - usage.charged_before,
+            # What is charged without a bill counts at once, and so in the window in which it was sent.
+            spent=usage.spent + usage.charged,
+            held=usage.held,
             in_flight=usage.in_flight + usage.unread_in_flight,
             unread=usage.unread_in_flight,
             waiting=() if self.stopping or self.paused else tuple(self._short.values()),

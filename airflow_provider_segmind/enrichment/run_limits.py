@@ -95,8 +95,6 @@ class RunUsage:
         self.lost = 0
         self.outcomes: Counter[Outcome] = Counter()
         self.excess = 1.0
-        self.charged_before = totals.charged
-        """What :attr:`charged` was when the try began."""
         self.charged = totals.charged
         """USD of requests whose bill is not known and not waited for, at the most that they may have cost."""
         self._given_up = 0.0

@@ -199,6 +199,31 @@ async def test_a_bill_that_is_not_reported_stays_charged_at_its_bound_over_kills
     assert budget.spent == pytest.approx(reported + BOUND * len(silent), abs=1e-9)
 
 
+@pytest.mark.parametrize("kills", [0, 2])
+@pytest.mark.parametrize("seed", range(6))
+async def test_a_bill_that_is_not_reported_is_charged_once_where_the_slice_is_replaced_at_midnight(
+    seed: int, kills: int
+) -> None:
+    rng = random.Random(seed)
+    budget = SharedBudget(limit=5.0)
+    budget.clock.now = MIDNIGHT + 86_400.0 - rng.uniform(2.0, 8.0)
+    table = Table("a", budget, rng, rows=60, faults=0.0, unreported=0.4)
+    async with budget.passing_time():
+        engine = await table.run(kills)
+    engine.close()
+
+    jobs = [job for job in table.segmind.jobs.values() if job.failed is None]
+    reported = sum(job.cost or 0.0 for job in jobs if table.segmind.reports(job.id))
+    silent = [job for job in jobs if not table.segmind.reports(job.id)]
+    assert set(budget.store.spent) == {"team/2023-11-15", "team/2023-11-16"}
+    charged = reported + BOUND * len(silent)
+    if kills:
+        # What a kill left of unknown fate counts at its bound on the day before, and if it is found, its bill on this.
+        assert charged - 1e-9 < budget.spent <= charged + kills * table.concurrency * BOUND
+    else:
+        assert budget.spent == pytest.approx(charged, abs=1e-9)
+
+
 async def test_the_slice_of_a_killed_table_is_settled_with_bills_that_are_not_reported() -> None:
     budget = SharedBudget(limit=5.0)
     table = Table("a", budget, random.Random(4), rows=60, faults=0.0, unreported=1.0)
