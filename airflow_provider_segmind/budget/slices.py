@@ -182,6 +182,7 @@ class TableSlice:
         self._typical = 0.0
         self._pace = SpendingPace(monotonic)
         self._spare_since: float | None = None
+        self._used_up_since: float | None = None
         self.refused: Refused | None = None
         """What was refused last, None if nothing was since the last grant."""
         self._refused_since = 0.0
@@ -227,10 +228,10 @@ class TableSlice:
         if not self.is_usable():
             return SYNC
         owed = max(0.0, exact_micros(run.spent) - self._slice.base - self._slice.spent)
-        turned = windows(self._rules, self._clock()) != self._windows
-        if turned and run.waiting and not run.in_flight and not self.admits(run, min(run.waiting)):
-            # What a request with an unknown outcome may cost counts in the window in which it was sent. If it is found later,
-            # its bill counts in the new one as well, which is too much and never too little.
+        turned = self.has_turned()
+        if self._is_used_up(run, now, turned=turned):
+            # What a request may cost whose outcome is unknown, or not fetched yet, counts in the window in which it was
+            # sent. If it is found later, its bill counts in the new one as well: too much, never too little.
             return replace(self._asking(run, opening=True), close=True, billed=owed + exact_micros(run.held))
         order = self._asking(run) if not turned and self._may_ask() else Order()
         returned, released = self._spare(run, order)
@@ -240,6 +241,21 @@ class TableSlice:
         self._granted -= returned
         self._slots -= released
         return replace(order, billed=owed, returned=returned, released=released)
+
+    def has_turned(self) -> bool:
+        """Return whether the slice counts in earlier windows than those that are open now."""
+        return self._slice is not None and windows(self._rules, self._clock()) != self._windows
+
+    def _is_used_up(self, run: RunFigures, now: float, *, turned: bool) -> bool:
+        """Return whether a slice of earlier windows is to be replaced."""
+        if not (turned and run.waiting) or run.in_flight > run.unread or self.admits(run, min(run.waiting)):
+            self._used_up_since = None
+            return False
+        if not run.unread:
+            return True
+        # Open requests of earlier tries are waited for, too, unless rows before theirs cannot be set aside.
+        self._used_up_since = now if self._used_up_since is None else self._used_up_since
+        return now - self._used_up_since >= IDLE
 
     def apply(self, carried: Carried) -> None:
         """Process the result of an order."""

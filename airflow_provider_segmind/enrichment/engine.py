@@ -239,7 +239,7 @@ class Engine:
         budget = self.settings.budget
         if budget is None or self.usage.in_flight or not self.usage.unread:
             return False
-        return budget.refused is not None or self.without_place() is not None
+        return budget.refused is not None or budget.has_turned() or self.without_place() is not None
 
     def without_place(self) -> SegmindError | None:
         """Return the error of a run in which such rows use every slot, so that waiting frees none."""

@@ -110,6 +110,9 @@ class TableBudget(Protocol):
     def is_usable(self) -> bool:
         """Return whether what was admitted may still be sent."""
 
+    def has_turned(self) -> bool:
+        """Return whether a new day or month has begun, so that nothing more is reserved until all is fetched."""
+
     def without_place(self, run: RunFigures, /) -> SegmindError | None:
         """Return an error if open requests of earlier tries use every slot."""
 

@@ -10,7 +10,7 @@ import random
 import pytest
 
 from airflow_provider_segmind.exceptions import SegmindInFlightError
-from tests.support.budget_tables import BOUND, SETTLED, SharedBudget, Table, is_used_up, rows_left
+from tests.support.budget_tables import BOUND, MIDNIGHT, SETTLED, SharedBudget, Table, is_used_up, rows_left
 from tests.support.enrichment import table as rows_of
 
 SEEDS = int(os.environ.get("SEGMIND_TABLE_SEEDS", "8"))
@@ -100,6 +100,37 @@ async def test_open_requests_of_rows_that_left_the_source_give_their_places_back
         assert left == 0
         assert budget.spent <= budget.billed + 1e-9
     assert blocked
+
+
+@pytest.mark.parametrize("rows_before", [5, 60], ids=["few", "more than are set aside"])
+async def test_a_retry_on_the_next_day_fetches_open_requests_although_new_rows_come_before_them(
+    rows_before: int,
+) -> None:
+    fetched = 0
+    for kill_at in range(20, 60, 4):
+        budget = SharedBudget(limit=5.0)
+        budget.clock.now = MIDNIGHT + 86_400.0 - 60.0
+        table = table_of(budget, rows=3)
+        async with budget.passing_time():
+            if (finished := await table.one_try(kill_at)) is not None:
+                finished.close()
+                continue
+            budget.clock.now = MIDNIGHT + 86_400.0 + 1.0
+            table.rows = rows_of(
+                *(f"new {number}" for number in range(rows_before)), *(f"a {number}" for number in range(3))
+            )
+            for _ in range(4):
+                engine = await asyncio.wait_for(table.one_try(), 60)
+                assert engine is not None
+                fetched += engine.tally.resumed
+                left = rows_left(engine)
+                engine.close()
+                if not left:
+                    break
+                budget.clock.now += SETTLED
+        assert left == 0
+        assert budget.billed - 1e-9 < budget.spent <= budget.billed + 3 * BOUND
+    assert fetched
 
 
 @pytest.mark.parametrize("kills", [0, 1, 3])
