@@ -112,16 +112,36 @@ def list_names(folder: StorePath) -> list[str]:
 
 
 def names_if_any(folder: StorePath) -> list[str]:
-    """Return the names in a folder, as :func:`list_names`; none if it does not exist."""
+    """
+    Return the names in a folder, as :func:`list_names`; none if it does not exist.
+
+    :raises OSError: it cannot be listed, which is not the same as absent.
+    """
     try:
         return list_names(folder)
     except FileNotFoundError:
         return []
     except NotADirectoryError:
-        # What universal_pathlib says of a folder that does not exist.
-        if folder.exists():
+        # universal_pathlib says so of a folder that does not exist, and of any that the store cannot tell it about.
+        if not _is_absent(folder):
             raise
         return []
+
+
+def _is_absent(path: StorePath) -> bool:
+    """
+    Return whether the store says that a path does not exist; :meth:`StorePath.exists` says so after any error, too.
+
+    :raises OSError: the store does not say.
+    """
+    fs: Any = None if _is_local(path) else getattr(path, "fs", None)
+    if fs is None:
+        return not path.exists()
+    try:
+        fs.info(_key(path))
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def read_now(path: StorePath) -> bytes:

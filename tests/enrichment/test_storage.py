@@ -2,15 +2,19 @@ from __future__ import annotations
 
 import os
 import threading
+import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.spec import AbstractFileSystem
 from upath import UPath
 
 from airflow_provider_segmind.enrichment import storage
 from airflow_provider_segmind.enrichment.ledger.ledger import Ledger
 from airflow_provider_segmind.enrichment.ledger.prompts import keep_prompt, prompt_hash_of
-from airflow_provider_segmind.enrichment.ledger.segments import segment_names
+from airflow_provider_segmind.enrichment.ledger.segments import segment_name, segment_names, write_segment
 from airflow_provider_segmind.enrichment.progress_file import all_progress
 from airflow_provider_segmind.enrichment.report.history import earlier_runs
 from airflow_provider_segmind.enrichment.storage import (
@@ -25,6 +29,7 @@ from airflow_provider_segmind.enrichment.storage import (
     store_path,
     write_whole,
 )
+from airflow_provider_segmind.exceptions import SegmindEnrichmentError
 from tests.support.ledger_events import claimed, finished, mark
 from tests.support.object_stores import ObjectStore
 
@@ -217,6 +222,27 @@ def test_a_folder_of_an_object_store_that_does_not_exist_yet_is_empty_to_all_who
     assert earlier_runs(folder / "out.manifest.json", run_id="r") == []
     keep_prompt(folder, {"template": "Hello"}, run="r", at=1.0)
     assert prompt_hash_of(folder, run="r", at=2.0) is not None
+
+
+@pytest.mark.parametrize("failures", [1, 100])
+def test_a_folder_of_a_store_that_does_not_answer_is_not_taken_for_empty(
+    failures: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = UPath(f"memory://{uuid.uuid4()}/ledger")
+    write_segment(ledger, segment_name(1.0, "w", 0), [b"{}"])
+    known, left = MemoryFileSystem.info, iter(range(failures))
+
+    def info(store: MemoryFileSystem, path: str, **options: Any) -> Any:
+        if next(left, None) is not None:
+            raise OSError("Forbidden: the token has expired")
+        return known(store, path, **options)
+
+    # As the stores of Google and Azure are, which inherit both from fsspec.
+    monkeypatch.setattr(MemoryFileSystem, "exists", AbstractFileSystem.exists)
+    monkeypatch.setattr(MemoryFileSystem, "info", info)
+    with pytest.raises(SegmindEnrichmentError) as raised:
+        segment_names(ledger)
+    assert raised.value.retryable
 
 
 def test_files_of_a_store_are_worked_on_in_order_and_several_at_a_time() -> None:
