@@ -50,7 +50,7 @@ from airflow_provider_segmind.chat.replies import TokenUsage
 from airflow_provider_segmind.chat.reply_policy import Spent
 from airflow_provider_segmind.client.submission import json_digest
 from airflow_provider_segmind.compat import Context, PydanticAIHook, get_current_context
-from airflow_provider_segmind.exceptions import SegmindConfigError, a_type
+from airflow_provider_segmind.exceptions import SegmindConfigError, type_name
 from airflow_provider_segmind.execution.chat import ChatExecution, ChatRequest, ChatSettings
 from airflow_provider_segmind.execution.request import RequestSettings
 from airflow_provider_segmind.failures import earlier_try, task_failures
@@ -356,5 +356,5 @@ def _content(part: Any) -> str | Attachment | None:
 
 def _refused(part: Any) -> SegmindConfigError:
     return SegmindConfigError(
-        f"The conversation has {a_type(part)}, which cannot be sent to Segmind. Nothing was sent."
+        f"The conversation has {type_name(part)}, which cannot be sent to Segmind. Nothing was sent."
     )

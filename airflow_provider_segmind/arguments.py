@@ -26,7 +26,7 @@ from airflow_provider_segmind.defaults import (
     ReuseAnswers,
     as_seconds,
 )
-from airflow_provider_segmind.exceptions import SegmindConfigError, a_type, shorten
+from airflow_provider_segmind.exceptions import SegmindConfigError, shorten, type_name
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.chat.output_type import OutputType
@@ -114,7 +114,7 @@ def check_inputs(inputs: Any) -> None:
     """Check that ``inputs`` is an object."""
     if not is_given_later(inputs) and not isinstance(inputs, Mapping):
         raise SegmindConfigError(
-            f"'inputs' is {a_type(inputs)}; it must be an object (dict) as the model's page describes it."
+            f"'inputs' is {type_name(inputs)}; it must be an object (dict) as the model's page describes it."
         )
 
 
@@ -202,7 +202,7 @@ def check_schema(name: str, schema: Any) -> None:
     if isinstance(schema, str) or is_path(schema) or contains_later(schema):
         return
     if not isinstance(schema, Mapping):
-        raise SegmindConfigError(f"{name!r} is {a_type(schema)}; it must be a JSON Schema or the path of one.")
+        raise SegmindConfigError(f"{name!r} is {type_name(schema)}; it must be a JSON Schema or the path of one.")
     from airflow_provider_segmind.chat.json_schema import check_json_schema
 
     check_json_schema(schema, repr(name))
@@ -370,7 +370,7 @@ def check_nonempty(name: str, value: Any) -> None:
 def check_files(files: Any) -> None:
     """Check the attachments of a chat request."""
     if not isinstance(files, list | tuple):
-        raise SegmindConfigError(f"'files' is {a_type(files)}; it must be a list of paths, URLs or bytes.")
+        raise SegmindConfigError(f"'files' is {type_name(files)}; it must be a list of paths, URLs or bytes.")
     for index, file in enumerate(files):
         if is_given_later(file):
             continue
@@ -381,7 +381,7 @@ def check_files(files: Any) -> None:
         from airflow_provider_segmind.chat.attachments import Attachment
 
         if not isinstance(file, Attachment):
-            raise SegmindConfigError(f"'files[{index}]' is {a_type(file)}; it must be a path, a URL or bytes.")
+            raise SegmindConfigError(f"'files[{index}]' is {type_name(file)}; it must be a path, a URL or bytes.")
 
 
 def _read_nothing(path: str) -> bytes:
@@ -425,7 +425,7 @@ def check_key(key: Any) -> None:
 def check_source(source: Any) -> None:
     """Check where the rows of a file come from."""
     if source is None or isinstance(source, bytes | Mapping) or not (is_given_later(source) or _is_rows(source)):
-        raise SegmindConfigError(f"'source' is {a_type(source)}; it must be a path or a list of rows.")
+        raise SegmindConfigError(f"'source' is {type_name(source)}; it must be a path or a list of rows.")
 
 
 def _is_rows(source: Any) -> bool:
@@ -467,7 +467,7 @@ def check_row_files(files: Any) -> None:
     for index, file in enumerate(files if isinstance(files, list | tuple) else ()):
         if not isinstance(file, str) and not is_path(file) and not is_given_later(file):
             raise SegmindConfigError(
-                f"'files[{index}]' is {a_type(file)}; it must be a path or URL, with {{column}} placeholders."
+                f"'files[{index}]' is {type_name(file)}; it must be a path or URL, with {{column}} placeholders."
             )
 
 
@@ -512,7 +512,7 @@ def check_notes(notes: Any) -> None:
     if notes is None or contains_later(notes):
         return
     if not isinstance(notes, Mapping) or not all(isinstance(name, str) for name in notes):
-        raise SegmindConfigError(f"'notes' is {a_type(notes)}; it must map names to strings.")
+        raise SegmindConfigError(f"'notes' is {type_name(notes)}; it must map names to strings.")
     length = sum(len(name) + len(str(note)) for name, note in notes.items())
     if length > MOST_NOTES:
         raise SegmindConfigError(f"'notes' have {length:,} characters; they may have {MOST_NOTES:,} at most.")

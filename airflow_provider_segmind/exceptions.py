@@ -63,7 +63,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def a_type(value: object) -> str:
+def type_name(value: object) -> str:
     """Return the type of a value as a message names it: ``an int``, ``a dict``, ``None``."""
     if value is None or isinstance(value, bytes):
         return "None" if value is None else "bytes"

@@ -27,7 +27,7 @@ from airflow_provider_segmind.arguments import (
 )
 from airflow_provider_segmind.compat import SET_DURING_EXECUTION
 from airflow_provider_segmind.defaults import as_seconds
-from airflow_provider_segmind.exceptions import SegmindConfigError, a_type
+from airflow_provider_segmind.exceptions import SegmindConfigError, type_name
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.compat import BaseOperator, Context
@@ -375,12 +375,12 @@ def _check_resolved(name: str, value: Any, *, any_string: bool) -> None:
         return
     if is_given_later(value):
         raise SegmindConfigError(
-            f"{shown!r} is still {a_type(value)} when the task runs: Airflow did not resolve it. Nothing was sent."
+            f"{shown!r} is still {type_name(value)} when the task runs: Airflow did not resolve it. Nothing was sent."
         )
     value = unmasked(value)
     if name in STRING_FIELDS and not (value is None or isinstance(value, str | os.PathLike) or is_path(value)):
         raise SegmindConfigError(
-            f"{shown!r} is {a_type(value)} when the task runs; it must be a string. Its template or XCom "
+            f"{shown!r} is {type_name(value)} when the task runs; it must be a string. Its template or XCom "
             "has another type, which render_template_as_native_obj keeps: end the template with '| tojson' or "
             "'| string' to send it as a string. Nothing was sent."
         )

@@ -15,9 +15,9 @@ from airflow_provider_segmind.exceptions import (
     SegmindReplyError,
     SegmindRequestFailedError,
     SegmindResponseError,
-    a_type,
     after_sending,
     shorten,
+    type_name,
 )
 
 CLASSES = {
@@ -137,4 +137,4 @@ def test_messages_about_one_row_or_a_retry_are_unchanged(said: str) -> None:
     ],
 )
 def test_a_type_is_named_with_its_article(value: object, words: str) -> None:
-    assert a_type(value) == words
+    assert type_name(value) == words

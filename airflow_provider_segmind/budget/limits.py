@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from airflow_provider_segmind.exceptions import SegmindConfigError, a_type, shorten
+from airflow_provider_segmind.exceptions import SegmindConfigError, shorten, type_name
 from airflow_provider_segmind.money import micros, usd
 
 MOST_DOLLARS = 1_000_000
@@ -130,7 +130,7 @@ def read_budgets(text: str) -> dict[str, BudgetRule]:
 def _rule(name: str, limits: object) -> BudgetRule:
     field = f"[segmind] budgets: {name!r}"
     if not isinstance(limits, Mapping):
-        raise SegmindConfigError(f"{field} is {a_type(limits)}; it must be an object. Nothing was sent.")
+        raise SegmindConfigError(f"{field} is {type_name(limits)}; it must be an object. Nothing was sent.")
     if unknown := limits.keys() - {"daily", "monthly", "timezone"}:
         raise SegmindConfigError(
             f"{field} has the unknown field {shorten(str(min(unknown, key=str)), 40)!r}; use daily, monthly and "
@@ -174,6 +174,6 @@ def _micros(value: object, what: str) -> int | None:
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not 0 <= number <= MOST_DOLLARS:
-        shown = shorten(repr(value), 40) if isinstance(value, str | int | float) else a_type(value)
+        shown = shorten(repr(value), 40) if isinstance(value, str | int | float) else type_name(value)
         raise SegmindConfigError(f"{what} is {shown}; it must be USD, from 0 to {MOST_DOLLARS:,}. Nothing was sent.")
     return micros(number)

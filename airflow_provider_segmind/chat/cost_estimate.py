@@ -25,7 +25,7 @@ from typing import Any
 from airflow_provider_segmind.chat.model_families import ApiFormat, known_family
 from airflow_provider_segmind.chat.reply_policy import LARGEST_OUTPUT_CAP, output_cap_of
 from airflow_provider_segmind.chat.request_size import billed_parts
-from airflow_provider_segmind.exceptions import SegmindConfigError, a_type
+from airflow_provider_segmind.exceptions import SegmindConfigError, type_name
 from airflow_provider_segmind.money import format_usd, shown_range
 
 BYTES_PER_TOKEN = 4
@@ -312,13 +312,13 @@ def read_prices(given: object) -> dict[str, Price]:
         except ValueError as error:
             raise SegmindConfigError("prices is a string that is not JSON: it must map models to prices.") from error
     if not isinstance(given, Mapping):
-        raise SegmindConfigError(f"prices is {a_type(given)}: it must map models to prices.")
+        raise SegmindConfigError(f"prices is {type_name(given)}: it must map models to prices.")
     return {str(model): _read_price(entry, f"prices.{model}") for model, entry in given.items()}
 
 
 def _read_price(entry: object, field: str) -> Price:
     if not isinstance(entry, Mapping):
-        raise SegmindConfigError(f"{field} is {a_type(entry)}: it must contain input and output, or request.")
+        raise SegmindConfigError(f"{field} is {type_name(entry)}: it must contain input and output, or request.")
     # A price of cached tokens is in most price lists. What a cache contains is unknown before a request is sent.
     known = {"input", "output", "cached_input", "max_output_tokens", "request"}
     for key in sorted(map(str, entry.keys() - known)):

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 from airflow_provider_segmind.chat.attachments import Attachment, attachment_block, decode_data_uri
 from airflow_provider_segmind.chat.model_families import ApiFormat, family_of
-from airflow_provider_segmind.exceptions import SegmindConfigError, a_type
+from airflow_provider_segmind.exceptions import SegmindConfigError, type_name
 
 Role: TypeAlias = Literal["user", "assistant", "system"]
 Part: TypeAlias = str | Attachment | Mapping[str, Any]
@@ -66,7 +66,7 @@ def read_messages(
     conversation = list(check_messages(messages)) if messages is not None else []
     for index, attachment in enumerate(attachments):
         if not isinstance(attachment, Attachment):
-            raise SegmindConfigError(f"files[{index}] is {a_type(attachment)}, not a loaded Attachment.")
+            raise SegmindConfigError(f"files[{index}] is {type_name(attachment)}, not a loaded Attachment.")
     if prompt is not None:
         conversation.append(Message(role="user", parts=(check_string(prompt, "prompt"), *attachments), field="prompt"))
     elif attachments and conversation and conversation[-1].role == "user":
@@ -85,7 +85,7 @@ def check_messages(messages: object) -> Iterator[Message]:
     """Check and read a list of messages as the user gave it."""
     if isinstance(messages, str | bytes) or not isinstance(messages, Sequence):
         raise SegmindConfigError(
-            f"messages is {a_type(messages)}: give a list of messages, or prompt for a single question."
+            f"messages is {type_name(messages)}: give a list of messages, or prompt for a single question."
         )
     if not messages:
         raise SegmindConfigError("messages is empty: it needs at least one message.")
@@ -95,10 +95,10 @@ def check_messages(messages: object) -> Iterator[Message]:
 
 def _check_message(message: object, field: str) -> Message:
     if not isinstance(message, Mapping):
-        raise SegmindConfigError(f"{field} is {a_type(message)}: it must be a mapping with role and content.")
+        raise SegmindConfigError(f"{field} is {type_name(message)}: it must be a mapping with role and content.")
     role = message.get("role")
     if not isinstance(role, str) or role not in _ROLES:
-        shown = "missing" if role is None else repr(role[:20]) if isinstance(role, str) else a_type(role)
+        shown = "missing" if role is None else repr(role[:20]) if isinstance(role, str) else type_name(role)
         raise SegmindConfigError(f"{field}.role is {shown}: it must be 'user', 'assistant' or 'system'.")
     key = "parts" if "parts" in message and "content" not in message else "content"
     if key not in message:
@@ -106,7 +106,7 @@ def _check_message(message: object, field: str) -> Message:
     content = message[key]
     listed = [content] if isinstance(content, str | Mapping | Attachment) else content
     if not isinstance(listed, Sequence) or isinstance(listed, bytes):
-        raise SegmindConfigError(f"{field}.{key} is {a_type(content)}: it must be a string or a list of parts.")
+        raise SegmindConfigError(f"{field}.{key} is {type_name(content)}: it must be a string or a list of parts.")
     parts = tuple(_check_part(part, f"{field}.{key}[{index}]") for index, part in enumerate(listed))
     if all(isinstance(text := text_of(part), str) and not text.strip() for part in parts):
         raise SegmindConfigError(f"{field}.{key} is empty: a message needs text or an attachment.")
@@ -121,7 +121,9 @@ def _check_part(part: object, field: str) -> Part:
     if isinstance(part, Mapping) and native_family(part) is not None:
         check_json(part, field)
         return part
-    raise SegmindConfigError(f"{field} is {a_type(part)}: it must be a string, an attachment or a known content block.")
+    raise SegmindConfigError(
+        f"{field} is {type_name(part)}: it must be a string, an attachment or a known content block."
+    )
 
 
 def native_family(block: Mapping[str, Any]) -> ApiFormat | None:
@@ -163,7 +165,7 @@ def _attachment_at(url: str, media_type: object, field: str) -> Attachment:
 def check_string(value: object, field: str) -> str:
     """Return a string unchanged if it is not blank; anything else is an error that names ``field``."""
     if not isinstance(value, str):
-        raise SegmindConfigError(f"{field} is {a_type(value)}: it must be a string.")
+        raise SegmindConfigError(f"{field} is {type_name(value)}: it must be a string.")
     if not value.strip():
         raise SegmindConfigError(f"{field} is empty.")
     return value
@@ -185,7 +187,7 @@ def check_json(value: object, field: str) -> None:
         for index, item in enumerate(value):
             check_json(item, f"{field}[{index}]")
     else:
-        raise SegmindConfigError(f"{field} is {a_type(value)}, which JSON cannot represent.")
+        raise SegmindConfigError(f"{field} is {type_name(value)}, which JSON cannot represent.")
 
 
 Messages: TypeAlias = Sequence[Mapping[str, Any]] | Mapping[str, Any]
@@ -244,7 +246,7 @@ def check_options(options: object) -> dict[str, Any]:
     if options is None:
         return {}
     if not isinstance(options, Mapping):
-        raise SegmindConfigError(f"options is {a_type(options)}: it must be a mapping of names to values.")
+        raise SegmindConfigError(f"options is {type_name(options)}: it must be a mapping of names to values.")
     check_json(options, "options")
     for key in ("messages", "prompt"):
         if key in options:

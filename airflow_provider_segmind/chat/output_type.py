@@ -43,7 +43,7 @@ from airflow_provider_segmind.chat.json_schema import (
 from airflow_provider_segmind.chat.json_values import MAX_DEPTH, MAX_DIGITS, clean_value, is_too_deep
 from airflow_provider_segmind.chat.model_families import ApiFormat
 from airflow_provider_segmind.chat.plain_data import PlainDump
-from airflow_provider_segmind.exceptions import SegmindConfigError, a_type, shorten
+from airflow_provider_segmind.exceptions import SegmindConfigError, shorten, type_name
 
 JsonSource: TypeAlias = Literal["strict", "fenced", "embedded"]
 MAX_PIECES = 20
@@ -500,7 +500,7 @@ class OutputType:
 def _adapted(output_type: Any) -> TypeAdapter[Any]:
     if output_type is None or isinstance(output_type, str):
         raise SegmindConfigError(
-            f"output_type is {a_type(output_type)}: give a pydantic model, a type, or a JSON Schema."
+            f"output_type is {type_name(output_type)}: give a pydantic model, a type, or a JSON Schema."
         )
     try:
         return TypeAdapter(output_type)

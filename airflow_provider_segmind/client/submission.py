@@ -17,7 +17,7 @@ from typing import Any, Literal, Self
 
 from airflow_provider_segmind.client.endpoints import path_segment
 from airflow_provider_segmind.defaults import OnStale
-from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindStateError, a_type
+from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindStateError, type_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -301,7 +301,7 @@ def _is_number(value: Any) -> bool:
 
 def _unreadable(value: Any) -> str:
     return (
-        f"The submission record of an earlier try cannot be read (it is {a_type(value)}). Nothing is "
+        f"The submission record of an earlier try cannot be read (it is {type_name(value)}). Nothing is "
         "submitted until it can be read: repair or delete the record, then clear the task."
     )
 

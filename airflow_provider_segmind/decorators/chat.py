@@ -24,7 +24,7 @@ from airflow_provider_segmind.defaults import (
     RESULT_LIFETIME,
     SYNC_WAIT,
 )
-from airflow_provider_segmind.exceptions import SegmindConfigError, a_type
+from airflow_provider_segmind.exceptions import SegmindConfigError, type_name
 from airflow_provider_segmind.operators.chat import SegmindChatOperator
 from airflow_provider_segmind.rendering import renders_natively, unmasked
 
@@ -128,8 +128,8 @@ class _SegmindDecoratedOperator(DecoratedOperator, SegmindChatOperator):
             )
         if not isinstance(returned, Mapping):
             raise SegmindConfigError(
-                f"The function of @task.segmind returned {a_type(returned)}: it must return the prompt, or a dict of "
-                f"{', '.join(_PROMPT_KEYS)}. Nothing was sent.{native}"
+                f"The function of @task.segmind returned {type_name(returned)}: it must return the prompt, or a dict "
+                f"of {', '.join(_PROMPT_KEYS)}. Nothing was sent.{native}"
             )
         for name in returned.keys() - set(_PROMPT_KEYS):
             raise SegmindConfigError(
@@ -139,7 +139,7 @@ class _SegmindDecoratedOperator(DecoratedOperator, SegmindChatOperator):
         for name in ("prompt", "system"):
             if not isinstance(returned.get(name, ""), str | None):
                 raise SegmindConfigError(
-                    f"The function of @task.segmind returned a dict whose {name!r} is {a_type(returned[name])}: it "
+                    f"The function of @task.segmind returned a dict whose {name!r} is {type_name(returned[name])}: it "
                     f"must be a string. Nothing was sent.{native}"
                 )
 

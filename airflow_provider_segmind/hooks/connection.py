@@ -15,7 +15,7 @@ from airflow_provider_segmind.client.config import DOWNLOAD_SECONDS, MAX_DOWNLOA
 from airflow_provider_segmind.client.endpoints import Endpoints, base_url
 from airflow_provider_segmind.client.response_body import MAX_RESPONSE_BYTES
 from airflow_provider_segmind.compat import Connection, conf
-from airflow_provider_segmind.exceptions import SegmindConfigError, a_type, did_you_mean, shorten
+from airflow_provider_segmind.exceptions import SegmindConfigError, did_you_mean, shorten, type_name
 from airflow_provider_segmind.get_provider_info import CONNECTION_FIELDS, get_provider_info
 from airflow_provider_segmind.masking import remember
 
@@ -118,7 +118,7 @@ def check_extra(connection: Connection) -> None:
     else:
         if decoded is None or isinstance(decoded, dict):
             return
-        problem = f"is JSON, but {a_type(decoded)}"
+        problem = f"is JSON, but {type_name(decoded)}"
         if isinstance(decoded, str) and decoded.lstrip().startswith("{"):
             problem += ", perhaps an object that was encoded twice"
     raise SegmindConfigError(
@@ -189,7 +189,7 @@ class _Extra:
         return number
 
     def _wrong(self, name: str, value: Any, wanted: str) -> SegmindConfigError:
-        shown = shorten(repr(value), 40) if isinstance(value, str | int | float) else a_type(value)
+        shown = shorten(repr(value), 40) if isinstance(value, str | int | float) else type_name(value)
         return SegmindConfigError(
             f"Extra field {name!r} of connection {self._id!r} is {shown}; it must be {wanted}. Nothing was sent."
         )

@@ -20,8 +20,8 @@ from airflow_provider_segmind.exceptions import (
     SegmindRequestFailedError,
     SegmindRequestTimeoutError,
     SegmindStateError,
-    a_type,
     shorten,
+    type_name,
 )
 from airflow_provider_segmind.masking import mask_known
 from airflow_provider_segmind.result_storage import StoredResult
@@ -102,7 +102,7 @@ class RequestEvent:
             or not isinstance(payload.get("request_id"), str)
         ):
             raise SegmindStateError(
-                f"The trigger resumed the task with {a_type(payload)} that is not a Segmind event. The "
+                f"The trigger resumed the task with {type_name(payload)} that is not a Segmind event. The "
                 "request continues; a retry of the task polls it again."
             )
         value, manifest = payload.get("value"), ResultManifest.from_json(payload.get("manifest"))

@@ -27,8 +27,8 @@ from airflow_provider_segmind.exceptions import (
     SegmindConfigError,
     SegmindEnrichmentError,
     SegmindError,
-    a_type,
     shorten,
+    type_name,
 )
 
 
@@ -228,7 +228,7 @@ def _rows_of_list(source: Iterable[Any], columns: Columns) -> Iterator[Mapping[s
             yield from _rows_of_files([store_path(item)], columns)
         else:
             raise SegmindConfigError(
-                f"Entry {number} of the source is {a_type(item)}: a list must contain rows (dicts) or paths."
+                f"Entry {number} of the source is {type_name(item)}: a list must contain rows (dicts) or paths."
             )
 
 
