@@ -99,7 +99,7 @@ SYNC = Order()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Carried:
+class OrderResult:
     """
     The result of an order.
 
@@ -257,25 +257,25 @@ class TableSlice:
         self._used_up_since = now if self._used_up_since is None else self._used_up_since
         return now - self._used_up_since >= IDLE
 
-    def apply(self, carried: Carried) -> None:
+    def apply(self, result: OrderResult) -> None:
         """Process the result of an order."""
-        if carried.error is not None:
-            self._note_silence(carried.error)
+        if result.error is not None:
+            self._note_silence(result.error)
             return
         self._silent_since = None
-        if carried.lost:
+        if result.lost:
             self.error = SegmindStateError(
                 "The part of the budget that this run had reserved was taken over by another try of the task, or "
                 "settled because it had not been renewed for too long. Nothing more is sent; a retry continues."
             )
-        grew = carried.slice is not None and (
-            self._slice is None or (carried.slice.amount, carried.slice.slots) > (self._granted, self._slots)
+        grew = result.slice is not None and (
+            self._slice is None or (result.slice.amount, result.slice.slots) > (self._granted, self._slots)
         )
-        self._slice, self._windows, self._renewed = carried.slice, carried.windows, carried.began
-        self._granted, self._slots = (0, 0) if carried.slice is None else (carried.slice.amount, carried.slice.slots)
-        if carried.left is not None:
-            self._left = carried.left
-        self._note_refusal(carried, grew=grew)
+        self._slice, self._windows, self._renewed = result.slice, result.windows, result.began
+        self._granted, self._slots = (0, 0) if result.slice is None else (result.slice.amount, result.slice.slots)
+        if result.left is not None:
+            self._left = result.left
+        self._note_refusal(result, grew=grew)
 
     def _room(self, run: RunFigures) -> float:
         return 0.0 if self._slice is None else self._slice.base + self._granted - exact_micros(run.spent + run.held)
@@ -341,20 +341,20 @@ class TableSlice:
                 f"({self._max_in_flight})."
             )
 
-    def _note_refusal(self, carried: Carried, *, grew: bool) -> None:
-        refused, now = carried.refused, self._monotonic()
+    def _note_refusal(self, result: OrderResult, *, grew: bool) -> None:
+        refused, now = result.refused, self._monotonic()
         if refused is None or grew:
             self.refused = None
             return
         if self.refused is None:
             self._refused_since = now
         self.refused = refused
-        if carried.final is not None:
-            self.error = carried.final
+        if result.final is not None:
+            self.error = result.final
         elif refused.window is not None and now - self._refused_since >= (
-            LOST_PATIENCE if carried.lost_cost else PATIENCE
+            LOST_PATIENCE if result.lost_cost else PATIENCE
         ):
-            self.error = used_up(refused.window, refused.left, refused.needed, carried.lost_cost)
+            self.error = used_up(refused.window, refused.left, refused.needed, result.lost_cost)
 
     def _note_silence(self, error: SegmindError) -> None:
         now = self._monotonic()
@@ -423,36 +423,36 @@ class TableSlice:
         taken = replace(latest, spent=latest.spent + owed, base=min(one.base for one in self._claimed))
         open_now = windows(self._rules, now)
         keys = tuple(window.key for window in open_now)
-        self.apply(Carried(began=began, slice=taken, windows=open_now if keys == latest.windows else ()))
+        self.apply(OrderResult(began=began, slice=taken, windows=open_now if keys == latest.windows else ()))
 
-    def carry_out(self, order: Order) -> Carried:
+    def execute_order(self, order: Order) -> OrderResult:
         """Carry out an order; errors of the store are part of the result."""
         began, current = self._monotonic(), self._slice
         try:
             if not self.is_usable() and current is not None:
                 return self._look(current, began)
-            return self._carry_out(order, current, began)
+            return self._execute(order, current, began)
         except SegmindError as error:
-            return Carried(began=began, error=error)
+            return OrderResult(began=began, error=error)
 
-    def _look(self, current: Reservation, began: float) -> Carried:
+    def _look(self, current: Reservation, began: float) -> OrderResult:
         now = self._clock()
         found = next((one for one in self._store.open_reservations(owner=self._owner) if one.id == current.id), None)
         if found is None or not self._store.spend(found.id, 0.0, now=now):
-            return Carried(began=began, lost=True)
-        return Carried(began=began, slice=replace(found, base=current.base, renewed_at=now), windows=self._windows)
+            return OrderResult(began=began, lost=True)
+        return OrderResult(began=began, slice=replace(found, base=current.base, renewed_at=now), windows=self._windows)
 
-    def _carry_out(self, order: Order, current: Reservation | None, began: float) -> Carried:
+    def _execute(self, order: Order, current: Reservation | None, began: float) -> OrderResult:
         if current is not None and order.close:
             if not self._store.settle(current.id, order.billed):
-                return Carried(began=began, lost=True)
+                return OrderResult(began=began, lost=True)
             current = None
         if current is not None:
             current = self._tell(order, current)
             if current is None:
-                return Carried(began=began, lost=True)
+                return OrderResult(began=began, lost=True)
         if not order.asks:
-            return Carried(began=began, slice=current, windows=self._windows)
+            return OrderResult(began=began, slice=current, windows=self._windows)
         return self._reserve(order, current, began)
 
     def _tell(self, order: Order, current: Reservation) -> Reservation | None:
@@ -465,17 +465,17 @@ class TableSlice:
             slots=current.slots - order.released, renewed_at=now,
         )  # fmt: skip
 
-    def _reserve(self, order: Order, current: Reservation | None, began: float) -> Carried:
+    def _reserve(self, order: Order, current: Reservation | None, began: float) -> OrderResult:
         """Reserve what is wanted, or as much of it as there is."""
         open_now = windows(self._rules, self._clock()) if current is None else self._windows
         amount, slots, refused = order.wanted, order.slots, None
         for _ in range(3):
             outcome, grown = self._try(order, current, open_now, amount, slots)
             if outcome is None:
-                return Carried(began=began, lost=True)
+                return OrderResult(began=began, lost=True)
             if isinstance(outcome, Granted):
                 left = outcome.left if math.isfinite(outcome.left) else None
-                return Carried(began=began, slice=grown, windows=open_now, left=left)
+                return OrderResult(began=began, slice=grown, windows=open_now, left=left)
             refused = outcome
             if outcome.window is None:
                 slots = max(0, min(slots - 1, math.floor(outcome.left)))
@@ -485,7 +485,7 @@ class TableSlice:
                 amount = max(order.least, math.floor(outcome.left / PART_OF_REST))
             else:
                 break
-        return Carried(
+        return OrderResult(
             began=began, slice=current, windows=open_now, refused=refused, final=self._final(order, refused),
             lost_cost=order.lost or 0.0,
             left=None if refused is None or refused.window is None else refused.left,

@@ -364,7 +364,7 @@ class Engine:
         while True:
             order = budget.plan(self._figures())
             if order is not None:
-                budget.apply(await self._in_thread(partial(budget.carry_out, order)))
+                budget.apply(await self._in_thread(partial(budget.execute_order, order)))
                 if budget.error is not None and not self.stopping:
                     if isinstance(budget.error, SegmindBudgetError):
                         self.stop(str(budget.error), refusal=budget.error)

@@ -119,7 +119,7 @@ class TableBudget(Protocol):
     def plan(self, run: RunFigures, /) -> Any:
         """Return what is to be exchanged with the store of the budgets, None for nothing."""
 
-    def carry_out(self, order: Any, /) -> Any:
+    def execute_order(self, order: Any, /) -> Any:
         """Exchange it."""
 
     def apply(self, outcome: Any, /) -> None:

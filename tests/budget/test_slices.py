@@ -22,7 +22,7 @@ def exchange(table: TableSlice, run: RunFigures) -> None:
     """Tell the store once what is due."""
     order = table.plan(run)
     if order is not None:
-        table.apply(table.carry_out(order))
+        table.apply(table.execute_order(order))
 
 
 def reserved(budget: SharedBudget) -> int:
