@@ -84,7 +84,7 @@ def settle_orphans(
         # One task looks it up, however many start in the same second.
         if not store.claim(orphan, now):
             continue
-        if orphan.slots and _has_landed(orphan, now):
+        if orphan.slots and _has_ended(orphan, now):
             store.release_slots(orphan.id)
         if orphan.reserved_at < now - IDS_KEPT:
             # All of its windows ended long ago.
@@ -148,7 +148,7 @@ def _is_due(orphan: Reservation, now: float) -> bool:
     return now - orphan.renewed_at >= PART_OF_AGE * (orphan.renewed_at - orphan.reserved_at)
 
 
-def _has_landed(orphan: Reservation, now: float) -> bool:
+def _has_ended(orphan: Reservation, now: float) -> bool:
     """Return whether nothing of a reservation is in flight any more."""
     since = orphan.renewed_at if orphan.kind == "slice" else orphan.reserved_at
     return since + LONGEST_FLIGHT < now
