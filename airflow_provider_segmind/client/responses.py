@@ -44,7 +44,7 @@ from airflow_provider_segmind.exceptions import (
 from airflow_provider_segmind.masking import mask, mask_known, masked, without_markup
 
 NOT_BILLED = "Nothing was billed"
-FATE_UNKNOWN = (
+OUTCOME_UNKNOWN = (
     "It is unknown whether the request was created and will be billed, so it was not sent again: search "
     "Segmind's request history before you submit it again"
 )
@@ -223,7 +223,7 @@ def _redirect(context: CallContext, response: Response, said: str, details: dict
     target = shorten(mask(response.headers.get("location", "nowhere"), context.secret))
     if context.paid and response.status_code == 303:
         # "See other" is how a server answers a POST that it has carried out.
-        return SegmindResponseError(f"{said}, a redirect to {target!r}. {FATE_UNKNOWN}.", **details)
+        return SegmindResponseError(f"{said}, a redirect to {target!r}. {OUTCOME_UNKNOWN}.", **details)
     return SegmindResponseError(
         f"{said}, a redirect to {target!r}. It was not followed because the API key would be sent along. "
         f"{context.costs}; a later try may succeed. If it persists, set the base URL of the connection to Segmind's "
@@ -249,7 +249,7 @@ def _page(context: CallContext, code: int, said: str, details: dict[str, Any]) -
 
 def _server_error(context: CallContext, said: str, details: dict[str, Any]) -> SegmindAPIError:
     if context.paid:
-        return SegmindSubmissionUnknownError(f"{said}. {FATE_UNKNOWN}.", **details)
+        return SegmindSubmissionUnknownError(f"{said}. {OUTCOME_UNKNOWN}.", **details)
     return SegmindServerError(f"{said}. {context.costs}; a later try may succeed.", **details)
 
 
@@ -287,7 +287,7 @@ def malformed_error(context: CallContext, response: Response, problem: Malformed
     said = f"{context.what} returned HTTP {response.status_code}, but the response {problem}: {message!r}"
     details: dict[str, Any] = {"status_code": response.status_code, "request_id": context.request_id, "body": message}
     if context.paid:
-        error = SegmindResponseError(f"{said}. {FATE_UNKNOWN}.", **details)
+        error = SegmindResponseError(f"{said}. {OUTCOME_UNKNOWN}.", **details)
     else:
         error = SegmindResponseError(f"{said}. {context.costs}.", billed=False, retryable=problem.cut, **details)
     error.gateway = problem.cut

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from airflow_provider_segmind.client.http_library import httpx
 from airflow_provider_segmind.client.response_body import TooLargeError, UnreadableBodyError
-from airflow_provider_segmind.client.responses import FATE_UNKNOWN, NOT_BILLED, CallContext
+from airflow_provider_segmind.client.responses import NOT_BILLED, OUTCOME_UNKNOWN, CallContext
 from airflow_provider_segmind.exceptions import (
     SegmindConfigError,
     SegmindConnectionError,
@@ -106,7 +106,7 @@ def transport_error(context: CallContext, url: str, error: Exception, *, sent: b
         )
     if context.paid:
         return SegmindSubmissionUnknownError(
-            f"{message} after it was sent. {FATE_UNKNOWN}.", request_id=context.request_id
+            f"{message} after it was sent. {OUTCOME_UNKNOWN}.", request_id=context.request_id
         )
     return SegmindConnectionError(
         f"{message}. The call itself costs nothing; a later try may succeed.", request_id=context.request_id
@@ -140,7 +140,7 @@ def too_large(context: CallContext, error: TooLargeError) -> SegmindResponseTooL
     billed: bool | None = False
     meaning = f"{context.costs}."
     if context.paid:
-        billed, meaning = None, f"{FATE_UNKNOWN}."
+        billed, meaning = None, f"{OUTCOME_UNKNOWN}."
     elif context.names == "request":
         billed = True
         meaning = (
