@@ -28,7 +28,7 @@ class Question:
     :param schema: the JSON Schema of the answer, part of the fingerprint.
     :param options: what else decides how an answer is read, part of the fingerprint.
     :param template: what the bodies are made from, before any row is filled in.
-    :param abreast: how many rows are built at a time; more than one where building waits for files.
+    :param parallel_builds: how many rows are built at a time; more than one where building waits for files.
     :param most: what a request with a body may cost, which ``max_cost`` reserves while it is in flight.
     :param text: returns the canonical JSON of the body without building it, None where that cannot be done; raises what
         ``build`` raises.
@@ -45,7 +45,7 @@ class Question:
     schema: Any = None
     options: Any = None
     template: Any = None
-    abreast: int = 1
+    parallel_builds: int = 1
     most: Callable[[Mapping[str, Any]], CostBound] = lambda _: UNBOUNDED
     text: Callable[[Row], str | None] = lambda _: None
     form: Callable[[Mapping[str, Any], tuple[int, ...]], Mapping[str, Any] | None] = lambda _, __: None

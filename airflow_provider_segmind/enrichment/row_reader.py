@@ -199,7 +199,9 @@ class RowReader:
         self._question = question
         self._shard = shard
         self._target = target
-        self._pool = ThreadPoolExecutor(question.abreast, "segmind-rows") if question.abreast > 1 else None
+        self._pool = (
+            ThreadPoolExecutor(question.parallel_builds, "segmind-rows") if question.parallel_builds > 1 else None
+        )
         self._rows = self._built(rows)
         self._local = LocalDatabase(_SCHEMA)
         if target is not None:
@@ -310,7 +312,7 @@ class RowReader:
         if self._pool is None:
             yield from map(self._build, each)
             return
-        for group in _groups(each, self._question.abreast):
+        for group in _groups(each, self._question.parallel_builds):
             yield from self._pool.map(self._build, group)
 
     def _build(self, row: Row) -> Built:

@@ -145,7 +145,7 @@ def _check_store(path: StorePath, name: str, template: str) -> None:
 
 FEWEST_REQUESTS = 10
 """Requests without an output cap for which ``max_cost`` must suffice at the model's limit; else it is estimated."""
-FILES_ABREAST = 4
+PARALLEL_BUILDS = 4
 """Rows whose attachments are loaded at the same time, because a store takes tens of milliseconds for each."""
 
 
@@ -196,7 +196,7 @@ def row_question(settings: RowPromptSettings, *, prices: Mapping[str, Price] | N
             "options": settings.options,
             "api_format": settings.api_format,
         },
-        abreast=FILES_ABREAST if settings.files else 1,
+        parallel_builds=PARALLEL_BUILDS if settings.files else 1,
         text=prompt.text,
         form=follow_up_form,
         **({} if settings.max_cost is None and not settings.budgeted else {"most": prompt.most}),

@@ -792,7 +792,7 @@ async def test_rows_that_wait_for_files_are_built_abreast_and_stay_in_order() ->
         together.wait()
         return build(row)
 
-    stored = await World().run(table(*map(str, range(12))), question(build=slowly, abreast=4))
+    stored = await World().run(table(*map(str, range(12))), question(build=slowly, parallel_builds=4))
 
     assert stored.column("said") == [f"SAY {number}" for number in range(12)]
 

@@ -218,7 +218,7 @@ async def test_what_was_read_before_a_break_is_asked_and_written(
 @pytest.mark.parametrize("after", [1, 3, 4, 6, 17])
 async def test_rows_that_are_built_abreast_are_asked_before_a_break(tmp_path: Path, after: int) -> None:
     night = Night(tmp_path)
-    error = await night.run(breaking(Broken(), after), question(abreast=4))
+    error = await night.run(breaking(Broken(), after), question(parallel_builds=4))
     assert error is not None
     assert len(night.rows) == len(night.segmind.jobs) == after
 
