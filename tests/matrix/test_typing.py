@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_segmind.compat import airflow_version
-from tests.decorators.test_typing import FILE, LINES, WRONG
+from tests.decorators.test_chat_typing import FILE, LINES, WRONG
 
 pytestmark = pytest.mark.matrix
 # Before Airflow 3 there is no airflow.sdk; what the file imports from it is then unknown to a checker.
