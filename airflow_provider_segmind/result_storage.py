@@ -338,8 +338,7 @@ def recover_result(
     raise SegmindRequestExpiredError(
         f"{error} Its record has the status {record.model_status or 'unknown'}, {format_usd(cost)} billed, and no "
         "output file, so the result is lost. To run it again, start another DAG run, or let SegmindRunOperator pay "
-        "for a new "
-        "request with on_expired='resubmit'; output_path prevents this.",
+        "for a new request with on_expired='resubmit'; output_path prevents this.",
         request_id=request_id,
         age=error.age,
         cost=cost,

@@ -96,9 +96,8 @@ def assumption(model: str, api_format: ApiFormat | str | None = None) -> str | N
         return None
     return (
         f"The name of model {model!r} shows no known family, so its request is written in the format "
-        f"{str(ASSUMED)!r}. "
-        f"If the model needs another format, set api_format to 'gemini' or 'anthropic'; {str(ASSUMED)!r} "
-        "silences this warning."
+        f"{str(ASSUMED)!r}. If the model needs another format, set api_format to 'gemini' or 'anthropic'; "
+        f"{str(ASSUMED)!r} silences this warning."
     )
 
 

@@ -301,8 +301,7 @@ class RowPrompt:
             self._assumption_logged = True
             self._log.warning(
                 "The requests have no output cap%s. %d tokens of output, %s with the input, are reserved for each. An "
-                "output "
-                "cap ('max_tokens' in the options) leaves more for other requests",
+                "output cap ('max_tokens' in the options) leaves more for other requests",
                 *(_assumption(self._settings.model, bound), bound.assumed_cap, format_usd(bound.usd)),
             )
         if not bound.certain and bound.assumed_cap is None and not self._uncertainty_logged:
@@ -321,10 +320,8 @@ class RowPrompt:
             self._assumption_logged = True
             self._log.warning(
                 "The requests have no output cap%s. With %d tokens of output, %s with the input, max_cost=%s would "
-                "cover "
-                "fewer than %d of them, so it is enforced approximately, using the highest bill so far. With an "
-                "output cap "
-                "('max_tokens' in the options) it is enforced exactly",
+                "cover fewer than %d of them, so it is enforced approximately, using the highest bill so far. With an "
+                "output cap ('max_tokens' in the options) it is enforced exactly",
                 *(
                     _assumption(self._settings.model, bound),
                     bound.assumed_cap,

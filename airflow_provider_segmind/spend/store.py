@@ -55,8 +55,8 @@ def configured_store() -> SpendStore | None:
     path, conn_id = (conf.get("segmind", name, fallback="") for name in ("spend_path", "spend_conn_id"))
     if path and conn_id:
         raise SegmindConfigError(
-            "[segmind] spend_path and spend_conn_id are both set, but there can be only one "
-            "spend record: remove one of them."
+            "[segmind] spend_path and spend_conn_id are both set, but there can be only one spend record: remove "
+            "one of them."
         )
     if path:
         from airflow_provider_segmind.spend.files import FileStore
