@@ -32,7 +32,7 @@ from airflow_provider_segmind.client.models import RequestResult, RequestState, 
 from airflow_provider_segmind.client.request_errors import failed_error
 from airflow_provider_segmind.client.submission import ResultManifest
 from airflow_provider_segmind.defaults import MAX_XCOM_BYTES
-from airflow_provider_segmind.enrichment.storage import is_refusal
+from airflow_provider_segmind.enrichment.storage import is_absent, is_refusal, store_path
 from airflow_provider_segmind.exceptions import (
     SegmindConfigError,
     SegmindDownloadError,
@@ -280,12 +280,13 @@ def stored_result(
     Return a result that was stored earlier, None when it is not there.
 
     :param manifest: as an earlier task or try wrote it.
+    :raises OSError: the store does not say whether it is there.
     """
     from airflow_provider_segmind.compat import ObjectStoragePath
 
     if manifest is not None and not manifest.uris[0].endswith(".json"):
-        exists = all(ObjectStoragePath(uri).exists() for uri in manifest.uris)
-        return StoredResult(manifest=manifest) if exists else None
+        gone = any(is_absent(store_path(ObjectStoragePath(uri))) for uri in manifest.uris)
+        return None if gone else StoredResult(manifest=manifest)
     files = destination.for_files()
     if manifest is None and files is None:
         return None

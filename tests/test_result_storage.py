@@ -11,8 +11,11 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.spec import AbstractFileSystem
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from upath import UPath
 
 from airflow_provider_segmind.chat.json_values import json_text
 from airflow_provider_segmind.client.config import ClientConfig, DownloadLimits
@@ -415,3 +418,19 @@ def test_a_manifest_whose_files_are_gone_is_ignored(tmp_path: Path) -> None:
 def test_half_a_file_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "r-1.json").write_text('{"request_id": "r-1", "out')
     assert stored_result("r-1", ResultDestination(tmp_path.as_uri())) is None
+
+
+def test_files_in_a_store_that_does_not_answer_are_not_taken_for_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Airflow knows no store in memory.
+    monkeypatch.setattr("airflow_provider_segmind.compat.ObjectStoragePath", UPath)
+    manifest = ResultManifest(request_id="r-1", uris=("memory://segmind-results/r-1.png",))
+    assert stored_result("r-1", ResultDestination(), manifest) is None
+
+    def info(store: MemoryFileSystem, path: str, **options: Any) -> Any:
+        raise OSError("Forbidden: the token has expired")
+
+    # As the stores of Google and Azure are, which inherit both from fsspec.
+    monkeypatch.setattr(MemoryFileSystem, "exists", AbstractFileSystem.exists)
+    monkeypatch.setattr(MemoryFileSystem, "info", info)
+    with pytest.raises(OSError, match="Forbidden"):
+        stored_result("r-1", ResultDestination(), manifest)

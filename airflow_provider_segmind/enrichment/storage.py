@@ -123,12 +123,12 @@ def names_if_any(folder: StorePath) -> list[str]:
         return []
     except NotADirectoryError:
         # universal_pathlib says so of a folder that does not exist, and of any that the store cannot tell it about.
-        if not _is_absent(folder):
+        if not is_absent(folder):
             raise
         return []
 
 
-def _is_absent(path: StorePath) -> bool:
+def is_absent(path: StorePath) -> bool:
     """
     Return whether the store says that a path does not exist; :meth:`StorePath.exists` says so after any error, too.
 
