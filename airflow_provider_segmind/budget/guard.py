@@ -389,12 +389,11 @@ def _ask_again_in(store: BudgetStore, wanted: Reservation, window: Window | None
     left = window.limit - store.usage([window.key]).get(window.key, Usage()).spent
     if left < wanted.amount:
         return None
-    reserved = [one for one in store.open_reservations() if window.key in one.windows]
-    # A table keeps its slice for as long as it runs.
-    kept = sum(one.left for one in reserved if one.kind != "slice" and one.reserved_at < now - NEVER_AFTER)
-    if left - kept < wanted.amount:
+    # Of requests only: a table keeps its slice for as long as it runs.
+    pending = store.pending(window.key, now - NEVER_AFTER)
+    if left - pending.old < wanted.amount:
         return None
-    latest = max((one.reserved_at for one in reserved), default=now)
+    latest = now if pending.latest is None else pending.latest
     return min(LATEST, max(SOONEST, (now - latest) / 2))
 
 

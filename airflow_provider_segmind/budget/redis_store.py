@@ -21,6 +21,7 @@ from airflow_provider_segmind.budget.limits import Window, spent_warning
 from airflow_provider_segmind.budget.store import (
     PARTS,
     Granted,
+    Pending,
     Refused,
     Reservation,
     ReserveOutcome,
@@ -71,6 +72,11 @@ local function release(row, slots)
     redis.call('HINCRBY', row, 'slots', whole(-slots))
   end
 end
+local function renewed(row, id, now)
+  redis.call('HSET', row, 'renewed_at', now)
+  redis.call('ZADD', prefix .. 'renewed', now, id)
+end
+local function owned(row) return prefix .. 'owner:' .. redis.call('HGET', row, 'owner') end
 local function left(row)
   return math.max(0, number(redis.call('HGET', row, 'amount')) - number(redis.call('HGET', row, 'spent')))
 end
@@ -114,6 +120,8 @@ if redis.call('EXISTS', row) == 1 then return {'granted', ''} end
     + """
 for name, value in pairs(fields) do redis.call('HSET', row, name, value) end
 redis.call('ZADD', prefix .. 'open', fields.reserved_at, id)
+redis.call('SADD', owned(row), id)
+renewed(row, id, fields.renewed_at)
 return answer(outcome)
 """
 )
@@ -142,6 +150,10 @@ redis.call('RENAME', row, new)
 redis.call('HSET', new, 'id', ARGV[3])
 redis.call('ZREM', prefix .. 'open', ARGV[2])
 redis.call('ZADD', prefix .. 'open', redis.call('HGET', new, 'reserved_at'), ARGV[3])
+redis.call('ZREM', prefix .. 'renewed', ARGV[2])
+renewed(new, ARGV[3], redis.call('HGET', new, 'renewed_at'))
+redis.call('SREM', owned(new), ARGV[2])
+redis.call('SADD', owned(new), ARGV[3])
 local request = redis.call('HGET', new, 'request_id')
 if request and request ~= '' then redis.call('HSET', prefix .. 'requests', request, ARGV[3]) end
 return 1
@@ -164,8 +176,9 @@ if ARGV[3] ~= '' then
   return 1
 end
 if redis.call('HGET', row, 'sending') == '1' then return 0 end
-redis.call('HSET', row, 'sending', '1', 'reserved_at', ARGV[4], 'renewed_at', ARGV[4])
+redis.call('HSET', row, 'sending', '1', 'reserved_at', ARGV[4])
 redis.call('ZADD', prefix .. 'open', ARGV[4], ARGV[2])
+renewed(row, ARGV[2], ARGV[4])
 return 1
 """
 _SPEND = """
@@ -177,7 +190,7 @@ move(row, math.min(billed, have) + returned, billed)
 redis.call('HINCRBY', row, 'spent', ARGV[3])
 redis.call('HINCRBY', row, 'amount', whole(-returned))
 release(row, math.min(number(ARGV[4]), number(redis.call('HGET', row, 'slots'))))
-if ARGV[6] ~= '' then redis.call('HSET', row, 'renewed_at', ARGV[6]) end
+if ARGV[6] ~= '' then renewed(row, ARGV[2], ARGV[6]) end
 return answer({'open'})
 """
 _SETTLE = """
@@ -186,6 +199,8 @@ if redis.call('EXISTS', row) == 0 then return {'closed'} end
 move(row, left(row), number(ARGV[3]))
 release(row, number(redis.call('HGET', row, 'slots')))
 redis.call('ZREM', prefix .. 'open', ARGV[2])
+redis.call('ZREM', prefix .. 'renewed', ARGV[2])
+redis.call('SREM', owned(row), ARGV[2])
 redis.call('DEL', row)
 return answer({'open'})
 """
@@ -197,21 +212,24 @@ release(row, slots)
 return 1
 """
 _RENEW = """
-local renewed = 0
+local count = 0
 for index = 4, #ARGV do
   local row = prefix .. 'reservation:' .. ARGV[index]
   local now = redis.call('HGET', row, 'renewed_at')
   if now and (ARGV[3] == '' or now == ARGV[3]) then
-    redis.call('HSET', row, 'renewed_at', ARGV[2])
-    renewed = renewed + 1
+    renewed(row, ARGV[index], ARGV[2])
+    count = count + 1
   end
 end
-return renewed
+return count
 """
 _OPEN = """
 local found = {}
-local ids = ARGV[2] ~= '' and {redis.call('HGET', prefix .. 'requests', ARGV[2])}
-  or redis.call('ZRANGE', prefix .. 'open', 0, -1)
+local ids
+if ARGV[2] ~= '' then ids = {redis.call('HGET', prefix .. 'requests', ARGV[2])}
+elseif ARGV[3] ~= '' then ids = redis.call('SMEMBERS', prefix .. 'owner:' .. ARGV[3])
+elseif ARGV[5] ~= '' then ids = redis.call('ZRANGEBYSCORE', prefix .. 'renewed', '-inf', '(' .. ARGV[5])
+else ids = redis.call('ZRANGE', prefix .. 'open', 0, -1) end
 for _, id in ipairs(ids) do
   local row = id and prefix .. 'reservation:' .. id
   local have = row and redis.call('HMGET', row, 'owner', 'connection', 'renewed_at')
@@ -221,6 +239,28 @@ for _, id in ipairs(ids) do
   end
 end
 return found
+"""
+_PENDING = """
+local function counts(id, ...)
+  local have = redis.call('HMGET', prefix .. 'reservation:' .. id, 'windows', ...)
+  return have[1] and string.find(have[1], ARGV[2], 1, true) and have
+end
+local old, latest = 0, ''
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', prefix .. 'open', '-inf', '(' .. ARGV[3])) do
+  local have = counts(id, 'kind', 'amount', 'spent')
+  if have and have[2] ~= 'slice' then old = old + math.max(0, number(have[3]) - number(have[4])) end
+end
+local first = 0
+while latest == '' do
+  local ids = redis.call('ZREVRANGE', prefix .. 'open', first, first + 99)
+  if #ids == 0 then break end
+  for _, id in ipairs(ids) do
+    local have = counts(id, 'reserved_at')
+    if have then latest = have[2] break end
+  end
+  first = first + 100
+end
+return {whole(old), latest}
 """
 _KNOWN = """
 local found = {}
@@ -303,6 +343,7 @@ class RedisBudgetStore:
             "release": _RELEASE,
             "renew": _RENEW,
             "open": _OPEN,
+            "pending": _PENDING,
             "usage": _USAGE,
             "known": _KNOWN,
             "forget": _FORGET,
@@ -404,7 +445,13 @@ class RedisBudgetStore:
     ) -> list[Reservation]:
         """Return open reservations, the oldest first."""
         before = "" if renewed_before is None else _milliseconds(renewed_before)
-        return [_reservation(row) for row in self._run("open", "", owner or "", connection or "", before)]
+        found = [_reservation(row) for row in self._run("open", "", owner or "", connection or "", before)]
+        return sorted(found, key=lambda one: (one.reserved_at, one.id))
+
+    def pending(self, key: str, before: float) -> Pending:
+        """Return what is reserved in a window."""
+        old, latest = self._run("pending", json.dumps(key), _milliseconds(before))
+        return Pending(from_parts(int(old)), int(latest) / 1000 if latest else None)
 
     def usage(self, keys: Iterable[str]) -> dict[str, Usage]:
         """Return what is used of each window; nothing if it is not known to the store."""

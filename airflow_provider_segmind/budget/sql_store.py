@@ -24,6 +24,7 @@ from airflow_provider_segmind.budget.limits import WARN_AT, Window, spent_warnin
 from airflow_provider_segmind.budget.store import (
     PARTS,
     Granted,
+    Pending,
     Refused,
     Reservation,
     ReserveOutcome,
@@ -82,6 +83,8 @@ _BEGIN: Mapping[str, tuple[tuple[str, ...], str | None]] = {
     "mysql": (("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",), None),
 }
 """By the type of a Connection: what a new connection is told, and what begins a transaction if its driver does not."""
+_PLACE_OF_KEY = {"postgres": "strpos(windows, ?)", "sqlite": "instr(windows, ?)", "mysql": "INSTR(windows, ?)"}
+"""By the type of a Connection: where a key is in the windows of a reservation, 0 if it is not."""
 _MYSQL_TEXT = "VARCHAR({}) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
 _Result = TypeVar("_Result")
 
@@ -427,6 +430,19 @@ class SqlBudgetStore:
             return [_reservation(_values(row)) for row in cursor.fetchall()]
 
         return self._transaction(read)
+
+    def pending(self, key: str, before: float) -> Pending:
+        """Return what is reserved in a window."""
+        return self._transaction(partial(self._pending, json.dumps(key), _milliseconds(before)))
+
+    def _pending(self, quoted_key: str, before: int, cursor: Any) -> Pending:
+        statement = (
+            "SELECT MAX(reserved_at), SUM(CASE WHEN kind <> 'slice' AND reserved_at < ? AND amount > spent "
+            f"THEN amount - spent ELSE 0 END) FROM {RESERVATIONS} WHERE {_PLACE_OF_KEY[self._kind]} > 0"
+        )
+        self._execute(cursor, statement, [before, quoted_key])
+        latest, old = cursor.fetchone()
+        return Pending(from_parts(int(old or 0)), None if latest is None else int(latest) / 1000)
 
     def usage(self, keys: Iterable[str]) -> dict[str, Usage]:
         """Return what is used of each window; nothing if it is not known to the store."""

@@ -104,6 +104,19 @@ class Usage:
     reserved: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """
+    What is reserved in a window and may be returned.
+
+    :param old: micro-dollars that are reserved for requests since before a time.
+    :param latest: epoch seconds at which something was reserved last, None if nothing is.
+    """
+
+    old: float = 0.0
+    latest: float | None = None
+
+
 class BudgetStore(Protocol):
     """
     Counters and open reservations. Each method is one transaction, or one script, and durable on return.
@@ -213,6 +226,13 @@ class BudgetStore(Protocol):
         self, *, owner: str | None = None, connection: str | None = None, renewed_before: float | None = None
     ) -> list[Reservation]:
         """Return open reservations, the oldest first."""
+
+    def pending(self, key: str, before: float) -> Pending:
+        """
+        Return what is reserved in a window; read without reading every reservation.
+
+        :param before: epoch seconds.
+        """
 
     def usage(self, keys: Iterable[str]) -> dict[str, Usage]:
         """Return what is used of each window; nothing if it is not known to the store."""

@@ -313,6 +313,38 @@ class Gone:
         return silent
 
 
+class Counting:
+    """A store that notes which reservations were read."""
+
+    def __init__(self, store: SqlBudgetStore) -> None:
+        self._store = store
+        self.read: list[dict[str, Any]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "open_reservations":
+            return lambda **which: self.read.append(which) or self._store.open_reservations(**which)  # type: ignore[func-returns-value]
+        return getattr(self._store, name)
+
+
+@pytest.mark.parametrize("billed", [True, False])
+def test_a_refusal_does_not_read_every_open_reservation(guarded: Guarded, store: SqlBudgetStore, billed: bool) -> None:
+    month = BudgetRule("team", None, BOUND + 5)
+    other = guarded(month, owner="other")
+    sent = other.reserve(MODEL, BODY, "first")
+    if billed:
+        other.sending(sent)
+        other.accepted(sent, "request")
+        other.settled("request", BOUND / 1e6)
+    counting = Counting(store)
+
+    with pytest.raises(SegmindBudgetError) as raised:
+        guarded(month, store=counting).reserve(MODEL, BODY, "digest")
+
+    assert (raised.value.ask_again_in is None) == billed
+    assert counting.read
+    assert all("owner" in which or "renewed_before" in which for which in counting.read)
+
+
 RESERVING = ("open_reservations", "reserve", "forget")
 
 
