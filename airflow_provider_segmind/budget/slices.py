@@ -126,7 +126,7 @@ class OrderResult:
 
 
 class SpendingPace:
-    """How much of a slice is used in a second, smoothed over some seconds."""
+    """How much of a slice is used per second, smoothed over some seconds."""
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic

@@ -244,7 +244,7 @@ class Spent:
     """
     What an answer has cost so far.
 
-    :param requests: how many were paid.
+    :param requests: how many were paid for.
     :param follow_ups: as in :func:`decide_reply`, the one about to be sent included.
     :param cost: USD billed for all of them; None when Segmind did not report it for each.
     :param usage: tokens of all of them; None where a provider did not report it.

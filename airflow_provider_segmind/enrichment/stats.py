@@ -110,7 +110,7 @@ class Progress:
     :param rows_done: those that have an outcome, share one, or are set aside.
     :param rows_total: rows of this shard in all, None while unknown.
     :param share: how much of the source is done, 0.0 to 1.0, None while its size is unknown.
-    :param rate: rows done in a second lately.
+    :param rate: rows done per second lately.
     :param eta: seconds until the end at this rate, None if unknown.
     :param outcomes: distinct rows that got their outcome in this try.
     :param reasons: why rows got no answer in this try, by outcome and reason.
@@ -192,7 +192,7 @@ class Meter:
 
     @property
     def rate(self) -> float:
-        """Rows of this shard in a second."""
+        """Rows of this shard per second."""
         return self._slope(2)
 
     def left(self, total: int | None) -> float | None:

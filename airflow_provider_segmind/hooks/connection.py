@@ -26,7 +26,7 @@ EXTRA_FIELDS = (
 )
 """All fields of the extra."""
 SMALLEST_LIMIT = 16_000
-"""Least number of bytes: a response to a submission must fit, or every request would be paid and lost."""
+"""Least number of bytes: a response to a submission must fit, or every request would be paid for and lost."""
 MOST_IN_FLIGHT = 1_000_000
 """The highest ``max_paid_in_flight``."""
 _log = logging.getLogger(__name__)

@@ -110,7 +110,7 @@ def _calls(manifest: Manifest) -> Chart:
         return Chart(name, title, "No call was made in this try.")
     series = (("paid submissions", "posts", POSTS), ("polls and fetches, free", "polls", POLLS))
     said = f"{counted(manifest.posts, 'paid submission')} and {counted(manifest.calls - manifest.posts, 'free call')}."
-    return _stacked(manifest, series, "calls a second").chart(name, title, said)
+    return _stacked(manifest, series, "calls per second").chart(name, title, said)
 
 
 def _rows(manifest: Manifest) -> Chart:
@@ -124,7 +124,7 @@ def _rows(manifest: Manifest) -> Chart:
         ("without an answer", "unanswered", COLOURS[Outcome.FAILED]),
     )
     said = f"{counted(answered, 'distinct row')} answered, {unanswered:,} ended without an answer."
-    return _stacked(manifest, series, "rows a second").chart(name, title, said)
+    return _stacked(manifest, series, "rows per second").chart(name, title, said)
 
 
 def _cost(manifest: Manifest) -> Chart:
