@@ -56,6 +56,7 @@ def test_check_as_json_has_exact_figures(
     assert found["connections"][0]["balance_micros"] == 100_000_000
     assert found["paused"] is None
     assert found["stores"]["answer_cache"] == "s3://bucket/answers ([segmind] answers_path)"
+    assert found["stores"]["spend_record"].startswith("none")
     assert account.api_key not in printed
 
 
