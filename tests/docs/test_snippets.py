@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -18,10 +19,10 @@ PAGES = [
     *sorted(
         path
         for path in (ROOT / "docs").rglob("*.md")
-        if path.name != "emulator.md" and not path.name.startswith("move-from-")
+        if path.name not in ("emulator.md", "common-ai.md") and not path.name.startswith("move-from-")
     ),
 ]
-"""Those of docs/how-to/emulator.md run in tests/emulator, and those of moves from other packages in tests/e2e."""
+"""Those of emulator.md run in tests/emulator, that of common-ai.md in tests/matrix, and those of moves in tests/e2e."""
 FENCED = re.compile(r"^```python\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
 DAG_ID = re.compile(r'DAG\(\s*"(\w+)"')
 
@@ -39,7 +40,11 @@ RUNNABLE = [
     (name, text)
     for name, text in ALL
     # The tutorial runs as a whole in tests/e2e, in a folder of its own.
-    if DAG_ID.search(text) and "schedule=None" in text and not name.startswith("docs/tutorial")
+    if DAG_ID.search(text)
+    and "schedule=None" in text
+    and not name.startswith("docs/tutorial")
+    # Neither a bucket nor the reader's files nor the store of budgets is here.
+    and not re.search(r"\"s3://|\"/data/|budget=", text)
 ]
 
 
@@ -85,15 +90,36 @@ def test_a_dag_of_the_documentation_succeeds(name: str, text: str, ended: dict[s
     assert run["state"] == "success", run["log"]
 
 
-NEWEST_ONLY = {"docs/how-to/approval.md[0]"}
-"""It has an operator that Airflow has since 3.1."""
+MOVES = {
+    f"{page.relative_to(ROOT)}[{number}]": text
+    for page in sorted((ROOT / "docs").rglob("move-from-*.md"))
+    for number, text in enumerate(FENCED.findall(page.read_text()))
+}
+all_and_moves = pytest.mark.parametrize(
+    ("name", "text"), [*ALL, *MOVES.items()], ids=[*(name for name, _ in ALL), *MOVES]
+)
+NEEDS_MORE = {
+    "docs/how-to/approval.md[0]",
+    "docs/how-to/move-from-common-ai.md[0]",
+    "docs/how-to/move-from-http-operator.md[0]",
+}
+"""They have operators of other packages, or of Airflow since 3.1, as their pages say."""
 
 
-@pytest.mark.parametrize(("name", "text"), ALL, ids=[name for name, _ in ALL])
+@all_and_moves
 def test_a_snippet_imports_nothing_that_only_some_versions_have(name: str, text: str) -> None:
     imports = re.findall(r"^from (airflow(?:\.[\w.]+)?) import (.+)$", text, flags=re.MULTILINE)
 
-    assert name in NEWEST_ONLY or [one for one in imports if one != ("airflow", "DAG")] == []
+    assert name in NEEDS_MORE or [one for one in imports if one != ("airflow", "DAG")] == []
+
+
+@all_and_moves
+def test_a_dag_names_its_schedule_and_if_it_has_one_its_start(name: str, text: str) -> None:
+    # Airflow 2.11 runs a DAG without a schedule every day, and refuses one that has a schedule and no start.
+    calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
+    for call in (one for one in calls if ast.unparse(one.func) == "DAG"):
+        named = {word.arg: ast.unparse(word.value) for word in call.keywords}
+        assert named.get("schedule") == "None" or {"schedule", "start_date"} <= named.keys()
 
 
 def test_the_first_dag_has_at_most_twelve_lines() -> None:

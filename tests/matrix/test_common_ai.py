@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,12 @@ pytestmark = [
 ]
 
 DAGS = "tests/dags/common_ai_data.py"
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "common-ai.md"
+SETTINGS = {
+    # pydantic-ai alone takes seconds to import.
+    "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "240",
+    "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
+}
 TICKET = {"urgency": "high", "topic": "An invoice."}
 
 
@@ -38,9 +45,7 @@ def ended(airflow_database: Path, spend: Path) -> Any:
             connection=connection_of(emulator),
             AIRFLOW__SEGMIND__SPEND_PATH=f"file://{spend}",
             AIRFLOW__CORE__DEFAULT_TASK_RETRY_DELAY="0",
-            # pydantic-ai alone takes seconds to import.
-            AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT="240",
-            AIRFLOW__CORE__UNIT_TEST_MODE="False",
+            **SETTINGS,
         )
         return found, emulator
 
@@ -108,3 +113,24 @@ def test_an_agent_with_tools_is_refused_before_anything_is_paid(ended: Any) -> N
     assert found["common_ai_tools"]["state"] == "failed"
     assert "The agent has tools (add), which Segmind does not forward to models" in found["common_ai_tools"]["log"]
     assert not [each for each in prompts(emulator) if "How much is" in each]
+
+
+def test_the_dag_of_the_page_runs(airflow_database: Path, tmp_path: Path) -> None:
+    (text,) = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), flags=re.DOTALL | re.MULTILINE)
+    (tmp_path / "page.py").write_text(text)
+    bundle = {
+        "name": "dags-folder",
+        "classpath": "airflow.dag_processing.bundles.local.LocalDagBundle",
+        "kwargs": {"path": str(tmp_path)},
+    }
+    with SegmindEmulator() as emulator:
+        emulator.script(match="Ticket: I was charged twice!", json={"team": "billing", "urgent": True})
+        (run,) = run_dags(
+            (str(tmp_path / "page.py"), "behind_common_ai"),
+            connection=emulator.connection_json,
+            AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST=json.dumps([bundle]),
+            **SETTINGS,
+        ).values()
+
+    assert run["state"] == "success", run["log"]
+    assert len(emulator.bill) == 1
