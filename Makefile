@@ -143,7 +143,7 @@ budget: $(STAMP) ## Spend budgets on a simulated clock, with kills and faults: S
 	SEGMIND_BUDGET_SEEDS=$(SEEDS) $(PYTEST) tests/budget/test_simulation.py --numprocesses 2 -rP | grep -E "FIGURES|passed|failed"
 
 BUDGET_SEEDS = $(if $(filter command line,$(origin SEEDS)),$(SEEDS),5)
-crash-budget: $(STAMP) ## Kill tables and chats that share a budget on Celery workers: SEEDS=200
+crash-budget: $(STAMP) ## Kill tables, chats and Celery workers that share a budget: SEEDS=200
 	SEGMIND_BUDGET_CRASH_SEEDS=$(BUDGET_SEEDS) $(PYTEST) tests/crash/test_budget.py -rP | grep -E "FIGURES|passed|failed"
 
 matrix: $(STAMP) ## The DAG tests on every supported Airflow; MATRIX="2.11.0 3.3.2" takes some

@@ -1,4 +1,4 @@
-"""Tables and chats of a budget on Celery workers, whose task processes are killed while Segmind has faults."""
+"""Tables and chats of a budget on Celery workers; tasks and whole workers are killed while Segmind has faults."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 from airflow_provider_segmind.budget.limits import BudgetRule, windows
 from airflow_provider_segmind.budget.redis_store import RedisBudgetStore
 from airflow_provider_segmind.budget.sql_store import SqlBudgetStore
@@ -21,23 +23,33 @@ from tests.support.budgets import DriverHook
 if TYPE_CHECKING:
     from airflow_provider_segmind.budget.store import BudgetStore, Reservation
     from airflow_provider_segmind.emulator.control import EmulatorControl
+    from demo.processes import Scope
     from demo.stack import AirflowStack
 
 LIMIT = 1.0
 """USD a day."""
 PRICE = {"input": 10.0, "output": 300.0}
 """USD per million tokens: a request of at most 40 tokens of output may cost some 14 thousandths of a dollar."""
+WORKERS = ("worker", "worker:2")
+LOSE_AFTER = (12, 40)
+"""Requests for each seed that runs after which a worker is lost, and then the other one."""
 OVER = ("success", "failed", "skipped", "upstream_failed")
 
 
 @dataclass
 class BudgetCase:
-    """One seed: its DAG run, and what became of it."""
+    """
+    One seed: its DAG run, and what became of it.
+
+    :ivar kills: task processes that were killed by themselves.
+    :ivar lost: tasks that ran on a worker when it was killed.
+    """
 
     seed: int
     run_id: str = ""
     state: str = ""
     kills: int = 0
+    lost: int = 0
     tries: dict[str, int] = field(default_factory=dict)
     states: dict[str, str] = field(default_factory=dict)
     rows_left: int = 0
@@ -59,8 +71,8 @@ class BudgetCase:
         """Return the figures of the seed in one line."""
         return (
             f"FIGURES seed {self.seed}: billed ${self.billed:.6f}, spent ${self.spent:.6f}, reserved "
-            f"${self.reserved:.6f}, {self.kills} kills, {sum(self.tries.values())} tries, {self.rows_left} rows left, "
-            f"bound ${self.bound:.6f}"
+            f"${self.reserved:.6f}, {self.kills} kills, {self.lost} tasks on lost workers, "
+            f"{sum(self.tries.values())} tries, {self.rows_left} rows left, bound ${self.bound:.6f}"
         )
 
 
@@ -83,16 +95,21 @@ class BudgetRunner:
         )
 
     def run(self, seeds: range, *, timeout: float) -> list[BudgetCase]:
-        """Run some seeds at the same time, kill their tasks, and read what became of them."""
+        """Run some seeds at the same time, kill their tasks and both workers, and read what became of them."""
         cases = [BudgetCase(seed) for seed in seeds]
         for case in cases:
             self._start(case)
         deadline = time.monotonic() + timeout
         rng = random.Random(seeds.start)
         waiting = list(cases)
+        losses = list(zip(LOSE_AFTER, rng.sample(WORKERS, 2), rng.sample(("group", "tree"), 2), strict=True))
+        sent_before = self._sent()
         while waiting and time.monotonic() < deadline:
             time.sleep(rng.uniform(0.5, 1.5))
             self.stack.restart_crashed()
+            if losses and self._sent() - sent_before >= losses[0][0] * len(cases):
+                _, name, scope = losses.pop(0)
+                self._lose_worker(waiting, name, scope, down=rng.uniform(0.0, 5.0))
             for case in list(waiting):
                 instances = self.stack.rest.task_instances(case.dag_id, case.run_id)
                 if instances and all(each["state"] in OVER for each in instances):
@@ -126,6 +143,29 @@ class BudgetRunner:
         with contextlib.suppress(StackError, ProcessLookupError):
             os.kill(self.stack.running_task(rng.choice(running)["id"], timeout=1).runner, signal.SIGKILL)
             case.kills += 1
+
+    def _sent(self) -> int:
+        """Return how many requests were sent, over all seeds."""
+        return sum(self.emulator.counts().get("submit", {}).values())
+
+    def _lose_worker(self, cases: list[BudgetCase], name: str, scope: Scope, *, down: float) -> None:
+        """
+        Kill a worker and start it again.
+
+        :param scope: ``tree`` as when a machine is lost; after ``group``, the process group of the worker, processes of
+            its tasks go on without a supervisor while Airflow runs the tasks again.
+        :param down: seconds for which there is one worker less.
+        """
+        commands = []
+        for process in self.stack.processes[name].descendants():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                commands.append(" ".join(process.cmdline()))
+        self.stack.kill(name, signal.SIGKILL, scope=scope)
+        for case in cases:
+            for each in self.stack.rest.task_instances(case.dag_id, case.run_id):
+                case.lost += any(f"airflow worker -- {each['id']}" in command for command in commands)
+        time.sleep(down)
+        self.stack.start(name)
 
     def _read(self, case: BudgetCase) -> None:
         instances = self.stack.rest.task_instances(case.dag_id, case.run_id)
