@@ -233,7 +233,9 @@ class BudgetGuard:
         )
         outcome = store.reserve(wanted, open_windows, max_in_flight=self._settings.max_in_flight)
         if isinstance(outcome, Refused):
-            raise self._refusal(wanted, outcome, _ask_again_in(store, wanted, outcome.window))
+            full = outcome.window
+            again = None if full is None else ask_again_in(store, full, wanted.amount, wanted.reserved_at)
+            raise self._refusal(wanted, outcome, again)
         if open_windows:
             self._log.info("Reserved %s, the maximum cost of the request", usd(wanted.amount))
         return wanted
@@ -377,21 +379,21 @@ class BudgetGuard:
             )
 
 
-def _ask_again_in(store: BudgetStore, wanted: Reservation, window: Window | None) -> float | None:
+def ask_again_in(store: BudgetStore, window: Window, needed: float, now: float) -> float | None:
     """
     Return after how many seconds a window may have room, None if what is spent, or stays reserved, leaves none.
 
     The longer nothing was reserved, the less likely it is that something is returned soon.
+
+    :param needed: micro-dollars.
+    :param now: epoch seconds.
     """
-    now = wanted.reserved_at
-    if window is None:
-        return None
     left = window.limit - store.usage([window.key]).get(window.key, Usage()).spent
-    if left < wanted.amount:
+    if left < needed:
         return None
     # Of requests only: a table keeps its slice for as long as it runs.
     pending = store.pending(window.key, now - NEVER_AFTER)
-    if left - pending.old < wanted.amount:
+    if left - pending.old < needed:
         return None
     latest = now if pending.latest is None else pending.latest
     return min(LATEST, max(SOONEST, (now - latest) / 2))

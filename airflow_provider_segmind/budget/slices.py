@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from airflow_provider_segmind.budget.guard import ask_again_in
 from airflow_provider_segmind.budget.limits import BudgetRule, Window, windows
 from airflow_provider_segmind.budget.orphaned_reservations import ROUNDING, conclude
 from airflow_provider_segmind.budget.store import BudgetStore, Granted, Refused, Reservation, Usage
@@ -50,6 +51,8 @@ TAKE_OVER_AFTER = LEASE + 5.0
 """Seconds since it was last renewed after which a retry may take over a slice; the clocks of two workers may differ."""
 PATIENCE = 3600.0
 """Seconds to wait for what others have reserved; by then each of their requests has ended."""
+RETURN_PATIENCE = 60.0
+"""The same for a table that may defer instead, and has no request in flight."""
 LOST_PATIENCE = 30.0
 """The same if the run has requests with an unknown outcome, and no others: they are looked up when it ends."""
 SLOT_PATIENCE = 60.0
@@ -109,6 +112,8 @@ class OrderResult:
     :param lost: whether somebody else has closed the slice or taken it over.
     :param refused: why not everything was reserved.
     :param final: why the run must stop: the window will not have room for the cheapest request, whatever others return.
+    :param ask_again_in: seconds after which others may have returned enough; None if the run has requests in flight, or
+        waits for something else.
     :param lost_cost: what the run's own requests with an unknown outcome may cost, if it has no others open.
     :param left: micro-dollars left in the window with the least room, None if unknown.
     :param error: why the store could not be reached; then nothing else is known.
@@ -120,6 +125,7 @@ class OrderResult:
     lost: bool = False
     refused: Refused | None = None
     final: SegmindBudgetError | None = None
+    ask_again_in: float | None = None
     lost_cost: float = 0.0
     left: float | None = None
     error: SegmindError | None = None
@@ -155,6 +161,7 @@ class TableSlice:
     :param ledger: URI of the ledger.
     :param max_in_flight: paid requests in flight of the Connection, None for any number.
     :param deferrable: whether the task can wait elsewhere for a slot.
+    :param defers: whether it can wait elsewhere for what others have reserved.
     :param clock: epoch seconds.
     :param monotonic: by which the slice's lease is timed.
     """
@@ -162,14 +169,14 @@ class TableSlice:
     def __init__(
         self, store: BudgetStore, rules: Sequence[BudgetRule], *,
         owner: str, connection: str, model: str, ledger: str, max_in_flight: int | None, log: Any,
-        deferrable: bool = False,
+        deferrable: bool = False, defers: bool = False,
         clock: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self._store = store
         self._rules = tuple(rules)
         self._owner, self._connection, self._model, self._ledger = owner, connection, model, ledger
         self._max_in_flight = max_in_flight
-        self._deferrable = deferrable
+        self._deferrable, self._defers = deferrable, defers
         self._without_place_since: float | None = None
         self._log = log
         self._clock = clock
@@ -349,12 +356,23 @@ class TableSlice:
         if self.refused is None:
             self._refused_since = now
         self.refused = refused
+        waited = now - self._refused_since
         if result.final is not None:
             self.error = result.final
-        elif refused.window is not None and now - self._refused_since >= (
-            LOST_PATIENCE if result.lost_cost else PATIENCE
-        ):
+        elif refused.window is not None and waited >= (LOST_PATIENCE if result.lost_cost else PATIENCE):
             self.error = used_up(refused.window, refused.left, refused.needed, result.lost_cost)
+        elif (
+            result.ask_again_in is not None
+            and self._defers
+            and waited >= RETURN_PATIENCE
+            and refused.window is not None
+        ):
+            self.error = SegmindBudgetError(
+                f"{_too_little_left(refused.window, refused.left, refused.needed)}: the rest is spent or reserved for "
+                "other requests that are not billed yet.",
+                resets_at=refused.window.resets_at,
+                ask_again_in=result.ask_again_in,
+            )
 
     def _note_silence(self, error: SegmindError) -> None:
         now = self._monotonic()
@@ -485,8 +503,9 @@ class TableSlice:
                 amount = max(order.least, math.floor(outcome.left / PART_OF_REST))
             else:
                 break
+        final, again = self._prospect(order, refused)
         return OrderResult(
-            began=began, slice=current, windows=open_now, refused=refused, final=self._final(order, refused),
+            began=began, slice=current, windows=open_now, refused=refused, final=final, ask_again_in=again,
             lost_cost=order.lost or 0.0,
             left=None if refused is None or refused.window is None else refused.left,
         )  # fmt: skip
@@ -508,15 +527,21 @@ class TableSlice:
         outcome = self._store.reserve(new, open_now, max_in_flight=limit)
         return outcome, new if isinstance(outcome, Granted) else None
 
-    def _final(self, order: Order, refused: Refused | None) -> SegmindBudgetError | None:
-        """Return why the run must stop: neither its own requests nor those of others can return enough."""
+    def _prospect(self, order: Order, refused: Refused | None) -> tuple[SegmindBudgetError | None, float | None]:
+        """
+        Return why the run must stop, if neither its own requests nor those of others can return enough, and otherwise
+        after how many seconds others may have returned it.
+
+        Neither while the run has requests in flight, or only a slot is missing.
+        """
         window = None if refused is None else refused.window
         if window is None or not order.least or order.lost is None:
-            return None
-        used = self._store.usage([window.key]).get(window.key)
-        # What is reserved may come back, but not what is spent.
-        left = window.limit - (0.0 if used is None else used.spent)
-        return None if left - order.lost >= order.cheapest else used_up(window, left, order.cheapest, order.lost)
+            return None, None
+        again = ask_again_in(self._store, window, order.cheapest + order.lost, self._clock())
+        if again is not None:
+            return None, again
+        used = self._store.usage([window.key]).get(window.key, Usage())
+        return used_up(window, window.limit - used.spent, order.cheapest, order.lost), None
 
     def close(self, run: RunFigures) -> None:
         """
@@ -545,13 +570,17 @@ def used_up(window: Window, left: float, needed: float, lost: float) -> SegmindB
 
     :param lost: micro-dollars reserved for requests whose outcome is unknown.
     """
-    title = window.title[0].upper() + window.title[1:]
-    message = (
-        f"{title} cannot cover another request of up to {usd(needed)}: {usd(max(0.0, left))} of "
-        f"{usd(window.limit)} is left"
-    )
+    message = _too_little_left(window, left, needed)
     if lost > ROUNDING:
         message += f", and {usd(lost)} is reserved for requests whose outcome is unknown; a retry looks them up"
     error = SegmindBudgetError(f"{message}.", resets_at=window.resets_at)
     error.retryable = lost > ROUNDING
     return error
+
+
+def _too_little_left(window: Window, left: float, needed: float) -> str:
+    title = window.title[0].upper() + window.title[1:]
+    return (
+        f"{title} cannot cover another request of up to {usd(needed)}: {usd(max(0.0, left))} of "
+        f"{usd(window.limit)} is left"
+    )

@@ -544,14 +544,19 @@ class EnrichmentRun:
         self._defer_until(until, resume_state, [list(one) for one in deferral.requests], deferral.enough)
 
     def _defer_until_budget(self, engine: Engine) -> None:
-        """Defer until a budget's next day or month begins, when it ended the run and the task is to wait for that."""
+        """Defer until a budget may have room, when it ended the run and the task is to wait for that."""
         refusal = None if engine.stopped is None else engine.stopped.refusal
-        if refusal is None or refusal.resets_at is None or self.settings.on_budget != "defer":
+        if refusal is None or refusal.resets_at is None:
             return
-        # Requests with an unknown outcome are looked up soon: their results are there for an hour.
-        until = time.time() + LOOK_UP_AFTER if refusal.retryable else refusal.resets_at + random.random() * RESET_SPREAD
+        if self.settings.on_budget != "defer" and (refusal.ask_again_in is None or not self.settings.deferrable):
+            return
+        until = refusal.resets_at + random.random() * RESET_SPREAD
+        if refusal.retryable:
+            # Requests with an unknown outcome are looked up soon, because their results are there for an hour. What
+            # others have reserved may be returned later, too.
+            until = min(until, time.time() + max(LOOK_UP_AFTER, refusal.ask_again_in or 0.0))
         if until >= self.settings.deadline:
-            self._log.warning("Not deferring: the budget resets only after the task's execution_timeout")
+            self._log.warning("Not deferring: the budget may have room only after the task's execution_timeout")
             return
         resume_state = self._suspend(engine)
         self._log.warning(

@@ -408,6 +408,7 @@ class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
             ledger=str(table.ledger),
             max_in_flight=budgets.max_in_flight,
             deferrable=self.deferrable,
+            defers=self.deferrable or self.on_budget == "defer",
             log=self.log,
         )
 

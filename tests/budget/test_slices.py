@@ -7,11 +7,13 @@ import random
 import pytest
 
 from airflow_provider_segmind.budget import slices
+from airflow_provider_segmind.budget.limits import BudgetRule, windows
 from airflow_provider_segmind.budget.orphaned_reservations import settle_slice
 from airflow_provider_segmind.budget.slices import TableSlice
 from airflow_provider_segmind.enrichment.settings import RunFigures
 from airflow_provider_segmind.exceptions import SegmindBudgetError, SegmindStateError
 from tests.support.budget_tables import BOUND, MIDNIGHT, SharedBudget, Table
+from tests.support.budgets import a_reservation
 
 
 def figures(*, spent: float = 0.0, held: float = 0.0, in_flight: int = 0, waiting: int = 0) -> RunFigures:
@@ -155,6 +157,42 @@ def test_a_table_waits_for_what_others_may_return_and_stops_when_they_cannot() -
     assert isinstance(other.error, SegmindBudgetError)
     assert "$0.007 of $0.015 is left" in str(other.error)
     assert not other.error.retryable
+
+
+@pytest.mark.parametrize("defers", [True, False])
+def test_a_table_that_may_defer_waits_a_minute_for_what_others_have_reserved(defers: bool) -> None:
+    budget = SharedBudget(limit=0.015)
+    one, other = budget.slice("one"), budget.slice("other", defers=defers)
+    exchange(one, figures(waiting=1))
+    for _ in range(int(slices.RETURN_PATIENCE)):
+        exchange(other, figures(waiting=1))
+        assert other.error is None
+        budget.clock.now += 1.0
+    exchange(other, figures(waiting=1))
+
+    if not defers:
+        assert other.error is None
+        budget.clock.now += slices.PATIENCE
+        exchange(other, figures(waiting=1))
+    assert isinstance(other.error, SegmindBudgetError)
+    assert other.error.retryable == defers
+    assert other.error.ask_again_in == (30.0 if defers else None)
+    assert ("reserved for other requests" in str(other.error)) == defers
+
+
+def test_a_table_does_not_wait_for_what_was_reserved_for_a_request_more_than_a_day_ago() -> None:
+    budget = SharedBudget(limit=0.015)
+    lost = a_reservation(amount=10_000, windows=("team/2023-11",), sending=True, reserved_at=MIDNIGHT - 86_400.0)
+    (window,) = windows([BudgetRule("team", None, 15_000)], MIDNIGHT)
+    budget.store.reserve(lost, [window], max_in_flight=None)
+    table = budget.slice("a", defers=True)
+    table._rules = (BudgetRule("team", None, 15_000),)
+
+    exchange(table, figures(waiting=1))
+
+    assert isinstance(table.error, SegmindBudgetError)
+    assert table.error.ask_again_in is None
+    assert not table.error.retryable
 
 
 async def killed_before_it_reported() -> tuple[SharedBudget, Table]:

@@ -157,6 +157,33 @@ def test_a_table_defers_until_its_budget_has_room_and_pays_nothing_twice(
     assert table.used() == Usage(billed(emulator), 0)
 
 
+@pytest.mark.parametrize("how", [{"on_budget": "defer"}, {"deferrable": True}])
+def test_a_table_defers_while_others_have_reserved_its_budget(
+    emulator: SegmindEmulator, table: Budgeted, monkeypatch: pytest.MonkeyPatch, how: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(slices, "RETURN_PATIENCE", 0.2)
+    table.limit(1.0)
+    (window,) = windows([BudgetRule("team", 1_000_000, None)], time.time())
+    now = time.time()
+    other = a_reservation(
+        owner="other", amount=999_000, windows=(window.key,), sending=True, reserved_at=now - 400, renewed_at=now
+    )
+    table.store.reserve(other, [window], max_in_flight=None)
+
+    with pytest.raises(TaskDeferred) as caught:
+        table.task(**how).execute(table.run.context())
+    trigger = caught.value.trigger
+    assert isinstance(trigger, SegmindRequestsTrigger)
+    assert now + 190 < trigger.until < now + 400
+    assert emulator.posts() == []
+    assert [one.id for one in table.store.open_reservations()] == [other.id]
+
+    table.store.settle(other.id, 1000)
+    event = {"ended": 0, "error": None, "resume_state": trigger.resume_state}
+    manifest = table.task(**how).execute_complete(table.run.context(), event)
+    assert manifest["outcomes"]["success"] == len(emulator.bill) == ROWS
+
+
 def test_a_model_without_a_known_price_is_refused_before_the_first_request(
     emulator: SegmindEmulator, table: Budgeted
 ) -> None:

@@ -96,10 +96,11 @@ class SharedBudget:
             passing.cancel()
             await asyncio.wait([passing])
 
-    def slice(self, owner: str, store: Any = None) -> TableSlice:
+    def slice(self, owner: str, store: Any = None, *, defers: bool = False) -> TableSlice:
         return TableSlice(
             store or self.store, self.rules, owner=owner, connection="c", model="m", ledger="bucket/ledger",
-            max_in_flight=self.max_in_flight, log=logging.getLogger("tables"), clock=self.clock, monotonic=self.clock,
+            max_in_flight=self.max_in_flight, defers=defers, log=logging.getLogger("tables"),
+            clock=self.clock, monotonic=self.clock,
         )  # fmt: skip
 
 
