@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, Protocol, Unpack, overload
 
@@ -104,7 +105,8 @@ class _SegmindDecoratedOperator(DecoratedOperator, SegmindChatOperator):
 
     def chat_prompt(self, context: Context) -> ChatPrompt:
         """Call the function and return its prompt."""
-        names: Any = dict(context)
+        # Airflow 2.11 warns of each deprecated name that is read; copying reads none.
+        names: Any = copy(context)
         op_args, system = unmasked(self.op_args), unmasked(self.system)
         context_merge(names, unmasked(self.op_kwargs))
         kwargs = determine_kwargs(self.python_callable, op_args, names)

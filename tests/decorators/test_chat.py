@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import UserDict
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from airflow.sdk import DAG
@@ -58,6 +59,25 @@ def test_a_string_is_the_prompt(made: Any, emulator: SegmindEmulator) -> None:
         return f"Greet {name}."
 
     assert made(ask, "Ada").execute(Run().context()) == "echo: Greet Ada."
+
+
+class Context(UserDict[str, Any]):
+    """The context of Airflow 2.11 warns of some names when they are read."""
+
+    read: ClassVar[set[str]] = set()
+
+    def __getitem__(self, name: str) -> Any:
+        self.read.add(name)
+        return super().__getitem__(name)
+
+
+def test_only_the_names_of_the_context_that_a_function_takes_are_read(made: Any, emulator: SegmindEmulator) -> None:
+    context = Context(Run().context(), execution_date="deprecated", ds="2026-01-01")
+
+    assert made(lambda ds: f"It is {ds}.", task_id="t").execute(context) == "echo: It is 2026-01-01."
+
+    assert "ds" in Context.read
+    assert "execution_date" not in Context.read
 
 
 def test_a_dict_is_prompt_system_and_files(made: Any, emulator: SegmindEmulator) -> None:
