@@ -269,6 +269,8 @@ def estimate_request(
         summary += f", without those of {read.uncounted_attachments} attachments that cannot be counted"
     costs = "" if cost is None else shown_range(cost.low, cost.high)
     summary += "; its price is unknown" if cost is None else f"; it costs {costs} (price: {_described(cost.price)})"
+    if covered:
+        summary += f", which the balance of {format_usd(balance)} covers"
     warning = None
     if cost is None:
         warning = f"The price of {model!r} is unknown: add it to the field 'prices' of the connection's extra."

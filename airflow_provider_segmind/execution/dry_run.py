@@ -105,6 +105,8 @@ class TableEstimate:
 
     def __str__(self) -> str:
         cost = "of unknown price" if self.low is None else shown_range(self.low, self.high)
+        if self.covered:
+            cost += f", which the balance of {format_usd(self.balance)} covers"
         return (
             f"{self.rows} rows, {self.distinct_rows} distinct, {self.answered_rows} already answered, "
             f"{self.skipped_rows} that cannot be sent; about {self.input_tokens} input tokens, {cost}. Nothing was "

@@ -106,6 +106,7 @@ def test_the_estimate_of_a_request_is_plain_data_with_a_range_and_the_balance():
     assert seen["low"] == pytest.approx(100 * 0.25e-6)
     assert seen["high"] == pytest.approx(100 * 0.25e-6 + 1000 * 1.5e-6)
     assert seen["price"]["as_of"] == "2026-11-22"
+    assert seen["summary"].endswith(", which the balance of $5.00 covers. Nothing was submitted.")
     assert json.loads(json.dumps(seen)) == seen
 
 
@@ -114,6 +115,7 @@ def test_a_balance_that_does_not_cover_the_range_gives_a_warning():
 
     assert seen["covered"] is False
     assert "balance of $0.01 does not cover" in seen["warning"]
+    assert "covers" not in seen["summary"]
 
 
 def test_an_unknown_price_gives_a_warning_and_is_not_zero():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ def test_dry_runs_of_shards_count_a_row_that_cannot_be_asked_once(table: Table) 
     assert sum(estimate["skipped_rows"] for estimate in estimates) == 1
 
 
-def test_a_dry_run_submits_nothing_and_excludes_answered_rows(table: Table) -> None:
+def test_a_dry_run_submits_nothing_and_excludes_answered_rows(table: Table, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     table.ask(source=table.write(things("sky")))
 
     estimate = table.ask(source=table.write(things("sky", "rose", "rose")), dry_run=True, options={"max_tokens": 10})
@@ -44,6 +46,9 @@ def test_a_dry_run_submits_nothing_and_excludes_answered_rows(table: Table) -> N
     assert again["answered_rows"] == 1
     assert 0 < again["low"] < again["high"]
     assert again["balance"] > 0
+    assert re.search(
+        r"input tokens, \$\S+ to \$\S+, which the balance of \$\S+ covers\. Nothing was submitted", caplog.text
+    )
 
 
 def test_a_dry_run_says_what_is_left_of_the_budget(
