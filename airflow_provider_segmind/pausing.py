@@ -51,7 +51,7 @@ def paused_error(reason: str) -> SegmindPausedError:
     """Return the error that says why nothing was sent and what to do."""
     return SegmindPausedError(
         f"Spending is paused: {reason}. Nothing was sent. It is allowed again when the Airflow Variable "
-        f"{PAUSE_VARIABLE!r} is deleted ('airflow segmind resume' does that)."
+        f"{PAUSE_VARIABLE!r} is deleted ('python -m airflow_provider_segmind resume' does that)."
     )
 
 

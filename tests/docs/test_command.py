@@ -31,6 +31,15 @@ def test_every_command_has_an_example() -> None:
     assert {line.split()[0] for line in LINES} == {each.name for each in cli.COMMANDS}
 
 
+@pytest.mark.parametrize("page", sorted(DOCS.glob("how-to/*.md")), ids=lambda page: page.stem)
+def test_a_page_says_what_to_write_where_airflow_has_no_such_command(page: Path) -> None:
+    text = page.read_text()
+
+    # Not where it is the text of a link to such a page.
+    if re.search(r"(`|^\$ )airflow segmind [^`\n]+(\n|`(?!\]))", text, flags=re.MULTILINE):
+        assert "python -m airflow_provider_segmind" in text
+
+
 def test_the_page_names_only_options_that_there_are() -> None:
     known = {flag for each in cli.COMMANDS for argument in each.arguments for flag in argument.flags} | {"--help"}
 
