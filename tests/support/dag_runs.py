@@ -57,7 +57,8 @@ def run_dags(
     lines = done.out.splitlines()
     for number, line in enumerate(lines):
         if line.startswith(MARK):
-            one = json.loads(line.removeprefix(MARK))
+            # Another process may write its log to the same line.
+            one, _ = json.JSONDecoder().raw_decode(line.removeprefix(MARK))
             ended[one["dag_id"]] = {**one, "log": "\n".join(lines[begins:number])}
             begins = number + 1
     return ended
