@@ -412,14 +412,15 @@ class RowRequester:
 
     async def _post(self, inputs: Mapping[str, Any], claiming: PostClaim) -> SubmittedRequest:
         """Submit, and keep trying through an outage as long as nothing can have been created."""
-        pause = 1.0
+        pause, began = 1.0, self._clock()
         while True:
             try:
                 return await self._client.submit(
                     self._question.model, inputs, on_permit=claiming.on_permit, before_send=claiming.before_send
                 )
             except SegmindError as error:
-                patient = self._clock() - self._last_success < OUTAGE_PATIENCE
+                # Before, the row may have waited for a budget, and nothing was tried.
+                patient = self._clock() - max(self._last_success, began) < OUTAGE_PATIENCE
                 if not may_send_again(error) or error.billed is not False or not patient or self._run.halted:
                     raise
             await self._sleep(pause * (0.5 + self._rng.random()))

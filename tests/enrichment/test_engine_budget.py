@@ -9,8 +9,11 @@ import random
 
 import pytest
 
+from airflow_provider_segmind.budget.limits import windows
+from airflow_provider_segmind.enrichment.row_request import OUTAGE_PATIENCE
 from airflow_provider_segmind.exceptions import SegmindInFlightError
 from tests.support.budget_tables import BOUND, MIDNIGHT, SETTLED, SharedBudget, Table, is_used_up, rows_left
+from tests.support.budgets import a_reservation
 from tests.support.enrichment import table as rows_of
 
 SEEDS = int(os.environ.get("SEGMIND_TABLE_SEEDS", "8"))
@@ -44,6 +47,29 @@ async def test_a_table_stops_when_the_budget_has_no_room_for_one_more_request() 
     assert 0.2 - budget.billed < BOUND
     assert budget.spent == pytest.approx(budget.billed, abs=1e-9)
     assert rows_left(engine) > 0
+    engine.close()
+
+
+async def test_a_long_wait_for_a_budget_is_not_an_outage() -> None:
+    budget = SharedBudget(limit=0.015)
+    (window,) = windows(budget.rules, budget.clock())
+    other = a_reservation(amount=10_000, windows=(window.key,), reserved_at=budget.clock(), renewed_at=budget.clock())
+    budget.store.reserve(other, [window], max_in_flight=None)
+    table = table_of(budget, rows=1)
+    troubles = ["refused"]
+    table.segmind.trouble = lambda _: troubles.pop() if troubles else None
+
+    async def free() -> None:
+        for _ in range(4):
+            await asyncio.sleep(0.02)
+            budget.clock.now += OUTAGE_PATIENCE / 2
+        budget.store.settle(other.id, 0)
+
+    async with budget.passing_time():
+        engine, _ = await asyncio.gather(table.one_try(), free())
+    assert engine is not None
+    assert engine.stopped is None
+    assert (rows_left(engine), troubles) == (0, [])
     engine.close()
 
 
