@@ -41,10 +41,10 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from functools import cache
-from typing import Any, ClassVar, TypeVar
+from functools import cache, wraps
+from typing import Any, ClassVar, ParamSpec, TypeVar
 
 from airflow_provider_segmind.masking import mask_known
 
@@ -140,6 +140,24 @@ def with_help(error: _Raised) -> _Raised:
     """
     error.names_help = True
     return error
+
+
+_Given = ParamSpec("_Given")
+_Returned = TypeVar("_Returned")
+
+
+def adds_help(method: Callable[_Given, _Returned]) -> Callable[_Given, _Returned]:
+    """Append to the errors of a method where the documentation explains them."""
+
+    @wraps(method)
+    def call(*args: _Given.args, **kwargs: _Given.kwargs) -> _Returned:
+        try:
+            return method(*args, **kwargs)
+        except SegmindError as error:
+            with_help(error)
+            raise
+
+    return call
 
 
 _NOTHING_SENT = r"Nothing was (?:sent|submitted)(?: (?:or|and nothing was) billed)?(?= in this try\b|[.;,]|$)"

@@ -12,10 +12,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import cached_property, partial, wraps
+from functools import cached_property, partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 from airflow_provider_segmind.client.client import AsyncSegmindClient, ClientConfig, SegmindClient
 from airflow_provider_segmind.client.models import (
@@ -45,6 +45,7 @@ from airflow_provider_segmind.exceptions import (
     SegmindConfigError,
     SegmindError,
     SegmindRequestFailedError,
+    adds_help,
     with_help,
 )
 from airflow_provider_segmind.get_provider_info import CONNECTION_FIELDS, FIELD_BEHAVIOUR
@@ -66,24 +67,6 @@ LOOKUP_PAUSES = (1.0, 2.0, 4.0, 8.0)
 """Seconds before each retry of a failed Connection lookup, in a worker."""
 _client_lock = threading.Lock()
 """Shared by all hooks, because a hook with its own lock could not be copied with its task."""
-
-
-_Given = ParamSpec("_Given")
-_Returned = TypeVar("_Returned")
-
-
-def _named_help(method: Callable[_Given, _Returned]) -> Callable[_Given, _Returned]:
-    """Append to the errors of a method where the documentation explains them."""
-
-    @wraps(method)
-    def call(*args: _Given.args, **kwargs: _Given.kwargs) -> _Returned:
-        try:
-            return method(*args, **kwargs)
-        except SegmindError as error:
-            with_help(error)
-            raise
-
-    return call
 
 
 class SegmindHook(BaseHook):
@@ -220,7 +203,7 @@ class SegmindHook(BaseHook):
         if client is not None:
             client.close()
 
-    @_named_help
+    @adds_help
     def submit(self, model: str | None, inputs: Mapping[str, Any]) -> SubmittedRequest:
         """
         Submit a request: one paid POST, billed when it completes. Calling this twice pays twice.
@@ -240,7 +223,7 @@ class SegmindHook(BaseHook):
             self._submitted.popitem(last=False)
         return submitted
 
-    @_named_help
+    @adds_help
     def run_sync(
         self, model: str | None, inputs: Mapping[str, Any], *, timeout: float | timedelta | None = None
     ) -> SyncResult:
@@ -301,12 +284,12 @@ class SegmindHook(BaseHook):
     def _budgets(self) -> BudgetGuard:
         return self.budget_guard(f"hook/{uuid.uuid4().hex}", for_others=True)
 
-    @_named_help
+    @adds_help
     def get_status(self, request_id: str) -> RequestState:
         """Return the state of a request; FAILED is a state here, not an error. Free."""
         return self.get_conn().get_status(request_id)
 
-    @_named_help
+    @adds_help
     def get_result(self, request_id: str) -> RequestResult:
         """
         Fetch the body of a request; it is final only when ``completed``. Free.
@@ -325,7 +308,7 @@ class SegmindHook(BaseHook):
             self._record(request_id, "success", cost=result.metrics.cost, metrics=result.metrics.to_json())
         return result
 
-    @_named_help
+    @adds_help
     def get_credits(self) -> Credits:
         """Return the balance in USD. Free; runs no model."""
         return self.get_conn().get_credits()
@@ -403,19 +386,19 @@ class SegmindHook(BaseHook):
             store, self.segmind_conn_id, history=self.get_conn(), ledgers=locate, now=time.time(), log=self.log
         )
 
-    @_named_help
+    @adds_help
     def list_models(self) -> list[ModelInfo]:
         """List the models. Free."""
         return self.get_conn().list_models()
 
-    @_named_help
+    @adds_help
     def get_inputs_schema(self, model: str | None) -> dict[str, Any] | None:
         """Return the JSON Schema of a model's body according to the model list, None if it has none. Free."""
         chosen = self.model_or_default(model)
         rows = [row for row in self.list_models() if row.slug == chosen]
         return schema_of_parameters(rows[0].parameters) if rows else None
 
-    @_named_help
+    @adds_help
     def estimate(self, model: str | None, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """
         Return what a request may cost before it is paid. Free: nothing is submitted.
@@ -429,12 +412,12 @@ class SegmindHook(BaseHook):
         prices = self.get_prices()
         return estimate_request(self.model_or_default(model), inputs, prices=prices, balance=self.get_balance())
 
-    @_named_help
+    @adds_help
     def get_request_record(self, request_id: str) -> RequestRecord:
         """Return one row of the request history, of any age. Free; rows appear late."""
         return self.get_conn().get_request_record(request_id)
 
-    @_named_help
+    @adds_help
     def list_request_records(self, **filters: Any) -> RecordPage:
         """
         Return a page of the request history, a list. Free.
@@ -445,7 +428,7 @@ class SegmindHook(BaseHook):
         """
         return self.get_conn().list_request_records(**filters)
 
-    @_named_help
+    @adds_help
     def upload(self, *files: str | Path | bytes, media_type: str | None = None) -> list[str]:
         """
         Store files at Segmind and return their URLs, which are public.
