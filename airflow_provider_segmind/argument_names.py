@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from airflow_provider_segmind.exceptions import SegmindConfigError, did_you_mean
+from airflow_provider_segmind.exceptions import SegmindConfigError, did_you_mean, with_help
 
 _VARIABLE = re.compile(r"\{\{-?\s*([^\W\d]\w*)\s*-?\}\}")
 _PACKAGE = __name__.partition(".")[0]
@@ -74,10 +74,12 @@ def check_argument_names(kind: type, given: Iterable[str], *, task_id: object = 
     known = argument_names(kind)
     unknown = [name for name in given if name not in known and not name.startswith("_airflow")]
     if unknown:
-        raise SegmindConfigError(
-            f"Task {task_id!r} ({getattr(kind, 'custom_operator_name', kind.__name__)}) has "
-            + "; ".join(f"no argument {name!r}{_hint(name, known, _decided(kind))}" for name in unknown)
-            + "."
+        raise with_help(
+            SegmindConfigError(
+                f"Task {task_id!r} ({getattr(kind, 'custom_operator_name', kind.__name__)}) has "
+                + "; ".join(f"no argument {name!r}{_hint(name, known, _decided(kind))}" for name in unknown)
+                + "."
+            )
         )
 
 

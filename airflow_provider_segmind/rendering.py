@@ -27,7 +27,7 @@ from airflow_provider_segmind.arguments import (
 )
 from airflow_provider_segmind.compat import SET_DURING_EXECUTION
 from airflow_provider_segmind.defaults import as_seconds
-from airflow_provider_segmind.exceptions import SegmindConfigError, type_name
+from airflow_provider_segmind.exceptions import SegmindConfigError, adds_help, type_name
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.compat import BaseOperator, Context
@@ -119,8 +119,11 @@ class TemplatedOperator(_Operator):
         Add the name of our class to that of a subclass; the metadata database has only the name of an operator.
 
         The command and the page recognize it by that. Airflow's UI shows it as ``MyOperator (SegmindChatOperator)``.
+        An error of a constructor of ours, which is an import error of the DAG, says where it is explained.
         """
         super().__init_subclass__(**kwargs)
+        if cls.__module__.startswith(PACKAGE) and "__init__" in vars(cls):
+            type.__setattr__(cls, "__init__", adds_help(vars(cls)["__init__"]))
         ours = next((one.__name__ for one in cls.__mro__ if one.__module__.startswith(PACKAGE)), "")
         inherited = getattr(cls, "custom_operator_name", None)
         if not cls.__module__.startswith(PACKAGE) and (inherited is None or inherited.endswith(subclass_mark(ours))):

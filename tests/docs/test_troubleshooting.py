@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from email.message import Message
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
+from airflow.sdk import DAG
 
 from airflow_provider_segmind import exceptions
+from airflow_provider_segmind.decorators.chat import segmind_task
 from airflow_provider_segmind.exceptions import SegmindCreditsError, SegmindError, with_help
 from airflow_provider_segmind.failures import sensor_failures, task_failures
 from airflow_provider_segmind.hooks.segmind import SegmindHook
+from airflow_provider_segmind.operators.chat import SegmindChatOperator
+from airflow_provider_segmind.sensors.request import SegmindRequestSensor
 from tests.docs.test_site import anchors
 
 PAGE = (Path(__file__).parents[2] / "docs" / "troubleshooting.md").read_text()
@@ -74,6 +80,32 @@ def test_the_error_of_a_hook_names_its_section(monkeypatch: pytest.MonkeyPatch) 
 
     with pytest.raises(SegmindError, match=r"Help: troubleshooting#invalid-configuration$"):
         SegmindHook().list_models()
+
+
+class OfAUser(SegmindChatOperator):
+    """An operator of somebody else."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+
+
+MISTAKES: dict[str, Callable[[], Any]] = {
+    "value": lambda: SegmindChatOperator(task_id="t", prompt="x", timeout=-1),
+    "name": lambda: SegmindChatOperator(task_id="t", promt="x"),
+    "mapped": lambda: SegmindChatOperator.partial(task_id="t", promt="x"),
+    "sensor": lambda: SegmindRequestSensor(task_id="t", request_id=""),
+    "subclass": lambda: OfAUser(task_id="t", prompt="x", timeout=-1),
+    "function": lambda: segmind_task(task_id="t", timeout=-1)(lambda: "x")(),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES.values(), ids=MISTAKES)
+def test_an_import_error_of_a_dag_names_its_section_once(mistake: Callable[[], Any]) -> None:
+    with DAG("d", schedule=None), pytest.raises(SegmindError) as caught:
+        mistake()
+
+    assert str(caught.value).endswith(". Help: troubleshooting#invalid-configuration")
+    assert str(caught.value).count("Help:") == 1
 
 
 @pytest.mark.parametrize(
