@@ -71,6 +71,8 @@ class Tables:
                 self.ended[task["run_id"]] = ended
                 if not ended["value"]["outcomes"]["unknown"]:
                     return
+                # If every row was claimed before a kill, only a later request shows that the history is complete.
+                rows.append(1000 * (number + 1) + 100 + attempt)
         raise AssertionError(f"the outcome of rows of run {number} stays unknown")
 
     def _add_faults(self) -> None:
