@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Self
@@ -120,8 +121,9 @@ class _WithStatus(WireModel):
     """What has a status of :class:`RequestStatus`, in whatever case; any other string means that it is in progress."""
 
     @property
+    @abstractmethod
     def _status(self) -> str | None:
-        raise NotImplementedError
+        """The status as Segmind wrote it."""
 
     @property
     def completed(self) -> bool:
