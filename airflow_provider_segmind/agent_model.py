@@ -182,6 +182,7 @@ class TaskRequests:
         self._telemetry = telemetry_of(
             context, hook.get_conn().throttle.counts, conn_id=hook.segmind_conn_id, model=model, operation="chat"
         )
+        self._open_stores()
 
     def ask(
         self, messages: Sequence[ModelMessage], settings: ModelSettings | None, parameters: ModelRequestParameters
@@ -199,6 +200,16 @@ class TaskRequests:
             )
             answer = self._answer(inputs)
         return self._response(answer, output_type)
+
+    def _open_stores(self) -> None:
+        """
+        Read a record, so that the stores of records and results are open before the agent's event loop runs.
+
+        Airflow keeps an open store for the process, but cannot open one in S3 inside a running loop: its Amazon
+        provider runs a loop of its own to find the credentials, and without them S3 refuses every call.
+        """
+        with task_failures(self._earlier):
+            self._task_state("agent").read()
 
     def _earlier(self) -> str | None:
         if self._spent.requests:

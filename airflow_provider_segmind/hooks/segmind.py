@@ -448,6 +448,7 @@ class SegmindHook(BaseHook):
         :param output_type: what the agent returns.
         :param agent: ``instructions``, ``spec_file``, and arguments of pydantic-ai's ``Agent``.
         :raises SegmindConfigError: no task is running, or no model is named.
+        :raises SegmindStateError: the records of requests cannot be read; nothing was sent.
         """
         # By name, as Airflow names hooks: that module imports packages above this one.
         bridge = import_module("airflow_provider_segmind.agent_model")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from inspect import signature
 from typing import Any, Literal
+from unittest.mock import patch
 
 from pydantic import BaseModel
 
@@ -72,7 +74,22 @@ if LLMOperator is not None:
             last = agent.run_sync(["last", picture], message_history=first.all_messages())
             return [each.output for each in (first, *others, last)]
 
-        tried_again() >> of_the_default_model() >> several_steps()
+        @task
+        def looks() -> list[bool]:
+            from airflow_provider_segmind.hooks.segmind import SegmindHook
+            from airflow_provider_segmind.task_state import CombinedTaskState
+
+            read, in_a_loop = CombinedTaskState.read, []
+
+            def look(state: CombinedTaskState) -> Any:
+                in_a_loop.append(asyncio._get_running_loop() is not None)
+                return read(state)
+
+            with patch.object(CombinedTaskState, "read", look):
+                SegmindHook(model_id="gpt-5").create_agent(instructions="Look.").run_sync("Where is it?")
+            return in_a_loop
+
+        tried_again() >> of_the_default_model() >> several_steps() >> looks()
 
     with DAG("common_ai_tools", schedule=None):
 

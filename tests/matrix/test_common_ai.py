@@ -77,7 +77,7 @@ def test_a_retry_pays_for_nothing_that_was_answered(ended: Any) -> None:
     # Three steps, and the fourth, which only the second try reached.
     assert len(found["common_ai"]["values"]["several_steps"]) == 4
     assert [sum(f'"{step}"' in each for each in sent) for step in ("again", "last")] == [2, 1]
-    assert len(emulator.bill) == len(sent) == 7
+    assert len(emulator.bill) == len(sent) == 8
 
 
 def test_a_conversation_is_sent_whole_with_its_image(ended: Any) -> None:
@@ -113,6 +113,15 @@ def test_an_agent_with_tools_is_refused_before_anything_is_paid(ended: Any) -> N
     assert found["common_ai_tools"]["state"] == "failed"
     assert "The agent has tools (add), which Segmind does not forward to models" in found["common_ai_tools"]["log"]
     assert not [each for each in prompts(emulator) if "How much is" in each]
+
+
+def test_stores_are_opened_before_the_event_loop_of_an_agent(ended: Any) -> None:
+    found, _ = ended
+    first, *others = found["common_ai"]["values"]["looks"]
+
+    assert not first
+    assert all(others)
+    assert others
 
 
 def test_the_dag_of_the_page_runs(airflow_database: Path, tmp_path: Path) -> None:
