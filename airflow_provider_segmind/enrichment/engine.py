@@ -177,7 +177,8 @@ class Engine:
         self._meter = Meter()
         self._unseen = 0
         self._counted = (0, 0)
-        # Few threads of its own: each one that touches many rows keeps some memory for itself.
+        # One each to read rows, to write the ledger and to list it, and one for the rest: each thread that touches many
+        # rows keeps some memory for itself.
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="segmind-enrichment")
         self._queue: asyncio.Queue[Prepared | None]
         self._bytes: InFlightBytes
@@ -283,7 +284,7 @@ class Engine:
 
     async def run(self) -> None:
         """
-        Ask about every row.
+        Send every distinct row.
 
         A stop is not an error here: see :attr:`stopped`, and :attr:`deferral` for one after which the run continues.
 
@@ -316,6 +317,7 @@ class Engine:
             self.ledger,
             self.member,
             delay=COMMIT_DELAY,
+            # Small groups: while one is listed for, the next one is written.
             urgent=max(1, self.settings.concurrency // 8),
             fold_at=FOLD_AT,
             failed=lambda error: self.stop(str(error), error=error),
@@ -549,7 +551,7 @@ class Engine:
         await self._wait_for_contested()
 
     async def _wait_for_contested(self) -> None:
-        """Wait until every row with a worker is finished, and every row that another run is asking about."""
+        """Wait until every row with a worker is finished, and every row that another run is processing."""
         self._all_read = True
         while (self._rows.contested or self._rows.busy) and not self.halted and not self._stop_signal.is_set():
             if not self._rows.contested:

@@ -324,7 +324,6 @@ def _alone(
         writer_timeout=writer_timeout,
         clock=time.time,
         monotonic=monotonic,
-        wall=time.time,
     )
     heartbeat = Heartbeat(member)
     member.register()

@@ -28,6 +28,7 @@ PRAGMAS = (
     "cache_size=-4096",
 )
 READ_BYTES = 4 << 20
+"""Bytes of a file that :meth:`LocalFile.lines` has in memory at once."""
 
 
 class LocalDatabase:

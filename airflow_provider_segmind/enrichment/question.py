@@ -77,7 +77,7 @@ class Question:
         if text is None:
             inputs = made()
             text = canonical_json(inputs)
-            return Prepared(fingerprint(self._frame, text), inputs, text_digest(text).hex(), len(text))
+            return Prepared(fingerprint(self._frame, text), inputs, text_digest(text), len(text))
         return Prepared(fingerprint(self._frame, text), made, partial(text_digest, text), len(text))
 
 
@@ -87,19 +87,19 @@ class Prepared:
     A question ready to be sent.
 
     :param made: the inputs, or what builds them: most rows of a table that runs again have their answers.
-    :param digest: SHA-256 of the inputs in hex, or what computes it.
+    :param digest: SHA-256 of the inputs, or what computes it.
     :param size: about how many bytes the inputs have.
     """
 
     fingerprint: bytes
     made: Mapping[str, Any] | Callable[[], Mapping[str, Any]]
-    digest: str | Callable[[], bytes]
+    digest: bytes | Callable[[], bytes]
     size: int = 0
 
     @property
     def body(self) -> str:
         """SHA-256 of the inputs in hex."""
-        return self.digest if isinstance(self.digest, str) else self.digest().hex()
+        return (self.digest() if callable(self.digest) else self.digest).hex()
 
     @property
     def inputs(self) -> Mapping[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -445,6 +446,7 @@ async def recover(run: RecoveryRun, lost: Mapping[bytes, LostRequest]) -> Findin
         return Findings()
     looked_up = {mark: _unresolved(run, mark) for mark in lost}
     try:
+        await asyncio.to_thread(run.ledger.index_requests)
         findings = await find_lost(
             run.client,
             run.question.model,

@@ -178,7 +178,7 @@ class RowReader:
     Turns rows into requests and keeps their order.
 
     :param rows: the table; read once.
-    :param question: what is asked about each.
+    :param question: what is sent for each.
     :param target: the output, if it is one that already has answers or refuses some keys.
     """
 

@@ -56,7 +56,7 @@ class NotSentError(CallWithdrawnError):
     A POST got a permit from the rate limiter and was not sent.
 
     :param trouble: why nothing can be sent any more; None when the run had halted.
-    :param contested: whether the reason is only that another run has claimed or asked the row, or a pause: it is
+    :param contested: whether the reason is only that another run has claimed or sent the row, or a pause: it is
         tried again later.
     """
 
@@ -266,7 +266,7 @@ class RowRequester:
         try:
             known = await asyncio.to_thread(answers.find, prepared.fingerprint)
         except SegmindError as error:
-            run.skip(prepared, f"it was not asked: {_words(error)}")
+            run.skip(prepared, f"this row was not sent: {_words(error)}")
             run.stop(_words(error), error=error)
             return True
         result = None if known is None else known.result
@@ -419,7 +419,7 @@ class RowRequester:
                     self._question.model, inputs, on_permit=claiming.on_permit, before_send=claiming.before_send
                 )
             except SegmindError as error:
-                # Before, the row may have waited for a budget, and nothing was tried.
+                # Time before this call does not count: the row may have waited for a budget, with nothing tried.
                 patient = self._clock() - max(self._last_success, began) < OUTAGE_PATIENCE
                 if not may_send_again(error) or error.billed is not False or not patient or self._run.halted:
                     raise
@@ -435,7 +435,7 @@ class RowRequester:
             run.usage.not_sent(prepared.fingerprint, new_row=attempt.new_row)
             run.skip(prepared, "the ledger could not be written, or the entries of other runs could not be read")
         elif error is run.commits.forbidden():
-            self._free(prepared, attempt, f"it was not asked: {_words(error)}", claiming)
+            self._free(prepared, attempt, f"this row was not sent: {_words(error)}", claiming)
         elif error.billed is not False:
             run.usage.request_lost()
             run.skip(
@@ -444,7 +444,7 @@ class RowRequester:
                 lost=LostRow(prepared, self._clock(), inputs),
             )
         elif isinstance(error, RUN_ENDING_ERRORS) or error.retryable:
-            self._free(prepared, attempt, f"it was not asked: {_words(error)}", claiming)
+            self._free(prepared, attempt, f"this row was not sent: {_words(error)}", claiming)
             run.stop(_words(error), error=error)
         else:
             run.usage.billed(prepared.fingerprint, 0.0)

@@ -129,7 +129,7 @@ class RunUsage:
 
     @property
     def unreported(self) -> float:
-        """The highest cost in USD of requests that have ended without a reported bill, or an earlier try gave up."""
+        """The highest cost in USD of requests that ended without a reported bill, or that an earlier try gave up."""
         return max(0.0, self.charged - self._given_up)
 
     @property

@@ -176,7 +176,7 @@ class Settings:
     :param deferrable: whether the run may defer when there is nothing to do but wait.
     :param notes: what the manifest says about the run.
     :param spend: where finished requests are recorded, None for nowhere.
-    :param answers: asked before a row is sent, and given its answer; None for the ledger alone.
+    :param answers: searched before a row is sent, and given its answer; None for the ledger alone.
     :param budget: the budgets that apply, None for none.
     """
 

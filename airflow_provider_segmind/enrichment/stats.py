@@ -159,7 +159,7 @@ class Progress:
             format_usd(self.cost),
         ]
         if self.eta is not None:
-            parts.append(f"about {duration(self.eta)} left")
+            parts.append(f"about {duration(round(self.eta))} left")
         parts.append(f"{self.in_flight} in flight")
         if self.lost:
             parts.append(f"{self.lost} with an unknown outcome")

@@ -172,7 +172,7 @@ def deferral_of(
 @dataclass(slots=True)
 class Contest:
     """
-    A row that another run is asking about.
+    A row that another run is processing.
 
     :param after: monotonic seconds before which it is not tried again.
     """
@@ -245,7 +245,7 @@ class RowTracker:
 
     def postpone_as_evidence(self, prepared: Prepared) -> bool:
         """
-        Postpone one new row while other runs are asking about rows of this table; return whether this one is it.
+        Postpone one new row while other runs are processing rows of this table; return whether this one is it.
 
         If such a run has died, its claims are released only when the history shows a request that was sent after its
         death. The postponed row is that request; without it, nothing might be left to send by then.
@@ -286,7 +286,7 @@ class RowTracker:
         return [self.contested.pop(mark).prepared for mark in due]
 
     def skip_contested(self) -> None:
-        """Set aside what other runs are still asking about when this one ends."""
+        """Set aside what other runs are still processing when this one ends."""
         for contest in self.contested.values():
             self.skip(
                 contest.prepared,

@@ -19,6 +19,7 @@ from airflow_provider_segmind.enrichment.ledger import local_index
 from airflow_provider_segmind.enrichment.ledger.events import Claimed, to_line
 from airflow_provider_segmind.enrichment.ledger.ledger import Ledger
 from airflow_provider_segmind.enrichment.ledger.segments import write_segment
+from airflow_provider_segmind.enrichment.local_database import LocalDatabase
 from airflow_provider_segmind.enrichment.manifest import Manifest
 from airflow_provider_segmind.enrichment.outcomes import Outcome, RowReply, RowVerdict
 from airflow_provider_segmind.enrichment.output import write_output
@@ -456,6 +457,27 @@ async def test_a_lone_request_that_never_arrived_is_sent_again_after_the_history
     world.clock.now += 4 * 3600
     assert (await world.run(table("a"))).statuses == ["success"]
     assert world.segmind.posts == 2
+
+
+async def test_the_requests_of_a_large_ledger_are_not_indexed_in_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    threads: list[threading.Thread] = []
+    write = LocalDatabase.write
+
+    def seen(self: LocalDatabase, *batches: Any) -> None:
+        if any("requests" in statement for statement, _ in batches) and len(batches) == 1:
+            threads.append(threading.current_thread())
+        write(self, *batches)
+
+    monkeypatch.setattr(LocalDatabase, "write", seen)
+    script = [None, "gone"]
+    world = World(trouble=lambda _: script.pop(0) if script else None)
+    await world.run(table("a", "b"), settings={"concurrency": 1})
+    threads.clear()
+    await world.run(table("a", "b"))
+    assert threads
+    assert threading.main_thread() not in threads
 
 
 @pytest.mark.parametrize("skew", [300.0, -300.0, 1800.0, -1800.0, 90_000.0, -90_000.0])

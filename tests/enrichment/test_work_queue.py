@@ -179,7 +179,7 @@ def test_a_row_is_kept_back_only_if_nothing_was_sent_for_it(attempt: Any, follow
         ledger, nothing, nothing, rerun=frozenset(), began=0.0, started=0.0, pause=1.0, rng=random.Random(1),
         monotonic=lambda: 0.0,
     )  # fmt: skip
-    first, second, third = (Prepared(bytes([number]) * 32, {}, "") for number in range(3))
+    first, second, third = (Prepared(bytes([number]) * 32, {}, b"") for number in range(3))
 
     assert not tracker.postpone_as_evidence(first)
     tracker.contend(third, collided=False)

@@ -104,7 +104,7 @@ class Kinds:
     Watches every value of a table, so that a rare type in the last row does not break a file that is half written.
 
     Values of several types in one column become strings, as do integers beyond 64 bits, decimals that need more than 38
-    digits between them, and integers next to floats that cannot represent them; lists and objects become JSON texts.
+    digits between them, and integers next to floats that cannot represent them; lists and objects become JSON strings.
 
     :param columns: their names, in order.
     """

@@ -6,7 +6,7 @@ event        written                                                           a
 ===========  ================================================================  ==============================
 claimed      before the POST                                                   it may have been sent
 submitted    after Segmind named the request                                   fetch it by its id
-freed        when it is certain that nothing was sent, or it is given up       ask as if for the first time
+freed        when certainly nothing was sent, or the call is given up          send as if for the first time
 finished     when the answer is read, or is known never to come                nothing more to do
 ===========  ================================================================  ==============================
 
@@ -106,9 +106,10 @@ class Submitted:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Freed:
     """
-    The call of this one claim was certainly not sent, or was refused before anything was created; or it is given up.
+    The call of this one claim was certainly not sent, was refused before anything was created, or is given up.
 
-    :param charged: USD that a call which is given up may still be billed at most, where that is known.
+    :param charged: USD that a call which is given up may still be billed: its upper bound, or an estimate where none is
+        known.
     """
 
     kind: ClassVar[str] = "freed"
@@ -132,8 +133,8 @@ class Finished:
     :param bills: of each of them, if there are several.
     :param seconds: from submission to the answer, None if nothing was submitted.
     :param billed: whether money was spent, None if unknown.
-    :param charged: USD that those without a reported cost, and calls that were given up, may have cost at most, where
-        that is known. Limits and budgets count it.
+    :param charged: USD that those without a reported cost, and calls that were given up, may have cost: their
+        upper bounds, or an estimate where none is known. Limits and budgets count it.
     """
 
     kind: ClassVar[str] = "finished"

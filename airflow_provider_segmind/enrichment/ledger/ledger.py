@@ -259,6 +259,10 @@ class Ledger:
         ended = (KnownRequest(name, body, at - POST_DURATION, at) for at, name, body in self._recent)
         return [*waiting, *ended]
 
+    def index_requests(self) -> None:
+        """Prepare :meth:`owned_requests`; blocks, so call it in a thread."""
+        self._index.index_requests()
+
     def owned_requests(self, request_ids: set[str]) -> set[str]:
         """Return those of some requests that a row is known to have had."""
         found = set(filter(self._index.has_request, request_ids))
@@ -291,9 +295,12 @@ class Ledger:
     def charged(self, fingerprint: bytes) -> float:
         """Return the USD that the run is charged for a row without a bill."""
         row = self._open.get(fingerprint)
-        since = None if row is None else row.charged(self.run)
-        earlier = self._finished_in_run(fingerprint) if since is None else None
-        return since or (0.0 if earlier is None else earlier.charged)
+        since_outcome = None if row is None else row.charged(self.run)
+        if since_outcome is not None:
+            # A claim includes what was charged before it.
+            return since_outcome
+        earlier = self._finished_in_run(fingerprint)
+        return 0.0 if earlier is None else earlier.charged
 
     def _finished_in_run(self, fingerprint: bytes) -> Finished | None:
         event = self.finished(fingerprint)

@@ -231,15 +231,20 @@ class LocalIndex:
         yield from (fingerprint for (fingerprint,) in written if fingerprint not in self._waiting)
         yield from (row.fingerprint for row in self._waiting.values() if row.of_run)
 
+    def index_requests(self) -> None:
+        """Prepare :meth:`has_request`; blocks while all loaded lines are read, so call it in a thread."""
+        if self._requests_indexed:
+            return
+        # Few runs need it; for those that do, sorting all of them once is faster than keeping them sorted.
+        for lines in self._lines.lines(self._loaded):
+            ids = ((_encoded(name),) for line in lines for name in self._request_ids_of(line))
+            self._database.write(("INSERT INTO requests VALUES (?)", ids))
+        self._database.change("CREATE INDEX by_request ON requests (id)")
+        self._requests_indexed = True
+
     def has_request(self, request_id: str) -> bool:
         """Return whether a request belongs to a finished row."""
-        if not self._requests_indexed:
-            # Few runs ask; for those that do, sorting all of them once is faster than keeping them sorted.
-            for lines in self._lines.lines(self._loaded):
-                ids = ((_encoded(name),) for line in lines for name in self._request_ids_of(line))
-                self._database.write(("INSERT INTO requests VALUES (?)", ids))
-            self._database.change("CREATE INDEX by_request ON requests (id)")
-            self._requests_indexed = True
+        self.index_requests()
         if self._database.first("SELECT 1 FROM requests WHERE id = ?", _encoded(request_id)):
             return True
         return any(request_id in row.request_ids for row in self._waiting.values())

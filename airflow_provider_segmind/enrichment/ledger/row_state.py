@@ -213,7 +213,8 @@ class RunTotals:
     :param rows: distinct rows it sent requests for.
     :param cost: USD billed; unknown bills count nothing.
     :param unpriced: rows with a request whose cost Segmind did not report.
-    :param charged: USD that such requests, and calls that were given up, may have cost at most, where that is known.
+    :param charged: USD that such requests, and calls that were given up, may have cost: their upper bounds, or an
+        estimate where none is known.
     :param outcomes: finished rows by outcome.
     :param since: epoch seconds when the first row finished, infinity before that.
     """
