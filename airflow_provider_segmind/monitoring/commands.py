@@ -528,6 +528,8 @@ def _history(conn_id: str, values: Namespace) -> list[RequestRecord]:
                 break
     finally:
         hook.close()
+    if len(found) < values.limit and not pages.complete:
+        complain(f"{conn_id}: Segmind's request history could not be read to its end; older requests are not listed.")
     # A request with several outputs has several rows.
     return list({row.request_id: row for row in found}.values())[: values.limit]
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from airflow_provider_segmind.client.models import RecordPage, RequestRecord
 from airflow_provider_segmind.client.request_history import HistoryPages, row_times
 from airflow_provider_segmind.defaults import RESULT_LIFETIME
-from airflow_provider_segmind.exceptions import SegmindResponseError
+from airflow_provider_segmind.exceptions import SegmindError, SegmindResponseError
 from airflow_provider_segmind.money import exact_micros
 from airflow_provider_segmind.spend.entries import SpendEntry
 from airflow_provider_segmind.spend.store import SpendStore
@@ -56,16 +56,23 @@ def reconcile(store: SpendStore, client: HistoryClient, since: float, *, connect
     done = Reconciliation()
     recorded = store.read(since=since - ONE_DAY_BEFORE)
     batch: list[SpendEntry] = []
-    for entry, is_new in missing_entries(
+    found = missing_entries(
         recorded, history(client, since, now), since=since, until=now - RESULT_LIFETIME, connection=connection
-    ):
-        batch.append(entry)
-        done.added += is_new
-        done.priced += not is_new
-        done.cost_micros += entry.cost_micros or 0.0
-        if len(batch) >= MOST_IN_WRITE:
+    )
+    try:
+        for entry, is_new in found:
+            batch.append(entry)
+            done.added += is_new
+            done.priced += not is_new
+            done.cost_micros += entry.cost_micros or 0.0
+            if len(batch) >= MOST_IN_WRITE:
+                store.write(batch)
+                batch = []
+    except SegmindError:
+        # What was read before is right, and the next call may not get further.
+        if batch:
             store.write(batch)
-            batch = []
+        raise
     if batch:
         store.write(batch)
     store.tidy(since=since, now=now)
@@ -121,5 +128,7 @@ def history(client: HistoryClient, since: float, now: float) -> Iterator[Request
         yield from pages.take(client.list_request_records(**filters))
     if not pages.complete:
         raise SegmindResponseError(
-            f"Segmind's request history gave the same page again after {pages.read:,} rows.", billed=False
+            f"Segmind's request history returned the same page twice after {pages.read:,} rows, so older requests may "
+            "be missing from the spend record. Nothing was billed; try again with a later --since.",
+            billed=False,
         )

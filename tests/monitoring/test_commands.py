@@ -196,6 +196,17 @@ def test_the_history_is_read_until_as_many_rows_as_wanted_were_found(
     assert asked == list(range(1, pages + 1))
 
 
+def test_a_history_that_is_not_read_to_its_end_says_so(
+    account: SegmindEmulator, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def page(self: Any, **filters: Any) -> RecordPage:
+        return RecordPage([RequestRecord(request_id="r")])
+
+    monkeypatch.setattr("airflow_provider_segmind.monitoring.reader.CoreHook.list_request_records", page)
+
+    assert "could not be read to its end" in command("requests", "--at-segmind")[1]
+
+
 def test_the_history_is_not_listed_by_dag(account: SegmindEmulator, command: Command) -> None:
     code, printed = command("requests", "--at-segmind", "--dag", "shop")
 

@@ -151,5 +151,17 @@ def test_a_history_that_repeats_a_page_is_not_read_for_ever() -> None:
         def list_request_records(self, **filters: Any) -> RecordPage:
             return RecordPage([a_row()])
 
-    with pytest.raises(SegmindResponseError, match="the same page again"):
+    with pytest.raises(SegmindResponseError, match="the same page twice"):
         list(history(Client(), NOON, NOON))
+
+
+def test_what_was_read_of_a_history_that_breaks_off_is_recorded(clock: Clock, record: SpendStore) -> None:
+    class Client:
+        def list_request_records(self, **filters: Any) -> RecordPage:
+            if filters["page"] > 1:
+                raise SegmindResponseError("The history is out of reach.", billed=False)
+            return RecordPage([a_row()])
+
+    with pytest.raises(SegmindResponseError, match="out of reach"):
+        reconcile(record, Client(), NOON - DAY, connection="segmind_default", now=NOON + DAY)
+    assert len(list(record.read())) == 1
