@@ -139,6 +139,20 @@ def request_path(request_id: object) -> str:
     return f"/v2/requests/{path_segment(request_id, 'request_id')}"
 
 
+def check_api_key(api_key: str, whose: str) -> None:
+    """
+    Refuse a key that cannot be a header; httpx would quote it in its own error.
+
+    :param whose: the connection, for the message.
+    :raises SegmindConfigError: it contains such a character; the key is not shown.
+    """
+    if not re.fullmatch(r"[!-~]*", api_key):
+        raise SegmindConfigError(
+            f"The API key (password) of {whose} contains a space, a line break or another character that is not "
+            "allowed in a key: copy it again. Nothing was sent."
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Wire:
     """
@@ -153,12 +167,7 @@ class Wire:
     """Headers of every authenticated call."""
 
     def __post_init__(self) -> None:
-        # httpx would quote the whole header in its own error.
-        if not re.fullmatch(r"[!-~]*", self.api_key):
-            raise SegmindConfigError(
-                "The API key (password) of the Segmind connection contains a space, a line break or another character "
-                "that is not allowed in a key: copy it again. Nothing was sent."
-            )
+        check_api_key(self.api_key, "the Segmind connection")
         headers = {
             "x-api-key": self.api_key,
             "accept": "application/json, */*",

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from airflow_provider_segmind.client.config import DOWNLOAD_SECONDS, MAX_DOWNLOAD_BYTES, ClientConfig, DownloadLimits
-from airflow_provider_segmind.client.endpoints import Endpoints, base_url
+from airflow_provider_segmind.client.endpoints import Endpoints, base_url, check_api_key
 from airflow_provider_segmind.client.response_body import MAX_RESPONSE_BYTES
 from airflow_provider_segmind.compat import Connection, conf
 from airflow_provider_segmind.exceptions import SegmindConfigError, did_you_mean, shorten, type_name
@@ -48,6 +48,7 @@ def client_config(connection: Connection, extra: Mapping[str, Any], *, rate_shar
         )
     # An error about another field would show the key if it was put there by mistake.
     remember(api_key)
+    check_api_key(api_key, f"connection {connection.conn_id!r}")
     fields = _Extra(connection.conn_id, extra)
     fields.warn_of_unknown_fields()
     # Read by output_folder(); an error of it must not come after a request was paid.

@@ -1,4 +1,4 @@
-"""Names that nothing reads are warned of, once in a process."""
+"""Names that nothing reads are warned of, once in a process; what cannot be sent is refused by name."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from airflow_provider_segmind.exceptions import SegmindConfigError
 from airflow_provider_segmind.hooks import connection
 from airflow_provider_segmind.hooks.segmind import SegmindHook
 
@@ -40,3 +41,11 @@ def test_an_option_whose_value_comes_from_a_command_is_known(
     _ = SegmindHook().config
 
     assert "unknown option" not in caplog.text
+
+
+def test_a_key_that_cannot_be_sent_is_refused_with_the_name_of_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_SEGMIND_TEAM", '{"conn_type": "segmind", "password": "SG_secret key"}')
+
+    with pytest.raises(SegmindConfigError, match="connection 'segmind_team' contains a space") as raised:
+        _ = SegmindHook("segmind_team").config
+    assert "SG_secret" not in str(raised.value)
