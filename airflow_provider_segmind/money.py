@@ -49,7 +49,7 @@ def format_usd(amount: float | None) -> str:
     return usd(micros(amount))
 
 
-def shown_range(low: float, high: float | None) -> str:
+def format_usd_range(low: float, high: float | None) -> str:
     """Return a range of USD; a single amount if both ends look the same. ``high`` is None for no limit."""
     if high is None:
         return f"at least {format_usd(low)}"

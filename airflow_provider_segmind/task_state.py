@@ -179,7 +179,8 @@ class VariableTaskState(TaskState):
     """
     An Airflow Variable for each task instance, which any Airflow has.
 
-    Before Airflow 3.3 no task can list Variables, so index Variables list those of each task, and others the indexes.
+    Before Airflow 3.3 no task can list Variables, so index Variables name the Variables of each task, and one more
+    names the index Variables.
     Adding a record deletes some that are older than ``[segmind] variable_retention_days``, whatever task they are of.
     """
 

@@ -1,4 +1,4 @@
-"""How logs, reports, the page and the command write counts and times. Short because that is all."""
+"""How logs, reports, the page and the command write counts, times and durations."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_provider_segmind.money import exact_micros, format_usd, micros, shown_range, usd
+from airflow_provider_segmind.money import exact_micros, format_usd, format_usd_range, micros, usd
 
 
 @pytest.mark.parametrize(
@@ -65,4 +65,4 @@ def test_no_amount_is_shown_in_scientific_notation() -> None:
     ],
 )
 def test_a_range_of_one_amount_is_shown_as_that_amount(low: float, high: float | None, text: str) -> None:
-    assert shown_range(low, high) == text
+    assert format_usd_range(low, high) == text

@@ -145,7 +145,7 @@ class BudgetGuard:
         self._by_request: dict[str, Reservation] = {}
         self._ids: dict[str, str] = {}
         self._noted: set[str] = set()
-        self._assumption_logged = False
+        self._assumed: set[str] = set()
 
     @cached_property
     def _settings(self) -> BudgetSettings:
@@ -194,9 +194,9 @@ class BudgetGuard:
 
     def _bound(self, model: str, inputs: Mapping[str, Any]) -> int:
         bound = request_bound(model, inputs, self._settings.prices)
-        if bound.assumed_cap is not None and not self._assumption_logged:
-            # Once: a request that waits for its part of a budget asks every few seconds.
-            self._assumption_logged = True
+        if bound.assumed_cap is not None and model not in self._assumed:
+            # Once for each model: a request that waits for its part of a budget asks every few seconds.
+            self._assumed.add(model)
             self._log.warning(
                 "The request has no output cap, so the maximum output of model %r (%d tokens, %s in all) is "
                 "reserved. An output cap ('max_tokens') leaves more of the budget for other requests",
@@ -234,7 +234,7 @@ class BudgetGuard:
         outcome = store.reserve(wanted, open_windows, max_in_flight=self._settings.max_in_flight)
         if isinstance(outcome, Refused):
             full = outcome.window
-            again = None if full is None else ask_again_in(store, full, wanted.amount, wanted.reserved_at)
+            again = None if full is None else seconds_until_room(store, full, wanted.amount, wanted.reserved_at)
             raise self._refusal(wanted, outcome, again)
         if open_windows:
             self._log.info("Reserved %s, the maximum cost of the request", usd(wanted.amount))
@@ -261,10 +261,10 @@ class BudgetGuard:
                 resets_at=window.resets_at,
                 ask_again_in=ask_again_in,
             )
-        turn = datetime.fromtimestamp(window.resets_at, UTC).isoformat(timespec="seconds")
+        resets = datetime.fromtimestamp(window.resets_at, UTC).isoformat(timespec="seconds")
         return SegmindBudgetError(
             f"{what}, and {window.title} has {usd(refused.left)} of {usd(window.limit)} left. Nothing was sent. The "
-            f"budget resets at {turn}; until then, raise the limit, or let the task wait with on_budget='defer'.",
+            f"budget resets at {resets}; until then, raise the limit, or let the task wait with on_budget='defer'.",
             resets_at=window.resets_at,
         )
 
@@ -379,7 +379,7 @@ class BudgetGuard:
             )
 
 
-def ask_again_in(store: BudgetStore, window: Window, needed: float, now: float) -> float | None:
+def seconds_until_room(store: BudgetStore, window: Window, needed: float, now: float) -> float | None:
     """
     Return after how many seconds a window may have room, None if what is spent, or stays reserved, leaves none.
 
@@ -392,10 +392,10 @@ def ask_again_in(store: BudgetStore, window: Window, needed: float, now: float) 
     if left < needed:
         return None
     # Of requests only: a table keeps its slice for as long as it runs.
-    pending = store.pending(window.key, now - NEVER_AFTER)
-    if left - pending.old < needed:
+    reserved = store.reserved_in(window.key, now - NEVER_AFTER)
+    if left - reserved.old < needed:
         return None
-    latest = now if pending.latest is None else pending.latest
+    latest = now if reserved.latest is None else reserved.latest
     return min(LATEST, max(SOONEST, (now - latest) / 2))
 
 

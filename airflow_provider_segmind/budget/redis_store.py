@@ -21,9 +21,9 @@ from airflow_provider_segmind.budget.limits import Window, spent_warning
 from airflow_provider_segmind.budget.store import (
     PARTS,
     Granted,
-    Pending,
     Refused,
     Reservation,
+    ReservedInWindow,
     ReserveOutcome,
     Usage,
     flight_key,
@@ -448,10 +448,10 @@ class RedisBudgetStore:
         found = [_reservation(row) for row in self._run("open", "", owner or "", connection or "", before)]
         return sorted(found, key=lambda one: (one.reserved_at, one.id))
 
-    def pending(self, key: str, before: float) -> Pending:
+    def reserved_in(self, key: str, before: float) -> ReservedInWindow:
         """Return what is reserved in a window."""
         old, latest = self._run("pending", json.dumps(key), _milliseconds(before))
-        return Pending(from_parts(int(old)), int(latest) / 1000 if latest else None)
+        return ReservedInWindow(from_parts(int(old)), int(latest) / 1000 if latest else None)
 
     def usage(self, keys: Iterable[str]) -> dict[str, Usage]:
         """Return what is used of each window; nothing if it is not known to the store."""

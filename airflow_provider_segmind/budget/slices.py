@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from airflow_provider_segmind.budget.guard import ask_again_in
+from airflow_provider_segmind.budget.guard import seconds_until_room
 from airflow_provider_segmind.budget.limits import BudgetRule, Window, windows
 from airflow_provider_segmind.budget.orphaned_reservations import ROUNDING, conclude
 from airflow_provider_segmind.budget.store import BudgetStore, Granted, Refused, Reservation, Usage
@@ -51,7 +51,7 @@ TAKE_OVER_AFTER = LEASE + 5.0
 """Seconds since it was last renewed after which a retry may take over a slice; the clocks of two workers may differ."""
 PATIENCE = 3600.0
 """Seconds to wait for what others have reserved; by then each of their requests has ended."""
-RETURN_PATIENCE = 60.0
+DEFER_PATIENCE = 60.0
 """The same for a table that may defer instead, and has no request in flight."""
 LOST_PATIENCE = 30.0
 """The same if the run has requests with an unknown outcome, and no others: they are looked up when it ends."""
@@ -177,7 +177,7 @@ class TableSlice:
         self._owner, self._connection, self._model, self._ledger = owner, connection, model, ledger
         self._max_in_flight = max_in_flight
         self._deferrable, self._defers = deferrable, defers
-        self._without_place_since: float | None = None
+        self._without_slot_since: float | None = None
         self._log = log
         self._clock = clock
         self._monotonic = monotonic
@@ -215,7 +215,7 @@ class TableSlice:
             return False
         return exact_micros(cost) <= self._room(run) + ROUNDING
 
-    def without_place(self, run: RunFigures) -> SegmindError | None:
+    def without_slot(self, run: RunFigures) -> SegmindError | None:
         """Return an error if open requests of earlier tries, with rows not read yet, use every slot."""
         if self._max_in_flight is None or run.unread < max(1, self._max_in_flight):
             return None
@@ -229,18 +229,18 @@ class TableSlice:
         """Return what the store is to do now, None for nothing."""
         now = self._monotonic()
         self._pace.observe(exact_micros(run.spent + run.held))
-        self._note_places(run, now)
+        self._note_slots(run, now)
         if self._slice is None:
             return self._asking(run, opening=True) if run.waiting and self._may_ask() else None
         if not self.is_usable():
             return SYNC
         owed = max(0.0, exact_micros(run.spent) - self._slice.base - self._slice.spent)
-        turned = self.has_turned()
-        if self._is_used_up(run, now, turned=turned):
+        changed = self.windows_changed()
+        if self._is_used_up(run, now, changed=changed):
             # What a request may cost whose outcome is unknown, or not fetched yet, counts in the window in which it was
             # sent. If it is found later, its bill counts in the new one as well: too much, never too little.
             return replace(self._asking(run, opening=True), close=True, billed=owed + exact_micros(run.held))
-        order = self._asking(run) if not turned and self._may_ask() else Order()
+        order = self._asking(run) if not changed and self._may_ask() else Order()
         returned, released = self._spare(run, order)
         if not (order.asks or returned or released) and now - self._renewed < REPORT_INTERVAL:
             return None
@@ -249,13 +249,13 @@ class TableSlice:
         self._slots -= released
         return replace(order, billed=owed, returned=returned, released=released)
 
-    def has_turned(self) -> bool:
+    def windows_changed(self) -> bool:
         """Return whether the slice counts in earlier windows than those that are open now."""
         return self._slice is not None and windows(self._rules, self._clock()) != self._windows
 
-    def _is_used_up(self, run: RunFigures, now: float, *, turned: bool) -> bool:
+    def _is_used_up(self, run: RunFigures, now: float, *, changed: bool) -> bool:
         """Return whether a slice of earlier windows is to be replaced."""
-        if not (turned and run.waiting) or run.in_flight > run.unread or self.admits(run, min(run.waiting)):
+        if not (changed and run.waiting) or run.in_flight > run.unread or self.admits(run, min(run.waiting)):
             self._used_up_since = None
             return False
         if not run.unread:
@@ -336,13 +336,13 @@ class TableSlice:
             return 0, 0
         return room, max(0, self._slots - run.in_flight) if self._max_in_flight is not None else 0
 
-    def _note_places(self, run: RunFigures, now: float) -> None:
+    def _note_slots(self, run: RunFigures, now: float) -> None:
         if self.refused is None or self.refused.window is not None or run.in_flight or not run.waiting:
-            self._without_place_since = None
+            self._without_slot_since = None
             return
-        if self._without_place_since is None:
-            self._without_place_since = now
-        if self._deferrable and self.error is None and now - self._without_place_since >= SLOT_PATIENCE:
+        if self._without_slot_since is None:
+            self._without_slot_since = now
+        if self._deferrable and self.error is None and now - self._without_slot_since >= SLOT_PATIENCE:
             self.error = SegmindInFlightError(
                 f"As many paid requests of connection {self._connection!r} are in flight as max_paid_in_flight allows "
                 f"({self._max_in_flight})."
@@ -359,20 +359,19 @@ class TableSlice:
         waited = now - self._refused_since
         if result.final is not None:
             self.error = result.final
-        elif refused.window is not None and waited >= (LOST_PATIENCE if result.lost_cost else PATIENCE):
+        elif refused.window is None:
+            return
+        elif result.lost_cost and waited >= LOST_PATIENCE:
             self.error = used_up(refused.window, refused.left, refused.needed, result.lost_cost)
-        elif (
-            result.ask_again_in is not None
-            and self._defers
-            and waited >= RETURN_PATIENCE
-            and refused.window is not None
-        ):
+        elif result.ask_again_in is not None and waited >= (DEFER_PATIENCE if self._defers else PATIENCE):
             self.error = SegmindBudgetError(
-                f"{_too_little_left(refused.window, refused.left, refused.needed)}: the rest is spent or reserved for "
+                f"{_too_little_left(refused.window, refused.left, refused.needed)}; the rest is spent or reserved for "
                 "other requests that are not billed yet.",
                 resets_at=refused.window.resets_at,
                 ask_again_in=result.ask_again_in,
             )
+        elif waited >= PATIENCE:
+            self.error = used_up(refused.window, refused.left, refused.needed, 0.0)
 
     def _note_silence(self, error: SegmindError) -> None:
         now = self._monotonic()
@@ -448,12 +447,12 @@ class TableSlice:
         began, current = self._monotonic(), self._slice
         try:
             if not self.is_usable() and current is not None:
-                return self._look(current, began)
+                return self._read_again(current, began)
             return self._execute(order, current, began)
         except SegmindError as error:
             return OrderResult(began=began, error=error)
 
-    def _look(self, current: Reservation, began: float) -> OrderResult:
+    def _read_again(self, current: Reservation, began: float) -> OrderResult:
         now = self._clock()
         found = next((one for one in self._store.open_reservations(owner=self._owner) if one.id == current.id), None)
         if found is None or not self._store.spend(found.id, 0.0, now=now):
@@ -466,19 +465,19 @@ class TableSlice:
                 return OrderResult(began=began, lost=True)
             current = None
         if current is not None:
-            current = self._tell(order, current)
+            current = self._report(order, current)
             if current is None:
                 return OrderResult(began=began, lost=True)
         if not order.asks:
             return OrderResult(began=began, slice=current, windows=self._windows)
         return self._reserve(order, current, began)
 
-    def _tell(self, order: Order, current: Reservation) -> Reservation | None:
+    def _report(self, order: Order, current: Reservation) -> Reservation | None:
         now = self._clock()
-        told = self._store.spend(
+        is_open = self._store.spend(
             current.id, order.billed, returned=order.returned, release_slots=order.released, now=now
         )
-        return None if not told else replace(
+        return None if not is_open else replace(
             current, spent=current.spent + order.billed, amount=current.amount - order.returned,
             slots=current.slots - order.released, renewed_at=now,
         )  # fmt: skip
@@ -534,14 +533,12 @@ class TableSlice:
 
         Neither while the run has requests in flight, or only a slot is missing.
         """
-        window = None if refused is None else refused.window
-        if window is None or not order.least or order.lost is None:
+        if refused is None or (window := refused.window) is None or not order.least or order.lost is None:
             return None, None
-        again = ask_again_in(self._store, window, order.cheapest + order.lost, self._clock())
+        again = seconds_until_room(self._store, window, order.cheapest + order.lost, self._clock())
         if again is not None:
             return None, again
-        used = self._store.usage([window.key]).get(window.key, Usage())
-        return used_up(window, window.limit - used.spent, order.cheapest, order.lost), None
+        return used_up(window, refused.left, order.cheapest, order.lost), None
 
     def close(self, run: RunFigures) -> None:
         """

@@ -24,9 +24,9 @@ from airflow_provider_segmind.budget.limits import WARN_AT, Window, spent_warnin
 from airflow_provider_segmind.budget.store import (
     PARTS,
     Granted,
-    Pending,
     Refused,
     Reservation,
+    ReservedInWindow,
     ReserveOutcome,
     Usage,
     flight_key,
@@ -217,7 +217,11 @@ class SqlBudgetStore:
         return self._execute(cursor, statement, values) == 1
 
     def _refused(self, outcome: ReserveOutcome, windows: Sequence[Window]) -> ReserveOutcome:
-        """Keep of a refusal, whose transaction was undone, what the limits are now: one may have been lowered."""
+        """
+        Keep what the limits are now after a refusal, whose transaction was undone: one may have been lowered.
+
+        Only if little is left of the window that refused; other limits are kept with the next reservation.
+        """
         window = outcome.window if isinstance(outcome, Refused) else None
         # With more left than this, not enough can be spent.
         if window is not None and outcome.left <= (1 - WARN_AT) * window.limit + 1:
@@ -431,18 +435,18 @@ class SqlBudgetStore:
 
         return self._transaction(read)
 
-    def pending(self, key: str, before: float) -> Pending:
+    def reserved_in(self, key: str, before: float) -> ReservedInWindow:
         """Return what is reserved in a window."""
-        return self._transaction(partial(self._pending, json.dumps(key), _milliseconds(before)))
+        return self._transaction(partial(self._reserved_in, json.dumps(key), _milliseconds(before)))
 
-    def _pending(self, quoted_key: str, before: int, cursor: Any) -> Pending:
+    def _reserved_in(self, quoted_key: str, before: int, cursor: Any) -> ReservedInWindow:
         statement = (
             "SELECT MAX(reserved_at), SUM(CASE WHEN kind <> 'slice' AND reserved_at < ? AND amount > spent "
             f"THEN amount - spent ELSE 0 END) FROM {RESERVATIONS} WHERE {_PLACE_OF_KEY[self._kind]} > 0"
         )
         self._execute(cursor, statement, [before, quoted_key])
         latest, old = cursor.fetchone()
-        return Pending(from_parts(int(old or 0)), None if latest is None else int(latest) / 1000)
+        return ReservedInWindow(from_parts(int(old or 0)), None if latest is None else int(latest) / 1000)
 
     def usage(self, keys: Iterable[str]) -> dict[str, Usage]:
         """Return what is used of each window; nothing if it is not known to the store."""

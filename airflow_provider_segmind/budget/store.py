@@ -105,7 +105,7 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
-class Pending:
+class ReservedInWindow:
     """
     What is reserved in a window and may be returned.
 
@@ -227,9 +227,9 @@ class BudgetStore(Protocol):
     ) -> list[Reservation]:
         """Return open reservations, the oldest first."""
 
-    def pending(self, key: str, before: float) -> Pending:
+    def reserved_in(self, key: str, before: float) -> ReservedInWindow:
         """
-        Return what is reserved in a window; read without reading every reservation.
+        Return what is reserved in a window; one call, which returns no reservations.
 
         :param before: epoch seconds.
         """

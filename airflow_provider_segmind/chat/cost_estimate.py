@@ -26,7 +26,7 @@ from airflow_provider_segmind.chat.model_families import ApiFormat, known_family
 from airflow_provider_segmind.chat.reply_policy import LARGEST_OUTPUT_CAP, output_cap_of
 from airflow_provider_segmind.chat.request_size import billed_parts
 from airflow_provider_segmind.exceptions import SegmindConfigError, type_name
-from airflow_provider_segmind.money import format_usd, shown_range
+from airflow_provider_segmind.money import format_usd, format_usd_range
 
 BYTES_PER_TOKEN = 4
 IMAGE_TOKENS = 1_120
@@ -267,7 +267,7 @@ def estimate_request(
     summary = f"A request to {model!r} has about {read.tokens} input tokens"
     if read.uncounted_attachments:
         summary += f", without those of {read.uncounted_attachments} attachments that cannot be counted"
-    costs = "" if cost is None else shown_range(cost.low, cost.high)
+    costs = "" if cost is None else format_usd_range(cost.low, cost.high)
     summary += "; its price is unknown" if cost is None else f"; it costs {costs} (price: {_described(cost.price)})"
     if covered:
         summary += f", which the balance of {format_usd(balance)} covers"

@@ -240,14 +240,14 @@ class Engine:
         budget = self.settings.budget
         if budget is None or self.usage.in_flight or not self.usage.unread:
             return False
-        return budget.refused is not None or budget.has_turned() or self.without_place() is not None
+        return budget.refused is not None or budget.windows_changed() or self.without_slot() is not None
 
-    def without_place(self) -> SegmindError | None:
+    def without_slot(self) -> SegmindError | None:
         """Return the error of a run in which such rows use every slot, so that waiting frees none."""
         budget = self.settings.budget
         if budget is None or self.usage.in_flight:
             return None
-        return budget.without_place(self._figures())
+        return budget.without_slot(self._figures())
 
     def no_longer_short(self, mark: bytes) -> None:
         """Record that a row no longer waits for the budgets."""

@@ -173,7 +173,7 @@ class RowRun(Protocol):
     def waits_for_unread(self) -> bool:
         """Return whether the budgets may have room only when rows with open requests of earlier tries are read."""
 
-    def without_place(self) -> SegmindError | None:
+    def without_slot(self) -> SegmindError | None:
         """Return the error of a run in which such rows use every slot, so that waiting frees none."""
 
     def no_longer_short(self, mark: bytes) -> None:
@@ -382,7 +382,7 @@ class RowRequester:
                 if run.waits_for_unread() and not attempt.claim.follow_ups and run.postpone(prepared, STOPPED):
                     run.no_longer_short(prepared.fingerprint)
                     return False
-                if (trouble := run.without_place()) is not None:
+                if (trouble := run.without_slot()) is not None:
                     run.stop(str(trouble), error=trouble)
                     break
                 await run.usage_changed()

@@ -110,10 +110,10 @@ class TableBudget(Protocol):
     def is_usable(self) -> bool:
         """Return whether what was admitted may still be sent."""
 
-    def has_turned(self) -> bool:
+    def windows_changed(self) -> bool:
         """Return whether a new day or month has begun, so that nothing more is reserved until all is fetched."""
 
-    def without_place(self, run: RunFigures, /) -> SegmindError | None:
+    def without_slot(self, run: RunFigures, /) -> SegmindError | None:
         """Return an error if open requests of earlier tries use every slot."""
 
     def plan(self, run: RunFigures, /) -> Any:

@@ -17,7 +17,7 @@ from airflow_provider_segmind.enrichment.question import Prepared, Question
 from airflow_provider_segmind.enrichment.row_reader import build, is_fatal, numbered
 from airflow_provider_segmind.enrichment.settings import KeyedTarget, Shard
 from airflow_provider_segmind.exceptions import SegmindError
-from airflow_provider_segmind.money import format_usd, shown_range
+from airflow_provider_segmind.money import format_usd, format_usd_range
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.budget.guard import BudgetSettings
@@ -104,7 +104,7 @@ class TableEstimate:
     budget_left: float | None = None
 
     def __str__(self) -> str:
-        cost = "of unknown price" if self.low is None else shown_range(self.low, self.high)
+        cost = "of unknown price" if self.low is None else format_usd_range(self.low, self.high)
         if self.covered:
             cost += f", which the balance of {format_usd(self.balance)} covers"
         return (

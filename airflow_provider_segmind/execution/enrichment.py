@@ -48,7 +48,7 @@ from airflow_provider_segmind.spend.recorder import SpendBuffer, SpendRecorder
 from airflow_provider_segmind.telemetry.metrics import MetricsSender, call_totals, cost_total
 from airflow_provider_segmind.telemetry.tracing import task_tracer
 from airflow_provider_segmind.triggers.request import SegmindRequestsTrigger
-from airflow_provider_segmind.triggers.spending import RESET_SPREAD, defer_for_place, defer_while_paused
+from airflow_provider_segmind.triggers.spending import RESET_SPREAD, defer_for_slot, defer_while_paused
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.budget.slices import TableSlice
@@ -287,7 +287,7 @@ class EnrichmentRun:
             if (engine := self._engine) is not None and self._stop_reason is None and running.exception() is None:
                 self._defer_if_idle(engine)
                 self._defer_until_budget(engine)
-                self._defer_for_place(engine)
+                self._defer_for_slot(engine)
             manifest = self._store_answers(running)
             if (error := running.exception()) is not None:
                 raise error
@@ -578,7 +578,7 @@ class EnrichmentRun:
         )
         defer_until(until, self._defer, trigger)
 
-    def _defer_for_place(self, engine: Engine) -> None:
+    def _defer_for_slot(self, engine: Engine) -> None:
         """
         Defer until fewer paid requests of the Connection are in flight, when the run ended because no slot was free.
         """
@@ -588,7 +588,7 @@ class EnrichmentRun:
             return
         resume_state = self._suspend(engine)
         self._log.info("%s Deferring until a slot is free", error)
-        defer_for_place(
+        defer_for_slot(
             self._defer,
             segmind_conn_id=self.settings.segmind_conn_id,
             until=self.settings.deadline,

@@ -76,7 +76,7 @@ from airflow_provider_segmind.task_state import TaskState
 from airflow_provider_segmind.telemetry.requests import RequestTelemetry
 from airflow_provider_segmind.triggers.events import RequestEvent
 from airflow_provider_segmind.triggers.request import defer_again_from, defer_request
-from airflow_provider_segmind.triggers.spending import defer_for_place, defer_until_reset, defer_while_paused
+from airflow_provider_segmind.triggers.spending import defer_for_slot, defer_until_reset, defer_while_paused
 
 XComPush = Callable[..., Any]
 """Airflow's ``xcom_push`` of the task instance."""
@@ -598,7 +598,7 @@ class RequestExecution:
             raise error
         if settings.deferrable and self._may_leave_the_worker:
             self._log.info("%s Deferring until a slot is free", error)
-            defer_for_place(
+            defer_for_slot(
                 self._defer,
                 segmind_conn_id=settings.segmind_conn_id,
                 until=settings.deadline,

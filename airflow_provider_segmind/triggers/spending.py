@@ -1,5 +1,5 @@
 """
-Wait for the end of a pause, for a budget's next day or month, or for a slot in flight, without a worker slot.
+Wait for the end of a pause, for a budget's next day or month, or for a free slot, without a worker slot.
 
 Workers import this module to defer.
 """
@@ -26,9 +26,9 @@ from airflow_provider_segmind.triggers.events import Payload
 from airflow_provider_segmind.triggers.trigger import SegmindTrigger, owner_of
 
 ONE_HOUR = 3600.0
-PLACE_INTERVAL = 5.0
+SLOT_INTERVAL = 5.0
 """Seconds, on average, between two look-ups of a Connection's free slots."""
-PLACE_KEPT = 20.0
+SLOT_KEPT = 20.0
 """Seconds for which a slot is kept for the task that was resumed for it, which must start before it can reserve."""
 SETTLE_INTERVAL = 300.0
 """Seconds after which one task is resumed without a slot: a task that reserves frees the slots of dead tasks."""
@@ -65,7 +65,7 @@ def defer_until_reset(defer: Callable[..., NoReturn], *, resets_at: float, metho
     defer(trigger=trigger, method_name=method_name)
 
 
-def defer_for_place(
+def defer_for_slot(
     defer: Callable[..., NoReturn],
     *,
     segmind_conn_id: str,
@@ -177,37 +177,37 @@ class SegmindInFlightTrigger(SegmindTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and yield one event: ``resume_state``."""
-        places = _places.setdefault((owner_of(self), self.segmind_conn_id), _Places(time.monotonic()))
+        slots = _slots.setdefault((owner_of(self), self.segmind_conn_id), _Slots(time.monotonic()))
         # A slot that is taken too early would be occupied without being used.
         await asyncio.sleep(max(0.0, self.not_before - time.time()))
         while self.until is None or time.time() < self.until:
-            await self._look_up(places)
-            if places.take(time.monotonic()):
+            await self._look_up(slots)
+            if slots.take(time.monotonic()):
                 break
             left = math.inf if self.until is None else self.until - time.time()
-            await asyncio.sleep(max(0.0, min(left, PLACE_INTERVAL * (0.5 + random.random()))))
+            await asyncio.sleep(max(0.0, min(left, SLOT_INTERVAL * (0.5 + random.random()))))
         yield await self._event(Payload(resume_state=self.resume_state))
 
-    async def _look_up(self, places: _Places) -> None:
+    async def _look_up(self, slots: _Slots) -> None:
         """Find out how many slots are free; one look-up serves all tasks of the process for some seconds."""
-        if time.monotonic() - places.looked_at < PLACE_INTERVAL:
+        if time.monotonic() - slots.looked_at < SLOT_INTERVAL:
             return
         # While it is read, the others use the value before.
-        places.looked_at = time.monotonic()
+        slots.looked_at = time.monotonic()
         try:
-            places.free = await sync_to_async(_free_places, thread_sensitive=False)(self.segmind_conn_id)
-            places.failing = False
+            slots.free = await sync_to_async(_free_slots, thread_sensitive=False)(self.segmind_conn_id)
+            slots.failing = False
         except SegmindConfigError:
             # The task that is resumed says what is wrong.
-            places.free = math.inf
+            slots.free = math.inf
         except Exception as error:  # The task never sees what a trigger raises; the store may answer the next time.
-            places.free = 0
-            if not places.failing:
+            slots.free = 0
+            if not slots.failing:
                 self.log.warning("The budget store could not be reached", exc_info=masked(error))
-            places.failing = True
+            slots.failing = True
 
 
-class _Places:
+class _Slots:
     """
     The free slots of a Connection, shared by all triggers of this process.
 
@@ -223,7 +223,7 @@ class _Places:
 
     def take(self, now: float) -> bool:
         """Return whether one more task is to be resumed."""
-        self._resumed = [at for at in self._resumed if now - at < PLACE_KEPT]
+        self._resumed = [at for at in self._resumed if now - at < SLOT_KEPT]
         if self.free <= len(self._resumed) and now - self._last < SETTLE_INTERVAL:
             return False
         self._resumed.append(now)
@@ -231,10 +231,10 @@ class _Places:
         return True
 
 
-_places: dict[tuple[str, str], _Places] = {}
+_slots: dict[tuple[str, str], _Slots] = {}
 
 
-def _free_places(segmind_conn_id: str) -> float:
+def _free_slots(segmind_conn_id: str) -> float:
     """
     Return how many more paid requests of a Connection may be in flight. Blocks.
 

@@ -397,3 +397,6 @@ def test_a_request_that_asks_again_is_warned_of_once_that_it_has_no_output_cap(
         with pytest.raises(SegmindBudgetError):
             guard.reserve("gemini-3.1-flash-lite", uncapped, "digest")
     assert caplog.text.count("no output cap") == 1
+    with pytest.raises(SegmindBudgetError):
+        guard.reserve(MODEL, uncapped, "digest")
+    assert caplog.text.count("no output cap") == 2

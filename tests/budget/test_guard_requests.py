@@ -774,8 +774,8 @@ def test_paid_requests_in_flight_are_limited_over_all_tasks(
 async def test_a_deferrable_task_waits_for_a_place_in_flight_without_a_worker(
     emulator: SegmindEmulator, clock: Clock, run: Run, limit: Limit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(triggers, "_places", {})
-    monkeypatch.setattr(triggers, "PLACE_INTERVAL", 0.05)
+    monkeypatch.setattr(triggers, "_slots", {})
+    monkeypatch.setattr(triggers, "SLOT_INTERVAL", 0.05)
     store = limit(max_paid_in_flight=1)
     emulator.script(model=MODEL, text="answer", latency=30)
     with pytest.raises(TaskDeferred):

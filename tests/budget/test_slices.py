@@ -164,7 +164,7 @@ def test_a_table_that_may_defer_waits_a_minute_for_what_others_have_reserved(def
     budget = SharedBudget(limit=0.015)
     one, other = budget.slice("one"), budget.slice("other", defers=defers)
     exchange(one, figures(waiting=1))
-    for _ in range(int(slices.RETURN_PATIENCE)):
+    for _ in range(int(slices.DEFER_PATIENCE)):
         exchange(other, figures(waiting=1))
         assert other.error is None
         budget.clock.now += 1.0
@@ -175,9 +175,10 @@ def test_a_table_that_may_defer_waits_a_minute_for_what_others_have_reserved(def
         budget.clock.now += slices.PATIENCE
         exchange(other, figures(waiting=1))
     assert isinstance(other.error, SegmindBudgetError)
-    assert other.error.retryable == defers
-    assert other.error.ask_again_in == (30.0 if defers else None)
-    assert ("reserved for other requests" in str(other.error)) == defers
+    # A retry finds what has been returned by then.
+    assert other.error.retryable
+    assert other.error.ask_again_in is not None
+    assert "reserved for other requests" in str(other.error)
 
 
 def test_a_table_does_not_wait_for_what_was_reserved_for_a_request_more_than_a_day_ago() -> None:

@@ -12,8 +12,8 @@ from airflow_provider_segmind.budget.limits import Window, spent_warning
 from airflow_provider_segmind.budget.store import (
     BudgetStore,
     Granted,
-    Pending,
     Refused,
+    ReservedInWindow,
     Usage,
     flight_key,
     from_parts,
@@ -386,7 +386,7 @@ def test_open_reservations_are_selected_by_owner_connection_and_age(store: Budge
 
 def test_what_is_reserved_in_a_window_is_summed_up_by_the_store(store: BudgetStore) -> None:
     other = Window("A/day", "A", 100, 2000.0)
-    assert store.pending("a/day", 1002.0) == Pending()
+    assert store.reserved_in("a/day", 1002.0) == ReservedInWindow()
     store.reserve(a_reservation(1, windows=("a/day", "b/month")), [DAY, MONTH], max_in_flight=None)
     store.reserve(a_reservation(2, reserved_at=1001.0), [DAY], max_in_flight=None)
     store.reserve(a_reservation(3, reserved_at=1001.0, kind="slice"), [DAY], max_in_flight=None)
@@ -398,14 +398,14 @@ def test_what_is_reserved_in_a_window_is_summed_up_by_the_store(store: BudgetSto
     store.spend("id-1", 2.5)
     store.spend("id-2", 11)
 
-    assert store.pending("a/day", 1002.0) == Pending(7.5, 1003.5)
-    assert store.pending("a/day", 1000.25) == Pending(0, 1003.5)
-    assert store.pending("a/day", 1004.0) == Pending(17.5, 1003.5)
-    assert store.pending("b/month", 1002.0) == Pending(7.5, 1000.25)
-    assert store.pending("A/day", 1002.0) == Pending(0, 2249.0)
+    assert store.reserved_in("a/day", 1002.0) == ReservedInWindow(7.5, 1003.5)
+    assert store.reserved_in("a/day", 1000.25) == ReservedInWindow(0, 1003.5)
+    assert store.reserved_in("a/day", 1004.0) == ReservedInWindow(17.5, 1003.5)
+    assert store.reserved_in("b/month", 1002.0) == ReservedInWindow(7.5, 1000.25)
+    assert store.reserved_in("A/day", 1002.0) == ReservedInWindow(0, 2249.0)
     assert store.sending("id-1", 1010.0)
     store.settle("id-4", 0)
-    assert store.pending("a/day", 1002.0) == Pending(0, 1010.0)
+    assert store.reserved_in("a/day", 1002.0) == ReservedInWindow(0, 1010.0)
 
 
 @pytest.mark.parametrize("name", ['connection:a "b"/2026-11-27', "connection:ü%_\\/2026-11"])
@@ -413,7 +413,7 @@ def test_a_window_of_any_name_is_found(store: BudgetStore, name: str) -> None:
     window = Window(name, "a", 100, 2000.0)
     store.reserve(a_reservation(windows=(name,)), [window], max_in_flight=None)
 
-    assert store.pending(name, 2000.0) == Pending(10, 1000.25)
+    assert store.reserved_in(name, 2000.0) == ReservedInWindow(10, 1000.25)
 
 
 def test_only_one_of_two_claims_an_orphan(store: BudgetStore) -> None:

@@ -161,7 +161,7 @@ def test_a_table_defers_until_its_budget_has_room_and_pays_nothing_twice(
 def test_a_table_defers_while_others_have_reserved_its_budget(
     emulator: SegmindEmulator, table: Budgeted, monkeypatch: pytest.MonkeyPatch, how: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(slices, "RETURN_PATIENCE", 0.2)
+    monkeypatch.setattr(slices, "DEFER_PATIENCE", 0.2)
     table.limit(1.0)
     (window,) = windows([BudgetRule("team", 1_000_000, None)], time.time())
     now = time.time()
@@ -216,7 +216,7 @@ def test_a_table_whose_earlier_requests_take_every_place_defers_only_if_it_may(
     other = a_reservation(slots=1, windows=(), reserved_at=time.time(), renewed_at=time.time())
     table.store.reserve(other, [], max_in_flight=1)
     taken = SegmindInFlightError("Requests of earlier tries use all slots.")
-    monkeypatch.setattr(slices.TableSlice, "without_place", lambda *_: taken)
+    monkeypatch.setattr(slices.TableSlice, "without_slot", lambda *_: taken)
 
     with pytest.raises(raised) as caught:
         table.task(budget=None, deferrable=deferrable).execute(table.run.context())

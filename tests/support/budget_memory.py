@@ -12,9 +12,9 @@ from typing import Any
 from airflow_provider_segmind.budget.limits import Window, spent_warning
 from airflow_provider_segmind.budget.store import (
     Granted,
-    Pending,
     Refused,
     Reservation,
+    ReservedInWindow,
     ReserveOutcome,
     Usage,
     flight_key,
@@ -219,10 +219,10 @@ class MemoryStore:
             and (renewed_before is None or row.renewed_at < renewed_before)
         ]
 
-    def pending(self, key: str, before: float) -> Pending:
+    def reserved_in(self, key: str, before: float) -> ReservedInWindow:
         found = [row for row in self.rows.values() if key in row.windows]
         old = sum(row.left for row in found if row.kind != "slice" and row.reserved_at < before)
-        return Pending(old, max((row.reserved_at for row in found), default=None))
+        return ReservedInWindow(old, max((row.reserved_at for row in found), default=None))
 
     @_step
     def usage(self, keys: Iterable[str]) -> dict[str, Usage]:

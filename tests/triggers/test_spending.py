@@ -15,34 +15,34 @@ from airflow_provider_segmind.triggers.spending import SegmindBudgetTrigger, Seg
 
 
 @pytest.fixture
-def places(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def slots(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What the store says next; the last answer is repeated."""
     found: list[Any] = [0]
 
-    def free_places(_: str) -> float:
+    def free_slots(_: str) -> float:
         answer = found.pop(0) if len(found) > 1 else found[0]
         if isinstance(answer, Exception):
             raise answer
         return answer  # type: ignore[no-any-return]
 
-    monkeypatch.setattr(triggers, "_places", {})
-    monkeypatch.setattr(triggers, "PLACE_INTERVAL", 0.05)
-    monkeypatch.setattr(triggers, "_free_places", free_places)
+    monkeypatch.setattr(triggers, "_slots", {})
+    monkeypatch.setattr(triggers, "SLOT_INTERVAL", 0.05)
+    monkeypatch.setattr(triggers, "_free_slots", free_slots)
     return found
 
 
-async def test_a_task_waits_until_a_place_in_flight_is_free(places: list[Any]) -> None:
-    places[:] = [0, 0, 1]
+async def test_a_task_waits_until_a_slot_is_free(slots: list[Any]) -> None:
+    slots[:] = [0, 0, 1]
     trigger = SegmindInFlightTrigger(resume_state={"posts": 3}, a_later_argument=1)
 
     [event] = [event async for event in trigger.run()]
 
     assert event.payload == {"resume_state": {"posts": 3}}
-    assert places == [1]
+    assert slots == [1]
 
 
-async def test_as_many_tasks_are_resumed_as_there_are_places(places: list[Any]) -> None:
-    places[:] = [3]
+async def test_as_many_tasks_are_resumed_as_there_are_slots(slots: list[Any]) -> None:
+    slots[:] = [3]
     waiting = [asyncio.ensure_future(anext(aiter(SegmindInFlightTrigger().run()))) for _ in range(50)]  # type: ignore[call-overload]
     await asyncio.sleep(0.5)
     resumed = sum(one.done() for one in waiting)
@@ -54,23 +54,23 @@ async def test_as_many_tasks_are_resumed_as_there_are_places(places: list[Any]) 
 
 
 async def test_a_store_that_does_not_answer_is_asked_again_and_warned_of_once(
-    places: list[Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    slots: list[Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(SegmindInFlightTrigger, "log", logging.getLogger("a_trigger"), raising=False)
-    places[:] = [SegmindStateError("silent"), SegmindStateError("silent"), RuntimeError("no Connection"), 1]
+    slots[:] = [SegmindStateError("silent"), SegmindStateError("silent"), RuntimeError("no Connection"), 1]
 
     [_] = [event async for event in SegmindInFlightTrigger().run()]
 
     assert caplog.text.count("The budget store could not be reached") == 1
 
 
-async def test_a_task_is_resumed_to_say_what_is_wrong_with_a_limit(places: list[Any]) -> None:
-    places[:] = [SegmindConfigError("the limit cannot be read")]
+async def test_a_task_is_resumed_to_say_what_is_wrong_with_a_limit(slots: list[Any]) -> None:
+    slots[:] = [SegmindConfigError("the limit cannot be read")]
 
     assert [event async for event in SegmindInFlightTrigger().run()]
 
 
-async def test_a_task_is_resumed_at_its_deadline_without_a_place(places: list[Any]) -> None:
+async def test_a_task_is_resumed_at_its_deadline_without_a_slot(slots: list[Any]) -> None:
     began = time.time()
 
     [_] = [event async for event in SegmindInFlightTrigger(until=began + 0.3).run()]
@@ -78,8 +78,8 @@ async def test_a_task_is_resumed_at_its_deadline_without_a_place(places: list[An
     assert 0.3 <= time.time() - began < 30
 
 
-async def test_one_task_is_resumed_now_and_then_to_return_the_places_of_dead_ones(
-    places: list[Any], monkeypatch: pytest.MonkeyPatch
+async def test_one_task_is_resumed_now_and_then_to_return_the_slots_of_dead_ones(
+    slots: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(triggers, "SETTLE_INTERVAL", 0.2)
     waiting = [asyncio.ensure_future(anext(aiter(SegmindInFlightTrigger().run()))) for _ in range(50)]  # type: ignore[call-overload]
