@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,21 +19,22 @@ BUSY = {"request_id": "r-1", "status": "PROCESSING"}
 DONE = {"request_id": "r-1", "status": "COMPLETED", "output": "x", "metrics": {"total_time": 4.0}}
 
 
+def submit_and_poll(world: World, client: Any) -> Any:
+    if world.kind == "sync":
+        submit(client)
+        return status(client)
+
+    async def both() -> Any:
+        await submit(client)
+        return await status(client)
+
+    return both()
+
+
 def test_the_cooldown_after_a_429_also_applies_to_the_other_kind_of_call(world: World) -> None:
     limited = answer(429, {"error": "slow down"}, headers={"retry-after": "7"})
 
-    def act(client: Any) -> Any:
-        if world.kind == "sync":
-            submit(client)
-            return status(client)
-
-        async def both() -> Any:
-            await submit(client)
-            return await status(client)
-
-        return both()
-
-    world.run([limited, accepted(), answer(200, BUSY)], act)
+    world.run([limited, accepted(), answer(200, BUSY)], partial(submit_and_poll, world))
     assert world.pauses[0] >= 7.0
     assert len(world.seen) == 3
 
@@ -113,15 +115,7 @@ def test_calls_are_counted_with_their_repetitions_and_whether_they_are_paid(worl
 
     def act(client: Any) -> Any:
         client.count_calls(counted.append)
-        if world.kind == "sync":
-            submit(client)
-            return status(client)
-
-        async def both() -> Any:
-            await submit(client)
-            return await status(client)
-
-        return both()
+        return submit_and_poll(world, client)
 
     world.run([answer(429, {"error": "slow down"}), accepted(), answer(200, BUSY)], act)
 

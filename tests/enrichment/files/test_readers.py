@@ -15,6 +15,7 @@ from airflow_provider_segmind.enrichment.files.readers import kind_of, known_kin
 from airflow_provider_segmind.enrichment.files.writers import Kinds, open_sink
 from airflow_provider_segmind.exceptions import SegmindConfigError
 from tests.support.object_stores import ObjectStore
+from tests.support.table_files import write_table
 
 ROWS: list[dict[str, Any]] = [
     {"id": 1, "text": 'Grün, "so"\nzweite Zeile', "tags": ["a", "b"]},
@@ -23,12 +24,7 @@ ROWS: list[dict[str, Any]] = [
 
 
 def written(path: Any, rows: list[dict[str, Any]], columns: tuple[str, ...] = ("id", "text", "tags")) -> None:
-    kinds = Kinds(columns)
-    for row in rows:
-        kinds.observe(row)
-    with open_sink(path, columns, kinds) as write:
-        for row in rows:
-            write(row)
+    write_table(path, rows, columns)
 
 
 def read(source: Any) -> list[Mapping[str, Any]]:

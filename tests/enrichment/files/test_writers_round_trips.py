@@ -15,9 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_segmind.enrichment.files.readers import open_source
-from airflow_provider_segmind.enrichment.files.writers import Kinds, open_sink, written_names
+from airflow_provider_segmind.enrichment.files.writers import written_names
 from airflow_provider_segmind.enrichment.rows import json_value, plain_text
 from tests.support.examples import examples
+from tests.support.table_files import write_table
 
 ANY_TEXT = st.text(st.characters(codec=None))
 """Surrogates, NUL and all line ends among the characters."""
@@ -37,12 +38,7 @@ def rows_of(values: Any) -> Any:
 
 
 def written(path: Path, rows: list[dict[str, Any]], columns: tuple[str, ...] = ("a", "b")) -> list[Any]:
-    kinds = Kinds(columns)
-    for row in rows:
-        kinds.observe(row)
-    with open_sink(path, columns, kinds) as write:
-        for row in rows:
-            write(row)
+    write_table(path, rows, columns)
     return list(open_source(path))
 
 
