@@ -58,7 +58,7 @@ def test_every_view_shows_what_the_metadata_database_has(visit: Visit, tables: N
 
     assert '<code class="once">r-1</code>' in flight
     assert lines.count("$0.0267") == 2
-    assert "97.6 % of the rows" in one
+    assert "97.6% of the rows" in one
     assert "Spend" in spent
 
 
