@@ -21,6 +21,8 @@ from demo.stack import StackError
 from tests.support.budgets import DriverHook
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from airflow_provider_segmind.budget.store import BudgetStore, Reservation
     from airflow_provider_segmind.emulator.control import EmulatorControl
     from demo.processes import Scope
@@ -31,8 +33,10 @@ LIMIT = 1.0
 PRICE = {"input": 10.0, "output": 300.0}
 """USD per million tokens: a request of at most 40 tokens of output may cost some 14 thousandths of a dollar."""
 WORKERS = ("worker", "worker:2")
-LOSE_AFTER = (12, 40)
-"""Requests for each seed that runs after which a worker is lost, and then the other one."""
+TOGETHER = 5
+"""Seeds that run at the same time."""
+LOSE_AFTER, LOSE_EVERY = 12, 30
+"""Requests, for each seed that runs at the same time, after which a worker is lost, and then one after the other."""
 OVER = ("success", "failed", "skipped", "upstream_failed")
 
 
@@ -95,30 +99,45 @@ class BudgetRunner:
         )
 
     def run(self, seeds: range, *, timeout: float) -> list[BudgetCase]:
-        """Run some seeds at the same time, kill their tasks and both workers, and read what became of them."""
+        """
+        Run the seeds, some at the same time, kill their tasks and both workers, and read what became of them.
+
+        :param timeout: seconds for each seed.
+        """
         cases = [BudgetCase(seed) for seed in seeds]
-        for case in cases:
-            self._start(case)
-        deadline = time.monotonic() + timeout
+        pending = list(cases)
+        running: list[tuple[BudgetCase, float]] = []
         rng = random.Random(seeds.start)
-        waiting = list(cases)
-        losses = list(zip(LOSE_AFTER, rng.sample(WORKERS, 2), rng.sample(("group", "tree"), 2), strict=True))
-        sent_before = self._sent()
-        while waiting and time.monotonic() < deadline:
+        together = min(TOGETHER, len(cases))
+        losses = self._losses(rng)
+        lose_at = self._sent() + LOSE_AFTER * together
+        while pending or running:
+            while pending and len(running) < together:
+                case = pending.pop(0)
+                self._start(case)
+                running.append((case, time.monotonic() + timeout))
             time.sleep(rng.uniform(0.5, 1.5))
             self.stack.restart_crashed()
-            if losses and self._sent() - sent_before >= losses[0][0] * len(cases):
-                _, name, scope = losses.pop(0)
-                self._lose_worker(waiting, name, scope, down=rng.uniform(0.0, 5.0))
-            for case in list(waiting):
+            if self._sent() >= lose_at:
+                lose_at += LOSE_EVERY * together
+                name, scope = next(losses)
+                self._lose_worker([case for case, _ in running], name, scope, down=rng.uniform(0.0, 5.0))
+            for case, deadline in list(running):
                 instances = self.stack.rest.task_instances(case.dag_id, case.run_id)
-                if instances and all(each["state"] in OVER for each in instances):
-                    waiting.remove(case)
+                if time.monotonic() > deadline or (instances and all(each["state"] in OVER for each in instances)):
+                    running.remove((case, deadline))
+                    self._read(case)
+                    print(case.figures(), flush=True)
                 elif case.kills < 3 + case.seed % 4:
                     self._kill_one(case, instances, random.Random(f"{case.seed} {case.kills}"))
-        for case in cases:
-            self._read(case)
         return cases
+
+    @staticmethod
+    def _losses(rng: random.Random) -> Iterator[tuple[str, Scope]]:
+        """Yield which worker to lose next, and how much of it; both workers and both scopes take turns."""
+        scopes: tuple[Scope, Scope] = ("group", "tree")
+        while True:
+            yield from zip(rng.sample(WORKERS, 2), rng.sample(scopes, 2), strict=True)
 
     def _start(self, case: BudgetCase) -> None:
         emulator = self.emulator
