@@ -212,7 +212,8 @@ class _Fetch:
         if remaining <= 0:
             seconds = self.downloads.limits.seconds
             raise SegmindDownloadError(
-                f"{self.context.what} was stopped after {seconds:g} s (download_timeout). {_KEPT}"
+                f"{self.context.what} was stopped after {seconds:g} s. A max_result_bytes above 1 GiB in the "
+                f"connection's extra allows more time in proportion. {_KEPT}"
             )
         return http_timeout(min(STALL_TIMEOUT, remaining))
 

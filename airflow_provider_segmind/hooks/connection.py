@@ -20,10 +20,7 @@ from airflow_provider_segmind.get_provider_info import CONNECTION_FIELDS, get_pr
 from airflow_provider_segmind.masking import remember
 
 API_KEY_VARIABLE = "SEGMIND_API_KEY"
-EXTRA_FIELDS = (
-    *CONNECTION_FIELDS,
-    *("redis_url", "prices", "max_result_bytes", "max_response_bytes", "download_timeout"),
-)
+EXTRA_FIELDS = (*CONNECTION_FIELDS, "redis_url", "prices", "max_result_bytes")
 """All fields of the extra."""
 SMALLEST_LIMIT = 16_000
 """Least number of bytes: a response to a submission must fit, or every request would be paid for and lost."""
@@ -56,7 +53,7 @@ def client_config(connection: Connection, extra: Mapping[str, Any], *, rate_shar
     _warn_of_unknown_options()
     defaults = Endpoints()
     most = fields.byte_limit("max_result_bytes") or MAX_DOWNLOAD_BYTES
-    # A larger limit for files raises the others in proportion; a smaller one says nothing about them.
+    # A larger limit of files raises that of responses and the time for a file in proportion; a smaller one lowers neither.
     larger = max(1.0, most / MAX_DOWNLOAD_BYTES)
     return ClientConfig(
         api_key=api_key,
@@ -71,10 +68,8 @@ def client_config(connection: Connection, extra: Mapping[str, Any], *, rate_shar
         rate_share=rate_share,
         redis_url=fields.text("redis_url"),
         model=fields.text("model"),
-        max_response_bytes=fields.byte_limit("max_response_bytes") or int(MAX_RESPONSE_BYTES * larger),
-        downloads=DownloadLimits(
-            max_bytes=most, seconds=fields.positive("download_timeout") or DOWNLOAD_SECONDS * larger
-        ),
+        max_response_bytes=int(MAX_RESPONSE_BYTES * larger),
+        downloads=DownloadLimits(max_bytes=most, seconds=DOWNLOAD_SECONDS * larger),
     )
 
 

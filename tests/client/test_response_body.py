@@ -167,7 +167,7 @@ async def test_no_transport_reads_a_response_beyond_the_limit(kind, whole):
 
     assert peak < 12 * MEGABYTE
     assert (result.value.billed, result.value.retryable, result.value.request_id) == (True, False, "r-1")
-    for word in ("'r-1'", str(LIMIT), "billed", "max_response_bytes"):
+    for word in ("'r-1'", str(LIMIT), "billed", "max_result_bytes"):
         assert word in str(result.value)
     assert submit.value.billed is None
     assert "unknown" in str(submit.value)
