@@ -20,8 +20,6 @@ SYNC_WAIT = 10.0
 """Seconds to poll in the worker before deferring; most language models finish within them."""
 MAX_XCOM_BYTES = 48 * 1024
 """Largest result, as bytes of JSON, that is returned through XCom."""
-MAX_RESUBMITS = 2
-"""How many times a policy may submit again for one task instance."""
 OnBudget = Literal["fail", "skip_downstream", "defer"]
 OnPartial = Literal["fail", "succeed", "skip_downstream"]
 Rerun = Literal[

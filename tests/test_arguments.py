@@ -35,7 +35,6 @@ from tests.support.airflow_fakes import CANARY
         {"timeout": 10**400},
         {"inputs_schema": {"$schema": 7}},
         {"max_xcom_bytes": -1},
-        {"max_resubmits": -1},
         {"on_stale": "ask"},
         {"on_unknown": "recover"},
         {"on_failed": "retry"},

@@ -134,9 +134,7 @@ def _aiohttp_errors(*names: str) -> tuple[type[Exception], ...]:
 
 def too_large(context: CallContext, error: TooLargeError) -> SegmindResponseTooLargeError:
     """Return the error of a response that was not read to its end, and say what that means for money."""
-    message = (
-        f"{context.what} returned a response that is too large: {error}. The rest was not read."
-    )
+    message = f"{context.what} returned a response that is too large: {error}. The rest was not read."
     billed: bool | None = False
     meaning = f"{context.costs}."
     if context.paid:
@@ -145,7 +143,7 @@ def too_large(context: CallContext, error: TooLargeError) -> SegmindResponseTooL
         billed = True
         meaning = (
             "The request was billed if it has completed, and Segmind keeps its result for an hour after the "
-            "submission: raise max_result_bytes in the connection's extra to 16 times the size of the response, and clear "
+            "submission: set max_result_bytes in the connection's extra to 16 times the size of the response and clear "
             "the task; fetching is free."
         )
     return SegmindResponseTooLargeError(f"{message} {meaning}", billed=billed, request_id=context.request_id)

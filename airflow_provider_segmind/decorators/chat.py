@@ -20,7 +20,6 @@ from airflow_provider_segmind.compat import (
 from airflow_provider_segmind.defaults import (
     DEFAULT_CONNECTION,
     MAX_REPAIRS,
-    MAX_RESUBMITS,
     MAX_XCOM_BYTES,
     RESULT_LIFETIME,
     SYNC_WAIT,
@@ -189,7 +188,6 @@ class SegmindTaskDecorator(Protocol):
         reuse_answers: ReuseAnswers | timedelta | GivenLater = "never",
         budget: str | GivenLater | None = None,
         max_repairs: int | GivenLater = MAX_REPAIRS,
-        max_resubmits: int | GivenLater = MAX_RESUBMITS,
         timeout: float | timedelta | GivenLater = RESULT_LIFETIME,
         dry_run: bool | GivenLater = False,
         on_budget: OnBudget | GivenLater = "fail",

@@ -36,7 +36,6 @@ from airflow_provider_segmind.client.submission import (
 )
 from airflow_provider_segmind.defaults import (
     DEFAULT_CONNECTION,
-    MAX_RESUBMITS,
     MAX_XCOM_BYTES,
     RESULT_LIFETIME,
     SYNC_WAIT,
@@ -82,8 +81,8 @@ XComPush = Callable[..., Any]
 """Airflow's ``xcom_push`` of the task instance."""
 Defer = Callable[..., NoReturn]
 """Airflow's ``defer`` of the operator."""
-
-
+MAX_RESUBMITS = 2
+"""How many times a policy may submit again for one task instance."""
 SLOT_PAUSE = 5.0
 """Seconds, on average, between two attempts to get a slot of the Connection's ``max_paid_in_flight``."""
 RETURN_PATIENCE = 300.0
@@ -122,8 +121,6 @@ class RequestSettings:
     :param on_unknown: the outcome of a POST is unknown and the history does not show it.
     :param on_failed: Segmind reports FAILED, which costs nothing.
     :param on_expired: the result is gone.
-    :param max_resubmits: how often ``on_failed``, ``on_expired`` and ``on_unknown`` may submit again for one task
-        instance.
     :param spend: records finished requests, None without a spend record.
     :param budget: reserves what each request may cost and settles it, None where nothing can limit it.
     :param on_budget: a budget has no room; ``defer`` waits until its next day or month begins.
@@ -145,7 +142,6 @@ class RequestSettings:
     on_unknown: OnUnknown = "fail"
     on_failed: OnFailed = "fail"
     on_expired: OnExpired = "recover"
-    max_resubmits: int = MAX_RESUBMITS
     spend: SpendRecorder | None = None
     budget: BudgetGuard | None = None
     on_budget: OnBudget = "fail"
@@ -736,7 +732,7 @@ class RequestExecution:
             self._note_found()
             return
         undecided = failure is not None and history.leaves_open(failure)
-        if settings.on_unknown != "resubmit" or undecided or record.resubmits >= settings.max_resubmits:
+        if settings.on_unknown != "resubmit" or undecided or record.resubmits >= MAX_RESUBMITS:
             raise self._unknown(record, cause, failure) from (cause or failure)
         warning = unknown_message(
             record,
@@ -767,8 +763,8 @@ class RequestExecution:
             found = str(failure)
         if failure is not None and failure.billed is None:
             risk = "does not submit again while that is undecided"
-        elif self._settings.on_unknown == "resubmit" and record.resubmits >= self._settings.max_resubmits:
-            risk = f"has reached max_resubmits ({self._settings.max_resubmits})"
+        elif self._settings.on_unknown == "resubmit" and record.resubmits >= MAX_RESUBMITS:
+            risk = f"has submitted again {MAX_RESUBMITS} times already"
         next_step = f"Nothing was sent again. Clear the task to search again; on_unknown='resubmit' {risk}."
         earlier = f" {given_up_message(record.given_up)}" if record.given_up else ""
         message = unknown_message(record, f"{found} {next_step}{earlier}")
@@ -893,8 +889,8 @@ class RequestExecution:
         :raises SegmindRequestError: ``error``, when the policy has been used up.
         :raises AnsweredMeanwhileError: another task has stored the answer.
         """
-        if self.record.resubmits >= self._settings.max_resubmits:
-            self._log.error("Not submitting again: max_resubmits (%d) is reached", self._settings.max_resubmits)
+        if self.record.resubmits >= MAX_RESUBMITS:
+            self._log.error("Not submitting again: the task has done so %d times already", MAX_RESUBMITS)
             raise error
         warning = f"{error} Submitting again because of the task's policy. {cost}"
         decision = SubmitNew.after(self.record, resubmits=self.record.resubmits + 1, warning=warning)

@@ -53,7 +53,7 @@ def client_config(connection: Connection, extra: Mapping[str, Any], *, rate_shar
     _warn_of_unknown_options()
     defaults = Endpoints()
     most = fields.byte_limit("max_result_bytes") or MAX_DOWNLOAD_BYTES
-    # A larger limit of files raises that of responses and the time for a file in proportion; a smaller one lowers neither.
+    # Above its default, it raises the limit of responses and the time for a file in proportion.
     larger = max(1.0, most / MAX_DOWNLOAD_BYTES)
     return ClientConfig(
         api_key=api_key,

@@ -22,7 +22,6 @@ from airflow_provider_segmind.compat import conf
 from airflow_provider_segmind.defaults import (
     DEFAULT_CONNECTION,
     MAX_REPAIRS,
-    MAX_RESUBMITS,
     MAX_XCOM_BYTES,
     RESULT_LIFETIME,
     SYNC_WAIT,
@@ -133,7 +132,6 @@ class SegmindChatOperator(SegmindRunOperator):
         reuse_answers: ReuseAnswers | timedelta | GivenLater = "never",
         budget: str | GivenLater | None = None,
         max_repairs: int | GivenLater = MAX_REPAIRS,
-        max_resubmits: int | GivenLater = MAX_RESUBMITS,
         timeout: float | timedelta | GivenLater = RESULT_LIFETIME,
         dry_run: bool | GivenLater = False,
         on_budget: OnBudget | GivenLater = "fail",
@@ -160,7 +158,6 @@ class SegmindChatOperator(SegmindRunOperator):
             max_xcom_bytes=max_xcom_bytes,
             on_failed=on_failed,
             on_expired=on_expired,
-            max_resubmits=max_resubmits,
             reuse_answers=reuse_answers,
             answers_path=answers_path,
             model=model,

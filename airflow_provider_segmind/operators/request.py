@@ -28,7 +28,6 @@ from airflow_provider_segmind.arguments import (
 from airflow_provider_segmind.compat import BaseOperator, conf
 from airflow_provider_segmind.defaults import (
     DEFAULT_CONNECTION,
-    MAX_RESUBMITS,
     MAX_XCOM_BYTES,
     RESULT_LIFETIME,
     SYNC_WAIT,
@@ -455,7 +454,6 @@ class SegmindRunOperator(SegmindSubmitOperator):
 
     :param reuse_answers: whether to use the result of an equal request that was paid for before: ``never``,
         ``always``, or up to an age; see ``docs/how-to/reuse.md``.
-    :param max_resubmits: how often ``on_failed`` and ``on_expired`` may submit again.
     :param timeout: seconds after submission for which to wait.
 
     *When it goes wrong*
@@ -474,7 +472,7 @@ class SegmindRunOperator(SegmindSubmitOperator):
     late_fields: ClassVar[Sequence[str]] = (
         *SegmindSubmitOperator.late_fields,
         *("deferrable", "sync_wait", "poll_interval", "timeout", "max_xcom_bytes"),
-        *("on_failed", "on_expired", "max_resubmits", "reuse_answers"),
+        *("on_failed", "on_expired", "reuse_answers"),
     )
 
     def __init__(
@@ -489,7 +487,6 @@ class SegmindRunOperator(SegmindSubmitOperator):
         deferrable: bool | GivenLater = conf.getboolean("operators", "default_deferrable", fallback=False),
         reuse_answers: ReuseAnswers | timedelta | GivenLater = "never",
         budget: str | GivenLater | None = None,
-        max_resubmits: int | GivenLater = MAX_RESUBMITS,
         timeout: float | timedelta | GivenLater = RESULT_LIFETIME,
         dry_run: bool | GivenLater = False,
         on_budget: OnBudget | GivenLater = "fail",
@@ -526,7 +523,6 @@ class SegmindRunOperator(SegmindSubmitOperator):
         self.max_xcom_bytes = once_rendered(max_xcom_bytes)
         self.on_failed: OnFailed = once_rendered(on_failed)
         self.on_expired: OnExpired = once_rendered(on_expired)
-        self.max_resubmits = once_rendered(max_resubmits)
         self.reuse_answers: ReuseAnswers | timedelta = once_rendered(reuse_answers)
         self.answers_path = once_rendered(answers_path)
         SegmindRunOperator.check_arguments(self)
@@ -540,7 +536,6 @@ class SegmindRunOperator(SegmindSubmitOperator):
         check_number("max_xcom_bytes", self.max_xcom_bytes, zero=True)
         check_choice("on_failed", self.on_failed, OnFailed)
         check_choice("on_expired", self.on_expired, OnExpired)
-        check_number("max_resubmits", self.max_resubmits, zero=True)
         check_flag("deferrable", self.deferrable)
         check_reuse(self.reuse_answers, self.answers_path)
 
@@ -604,7 +599,6 @@ class SegmindRunOperator(SegmindSubmitOperator):
             deadline=deadline_of_task(context, self.execution_timeout),
             on_failed=self.on_failed,
             on_expired=self.on_expired,
-            max_resubmits=self.max_resubmits,
             answers=answers_for(self.reuse_answers, path_or_none(self.answers_path)),
         )
 

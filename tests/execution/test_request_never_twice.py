@@ -193,9 +193,7 @@ class OneTaskInstance(RuleBasedStateMachine):
     def begin(self, on_stale: Any, on_unknown: Any, on_failed: Any, on_expired: Any, delay: float) -> None:
         self.world = World()
         self.world.segmind.history_delay = delay
-        self.policies = policies(
-            on_stale=on_stale, on_unknown=on_unknown, on_failed=on_failed, on_expired=on_expired, max_resubmits=2
-        )
+        self.policies = policies(on_stale=on_stale, on_unknown=on_unknown, on_failed=on_failed, on_expired=on_expired)
         self.inputs = {"prompt": "one"}
         self.allowed = 1
         self.record: SubmissionRecord | None = None
@@ -367,15 +365,15 @@ def test_a_retry_says_what_was_given_up_before_it_and_may_be_billed(
     assert execution.record.given_up == record.given_up
 
 
-def test_resubmitting_an_unknown_post_ends_at_max_resubmits(world: World) -> None:
+def test_resubmitting_an_unknown_post_ends_after_two_more(world: World) -> None:
     world.segmind.history_delay = 1e9
 
     def lose_all(request: httpx.Request) -> httpx.Response:
         world.segmind.next_post = "lose after"
         return Segmind.__call__(world.segmind, request)
 
-    settings = policies(on_unknown="resubmit", max_resubmits=2)
-    with pytest.raises(SegmindError, match=r"has reached max_resubmits \(2\). 2 earlier POSTs of this task"):
+    settings = policies(on_unknown="resubmit")
+    with pytest.raises(SegmindError, match=r"has submitted again 2 times already. 2 earlier POSTs of this task"):
         world.execution({"prompt": "one"}, settings, transport=lose_all).submit()
     assert len(world.segmind.requests) == 3
 

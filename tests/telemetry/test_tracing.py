@@ -99,9 +99,7 @@ def test_another_model_has_a_span_of_generated_content(traced: Traced) -> None:
 
 def test_a_failed_request_has_a_span_with_an_error(traced: Traced, segmind_emulator: SegmindEmulator) -> None:
     segmind_emulator.script(fail="out of paint", times=1)
-    task = SegmindRunOperator(
-        task_id="ask", model=MODEL, inputs={"prompt": "x"}, sync_wait=30, on_failed="resubmit", max_resubmits=1
-    )
+    task = SegmindRunOperator(task_id="ask", model=MODEL, inputs={"prompt": "x"}, sync_wait=30, on_failed="resubmit")
 
     _, (failed, answered) = traced(task)
 
