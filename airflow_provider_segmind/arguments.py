@@ -485,14 +485,18 @@ def check_placeholders(prompt: Any, system: Any, inputs: Any, files: Any = None)
 
 
 def check_answers(*, output_type: Any, key: Any, max_repairs: Any) -> None:
-    """Check the answers of an enrichment."""
+    """Check the answers of an enrichment, and that no two columns of its output have the same name."""
     check_repairs(max_repairs)
-    if is_given_later(output_type) or contains_later(key):
-        return
-    both = {key} if isinstance(key, str) else set(key) if isinstance(key, list | tuple) else set()
-    both &= set(answer_columns(read_output_type(output_type)))
-    if both:
-        raise SegmindConfigError(f"{sorted(both)} are both key columns and answer columns: rename the answer columns.")
+    keys = () if contains_later(key) else (key,) if isinstance(key, str) else tuple(key)
+    answers = () if is_given_later(output_type) else answer_columns(read_output_type(output_type))
+    for argument, names in (("key", keys), ("output_type", answers)):
+        if ours := [name for name in names if name.startswith(OWN_PREFIX)]:
+            raise SegmindConfigError(
+                f"{argument!r} names {ours[0]!r}, but names that begin with {OWN_PREFIX!r} are reserved for columns of "
+                "the output: rename it."
+            )
+    if not is_given_later(output_type) and (both := sorted({*keys}.intersection(answers))):
+        raise SegmindConfigError(f"{both} are both key columns and answer columns: rename the answer columns.")
 
 
 def check_run_limits(*, max_cost: Any, max_rows: Any, max_failed_rows: Any, sample: Any) -> None:
@@ -541,14 +545,6 @@ def answer_columns(output_type: OutputType | None) -> tuple[str, ...]:
 def properties_of(output_type: OutputType | None) -> Mapping[str, Any]:
     """Return the fields of a type with their JSON Schemas; none for a string, a list, or an object of any fields."""
     return {} if output_type is None else output_type.fields
-
-
-def check_own_columns(key: Any) -> None:
-    """Check that no key column has a reserved name."""
-    names = [key] if isinstance(key, str) else key if isinstance(key, list | tuple) else []
-    ours = [name for name in names if isinstance(name, str) and name.startswith(OWN_PREFIX)]
-    if ours:
-        raise SegmindConfigError(f"'key' names {ours[0]!r}, but names that begin with {OWN_PREFIX!r} are reserved.")
 
 
 def check_sql_target(sql: Any, target_table: Any) -> None:

@@ -20,7 +20,6 @@ from airflow_provider_segmind.arguments import (
     check_model,
     check_notes,
     check_output_path,
-    check_own_columns,
     check_path,
     check_reuse,
     check_row_question,
@@ -261,6 +260,7 @@ class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
     def check_arguments(self) -> None:
         """Check arguments that have a range or a choice."""
         check_model(self.model)
+        check_key(self.key)
         check_path("ledger_path", self.ledger_path, none=True)
         check_reuse(self.reuse_answers, self.answers_path)
         check_answers(output_type=self.output_type, key=self.key, max_repairs=self.max_repairs)
@@ -378,7 +378,7 @@ class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
         settings = RowPromptSettings(
             **question,
             files=tuple(path_text(file) for file in self.files or ()),
-            key=(self.key,) if isinstance(self.key, str) else tuple(self.key),
+            key=(self.key,) if isinstance(self.key, str) else tuple(dict.fromkeys(self.key)),
             output_type=read_output_type(self.output_type),
             max_repairs=self.max_repairs,
             max_cost=self.max_cost,
@@ -777,7 +777,6 @@ class SegmindEnrichSqlOperator(SegmindEnrichOperator):
             **kwargs,
         )
         check_sql_target(sql, target_table)
-        check_own_columns(key)
         same_place = target_conn_id is None or target_conn_id == sql_conn_id
         if same_place and sql == target_table:
             raise SegmindConfigError("'target_table' is the source itself: write the answers into another table.")

@@ -13,6 +13,7 @@ import pytest
 
 from airflow_provider_segmind.compat import AirflowFailException, AirflowSkipException
 from airflow_provider_segmind.enrichment import engine
+from airflow_provider_segmind.enrichment.files.readers import open_source
 from airflow_provider_segmind.enrichment.ledger.prompts import prompt_hash_of, prompt_of
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindEnrichmentError, SegmindRateLimitError
 from airflow_provider_segmind.execution import enrichment
@@ -33,6 +34,16 @@ def test_every_row_has_its_answer_in_order_and_equal_rows_are_paid_once(table: T
     assert manifest["duplicates_saved"] == 1
     assert manifest["cost"] == pytest.approx(sum(row["_segmind_cost"] for row in table.rows))
     assert json.loads(table.output.with_name("colours.manifest.json").read_text()) == manifest
+
+
+@pytest.mark.parametrize("name", ["colours.csv", "colours.parquet", "colours.jsonl"])
+def test_a_key_column_that_is_named_twice_is_written_once(table: Table, name: str) -> None:
+    output = table.output.with_name(name)
+
+    manifest = table.ask(source=table.write(things("sky")), key=["id", "id"], output_path=str(output))
+
+    assert list(next(iter(open_source(output)))) == manifest["columns"]
+    assert manifest["columns"][:2] == ["id", "answer"]
 
 
 def test_the_manifest_counts_every_call_to_the_gateway_and_its_time(table: Table) -> None:

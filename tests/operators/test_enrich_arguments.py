@@ -36,6 +36,8 @@ def make(**fields: Any) -> SegmindEnrichFileOperator:
         ({"model": "nobody-knows", "api_format": "morse"}, "morse"),
         ({"output_type": {"tipe": "object"}}, "output_type"),
         ({"key": "answer"}, "'answer'"),
+        ({"key": ["id", "_segmind_cost"]}, "'key' names '_segmind_cost'"),
+        ({"output_type": {"properties": {"_segmind_error": {}}}}, "'output_type' names '_segmind_error'"),
         ({"max_repairs": -1}, "'max_repairs'"),
         ({"max_cost": -1}, "'max_cost'"),
         ({"max_rows": 0}, "'max_rows'"),
@@ -65,6 +67,15 @@ def test_an_invalid_argument_is_named(fields: dict[str, Any], named: str) -> Non
         make(**fields)
 
     assert named in str(caught.value)
+
+
+@pytest.mark.parametrize("rendered", [None, [], "_segmind_cost", ["id", 3]])
+def test_a_rendered_key_is_checked_when_the_task_runs(rendered: Any) -> None:
+    task = make(key="{{ params.key }}")
+    task.key = rendered
+
+    with pytest.raises(SegmindConfigError, match="'key'"):
+        task.check_rendered()
 
 
 def test_a_templated_argument_is_checked_when_the_task_runs() -> None:
