@@ -60,6 +60,16 @@ def test_the_shards_become_one_table_with_one_manifest_and_one_report(
     assert "18 of 20 rows answered, 2 without an answer" in Path(whole["report"]).read_text()
 
 
+def test_shards_whose_names_look_like_patterns_are_merged(tmp_path: Path, segmind_emulator: SegmindEmulator) -> None:
+    table = Table(tmp_path, segmind_emulator)
+    source, output = table.write(things("sky", "rose", "leaf"), "things[1].jsonl"), str(tmp_path / "out" / "a[1].jsonl")
+
+    parts = [table.ask(source=source, output_path=output, shard_index=index, shard_count=2) for index in range(2)]
+    whole = merge(parts, output_path=str(tmp_path / "whole[1].jsonl"))
+
+    assert whole["rows_read"] == len(read(tmp_path / "whole[1].jsonl")) == 3
+
+
 def test_without_a_path_only_the_manifests_are_merged(shards: list[dict[str, Any]]) -> None:
     whole = merge(shards)
 

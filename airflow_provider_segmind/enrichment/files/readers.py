@@ -171,7 +171,7 @@ def open_source(source: Any, columns: Columns = None) -> Iterator[Mapping[str, A
 
     :param source: a path or string whose name may contain ``*``, ``?`` and ``[``, or which may be a folder; a list of
         rows; or a list of paths. Files of a folder are read in the order of their names; those whose name begins with a
-        dot or an underscore are skipped.
+        dot or an underscore are skipped. A file with exactly the name is not a pattern.
     :param columns: a format that can skip other columns does not decode them.
     :raises SegmindConfigError: it does not exist or is not a table; reading it again does not help.
     :raises SegmindEnrichmentError: the store, or the iterable of rows, failed; a retry may help.
@@ -292,8 +292,14 @@ def _rows_of_parquet(path: StorePath) -> int:
 
 
 def is_pattern(path: StorePath) -> bool:
-    """Return whether a path is a pattern for several files."""
-    return bool(_PATTERN & set(path.name))
+    """Return whether a path is a pattern for several files; not if one has exactly this name, such as ``a[1].csv``."""
+    if _PATTERN.isdisjoint(path.name):
+        return False
+    try:
+        return not path.exists()
+    except OSError:
+        # Reading the rows meets the same error, and reports it.
+        return True
 
 
 def is_table(path: StorePath) -> bool:

@@ -365,10 +365,10 @@ def check_apart(outputs: Sequence[StorePath], ledger: StorePath, sources: Sequen
 
 def _reads(source: StorePath, file: StorePath) -> bool:
     """Return whether a source includes a file, now or once the file exists."""
-    if is_pattern(source):
-        return _form(source.parent) == _form(file.parent) and fnmatch.fnmatchcase(file.name, source.name)
     if _form(source) == _form(file):
         return True
+    if is_pattern(source):
+        return _form(source.parent) == _form(file.parent) and fnmatch.fnmatchcase(file.name, source.name)
     return _form(source) == _form(file.parent) and is_table(file) and source.is_dir()
 
 

@@ -37,6 +37,17 @@ def test_jsonl_comes_back_as_it_was_written(tmp_path: Path, name: str) -> None:
     assert read(tmp_path / name) == ROWS
 
 
+@pytest.mark.parametrize("name", ["t[1].csv", "what?.csv", "a*.csv"])
+def test_a_file_with_exactly_the_name_is_not_a_pattern(tmp_path: Path, name: str) -> None:
+    for other in ("t1.csv", "whats.csv", "ab.csv"):
+        (tmp_path / other).write_text("id\n0\n")
+    assert read(tmp_path / name) == [{"id": "0"}]
+
+    (tmp_path / name).write_text("id\n1\n")
+
+    assert read(tmp_path / name) == read([str(tmp_path / name)]) == [{"id": "1"}]
+
+
 @pytest.mark.parametrize("name", ["t.csv", "t.CSV", "t.csv.gz"])
 def test_csv_comes_back_as_texts(tmp_path: Path, name: str) -> None:
     written(tmp_path / name, ROWS)
