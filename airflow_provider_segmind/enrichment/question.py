@@ -11,6 +11,7 @@ from airflow_provider_segmind.chat.cost_estimate import UNBOUNDED, CostBound
 from airflow_provider_segmind.client.submission import text_digest
 from airflow_provider_segmind.enrichment.outcomes import ReadRow
 from airflow_provider_segmind.enrichment.rows import Row, canonical_json, fingerprint, frame
+from airflow_provider_segmind.exceptions import SegmindRowError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +78,27 @@ class Question:
         if text is None:
             inputs = made()
             text = canonical_json(inputs)
+            _check_characters(text, row)
             return Prepared(fingerprint(self._frame, text), inputs, text_digest(text), len(text))
+        _check_characters(text, row)
         return Prepared(fingerprint(self._frame, text), made, partial(text_digest, text), len(text))
+
+
+def _check_characters(text: str, row: Row) -> None:
+    """
+    Check that a body can be written as JSON.
+
+    :raises SegmindRowError: it cannot.
+    """
+    if text.isascii():
+        return
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise SegmindRowError(
+            f"The request of row {row.number} contains half of a surrogate pair (a cut emoji), which cannot be sent. "
+            "Nothing was sent for this row."
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from airflow_provider_segmind.chat.attachments import (
 )
 from airflow_provider_segmind.chat.cost_estimate import CostBound, cost_bound
 from airflow_provider_segmind.chat.json_values import clean_value
-from airflow_provider_segmind.chat.messages import build_chat_inputs, check_string
+from airflow_provider_segmind.chat.messages import build_chat_inputs
 from airflow_provider_segmind.chat.model_families import ApiFormat, assumption, family_of
 from airflow_provider_segmind.chat.replies import read_reply
 from airflow_provider_segmind.chat.reply_policy import Accept, decide_reply, follow_up_form
@@ -253,7 +253,7 @@ class RowPrompt:
         if self._around is None:
             return None
         before, after = self._around
-        return before + canonical_json(check_string(row.fill(str(self._settings.prompt)), "prompt")) + after
+        return before + canonical_json(_filled("prompt", str(self._settings.prompt), row)) + after
 
     def _text_around_prompt(self) -> tuple[str, str] | None:
         settings = self._settings
@@ -273,14 +273,14 @@ class RowPrompt:
         if settings.inputs is not None:
             filled: Mapping[str, Any] = row.fill_inputs(settings.inputs)
             return filled
-        return self._chat_inputs(row.fill(str(settings.prompt)), row)
+        return self._chat_inputs(_filled("prompt", str(settings.prompt), row), row)
 
     def _chat_inputs(self, prompt: str, row: Row) -> Mapping[str, Any]:
         settings = self._settings
         return build_chat_inputs(
             model=settings.model,
             prompt=prompt,
-            system=None if settings.system is None else row.fill(settings.system),
+            system=None if settings.system is None else _filled("system", settings.system, row),
             attachments=self._attachments.load(row) if self._attachments else (),
             options=settings.options,
             api_format=settings.api_format,
@@ -363,6 +363,19 @@ class RowPrompt:
         if not self._fields:
             return {ANSWER_COLUMN: data}
         return {name: data.get(name) for name in self._fields}
+
+
+def _filled(name: str, template: str, row: Row) -> str:
+    """
+    Fill the placeholders of a message.
+
+    :raises SegmindRowError: a column is missing or could not be decoded, or all of the message is in columns that are
+        empty.
+    """
+    text = row.fill(template)
+    if not text.strip():
+        raise SegmindRowError(f"The {name} of row {row.number} is empty. Nothing was sent for this row.")
+    return text
 
 
 def _assumption(model: str, bound: CostBound) -> str:

@@ -35,6 +35,24 @@ def test_a_bad_line_fails_the_task_after_the_earlier_rows_are_written(table: Tab
     assert table.posts == len(table.emulator.bill) == 61
 
 
+@pytest.mark.parametrize("bad", ["", " \n", None, "half \ud83d"])
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("asked", [{"prompt": "{thing}"}, {"prompt": "Name a colour.", "system": "{thing}"}])
+def test_a_row_that_cannot_be_sent_is_skipped_wherever_it_is(
+    table: Table, bad: str | None, place: int, asked: dict[str, str]
+) -> None:
+    rows = things("sky", "rose")
+    rows[place]["thing"] = bad
+
+    manifest = table.ask(source=table.write(rows), on_partial="succeed", **asked)
+
+    assert (manifest["outcomes"]["success"], manifest["outcomes"]["skipped"], table.posts) == (1, 1, 1)
+    (letter,) = table.dead_letters
+    assert (letter["row"], letter["outcome"]) == (place, "skipped")
+    assert letter["reason"].endswith("Nothing was sent for this row.")
+    assert f"row {place}" in letter["reason"]
+
+
 def test_a_list_of_rows_and_a_missing_file_asks_about_the_rows(table: Table) -> None:
     with pytest.raises(AirflowFailException, match=r"after 2 rows\. There is no table at .*nope\.csv") as caught:
         table.ask(source=[*things("a", "b"), str(table.folder / "nope.csv")])
