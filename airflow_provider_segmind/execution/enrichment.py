@@ -626,7 +626,13 @@ class EnrichmentRun:
         return manifest
 
     def _add_cost(self, values: Mapping[str, Any]) -> None:
-        self._costs.append(values["_segmind_cost"] or 0.0)
+        """Note what a row of a sample cost, unless that is not known, or a limit ended the run before it was sent."""
+        cost, outcome = values["_segmind_cost"], values["_segmind_status"]
+        stopped = self._engine is not None and self._engine.stopped is not None
+        if outcome == Outcome.FAILED or (outcome == Outcome.SKIPPED and not stopped):
+            cost = cost or 0.0
+        if cost is not None and outcome != Outcome.UNKNOWN:
+            self._costs.append(cost)
 
     def _decide_outcome(self, manifest: Manifest) -> dict[str, Any]:
         """Return the manifest, or raise when the task must fail or be skipped."""
@@ -699,6 +705,10 @@ class EnrichmentRun:
         """
         asked = len(self._costs)
         if not asked:
+            if rows_read:
+                self._log.warning(
+                    "The cost of all rows cannot be estimated: the cost of none of the sample's rows is known"
+                )
             return
         mean = statistics.fmean(self._costs)
         try:

@@ -346,6 +346,27 @@ def test_a_sample_asks_a_few_rows_and_extrapolates(table: Table) -> None:
     assert len(read(table.output.with_name("colours.sample.jsonl"))) == 4
 
 
+def test_rows_of_a_sample_that_a_limit_left_unsent_are_not_free_in_the_estimate(table: Table) -> None:
+    source = table.write([*things("a", "b", "c", "d"), {"id": 4}, *things("e", "f", "g")])
+
+    manifest = table.ask(source=source, sample=5, max_rows=2, on_partial="succeed")
+
+    estimate, billed = table.run.ti.pushed["estimate"], sum(entry.cost for entry in table.emulator.bill)
+    assert (table.posts, manifest["outcomes"]["skipped"]) == (2, 3)
+    assert (estimate["rows"], estimate["sample"]) == (8, 2)
+    assert estimate["cost"] == pytest.approx(4 * billed)
+
+
+def test_rows_of_a_sample_without_a_reported_cost_are_not_free_in_the_estimate(
+    table: Table, caplog: pytest.LogCaptureFixture
+) -> None:
+    table.emulator.settings(metrics="old")
+    table.ask(source=table.write(things("a", "b", "c")), sample=2)
+
+    assert "estimate" not in table.run.ti.pushed
+    assert "the cost of none of the sample's rows is known" in caplog.text
+
+
 @pytest.mark.parametrize("index", [0, 1])
 def test_a_sample_of_a_shard_counts_all_rows_of_the_source(table: Table, index: int) -> None:
     table.ask(source=table.write(things(*map(str, range(50)))), sample=10, shard_index=index, shard_count=2)
