@@ -13,7 +13,8 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
+from importlib import import_module
 from typing import Any
 
 from airflow_provider_segmind.enrichment.sql.dialects import again_after_conflicts, driver_errors
@@ -261,6 +262,7 @@ class Query:
 
     def _open(self) -> None:
         connection = self._connection = self._connect()
+        _keep_far_times(connection)
         server_side = type(connection).__module__.startswith("psycopg")
         self._cursor = connection.cursor(name=CURSOR, withhold=self._hold) if server_side else connection.cursor()
         try:
@@ -312,6 +314,66 @@ def _set_aside(connection: sqlite3.Connection, rows: sqlite3.Cursor, sql: str) -
         # A full disk, or a text that is not UTF-8, which is an error of its row alone.
         connection.rollback()
         return connection.execute(sql)
+
+
+_TIMES = (
+    ("PYDATE", 1082, 1182),
+    ("PYTIME", 1083, 1183),
+    ("PYTIME", 1266, 1270),
+    ("PYDATETIME", 1114, 1115),
+    ("PYDATETIMETZ", 1184, 1185),
+    ("PYINTERVAL", 1186, 1187),
+)
+"""PostgreSQL's types of dates and times: psycopg2's name, and the oids of the type and its array (pg_type.dat)."""
+
+
+def _keep_far_times(connection: Any) -> None:
+    """
+    Have dates and times of PostgreSQL that Python does not have (``infinity``, 44 BC, 24:00) read as strings.
+
+    Its drivers raise an error, even if nothing needs the column, or read another time.
+    """
+    driver = type(connection).__module__.partition(".")[0]
+    if driver == "psycopg":
+        for _, oid, _ in _TIMES:
+            connection.adapters.register_loader(oid, _far_times_loader(connection.adapters.get_loader(oid, 0)))
+    elif driver == "psycopg2":
+        extensions, errors = import_module("psycopg2.extensions"), import_module("psycopg2").Error
+        for name, oid, arrays in _TIMES:
+            read = partial(_time_or_text, getattr(extensions, name), (ValueError, ArithmeticError, errors))
+            kind = extensions.new_type((oid,), name, read)
+            extensions.register_type(kind, connection)
+            extensions.register_type(extensions.new_array_type((arrays,), f"{name}ARRAY", kind), connection)
+
+
+def _far_times_loader(near: Any) -> Any:
+    """Return a loader of psycopg 3 that returns as a string what another one cannot load."""
+    adapt, unreadable = import_module("psycopg.adapt"), import_module("psycopg").DataError
+
+    class FarTimesLoader(adapt.Loader):  # type: ignore[misc, name-defined]
+        def __init__(self, oid: int, context: Any = None) -> None:
+            super().__init__(oid, context)
+            self._near = near(oid, context)
+
+        def load(self, data: Any) -> Any:
+            # Inside an array it is not a string that ends where the value does.
+            text = bytes(data)
+            try:
+                return self._near.load(text)
+            except unreadable:
+                return text.decode()
+
+    return FarTimesLoader
+
+
+def _time_or_text(read: Any, unreadable: tuple[type[Exception], ...], text: str | None, cursor: Any) -> Any:
+    # psycopg2 reads these as other times.
+    if text is not None and (text.endswith("infinity") or text.startswith("24:")):
+        return text
+    try:
+        return read(text, cursor)
+    except unreadable:
+        return text
 
 
 def _plain(value: Any) -> Any:

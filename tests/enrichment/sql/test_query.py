@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, date, datetime
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -147,3 +149,31 @@ def test_a_text_that_is_not_utf8_breaks_a_sqlite_source_where_it_is(tmp_path: Pa
         found.extend(row["id"] for row in query(database))
 
     assert found == list(range(2 * FETCH_ROWS))
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
+@pytest.mark.parametrize(
+    ("value", "read"),
+    [
+        ("date 'infinity'", "infinity"),
+        ("timestamp '-infinity'", "-infinity"),
+        ("date '0044-03-15 BC'", "0044-03-15 BC"),
+        ("timestamp '20240-01-01'", "20240-01-01 00:00:00"),
+        ("time '24:00'", "24:00:00"),
+        ("timetz '24:00+01'", "24:00:00+01"),
+        ("interval '100000000 years'", "100000000 years"),
+        ("ARRAY[date 'infinity', date '2024-01-02']", ["infinity", date(2024, 1, 2)]),
+        ("date '2024-01-02'", date(2024, 1, 2)),
+        ("timestamptz '2024-01-02 00:00+02'", datetime(2024, 1, 1, 22, tzinfo=UTC)),
+        ("NULL::date", None),
+    ],
+)
+def test_a_time_that_python_does_not_have_is_a_string(
+    postgres: Postgres, driver: str, value: str, read: object
+) -> None:
+    connect = partial(pytest.importorskip(driver).connect, postgres.url)
+
+    rows = list(Query(connect, f"SELECT 1 AS id, {value} AS at UNION ALL SELECT 2, NULL ORDER BY id", name="it"))
+
+    assert rows == [{"id": 1, "at": read}, {"id": 2, "at": None}]
