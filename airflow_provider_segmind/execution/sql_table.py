@@ -251,7 +251,8 @@ class SqlTableIO(TableIO):
 
     def _report_paths(self, name: TableName) -> StorePath:
         settings = self._settings
-        folder, file_name = (re.sub(r"[^\w.\-]+", "_", part) for part in (settings.target_conn_id, f"{name}.jsonl"))
+        names = (settings.target_conn_id, f"{'.'.join(name.parts)}.jsonl")
+        folder, file_name = (re.sub(r"[^\w.\-]+", "_", each) for each in names)
         return path_of_part(self.ledger / REPORTS_FOLDER / folder / file_name, settings.shard, settings.sample)
 
 

@@ -14,7 +14,8 @@ from typing import Any, Self, TypeVar
 from airflow_provider_segmind.enrichment.sql.column_types import MOST_DECIMALS, Kind, as_text
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindEnrichmentError, SegmindError, shorten
 
-_PART = re.compile(r'"((?:[^"\x00]|"")+)"|([\w$\-]+)')
+_PLAIN_PART = re.compile(r"[\w$\-]+")
+_PART = re.compile(rf'"((?:[^"\x00]|"")+)"|({_PLAIN_PART.pattern})')
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,8 @@ class TableName:
             return None
 
     def __str__(self) -> str:
-        return ".".join(self.parts)
+        """Return the name as :meth:`parse` reads it."""
+        return ".".join(part if _PLAIN_PART.fullmatch(part) else quoted(part, '"') for part in self.parts)
 
     def beside(self, ending: str) -> Self:
         """Return the name of a table in the same schema with another ending."""

@@ -8,7 +8,7 @@ from decimal import Decimal
 import duckdb
 import pytest
 
-from airflow_provider_segmind.enrichment.sql.dialects import dialect_of
+from airflow_provider_segmind.enrichment.sql.dialects import TableName, dialect_of
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,11 @@ def test_every_version_of_duckdb_binds_a_number_exactly(number: int | Decimal, d
 
     with contextlib.closing(duckdb.connect()) as connection:
         assert connection.execute(f"SELECT ?::{declared}", [bound]).fetchone() == (number,)
+
+
+@pytest.mark.parametrize("text", ["t", "s.t", '"My table"', 's."a.b"', '"a""b"."c d"', "größe.t-1$"])
+def test_the_name_of_a_table_is_written_as_it_is_read(text: str) -> None:
+    name = TableName.parse(text, "target_table")
+
+    assert str(name) == text
+    assert TableName.parse(str(name), "target_table") == name
