@@ -8,9 +8,12 @@ manifest names, which have the request id or the fingerprint.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 from airflow_provider_segmind.client.submission import iso
@@ -25,12 +28,15 @@ from airflow_provider_segmind.enrichment.ledger.row_state import RunTotals
 from airflow_provider_segmind.enrichment.ledger.segments import segment_names
 from airflow_provider_segmind.enrichment.manifest import Manifest
 from airflow_provider_segmind.enrichment.output import FINGERPRINT_COLUMN, ROW_COLUMN
+from airflow_provider_segmind.enrichment.rows import plain_text
 from airflow_provider_segmind.enrichment.sql.dialects import TableName, dialect_of
 from airflow_provider_segmind.enrichment.sql.removal import AnswerRows
 from airflow_provider_segmind.enrichment.storage import StorePath, read_now
 from airflow_provider_segmind.exceptions import SegmindConfigError
 from airflow_provider_segmind.money import micros
 from airflow_provider_segmind.stores import database_hook, locate
+
+_PLAIN_NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:e[+-]\d+)?", re.IGNORECASE | re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,9 +266,35 @@ def is_key(wanted: str, columns: Mapping[str, Any]) -> bool:
     """Return whether a row has a key: a JSON object of columns, or the value of the first column."""
     given = key_columns(wanted)
     if given is not None:
-        return all(name in columns and str(columns[name]) == str(value) for name, value in given.items())
+        return all(name in columns and _is_same(columns[name], value) for name, value in given.items())
     first = next((value for name, value in columns.items() if name != ROW_COLUMN), None)
-    return first is not None and str(first) == wanted
+    return first is not None and _is_same(first, wanted)
+
+
+def _is_same(value: Any, wanted: Any) -> bool:
+    """Return whether a value in a file is the one named: each format has its own form of a bool, a number or a time."""
+    if value is None or wanted is None:
+        return value is wanted
+    if str(value) == str(wanted) or plain_text(value) == plain_text(wanted):
+        return True
+    if isinstance(value, datetime) and isinstance(wanted, str):
+        return _moment(wanted) == value
+    # Two strings are different keys even if they are the same number, such as "1.1" and "1.10".
+    is_number = not (isinstance(value, str) and isinstance(wanted, str))
+    return is_number and (number := _number(value)) is not None and number == _number(wanted)
+
+
+def _moment(text: str) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return None
+
+
+def _number(value: Any) -> Decimal | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal | str):
+        return None
+    return Decimal(text) if _PLAIN_NUMBER.fullmatch(text := plain_text(value)) else None
 
 
 def _in_ledger_of(table: OpenedTable, marks: set[str]) -> dict[str, Any]:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from airflow_provider_segmind.answer_cache import Answer, AnswerCache, question_fingerprint
 from airflow_provider_segmind.emulator import SegmindEmulator
+from airflow_provider_segmind.enrichment.files.readers import open_source
 from airflow_provider_segmind.monitoring.cli import main
 from tests.execution.test_sql_table import Shop
 from tests.support.databases import opened
@@ -142,6 +146,51 @@ def test_a_row_of_a_database_table_is_deleted_by_its_key(
         assert [row["id"] for row in shop.answers] == [1, 3]
         shop.ask_the_next_day()
         assert shop.posts == 4
+
+
+@pytest.mark.parametrize(("target", "report"), [('"All answers"', "All_answers"), ('main."a.b"', "main.a.b")])
+def test_a_row_of_a_table_with_a_quoted_name_is_deleted_by_its_key(
+    tmp_path: Path,
+    segmind_emulator: SegmindEmulator,
+    monkeypatch: pytest.MonkeyPatch,
+    command: Command,
+    target: str,
+    report: str,
+) -> None:
+    with opened("sqlite", tmp_path) as database:
+        monkeypatch.setenv("AIRFLOW_CONN_SHOP", json.dumps(database.airflow))
+        shop = Shop(tmp_path, segmind_emulator, database)
+        shop.stock("sky", "rose")
+        assert shop.ask(target_table=target)["outputs"] == [f"shop:{target}"]
+
+        command(str(tmp_path / "ledger" / "reports" / "shop" / f"{report}.manifest.json"), "--row", "2", "--yes")
+
+        assert [row["id"] for row in database.dicts(target, "id")] == [1]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+@pytest.mark.parametrize(
+    ("keys", "wanted"),
+    [
+        ([True, False], "true"),
+        ([*map(datetime.fromisoformat, ("2024-01-01T05:00:00", "2024-01-01"))], "2024-01-01T05:00:00"),
+        ([datetime(2024, 1, 1, 5, tzinfo=UTC), datetime(2024, 1, 1, tzinfo=UTC)], "2024-01-01T05:00:00+00:00"),
+        ([Decimal("1.10"), Decimal("2.555")], "1.10"),
+        ([[1, 2], [3]], "[1,2]"),
+        ([b"x", b"y"], "eA=="),
+    ],
+)
+def test_a_row_is_found_by_its_key_in_every_format(
+    table: Table, command: Command, suffix: str, keys: list[Any], wanted: str
+) -> None:
+    table.output = table.output.with_suffix(suffix)
+    rows = [{"id": key, "thing": thing} for key, thing in zip(keys, ("ice", "tea"), strict=True)]
+    table.ask(source=rows)
+
+    code, printed = command(manifest(table), "--row", wanted, "--yes")
+
+    assert (code, "Removed" in printed) == (0, True)
+    assert [row["answer"] for row in open_source(table.output)] == ["echo: The colour of tea?"]
 
 
 @pytest.mark.parametrize("keyed", ["2", '{"id": 2}'])

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from airflow_provider_segmind.emulator import SegmindEmulator
 from airflow_provider_segmind.enrichment.progress_file import write_progress
+from airflow_provider_segmind.monitoring.tables import is_key
 from tests.support.monitoring_commands import MODEL, Command, account, command, ledger_of, manifest_file, stored, table
 from tests.support.table_tasks import Table
 
@@ -58,6 +61,26 @@ def test_a_table_is_shown_from_its_ledger_with_the_progress_of_running_tasks(tab
     (run,) = found["runs"]
     assert (run["run"], run["distinct_rows"]) == ("a_dag/manual__1/a_task/-1", 4)
     assert found["cost_micros"] == run["cost_micros"] > 0
+
+
+@pytest.mark.parametrize(
+    ("wanted", "value", "same"),
+    [
+        ("1.1", Decimal("1.100"), True),
+        ('{"id": 1}', 1.0, True),
+        ('{"id": 1.1}', "1.10", True),
+        ('{"id": "1.1"}', "1.10", False),
+        ("007", 7, False),
+        ("1", True, False),
+        ('{"id": true}', 1, False),
+        ('{"id": null}', "", False),
+        ('{"id": null}', "None", False),
+        ("2024-01-01T02:00:00+02:00", datetime(2024, 1, 1, tzinfo=UTC), True),
+        ("2024-01-01T00:00:00", datetime(2024, 1, 1, tzinfo=UTC), False),
+    ],
+)
+def test_a_key_is_the_same_in_every_form_that_a_file_gives_it(wanted: str, value: Any, same: bool) -> None:
+    assert is_key(wanted, {"id": value}) is same
 
 
 @pytest.mark.parametrize("wanted", ["2", '{"id": 2}'])
