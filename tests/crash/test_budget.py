@@ -48,7 +48,7 @@ def runner(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             "core.max_active_tasks_per_dag": "64",
             "celery.broker_url": redis_url,
             "celery.result_backend": redis_url,
-            "celery.worker_concurrency": "8",
+            "celery.worker_concurrency": "12",
             "segmind.budgets": json.dumps({name: {"daily": LIMIT} for name in names}),
             # What a lost worker had taken and not begun is sent to the other one.
             "scheduler.task_queued_timeout": "45",

@@ -33,7 +33,7 @@ LIMIT = 1.0
 PRICE = {"input": 10.0, "output": 300.0}
 """USD per million tokens: a request of at most 40 tokens of output may cost some 14 thousandths of a dollar."""
 WORKERS = ("worker", "worker:2")
-TOGETHER = 5
+TOGETHER = 8
 """Seeds that run at the same time."""
 LOSE_AFTER, LOSE_EVERY = 12, 30
 """Requests, for each seed that runs at the same time, after which a worker is lost, and then one after the other."""
