@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from demo.processes import Scope
     from demo.stack import AirflowStack
 
+DAG_ID = "crash_budget"
 LIMIT = 1.0
 """USD a day."""
 PRICE = {"input": 10.0, "output": 300.0}
@@ -50,8 +51,6 @@ class BudgetCase:
     """
 
     seed: int
-    run_id: str = ""
-    state: str = ""
     kills: int = 0
     lost: int = 0
     tries: dict[str, int] = field(default_factory=dict)
@@ -68,8 +67,8 @@ class BudgetCase:
         return f"budget-{self.seed}"
 
     @property
-    def dag_id(self) -> str:
-        return f"crash_budget_{self.seed}"
+    def run_id(self) -> str:
+        return f"seed-{self.seed}"
 
     def figures(self) -> str:
         """Return the figures of the seed in one line."""
@@ -123,7 +122,7 @@ class BudgetRunner:
                 name, scope = next(losses)
                 self._lose_worker([case for case, _ in running], name, scope, down=rng.uniform(0.0, 5.0))
             for case, deadline in list(running):
-                instances = self.stack.rest.task_instances(case.dag_id, case.run_id)
+                instances = self.stack.rest.task_instances(DAG_ID, case.run_id)
                 if time.monotonic() > deadline or (instances and all(each["state"] in OVER for each in instances)):
                     running.remove((case, deadline))
                     self._read(case)
@@ -151,8 +150,8 @@ class BudgetRunner:
             {"route": polls, "reset": True, "probability": 0.02},
         ):
             emulator.fault(**{"times": None, "seed": case.seed, "model": case.name, **fault})
-        self.stack.rest.wait_for_dag(case.dag_id)
-        case.run_id = self.stack.rest.trigger(case.dag_id)
+        self.stack.rest.wait_for_dag(DAG_ID)
+        self.stack.rest.trigger(DAG_ID, conf={"seed": case.seed}, run_id=case.run_id)
 
     def _kill_one(self, case: BudgetCase, instances: list[dict[str, Any]], rng: random.Random) -> None:
         running = [each for each in instances if each["state"] == "running"]
@@ -181,13 +180,13 @@ class BudgetRunner:
                 commands.append(" ".join(process.cmdline()))
         self.stack.kill(name, signal.SIGKILL, scope=scope)
         for case in cases:
-            for each in self.stack.rest.task_instances(case.dag_id, case.run_id):
+            for each in self.stack.rest.task_instances(DAG_ID, case.run_id):
                 case.lost += any(f"airflow worker -- {each['id']}" in command for command in commands)
         time.sleep(down)
         self.stack.start(name)
 
     def _read(self, case: BudgetCase) -> None:
-        instances = self.stack.rest.task_instances(case.dag_id, case.run_id)
+        instances = self.stack.rest.task_instances(DAG_ID, case.run_id)
         case.states = {each["task_id"]: each["state"] for each in instances}
         case.tries = {each["task_id"]: each["try_number"] for each in instances}
         case.billed = sum(entry.cost for entry in self.emulator.bill if entry.model == case.name)
@@ -198,6 +197,6 @@ class BudgetRunner:
         (window,) = windows([BudgetRule(case.name, 1, None)], time.time())
         used = store.usage([window.key])[window.key]
         case.spent, case.reserved = used.spent / 1e6, used.reserved / 1e6
-        case.open = [one for one in store.open_reservations() if one.owner.startswith(f"{case.dag_id}/")]
+        case.open = [one for one in store.open_reservations() if one.owner.startswith(f"{DAG_ID}/{case.run_id}/")]
         prices = PRICE["input"] / 1e6, PRICE["output"] / 1e6
         case.bound = 40 * prices[1] + 250 * prices[0]

@@ -1,4 +1,4 @@
-"""For each seed a DAG of four tables and four chats that share one budget of a dollar a day."""
+"""Four tables and four chats that share one budget of a dollar a day; each run is a seed with a budget of its own."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import os
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import DAG, get_parsing_context
+from airflow.sdk import DAG
 
 from airflow_provider_segmind.operators.chat import SegmindChatOperator
 from airflow_provider_segmind.operators.enrich import SegmindEnrichFileOperator
 
-SEEDS = int(os.environ["BUDGET_SEEDS"])
 FOLDER = os.environ["BUDGET_FOLDER"]
 ROWS = 70
 STORES = (
@@ -25,7 +24,7 @@ class Stored:
     """Keeps its budget where its seed says; each task is a process of its own."""
 
     def execute(self, context: Any) -> Any:
-        os.environ.update(STORES[int(context["dag"].dag_id.rpartition("_")[2]) % 2])
+        os.environ.update(STORES[context["params"]["seed"] % 2])
         return super().execute(context)  # type: ignore[misc]
 
 
@@ -37,32 +36,27 @@ class Table(Stored, SegmindEnrichFileOperator):
     pass
 
 
-ONLY = get_parsing_context().dag_id
-"""The DAG whose task this process runs; None where all are parsed."""
+NAME = "budget-{{ params.seed }}"
+COMMON: dict[str, Any] = {
+    "model": NAME,
+    "api_format": "openai",
+    "options": {"max_tokens": 40},
+    "budget": NAME,
+    "retries": 12,
+    "retry_delay": timedelta(seconds=1),
+    "deferrable": False,
+}
 
-for seed in range(SEEDS):
-    if ONLY not in (None, f"crash_budget_{seed}"):
-        continue
-    name = f"budget-{seed}"
-    common: dict[str, Any] = {
-        "model": name,
-        "api_format": "openai",
-        "options": {"max_tokens": 40},
-        "budget": name,
-        "retries": 12,
-        "retry_delay": timedelta(seconds=1),
-        "deferrable": False,
-    }
-    with DAG(f"crash_budget_{seed}", schedule=None):
-        for number in range(4):
-            Chat(task_id=f"chat_{number}", prompt=f"What is chat {number}?", **common)
-            Table(
-                task_id=f"table_{number}",
-                source=[{"id": row, "thing": f"thing {number} {row} {'x' * (row * 7 % 60)}"} for row in range(ROWS)],
-                key="id",
-                prompt="Describe {thing}.",
-                output_path=f"{FOLDER}/{name}/{number}/out.jsonl",
-                concurrency=4,
-                max_failed_rows=None,
-                **common,
-            )
+with DAG("crash_budget", schedule=None, params={"seed": 0}, max_active_runs=100):
+    for number in range(4):
+        Chat(task_id=f"chat_{number}", prompt=f"What is chat {number}?", **COMMON)
+        Table(
+            task_id=f"table_{number}",
+            source=[{"id": row, "thing": f"thing {number} {row} {'x' * (row * 7 % 60)}"} for row in range(ROWS)],
+            key="id",
+            prompt="Describe {thing}.",
+            output_path=f"{FOLDER}/{NAME}/{number}/out.jsonl",
+            concurrency=4,
+            max_failed_rows=None,
+            **COMMON,
+        )
