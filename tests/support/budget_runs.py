@@ -36,7 +36,7 @@ PRICE = {"input": 10.0, "output": 300.0}
 WORKERS = ("worker", "worker:2")
 TOGETHER = 8
 """Seeds that run at the same time."""
-LOSE_AFTER, LOSE_EVERY = 12, 30
+LOSE_AFTER, LOSE_EVERY = 12, 40
 """Requests, for each seed that runs at the same time, after which a worker is lost, and then one after the other."""
 OVER = ("success", "failed", "skipped", "upstream_failed")
 
