@@ -129,8 +129,10 @@ class Manifest:
     def headline(self) -> str:
         """How many rows were answered, as a sentence without its full stop."""
         rows, answered = self.rows_read, self.outcomes[Outcome.SUCCESS]
+        if not rows:
+            return "There are no rows to answer"
         if not self.unanswered_rows:
-            return f"{'No rows' if not rows else 'The only row' if rows == 1 else f'All {rows:,} rows'} answered"
+            return f"{'The only row' if rows == 1 else f'All {rows:,} rows'} answered"
         return (
             f"{answered:,} of {rows:,} {'row' if rows == 1 else 'rows'} answered, {rows - answered:,} without an answer"
         )

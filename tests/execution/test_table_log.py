@@ -135,7 +135,7 @@ def test_log_state_and_manifest_give_the_same_figures(table: Table, caplog: pyte
 @pytest.mark.parametrize(
     ("fields", "line"),
     [
-        ({"rows": 0}, "No rows answered, $0.00 billed in this run"),
+        ({"rows": 0}, "There are no rows to answer, $0.00 billed in this run"),
         ({"rows": 1}, "The only row answered, $0.00035 billed in this run"),
         ({"rows": 1, "failed": 1}, "0 of 1 row answered, 1 without an answer (1 failed), $0.00 billed in this run"),
         (

@@ -309,7 +309,7 @@ def described(error: Exception, *, values: bool) -> str:
     code = _state(error) or getattr(error, "sqlite_errorname", "")
     name = type(error).__name__ + (f" ({code})" if code else "")
     if not values:
-        return f"{name}: {shorten(' '.join(str(error).split()))}"
+        return f"{name}: {shorten(' '.join(str(error).split()).rstrip('.'))}"
     return ", ".join([name, *_names(error)])
 
 

@@ -168,6 +168,14 @@ def test_a_constraint_of_sqlite_is_named(made: str, statement: str, said: str) -
     assert "canary" not in str(caught.value)
 
 
+def test_a_sentence_of_a_driver_ends_with_one_full_stop() -> None:
+    with (
+        pytest.raises(SegmindEnrichmentError, match=r"The server is gone\. Nothing was sent\.$"),
+        driver_errors("Reading", meaning="Nothing was sent."),
+    ):
+        raise OperationalError("The server is gone.")
+
+
 class TestASessionThatEnds:
     @pytest.fixture
     def reading(self, postgres: OneDatabase) -> Query:
