@@ -211,17 +211,11 @@ if slots == 0 then return 0 end
 release(row, slots)
 return 1
 """
-_RENEW = """
-local count = 0
-for index = 4, #ARGV do
-  local row = prefix .. 'reservation:' .. ARGV[index]
-  local now = redis.call('HGET', row, 'renewed_at')
-  if now and (ARGV[3] == '' or now == ARGV[3]) then
-    renewed(row, ARGV[index], ARGV[2])
-    count = count + 1
-  end
-end
-return count
+_CLAIM = """
+local row = prefix .. 'reservation:' .. ARGV[2]
+if redis.call('HGET', row, 'renewed_at') ~= ARGV[3] then return 0 end
+renewed(row, ARGV[2], ARGV[4])
+return 1
 """
 _OPEN = """
 local found = {}
@@ -341,7 +335,7 @@ class RedisBudgetStore:
             "spend": _SPEND,
             "settle": _SETTLE,
             "release": _RELEASE,
-            "renew": _RENEW,
+            "claim": _CLAIM,
             "open": _OPEN,
             "pending": _PENDING,
             "usage": _USAGE,
@@ -428,12 +422,8 @@ class RedisBudgetStore:
 
     def claim(self, reservation: Reservation, now: float) -> bool:
         """Renew a reservation unless another process renewed it since it was read; return whether it was renewed."""
-        times = _milliseconds(now), _milliseconds(reservation.renewed_at)
-        return bool(self._run("renew", *times, reservation.id, repeatable=False))
-
-    def renew(self, reservation_ids: Iterable[str], now: float) -> None:
-        """Note that the owner of open reservations is alive."""
-        self._run("renew", _milliseconds(now), "", *reservation_ids)
+        times = _milliseconds(reservation.renewed_at), _milliseconds(now)
+        return bool(self._run("claim", reservation.id, *times, repeatable=False))
 
     def find(self, request_id: str) -> Reservation | None:
         """Return the open reservation of a request, None if there is none."""

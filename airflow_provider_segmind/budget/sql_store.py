@@ -404,14 +404,6 @@ class SqlBudgetStore:
         values = [_milliseconds(now), reservation.id, _milliseconds(reservation.renewed_at)]
         return self._transaction(lambda cursor: self._execute(cursor, statement, values), repeatable=False) == 1
 
-    def renew(self, reservation_ids: Iterable[str], now: float) -> None:
-        """Note that the owner of open reservations is alive."""
-        ids = sorted(reservation_ids)
-        if ids:
-            markers = ", ".join("?" for _ in ids)
-            statement = f"UPDATE {RESERVATIONS} SET renewed_at = ? WHERE id IN ({markers})"
-            self._transaction(lambda cursor: self._execute(cursor, statement, [_milliseconds(now), *ids]))
-
     def find(self, request_id: str) -> Reservation | None:
         """Return the open reservation of a request, None if there is none."""
         found = self._select({"request_id = ?": request_id})

@@ -216,9 +216,6 @@ class BudgetStore(Protocol):
     def claim(self, reservation: Reservation, now: float) -> bool:
         """Renew a reservation unless another process renewed it since it was read; return whether it was renewed."""
 
-    def renew(self, reservation_ids: Iterable[str], now: float) -> None:
-        """Note that the owner of open reservations is alive."""
-
     def find(self, request_id: str) -> Reservation | None:
         """Return the open reservation of a request, None if there is none."""
 

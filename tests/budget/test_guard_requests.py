@@ -572,7 +572,7 @@ def test_an_orphan_whose_bill_reaches_four_fifths_of_a_budget_is_warned_of_by_wh
     _held(clock, run)
     emulator.advance(60)
     (orphan,) = store.open_reservations()
-    store.renew([orphan.id], time.time() - 1000)
+    assert store.claim(orphan, time.time() - 1000)
     emulator.unscript()
     caplog.set_level(logging.WARNING)
 

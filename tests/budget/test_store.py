@@ -380,7 +380,7 @@ def test_open_reservations_are_selected_by_owner_connection_and_age(store: Budge
     assert ids(owner="dag/run/task/-1") == ["id-2", "id-3"]
     assert ids(connection="other") == ["id-3"]
     assert ids(renewed_before=1002.5) == ["id-1", "id-2"]
-    store.renew(["id-1", "id-9"], 2000.125)
+    assert store.claim(store.open_reservations()[0], 2000.125)
     assert ids(renewed_before=1002.5) == ["id-2"]
 
 
