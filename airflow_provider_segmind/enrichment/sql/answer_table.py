@@ -31,7 +31,7 @@ from airflow_provider_segmind.enrichment.sql.dialects import (
 from airflow_provider_segmind.enrichment.sql.key_forms import KeyForm, key_form
 from airflow_provider_segmind.enrichment.sql.query import Query
 from airflow_provider_segmind.enrichment.sql.statements import OWN_COLUMNS, Statements
-from airflow_provider_segmind.enrichment.sql.table_schema import Column, read_columns
+from airflow_provider_segmind.enrichment.sql.table_schema import Column, deferrable_key, read_columns
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindEnrichmentError, shorten
 
 _NUMBERS = frozenset({Kind.INTEGER, Kind.NUMBER, Kind.DECIMAL})
@@ -318,6 +318,16 @@ class Target:
                 f"{self.title} cannot be written by key: {said}. Nothing was sent. It needs a primary key or a unique "
                 f"constraint on {', '.join(self._statements.key)}."
             ) from error
+        statements = self._statements
+        try:
+            deferrable = deferrable_key(connection, statements.dialect, statements.name, statements.key)
+        finally:
+            self._roll_back(connection)
+        if deferrable is not None:
+            raise SegmindConfigError(
+                f"{self.title} cannot be written by key: its constraint {deferrable!r} is DEFERRABLE. Nothing was "
+                f"sent. It needs one on {', '.join(statements.key)} that is not."
+            )
 
     def _try_writing(self, connection: Any) -> None:
         with contextlib.closing(connection.cursor()) as cursor:

@@ -7,8 +7,9 @@ Read from the catalogues of PostgreSQL, SQLite and DuckDB; for others it is unkn
 from __future__ import annotations
 
 import contextlib
+import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,6 +126,27 @@ JOIN pg_class b ON b.oid = d.refobjid AND b.relkind IN ('r', 'p')
 JOIN pg_attribute a ON a.attrelid = b.oid AND a.attnum > 0 AND NOT a.attisdropped JOIN pg_type t ON t.oid = a.atttypid
 WHERE r.ev_class = to_regclass({table}) AND {demands}
 """
+
+
+_POSTGRES_DEFERRABLE = """
+SELECT c.relname AS name, (SELECT json_agg(a.attname) FROM pg_attribute a WHERE a.attrelid = i.indrelid
+  AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]))::text AS columns
+FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+WHERE i.indrelid = to_regclass({table}) AND i.indisunique AND NOT i.indimmediate
+"""
+
+
+def deferrable_key(connection: Any, dialect: Dialect, name: TableName, key: Collection[str]) -> str | None:
+    """
+    Return the name of a deferrable constraint on exactly the key, None without one.
+
+    PostgreSQL takes it for the one that ON CONFLICT needs, and refuses it only when there is a row.
+    """
+    if dialect.name != "PostgreSQL":
+        return None
+    with contextlib.closing(connection.cursor()) as cursor:
+        found = _ask(cursor, _POSTGRES_DEFERRABLE.format(table=_literal(dialect.table(name))))
+    return next((row["name"] for row in found if set(json.loads(row["columns"])) == set(key)), None)
 
 
 def _of_postgres(cursor: Any, dialect: Dialect, name: TableName) -> Iterator[Column]:

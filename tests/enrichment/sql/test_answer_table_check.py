@@ -74,6 +74,23 @@ class TestTypesOfColumns:
         assert made.prepare(None)
         assert write_all(made, row(1, "red", words=["a"])) == {}
 
+    @pytest.mark.postgres
+    @pytest.mark.parametrize("made", ["UNIQUE (id)", "PRIMARY KEY (id)", "UNIQUE (id) INCLUDE (team)"])
+    def test_a_deferrable_key_is_refused_before_anything_is_sent(self, postgres: OneDatabase, made: str) -> None:
+        postgres.run(f"CREATE TABLE answers (id BIGINT, team TEXT, {OWN}, CONSTRAINT late {made} DEFERRABLE)")
+
+        with pytest.raises(SegmindConfigError, match=r"'late' is DEFERRABLE\. Nothing was sent"):
+            target(postgres).prepare(None)
+
+    @pytest.mark.postgres
+    def test_a_deferrable_constraint_on_other_columns_is_not_in_the_way(self, postgres: OneDatabase) -> None:
+        other = "UNIQUE (id, team) DEFERRABLE, UNIQUE (team) DEFERRABLE"
+        postgres.run(f"CREATE TABLE answers (id BIGINT PRIMARY KEY, team TEXT, {OWN}, {other})")
+        made = target(postgres)
+
+        assert made.prepare(None)
+        assert write_all(made, row(1)) == {}
+
 
 def statements(conn_type: str, *, key: str = "id", answer: str = "team", table: str = "answers") -> Statements:
     return Statements(
