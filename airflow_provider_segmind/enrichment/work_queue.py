@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 
 from airflow_provider_segmind.defaults import RESULT_LIFETIME, Rerun
-from airflow_provider_segmind.enrichment.ledger.events import Submitted
+from airflow_provider_segmind.enrichment.ledger.events import Finished, Submitted
 from airflow_provider_segmind.enrichment.ledger.ledger import Ledger
 from airflow_provider_segmind.enrichment.ledger.run_liveness import Membership
 from airflow_provider_segmind.enrichment.outcomes import Outcome
@@ -183,6 +183,12 @@ class Contest:
 
 LARGEST_PAUSE_FACTOR = 8
 """Longest pause, in first pauses, of two runs that repeatedly claim a row at the same moment."""
+
+
+def is_sent_again(stored: Finished, rerun: frozenset[Rerun]) -> bool:
+    """Return whether a further run sends a row with this outcome again."""
+    unbilled = stored.outcome is Outcome.FAILED and stored.billed is False
+    return stored.outcome in rerun or (unbilled and "unbilled" in rerun)
 
 
 class RowTracker:
@@ -364,9 +370,7 @@ class RowTracker:
         if stored is None:
             return True
         # What this try sent before it was deferred is not paid for again.
-        if stored.run != self._ledger.run or stored.at <= self._began:
-            unbilled = stored.outcome is Outcome.FAILED and stored.billed is False
-            if stored.outcome in self._rerun or (unbilled and "unbilled" in self._rerun):
-                return True
+        if (stored.run != self._ledger.run or stored.at <= self._began) and is_sent_again(stored, self._rerun):
+            return True
         self._usage.finished(stored.outcome)
         return False

@@ -16,11 +16,13 @@ from airflow_provider_segmind.enrichment.local_database import LocalDatabase
 from airflow_provider_segmind.enrichment.question import Prepared, Question
 from airflow_provider_segmind.enrichment.row_reader import build, is_fatal, numbered
 from airflow_provider_segmind.enrichment.settings import KeyedTarget, Shard
+from airflow_provider_segmind.enrichment.work_queue import is_sent_again
 from airflow_provider_segmind.exceptions import SegmindError
 from airflow_provider_segmind.money import format_usd, format_usd_range
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.budget.guard import BudgetSettings
+    from airflow_provider_segmind.defaults import Rerun
     from airflow_provider_segmind.enrichment.storage import StorePath
     from airflow_provider_segmind.execution.file_table import TableIO
     from airflow_provider_segmind.hooks.segmind import SegmindHook
@@ -33,6 +35,7 @@ def estimate_table(
     hook: SegmindHook,
     shard: Shard,
     sample: int | None,
+    rerun: frozenset[Rerun],
     budgets: BudgetSettings,
     log: Any,
 ) -> dict[str, Any]:
@@ -40,13 +43,14 @@ def estimate_table(
     Estimate what an enrichment may cost. Free: nothing is submitted, nothing is written. Closes the table.
 
     :returns: ``model``, ``rows``, ``distinct_rows``, ``answered_rows`` (distinct ones with an answer in the ledger or
-        the target, which cost nothing), ``skipped_rows`` (they cannot be sent), ``input_tokens``, ``low`` and ``high``
+        the target, which cost nothing), ``final_rows`` (distinct ones without an answer that ``rerun`` does not send
+        again), ``skipped_rows`` (they cannot be sent), ``input_tokens``, ``low`` and ``high``
         (USD, None where the price is unknown), ``balance`` (USD), ``covered`` (by the balance), and ``budget_left``
         (USD left now in the budget with the least room, None without one).
     :raises SegmindConfigError: the request cannot be built for the first row, or there is no such source.
     """
     try:
-        estimate = _estimate(question, table, hook=hook, shard=shard, sample=sample)
+        estimate = _estimate(question, table, hook=hook, shard=shard, sample=sample, rerun=rerun)
     finally:
         table.close()
     estimate.budget_left = _budget_left(budgets)
@@ -65,7 +69,13 @@ def _budget_left(budgets: BudgetSettings) -> float | None:
 
 
 def _estimate(
-    question: Question, table: TableIO, *, hook: SegmindHook, shard: Shard, sample: int | None
+    question: Question,
+    table: TableIO,
+    *,
+    hook: SegmindHook,
+    shard: Shard,
+    sample: int | None,
+    rerun: frozenset[Rerun],
 ) -> TableEstimate:
     target = table.prepare(dry=True)
     estimate = TableEstimate(question.model)
@@ -76,6 +86,8 @@ def _estimate(
         for prepared in _distinct(rows, question, shard=shard, target=target, estimate=estimate):
             if ledger is not None and ledger.row_state(prepared.fingerprint).success:
                 estimate.answered_rows += 1
+            elif ledger is not None and _is_final(ledger, prepared.fingerprint, rerun):
+                estimate.final_rows += 1
             else:
                 estimate.add(prepared.inputs, prices)
         estimate.balance = hook.get_balance()
@@ -95,6 +107,7 @@ class TableEstimate:
     rows: int = 0
     distinct_rows: int = 0
     answered_rows: int = 0
+    final_rows: int = 0
     skipped_rows: int = 0
     input_tokens: int = 0
     low: float | None = 0.0
@@ -109,7 +122,8 @@ class TableEstimate:
             cost += f", which the balance of {format_usd(self.balance)} covers"
         return (
             f"{self.rows} rows, {self.distinct_rows} distinct, {self.answered_rows} already answered, "
-            f"{self.skipped_rows} that cannot be sent; about {self.input_tokens} input tokens, {cost}. Nothing was "
+            f"{self.final_rows} without an answer that are not sent again, {self.skipped_rows} that cannot be sent; "
+            f"about {self.input_tokens} input tokens, {cost}. Nothing was "
             "submitted"
         )
 
@@ -154,6 +168,12 @@ def _distinct(
                 estimate.answered_rows += 1
             else:
                 yield prepared
+
+
+def _is_final(ledger: Ledger, fingerprint: bytes, rerun: frozenset[Rerun]) -> bool:
+    """Return whether a row keeps an outcome without an answer."""
+    state, stored = ledger.row_state(fingerprint), ledger.finished(fingerprint)
+    return state.open is None and state.finished and stored is not None and not is_sent_again(stored, rerun)
 
 
 def _ledger(folder: StorePath) -> Ledger | None:

@@ -345,6 +345,7 @@ class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
                         hook=self.hook,
                         shard=self._shard(),
                         sample=self.sample,
+                        rerun=read_rerun(self.rerun),
                         budgets=self._budgets,
                         log=self.log,
                     )

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.airflow_fakes import Run
 from tests.support.table_tasks import Table, things
 
 
@@ -49,6 +50,22 @@ def test_a_dry_run_submits_nothing_and_excludes_answered_rows(table: Table, capl
     assert re.search(
         r"input tokens, \$\S+ to \$\S+, which the balance of \$\S+ covers\. Nothing was submitted", caplog.text
     )
+
+
+@pytest.mark.parametrize("rerun", ["nothing", "unbilled", ["blocked"], ["blocked", "failed"], "dead_letters"])
+def test_a_dry_run_counts_only_rows_that_a_run_would_send(table: Table, rerun: Any) -> None:
+    table.emulator.script(match="rose", fail="too red", times=None)
+    table.emulator.script(match="blood", block="SAFETY", times=None)
+    rows = {"source": table.write(things("sky", "rose", "blood", "blood")), "max_failed_rows": None}
+    table.ask(**rows)
+
+    estimate, before = table.ask(**rows, dry_run=True, rerun=rerun), table.posts
+    table.run = Run(run_id="the_next")
+    table.ask(**rows, rerun=rerun)
+
+    sent = table.posts - before
+    assert (estimate["answered_rows"], estimate["final_rows"]) == (1, 2 - sent)
+    assert (estimate["high"] > 0) == (sent > 0)
 
 
 def test_a_dry_run_says_what_is_left_of_the_budget(
