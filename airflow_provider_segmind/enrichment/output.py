@@ -342,7 +342,8 @@ def merge_outputs(manifest: Manifest, parts: Sequence[StorePath], target: StoreP
     """
     Write the rows of all shards as one table, in the order of the source and without the column of row numbers.
 
-    Each shard wrote its rows in that order and numbered them, so one row per shard in memory is enough.
+    Each shard wrote its rows in that order and numbered them, so one row per shard in memory is enough. The only shard
+    of a table has all rows, without numbers.
 
     :param manifest: of all shards, as :func:`~airflow_provider_segmind.enrichment.manifest.merge` returns it.
     :param parts: the files of the shards.
@@ -356,14 +357,19 @@ def merge_outputs(manifest: Manifest, parts: Sequence[StorePath], target: StoreP
     def values(row: Mapping[str, Any]) -> dict[str, Any]:
         return {name: row[name] if name in row else row.get(called[name]) for name in columns}
 
+    def numbered() -> Iterator[tuple[int, Mapping[str, Any]]]:
+        if columns and ROW_COLUMN not in manifest.columns:
+            return enumerate(open_source(parts[0]))
+        return _numbered(_in_order(parts, ROW_COLUMN), ROW_COLUMN)
+
     kinds = None
     if needs_kinds(target):
         kinds = Kinds(columns)
-        for row in _in_order(parts, ROW_COLUMN):
+        for _, row in numbered():
             kinds.observe(values(row))
     count = 0
     with open_sink(target, columns, kinds) as write:
-        for number, row in _numbered(_in_order(parts, ROW_COLUMN), ROW_COLUMN):
+        for number, row in numbered():
             if manifest.complete and number != count:
                 raise SegmindEnrichmentError(f"Row {count} is missing from the outputs of all shards. {_ADVICE}")
             write(values(row))

@@ -10,6 +10,7 @@ import pytest
 
 from airflow_provider_segmind.compat import AirflowFailException
 from airflow_provider_segmind.emulator import SegmindEmulator
+from airflow_provider_segmind.enrichment.files.readers import open_source
 from airflow_provider_segmind.exceptions import SegmindConfigError
 from airflow_provider_segmind.operators.enrich import SegmindMergeOperator
 from tests.support.airflow_fakes import Run
@@ -68,6 +69,20 @@ def test_shards_whose_names_look_like_patterns_are_merged(tmp_path: Path, segmin
     whole = merge(parts, output_path=str(tmp_path / "whole[1].jsonl"))
 
     assert whole["rows_read"] == len(read(tmp_path / "whole[1].jsonl")) == 3
+
+
+@pytest.mark.parametrize("name", ["whole.jsonl", "whole.csv", "whole.parquet"])
+def test_one_shard_is_all_of_the_table(tmp_path: Path, segmind_emulator: SegmindEmulator, name: str) -> None:
+    segmind_emulator.script(match="rose", fail="too red")
+    table = Table(tmp_path, segmind_emulator)
+    part = table.ask(source=table.write(things("sky", "rose", "leaf")), shard_count=1, max_failed_rows=None)
+
+    whole = merge([part], output_path=str(tmp_path / name))
+
+    rows = list(open_source(str(tmp_path / name)))
+    assert [int(row["id"]) for row in rows] == [0, 1, 2]
+    assert list(rows[0]) == whole["columns"] == part["columns"]
+    assert [letter["row"] for letter in read(tmp_path / "whole.dead_letters.jsonl")] == [1]
 
 
 def test_without_a_path_only_the_manifests_are_merged(shards: list[dict[str, Any]]) -> None:
