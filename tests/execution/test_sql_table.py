@@ -193,6 +193,33 @@ class TestTheNextDay:
         assert shop.answers[1]["answer"] == before[1]["answer"]
         assert (again["rows_unchanged"], again["cache_hits"], shop.posts) == (1, 1, 2)
 
+    @pytest.mark.parametrize("again", [{}, {"incremental": False}])
+    def test_an_answer_that_the_target_has_lost_is_written_again_from_the_ledger(
+        self, shop: Shop, again: dict[str, Any]
+    ) -> None:
+        shop.stock("sky", "rose", "leaf")
+        shop.ask()
+        before = shop.answers
+        shop.source.run(
+            "UPDATE answers SET answer = NULL WHERE id = 1", "UPDATE answers SET answer = 'corrected' WHERE id = 2"
+        )
+
+        shop.ask_the_next_day(**again)
+
+        assert [row["answer"] for row in shop.answers] == [before[0]["answer"], "corrected", before[2]["answer"]]
+        assert shop.posts == 3
+
+    def test_answers_lost_between_two_tries_are_written_by_the_second(self, shop: Shop) -> None:
+        shop.stock("sky", "rose")
+        shop.ask()
+        before = shop.answers
+        shop.source.run("UPDATE answers SET answer = NULL")
+
+        shop.ask()
+
+        assert shop.answers == before
+        assert shop.posts == 2
+
     def test_only_changed_and_new_rows_are_asked_about(self, shop: Shop) -> None:
         shop.stock("sky", "rose")
         shop.ask()

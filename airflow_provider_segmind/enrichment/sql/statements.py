@@ -68,10 +68,11 @@ class Statements:
         return f"SELECT * FROM {self._table} WHERE 1 = 0"
 
     def select_answered(self) -> str:
-        """Read the key and the fingerprint of every row that has its answer."""
+        """Read the key and the fingerprint of every row that has its answer; not of one whose columns are all empty."""
         columns = self._list([*self.key, FINGERPRINT_COLUMN])
         status = self.dialect.quote("_segmind_status")
-        return f"SELECT {columns} FROM {self._table} WHERE {status} = '{Outcome.SUCCESS}'"
+        there = " OR ".join(f"{self.dialect.quote(name)} IS NOT NULL" for name in self.answers)
+        return f"SELECT {columns} FROM {self._table} WHERE {status} = '{Outcome.SUCCESS}' AND ({there})"
 
     def rehearse(self) -> str:
         """Do what :meth:`write` does without a row, which fails for the same reasons."""
@@ -145,6 +146,9 @@ class Statements:
             f"COALESCE(held.{name}, '') <> COALESCE(excluded.{name}, '')" for name in (status, mark, request)
         )
         differs += f" OR COALESCE(held.{cost}, -1) <> COALESCE(excluded.{cost}, -1)"
+        # Only what is missing: not every type can be compared, and somebody may have corrected an answer.
+        for name in map(quote, self.answers):
+            differs += f" OR held.{name} IS NULL AND excluded.{name} IS NOT NULL"
         failed = ", ".join(f"'{outcome}'" for outcome in sorted(FAILURES))
         other_question = f"COALESCE(held.{mark}, '') <> COALESCE(excluded.{mark}, '')"
         good = f"COALESCE(held.{status}, '') = '{Outcome.SUCCESS}'"
