@@ -388,11 +388,10 @@ def credits(response: Response) -> Credits:
 def submitted(response: Response, *, secret: str = "") -> SubmittedRequest:
     """Read the response to a submit; without a usable id, which must not contain the key, it is malformed."""
     body = response.json_object()
-    request_id = body.get("request_id")
-    named = isinstance(request_id, str) and PATH_SEGMENT.fullmatch(request_id)
-    if not named or not _is_usable_id(request_id, secret):
+    request_id = _usable_id(body.get("request_id"), secret)
+    if request_id is None:
         raise MalformedResponseError("names no usable request_id")
-    return _validate(SubmittedRequest, body)
+    return _validate(SubmittedRequest, {**body, "request_id": request_id})
 
 
 def state(request_id: str, kind: type[S], secret: str, response: Response) -> S:
@@ -467,10 +466,9 @@ def record_list(secret: str, response: Response) -> RecordPage:
     found: list[RequestRecord] = []
     without_id: list[RequestRecord] = []
     for row in (row for row in rows if isinstance(row, dict)):
-        if _is_usable_id(row.get("request_id"), secret):
-            found.append(_record(row, secret, offset))
-        else:
-            without_id.append(_record({**row, "request_id": ""}, secret, offset))
+        request_id = _usable_id(row.get("request_id"), secret)
+        some = without_id if request_id is None else found
+        some.append(_record({**row, "request_id": request_id or ""}, secret, offset))
     return RecordPage(found, without_id=without_id, rows=len(rows))
 
 
@@ -480,7 +478,7 @@ def record(request_id: str, secret: str, response: Response) -> RequestRecord:
     outer = list(body.values()) if isinstance(body, dict) else []
     inner = [item for value in (body, *outer) if isinstance(value, list) for item in value]
     rows = [row for row in (body, *outer, *inner) if isinstance(row, dict)]
-    found = next((row for row in rows if row.get("request_id") == request_id), None)
+    found = next((row for row in rows if _usable_id(row.get("request_id"), secret) == request_id), None)
     if found is None:
         found = next((row for row in rows if not row.get("request_id") and _RECORD_FIELDS & row.keys()), None)
     if found is None:
@@ -488,8 +486,12 @@ def record(request_id: str, secret: str, response: Response) -> RequestRecord:
     return _record({**found, "request_id": request_id}, secret)
 
 
-def _is_usable_id(request_id: Any, secret: str) -> bool:
-    return bool(request_id) and mask(str(request_id), secret) == str(request_id)
+def _usable_id(value: Any, secret: str) -> str | None:
+    """Return a request id, which JSON may have as a number; None for what no call can name, or contains the key."""
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if not isinstance(text, str) or not PATH_SEGMENT.fullmatch(text):
+        return None
+    return text if mask(text, secret) == text else None
 
 
 def _record(row: Mapping[str, Any], secret: str, offset: float | None = None) -> RequestRecord:

@@ -121,7 +121,7 @@ SUBMITS: list[tuple[str, Any, type[SegmindError], bool | None, bool, int]] = [
     ("JSON list", answer(200, ["r-1"]), SegmindResponseError, None, False, 1),
     ("no request_id", answer(200, {"status": "QUEUED"}), SegmindResponseError, None, False, 1),
     ("request_id with slashes", answer(200, {"request_id": "../../v1/x"}), SegmindResponseError, None, False, 1),
-    ("request_id of an odd type", answer(202, {"request_id": 7}), SegmindResponseError, None, False, 1),
+    ("request_id of an odd type", answer(202, {"request_id": [7]}), SegmindResponseError, None, False, 1),
     ("204", answer(204), SegmindResponseError, None, False, 1),
     ("307", answer(307, headers={"location": "https://elsewhere.example/"}), SegmindResponseError, False, True, 6),
     ("303", answer(303, headers={"location": "https://elsewhere.example/"}), SegmindResponseError, None, False, 1),
