@@ -16,6 +16,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from enum import Enum
+from functools import lru_cache
 from itertools import count
 from typing import Any
 
@@ -23,7 +24,7 @@ from airflow_provider_segmind.client.endpoints import Wire
 from airflow_provider_segmind.client.models import RecordPage, RequestRecord
 from airflow_provider_segmind.client.polling import Pause, Step
 from airflow_provider_segmind.client.submission import SubmissionRecord, json_digest
-from airflow_provider_segmind.exceptions import SegmindError, SegmindSubmissionUnknownError
+from airflow_provider_segmind.exceptions import SegmindError, SegmindResponseError, SegmindSubmissionUnknownError
 
 HISTORY_WAITS = (0.0, 1.0, 2.0, 4.0, 8.0, 15.0)
 """Seconds before each search of the request history."""
@@ -43,6 +44,8 @@ CLOCK_SKEW = 120.0
 """Seconds by which Segmind's clock may lag ours, while the difference is unknown, for a row to be taken."""
 LARGEST_SKEW = 3600.0
 """Seconds by which clocks may differ, while the difference is unknown, for a row not to be another request."""
+LARGEST_OFFSET = 15 * 3600.0
+"""Seconds by which they may differ where something shows that it is more than that: time zones are up to 14 h apart."""
 SLACK = 5.0
 """Seconds allowed for rounding where the difference of the clocks is known."""
 POST_DURATION = 600.0
@@ -111,7 +114,14 @@ class HistoryPages:
         return self._of_model(self._page.without_id)
 
     def _of_model(self, rows: Iterable[RequestRecord]) -> list[RequestRecord]:
-        return [row for row in rows if self._model is None or row.model_name in (None, self._model)]
+        model = self._model
+        return [row for row in rows if None in (model, row.model_name) or _spelled(row.model_name) == _spelled(model)]
+
+
+@lru_cache(maxsize=256)
+def _spelled(model: str) -> str:
+    """Return the name of a model without its case and signs: the history may have its title."""
+    return re.sub(r"[^a-z0-9.]+", "-", model.lower())
 
 
 def _are_equal(one: RecordPage, other: RecordPage) -> bool:
@@ -139,11 +149,13 @@ class ClockOffset:
     The seconds by which Segmind's clock is ahead of ours, as bounds.
 
     :param known: whether they come from requests of known submission time; otherwise they are a guess.
+    :param doubtful: whether something shows that it may be more than :data:`LARGEST_SKEW`, either way.
     """
 
     low: float = 0.0
     high: float = 0.0
     known: bool = False
+    doubtful: bool = False
 
     @classmethod
     def of(
@@ -159,8 +171,9 @@ class ClockOffset:
         bounds = list(known)
         if bounds:
             return cls(min(low for low, _ in bounds), max(high for _, high in bounds), known=True)
-        guesses = [guess for guess in (hint, max(0.0, at_least)) if guess is not None and abs(guess) <= LARGEST_SKEW]
-        return cls(min([0.0, *guesses]), max([0.0, *guesses]))
+        told = [guess for guess in (hint, max(0.0, at_least)) if guess is not None and abs(guess) <= LARGEST_OFFSET]
+        guesses = [guess for guess in told if abs(guess) <= LARGEST_SKEW]
+        return cls(min([0.0, *guesses]), max([0.0, *guesses]), doubtful=len(guesses) < len(told))
 
 
 class TimeMatch(Enum):
@@ -180,7 +193,7 @@ def time_match(row: RequestRecord, earliest: float, latest: float, offset: Clock
     """
     times = row_times(row)
     lag = SLACK if offset.known else CLOCK_SKEW
-    margin = SLACK if offset.known else LARGEST_SKEW
+    margin = SLACK if offset.known else LARGEST_OFFSET if offset.doubtful else LARGEST_SKEW
     if not times:
         return TimeMatch.NEAR, 0.0
     distances = [abs(time - earliest - (offset.low + offset.high) / 2) for time in times]
@@ -301,10 +314,10 @@ def leaves_open(failure: SegmindError) -> bool:
     """
     Return whether the history may still show a lost request after an error of a search.
 
-    A history that cannot be read at the moment does not prove that the request is missing. Nor does one that shows an
-    equal request, if the clocks differ.
+    A history that cannot be read at the moment, or at all, does not prove that the request is missing. Nor does one
+    that shows an equal request, if the clocks differ. Only a refusal ends the search: the account has no history.
     """
-    return failure.retryable or failure.billed is None
+    return failure.retryable or failure.billed is None or isinstance(failure, SegmindResponseError)
 
 
 def _search_once(
@@ -314,6 +327,7 @@ def _search_once(
     latest = record.intent_at + POST_DURATION + LARGEST_SKEW
     pages = HistoryPages(earliest, latest, model=record.fingerprint.model)
     equal: list[RequestRecord] = []
+    unreadable: list[RequestRecord] = []
     reached = False
     newest, hint = float("-inf"), None
     for filters in pages:
@@ -327,10 +341,15 @@ def _search_once(
         newest = max([newest, *times])
         hint = next((row.clock_offset for row in rows if row.clock_offset is not None), hint)
         equal += [row for row in (*rows, *pages.without_id) if may_be(row, record, inputs)]
-        reached = bool(times and max(times) < earliest)
+        unreadable += [row for row in (*rows, *pages.without_id) if body_of(row) is None]
+        # A clock that the Date header shows to be hours behind dates all rows back.
+        reached = bool(times and max(times) < earliest + min(0.0, hint or 0.0))
         if reached:
             break
-    found = _best(equal, record, ClockOffset.of([], at_least=newest - now, hint=hint))
+    offset = ClockOffset.of([], at_least=newest - now, hint=hint)
+    found = _best(equal, record, offset)
+    if found is None:
+        _check_readable(unreadable, record, offset)
     if found is None and not (reached or pages.complete):
         raise SegmindSubmissionUnknownError(
             f"The request history was not read to its end, only its newest {pages.read:,} rows."
@@ -360,6 +379,24 @@ def _best(equal: list[RequestRecord], record: SubmissionRecord, offset: ClockOff
     return None
 
 
+def _check_readable(unreadable: list[RequestRecord], record: SubmissionRecord, offset: ClockOffset) -> None:
+    """
+    Check that no row without readable inputs is of the time of a lost POST.
+
+    :raises SegmindSubmissionUnknownError: one is, and may be the lost request.
+    """
+    latest = record.intent_at + POST_DURATION
+    for row in unreadable:
+        match, _ = time_match(row, record.intent_at, latest, offset)
+        may_be_lost = match is TimeMatch.INSIDE or (match is TimeMatch.NEAR and not row_times(row))
+        if may_be_lost and row.request_id not in record.previous_ids:
+            name = f"request {row.request_id!r}" if row.request_id else "a request"
+            raise SegmindSubmissionUnknownError(
+                f"The request history shows {name} of this model and time, without inputs that can be compared: it may "
+                "be the lost one."
+            )
+
+
 def may_be(row: RequestRecord, record: SubmissionRecord, inputs: Mapping[str, Any]) -> bool:
     """Return whether a row has the body of a lost POST and is not of an earlier request of this task."""
     return row.request_id not in record.previous_ids and is_sent_body(
@@ -376,7 +413,7 @@ def row_times(row: RequestRecord) -> list[float]:
     times = {
         name: time
         for name, value in (row.model_extra or {}).items()
-        if not re.search(r"latency|cost|credit", name) and (time := _time(value)) is not None
+        if not re.search(r"latency|cost|credit|expir", name, re.IGNORECASE) and (time := _time(value)) is not None
     }
     created = [time for name, time in times.items() if re.search(r"creat|submi|start|request", name, re.IGNORECASE)]
     return created or list(times.values())

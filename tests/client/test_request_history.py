@@ -20,6 +20,7 @@ from airflow_provider_segmind.client.request_history import (
     HistoryPages,
     TimeMatch,
     contains,
+    leaves_open,
     may_be,
     only_ours,
     row_times,
@@ -28,7 +29,12 @@ from airflow_provider_segmind.client.request_history import (
     time_match,
 )
 from airflow_provider_segmind.client.submission import Fingerprint, SubmissionRecord
-from airflow_provider_segmind.exceptions import SegmindSubmissionUnknownError
+from airflow_provider_segmind.exceptions import (
+    SegmindConnectionError,
+    SegmindPermissionError,
+    SegmindResponseError,
+    SegmindSubmissionUnknownError,
+)
 
 INPUTS = {"prompt": "one", "seed": 1}
 AT = 1_800_000_000.0
@@ -244,7 +250,44 @@ def test_a_worker_whose_clock_is_ahead_does_not_take_the_request_for_another(beh
     assert found_in([history_row(AT - behind + 1)], date=AT + 30 - behind) is not None
 
 
-@pytest.mark.parametrize("request_id", [None, "", f"r-{KEY}"])
+@pytest.mark.parametrize("hours", [1.5, 5.5, 14])
+def test_an_equal_request_is_not_ruled_out_where_something_shows_that_a_clock_is_hours_off(hours: float) -> None:
+    off = 3600 * hours
+    # Nothing can have been created in the future.
+    with pytest.raises(SegmindSubmissionUnknownError, match="check the clock"):
+        found_in([history_row(AT + off + 1)])
+    behind = [another(number, at=AT - off + 20) for number in range(100)]
+    with pytest.raises(SegmindSubmissionUnknownError, match="check the clock"):
+        found_in([*behind, history_row(AT - off + 1)], date=AT + 30 - off)
+
+
+@pytest.mark.parametrize("body", [None, "{", [INPUTS], '{"prompt": "on', json.dumps(json.dumps(INPUTS))], ids=str)
+def test_a_request_of_that_time_whose_inputs_cannot_be_read_may_be_the_lost_one(body: Any) -> None:
+    unreadable = history_row(AT + 1, request_body=body)
+    with pytest.raises(SegmindSubmissionUnknownError, match="request 'r-1' of this model and time, without inputs"):
+        found_in([unreadable])
+    with pytest.raises(SegmindSubmissionUnknownError, match="a request of this model and time, without inputs"):
+        found_in([{**unreadable, "request_id": None, "model_created": None}])
+    assert found_in([unreadable, history_row(AT + 2, request_id="r-2")]) is not None
+    assert found_in([history_row(AT - 300, request_body=body)]) is None
+    assert found_in([history_row(AT + 1, request_body=body, request_id="r-0")]) is None
+    assert found_in([history_row(AT + 1, request_body=body, model_name="m-large")]) is None
+
+
+@pytest.mark.parametrize("name", ["Gemini 3.1 Flash_Lite", "GEMINI-3.1-FLASH-LITE"])
+def test_a_model_is_recognized_however_the_history_writes_its_name(name: str) -> None:
+    rows = [row(model_name=name), row(model_name="gemini-31-flash-lite"), row(model_name="gemini-3.1-flash")]
+    assert HistoryPages(model="gemini-3.1-flash-lite").take(RecordPage(rows)) == rows[:1]
+
+
+def test_only_a_refusal_says_that_there_is_no_history() -> None:
+    assert leaves_open(SegmindResponseError("contains no list", billed=False, retryable=False))
+    assert leaves_open(SegmindConnectionError("no route"))
+    assert leaves_open(SegmindSubmissionUnknownError("check the clock"))
+    assert not leaves_open(SegmindPermissionError("not allowed"))
+
+
+@pytest.mark.parametrize("request_id", [None, "", f"r-{KEY}", "a/b"])
 def test_an_equal_row_without_a_usable_id_leaves_the_outcome_unknown(request_id: str | None) -> None:
     equal = history_row(AT + 1, request_id=request_id)
     with pytest.raises(SegmindSubmissionUnknownError, match="a request without a readable id, with the same inputs"):
@@ -265,8 +308,8 @@ def test_the_history_is_read_to_the_time_of_the_lost_post_however_busy_the_accou
     assert found_in([*others, history_row(AT + 1)]) is not None
 
 
-def another(number: int, **fields: Any) -> dict[str, Any]:
-    return history_row(AT + 20, **{"request_id": f"o-{number}", "request_body": {}, **fields})
+def another(number: int, *, at: float = AT + 20, **fields: Any) -> dict[str, Any]:
+    return history_row(at, **{"request_id": f"o-{number}", "request_body": {}, **fields})
 
 
 @pytest.mark.parametrize("first", [{"request_id": None}, {"request_id": ""}, {"request_id": f"r-{KEY}"}], ids=str)
