@@ -133,7 +133,8 @@ def read_json(text: str | bytes, *, entries: int = 1) -> Any:
     """
     Decode JSON of any depth and with numbers of any size.
 
-    NaN and infinity become None, and integers beyond :data:`MAX_DIGITS` strings of digits. An entry that contains more
+    NaN and infinity become None, and integers beyond :data:`MAX_DIGITS` strings of digits. Strings may contain control
+    characters. An entry that contains more
     than :data:`MAX_DEPTH` levels stays, as a whole, a string of JSON.
 
     :param entries: the level of the entries that are kept as strings.
@@ -235,6 +236,8 @@ def _kept(read: Callable[[str], Any]) -> Callable[[str], Any]:
     return number
 
 
-DECODER = json.JSONDecoder(parse_int=_integer, parse_float=_float, parse_constant=lambda _: None)
+DECODER = json.JSONDecoder(parse_int=_integer, parse_float=_float, parse_constant=lambda _: None, strict=False)
 """Reads what :func:`read_json` reads if it has few levels."""
-_UNCHANGED = json.JSONDecoder(parse_int=_kept(_integer), parse_float=_kept(_float), parse_constant=lambda _: None)
+_UNCHANGED = json.JSONDecoder(
+    parse_int=_kept(_integer), parse_float=_kept(_float), parse_constant=lambda _: None, strict=False
+)

@@ -109,7 +109,9 @@ def json_candidates(text: str) -> Iterator[JsonCandidate]:
 
 def load_json(text: str) -> Any:
     """
-    Read strict JSON: no NaN, no Infinity, no number too large for a float.
+    Read JSON without NaN, Infinity, and numbers too large for a float.
+
+    Line breaks and other control characters in strings, which JSON wants escaped, leave no doubt about what is meant.
 
     :returns: plain data; numbers that a float would round are :class:`ExactFloat`.
     :raises ValueError: it is not JSON.
@@ -264,7 +266,9 @@ def _integer(digits: str) -> int:
     return int(digits)
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=ExactFloat.parse, parse_int=_integer)
+_DECODER = json.JSONDecoder(
+    parse_constant=_refuse_constant, parse_float=ExactFloat.parse, parse_int=_integer, strict=False
+)
 
 
 SHOWN_ERRORS = 3

@@ -138,7 +138,7 @@ def _is_result_body(body: Mapping[str, Any]) -> bool:
     # "output", or one of Segmind's statuses.
     if "output" in body:
         return not {"status", "metrics", "request_id"}.isdisjoint(body) or set(body) <= _OUTPUT_SIBLINGS
-    return body.get("status") in ("COMPLETED", "FAILED", "QUEUED", "PROCESSING")
+    return string_or_empty(body.get("status")).strip().upper() in ("COMPLETED", "FAILED", "QUEUED", "PROCESSING")
 
 
 def _read_output(output: Any, hint: ApiFormat | None) -> ChatReply:

@@ -128,12 +128,12 @@ class _WithStatus(WireModel):
     @property
     def completed(self) -> bool:
         """Whether the result is ready."""
-        return (self._status or "").upper() == RequestStatus.COMPLETED
+        return (self._status or "").strip().upper() == RequestStatus.COMPLETED
 
     @property
     def failed(self) -> bool:
         """Whether Segmind reports FAILED."""
-        return (self._status or "").upper() == RequestStatus.FAILED
+        return (self._status or "").strip().upper() == RequestStatus.FAILED
 
     @property
     def finished(self) -> bool:

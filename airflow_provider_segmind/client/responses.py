@@ -51,6 +51,7 @@ OUTCOME_UNKNOWN = (
 _MONEY_PATTERN = re.compile(r"\bcredits?\b|\bbalance\b|\bfunds\b|\bspend(?:ing)?[ _-](?:limit|cap)", re.IGNORECASE)
 _MEDIA_TYPE_PATTERN = re.compile(r"content[ -]?type", re.IGNORECASE)
 _SURROGATE_PATTERN = re.compile(rb"\\u[dD][89a-fA-F]")
+_SINGLE_BYTES = re.compile(r"charset\s*=\s*\"?(iso-8859-1|latin1|windows-1252)\b", re.IGNORECASE)
 _MESSAGE_KEYS = ("error", "error_message", "message", "detail")
 LONGEST_RESET_WAIT = 65.0
 """Longest reset time in seconds that is trusted; Segmind's windows are a minute long."""
@@ -89,8 +90,14 @@ class Response:
 
     @property
     def text(self) -> str:
-        """Return the body of a JSON response as a string."""
-        return self.content.decode(json.detect_encoding(self.content), "surrogatepass").removeprefix("\ufeff")
+        """Return the body of a JSON response, with U+FFFD for what is unreadable: it may be paid for."""
+        encoding = json.detect_encoding(self.content)
+        try:
+            text = self.content.decode(encoding, "surrogatepass")
+        except UnicodeDecodeError:
+            named = _SINGLE_BYTES.search(self.headers.get("content-type", ""))
+            text = self.content.decode(named[1] if named else encoding, "replace")
+        return text.removeprefix("\ufeff")
 
     def json(self) -> Any:
         """
@@ -103,7 +110,7 @@ class Response:
         :raises MalformedResponseError: it is not JSON, or was cut off.
         """
         try:
-            body = read_json(self.content)
+            body = read_json(self.text)
             if b"\\u" in self.content and _SURROGATE_PATTERN.search(self.content):
                 body = json.loads(json.dumps(body, ensure_ascii=False).encode("utf-8", "replace"))
         except (ValueError, RecursionError) as error:
@@ -412,7 +419,7 @@ def state(request_id: str, kind: type[S], secret: str, response: Response) -> S:
     if "error" in body:
         known["error"] = error_message({"error": body["error"]}, secret)
     found = _validate(kind, {**body, **known})
-    if isinstance(found, RequestResult) and was_changed(response.content):
+    if isinstance(found, RequestResult) and was_changed(response.text):
         found = found.with_raw_json(response.text)
     if found.failed and not found.error:
         # Only for a failure: a result may contain its own message.

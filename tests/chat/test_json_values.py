@@ -144,7 +144,7 @@ def test_json_with_unclosed_brackets_is_an_error(text):
             b"\xff\xfe",
             b'{"output": [' + b"[" * 900,
         ),
-        *(b'{"output": "caf\xe9"}', b'{"a": "\xf0\x9f', b"<h1>\xfcber</h1>", b"\xff\xfe{"),
+        *(b'{"a": "\xf0\x9f', b"<h1>\xfcber</h1>", b"\xff\xfe{"),
     ],
 )
 def test_a_response_that_is_not_json_is_a_broken_answer(content):

@@ -44,6 +44,12 @@ FINDINGS = {
 }
 
 
+@pytest.mark.parametrize("around", ["{}", "```json\n{}\n```", "Here it is: {} I hope it helps."])
+def test_line_breaks_in_strings_cost_no_further_request(around):
+    written = GOOD.replace('"tea"', '"green\ntea\t"')
+    assert ITEM.parse(around.format(written)).data == {**DATA, "name": "green\ntea\t"}
+
+
 @pytest.mark.parametrize(("text", "source"), FINDINGS.values(), ids=FINDINGS.keys())
 def test_data_is_found_wherever_the_model_put_it(text, source):
     assert ITEM.parse(text) == ParsedReply(data=DATA, source=source)

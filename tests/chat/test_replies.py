@@ -228,7 +228,10 @@ def test_data_that_the_gateway_decoded_is_written_as_json(data):
     assert (json.loads(reply.text), reply_outcome(reply)) == (data, "success")
 
 
-@pytest.mark.parametrize("body", [None, {"status": "COMPLETED", "metrics": {}}, {"status": "FAILED"}, {"output": None}])
+@pytest.mark.parametrize(
+    "body",
+    [None, {"status": "COMPLETED", "metrics": {}}, {"status": "FAILED"}, {"status": "completed "}, {"output": None}],
+)
 def test_a_result_without_output_is_empty(body):
     assert reply_outcome(read_reply(body)) == "empty"
 

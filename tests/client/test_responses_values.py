@@ -153,6 +153,34 @@ def test_half_an_emoji_in_a_reply_can_be_read() -> None:
     assert found.output == "cut ?"
 
 
+@pytest.mark.parametrize(
+    ("content", "content_type", "output"),
+    [
+        ("é".encode("latin-1"), "application/json", "\ufffd"),
+        ("é".encode("latin-1"), "application/json; charset=ISO-8859-1", "é"),
+        ("“é”".encode("cp1252"), 'application/json; charset="windows-1252"', "“é”"),
+        ("é".encode("latin-1"), "application/json; charset=utf-7", "\ufffd"),
+        ("é".encode(), "application/json; charset=iso-8859-1", "é"),
+        (b"two\nlines\tand \x01", "application/json", "two\nlines\tand \x01"),
+    ],
+    ids=["no charset", "latin-1", "windows-1252", "another charset", "UTF-8 all the same", "control characters"],
+)
+def test_a_paid_result_is_not_lost_to_bytes_that_are_not_of_its_encoding(
+    content: bytes, content_type: str, output: str
+) -> None:
+    body = b'{"request_id": "r-1", "status": "COMPLETED", "output": "' + content + b'", "n": ' + b"1" * 400 + b"}"
+    found = readers.state("r-1", RequestResult, KEY, of(body, content_type=content_type))
+    assert found.completed
+    assert found.output == output
+    assert found.raw_json is not None
+    assert RequestResult.decoded(found.encoded()).output == output
+
+
+@pytest.mark.parametrize("status", ["completed", " Completed\n", "failed "])
+def test_a_status_is_read_whatever_its_case_and_the_spaces_around_it(status: str) -> None:
+    assert state(of({"status": status})).finished
+
+
 def test_a_whole_emoji_is_kept() -> None:
     found = readers.state("r-1", RequestResult, KEY, of({"status": "COMPLETED", "output": "\U0001f600"}))
 
