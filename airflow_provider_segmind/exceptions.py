@@ -284,7 +284,7 @@ class SegmindRateLimitError(SegmindAPIError):
 
 
 class SegmindServerError(SegmindAPIError):
-    """Segmind responded 5xx to a free call until the client's retries were exhausted. A retry of the task may help."""
+    """Segmind responded 5xx or 408 to a free call until the client's retries ended. A retry of the task may help."""
 
     anchor = "server-error"
     retryable = True

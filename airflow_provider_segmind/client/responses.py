@@ -215,6 +215,9 @@ def _status_error(context: CallContext, response: Response) -> SegmindError:
         return _server_error(context, said, details)
     if from_gateway(response):
         return _page(context, code, said, details)
+    if code == 408:
+        # What did not get all of the call in time, or no response from what is behind it, is not said.
+        return _server_error(context, said, details)
     if code in (404, 410) and context.names == "request" and context.request_id is not None:
         return SegmindRequestExpiredError(
             f"{said}. Segmind keeps a result for one hour after submission and responds like this for an expired or "
@@ -285,6 +288,8 @@ def _bad_request_advice(context: CallContext, code: int, message: str) -> str:
         return "the call is well-formed, so check the base URL of the connection and any proxy in between"
     if code == 413:
         return "it is too large: upload the files and send their URLs instead"
+    if context.names == "request":
+        return "its request goes on: check the base URL of the connection, then clear the task, which asks again"
     return "the same call will be refused again: correct the inputs"
 
 

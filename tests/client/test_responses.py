@@ -59,6 +59,9 @@ def error(text: str) -> dict[str, str]:
 TABLE: list[tuple[str, CallContext, int, Any, type[SegmindError], bool | None, bool]] = [
     ("400 malformed", SUBMIT, 400, error("Invalid JSON"), SegmindBadRequestError, False, False),
     ("400 on a poll", POLL, 400, error("bad id"), SegmindBadRequestError, False, False),
+    ("408 on a poll", POLL, 408, error("timeout"), SegmindServerError, False, True),
+    ("408 on a submit", SUBMIT, 408, error("timeout"), SegmindSubmissionUnknownError, None, False),
+    ("408 of a proxy", SUBMIT, 408, b"<html>timeout</html>", SegmindResponseError, False, True),
     (
         "401 no key",
         SUBMIT,
@@ -236,6 +239,7 @@ def test_a_refused_poll_does_not_claim_that_the_request_costs_nothing(context: C
         (SUBMIT, 413, None, "send their URLs instead"),
         (SUBMIT, 422, None, "correct the inputs"),
         (SUBMIT, 500, None, "was not sent again: search Segmind's request history"),
+        (POLL, 400, None, "clear the task, which asks again"),
         (POLL, 404, None, "the request history has its outcome"),
         (RECORD, 404, None, "up to two hours late"),
         (BALANCE, 404, None, "the key is valid"),
