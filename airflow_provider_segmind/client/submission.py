@@ -107,6 +107,10 @@ class RequestRef:
             given = given.get("request_id")
         if isinstance(given, str):
             given = given.strip()
+        if given in (None, "", "None"):
+            raise SegmindConfigError(
+                f"'request_id' is {given!r}: the task that was to give it has pushed no such XCom. Nothing was sent."
+            )
         path_segment(given, "request_id")
         timestamp = read_timestamp(submitted_at, "submitted_at")
         return cls(str(given), model, timestamp, manifest, submitted_by)
@@ -171,8 +175,21 @@ class Fingerprint:
 
 
 def json_digest(value: Any) -> str:
-    """Return the SHA-256 of the canonical JSON of ``value``."""
-    return text_digest(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)).hex()
+    """
+    Return the SHA-256 of the canonical JSON of a body.
+
+    :raises SegmindConfigError: it cannot be written as JSON.
+    """
+    try:
+        canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+    except TypeError:
+        # Values of other types are written as strings here; they are refused when the body is encoded.
+        problem = "an object in it has keys that are not strings"
+    except (ValueError, RecursionError) as error:
+        problem = str(error)
+    else:
+        return text_digest(canonical).hex()
+    raise SegmindConfigError(f"'inputs' cannot be written as JSON: {problem}. Nothing was sent.")
 
 
 def text_digest(canonical: str) -> bytes:

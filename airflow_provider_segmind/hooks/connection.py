@@ -24,6 +24,8 @@ EXTRA_FIELDS = (*CONNECTION_FIELDS, "redis_url", "prices", "max_result_bytes")
 """All fields of the extra."""
 SMALLEST_LIMIT = 16_000
 """Least number of bytes: a response to a submission must fit, or every request would be paid for and lost."""
+LONGEST_TIMEOUT = 86_400
+"""Seconds that a call or a file may take: sockets raise errors of their own at some 292 years."""
 MOST_IN_FLIGHT = 1_000_000
 """The highest ``max_paid_in_flight``."""
 _log = logging.getLogger(__name__)
@@ -63,13 +65,13 @@ def client_config(connection: Connection, extra: Mapping[str, Any], *, rate_shar
             history=fields.url("history_url") or defaults.history,
             models=fields.url("models_url") or defaults.models,
         ),
-        request_timeout=fields.positive("request_timeout") or 60.0,
+        request_timeout=fields.seconds("request_timeout") or 60.0,
         requests_per_minute=fields.positive("requests_per_minute"),
         rate_share=rate_share,
         redis_url=fields.text("redis_url"),
         model=fields.text("model"),
         max_response_bytes=int(MAX_RESPONSE_BYTES * larger),
-        downloads=DownloadLimits(max_bytes=most, seconds=DOWNLOAD_SECONDS * larger),
+        downloads=DownloadLimits(max_bytes=most, seconds=min(LONGEST_TIMEOUT, DOWNLOAD_SECONDS * larger)),
     )
 
 
@@ -166,6 +168,10 @@ class _Extra:
 
     def positive(self, name: str) -> float | None:
         return self.number(name, "a number above 0", lambda number: number > 0)
+
+    def seconds(self, name: str) -> float | None:
+        wanted = f"a number of seconds, above 0 and at most {LONGEST_TIMEOUT:,}"
+        return self.number(name, wanted, lambda number: 0 < number <= LONGEST_TIMEOUT)
 
     def byte_limit(self, name: str) -> int | None:
         wanted = f"a number of bytes, at least {SMALLEST_LIMIT}"

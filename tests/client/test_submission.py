@@ -22,6 +22,27 @@ INTENT = SubmissionRecord(SAME, intent_at=1.0)
 HAD = INTENT.accepted("r-1", 2.0)
 
 
+def circle() -> dict[str, Any]:
+    inputs: dict[str, Any] = {}
+    inputs["again"] = inputs
+    return inputs
+
+
+@pytest.mark.parametrize(
+    ("inputs", "problem"),
+    [
+        ({"a": 1, 1: 2}, "keys that are not strings"),
+        ({"a": {(1,): 2}}, "keys that are not strings"),
+        ({"a": 10**5000}, "digits"),
+        (circle(), "Circular"),
+    ],
+    ids=["mixed keys", "a tuple as key", "a huge number", "a circle"],
+)
+def test_inputs_that_cannot_be_json_are_refused_by_name(inputs: dict[Any, Any], problem: str) -> None:
+    with pytest.raises(SegmindConfigError, match=f"'inputs' cannot be written as JSON: .*{problem}.*Nothing was sent"):
+        Fingerprint.of(model="m", inputs=inputs, connection="c")
+
+
 @pytest.mark.parametrize(
     ("record", "decision"),
     [

@@ -25,6 +25,12 @@ def test_what_names_no_request_is_refused(given: Any) -> None:
         RequestRef.read(given)
 
 
+@pytest.mark.parametrize("given", ["None", " None ", "", None, {"request_id": "None"}])
+def test_a_template_that_found_no_xcom_is_not_asked_for(given: Any) -> None:
+    with pytest.raises(SegmindConfigError, match=r"has pushed no such XCom\. Nothing was sent"):
+        RequestRef.read(given)
+
+
 @pytest.mark.parametrize("given", ["yesterday", [], True, 1_800_000_000_000, 10**400, float("nan"), 1e300])
 def test_what_is_not_a_time_is_refused(given: Any) -> None:
     with pytest.raises(SegmindConfigError, match="submitted_at"):

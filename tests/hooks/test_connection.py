@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -49,3 +50,14 @@ def test_a_key_that_cannot_be_sent_is_refused_with_the_name_of_its_connection(mo
     with pytest.raises(SegmindConfigError, match="connection 'segmind_team' contains a space") as raised:
         _ = SegmindHook("segmind_team").config
     assert "SG_secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize("seconds", [0, -1, 86_401, 1e300, "1e10", "nan"])
+def test_a_timeout_that_no_socket_takes_is_refused_before_anything_is_sent(
+    monkeypatch: pytest.MonkeyPatch, seconds: float | str
+) -> None:
+    values = {"conn_type": "segmind", "password": "SG_key", "extra": {"request_timeout": seconds}}
+    monkeypatch.setenv("AIRFLOW_CONN_SEGMIND_DEFAULT", json.dumps(values))
+
+    with pytest.raises(SegmindConfigError, match=r"'request_timeout' .* above 0 and at most 86,400. Nothing was sent"):
+        _ = SegmindHook().config
