@@ -37,7 +37,8 @@ from airflow_provider_segmind.client.client import SegmindClient
 from airflow_provider_segmind.client.models import Metrics, RequestResult
 from airflow_provider_segmind.defaults import MAX_REPAIRS, OnLargeFile
 from airflow_provider_segmind.enrichment.outcomes import Outcome, outcome_before, outcome_of
-from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindRequestExpiredError, shorten
+from airflow_provider_segmind.enrichment.storage import is_refusal
+from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindError, SegmindRequestExpiredError, shorten
 from airflow_provider_segmind.execution.request import (
     AnsweredMeanwhileError,
     Defer,
@@ -54,6 +55,7 @@ from airflow_provider_segmind.result_storage import (
     stored_result,
     warn_of_replacements,
 )
+from airflow_provider_segmind.stores import missing_package
 from airflow_provider_segmind.task_state import TaskState
 from airflow_provider_segmind.triggers.events import RequestEvent
 
@@ -165,18 +167,34 @@ def _load(settings: ChatSettings, file: Any, name: str, uploads: dict[str, Attac
 
 
 def _read(dag_folder: Path | None, address: str, name: str, limit: int | None) -> bytes:
+    file = shorten(address.rstrip("/").rpartition("/")[2], 80)
+    try:
+        return _read_at(dag_folder, address, f"{name} ({file})", limit)
+    except SegmindError:
+        raise
+    except FileNotFoundError as error:
+        raise SegmindConfigError(f"{name} is {file!r}, but there is no such file. Nothing was sent.") from error
+    except Exception as error:
+        # A store's library may raise anything.
+        package = missing_package(address, error)
+        why = f"install {package} where tasks and triggers run" if package else _reason(error)
+        refusal = SegmindConfigError(f"{name} ({file}) cannot be read: {why}. Nothing was sent.")
+        refusal.retryable = not (package or is_refusal(error) or isinstance(error, ValueError))
+        raise refusal from error
+
+
+def _read_at(dag_folder: Path | None, address: str, shown: str, limit: int | None) -> bytes:
     from airflow_provider_segmind.compat import ObjectStoragePath, with_root
 
     beside = dag_folder / address if dag_folder is not None and "://" not in address else None
     path = ObjectStoragePath(with_root(str(beside) if beside is not None and beside.exists() else address))
-    try:
-        if limit is not None and path.stat().st_size > limit:
-            raise too_large_inline(f"{name} ({shorten(path.name, 80)})", limit)
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise SegmindConfigError(
-            f"{name} is {shorten(path.name, 80)!r}, but there is no such file. Nothing was sent."
-        ) from error
+    if limit is not None and path.stat().st_size > limit:
+        raise too_large_inline(shown, limit)
+    return path.read_bytes()
+
+
+def _reason(error: Exception) -> str:
+    return shorten(str(getattr(error, "strerror", None) or error or type(error).__name__))
 
 
 def _fill(node: Any, addresses: Mapping[str, str]) -> Any:

@@ -96,6 +96,8 @@ def test_the_output_of_an_upstream_task_passes_the_parse() -> None:
     ("fields", "words"),
     [
         ({"files": ["absent.jpg"]}, r"files\[0\] is 'absent.jpg', but there is no such file"),
+        ({"files": ["{folder}"]}, r"files\[0\] \(a\) cannot be read: Is a directory. Nothing was sent"),
+        ({"files": ["nfs://there/a.png"]}, r"files\[0\] \(a.png\) cannot be read: .*nfs.* Nothing was sent"),
         ({"files": ["{big}"]}, r"files\[0\] \(big.png\) is larger than the 7000000 bytes"),
         ({"files": ["{odd}"]}, r"files\[0\] \(odd.bin\): neither its name nor its first bytes"),
         (
@@ -115,8 +117,9 @@ def test_what_shows_only_on_the_worker_is_an_error_before_the_post(
 ) -> None:
     for name, content in (("big.png", PIXEL.ljust(MAX_INLINE_BYTES + 1)), ("odd.bin", b"????"), ("a.mp4", b"0000ftyp")):
         (tmp_path / name).write_bytes(content)
+    (tmp_path / "a").mkdir()
     task = chat.task()
-    places = {"{big}": "big.png", "{odd}": "odd.bin", "{movie}": "a.mp4"}
+    places = {"{big}": "big.png", "{odd}": "odd.bin", "{movie}": "a.mp4", "{folder}": "a"}
     for name, value in fields.items():
         # As a template or an XCom would: after the checks of the parse.
         listed = [str(tmp_path / places[item]) if item in places else item for item in value]
