@@ -99,6 +99,8 @@ def test_half_a_record_stops_the_task_and_is_not_a_first_try(
         {"given_up": [{"intent_at": "x"}]},
         {"given_up": [{"intent_at": 1.0, "reservation": 1}]},
         {"given_up": [{"reservation": "r"}]},
+        {"filled_in": [1]},
+        {"filled_in": {"a": 1}},
         {"manifest": {}},
     ],
 )

@@ -23,7 +23,7 @@ from typing import Any
 from airflow_provider_segmind.client.endpoints import Wire
 from airflow_provider_segmind.client.models import RecordPage, RequestRecord
 from airflow_provider_segmind.client.polling import Pause, Step
-from airflow_provider_segmind.client.submission import SubmissionRecord, json_digest
+from airflow_provider_segmind.client.submission import SubmissionRecord, fill_in, json_digest
 from airflow_provider_segmind.exceptions import SegmindError, SegmindResponseError, SegmindSubmissionUnknownError
 
 HISTORY_WAITS = (0.0, 1.0, 2.0, 4.0, 8.0, 15.0)
@@ -399,8 +399,10 @@ def _check_readable(unreadable: list[RequestRecord], record: SubmissionRecord, o
 
 def may_be(row: RequestRecord, record: SubmissionRecord, inputs: Mapping[str, Any]) -> bool:
     """Return whether a row has the body of a lost POST and is not of an earlier request of this task."""
+    body = body_of(row)
+    sent = fill_in(inputs, body, record.filled_in) if record.filled_in else inputs
     return row.request_id not in record.previous_ids and is_sent_body(
-        body_of(row), digest_sent=record.fingerprint.inputs, sent=inputs
+        body, digest_sent=record.fingerprint.inputs, sent=sent
     )
 
 

@@ -226,6 +226,8 @@ class SubmissionRecord:
     :param spent_before: what the requests before this one cost, for a task that submits more than one.
     :param reservation: what was reserved for it in the budgets, None without one.
     :param given_up: POSTs of this task instance whose outcome is unknown and no longer searched for.
+    :param filled_in: what the body that was sent has in place of strings of the inputs, such as the address of an
+        uploaded file: the SHA-256 in hex of each, by that string.
     """
 
     fingerprint: Fingerprint
@@ -239,6 +241,7 @@ class SubmissionRecord:
     spent_before: dict[str, Any] | None = None
     reservation: str | None = None
     given_up: tuple[GivenUp, ...] = ()
+    filled_in: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as plain JSON."""
@@ -246,7 +249,7 @@ class SubmissionRecord:
         manifest = None if self.manifest is None else self.manifest.to_json()
         values = {**asdict(self), "manifest": manifest, "previous_ids": list(self.previous_ids)}
         values["given_up"] = [asdict(one) for one in self.given_up]
-        for name in ("reservation", "given_up"):
+        for name in ("reservation", "given_up", "filled_in"):
             if not values[name]:
                 # Earlier versions do not know the field.
                 del values[name]
@@ -285,6 +288,8 @@ class SubmissionRecord:
                 isinstance(name, str | None) for name in (self.reservation, *(one.reservation for one in self.given_up))
             )
             and all(_is_number(one.intent_at) for one in self.given_up)
+            and isinstance(self.filled_in, dict)
+            and all(isinstance(text, str) for text in (*self.filled_in, *self.filled_in.values()))
         )
 
     @property
@@ -310,6 +315,36 @@ class SubmissionRecord:
     def ended(self, outcome: Literal["refused", "failed"]) -> SubmissionRecord:
         """Return the record of a request that cost nothing and is over."""
         return replace(self, outcome=outcome)
+
+
+def filled_in(inputs: Any, body: Any) -> dict[str, str]:
+    """Return what a body has in place of strings of the inputs it was made of: see :class:`SubmissionRecord`."""
+    if isinstance(inputs, str):
+        return {inputs: text_digest(body).hex()} if isinstance(body, str) and body != inputs else {}
+    found: dict[str, str] = {}
+    if isinstance(inputs, Mapping) and isinstance(body, Mapping):
+        for name in inputs.keys() & body.keys():
+            found |= filled_in(inputs[name], body[name])
+    elif isinstance(inputs, (list, tuple)) and isinstance(body, (list, tuple)):
+        for one, other in zip(inputs, body, strict=False):
+            found |= filled_in(one, other)
+    return found
+
+
+def fill_in(inputs: Any, theirs: Any, digests: Mapping[str, str]) -> Any:
+    """
+    Return the inputs with each string in place that a body of the history has instead of one of theirs.
+
+    :param digests: as :func:`filled_in` returned them.
+    """
+    if isinstance(inputs, str):
+        is_ours = isinstance(theirs, str) and digests.get(inputs) == text_digest(theirs).hex()
+        return theirs if is_ours else inputs
+    if isinstance(inputs, Mapping) and isinstance(theirs, Mapping):
+        return {name: fill_in(value, theirs.get(name), digests) for name, value in inputs.items()}
+    if isinstance(inputs, (list, tuple)) and isinstance(theirs, (list, tuple)) and len(inputs) == len(theirs):
+        return [fill_in(one, other, digests) for one, other in zip(inputs, theirs, strict=True)]
+    return inputs
 
 
 def _is_number(value: Any) -> bool:

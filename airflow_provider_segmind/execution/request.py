@@ -30,6 +30,7 @@ from airflow_provider_segmind.client.submission import (
     SubmissionRecord,
     SubmitNew,
     decide_submission,
+    filled_in,
     given_up_message,
     iso,
     unknown_message,
@@ -509,6 +510,7 @@ class RequestExecution:
             previous_ids=decision.previous_ids,
             given_up=decision.given_up,
             spent_before=self._spent_before,
+            filled_in={} if body is self._inputs else filled_in(self._inputs, body),
         )
         attempts = retrying(DEFAULT_LIMITS, sleep=self._sleep, rng=random.Random())
         while True:

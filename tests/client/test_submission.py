@@ -14,6 +14,8 @@ from airflow_provider_segmind.client.submission import (
     SubmissionRecord,
     SubmitNew,
     decide_submission,
+    fill_in,
+    filled_in,
 )
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindStateError
 
@@ -93,6 +95,9 @@ def test_a_record_survives_json() -> None:
     assert "given_up" not in HAD.to_json()
     both = replace(HAD, given_up=(GivenUp(0.5), GivenUp(0.75, "r")))
     assert SubmissionRecord.from_json(json.loads(json.dumps(both.to_json()))) == both
+    assert "filled_in" not in HAD.to_json()
+    filled = replace(HAD, filled_in={"placeholder": "0f" * 32})
+    assert SubmissionRecord.from_json(json.loads(json.dumps(filled.to_json()))) == filled
     assert SubmissionRecord.from_json({"fingerprint": HAD.to_json()["fingerprint"], "intent_at": 1}).all_ids == ()
 
 
@@ -100,3 +105,15 @@ def test_a_record_survives_json() -> None:
 def test_what_is_not_a_record_stops_the_task(value: Any) -> None:
     with pytest.raises(SegmindStateError, match="Nothing is submitted"):
         SubmissionRecord.from_json(value)
+
+
+def test_what_was_filled_in_is_recognized_by_its_digest() -> None:
+    inputs = {"parts": [{"text": "what is it?"}, {"uri": "file-1"}], "n": 1}
+    sent = {"parts": [{"text": "what is it?"}, {"uri": "https://x/one"}], "n": 1}
+    digests = filled_in(inputs, sent)
+    assert list(digests) == ["file-1"]
+    assert "https" not in str(digests)
+    assert fill_in(inputs, {**sent, "seed": -1}, digests) == sent
+    other = {"parts": [{"text": "what is it?"}, {"uri": "https://x/two"}], "n": 1}
+    for theirs in (other, {"parts": [{"uri": "https://x/one"}]}, [], None, {"parts": None}):
+        assert fill_in(inputs, theirs, digests) == inputs

@@ -8,7 +8,7 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from airflow.sdk import DAG
@@ -17,11 +17,13 @@ from pydantic import BaseModel
 from airflow_provider_segmind.chat.attachments import MAX_INLINE_BYTES
 from airflow_provider_segmind.client.submission import ResultManifest
 from airflow_provider_segmind.compat import TaskDeferred
-from airflow_provider_segmind.exceptions import SegmindConfigError
+from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindSubmissionUnknownError
+from airflow_provider_segmind.execution.request import RequestExecution
 from airflow_provider_segmind.links import SegmindModelLink, SegmindOutputLink
 from airflow_provider_segmind.operators.chat import SegmindChatOperator
 from airflow_provider_segmind.result_storage import StoredResult
 from airflow_provider_segmind.triggers.events import RequestEvent
+from tests.support.airflow_fakes import Run
 from tests.support.chat_tasks import CLAUDE, GEMINI, GPT, NUMBER, PIXEL, Chat
 
 ENCODED = base64.b64encode(PIXEL).decode()
@@ -257,6 +259,10 @@ class TestLanding:
         assert chat.ask(output_path=f"{tmp_path}/out") == url
 
 
+def interrupt(*_: Any) -> NoReturn:
+    raise KeyboardInterrupt
+
+
 class TestLargeFiles:
     def test_a_large_file_is_uploaded_once_and_the_retry_knows_the_request(self, chat: Chat, tmp_path: Path) -> None:
         path = tmp_path / "big.png"
@@ -270,6 +276,38 @@ class TestLargeFiles:
         assert len(chat.emulator.calls("upload")) == 1
         address = chat.body()["messages"]["contents"][0]["parts"][1]["fileData"]["fileUri"]
         assert address.startswith("http")
+
+    @pytest.mark.parametrize("killed", [False, True], ids=["lost", "killed"])
+    def test_a_lost_request_with_an_uploaded_file_is_found_in_the_history(
+        self, killed: bool, chat: Chat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = tmp_path / "big.png"
+        path.write_bytes(PIXEL.ljust(MAX_INLINE_BYTES + 1, b"\0"))
+        fields: dict[str, Any] = {"files": [str(path)], "large_files": "upload", "on_unknown": "resubmit"}
+        if killed:
+            with monkeypatch.context() as patch:
+                patch.setattr(RequestExecution, "_write", interrupt)
+                with pytest.raises(KeyboardInterrupt):
+                    chat.ask(**fields)
+        else:
+            chat.emulator.fault("submit", when="after", status=504)
+
+        assert chat.ask(**fields) == "echo: question"
+        assert chat.posts == 1
+        [filled] = chat.run.store.record["filled_in"].values()
+        assert len(filled) == 64
+
+    def test_a_request_with_another_uploaded_file_is_not_the_lost_one(self, chat: Chat, tmp_path: Path) -> None:
+        fields: dict[str, Any] = {"large_files": "upload"}
+        for number, name in enumerate(("one.png", "two.png")):
+            (tmp_path / name).write_bytes(PIXEL.ljust(MAX_INLINE_BYTES + 1 + number, b"\0"))
+        chat.ask(**fields, files=[str(tmp_path / "one.png")])
+        other = Chat(chat.emulator, chat.clock, Run(map_index=1))
+        chat.emulator.fault("submit", when="before", status=504)
+
+        with pytest.raises(SegmindSubmissionUnknownError, match="The request history does not show it"):
+            other.ask(**fields, files=[str(tmp_path / "two.png")])
+        other.close()
 
     def test_a_repair_sends_the_address_too(self, chat: Chat, tmp_path: Path) -> None:
         path = tmp_path / "big.png"
