@@ -140,6 +140,7 @@ class _Reading:
         self._now = now
         self._candidates: dict[bytes, list[RequestRecord]] = {}
         self._without_id: dict[bytes, list[RequestRecord]] = {}
+        self._unreadable: list[RequestRecord] = []
         self._met: set[str] = set()
         self._free: set[str] = set()
         self._matchers = _Matchers(self._lost)
@@ -163,6 +164,9 @@ class _Reading:
         if record.request_id in self._taken or record.request_id in self._met:
             return False
         marks = self._matchers.matches(record)
+        if body_of(record) is None:
+            self._unreadable.append(record)
+            self._met.add(record.request_id)
         if marks:
             self._met.add(record.request_id)
         for mark in marks:
@@ -174,6 +178,8 @@ class _Reading:
         marks = self._matchers.matches(record)
         # As long as no body of the history is recognized, it may have the lost ones in a form that is not either.
         self._seen = self._seen or not marks
+        if body_of(record) is None:
+            self._unreadable.append(record)
         for mark in marks:
             self._without_id.setdefault(mark, []).append(record)
 
@@ -254,6 +260,9 @@ class _Reading:
         return any(
             record.request_id not in given and self._time_match(record, self._lost[mark])[0] is not TimeMatch.OUTSIDE
             for record in (*self._candidates.get(mark, ()), *self._without_id.get(mark, ()))
+        ) or any(
+            record.request_id not in self._taken and self._time_match(record, self._lost[mark])[0] is TimeMatch.INSIDE
+            for record in self._unreadable
         )
 
     def _time_match(self, record: RequestRecord, one: LostRequest) -> tuple[TimeMatch, float]:

@@ -449,6 +449,19 @@ async def test_a_request_is_not_sent_again_while_the_history_shows_one_that_may_
     assert world.segmind.posts == 1
 
 
+async def test_a_request_is_not_sent_again_while_the_history_shows_one_without_a_body() -> None:
+    script = ["lost"]
+    world = World(trouble=lambda _: script.pop() if script else None)
+    genuine = world.segmind._record
+    world.segmind._record = lambda job: genuine(job).model_copy(update={"request_body": None})  # type: ignore[method-assign]
+    resubmit = {"on_unknown": "resubmit"}
+    assert sorted((await world.run(table("a", "b"), settings=resubmit)).statuses) == ["success", "unknown"]
+    assert world.segmind.posts == 2
+    world.segmind._record = genuine  # type: ignore[method-assign]
+    assert (await world.run(table("a", "b"), settings=resubmit)).statuses == ["success", "success"]
+    assert world.segmind.posts == 2
+
+
 async def test_a_lone_request_that_never_arrived_is_sent_again_after_the_history_has_settled() -> None:
     script = ["gone"]
     world = World(trouble=lambda _: script.pop(0) if script else None)

@@ -98,6 +98,18 @@ async def test_a_history_without_bodies_proves_nothing_whether_its_rows_have_ids
     assert not (await found(History(row), lost(1, "a", at=NOW - 9000, until=NOW - 8990))).absent
 
 
+@pytest.mark.parametrize("request_id", ["", "r"])
+@pytest.mark.parametrize(("created", "is_pending"), [(NOW - 99, True), (None, True), (NOW - 5000, False)])
+async def test_a_request_of_that_time_without_a_body_may_be_the_lost_one(
+    request_id: str, created: float | None, is_pending: bool
+) -> None:
+    row = record(request_id, "", model_created=created).model_copy(update={"request_body": None})
+    assert (await found(History(row), lost(1, "a"))).pending == ({mark(1)} if is_pending else set())
+    if request_id:
+        assert not (await found(History(row), lost(1, "a"), owned=lambda ids: ids)).pending
+        assert not (await found(History(row), lost(1, "a"), former=frozenset({"r"}))).pending
+
+
 async def test_a_request_is_taken_for_one_row_only() -> None:
     findings = await found(History(record("z", "a")), {**lost(1, "a"), **lost(2, "a")})
     assert len(findings.found) == 1
