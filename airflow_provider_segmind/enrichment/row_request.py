@@ -33,7 +33,7 @@ from airflow_provider_segmind.enrichment.outcomes import FinishedRequest, Outcom
 from airflow_provider_segmind.enrichment.question import LostRow, Prepared, Question
 from airflow_provider_segmind.enrichment.run_limits import FREE, Permission, RunUsage
 from airflow_provider_segmind.enrichment.settings import Client, Settings, TableAnswerCache
-from airflow_provider_segmind.enrichment.stats import Tally
+from airflow_provider_segmind.enrichment.stats import LatestIds, Tally
 from airflow_provider_segmind.exceptions import (
     SegmindAuthenticationError,
     SegmindCreditsError,
@@ -215,6 +215,7 @@ class RowRequester:
         self._rng = rng
         self._last_success = clock()
         self._unkept = False
+        self._accepted = LatestIds()
 
     async def request(self, prepared: Prepared) -> None:
         """Process a row until it has an outcome, or skip it."""
@@ -345,6 +346,7 @@ class RowRequester:
             if not await self._permitted(prepared, attempt, bound):
                 return None
             accepted = await self._post(inputs, claiming)
+            self._accepted.add(accepted.request_id)
         except NotSentError as unsent:
             if unsent.contested:
                 self._contend(prepared, attempt, claiming)
@@ -501,7 +503,7 @@ class RowRequester:
         try:
             state = await self._client.wait(pending, fetch=True)
         finally:
-            del self._run.waiting[submitted.request_id]
+            self._run.waiting.pop(submitted.request_id, None)
         if not isinstance(state, RequestResult):
             raise TypeError("the client's wait(fetch=True) must return a RequestResult")
         return state

@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Self
 
+from airflow_provider_segmind.client.responses import OUTCOME_UNKNOWN
 from airflow_provider_segmind.enrichment.ledger.events import Claimed, Finished, Submitted
 from airflow_provider_segmind.enrichment.ledger.row_state import KNOWN_REQUESTS, KnownRequest
 from airflow_provider_segmind.enrichment.outcomes import Outcome, Reasons
+from airflow_provider_segmind.exceptions import SegmindResponseError
 from airflow_provider_segmind.money import format_usd
 from airflow_provider_segmind.wording import duration
 
@@ -303,6 +305,33 @@ class ResumeState:
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON."""
         return asdict(self)
+
+
+class LatestIds:
+    """
+    The ids of the latest requests, of which none may come a second time.
+
+    :param most: ids that are remembered.
+    """
+
+    def __init__(self, most: int = 10_000) -> None:
+        self._most = most
+        self._ids: dict[str, None] = {}
+
+    def add(self, request_id: str) -> None:
+        """
+        Remember the id of a request that was accepted.
+
+        :raises SegmindResponseError: it is remembered already, as if a cache in between had answered: the answer to
+            that request would become the one of another row.
+        """
+        if request_id in self._ids:
+            raise SegmindResponseError(
+                f"Submitting returned request {request_id!r}, which is that of another row. {OUTCOME_UNKNOWN}."
+            )
+        self._ids[request_id] = None
+        if len(self._ids) > self._most:
+            del self._ids[next(iter(self._ids))]
 
 
 @dataclass(slots=True)

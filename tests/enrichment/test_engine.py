@@ -462,6 +462,22 @@ async def test_a_request_is_not_sent_again_while_the_history_shows_one_without_a
     assert world.segmind.posts == 2
 
 
+@pytest.mark.parametrize("concurrency", [1, 4])
+async def test_no_row_gets_the_answer_of_another_where_two_are_given_one_request(concurrency: int) -> None:
+    world = World()
+    submit = world.segmind.submit
+    given: list[Any] = []
+
+    async def cached(model: str, inputs: Any, **hooks: Any) -> Any:
+        given.append(await submit(model, inputs, **hooks))
+        return given[0]
+
+    world.segmind.submit = cached  # type: ignore[method-assign]
+    stored = await world.run(table("a", "b", "c"), settings={"concurrency": concurrency})
+    assert stored.column("said") == ["SAY A", "SAY B", "SAY C"]
+    assert world.segmind.posts == 3
+
+
 async def test_a_lone_request_that_never_arrived_is_sent_again_after_the_history_has_settled() -> None:
     script = ["gone"]
     world = World(trouble=lambda _: script.pop(0) if script else None)
