@@ -15,6 +15,7 @@ import re
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from enum import Enum
 from functools import lru_cache
 from itertools import count
@@ -443,16 +444,24 @@ def fetch_record(
 
 
 def _time(value: Any) -> float | None:
+    """Read epoch seconds or milliseconds, a number or a string; ISO 8601, in UTC without a zone; or an HTTP date."""
     if isinstance(value, bool):
         return None
+    if isinstance(value, str) and re.fullmatch(r"\d{10}(?:\d{3})?(?:\.\d+)?", value):
+        value = float(value)
     if isinstance(value, (int, float)):
         seconds = value / 1000 if value > 1e11 else value
         return seconds if 1e9 < seconds < 1e10 else None
-    if not isinstance(value, str) or not re.match(r"\d{4}-\d\d-\d\d[T ]", value):
+    if not isinstance(value, str):
         return None
     try:
-        time = datetime.fromisoformat(value)
-    except ValueError:
+        if re.match(r"\d{4}-\d\d-\d\d[T ]", value):
+            time = datetime.fromisoformat(re.sub(r"\s*(?:UTC|GMT)$", "", value))
+        elif re.match(r"[A-Z][a-z]{2}, \d", value):
+            time = parsedate_to_datetime(value)
+        else:
+            return None
+    except (ValueError, TypeError, IndexError, OverflowError):
         return None
     return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
 
