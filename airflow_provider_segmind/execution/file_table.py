@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from airflow_provider_segmind.arguments import TableRows, _is_path, check_output_path, check_source, path_text
 from airflow_provider_segmind.defaults import LEDGER_FOLDER
 from airflow_provider_segmind.enrichment.engine import Engine
-from airflow_provider_segmind.enrichment.files.readers import cannot_be_read, kind_of, open_source, rows_in
+from airflow_provider_segmind.enrichment.files.readers import (
+    cannot_be_read,
+    check_names,
+    kind_of,
+    open_source,
+    rows_in,
+)
 from airflow_provider_segmind.enrichment.files.writers import check_apart, check_format, check_writable
 from airflow_provider_segmind.enrichment.manifest import Manifest
 from airflow_provider_segmind.enrichment.output import merge_dead_letters, merge_outputs, write_output
@@ -233,7 +239,9 @@ class FileTableIO(TableIO):
     def prepare(self, *, dry: bool) -> None:
         """Make sure that the files can be written at the end, and that the run does not read them."""
         check_format(self.output)
-        check_apart((self.output, self._dead_letters), self.ledger, source_paths(self._source))
+        sources = source_paths(self._source)
+        check_names(sources)
+        check_apart((self.output, self._dead_letters), self.ledger, sources)
         check_writable("output_path", (self.output, self._dead_letters, self.manifest_path), dry=dry)
 
     def rows(self) -> Iterator[Mapping[str, Any]]:

@@ -62,6 +62,12 @@ def test_a_list_of_rows_and_a_missing_file_asks_about_the_rows(table: Table) -> 
         table.ask(source=[things("a")[0], 3])
 
 
+def test_a_list_with_a_file_of_unknown_format_is_refused_before_anything_is_sent(table: Table) -> None:
+    with pytest.raises(AirflowFailException, match=r"'b\.tsv' does not show its format"):
+        table.ask(source=[table.write(things("a")), str(table.folder / "b.tsv")])
+    assert table.posts == 0
+
+
 def test_a_store_that_fails_while_it_is_read_is_retryable(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     class Away:
         def __iter__(self) -> Any:

@@ -159,6 +159,8 @@ def _exact(moment: datetime | None, nanoseconds: int | None) -> datetime | str |
 Columns: TypeAlias = frozenset[str] | None
 """The needed columns; None for all."""
 _PATTERN = frozenset("*?[")
+_UNREAD = re.compile(r"^[^._].*\.(?:jsonl|ndjson|csv|parquet|pq)\.(?:bz2|br|lz4|xz|zip|zst)\Z", re.IGNORECASE)
+"""Tables that are compressed in a way that is not read; they must not be left out of a folder silently."""
 _LONGEST_CELL = 1 << 30
 _ESCAPED = re.compile("[\udc80-\udcff]")
 """What invalid bytes are decoded to; valid UTF-8 never contains it."""
@@ -236,17 +238,32 @@ def source_files(path: StorePath) -> list[StorePath]:
     """
     Return the files of a path, in order.
 
-    :raises SegmindConfigError: there are none.
+    :raises SegmindConfigError: there are none, or the format of one is unknown.
     """
     if is_pattern(path):
         files = sorted(path.parent.glob(path.name), key=lambda inner: str(inner))
     elif path.is_dir():
-        files = sorted((inner for inner in path.iterdir() if is_table(inner)), key=lambda inner: str(inner))
+        inside = sorted(path.iterdir(), key=lambda inner: str(inner))
+        files = [inner for inner in inside if is_table(inner) or _UNREAD.search(inner.name)]
     else:
         files = [path] if path.exists() else []
+    for file in files:
+        # Before the rows of other files are paid for.
+        known_kind(file.name)
     if not files:
         raise SegmindConfigError(f"There is no table at {str(path)!r}.")
     return files
+
+
+def check_names(paths: Iterable[StorePath]) -> None:
+    """
+    Check that the name of each path says its format, unless it is a pattern or a folder.
+
+    :raises SegmindConfigError: one does not.
+    """
+    for path in paths:
+        if kind_of(path.name) is None and not is_pattern(path) and not path.is_dir():
+            known_kind(path.name)
 
 
 def rows_in(source: Any) -> int | None:

@@ -118,6 +118,15 @@ def test_a_folder_is_read_in_the_order_of_names_without_what_is_no_table(tmp_pat
     assert read([tmp_path / "b.jsonl", str(tmp_path / "a.jsonl")]) == [{"from": "b.jsonl"}, {"from": "a.jsonl"}]
 
 
+@pytest.mark.parametrize("name", ["b.csv.bz2", "b.JSONL.zst", "b.parquet.gz"])
+@pytest.mark.parametrize("source", ["", "*"])
+def test_a_table_that_cannot_be_read_is_named_before_the_rows_of_others(tmp_path: Path, name: str, source: str) -> None:
+    (tmp_path / "a.jsonl").write_text('{"a": 1}\n')
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(SegmindConfigError, match=f"'{name}' does not show its format"):
+        next(open_source(tmp_path / source))
+
+
 def test_a_list_of_rows_is_a_table() -> None:
     assert read(iter(ROWS)) == ROWS
 
