@@ -187,4 +187,5 @@ def token_count(value: Any) -> int | None:
     """Return a number of tokens, None for any value that is not one."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return int(value) if 0 <= value < float("inf") and value == int(value) else None
+    # Databases store 64 bits.
+    return int(value) if 0 <= value < 2**63 and value == int(value) else None

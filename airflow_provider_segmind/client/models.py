@@ -34,10 +34,14 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
+_MOST_COST = 1e9
+"""USD above which a number is not the bill of a request; sums and micro-dollars of smaller ones are finite."""
+
+
 def _cost(value: Any) -> float | None:
     """Read a bill; a negative one counts as unknown, because it would raise a budget above its limit."""
     number = _number(value)
-    return None if number is None or number < 0 else number
+    return None if number is None or not 0 <= number <= _MOST_COST else number
 
 
 def _message(value: Any) -> str | None:

@@ -288,7 +288,7 @@ def test_usage_of_anthropic_adds_cache_reads_and_writes():
     assert read_reply(body).usage == TokenUsage(input_tokens=100, output_tokens=7, cached_tokens=40, total_tokens=107)
 
 
-@pytest.mark.parametrize("odd", [None, -1, "5", True, 1.5, float("nan"), float("inf"), []])
+@pytest.mark.parametrize("odd", [None, -1, "5", True, 1.5, float("nan"), float("inf"), 2**63, 1e300, []])
 def test_an_invalid_token_count_is_unknown_and_not_zero(odd):
     body = gemini()
     body["usageMetadata"] = {"promptTokenCount": odd, "candidatesTokenCount": 1.0}

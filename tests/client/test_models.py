@@ -41,6 +41,7 @@ JSON = st.recursive(
         (float("nan"), None),
         ("NaN", None),
         (float("inf"), None),
+        (1e308, None),
         (-0.5, None),
         pytest.param(10**400, None, id="too large for a float"),
     ],
