@@ -422,7 +422,9 @@ def _read_csv(path: StorePath, kind: FileKind, position: _Position, _: Columns) 
     with _opened(path, kind) as file, io.TextIOWrapper(file, encoding, errors, newline="") as text:
         position.number = 1
         lines = csv.reader(_utf8_lines(text, position), strict=True)
-        header = _header(next(lines, []), position)
+        first = next(filter(None, lines), [])
+        position.number = max(1, lines.line_num)
+        header = _header(first, position)
         position.number = lines.line_num + 1
         for cells in lines:
             if cells and len(cells) != len(header):

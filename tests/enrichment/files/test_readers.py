@@ -137,7 +137,8 @@ def test_a_list_of_rows_is_a_table() -> None:
         ("t.jsonl", b'{"a": 1}\nnot json\n', "Line 2"),
         ("t.jsonl", b"[1]\n", "is not a JSON object"),
         ("t.csv", b"a,b\n1\n", "Line 2 .* has 1 cells, but its header has 2"),
-        ("t.csv", b"a,a\n1,2\n", "twice"),
+        ("t.csv", b"a,a\n1,2\n", "Line 1 .* twice"),
+        ("t.csv", b"\n\na,a\n1,2\n", "Line 3 .* twice"),
         ("t.csv", b"a\n\xff\n", "UTF-8"),
         ("t.parquet", b"PAR1 not", "Parquet"),
         ("t.txt", b"x", "does not show its format"),
@@ -162,7 +163,7 @@ def test_a_source_that_is_not_there_is_refused(tmp_path: Path, source: Any) -> N
 
 def test_a_byte_order_mark_and_blank_lines_are_no_content(tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_bytes(b'\xef\xbb\xbf{"a": 1}\n\n{"a": 2}')
-    (tmp_path / "t.csv").write_bytes(b"\xef\xbb\xbfa\n1\n\n2\n")
+    (tmp_path / "t.csv").write_bytes(b"\xef\xbb\xbf\r\n\na\n1\n\n2\n")
     assert read(tmp_path / "t.jsonl") == [{"a": 1}, {"a": 2}]
     assert read(tmp_path / "t.csv") == [{"a": "1"}, {"a": "2"}]
 
