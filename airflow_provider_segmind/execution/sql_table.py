@@ -10,6 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_segmind.arguments import properties_of
+from airflow_provider_segmind.chat.json_schema import dereferenced
 from airflow_provider_segmind.defaults import ANSWER_COLUMN
 from airflow_provider_segmind.enrichment.engine import Engine
 from airflow_provider_segmind.enrichment.files.writers import check_apart, check_writable
@@ -79,6 +80,7 @@ class SqlTableIO(TableIO):
             place=settings.target_conn_id,
             key=question.key,
             answers=answer_kinds(settings.output_type),
+            required=_required(settings.output_type),
             batch_rows=settings.batch_rows,
         )
         self._source_table = TableName.of_source(settings.sql)
@@ -278,3 +280,18 @@ def answer_kinds(output_type: OutputType | None) -> dict[str, Kind]:
         return {ANSWER_COLUMN: Kind.TEXT}
     properties = properties_of(output_type) or {ANSWER_COLUMN: output_type.schema}
     return {name: kind_of_schema(node, output_type.schema) for name, node in properties.items()}
+
+
+def _required(output_type: OutputType | None) -> frozenset[str]:
+    """Return the answer columns that have a value in every answer: a NULL in them was not written by a task."""
+    if output_type is None:
+        return frozenset({ANSWER_COLUMN})
+    if output_type.adapter is not None:
+        # A validator may replace any value by None.
+        return frozenset()
+    required = dereferenced(output_type.schema).get("required", ())
+    return frozenset(
+        name
+        for name, node in properties_of(output_type).items()
+        if name in required and isinstance(node, Mapping) and "null" not in node.get("type", "null")
+    )

@@ -10,11 +10,11 @@ import sqlite3
 import threading
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
 import pytest
-from pydantic import BaseModel
+from pydantic import AfterValidator, BaseModel
 
 from airflow_provider_segmind.client.poll_schedule import PollSchedule, shared_history
 from airflow_provider_segmind.compat import AirflowFailException, TaskDeferred
@@ -41,6 +41,14 @@ class Colour(BaseModel):
     colour: str
     warm: bool
     shades: list[str] = []
+
+
+class Guess(BaseModel):
+    colour: str | None
+
+
+class Cleaned(BaseModel):
+    colour: Annotated[str, AfterValidator(lambda text: None if text == "n/a" else text)]
 
 
 class Shop:
@@ -208,6 +216,38 @@ class TestTheNextDay:
 
         assert [row["answer"] for row in shop.answers] == [before[0]["answer"], "corrected", before[2]["answer"]]
         assert shop.posts == 3
+
+    @pytest.mark.parametrize(
+        ("output_type", "answer"),
+        [
+            (Guess, {"colour": None}),
+            (Cleaned, {"colour": "n/a"}),
+            ({"type": "object", "properties": {"colour": {"type": ["string", "null"]}}}, {"colour": None}),
+            ({"type": "object", "properties": {"colour": {"type": "string"}}}, {}),
+        ],
+    )
+    def test_an_answer_without_a_value_is_in_the_target(self, small: Shop, output_type: Any, answer: Any) -> None:
+        small.emulator.script(json=answer)
+        small.stock("sky", "rose")
+        small.ask(output_type=output_type)
+
+        again = small.ask_the_next_day(output_type=output_type, ledger_path=str(small.folder / "another"))
+
+        assert again["rows_unchanged"] == small.posts == 2
+
+    def test_a_property_that_the_target_has_lost_is_written_again_from_the_ledger(self, small: Shop) -> None:
+        properties = {"colour": {"type": "string"}, "shade": {"type": ["string", "null"]}}
+        schema = {"type": "object", "properties": properties, "required": ["colour", "shade"]}
+        small.emulator.script(json={"colour": "blue", "shade": None})
+        small.stock("sky", "rose")
+        small.ask(output_type=schema)
+        before = small.answers
+        small.source.run("UPDATE answers SET colour = NULL WHERE id = 1")
+
+        small.ask_the_next_day(output_type=schema)
+
+        assert small.answers == before
+        assert small.posts == 2
 
     def test_answers_lost_between_two_tries_are_written_by_the_second(self, shop: Shop) -> None:
         shop.stock("sky", "rose")

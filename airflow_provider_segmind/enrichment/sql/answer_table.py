@@ -153,6 +153,7 @@ class Target:
 
     :param connect: opens a connection of PEP 249.
     :param place: the database's name in messages.
+    :param required: answer columns that have a value in every answer.
     :param batch_rows: rows in a transaction.
     """
 
@@ -166,12 +167,15 @@ class Target:
         key: Sequence[str],
         answers: Mapping[str, Kind],
         batch_rows: int,
+        required: Collection[str] = (),
     ) -> None:
         self._connect = connect
         self.title = f"the table {str(name)!r} of {place!r}"
         """Its name in messages."""
         self._batch_rows = batch_rows
-        self._statements = Statements(dialect=dialect, name=name, key=dict.fromkeys(key), answers=answers)
+        self._statements = Statements(
+            dialect=dialect, name=name, key=dict.fromkeys(key), answers=answers, required=required
+        )
         self._forms: Mapping[str, KeyForm] = {}
 
     @property

@@ -8,7 +8,7 @@ another of its sort.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,12 +34,14 @@ class Statements:
 
     :param key: the key columns, with their kinds where known.
     :param answers: the answer columns.
+    :param required: those of them that have a value in every answer.
     """
 
     dialect: Dialect
     name: TableName
     key: Mapping[str, Kind | None]
     answers: Mapping[str, Kind]
+    required: Collection[str] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -68,11 +70,11 @@ class Statements:
         return f"SELECT * FROM {self._table} WHERE 1 = 0"
 
     def select_answered(self) -> str:
-        """Read the key and the fingerprint of every row that has its answer; not of one whose columns are all empty."""
+        """Read the key and the fingerprint of every row that has its answer; not of one that has lost a value of it."""
         columns = self._list([*self.key, FINGERPRINT_COLUMN])
-        status = self.dialect.quote("_segmind_status")
-        there = " OR ".join(f"{self.dialect.quote(name)} IS NOT NULL" for name in self.answers)
-        return f"SELECT {columns} FROM {self._table} WHERE {status} = '{Outcome.SUCCESS}' AND ({there})"
+        conditions = [f"{self.dialect.quote('_segmind_status')} = '{Outcome.SUCCESS}'"]
+        conditions += [f"{self.dialect.quote(name)} IS NOT NULL" for name in self.answers if name in self.required]
+        return f"SELECT {columns} FROM {self._table} WHERE {' AND '.join(conditions)}"
 
     def rehearse(self) -> str:
         """Do what :meth:`write` does without a row, which fails for the same reasons."""
