@@ -61,6 +61,12 @@ def test_a_link_to_nowhere_is_found() -> None:
     assert problem(page, "request.md#results") is None
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_command_quotes_the_extras_that_it_installs(page: Path) -> None:
+    # Otherwise zsh, the shell of macOS, takes the brackets for a pattern and runs nothing.
+    assert re.findall(r"pip install [^\n`\"']*\[.*", page.read_text()) == []
+
+
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     # Everything but the HTML itself, which `make docs` writes in the long suites.
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "dummy", "docs", str(tmp_path)]
