@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from email.message import Message
 from importlib import metadata
 from pathlib import Path
@@ -22,7 +23,8 @@ from airflow_provider_segmind.operators.chat import SegmindChatOperator
 from airflow_provider_segmind.sensors.request import SegmindRequestSensor
 from tests.docs.test_site import anchors
 
-PAGE = (Path(__file__).parents[2] / "docs" / "troubleshooting.md").read_text()
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "troubleshooting.md").read_text()
 CLASSES = [kind for kind in vars(exceptions).values() if isinstance(kind, type) and issubclass(kind, SegmindError)]
 SENTENCE = "The account cannot pay. Nothing was billed."
 HELP = "Help: troubleshooting#insufficient-credits"
@@ -51,6 +53,38 @@ def test_each_class_has_its_own_section() -> None:
 def test_a_section_says_what_it_cost_and_what_to_do(kind: type[SegmindError]) -> None:
     for part in ("- **Cost:**", "- **Retried by Airflow:**", "- **What to do:**"):
         assert part in sections()[kind.anchor]
+
+
+def messages() -> Iterator[str]:
+    """Yield the strings of the package without its docstrings, with … for what is filled in."""
+    for path in (ROOT / "airflow_provider_segmind").rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.JoinedStr):
+                yield "".join(
+                    str(ast.literal_eval(one)) if isinstance(one, ast.Constant) else "…" for one in node.values
+                )
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+                yield node.value
+
+
+def quoted() -> list[str]:
+    """Return what the page says that messages contain."""
+    tables = re.findall(r"^\| the message contains .*\n\| --- .*\n((?:\|.*\n)+)", PAGE, flags=re.MULTILINE)
+    cells = [re.split(r"(?<!\\)\|", row)[1] for table in tables for row in table.splitlines()]
+    return [one.replace("\\|", "|") for cell in cells for one in re.findall(r"`([^`]+)`", cell)]
+
+
+def test_what_the_page_quotes_is_in_a_message() -> None:
+    known = list(messages())
+    # It is put together from two strings.
+    wanted = [one for one in quoted() if one != "has no argument"]
+
+    assert len(wanted) > 20
+    for words in wanted:
+        pattern = re.compile(".*".join(map(re.escape, words.split("…"))))
+        assert any(pattern.search(message) for message in known), words
 
 
 def test_the_message_itself_has_no_help() -> None:
