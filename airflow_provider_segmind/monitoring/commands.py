@@ -325,13 +325,13 @@ def _forget_rows(values: Namespace, answers: AnswerCache | None) -> int:
 def _print_forgotten(values: Namespace, found: list[dict[str, Any]], left: list[dict[str, Any]], note: str) -> None:
     """Print what was found, and if it was removed what a search after that still finds."""
     if values.output == "json":
-        print_json({"found": found, "removed": values.yes, "left": left if values.yes else None})
+        print_json({"found": found, "removed": values.yes and bool(found), "left": left if values.yes else None})
         return
     titles = ("what", "count", "where")
     print_table(titles, [(one["what"], str(one["count"]), one["place"]) for one in found], right=("count",))
     if note.strip():
         say(note.strip())
-    if not values.yes:
+    if not values.yes or not found:
         say("Nothing was changed; --yes removes it." if found else "Nothing was changed.")
         return
     for one in left:

@@ -71,6 +71,11 @@ def test_old_answers_are_listed_and_removed_with_yes(tmp_path: Path, command: Co
     assert "Removed. A search for it now finds 0." in printed
     assert len(list(cache.all())) == 2
     assert json.loads(command(*old, "-o", "json")[1])["found"] == []
+    # With nothing left to remove it says so.
+    code, printed = command(*old, "--yes")
+    assert code == 0
+    assert printed.rstrip().endswith("Nothing was changed.")
+    assert json.loads(command(*old, "--yes", "-o", "json")[1])["removed"] is False
 
 
 def test_a_row_is_listed_then_removed_and_nothing_remains(table: Table, command: Command) -> None:
