@@ -1,7 +1,8 @@
 """
 Describe a product catalogue every night: table in, table out; only new and changed products are submitted and paid for.
 
-It runs without any setup, in a DuckDB file (``pip install airflow-provider-duckdb``). To use your own PostgreSQL, set
+It runs without any setup, in a DuckDB file (``pip install airflow-provider-duckdb``); SEGMIND_EXAMPLE_DUCKDB names
+another one, and SEGMIND_EXAMPLE_ROWS another number of products. To use your own PostgreSQL, set
 SEGMIND_EXAMPLE_DATABASE to the id of its Connection.
 """
 

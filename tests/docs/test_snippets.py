@@ -122,6 +122,14 @@ def test_a_dag_names_its_schedule_and_if_it_has_one_its_start(name: str, text: s
         assert named.get("schedule") == "None" or {"schedule", "start_date"} <= named.keys()
 
 
+def test_what_an_example_takes_from_the_environment_is_described() -> None:
+    page = (ROOT / "docs" / "how-to" / "index.md").read_text()
+    for example in (ROOT / "dags_examples").glob("*.py"):
+        read = set(re.findall(r'"(SEGMIND_EXAMPLE_[A-Z_]+)"', example.read_text()))
+        described = page + (ast.get_docstring(ast.parse(example.read_text())) or "")
+        assert {name for name in read if name not in described} == set(), example.name
+
+
 def test_the_first_dag_has_at_most_twelve_lines() -> None:
     name, text = next(one for one in RUNNABLE if one[0].startswith("docs/how-to/chat.md"))
 
