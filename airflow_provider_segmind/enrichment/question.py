@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from airflow_provider_segmind.chat.cost_estimate import UNBOUNDED, CostBound
 from airflow_provider_segmind.client.submission import text_digest
@@ -81,7 +81,7 @@ class Question:
             _check_characters(text, row)
             return Prepared(fingerprint(self._frame, text), inputs, text_digest(text), len(text))
         _check_characters(text, row)
-        return Prepared(fingerprint(self._frame, text), made, partial(text_digest, text), len(text))
+        return Prepared(fingerprint(self._frame, text), made, text, len(text))
 
 
 def _check_characters(text: str, row: Row) -> None:
@@ -101,25 +101,24 @@ def _check_characters(text: str, row: Row) -> None:
         ) from error
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
+class Prepared(NamedTuple):
     """
     A question ready to be sent.
 
     :param made: the inputs, or what builds them: most rows of a table that runs again have their answers.
-    :param digest: SHA-256 of the inputs, or what computes it.
+    :param digest: SHA-256 of the inputs, or their canonical JSON.
     :param size: about how many bytes the inputs have.
     """
 
     fingerprint: bytes
     made: Mapping[str, Any] | Callable[[], Mapping[str, Any]]
-    digest: bytes | Callable[[], bytes]
+    digest: bytes | str
     size: int = 0
 
     @property
     def body(self) -> str:
         """SHA-256 of the inputs in hex."""
-        return (self.digest() if callable(self.digest) else self.digest).hex()
+        return (self.digest if isinstance(self.digest, bytes) else text_digest(self.digest)).hex()
 
     @property
     def inputs(self) -> Mapping[str, Any]:

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any
+from json.encoder import encode_basestring
+from typing import Any, NamedTuple
 from unicodedata import category
 
 from airflow_provider_segmind.client.submission import text_digest
@@ -31,6 +32,8 @@ _MOST_BITS = 13_200
 _BRACES = re.compile(r"\{\{([^{}]+)\}\}|\{([^{}]+)\}")
 _NAME = re.compile(r"(?=.*[^\W\d])\w+(?:[ .\-]+\w+)*\Z")
 _JOINERS = "\u200c\u200d"
+_USUAL = frozenset({str, int})
+"""Types of most key columns; none of them stands for a value that is missing or could not be decoded."""
 _JSON_FIELD = re.compile(r'\s*"')
 
 
@@ -62,8 +65,7 @@ def column_names(values: Mapping[str, Any]) -> Collection[str]:
     return values.all_names if isinstance(values, PartOfRow) else values.keys()
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """
     One row of a table.
 
@@ -83,7 +85,9 @@ class Row:
         :raises SegmindRowError: a key column is missing or could not be decoded; names it.
         """
         values = self.values
-        return {name: values[name] if type(values.get(name)) is str else self._column(name, "key") for name in columns}
+        return {
+            name: values[name] if type(values.get(name)) in _USUAL else self._column(name, "key") for name in columns
+        }
 
     def fill(self, text: str) -> str:
         """
@@ -91,7 +95,12 @@ class Row:
 
         :raises SegmindRowError: a column is missing or could not be decoded; names it.
         """
-        return "".join([part if isinstance(part, str) else self._filled(*part) for part in _parts(text)])
+        parts, braces = _parts(text)
+        filled, values = parts.copy(), self.values
+        for place, name, doubled in braces:
+            value = None if doubled else values.get(name)
+            filled[place] = value if type(value) is str else self._filled(parts[place], name, doubled)
+        return "".join(filled)
 
     def fill_inputs(self, inputs: Any) -> Any:
         """
@@ -114,12 +123,9 @@ class Row:
         return inputs
 
     def _filled(self, text: str, name: str, doubled: bool) -> str:
-        if doubled:
-            return text[1:-1] if self._is_column(name) else text
-        value = self.values.get(name)
-        if type(value) is str:
-            return value
-        return plain_text(self._column(name, "placeholder")) if self._is_column(name) else text
+        if not self._is_column(name):
+            return text
+        return text[1:-1] if doubled else plain_text(self._column(name, "placeholder"))
 
     def _is_column(self, name: str) -> bool:
         return name in self.values or name in self.known or is_name(name)
@@ -141,14 +147,16 @@ class Row:
 
 
 @lru_cache(64)
-def _parts(text: str) -> tuple[str | tuple[str, str, bool], ...]:
-    """Split a template into strings and braces; of braces the text, the name inside, and whether they are doubled."""
-    parts: list[str | tuple[str, str, bool]] = []
+def _parts(text: str) -> tuple[list[str], list[tuple[int, str, bool]]]:
+    """Split a template; say which parts are braces, the name inside of each, and whether they are doubled."""
+    parts: list[str] = []
+    braces: list[tuple[int, str, bool]] = []
     end = 0
     for match in _BRACES.finditer(text):
-        parts += [text[end : match.start()], (match[0], match[1] or match[2], match[1] is not None)]
+        parts += [text[end : match.start()], match[0]]
+        braces.append((len(parts) - 1, match[1] or match[2], match[1] is not None))
         end = match.end()
-    return (*parts, text[end:])
+    return [*parts, text[end:]], braces
 
 
 @lru_cache(256)
@@ -222,6 +230,8 @@ def json_value(value: Any) -> Any:
     kind = type(value)
     if kind is str or kind is bool or value is None:
         return value
+    if kind is int:
+        return _readable(value)
     if kind is dict:
         return {
             name if type(name) is str else str(name): inner if type(inner) is str else json_value(inner)
@@ -281,6 +291,8 @@ def _scalar(value: Any) -> Any:
 
 def canonical_json(value: Any) -> str:
     """Write JSON so that equal values are equal strings: names sorted, no spaces, letters unescaped."""
+    if type(value) is str:
+        return encode_basestring(value)
     return _CANONICAL.encode(json_value(value))
 
 

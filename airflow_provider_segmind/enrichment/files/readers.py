@@ -393,9 +393,9 @@ def _read_jsonl(path: StorePath, kind: FileKind, position: _Position, _: Columns
     with _opened(path, kind) as file:
         position.number = 1
         for line in file:
-            text = line.removeprefix(b"\xef\xbb\xbf").strip()
+            text = line.removeprefix(b"\xef\xbb\xbf").strip().decode("utf-8", "surrogatepass")
             if text:
-                row = _ROWS.decode(text.decode("utf-8", "surrogatepass"))
+                row = _decoded_row(text)
                 if not isinstance(row, dict):
                     raise SegmindConfigError(f"{position} is not a JSON object.")
                 if type(row) is not dict:
@@ -414,6 +414,12 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 _ROWS = json.JSONDecoder(object_pairs_hook=_object)
+
+
+def _decoded_row(text: str) -> Any:
+    """Decode JSON without spaces around it, which :meth:`json.JSONDecoder.decode` searches for twice."""
+    row, end = _ROWS.raw_decode(text)
+    return row if end == len(text) else _ROWS.decode(text)
 
 
 def _read_csv(path: StorePath, kind: FileKind, position: _Position, _: Columns) -> Iterator[Mapping[str, Any]]:
