@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import itertools
 import pickle
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
+from functools import lru_cache, partial
 from typing import Any, TypeAlias
 
 from airflow_provider_segmind.enrichment.files.readers import cannot_be_read
@@ -38,26 +39,30 @@ FIRST_ROWS = 256
 FIRST_BYTES = 16 << 20
 Built: TypeAlias = tuple[Row, Mapping[str, Any], Prepared | SegmindError]
 """A row, its key columns, and what is sent for it, or why nothing is."""
+StoredRow: TypeAlias = tuple[int, bytes | None, Mapping[str, Any], str]
+"""The first four attributes of a :class:`SourceRow`; plain tuples are stored several times as fast."""
 _UNWRITABLE = (ValueError, TypeError, ArithmeticError, LookupError, RecursionError)
 _KEPT = (str, float, bytes, datetime, date, time, Decimal)
 """Types that a key column keeps from source to output, apart from integers and JSON."""
 _SCHEMA = """
-CREATE TABLE rows (number INTEGER PRIMARY KEY, fingerprint BLOB, rest BLOB);
+CREATE TABLE blocks (first INTEGER PRIMARY KEY, packed BLOB);
+CREATE TABLE rows (number INTEGER PRIMARY KEY, fingerprint BLOB);
+CREATE TABLE repeated (number INTEGER PRIMARY KEY);
 CREATE TABLE answered (fingerprint BLOB PRIMARY KEY) WITHOUT ROWID;
 """
 _BY_FINGERPRINT = "CREATE INDEX IF NOT EXISTS by_fingerprint ON rows (fingerprint)"
-_IN_ORDER = """
-SELECT number, fingerprint, rest, NOT EXISTS (
-    SELECT 1 FROM rows AS earlier WHERE earlier.fingerprint = rows.fingerprint AND earlier.number < rows.number
-) FROM rows ORDER BY number
+_REPEATED = """
+INSERT INTO repeated SELECT rows.number FROM rows JOIN (
+    SELECT fingerprint, min(number) AS first FROM rows GROUP BY fingerprint HAVING count(*) > 1
+) AS several ON rows.fingerprint = several.fingerprint WHERE rows.number > several.first
 """
-
-
 _EQUAL = """
-SELECT number, rest, NOT EXISTS (
+SELECT number, (SELECT max(first) FROM blocks WHERE first <= rows.number), NOT EXISTS (
     SELECT 1 FROM rows AS earlier WHERE earlier.fingerprint = rows.fingerprint AND earlier.number < rows.number
 ) FROM rows WHERE fingerprint = ? AND number > ? ORDER BY number LIMIT ?
 """
+BLOCKS_AT_HAND = 8
+"""Blocks that :meth:`RowReader.equal_rows` has in memory; rows finish in about the order in which they are read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +104,13 @@ def numbered(rows: Iterable[Mapping[str, Any]], question: Question) -> Iterator[
                 raise broken from None
             raise
     columns, unmet = frozenset(known & sought), sought - known
-    for number, values in enumerate(itertools.chain(first, _rest(source, broken))):
+    for number, values in enumerate(itertools.chain(first, source if broken is None else ())):
         if unmet and not unmet.isdisjoint(names := column_names(values)):
             # From now on it is a column of the table, even for rows that do not have it.
             columns, unmet = columns.union(unmet.intersection(names)), unmet.difference(names)
         yield Row(number, values, columns)
+    if broken is not None:
+        raise broken
 
 
 def _first_rows(
@@ -127,12 +134,6 @@ def _first_rows(
         # A reader may raise anything; the rows before it are processed first.
         return first, error
     return first, None
-
-
-def _rest(source: Iterator[Mapping[str, Any]], broken: Exception | None) -> Iterator[Mapping[str, Any]]:
-    if broken is not None:
-        raise broken
-    yield from source
 
 
 def _check_columns(question: Question, missing: set[str], known: set[str], rows: int) -> None:
@@ -202,8 +203,10 @@ class RowReader:
         self._pool = (
             ThreadPoolExecutor(question.parallel_builds, "segmind-rows") if question.parallel_builds > 1 else None
         )
-        self._rows = self._built(rows)
+        self._each = self._until_broken(self._built(rows))
         self._local = LocalDatabase(_SCHEMA)
+        self._rows_compared = 0
+        self._keys_of_block = lru_cache(BLOCKS_AT_HAND)(self._read_keys)
         if target is not None:
             # It is asked for equal rows while they are read; otherwise all are sorted at once, at the end.
             self._local.change(_BY_FINGERPRINT)
@@ -231,11 +234,13 @@ class RowReader:
         An empty list need not be the end: at the end :attr:`exhausted` is true, or :attr:`broken` is the error of the
         source. Rows read before an error are returned first.
         """
+        if self.broken is not None:
+            return []
         block: list[Prepared] = []
-        rows: list[SourceRow] = []
+        rows: list[StoredRow] = []
         counts = self.rows_seen, self.rows_elsewhere, self.rows_unchanged
         room, left = BLOCK_BYTES, BLOCK_ROWS
-        while left and room > 0 and (built := self._next()) is not None:
+        for built in self._each:
             row, prepared = self._prepare(built)
             self.rows_seen += 1
             left -= 1
@@ -244,8 +249,10 @@ class RowReader:
             if prepared is not None:
                 block.append(prepared)
                 room -= prepared.size
+            if not left or room <= 0:
+                break
         try:
-            self._write(rows)
+            self._store(rows)
         except SegmindEnrichmentError as error:
             # Rows whose order cannot be kept are not sent, as if the source had failed before them.
             self.broken, self.exhausted = error, False
@@ -253,72 +260,98 @@ class RowReader:
             return []
         return block
 
-    def _next(self) -> Built | None:
-        """Build the next row; None at the end or when the source fails."""
-        if self.broken is not None:
-            return None
-        try:
-            built = next(self._rows, None)
-        except SegmindError as error:
-            self.broken = error
-            return None
-        except Exception as error:  # noqa: BLE001
-            # A store, a driver or XCom may raise anything here, and earlier rows have been paid for.
-            self.broken = cannot_be_read(error, f"The source, after {self.rows_seen} rows,")
-            return None
-        self.exhausted = built is None
-        if built is not None and is_fatal(built):
-            self.broken = built[2]  # type: ignore[assignment]
-            return None
-        return built
+    def _until_broken(self, rows: Iterator[Built]) -> Iterator[Built]:
+        """Yield rows to the end, or to where the source fails."""
+        while True:
+            try:
+                built = next(rows, None)
+            except SegmindError as error:
+                self.broken = error
+                return
+            except Exception as error:  # noqa: BLE001
+                # A store, a driver or XCom may raise anything here, and earlier rows have been paid for.
+                self.broken = cannot_be_read(error, f"The source, after {self.rows_seen} rows,")
+                return
+            if built is None:
+                self.exhausted = True
+                return
+            if isinstance(built[2], SegmindError) and is_fatal(built):
+                self.broken = built[2]
+                return
+            yield built
 
     def source_rows(self) -> Iterator[SourceRow]:
         """Yield every row that was read, in order."""
-        for number, mark, packed, first in self._in_order():
-            key, trouble = pickle.loads(packed)  # noqa: S301 - no other process can write to a file without a name
-            yield SourceRow(number, key, mark, trouble, bool(first))
+        repeated_in = self._finder_of_repeated()
+        for rows in self._blocks():
+            repeated = repeated_in(rows)
+            for number, mark, key, trouble in rows:
+                yield SourceRow(number, key, mark, trouble, number not in repeated)
 
-    def _in_order(self) -> Iterator[tuple[int, bytes | None, bytes, bool]]:
+    def _blocks(self) -> Iterator[list[StoredRow]]:
+        """Yield the rows that were read, in order, as they were stored."""
+        first, query = -1, "SELECT first, packed FROM blocks WHERE first > ? ORDER BY first LIMIT 1"
+        while (found := self._local.first(query, first)) is not None:
+            first, packed = found
+            yield pickle.loads(packed)  # noqa: S301 - no other process can write to a file without a name
+
+    def _finder_of_repeated(self) -> Callable[[list[StoredRow]], Set[int]]:
+        """Return what finds the rows of a block that an equal one precedes."""
         try:
-            self._local.change(_BY_FINGERPRINT)
+            self._compare()
         except SegmindEnrichmentError:
             # The temporary folder is full, and the rows that were read have been paid for: equal rows are found in
             # memory instead.
-            seen: set[bytes | None] = set()
-            for number, mark, packed in self._local.each("SELECT * FROM rows ORDER BY number"):
-                yield number, mark, packed, mark is None or mark not in seen
-                seen.add(mark)
-        else:
-            yield from self._local.each(_IN_ORDER)
+            return partial(_repeated, set())
+        query = "SELECT number FROM repeated WHERE number BETWEEN ? AND ?"
+        return lambda rows: {number for (number,) in self._local.all(query, rows[0][0], rows[-1][0])}
+
+    def _compare(self) -> None:
+        """Find the rows that an equal one precedes, all at once: sorting takes less time than a search for each."""
+        if self._rows_compared == self.rows_seen:
+            return
+        if self._target is None:
+            self._local.change("DELETE FROM rows")
+            for rows in self._blocks():
+                self._local.write((_ADD_ROW, _fingerprints(rows)))
+            self._local.change(_BY_FINGERPRINT)
+        self._local.change("DELETE FROM repeated")
+        self._local.change(_REPEATED)
+        self._rows_compared = self.rows_seen
 
     def equal_rows(self, fingerprint: bytes, *, after: int, most: int) -> list[SourceRow]:
-        """Return some of the rows read so far with a fingerprint, in order; from any thread."""
-        found = self._local.all(_EQUAL, fingerprint, after, most)
+        """Return some of the rows read so far with a fingerprint, in order; from any thread, if there is a target."""
         return [
-            SourceRow(number, pickle.loads(packed)[0], fingerprint, first=bool(first))  # noqa: S301 (as above)
-            for number, packed, first in found
+            SourceRow(number, self._keys_of_block(block)[number], fingerprint, first=bool(first))
+            for number, block, first in self._local.all(_EQUAL, fingerprint, after, most)
         ]
 
-    def _write(self, rows: list[SourceRow]) -> None:
-        values = [(row.number, row.fingerprint, pickle.dumps((row.key, row.trouble))) for row in rows]
-        if values:
-            self._local.write(("INSERT INTO rows VALUES (?, ?, ?)", values))
+    def _read_keys(self, block: int) -> dict[int, Mapping[str, Any]]:
+        (packed,) = self._local.first("SELECT packed FROM blocks WHERE first = ?", block)
+        return {number: key for number, _, key, _ in pickle.loads(packed)}  # noqa: S301 (as above)
+
+    def _store(self, rows: list[StoredRow]) -> None:
+        if not rows:
+            return
+        # SQLite takes a bytearray without looking for a conversion of it.
+        block = (rows[0][0], bytearray(pickle.dumps(rows)))
+        # Without a target, equal rows are not searched for before all are read.
+        marks = () if self._target is None else _fingerprints(rows)
+        self._local.write(("INSERT INTO blocks VALUES (?, ?)", (block,)), (_ADD_ROW, marks))
 
     def _built(self, rows: Iterable[Mapping[str, Any]]) -> Iterator[Built]:
         source = iter(rows)
         first = list(itertools.islice(source, 1))
         self.columns = tuple(str(name) for values in first for name in column_names(values))
         each = numbered(itertools.chain(first, source), self._question)
+        build_row = partial(build, question=self._question)
         if self._pool is None:
-            yield from map(self._build, each)
+            yield from map(build_row, each)
             return
         for group in _groups(each, self._question.parallel_builds):
-            yield from self._pool.map(self._build, group)
+            yield from self._pool.map(build_row, group)
 
-    def _build(self, row: Row) -> Built:
-        return build(row, self._question)
-
-    def _prepare(self, built: Built) -> tuple[SourceRow | None, Prepared | None]:
+    def _prepare(self, built: Built) -> tuple[StoredRow | None, Prepared | None]:
         row, key, prepared = built
         if isinstance(prepared, SegmindError):
             return self._unasked(row, key, shorten(str(prepared))), None
@@ -327,23 +360,41 @@ class RowReader:
         if not self._shard.owns(prepared.fingerprint):
             self.rows_elsewhere += 1
             return None, None
-        if self._is_unchanged(key, prepared.fingerprint):
+        if self._target is not None and self._is_unchanged(self._target, key, prepared.fingerprint):
             self.rows_unchanged += 1
             return None, None
-        return SourceRow(row.number, key, prepared.fingerprint), prepared
+        return (row.number, prepared.fingerprint, key, ""), prepared
 
-    def _is_unchanged(self, key: Mapping[str, Any], fingerprint: bytes) -> bool:
+    def _is_unchanged(self, target: KeyedTarget, key: Mapping[str, Any], fingerprint: bytes) -> bool:
         """Return whether the target has the answer from another run; a run must report the cost of its own answers."""
-        if self._target is None or not self._target.has_answer(key, fingerprint):
+        if not target.has_answer(key, fingerprint):
             return False
         return self._local.first("SELECT 1 FROM answered WHERE fingerprint = ?", fingerprint) is None
 
-    def _unasked(self, row: Row, key: Mapping[str, Any], trouble: str) -> SourceRow | None:
+    def _unasked(self, row: Row, key: Mapping[str, Any], trouble: str) -> StoredRow | None:
         """Return a row without a question; it belongs to the first shard, so that it is counted once."""
         if self._shard.index == 0:
-            return SourceRow(row.number, key, trouble=trouble)
+            return row.number, None, key, trouble
         self.rows_elsewhere += 1
         return None
+
+
+def _repeated(seen: set[bytes], rows: list[StoredRow]) -> set[int]:
+    """Return the rows of a block that an equal one precedes, there or in an earlier block."""
+    repeated = set()
+    for number, mark, _, _ in rows:
+        if mark in seen:
+            repeated.add(number)
+        elif mark is not None:
+            seen.add(mark)
+    return repeated
+
+
+_ADD_ROW = "INSERT INTO rows VALUES (?, ?)"
+
+
+def _fingerprints(rows: Iterable[StoredRow]) -> Iterator[tuple[int, bytearray]]:
+    return ((number, bytearray(mark)) for number, mark, _, _ in rows if mark is not None)
 
 
 def _groups(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
@@ -369,9 +420,10 @@ def _out_of_reach(row: Row, error: OSError) -> str:
 
 def _storable(value: Any) -> Any:
     """Return a key's value in a form that can be kept until the output is written; lists and objects become JSON."""
-    if type(value) is str:
+    kind = type(value)
+    if kind is str:
         return value
-    if isinstance(value, (Mapping, list, tuple, int)):
+    if kind is int or isinstance(value, (Mapping, list, tuple, int)):
         return json_value(value)
     if isinstance(value, (bytearray, memoryview)):
         return bytes(value)
