@@ -199,7 +199,7 @@ class Ledger:
         self.write(self.take())
 
     def look_up(self, fingerprints: Sequence[bytes]) -> None:
-        """Have the states of some rows at hand, which is faster than one by one, until the next call."""
+        """Have the states of some rows at hand, which is faster than one by one."""
         self._index.look_up(fingerprints)
 
     def has_answer(self, fingerprint: bytes) -> bool:

@@ -7,6 +7,7 @@ Measured with 100,000 rows in a ledger: reading it takes 22 MB.
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
@@ -18,6 +19,14 @@ INSERT_ROWS = 200
 INSERT_BYTES = 1 << 20
 LOOKED_UP = 256
 """Rows that one query looks up; SQLite before 3.32 takes 999 values at most."""
+CHUNK_ROWS = 1024
+"""Rows that were added one after the other, and are read together when many of them are looked up."""
+SAMPLED = 16
+"""Rows that are looked up first, of many, to find out whether they were added one after the other."""
+CHUNK_AT = 4
+"""How many of those must be in a chunk for it to be read."""
+ROWS_AT_HAND = 4 * CHUNK_ROWS
+"""Rows after which the rows at hand are replaced by others; the former ones stay for as many. About 2 MB in all."""
 ABSENT_ROWS = 10_000
 """Rows that are remembered as not finished, so that the database is queried once for each."""
 
@@ -58,6 +67,7 @@ CREATE TABLE steps (fingerprint BLOB, attempt INTEGER, place INTEGER, size INTEG
 CREATE TABLE requests (id BLOB);
 """
 _INSERT = "INSERT OR REPLACE INTO finished VALUES (NULL, ?, ?, ?, ?, ?, ?)"
+_STATE = "fingerprint, attempt, success FROM finished"
 _STEPS_THAT_COUNT = """
 SELECT steps.place, steps.size FROM steps LEFT JOIN finished ON finished.fingerprint = steps.fingerprint
 WHERE finished.attempt IS NULL OR (NOT finished.success AND steps.attempt > finished.attempt)
@@ -82,6 +92,7 @@ class LocalIndex:
         self._waiting: dict[bytes, FinishedRow] = {}
         self._absent: set[bytes] = set()
         self._at_hand: dict[bytes, tuple[int, bool]] = {}
+        self._formerly_at_hand: dict[bytes, tuple[int, bool]] = {}
         self._bytes = 0
         self._requests_indexed = False
         self._request_ids_of: Callable[[bytes], Iterable[str]] = _none
@@ -159,7 +170,7 @@ class LocalIndex:
         """Return the attempt of a row's outcome and whether that is an answer, None when it has none."""
         if (row := self._waiting.get(fingerprint)) is not None:
             return row.attempt, row.success
-        if (known := self._at_hand.get(fingerprint)) is not None:
+        if (known := self._at_hand.get(fingerprint) or self._formerly_at_hand.get(fingerprint)) is not None:
             return known
         if fingerprint in self._absent:
             return None
@@ -173,17 +184,47 @@ class LocalIndex:
         return None
 
     def look_up(self, fingerprints: Sequence[bytes]) -> None:
-        """Have the states of some rows at hand, until the next call."""
-        self._at_hand = {}
-        for start in range(0, len(fingerprints), LOOKED_UP):
+        """Have the states of some rows at hand, at least until the next call."""
+        if len(self._at_hand) > ROWS_AT_HAND:
+            self._formerly_at_hand, self._at_hand = self._at_hand, {}
+        sought = self._not_at_hand(fingerprints)
+        if len(sought) > SAMPLED:
+            # A table that runs again has its rows in about the order in which they were added, so most are near others.
+            for chunk, found in Counter(self._find(sought[:: len(sought) // SAMPLED])).items():
+                if found >= CHUNK_AT:
+                    self._read_chunk(chunk)
+            sought = self._not_at_hand(sought)
+        for start in range(0, len(sought), LOOKED_UP):
+            self._find(sought[start : start + LOOKED_UP])
+
+    def _not_at_hand(self, fingerprints: Sequence[bytes]) -> list[bytes]:
+        at_hand, formerly, waiting, absent = self._at_hand, self._formerly_at_hand, self._waiting, self._absent
+        return [
+            mark
+            for mark in fingerprints
+            if mark not in at_hand and mark not in formerly and mark not in waiting and mark not in absent
+        ]
+
+    def _find(self, group: Sequence[bytes]) -> list[int]:
+        """Look up some rows, and return the chunks of those that are there."""
+        marks = ",".join("?" * len(group))
+        query = f"SELECT id, {_STATE} WHERE fingerprint IN ({marks})"
+        chunks = []
+        # SQLite takes a bytearray without looking for a conversion of it.
+        for number, fingerprint, attempt, success in self._database.all(query, *map(bytearray, group)):
+            self._at_hand[fingerprint] = attempt, bool(success)
+            chunks.append(number // CHUNK_ROWS)
+        if len(self._absent) + len(group) <= ABSENT_ROWS:
+            self._absent.update(mark for mark in group if mark not in self._at_hand)
+        return chunks
+
+    def _read_chunk(self, chunk: int) -> None:
+        query = f"SELECT {_STATE} WHERE id >= ? AND id < ?"
+        first = chunk * CHUNK_ROWS
+        for fingerprint, attempt, success in self._database.all(query, first, first + CHUNK_ROWS):
             # What waits to be written is not known to the database, and would be at hand in its former state.
-            group = [mark for mark in fingerprints[start : start + LOOKED_UP] if mark not in self._waiting]
-            marks = ",".join("?" * len(group))
-            query = f"SELECT fingerprint, attempt, success FROM finished WHERE fingerprint IN ({marks})"  # noqa: S608 - only marks
-            for fingerprint, attempt, success in self._database.all(query, *group):
+            if fingerprint not in self._waiting:
                 self._at_hand[fingerprint] = attempt, bool(success)
-            if len(self._absent) + len(group) <= ABSENT_ROWS:
-                self._absent.update(mark for mark in group if mark not in self._at_hand)
 
     def line(self, fingerprint: bytes) -> bytes | None:
         """Return the event of a row's outcome, None when it has none."""
@@ -197,6 +238,7 @@ class LocalIndex:
         self._waiting[row.fingerprint] = row
         self._absent.discard(row.fingerprint)
         self._at_hand.pop(row.fingerprint, None)
+        self._formerly_at_hand.pop(row.fingerprint, None)
         self._bytes += len(row.line)
         if self.trouble is None and (len(self._waiting) >= INSERT_ROWS or self._bytes >= INSERT_BYTES):
             self.flush()

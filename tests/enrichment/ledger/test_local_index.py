@@ -52,18 +52,25 @@ _ROWS = st.builds(
     rows=st.lists(_ROWS, max_size=20),
     batch=st.integers(1, 5),
     absent=st.sampled_from([3, 100]),
+    chunk=st.sampled_from([1, 3, 100]),
+    at_hand=st.sampled_from([0, 4, 100]),
+    looked_up=st.integers(0, 9),
     size=st.sampled_from([50_000, 100_000, 1 << 20]),
 )
 def test_the_index_returns_every_row_even_when_the_disk_is_full(
-    rows: list[FinishedRow], batch: int, absent: int, size: int
+    rows: list[FinishedRow], batch: int, absent: int, chunk: int, at_hand: int, looked_up: int, size: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch, disk_of(size), closing(LocalIndex()) as index:
         patch.setattr(local_index, "INSERT_ROWS", batch)
         patch.setattr(local_index, "ABSENT_ROWS", absent)
+        patch.setattr(local_index, "CHUNK_ROWS", chunk)
+        patch.setattr(local_index, "SAMPLED", 2)
+        patch.setattr(local_index, "CHUNK_AT", 1)
+        patch.setattr(local_index, "ROWS_AT_HAND", at_hand)
         latest: dict[bytes, FinishedRow] = {}
         for row in rows:
             assert (index.state(row.fingerprint) is None) is (row.fingerprint not in latest)
-            index.look_up([mark(number) for number in range(9)])
+            index.look_up([mark(number) for number in range(looked_up)])
             index.put(row)
             latest[row.fingerprint] = row
         for number in range(9):
@@ -76,6 +83,25 @@ def test_the_index_returns_every_row_even_when_the_disk_is_full(
         assert all(map(index.has_request, requests))
         assert not index.has_request("other")
         assert (index.trouble is None) or size < 1 << 20
+
+
+def test_the_former_state_of_a_row_does_not_come_back_with_the_rows_near_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_index, "SAMPLED", 1)
+    monkeypatch.setattr(local_index, "ROWS_AT_HAND", 1)
+    monkeypatch.setattr(local_index, "CHUNK_AT", 1)
+    with closing(LocalIndex()) as index:
+        for number in range(3):
+            index.put(FinishedRow(mark(number), 1, False, True, b"", ()))
+        index.flush()
+        index.put(FinishedRow(mark(0), 2, True, True, b"", ()))
+        index.look_up([mark(1), mark(7)])
+        index.flush()
+        assert index.state(mark(0)) == (2, True)
+        index.look_up([mark(8)])
+        index.put(FinishedRow(mark(1), 2, True, True, b"", ()))
+        index.flush()
+        assert index.state(mark(1)) == (2, True)
+        assert index.state(mark(2)) == (1, False)
 
 
 def test_rows_that_no_longer_fit_on_the_disk_stay_readable() -> None:
