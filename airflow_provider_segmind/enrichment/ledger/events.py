@@ -177,17 +177,18 @@ _FLAGS = {b"true": True, b"false": False, b"null": None}
 _NAMES = {kind: [field.name for field in fields(kind)] for kind in _KINDS.values()}
 
 
+Ends: TypeAlias = tuple[bytes, re.Match[bytes], re.Match[bytes]]
+"""The fingerprint of an outcome, what the line has before its reason, and what after its answer."""
+
+
 class FinishedHead:
     """An outcome of which only the ends of the line are read; the attributes are those of :class:`Finished`."""
 
-    __slots__ = ("_head", "_tail", "fingerprint", "outcome")
+    __slots__ = ("_head", "_tail", "fingerprint")
 
-    def __init__(self, head: re.Match[bytes], tail: re.Match[bytes], outcome: Outcome) -> None:
+    def __init__(self, ends: Ends) -> None:
         # Of most rows few attributes are needed, and decoding all of them takes longer than the search.
-        self._head = head
-        self._tail = tail
-        self.fingerprint = unhexlify(head[1])
-        self.outcome = outcome
+        self.fingerprint, self._head, self._tail = ends
 
     @property
     def attempt(self) -> int:  # noqa: D102
@@ -200,6 +201,10 @@ class FinishedHead:
     @property
     def run(self) -> str:  # noqa: D102
         return self._head[4].decode()
+
+    @property
+    def outcome(self) -> Outcome:  # noqa: D102
+        return _OUTCOMES[self._head[5]]
 
     @property
     def body(self) -> str:  # noqa: D102
@@ -273,20 +278,21 @@ def _read(line: bytes) -> Any:
     return read_json(line, entries=2)
 
 
-def head_of(line: bytes) -> FinishedHead | None:
+def ends_of(line: bytes) -> Ends | None:
     """
-    Read an outcome without decoding the answer, which takes most of the time.
+    Find what a :class:`FinishedHead` needs, without decoding the answer, which takes most of the time.
 
     :returns: None for a line that is not an outcome, or not written exactly as :func:`to_line` writes one request's.
     """
-    head = _HEAD.match(line)
+    if (head := _HEAD.match(line)) is None:
+        return None
     # Strings in JSON escape their quotes, so the last place with these bytes is not inside one, and nothing of an
     # answer can be followed by the rest of the line.
-    tail = _TAIL.fullmatch(line, line.rfind(_REQUESTS)) if head else None
-    if head is None or tail is None or (outcome := _OUTCOMES.get(head[5])) is None:
+    tail = _TAIL.fullmatch(line, line.rfind(_REQUESTS))
+    if tail is None or head[5] not in _OUTCOMES:
         return None
     try:
-        return FinishedHead(head, tail, outcome)
+        return unhexlify(head[1]), head, tail
     except ValueError:
         return None
 

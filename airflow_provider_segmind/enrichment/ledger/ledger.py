@@ -8,6 +8,7 @@ DAGs. Only open rows are in memory; finished ones are in a
 
 from __future__ import annotations
 
+import math
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
@@ -23,10 +24,9 @@ from airflow_provider_segmind.enrichment.ledger.events import (
     Event,
     Finished,
     FinishedHead,
-    Freed,
     Submitted,
+    ends_of,
     from_line,
-    head_of,
     request_ids_of,
     requests_of,
     step_of,
@@ -47,6 +47,7 @@ from airflow_provider_segmind.exceptions import SegmindEnrichmentError
 
 ReadLines: TypeAlias = Callable[[str, list[bytes]], None]
 """Reads the lines of a segment; the first argument is its name."""
+_SUCCESS = Outcome.SUCCESS.encode()
 LIVE = "live"
 """The folder of segments that writers at work, or other readers, still need."""
 
@@ -120,7 +121,7 @@ class Ledger:
         """
         load = None
         if not self._open and self._index.is_empty():
-            load = _Load(self._index, self.run, self._totals, count=self._count)
+            load = _Load(self._index, self.run, self._totals, remember=self._remember)
         read = self._replay_lines if load is None else load.add
         if names is not None:
             self._replay_segments(source or self.folder, names, read)
@@ -360,27 +361,31 @@ class Ledger:
                 return
             if old.run == self.run:
                 self._totals.add(old, sign=-1)
-        self._count(event)
+        if event.run == self.run:
+            self._totals.add(event)
+        self._remember(event)
         success = event.outcome is Outcome.SUCCESS
         self._index.put(FinishedRow(mark, event.attempt, success, event.run == self.run, line, event.request_ids))
         if row is not None and (success or row.drop_through(event.attempt)):
             del self._open[mark]
 
-    def _count(self, event: Finished | FinishedHead) -> None:
-        """Add an outcome to the totals and to the requests that ended."""
-        if event.run == self.run:
-            self._totals.add(event)
-        if len(self._recent) == KNOWN_REQUESTS and event.at <= self._recent[0][0]:
-            # It was accepted even earlier.
-            return
-        if event.seconds is None or not event.request_ids:
-            return
+    def _remember(self, event: Finished | FinishedHead) -> float:
+        """
+        Add an outcome to the latest requests that ended, if it is one of them.
+
+        :returns: the epoch seconds up to which outcomes are certainly none of them.
+        """
+        recent = self._recent
+        latest = recent[0][0] if len(recent) == KNOWN_REQUESTS else -math.inf
+        if event.at <= latest or event.seconds is None or not event.request_ids:
+            return latest
         # It was accepted shortly before its submission was recorded.
         accepted = event.at - event.seconds
-        if len(self._recent) < KNOWN_REQUESTS or accepted > self._recent[0][0]:
-            heappush(self._recent, (accepted, event.request_ids[-1], event.body))
-            if len(self._recent) > KNOWN_REQUESTS:
-                heappop(self._recent)
+        if accepted > latest:
+            heappush(recent, (accepted, event.request_ids[-1], event.body))
+            if len(recent) > KNOWN_REQUESTS:
+                heappop(recent)
+        return recent[0][0] if len(recent) == KNOWN_REQUESTS else -math.inf
 
     def _finished_state(self, fingerprint: bytes, row: OpenRow | None) -> tuple[int, bool] | None:
         """Return the attempt of a row's outcome and whether that is an answer, None when it has none."""
@@ -398,12 +403,13 @@ class _Load:
     """
 
     def __init__(
-        self, index: LocalIndex, run: str, totals: RunTotals, *, count: Callable[[Finished | FinishedHead], None]
+        self, index: LocalIndex, run: str, totals: RunTotals, *, remember: Callable[[Finished | FinishedHead], float]
     ) -> None:
         self._index = index
         self._run = run
         self._totals = totals
-        self._count = count
+        self._remember = remember
+        self._latest = -math.inf
         self._names: list[tuple[int, str]] = []
         self._index.begin_load(request_ids_of)
 
@@ -413,18 +419,29 @@ class _Load:
         steps: list[LoadedStep] = []
         place = self._index.keep(lines)
         self._names.append((place, name))
+        run, latest = self._run.encode("utf-8", "surrogatepass"), self._latest
         for line in lines:
             size = len(line)
-            event: Event | FinishedHead | None = head_of(line)
-            if event is None and (step := step_of(line)) is not None:
+            if (ends := ends_of(line)) is not None:
+                _, attempt, at, of, outcome, _ = ends[1].groups()
+                success, of_run = 1 if outcome == _SUCCESS else 0, 1 if of == run else 0
+                rows.append((bytearray(ends[0]), int(attempt), success, of_run, place, size))
+                if of_run:
+                    self._totals.add(FinishedHead(ends))
+                if float(at) > latest:
+                    latest = self._remember(FinishedHead(ends))
+            elif (step := step_of(line)) is not None:
                 steps.append((*step, place, size))
-            elif isinstance(event := event or _event(name, line), (Claimed, Submitted, Freed)):
-                steps.append((event.fingerprint, event.attempt, place, size))
-            else:
+            elif isinstance(event := _event(name, line), Finished):
                 success, of_run = int(event.outcome is Outcome.SUCCESS), int(event.run == self._run)
                 rows.append((bytearray(event.fingerprint), event.attempt, success, of_run, place, size))
-                self._count(event)
+                if of_run:
+                    self._totals.add(event)
+                latest = self._remember(event)
+            else:
+                steps.append((event.fingerprint, event.attempt, place, size))
             place += size + 1
+        self._latest = latest
         self._index.load(rows, steps)
 
     def end(self) -> Iterator[tuple[Event, bytes]]:

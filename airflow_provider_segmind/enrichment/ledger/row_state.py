@@ -228,12 +228,15 @@ class RunTotals:
 
     def add(self, event: Finished | FinishedHead, sign: int = 1) -> None:
         """Add a finished row, or subtract it with ``sign=-1``."""
+        cost, at = event.cost, event.at
         self.rows += sign
-        self.cost += sign * (event.cost or 0.0)
-        self.unpriced += sign * is_unpriced(event)
+        self.cost += sign * (cost or 0.0)
+        if cost is None or isinstance(event, Finished):
+            self.unpriced += sign * is_unpriced(event)
         self.charged += sign * event.charged
         self.outcomes[event.outcome] += sign
-        self.since = min(self.since, event.at)
+        if at < self.since:
+            self.since = at
 
 
 LONG_AGO = 0.0

@@ -13,8 +13,8 @@ from airflow_provider_segmind.enrichment.ledger.events import (
     Event,
     Finished,
     FinishedHead,
+    ends_of,
     from_line,
-    head_of,
     request_ids_of,
     to_line,
 )
@@ -45,11 +45,13 @@ _READ_OF_AN_OUTCOME = [name for name in vars(FinishedHead) if not name.startswit
     )
 )
 def test_what_is_read_of_an_outcome_without_its_answer_is_what_it_says(event: Finished) -> None:
-    head = head_of(to_line(event))
-    assert head is None or all(getattr(head, name) == getattr(event, name) for name in _READ_OF_AN_OUTCOME)
+    ends = ends_of(to_line(event))
+    assert ends is None or all(
+        getattr(FinishedHead(ends), name) == getattr(event, name) for name in _READ_OF_AN_OUTCOME
+    )
     for charged in (0.0, 0.25, 1e-07):
         usual = replace(finished(1), answer=event.answer, reason=event.reason, charged=charged)
-        assert head_of(to_line(usual)) is not None
+        assert ends_of(to_line(usual)) is not None
 
 
 @given(EVENTS)
