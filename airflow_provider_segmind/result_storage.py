@@ -375,10 +375,11 @@ def _download_file(
 
     try:
         size = download(file, open_sink, downloads=downloads)
-    except SegmindDownloadError:
+    except Exception:
         for path in written:
-            # A partial file must not be taken for the whole.
-            path.unlink(missing_ok=True)
+            # A partial file must not be taken for the whole. What went wrong says more than that it cannot be deleted.
+            with suppress(Exception):
+                path.unlink(missing_ok=True)
         raise
     return str(written[-1]), size
 

@@ -25,9 +25,11 @@ from airflow_provider_segmind.client.responses import Response, state
 from airflow_provider_segmind.client.submission import ResultManifest
 from airflow_provider_segmind.compat import ObjectStoragePath
 from airflow_provider_segmind.exceptions import (
+    SegmindConnectionError,
     SegmindDownloadError,
     SegmindRequestExpiredError,
     SegmindRequestFailedError,
+    SegmindResponseError,
 )
 from airflow_provider_segmind.result_storage import (
     ResultDestination,
@@ -322,6 +324,25 @@ def test_the_rest_of_a_file_that_is_too_large_is_removed(victim: Site, tmp_path:
     (path,) = tmp_path.iterdir()
     assert path.name.endswith(".not-downloaded.json")
     assert json.loads(path.read_bytes())["output"] == f"{victim.url}/secret.png"
+
+
+@pytest.mark.parametrize(
+    "error", [SegmindConnectionError("reset"), SegmindResponseError("a web page"), OSError("disk full")], ids=str
+)
+def test_a_part_of_a_file_is_removed_whatever_went_wrong(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def break_off(_: object, open_sink: Any, **__: object) -> int:
+        with open_sink(".png") as sink:
+            sink.write(b"sec")
+        raise error
+
+    monkeypatch.setattr("airflow_provider_segmind.result_storage.download", break_off)
+
+    with pytest.raises(type(error)):
+        xcom_of(naming("https://x/secret.png"), model="flux-dev", destination=ResultDestination(tmp_path.as_uri()))
+
+    assert [path for path in tmp_path.iterdir() if path.suffix == ".png"] == []
 
 
 @pytest.mark.parametrize("name", ["", "/cat.png"])

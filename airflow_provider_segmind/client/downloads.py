@@ -23,11 +23,17 @@ from airflow_provider_segmind.client.http_library import http_timeout, httpx, re
 from airflow_provider_segmind.client.models import RequestResult
 from airflow_provider_segmind.client.public_network import PublicTransport, RefusedAddressError, check_public, same_host
 from airflow_provider_segmind.client.response_body import Body, BodyDecoder, TooLargeError, UnreadableBodyError
-from airflow_provider_segmind.client.responses import CallContext, Response, status_error
+from airflow_provider_segmind.client.responses import CallContext, Response, is_page, status_error
 from airflow_provider_segmind.client.retry import RetryLimits, retrying
 from airflow_provider_segmind.client.transport_errors import transport_error
 from airflow_provider_segmind.client.transports import environment_proxy, raw_pieces
-from airflow_provider_segmind.exceptions import SegmindDownloadError, SegmindError, SegmindResponseError, shorten
+from airflow_provider_segmind.exceptions import (
+    SegmindAPIError,
+    SegmindDownloadError,
+    SegmindError,
+    SegmindResponseError,
+    shorten,
+)
 
 STALL_TIMEOUT = 60.0
 """Seconds without a byte after which a download starts again; a large video may take minutes in all."""
@@ -39,6 +45,8 @@ _KEPT = (
     "The request was billed, and its file is kept for seven days: raise the limit in the connection's extra and clear "
     "the task, or fetch the file yourself."
 )
+
+_KEPT_FOR_LATER = "The request was billed, and its file is kept for seven days; a later try may succeed."
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,17 +241,29 @@ class _Fetch:
             for chunk in raw_pieces(response):
                 self._time()
                 for piece in decoder.decoded(chunk):
+                    if not written and is_page(piece) and file.suffix() not in (".html", ".htm"):
+                        raise self._missing("a web page instead of the file")
                     written += sink.write(piece)
+        if not written:
+            raise self._missing("an empty file")
         return written
+
+    def _missing(self, returned: str) -> SegmindResponseError:
+        return SegmindResponseError(
+            f"{self.context.what} returned {returned}. {_KEPT_FOR_LATER}", billed=True, retryable=True
+        )
 
     def _bad_status(self, response: Response) -> SegmindError:
         error = status_error(self.context, response)
-        if not isinstance(error, SegmindResponseError) or response.status_code < 400:
+        if (
+            not isinstance(error, SegmindAPIError)
+            or response.status_code == 429
+            or not 400 <= response.status_code < 500
+        ):
             return error
         # File hosts have error pages of their own; Segmind's gateway is not involved, so there is no base URL to check.
         return SegmindResponseError(
-            f"{self.context.what} returned HTTP {response.status_code}: {error.body!r}. The request was billed, and "
-            "its file is kept for seven days; a later try may succeed.",
+            f"{self.context.what} returned HTTP {response.status_code}: {error.body!r}. {_KEPT_FOR_LATER}",
             billed=True,
             retryable=True,
             status_code=response.status_code,

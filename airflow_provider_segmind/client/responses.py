@@ -447,8 +447,13 @@ def sync_result(response: Response) -> SyncResult:
     )
 
 
+def is_page(content: bytes) -> bool:
+    """Return whether bytes begin as a web page does."""
+    return content[:200].lstrip().lower().startswith(_PAGE)
+
+
 def _is_page(response: Response) -> bool:
-    return response.content_type == "text/html" or response.content[:200].lstrip().lower().startswith(_PAGE)
+    return response.content_type == "text/html" or is_page(response.content)
 
 
 def _rows(body: Any) -> list[Any]:

@@ -8,7 +8,7 @@ import pytest
 from airflow_provider_segmind.client.downloads import MediaFile, download, media_files
 from airflow_provider_segmind.client.http_library import httpx
 from airflow_provider_segmind.client.models import RequestResult
-from airflow_provider_segmind.exceptions import SegmindError
+from airflow_provider_segmind.exceptions import SegmindError, SegmindResponseError
 
 URL = "https://images.example/a.png"
 
@@ -51,13 +51,37 @@ def test_a_download_starts_again_from_the_beginning_and_carries_no_key() -> None
     assert "x-api-key" not in seen[-1].headers
 
 
-@pytest.mark.parametrize("status", [403, 404])
-def test_a_file_that_is_gone_is_an_error_about_the_file(status: int) -> None:
-    transport = httpx.MockTransport(lambda _: httpx.Response(status, text="NoSuchKey"))
+@pytest.mark.parametrize("body", ["NoSuchKey", '{"error": "NoSuchKey"}'], ids=["text", "JSON"])
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 410, 413])
+def test_a_file_that_is_gone_is_an_error_about_the_file(status: int, body: str) -> None:
+    transport = httpx.MockTransport(lambda _: httpx.Response(status, text=body))
     with pytest.raises(SegmindError, match=rf"HTTP {status}: 'NoSuchKey'.*billed.*seven days") as caught:
         download(MediaFile(URL), lambda _: io.BytesIO(), transport=transport, sleep=lambda _: None)
     assert caught.value.billed
+    assert caught.value.retryable
     assert "base URL" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "returned"),
+    [(b"", "an empty file"), (b" <!DOCTYPE html><html>sign in</html>", "a web page"), (b"<HTML>", "a web page")],
+)
+def test_what_is_not_the_file_is_not_stored_as_the_file(content: bytes, returned: str) -> None:
+    contents = [content, content, b"picture"]
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, content=contents.pop(0)))
+    assert download(MediaFile(URL), lambda _: io.BytesIO(), transport=transport, sleep=lambda _: None) == 7
+
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, content=content))
+    with pytest.raises(SegmindResponseError, match=rf"returned {returned}.*billed.*seven days") as caught:
+        download(MediaFile(URL), lambda _: io.BytesIO(), transport=transport, sleep=lambda _: None)
+    assert (caught.value.billed, caught.value.retryable) == (True, True)
+
+
+def test_a_page_that_a_model_made_is_a_file() -> None:
+    page = b"<html>a page</html>"
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, content=page))
+    file = MediaFile("https://example.com/page.html")
+    assert download(file, lambda _: io.BytesIO(), transport=transport) == len(page)
 
 
 def test_an_address_that_a_language_model_writes_is_never_fetched() -> None:
