@@ -312,15 +312,19 @@ def recover_result(
     Blocks. Free.
 
     :raises SegmindRequestFailedError: the history says that it had failed; nothing was billed.
-    :raises SegmindRequestExpiredError: the history has no output; the error names request, age and cost.
+    :raises SegmindRequestExpiredError: the history has no output; the error names request, age and cost. It is
+        retryable if the history could not be read.
     """
     request_id = error.request_id
     try:
         record = client.drive(history.fetch_record(client.wire, request_id))
     except SegmindError as failure:
-        raise SegmindRequestExpiredError(
+        lost = SegmindRequestExpiredError(
             f"{error} The request history does not have it either: {failure}", request_id=request_id, age=error.age
-        ) from error
+        )
+        # The history keeps the file's address for days.
+        lost.retryable = failure.retryable
+        raise lost from error
     if record.failed:
         state = RequestState(request_id=request_id, status=RequestStatus.FAILED, error=record.error)
         raise failed_error(state, model) from error

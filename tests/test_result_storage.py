@@ -25,11 +25,14 @@ from airflow_provider_segmind.client.responses import Response, state
 from airflow_provider_segmind.client.submission import ResultManifest
 from airflow_provider_segmind.compat import ObjectStoragePath
 from airflow_provider_segmind.exceptions import (
+    SegmindBadRequestError,
     SegmindConnectionError,
     SegmindDownloadError,
+    SegmindError,
     SegmindRequestExpiredError,
     SegmindRequestFailedError,
     SegmindResponseError,
+    SegmindServerError,
 )
 from airflow_provider_segmind.result_storage import (
     ResultDestination,
@@ -421,8 +424,25 @@ def test_the_bill_of_an_expired_request_in_progress_is_unknown_and_not_zero(
     assert caught.value.cost == cost
 
 
-def recovered(record: RequestRecord, folder: Path) -> Any:
-    client: Any = Mock(drive=lambda _: record, config=ClientConfig(api_key="k"))
+@pytest.mark.parametrize(
+    ("failure", "retryable"),
+    [
+        (SegmindServerError("500"), True),
+        (SegmindConnectionError("no route"), True),
+        (SegmindBadRequestError("404"), False),
+    ],
+    ids=str,
+)
+def test_an_expired_result_is_looked_for_again_where_the_history_could_not_be_read(
+    failure: SegmindError, retryable: bool, tmp_path: Path
+) -> None:
+    with pytest.raises(SegmindRequestExpiredError, match=f"does not have it either: {failure}") as caught:
+        recovered(failure, tmp_path)
+    assert caught.value.retryable is retryable
+
+
+def recovered(record: RequestRecord | SegmindError, folder: Path) -> Any:
+    client: Any = Mock(drive=Mock(side_effect=[record]), config=ClientConfig(api_key="k"))
     expired = SegmindRequestExpiredError("gone", request_id="r-1", age=4000.0)
     destination = ResultDestination(folder.as_uri(), max_xcom_bytes=9999)
     return recover_result(client, expired, model="m", destination=destination)

@@ -801,7 +801,8 @@ class RequestExecution:
                 except SegmindRequestFailedError as failed:
                     self.after_failure(failed)
                 except SegmindRequestExpiredError as lost:
-                    self.finished(Outcome.FAILED, cost=lost.cost)
+                    if not lost.retryable:
+                        self.finished(Outcome.FAILED, cost=lost.cost)
                     if self._settings.on_expired != "resubmit":
                         raise
                     self.submit_again(error, "This pays a second time: the first request may have been billed.")

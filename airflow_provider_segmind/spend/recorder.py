@@ -102,7 +102,8 @@ class SpendRecorder:
         try:
             yield
         except (SegmindRequestFailedError, SegmindRequestExpiredError) as error:
-            self.record(request_id, Outcome.FAILED, cost=error.cost, **about)
+            if not error.retryable:
+                self.record(request_id, Outcome.FAILED, cost=error.cost, **about)
             raise
 
     def entry(self, request: FinishedRequest, submitted_by: Mapping[str, Any] | None = None) -> SpendEntry:

@@ -17,7 +17,12 @@ import pytest
 
 from airflow_provider_segmind.compat import AirflowFailException, ObjectStoragePath, TaskDeferred
 from airflow_provider_segmind.emulator import SegmindEmulator
-from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindRequestTimeoutError, SegmindStateError
+from airflow_provider_segmind.exceptions import (
+    SegmindConfigError,
+    SegmindRequestExpiredError,
+    SegmindRequestTimeoutError,
+    SegmindStateError,
+)
 from airflow_provider_segmind.operators.request import SegmindResultOperator, SegmindSubmitOperator
 from airflow_provider_segmind.task_state import PathTaskState
 from airflow_provider_segmind.triggers.events import RequestEvent
@@ -301,6 +306,21 @@ def test_an_expired_picture_is_recovered_from_the_history(
     assert manifest["metrics"]["cost"] > 0
     assert len(emulator.posts()) == 1
     assert emulator.leaks == []
+
+
+def test_a_picture_whose_history_cannot_be_read_is_recovered_by_the_retry(
+    emulator: SegmindEmulator, clock: Clock, run: Run, tmp_path: Path
+) -> None:
+    make(clock, model="seedream-4.5").execute(run.context())
+    clock.ahead += 4000
+    fields: dict[str, Any] = {"model": "seedream-4.5", "output_path": tmp_path.as_uri()}
+    fault = emulator.fault("history", status=500, times=None)
+    with pytest.raises(SegmindRequestExpiredError, match="does not have it either") as caught:
+        make(clock, **fields).execute(run.context())
+    assert not isinstance(caught.value, AirflowFailException)
+    emulator.unfault(fault)
+    assert make(clock, **fields).execute(run.context())["bytes"] > 0
+    assert len(emulator.posts()) == 1
 
 
 def test_a_passed_deadline_says_that_the_request_continues(emulator: SegmindEmulator, clock: Clock, run: Run) -> None:
