@@ -88,16 +88,13 @@ class RequestRef:
         Read what a template or an XCom gave: a request id, or the object that a submit task returns. Its
         ``submitted_at`` is ISO 8601 or epoch seconds.
 
-        The string that Jinja makes of such an object is read as well.
+        The string that Jinja makes of such an object is read as well, with or without its filter ``tojson``.
 
         :raises SegmindConfigError: it contains no usable request id.
         """
         given = value
         if isinstance(given, str) and given.strip().startswith("{"):
-            try:
-                given = ast.literal_eval(given.strip())
-            except (ValueError, SyntaxError) as error:
-                raise SegmindConfigError("'request_id' is neither an id nor the output of a submit task.") from error
+            given = _object_in(given.strip())
         model = submitted_at = manifest = submitted_by = None
         if isinstance(given, dict):
             submitted_by = _task_names(given.get("submitted_by"))
@@ -120,6 +117,15 @@ class RequestRef:
         timestamp = None if self.submitted_at is None else iso(self.submitted_at)
         task = {} if self.submitted_by is None else {"submitted_by": dict(self.submitted_by)}
         return {"request_id": self.request_id, "model": self.model, "submitted_at": timestamp, **task}
+
+
+def _object_in(text: str) -> Any:
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+    raise SegmindConfigError("'request_id' is neither an id nor the output of a submit task. Nothing was sent.")
 
 
 _TASK_NAMES = {"dag_id": str, "task_id": str, "run_id": str, "map_index": int, "try_number": int}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -10,16 +11,22 @@ from airflow_provider_segmind.exceptions import SegmindConfigError
 HANDED = {"request_id": "r-1", "model": "m", "submitted_at": "2027-01-15T08:00:00+00:00"}
 
 
-@pytest.mark.parametrize("given", [HANDED, str(HANDED), f"  {HANDED} "])
+@pytest.mark.parametrize(
+    "given", [HANDED, str(HANDED), f"  {HANDED} ", json.dumps(HANDED), json.dumps(HANDED, indent=2)]
+)
 def test_the_output_of_a_submit_task_is_read_as_object_and_as_string(given: Any) -> None:
     assert RequestRef.read(given) == RequestRef("r-1", "m", 1_800_000_000.0)
+
+
+def test_json_without_a_time_is_read() -> None:
+    assert RequestRef.read('{"request_id": "r-1", "model": null, "submitted_at": null}') == RequestRef("r-1")
 
 
 def test_a_bare_id_has_no_age() -> None:
     assert RequestRef.read(" r-1 ") == RequestRef("r-1")
 
 
-@pytest.mark.parametrize("given", ["", None, 5, {}, "{", "../x", "a b", {"request_id": None}, ["r-1"]])
+@pytest.mark.parametrize("given", ["", None, 5, {}, "{", "{" * 100_000, "../x", "a b", {"request_id": None}, ["r-1"]])
 def test_what_names_no_request_is_refused(given: Any) -> None:
     with pytest.raises(SegmindConfigError, match="request_id"):
         RequestRef.read(given)
