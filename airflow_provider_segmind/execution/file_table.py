@@ -49,7 +49,7 @@ def locate_named(name: str, path: Any) -> StorePath:
 
 def beside(path: StorePath, mark: str, *, ending: str | None = None) -> StorePath:
     """Return the path of a file next to a table, named after it."""
-    match = re.fullmatch(r"(.*?)((?:\.[A-Za-z]+)(?:\.gz)?)", path.name)
+    match = re.fullmatch(r"(.*?)((?:\.[a-z]+)(?:\.gz)?)", path.name, re.IGNORECASE)
     stem, suffix = (match[1], match[2]) if match else (path.name, "")
     return path.parent / f"{stem}.{mark}{suffix if ending is None else ending}"
 

@@ -367,6 +367,16 @@ def test_rows_of_a_sample_without_a_reported_cost_are_not_free_in_the_estimate(
     assert "the cost of none of the sample's rows is known" in caplog.text
 
 
+def test_a_name_in_capitals_has_its_format_in_samples_and_shards(table: Table) -> None:
+    source = table.write(things("sky", "rose"))
+
+    sample = table.ask(source=source, sample=1, output_path=str(table.folder / "O.CSV.GZ"))
+    shard = table.ask(source=source, shard_count=2, output_path=str(table.folder / "O.CSV.GZ"))
+
+    assert sample["outputs"] == [str(table.folder / "O.sample.CSV.GZ")]
+    assert shard["outputs"] == [str(table.folder / "O.0-of-2.CSV.GZ")]
+
+
 @pytest.mark.parametrize("index", [0, 1])
 def test_a_sample_of_a_shard_counts_all_rows_of_the_source(table: Table, index: int) -> None:
     table.ask(source=table.write(things(*map(str, range(50)))), sample=10, shard_index=index, shard_count=2)
