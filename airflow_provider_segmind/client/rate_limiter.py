@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from airflow_provider_segmind.client.endpoints import Call
 from airflow_provider_segmind.client.rate_window import LocalWindow, RedisWindow
-from airflow_provider_segmind.client.retry import seconds_after_429
+from airflow_provider_segmind.client.retry import account_pause_after_429
 from airflow_provider_segmind.exceptions import (
     SegmindAPIError,
     SegmindConnectionError,
@@ -354,7 +354,7 @@ class RateLimiter:
         # Calls that were in flight when the cooldown began add no information.
         news = permit.sent_at >= self._cooldown_until
         self._refusals += news
-        seconds = seconds_after_429(error, max(1, self._refusals), self._rng.random())
+        seconds = account_pause_after_429(error, max(1, self._refusals), self._rng.random())
         self._cooldown_until = max(self._cooldown_until, now + seconds)
         self._ramp = 1
         if news and permit.slot is not None:

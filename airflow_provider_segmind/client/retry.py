@@ -67,9 +67,9 @@ def seconds_before_retry(error: BaseException | None, attempt: int, jitter: floa
 
 def seconds_after_429(error: SegmindRateLimitError, refusals: int, jitter: float) -> float:
     """
-    Return the seconds after a 429 in which the call is not repeated, and the rate limiter lets no other be sent.
+    Return the seconds after a 429 in which the call is not repeated.
 
-    :param refusals: 429s in a row, of the call or of its account.
+    :param refusals: 429s in a row, of the call.
     :param jitter: a random number from 0 to 1.
     """
     growing = _growing(refusals, jitter)
@@ -77,6 +77,18 @@ def seconds_after_429(error: SegmindRateLimitError, refusals: int, jitter: float
         return growing
     # Never less than without a reset time: a clock that is ahead reads every reset as past.
     return max(growing, error.retry_after + 0.1 + 0.9 * jitter)
+
+
+def account_pause_after_429(error: SegmindRateLimitError, refusals: int, jitter: float) -> float:
+    """
+    Return the seconds after a 429 in which the rate limiter lets no call of the account be sent.
+
+    A reset that is to come bounds it: each of many calls that are refused once is a refusal in a row of the account.
+
+    :param refusals: 429s in a row, of any call.
+    """
+    seconds = seconds_after_429(error, refusals, jitter)
+    return min(seconds, 2 * (error.retry_after + 1.0)) if error.retry_after else seconds
 
 
 def _growing(failures: int, jitter: float) -> float:

@@ -6,7 +6,13 @@ from itertools import pairwise
 import pytest
 
 from airflow_provider_segmind import exceptions
-from airflow_provider_segmind.client.retry import RetryLimits, may_send_again, retrying, seconds_before_retry
+from airflow_provider_segmind.client.retry import (
+    RetryLimits,
+    account_pause_after_429,
+    may_send_again,
+    retrying,
+    seconds_before_retry,
+)
 from airflow_provider_segmind.exceptions import (
     SegmindConnectionError,
     SegmindError,
@@ -81,6 +87,19 @@ def test_a_reset_in_the_past_of_a_wrong_clock_does_not_end_the_retries() -> None
     error = SegmindRateLimitError("429", retry_after=0.0)
 
     assert sum(seconds_before_retry(error, attempt, 0.5) for attempt in range(1, 6)) > 25
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.5, 1.0])
+def test_a_reset_to_come_bounds_the_pause_of_an_account(jitter: float) -> None:
+    def pauses(reset: float | None) -> list[float]:
+        error = SegmindRateLimitError("429", retry_after=reset)
+        return [account_pause_after_429(error, refusals, jitter) for refusals in range(1, 20)]
+
+    assert 1.0 < min(pauses(1.0)) <= max(pauses(1.0)) <= 4.0
+    assert 20.0 < min(pauses(20.0)) <= max(pauses(20.0)) <= 42.0
+    # A clock that is ahead reads every reset as past.
+    assert pauses(0.0) == pauses(None) == sorted(pauses(None))
+    assert max(pauses(None)) >= 15.0
 
 
 def count(limits: RetryLimits, error: SegmindError) -> int:
