@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shutil
 import sqlite3
 import uuid
 from importlib.metadata import version
@@ -70,18 +69,22 @@ class SqliteDatabase:
             if not template.exists():
                 run()
                 copy = template.with_suffix(f".{uuid.uuid4().hex}")
-                shutil.copyfile(self._path, copy)
+                _copy(self._path, copy)
                 copy.replace(template)
                 return
-        # Not as a file: a process may have opened the database before it had tables.
-        with (
-            contextlib.closing(sqlite3.connect(template)) as source,
-            contextlib.closing(sqlite3.connect(self._path, timeout=LOCK_TIMEOUT)) as target,
-        ):
-            source.backup(target)
+        _copy(template, self._path)
 
     def drop(self) -> None:
         """Do nothing: the file is removed with the home."""
+
+
+def _copy(database: Path, to: Path) -> None:
+    """Copy a database, but not as a file: while a process has it open, its tables may be in a file beside it."""
+    with (
+        contextlib.closing(sqlite3.connect(database, timeout=LOCK_TIMEOUT)) as source,
+        contextlib.closing(sqlite3.connect(to, timeout=LOCK_TIMEOUT)) as target,
+    ):
+        source.backup(target)
 
 
 class PostgresDatabase:

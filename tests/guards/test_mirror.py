@@ -26,6 +26,7 @@ NOT_MIRRORED = {
     "browser": "pages in a browser",
     "crash": "processes that are killed",
     "dags": "DAGs that Airflow runs",
+    "demo": "the stack that the demo and other tests start",
     "docs": "the documentation",
     "e2e": "a real Airflow",
     "guards": "the rules of this repository",
