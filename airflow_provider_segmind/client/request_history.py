@@ -26,6 +26,7 @@ from airflow_provider_segmind.client.models import RecordPage, RequestRecord
 from airflow_provider_segmind.client.polling import Pause, Step
 from airflow_provider_segmind.client.submission import SubmissionRecord, fill_in, json_digest
 from airflow_provider_segmind.exceptions import SegmindError, SegmindResponseError, SegmindSubmissionUnknownError
+from airflow_provider_segmind.wording import counted
 
 HISTORY_WAITS = (0.0, 1.0, 2.0, 4.0, 8.0, 15.0)
 """Seconds before each search of the request history."""
@@ -353,7 +354,7 @@ def _search_once(
         _check_readable(unreadable, record, offset)
     if found is None and not (reached or pages.complete):
         raise SegmindSubmissionUnknownError(
-            f"The request history was not read to its end, only its newest {pages.read:,} rows."
+            f"The request history was not read to its end, only the newest {counted(pages.read, 'row')} of it."
         )
     return found
 

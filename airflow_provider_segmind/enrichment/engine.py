@@ -50,6 +50,7 @@ from airflow_provider_segmind.exceptions import (
     SegmindError,
     after_sending,
 )
+from airflow_provider_segmind.wording import counted
 
 T = TypeVar("T")
 POSTPONED = 4
@@ -393,15 +394,15 @@ class Engine:
             return None
         sent = max(self.tally.posts, self.usage.rows)
         if sent:
-            after_sending(broken, f"{sent} requests were sent earlier in this run")
+            after_sending(broken, f"this run had sent {counted(sent, 'request')} before")
         # Only a retry fetches what was accepted and not answered yet, even if it cannot read on.
         retryable = broken.retryable or (bool(self._rows.skipped) and self.stopped is None)
-        self.stop(f"reading the source failed after {rows} rows: {broken}")
+        self.stop(f"reading the source failed after {counted(rows, 'row')}: {broken}")
         if rows:
             advice = "A retry reads it again" if broken.retryable else "Fix it and run the task again"
             error: SegmindError = SegmindEnrichmentError(
-                f"Reading the source failed after {rows} rows. {broken} The earlier rows were sent and are in "
-                f"the output. {advice}: what was answered is not paid for again.",
+                f"Reading the source failed after {counted(rows, 'row')}. {broken} The earlier rows were sent and are "
+                f"in the output. {advice}: what was answered is not paid for again.",
                 retryable=retryable,
             )
         elif sent or "Nothing was sent" in str(broken):

@@ -19,6 +19,7 @@ from airflow_provider_segmind.enrichment.run_limits import FAILURES
 from airflow_provider_segmind.enrichment.stats import Latencies, Timeline
 from airflow_provider_segmind.enrichment.storage import StorePath, make_folder, write_whole
 from airflow_provider_segmind.exceptions import SegmindEnrichmentError
+from airflow_provider_segmind.wording import counted
 
 VERSION = 1
 
@@ -157,8 +158,9 @@ class Manifest:
         explained = sum(sum(counts.values()) for counts in self.reasons.values())
         if total != self.rows_read or explained != total - self.outcomes[Outcome.SUCCESS]:
             raise SegmindEnrichmentError(
-                f"The outcomes of run {self.run_id!r} add up to {total}, {explained} of them with a reason, but "
-                f"{self.rows_read} rows were read. The answers are safe in the ledger; the output must not be trusted."
+                f"The outcomes of run {self.run_id!r} add up to {total}, {explained} of them with a reason, but it "
+                f"read {counted(self.rows_read, 'row')}. The answers are safe in the ledger; the output "
+                "must not be trusted."
             )
         return self
 
@@ -254,6 +256,6 @@ def _check_rows(merged: Manifest, manifests: Sequence[Manifest]) -> None:
     sizes = {manifest.rows_in_source for manifest in manifests}
     if merged.complete and (len(sizes) != 1 or merged.rows_read != merged.rows_in_source):
         raise SegmindEnrichmentError(
-            f"The shards read {merged.rows_read} rows in total, from sources of {sorted(sizes)} rows: the source "
-            "changed while they ran. Run the shards again; rows with an answer cost nothing."
+            f"The shards read {counted(merged.rows_read, 'row')} in total, from sources of {sorted(sizes)} rows: the "
+            "source changed while they ran. Run the shards again; rows with an answer cost nothing."
         )

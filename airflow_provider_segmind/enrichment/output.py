@@ -33,6 +33,7 @@ from airflow_provider_segmind.enrichment.row_request import STOPPED
 from airflow_provider_segmind.enrichment.stats import Latencies
 from airflow_provider_segmind.enrichment.storage import StorePath
 from airflow_provider_segmind.exceptions import SegmindEnrichmentError
+from airflow_provider_segmind.wording import counted
 
 STATUS_COLUMNS = (
     "_segmind_status",
@@ -376,7 +377,7 @@ def merge_outputs(manifest: Manifest, parts: Sequence[StorePath], target: StoreP
             count += 1
         if count != manifest.rows_read:
             raise SegmindEnrichmentError(
-                f"The outputs of the shards contain {count} rows, but their manifests count "
+                f"The outputs of the shards contain {counted(count, 'row')}, but their manifests count "
                 f"{manifest.rows_read}. {_ADVICE}"
             )
     return columns

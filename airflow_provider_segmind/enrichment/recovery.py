@@ -35,6 +35,7 @@ from airflow_provider_segmind.enrichment.run_limits import RunUsage
 from airflow_provider_segmind.enrichment.settings import Client, Settings, Shard
 from airflow_provider_segmind.enrichment.stats import Tally
 from airflow_provider_segmind.exceptions import SegmindError
+from airflow_provider_segmind.wording import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -469,7 +470,8 @@ async def recover(run: RecoveryRun, lost: Mapping[bytes, LostRequest]) -> Findin
         )
     except SegmindError as error:
         log.warning(
-            "The outcome of %d requests is still unknown: the request history cannot be read: %s", len(lost), error
+            "The outcome of %s is still unknown: the request history cannot be read: %s",
+            *(counted(len(lost), "request"), error),
         )
         return Findings(pending=set(lost) if leaves_open(error) else set())
     for mark, record in findings.found.items():
@@ -486,10 +488,8 @@ async def recover(run: RecoveryRun, lost: Mapping[bytes, LostRequest]) -> Findin
         run.usage.release(mark)
         _uncount(run, lost[mark].claim)
     log.info(
-        "Of %d requests with an unknown outcome, %d were found in the request history; %d were never created.",
-        len(lost),
-        len(findings.found),
-        len(findings.absent),
+        "Of %s with an unknown outcome, %d found in the request history; %d never created",
+        *(counted(len(lost), "request"), len(findings.found), len(findings.absent)),
     )
     return findings
 

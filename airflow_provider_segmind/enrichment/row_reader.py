@@ -29,6 +29,7 @@ from airflow_provider_segmind.exceptions import (
     SegmindRowError,
     shorten,
 )
+from airflow_provider_segmind.wording import counted
 
 BLOCK_ROWS = 256
 """Rows read at a time."""
@@ -143,7 +144,8 @@ def _check_columns(question: Question, missing: set[str], known: set[str], rows:
         role = "key" if name in question.key else "placeholder"
         literal = "" if role == "key" else f"; for literal braces, double them: {{{{{name}}}}}"
         raise SegmindConfigError(
-            f"The source has no column {name!r}, which a {role} names (in its first {rows} rows). {there}{literal}."
+            f"The source has no column {name!r}, which a {role} names (looked for in {counted(rows, 'row')}). "
+            f"{there}{literal}."
         )
     if question.placeholders and not question.placeholders & known:
         raise SegmindConfigError(
@@ -270,7 +272,7 @@ class RowReader:
                 return
             except Exception as error:  # noqa: BLE001
                 # A store, a driver or XCom may raise anything here, and earlier rows have been paid for.
-                self.broken = cannot_be_read(error, f"The source, after {self.rows_seen} rows,")
+                self.broken = cannot_be_read(error, f"The source, after {counted(self.rows_seen, 'row')},")
                 return
             if built is None:
                 self.exhausted = True

@@ -19,6 +19,7 @@ from airflow_provider_segmind.enrichment.settings import KeyedTarget, Shard
 from airflow_provider_segmind.enrichment.work_queue import is_sent_again
 from airflow_provider_segmind.exceptions import SegmindError
 from airflow_provider_segmind.money import format_usd, format_usd_range
+from airflow_provider_segmind.wording import counted
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.budget.guard import BudgetSettings
@@ -121,10 +122,9 @@ class TableEstimate:
         if self.covered:
             cost += f", which the balance of {format_usd(self.balance)} covers"
         return (
-            f"{self.rows} rows, {self.distinct_rows} distinct, {self.answered_rows} already answered, "
-            f"{self.final_rows} without an answer that are not sent again, {self.skipped_rows} that cannot be sent; "
-            f"about {self.input_tokens} input tokens, {cost}. Nothing was "
-            "submitted"
+            f"{counted(self.rows, 'row')}, {self.distinct_rows:,} distinct, {self.answered_rows:,} already answered, "
+            f"{self.final_rows:,} without an answer that are not sent again, {self.skipped_rows:,} that cannot be "
+            f"sent; about {self.input_tokens:,} input tokens, {cost}. Nothing was submitted"
         )
 
     def add(self, inputs: Mapping[str, Any], prices: Mapping[str, Price] | None) -> None:

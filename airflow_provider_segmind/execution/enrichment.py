@@ -49,6 +49,7 @@ from airflow_provider_segmind.telemetry.metrics import MetricsSender, call_total
 from airflow_provider_segmind.telemetry.tracing import task_tracer
 from airflow_provider_segmind.triggers.request import SegmindRequestsTrigger
 from airflow_provider_segmind.triggers.spending import RESET_SPREAD, defer_for_slot, defer_while_paused
+from airflow_provider_segmind.wording import counted
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.budget.slices import TableSlice
@@ -124,7 +125,7 @@ class EnrichmentSettings:
         if self.shard.count > 1:
             yield f"shard {self.shard.index} of {self.shard.count}"
         if self.sample is not None:
-            yield f"the first {self.sample:,} rows only"
+            yield f"only the first {counted(self.sample, 'row')}"
         yield f"rerun: {', '.join(sorted(self.rerun)) or 'nothing'}"
 
 
@@ -537,9 +538,8 @@ class EnrichmentRun:
             self._defer_while_paused(self._pause.reason or "it was until now", resume_state)
         until = min(deferral.until, self.settings.deadline)
         self._log.info(
-            "%d requests are in progress and there is nothing else to do; deferring until %d of them have ended, for "
-            "at most %d s",
-            *(len(deferral.requests), deferral.enough, max(0, until - now)),
+            "There is nothing to do but wait for %s in progress; deferring until %d ended, for at most %d s",
+            *(counted(len(deferral.requests), "request"), deferral.enough, max(0, until - now)),
         )
         self._defer_until(until, resume_state, [list(one) for one in deferral.requests], deferral.enough)
 
@@ -729,7 +729,7 @@ class EnrichmentRun:
             "high": (mean + CONFIDENCE * spread) * total,
         }
         self._log.info(
-            "All %d rows would cost about %s (%s to %s), from a sample of %d",
+            "All rows (%d) would cost about %s (%s to %s), from a sample of %d",
             *(total, format_usd(estimate["cost"]), format_usd(estimate["low"]), format_usd(estimate["high"]), asked),
         )
         self._xcom_push(key="estimate", value=estimate)

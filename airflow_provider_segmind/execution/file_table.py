@@ -26,6 +26,7 @@ from airflow_provider_segmind.enrichment.report.page import write_report
 from airflow_provider_segmind.enrichment.storage import StorePath
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindError, shorten
 from airflow_provider_segmind.stores import locate
+from airflow_provider_segmind.wording import counted
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.enrichment.question import Question
@@ -261,7 +262,7 @@ class FileTableIO(TableIO):
             raise
         except Exception as error:
             # An iterator of rows may raise anything; the rows of the sample are paid for and written.
-            raise cannot_be_read(error, f"The source, after {rows_read} rows,") from error
+            raise cannot_be_read(error, f"The source, after {counted(rows_read, 'row')},") from error
         return rows_read
 
     def store(self, engine: Engine, each: ForEachRow | None) -> Manifest:

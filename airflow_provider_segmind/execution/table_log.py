@@ -25,8 +25,8 @@ def log_start(log: Any, table: TableIO, question: Question, *, limits: Iterable[
 
     :param rows: of the source, None while unknown.
     """
-    counted = "" if rows is None else f" ({rows:,} rows)"
-    log.info("Source: %s%s; target: %s; ledger: %s", table.source, counted, table.target, table.ledger)
+    size = "" if rows is None else f" ({counted(rows, 'row')})"
+    log.info("Source: %s%s; target: %s; ledger: %s", table.source, size, table.target, table.ledger)
     log.info(
         "Model: %s; prompt: %s; answer columns: %s",
         *(question.model, question.prompt_hash[:PROMPT_CHARACTERS], ", ".join(question.answer_columns)),

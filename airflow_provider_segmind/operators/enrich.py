@@ -476,11 +476,12 @@ class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
     def _sent_before(self, context: Context, resume_state: ResumeState | None, resumed: bool) -> str | None:
         """Describe what is known to have been sent for this table in this run; None if nothing."""
         from airflow_provider_segmind.failures import earlier_try
+        from airflow_provider_segmind.wording import counted
 
         known = 0 if self._run is None else self._run.requests_sent
         count = max(known, 0 if resume_state is None else resume_state.posts)
         if count:
-            return f"{count} requests were sent earlier in this run"
+            return f"this run had sent {counted(count, 'request')} before"
         # Airflow may resume a task without the trigger's event, and so without its counts.
         return "requests may have been sent before the task was deferred" if resumed else earlier_try(context)
 

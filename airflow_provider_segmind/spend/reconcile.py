@@ -13,6 +13,7 @@ from airflow_provider_segmind.exceptions import SegmindError, SegmindResponseErr
 from airflow_provider_segmind.money import exact_micros
 from airflow_provider_segmind.spend.entries import SpendEntry
 from airflow_provider_segmind.spend.store import SpendStore
+from airflow_provider_segmind.wording import counted
 
 ONE_DAY_BEFORE = 86_400.0
 """Seconds before the requested time from which recorded requests are also read, because clocks differ."""
@@ -128,7 +129,7 @@ def history(client: HistoryClient, since: float, now: float) -> Iterator[Request
         yield from pages.take(client.list_request_records(**filters))
     if not pages.complete:
         raise SegmindResponseError(
-            f"Segmind's request history returned the same page twice after {pages.read:,} rows, so older requests may "
-            "be missing from the spend record. Nothing was billed; try again with a later --since.",
+            f"Segmind's request history returned the same page twice after {counted(pages.read, 'row')}, so older "
+            "requests may be missing from the spend record. Nothing was billed; try again with a later --since.",
             billed=False,
         )

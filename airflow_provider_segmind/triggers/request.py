@@ -36,6 +36,7 @@ from airflow_provider_segmind.result_storage import ResultDestination, StoredRes
 from airflow_provider_segmind.triggers.events import Payload, RequestEvent
 from airflow_provider_segmind.triggers.poller import FINAL
 from airflow_provider_segmind.triggers.trigger import SegmindTrigger
+from airflow_provider_segmind.wording import counted
 
 SHORTEST_AGAIN = 30.0
 """Minimum seconds before a triggerer that could not poll is used again."""
@@ -300,7 +301,7 @@ class SegmindRequestsTrigger(SegmindTrigger):
         try:
             ended = await self._enough_ended()
         except Exception as error:  # The task never sees what a trigger raises; it polls by itself, which is free.
-            self.log.warning("Waiting for %d requests failed", len(self.requests), exc_info=masked(error))
+            self.log.warning("Waiting for %s failed", counted(len(self.requests), "request"), exc_info=masked(error))
             failure = type(error).__name__
         yield await self._event(Payload(ended=ended, error=failure, resume_state=self.resume_state))
 
@@ -343,12 +344,12 @@ class SegmindRequestsTrigger(SegmindTrigger):
             for task in waits:
                 task.cancel()
             await asyncio.gather(*waits, return_exceptions=True)
-        self.log.info("%d of %d requests have ended", ended, len(self.requests))
+        self.log.info("Ended: %d of %s", ended, counted(len(self.requests), "request"))
         return ended
 
     async def on_kill(self) -> None:
         """Warn that the requests continue; Airflow 3.3 calls this when the deferred task is killed or cleared."""
-        warn_not_cancelled(self.log, f"{len(self.requests)} requests", "fetches their results by id")
+        warn_not_cancelled(self.log, counted(len(self.requests), "request"), "fetches their results by id")
 
 
 def _raise_unless_ended(task: asyncio.Task[Any]) -> None:

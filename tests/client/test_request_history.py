@@ -348,12 +348,12 @@ class Endless(Sequence[dict[str, Any]]):
 
 
 def test_a_history_too_long_to_read_does_not_prove_that_the_request_is_missing() -> None:
-    with pytest.raises(SegmindSubmissionUnknownError, match=f"only its newest {HISTORY_PAGES} rows"):
+    with pytest.raises(SegmindSubmissionUnknownError, match=f"only the newest {HISTORY_PAGES} rows of it"):
         found_in(Endless(), page_size=1)
 
 
 def test_a_history_that_repeats_a_page_does_not_prove_that_the_request_is_missing() -> None:
-    with pytest.raises(SegmindSubmissionUnknownError, match="only its newest 4 rows"):
+    with pytest.raises(SegmindSubmissionUnknownError, match="only the newest 4 rows of it"):
         found_in([another(1), another(2)] * 300, page_size=2)
 
 

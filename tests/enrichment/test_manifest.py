@@ -40,7 +40,7 @@ async def test_the_manifests_of_all_shards_add_up(tmp_path: Path) -> None:
 
 
 def test_counts_that_do_not_add_up_are_an_error() -> None:
-    with pytest.raises(SegmindEnrichmentError, match="add up to 0, 0 of them with a reason, but 1 rows"):
+    with pytest.raises(SegmindEnrichmentError, match="add up to 0, 0 of them with a reason, but it read 1 row"):
         Manifest(run_id="r", model="m", rows_read=1).check()
     unexplained = Manifest(run_id="r", model="m", rows_read=1)
     unexplained.outcomes["failed"] = 1

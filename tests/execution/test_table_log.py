@@ -45,7 +45,7 @@ def test_a_table_says_at_its_start_what_it_reads_asks_and_writes_and_its_limits(
         f"Model: gemini-3.1-flash-lite; prompt: {manifest['prompt_hash'][:12]}; answer columns: answer",
         (
             "Limits: max_cost $5.00; max_rows 100; max_failed_rows 10%; no declared rate limit; "
-            "64 concurrent requests; shard 1 of 2; the first 20 rows only; rerun: failed"
+            "64 concurrent requests; shard 1 of 2; only the first 20 rows; rerun: failed"
         ),
     ]
     assert manifest["source"] == source

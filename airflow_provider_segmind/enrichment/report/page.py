@@ -101,7 +101,7 @@ def key_figures(manifest: Manifest) -> Iterator[KeyFigure]:
     yield KeyFigure("rows read", f"{rows:,}", f"{manifest.distinct_rows:,} of them distinct")
     yield KeyFigure("rows answered", f"{answered:,}", f"{100 * answered / rows:.4g}% of the rows" if rows else "")
     each = f"{format_usd(1000 * manifest.cost / rows)} per 1,000 rows" if rows else ""
-    unpriced = f"; {manifest.unpriced:,} rows of unknown cost" if manifest.unpriced else ""
+    unpriced = f"; {counted(manifest.unpriced, 'row')} of unknown cost" if manifest.unpriced else ""
     first = format_usd(manifest.cost - manifest.follow_up_cost)
     parts = f"{first} first answers, {format_usd(manifest.follow_up_cost)} follow-ups"
     yield KeyFigure(

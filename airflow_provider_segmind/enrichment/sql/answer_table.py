@@ -33,6 +33,7 @@ from airflow_provider_segmind.enrichment.sql.query import Query
 from airflow_provider_segmind.enrichment.sql.statements import OWN_COLUMNS, Statements
 from airflow_provider_segmind.enrichment.sql.table_schema import Column, deferrable_key, read_columns
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindEnrichmentError, shorten
+from airflow_provider_segmind.wording import counted
 
 _NUMBERS = frozenset({Kind.INTEGER, Kind.NUMBER, Kind.DECIMAL})
 _MOMENTS = frozenset({Kind.MOMENT, Kind.LOCAL})
@@ -489,9 +490,9 @@ class TableWriter(Generic[_Tag]):
         """
         if self.rows_refused:
             raise SegmindEnrichmentError(
-                f"{self._title} refused {self.rows_refused} rows ({self._refusal}); the others were written. The dead "
-                "letters list the refused rows. Their answers are in the ledger: change the table so that it accepts "
-                "them and clear the task; nothing is paid for again."
+                f"{self._title} refused {counted(self.rows_refused, 'row')} ({self._refusal}); the others were "
+                "written. The dead letters list the refused rows. Their answers are in the ledger: change the table so "
+                "that it accepts them and clear the task; nothing is paid for again."
             )
 
     def _cells(self, row: Mapping[str, Any]) -> dict[str, Any]:

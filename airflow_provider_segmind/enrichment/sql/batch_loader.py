@@ -22,6 +22,7 @@ from airflow_provider_segmind.enrichment.output import Output, OutputRow
 from airflow_provider_segmind.enrichment.sql.answer_table import KEPT, MOST_IN_VAIN, TableWriter, Target
 from airflow_provider_segmind.enrichment.work_queue import FinishedMark
 from airflow_provider_segmind.exceptions import SegmindEnrichmentError
+from airflow_provider_segmind.wording import counted
 
 LONGEST_UNWRITTEN = 300.0
 """Seconds after which finished rows are written although they are fewer than a batch."""
@@ -233,7 +234,8 @@ class BatchLoader:
             self._in_vain = self._in_vain + 1 if refusal else 0
         if refused:
             _log.warning(
-                "%s refused %d rows: %s. They are tried again at the end", self._target.title, len(refused), refused[0]
+                "%s refused %s: %s. What it refuses is tried again at the end",
+                *(self._target.title, counted(len(refused), "row"), refused[0]),
             )
         if not self._announced and len(refused) < len(tried):
             self._announced = True

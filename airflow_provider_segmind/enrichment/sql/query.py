@@ -19,6 +19,7 @@ from typing import Any
 
 from airflow_provider_segmind.enrichment.sql.dialects import again_after_conflicts, driver_errors
 from airflow_provider_segmind.exceptions import SegmindConfigError
+from airflow_provider_segmind.wording import counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,7 +279,7 @@ class Query:
 
     def _fetch(self) -> tuple[Sequence[Any], Any]:
         # Numbers only: a message must not repeat a statement, which may name people, nor the values of a row.
-        doing = f"Reading {self._name} failed after {self._rows_read} rows: fetching more"
+        doing = f"Reading {self._name} failed after {counted(self._rows_read, 'row')}: fetching more"
         meaning = "Answers to the rows before are in the ledger and are not paid for again."
         with driver_errors(doing, meaning=meaning, values=True):
             return self._cursor.fetchmany(FETCH_ROWS), self._description or self._cursor.description

@@ -197,7 +197,7 @@ async def test_what_was_read_before_a_break_is_asked_and_written(
 
     assert error is not None
     assert words in str(error)
-    assert f"failed after {after} rows" in str(error)
+    assert f"failed after {after} row{'s' if after > 1 else ''}." in str(error)
     assert "secret" not in str(error)
     assert "Nothing was sent" not in str(error)
     assert error.retryable is again

@@ -194,7 +194,7 @@ class TestASessionThatEnds:
 
         with pytest.raises(
             SegmindEnrichmentError,
-            match=rf"the source at 'db' failed after {FETCH_ROWS} rows.*terminat.*not paid for again",
+            match=rf"the source at 'db' failed after {FETCH_ROWS:,} rows.*terminat.*not paid for again",
         ) as caught:
             list(rows)
         assert len(before) == FETCH_ROWS

@@ -145,7 +145,7 @@ def test_a_text_that_is_not_utf8_breaks_a_sqlite_source_where_it_is(tmp_path: Pa
     database.run(f"UPDATE things SET thing = CAST(x'ff' AS TEXT) WHERE id = {ROWS - 1}")
 
     found = []
-    with pytest.raises(SegmindEnrichmentError, match=f"failed after {2 * FETCH_ROWS} rows"):
+    with pytest.raises(SegmindEnrichmentError, match=f"failed after {2 * FETCH_ROWS:,} rows"):
         found.extend(row["id"] for row in query(database))
 
     assert found == list(range(2 * FETCH_ROWS))
