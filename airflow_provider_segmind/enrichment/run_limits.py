@@ -3,8 +3,9 @@ The limits of a run in cost, rows and failures; checked before each paid call.
 
 The highest cost of a request is reserved before it is sent and released when it is billed, so that the sum of all
 bills keeps ``max_cost`` whatever the rows are like. Where no upper bound is known, the mean of what was billed so far
-is reserved instead, or what reading the request costs when that is more. A retry has no fresh budget: what earlier
-tries of the run used up, and what their open requests may still cost, is taken from the ledger.
+is reserved instead, or what reading the request costs when that is more. A price may be wrong or unknown, so few
+requests are in flight before the first bill. A retry has no fresh budget: what earlier tries of the run used up, and
+what their open requests may still cost, is taken from the ledger.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ FAILURES = frozenset({Outcome.FAILED, Outcome.BLOCKED, Outcome.TRUNCATED, Outcom
 """The outcomes that ``max_failed_rows`` counts."""
 SMALLEST_SAMPLE = 50
 """Rows that must have an outcome before a share of failures stops a run."""
+SHARE_BEFORE_BILL = 0.1
+"""Part of what is left of ``max_cost`` reserved before the first bill: the price may be ten times the known one."""
+MOST_BEFORE_BILL = 2
+"""Requests in flight before the first bill where that share has no room, or the price is unknown; one may be stuck."""
 LONGEST_FLIGHT = RESULT_LIFETIME + 300.0
 """Seconds after which a request is no longer in flight, whatever became of it: Segmind has dropped its result."""
 
@@ -106,6 +111,7 @@ class RunUsage:
         self._bill_to_input = 1.0
         self._unmet: set[bytes] = set()
         self._unread_in_flight: set[bytes] = set()
+        self._has_bill = False
 
     @property
     def failed(self) -> int:
@@ -155,12 +161,19 @@ class RunUsage:
             return Permission.GO
         used = self.spent + self.unreported + self.reserved
         if used + self.expected(bound) <= self.limits.max_cost * (1 + 1e-9):
-            return Permission.GO
+            return Permission.WAIT if self._awaits_bill(self.expected(bound)) else Permission.GO
         if self.in_flight:
             return Permission.WAIT
         unmet = sum(self.expected(self._reserved[mark]) for mark in self._unmet)
         fits = used - unmet + self.expected(bound) <= self.limits.max_cost
         return Permission.LATER if unmet and fits else Permission.STOP
+
+    def _awaits_bill(self, expected: float) -> bool:
+        """Return whether one more request is too many before the first bill has shown the price."""
+        if self._has_bill or self.in_flight < MOST_BEFORE_BILL or self.limits.max_cost is None:
+            return False
+        share = SHARE_BEFORE_BILL * (self.limits.max_cost - self.spent - self.unreported)
+        return not 0 < self.reserved + expected <= share
 
     def exceeded(self, *, new_row: bool = False) -> str | None:
         """Return a message about the limit that is reached, or None."""
@@ -234,6 +247,8 @@ class RunUsage:
         """Record the cost of a request when it ends; None if Segmind did not report it, 0 if nothing was charged."""
         self.in_flight -= 1
         bound = self.release(mark)
+        # A failure costs nothing, which says nothing about the price.
+        self._has_bill = self._has_bill or cost != 0 or bound is None or not bound.certain
         if cost is None and bound is not None:
             self.charged += bound.usd if bound.ceiling is None else self.expected(bound)
         if cost is not None and cost > 0:
@@ -296,8 +311,10 @@ class RunUsage:
         self.outcomes[outcome] += 1
 
     def expected(self, bound: CostBound) -> float:
-        """Return the USD that are reserved for a request."""
-        return bound.usd * self.excess if bound.certain else max(self.mean_cost, self._estimate(bound))
+        """Return the USD that are reserved for a request; before the first bill of a retry at least the mean of all."""
+        if not bound.certain:
+            return max(self.mean_cost, self._estimate(bound))
+        return max(bound.usd * self.excess, 0.0 if self._has_bill or not self._priced else self.mean_cost)
 
     def _estimate(self, bound: CostBound) -> float:
         """Return the USD of a request without a certain bound: where it has a ceiling, as the highest bill so far."""

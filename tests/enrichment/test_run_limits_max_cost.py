@@ -58,6 +58,19 @@ async def test_long_rows_at_the_end_do_not_pass_max_cost() -> None:
     assert stored.manifest.outcomes["success"] > 200
 
 
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("limit", [0.005, 0.05])
+async def test_max_cost_holds_where_the_price_is_several_times_the_known_one_or_unknown(
+    limit: float, known: bool
+) -> None:
+    price = 0.00105
+    world = World(cost=lambda body: price, steps=4, rng=random.Random(1))
+    stored = await world.run(rows([10] * 200), asked() if known else question(), limits=Limits(max_cost=limit),
+                             settings={"concurrency": 64})  # fmt: skip
+    assert limit - price <= world.segmind.bill <= limit
+    assert stored.manifest.outcomes["skipped"] > 0
+
+
 def cost_without_cap(body: Mapping[str, Any]) -> float:
     """USD of a request whose answer is as long as its prompt, up to the limit of the model."""
     tokens = len(str(body["prompt"]).encode())
