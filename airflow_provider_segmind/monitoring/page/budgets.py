@@ -89,6 +89,12 @@ class BudgetCache:
                 known = read(now)
             except Exception as error:  # Connections, secrets backends and stores fail in any way.
                 log.warning("%s cannot be read", name, exc_info=True)
-                known = str(error) if isinstance(error, SegmindError) else type(error).__name__
+                known = _reason(error)
             self._known[name] = (time.monotonic(), known)
         return known
+
+
+def _reason(error: Exception) -> str:
+    if type(error).__name__ == "AirflowNotFoundException":
+        return "The API server has no such Connection: define it there as well, or in Airflow's database."
+    return str(error) if isinstance(error, SegmindError) else type(error).__name__

@@ -119,6 +119,18 @@ def test_a_budget_that_cannot_be_read_is_a_sentence_and_the_others_are_shown(
     assert "$5.00" in shown
 
 
+def test_a_connection_that_only_workers_have_is_a_sentence(
+    visit: Visit, budgeted: SqlBudgetStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AIRFLOW_CONN_SEGMIND_DEFAULT")
+
+    shown = visit("op").get("/budgets").text
+
+    assert "segmind_default&#39; cannot be read.</b> The API server has no such Connection" in shown
+    assert "AirflowNotFoundException" not in shown
+    assert "$5.00" in shown
+
+
 def test_a_budget_is_read_once_in_some_seconds_however_many_look(
     visit: Visit, budgeted: SqlBudgetStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
