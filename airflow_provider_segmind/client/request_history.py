@@ -173,9 +173,9 @@ class ClockOffset:
         bounds = list(known)
         if bounds:
             return cls(min(low for low, _ in bounds), max(high for _, high in bounds), known=True)
-        told = [guess for guess in (hint, max(0.0, at_least)) if guess is not None and abs(guess) <= LARGEST_OFFSET]
-        guesses = [guess for guess in told if abs(guess) <= LARGEST_SKEW]
-        return cls(min([0.0, *guesses]), max([0.0, *guesses]), doubtful=len(guesses) < len(told))
+        stated = [guess for guess in (hint, max(0.0, at_least)) if guess is not None and abs(guess) <= LARGEST_OFFSET]
+        guesses = [guess for guess in stated if abs(guess) <= LARGEST_SKEW]
+        return cls(min([0.0, *guesses]), max([0.0, *guesses]), doubtful=len(guesses) < len(stated))
 
 
 class TimeMatch(Enum):

@@ -289,7 +289,7 @@ def _bad_request_advice(context: CallContext, code: int, message: str) -> str:
     if code == 413:
         return "it is too large: upload the files and send their URLs instead"
     if context.names == "request":
-        return "its request goes on: check the base URL of the connection, then clear the task, which asks again"
+        return "the request still runs: check the base URL of the connection, then clear the task, which polls again"
     return "the same call will be refused again: correct the inputs"
 
 

@@ -33,7 +33,7 @@ _BRACES = re.compile(r"\{\{([^{}]+)\}\}|\{([^{}]+)\}")
 _NAME = re.compile(r"(?=.*[^\W\d])\w+(?:[ .\-]+\w+)*\Z")
 _JOINERS = "\u200c\u200d"
 _USUAL = frozenset({str, int})
-"""Types of most key columns; none of them stands for a value that is missing or could not be decoded."""
+"""Types of most key columns; none of them represents a value that is missing or could not be decoded."""
 _JSON_FIELD = re.compile(r'\s*"')
 
 

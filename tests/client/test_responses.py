@@ -239,7 +239,7 @@ def test_a_refused_poll_does_not_claim_that_the_request_costs_nothing(context: C
         (SUBMIT, 413, None, "send their URLs instead"),
         (SUBMIT, 422, None, "correct the inputs"),
         (SUBMIT, 500, None, "was not sent again: search Segmind's request history"),
-        (POLL, 400, None, "clear the task, which asks again"),
+        (POLL, 400, None, "clear the task, which polls again"),
         (POLL, 404, None, "the request history has its outcome"),
         (RECORD, 404, None, "up to two hours late"),
         (BALANCE, 404, None, "the key is valid"),
