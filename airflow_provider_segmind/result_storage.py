@@ -188,15 +188,24 @@ def _check_path(setting: str, address: str, names_file: bool) -> None:
         probe.parent.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"may be deleted\n")
     except Exception as error:
-        # A store's library may raise anything.
-        package = missing_package(address, error)
-        why = f"install {package} where tasks and triggers run" if package else _reason(error)
-        refusal = SegmindConfigError(f"{setting!r}: {address!r} cannot be written: {why}. Nothing was sent.")
-        refusal.retryable = not (package or is_refusal(error) or isinstance(error, ValueError))
-        raise refusal from error
+        raise store_error(error, address, f"{setting!r}: {address!r} cannot be written") from error
     # Permission to write does not imply permission to delete.
     with suppress(Exception):
         probe.unlink()
+
+
+def store_error(error: Exception, address: str, problem: str) -> SegmindConfigError:
+    """
+    Return the error of a path whose store cannot be used, before anything was sent.
+
+    :param error: a store's library may raise anything.
+    :param problem: what cannot be done, with the argument or setting.
+    """
+    package = missing_package(address, error)
+    why = f"install {package} where tasks and triggers run" if package else _reason(error)
+    found = SegmindConfigError(f"{problem}: {why}. Nothing was sent.")
+    found.retryable = not (package or is_refusal(error) or isinstance(error, ValueError))
+    return found
 
 
 def _reason(error: Exception) -> str:

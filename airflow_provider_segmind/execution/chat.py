@@ -37,7 +37,6 @@ from airflow_provider_segmind.client.client import SegmindClient
 from airflow_provider_segmind.client.models import Metrics, RequestResult
 from airflow_provider_segmind.defaults import MAX_REPAIRS, OnLargeFile
 from airflow_provider_segmind.enrichment.outcomes import Outcome, outcome_before, outcome_of
-from airflow_provider_segmind.enrichment.storage import is_refusal
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindError, SegmindRequestExpiredError, shorten
 from airflow_provider_segmind.execution.request import (
     AnsweredMeanwhileError,
@@ -52,10 +51,10 @@ from airflow_provider_segmind.result_storage import (
     ResultDestination,
     StoredResult,
     manifest_of,
+    store_error,
     stored_result,
     warn_of_replacements,
 )
-from airflow_provider_segmind.stores import missing_package
 from airflow_provider_segmind.task_state import TaskState
 from airflow_provider_segmind.triggers.events import RequestEvent
 
@@ -175,12 +174,7 @@ def _read(dag_folder: Path | None, address: str, name: str, limit: int | None) -
     except FileNotFoundError as error:
         raise SegmindConfigError(f"{name} is {file!r}, but there is no such file. Nothing was sent.") from error
     except Exception as error:
-        # A store's library may raise anything.
-        package = missing_package(address, error)
-        why = f"install {package} where tasks and triggers run" if package else _reason(error)
-        refusal = SegmindConfigError(f"{name} ({file}) cannot be read: {why}. Nothing was sent.")
-        refusal.retryable = not (package or is_refusal(error) or isinstance(error, ValueError))
-        raise refusal from error
+        raise store_error(error, address, f"{name} ({file}) cannot be read") from error
 
 
 def _read_at(dag_folder: Path | None, address: str, shown: str, limit: int | None) -> bytes:
@@ -191,10 +185,6 @@ def _read_at(dag_folder: Path | None, address: str, shown: str, limit: int | Non
     if limit is not None and path.stat().st_size > limit:
         raise too_large_inline(shown, limit)
     return path.read_bytes()
-
-
-def _reason(error: Exception) -> str:
-    return shorten(str(getattr(error, "strerror", None) or error or type(error).__name__))
 
 
 def _fill(node: Any, addresses: Mapping[str, str]) -> Any:
