@@ -144,7 +144,7 @@ budget: $(STAMP) ## Spend budgets on a simulated clock, with kills and faults: S
 
 BUDGET_SEEDS = $(if $(filter command line,$(origin SEEDS)),$(SEEDS),5)
 crash-budget: $(STAMP) ## Kill tables, chats and Celery workers that share a budget: SEEDS=200, FIRST=0
-	SEGMIND_BUDGET_CRASH_SEEDS=$(BUDGET_SEEDS) SEGMIND_BUDGET_CRASH_FIRST=$(or $(FIRST),0) $(PYTEST) tests/crash/test_budget.py -rP | grep -E "FIGURES|passed|failed"
+	SEGMIND_BUDGET_CRASH_SEEDS=$(BUDGET_SEEDS) SEGMIND_BUDGET_CRASH_FIRST=$(or $(FIRST),0) $(PYTEST) tests/crash/test_budget.py --capture=no | grep --line-buffered -E "FIGURES|passed|failed"
 
 matrix: $(STAMP) ## The DAG tests on every supported Airflow; MATRIX="2.11.0 3.3.2" takes some
 	$(BIN)/python -m tests.matrix $(MATRIX)

@@ -21,14 +21,15 @@ from demo.emulator import EmulatorProcess
 from demo.stack import AirflowStack
 from tests.crash.conftest import KEY
 from tests.crash.test_celery import redis_url
-from tests.support.budget_runs import LIMIT, PRICE, BudgetCase, BudgetRunner
+from tests.support.budget_runs import LIMIT, PRICE, BudgetCase, BudgetRunner, timezone_of_a_young_day
 from tests.support.crash_runs import SETTINGS
 from tests.support.databases import opened
 
 __all__ = ["redis_url"]
 FIRST = int(os.environ.get("SEGMIND_BUDGET_CRASH_FIRST", "0"))
 SEEDS = range(FIRST, FIRST + int(os.environ.get("SEGMIND_BUDGET_CRASH_SEEDS", "5")))
-pytestmark = [pytest.mark.postgres, pytest.mark.redis]
+# The first test waits for all seeds.
+pytestmark = [pytest.mark.postgres, pytest.mark.redis, pytest.mark.timeout(900 + 120 * len(SEEDS))]
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,7 @@ def runner(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         process = scope.enter_context(EmulatorProcess(log_path=folder / "emulator.log", api_key=KEY))
         emulator = EmulatorControl(process.url)
         emulator.settings(price_input=PRICE["input"], price_output=PRICE["output"], balance=1e6)
+        timezone = timezone_of_a_young_day()
         names = [f"budget-{seed}" for seed in SEEDS]
         segmind = json.loads(process.connection_json)
         segmind["extra"]["prices"] = dict.fromkeys(names, PRICE)
@@ -51,7 +53,7 @@ def runner(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             "celery.broker_url": redis_url,
             "celery.result_backend": redis_url,
             "celery.worker_concurrency": "12",
-            "segmind.budgets": json.dumps({name: {"daily": LIMIT} for name in names}),
+            "segmind.budgets": json.dumps({name: {"daily": LIMIT, "timezone": timezone} for name in names}),
             # What a lost worker had taken and not begun is sent to the other one.
             "scheduler.task_queued_timeout": "45",
             "scheduler.task_queued_timeout_check_interval": "5",
@@ -74,7 +76,14 @@ def runner(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
                 workers=2,
             )
         )
-        yield BudgetRunner(stack, emulator, folder / "out", address={"dsn": database.url}, redis_url=redis_url)
+        yield BudgetRunner(
+            stack,
+            emulator,
+            folder / "out",
+            address={"dsn": database.url},
+            redis_url=redis_url,
+            timezone=timezone,
+        )
 
 
 @pytest.fixture(scope="module")

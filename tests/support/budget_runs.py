@@ -9,6 +9,7 @@ import random
 import signal
 import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,14 @@ TOGETHER = 8
 LOSE_AFTER, LOSE_EVERY = 12, 40
 """Requests, for each seed that runs at the same time, after which a worker is lost, and then one after the other."""
 OVER = ("success", "failed", "skipped", "upstream_failed")
+
+
+def timezone_of_a_young_day() -> str:
+    """Return a timezone in which it is about one o'clock at night, so that a run does not see two days."""
+    hours = (1 - datetime.now(UTC).hour) % 24
+    east = hours if hours <= 14 else hours - 24
+    # The names have the sign of POSIX: Etc/GMT-3 is three hours ahead of UTC.
+    return f"Etc/GMT{-east:+d}"
 
 
 @dataclass
@@ -84,14 +93,23 @@ class BudgetRunner:
     Runs seeds on one Airflow.
 
     :param address: of the PostgreSQL database of the budgets, for its driver.
+    :param timezone: of the budgets.
     """
 
     def __init__(
-        self, stack: AirflowStack, emulator: EmulatorControl, folder: Path, *, address: dict[str, Any], redis_url: str
+        self,
+        stack: AirflowStack,
+        emulator: EmulatorControl,
+        folder: Path,
+        *,
+        address: dict[str, Any],
+        redis_url: str,
+        timezone: str,
     ) -> None:
         self.stack = stack
         self.emulator = emulator
         self.folder = folder
+        self.timezone = timezone
         self._stores: tuple[BudgetStore, BudgetStore] = (
             SqlBudgetStore(DriverHook("postgres", "%s", address), "budgets"),
             RedisBudgetStore(redis_url),
@@ -194,7 +212,7 @@ class BudgetRunner:
             manifest = json.loads(path.read_text())
             case.rows_left += manifest["outcomes"]["skipped"] + manifest["outcomes"]["unknown"]
         store = self._stores[case.seed % 2]
-        (window,) = windows([BudgetRule(case.name, 1, None)], time.time())
+        (window,) = windows([BudgetRule(case.name, 1, None, self.timezone)], time.time())
         used = store.usage([window.key])[window.key]
         case.spent, case.reserved = used.spent / 1e6, used.reserved / 1e6
         case.open = [one for one in store.open_reservations() if one.owner.startswith(f"{DAG_ID}/{case.run_id}/")]
