@@ -877,6 +877,15 @@ def test_several_statements_are_refused_before_anything_is_sent(shop: Shop) -> N
     assert (shop.posts, len(shop.source.rows("SELECT * FROM things"))) == (0, 1)
 
 
+def test_a_source_that_deletes_its_rows_is_refused_before_it_runs(shop: Shop) -> None:
+    shop.stock("sky")
+
+    with pytest.raises(AirflowFailException, match=r"'sql' is a statement that changes the database \(DELETE\)"):
+        shop.ask(sql="DELETE FROM things RETURNING id, thing")
+
+    assert (shop.posts, len(shop.source.rows("SELECT * FROM things"))) == (0, 1)
+
+
 @pytest.mark.postgres
 @pytest.mark.parametrize("three", [False, True], ids=["psycopg2", "psycopg3"])
 @pytest.mark.parametrize("extra", [{}, {"cursor": "dictcursor"}], ids=["tuples", "dicts"])

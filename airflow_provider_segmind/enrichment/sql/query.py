@@ -105,10 +105,11 @@ def only_statement(text: str, conn_type: str) -> str:
     :param conn_type: Airflow's connection type of the database.
     :raises SegmindConfigError: there is none, or there are several. Nothing was sent.
     """
-    readings = [_pieces(text, syntax) for syntax in _SYNTAXES.get(conn_type, _UNKNOWN)]
-    closed = [found for found, whole in readings if whole]
+    syntaxes = _SYNTAXES.get(conn_type, _UNKNOWN)
+    readings = [(syntax, *_pieces(text, syntax)) for syntax in syntaxes]
+    closed = [(syntax, found) for syntax, found, whole in readings if whole] or [readings[0][:2]]
     # If the text can be read as one statement, the database decides.
-    statements = next((found for found in closed if len(found) == 1), [*closed, readings[0][0]][0])
+    syntax, statements = next((reading for reading in closed if len(reading[1]) == 1), closed[0])
     if not statements:
         raise SegmindConfigError("'sql' contains no statement, only white space and comments. Nothing was sent.")
     if len(statements) > 1:
@@ -116,27 +117,68 @@ def only_statement(text: str, conn_type: str) -> str:
             f"'sql' contains {len(statements)} statements, but only one is allowed: give the SELECT alone. Nothing "
             "was sent."
         )
+    verb = _verb(statements[0], syntax)
+    if verb in _CHANGES:
+        raise SegmindConfigError(
+            f"'sql' is a statement that changes the database ({verb}): give a SELECT. It was not run. Nothing was sent."
+        )
     return statements[0].strip()
+
+
+_CHANGES = frozenset(
+    {
+        *("ALTER", "COPY", "CREATE", "DELETE", "DROP", "GRANT", "INSERT", "MERGE", "RENAME", "REPLACE", "REVOKE"),
+        *("TRUNCATE", "UPDATE", "UPSERT"),
+    }
+)
+"""First words of statements that change data; the rows of some (``RETURNING``) could be read like those of a SELECT."""
+_FIRST_WORD = re.compile(r"[^\W\d]\w*")
+_CHANGING_CTE = re.compile(r"\bAS\s+(?:NOT\s+)?(?:MATERIALIZED\s+)?\(\s*(INSERT|UPDATE|DELETE|MERGE)\b")
+_INNERMOST = re.compile(r"\([^()]*\)")
+_AFTER_CTES = re.compile(r"\b(SELECT|VALUES|TABLE|FROM|INSERT|UPDATE|DELETE|MERGE|REPLACE)\b(?!\s+AS\b)")
+
+
+def _verb(statement: str, syntax: Syntax) -> str:
+    """Return the first word of a statement in capitals; after a WITH, the word that says what the statement does."""
+    code = "".join(
+        statement[start:end] if kind == "other" else " " for kind, start, end, _ in _read_tokens(statement, syntax)
+    ).upper()
+    first = _FIRST_WORD.search(code)
+    if first is None or first[0] != "WITH":
+        return first[0] if first else ""
+    if inside := _CHANGING_CTE.search(code):
+        return inside[1]
+    while (outside := _INNERMOST.sub(" ", code)) != code:
+        code = outside
+    after = _AFTER_CTES.search(code)
+    return after[1] if after else "WITH"
 
 
 def _pieces(text: str, syntax: Syntax) -> tuple[list[str], bool]:
     """Return the statements between semicolons, and whether every quote and comment in them is closed."""
     found: list[str] = []
-    token = _tokens(syntax)
-    start = place = 0
+    start = 0
     is_code, whole = False, True
-    while match := token.match(text, place):
-        place = match.end()
-        if match.lastgroup == "block":
-            place, closed = _block_end(text, place, nested=syntax.nested)
-            whole = whole and closed
-        elif match.lastgroup == "end":
-            found += [text[start : match.start()]] if is_code else []
+    for kind, begin, place, closed in _read_tokens(text, syntax):
+        whole = whole and closed
+        if kind == "end":
+            found += [text[start:begin]] if is_code else []
             start, is_code = place, False
-        elif match.lastgroup in ("code", "open", "other"):
+        elif kind in ("code", "open", "other"):
             is_code = True
-            whole = whole and match.lastgroup != "open"
     return [*found, *([text[start:]] if is_code else [])], whole
+
+
+def _read_tokens(text: str, syntax: Syntax) -> Iterator[tuple[str, int, int, bool]]:
+    """Yield the kind of each token, where it begins and ends, and whether it is closed there."""
+    token = _tokens(syntax)
+    place = 0
+    while match := token.match(text, place):
+        kind, place = str(match.lastgroup), match.end()
+        closed = kind != "open"
+        if kind == "block":
+            place, closed = _block_end(text, place, nested=syntax.nested)
+        yield kind, match.start(), place, closed
 
 
 @cache

@@ -129,3 +129,41 @@ def test_two_statements_are_refused_however_they_are_read(text: str, conn_type: 
 def test_several_statements_or_none_are_refused(text: str, said: str) -> None:
     with pytest.raises(SegmindConfigError, match=f"'sql' contains {said}.*Nothing was sent"):
         Query(lambda: None, text, name="db", conn_type="postgres")
+
+
+CHANGES = [
+    ("UPDATE things SET thing = 'SELECT'", "UPDATE"),
+    ("/* WITH */ delete FROM things RETURNING id", "DELETE"),
+    ("-- SELECT\nInsert INTO things VALUES (1) RETURNING *", "INSERT"),
+    ("REPLACE INTO things VALUES (1)", "REPLACE"),
+    ("DROP TABLE things", "DROP"),
+    ("CREATE TABLE others AS SELECT * FROM things", "CREATE"),
+    ("WITH x AS (SELECT (1)), y(a) AS (SELECT 'SELECT') DELETE FROM things", "DELETE"),
+    ("WITH x AS (SELECT 1) /* SELECT */ UPDATE things SET id = (SELECT 1)", "UPDATE"),
+    ("WITH x AS NOT MATERIALIZED ( delete FROM things RETURNING id) SELECT * FROM x", "DELETE"),
+]
+
+
+@pytest.mark.parametrize(("text", "verb"), CHANGES)
+@pytest.mark.parametrize("conn_type", ["sqlite", "duckdb", "postgres", "mysql", "jdbc"])
+def test_a_statement_that_changes_data_is_refused(text: str, verb: str, conn_type: str) -> None:
+    with pytest.raises(SegmindConfigError, match=rf"changes the database \({verb}\).*It was not run. Nothing was sent"):
+        only_statement(text, conn_type)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SELECT replace(a, 'b', 'c') AS \"update\", a AS deleted FROM updates FOR UPDATE",
+        "(SELECT 1) UNION (SELECT 2)",
+        "WITH RECURSIVE x(a) AS (SELECT 1), replace AS (SELECT 2) SELECT cast(a AS text), insert(a, 1) FROM x",
+        "WITH \"x) DELETE FROM t\" AS (SELECT '(') SELECT 1",
+        "VALUES (1)",
+        "FROM things",
+        "CALL things()",
+        "PRAGMA table_info(things)",
+    ],
+)
+@pytest.mark.parametrize("conn_type", ["sqlite", "duckdb", "postgres", "mysql", "jdbc"])
+def test_other_statements_are_left_to_the_database(text: str, conn_type: str) -> None:
+    assert only_statement(text, conn_type) == text
