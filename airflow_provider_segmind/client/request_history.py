@@ -25,7 +25,7 @@ from airflow_provider_segmind.client.endpoints import Wire
 from airflow_provider_segmind.client.models import RecordPage, RequestRecord
 from airflow_provider_segmind.client.polling import Pause, Step
 from airflow_provider_segmind.client.submission import SubmissionRecord, fill_in, json_digest
-from airflow_provider_segmind.exceptions import SegmindError, SegmindResponseError, SegmindSubmissionUnknownError
+from airflow_provider_segmind.exceptions import SegmindError, SegmindSubmissionUnknownError
 from airflow_provider_segmind.wording import counted
 
 HISTORY_WAITS = (0.0, 1.0, 2.0, 4.0, 8.0, 15.0)
@@ -293,7 +293,7 @@ def search(
     :param waits: seconds before each search.
     :returns: the row that fits best, None when the history does not show it.
     :raises SegmindSubmissionUnknownError: it shows an equal request that may be the lost one, if the clocks differ.
-    :raises SegmindError: the last search failed, which is not the same as a history without the row.
+    :raises SegmindError: the last search failed or was refused, which is not the same as a history without the row.
     """
     failure: SegmindError | None = None
     for wait in waits:
@@ -310,16 +310,6 @@ def search(
     if failure is not None:
         raise failure
     return None
-
-
-def leaves_open(failure: SegmindError) -> bool:
-    """
-    Return whether the history may still show a lost request after an error of a search.
-
-    A history that cannot be read at the moment, or at all, does not prove that the request is missing. Nor does one
-    that shows an equal request, if the clocks differ. Only a refusal ends the search: the account has no history.
-    """
-    return failure.retryable or failure.billed is None or isinstance(failure, SegmindResponseError)
 
 
 def _search_once(

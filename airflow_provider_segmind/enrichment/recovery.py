@@ -18,7 +18,6 @@ from airflow_provider_segmind.client.request_history import (
     TimeMatch,
     body_of,
     is_sent_body,
-    leaves_open,
     only_ours,
     row_times,
     time_match,
@@ -473,7 +472,7 @@ async def recover(run: RecoveryRun, lost: Mapping[bytes, LostRequest]) -> Findin
             "The outcome of %s is still unknown: the request history cannot be read: %s",
             *(counted(len(lost), "request"), error),
         )
-        return Findings(pending=set(lost) if leaves_open(error) else set())
+        return Findings(pending=set(lost))
     for mark, record in findings.found.items():
         claim = lost[mark].claim
         # The claim is the earliest moment it can have been sent, so its expiry is not overestimated.

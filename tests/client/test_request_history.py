@@ -20,7 +20,6 @@ from airflow_provider_segmind.client.request_history import (
     HistoryPages,
     TimeMatch,
     contains,
-    leaves_open,
     may_be,
     only_ours,
     row_times,
@@ -29,12 +28,7 @@ from airflow_provider_segmind.client.request_history import (
     time_match,
 )
 from airflow_provider_segmind.client.submission import Fingerprint, SubmissionRecord
-from airflow_provider_segmind.exceptions import (
-    SegmindConnectionError,
-    SegmindPermissionError,
-    SegmindResponseError,
-    SegmindSubmissionUnknownError,
-)
+from airflow_provider_segmind.exceptions import SegmindSubmissionUnknownError
 
 INPUTS = {"prompt": "one", "seed": 1}
 AT = 1_800_000_000.0
@@ -282,13 +276,6 @@ def test_a_request_of_that_time_whose_inputs_cannot_be_read_may_be_the_lost_one(
 def test_a_model_is_recognized_however_the_history_writes_its_name(name: str) -> None:
     rows = [row(model_name=name), row(model_name="gemini-31-flash-lite"), row(model_name="gemini-3.1-flash")]
     assert HistoryPages(model="gemini-3.1-flash-lite").take(RecordPage(rows)) == rows[:1]
-
-
-def test_only_a_refusal_says_that_there_is_no_history() -> None:
-    assert leaves_open(SegmindResponseError("contains no list", billed=False, retryable=False))
-    assert leaves_open(SegmindConnectionError("no route"))
-    assert leaves_open(SegmindSubmissionUnknownError("check the clock"))
-    assert not leaves_open(SegmindPermissionError("not allowed"))
 
 
 @pytest.mark.parametrize("request_id", [None, "", f"r-{KEY}", "a/b"])

@@ -34,6 +34,7 @@ from airflow_provider_segmind.exceptions import (
     SegmindConnectionError,
     SegmindEnrichmentError,
     SegmindError,
+    SegmindPermissionError,
     SegmindReplyError,
     SegmindRequestExpiredError,
     SegmindRequestTimeoutError,
@@ -423,7 +424,9 @@ async def test_a_request_of_unknown_fate_is_sent_again_when_told_to() -> None:
     assert world.segmind.posts == 2
 
 
-@pytest.mark.parametrize("error", [SegmindConnectionError("out of reach"), SegmindServerError("502")])
+@pytest.mark.parametrize(
+    "error", [SegmindConnectionError("out of reach"), SegmindServerError("502"), SegmindPermissionError("not allowed")]
+)
 async def test_a_request_is_not_sent_again_while_the_history_cannot_be_read(error: Exception) -> None:
     script = ["lost"]
     world = World(trouble=lambda _: script.pop() if script else None)

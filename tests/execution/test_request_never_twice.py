@@ -43,6 +43,7 @@ class Segmind:
         self.requests: list[dict[str, Any]] = []
         self.history_delay = 0.0
         self.history_down = False
+        self.history_status = 200
         self.next_post = "accept"
         self.skew = 0.0
 
@@ -56,6 +57,8 @@ class Segmind:
         if "request-history" in request.url.path:
             if self.history_down:
                 raise httpx.ConnectError("no route")
+            if self.history_status != 200:
+                return httpx.Response(self.history_status, json={"error": "no"})
             seen = [each for each in self.requests if self.world.now >= each["at"] + self.history_delay]
             start = (int(request.url.params["page"]) - 1) * 100
             return httpx.Response(200, json={"data": [self._row(each) for each in seen[::-1][start : start + 100]]})
@@ -401,6 +404,19 @@ def test_a_history_that_cannot_be_read_is_not_a_history_without_the_request(worl
     world.segmind.history_down = False
     assert go(world, on_unknown="resubmit").request_id == "r-0"
     assert len(world.segmind.requests) == 1
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 410])
+def test_a_history_that_refuses_is_not_a_history_without_the_request(world: World, status: int) -> None:
+    world.segmind.next_post, world.segmind.history_status = "lose after", status
+    with pytest.raises(SegmindError, match="cannot be read.*does not submit again while that is undecided") as caught:
+        go(world, on_unknown="resubmit")
+    assert not caught.value.retryable
+    assert world.posts == 1
+
+    world.segmind.history_status = 200
+    assert go(world, on_unknown="resubmit").request_id == "r-0"
+    assert world.posts == 1
 
 
 def test_waiting_for_the_history_finds_a_row_that_comes_late_and_pays_once(world: World) -> None:
