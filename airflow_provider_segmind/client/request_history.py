@@ -18,7 +18,7 @@ from datetime import UTC, date, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from enum import Enum
 from functools import lru_cache
-from itertools import count
+from itertools import accumulate, count
 from typing import Any
 
 from airflow_provider_segmind.client.endpoints import Wire
@@ -321,6 +321,7 @@ def _search_once(
     equal: list[RequestRecord] = []
     unreadable: list[RequestRecord] = []
     reached = False
+    order: list[float] = []
     newest, hint = float("-inf"), None
     for filters in pages:
         try:
@@ -334,8 +335,10 @@ def _search_once(
         hint = next((row.clock_offset for row in rows if row.clock_offset is not None), hint)
         equal += [row for row in (*rows, *pages.without_id) if may_be(row, record, inputs)]
         unreadable += [row for row in (*rows, *pages.without_id) if body_of(row) is None]
+        order += [max(each) for row in rows if (each := row_times(row))]
         # A clock that the Date header shows to be hours behind dates all rows back.
-        reached = bool(times and max(times) < earliest + min(0.0, hint or 0.0))
+        is_older = bool(times) and max(times) < earliest + min(0.0, hint or 0.0)
+        reached = is_older and _is_newest_first(order)
         if reached:
             break
     offset = ClockOffset.of([], at_least=newest - now, hint=hint)
@@ -347,6 +350,17 @@ def _search_once(
             f"The request history was not read to its end, only the newest {counted(pages.read, 'row')} of it."
         )
     return found
+
+
+def _is_newest_first(times: list[float]) -> bool:
+    """
+    Return whether rows come newest first, as they were asked for, so that none after them is of a later time.
+
+    :param times: of the rows, which may differ a little from those by which they are ordered.
+    """
+    return times[0] > times[-1] and all(
+        time <= oldest + LARGEST_SKEW for time, oldest in zip(times, accumulate(times, min), strict=True)
+    )
 
 
 def _best(equal: list[RequestRecord], record: SubmissionRecord, offset: ClockOffset) -> RequestRecord | None:

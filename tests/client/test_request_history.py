@@ -299,6 +299,23 @@ def test_the_history_is_read_to_the_time_of_the_lost_post_however_busy_the_accou
     assert found_in([*others, history_row(AT + 1)]) is not None
 
 
+@pytest.mark.parametrize("page_size", [1, 2, 100])
+@pytest.mark.parametrize("gap", [0, 60, 2000])
+def test_a_history_whose_oldest_entries_come_first_is_read_to_its_end(page_size: int, gap: float) -> None:
+    older = [another(number, at=AT - 20 * 3600 + gap * number) for number in range(5)]
+    assert found_in([*older, history_row(AT + 1)], page_size=page_size) is not None
+    assert found_in(older, page_size=page_size) is None
+
+
+def test_a_history_whose_newest_entries_come_first_is_read_to_the_time_of_the_lost_post() -> None:
+    class Older(Endless):
+        def __getitem__(self, part: Any) -> Any:
+            assert part.start < 300, "read on"
+            return [another(number, at=AT - 60 * number) for number in range(part.start, part.stop)]
+
+    assert found_in(Older()) is None
+
+
 def another(number: int, *, at: float = AT + 20, **fields: Any) -> dict[str, Any]:
     return history_row(at, **{"request_id": f"o-{number}", "request_body": {}, **fields})
 

@@ -409,7 +409,7 @@ def test_a_history_that_cannot_be_read_is_not_a_history_without_the_request(worl
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 410])
 def test_a_history_that_refuses_is_not_a_history_without_the_request(world: World, status: int) -> None:
     world.segmind.next_post, world.segmind.history_status = "lose after", status
-    with pytest.raises(SegmindError, match="cannot be read.*does not submit again while that is undecided") as caught:
+    with pytest.raises(SegmindError, match=r"cannot be read.*does not submit again while that is undecided") as caught:
         go(world, on_unknown="resubmit")
     assert not caught.value.retryable
     assert world.posts == 1
