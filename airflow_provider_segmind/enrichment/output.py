@@ -47,6 +47,8 @@ ROW_COLUMN = "_segmind_row"
 """The row's number in the source, from 0; only in the output of a shard, so that shards can be put in order."""
 FINGERPRINT_COLUMN = "_segmind_fingerprint"
 """The row's fingerprint in hex, for outputs that are searched for the answers they have."""
+LOOKED_UP = 1024
+"""Rows whose outcomes are looked up at once."""
 Misfit: TypeAlias = Callable[[Mapping[str, Any]], str | None]
 
 
@@ -104,11 +106,14 @@ class Output:
 
     def rows(self) -> Iterator[OutputRow]:
         """Yield every row that was read, in input order."""
-        for source in self._engine.reader.source_rows():
-            if source.fingerprint is None:
-                yield OutputRow(source, Outcome.SKIPPED, source.trouble, None)
-            else:
-                yield self._row(source, source.fingerprint)
+        sources = self._engine.reader.source_rows()
+        while block := list(itertools.islice(sources, LOOKED_UP)):
+            self._engine.ledger.look_up([source.fingerprint for source in block if source.fingerprint is not None])
+            for source in block:
+                if source.fingerprint is None:
+                    yield OutputRow(source, Outcome.SKIPPED, source.trouble, None)
+                else:
+                    yield self._row(source, source.fingerprint)
 
     def values(self, row: OutputRow) -> dict[str, Any]:
         """Return the columns of a row by name."""

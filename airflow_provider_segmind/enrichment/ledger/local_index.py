@@ -26,7 +26,7 @@ SAMPLED = 16
 CHUNK_AT = 4
 """How many of those must be in a chunk for it to be read."""
 ROWS_AT_HAND = 4 * CHUNK_ROWS
-"""Rows after which the rows at hand are replaced by others; the former ones stay for as many. About 2 MB in all."""
+"""Rows after which the rows at hand are replaced by others; the former ones stay for as many. About 3 MB in all."""
 ABSENT_ROWS = 10_000
 """Rows that are remembered as not finished, so that the database is queried once for each."""
 
@@ -55,6 +55,8 @@ the line begins, its length. SQLite takes exactly these types without a conversi
 """
 LoadedStep: TypeAlias = tuple[bytes, int, int, int]
 """An event that is not an outcome: fingerprint, attempt, where its line begins, its length."""
+RowAtHand: TypeAlias = tuple[int, bool, int, int]
+"""An outcome that was looked up: attempt, whether it is an answer, where its line begins, its length."""
 
 
 _SCHEMA = """
@@ -67,7 +69,7 @@ CREATE TABLE steps (fingerprint BLOB, attempt INTEGER, place INTEGER, size INTEG
 CREATE TABLE requests (id BLOB);
 """
 _INSERT = "INSERT OR REPLACE INTO finished VALUES (NULL, ?, ?, ?, ?, ?, ?)"
-_STATE = "fingerprint, attempt, success FROM finished"
+_STATE = "fingerprint, attempt, success, place, size FROM finished"
 _STEPS_THAT_COUNT = """
 SELECT steps.place, steps.size FROM steps LEFT JOIN finished ON finished.fingerprint = steps.fingerprint
 WHERE finished.attempt IS NULL OR (NOT finished.success AND steps.attempt > finished.attempt)
@@ -91,8 +93,8 @@ class LocalIndex:
         self.trouble: SegmindEnrichmentError | None = None
         self._waiting: dict[bytes, FinishedRow] = {}
         self._absent: set[bytes] = set()
-        self._at_hand: dict[bytes, tuple[int, bool]] = {}
-        self._formerly_at_hand: dict[bytes, tuple[int, bool]] = {}
+        self._at_hand: dict[bytes, RowAtHand] = {}
+        self._formerly_at_hand: dict[bytes, RowAtHand] = {}
         self._bytes = 0
         self._requests_indexed = False
         self._request_ids_of: Callable[[bytes], Iterable[str]] = _none
@@ -170,21 +172,27 @@ class LocalIndex:
         """Return the attempt of a row's outcome and whether that is an answer, None when it has none."""
         if (row := self._waiting.get(fingerprint)) is not None:
             return row.attempt, row.success
+        if (known := self._known(fingerprint)) is not None:
+            return known[:2]
+        # A row is looked up several times before it has its outcome. Only the engine's thread asks for states, and adds
+        # outcomes: another one could note a row as absent that has got its outcome since.
+        if fingerprint not in self._absent:
+            if len(self._absent) >= ABSENT_ROWS:
+                self._absent.clear()
+            self._absent.add(fingerprint)
+        return None
+
+    def _known(self, fingerprint: bytes) -> RowAtHand | None:
+        """Look up a row that does not wait to be written."""
         if (known := self._at_hand.get(fingerprint) or self._formerly_at_hand.get(fingerprint)) is not None:
             return known
         if fingerprint in self._absent:
             return None
-        found = self._database.first("SELECT attempt, success FROM finished WHERE fingerprint = ?", fingerprint)
-        if found is not None:
-            return found[0], bool(found[1])
-        # A row is looked up several times before it has its outcome.
-        if len(self._absent) >= ABSENT_ROWS:
-            self._absent.clear()
-        self._absent.add(fingerprint)
-        return None
+        found = self._database.first(f"SELECT {_STATE} WHERE fingerprint = ?", fingerprint)
+        return None if found is None else _at_hand(*found[1:])
 
     def look_up(self, fingerprints: Sequence[bytes]) -> None:
-        """Have the states of some rows at hand, at least until the next call."""
+        """Have some rows at hand, at least until the next call."""
         if len(self._at_hand) > ROWS_AT_HAND:
             self._formerly_at_hand, self._at_hand = self._at_hand, {}
         sought = self._not_at_hand(fingerprints)
@@ -211,8 +219,8 @@ class LocalIndex:
         query = f"SELECT id, {_STATE} WHERE fingerprint IN ({marks})"
         chunks = []
         # SQLite takes a bytearray without looking for a conversion of it.
-        for number, fingerprint, attempt, success in self._database.all(query, *map(bytearray, group)):
-            self._at_hand[fingerprint] = attempt, bool(success)
+        for number, fingerprint, *outcome in self._database.all(query, *map(bytearray, group)):
+            self._at_hand[fingerprint] = _at_hand(*outcome)
             chunks.append(number // CHUNK_ROWS)
         if len(self._absent) + len(group) <= ABSENT_ROWS:
             self._absent.update(mark for mark in group if mark not in self._at_hand)
@@ -221,17 +229,17 @@ class LocalIndex:
     def _read_chunk(self, chunk: int) -> None:
         query = f"SELECT {_STATE} WHERE id >= ? AND id < ?"
         first = chunk * CHUNK_ROWS
-        for fingerprint, attempt, success in self._database.all(query, first, first + CHUNK_ROWS):
+        for fingerprint, *outcome in self._database.all(query, first, first + CHUNK_ROWS):
             # What waits to be written is not known to the database, and would be at hand in its former state.
             if fingerprint not in self._waiting:
-                self._at_hand[fingerprint] = attempt, bool(success)
+                self._at_hand[fingerprint] = _at_hand(*outcome)
 
     def line(self, fingerprint: bytes) -> bytes | None:
         """Return the event of a row's outcome, None when it has none."""
         if (row := self._waiting.get(fingerprint)) is not None:
             return row.line
-        found = self._database.first("SELECT place, size FROM finished WHERE fingerprint = ?", fingerprint)
-        return None if found is None else self._lines.read(*found)
+        known = self._known(fingerprint)
+        return None if known is None else self._lines.read(*known[2:])
 
     def put(self, row: FinishedRow) -> None:
         """Add a row, or replace its outcome."""
@@ -290,6 +298,10 @@ class LocalIndex:
         if self._database.first("SELECT 1 FROM requests WHERE id = ?", _encoded(request_id)):
             return True
         return any(request_id in row.request_ids for row in self._waiting.values())
+
+
+def _at_hand(attempt: int, success: int, place: int, size: int) -> RowAtHand:
+    return attempt, bool(success), place, size
 
 
 def _none(_: bytes) -> tuple[str, ...]:

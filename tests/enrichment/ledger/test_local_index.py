@@ -69,6 +69,8 @@ def test_the_index_returns_every_row_even_when_the_disk_is_full(
         patch.setattr(local_index, "ROWS_AT_HAND", at_hand)
         latest: dict[bytes, FinishedRow] = {}
         for row in rows:
+            former = latest.get(row.fingerprint)
+            assert index.line(row.fingerprint) == (former and former.line)
             assert (index.state(row.fingerprint) is None) is (row.fingerprint not in latest)
             index.look_up([mark(number) for number in range(looked_up)])
             index.put(row)
