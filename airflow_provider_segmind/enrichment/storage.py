@@ -230,13 +230,20 @@ def overwrite(path: StorePath, content: bytes) -> None:
         _upload(io.BytesIO(content), path)
 
 
-def move(path: StorePath, target: StorePath) -> bool:
-    """Rename a file durably if the store can do that at no cost; return whether it did."""
-    if not (_is_local(path) and _is_local(target)):
-        return False
-    path.replace(target)
-    _sync_folder(target.parent)
-    return True
+def move(names: Sequence[str], source: StorePath, target: StorePath) -> list[str]:
+    """
+    Rename files durably into another folder if the store can do that at no cost; one that is missing was moved before.
+
+    :returns: the names that stay where they are.
+    """
+    if not (_is_local(source) and _is_local(target)):
+        return list(names)
+    for name in names:
+        with contextlib.suppress(FileNotFoundError):
+            (source / name).replace(target / name)
+    if names:
+        _sync_folder(target)
+    return []
 
 
 def caching_mount(path: StorePath) -> str | None:

@@ -23,6 +23,7 @@ from airflow_provider_segmind.enrichment.storage import (
     for_each,
     list_names,
     make_folder,
+    move,
     overwrite,
     read_now,
     stale_options,
@@ -56,6 +57,26 @@ def test_a_failed_write_leaves_the_old_file_and_no_scraps(tmp_path: Path) -> Non
         interrupted()
     assert path.read_bytes() == b"old"
     assert [inner.name for inner in tmp_path.iterdir()] == ["out.jsonl"]
+
+
+def test_many_files_are_moved_with_one_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target, names = tmp_path / "live", tmp_path, [f"{number}.jsonl" for number in range(5)]
+    source.mkdir()
+    for name in names:
+        (source / name).write_text(name)
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(str(Path(f"/proc/self/fd/{number}").readlink())))
+
+    assert move([*names, "moved-by-another-run.jsonl"], source, target) == []
+
+    assert list(source.iterdir()) == []
+    assert [(target / name).read_text() for name in names] == names
+    assert synced == [str(target)]
+
+
+def test_a_store_without_a_rename_moves_nothing(tmp_path: Path) -> None:
+    assert move(["a.jsonl"], ObjectStore().path("b/live"), ObjectStore().path("b")) == ["a.jsonl"]
+    assert move(["a.jsonl"], tmp_path, ObjectStore().path("b")) == ["a.jsonl"]
 
 
 @pytest.mark.parametrize("protocol", ["s3", "sftp"])

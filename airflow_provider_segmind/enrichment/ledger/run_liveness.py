@@ -356,15 +356,9 @@ class Membership:
             self._file(_REGISTERED).unlink(missing_ok=True)
 
     def _move(self, names: list[str]) -> None:
-        rest = [name for name in names if not self._moved(name)]
+        # Somebody else may do the same.
+        rest = move(names, self.folder, self._ledger_folder)
         compact(self._ledger_folder, clock=self._clock, names=rest, source=self.folder)
-
-    def _moved(self, name: str) -> bool:
-        try:
-            return move(self.folder / name, self._ledger_folder / name)
-        except FileNotFoundError:
-            # Somebody else does the same.
-            return True
 
     def _read_by(self, owner: str, listing: Listing) -> float:
         """Return up to which number the segments of a writer were read by all that may send the same rows."""
