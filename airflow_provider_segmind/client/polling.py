@@ -7,6 +7,7 @@ and receive its outcome. The sync client, the async client and the triggerer's p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from airflow_provider_segmind.client.endpoints import Call, Wire
 from airflow_provider_segmind.client.models import RequestState
 from airflow_provider_segmind.client.poll_schedule import (
+    LAST_CALL,
     LatencyHistory,
     Pending,
     PollSchedule,
@@ -22,6 +24,7 @@ from airflow_provider_segmind.client.poll_schedule import (
 )
 from airflow_provider_segmind.client.request_errors import expired_error, failed_error, timeout_error
 from airflow_provider_segmind.exceptions import (
+    SegmindBadRequestError,
     SegmindError,
     SegmindRateLimitError,
     SegmindRequestError,
@@ -35,8 +38,9 @@ SHORTEST_DELAY = 0.02
 SCOUT_PAUSE = 0.25
 MALFORMED_RESPONSES = 4
 """Consecutive JSON responses without the request's state after which waiting ends; a retry polls the request again."""
-REPLICATION_GRACE = 10.0
-"""Seconds after submission in which a 404 may mean "not known yet" rather than "gone"."""
+REFUSED_PAUSES = (1.0, 3.0, 6.0)
+"""Seconds before a refused poll is repeated while Segmind should still have the request: its servers need not agree at
+once about one that was just submitted or has just completed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +118,7 @@ def wait(
     Wait until a request has finished.
 
     Transient errors (5xx, 429, resets, an outage of Segmind or of DNS) are waited out until the deadline, and so are
-    a few responses without the request's state.
+    a few responses without the request's state. A refused poll, 404 included, is repeated for ten seconds.
 
     :param fetch: whether to fetch the result, not only the state.
     :param until: epoch seconds at which to return None while the request is in progress; None waits to the deadline.
@@ -126,6 +130,7 @@ def wait(
     :raises SegmindError: an error that waiting cannot resolve, such as a refused key.
     """
     malformed = 0
+    refused = iter(REFUSED_PAUSES)
     last = "still in progress"
     interrupted = False
     waiting = _Waiting(pending, pace or Pace(), clock, until)
@@ -136,7 +141,11 @@ def wait(
             state = yield from poll(wire, pending.request_id, fetch=fetch)
         except SegmindError as error:
             malformed = malformed + 1 if _is_malformed(error) else 0
-            if not _is_transient(error, pending, clock(), malformed):
+            if not _is_transient(error, malformed):
+                pause = next(refused, math.inf) if _may_be_early(error, pending, clock()) else math.inf
+                if clock() + pause <= pending.end_time:
+                    yield Pause(pause)
+                    continue
                 if isinstance(error, SegmindRequestExpiredError):
                     raise expired_error(pending, clock()) from error
                 # Not "from error": structlog, with which Airflow logs it, never ends with an error that causes itself.
@@ -156,6 +165,7 @@ def wait(
                 return state
             waiting.in_progress()
             last, interrupted, malformed = state.status, False, 0
+            refused = iter(REFUSED_PAUSES)
             # A thousand generators wait in a triggerer, each for a long time.
             del state
         if not (yield from waiting.until_next_poll(last, at_least, jitter())):
@@ -243,9 +253,13 @@ def _is_malformed(error: SegmindError) -> bool:
     )
 
 
-def _is_transient(error: SegmindError, pending: Pending, now: float, malformed: int) -> bool:
-    if isinstance(error, SegmindRequestExpiredError):
-        return pending.age(now) < REPLICATION_GRACE
+def _may_be_early(error: SegmindError, pending: Pending, now: float) -> bool:
+    """Return whether a poll may have been refused because a server does not know the request's state yet."""
+    refused = isinstance(error, (SegmindRequestExpiredError, SegmindBadRequestError))
+    return refused and pending.age(now) < LAST_CALL
+
+
+def _is_transient(error: SegmindError, malformed: int) -> bool:
     if malformed > MALFORMED_RESPONSES:
         # The id is known and polling is free: another try may get a readable response.
         error.retryable = True

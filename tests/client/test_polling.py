@@ -8,12 +8,13 @@ import pytest
 from airflow_provider_segmind.client.http_library import httpx
 from airflow_provider_segmind.client.models import RequestResult, RequestState
 from airflow_provider_segmind.client.poll_schedule import Pending
-from airflow_provider_segmind.client.polling import MALFORMED_RESPONSES, REPLICATION_GRACE
+from airflow_provider_segmind.client.polling import MALFORMED_RESPONSES
 from airflow_provider_segmind.defaults import RESULT_LIFETIME
 from airflow_provider_segmind.exceptions import (
     SegmindAuthenticationError,
     SegmindBadRequestError,
     SegmindError,
+    SegmindPermissionError,
     SegmindRequestExpiredError,
     SegmindRequestFailedError,
     SegmindRequestTimeoutError,
@@ -132,6 +133,26 @@ def test_a_missing_result_of_a_completed_request_has_expired(world: World) -> No
     assert "(model 'Simple_Vector_Flux')" in str(caught.value)
 
 
+@pytest.mark.parametrize("code", [400, 404, 409, 410, 425])
+@pytest.mark.parametrize("times", [2, 3])
+def test_a_result_that_comes_seconds_after_completion_is_not_gone(world: World, code: int, times: int) -> None:
+    script = by_route(
+        lambda _: answer(200, STATUS_DONE),
+        lambda n: answer(200, DONE) if n > 2 * times else answer(code, {"error": "not there"}),
+    )
+
+    assert wait(world, script, pending(age=60), fetch=True).output == "hi"
+    assert world.pauses == [1.0, 3.0, 6.0][:times]
+
+
+def test_a_result_is_looked_for_again_no_later_than_the_deadline(world: World) -> None:
+    script = by_route(lambda _: answer(200, STATUS_DONE), lambda _: answer(404, GONE))
+
+    with pytest.raises(SegmindRequestExpiredError):
+        wait(world, script, pending(age=60, timeout=2), fetch=True, until=START)
+    assert world.pauses == [1.0]
+
+
 def test_a_refused_result_of_a_completed_request_raises_that_error(world: World) -> None:
     script = by_route(lambda _: answer(200, STATUS_DONE), lambda _: answer(400, {"error": "odd"}))
 
@@ -147,11 +168,11 @@ def test_a_404_in_the_first_seconds_is_waited_out(world: World, fetch: bool) -> 
 
 
 @pytest.mark.parametrize("fetch", [False, True])
-def test_a_later_404_has_expired(world: World, fetch: bool) -> None:
+def test_a_404_that_stays_has_expired(world: World, fetch: bool) -> None:
     with pytest.raises(SegmindRequestExpiredError) as caught:
         wait(world, answer(404, GONE), pending(), fetch=fetch)
 
-    assert caught.value.age == pytest.approx(REPLICATION_GRACE, abs=4)
+    assert caught.value.age == pytest.approx(10)
     assert "unknown to this account" in str(caught.value)
 
 
@@ -220,7 +241,7 @@ def test_the_reset_time_of_a_429_is_waited_for(world: World) -> None:
     ("reply", "kind"),
     [
         (answer(401, {"error": "Unauthorized"}), SegmindAuthenticationError),
-        (answer(400, {"error": "bad"}), SegmindBadRequestError),
+        (answer(403, {"error": "Forbidden"}), SegmindPermissionError),
     ],
 )
 @pytest.mark.parametrize("fetch", [False, True])
