@@ -192,10 +192,15 @@ class Wire:
         url = f"{self.endpoints.gateway}{request_path(request_id)}/status"
         return self._poll(f"Polling the status of request {request_id!r}", url, request_id, RequestState)
 
-    def result(self, request_id: str) -> Call[RequestResult]:
-        """``GET /v2/requests/{id}``: free, final only when COMPLETED."""
+    def result(self, request_id: str, *, completed: bool = False) -> Call[RequestResult]:
+        """
+        ``GET /v2/requests/{id}``: free, final only when COMPLETED.
+
+        :param completed: whether ``/status`` has said COMPLETED, which the result then need not repeat.
+        """
         url = f"{self.endpoints.gateway}{request_path(request_id)}"
-        return self._poll(f"Fetching the result of request {request_id!r}", url, request_id, RequestResult)
+        what = f"Fetching the result of request {request_id!r}"
+        return self._poll(what, url, request_id, RequestResult, completed=completed)
 
     def credits(self) -> Call[Credits]:
         """``GET /v1/get-user-credits``: free, runs no model; 404 means a valid key without a balance record."""
@@ -250,10 +255,10 @@ class Wire:
             context, f"{self.endpoints.storage}/upload-asset", partial(readers.urls, len(data_urls)), body=body
         )
 
-    def _poll(self, what: str, url: str, request_id: str, model: type[S]) -> Call[S]:
+    def _poll(self, what: str, url: str, request_id: str, model: type[S], *, completed: bool = False) -> Call[S]:
         # Segmind sends FAILED as 422, so that it is a state and not an error.
         context = self._context(what, names="request", request_id=request_id, accepts=(422,))
-        return self._call(context, url, partial(readers.state, request_id, model, self.api_key))
+        return self._call(context, url, partial(readers.state, request_id, model, self.api_key, completed=completed))
 
     def _context(self, what: str, **details: Any) -> CallContext:
         return CallContext(what=what, secret=self.api_key, **details)

@@ -7,7 +7,6 @@ and receive its outcome. The sync client, the async client and the triggerer's p
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
@@ -99,7 +98,7 @@ def poll(wire: Wire, request_id: str, *, fetch: bool) -> Generator[Call[Any], An
             return state
     state = yield wire.status(request_id)
     if state.completed:
-        state = yield wire.result(request_id)
+        state = yield wire.result(request_id, completed=True)
     return state
 
 
@@ -130,7 +129,6 @@ def wait(
     :raises SegmindError: an error that waiting cannot resolve, such as a refused key.
     """
     malformed = 0
-    refused = iter(REFUSED_PAUSES)
     last = "still in progress"
     interrupted = False
     waiting = _Waiting(pending, pace or Pace(), clock, until)
@@ -142,8 +140,8 @@ def wait(
         except SegmindError as error:
             malformed = malformed + 1 if _is_malformed(error) else 0
             if not _is_transient(error, malformed):
-                pause = next(refused, math.inf) if _may_be_early(error, pending, clock()) else math.inf
-                if clock() + pause <= pending.end_time:
+                pause = waiting.pause_after_refusal(error)
+                if pause is not None:
                     yield Pause(pause)
                     continue
                 if isinstance(error, SegmindRequestExpiredError):
@@ -153,8 +151,7 @@ def wait(
             if not interrupted:
                 report(f"{error} Still waiting for {pending.name}.")
             last, interrupted = f"unreachable ({type(error).__name__})", True
-            if isinstance(error, SegmindRateLimitError):
-                at_least = error.retry_after or 0.0
+            at_least = _seconds_to_reset(error)
         else:
             if interrupted:
                 report(f"Segmind is reachable again; {pending.name} is {state.status}.")
@@ -165,7 +162,6 @@ def wait(
                 return state
             waiting.in_progress()
             last, interrupted, malformed = state.status, False, 0
-            refused = iter(REFUSED_PAUSES)
             # A thousand generators wait in a triggerer, each for a long time.
             del state
         if not (yield from waiting.until_next_poll(last, at_least, jitter())):
@@ -175,7 +171,7 @@ def wait(
 class _Waiting:
     """When to poll one request, and what its polls reveal about its model."""
 
-    __slots__ = ("_clock", "_end", "_last_in_progress", "_pace", "_pending")
+    __slots__ = ("_clock", "_end", "_last_in_progress", "_pace", "_pending", "_refusals")
 
     def __init__(self, pending: Pending, pace: Pace, clock: Callable[[], float], until: float | None) -> None:
         self._pending = pending
@@ -183,6 +179,7 @@ class _Waiting:
         self._clock = clock
         self._end = pending.end_time if until is None else min(until, pending.end_time)
         self._last_in_progress = 0.0
+        self._refusals = 0
 
     def before_first_poll(self) -> Generator[Pause, Any, None]:
         """Wait until a first poll can find a result; an old request is polled at once."""
@@ -225,8 +222,18 @@ class _Waiting:
             raise timeout_error(self._pending, now, last)
         return False
 
+    def pause_after_refusal(self, error: SegmindError) -> float | None:
+        """Return the seconds after which a refused poll is repeated, None if the refusal is final."""
+        refused, now = isinstance(error, (SegmindRequestExpiredError, SegmindBadRequestError)), self._clock()
+        if not refused or self._refusals == len(REFUSED_PAUSES) or self._pending.age(now) >= LAST_CALL:
+            return None
+        pause = REFUSED_PAUSES[self._refusals]
+        self._refusals += 1
+        return pause if now + pause <= self._pending.end_time else None
+
     def in_progress(self) -> None:
         """Record that a poll found the request in progress."""
+        self._refusals = 0
         self._last_in_progress = self._pending.age(self._clock())
 
     def completed(self, state: RequestState) -> None:
@@ -246,17 +253,15 @@ class _Waiting:
         return history.schedule(pending.model, sparse=gap > 0 or pending.frugal)
 
 
+def _seconds_to_reset(error: SegmindError) -> float:
+    return (error.retry_after or 0.0) if isinstance(error, SegmindRateLimitError) else 0.0
+
+
 def _is_malformed(error: SegmindError) -> bool:
     """Return whether a response is JSON without the request's state, which is not the fault of the request."""
     return isinstance(error, SegmindResponseError) and not (
         error.retryable or isinstance(error, SegmindResponseTooLargeError)
     )
-
-
-def _may_be_early(error: SegmindError, pending: Pending, now: float) -> bool:
-    """Return whether a poll may have been refused because a server does not know the request's state yet."""
-    refused = isinstance(error, (SegmindRequestExpiredError, SegmindBadRequestError))
-    return refused and pending.age(now) < LAST_CALL
 
 
 def _is_transient(error: SegmindError, malformed: int) -> bool:

@@ -406,8 +406,12 @@ def submitted(response: Response, *, secret: str = "") -> SubmittedRequest:
     return _validate(SubmittedRequest, {**body, "request_id": request_id})
 
 
-def state(request_id: str, kind: type[S], secret: str, response: Response) -> S:
-    """Read the state of a request from any HTTP status: FAILED comes as 422, and sometimes inside 200."""
+def state(request_id: str, kind: type[S], secret: str, response: Response, *, completed: bool = False) -> S:
+    """
+    Read the state of a request from any HTTP status: FAILED comes as 422, and sometimes inside 200.
+
+    :param completed: whether a body with an output is that of a completed request if it has no status.
+    """
     try:
         body = response.json_object()
     except MalformedResponseError:
@@ -421,6 +425,8 @@ def state(request_id: str, kind: type[S], secret: str, response: Response) -> S:
         known["status"] = shorten(mask(body["status"], secret))
     elif response.status_code == 422:
         known |= {"status": RequestStatus.FAILED.value, "error": server_message(response, secret)}
+    elif completed and body.get("status") is None and "output" in body and not body.get("error"):
+        known["status"] = RequestStatus.COMPLETED.value
     if "error" in body:
         known["error"] = error_message({"error": body["error"]}, secret)
     found = _validate(kind, {**body, **known})

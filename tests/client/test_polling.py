@@ -254,6 +254,24 @@ def test_an_error_that_waiting_cannot_resolve_ends_the_wait_at_once(
     assert world.pauses == []
 
 
+@pytest.mark.parametrize("status", [{}, {"status": None}])
+def test_the_result_of_a_completed_request_needs_no_status(world: World, status: dict[str, Any]) -> None:
+    script = by_route(
+        lambda n: answer(200, BUSY if n == 1 else STATUS_DONE), lambda _: answer(200, {"output": "hi", **status})
+    )
+
+    state = wait(world, script, pending(), fetch=True)
+
+    assert (state.status, state.output) == ("COMPLETED", "hi")
+
+
+@pytest.mark.parametrize("body", [{"error": "try again", "output": None}, {"message": "busy"}, ["hi"]])
+def test_a_response_without_a_status_and_an_output_is_not_a_result(world: World, body: Any) -> None:
+    script = by_route(lambda _: answer(200, STATUS_DONE), lambda n: answer(200, body if n < 4 else DONE))
+
+    assert wait(world, script, pending(), fetch=True).output == "hi"
+
+
 MALFORMED = [["COMPLETED"], "COMPLETED", 7, {"state": "done"}]
 
 
