@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 LARGEST = 1e300
 """Upper limit of a number of seconds, bytes or repetitions; larger integers do not fit into a float."""
 MOST_NOTES = 2000
-"""Characters of the notes of a table, whose manifest must fit into XCom."""
+"""Most characters in the notes of a table; its manifest, which contains them, must fit into XCom."""
 
 
 def is_path(value: Any) -> bool:
@@ -67,7 +67,7 @@ def is_resolvable(value: Any) -> bool:
     """
     Return whether a value is an object that Airflow resolves when the task runs.
 
-    Like Airflow's renderer, this asks for a method ``resolve``: XComArg, the argument of a mapped task group,
+    Like Airflow's renderer, this checks for a ``resolve`` method: XComArg, the argument of a mapped task group,
     ``dag.param()``, ``literal()``… A path has such a method with another meaning, and so has a Param, which is not a
     value.
     """
@@ -389,7 +389,7 @@ def _read_nothing(path: str) -> bytes:
 
 
 class TableRows:
-    """Rows passed as Python objects, which keeps Airflow from rendering, printing and storing them."""
+    """A wrapper for rows that are Python objects; it keeps Airflow from rendering, printing and storing them."""
 
     def __init__(self, rows: Any) -> None:
         self.given = rows
@@ -433,7 +433,7 @@ def _is_rows(source: Any) -> bool:
 
 
 def check_output_path(output_path: Any, source: Any = None) -> None:
-    """Check where the answers of a file are written; its name says the format."""
+    """Check where the answers of a file are written; the file's name determines its format."""
     if is_given_later(output_path):
         return
     from airflow_provider_segmind.enrichment.files.readers import known_kind
@@ -512,7 +512,7 @@ def check_run_limits(*, max_cost: Any, max_rows: Any, max_failed_rows: Any, samp
 
 
 def check_notes(notes: Any) -> None:
-    """Check the notes that a manifest repeats; the manifest must stay small enough for XCom."""
+    """Check the notes, which are copied into the manifest; it must stay small enough for XCom."""
     if notes is None or contains_later(notes):
         return
     if not isinstance(notes, Mapping) or not all(isinstance(name, str) for name in notes):

@@ -84,10 +84,12 @@ class SegmindError(Exception):
     the caller decides how long to wait."""
 
     anchor: ClassVar[str] = "any-error"
-    """The heading of docs/troubleshooting.md that says what happened, what it cost and what to do."""
+    """
+    The heading in docs/troubleshooting.md under which the error is explained: what happened, what it cost, what to do.
+    """
 
     names_help = False
-    """Whether the message ends with that heading, which it does where people read it: see :func:`with_help`."""
+    """Whether the message ends with a link to that heading, as it does where people read it: see :func:`with_help`."""
 
     def __init__(self, *args: Any) -> None:
         # Messages quote servers, and a server may echo the key.

@@ -1,5 +1,5 @@
 """
-The budgets of one task instance: reserve before each paid call, note what was sent, settle by the bill.
+The budgets of one task instance: reserve before each paid call, record what was sent, settle by the bill.
 
 Before a call, any error stops it: a budget that cannot be read blocks the call like one that is used up. After a call
 nothing here raises, because the answer has been paid for; a request that could not be settled stays charged at its
@@ -210,7 +210,8 @@ class BudgetGuard:
             if earlier.sending or earlier.kind != "request":
                 # What may have been sent stays charged until it is settled.
                 continue
-            # One of yesterday, or of the budget that the task had then, would leave out those that apply now.
+            # A reservation in yesterday's windows, or in a budget that the task had then, would not count in those that
+            # apply now.
             if found is None and _what_for(earlier) == _what_for(wanted):
                 self._log.info("Using the reservation of an earlier try (%s)", usd(earlier.amount))
                 found = earlier
@@ -318,14 +319,14 @@ class BudgetGuard:
     # After the call.
 
     def accepted(self, reservation: Reservation | None, request_id: str) -> None:
-        """Note the id that Segmind gave to the request."""
+        """Record the id that Segmind gave to the request."""
         if reservation is not None:
             self._by_request[request_id] = reservation
             self._after_call(lambda store: self._note(store, reservation.id, request_id))
 
     def found(self, request_id: str, reservation_id: str | None) -> None:
         """
-        Note the id of a request of an earlier try, which may have been killed before it could.
+        Record the id of a request of an earlier try, which may have been killed before it recorded it.
 
         :param reservation_id: what was reserved for it, as the submission record says.
         """

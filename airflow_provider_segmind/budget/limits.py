@@ -23,7 +23,7 @@ MOST_DOLLARS = 1_000_000
 CONNECTION_BUDGET = "connection:"
 """Prefix of the name of a budget that belongs to a Connection; no other budget name can begin with it."""
 WARN_AT = 0.8
-"""Share of a limit that, when it is spent, gives a warning, once for each window, over all tasks."""
+"""Share of a limit that leads to a warning when it is spent: one for each window, over all tasks."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,99}")
 
 

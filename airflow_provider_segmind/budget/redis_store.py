@@ -2,7 +2,7 @@
 Budgets in Redis: one Lua script for each step, which Redis runs as a whole or not at all.
 
 Redis adds whole numbers of 64 bits exactly. Lua compares floats, which represent trillionths of a dollar exactly up to
-$9,007; above that a limit is compared to the nearest few of them.
+$9,007; above that, a comparison with a limit is off by a few of them.
 
 All keys have one hash tag, so that a cluster keeps them together. No key expires. Redis must not evict keys, and a
 budget is as durable as Redis keeps its data.
@@ -376,7 +376,7 @@ class RedisBudgetStore:
         return Granted(from_parts(int(answer[1])) if answer[1] else math.inf)
 
     def _warn_of(self, crossed: Sequence[str]) -> None:
-        """Warn of windows: each its key and then its limit."""
+        """Warn about windows; ``crossed`` alternates between the key of a window and its limit."""
         for key, limit in zip(crossed[::2], crossed[1::2], strict=True):
             self._warn(spent_warning(key, from_parts(int(limit))))
 
@@ -385,20 +385,20 @@ class RedisBudgetStore:
         return bool(self._run("take_over", reservation_id, new_id, repeatable=False))
 
     def sending(self, reservation_id: str, now: float) -> bool:
-        """Note that the request may be sent from now on; return whether this is the first to say so."""
+        """Record that the request may be sent from now on; return whether this had not been recorded before."""
         return bool(self._run("change", reservation_id, "", _milliseconds(now), repeatable=False))
 
     def accepted(self, reservation_id: str, request_id: str) -> bool:
-        """Note the id that Segmind gave to a request; return whether its bill is to be settled here."""
+        """Record the id that Segmind gave to a request; return whether its bill is to be settled here."""
         return bool(self._run("change", reservation_id, request_id, _milliseconds(time.time())) != 2)
 
     def known(self, request_ids: Iterable[str]) -> set[str]:
-        """Return those of some requests whose reservation is known, open or closed."""
+        """Return which of these requests have a known reservation, open or closed."""
         ids = list(request_ids)
         return {one for one, known in zip(ids, self._run("known", *ids), strict=True) if known} if ids else set()
 
     def forget(self, before: float) -> None:
-        """Forget the ids of requests that were noted before a time."""
+        """Forget the ids of requests that were recorded before a time."""
         self._run("forget", _milliseconds(before))
 
     def spend(
@@ -491,7 +491,7 @@ class RedisBudgetStore:
         try:
             policy = str(self._client.info("memory").get("maxmemory_policy", ""))
         except (self._error, OSError):
-            # The account may not ask; a Redis that does not answer fails the next call.
+            # This Redis user may not read the settings. If Redis does not respond at all, the next call fails.
             policy = ""
         if policy.startswith("allkeys"):
             raise SegmindConfigError(

@@ -1,10 +1,10 @@
 """
 Budgets in a database that Airflow has a DB-API hook for: PostgreSQL, SQLite, MariaDB or MySQL.
 
-A counter is one row. ``UPDATE … WHERE spent + reserved + x <= limit`` changes it or does not, whatever others do at the
-same time: the database re-evaluates the condition once it has locked the row. (Inserting a reservation only if the sum
-of the others allows it would be a race condition under READ COMMITTED.) Transactions lock a reservation before
-counters, and counters in the order of their keys, so none waits for another that waits for it.
+A counter is one row. ``UPDATE … WHERE spent + reserved + x <= limit`` either changes it or does not, whatever other
+transactions do at the same time: the database re-evaluates the condition once it has locked the row. (Inserting a
+reservation only if the sum of the others allows it would be a race condition under READ COMMITTED.) Transactions lock a
+reservation before counters, and counters in the order of their keys, so that they cannot deadlock.
 """
 
 from __future__ import annotations
@@ -82,9 +82,11 @@ _BEGIN: Mapping[str, tuple[tuple[str, ...], str | None]] = {
     # InnoDB's default reads what was committed before the transaction, but changes what is committed now.
     "mysql": (("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",), None),
 }
-"""By the type of a Connection: what a new connection is told, and what begins a transaction if its driver does not."""
+"""
+By Connection type: the statements for a new connection, and the one that begins a transaction if its driver does not.
+"""
 _PLACE_OF_KEY = {"postgres": "strpos(windows, ?)", "sqlite": "instr(windows, ?)", "mysql": "INSTR(windows, ?)"}
-"""By the type of a Connection: where a key is in the windows of a reservation, 0 if it is not."""
+"""By Connection type: the position of a key in the windows of a reservation, 0 if it is not there."""
 _MYSQL_TEXT = "VARCHAR({}) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
 _Result = TypeVar("_Result")
 
@@ -218,12 +220,13 @@ class SqlBudgetStore:
 
     def _refused(self, outcome: ReserveOutcome, windows: Sequence[Window]) -> ReserveOutcome:
         """
-        Keep what the limits are now after a refusal, whose transaction was undone: one may have been lowered.
+        Store the current limits after a refusal, whose transaction was rolled back: one may have been lowered.
 
-        Only if little is left of the window that refused; other limits are kept with the next reservation.
+        This is done only if little is left of the window that refused; other limits are stored with the next
+        reservation.
         """
         window = outcome.window if isinstance(outcome, Refused) else None
-        # With more left than this, not enough can be spent.
+        # With more left than this, too little can have been spent for a warning.
         if window is not None and outcome.left <= (1 - WARN_AT) * window.limit + 1:
             self._transaction(partial(self._note_limits, windows))
         return outcome
@@ -241,7 +244,7 @@ class SqlBudgetStore:
         return Granted(from_parts(max(0, min(room))) if room else math.inf)
 
     def _warn_once(self, cursor: Any, counters: Mapping[str, _Counter]) -> None:
-        """Note which windows are to be warned of when the transaction is committed; it has locked their counters."""
+        """Note which windows to warn about when the transaction is committed; it has locked their counters."""
         for key, one in counters.items():
             if one.limit and not one.warned and one.spent >= warn_from(one.limit):
                 self._execute(cursor, f"UPDATE {COUNTERS} SET warned = 1 WHERE window_key = ?", [key])
@@ -273,7 +276,7 @@ class SqlBudgetStore:
         return self._execute(cursor, statement, values) == 1
 
     def sending(self, reservation_id: str, now: float) -> bool:
-        """Note that the request may be sent from now on; return whether this is the first to say so."""
+        """Record that the request may be sent from now on; return whether this had not been recorded before."""
         statement = (
             f"UPDATE {RESERVATIONS} SET sending = 1, reserved_at = ?, renewed_at = ?, revision = revision + 1 "
             "WHERE id = ? AND sending = 0"
@@ -282,7 +285,7 @@ class SqlBudgetStore:
         return self._transaction(lambda cursor: self._execute(cursor, statement, values), repeatable=False) == 1
 
     def accepted(self, reservation_id: str, request_id: str) -> bool:
-        """Note the id that Segmind gave to a request; return whether its bill is to be settled here."""
+        """Record the id that Segmind gave to a request; return whether its bill is to be settled here."""
         return self._transaction(partial(self._accepted, reservation_id, request_id))
 
     def _accepted(self, reservation_id: str, request_id: str, cursor: Any) -> bool:
@@ -300,7 +303,7 @@ class SqlBudgetStore:
         return True
 
     def known(self, request_ids: Iterable[str]) -> set[str]:
-        """Return those of some requests whose reservation is known, open or closed."""
+        """Return which of these requests have a known reservation, open or closed."""
         ids = list(request_ids)
         return self._transaction(partial(self._known, ids)) if ids else set()
 
@@ -310,7 +313,7 @@ class SqlBudgetStore:
         return {request_id for (request_id,) in cursor.fetchall()}
 
     def forget(self, before: float) -> None:
-        """Forget the ids of requests that were noted before a time."""
+        """Forget the ids of requests that were recorded before a time."""
         statement = f"DELETE FROM {REQUESTS} WHERE noted_at < ?"
         self._transaction(lambda cursor: self._execute(cursor, statement, [_milliseconds(before)]))
 
@@ -327,7 +330,7 @@ class SqlBudgetStore:
     def spend(
         self, reservation_id: str, billed: float, *, returned: int = 0, release_slots: int = 0, now: float | None = None
     ) -> bool:
-        """Move a bill from reserved to spent; the rest stays reserved, but for what is returned."""
+        """Move a bill from reserved to spent; the rest stays reserved, except for what is returned."""
         return self._transaction(
             partial(self._spend, reservation_id, in_parts(billed), in_parts(returned), release_slots, now),
             repeatable=False,
@@ -526,7 +529,7 @@ class SqlBudgetStore:
     def _disconnect(self) -> None:
         found, self._thread.connection = getattr(self._thread, "connection", None), None
         if found is not None:
-            # The error before is the one to raise.
+            # The earlier error is the one to raise.
             with suppress(Exception):
                 found.close()
 

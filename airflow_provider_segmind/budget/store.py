@@ -123,8 +123,8 @@ class BudgetStore(Protocol):
 
     A counter knows the limit with which something was last reserved. The method that first finds
     :data:`~airflow_provider_segmind.budget.limits.WARN_AT` of it spent warns: the one that counts the bill that reaches
-    it, whichever task that is, or the first that reserves or refuses under a limit that was lowered. So a window is
-    warned of once, over all tasks; not at all if the task dies in that moment, or the store's answer is lost.
+    it, whichever task that is, or the first that reserves or refuses under a limit that was lowered. So there is one
+    warning for each window over all tasks, or none if the task dies at that moment or the store's response is lost.
 
     All of them block.
 
@@ -147,12 +147,12 @@ class BudgetStore(Protocol):
 
     def sending(self, reservation_id: str, now: float) -> bool:
         """
-        Note that the request may be sent from now on.
+        Record that the request may be sent from now on.
 
         :param now: epoch seconds, from which it is looked for in the history: a retry may send what was reserved long
             before.
-        :returns: whether the reservation was open and this had not been noted before: of two tries that have the same
-            reservation, one may send.
+        :returns: whether the reservation was open and this had not been recorded before: of two tries that have the
+            same reservation, one may send.
         """
 
     def accepted(self, reservation_id: str, request_id: str) -> bool:
@@ -164,11 +164,11 @@ class BudgetStore(Protocol):
         """
 
     def known(self, request_ids: Iterable[str]) -> set[str]:
-        """Return those of some requests whose reservation is known, open or closed."""
+        """Return which of these requests have a known reservation, open or closed."""
 
     def forget(self, before: float) -> None:
         """
-        Forget the ids of requests that were noted before a time.
+        Forget the ids of requests that were recorded before a time.
 
         :param before: epoch seconds.
         """
@@ -253,9 +253,9 @@ def log_warning(text: str) -> None:
 
 def warn_from(limit: int) -> int:
     """
-    Return what must be spent of a window to be warned of, which is nothing for one that allows nothing.
+    Return how much must be spent in a window for a warning; 0 if its limit is 0.
 
-    :param limit: as the stores count it, and so is what is returned.
+    :param limit: in the unit of the stores, as is the returned value.
     """
     return int(WARN_AT * limit)
 
@@ -265,7 +265,9 @@ PARTS = 1_000_000
 
 
 MOST_COUNTED = MOST_DOLLARS * 1_000_000
-"""Micro-dollars of the highest amount that is counted: it uses up every limit, and a sum of some fits into 64 bits."""
+"""
+The highest amount that is counted, in micro-dollars: enough to use up any limit; the sum of several fits into 64 bits.
+"""
 
 
 def in_parts(micros: float) -> int:

@@ -91,7 +91,7 @@ def family_of(model: str, api_format: ApiFormat | str | None = None) -> ApiForma
 
 
 def assumption(model: str, api_format: ApiFormat | str | None = None) -> str | None:
-    """Return what to warn of if the format of a model is assumed, None if it is known."""
+    """Return the warning for a model whose format is assumed, None if the format is known."""
     if api_format is not None or known_family(model) is not None:
         return None
     return (

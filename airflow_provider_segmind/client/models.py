@@ -122,7 +122,9 @@ class SubmittedRequest(WireModel):
 
 
 class _WithStatus(WireModel):
-    """What has a status of :class:`RequestStatus`, in whatever case; any other string means that it is in progress."""
+    """
+    An object with a status: one of :class:`RequestStatus`, in any case. Any other string means that it is in progress.
+    """
 
     @property
     @abstractmethod
@@ -262,7 +264,7 @@ class RecordPage(list[RequestRecord]):
     """
     A page of the request history: its rows that have a usable id.
 
-    :param without_id: the others; each is of a request all the same.
+    :param without_id: the others; each of them belongs to a request too.
     :param rows: how many rows Segmind sent, unreadable ones included.
     """
 

@@ -199,7 +199,7 @@ class RedisWindow:
         """
         Take a slot and return 0, or the seconds until one may be free; None when Redis is unreachable.
 
-        Returns within :data:`ATTEMPT_SECONDS`. A slot taken after that counts all the same.
+        Returns within :data:`ATTEMPT_SECONDS`. A slot taken after that still counts.
         """
         try:
             return _within(ATTEMPT_SECONDS, self._take)

@@ -58,8 +58,8 @@ class HistoryPages:
     """
     The pages of the request history between two times, the newest first.
 
-    Iterating yields the filters of each page; :meth:`take` receives the page. The only end of the history is a page
-    without any row: Segmind's pages may be smaller than what was asked for, and a row without a usable id is a row.
+    Iterating yields the filters of each page; :meth:`take` receives the page. Only a page without any row marks the end
+    of the history: Segmind's pages may be smaller than what was asked for, and a row without a usable id is a row.
 
     :param earliest: epoch seconds; without both times, Segmind chooses the days.
     :param latest: epoch seconds.
@@ -99,13 +99,15 @@ class HistoryPages:
                 if not self._page.rows:
                     break
                 if before is not None and _are_equal(self._page, before):
-                    # What responds does not know of pages.
+                    # The service has ignored the page number.
                     return
                 before = self._page
         self.complete = True
 
     def take(self, page: RecordPage) -> list[RequestRecord]:
-        """Return the rows of a page that are of the model and have an id: Segmind's filter compares parts of names."""
+        """
+        Return the rows of a page that are of the model and have an id: Segmind's filter also matches parts of names.
+        """
         self._page = page
         self.read += page.rows
         return self._of_model(page)
@@ -122,7 +124,7 @@ class HistoryPages:
 
 @lru_cache(maxsize=256)
 def _spelled(model: str) -> str:
-    """Return the name of a model without its case and signs: the history may have its title."""
+    """Return the name of a model in a form without case and punctuation: the history may have its title."""
     return re.sub(r"[^a-z0-9.]+", "-", model.lower())
 
 
@@ -131,7 +133,7 @@ def _are_equal(one: RecordPage, other: RecordPage) -> bool:
 
 
 def _day(moment: float, margin: int) -> date:
-    """Return the day in UTC and some days more: of which time zone the days of the history are is undocumented."""
+    """Return the day in UTC plus a margin in days: it is undocumented in which time zone the history counts days."""
     return datetime.fromtimestamp(moment, UTC).date() + timedelta(days=margin)
 
 
@@ -231,8 +233,8 @@ def is_sent_body(
 
     :param digest_sent: SHA-256 in hex of the canonical JSON of what was sent.
     :param sent: what was sent, None where only its digest is known.
-    :param form: a body with the fields of what was sent, and other strings. With neither of these the server may have
-        added nothing.
+    :param form: a body with the fields of what was sent, and other strings. Without ``sent`` and ``form``, a body
+        matches only if the server has added nothing.
     """
     if theirs is None:
         return False
@@ -336,7 +338,7 @@ def _search_once(
         equal += [row for row in (*rows, *pages.without_id) if may_be(row, record, inputs)]
         unreadable += [row for row in (*rows, *pages.without_id) if body_of(row) is None]
         order += [max(each) for row in rows if (each := row_times(row))]
-        # A clock that the Date header shows to be hours behind dates all rows back.
+        # If the Date header shows that Segmind's clock is hours behind, the times of all rows are earlier by as much.
         is_older = bool(times) and max(times) < earliest + min(0.0, hint or 0.0)
         reached = is_older and _is_newest_first(order)
         if reached:
@@ -387,7 +389,7 @@ def _best(equal: list[RequestRecord], record: SubmissionRecord, offset: ClockOff
 
 def _check_readable(unreadable: list[RequestRecord], record: SubmissionRecord, offset: ClockOffset) -> None:
     """
-    Check that no row without readable inputs is of the time of a lost POST.
+    Check that no row without readable inputs has the time of a lost POST.
 
     :raises SegmindSubmissionUnknownError: one is, and may be the lost request.
     """

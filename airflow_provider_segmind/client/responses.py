@@ -216,7 +216,8 @@ def _status_error(context: CallContext, response: Response) -> SegmindError:
     if from_gateway(response):
         return _page(context, code, said, details)
     if code == 408:
-        # What did not get all of the call in time, or no response from what is behind it, is not said.
+        # It does not say which server gave up: one that did not receive all of the call, or one that waited for
+        # another.
         return _server_error(context, said, details)
     if code in (404, 410) and context.names == "request" and context.request_id is not None:
         return SegmindRequestExpiredError(

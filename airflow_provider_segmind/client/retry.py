@@ -42,7 +42,7 @@ class RetryLimits:
 
 DEFAULT_LIMITS = RetryLimits()
 ONE_ATTEMPT = RetryLimits(attempts=1)
-"""For callers that have their own loop."""
+"""For callers that repeat calls in a loop of their own."""
 
 
 def may_send_again(error: BaseException) -> bool:
@@ -81,9 +81,10 @@ def seconds_after_429(error: SegmindRateLimitError, refusals: int, jitter: float
 
 def account_pause_after_429(error: SegmindRateLimitError, refusals: int, jitter: float) -> float:
     """
-    Return the seconds after a 429 in which the rate limiter lets no call of the account be sent.
+    Return for how many seconds after a 429 the rate limiter sends no call of the account.
 
-    A reset that is to come bounds it: each of many calls that are refused once is a refusal in a row of the account.
+    A reset in the future bounds it: many calls that are each refused once count as many refusals in a row of the
+    account.
 
     :param refusals: 429s in a row, of any call.
     """

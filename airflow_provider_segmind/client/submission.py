@@ -69,7 +69,7 @@ class ResultManifest:
 @dataclass(frozen=True, slots=True)
 class RequestRef:
     """
-    A request as another task names it.
+    A request as another task refers to it.
 
     :param submitted_at: epoch seconds, None when only the id is known.
     :param manifest: when the other task has stored the result already.
@@ -324,7 +324,7 @@ class SubmissionRecord:
 
 
 def filled_in(inputs: Any, body: Any) -> dict[str, str]:
-    """Return what a body has in place of strings of the inputs it was made of: see :class:`SubmissionRecord`."""
+    """Return digests of the strings that replace those of the inputs in a body: see :class:`SubmissionRecord`."""
     if isinstance(inputs, str):
         return {inputs: text_digest(body).hex()} if isinstance(body, str) and body != inputs else {}
     found: dict[str, str] = {}
@@ -339,7 +339,7 @@ def filled_in(inputs: Any, body: Any) -> dict[str, str]:
 
 def fill_in(inputs: Any, theirs: Any, digests: Mapping[str, str]) -> Any:
     """
-    Return the inputs with each string in place that a body of the history has instead of one of theirs.
+    Return the inputs with the strings that were filled in, taken from a body of the history.
 
     :param digests: as :func:`filled_in` returned them.
     """
@@ -484,7 +484,7 @@ def unknown_message(record: SubmissionRecord, result: str) -> str:
 
 
 def given_up_message(given_up: Sequence[GivenUp]) -> str:
-    """Return what is to be said of POSTs that were given up."""
+    """Return the part of a message about POSTs that were given up."""
     times = ", ".join(iso(one.intent_at) for one in given_up)
     posts, were = ("An earlier POST", "was") if len(given_up) == 1 else (f"{len(given_up)} earlier POSTs", "were")
     return (

@@ -53,8 +53,8 @@ class _SegmindDecoratedOperator(DecoratedOperator, SegmindChatOperator):
     Send a chat model the prompt that a function returns.
 
     The function returns the prompt, or a dict of ``prompt``, ``system``, ``messages`` and ``files``. What it returns
-    is data: Jinja never renders it and it is never taken for a path, or a stray ``{{ conn… }}`` in a customer's letter
-    would read secrets.
+    is data: Jinja never renders it and it is never taken for a path; otherwise a stray ``{{ conn… }}`` in a customer's
+    letter would read secrets.
 
     The function runs again in a retry, and after a deferral when a follow-up has to be sent. It should return the same
     prompt every time: a changed prompt is a new paid request.
@@ -98,13 +98,15 @@ class _SegmindDecoratedOperator(DecoratedOperator, SegmindChatOperator):
         )
 
     def execute(self, context: Context) -> Any:
-        """Run the function and the request; Airflow reads its arguments, whose masked form is stored by then."""
+        """
+        Call the function and send the request; by now Airflow has stored the function's arguments in their masked form.
+        """
         self.op_args, self.op_kwargs = unmasked(self.op_args), unmasked(self.op_kwargs)
         return super().execute(context)
 
     def chat_prompt(self, context: Context) -> ChatPrompt:
         """Call the function and return its prompt."""
-        # Airflow 2.11 warns of each deprecated name that is read; copying reads none.
+        # Airflow 2.11 warns about each deprecated name that is read; copying reads none.
         names: Any = copy(context)
         op_args, system = unmasked(self.op_args), unmasked(self.system)
         context_merge(names, unmasked(self.op_kwargs))
@@ -247,5 +249,6 @@ if TYPE_CHECKING:
 
     task = TaskDecorators()
 else:
-    # Airflow's own; from here, its type has the arguments of @task.segmind, of which Airflow's stub knows nothing.
+    # Airflow's own object; imported from here, its type also has the arguments of @task.segmind, which Airflow's stub
+    # lacks.
     from airflow_provider_segmind.compat import task as task
