@@ -65,7 +65,10 @@ BYTES_IN_FLIGHT = 64 << 20
 CONTEST_PAUSE = 1.0
 """Approximate seconds before a row that another run claimed at the same moment is tried again."""
 GRACE = 3.0
-"""Seconds for what is in flight after a kill: Airflow 3's supervisor sends SIGKILL five seconds after SIGTERM."""
+"""
+Seconds that requests in flight have to end after a kill: Airflow 3's supervisor sends SIGKILL five seconds after
+SIGTERM.
+"""
 PROGRESS_INTERVAL = 1.0
 """Seconds between progress reports."""
 BUDGET_INTERVAL = 0.5
@@ -76,7 +79,7 @@ Seconds for which there must be nothing to do but wait before a run defers, beca
 another reading of the table.
 """
 RECOVERY_ROUNDS = 3
-"""How often lost requests are looked for at the end of a try; a row sent again may get lost again."""
+"""How many times lost requests are searched for at the end of a try; a row that is sent again may be lost again."""
 
 
 @dataclass(slots=True)
@@ -85,8 +88,8 @@ class Stop:
     Why nothing more is submitted.
 
     :param hurry: whether what is in flight has only the grace period left.
-    :param error: what Segmind or the ledger said, when that is the reason.
-    :param refusal: what a budget said, when that is the reason.
+    :param error: the error of Segmind or the ledger, when that is the reason.
+    :param refusal: the refusal of a budget, when that is the reason.
     """
 
     reason: str
@@ -178,8 +181,8 @@ class Engine:
         self._meter = Meter()
         self._unseen = 0
         self._counted = (0, 0)
-        # One each to read rows, to write the ledger and to list it, and one for the rest: each thread that touches many
-        # rows keeps some memory for itself.
+        # One thread to read rows, one to write the ledger, one to list it, and one for the rest; no more, because each
+        # thread that touches many rows keeps some memory for itself.
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="segmind-enrichment")
         self._queue: asyncio.Queue[Prepared | None]
         self._bytes: InFlightBytes
@@ -380,7 +383,7 @@ class Engine:
         open_requests = list(self._open_requests())
         held = sum(bound.usd for _, bound, _ in open_requests) * self.usage.excess
         in_flight = sum(flies for _, _, flies in open_requests)
-        # With what another try of this run was billed meanwhile, if one did not end at once.
+        # Includes what was billed meanwhile to another try of this run, if one did not end at once.
         spent = max(self.usage.spent, self.ledger.totals().cost) + self.usage.charged
         try:
             budget.close(RunFigures(spent=spent, held=held, in_flight=in_flight))
@@ -395,7 +398,7 @@ class Engine:
         sent = max(self.tally.posts, self.usage.rows)
         if sent:
             after_sending(broken, f"this run had sent {counted(sent, 'request')} before")
-        # Only a retry fetches what was accepted and not answered yet, even if it cannot read on.
+        # A retry is needed to fetch what was accepted and not answered yet, even if it cannot read on.
         retryable = broken.retryable or (bool(self._rows.skipped) and self.stopped is None)
         self.stop(f"reading the source failed after {counted(rows, 'row')}: {broken}")
         if rows:
@@ -465,9 +468,9 @@ class Engine:
         )
 
     def _replay(self) -> None:
-        # Reading what others have written can take longer than a silent writer is waited for.
+        # Reading what others have written can take longer than the time after which a silent writer counts as dead.
         self.heartbeat.start()
-        # Registered first: from then on nothing is moved away that this run has not read.
+        # Registers first: from then on no file that this run has not read is moved away.
         self.member.register()
         self.ledger.replay()
         self._keep_prompt()
@@ -507,7 +510,7 @@ class Engine:
                 self.commits.take_in()
             except Exception as error:  # noqa: BLE001
                 # Libraries of stores raise errors of their own. Each claim lists for itself and stops the run where it
-                # cannot, but without this loop the rows of a dead run would be waited for without end.
+                # cannot, but if this loop ended, this run would wait for the rows of a dead run forever.
                 log.warning("Cannot check for other runs on the ledger at the moment: %s", error)
             self._changed.set()
 
@@ -542,7 +545,7 @@ class Engine:
         reader = self.reader
         while not reader.exhausted and reader.broken is None and not self._stop_signal.is_set():
             block = await self._in_thread(self.reader.next_block)
-            # Not while the other thread counts: its rows are neither waiting nor finished yet.
+            # Copied here and not read while the other thread counts: its rows are neither waiting nor finished yet.
             self._counted = (self.reader.rows_seen, self.reader.rows_read)
             await self._enqueue(block)
         await self._wait_for_contested()
@@ -680,7 +683,8 @@ class Engine:
             lost=len(self._rows.lost),
             cost=self.usage.spent,
             seconds=seconds,
-            # The order of submission; the reports of a large run must not grow with what is in flight.
+            # In the order of submission; limited, so that the reports of a large run do not grow with what is in
+            # flight.
             requests=tuple((one.request_id, one.at) for one in islice(self.waiting.values(), MOST_LISTED)),
         )
 

@@ -109,7 +109,7 @@ class Manifest:
 
     @property
     def run(self) -> str:
-        """The run without the part after the last slash, in which the shards of one run may differ."""
+        """The id of the run without the part after the last slash, in which the shards of one run may differ."""
         head, slash, _ = self.run_id.rpartition("/")
         return head if slash and self.shard_count > 1 else self.run_id
 
@@ -192,7 +192,7 @@ class Manifest:
         return manifest
 
     def write(self, path: StorePath) -> None:
-        """Write it as a file, whole."""
+        """Write it as a file: all of it, or nothing."""
         make_folder(path.parent)
         with write_whole(path) as file:
             file.write(json.dumps(self.to_json(), indent=2).encode() + b"\n")

@@ -70,14 +70,14 @@ class _Progress:
     def learn(self, at: float, *, own: bool) -> None:
         self.compares = True
         if own:
-            # The clock of another worker cannot say what came before or after.
+            # By the clock of another worker it is not known what came before or after.
             self.caught_up = max(self.caught_up, at)
 
 
 @dataclass(slots=True)
 class Findings:
     """
-    What the history knows about lost requests.
+    What the history shows about lost requests.
 
     :param found: the request of each lost row, by fingerprint.
     :param absent: rows whose request was certainly never created.
@@ -108,9 +108,9 @@ async def find_lost(
     :param lost: each of them, by fingerprint.
     :param known_requests: those whose row is known, which are never taken for lost ones; they show how far the history
         has come and how the clocks differ.
-    :param writer: the name of this try, whose clock ``now`` and :attr:`LostRequest.until` are of.
+    :param writer: the name of this try, by whose clock ``now`` and :attr:`LostRequest.until` are.
     :param former: more requests that are not to be taken for lost ones.
-    :param owned: says which of some requests belong to other rows.
+    :param owned: returns which of the given requests belong to other rows.
     :param now: epoch seconds.
     :param complete_after: seconds after which the history is believed to be complete.
     :raises SegmindError: the history cannot be read; every outcome stays unknown.
@@ -176,7 +176,8 @@ class _Reading:
     def take_without_id(self, record: RequestRecord) -> None:
         """Learn from a record without a usable id, which is not known to be of another request."""
         marks = self._matchers.matches(record)
-        # As long as no body of the history is recognized, it may have the lost ones in a form that is not either.
+        # As long as no body of the history is recognized, the lost ones may also be in it in a form that is not
+        # recognized.
         self._seen = self._seen or not marks
         if body_of(record) is None:
             self._unreadable.append(record)
@@ -202,7 +203,7 @@ class _Reading:
 
     def findings(self, owned: Callable[[set[str]], set[str]], complete_after: float | None) -> Findings:
         """
-        Conclude.
+        Return what all records read say together.
 
         :param complete_after: as in :func:`find_lost`, None when not all of the history was read.
         """
@@ -240,7 +241,7 @@ class _Reading:
             self._learn_progress(record, known.body, known.not_before, known.writer)
 
     def _assigned(self) -> dict[bytes, RequestRecord]:
-        """Give each lost request the record that lies nearest to it, and no record to two of them."""
+        """Assign to each lost request the record nearest to it in time, and no record to two of them."""
         found: dict[bytes, RequestRecord] = {}
         given: set[str] = set()
         for mark, one in self._lost.items():
@@ -279,8 +280,8 @@ class _Matchers:
     """
     Compares bodies in the history with those that were sent, by digest and, where they are known, by content.
 
-    Bodies that are known are found by one text of theirs, and forms are few, so that a long history is not compared
-    with each lost request.
+    Known bodies are found by one of their strings, and there are few forms, so a long history is not compared with each
+    lost request.
     """
 
     def __init__(self, lost: Mapping[bytes, LostRequest]) -> None:
@@ -319,7 +320,8 @@ class _Matchers:
             return False
         if json_digest(theirs) == known.body:
             return True
-        # Rows of a table have bodies of one form; without what the server has added it must be what was sent.
+        # Rows of a table have bodies of one form; without what the server has added, a body must be the one that was
+        # sent.
         return any(json_digest(only_ours(theirs, template)) == known.body for template in self._templates)
 
     def _is(self, mark: bytes, theirs: Mapping[str, Any]) -> bool:
@@ -373,7 +375,7 @@ log = logging.getLogger(__name__)
 
 
 class RecoveryRun(Protocol):
-    """What the recovery needs to know of the run it is part of."""
+    """What the recovery needs to know about the run it is part of."""
 
     ledger: Ledger
     commits: GroupCommit
@@ -400,7 +402,7 @@ async def recover_earlier(run: RecoveryRun, *, until: float) -> None:
         and (claim := row.claim_for(run.ledger.run)) is not None
         and claim.model == run.question.model
         and run.shard.owns(mark)
-        # An active run knows itself which of its claims were sent.
+        # An active run itself knows which of its claims were sent.
         and not any(run.member.is_active(writer) for writer in row.writers())
     }
     await recover(run, lost)

@@ -71,7 +71,8 @@ class PostClaim:
     What happens between the rate limiter's permit for a POST and the POST: its claim becomes durable, and is checked to
     be the only one.
 
-    Not earlier, because all rows that queue for the rate limit would have an unknown outcome if the worker dies.
+    The claim is not written earlier: if the worker died, all rows in the queue for the rate limit would have an unknown
+    outcome.
 
     :ivar claimed: whether the ledger contains the claim.
     """
@@ -85,14 +86,14 @@ class PostClaim:
         self.claimed = False
 
     def stop_waiting(self) -> None:
-        """Note that this row no longer waits for a permit."""
+        """Record that this row no longer waits for a permit."""
         self._run.waiting_for_permit -= self._waits
         self._waits = False
 
     async def on_permit(self) -> None:
         """Claim the row, once; called before each attempt of its POST."""
         while self._run.paused and self.claim.follow_ups and not self._run.stopping:
-            # The reply before it is only here, and expires at Segmind.
+            # The reply that it follows is only in memory here, and expires at Segmind.
             await self._run.usage_changed()
         self.stop_waiting()
         if self._run.paused:
@@ -104,7 +105,7 @@ class PostClaim:
         self._check()
 
     async def before_send(self) -> None:
-        """List again if the latest listing is not fresh; called when the next step is that bytes leave."""
+        """List again if the latest listing is not fresh; called right before the first bytes are sent."""
         if not self._run.member.is_fresh():
             await self._durable(None)
         self._check()
@@ -142,7 +143,7 @@ STOPPED_BETWEEN = "no usable answer yet, and the run stopped before sending a fo
 
 
 class RowRun(Protocol):
-    """What a row needs to know of the run it is part of."""
+    """What a row needs to know about the run it is part of."""
 
     ledger: Ledger
     commits: GroupCommit
@@ -177,7 +178,7 @@ class RowRun(Protocol):
         """Return the error of a run in which such rows use every slot, so that waiting frees none."""
 
     def no_longer_short(self, mark: bytes) -> None:
-        """Note that a row does not wait for the budgets any more."""
+        """Record that a row no longer waits for the budgets."""
 
     def may_still_send(self) -> bool:
         """Return whether a call that the budgets have allowed may be sent now."""
@@ -186,10 +187,10 @@ class RowRun(Protocol):
         """Skip a row without an outcome; ``lost`` if its request may have been sent."""
 
     def postpone(self, prepared: Prepared, reason: str) -> bool:
-        """Set a row aside to the end of the table, unless too many are; then it is not."""
+        """Set a row aside until the end of the table, unless too many are already; return whether it was."""
 
     def contend(self, prepared: Prepared, *, collided: bool) -> None:
-        """Come back later to a row that another run is asking about; ``collided`` when both claimed it at once."""
+        """Retry later a row that another run is processing; ``collided`` when both claimed it at the same moment."""
 
     async def usage_changed(self) -> None:
         """Wait until what is in flight has been billed, a pause begins or ends, or the run stops."""
@@ -197,7 +198,7 @@ class RowRun(Protocol):
 
 class RowRequester:
     """
-    Asks about one row at a time, as often as several rows call it at once.
+    Processes one row with each call; may be called for several rows at once.
 
     :param clock: epoch seconds.
     """
@@ -262,7 +263,7 @@ class RowRequester:
         return state.open is None and not state.success and state.unsent_follow_up(ledger.run) is None
 
     async def _reuse(self, prepared: Prepared) -> bool:
-        """Finish a row with an answer that was paid for before, or skip it; return whether one of both."""
+        """Finish a row with an answer that was paid for before, or skip it; return whether either was done."""
         answers, run = cast(TableAnswerCache, self._settings.answers), self._run
         try:
             known = await asyncio.to_thread(answers.find, prepared.fingerprint)
@@ -421,7 +422,7 @@ class RowRequester:
                     self._question.model, inputs, on_permit=claiming.on_permit, before_send=claiming.before_send
                 )
             except SegmindError as error:
-                # Time before this call does not count: the row may have waited for a budget, with nothing tried.
+                # Time before this call does not count: the row may have waited for a budget while nothing was tried.
                 patient = self._clock() - max(self._last_success, began) < OUTAGE_PATIENCE
                 if not may_send_again(error) or error.billed is not False or not patient or self._run.halted:
                     raise
@@ -460,7 +461,7 @@ class RowRequester:
 
     def _free(self, prepared: Prepared, attempt: Attempt, reason: str, claiming: PostClaim) -> None:
         if claiming.claimed:
-            # Without a claim this would only hide the attempt before it, and what that was answered and paid.
+            # Without a claim this would only hide the attempt before it, with its answer and its cost.
             self._run.commits.append(attempt.freed(self._clock()))
         self._run.usage.not_sent(prepared.fingerprint, new_row=attempt.new_row)
         self._run.skip(prepared, reason)
@@ -496,7 +497,7 @@ class RowRequester:
             submitted_at=submitted.at,
             end_time=submitted.at + RESULT_LIFETIME,
             model=self._question.model,
-            # In a table calls are worth more than the seconds of one row.
+            # In a table, saving calls matters more than the seconds of one row.
             frugal=True,
         )
         self._run.waiting[submitted.request_id] = submitted

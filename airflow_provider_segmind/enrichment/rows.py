@@ -27,7 +27,7 @@ from airflow_provider_segmind.exceptions import SegmindRowError
 
 _CANONICAL = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
 MOST_DIGITS = 4000
-"""Of a number written without an exponent. By default Python reads and writes at most 4300 digits."""
+"""Most digits of a number written without an exponent. By default Python reads and writes at most 4300."""
 _MOST_BITS = 13_200
 _BRACES = re.compile(r"\{\{([^{}]+)\}\}|\{([^{}]+)\}")
 _NAME = re.compile(r"(?=.*[^\W\d])\w+(?:[ .\-]+\w+)*\Z")

@@ -1,8 +1,8 @@
 """
 The limits of a run in cost, rows and failures; checked before each paid call.
 
-The highest cost of a request is reserved before it is sent and released when it is billed, so that the sum of all
-bills keeps ``max_cost`` whatever the rows are like. Where no upper bound is known, the mean of what was billed so far
+The highest cost of a request is reserved before it is sent and released when it is billed, so that the sum of all bills
+stays within ``max_cost``, whatever the rows contain. Where no upper bound is known, the mean of what was billed so far
 is reserved instead, or what reading the request costs when that is more. A price may be wrong or unknown, so few
 requests are in flight before the first bill. A retry has no fresh budget: what earlier tries of the run used up, and
 what their open requests may still cost, is taken from the ledger.
@@ -29,7 +29,7 @@ SHARE_BEFORE_BILL = 0.1
 MOST_BEFORE_BILL = 2
 """Requests in flight before the first bill where that share has no room, or the price is unknown; one may be stuck."""
 LONGEST_FLIGHT = RESULT_LIFETIME + 300.0
-"""Seconds after which a request is no longer in flight, whatever became of it: Segmind has dropped its result."""
+"""Seconds after which a request is no longer in flight, whatever its outcome: Segmind has dropped its result."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,8 +74,8 @@ class Permission(StrEnum):
     """
     The answer to "may I send one more paid call?".
 
-    ``WAIT`` means: not before what is in flight has been billed; ``LATER``: not before the open requests of an earlier
-    try have been reached in the table.
+    ``WAIT`` means: not until what is in flight has been billed; ``LATER``: not until the rows with open requests of an
+    earlier try have been read.
     """
 
     GO = "go"

@@ -74,7 +74,7 @@ class RunFigures:
     :param held: USD that its open requests may still be billed.
     :param in_flight: how many of its requests are open.
     :param unread: how many of them are of earlier tries, and their rows have not been read yet.
-    :param waiting: USD that each request may cost which waits for its part of the budget.
+    :param waiting: USD that each of the requests that wait for the budget may cost.
     """
 
     spent: float
@@ -95,7 +95,7 @@ class TableBudget(Protocol):
     error: SegmindError | None
     """Why the run must stop, None while it may go on."""
     refused: Any
-    """What was refused last, None if nothing was since the last grant."""
+    """The latest refusal, None if there was none since the last grant."""
 
     def claim_earlier(self) -> float:
         """Take what earlier tries have reserved, before the ledger is read; return when it is certain that no
@@ -117,13 +117,13 @@ class TableBudget(Protocol):
         """Return an error if open requests of earlier tries use every slot."""
 
     def plan(self, run: RunFigures, /) -> Any:
-        """Return what is to be exchanged with the store of the budgets, None for nothing."""
+        """Return the order of the next exchange with the store of the budgets, None if none is needed."""
 
     def execute_order(self, order: Any, /) -> Any:
-        """Exchange it."""
+        """Carry out an order of :meth:`plan` and return its outcome."""
 
     def apply(self, outcome: Any, /) -> None:
-        """Take in what became of it."""
+        """Take over the outcome of :meth:`execute_order`."""
 
     def close(self, run: RunFigures, /) -> None:
         """Return what no open request needs, when nothing more is sent."""

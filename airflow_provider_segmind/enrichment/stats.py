@@ -100,7 +100,7 @@ def _plain(amount: float) -> float:
 MOST_LISTED = 100
 """Requests that the progress of a run lists by id."""
 WINDOW = 60
-"""Reports over which the rate is computed: how fast a run was an hour ago says little about the next one."""
+"""Reports over which the rate is computed: how fast a run was an hour ago says little about the next hour."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,7 +254,7 @@ class Latencies:
 
 
 MOST_SAMPLED = 50
-"""Rows of a sample; while it is taken, twice as many."""
+"""Rows of a sample; up to twice as many while it is being taken."""
 
 
 class RowSample:
@@ -309,7 +309,7 @@ class ResumeState:
 
 class LatestIds:
     """
-    The ids of the latest requests, of which none may come a second time.
+    The ids of the latest requests; Segmind must not return one of them a second time.
 
     :param most: ids that are remembered.
     """

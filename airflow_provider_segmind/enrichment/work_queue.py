@@ -114,9 +114,11 @@ class FinishedRows:
 
 
 LATEST_AGE = 0.75 * RESULT_LIFETIME
-"""Age in seconds at which a request must be fetched, however many others are not done: its result lives an hour."""
+"""
+Age in seconds at which a request must be fetched, however many others are not done: its result is kept for an hour.
+"""
 OVERDUE = 0.25
-"""Part of its age that a request which takes longer than usual is expected to take in addition."""
+"""A request that takes longer than usual is expected to take this fraction of its age in addition."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +184,7 @@ class Contest:
 
 
 LARGEST_PAUSE_FACTOR = 8
-"""Longest pause, in first pauses, of two runs that repeatedly claim a row at the same moment."""
+"""Longest pause of two runs that repeatedly claim a row at the same moment, as a multiple of the first pause."""
 
 
 def is_sent_again(stored: Finished, rerun: frozenset[Rerun]) -> bool:
@@ -195,13 +197,13 @@ class RowTracker:
     """
     Decides which rows must be sent.
 
-    It remembers the rows in flight and those that will get no answer; of the others the ledger knows enough.
+    It remembers the rows in flight and those that will get no answer; the ledger has what is needed of the others.
 
     :param rerun: which rows that have an outcome already are sent again; see
         :class:`~airflow_provider_segmind.enrichment.settings.Settings`.
     :param began: epoch seconds at which this try began, before any deferral.
     :param started: epoch seconds before which every earlier try ended.
-    :param pause: about how many seconds a row is not tried again that another run has claimed at the same moment.
+    :param pause: about how many seconds pass before a row that another run claimed at the same moment is tried again.
     :param finished: called with the fingerprint of each row read that has its outcome, once or more often.
     """
 
@@ -230,7 +232,7 @@ class RowTracker:
 
     @property
     def busy(self) -> int:
-        """How many rows wait for a worker or are with one."""
+        """How many rows wait for a worker or are being processed by one."""
         return len(self._busy)
 
     def skip(self, prepared: Prepared, reason: str, *, lost: LostRow | None = None) -> None:
@@ -353,7 +355,7 @@ class RowTracker:
         return True
 
     def asked(self, prepared: Prepared) -> None:
-        """Note that a worker is done with a row."""
+        """Record that a worker is done with a row."""
         mark = prepared.fingerprint
         self._busy.discard(mark)
         if mark in self.contested:

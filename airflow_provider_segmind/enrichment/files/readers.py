@@ -141,7 +141,7 @@ def _cell(value: Any) -> Any:
 
 
 def _moments(column: Any) -> list[Any]:
-    """Return times, as strings if they are finer than Python's; independent of whether pandas is installed."""
+    """Return times, as strings if they are finer than Python's; whether pandas is installed makes no difference."""
     arrow = pyarrow()
     counts = column.cast(arrow.int64()).to_pylist()
     microseconds = [None if count is None else count // 1000 for count in counts]
@@ -160,7 +160,7 @@ Columns: TypeAlias = frozenset[str] | None
 """The needed columns; None for all."""
 _PATTERN = frozenset("*?[")
 _UNREAD = re.compile(r"^[^._].*\.(?:jsonl|ndjson|csv|parquet|pq)\.(?:bz2|br|lz4|xz|zip|zst)\Z", re.IGNORECASE)
-"""Tables that are compressed in a way that is not read; they must not be left out of a folder silently."""
+"""Tables whose compression is not supported; they must not be left out of a folder silently."""
 _LONGEST_CELL = 1 << 30
 _ESCAPED = re.compile("[\udc80-\udcff]")
 """What invalid bytes are decoded to; valid UTF-8 never contains it."""
@@ -257,7 +257,7 @@ def source_files(path: StorePath) -> list[StorePath]:
 
 def check_names(paths: Iterable[StorePath]) -> None:
     """
-    Check that the name of each path says its format, unless it is a pattern or a folder.
+    Check that the name of each path shows its format, unless it is a pattern or a folder.
 
     :raises SegmindConfigError: one does not.
     """
@@ -349,7 +349,7 @@ class _Position:
         if not self.number:
             return repr(self.file)
         if self.unit == "Row":
-            # Rows of Parquet come in blocks, so that the damaged one is not known exactly.
+            # Rows of Parquet come in blocks, so the damaged one is not known exactly.
             return f"{self.file!r}, after row {self.number},"
         return f"{self.unit} {self.number} of {self.file!r}"
 

@@ -2,8 +2,8 @@
 Writers of JSONL, CSV and Parquet files, row by row, and whole or not at all.
 
 An answer that was paid for can always be written: a value that a format cannot represent is written in the form
-defined here. Outputs are written last, when everything has been paid. So whether they can be written is checked before
-the first request, as is that no output replaces, or is read as, a source.
+defined here. Outputs are written last, when everything has been paid. So two things are checked before the first
+request: that they can be written, and that no output replaces a source or is read as one.
 """
 
 from __future__ import annotations
@@ -216,7 +216,7 @@ def open_sink(path: StorePath, columns: Sequence[str], kinds: Kinds | None = Non
     make_folder(path.parent)
     with write_whole(path) as file:
         if kind.compressed:
-            # Without a time of its own the same rows make the same bytes.
+            # Without a timestamp in the header, the same rows make the same bytes.
             with gzip.GzipFile(filename="", fileobj=file, mode="wb", mtime=0) as packed:
                 yield from _written(kind.format, packed, columns, kinds)  # type: ignore[arg-type]
         else:
@@ -274,7 +274,7 @@ class _ParquetRows(contextlib.AbstractContextManager["_ParquetRows"]):
 
 
 def write_jsonl(path: StorePath, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows as JSONL, whole."""
+    """Write rows as JSONL: all of them, or no file."""
     make_folder(path.parent)
     with write_whole(path) as file:
         for row in rows:

@@ -200,7 +200,7 @@ class Ledger:
         self.write(self.take())
 
     def look_up(self, fingerprints: Sequence[bytes]) -> None:
-        """Have the states of some rows at hand, which is faster than one by one."""
+        """Look up the states of some rows together, which is faster than one by one."""
         self._index.look_up(fingerprints)
 
     def has_answer(self, fingerprint: bytes) -> bool:

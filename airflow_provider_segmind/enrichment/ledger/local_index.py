@@ -20,13 +20,15 @@ INSERT_BYTES = 1 << 20
 LOOKED_UP = 256
 """Rows that one query looks up; SQLite before 3.32 takes 999 values at most."""
 CHUNK_ROWS = 1024
-"""Rows that were added one after the other, and are read together when many of them are looked up."""
+"""Rows that were added one after another and are read together when many of them are looked up."""
 SAMPLED = 16
-"""Rows that are looked up first, of many, to find out whether they were added one after the other."""
+"""How many of many rows are looked up first, to find out whether they were added one after another."""
 CHUNK_AT = 4
 """How many of those must be in a chunk for it to be read."""
 ROWS_AT_HAND = 4 * CHUNK_ROWS
-"""Rows after which the rows at hand are replaced by others; the former ones stay for as many. About 3 MB in all."""
+"""
+Rows kept at hand before a new set of them begins; the former set stays until the new one is full. About 3 MB in all.
+"""
 ABSENT_ROWS = 10_000
 """Rows that are remembered as not finished, so that the database is queried once for each."""
 
@@ -192,7 +194,7 @@ class LocalIndex:
         return None if found is None else _at_hand(*found[1:])
 
     def look_up(self, fingerprints: Sequence[bytes]) -> None:
-        """Have some rows at hand, at least until the next call."""
+        """Look up some rows together and keep them at hand, at least until the next call."""
         if len(self._at_hand) > ROWS_AT_HAND:
             self._formerly_at_hand, self._at_hand = self._at_hand, {}
         sought = self._not_at_hand(fingerprints)
@@ -230,7 +232,7 @@ class LocalIndex:
         query = f"SELECT {_STATE} WHERE id >= ? AND id < ?"
         first = chunk * CHUNK_ROWS
         for fingerprint, *outcome in self._database.all(query, first, first + CHUNK_ROWS):
-            # What waits to be written is not known to the database, and would be at hand in its former state.
+            # The database does not have the rows that wait to be written, or has them in their former state.
             if fingerprint not in self._waiting:
                 self._at_hand[fingerprint] = _at_hand(*outcome)
 

@@ -1,6 +1,6 @@
 """
 Segments: the files a ledger is made of. Each is written once, whole, and never changed, because object stores cannot
-append; its last line says how many lines and which bytes came before, so that a torn one is seen.
+append; its last line has the number of lines and a checksum of the bytes before it, so that a torn segment is detected.
 """
 
 from __future__ import annotations

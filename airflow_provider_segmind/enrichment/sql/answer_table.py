@@ -181,7 +181,7 @@ class Target:
 
     @property
     def merges(self) -> bool:
-        """Whether rows are written by MERGE, which a warehouse bills by what it reads of the table."""
+        """Whether rows are written by MERGE, for which a warehouse bills what it reads of the table."""
         return self._statements.dialect.merge
 
     @property

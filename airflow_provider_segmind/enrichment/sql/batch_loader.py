@@ -1,6 +1,5 @@
 """
-Writing answers into their table while other rows are still being sent: which, when, and when a table error stops the
-run.
+Write answers into their table while other rows are still being sent: which, when, and when a table error stops the run.
 
 What is written here is written once more when the run has ended, which changes nothing. So whatever happens here costs
 no answer and no count, and rows that somebody deletes meanwhile are in the table at the end.
@@ -30,7 +29,7 @@ _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 60.0
 """Seconds from a failed attempt to the next; doubled each time."""
 TARGET_PATIENCE = 900.0
-"""Seconds for which the database may accept nothing before no more rows are sent: as long as Segmind may."""
+"""Seconds without an accepted row after which no more rows are sent; the same time as for an outage of Segmind."""
 LAST_TRANSACTION = 60.0
 """Seconds to wait for a transaction under way when the run ends or defers."""
 _log = logging.getLogger(__name__)
@@ -81,7 +80,7 @@ class BatchLoader:
         self._stopping = False
         self._error: SegmindEnrichmentError | None = None
         self._waiting_since: float | None = None
-        """When the transaction began that is under way, or the first of those that failed in a row."""
+        """When the current transaction began, or the first of those that failed one after another."""
         self._pause = _FIRST_PAUSE
         self._not_before = 0.0
         self._in_vain = 0
@@ -185,7 +184,7 @@ class BatchLoader:
             with self._target.writing() as writer:
                 opened.set()
                 while not self._stopping and self._load_batch(writer, flush=flush):
-                    # The database works; what comes next has its own time.
+                    # The database works; the time of the next transaction counts from here.
                     self._error, self._waiting_since = None, self._clock()
         finally:
             opened.set()

@@ -269,7 +269,7 @@ _CONFLICT_NUMBERS = frozenset({1205, 1213})
 """MySQL's lock wait timeout and deadlock."""
 MOST_TRIES = 6
 FIRST_PAUSE = 0.05
-"""Most seconds before a transaction is retried after a conflict; doubled each time."""
+"""Upper bound of the first pause, in seconds, before a transaction is retried after a conflict; doubled each time."""
 _MISSING_TABLE = re.compile(r"no such table|does not exist|doesn't exist|invalid object name", re.IGNORECASE)
 """What databases say of a table that is not there."""
 _NAMED = re.compile(r"\b(NOT NULL|UNIQUE) constraint failed: ([\w.]+(?:, [\w.]+)*)")
@@ -278,9 +278,9 @@ _NAMED = re.compile(r"\b(NOT NULL|UNIQUE) constraint failed: ([\w.]+(?:, [\w.]+)
 @contextlib.contextmanager
 def driver_errors(doing: str, *, meaning: str, values: bool = False, retryable: bool | None = None) -> Iterator[None]:
     """
-    Turn an error of a driver into one that says what was tried and what it means for the money.
+    Turn an error of a driver into one that says what was tried and what it means for money.
 
-    :param meaning: what it means for the money.
+    :param meaning: what it means for money.
     :param values: whether its text may contain values of rows; then only an error about the connection or the server
         is quoted, and of others the class.
     :param retryable: whether a retry may help; None if that depends on the error.
@@ -374,7 +374,7 @@ def _is_about_server(error: Exception) -> bool:
     if name := getattr(error, "sqlite_errorname", ""):
         return not name.startswith("SQLITE_CONSTRAINT")
     number = error.args[0] if error.args else None
-    # Without a SQLSTATE those of psycopg are about the connection; MySQL's client has the numbers from 2000.
+    # Errors of psycopg without a SQLSTATE are about the connection; those of MySQL's client have numbers from 2000.
     return type(error).__module__.startswith("psycopg") or (isinstance(number, int) and 2000 <= number < 3000)
 
 

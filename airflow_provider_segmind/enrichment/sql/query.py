@@ -52,7 +52,7 @@ class Syntax:
 
 
 _POSTGRES = Syntax(nested=True, quotes="'\"", dollars=True, escape_strings=True)
-# MySQL takes "--" for a comment only before a blank.
+# In MySQL, "--" begins a comment only before white space.
 _MYSQL = Syntax(line_comments=r"#|--(?=\s|\Z)", backslashes="'\"")
 _BIGQUERY = Syntax(line_comments="#|--", backslashes="'\"`", triple=True)
 _SQL_SERVER = Syntax(nested=True, quotes="'\"", brackets=True)
@@ -79,7 +79,7 @@ _SYNTAXES: Mapping[str, tuple[Syntax, ...]] = {
     **dict.fromkeys(("hive_cli", "hiveserver2", "impala"), (_HIVE,)),
     **dict.fromkeys(("spark_sql", "databricks"), (_SPARK, _HIVE)),
 }
-"""By Airflow's connection type: how its texts may be read, the usual way first."""
+"""By Airflow's connection type: how its statements may be read, the usual way first."""
 _UNKNOWN = (
     _STANDARD,
     _BACKSLASHES,
@@ -92,7 +92,7 @@ _UNKNOWN = (
     _BIGQUERY,
     _SPARK,
 )
-"""How the texts of other databases may be read, and of those behind a bridge such as JDBC."""
+"""How the statements of other databases, and of those behind a bridge such as JDBC, may be read."""
 _BLOCK = re.compile(r"/\*|\*/")
 
 
@@ -372,9 +372,8 @@ _TIMES = (
 
 def _keep_far_times(connection: Any) -> None:
     """
-    Have dates and times of PostgreSQL that Python does not have (``infinity``, 44 BC, 24:00) read as strings.
-
-    Its drivers raise an error, even if nothing needs the column, or read another time.
+    Make the drivers read dates and times of PostgreSQL that Python does not have (``infinity``, 44 BC, 24:00) as
+    strings. They would raise an error, even if nothing needs the column, or read another time.
     """
     driver = type(connection).__module__.partition(".")[0]
     if driver == "psycopg":

@@ -3,7 +3,7 @@ The statements for a table of answers.
 
 A row replaces an older one of the same key only if that loses nothing: an answer replaces whatever differs
 from it; a failure replaces everything but a good answer to the same question; a row without an outcome replaces only
-another of its sort.
+another one without an outcome.
 """
 
 from __future__ import annotations
@@ -70,14 +70,14 @@ class Statements:
         return f"SELECT * FROM {self._table} WHERE 1 = 0"
 
     def select_answered(self) -> str:
-        """Read the key and the fingerprint of every row that has its answer; not of one that has lost a value of it."""
+        """Read the key and the fingerprint of every row that has its complete answer."""
         columns = self._list([*self.key, FINGERPRINT_COLUMN])
         conditions = [f"{self.dialect.quote('_segmind_status')} = '{Outcome.SUCCESS}'"]
         conditions += [f"{self.dialect.quote(name)} IS NOT NULL" for name in self.answers if name in self.required]
         return f"SELECT {columns} FROM {self._table} WHERE {' AND '.join(conditions)}"
 
     def rehearse(self) -> str:
-        """Do what :meth:`write` does without a row, which fails for the same reasons."""
+        """Do what :meth:`write` does, but for no rows; this fails for the same reasons."""
         return self._upsert(f"SELECT {self._list(self.columns)} FROM {self._table} WHERE 1 = 0")
 
     def write(self, rows: int) -> str:
@@ -148,7 +148,7 @@ class Statements:
             f"COALESCE(held.{name}, '') <> COALESCE(excluded.{name}, '')" for name in (status, mark, request)
         )
         differs += f" OR COALESCE(held.{cost}, -1) <> COALESCE(excluded.{cost}, -1)"
-        # Only what is missing: not every type can be compared, and somebody may have corrected an answer.
+        # Only missing values: not every type can be compared, and somebody may have corrected an answer.
         for name in map(quote, self.answers):
             differs += f" OR held.{name} IS NULL AND excluded.{name} IS NOT NULL"
         failed = ", ".join(f"'{outcome}'" for outcome in sorted(FAILURES))

@@ -100,7 +100,7 @@ def _literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-# A trigger before the insert may fill in missing values: then only writing a row shows it.
+# A trigger before the insert may fill in missing values: then only writing a row shows whether a value is required.
 _DEMANDS = """(a.attnotnull OR t.typnotnull) AND NOT a.atthasdef AND a.attidentity = '' AND t.typdefault IS NULL
   AND NOT EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = a.attrelid AND g.tgtype & 7 = 7 AND g.tgenabled <> 'D')"""
 _POSTGRES_COLUMNS = """
@@ -140,7 +140,7 @@ def deferrable_key(connection: Any, dialect: Dialect, name: TableName, key: Coll
     """
     Return the name of a deferrable constraint on exactly the key, None without one.
 
-    PostgreSQL takes it for the one that ON CONFLICT needs, and refuses it only when there is a row.
+    PostgreSQL accepts it as the constraint that ON CONFLICT needs, and refuses it only once there is a row.
     """
     if dialect.name != "PostgreSQL":
         return None
