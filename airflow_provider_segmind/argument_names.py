@@ -87,8 +87,8 @@ def check_constructor(kind: type, given: Mapping[str, object]) -> None:
     """
     Check the names that an operator of this package is given.
 
-    The constructor of somebody's subclass may take arguments of its own; an argument of a mapped task has been checked
-    by Airflow.
+    The constructor of a user's subclass may take arguments of its own; Airflow itself checks the arguments of a mapped
+    task.
     """
     first = next(base for base in kind.__mro__ if "__init__" in vars(base))
     if _is_ours(first) and "_airflow_from_mapped" not in given:
@@ -157,9 +157,9 @@ def _is_ours(kind: type) -> bool:
 
 def check_template_names(fields: Mapping[str, Any], macros: Collection[str]) -> None:
     """
-    Check that no ``{{ column }}`` stands where a table has ``{column}``.
+    Check that no ``{{ column }}`` is written where ``{column}`` is meant.
 
-    Only a variable by itself is looked at, and nothing in a text with Jinja statements, which may define names.
+    Only a variable by itself is checked, and nothing in a string with Jinja statements, which may define names.
 
     :param fields: arguments of a table by name.
     :param macros: names that the DAG defines.

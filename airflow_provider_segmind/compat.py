@@ -168,7 +168,7 @@ def _resolve(name: str, modules: tuple[str, ...]) -> Any:
     """
     Return a name from the first module that has it.
 
-    :param modules: each may end in a colon and the name that the module has for it.
+    :param modules: each may be followed by a colon and the name that it has in that module.
     :raises ImportError: no module has it. A module that exists but cannot be imported raises its own error: continuing
         with the next one would mix the classes of two Airflow versions.
     """
@@ -264,7 +264,7 @@ def _api_server(build: Any) -> Any:
 @cache
 def stats() -> Any:
     """
-    Return Airflow's metrics (``incr``, ``gauge``, ``timing``) as ``[metrics]`` says.
+    Return Airflow's metrics (``incr``, ``gauge``, ``timing``) as ``[metrics]`` configures them.
 
     From Airflow 3.2 on, the task SDK's are set up by the process of a task only; in a triggerer they would do nothing.
     """
@@ -284,7 +284,7 @@ def untracked_path(address: str) -> ObjectStoragePath:
     """
     Return a path that Airflow's lineage collector does not track, nor any path derived from it.
 
-    The collector takes 100 assets of a task at most, and a ledger would fill it with files that are no datasets.
+    The collector takes 100 assets of a task at most, and a ledger would fill it with files that are not datasets.
     """
     made: ObjectStoragePath = _untracked_class()(with_root(address))
     return made
@@ -304,7 +304,7 @@ def _untracked_class() -> Any:
 
         def open(self, *args: Any, **kwargs: Any) -> Any:
             opened = super().open(*args, **kwargs)
-            # The file itself, out of the wrapper that reports each call.
+            # The file itself, without the wrapper that reports each call.
             return getattr(opened, "_obj", opened)
 
     return UntrackedPath

@@ -71,7 +71,7 @@ def resume() -> None:
 
 class PauseWatch:
     """
-    The switch as a table sees it: read at most every :data:`CHECK_INTERVAL` seconds.
+    The switch for a table: it is read at most every :data:`CHECK_INTERVAL` seconds.
 
     One thread reads it, another one sends: a read that hangs pauses the table after :data:`LONGEST_SILENCE` seconds.
 

@@ -71,7 +71,7 @@ class ResultDestination:
     overflow_setting: str = "[segmind] output_path"
 
     def fits_xcom(self, size: int) -> bool:
-        """Whether a result of that many bytes is small enough for XCom."""
+        """Return whether a result of that many bytes is small enough for XCom."""
         return self.max_xcom_bytes is None or size <= self.max_xcom_bytes
 
     def for_files(self) -> ResultDestination | None:
@@ -83,7 +83,7 @@ class ResultDestination:
         return ResultDestination(f"{str(self.overflow_path).rstrip('/')}/", self.max_xcom_bytes)
 
     def files_of(self, what: str, size: int) -> ResultDestination | None:
-        """Return where files of that many bytes go, None if XCom alone carries them; warn where it should not."""
+        """Return where a result of that many bytes goes, None if XCom carries it; warn if it is too large for that."""
         small, files = self.fits_xcom(size), self.for_files()
         if files is None and not small:
             log.warning(
@@ -124,7 +124,7 @@ class ResultDestination:
     @property
     def names_file(self) -> bool:
         """Whether ``output_path`` is a file and not a folder."""
-        # Neither a run id with microseconds nor a bucket with a dot in its name is a file.
+        # A run id with microseconds, or a bucket with a dot in its name, must not be taken for a file.
         scheme, _, rest = str(self.output_path).rpartition("://")
         below = rest.partition("/")[2] if scheme else rest
         return re.search(r"[^/]\.[A-Za-z][A-Za-z0-9]{0,4}$", below) is not None
@@ -136,7 +136,7 @@ class StoredResult:
     A completed result: its body, or the manifest of the files it is stored in.
 
     :param body: as XCom carries it: a string of JSON where not every reader carries the body as data.
-    :param recovered: the body was put together from the request history, which knows an output file at most.
+    :param recovered: the body was put together from the request history, which has an output file at most.
     :param uri: of a file that has the same as the body.
     """
 
@@ -363,7 +363,7 @@ def _download_files(
     result: RequestResult, model: str | None, destination: ResultDestination, downloads: Downloads
 ) -> list[tuple[str, int]]:
     """Download the files of a result and return the URI and size of each; a refused address stays in the body."""
-    # A process that reads the body itself wants text, and an address in it is not to be fetched.
+    # A process that reads the body itself needs text; an address in it must not be fetched.
     if not destination.output_path or destination.max_xcom_bytes is None:
         return []
     done: list[tuple[str, int]] = []
@@ -390,7 +390,7 @@ def _download_file(
         size = download(file, open_sink, downloads=downloads)
     except Exception:
         for path in written:
-            # A partial file must not be taken for the whole. What went wrong says more than that it cannot be deleted.
+            # A partial file must not be taken for the whole. An error from deleting it must not hide the first one.
             with suppress(Exception):
                 path.unlink(missing_ok=True)
         raise

@@ -43,9 +43,9 @@ VARIABLE_RETENTION_DAYS = 30
 INDEX_LISTS = 64
 """Variables that list the indexes, so that many tasks that begin at once rarely write the same one."""
 MOST_CLEANED = 20
-"""Indexes of others that one task cleans up; each takes three calls of Airflow's API, and each record two."""
+"""Indexes of other tasks that one task cleans up; each takes three calls of Airflow's API, and each record two."""
 MOST_DELETED = 100
-"""Old records that one task reads, and deletes if they may be, of itself and of others each."""
+"""Old records of its own that one task reads, and deletes if allowed; as many again of other tasks."""
 RECHECK = 86_400.0
 """Minimum seconds before an index with records that must stay is checked again."""
 LAST_KEEPING = (3, 3)
@@ -181,7 +181,7 @@ class VariableTaskState(TaskState):
 
     Before Airflow 3.3 no task can list Variables, so index Variables name the Variables of each task, and one more
     names the index Variables.
-    Adding a record deletes some that are older than ``[segmind] variable_retention_days``, whatever task they are of.
+    Adding a record deletes some records older than ``[segmind] variable_retention_days``, of this task and of others.
     """
 
     name = "an Airflow Variable"
@@ -233,7 +233,7 @@ class VariableIndex:
             for _ in range(3):
                 if key in entries and entries[key] >= now - retention:
                     break
-                # An entry of its own that is old is renewed, so that what is about to be written is not deleted.
+                # An old entry of the same record is renewed, so that the record about to be written is not deleted.
                 others = {other: added for other, added in entries.items() if other != key}
                 left, _ = _without_old(others, now, retention, MOST_DELETED)
                 _write_times(self._key, {**left, key: now}, self._about)
@@ -251,7 +251,7 @@ class IndexList:
     One of the Variables that name all indexes of the deployment, each with the time from which it may be empty.
 
     A task that is renamed or deleted, or a map index that no longer runs, leaves Variables that it does not clean up
-    itself; whatever task records a request next does, a few at a time.
+    itself; the next tasks that record a request do that, a few Variables at a time.
     """
 
     def __init__(self, number: int) -> None:
@@ -259,7 +259,7 @@ class IndexList:
 
     @classmethod
     def of(cls, key: str) -> IndexList:
-        """Return the list that a key falls to."""
+        """Return the list to which a key belongs."""
         return cls(int(key[-8:], 16) % INDEX_LISTS)
 
     def add(self, index: str, due: float) -> None:
@@ -297,7 +297,7 @@ class IndexList:
             # Its task has added a record meanwhile, which must not be lost from the index.
             return now + RECHECK, read
         if not left:
-            # One that somebody has deleted by hand is not deleted again, which some versions refuse.
+            # A Variable that somebody has deleted by hand is not deleted again: some versions refuse that.
             if entries:
                 _delete_variable(index)
             return None, read
@@ -344,7 +344,7 @@ def _without_old(entries: dict[str, float], now: float, retention: float, most: 
         if _delete_record(key, now - retention):
             del left[key]
         else:
-            # One that must stay is not read again by every task, only after the retention.
+            # A record that must stay is read again only after the retention, not by every task.
             left[key] = now
     return left, len(old)
 
@@ -399,7 +399,7 @@ def _read(store: TaskState) -> Iterator[SubmissionRecord]:
             refusal = SegmindConfigError(
                 f"{store.setting!r}: {store.name} cannot be read: {why}. Nothing is submitted until it can be."
             )
-            # An earlier try may have submitted something, and a mount may be back for the next.
+            # An earlier try may have submitted something, and a mount that is missing now may be back for the next try.
             refusal.retryable = True
             raise refusal from error
         error.add_note(

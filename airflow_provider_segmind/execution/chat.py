@@ -1,8 +1,8 @@
 """
 A chat task: a prompt becomes inputs, a reply becomes the answer or a follow-up request.
 
-Each request is submitted once and recorded by itself, so that a retry, a cleared task and a task that a trigger resumes
-continue from the last recorded request and pay none of them again.
+Each request is submitted once and has a record of its own, so that a retry, a cleared task and a task that a trigger
+resumes continue from the last recorded request and pay none of them again.
 """
 
 from __future__ import annotations
@@ -213,7 +213,7 @@ class Exchange:
 
 def _record_followed(exchange: Exchange, after: Spent) -> None:
     """
-    Record the request before a follow-up of an earlier try, which may have been killed before it did.
+    Record the request before a follow-up of an earlier try, which may have been killed before it recorded it.
 
     :param after: what had been spent when the follow-up was sent.
     """
@@ -486,7 +486,7 @@ class ChatExecution:
             xcom_push=self._xcom_push,
             spent_before=before.to_json() if before.requests else None,
             prepare=lambda body: self._request.upload(body, self._client.upload),
-            # The answer cache knows the question of the first request only.
+            # The answer cache is keyed by the question of the first request only.
             recall=(lambda: None) if before.requests else self._recalled,
         )
         return Exchange(execution, inputs, before)

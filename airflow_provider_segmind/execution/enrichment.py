@@ -2,7 +2,8 @@
 One try of an enrichment task: the engine in its thread, progress, deferral, the output, and the task's outcome.
 
 The engine's loop runs in a second thread. Airflow stops a task by an exception in the main thread (execution_timeout,
-SIGTERM before Airflow 3) or by a call of ``on_kill`` there; inside a loop the exception would tear paid requests apart.
+SIGTERM before Airflow 3) or by a call of ``on_kill`` there; inside a loop the exception would interrupt paid requests
+halfway.
 """
 
 from __future__ import annotations
@@ -65,16 +66,18 @@ if TYPE_CHECKING:
 
 
 PROGRESS_KEY = "segmind_progress"
-"""Key of the progress in the task state store (Airflow 3.3), where other tasks keep their submission records."""
+"""
+Key of the progress in the task state store (Airflow 3.3), which has the submission records of tasks of other kinds.
+"""
 TABLE_KEY = "segmind_table"
 """Key of the XCom with the address of the ledger, and with the manifest once there is one."""
 REFRESH_INTERVAL = 1.0
 STATE_INTERVAL = 3.0
 LOG_INTERVAL = 30.0
 SHORTEST_TIMEOUT = 5.0
-"""Seconds; a heartbeat comes six times in them, and a busy machine may be late."""
+"""Lower bound in seconds; six heartbeats are written in this time, and a busy machine may be late."""
 LOOK_UP_AFTER = 60.0
-"""Seconds after which a table that a budget has ended looks up its requests with an unknown outcome, if it defers."""
+"""Seconds after which a table that was ended by a budget and deferred looks up its requests with an unknown outcome."""
 CONFIDENCE = 2.0
 """Standard errors to either side of an extrapolated cost, which covers about 95%."""
 
@@ -84,7 +87,7 @@ class EnrichmentSettings:
     """
     The operator's arguments of the same names, rendered and checked; and what Airflow knows about the task.
 
-    :param run_id: the same in every try of a task instance, so that a retry does not start its limits anew.
+    :param run_id: the same in every try of a task instance, so that a retry continues under the same limits.
     :param task_url: the task instance in Airflow's UI, None where that address is not known.
     :param deadline: epoch second at which the task must have ended, infinity without an ``execution_timeout``.
     :param names: of DAG and task, as tags of its metrics.
@@ -268,7 +271,7 @@ class EnrichmentRun:
 
     def execute(self) -> dict[str, Any]:
         """
-        Ask about the rows, write what has finished, and return the manifest.
+        Process the rows, write what has finished, and return the manifest.
 
         :raises TaskDeferred: there is nothing to do but wait; nothing is written yet.
         :raises SegmindError: the run stopped for a reason; everything that finished is written.
@@ -401,7 +404,7 @@ class EnrichmentRun:
             self._spend.flush_if_due()
 
     def _load(self) -> None:
-        """Write what has finished, and ask no more rows if the target takes nothing."""
+        """Write what has finished, and send no more rows if the target accepts none."""
         engine = self._engine
         if engine is None:
             return
@@ -454,7 +457,8 @@ class EnrichmentRun:
 
     def _run_engine(self) -> Future[None]:
         """Run the engine in its thread until it ends; an exception of Airflow's stops it and stores the answers."""
-        # The garbage collector need not search what exists by now, mostly Airflow: that is a tenth of a row's CPU.
+        # The garbage collector need not search what exists by now, mostly Airflow: that would take a tenth of a row's
+        # CPU.
         gc.freeze()
         try:
             with ThreadPoolExecutor(1, thread_name_prefix="segmind-engine") as thread:
@@ -462,7 +466,8 @@ class EnrichmentRun:
                 try:
                     self._progress.until_done(running, self._each_second)
                 except BaseException:
-                    # Whatever Airflow raises here to end the task; what finishes within the grace period is kept.
+                    # Any exception that Airflow raises here to end the task; what finishes within the grace period is
+                    # kept.
                     self.stop("the task was interrupted")
                     wait([running])
                     self._store_answers(running)
@@ -476,7 +481,7 @@ class EnrichmentRun:
         async with await AsyncSegmindClient.create(self._hook.config) as client:
             self._calls = client.throttle.counts
             self._engine = self._new_engine(client)
-            # What was decided before there was an engine.
+            # Apply what was decided before there was an engine.
             self._stop_engine()
             self._pause_engine()
             watching = asyncio.create_task(self._watch_pause())
@@ -486,7 +491,7 @@ class EnrichmentRun:
                 watching.cancel()
 
     async def _watch_pause(self) -> None:
-        """Pause the engine while the main thread, which alone may read the switch, cannot read it."""
+        """Pause the engine while the main thread cannot read the switch; no other thread may read it."""
         while True:
             await asyncio.sleep(REFRESH_INTERVAL)
             if self._engine is not None and self._engine.paused != (self._pause.current() is not None):
@@ -609,7 +614,7 @@ class EnrichmentRun:
         finally:
             engine.close()
             if self._spend is not None:
-                # After the answers: a store that hangs must not keep them back.
+                # After the answers, which must not be delayed by a store that hangs.
                 self._spend.flush()
         self.output_uri, self.manifest = self._table.address, manifest
         if self._stop_reason is None:
@@ -626,7 +631,7 @@ class EnrichmentRun:
         return manifest
 
     def _add_cost(self, values: Mapping[str, Any]) -> None:
-        """Note what a row of a sample cost, unless that is not known, or a limit ended the run before it was sent."""
+        """Record what a row of a sample cost, unless that is not known, or a limit ended the run before it was sent."""
         cost, outcome = values["_segmind_cost"], values["_segmind_status"]
         stopped = self._engine is not None and self._engine.stopped is not None
         if outcome == Outcome.FAILED or (outcome == Outcome.SKIPPED and not stopped):
@@ -677,7 +682,7 @@ class EnrichmentRun:
             raise SegmindEnrichmentError(
                 f"{too_many}: {summarize(manifest)}. See {', '.join(manifest.dead_letters)}; the answers received are "
                 "in the output and are not paid for again.",
-                # Rows that Segmind did not bill are sent again by a retry; the outcome of others is final.
+                # A retry sends rows again that Segmind did not bill; the outcome of the others is final.
                 retryable=not self.settings.rerun.isdisjoint({"unbilled", "failed"})
                 and manifest.outcomes[Outcome.FAILED] > 0,
             )
@@ -693,7 +698,7 @@ class EnrichmentRun:
             skip(f"The table is not complete: {why}")
         raise SegmindEnrichmentError(
             f"The table is not complete: {why}. The answers received are in the output and are not paid for again.",
-            # A lost request may be found by the next try; a limit is not renewed by it.
+            # The next try may find a lost request, but it does not renew a limit.
             retryable=manifest.outcomes[Outcome.UNKNOWN] > 0,
         )
 

@@ -133,7 +133,7 @@ class TableIO(ABC):
     @abstractmethod
     def prepare(self, *, dry: bool) -> KeyedTarget | None:
         """
-        Make sure that the answers can be written, before anything is paid.
+        Check that the answers can be written, before anything is paid.
 
         :param dry: change nothing.
         :returns: the output, if it is addressed by key.
@@ -218,7 +218,7 @@ class FileTableIO(TableIO):
 
     @property
     def source(self) -> str:
-        """The paths, or that the rows were given."""
+        """The paths, or a note that the rows were given."""
         paths = [str(path) for path in source_paths(self._source)]
         more = f" and {len(paths) - SHOWN_PATHS:,} more" if len(paths) > SHOWN_PATHS else ""
         return f"{', '.join(paths[:SHOWN_PATHS])}{more}" if paths else "rows given to the task"
@@ -238,7 +238,7 @@ class FileTableIO(TableIO):
         return table_size(self._source)
 
     def prepare(self, *, dry: bool) -> None:
-        """Make sure that the files can be written at the end, and that the run does not read them."""
+        """Check that the files can be written at the end, and that the run does not read them."""
         check_format(self.output)
         sources = source_paths(self._source)
         check_names(sources)

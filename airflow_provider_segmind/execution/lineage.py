@@ -77,8 +77,8 @@ class Tables:
     The datasets of a task.
 
     :param size: returns the bytes of the output.
-    :param source_types: returns the types of the source's columns that the source says. Blocks.
-    :param schemas: returns the schema of each input of a query that its database says. Blocks.
+    :param source_types: returns the types of the source's columns, as the source declares them. Blocks.
+    :param schemas: returns the schema of each input of a query, as its database declares it. Blocks.
     :param output_types: returns the types of the output's columns likewise. Blocks.
     """
 

@@ -92,9 +92,9 @@ RETURN_PATIENCE = 300.0
 
 class AnsweredMeanwhileError(Exception):
     """
-    Another task has stored the answer before this one submitted again: it is the result.
+    Another task stored the answer before this one submitted again; that answer is the result.
 
-    Not a failure: it ends whatever was about to pay.
+    This is not a failure: it ends the code that was about to pay.
     """
 
     def __init__(self, stored: StoredResult) -> None:
@@ -416,7 +416,7 @@ class RequestExecution:
 
     def reattach(self, request_id: str | None = None) -> SubmissionRecord:
         """
-        Return the record as it is when a deferred task resumes; nothing is ever submitted here.
+        Return the record of a deferred task that resumes; nothing is ever submitted here.
 
         :param request_id: the request the trigger waited for; it completes a record whose id could not be written, and
             replaces one that was deleted from its store meanwhile.
@@ -471,7 +471,7 @@ class RequestExecution:
         """
         Submit in place of an earlier request, unless another task has stored the answer since.
 
-        :param ended: what became of that request, for the log.
+        :param ended: how that request ended, for the log.
         """
         self._decision = decision
         self._looks_again = True
@@ -555,14 +555,17 @@ class RequestExecution:
                     waits_since = self._clock() if waits_since is None else waits_since
                     self._wait_for_others(error, error.ask_again_in, waits_since + RETURN_PATIENCE)
             except SegmindInFlightError as error:
-                # While it waits for a slot it could not have reserved anyway, so this time does not count.
+                # While it waits for a slot it could not reserve anyway, so this time does not count.
                 waits_since = None
                 self._wait_for_slot(error)
             self._looks_again = True
 
     @property
     def _may_leave_the_worker(self) -> bool:
-        """Whether every paid reply is also kept elsewhere: the one before a follow-up is not, unless it was stored."""
+        """
+        Whether every paid reply is also kept elsewhere; the reply before a follow-up is only in memory unless it was
+        stored.
+        """
         return self._spent_before is None or self._settings.destination.folder is not None
 
     def _wait_for_next_window(self, error: SegmindBudgetError) -> None:
@@ -661,7 +664,8 @@ class RequestExecution:
         try:
             self._state.write(intent)
         except Exception:
-            # Nothing was sent. A store that has taken the intent must not make the next try believe otherwise.
+            # Nothing was sent. If a store has the intent all the same, the next try must not take it for a sent
+            # request.
             with contextlib.suppress(Exception):
                 self._state.write(intent.ended("refused"))
             raise
@@ -840,7 +844,7 @@ class RequestExecution:
             self._log.warning("%s Polling once from the worker", error)
             until = 0.0
         elif event is not None and error is not None:
-            # The triggerer could not poll, which need not be true of this worker; the request is paid for.
+            # The triggerer could not poll, but this worker may be able to; the request is paid for.
             pending = replace(pending, end_time=min(pending.end_time, settings.deadline))
             again_from = defer_again_from(event, pending, self._clock()) if settings.deferrable else None
             until = None if again_from is None else 0.0

@@ -85,7 +85,7 @@ class RowAttachments:
                 max_inline_bytes=MAX_INLINE_BYTES,
                 field_name=name,
             )
-            # One byte instead of the content: encoding the file is not needed to check that its type is accepted.
+            # One byte in place of the content: to check that the type is accepted, the file need not be encoded.
             attachment_block(part if part.data is None else replace(part, data=b"."), self._family)
         except SegmindConfigError as error:
             raise SegmindRowError(f"{error} Nothing was sent for this row.") from error
@@ -246,7 +246,7 @@ class RowPrompt:
         """
         Return the canonical JSON of what :meth:`build` returns if only the prompt differs from row to row, else None.
 
-        A table that runs again needs no more of most of its rows.
+        A table that runs again needs nothing else for most of its rows.
 
         :raises SegmindConfigError: as :meth:`build`.
         """

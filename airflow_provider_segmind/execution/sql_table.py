@@ -94,7 +94,7 @@ class SqlTableIO(TableIO):
 
     @property
     def source(self) -> str:
-        """The table with its Connection, or that it is a query."""
+        """The table with its Connection, or a note that it is a query."""
         place = self._settings.sql_conn_id
         return f"a query at {place}" if self._source_table is None else f"{place}:{self._source_table}"
 
@@ -135,7 +135,7 @@ class SqlTableIO(TableIO):
             self._answered = there if incremental else AnsweredRows(mark=self._target.mark)
         elif not dry:
             self._log.info("The source is empty, so %s is not created yet", self._target_uri)
-        # From here, because only the main thread of a task may ask Airflow for a connection on every version.
+        # Here, because on some versions only the main thread of a task may ask Airflow for a connection.
         self._source.open()
         if self._settings.sample is not None and not dry:
             # Before anything is paid, since the estimate from a sample needs it and it may fail.
@@ -147,7 +147,7 @@ class SqlTableIO(TableIO):
         return iter(self._source)
 
     def count(self, rows_read: int) -> int:
-        """Return the database's count from before the first request."""
+        """Return the number of rows that the database counted before the first request."""
         return max(rows_read, self._count_rows() if self._counted is None else self._counted)
 
     def _count_rows(self) -> int:
@@ -169,7 +169,10 @@ class SqlTableIO(TableIO):
             counting.close()
 
     def load(self, engine: Engine) -> SegmindEnrichmentError | None:
-        """Write rows that have their outcome, in batches; not where the second time, at the end, is billed as well."""
+        """
+        Write rows that have their outcome, in batches; not where writing them once more at the end would be billed as
+        well.
+        """
         return None if self._target.merges else self._loading(engine).load_if_due()
 
     def flush(self, engine: Engine) -> None:
@@ -217,7 +220,7 @@ class SqlTableIO(TableIO):
         """Close the query, and begin no other transaction."""
         self._source.close()
         if self._loader is not None:
-            # Whether a transaction under way ends changes nothing any more.
+            # It no longer matters whether a transaction under way ends.
             with contextlib.suppress(SegmindEnrichmentError):
                 self._loader.close()
 

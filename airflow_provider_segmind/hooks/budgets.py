@@ -88,7 +88,7 @@ def budget_store() -> BudgetStore | None:
     :raises SegmindConfigError: budgets cannot be kept there.
     """
     if url := conf.get("segmind", "budget_redis_url", fallback=""):
-        # It is for nothing else, while the other may be there for the spend record.
+        # Takes precedence: it has no other use, while spend_conn_id may be set for the spend record alone.
         return RedisBudgetStore(url)
     if conn_id := conf.get("segmind", "spend_conn_id", fallback=""):
         return SqlBudgetStore(database_hook(conn_id, "[segmind] spend_conn_id"), conn_id)

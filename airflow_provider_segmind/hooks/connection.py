@@ -50,12 +50,12 @@ def client_config(connection: Connection, extra: Mapping[str, Any], *, rate_shar
     check_api_key(api_key, f"connection {connection.conn_id!r}")
     fields = _Extra(connection.conn_id, extra)
     fields.warn_of_unknown_fields()
-    # Read by output_folder(); an error of it must not come after a request was paid.
+    # Read later by output_folder(); checked here, so that an error in it is not raised after a request was paid.
     fields.text("output_path")
     _warn_of_unknown_options()
     defaults = Endpoints()
     most = fields.byte_limit("max_result_bytes") or MAX_DOWNLOAD_BYTES
-    # Above its default, it raises the limit of responses and the time for a file in proportion.
+    # A value above the default raises the limit of responses and the time for a file in proportion.
     larger = max(1.0, most / MAX_DOWNLOAD_BYTES)
     return ClientConfig(
         api_key=api_key,
@@ -134,7 +134,7 @@ def _warn_of_unknown_field(connection_id: str, name: str) -> None:
 
 @functools.cache
 def _warn_of_unknown_options() -> None:
-    """Warn once per process of options of ``[segmind]`` that nothing reads; Airflow ignores them."""
+    """Warn once per process about options of ``[segmind]`` that nothing reads; Airflow ignores them."""
     known = get_provider_info()["config"]["segmind"]["options"]
     for name in conf.getsection("segmind") or ():
         if re.sub("_(cmd|secret)$", "", name) not in known:

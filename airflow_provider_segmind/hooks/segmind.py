@@ -219,7 +219,8 @@ class SegmindHook(BaseHook):
             settle(submitted.request_id)
         self._submitted[submitted.request_id] = (chosen, time.time())
         while len(self._submitted) > REMEMBERED_SUBMISSIONS:
-            # In one step: other threads submit meanwhile, and an error here would lose the id of a paid request.
+            # In one step, because other threads submit meanwhile, and an error here would lose the id of a paid
+            # request.
             self._submitted.popitem(last=False)
         return submitted
 
@@ -270,7 +271,8 @@ class SegmindHook(BaseHook):
         """Reserve what a paid call may cost, and return it if the call is refused; yields what notes its id."""
         from airflow_provider_segmind.client.submission import json_digest
 
-        # An owner for each call: what another thread has reserved is not what an earlier try has left.
+        # An owner for each call: a reservation of another thread must not be taken for one that an earlier try left
+        # behind.
         reservation = self._budgets.reserve(model, inputs, json_digest(inputs), owner=f"hook/{uuid.uuid4().hex}")
         self._budgets.sending(reservation)
         try:
@@ -354,7 +356,7 @@ class SegmindHook(BaseHook):
         self, owner: str, budget: str | None = None, *, log: Any = None, for_others: bool = False
     ) -> BudgetGuard:
         """
-        Return what reserves and settles the cost of requests; the Connection is read when it first has to.
+        Return what reserves and settles the cost of requests; it reads the Connection when it is first needed.
 
         :param owner: the task instance, ``dag_id/run_id/task_id/map_index``.
         :param budget: one of ``[segmind] budgets``.

@@ -79,7 +79,7 @@ def budgets_of_configuration(now: float) -> BudgetUse:
 
 @contextmanager
 def _closing(settings: BudgetSettings) -> Iterator[None]:
-    """Close the store's connection of this thread, which belongs to a pool of a server."""
+    """Close the store's connection of this thread: a server's thread pool would keep it open."""
     try:
         yield
     finally:

@@ -79,7 +79,7 @@ class _NoDatabaseError(Exception):
 
 def run(command: Callable[[Namespace], int], values: Namespace) -> int:
     """Run a command and return its exit code; what went wrong is one sentence on the standard error."""
-    # Airflow's own log lines go to the standard output, where a script reads JSON.
+    # Airflow writes its log lines to the standard output, from which a script reads JSON.
     logging.disable(logging.CRITICAL)
     read_as_server()
     try:
@@ -88,7 +88,7 @@ def run(command: Callable[[Namespace], int], values: Namespace) -> int:
             code = command(values)
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader of a pipe, such as `head`, has enough; Python would complain when it flushes at exit.
+        # The reader of a pipe, such as `head`, has closed it; Python would report an error when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except _NoDatabaseError as error:
@@ -506,7 +506,7 @@ def _list_history(values: Namespace, reader: Reader) -> int:
 
 
 def _known_to_ledgers(request_ids: set[str], reader: Reader) -> dict[str, TaskRef | None]:
-    """Return those of some requests that are in ledgers of the latest tables; which task had them is not looked up."""
+    """Return which of the given requests are in ledgers of the latest tables; which task sent them is not looked up."""
     found: dict[str, TaskRef | None] = {}
     for address in dict.fromkeys(run.ledger for run in reader.table_runs() if run.ledger) if request_ids else ():
         try:
@@ -651,7 +651,7 @@ def _reconcile(reader: Reader, since: float | None, conn_ids: Sequence[str] | No
         try:
             done = reconcile(store, hook, now - RECONCILED if since is None else since, connection=conn_id, now=now)
         except (SegmindError, AirflowException) as error:
-            # The other accounts have nothing to do with it.
+            # An error of one account does not stop the others.
             added.append({"connection": conn_id, "error": mask_known(str(error))})
             continue
         finally:

@@ -135,7 +135,7 @@ def find_row(wanted: str, table: OpenedTable) -> dict[str, Any]:
     found = _in_files(wanted, table.manifest) if table.manifest is not None else {}
     found |= _in_ledger_of(table, _marks(found) or {wanted})
     if not found and table.manifest is not None:
-        # Last, because a request id or a fingerprint is no key, and may be of no type that a key has.
+        # Last, because a request id or a fingerprint is not a key, and may not even be of the key's type.
         found = _in_databases(wanted, table.manifest)
         found |= _in_ledger_of(table, _marks(found))
     if not found:
@@ -149,12 +149,12 @@ def find_row(wanted: str, table: OpenedTable) -> dict[str, Any]:
 
 
 def _marks(found: Mapping[str, Any]) -> set[str]:
-    """Return by what the ledger knows a row."""
+    """Return what identifies a row in the ledger."""
     return {str(found[name]) for name in ("request_id", "fingerprint") if found.get(name)}
 
 
 def requests_in(folder: StorePath, request_ids: set[str]) -> set[str]:
-    """Return those of some requests that a ledger knows."""
+    """Return which of the given requests are in a ledger."""
     ledger = _opened(folder)
     try:
         return ledger.owned_requests(request_ids)
@@ -207,7 +207,7 @@ def key_columns(wanted: str) -> Mapping[str, Any] | None:
     """
     Return the key columns of a JSON object, None for the plain value of the first one.
 
-    :raises SegmindConfigError: it begins like an object and is none, or an empty one, which is every row.
+    :raises SegmindConfigError: it begins like an object but is not one, or it is empty and so would match every row.
     """
     if not wanted.lstrip().startswith("{"):
         return None

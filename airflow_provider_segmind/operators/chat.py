@@ -203,7 +203,7 @@ class SegmindChatOperator(SegmindRunOperator):
 
     def build_inputs(self, context: Context) -> Mapping[str, Any]:
         """
-        Load the files and return the body of the first request, checked as ``inputs_schema`` says.
+        Load the files and return the body of the first request, checked against ``inputs_schema``.
 
         :raises SegmindConfigError: it cannot work; nothing was sent.
         """

@@ -205,7 +205,7 @@ class SegmindSubmitOperator(TemplatedOperator, BaseOperator):
             return RequestRef(str(record.request_id), self.model_used, record.age_from, submitted_by=task).to_json()
 
     def execute_after_pause(self, context: Context, event: dict[str, Any] | None = None) -> Any:
-        """Begin again after a deferral because spending was paused; what was submitted before is found."""
+        """Begin again after a pause of spending for which the task had deferred; an earlier request is found again."""
         return self.execute(context)
 
     def on_kill(self) -> None:
@@ -285,7 +285,7 @@ class SegmindSubmitOperator(TemplatedOperator, BaseOperator):
 
     def build_inputs(self, context: Context) -> Mapping[str, Any]:
         """
-        Return the body of the request, checked as ``inputs_schema`` says.
+        Return the body of the request, checked against ``inputs_schema``.
 
         :raises SegmindConfigError: it cannot work; nothing was sent.
         """
@@ -295,7 +295,7 @@ class SegmindSubmitOperator(TemplatedOperator, BaseOperator):
 
     def check_inputs(self, inputs: Mapping[str, Any]) -> None:
         """
-        Check a body as ``inputs_schema`` says. Free.
+        Check a body against ``inputs_schema``. Free.
 
         :raises SegmindConfigError: it does not fit; nothing was sent.
         """
@@ -576,7 +576,8 @@ class SegmindRunOperator(SegmindSubmitOperator):
             request_id = "" if event is None else event.request_id
             return Pending(request_id, submitted_at, end_time, self.poll_interval, self.model)
 
-        # Where the result goes is known with the Connection only: the event carries none, and the worker fetches it.
+        # Without the Connection it is unknown where the result goes, so the event carries none and the worker fetches
+        # it.
         nowhere = ResultDestination(max_xcom_bytes=0)
         find_connection_or_defer(
             self.hook, event, pending=pending, destination=nowhere, defer=self.defer, log=self.log, fetch=True

@@ -44,7 +44,8 @@ class Reconciliation:
 
 def reconcile(store: SpendStore, client: HistoryClient, since: float, *, connection: str, now: float) -> Reconciliation:
     """
-    Add to the record what Segmind has billed and no task has recorded, and costs that were not known. Free; blocks.
+    Add to the record the requests that Segmind has billed and no task has recorded, and costs that were not known.
+    Free; blocks.
 
     The history is that of the account, so requests of others who use the account are added as well. Requests of the
     last hour are left to their tasks, which may not have read the result yet. The history shows a request up to two
@@ -70,7 +71,7 @@ def reconcile(store: SpendStore, client: HistoryClient, since: float, *, connect
                 store.write(batch)
                 batch = []
     except SegmindError:
-        # What was read before is right, and the next call may not get further.
+        # The entries read so far are right, and the next call may not get further.
         if batch:
             store.write(batch)
         raise

@@ -241,7 +241,7 @@ class SpendBuffer:
 
 
 def _submitter_of(request: FinishedRequest) -> Mapping[str, Any] | None:
-    """Return the names of the task that sent a request of a table, None if they are not known."""
+    """Return the DAG, run and task that sent a request of a table, None if they are not known."""
     parts = request.run.split("/")
     if len(parts) != 4 or not parts[3].lstrip("-").isdecimal():
         return None

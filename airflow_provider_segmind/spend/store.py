@@ -39,7 +39,7 @@ class SpendStore(Protocol):
         """
 
     def known(self, request_ids: Iterable[str]) -> set[str]:
-        """Return those of some requests that are in the record."""
+        """Return which of the given requests are in the record."""
 
 
 def configured_store() -> SpendStore | None:

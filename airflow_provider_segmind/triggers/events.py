@@ -32,7 +32,9 @@ HIDDEN = ("value", "manifest", "resume_state")
 
 
 class Payload(dict[str, Any]):
-    """The payload of an event. Airflow's triggerer logs its ``repr`` at INFO, where no result and no counts belong."""
+    """
+    The payload of an event. Airflow's triggerer logs its ``repr`` at INFO, which must contain no result and no counts.
+    """
 
     def __repr__(self) -> str:
         return repr({name: "(not logged)" if name in HIDDEN else value for name, value in self.items()})

@@ -32,9 +32,13 @@ from airflow_provider_segmind.exceptions import SegmindError
 from airflow_provider_segmind.telemetry.metrics import MetricsSender, call_totals
 
 CONFIG_LIFETIME = 60.0
-"""Seconds for which a Connection is not looked up again; else a thousand triggers would each ask the supervisor."""
+"""
+Seconds for which a Connection is not looked up again; otherwise a thousand triggers would each ask the supervisor.
+"""
 CONNECTION_PAUSES = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 30.0, 30.0)
-"""Seconds before each further attempt at a failed lookup; two minutes, of the hour for which a result is kept."""
+"""
+Seconds before each further attempt at a failed lookup: two minutes in all, of the hour for which a result is kept.
+"""
 STEPS_PER_YIELD = 50
 """Entries a worker may handle without a poll before it yields to the loop's other tasks."""
 POLLER_CONNECTIONS = 8

@@ -213,7 +213,7 @@ class SegmindRequestTrigger(SegmindTrigger):
             event = await self._outcome()
         except SegmindError as error:
             event = RequestEvent.of_error(self.request_id, error, self.submitted_at)
-        except Exception as error:  # The task never sees what a trigger raises, and nothing is paid for here.
+        except Exception as error:  # A task never sees it, and nothing is paid for here.
             self.log.error("Waiting for request %s failed", self.request_id, exc_info=masked(error))
             event = RequestEvent.of_error(self.request_id, error, self.submitted_at)
         yield await self._event(event.to_json())
@@ -259,7 +259,7 @@ class SegmindRequestsTrigger(SegmindTrigger):
     """
     Wait in the triggerer until enough of several requests have ended, with any outcome.
 
-    For an enrichment that has nothing to do but wait: the task fetches the results itself, by id, and continues.
+    It is for an enrichment that has nothing to do but wait: the task fetches the results itself, by id, and continues.
 
     :param requests: id and epoch seconds of the submission of each request; may be empty.
     :param enough: how many of them must have ended.
@@ -300,7 +300,7 @@ class SegmindRequestsTrigger(SegmindTrigger):
         ended = 0
         try:
             ended = await self._enough_ended()
-        except Exception as error:  # The task never sees what a trigger raises; it polls by itself, which is free.
+        except Exception as error:  # A task never sees it; it polls by itself, which is free.
             self.log.warning("Waiting for %s failed", counted(len(self.requests), "request"), exc_info=masked(error))
             failure = type(error).__name__
         yield await self._event(Payload(ended=ended, error=failure, resume_state=self.resume_state))
@@ -323,7 +323,7 @@ class SegmindRequestsTrigger(SegmindTrigger):
                     Pending(
                         request_id=request_id,
                         submitted_at=submitted_at,
-                        # This trigger ends at ``until``; the poller is not to end before.
+                        # This trigger ends at ``until``; the poller must not end before.
                         end_time=self.until + RESULT_LIFETIME,
                         model=self.model,
                     ),

@@ -23,7 +23,7 @@ from airflow_provider_segmind.compat import (
 )
 
 _NO_DAG = "segmind: no DAG"
-"""No DAG can have this id, so only who may read any DAG may read it."""
+"""No DAG can have this id, so it can be read only by those who may read any DAG."""
 may_open_page = requires_access_dag("GET", DagAccessEntity.TASK_INSTANCE)
 """Every route depends on it. One with a ``dag_id`` needs the right to read the task instances of that DAG."""
 
@@ -44,7 +44,7 @@ class Viewer:
         """
         Return whether the figures of any DAG may be shown, and so those of deleted DAGs and of no DAG.
 
-        A question about no DAG in particular is answered with yes for who may read at least one.
+        To a question about no DAG in particular, an auth manager answers yes for a user who may read at least one.
 
         :param readable: what :meth:`dag_ids` returned; some auth managers ask a server about each DAG.
         """
@@ -54,7 +54,7 @@ class Viewer:
         return all(dag_id in readable for (dag_id,) in session.query(DagModel.dag_id))
 
     def may_read_answers(self, dag_id: str) -> bool:
-        """Return whether what models answered and why rows failed may be shown: it is in XComs, or was."""
+        """Return whether answers of models and reasons of failed rows may be shown: they are, or were, in XComs."""
         try:
             requires_access_dag("GET", DagAccessEntity.XCOM, dag_id)(self.request, self.user)
         except HTTPException as refusal:

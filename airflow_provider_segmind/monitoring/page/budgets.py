@@ -22,7 +22,7 @@ from airflow_provider_segmind.monitoring.budgets import (
 )
 
 BUDGETS_LIFETIME = 5.0
-"""Seconds for which a store is not read again, however many users look."""
+"""Seconds for which a store is not read again, however many users open the page."""
 COLOURS_OF_WARNINGS = {
     BudgetWarning.NONE: "#2f6db5",
     BudgetWarning.NEARLY_SPENT: "#e09f3e",

@@ -21,7 +21,7 @@ from airflow_provider_segmind.monitoring.reader import Reader
 from airflow_provider_segmind.stores import locate
 
 MAX_FILE_BYTES = 64 * 1024 * 1024
-"""Size up to which the page reads a file of dead letters; a request may scan all of it."""
+"""Largest file of dead letters that the page reads, in bytes; one request may scan all of it."""
 SHOWN = 25
 """Rows on the page; the download has all of them."""
 

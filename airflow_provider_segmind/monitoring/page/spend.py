@@ -1,4 +1,4 @@
-"""What the page shows of the money: a chart by day, stacked by DAG or model, and sums."""
+"""What the page shows of the spending: a chart by day, stacked by DAG or model, and sums."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from airflow_provider_segmind.wording import counted
 Stack = Literal["dag", "model"]
 COLOURS_OF_STACKS = ("#2f6db5", "#e09f3e", "#2a9d6f", "#b565a7", "#d1495b", "#3aa6b7", "#7a5bb5")
 NO_DAG = "no DAG"
-"""Calls of the hook, and what only Segmind's history knows. No id of a DAG has a blank."""
+"""
+Stands for calls of the hook, and for requests that are only in Segmind's history. No DAG can have this id, because it
+contains a space.
+"""
 OTHERS, OTHERS_COLOUR = "others", "#8a8f98"
 DEFAULT_DAYS, MAX_DAYS = 30, 366
 MOST_LABELS = 12
@@ -82,7 +85,7 @@ class SpendCache:
 
 def visible(view: SpendView, dag_ids: Collection[str] | None, stack: Stack) -> SpendView:
     """
-    Return what some DAGs spent, by day and by DAG or model; the total and the beginning are theirs as well.
+    Return what some DAGs spent, by day and by DAG or model; the total and the beginning are also limited to them.
 
     :param dag_ids: None for all, including deleted ones, and what no DAG spent.
     """
@@ -169,7 +172,7 @@ def _legend(colours: dict[str, str]) -> list[tuple[str, str]]:
 
 
 def _draw_part(plot: Plot, number: int, below: float, amount: float, colour: str, name: str) -> None:
-    """Draw a part of a day's bar, with what it is for the pointer."""
+    """Draw a part of a day's bar, with a tooltip that says what it is."""
     top, bottom = plot.y(below + amount), plot.y(below)
     left, right = plot.x(number + 0.12), plot.x(number + 0.88)
     where = f'x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" height="{bottom - top:.2f}"'
