@@ -239,7 +239,8 @@ def validate_inputs(inputs: Mapping[str, Any], schema: Mapping[str, Any], name: 
         problems = sorted(schema_validator(schema).iter_errors(inputs), key=lambda problem: problem.json_path)
     except Unresolvable as error:
         raise SegmindConfigError(
-            f"{name} refers to {shorten(repr(error.ref))}, which is not in it; put it under '$defs'. Nothing was sent."
+            f"{name} refers to {shorten(repr(error.ref))}, which it does not contain; put it under '$defs'. "
+            "Nothing was sent."
         ) from error
     except re.error as error:
         raise SegmindConfigError(
@@ -519,7 +520,7 @@ def check_notes(notes: Any) -> None:
         raise SegmindConfigError(f"'notes' is {type_name(notes)}; it must map names to strings.")
     length = sum(len(name) + len(str(note)) for name, note in notes.items())
     if length > MOST_NOTES:
-        raise SegmindConfigError(f"'notes' have {length:,} characters; they may have {MOST_NOTES:,} at most.")
+        raise SegmindConfigError(f"'notes' has {length:,} characters; at most {MOST_NOTES:,} are allowed.")
 
 
 def check_count(name: str, value: Any) -> None:

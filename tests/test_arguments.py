@@ -62,7 +62,7 @@ def test_a_schema_is_checked_before_anything_is_paid_and_its_errors_contain_no_v
     with pytest.raises(SegmindConfigError, match="prompt") as caught:
         validate_inputs({"prompt": CANARY}, {"properties": {"prompt": {"type": "integer"}}})
     assert CANARY not in str(caught.value)
-    with pytest.raises(SegmindConfigError, match="which is not in it"):
+    with pytest.raises(SegmindConfigError, match="which it does not contain"):
         validate_inputs({"a": 1}, {"properties": {"a": {"$ref": "http://127.0.0.2:9/schema.json"}}})
 
 

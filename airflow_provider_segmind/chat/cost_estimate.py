@@ -334,7 +334,7 @@ def _read_price(entry: object, field: str) -> Price:
     if "request" in entry:
         if len(entry) > 1:
             raise SegmindConfigError(
-                f"{field} has request and prices of tokens: give either USD for each request, or input and output."
+                f"{field} has both request and token prices: give either USD for each request, or input and output."
             )
         return Price(input=0.0, output=0.0, request=float(entry["request"]), source="your own price")
     for key in ("input", "output"):

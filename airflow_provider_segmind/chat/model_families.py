@@ -84,7 +84,7 @@ def family_of(model: str, api_format: ApiFormat | str | None = None) -> ApiForma
     family = known_family(model)
     if family is None and (makes_files(model) or _NOT_CHAT.search(model.strip().lower())):
         raise SegmindConfigError(
-            f"model={model!r} does not have the name of a chat model: run it with SegmindRunOperator. "
+            f"model={model!r} is not a chat model, judging by its name: run it with SegmindRunOperator. "
             "If it accepts chat messages, set api_format to 'gemini', 'openai' or 'anthropic'."
         )
     return family or ASSUMED
@@ -95,7 +95,7 @@ def assumption(model: str, api_format: ApiFormat | str | None = None) -> str | N
     if api_format is not None or known_family(model) is not None:
         return None
     return (
-        f"The name of model {model!r} shows no known family, so its request is written in the format "
+        f"The name of model {model!r} matches no known family, so its request is written in the format "
         f"{str(ASSUMED)!r}. If the model needs another format, set api_format to 'gemini' or 'anthropic'; "
         f"{str(ASSUMED)!r} silences this warning."
     )

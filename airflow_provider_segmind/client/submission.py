@@ -106,7 +106,7 @@ class RequestRef:
             given = given.strip()
         if given in (None, "", "None"):
             raise SegmindConfigError(
-                f"'request_id' is {given!r}: the task that was to give it has pushed no such XCom. Nothing was sent."
+                f"'request_id' is {given!r}: the task that should provide it has pushed no such XCom. Nothing was sent."
             )
         path_segment(given, "request_id")
         timestamp = read_timestamp(submitted_at, "submitted_at")
@@ -207,7 +207,7 @@ def text_digest(canonical: str) -> bytes:
 @dataclass(frozen=True, slots=True)
 class GivenUp:
     """
-    A POST with an unknown outcome that a policy has replaced by another. It may be billed.
+    A POST with an unknown outcome that a policy has replaced by another one. It may be billed.
 
     :param intent_at: epoch seconds, just before it.
     :param reservation: what stays reserved for it in the budgets, None without one.
@@ -488,8 +488,9 @@ def given_up_message(given_up: Sequence[GivenUp]) -> str:
     times = ", ".join(iso(one.intent_at) for one in given_up)
     posts, were = ("An earlier POST", "was") if len(given_up) == 1 else (f"{len(given_up)} earlier POSTs", "were")
     return (
-        f"{posts} of this task ({times}) {were} replaced by another without an answer. Each that did arrive is billed "
-        "as well, and what is reserved for it in a budget stays reserved until the request history shows its bill."
+        f"{posts} of this task ({times}), of unknown outcome, {were} replaced by another one. Each that did arrive is "
+        "billed as well, and what is reserved for it in a budget stays reserved until the request history shows its "
+        "bill."
     )
 
 

@@ -101,7 +101,7 @@ class RunUsage:
         self.outcomes: Counter[Outcome] = Counter()
         self.excess = 1.0
         self.charged = totals.charged
-        """USD of requests whose bill is not known and not waited for, at the most that they may have cost."""
+        """The most in USD that requests may have cost whose bill is unknown and no longer waited for."""
         self._given_up = 0.0
         self._priced = max(0, totals.rows - totals.unpriced) if totals.cost else 0
         self._reserved: dict[bytes, CostBound] = {}

@@ -540,10 +540,10 @@ class EnrichmentRun:
             return
         resume_state, deferral, now = self._suspend(engine), engine.deferral, time.time()
         if math.isinf(deferral.until):
-            self._defer_while_paused(self._pause.reason or "it was until now", resume_state)
+            self._defer_while_paused(self._pause.reason or "it was paused until a moment ago", resume_state)
         until = min(deferral.until, self.settings.deadline)
         self._log.info(
-            "There is nothing to do but wait for %s in progress; deferring until %d ended, for at most %d s",
+            "There is nothing to do but wait for %s in progress; deferring until %d of them ended, for at most %d s",
             *(counted(len(deferral.requests), "request"), deferral.enough, max(0, until - now)),
         )
         self._defer_until(until, resume_state, [list(one) for one in deferral.requests], deferral.enough)

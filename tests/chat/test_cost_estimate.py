@@ -88,7 +88,7 @@ def test_every_price_has_a_date_and_a_source():
         ({"a": {"request": "1"}}, r"prices\.a\.request is '1'"),
         ({"a": {"request": -0.1}}, r"prices\.a\.request is -0.1"),
         ({"a": {"request": True}}, r"prices\.a\.request is True"),
-        ({"a": {"request": 1, "input": 1, "output": 2}}, r"prices\.a has request and prices of tokens"),
+        ({"a": {"request": 1, "input": 1, "output": 2}}, r"prices\.a has both request and token prices"),
         ({"a": {}}, r"prices\.a\.input is missing: .* or request"),
     ],
 )

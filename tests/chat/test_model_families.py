@@ -36,13 +36,13 @@ def test_the_family_is_recognized_by_the_name(model, family):
 def test_a_model_that_is_not_a_chat_model_has_no_family(model):
     assert known_family(model) is None
     assert family_of(model, "openai") is ApiFormat.OPENAI
-    with pytest.raises(SegmindConfigError, match="does not have the name of a chat model"):
+    with pytest.raises(SegmindConfigError, match="is not a chat model, judging by its name"):
         family_of(model)
 
 
 def test_the_format_of_a_chat_model_of_an_unknown_family_is_assumed_with_a_warning():
     assert family_of("grok-9") is ApiFormat.OPENAI
-    assert "'grok-9' shows no known family, so its request is written in the format 'openai'" in assumption("grok-9")
+    assert "'grok-9' matches no known family, so its request is written in the format 'openai'" in assumption("grok-9")
     assert assumption("grok-9", "openai") is None
     assert assumption("gemini-3-pro") is None
 

@@ -20,7 +20,7 @@ CASES = {
     "no model": ({"model": " ", "prompt": "Hi"}, "model=' ' is empty"),
     "not a chat model": (
         {"model": "gpt-image-2", "prompt": "Hi"},
-        "model='gpt-image-2' does not have the name of a chat model",
+        "model='gpt-image-2' is not a chat model, judging by its name",
     ),
     "unknown format": ({"model": GPT, "prompt": "Hi", "api_format": "mistral"}, "api_format='mistral' is not a chat"),
     "no prompt": ({"model": GPT}, "prompt is missing"),

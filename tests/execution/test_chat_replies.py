@@ -129,5 +129,5 @@ def test_a_chat_model_of_an_unknown_family_is_prompted_in_openais_format_with_a_
     assert chat.ask(model="grok-9") == "echo: question"
 
     assert chat.body()["messages"] == [{"role": "user", "content": "question"}]
-    assert "The name of model 'grok-9' shows no known family" in capsys.readouterr().out
+    assert "The name of model 'grok-9' matches no known family" in capsys.readouterr().out
     assert chat.posts == len(chat.emulator.bill) == 1

@@ -63,7 +63,7 @@ def test_a_list_of_rows_and_a_missing_file_asks_about_the_rows(table: Table) -> 
 
 
 def test_a_list_with_a_file_of_unknown_format_is_refused_before_anything_is_sent(table: Table) -> None:
-    with pytest.raises(AirflowFailException, match=r"'b\.tsv' does not show its format"):
+    with pytest.raises(AirflowFailException, match=r"The format of 'b\.tsv' is unknown"):
         table.ask(source=[table.write(things("a")), str(table.folder / "b.tsv")])
     assert table.posts == 0
 

@@ -354,7 +354,7 @@ def test_a_retry_says_what_was_given_up_before_it_and_may_be_billed(
     world.segmind.next_post = "lose after"
     record = go(world, on_unknown="resubmit")
     assert [one.intent_at for one in record.given_up] == [START]
-    said = "An earlier POST of this task (2027-01-15T08:00:00+00:00) was replaced by another without an answer"
+    said = "An earlier POST of this task (2027-01-15T08:00:00+00:00), of unknown outcome, was replaced by another one"
     assert said not in caplog.text
 
     for _ in range(2):

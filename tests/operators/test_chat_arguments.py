@@ -44,7 +44,7 @@ AT_PARSE: list[tuple[dict[str, Any], str]] = [
     ({"prompt": "x", "output_type": "Ticket"}, "output_type is a str"),
     ({"prompt": "x", "output_type": int, "options": {"response_format": {}}}, "options.response_format"),
     ({"prompt": "x", "api_format": "mistral"}, "api_format='mistral' is not a chat format"),
-    ({"prompt": "x", "model": "qwen-image"}, "model='qwen-image' does not have the name of a chat model"),
+    ({"prompt": "x", "model": "qwen-image"}, "model='qwen-image' is not a chat model, judging by its name"),
     ({"prompt": "x", "model": 7}, "'model' is 7"),
     ({"prompt": "x", "max_repairs": -1}, "'max_repairs' is -1"),
     ({"prompt": "x", "max_repairs": 1.5}, "'max_repairs' is 1.5"),
@@ -109,7 +109,7 @@ def test_the_output_of_an_upstream_task_passes_the_parse() -> None:
         ({"prompt": {"a": 1}}, "'prompt' is a dict when the task runs"),
         ({"prompt": "  "}, "prompt is empty"),
         ({"options": {"prompt": "x"}}, "options.prompt does not belong in options"),
-        ({"model": "seedream-4.5"}, "model='seedream-4.5' does not have the name of a chat model"),
+        ({"model": "seedream-4.5"}, "model='seedream-4.5' is not a chat model, judging by its name"),
     ],
 )
 def test_what_shows_only_on_the_worker_is_an_error_before_the_post(

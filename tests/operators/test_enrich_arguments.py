@@ -59,7 +59,7 @@ def make(**fields: Any) -> SegmindEnrichFileOperator:
         ({"rerun": 3}, "'rerun' is 3; it must be"),
         ({"dry_run": "yes"}, "'dry_run'"),
         ({"notes": ["approved"]}, "'notes' is a list"),
-        ({"notes": {"approved_by": "x" * 2000}}, "'notes' have 2,011 characters"),
+        ({"notes": {"approved_by": "x" * 2000}}, "'notes' has 2,011 characters"),
     ],
 )
 def test_an_invalid_argument_is_named(fields: dict[str, Any], named: str) -> None:

@@ -76,7 +76,7 @@ def known_kind(name: str) -> FileKind:
     kind = kind_of(name)
     if kind is None or (kind.compressed and kind.format is Format.PARQUET):
         raise SegmindConfigError(
-            f"{name!r} does not show its format: its name must end with {', '.join(_SUFFIXES)}, or with .gz after a "
+            f"The format of {name!r} is unknown: its name must end with {', '.join(_SUFFIXES)}, or with .gz after a "
             "text format."
         )
     return kind

@@ -359,7 +359,7 @@ def check_apart(outputs: Sequence[StorePath], ledger: StorePath, sources: Sequen
         folder = source.parent if is_pattern(source) else source
         if _form(folder) == _form(ledger):
             raise SegmindConfigError(
-                f"'ledger_path' {str(ledger)!r} is the folder that 'source' reads. Nothing was sent."
+                f"'ledger_path' {str(ledger)!r} is the folder that 'source' reads: choose another. Nothing was sent."
             )
 
 

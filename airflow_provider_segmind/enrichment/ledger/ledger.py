@@ -482,7 +482,7 @@ class RunBill:
     """
     What a run has cost according to its ledger.
 
-    :param cost: USD billed; of requests without a reported bill the most that they may have cost.
+    :param cost: USD billed; for requests without a reported bill, the most that they may have cost.
     :param held: USD that its open requests may still be billed.
     :param open: how many those are.
     """

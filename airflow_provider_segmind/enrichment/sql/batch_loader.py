@@ -233,7 +233,7 @@ class BatchLoader:
             self._in_vain = self._in_vain + 1 if refusal else 0
         if refused:
             _log.warning(
-                "%s refused %s: %s. What it refuses is tried again at the end",
+                "%s refused %s: %s. Refused rows are tried again at the end of the run",
                 *(self._target.title, counted(len(refused), "row"), refused[0]),
             )
         if not self._announced and len(refused) < len(tried):

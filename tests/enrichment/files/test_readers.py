@@ -123,7 +123,7 @@ def test_a_folder_is_read_in_the_order_of_names_without_what_is_no_table(tmp_pat
 def test_a_table_that_cannot_be_read_is_named_before_the_rows_of_others(tmp_path: Path, name: str, source: str) -> None:
     (tmp_path / "a.jsonl").write_text('{"a": 1}\n')
     (tmp_path / name).write_bytes(b"x")
-    with pytest.raises(SegmindConfigError, match=f"'{name}' does not show its format"):
+    with pytest.raises(SegmindConfigError, match=f"The format of '{name}' is unknown"):
         next(open_source(tmp_path / source))
 
 
@@ -141,7 +141,7 @@ def test_a_list_of_rows_is_a_table() -> None:
         ("t.csv", b"\n\na,a\n1,2\n", "Line 3 .* twice"),
         ("t.csv", b"a\n\xff\n", "UTF-8"),
         ("t.parquet", b"PAR1 not", "Parquet"),
-        ("t.txt", b"x", "does not show its format"),
+        ("t.txt", b"x", "The format of 't.txt' is unknown"),
     ],
 )
 def test_what_is_no_table_is_refused_without_showing_it(tmp_path: Path, name: str, content: bytes, words: str) -> None:
