@@ -5,7 +5,8 @@ Airflow's common-ai provider looks up the hook of the connection's type and call
 its model once for each step. Each of these requests is handled like a request of a chat task: it has its own
 submission record, and goes through the rate limiter, budgets and spend record. The record is found by the task
 instance, the digest of the body, and how often this try has sent the same body before. A retry therefore sends the same
-bodies again, finds their records, and gets the answers that were paid for, up to the step that was never reached.
+bodies again, finds their records, and gets the answers that were paid for, up to the first step that no try has
+reached.
 
 The calls block the event loop, which is the task's own: Airflow's API for tasks is synchronous, and an execution
 timeout must be able to end the wait. Agents that run at the same time in one task wait for one another.
@@ -203,7 +204,7 @@ class TaskRequests:
 
     def _open_stores(self) -> None:
         """
-        Read a record, so that the stores of records and results are open before the agent's event loop runs.
+        Read a record now, so that the stores of records and results are open before the agent's event loop runs.
 
         Airflow keeps an open store for the process, but cannot open one in S3 inside a running loop: its Amazon
         provider runs a loop of its own to find the credentials, and without them S3 refuses every call.

@@ -6,8 +6,8 @@ that the JSON of the reply as Segmind sent it. So every reader decides by its ow
 The fingerprint is that of the ledger (:func:`~airflow_provider_segmind.enrichment.rows.fingerprint`).
 
 A file is written whole and replaced only by another answer to the same question. Looking up an answer is one read,
-keeping one is one write. Questions are not locked: tasks that ask the same at the same moment both pay, and the later
-answer stays.
+keeping one is one write. Questions are not locked: two tasks that send the same request at the same moment both pay,
+and the later answer stays.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Answer:
 
     @property
     def result(self) -> RequestResult | None:
-        """The reply, None for files, and for what is not a reply that this version reads."""
+        """The reply; None for files, and for a body that this version cannot read as a reply."""
         try:
             return RequestResult.decoded(self.body) if self.body else None
         except ValueError:

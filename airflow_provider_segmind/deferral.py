@@ -1,4 +1,4 @@
-"""Give a worker back while a trigger waits, and what stopping to wait means: Segmind has no cancel call."""
+"""Give a worker slot back while a trigger waits, and warn when a task stops waiting: Segmind has no cancel call."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 BACKSTOP_SECONDS = 60.0
 """Seconds after our own deadline at which Airflow ends a deferral whose trigger sent no event."""
 LONGEST_DEFERRAL = 10 * 365 * 86400.0
-"""Seconds of the longest deferral: Airflow adds them to the present, and a date ends with the year 9999."""
+"""Seconds of the longest deferral: Airflow adds them to the current time, and Python's dates end with the year 9999."""
 TRIGGER_FAILED = "__fail__"
 """The method name with which Airflow resumes a task whose trigger ended without an event."""
 TIMED_OUT = ("Trigger timeout", "Trigger/execution timeout")

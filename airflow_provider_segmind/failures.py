@@ -137,7 +137,7 @@ def _rebuild(
 
 
 def _kind_of_both(kind: type[SegmindError], failure: type[Exception]) -> type[SegmindError]:
-    """Return a class of errors that are of two classes and have the name of the first, as a traceback shows it."""
+    """Return a class of errors that has both classes as bases and the name of the first, as a traceback shows it."""
 
     def reduce(self: SegmindError) -> tuple[Any, ...]:
         return _rebuild, (kind, failure, self.args, vars(self))

@@ -30,7 +30,9 @@ _SPACES = r"[\s\u00ad\u200b-\u200d\u2060\ufeff]|\\[nrtNRT]"
 LONGEST = 40_000
 """Characters of an error that are searched; the rest is cut off."""
 _MARKUP_WORK = 10
-"""How often a text is read, for its length, in search of tags; after that, tags are read simply."""
+"""
+How much of a text is read in search of tags, as a multiple of its length; after that, tags are read in a simpler way.
+"""
 _LAYERS = 4
 """How many times a text may be encoded."""
 _LOWER_CASE = str.maketrans({chr(code): chr(code + 32) for code in range(65, 91)})

@@ -88,7 +88,7 @@ def subclass_mark(operator: str) -> str:
 
 
 def once_rendered(value: T | GivenLater) -> T:
-    """Return an argument unchanged, typed as what it is when the task runs: rendered, and resolved by Airflow."""
+    """Return an argument unchanged, with the type it has when the task runs: rendered, and resolved by Airflow."""
     return value  # type: ignore[return-value]
 
 

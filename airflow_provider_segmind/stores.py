@@ -1,4 +1,4 @@
-"""From Airflow's Connections to object stores and databases, and which package a missing one needs."""
+"""Object stores and databases from Airflow's Connections, and which package a missing one needs."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """
-What a type checker knows of the arguments of operators besides their signatures; imported by type checkers only.
+What a type checker knows about the arguments of operators besides their signatures; imported by type checkers only.
 
 Airflow's operators take each other's arguments as ``**kwargs``, in which a checker finds no misspelt name. Ours name
 them: ``**kwargs: Unpack[OperatorArguments]``.

@@ -42,7 +42,7 @@ PART_OF_REST = 8
 IDLE = 3.0
 """Seconds for which a part of a slice may be unused before it is returned."""
 REPORT_INTERVAL = 2.0
-"""Seconds between two reports of what was billed, while there is nothing else to tell the store."""
+"""Seconds between two reports of what was billed, while there is nothing else to send to the store."""
 ASK_INTERVAL = 1.0
 """Seconds between two attempts to reserve after one that was refused."""
 LEASE = 10.0
@@ -50,7 +50,7 @@ LEASE = 10.0
 TAKE_OVER_AFTER = LEASE + 5.0
 """Seconds since it was last renewed after which a retry may take over a slice; the clocks of two workers may differ."""
 PATIENCE = 3600.0
-"""Seconds to wait for what others have reserved; by then each of their requests has ended."""
+"""Seconds to wait for what others have reserved; each of their requests has ended within this time."""
 DEFER_PATIENCE = 60.0
 """The same for a table that may defer instead, and has no request in flight."""
 LOST_PATIENCE = 30.0
@@ -141,7 +141,7 @@ class SpendingPace:
         """Micro-dollars."""
 
     def observe(self, used: float) -> None:
-        """Note what is used so far, billed or held, in micro-dollars."""
+        """Record what is used so far, billed or held, in micro-dollars."""
         now = self._monotonic()
         if self._last is not None:
             seconds = now - self._last[0]
@@ -191,7 +191,7 @@ class TableSlice:
         self._spare_since: float | None = None
         self._used_up_since: float | None = None
         self.refused: Refused | None = None
-        """What was refused last, None if nothing was since the last grant."""
+        """The latest refusal, None if there was none since the last grant."""
         self._refused_since = 0.0
         self._silent_since: float | None = None
         self._claimed: list[Reservation] = []
@@ -201,7 +201,7 @@ class TableSlice:
     # In the loop.
 
     def is_usable(self) -> bool:
-        """Return whether there is a slice, and its store has said so within the last seconds."""
+        """Return whether there is a slice, and its store has confirmed it within the last seconds."""
         return self._slice is not None and self._silent_since is None and self._monotonic() - self._renewed < LEASE
 
     def admits(self, run: RunFigures, cost: float) -> bool:
@@ -260,7 +260,7 @@ class TableSlice:
             return False
         if not run.unread:
             return True
-        # Open requests of earlier tries are waited for, too, unless rows before theirs cannot be set aside.
+        # Open requests of earlier tries are waited for as well, unless rows before theirs cannot be set aside.
         self._used_up_since = now if self._used_up_since is None else self._used_up_since
         return now - self._used_up_since >= IDLE
 

@@ -90,7 +90,7 @@ class Attachment:
     @classmethod
     def from_url(cls, url: str, *, media_type: str | None = None, name: str | None = None) -> Attachment:
         """
-        Refer to a file by URL, including one uploaded to Segmind's storage before.
+        Refer to a file by URL, such as one that was uploaded to Segmind's storage.
 
         :param media_type: required when the URL has no known file extension.
         :param name: its name in error messages.

@@ -152,7 +152,9 @@ class CostBound:
     doubt: str = ""
 
     def without_output(self) -> CostBound:
-        """Return the cost of the input alone, for where an answer of ``assumed_cap`` tokens is too pessimistic."""
+        """
+        Return the cost of the input alone, for callers to which an answer of ``assumed_cap`` tokens is too pessimistic.
+        """
         return CostBound(usd=self.usd - self.output, certain=False, ceiling=self.usd)
 
 

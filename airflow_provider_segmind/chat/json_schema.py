@@ -37,7 +37,7 @@ _NULLABLE = ("nullable", "x-nullable")
 _ANNOTATIONS = ("example", "xml", "discriminator", "externalDocs")
 _DRAFT_7 = "http://json-schema.org/draft-07/schema#"
 _OLD_DRAFTS = ("draft-03", "draft-04")
-# Keywords of old drafts, which a validator ignores, and with them the constraints they express.
+# Keywords of old drafts; a validator ignores them, and with them the constraints they express.
 _REMOVED = {"extends": "allOf", "disallow": "not", "divisibleBy": "multipleOf"}
 
 

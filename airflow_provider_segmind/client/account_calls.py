@@ -17,7 +17,7 @@ Report = Callable[[str], None]
 
 
 def no_report(_: str) -> None:
-    """No-op for callers that want no reports."""
+    """A no-op for callers that want no reports."""
 
 
 def always() -> None:

@@ -15,14 +15,14 @@ else:
     try:
         import httpx2 as httpx
 
-        # Other packages may install it with an older Airflow, in a version that this package is not tested with.
+        # With an older Airflow, another package may install it in a version with which this package is not tested.
         if tuple(map(int, version("httpx2").split(".")[:2])) < (2, 13):
             raise ImportError("httpx2 is older than 2.13")
     except (ImportError, ValueError):  # A pre-release has letters in its version.
         import httpx
 
 CONNECT_TIMEOUT = 10.0
-"""Seconds to reach a host; past them nothing was sent."""
+"""Seconds within which a host must be reached; otherwise nothing was sent."""
 
 
 @functools.cache

@@ -44,7 +44,7 @@ MODELS = 256
 RECENT = 8
 """Latest latencies that, all beyond nine tenths of the older ones, show that a model has changed."""
 SHORTEST_STEP = 0.25
-"""Least seconds between polls, except for a very young request."""
+"""Shortest time between polls in seconds, except for a very young request."""
 YOUNGEST = 0.01
 """Smallest latency in seconds that is distinguished."""
 LONGEST_STEP = 30.0

@@ -192,7 +192,7 @@ class _Waiting:
                 yield Pause(early)
 
     def _wait_for_scouts(self) -> Generator[Pause, Any, None]:
-        """Where polls are to be few, let a few requests find out how long an unknown model takes."""
+        """Where polls should be few, let a few requests find out how long an unknown model takes."""
         history, pending = self._pace.history, self._pending
         if history is None or not pending.frugal or pending.poll_interval is not None:
             return

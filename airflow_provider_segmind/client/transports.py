@@ -148,7 +148,7 @@ class HttpxTransport:
         if response.is_stream_consumed:
             body.add(response.content)
         else:
-            # Not `aiter_raw`, which counts and cuts again what comes through it.
+            # Not `aiter_raw`, which counts the bytes and cuts them into pieces once more.
             async for chunk in cast(httpx.AsyncByteStream, response.stream):
                 body.add(chunk)
         return Response(response.status_code, body.content, headers, self._clock())
@@ -293,7 +293,7 @@ def _payload(body: bytes | None) -> bytes | io.BytesIO | None:
 
 class BlockingTransport:
     """
-    Sends the calls of a worker, one after the other.
+    Sends the calls of a worker, one after another.
 
     :param mock: replaces the network in tests.
     """

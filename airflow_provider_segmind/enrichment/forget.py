@@ -1,5 +1,5 @@
 """
-Every trace of some rows of a table removed: answers, ledger, reports, dead letters and outputs; and a search for them.
+Find every trace of some rows of a table, and remove it: answers, ledger, reports, dead letters and outputs.
 
 Rows have no names in a ledger, only fingerprints. A key is found in the outputs and the dead letters, which have
 request ids and fingerprints; those lead to the events of the ledger. So the fingerprints are written to a file in the
@@ -178,7 +178,7 @@ class Forgetting:
         for path in files:
             if self._is_named(path):
                 path.unlink(missing_ok=True)
-        # Last, because a key is found in them.
+        # Last, because a repeated call finds the key in them.
         for path in places.dead_letters:
             remove_rows(path, self._is_letter)
         for path in places.outputs:
@@ -216,7 +216,7 @@ class Forgetting:
             )
 
     def _note(self, ledger: StorePath, at: float) -> None:
-        """Write down in a ledger what is removed, for a process that finishes it after this one was killed."""
+        """Record in the ledger what is being removed, so that another call can finish it if this process is killed."""
         marks = {"fingerprints": sorted(self.marks.fingerprints), "request_ids": sorted(self.marks.request_ids)}
         text = json.dumps({**marks, "at": at}).encode()
         path = ledger / FORGETTING / f"{hashlib.sha256(text).hexdigest()[:32]}.json"

@@ -737,7 +737,7 @@ class RequestExecution:
             self._record = self._write(record.accepted(found.request_id, history.submission_time(found, record)))
             self._note_found()
             return
-        # A history that could not be read, or that leaves open what became of the request, does not prove that it is
+        # A history that could not be read, or that leaves the outcome of the request open, does not prove that it is
         # missing.
         if settings.on_unknown != "resubmit" or failure is not None or record.resubmits >= MAX_RESUBMITS:
             raise self._unknown(record, cause, failure) from (cause or failure)

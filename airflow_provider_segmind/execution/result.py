@@ -1,4 +1,4 @@
-"""The result of a request that another task submitted; what a result says of itself."""
+"""The result of a request that another task submitted, and the log line about a result."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@ What is in flight, what was spent and what failed: everything that the command a
 
 It reads the metadata database with the core models, so it runs where that database is reachable: in the API server and
 on the machines of Airflow's components, never in a task. What a task has finished is in its XComs, and what it waits
-for is in its submission record and in its trigger. Only tasks of this provider's operators are looked at.
+for is in its submission record and in its trigger. Only tasks of this provider's operators are read.
 """
 
 from __future__ import annotations
@@ -471,7 +471,7 @@ def with_states(requests: Iterable[RequestInFlight]) -> list[RequestInFlight]:
 
 
 def _arguments(trigger: Any) -> Mapping[str, Any]:
-    """Return the arguments of a trigger, none where they cannot be decrypted: one must not hide the others."""
+    """Return the arguments of a trigger, none if they cannot be decrypted: one trigger must not hide the others."""
     try:
         values: Mapping[str, Any] = trigger.kwargs
     except Exception as error:  # noqa: BLE001 - another Fernet key, or a class that is gone

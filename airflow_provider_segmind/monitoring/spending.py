@@ -44,7 +44,7 @@ class SpendGroup:
         return SpendGroup(
             key=self.key,
             requests=self.requests + other.requests,
-            # To the digits of an entry, so that the order of adding changes nothing.
+            # Rounded to the digits of an entry, so that the order of addition makes no difference.
             cost_micros=round(self.cost_micros + other.cost_micros, 6),
             unpriced=self.unpriced + other.unpriced,
             tokens=self.tokens + other.tokens,
@@ -58,7 +58,7 @@ class SpendView:
 
     :param groups: by time if the first dimension is the day, else the most expensive first.
     :param since: epoch seconds of the oldest figure, None without any.
-    :param note: what the source cannot know, for people.
+    :param note: a sentence for users on what the source does not contain.
     """
 
     groups: Sequence[SpendGroup]
@@ -118,7 +118,7 @@ def grouped(
 
 def spent_by_task(about: Mapping[str, Any], xcoms: Mapping[str, Any], model: str | None) -> Iterator[Spending]:
     """
-    Yield what the XComs of one task that is no table show.
+    Yield what the XComs of one task that is not a table show.
 
     :param about: the fields of an entry that identify the task, and when it ended.
     :param model: of its submission record, None without one.

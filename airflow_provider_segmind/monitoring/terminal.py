@@ -46,7 +46,7 @@ def print_table(titles: Sequence[str], rows: Iterable[Sequence[str | None]], *, 
 
 
 def print_facts(facts: Mapping[str, Any]) -> None:
-    """Print names and values, one below the other; underscores in a name are shown as spaces."""
+    """Print names and values, one below another; underscores in a name are shown as spaces."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -88,12 +88,12 @@ def _console() -> Console:
 
 
 def _show(console: Console, what: Table | Text) -> None:
-    # Printed by rich itself, a closed pipe would end the process with exit code 1.
+    # If rich itself printed, a closed pipe would end the process with exit code 1.
     with console.capture() as captured:
         console.print(what)
     sys.stdout.write(captured.get())
 
 
 def _clean(text: str) -> str:
-    """Return a text without characters that steer a terminal."""
+    """Return a text without terminal control characters."""
     return text.translate(_UNPRINTABLE)

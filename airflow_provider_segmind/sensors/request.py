@@ -59,7 +59,7 @@ class SegmindRequestSensor(TemplatedOperator, BaseSensorOperator):
     *What to ask*
 
     :param request_id: the output of a submit task, or ``{"request_id": …, "submitted_at": …}`` with the time as ISO
-        8601 or epoch seconds. Given an id only, the first poll counts as submission.
+        8601 or epoch seconds. With an id alone, the first poll counts as the submission.
 
     *Where*
 
@@ -262,7 +262,7 @@ class SegmindRequestSensor(TemplatedOperator, BaseSensorOperator):
         return self._defer(context) if found is None else found
 
     def _poll_after(self, event: RequestEvent, context: Context) -> dict[str, Any] | None:
-        """Poll where the triggerer could not, which need not be true of this worker; polling is free."""
+        """Poll from this worker, which may be able to where the triggerer was not; polling is free."""
         from airflow_provider_segmind.triggers.request import defer_again_from
 
         pending = self._pending_after(event.submitted_at, context)
@@ -322,7 +322,7 @@ class SegmindRequestSensor(TemplatedOperator, BaseSensorOperator):
         return {**found, **ref.to_json(), "status": RequestStatus.COMPLETED.value}
 
     def _destination(self) -> ResultDestination:
-        """Return where a body goes; XCom carries none of it but what is recovered from the request history."""
+        """Return where a body goes; XCom carries only what is recovered from the request history."""
         from airflow_provider_segmind.result_storage import ResultDestination
 
         path = path_or_none(self.output_path)

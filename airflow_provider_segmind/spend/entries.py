@@ -92,9 +92,9 @@ def reuse_id(request_id: str, task: Mapping[str, Any]) -> str:
 
 def combine(one: SpendEntry, other: SpendEntry) -> SpendEntry:
     """
-    Return what two entries of one request say together; their order does not matter.
+    Return the two entries of one request as one; their order does not matter.
 
-    That of a task precedes one from Segmind's history, and the earlier precedes the later. What it does not know is
+    That of a task precedes one from Segmind's history, and the earlier precedes the later. Fields that it lacks are
     taken from the other one.
     """
     first, second = sorted((one, other), key=_precedence)

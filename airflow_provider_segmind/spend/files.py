@@ -21,12 +21,12 @@ DAY = "day="
 """Before the date in the name of a folder, as readers of partitioned tables expect it."""
 FILE_SUFFIX = ".jsonl"
 NEW = "new-"
-"""Begins the name of a file that was not compacted yet."""
+"""Prefix of the name of a file that is not compacted yet."""
 COMPACTED = "all-"
 MOST_NEW = 256
-"""Files of the current day from which they are compacted as well."""
+"""Number of files of the current day from which they are compacted as well."""
 FULL = 32 << 20
-"""Bytes from which a compacted file is left as it is."""
+"""Size in bytes from which a compacted file is left as it is."""
 
 
 class FileStore:
@@ -66,7 +66,7 @@ class FileStore:
                 yield entry
 
     def known(self, request_ids: Iterable[str]) -> set[str]:
-        """Return those of some requests that are in the record; reads all of it."""
+        """Return which of the given requests are in the record; reads all of it."""
         wanted = set(request_ids)
         return {entry.request_id for entry in self.read() if entry.request_id in wanted} if wanted else set()
 

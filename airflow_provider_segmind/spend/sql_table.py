@@ -72,7 +72,7 @@ class SqlStore:
         """Do nothing: the database keeps its tables in order."""
 
     def known(self, request_ids: Iterable[str]) -> set[str]:
-        """Return those of some requests that are in the table."""
+        """Return which of the given requests are in the table."""
         with closing(self._connect()) as connection:
             if not self._is_there(connection):
                 return set()
@@ -153,7 +153,7 @@ def _parts(items: Iterable[_Item]) -> Iterator[list[_Item]]:
 
 
 def _roll_back(connection: Any) -> None:
-    # The error before is the one to raise; DuckDB raises where there is no transaction.
+    # The earlier error is the one to raise; DuckDB raises another if there is no transaction.
     with suppress(Exception):
         connection.rollback()
 

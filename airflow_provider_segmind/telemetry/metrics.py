@@ -22,7 +22,7 @@ PREFIX = "segmind."
 INTERVAL = 3.0
 """Seconds between two messages about one figure."""
 DECIMALS = 4
-"""Of a metric. A smaller fraction would be written with an exponent, which servers of StatsD do not read."""
+"""Decimal places of a metric. A smaller fraction would have an exponent, which StatsD servers do not read."""
 
 
 def cost_total(cost: float) -> float:
@@ -81,7 +81,7 @@ class MetricsSender:
         return True
 
     def send_if_due(self) -> None:
-        """Send the figures if the last time was long enough ago."""
+        """Send the figures if enough time has passed since the last time."""
         if self.take_due():
             self.send()
 

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 MIGRATION_TIMEOUT = 300
-"""Seconds; a migration takes about 12."""
+"""Timeout in seconds; a migration takes about 12."""
 
 
 class DatabaseError(RuntimeError):

@@ -142,7 +142,7 @@ class SegmindBudgetTrigger(SegmindTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and yield one event without content."""
         while (left := self.until - time.time()) > 0:
-            # In parts, so that a clock that is set is noticed.
+            # In parts, so that a change of the clock is noticed.
             await asyncio.sleep(min(left, ONE_HOUR))
         yield await self._event(Payload())
 
@@ -192,7 +192,7 @@ class SegmindInFlightTrigger(SegmindTrigger):
         """Find out how many slots are free; one look-up serves all tasks of the process for some seconds."""
         if time.monotonic() - slots.looked_at < SLOT_INTERVAL:
             return
-        # While it is read, the others use the value before.
+        # While it is read, the others use the previous value.
         slots.looked_at = time.monotonic()
         try:
             slots.free = await sync_to_async(_free_slots, thread_sensitive=False)(self.segmind_conn_id)
@@ -257,7 +257,7 @@ async def paused_in_triggerer() -> bool:
     global _pause_read
     read_at, paused = _pause_read
     if time.monotonic() - read_at >= CHECK_INTERVAL:
-        # Until it is read, the others use the value before.
+        # Until it is read, the others use the previous value.
         _pause_read = (time.monotonic(), paused)
         paused = await sync_to_async(pause_reason)() is not None
         _pause_read = (time.monotonic(), paused)

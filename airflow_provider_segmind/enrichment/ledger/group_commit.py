@@ -126,12 +126,12 @@ class GroupCommit:
         except Exception as error:  # noqa: BLE001
             self._fail(error)
         self._written += waiting
-        # While one group of claims is listed for, the next one is written.
+        # The next group of claims is written while the ledger is listed for the previous one.
         if self._listing is None or self._listing.done():
             self._listing = asyncio.create_task(self._list(), name="segmind-ledger-listing")
 
     async def _list(self) -> None:
-        """List for the claims that are durable, until none is left, and let their callers continue."""
+        """List the ledger for the durable claims until none is left, and let their callers continue."""
         listed = False
         while self._written or not listed:
             waiting, self._written, listed = self._written, [], True
@@ -161,7 +161,7 @@ class GroupCommit:
         self._failed(self.error)
 
     def _refresh(self) -> SegmindEnrichmentError | None:
-        """List; return why others cannot be read."""
+        """List the ledger; return why the entries of others cannot be read, None if they can."""
         try:
             self._member.refresh()
         except SegmindEnrichmentError as error:

@@ -1,9 +1,9 @@
 """
-Runs that overlap on one ledger: who is writing to it now, and what has been noted since this run read it.
+Runs that overlap on one ledger: who is writing to it now, and what was written since this run read it.
 
-The rule: **write the claim, then list.** A row is sent for only if, after its own claim is durable, a listing that
-began later shows no other claim of the row that is not ended. Of two writers the one that lists last sees the other;
-which claim is older is never asked. What ensures this, in the ledger's folder ``live``:
+The rule: **write the claim, then list.** A row is sent only if a listing that began after its own claim was durable
+shows no other claim of the row that has not ended. Of two writers the one that lists last sees the other; which claim
+is older is never asked. What ensures this, in the ledger's folder ``live``:
 
 =========================  =============================================================================================
 ``<time>-<writer>-<n>``    a segment; it stays until every writer at work whose rows may be the same has read it
@@ -58,11 +58,14 @@ log = logging.getLogger(__name__)
 BEATS = 6
 """Heartbeats within the time after which a silent writer is dead."""
 TRUST = 0.25
-"""Part of that time for which a listing is trusted."""
+"""Fraction of that time for which a listing is trusted."""
 LISTINGS = 5
-"""How often a listing is repeated that took too long, or whose files were moved under it."""
+"""How many times a listing is repeated if it took too long, or files were moved while it was read."""
 DEAD_MARK_LIFETIME = 24 * 3600.0
-"""Seconds for which it is remembered that a writer was declared dead; longer than a process is frozen and continues."""
+"""
+Seconds for which it is remembered that a writer was declared dead; no process is expected to continue after being
+frozen for longer.
+"""
 _REGISTERED, _BEAT, _ENDED, _DEAD = ".writer", ".beat", ".ended", ".dead"
 
 
@@ -180,7 +183,7 @@ class Membership:
 
     def register(self) -> None:
         """
-        Register as an active writer; the ledger is to be read only after it.
+        Register as an active writer; the ledger must be read after this call.
 
         :raises SegmindEnrichmentError: the folder cannot be written or listed.
         """
@@ -332,9 +335,8 @@ class Membership:
 
     def unregister(self) -> None:
         """
-        End: nothing is sent or written after it.
-
-        Alone, it moves what is left to the ledger's folder; else the last one or the next one does.
+        End: nothing is sent or written after it. If this writer is the only one, it moves what is left to the ledger's
+        folder; otherwise the last writer or the next one does.
 
         :raises SegmindEnrichmentError: the folder cannot be listed.
         :raises OSError: it cannot be written.
@@ -356,7 +358,7 @@ class Membership:
             self._file(_REGISTERED).unlink(missing_ok=True)
 
     def _move(self, names: list[str]) -> None:
-        # Somebody else may do the same.
+        # Another writer may do the same.
         rest = move(names, self.folder, self._ledger_folder)
         compact(self._ledger_folder, clock=self._clock, names=rest, source=self.folder)
 
@@ -413,7 +415,7 @@ class Membership:
         )
 
     def _read_new_segments(self, listing: Listing) -> bool:
-        """Read what is new; tell whether nothing was moved, since this run registered, that it had not read."""
+        """Read what is new; return whether this run has read everything that was moved since it registered."""
         for writer, segments in listing.segments.items():
             if writer == self.writer or not self._overlap(writer, self.writer):
                 continue
@@ -421,7 +423,7 @@ class Membership:
                 if name not in self._read:
                     lines = read_segment(self.folder, name)
                     if lines is None and self._listing is None:
-                        # Moved before anybody knew of this run, which reads the ledger's own folder after this.
+                        # Moved before others knew of this run, which reads the ledger's own folder after this.
                         continue
                     if lines is None:
                         return False
@@ -435,7 +437,7 @@ class Membership:
         if former is None:
             former = listing
         else:
-            # What the one before showed, and all before it, is certain to be in this one.
+            # Everything that the previous listings showed is certain to be in this one.
             self._seen = {writer: max(segments) for writer, segments in former.segments.items() if segments}
         self._read.intersection_update(name for names in listing.segments.values() for name in names.values())
         for writer in listing.dead:
@@ -463,7 +465,7 @@ class Membership:
         if watched is None or content != watched.content:
             self._watched[writer] = _Watched(content, now)
             return False
-        # A pause of this process does not mean that the other one was silent.
+        # If this process paused, that does not mean that the other one was silent.
         watched.silent += min(now - watched.checked, self.writer_timeout / 3)
         watched.checked = now
         return watched.silent >= self.writer_timeout
@@ -535,7 +537,7 @@ class Membership:
 
 @dataclass(slots=True)
 class Heartbeat:
-    """A thread that shows every now and then that a writer is alive, however busy its event loop is."""
+    """A thread that regularly shows that a writer is alive, however busy its event loop is."""
 
     member: Membership
     _stop: threading.Event = field(default_factory=threading.Event)

@@ -18,7 +18,7 @@ LARGEST_INTEGER = 2**63 - 1
 MOST_DECIMALS = 9
 _MOST_DIGITS = 38
 _MOST_ZEROS = 1000
-"""Most digits before or after the point of a decimal that is written without an exponent."""
+"""Maximum number of digits before or after the point of a decimal that is written without an exponent."""
 
 
 class Kind(StrEnum):

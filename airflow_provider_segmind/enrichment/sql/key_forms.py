@@ -1,9 +1,9 @@
 """
 How the key columns of a table compare: which keys are equal there, and which would be changed.
 
-The column decides that. A case-insensitive one takes ``Ab`` for ``aB``, one of numbers ``01`` for ``1``, one that is
-padded ``a`` for ``a`` and a blank; and one with two decimals rounds the third away. A row must know before it is paid
-for. So each value gets the form that the column compares, and where that is unknown the table is refused.
+The column decides that. To a case-insensitive one, ``Ab`` equals ``aB``; to one of numbers, ``01`` equals ``1``; to a
+padded one, ``a`` equals ``a`` and a space; and one with two decimals rounds the third away. This must be known before a
+row is paid for. So each value gets the form that the column compares, and where that is unknown the table is refused.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def _text_form(column: Column, texts: bool) -> KeyForm:
         if base in ("character", "char", "bpchar"):
             return text.rstrip(" ")
         if bounds and len(text) > bounds[0] and not text[bounds[0] :].strip(" "):
-            # By the standard, spaces are silently cut off and other characters refused.
+            # By the SQL standard, spaces beyond the length are cut off silently and other characters are refused.
             return text[: bounds[0]]
         return text
 

@@ -85,7 +85,7 @@ User = Annotated[Viewer, Depends(viewer_of)]
 
 
 class TableQuery(NamedTuple):
-    """What the address of a run asks for: its task instance, and which of its dead letters."""
+    """What the address of a run contains: its task instance, and which dead letters to show."""
 
     task: TaskRef
     outcome: str
@@ -150,7 +150,7 @@ class States:
         due = [one for one in requests if self._known.get(one.request_id, (-math.inf, ""))[0] < oldest]
         silent: set[str | None] = set()
         for one in due[:MOST_ASKED]:
-            # An account that did not answer is not asked about the next request either.
+            # After an account did not answer, it is not asked about further requests.
             state = "" if one.connection in silent else _state_of(one)
             self._known[one.request_id] = (time.monotonic(), state)
             if not state:

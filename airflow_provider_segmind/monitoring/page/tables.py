@@ -99,6 +99,6 @@ def _words(counts: dict[Outcome, int]) -> str:
 
 
 def rerun_conf(manifest: Manifest) -> str:
-    """Return the conf of a run that asks the rows without an answer again, empty if there are none."""
+    """Return the conf of a run that sends the rows without an answer again, empty if there are none."""
     outcomes = [name for name in DEAD_LETTERS if manifest.outcomes.get(name)]
     return json.dumps({"rerun": outcomes}) if outcomes else ""
