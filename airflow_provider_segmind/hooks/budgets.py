@@ -81,18 +81,24 @@ def task_owner(context: Context) -> str:
     return f"{ti.dag_id}/{ti.run_id}/{ti.task_id}/{-1 if index is None else index}"
 
 
+def budget_conn_id() -> str | None:
+    """Return the id of the Connection whose database keeps the budgets, None if Redis keeps them, or nothing does."""
+    if conf.get("segmind", "budget_redis_url", fallback=""):
+        # Takes precedence: it has no other use, while spend_conn_id may be set for the spend record alone.
+        return None
+    return conf.get("segmind", "spend_conn_id", fallback="") or None
+
+
 def budget_store() -> BudgetStore | None:
     """
     Return the store of the deployment's budgets, None if the configuration names none.
 
     :raises SegmindConfigError: budgets cannot be kept there.
     """
-    if url := conf.get("segmind", "budget_redis_url", fallback=""):
-        # Takes precedence: it has no other use, while spend_conn_id may be set for the spend record alone.
-        return RedisBudgetStore(url)
-    if conn_id := conf.get("segmind", "spend_conn_id", fallback=""):
+    if conn_id := budget_conn_id():
         return SqlBudgetStore(database_hook(conn_id, "[segmind] spend_conn_id"), conn_id)
-    return None
+    url = conf.get("segmind", "budget_redis_url", fallback="")
+    return RedisBudgetStore(url) if url else None
 
 
 def connection_budget(conn_id: str, extra: Mapping[str, Any]) -> BudgetRule | None:
