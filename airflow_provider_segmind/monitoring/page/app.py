@@ -30,16 +30,16 @@ from fastapi.responses import (
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException as RoutingError
 
-from airflow_provider_segmind.compat import conf, create_session, read_as_server
+from airflow_provider_segmind.compat import create_session, read_as_server
 from airflow_provider_segmind.defaults import DEFAULT_CONNECTION, PAGE_PREFIX
 from airflow_provider_segmind.enrichment.outcomes import Outcome
 from airflow_provider_segmind.enrichment.report.charts import COLOURS, draw_all
 from airflow_provider_segmind.enrichment.report.page import key_figures, reason_rows, state_of
-from airflow_provider_segmind.exceptions import SegmindError
+from airflow_provider_segmind.hooks.budgets import budget_conn_id
 from airflow_provider_segmind.links import table_path
 from airflow_provider_segmind.money import format_usd, usd
 from airflow_provider_segmind.monitoring.page.access import Viewer, comes_from_the_page, may_open_page, viewer_of
-from airflow_provider_segmind.monitoring.page.budgets import COLOURS_OF_WARNINGS, BudgetCache
+from airflow_provider_segmind.monitoring.page.budgets import COLOURS_OF_WARNINGS, BudgetCache, reason_of
 from airflow_provider_segmind.monitoring.page.dead_letters import find, lines, may_read, refusal
 from airflow_provider_segmind.monitoring.page.spend import (
     Period,
@@ -265,7 +265,7 @@ def spend(request: Request, viewer: User, by: str = "dag", since: str = "", unti
             view = visible(everything, None if viewer.may_read_all(session, linked) else linked, stack)
     except Exception as error:
         log.warning("The spend data cannot be read", exc_info=True)
-        values["trouble"] = str(error) if isinstance(error, SegmindError) else type(error).__name__
+        values["trouble"] = reason_of(error)
     else:
         lines = spend_lines(view)
         values |= {"view": view, "lines": lines, "chart": draw_days(view, lines, period), "linked": linked}
@@ -289,8 +289,7 @@ def budgets(request: Request, viewer: User) -> Response:
     with create_session() as session:
         connections = Reader(session, may_read).connections()
     conn_ids = [each for each in sorted({DEFAULT_CONNECTION, *connections}) if viewer.may_read_connection(each)]
-    in_redis = conf.get("segmind", "budget_redis_url", fallback="")
-    store = DEFAULT_CONNECTION if in_redis else conf.get("segmind", "spend_conn_id", fallback="") or DEFAULT_CONNECTION
+    store = budget_conn_id() or DEFAULT_CONNECTION
     lines, flights, troubles = BUDGETS.read(conn_ids, named=viewer.may_read_connection(store))
     return show(
         request,

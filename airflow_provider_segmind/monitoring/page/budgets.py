@@ -89,12 +89,13 @@ class BudgetCache:
                 known = read(now)
             except Exception as error:  # Connections, secrets backends and stores fail in any way.
                 log.warning("%s cannot be read", name, exc_info=True)
-                known = _reason(error)
+                known = reason_of(error)
             self._known[name] = (time.monotonic(), known)
         return known
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Return why a Connection or a store cannot be read, as the page shows it."""
     if type(error).__name__ == "AirflowNotFoundException":
         return "The API server has no such Connection: define it there as well, or in Airflow's database."
     return str(error) if isinstance(error, SegmindError) else type(error).__name__

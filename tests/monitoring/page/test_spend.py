@@ -203,6 +203,21 @@ def test_a_record_that_cannot_be_read_is_a_sentence(
     assert "The spend data cannot be read." in answer.text
 
 
+def test_a_record_whose_connection_only_workers_have_is_a_sentence(
+    visit: Visit, stored: Metadata, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow_provider_segmind.monitoring.page import app
+
+    monkeypatch.setattr(app, "SPENT", app.SpendCache())
+    monkeypatch.setenv("AIRFLOW__SEGMIND__SPEND_CONN_ID", "only_on_workers")
+
+    shown = visit("viewer").get("/spend").text
+
+    assert "The spend data cannot be read." in shown
+    assert "The API server has no such Connection" in shown
+    assert "AirflowNotFoundException" not in shown
+
+
 def test_a_record_is_added_up_once_a_minute(
     visit: Visit, stored: Metadata, record: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
