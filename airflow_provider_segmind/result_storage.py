@@ -293,7 +293,7 @@ def stored_result(
     """
     from airflow_provider_segmind.compat import ObjectStoragePath
 
-    if manifest is not None and not manifest.uris[0].endswith(".json"):
+    if manifest is not None and not manifest.has_body:
         gone = any(is_absent(store_path(ObjectStoragePath(uri))) for uri in manifest.uris)
         return None if gone else StoredResult(manifest=manifest)
     files = destination.for_files()

@@ -36,6 +36,11 @@ class ResultManifest:
     uris: tuple[str, ...]
     size: int = 0
 
+    @property
+    def has_body(self) -> bool:
+        """Whether the file is the body of the result, as JSON; otherwise the files are those that the body names."""
+        return self.uris[0].endswith(".json")
+
     @classmethod
     def from_json(cls, value: Any) -> Self | None:
         """Read what :meth:`to_json` returned and XCom or a store gave back; None when it is something else."""

@@ -65,7 +65,7 @@ def lasting_result(stored: StoredResult, request_id: str, model: str) -> tuple[b
     if stored.recovered:
         return "it was reconstructed from the request history"
     manifest = stored.manifest
-    if manifest is not None and not manifest.uris[0].endswith(".json"):
+    if manifest is not None and not manifest.has_body:
         return b"", manifest
     whole = stored if manifest is None else stored_result(request_id, ResultDestination(max_xcom_bytes=None), manifest)
     result = None if whole is None else _result_of(whole.body, request_id)
