@@ -118,11 +118,16 @@ def provider_family(body: Mapping[str, Any], hint: ApiFormat | None = None) -> A
     return ApiFormat.ANTHROPIC if _is_anthropic(body, hint) else None
 
 
+def prompt_feedback(body: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """Return why a prompt was blocked in Gemini's format, empty if it was not, and the object that says so."""
+    feedback = as_object(body.get("promptFeedback") or body.get("prompt_feedback"))
+    return string_or_empty(feedback.get("blockReason") or feedback.get("block_reason")), feedback
+
+
 def _is_gemini(body: Mapping[str, Any], hint: ApiFormat | None) -> bool:
     candidates = body.get("candidates")
-    feedback = as_object(body.get("promptFeedback") or body.get("prompt_feedback"))
     if candidates is None:
-        return bool(string_or_empty(feedback.get("blockReason") or feedback.get("block_reason")))
+        return bool(prompt_feedback(body)[0])
     if not isinstance(candidates, list):
         return False
     if not candidates:

@@ -13,6 +13,7 @@ from airflow_provider_segmind.chat.model_families import (
     as_list,
     as_object,
     known_family,
+    prompt_feedback,
     provider_family,
     string_or_empty,
     token_count,
@@ -178,8 +179,7 @@ def _read_gemini(body: Mapping[str, Any]) -> ChatReply:
     calls_a_tool = any(part.get("functionCall") for part in parts)
     word = string_or_empty(candidate.get("finishReason") or candidate.get("finish_reason")) or None
     reason = finish_reason_of(word)
-    feedback = as_object(body.get("promptFeedback") or body.get("prompt_feedback"))
-    blocked = string_or_empty(feedback.get("blockReason") or feedback.get("block_reason"))
+    blocked, feedback = prompt_feedback(body)
     if blocked and not candidates:
         word, reason = blocked, FinishReason.BLOCKED
     elif calls_a_tool and reason is FinishReason.STOP:
