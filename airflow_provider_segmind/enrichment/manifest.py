@@ -219,7 +219,8 @@ def merge(manifests: Sequence[Manifest]) -> Manifest:
         raise SegmindEnrichmentError(
             f"Shards {found} were given, but 0 to {first.shard_count - 1} are needed, each once."
         )
-    for name in ("run", "model", "shard_count", "columns"):
+    # The prompt decides to which shard a row belongs.
+    for name in ("run", "model", "prompt_hash", "shard_count", "columns"):
         if any(getattr(manifest, name) != getattr(first, name) for manifest in shards):
             raise SegmindEnrichmentError(f"The shards differ in {name}: they do not belong to one run.")
     merged = Manifest(run_id=first.run, model=first.model, prompt_hash=first.prompt_hash, source=first.source)

@@ -34,6 +34,8 @@ async def test_the_manifests_of_all_shards_add_up(tmp_path: Path) -> None:
         merge([shards[0], shards[2]])
     with pytest.raises(SegmindEnrichmentError, match="differ in run:"):
         merge([shards[0], shards[1], replace(shards[2], run_id="other")])
+    with pytest.raises(SegmindEnrichmentError, match="differ in prompt_hash:"):
+        merge([shards[0], shards[1], replace(shards[2], prompt_hash="other")])
     fewer = replace(shards[2], rows_read=shards[2].rows_read - 1)
     with pytest.raises(SegmindEnrichmentError, match="source changed"):
         merge([shards[0], shards[1], fewer])
