@@ -21,7 +21,12 @@ from airflow_provider_segmind.enrichment.files.readers import (
 from airflow_provider_segmind.enrichment.files.writers import check_apart, check_format, check_writable
 from airflow_provider_segmind.enrichment.manifest import Manifest
 from airflow_provider_segmind.enrichment.output import merge_dead_letters, merge_outputs, write_output
-from airflow_provider_segmind.enrichment.report.history import MANIFEST_ENDING, earlier_runs, example_keys
+from airflow_provider_segmind.enrichment.report.history import (
+    MANIFEST_ENDING,
+    earlier_runs,
+    example_keys,
+    other_output,
+)
 from airflow_provider_segmind.enrichment.report.page import write_report
 from airflow_provider_segmind.enrichment.storage import StorePath
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindError, shorten
@@ -125,6 +130,10 @@ class TableIO(ABC):
     @abstractmethod
     def manifest_path(self) -> StorePath:
         """Where the manifest is."""
+
+    def other_output(self) -> str | None:
+        """Return the other output whose dead letters, manifest and report this one replaces."""
+        return None
 
     @abstractmethod
     def total(self) -> int | None:
@@ -232,6 +241,10 @@ class FileTableIO(TableIO):
     def manifest_path(self) -> StorePath:
         """Beside the output file."""
         return beside(self.output, "manifest", ending=".json")
+
+    def other_output(self) -> str | None:
+        """Return an output in the same folder whose name differs only by its ending, if it was written last."""
+        return other_output(self.manifest_path, self.output)
 
     def total(self) -> int | None:
         """Return the length of a list, or the row count in the metadata of Parquet files."""

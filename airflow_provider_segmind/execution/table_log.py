@@ -32,6 +32,12 @@ def log_start(log: Any, table: TableIO, question: Question, *, limits: Iterable[
         *(question.model, question.prompt_hash[:PROMPT_CHARACTERS], ", ".join(question.answer_columns)),
     )
     log.info("Limits: %s", "; ".join(limits))
+    if (other := table.other_output()) is not None:
+        log.warning(
+            "%s and %s share the names of their dead letters, manifest and report: those of the former are replaced. "
+            "Give each output a name or folder of its own",
+            *(other, table.target),
+        )
 
 
 def log_end(log: Any, manifest: Manifest, manifest_path: object | None) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from airflow_provider_segmind.compat import AirflowFailException
 from airflow_provider_segmind.enrichment.outcomes import Outcome
 from airflow_provider_segmind.execution.enrichment import PROGRESS_KEY
 from airflow_provider_segmind.execution.table_log import log_end, summarize
@@ -49,6 +50,24 @@ def test_a_table_says_at_its_start_what_it_reads_asks_and_writes_and_its_limits(
         ),
     ]
     assert manifest["source"] == source
+
+
+def test_outputs_that_share_a_manifest_are_warned_of_before_anything_is_sent(
+    table: Table, caplog: pytest.LogCaptureFixture
+) -> None:
+    table.ask(source=things("sky"))
+    table.ask(source=things("sky"))
+    assert lines_of(caplog, level=logging.WARNING) == []
+
+    with pytest.raises(AirflowFailException, match="no column 'thing'"):
+        table.ask(source=[{"id": 1}], output_path=str(table.output.with_suffix(".csv")))
+
+    (line,) = (line for line in lines_of(caplog, level=logging.WARNING) if "share" in line)
+    folder = table.output.parent
+    assert line == (
+        f"{folder}/colours.jsonl and {folder}/colours.csv share the names of their dead letters, manifest and report: "
+        "those of the former are replaced. Give each output a name or folder of its own"
+    )
 
 
 def test_the_declared_rate_limit_is_named_and_given_rows_are_counted(

@@ -61,6 +61,21 @@ def _earlier_runs(path: StorePath, run_id: str) -> list[dict[str, Any]]:
     return sorted(found.values(), key=lambda one: -one["ended"])[:RUNS_SHOWN]
 
 
+def other_output(path: StorePath, output: StorePath) -> str | None:
+    """
+    Return which other output the manifest at a path describes, None if there is none or it cannot be read.
+
+    Outputs that differ only by their endings share the names of the files next to them.
+    """
+    try:
+        replaced = _read(path)
+    except Exception as error:  # noqa: BLE001 - stores raise errors of their own, and whether files can be written is checked elsewhere
+        log.debug("The manifest of an earlier run cannot be read: %s", type(error).__name__)
+        return None
+    outputs = [] if replaced is None else replaced.outputs
+    return next((each for each in outputs if each != str(output)), None)
+
+
 def example_keys(paths: Iterable[StorePath]) -> dict[tuple[str, str], list[str]]:
     """
     Return some keys of rows without an answer, by outcome and reason in short.
