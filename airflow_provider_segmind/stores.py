@@ -24,7 +24,7 @@ def locate(address: str) -> StorePath:
     """
     Return a path in the store of its URI; fetches what a remote store needs from Airflow.
 
-    :raises ValueError: Airflow knows no store of that kind here; the text names the package that has it.
+    :raises ValueError: Airflow has no store of that kind here; the message names the package that has it.
     :raises ImportError: the same.
     """
     from airflow_provider_segmind.compat import untracked_path

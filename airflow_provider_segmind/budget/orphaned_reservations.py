@@ -193,5 +193,5 @@ def _equal_rows(orphan: Reservation, history: History) -> dict[str, RequestRecor
             match, _ = time_match(row, earliest, latest, ClockOffset())
             if match is not TimeMatch.OUTSIDE and is_sent_body(body_of(row), digest_sent=orphan.digest, sent=None):
                 found[row.request_id] = row
-    # A row without a usable id may be of the reservation, and cannot be told from that of another one.
+    # A row without a usable id may be of the reservation, and cannot be distinguished from that of another one.
     return found if pages.complete and "" not in found else {}

@@ -402,7 +402,7 @@ class TableSlice:
         """
         Claim the slices of earlier tries, which then cannot use them; return the seconds after which that is certain.
 
-        Called once, before the ledger is read: what those tries have been billed by then is in it.
+        Called once, before the ledger is read: it then has everything that was billed to those tries.
 
         :raises SegmindStateError: the store did not answer.
         """

@@ -120,7 +120,7 @@ def _first_rows(
     """
     Return rows until they have all columns that are sought, and the error if the source failed before.
 
-    Whether braces that are not around words name a column can be told only from the rows.
+    Whether braces that are not around words name a column can only be decided from the rows.
     """
     first: list[Mapping[str, Any]] = []
     unmet, size = set(sought), 0

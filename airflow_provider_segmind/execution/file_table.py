@@ -42,7 +42,7 @@ def locate_named(name: str, path: Any) -> StorePath:
     """
     Return the path given as an argument.
 
-    :raises SegmindConfigError: Airflow knows no store for it here. Nothing was sent.
+    :raises SegmindConfigError: Airflow has no store for it here. Nothing was sent.
     """
     try:
         return locate(path_text(path))

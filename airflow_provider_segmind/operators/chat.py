@@ -58,7 +58,7 @@ class SegmindChatOperator(SegmindRunOperator):
     was paid for before costs 0, has the ``request_id`` of the request that was paid for, and the key ``reused``.
 
     **What is paid**: one request; up to ``max_repairs`` more when the answer was cut off (with a larger output cap) or
-    is not of ``output_type``. Each is recorded by itself, so that **a retry, a clear, a
+    is not of ``output_type``. Each has a record of its own, so that **a retry, a clear, a
     killed worker or triggerer** continues where the task was and pays none of them again.
 
     **Templated**: ``prompt``, ``system``, ``messages``, ``files``, ``options``, ``model``, ``output_path``,

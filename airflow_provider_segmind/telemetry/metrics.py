@@ -47,7 +47,7 @@ class MetricsSender:
     :param tags: of every metric; few values each, and never a key or a prompt.
     :param totals: returns the figures that only grow, by name; called from the thread that calls :meth:`send`.
     :param gauges: returns the figures that go up and down.
-    :param since: the totals that were sent before, by somebody else.
+    :param since: the totals that another sender has sent before.
     :param stats: Airflow's metrics outside tests.
     :param clock: monotonic seconds.
     """
