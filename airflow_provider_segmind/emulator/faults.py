@@ -59,9 +59,9 @@ class Fault:
     truncate: str | None = None
     #: 307 to this URL; ``{path}`` is replaced
     redirect: str | None = None
-    #: keys removed from the genuine JSON response
+    #: keys removed from the genuine JSON response; in a page of the request history from each row
     drop: list[str] = field(default_factory=list)
-    #: keys changed in the genuine JSON response
+    #: keys changed there
     patch: dict[str, Any] = field(default_factory=dict)
     #: emulated seconds from the call to the time in the reset header, and the format of that header
     reset_in: float | None = None
@@ -157,11 +157,33 @@ class Fault:
 
 
 def _edited(response: Response, drop: list[str], patch: dict[str, Any]) -> Response:
-    value = json.loads(response.body or b"{}")
-    if not isinstance(value, dict):
+    def edit(item: Any) -> Any:
+        return {**{key: value for key, value in item.items() if key not in drop}, **patch}
+
+    body = json.loads(response.body or b"{}")
+    rows = _history_rows(body)
+    if rows is not None:
+        rows[:] = map(edit, rows)
+    elif isinstance(body, dict):
+        body = edit(body)
+    else:
         return response
-    edited = {**{key: item for key, item in value.items() if key not in drop}, **patch}
-    return Response(response.status, json.dumps(edited).encode(), response.content_type, response.headers)
+    return Response(response.status, json.dumps(body).encode(), response.content_type, response.headers)
+
+
+def _history_rows(body: Any) -> list[Any] | None:
+    """Return the rows of a page of the request history, which may be in an envelope; None for other bodies."""
+    lists = body.values() if isinstance(body, dict) else [body]
+    return next(
+        (
+            found
+            for found in lists
+            if isinstance(found, list)
+            and found
+            and all(isinstance(row, dict) and "model_created" in row for row in found)
+        ),
+        None,
+    )
 
 
 class FaultList:

@@ -96,6 +96,22 @@ def test_a_status_url_can_have_a_foreign_host(http, emulator):
     assert post(http).json()["status_url"] == "https://evil.example/v2/requests/1/status"
 
 
+@pytest.mark.parametrize("envelope", ["data", "list"])
+def test_every_row_of_the_history_can_lack_a_key_or_have_another_value(http, emulator, submit, envelope):
+    emulator.settings(history_envelope=envelope)
+    ids = {submit(), submit()}
+    emulator.fault("history", drop=["request_body"], patch={"credits_deduction": "0.5"}, times=2)
+
+    page = http.get("/inference-request/request-history").json()
+    rows = page if envelope == "list" else page["data"]
+    record = http.get(f"/inference-request/request-history/{min(ids)}").json()
+
+    assert {row["request_id"] for row in rows} == ids
+    for row in (*rows, record):
+        assert row["credits_deduction"] == "0.5"
+        assert "request_body" not in row
+
+
 @pytest.mark.parametrize(("body", "text"), [("<html>hello</html>", "<html>hello</html>"), ([1, 2], "[1, 2]")])
 def test_a_200_can_contain_a_list_or_invalid_json(http, emulator, body, text):
     """E48"""
