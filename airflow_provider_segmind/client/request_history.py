@@ -25,7 +25,7 @@ from airflow_provider_segmind.client.endpoints import Wire
 from airflow_provider_segmind.client.models import RecordPage, RequestRecord
 from airflow_provider_segmind.client.polling import Pause, Step
 from airflow_provider_segmind.client.submission import SubmissionRecord, fill_in, json_digest
-from airflow_provider_segmind.exceptions import SegmindError, SegmindSubmissionUnknownError
+from airflow_provider_segmind.exceptions import SegmindBadRequestError, SegmindError, SegmindSubmissionUnknownError
 from airflow_provider_segmind.wording import counted
 
 HISTORY_WAITS = (0.0, 1.0, 2.0, 4.0, 8.0, 15.0)
@@ -295,7 +295,7 @@ def search(
     :param waits: seconds before each search.
     :returns: the row that fits best, None when the history does not show it.
     :raises SegmindSubmissionUnknownError: it shows an equal request that may be the lost one, if the clocks differ.
-    :raises SegmindError: the last search failed or was refused, which is not the same as a history without the row.
+    :raises SegmindError: the last search failed; see :func:`leaves_open`.
     """
     failure: SegmindError | None = None
     for wait in waits:
@@ -312,6 +312,16 @@ def search(
     if failure is not None:
         raise failure
     return None
+
+
+def leaves_open(failure: SegmindError) -> bool:
+    """
+    Return whether the history may still show a lost request after an error of a search.
+
+    A history that cannot be read at the moment, or not with this key, does not prove that the request is missing. Nor
+    does one that shows an equal request, if the clocks differ. Only a history that does not exist will never show it.
+    """
+    return not (isinstance(failure, SegmindBadRequestError) and failure.status_code in (404, 405, 410))
 
 
 def _search_once(

@@ -18,6 +18,7 @@ from airflow_provider_segmind.client.request_history import (
     TimeMatch,
     body_of,
     is_sent_body,
+    leaves_open,
     only_ours,
     row_times,
     time_match,
@@ -474,7 +475,7 @@ async def recover(run: RecoveryRun, lost: Mapping[bytes, LostRequest]) -> Findin
             "The outcome of %s is still unknown: the request history cannot be read: %s",
             *(counted(len(lost), "request"), error),
         )
-        return Findings(pending=set(lost))
+        return Findings(pending=set(lost) if leaves_open(error) else set())
     for mark, record in findings.found.items():
         claim = lost[mark].claim
         # The claim is the earliest moment it can have been sent, so its expiry is not overestimated.

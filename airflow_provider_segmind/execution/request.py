@@ -737,16 +737,16 @@ class RequestExecution:
             self._record = self._write(record.accepted(found.request_id, history.submission_time(found, record)))
             self._note_found()
             return
-        # A history that could not be read, or that leaves the outcome of the request open, does not prove that it is
-        # missing.
-        if settings.on_unknown != "resubmit" or failure is not None or record.resubmits >= MAX_RESUBMITS:
+        undecided = failure is not None and history.leaves_open(failure)
+        if settings.on_unknown != "resubmit" or undecided or record.resubmits >= MAX_RESUBMITS:
             raise self._unknown(record, cause, failure) from (cause or failure)
+        shown = "The request history does not show it" if failure is None else "There is no request history"
         warning = unknown_message(
             record,
-            "The request history does not show it. Submitting again because of on_unknown='resubmit'; if the lost POST "
-            "did arrive, it is billed as well.",
+            f"{shown}. Submitting again because of on_unknown='resubmit'; if the lost POST did arrive, it is billed as "
+            "well.",
         )
-        ended = unknown_message(record, "The request history does not show it; if it did arrive, it is billed.")
+        ended = unknown_message(record, f"{shown}; if it did arrive, it is billed.")
         self._submit_again(SubmitNew.after(record, resubmits=record.resubmits + 1, warning=warning), ended)
 
     def _search_history(
@@ -768,7 +768,7 @@ class RequestExecution:
             found = f"The request history cannot be read: {failure}"
         else:
             found = str(failure)
-        if failure is not None:
+        if failure is not None and history.leaves_open(failure):
             risk = "does not submit again while that is undecided"
         elif self._settings.on_unknown == "resubmit" and record.resubmits >= MAX_RESUBMITS:
             risk = f"has submitted again {MAX_RESUBMITS} times already"

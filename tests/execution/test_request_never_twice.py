@@ -406,7 +406,7 @@ def test_a_history_that_cannot_be_read_is_not_a_history_without_the_request(worl
     assert len(world.segmind.requests) == 1
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 410])
+@pytest.mark.parametrize("status", [400, 401, 403])
 def test_a_history_that_refuses_is_not_a_history_without_the_request(world: World, status: int) -> None:
     world.segmind.next_post, world.segmind.history_status = "lose after", status
     with pytest.raises(SegmindError, match=r"cannot be read.*does not submit again while that is undecided") as caught:
@@ -417,6 +417,17 @@ def test_a_history_that_refuses_is_not_a_history_without_the_request(world: Worl
     world.segmind.history_status = 200
     assert go(world, on_unknown="resubmit").request_id == "r-0"
     assert world.posts == 1
+
+
+@pytest.mark.parametrize("status", [404, 405, 410])
+def test_without_a_history_the_request_is_submitted_again_only_if_the_task_says_so(world: World, status: int) -> None:
+    world.segmind.next_post, world.segmind.history_status = "lose after", status
+    with pytest.raises(SegmindError, match=r"cannot be read.*on_unknown='resubmit' submits again, which pays twice"):
+        go(world)
+    assert world.posts == 1
+
+    go(world, on_unknown="resubmit")
+    assert world.posts == 2
 
 
 def test_waiting_for_the_history_finds_a_row_that_comes_late_and_pays_once(world: World) -> None:
