@@ -877,6 +877,19 @@ def test_several_statements_are_refused_before_anything_is_sent(shop: Shop) -> N
     assert (shop.posts, len(shop.source.rows("SELECT * FROM things"))) == (0, 1)
 
 
+def test_a_text_of_sqlite_that_is_not_utf8_skips_its_row_where_it_is_needed(small: Shop) -> None:
+    small.stock("sky", "rose", "sea")
+    small.source.run("ALTER TABLE things ADD notes", "UPDATE things SET notes = CAST(x'ff' AS TEXT)")
+    small.source.run("UPDATE things SET thing = CAST(x'ff' AS TEXT) WHERE id = 2")
+
+    manifest = small.ask(sql="things", on_partial="succeed")
+
+    assert (manifest["outcomes"]["success"], small.posts) == (2, 2)
+    (letter,) = small.dead_letters
+    assert letter["key"] == {"id": 2}
+    assert "contains a text that is not UTF-8. Nothing was sent for this row" in letter["reason"]
+
+
 def test_a_source_that_deletes_its_rows_is_refused_before_it_runs(shop: Shop) -> None:
     shop.stock("sky")
 

@@ -428,7 +428,8 @@ def _fingerprint(text: str | None) -> bytes:
     """Return the fingerprint in a column, empty when the column contains something else."""
     try:
         return bytes.fromhex(text or "")
-    except ValueError:
+    except (ValueError, TypeError):
+        # SQLite may have anything in any column.
         return b""
 
 

@@ -17,6 +17,7 @@ from functools import cache, partial
 from importlib import import_module
 from typing import Any
 
+from airflow_provider_segmind.enrichment.rows import Undecoded
 from airflow_provider_segmind.enrichment.sql.dialects import again_after_conflicts, driver_errors
 from airflow_provider_segmind.exceptions import SegmindConfigError
 from airflow_provider_segmind.wording import counted
@@ -306,6 +307,8 @@ class Query:
     def _open(self) -> None:
         connection = self._connection = self._connect()
         _keep_far_times(connection)
+        if isinstance(connection, sqlite3.Connection):
+            connection.text_factory = _text
         server_side = type(connection).__module__.startswith("psycopg")
         self._cursor = connection.cursor(name=CURSOR, withhold=self._hold) if server_side else connection.cursor()
         try:
@@ -344,6 +347,14 @@ class Query:
         return names
 
 
+def _text(stored: bytes) -> str | Undecoded:
+    """Return a text of SQLite, which accepts any bytes as one: those that are no text concern their row alone."""
+    try:
+        return stored.decode()
+    except UnicodeDecodeError:
+        return Undecoded("text that is not UTF-8")
+
+
 def _set_aside(connection: sqlite3.Connection, rows: sqlite3.Cursor, sql: str) -> sqlite3.Cursor:
     """Move the rows of a query into a temporary table; where they do not fit, leave them to be read one by one."""
     table, width = f"temp.{CURSOR}", len(rows.description or ())
@@ -354,7 +365,7 @@ def _set_aside(connection: sqlite3.Connection, rows: sqlite3.Cursor, sql: str) -
         connection.commit()
         return connection.execute(f"SELECT * FROM {table} ORDER BY rowid")  # noqa: S608 (no input)
     except sqlite3.Error:
-        # A full disk, or a text that is not UTF-8, which is an error of its row alone.
+        # A full disk, or a text that is not UTF-8 and cannot be written.
         connection.rollback()
         return connection.execute(sql)
 

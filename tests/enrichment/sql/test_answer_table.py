@@ -19,6 +19,7 @@ from uuid import UUID
 
 import pytest
 
+from airflow_provider_segmind.enrichment.rows import Undecoded
 from airflow_provider_segmind.enrichment.sql import answer_table
 from airflow_provider_segmind.enrichment.sql.answer_table import AnsweredRows, Target
 from airflow_provider_segmind.enrichment.sql.column_types import Kind
@@ -428,6 +429,7 @@ class TestKeysThatHaveNoPlace:
         assert "an earlier row of the source has the same key (row 7" in str(answered.trouble({"a": 1, "b": 2}, 10))
 
     def test_what_is_no_fingerprint_is_not_held(self) -> None:
-        answered = AnsweredRows([(b"k" * 32, "nonsense"), (b"l" * 32, ""), (b"m" * 32, None)])  # type: ignore[list-item]
+        stored: list[Any] = ["nonsense", "", None, b"ff", 5, Undecoded("text")]
+        answered = AnsweredRows((bytes([number]) * 32, text) for number, text in enumerate(stored))
 
         assert not answered.has_fingerprint(b"")

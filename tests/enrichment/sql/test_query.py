@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from airflow_provider_segmind.enrichment.rows import Undecoded
 from airflow_provider_segmind.enrichment.sql.query import FETCH_ROWS, Query
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindEnrichmentError
 from tests.support.databases import OneDatabase, Postgres, Sqlite
@@ -139,16 +140,15 @@ def test_others_can_write_into_a_sqlite_file_while_its_rows_are_read(tmp_path: P
     assert [row["thing"] for row in reversed(others)] == (values * FETCH_ROWS)[:-1]
 
 
-def test_a_text_that_is_not_utf8_breaks_a_sqlite_source_where_it_is(tmp_path: Path) -> None:
+def test_a_text_of_sqlite_that_is_not_utf8_is_an_undecoded_value_of_its_row(tmp_path: Path) -> None:
     database = Sqlite(tmp_path)
     database.fill("things", "id INTEGER, thing", [(number, "ü") for number in range(ROWS)])
-    database.run(f"UPDATE things SET thing = CAST(x'ff' AS TEXT) WHERE id = {ROWS - 1}")
+    database.run(f"UPDATE things SET thing = CAST(x'ff' AS TEXT) WHERE id = {ROWS - 2}")
 
-    found = []
-    with pytest.raises(SegmindEnrichmentError, match=f"failed after {2 * FETCH_ROWS:,} rows"):
-        found.extend(row["id"] for row in query(database))
+    found = list(query(database))
 
-    assert found == list(range(2 * FETCH_ROWS))
+    assert [row["id"] for row in found] == list(range(ROWS))
+    assert [row["thing"] for row in found[-3:]] == ["ü", Undecoded("text that is not UTF-8"), "ü"]
 
 
 @pytest.mark.postgres
