@@ -484,7 +484,7 @@ def unknown_message(record: SubmissionRecord, result: str) -> str:
     """
     return (
         f"A request to model {record.fingerprint.model!r} was about to be sent at {iso(record.intent_at)} (fingerprint "
-        f"{record.fingerprint.inputs[:16]}), and no response was received. {result}"
+        f"{record.fingerprint.inputs[:16]}), and whether Segmind accepted it is unknown. {result}"
     )
 
 

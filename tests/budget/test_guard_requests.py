@@ -381,7 +381,7 @@ def test_a_worker_killed_after_the_note_that_it_sends_may_have_sent(
         with pytest.raises(Killed):
             make(clock).execute(run.context())
 
-    with pytest.raises(AirflowFailException, match="no response was received"):
+    with pytest.raises(AirflowFailException, match="whether Segmind accepted it is unknown"):
         make(clock).execute(run.context())
 
     assert used(store).reserved > 0
