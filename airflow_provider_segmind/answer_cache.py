@@ -34,6 +34,7 @@ ANSWER_SUFFIX = ".json"
 WHOLE_RESULT = "result"
 """The options of a question whose answer is a whole result, not a reply that was accepted."""
 _FOLDER = re.compile(r"[0-9a-f]{2}")
+_FILE = re.compile(rf"[0-9a-f]{{64}}{re.escape(ANSWER_SUFFIX)}")
 
 
 def question_fingerprint(model: str, inputs: Mapping[str, Any], *, schema: Any = None, options: Any = None) -> bytes:
@@ -154,20 +155,20 @@ class AnswerCache:
         """
         Yield every file, and when its request was submitted in epoch seconds, None for a damaged one; reads each.
 
+        Files of other names are not of the answer cache: the folder may contain anything else.
+
         :raises OSError: or another error of the store.
         """
         for folder in sorted(filter(_FOLDER.fullmatch, names_if_any(self._root))):
             for name in sorted(names_if_any(self._root / folder)):
-                path = self._root / folder / name
-                if not name.endswith(ANSWER_SUFFIX) or name[0] == ".":
+                if not (_FILE.fullmatch(name) and name.startswith(folder)):
                     continue
+                path = self._root / folder / name
                 try:
                     content = read_at_once(path)
-                    answer = _decoded(bytes.fromhex(name.removesuffix(ANSWER_SUFFIX)), content)
                 except FileNotFoundError:
                     continue
-                except ValueError:
-                    answer = None
+                answer = _decoded(bytes.fromhex(name.removesuffix(ANSWER_SUFFIX)), content)
                 yield path, None if answer is None else answer.at
 
 
@@ -202,6 +203,8 @@ def _decoded(question: bytes, content: bytes) -> Answer | None:
             body=body,
             manifest=ResultManifest.from_json(about["manifest"]),
         )
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
+    # An age that is not a number would never end.
+    whole = whole and math.isfinite(answer.at) and math.isfinite(answer.cost or 0.0)
     return answer if whole and about.get("version") == FORMAT_VERSION else None

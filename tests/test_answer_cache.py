@@ -138,7 +138,13 @@ def test_an_answer_is_used_up_to_an_age(tmp_path: Path) -> None:
     assert AnswerCache(tmp_path, max_age=0.0, clock=lambda: NOW).find(question()) is None
 
 
-@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"version": 1}\n', "cut", "body", "version", "moved"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *(b"", b"{", b"[]", b"[" * 100_000, b'{"version": 1}\n', "cut", "body", "version", "moved"),
+        *("endless", "undated", "countless"),
+    ],
+)
 def test_a_damaged_file_is_no_answer_and_is_replaced(
     damage: bytes | str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -152,6 +158,10 @@ def test_a_damaged_file_is_no_answer_and_is_replaced(
         damage = other.read_bytes()
     changed = {"cut": content[:-1], "body": content.replace(b" a", b" b")}
     changed["version"] = content.replace(b'"version":1', b'"version":2')
+    changed["endless"] = content.replace(f'"at":{NOW}'.encode(), b'"at":1e999')
+    changed["undated"] = content.replace(f'"at":{NOW}'.encode(), b'"at":NaN')
+    changed["countless"] = content.replace(b'"requests":1', b'"requests":1e999')
+    assert content not in changed.values()
     path.write_bytes(changed[damage] if isinstance(damage, str) else damage)
 
     assert cache.find(question()) is None
@@ -178,6 +188,9 @@ def test_all_answers_are_listed_with_their_time_damaged_ones_without(tmp_path: P
     broken.write_bytes(b"{")
     (tmp_path / "answers" / "notes").mkdir()
     (tmp_path / "answers" / "notes" / "a.json").write_text("not ours")
+    for number, name in enumerate(("package.json", f"{'0' * 63}.json", f"{'f' * 64}.json", f".{'0' * 64}.json")):
+        (tmp_path / "answers" / "00").mkdir(exist_ok=True)
+        (tmp_path / "answers" / "00" / name).write_text(f"not ours {number}")
 
     found = {path.name: at for path, at in cache.all()}
 
