@@ -118,7 +118,7 @@ def grouped(
 
 def spent_by_task(about: Mapping[str, Any], xcoms: Mapping[str, Any], model: str | None) -> Iterator[Spending]:
     """
-    Yield what the XComs of one task that is not a table show.
+    Yield what the XComs of one task that is not a table show; a request whose cost is not reported counts as unpriced.
 
     :param about: the fields of an entry that identify the task, and when it ended.
     :param model: of its submission record, None without one.
@@ -127,9 +127,10 @@ def spent_by_task(about: Mapping[str, Any], xcoms: Mapping[str, Any], model: str
     body = value if isinstance(value, Mapping) else {}
     request_id = xcoms.get("request_id") or body.get("request_id")
     metrics = body.get("metrics")
-    cost = xcoms.get("cost", metrics.get("cost") if isinstance(metrics, Mapping) else None)
-    if not isinstance(request_id, str) or not isinstance(cost, (int, float)):
+    # Of a request that has only been submitted there is neither.
+    if not isinstance(request_id, str) or not ("cost" in xcoms or isinstance(metrics, Mapping)):
         return
+    cost = xcoms.get("cost", metrics.get("cost") if isinstance(metrics, Mapping) else None)
     usage = xcoms.get("usage")
     tokens = usage.get("total_tokens") if isinstance(usage, Mapping) else None
     entry = SpendEntry(
@@ -138,7 +139,7 @@ def spent_by_task(about: Mapping[str, Any], xcoms: Mapping[str, Any], model: str
         request_id=request_id,
         outcome="success",
         tokens=tokens if isinstance(tokens, int) else None,
-        cost_micros=exact_micros(cost),
+        cost_micros=exact_micros(cost) if isinstance(cost, (int, float)) else None,
         reused=xcoms.get("reused") is True,
     )
     yield Spending.of(entry)

@@ -45,6 +45,22 @@ def test_spend_shows_what_xcoms_and_manifests_have(stored: Metadata, command: Co
     assert "No spend record is configured" in shown
 
 
+def test_requests_whose_cost_is_not_reported_are_counted_from_xcoms_too(stored: Metadata, command: Command) -> None:
+    chat = stored.task("ask", "SegmindChatOperator")
+    for key, value in (("cost", None), ("request_id", "r-1")):
+        stored.xcom(chat, key, value)
+    run = stored.task("run", "SegmindRunOperator")
+    stored.xcom(run, "return_value", {"request_id": "r-2", "metrics": {"inference_time": 1.5}})
+    submit = stored.task("submit", "SegmindSubmitOperator")
+    stored.xcom(submit, "request_id", "r-3")
+    stored.session.commit()
+
+    found = json.loads(command("spend", "--by", "task", "-o", "json")[1])
+
+    assert found["total"] == {"requests": 2, "cost_micros": 0, "unpriced": 2, "tokens": 0}
+    assert {one["task"] for one in found["groups"]} == {"ask", "run"}
+
+
 def test_spend_comes_from_the_record_where_there_is_one(
     stored: Metadata, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
