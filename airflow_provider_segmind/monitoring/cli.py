@@ -56,6 +56,14 @@ class Command:
         return " ".join(part for part in (f"{self.help}.", self.details, EXIT_CODES) if part)
 
 
+def _positive(text: str) -> int:
+    """Read a number of rows."""
+    number = int(text) if text.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return number
+
+
 OUTPUT = Argument(
     *("-o", "--output"),
     choices=("table", "json"),
@@ -91,7 +99,7 @@ COMMANDS = (
                 action="store_true",
                 help="list Segmind's request history instead, and mark requests that no known task submitted",
             ),
-            Argument("--limit", type=int, default=100, help="rows of the history that are read (default: 100)"),
+            Argument("--limit", type=_positive, default=100, help="rows of the history that are read (default: 100)"),
             CONNECTION,
             OUTPUT,
         ),
@@ -138,7 +146,7 @@ COMMANDS = (
             Argument("manifest", metavar="MANIFEST", help="….manifest.json of the run: a path or URI"),
             Argument("--outcome", help="only rows with this outcome, such as truncated"),
             Argument("--reason", help="only rows whose reason contains this text"),
-            Argument("--limit", type=int, help="at most this many rows"),
+            Argument("--limit", type=_positive, help="at most this many rows"),
         ),
     ),
     Command(

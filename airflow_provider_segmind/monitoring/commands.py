@@ -67,10 +67,14 @@ from airflow_provider_segmind.spend.store import configured_store
 from airflow_provider_segmind.stores import locate
 from airflow_provider_segmind.wording import counted, duration
 
-DONE, PROBLEM, NO_DATABASE = 0, 1, 3
+DONE, PROBLEM, WRONG_ARGUMENTS, NO_DATABASE = 0, 1, 2, 3
 RECONCILED = 7 * 86_400.0
 """Seconds of the history with which the spend record is completed unless ``--since`` says otherwise."""
 _UNITS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+
+class _WrongArgumentsError(SegmindConfigError):
+    """The arguments of the command contradict each other, or one cannot be read."""
 
 
 class _NoDatabaseError(Exception):
@@ -97,6 +101,9 @@ def run(command: Callable[[Namespace], int], values: Namespace) -> int:
             "server runs, with the same configuration; `airflow db check` tests the access."
         )
         return NO_DATABASE
+    except _WrongArgumentsError as error:
+        complain(str(error))
+        return WRONG_ARGUMENTS
     except SegmindError as error:
         complain(str(with_help(error)))
         return PROBLEM
@@ -130,7 +137,7 @@ def check(values: Namespace) -> int:
 def list_requests(values: Namespace) -> int:
     """List the requests in flight, or the request history."""
     if values.at_segmind and values.dag:
-        raise SegmindConfigError(
+        raise _WrongArgumentsError(
             "--dag selects tasks, but Segmind's history also has requests of no known task: use --at-segmind without "
             "it. The column DAG shows what is known."
         )
@@ -158,7 +165,7 @@ def show_spend(values: Namespace) -> int:
     """Show what was spent."""
     by, since = _dimensions(values.by), _since(values.since)
     if values.conn_id and not values.reconcile:
-        raise SegmindConfigError(
+        raise _WrongArgumentsError(
             "--conn-id selects the history for --reconcile; without --reconcile, use --dag or --by."
         )
     with _reader() as reader:
@@ -254,7 +261,7 @@ def show_table(values: Namespace) -> int:
 def forget_answers(values: Namespace) -> int:
     """Remove answers by age, or every trace of some rows of a table."""
     if bool(values.older_than) == bool(values.row) or (values.row and not values.targets):
-        raise SegmindConfigError("Give either --older-than, or manifests (or a ledger) and --row.")
+        raise _WrongArgumentsError("Give either --older-than, or manifests (or a ledger) and --row.")
     if values.older_than and values.targets:
         return _forget_old_rows(values)
     path = values.answers_path or conf.get("segmind", "answers_path", fallback="")
@@ -265,7 +272,7 @@ def forget_answers(values: Namespace) -> int:
 def _forget_old(values: Namespace, answers: AnswerCache | None) -> int:
     if answers is None:
         raise SegmindConfigError("There is no answer cache: give --answers-path, or set [segmind] answers_path.")
-    before = _since(values.older_than) or 0.0
+    before = _since(values.older_than, "--older-than") or 0.0
 
     def old() -> tuple[list[Any], int]:
         found = [(file, at is None or at < before) for file, at in answers.all()]
@@ -286,7 +293,7 @@ def _forget_old(values: Namespace, answers: AnswerCache | None) -> int:
 
 
 def _forget_old_rows(values: Namespace) -> int:
-    before = _since(values.older_than) or 0.0
+    before = _since(values.older_than, "--older-than") or 0.0
     ledgers = [table.ledger for table in (open_table(target, values.ledger) for target in values.targets)]
     places = Places(ledgers=[ledger for ledger in dict.fromkeys(ledgers) if ledger is not None])
 
@@ -669,11 +676,11 @@ def _accounts(reader: Reader, conn_id: str | None = None) -> list[str]:
 def _dimensions(text: str) -> tuple[Dimension, ...]:
     names = [name.strip().lower() for name in text.split(",") if name.strip()]
     if unknown := [name for name in names if name not in DIMENSIONS]:
-        raise SegmindConfigError(f"--by is {', '.join(unknown)}; it must be one or more of {', '.join(DIMENSIONS)}.")
+        raise _WrongArgumentsError(f"--by is {', '.join(unknown)}; it must be one or more of {', '.join(DIMENSIONS)}.")
     return tuple(dimension for name in names for dimension in DIMENSIONS if dimension == name)
 
 
-def _since(text: str | None) -> float | None:
+def _since(text: str | None, argument: str = "--since") -> float | None:
     """Read the beginning of a time: ISO 8601, epoch seconds, or a span such as ``7d``."""
     if text is None:
         return None
@@ -681,7 +688,12 @@ def _since(text: str | None) -> float | None:
         return time.time() - int(match[1]) * _UNITS[match[2]]
     if text == "today":
         return datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0).timestamp()
-    return read_timestamp(float(text) if re.fullmatch(r"\d{9,}(\.\d+)?", text) else text, "--since")
+    try:
+        return read_timestamp(float(text) if re.fullmatch(r"\d{9,}(\.\d+)?", text) else text, argument)
+    except SegmindConfigError:
+        raise _WrongArgumentsError(
+            f"{argument} is {text!r}; it must be ISO 8601, epoch seconds, today, or a span such as 12h, 7d or 4w."
+        ) from None
 
 
 def _cost(amount: int | None) -> str | None:

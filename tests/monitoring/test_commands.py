@@ -210,8 +210,17 @@ def test_a_history_that_is_not_read_to_its_end_says_so(
 def test_the_history_is_not_listed_by_dag(account: SegmindEmulator, command: Command) -> None:
     code, printed = command("requests", "--at-segmind", "--dag", "shop")
 
-    assert code == 1
+    assert code == 2
     assert "--dag selects tasks" in printed
+
+
+@pytest.mark.parametrize("limit", ["0", "-3", "many"])
+@pytest.mark.parametrize("arguments", [("requests", "--at-segmind"), ("dead-letters", "a.manifest.json")])
+def test_a_limit_is_at_least_1(command: Command, arguments: tuple[str, ...], limit: str) -> None:
+    code, printed = command(*arguments, f"--limit={limit}")
+
+    assert code == 2
+    assert f"argument --limit: '{limit}' is not a whole number of 1 or more" in printed
 
 
 def test_spend_completes_the_record_from_the_history(
@@ -256,7 +265,8 @@ def test_the_record_is_completed_for_named_accounts_and_one_that_fails_does_not_
     alone = command("spend", "--conn-id", "of_the_environment")
 
     wrong, missing, good = found["reconciled"]
-    assert code == spoken[0] == all_of_the_database[0] == alone[0] == 1
+    assert code == spoken[0] == all_of_the_database[0] == 1
+    assert alone[0] == 2
     assert "SG_wrong" not in printed
     assert "401" in wrong["error"]
     assert "nowhere" in missing["error"]
@@ -272,9 +282,11 @@ def test_the_record_is_completed_for_named_accounts_and_one_that_fails_does_not_
 def test_spend_names_an_argument_it_cannot_read(command: Command, arguments: tuple[str, str]) -> None:
     code, printed = command("spend", *arguments)
 
-    assert code == 1
+    assert code == 2
     assert arguments[0] in printed
     assert len(printed.splitlines()) == 1
+    if arguments[0] == "--since":
+        assert "today, or a span such as 12h, 7d or 4w" in printed
 
 
 def test_dead_letters_are_json_lines_that_can_be_filtered(table: Table, command: Command) -> None:
