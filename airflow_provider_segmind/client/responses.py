@@ -55,7 +55,7 @@ _SINGLE_BYTES = re.compile(r"charset\s*=\s*\"?(iso-8859-1|latin1|windows-1252)\b
 _MESSAGE_KEYS = ("error", "error_message", "message", "detail")
 LONGEST_RESET_WAIT = 65.0
 """Longest reset time in seconds that is trusted; Segmind's windows are a minute long."""
-_ABOUT_THE_CALL = frozenset({413, 414, 429, 431})
+_ABOUT_THE_CALL = frozenset({402, 413, 414, 429, 431})
 """Statuses that concern the call itself, even if a proxy sends them with an HTML page."""
 _EPOCH_FLOOR = 1e8
 _EPOCH_MILLISECONDS = 1e11
@@ -140,7 +140,9 @@ def from_gateway(response: Response) -> bool:
     if 300 <= code < 400 or code > 500:
         return True
     first = response.content[:1000].lstrip()[:1]
-    return code not in _ABOUT_THE_CALL and first != b"" and first not in b'{["'
+    if code in _ABOUT_THE_CALL or first == b"" or first in b'{["':
+        return False
+    return code != 406 or not _MONEY_PATTERN.search(response.text[:1000])
 
 
 @dataclass(frozen=True, slots=True)
