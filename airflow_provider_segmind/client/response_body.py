@@ -3,7 +3,8 @@ Read and decode the body of a response piece by piece, up to a limit.
 
 A megabyte of gzip can contain a gigabyte of zeros. So nothing is decoded beyond the limit: zlib is asked for that many
 bytes and no more, and the bytes that the server sends are counted as well. The client accepts only gzip and deflate; a
-body in another encoding is an error.
+body compressed in another way is an error. Names that are no compression, such as ``utf-8``, are ignored, as by other
+clients.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ TRIGGERER_RESPONSE_BYTES = 4 << 20
 MAX_HEADERS = 200
 """Headers of a response; Segmind sends some twenty."""
 ACCEPT_ENCODING = "gzip, deflate"
+_COMPRESSIONS = frozenset({"gzip", "x-gzip", "deflate", "br", "zstd", "compress", "x-compress", "dcb", "dcz"})
 _STEP = 1 << 16
 """Bytes decoded at once."""
 _MAX_LAYERS = 2
@@ -146,7 +148,7 @@ class _Layer:
 
 def _encodings(headers: Mapping[str, str]) -> list[str]:
     named = (name.strip().lower() for name in headers.get("content-encoding", "").split(","))
-    found = [name for name in named if name not in ("", "identity")]
+    found = [name for name in named if name in _COMPRESSIONS]
     if len(found) > _MAX_LAYERS:
         raise UnreadableBodyError(f"the body is encoded {len(found)} times")
     return found

@@ -120,6 +120,12 @@ def test_an_encoding_that_was_not_asked_for_is_refused(encoding):
         Body({"content-encoding": encoding}, 1000)
 
 
+@pytest.mark.parametrize("encoding", ["", "identity", "UTF-8", "none", "aws-chunked", "binary"])
+def test_a_name_that_is_no_compression_is_ignored(encoding):
+    assert read(b'{"a": 1}', encoding, 100).content == b'{"a": 1}'
+    assert read(ENCODERS["gzip"](b"{}"), f"gzip, {encoding}", 100).content == b"{}"
+
+
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
 def test_a_body_that_is_not_encoded_as_announced_is_refused(encoding):
     with pytest.raises(UnreadableBodyError):
