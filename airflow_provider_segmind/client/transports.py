@@ -42,6 +42,8 @@ POLL_KEEPALIVE = 30.0
 """Seconds for which a connection that carries only polls is kept, longer than most polls are apart."""
 WORKER_CONNECTIONS = 4
 """Connections of a worker's synchronous client."""
+MAX_HEADER_BYTES = 1 << 16
+"""Bytes of one header that aiohttp reads; its default of 8 KiB is less than what proxies add, and than httpx reads."""
 LARGE = 1 << 19
 """Bytes from which a body is given to aiohttp as a file, to be sent piece by piece."""
 
@@ -241,7 +243,11 @@ class AiohttpTransport:
 
         connector = _checking_connector()(limit=self._connections, keepalive_timeout=self._keepalive, ssl=shared_tls())
         self._session = aiohttp.ClientSession(
-            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            max_line_size=MAX_HEADER_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
         )
         return self._session
 

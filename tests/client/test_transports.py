@@ -353,6 +353,16 @@ async def test_a_cancelled_call_leaves_no_half_read_connection_behind(make: Make
         await transport.close()
 
 
+async def test_a_long_header_does_not_lose_the_response(make: Make) -> None:
+    async def adds(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(page(b'{"request_id": "r-1"}', f"Content-Security-Policy: {'x' * 60_000}"))
+
+    async with serving(adds) as scene:
+        transport = make(1, 5)
+        assert (await transport.send(scene.config().wire.submit("m", {}))).request_id == "r-1"
+        await transport.close()
+
+
 async def test_a_compressed_response_is_decoded(make: Make) -> None:
     async def packs(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(page(gzip.compress(DONE), "Content-Encoding: gzip"))
