@@ -127,7 +127,7 @@ def prompt_feedback(body: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
 def _is_gemini(body: Mapping[str, Any], hint: ApiFormat | None) -> bool:
     candidates = body.get("candidates")
     if candidates is None:
-        return bool(prompt_feedback(body)[0])
+        return bool(prompt_feedback(body)[0]) or _has_only_usage(body, hint)
     if not isinstance(candidates, list):
         return False
     if not candidates:
@@ -138,6 +138,12 @@ def _is_gemini(body: Mapping[str, Any], hint: ApiFormat | None) -> bool:
     has_content = isinstance(content, Mapping) and ("parts" in content or "role" in content)
     has_metadata = isinstance(candidates[0], Mapping) and not _GEMINI_METADATA.isdisjoint(body)
     return has_reason or has_content or has_metadata
+
+
+def _has_only_usage(body: Mapping[str, Any], hint: ApiFormat | None) -> bool:
+    """Return whether a Gemini model has counted tokens and written nothing: empty lists are left out of its JSON."""
+    usage = as_object(body.get("usageMetadata") or body.get("usage_metadata"))
+    return hint is ApiFormat.GEMINI and any(token_count(value) is not None for value in usage.values())
 
 
 def _is_openai(body: Mapping[str, Any], hint: ApiFormat | None) -> bool:

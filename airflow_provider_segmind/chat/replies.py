@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -176,7 +177,7 @@ def _read_gemini(body: Mapping[str, Any]) -> ChatReply:
     raw_parts = content if isinstance(content, list) else as_object(content).get("parts")
     parts = [as_object(part) for part in (raw_parts if isinstance(raw_parts, list) else [raw_parts])]
     text = "".join(string_or_empty(part.get("text")) for part in parts if part.get("thought") is not True)
-    calls_a_tool = any(part.get("functionCall") for part in parts)
+    calls_a_tool = any(part.get("functionCall") or part.get("function_call") for part in parts)
     word = string_or_empty(candidate.get("finishReason") or candidate.get("finish_reason")) or None
     reason = finish_reason_of(word)
     blocked, feedback = prompt_feedback(body)
@@ -185,7 +186,9 @@ def _read_gemini(body: Mapping[str, Any]) -> ChatReply:
     elif calls_a_tool and reason is FinishReason.STOP:
         reason = FinishReason.TOOL_CALL
     ratings = as_list(feedback.get("safetyRatings")) + as_list(candidate.get("safetyRatings"))
-    usage = as_object(body.get("usageMetadata") or body.get("usage_metadata"))
+    # Both spellings are in use, as in the fields above.
+    counts = as_object(body.get("usageMetadata") or body.get("usage_metadata")).items()
+    usage = {re.sub(r"_([a-z])", lambda found: found[1].upper(), name): value for name, value in counts}
     thinking = token_count(usage.get("thoughtsTokenCount"))
     return ChatReply(
         text=without_surrogates(text),

@@ -221,6 +221,25 @@ def test_an_ambiguous_body_is_read_by_the_family_of_the_model(text, model, expec
     assert read_reply(text, model=model).text == expected
 
 
+@pytest.mark.parametrize("candidates", ["", '"candidates": null, '])
+def test_a_gemini_reply_that_has_only_counts_is_empty(candidates):
+    body = f'{{{candidates}"usageMetadata": {{"promptTokenCount": 3, "thoughtsTokenCount": 9}}, "modelVersion": "x"}}'
+
+    reply = read_reply({"status": "COMPLETED", "output": body}, model=MODELS["gemini"])
+    assert (reply_outcome(reply), reply.usage.input_tokens, reply.usage.output_tokens) == ("empty", 3, 9)
+    assert read_reply({"status": "COMPLETED", "output": body}, model=MODELS["openai"]).text == body
+
+
+def test_a_gemini_reply_may_have_the_other_spelling_of_its_fields():
+    counts = {"prompt_token_count": 3, "candidates_token_count": 2, "cached_content_token_count": 1}
+    candidate = {"content": {"parts": [{"text": "Hi"}]}, "finish_reason": "STOP"}
+
+    reply = read_reply({"candidates": [candidate], "usage_metadata": {**counts, "total_token_count": 5}})
+    assert reply.usage == TokenUsage(input_tokens=3, output_tokens=2, cached_tokens=1, total_tokens=5)
+    candidate["content"] = {"parts": [{"function_call": CALL}]}
+    assert reply_outcome(read_reply({"candidates": [candidate]})) == "invalid"
+
+
 @pytest.mark.parametrize("data", [{"name": "Ann"}, [1, 2], 7, True, {"status": "open", "priority": 1}])
 def test_data_that_the_gateway_decoded_is_written_as_json(data):
     reply = read_reply(data)
