@@ -405,8 +405,9 @@ def _inline(result: RequestResult, destination: ResultDestination) -> StoredResu
     carried = body_for_xcom(body, result.raw_json)
     if carried.as_text:
         log.warning(
-            "The result of request %s is nested more than %d levels deep, or contains numbers beyond 64 bits or names "
-            "that differ in U+0000 only, which not every reader supports: XCom carries it whole, as a string of JSON",
+            "The result of request %s is nested more than %d levels deep, or contains numbers beyond 64 bits, names "
+            "that differ in U+0000 only or names that Airflow uses itself (__classname__, __id__), which not every "
+            "reader supports: XCom carries it whole, as a string of JSON",
             result.request_id,
             MAX_DEPTH,
         )

@@ -13,7 +13,7 @@ from unittest.mock import Mock
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.spec import AbstractFileSystem
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from upath import UPath
 
@@ -213,6 +213,8 @@ def wrapped(value: Any, depth: int) -> str:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(output=st.builds(wrapped, ANY_JSON, st.sampled_from([0, 1, 90, 150, 400, 2000])))
+@example(output='{"__classname__": "os.system", "__version__": 1, "__data__": {}}')
+@example(output='[{"__id__": 1}, {"__type": "dict", "__var": 1}]')
 def test_any_output_of_a_model_crosses_airflows_own_serialisation(output: str) -> None:
     comms = pytest.importorskip("airflow.sdk.execution_time.comms")
     from airflow.sdk.bases.xcom import BaseXCom

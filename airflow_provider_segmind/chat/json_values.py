@@ -12,6 +12,7 @@ limit                  source
 NUL                    PostgreSQL refuses it in strings and in JSON
 a lone surrogate       UTF-8 cannot encode it
 NaN and infinity       they are not JSON
+:data:`AIRFLOWS_KEYS`  ``airflow.serialization.serde`` refuses an object that has one, or makes something else of it
 =====================  ==========================================================================================
 
 A typed answer beyond the limits of depth and digits is refused before it is stored. The body of a result, which is
@@ -34,6 +35,8 @@ MAX_DIGITS = 308
 """Digits of an integer, and the largest power of ten of any number."""
 LARGEST_INT = 2**64 - 1
 SMALLEST_INT = -(2**63)
+AIRFLOWS_KEYS = ({"__classname__"}, {"__id__"}, {"__type", "__var"})
+"""Names of fields by which Airflow tells its own objects in XCom from data."""
 _SCALARS = frozenset({str, int, float, bool, type(None)})
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+"|[{}\[\]]', re.DOTALL)
 
@@ -45,7 +48,7 @@ class StorableValue:
 
     :param replaced: how many strings contained characters that became U+FFFD.
     :param as_text: whether the value could not be stored as data and became a string of JSON.
-    :param whole: False if a number became a string, or two names became one.
+    :param whole: False if a number or an object became a string, or two names became one.
     """
 
     value: Any
@@ -85,7 +88,7 @@ def for_xcom(value: Any) -> StorableValue:
     Return a JSON value in a form that every XCom backend accepts.
 
     As :func:`clean_value`; integers beyond 64 bits become strings of digits, and an entry of the value that is nested
-    too deeply becomes a string of JSON.
+    too deeply, or an object with :data:`AIRFLOWS_KEYS`, becomes a string of JSON.
     """
     if isinstance(value, Mapping):
         value = {key: json_text(item) if is_too_deep(item, MAX_DEPTH - 1) else item for key, item in value.items()}
@@ -174,8 +177,9 @@ def _rebuilt(value: Any, *, wide: bool) -> StorableValue:
             return text(node)
         if isinstance(node, Mapping):
             rebuilt = {text(key) if isinstance(key, str) else key: rebuild(item) for key, item in node.items()}
-            whole = whole and len(rebuilt) == len(node)
-            return rebuilt
+            is_airflows = not wide and any(names <= rebuilt.keys() for names in AIRFLOWS_KEYS)
+            whole = whole and not is_airflows and len(rebuilt) == len(node)
+            return json_text(rebuilt) if is_airflows else rebuilt
         if isinstance(node, (list, tuple)):
             return [rebuild(item) for item in node]
         if isinstance(node, float) and not math.isfinite(node):

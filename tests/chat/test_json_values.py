@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from airflow_provider_segmind.chat.json_values import (
     MAX_DEPTH,
     MAX_DIGITS,
+    body_for_xcom,
     clean_text,
     clean_value,
     for_xcom,
@@ -111,6 +112,17 @@ def test_a_deep_value_becomes_a_string_of_json_in_an_xcom():
 
     assert for_xcom({"a": deep, "b": [1]}).value == {"a": nested(900), "b": [1]}
     assert for_xcom(deep).value == nested(900)
+
+
+@pytest.mark.parametrize(
+    "own", [{"__classname__": "x.Y"}, {"__id__": 1}, {"__type": "dict", "__var": {"a": 1}}], ids=str
+)
+def test_an_object_that_airflow_would_take_for_its_own_becomes_a_string_of_json_in_an_xcom(own):
+    value = {"a": [own, 1], "__type": "x"}
+
+    assert for_xcom(value).value == {"a": [json.dumps(own), 1], "__type": "x"}
+    assert json.loads(body_for_xcom(value).value) == value
+    assert clean_value(value).value == value
 
 
 @pytest.mark.parametrize("depth", [99, 100, 101, 102, 900])
