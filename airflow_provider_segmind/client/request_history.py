@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -221,6 +221,17 @@ def body_of(row: RequestRecord) -> Mapping[str, Any] | None:
     return body if isinstance(body, Mapping) else None
 
 
+def can_be_compared(row: RequestRecord, names: Collection[str]) -> bool:
+    """
+    Return whether a row has a body that can be compared with one that was sent.
+
+    :param names: of its fields. A body without any of them may have what was sent in another form, such as in a field
+        of its own.
+    """
+    body = body_of(row)
+    return body is not None and not (names and body.keys().isdisjoint(names))
+
+
 def is_sent_body(
     theirs: Mapping[str, Any] | None,
     *,
@@ -346,7 +357,7 @@ def _search_once(
         newest = max([newest, *times])
         hint = next((row.clock_offset for row in rows if row.clock_offset is not None), hint)
         equal += [row for row in (*rows, *pages.without_id) if may_be(row, record, inputs)]
-        unreadable += [row for row in (*rows, *pages.without_id) if body_of(row) is None]
+        unreadable += [row for row in (*rows, *pages.without_id) if not can_be_compared(row, inputs.keys())]
         order += [max(each) for row in rows if (each := row_times(row))]
         # If the Date header shows that Segmind's clock is hours behind, the times of all rows are earlier by as much.
         is_older = bool(times) and max(times) < earliest + min(0.0, hint or 0.0)
@@ -399,7 +410,7 @@ def _best(equal: list[RequestRecord], record: SubmissionRecord, offset: ClockOff
 
 def _check_readable(unreadable: list[RequestRecord], record: SubmissionRecord, offset: ClockOffset) -> None:
     """
-    Check that no row without readable inputs has the time of a lost POST.
+    Check that no row whose inputs cannot be compared has the time of a lost POST.
 
     :raises SegmindSubmissionUnknownError: one is, and may be the lost request.
     """

@@ -17,6 +17,7 @@ from airflow_provider_segmind.client.request_history import (
     HistoryPages,
     TimeMatch,
     body_of,
+    can_be_compared,
     is_sent_body,
     leaves_open,
     only_ours,
@@ -165,7 +166,7 @@ class _Reading:
         if record.request_id in self._taken or record.request_id in self._met:
             return False
         marks = self._matchers.matches(record)
-        if body_of(record) is None:
+        if not can_be_compared(record, self._matchers.names):
             self._unreadable.append(record)
             self._met.add(record.request_id)
         if marks:
@@ -180,7 +181,7 @@ class _Reading:
         # As long as no body of the history is recognized, the lost ones may also be in it in a form that is not
         # recognized.
         self._seen = self._seen or not marks
-        if body_of(record) is None:
+        if not can_be_compared(record, self._matchers.names):
             self._unreadable.append(record)
         for mark in marks:
             self._without_id.setdefault(mark, []).append(record)
@@ -301,6 +302,7 @@ class _Matchers:
                 marks.setdefault(one.claim.body, []).append(mark)
         self._templates = [one.inputs for one in lost.values() if one.inputs is not None][:4]
         self._templates += [form for form, _ in self._by_form.values()]
+        self.names = {name for template in self._templates for name in template}
 
     def matches(self, record: RequestRecord) -> list[bytes]:
         theirs = body_of(record)

@@ -259,7 +259,11 @@ def test_an_equal_request_is_not_ruled_out_where_something_shows_that_a_clock_is
         found_in([*behind, history_row(AT - off + 1)], date=AT + 30 - off)
 
 
-@pytest.mark.parametrize("body", [None, "{", [INPUTS], '{"prompt": "on', json.dumps(json.dumps(INPUTS))], ids=str)
+@pytest.mark.parametrize(
+    "body",
+    [None, "{", [INPUTS], '{"prompt": "on', json.dumps(json.dumps(INPUTS)), {}, {"inputs": INPUTS}, {"body": "{}"}],
+    ids=str,
+)
 def test_a_request_of_that_time_whose_inputs_cannot_be_read_may_be_the_lost_one(body: Any) -> None:
     unreadable = history_row(AT + 1, request_body=body)
     with pytest.raises(SegmindSubmissionUnknownError, match="request 'r-1' of this model and time, without inputs"):
@@ -317,7 +321,7 @@ def test_a_history_whose_newest_entries_come_first_is_read_to_the_time_of_the_lo
 
 
 def another(number: int, *, at: float = AT + 20, **fields: Any) -> dict[str, Any]:
-    return history_row(at, **{"request_id": f"o-{number}", "request_body": {}, **fields})
+    return history_row(at, **{"request_id": f"o-{number}", "request_body": {"prompt": "two"}, **fields})
 
 
 @pytest.mark.parametrize("first", [{"request_id": None}, {"request_id": ""}, {"request_id": f"r-{KEY}"}], ids=str)

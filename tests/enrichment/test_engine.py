@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -452,11 +452,16 @@ async def test_a_request_is_not_sent_again_while_the_history_shows_one_that_may_
     assert world.segmind.posts == 1
 
 
-async def test_a_request_is_not_sent_again_while_the_history_shows_one_without_a_body() -> None:
+@pytest.mark.parametrize("wrapped", [lambda body: None, lambda body: {"inputs": body}], ids=["none", "wrapped"])
+async def test_a_request_is_not_sent_again_while_the_history_shows_one_without_its_fields(
+    wrapped: Callable[[Any], Any],
+) -> None:
     script = ["lost"]
     world = World(trouble=lambda _: script.pop() if script else None)
     genuine = world.segmind._record
-    world.segmind._record = lambda job: genuine(job).model_copy(update={"request_body": None})  # type: ignore[method-assign]
+    world.segmind._record = lambda job: genuine(job).model_copy(  # type: ignore[method-assign]
+        update={"request_body": wrapped(genuine(job).request_body)}
+    )
     resubmit = {"on_unknown": "resubmit"}
     assert sorted((await world.run(table("a", "b"), settings=resubmit)).statuses) == ["success", "unknown"]
     assert world.segmind.posts == 2
