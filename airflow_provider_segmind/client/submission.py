@@ -107,8 +107,9 @@ class RequestRef:
             submitted_at = given.get("submitted_at")
             manifest = ResultManifest.from_json(given)
             given = given.get("request_id")
-        if isinstance(given, str):
-            given = given.strip()
+        if isinstance(given, str) or (type(given) is int and 0 <= given < 10**200):
+            # With ``render_template_as_native_obj`` a template makes a number of an id that has only digits.
+            given = str(given).strip()
         if given in (None, "", "None"):
             raise SegmindConfigError(
                 f"'request_id' is {given!r}: the task that should provide it has pushed no such XCom. Nothing was sent."

@@ -26,7 +26,14 @@ def test_a_bare_id_has_no_age() -> None:
     assert RequestRef.read(" r-1 ") == RequestRef("r-1")
 
 
-@pytest.mark.parametrize("given", ["", None, 5, {}, "{", "{" * 100_000, "../x", "a b", {"request_id": None}, ["r-1"]])
+@pytest.mark.parametrize("given", [12345, {"request_id": 12345}, '{"request_id": 12345}'])
+def test_an_id_of_digits_may_be_a_number(given: Any) -> None:
+    assert RequestRef.read(given) == RequestRef("12345")
+
+
+@pytest.mark.parametrize(
+    "given", ["", None, True, 1.5, -1, {}, "{", "{" * 100_000, "../x", "a b", {"request_id": None}, ["r-1"]]
+)
 def test_what_names_no_request_is_refused(given: Any) -> None:
     with pytest.raises(SegmindConfigError, match="request_id"):
         RequestRef.read(given)
