@@ -293,6 +293,9 @@ def _bad_request_advice(context: CallContext, code: int, message: str) -> str:
         return "it is too large: upload the files and send their URLs instead"
     if context.names == "request":
         return "the request still runs: check the base URL of the connection, then clear the task, which polls again"
+    if not context.paid:
+        # There may be no inputs, and other inputs would be a new request, which is paid for.
+        return "the same call will be refused again: check the base URLs of the connection"
     return "the same call will be refused again: correct the inputs"
 
 

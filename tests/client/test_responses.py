@@ -248,6 +248,8 @@ def test_a_refused_poll_does_not_claim_that_the_request_costs_nothing(context: C
         (POLL, 400, None, "clear the task, which polls again"),
         (POLL, 404, None, "the request history has its outcome"),
         (RECORD, 404, None, "up to two hours late"),
+        (RECORD, 400, None, "check the base URLs of the connection"),
+        (PATH, 400, error("odd"), "check the base URLs of the connection"),
         (BALANCE, 404, None, "the key is valid"),
         (SUBMIT, 307, None, "set the base URL"),
     ],
