@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from airflow_provider_segmind.client.http_library import httpx
 from airflow_provider_segmind.client.response_body import TooLargeError, UnreadableBodyError
-from airflow_provider_segmind.client.responses import NOT_BILLED, OUTCOME_UNKNOWN, CallContext
+from airflow_provider_segmind.client.responses import OUTCOME_UNKNOWN, CallContext
 from airflow_provider_segmind.exceptions import (
     SegmindConfigError,
     SegmindConnectionError,
@@ -100,8 +100,7 @@ def transport_error(context: CallContext, url: str, error: Exception, *, sent: b
     message = f"{context.what} at {host!r} got no response ({type(error).__name__}: {reason})"
     if not sent or _never_left(error):
         return SegmindConnectionError(
-            f"{message}. The call never left, so {NOT_BILLED[0].lower()}{NOT_BILLED[1:]}; check the connection's host "
-            "and the network.",
+            f"{message}. The call never left. {context.costs}; check the connection's host and the network.",
             request_id=context.request_id,
         )
     if context.paid:
