@@ -349,8 +349,9 @@ def _search_once(
     for filters in pages:
         try:
             rows = pages.take((yield wire.request_records(**filters)))
-        except SegmindError:
-            if equal:
+        except SegmindError as error:
+            # A history with a first page exists, whatever a later one is answered.
+            if equal or (pages.read and not leaves_open(error)):
                 break
             raise
         times = [time for row in rows for time in row_times(row)]

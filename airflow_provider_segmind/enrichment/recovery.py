@@ -370,7 +370,14 @@ def _at(value: Any, path: tuple[Any, ...]) -> str:
 
 async def _records(client: Client, pages: HistoryPages) -> AsyncIterator[RequestRecord]:
     for filters in pages:
-        for record in (*pages.take(await client.list_request_records(**filters)), *pages.without_id):
+        try:
+            page = await client.list_request_records(**filters)
+        except SegmindError as error:
+            # A history with a first page exists, whatever a later one is answered.
+            if pages.read and not leaves_open(error):
+                return
+            raise
+        for record in (*pages.take(page), *pages.without_id):
             yield record
 
 

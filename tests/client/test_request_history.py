@@ -365,6 +365,19 @@ def test_a_history_that_repeats_a_page_does_not_prove_that_the_request_is_missin
         found_in([another(1), another(2)] * 300, page_size=2)
 
 
+@pytest.mark.parametrize("status", [404, 405, 410])
+def test_a_history_that_refuses_a_later_page_does_not_prove_that_the_request_is_missing(status: int) -> None:
+    def serve(request: httpx.Request) -> httpx.Response:
+        is_first = request.url.params["page"] == "1"
+        return httpx.Response(200, json=[another(1)]) if is_first else httpx.Response(status, json={"error": "no"})
+
+    with (
+        SegmindClient(ClientConfig(api_key=KEY), transport=httpx.MockTransport(serve)) as client,
+        pytest.raises(SegmindSubmissionUnknownError, match="not read to its end, only the newest 1 row of it"),
+    ):
+        client.drive(search(client.wire, RECORD, INPUTS, now=AT, waits=(0.0,)))
+
+
 def read(pages: HistoryPages, *sizes: int) -> list[dict[str, Any]]:
     """Return the filters of the pages that are read, of a history whose pages have these sizes."""
     rows = iter(range(1000))

@@ -13,6 +13,7 @@ from airflow_provider_segmind.client.models import RecordPage, RequestRecord
 from airflow_provider_segmind.client.submission import json_digest
 from airflow_provider_segmind.enrichment.ledger.row_state import KnownRequest
 from airflow_provider_segmind.enrichment.recovery import Findings, LostRequest, find_lost
+from airflow_provider_segmind.exceptions import SegmindBadRequestError
 from tests.support.examples import examples
 from tests.support.ledger_events import claimed, mark
 
@@ -68,6 +69,16 @@ async def test_no_further_page_is_read_once_all_are_found() -> None:
     history = History(record("x", "a"), *(record(f"o-{number}", "other") for number in range(9)))
     assert (await found(history, lost(1, "a"))).found
     assert len(history.asked) == 1
+
+
+async def test_a_history_that_refuses_a_later_page_leaves_the_outcome_unknown() -> None:
+    class Short(History):
+        async def list_request_records(self, **filters: Any) -> RecordPage:
+            if filters["page"] > 1:
+                raise SegmindBadRequestError("no such page", status_code=404)
+            return await super().list_request_records(**filters)
+
+    assert (await found(Short(record("x", "other")), lost(1, "a"))).pending == {mark(1)}
 
 
 async def test_a_body_that_stands_in_the_history_as_text_is_read() -> None:
