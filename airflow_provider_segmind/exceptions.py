@@ -162,18 +162,23 @@ def adds_help(method: Callable[_Given, _Returned]) -> Callable[_Given, _Returned
     return call
 
 
-_NOTHING_SENT = r"Nothing was (?:sent|submitted)(?: (?:or|and nothing was) billed)?(?= in this try\b|[.;,]|$)"
+_NOTHING_SENT = (
+    r"Nothing was (?:(?:sent|submitted)(?: (?:or|and nothing was) billed)?(?= in this try\b|[.;,]|$)|(billed)(?=;))"
+)
 """Not compiled here: every DAG parse imports this module."""
 
 
 def after_sending(error: SegmindError, before: str) -> None:
     """
-    Correct a message that says "Nothing was sent" about one step when something was sent before that step.
+    Correct a message that says "Nothing was sent" or "billed" about one step when something was sent before that step.
 
     :param before: what was sent before, as a clause.
     """
-    said = f"Nothing more was sent; {before}"
-    error.args = tuple(re.sub(_NOTHING_SENT, said, part) if isinstance(part, str) else part for part in error.args)
+
+    def more(found: re.Match[str]) -> str:
+        return f"Nothing more was {found[1] or 'sent'}; {before}"
+
+    error.args = tuple(re.sub(_NOTHING_SENT, more, part) if isinstance(part, str) else part for part in error.args)
 
 
 class SegmindConfigError(SegmindError):

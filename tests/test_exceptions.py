@@ -9,6 +9,7 @@ import pytest
 from airflow_provider_segmind import exceptions
 from airflow_provider_segmind.exceptions import (
     SegmindAPIError,
+    SegmindCreditsError,
     SegmindEnrichmentError,
     SegmindError,
     SegmindRateLimitError,
@@ -113,6 +114,17 @@ def test_nothing_was_sent_is_corrected_after_something_was_sent(said: str) -> No
     assert "Nothing was" not in str(error)
     assert "Nothing more was sent; 240 requests were sent before" in str(error)
     assert error.retryable
+
+
+def test_nothing_was_billed_is_corrected_after_something_was_sent() -> None:
+    error = SegmindCreditsError("It returned HTTP 402. Nothing was billed; add credits.")
+    after_sending(error, "request 'r-1' had been submitted before")
+    assert str(error) == (
+        "It returned HTTP 402. Nothing more was billed; request 'r-1' had been submitted before; add credits."
+    )
+    failed = SegmindRequestFailedError("It is FAILED. Nothing was billed, and waiting will not help.", request_id="r-1")
+    after_sending(failed, "request 'r-1' had been submitted before")
+    assert "Nothing was billed, and" in str(failed)
 
 
 @pytest.mark.parametrize("said", ["Nothing was sent for this row.", "Nothing was sent again. Clear the task.", "Lost."])

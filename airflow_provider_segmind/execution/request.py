@@ -58,6 +58,7 @@ from airflow_provider_segmind.exceptions import (
     SegmindRequestTimeoutError,
     SegmindStateError,
     SegmindSubmissionUnknownError,
+    after_sending,
 )
 from airflow_provider_segmind.execution.answers import lasting_result, recalled_result
 from airflow_provider_segmind.execution.result import summary, tokens_of
@@ -525,6 +526,8 @@ class RequestExecution:
             except SegmindError as error:
                 if error.billed is not None:
                     self._return_reservation()
+                    if decision.given_up:
+                        after_sending(error, "a POST before it, whose outcome is unknown, may be billed")
                     raise
                 self._resolve_unknown(self._sending, error)
                 return

@@ -368,6 +368,18 @@ def test_a_retry_says_what_was_given_up_before_it_and_may_be_billed(
     assert execution.record.given_up == record.given_up
 
 
+def test_a_refusal_after_a_lost_post_does_not_say_that_nothing_was_billed(world: World) -> None:
+    world.segmind.history_delay = 1e9
+
+    def lose_then_refuse(request: httpx.Request) -> httpx.Response:
+        world.segmind.next_post = "refuse" if world.posts else "lose after"
+        return Segmind.__call__(world.segmind, request)
+
+    said = "Nothing more was billed; a POST before it, whose outcome is unknown, may be billed; the account cannot pay"
+    with pytest.raises(SegmindError, match=said):
+        world.execution({"prompt": "one"}, policies(on_unknown="resubmit"), transport=lose_then_refuse).submit()
+
+
 def test_resubmitting_an_unknown_post_ends_after_two_more(world: World) -> None:
     world.segmind.history_delay = 1e9
 
