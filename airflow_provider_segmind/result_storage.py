@@ -316,7 +316,7 @@ def recover_result(
     client: SegmindClient, error: SegmindRequestExpiredError, *, model: str | None, destination: ResultDestination
 ) -> StoredResult:
     """
-    Recover what the request history still has of a request whose result is gone: outcome, cost and output URL.
+    Recover what the request history still has of a request whose result is gone: outcome, cost and output URLs.
 
     Blocks. Free.
 
@@ -339,11 +339,12 @@ def recover_result(
         raise failed_error(state, model) from error
     cost = record.cost
     if record.completed and record.generation_url:
+        urls = list(record.generation_urls)
         result = RequestResult.model_validate(
             {
                 "request_id": request_id,
                 "status": RequestStatus.COMPLETED.value,
-                "output": record.generation_url,
+                "output": urls if len(urls) > 1 else record.generation_url,
                 "metrics": {} if cost is None else {"cost": cost},
                 "recovered": True,
             }

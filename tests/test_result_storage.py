@@ -409,6 +409,12 @@ def test_an_expired_result_is_recovered_from_its_entry_of_the_history(status: st
     assert stored.for_xcom["metrics"] == {"cost": 0.04}
 
 
+def test_all_outputs_of_an_expired_request_are_recovered() -> None:
+    urls = ("https://a.example/1.png", "https://a.example/2.png")
+    record = RequestRecord(request_id="r-1", model_status="COMPLETED", generation_url=urls[0], generation_urls=urls)
+    assert recovered(record, None).for_xcom["output"] == list(urls)
+
+
 @pytest.mark.parametrize("status", ["FAILED", "failed"])
 def test_an_expired_request_that_had_failed_is_not_billed(status: str, tmp_path: Path) -> None:
     with pytest.raises(SegmindRequestFailedError, match="too red") as caught:
@@ -443,10 +449,10 @@ def test_an_expired_result_is_looked_for_again_where_the_history_could_not_be_re
     assert caught.value.retryable is retryable
 
 
-def recovered(record: RequestRecord | SegmindError, folder: Path) -> Any:
+def recovered(record: RequestRecord | SegmindError, folder: Path | None) -> Any:
     client: Any = Mock(drive=Mock(side_effect=[record]), config=ClientConfig(api_key="k"))
     expired = SegmindRequestExpiredError("gone", request_id="r-1", age=4000.0)
-    destination = ResultDestination(folder.as_uri(), max_xcom_bytes=9999)
+    destination = ResultDestination(None if folder is None else folder.as_uri(), max_xcom_bytes=9999)
     return recover_result(client, expired, model="m", destination=destination)
 
 

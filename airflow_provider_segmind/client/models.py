@@ -51,6 +51,11 @@ def _message(value: Any) -> str | None:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
+def _strings(value: Any) -> tuple[str, ...]:
+    """Return the strings in a list, each once."""
+    return tuple(dict.fromkeys(item for item in value if item and isinstance(item, str)))
+
+
 LenientFloat = Annotated[float | None, BeforeValidator(_number)]
 LenientCost = Annotated[float | None, BeforeValidator(_cost)]
 LenientText = Annotated[str | None, BeforeValidator(_message)]
@@ -235,6 +240,7 @@ class RequestRecord(_WithStatus):
     :param model_status: COMPLETED, FAILED or PENDING (the history's own vocabulary).
     :param credits_deduction: USD as billed; see :attr:`cost`.
     :param generation_url: where the output file is, for seven days.
+    :param generation_urls: where all of them are, of a request with several.
     :param clock_offset: seconds by which the Date header of the response was ahead of our clock, None without one.
     """
 
@@ -244,6 +250,7 @@ class RequestRecord(_WithStatus):
     credits_deduction: LenientCost = None
     request_body: Any = Field(default=None, repr=False)
     generation_url: LenientText = Field(default=None, repr=False)
+    generation_urls: Annotated[tuple[str, ...], BeforeValidator(_strings)] = Field(default=(), exclude=True, repr=False)
     latency_ms: LenientFloat = None
     error: LenientText = None
     clock_offset: float | None = Field(default=None, exclude=True, repr=False)

@@ -497,7 +497,7 @@ def record_list(secret: str, response: Response) -> RecordPage:
     for row in (row for row in rows if isinstance(row, dict)):
         request_id = _usable_id(row.get("request_id"), secret)
         some = without_id if request_id is None else found
-        some.append(_record({**row, "request_id": request_id or ""}, secret, offset))
+        some.append(_record(request_id or "", [row], secret, offset))
     return RecordPage(found, without_id=without_id, rows=len(rows))
 
 
@@ -507,12 +507,11 @@ def record(request_id: str, secret: str, response: Response) -> RequestRecord:
     outer = list(body.values()) if isinstance(body, dict) else []
     inner = [item for value in (body, *outer) if isinstance(value, list) for item in value]
     rows = [row for row in (body, *outer, *inner) if isinstance(row, dict)]
-    found = next((row for row in rows if _usable_id(row.get("request_id"), secret) == request_id), None)
-    if found is None:
-        found = next((row for row in rows if not row.get("request_id") and _RECORD_FIELDS & row.keys()), None)
-    if found is None:
+    found = [row for row in rows if _usable_id(row.get("request_id"), secret) == request_id]
+    found = found or [row for row in rows if not row.get("request_id") and _RECORD_FIELDS & row.keys()][:1]
+    if not found:
         raise MalformedResponseError(f"contains no record of request {request_id!r}")
-    return _record({**found, "request_id": request_id}, secret)
+    return _record(request_id, found, secret)
 
 
 def _usable_id(value: Any, secret: str) -> str | None:
@@ -523,10 +522,15 @@ def _usable_id(value: Any, secret: str) -> str | None:
     return text if mask(text, secret) == text else None
 
 
-def _record(row: Mapping[str, Any], secret: str, offset: float | None = None) -> RequestRecord:
+def _record(request_id: str, rows: list[dict[str, Any]], secret: str, offset: float | None = None) -> RequestRecord:
+    """Read the rows of one request: it has one for each output, which differ in nothing else."""
+    row = rows[0]
+    given = [each.get("generation_url") for each in rows]
+    urls = [url for value in given for url in (value if isinstance(value, list) else [value])]
+    known = {"request_id": request_id, "generation_urls": urls, "generation_url": next(filter(None, urls), None)}
     message = error_message({"error": row.get("error")}, secret)
     named = {name: mask(row[name], secret) for name in _RECORD_FIELDS if isinstance(row.get(name), str)}
-    return _validate(RequestRecord, {**row, **named, "error": message, "clock_offset": offset})
+    return _validate(RequestRecord, {**row, **named, **known, "error": message, "clock_offset": offset})
 
 
 def urls(count: int, response: Response) -> list[str]:

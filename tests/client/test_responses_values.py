@@ -281,6 +281,20 @@ def test_one_history_row_is_found_in_any_envelope(body: Any) -> None:
     assert (record.request_id, record.model_status, record.credits_deduction) == ("r-1", "COMPLETED", 0.25)
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"data": [{**ROW, "generation_url": "https://a/1"}, {"request_id": "r-2", "generation_url": "https://a/9"}]
+         + [{**ROW, "generation_url": url} for url in ("https://a/2", "https://a/1", None, 7)]},
+        {**ROW, "generation_url": ["https://a/1", None, "https://a/2"]},
+    ],
+)  # fmt: skip
+def test_the_record_of_a_request_with_several_outputs_has_all_of_their_addresses(body: Any) -> None:
+    record = readers.record("r-1", KEY, of(body))
+
+    assert (record.generation_url, record.generation_urls) == ("https://a/1", ("https://a/1", "https://a/2"))
+
+
 @pytest.mark.parametrize("body", [{}, [], {"data": None}, {"data": {"request_id": "other", "model_name": "m"}}, "x"])
 def test_the_row_of_another_request_is_not_a_record(body: Any) -> None:
     with pytest.raises(MalformedResponseError, match="contains no record of request 'r-1'"):
