@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, cast
 
 from airflow_provider_segmind.chat.replies import TokenUsage, read_reply
 from airflow_provider_segmind.client.client import SegmindClient
 from airflow_provider_segmind.client.downloads import Downloads
 from airflow_provider_segmind.client.models import Metrics, RequestResult
 from airflow_provider_segmind.client.poll_schedule import Pending
-from airflow_provider_segmind.client.request_errors import expired_error
 from airflow_provider_segmind.client.submission import RequestRef
 from airflow_provider_segmind.enrichment.outcomes import Outcome
 from airflow_provider_segmind.exceptions import SegmindRequestExpiredError, SegmindRequestTimeoutError
@@ -25,6 +23,9 @@ from airflow_provider_segmind.result_storage import (
 )
 from airflow_provider_segmind.spend.recorder import SpendRecorder
 from airflow_provider_segmind.telemetry.requests import RequestTelemetry
+
+MISSING_PATIENCE = 15.0
+"""Seconds for which a result that is missing within the hour is looked for."""
 
 
 def fetch_result(
@@ -75,7 +76,7 @@ def _fetch_or_recover(
         log.info("The result of request %s was stored before", ref.request_id)
         return stored
     try:
-        result = _fetch(client, ref)
+        result = _fetch(client, ref, log)
     except SegmindRequestExpiredError as error:
         if not recover:
             raise
@@ -85,14 +86,15 @@ def _fetch_or_recover(
     return store_result(result, model=ref.model, destination=destination, downloads=Downloads.of(client.config))
 
 
-def _fetch(client: SegmindClient, ref: RequestRef) -> RequestResult:
+def _fetch(client: SegmindClient, ref: RequestRef, log: Any) -> RequestResult:
     try:
         result = client.get_result(ref.request_id)
-    except SegmindRequestExpiredError as error:
+    except SegmindRequestExpiredError:
         if ref.submitted_at is None:
             raise
-        pending = Pending(ref.request_id, submitted_at=ref.submitted_at, end_time=0.0, model=ref.model)
-        raise expired_error(pending, time.time()) from error
+        # Polled as where a task waits, for a result that is not there yet.
+        pending = Pending(ref.request_id, ref.submitted_at, client.clock() + MISSING_PATIENCE, model=ref.model)
+        return cast(RequestResult, client.wait(pending, fetch=True, report=log.warning))
     if not result.completed:
         raise SegmindRequestTimeoutError(
             f"Request {ref.request_id!r} is {result.status}, so it has no result yet. Put a SegmindRequestSensor "

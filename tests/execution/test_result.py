@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +65,19 @@ def test_an_expired_result_is_an_error_that_says_how_old_the_request_is_if_that_
 ) -> None:
     with pytest.raises(SegmindRequestExpiredError, match=picture) as of_unknown_age:
         fetch(clock, picture)
-    submitted = RequestRef(picture, model="seedream-4.5", submitted_at=time.time() - 4000).to_json()
+    submitted = RequestRef(picture, model="seedream-4.5", submitted_at=clock() - 4000).to_json()
     with pytest.raises(SegmindRequestExpiredError, match=r"4\d\d\d s after submission: Segmind keeps a result for one"):
         fetch(clock, submitted)
 
     assert " s after submission" not in str(of_unknown_age.value)
+    assert emulator.calls("history") == []
+
+
+def test_a_result_that_is_missing_for_seconds_is_not_gone(emulator: SegmindEmulator, clock: Clock) -> None:
+    handed = RequestRef(hook_by(clock).submit(MODEL, INPUTS).request_id, submitted_at=clock() - 60)
+    emulator.fault("result", status=404, body={"error": "gone"}, times=4)
+
+    assert fetch(clock, handed.to_json()).for_xcom["request_id"] == handed.request_id
     assert emulator.calls("history") == []
 
 
