@@ -10,6 +10,7 @@ import asyncio
 import importlib
 import importlib.util
 import io
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -307,8 +308,9 @@ class BlockingTransport:
     def __init__(
         self, config: ClientConfig, *, clock: Callable[[], float], mock: httpx.BaseTransport | None = None
     ) -> None:
-        limits = httpx.Limits(max_connections=WORKER_CONNECTIONS, keepalive_expiry=PAID_KEEPALIVE)
-        self._http = httpx.Client(transport=mock, verify=shared_tls(), limits=limits)
+        self._mock = mock
+        self._http: dict[int, httpx.Client] = {}
+        self._client()
         self._seconds = config.request_timeout
         self._max_bytes = config.max_response_bytes
         self._clock = clock
@@ -324,7 +326,7 @@ class BlockingTransport:
         late = False
         with (
             translated(call.context, call.url),
-            self._http.stream(
+            self._client().stream(
                 call.method,
                 call.url,
                 content=call.body,
@@ -344,7 +346,22 @@ class BlockingTransport:
 
     def close(self) -> None:
         """Close the connections."""
-        self._http.close()
+        self._client().close()
+
+    def _client(self) -> httpx.Client:
+        """
+        Return the client of this process.
+
+        A fork inherits the connections of its parent: two processes that used one would receive each other's responses,
+        and with them the ids of each other's paid requests.
+        """
+        found = self._http.get(os.getpid())
+        if found is None:
+            limits = httpx.Limits(max_connections=WORKER_CONNECTIONS, keepalive_expiry=PAID_KEEPALIVE)
+            made = httpx.Client(transport=self._mock, verify=shared_tls(), limits=limits)
+            # Another thread may have made one meanwhile.
+            found = self._http.setdefault(os.getpid(), made)
+        return found
 
 
 def raw_pieces(response: httpx.Response) -> Iterator[bytes]:

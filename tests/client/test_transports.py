@@ -601,3 +601,26 @@ asyncio.run(main())
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
     assert int(done.stdout) < 12_000_000
+
+
+FORKED = """
+import os, sys
+from airflow_provider_segmind.client.client import ClientConfig, SegmindClient
+from airflow_provider_segmind.client.endpoints import Endpoints
+
+client = SegmindClient(ClientConfig(api_key="SG_0123456789abcdef", endpoints=Endpoints(gateway=sys.argv[1])))
+client.get_status("r-1")
+child = os.fork()
+client.get_status("r-1")
+client.close()
+if child:
+    sys.exit(os.waitpid(child, 0)[1])
+"""
+
+
+async def test_a_forked_process_does_not_share_the_connection_of_its_parent() -> None:
+    async with serving(polite) as scene:
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", FORKED, scene.url)
+
+        assert await process.wait() == 0
+        assert (len(scene.heads), scene.opened) == (3, 2)
