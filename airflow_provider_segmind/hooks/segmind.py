@@ -65,6 +65,7 @@ REMEMBERED_SUBMISSIONS = 10_000
 """Requests of which a hook remembers the model; a long-lived one may submit many."""
 LOOKUP_PAUSES = (1.0, 2.0, 4.0, 8.0)
 """Seconds before each retry of a failed Connection lookup, in a worker."""
+_NOT_COPIED = frozenset({"_connection", "config", "_budgets", "_spend_store", "_log"})
 _client_lock = threading.Lock()
 """Shared by all hooks, because a hook with its own lock could not be copied with its task."""
 
@@ -96,6 +97,10 @@ class SegmindHook(BaseHook):
         self.segmind_conn_id = segmind_conn_id
         self.model_id = model_id
         self._client: SegmindClient | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what is open, and the key: a copy, in another process too, reads the Connection again."""
+        return {name: value for name, value in self.__dict__.items() if name not in _NOT_COPIED} | {"_client": None}
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:

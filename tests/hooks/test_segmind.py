@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import pickle
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -358,3 +359,17 @@ def test_a_hook_shared_by_many_threads_has_one_client(monkeypatch: pytest.Monkey
 
 def test_a_hook_can_be_copied_with_its_task() -> None:
     assert copy.deepcopy(SegmindHook("other")).segmind_conn_id == "other"
+
+
+def test_a_hook_that_was_used_can_be_copied_and_pickled_without_its_key(emulator: SegmindEmulator) -> None:
+    hook = SegmindHook()
+    hook.submit("gemini-3.1-flash-lite", {"prompt": "hi"})
+
+    pickled = pickle.dumps(hook)
+    for copied in (copy.deepcopy(hook), pickle.loads(pickled)):
+        assert copied.get_balance() == hook.get_balance()
+        assert copied.get_conn() is not hook.get_conn()
+        copied.close()
+    hook.close()
+
+    assert KEY.encode() not in pickled
