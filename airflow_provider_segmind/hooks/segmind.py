@@ -474,11 +474,21 @@ class SegmindHook(BaseHook):
             )
         return chosen
 
+    def _check_limits(self) -> None:
+        """Check the extra's limits, but not their store, which the API server may not know."""
+        from airflow_provider_segmind.hooks.budgets import connection_budget
+        from airflow_provider_segmind.hooks.connection import max_paid_in_flight
+
+        extra = self._connection.extra_dejson or {}
+        connection_budget(self.segmind_conn_id, extra)
+        max_paid_in_flight(self.segmind_conn_id, extra)
+
     def test_connection(self) -> tuple[bool, str]:
         """Fetch the balance: one free call that runs no model."""
         try:
             client = self.get_conn()
             self.get_prices()
+            self._check_limits()
             balance = client.perform(client.wire.credits(), ONE_ATTEMPT)
         except SegmindAuthenticationError as error:
             return False, str(with_help(error))

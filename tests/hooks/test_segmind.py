@@ -373,3 +373,21 @@ def test_a_hook_that_was_used_can_be_copied_and_pickled_without_its_key(emulator
     hook.close()
 
     assert KEY.encode() not in pickled
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        ({"daily_budget": "x"}, "daily limit is 'x'"),
+        ({"monthly_budget": -1}, "monthly limit is -1"),
+        ({"budget_timezone": "Mars"}, "timezone is 'Mars'"),
+        ({"max_paid_in_flight": 0}, "'max_paid_in_flight' of connection"),
+    ],
+)
+def test_the_connection_test_names_a_limit_that_no_task_could_read(
+    extra: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SegmindHook, "get_connection", lambda *_: connection(extra=json.dumps(extra)))
+    good, said = SegmindHook().test_connection()
+
+    assert (good, words in said, "segmind_default" in said) == (False, True, True)
