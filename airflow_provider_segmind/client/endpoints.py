@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, datetime
 from functools import partial
 from typing import Any, Generic, TypeVar
 from urllib.parse import urlencode, urlsplit
@@ -40,6 +40,8 @@ _BASE_URL = re.compile(
 )
 MAX_RECORDS_PER_PAGE = 100
 """Largest page of the request history (SDK 1.3.0)."""
+LONGEST_TIMEOUT = 86_400
+"""Seconds that a call or a file may take: sockets raise errors of their own at some 292 years."""
 _INPUTS = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 
 
@@ -182,7 +184,12 @@ class Wire:
         return self._call(context, url, partial(readers.submitted, secret=self.api_key), body=encode_inputs(inputs))
 
     def run_sync(self, model: str, inputs: Mapping[str, Any], timeout: float | None) -> Call[SyncResult]:
-        """``POST /v1/{model}``: paid, blocks until the model is done."""
+        """
+        ``POST /v1/{model}``: paid, blocks until the model is done.
+
+        :raises SegmindConfigError: ``timeout`` is not a number of seconds that a call may take.
+        """
+        _check_timeout(timeout)
         url = f"{self.endpoints.gateway}/v1/{path_segment(model, 'model')}"
         context = self._context(f"Running model {model!r}", paid=True, names="model")
         return self._call(context, url, readers.sync_result, body=encode_inputs(inputs), timeout=timeout)
@@ -224,8 +231,8 @@ class Wire:
         self,
         *,
         model: str | None = None,
-        from_date: date | None = None,
-        to_date: date | None = None,
+        from_date: date | str | None = None,
+        to_date: date | str | None = None,
         status: str | None = None,
         page: int = 1,
         per_page: int = MAX_RECORDS_PER_PAGE,
@@ -234,8 +241,8 @@ class Wire:
         query = {
             "page": page,
             "per_page": per_page,
-            "from_date": from_date and from_date.isoformat(),
-            "to_date": to_date and to_date.isoformat(),
+            "from_date": _day("from_date", from_date),
+            "to_date": _day("to_date", to_date),
             "model_name": model,
             "status": status,
             "sort_by": "model_created",
@@ -295,3 +302,28 @@ def encode_inputs(inputs: Mapping[str, Any]) -> bytes:
         return _INPUTS.encode(dict(inputs)).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise SegmindConfigError(f"'inputs' cannot be written as JSON: {error}. Nothing was sent.") from error
+
+
+def _check_timeout(value: object) -> None:
+    # Checked before the call: a socket refuses some of these only when the call counts as sent.
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value is not None and not (number and 0 < value <= LONGEST_TIMEOUT):  # type: ignore[operator]
+        raise SegmindConfigError(
+            f"'timeout' is {shorten(repr(value), 40)}; it must be a number of seconds, above 0 and at most "
+            f"{LONGEST_TIMEOUT:,}. Nothing was sent."
+        )
+
+
+def _day(field_name: str, value: object) -> str | None:
+    """Return a day as the request history takes it, ``YYYY-MM-DD``."""
+    try:
+        if value is None or isinstance(value, str):
+            return None if value is None else date.fromisoformat(value).isoformat()
+    except ValueError:
+        pass
+    if isinstance(value, date):
+        return (value.date() if isinstance(value, datetime) else value).isoformat()
+    raise SegmindConfigError(
+        f"{field_name!r} is {shorten(repr(value), 40)}; it must be a date, or a string like '2026-11-27'. Nothing was "
+        "sent."
+    )

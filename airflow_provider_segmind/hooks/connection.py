@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from airflow_provider_segmind.client.config import DOWNLOAD_SECONDS, MAX_DOWNLOAD_BYTES, ClientConfig, DownloadLimits
-from airflow_provider_segmind.client.endpoints import Endpoints, base_url, check_api_key
+from airflow_provider_segmind.client.endpoints import LONGEST_TIMEOUT, Endpoints, base_url, check_api_key
 from airflow_provider_segmind.client.response_body import MAX_RESPONSE_BYTES
 from airflow_provider_segmind.compat import Connection, conf
 from airflow_provider_segmind.exceptions import SegmindConfigError, did_you_mean, shorten, type_name
@@ -24,8 +24,6 @@ EXTRA_FIELDS = (*CONNECTION_FIELDS, "redis_url", "prices", "max_result_bytes")
 """All fields of the extra."""
 SMALLEST_LIMIT = 16_000
 """Least number of bytes: a response to a submission must fit, or every request would be paid for and lost."""
-LONGEST_TIMEOUT = 86_400
-"""Seconds that a call or a file may take: sockets raise errors of their own at some 292 years."""
 MOST_IN_FLIGHT = 1_000_000
 """The highest ``max_paid_in_flight``."""
 _log = logging.getLogger(__name__)

@@ -46,6 +46,7 @@ from airflow_provider_segmind.exceptions import (
     SegmindError,
     SegmindRequestFailedError,
     adds_help,
+    shorten,
     with_help,
 )
 from airflow_provider_segmind.get_provider_info import CONNECTION_FIELDS, FIELD_BEHAVIOUR
@@ -236,7 +237,10 @@ class SegmindHook(BaseHook):
         """
         Run a model through the blocking v1 call: one paid POST, billed if the response is 200.
 
-        :param timeout: seconds, or a ``timedelta``, for the whole call, the connection's ``request_timeout`` when None.
+        :param timeout: seconds, or a ``timedelta``, for the whole call, above 0 and at most a day; the connection's
+            ``request_timeout`` when None.
+        :raises SegmindSubmissionUnknownError: it may have run and be billed; search the request history.
+        :raises SegmindError: it was refused or not sent; nothing was billed.
         """
         chosen = self.model_or_default(model)
         with self._budgeted(chosen, inputs) as settle:
@@ -413,9 +417,12 @@ class SegmindHook(BaseHook):
         :param inputs: the JSON body, as the model's page describes it.
         :returns: ``model``, ``input_tokens``, ``uncounted_attachments``, ``low`` and ``high`` (USD), ``price``,
             ``balance`` (USD), ``covered``, ``summary`` and ``warning``; None for what is unknown.
+        :raises SegmindConfigError: such a request could not be sent.
         """
         from airflow_provider_segmind.chat.cost_estimate import estimate_request
+        from airflow_provider_segmind.client.endpoints import encode_inputs
 
+        encode_inputs(inputs)
         prices = self.get_prices()
         return estimate_request(self.model_or_default(model), inputs, prices=prices, balance=self.get_balance())
 
@@ -431,7 +438,8 @@ class SegmindHook(BaseHook):
 
         A row without a usable id is left out, so only a page whose ``rows`` is 0 is the end of the history.
 
-        :param filters: ``model``, ``from_date``, ``to_date``, ``status``, ``page``, ``per_page``.
+        :param filters: ``model``, ``from_date`` and ``to_date`` (dates, or strings like ``2026-11-27``), ``status``,
+            ``page``, ``per_page``.
         """
         return self.get_conn().list_request_records(**filters)
 
@@ -442,7 +450,10 @@ class SegmindHook(BaseHook):
 
         :param files: local paths, ``data:`` URLs, or bytes.
         :param media_type: for bytes, and for paths whose name does not say it.
+        :raises SegmindConfigError: no file is given, or one cannot be read; nothing was sent.
         """
+        if not files:
+            raise SegmindConfigError("No file to upload is given. Nothing was sent.")
         return self.get_conn().upload([_data_url(file, media_type) for file in files])
 
     def create_agent(self, output_type: Any = str, **agent: Any) -> Any:
@@ -515,7 +526,14 @@ def _data_url(file: str | Path | bytes, media_type: str | None) -> str:
     if isinstance(file, bytes):
         content, kind = file, media_type
     else:
-        content, kind = Path(file).read_bytes(), media_type or mimetypes.guess_type(str(file))[0]
+        try:
+            content = Path(file).read_bytes()
+        except (OSError, TypeError, ValueError) as error:
+            raise SegmindConfigError(
+                f"A file to upload, {shorten(repr(file), 100)}, cannot be read ({type(error).__name__}): give a local "
+                "path, a data: URL or bytes. Nothing was sent."
+            ) from error
+        kind = media_type or mimetypes.guess_type(str(file))[0]
     if not kind:
         raise SegmindConfigError("'media_type' is needed for a file whose name does not say it. Nothing was sent.")
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from datetime import date
+from datetime import UTC, date, datetime
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -213,3 +213,29 @@ def test_no_repr_of_a_call_contains_the_key_or_the_prompt(key: str) -> None:
         shown = repr(call) + repr(wire)
         assert key not in shown
         assert "canary" not in shown
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        (date(2026, 11, 27), "2026-11-27"),
+        (datetime(2026, 11, 27, 23, 59, tzinfo=UTC), "2026-11-27"),
+        ("2026-11-27", "2026-11-27"),
+    ],
+)
+def test_the_history_takes_a_day_in_every_form(given: Any, sent: str) -> None:
+    query = parse_qs(urlsplit(WIRE.request_records(from_date=given, to_date=given).url).query)
+
+    assert (query["from_date"], query["to_date"]) == ([sent], [sent])
+
+
+@pytest.mark.parametrize("given", ["yesterday", "", "27.11.2026", 5, ["2026-11-27"]])
+def test_what_is_not_a_day_is_refused(given: Any) -> None:
+    with pytest.raises(SegmindConfigError, match=r"'from_date' is .*Nothing was sent"):
+        WIRE.request_records(from_date=given)
+
+
+@pytest.mark.parametrize("timeout", [0, -1.0, True, "5", float("nan"), float("inf"), 86_401, 10**400])
+def test_a_timeout_that_no_call_may_take_is_refused(timeout: Any) -> None:
+    with pytest.raises(SegmindConfigError, match=r"'timeout' is .*Nothing was sent"):
+        WIRE.run_sync("m", {}, timeout)

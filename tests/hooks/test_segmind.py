@@ -8,6 +8,7 @@ import pickle
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -391,3 +392,23 @@ def test_the_connection_test_names_a_limit_that_no_task_could_read(
     good, said = SegmindHook().test_connection()
 
     assert (good, words in said, "segmind_default" in said) == (False, True, True)
+
+
+@pytest.mark.parametrize("timeout", [0, -1, True, "5", float("nan"), float("inf"), 10**400, timedelta(0), [5]])
+def test_a_blocking_call_with_an_invalid_timeout_is_not_sent(timeout: Any, emulator: SegmindEmulator) -> None:
+    with pytest.raises(SegmindConfigError, match=r"'timeout' is .*Nothing was sent"):
+        SegmindHook().run_sync("a-model", {"prompt": "hi"}, timeout=timeout)
+
+    assert emulator.posts() == []
+
+
+@pytest.mark.parametrize("inputs", [None, "hi", [1], {"a": float("nan")}, {"a": {1, 2}}])
+def test_what_cannot_be_sent_has_no_estimate(inputs: Any, emulator: SegmindEmulator) -> None:
+    with pytest.raises(SegmindConfigError, match=r"'inputs' .*Nothing was sent"):
+        SegmindHook().estimate("a-model", inputs)
+
+
+@pytest.mark.parametrize("files", [(), ("/nowhere.png",), ("/",), (5,), (None,), ("https://a.test/b.png",), ("\0",)])
+def test_what_is_not_a_readable_file_is_not_uploaded(files: Any, emulator: SegmindEmulator) -> None:
+    with pytest.raises(SegmindConfigError, match=r"file to upload.*Nothing was sent"):
+        SegmindHook().upload(*files)
