@@ -74,12 +74,10 @@ def check_argument_names(kind: type, given: Iterable[str], *, task_id: object = 
     known = argument_names(kind)
     unknown = [name for name in given if name not in known and not name.startswith("_airflow")]
     if unknown:
+        problems = "; ".join(f"no argument {name!r}{_hint(name, known, _decided(kind))}" for name in unknown)
+        kind_name = getattr(kind, "custom_operator_name", kind.__name__)
         raise with_help(
-            SegmindConfigError(
-                f"Task {task_id!r} ({getattr(kind, 'custom_operator_name', kind.__name__)}) has "
-                + "; ".join(f"no argument {name!r}{_hint(name, known, _decided(kind))}" for name in unknown)
-                + "."
-            )
+            SegmindConfigError(f"Task {task_id!r} ({kind_name}) has {problems}{'' if problems.endswith('?') else '.'}")
         )
 
 

@@ -101,6 +101,7 @@ def test_a_wrong_argument_of_the_decorator_names_its_function(use: Any) -> None:
         use()
 
     assert "Task 'letter_task' (@task.segmind) has no argument 'modle'; did you mean 'model'?" in str(caught.value)
+    assert "?." not in str(caught.value)
 
 
 def test_every_argument_of_airflow_is_known() -> None:
