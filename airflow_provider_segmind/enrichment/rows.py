@@ -34,6 +34,9 @@ _NAME = re.compile(r"(?=.*[^\W\d])\w+(?:[ .\-]+\w+)*\Z")
 _JOINERS = "\u200c\u200d"
 _USUAL = frozenset({str, int})
 """Types of most key columns; none of them represents a value that is missing or could not be decoded."""
+_PLAIN = (str, int, float, Decimal, date, time, bytes, bytearray, memoryview, Mapping, list, tuple, set, frozenset)
+_ADDRESS = re.compile(r"(<.+) at 0x[0-9a-fA-F]+>", re.DOTALL)
+"""What Python writes for an object that has no text of its own; its address is another one in each process."""
 _JSON_FIELD = re.compile(r'\s*"')
 
 
@@ -143,6 +146,11 @@ class Row(NamedTuple):
                 f"The column {name!r} of row {self.number}, which a {role} names, contains a {value.reason}. "
                 "Nothing was sent for this row."
             )
+        if not isinstance(value, _PLAIN) and _ADDRESS.fullmatch(str(value)):
+            raise SegmindRowError(
+                f"The column {name!r} of row {self.number}, which a {role} names, contains an object of type "
+                f"{type(value).__name__}, which has no text. Nothing was sent for this row."
+            )
         return value
 
 
@@ -200,7 +208,8 @@ def plain_text(value: Any) -> str:
     Write a value as a string that does not depend on the file format it came from.
 
     None and NaN, which tables use for a missing value, are empty; exact numbers keep their digits and get no exponent;
-    dates are ISO 8601; bytes are Base64; lists and objects are JSON.
+    dates are ISO 8601; bytes are Base64; lists and objects are JSON, and sets are sorted lists. It is the same in every
+    process, as a row whose text changes is paid for again.
     """
     if value is None:
         return ""
@@ -214,7 +223,7 @@ def plain_text(value: Any) -> str:
         return "" if math.isnan(value) else repr(value)
     if isinstance(value, Decimal):
         return "" if value.is_nan() else _decimal_text(value)
-    if isinstance(value, (Mapping, list, tuple)):
+    if isinstance(value, (Mapping, list, tuple, set, frozenset)):
         return canonical_json(value)
     return str(_scalar(value))
 
@@ -251,6 +260,9 @@ def json_value(value: Any) -> Any:
         return {str(name): json_value(inner) for name, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [json_value(inner) for inner in value]
+    if isinstance(value, (set, frozenset)):
+        # Their order differs from process to process.
+        return sorted(map(json_value, value), key=canonical_json)
     return _scalar(value)
 
 
@@ -286,7 +298,7 @@ def _scalar(value: Any) -> Any:
         return value.isoformat()
     if isinstance(value, (bytes, bytearray, memoryview)):
         return base64.b64encode(bytes(value)).decode("ascii")
-    return str(value)
+    return _ADDRESS.sub(r"\1>", str(value))
 
 
 def canonical_json(value: Any) -> str:

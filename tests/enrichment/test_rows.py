@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
+from collections.abc import Callable
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
@@ -197,3 +201,38 @@ def test_the_fingerprint_changes_with_everything_the_answer_depends_on() -> None
 def test_a_string_without_braces_is_unchanged(text: str) -> None:
     cleaned = text.replace("{", "").replace("}", "")
     assert row().fill(cleaned) == cleaned
+
+
+WRITTEN = """
+from airflow_provider_segmind.enrichment.rows import Row, canonical_json, plain_text
+
+tags = {f"tag {number}" for number in range(9)}
+row = Row(0, {"tags": tags, "nested": [frozenset(tags)], "thing": object()})
+print(row.fill("{tags} {nested}"), plain_text(tags), canonical_json([tags, object()]), row.fill_inputs(["{tags}"]))
+"""
+
+
+def test_a_row_is_the_same_question_in_every_process() -> None:
+    written = {
+        subprocess.run(
+            [sys.executable, "-c", WRITTEN],
+            env={**os.environ, "PYTHONHASHSEED": str(seed)},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for seed in range(3)
+    }
+
+    assert len(written) == 1
+
+
+def test_sets_are_sorted_lists() -> None:
+    assert plain_text({"b", "a", 1}) == '["a","b",1]'
+    assert json_value({"tags": frozenset({2, 1}), "none": set()}) == {"tags": [1, 2], "none": []}
+
+
+@pytest.mark.parametrize("fill", [lambda row: row.fill("{thing}"), lambda row: row.key(("thing",))])
+@pytest.mark.parametrize("thing", [object(), iter("")])
+def test_an_object_that_has_no_text_of_its_own_skips_its_row(fill: Callable[[Row], object], thing: object) -> None:
+    with pytest.raises(SegmindRowError, match=r"contains an object of type \w+, which has no text\. Nothing was sent"):
+        fill(row(thing=thing))
