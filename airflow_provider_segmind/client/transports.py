@@ -302,6 +302,9 @@ class BlockingTransport:
     """
     Sends the calls of a worker, one after another.
 
+    A call ends after its time, body included. Only headers that come byte by byte can take longer: httpx limits the
+    silence between two reads of them, not their sum. Such a call ends with the task's ``execution_timeout``.
+
     :param mock: replaces the network in tests.
     """
 
