@@ -20,7 +20,7 @@ _UNPRINTABLE = dict.fromkeys((*range(32), *range(127, 160)), " ")
 def print_json(value: Any, *, indent: int | None = 2) -> None:
     """Print a value as JSON; dates and paths as strings."""
     plain = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
-    sys.stdout.write(json.dumps(value, indent=indent, ensure_ascii=plain, default=str) + "\n")
+    _write(json.dumps(value, indent=indent, ensure_ascii=plain, default=str) + "\n")
 
 
 def print_table(titles: Sequence[str], rows: Iterable[Sequence[str | None]], *, right: Iterable[str] = ()) -> None:
@@ -91,7 +91,13 @@ def _show(console: Console, what: Table | Text) -> None:
     # If rich itself printed, a closed pipe would end the process with exit code 1.
     with console.capture() as captured:
         console.print(what)
-    sys.stdout.write(captured.get())
+    _write(captured.get())
+
+
+def _write(text: str) -> None:
+    """Write a text, with escapes for what the encoding of the terminal or pipe does not have."""
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def _clean(text: str) -> str:

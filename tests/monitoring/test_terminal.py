@@ -86,6 +86,26 @@ class ClosedPipe(io.StringIO):
         return 0
 
 
+@pytest.mark.parametrize(
+    ("encoding", "shown"),
+    [("ascii", "\\xfcber\\u2026"), ("latin-1", "über\\u2026"), ("cp1252", "über…"), ("utf-8", "über…")],
+)
+def test_what_the_encoding_of_the_terminal_does_not_have_is_escaped(
+    encoding: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(stream, encoding=encoding, write_through=True))
+
+    say("über…")
+    print_facts({"answer": "über…"})
+    print_table(["DAG"], [["über…"]])
+    print_json({"file": "\udcff"})
+
+    printed = stream.getvalue().decode(encoding)
+    assert printed.count(shown) == 3
+    assert "\\udcff" in printed
+
+
 def test_a_pipe_that_was_closed_is_an_error_and_does_not_end_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", ClosedPipe())
 
