@@ -412,7 +412,8 @@ class TableSlice:
             if self._store.take_over(one.id, name):
                 self._claimed.append(replace(one, id=name))
                 latest = max(latest, one.renewed_at)
-        return max(0.0, latest + TAKE_OVER_AFTER - self._clock())
+        # Not longer, however far the clock of an earlier worker was ahead: those tries cannot renew their slices now.
+        return min(TAKE_OVER_AFTER, max(0.0, latest + TAKE_OVER_AFTER - self._clock()))
 
     def take_over(self, run: RunFigures) -> None:
         """

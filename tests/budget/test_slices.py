@@ -114,6 +114,16 @@ def test_a_try_whose_slice_was_taken_over_stops() -> None:
     assert budget.spent == pytest.approx(0.004)
 
 
+def test_a_retry_does_not_wait_for_a_clock_that_was_ahead() -> None:
+    budget = SharedBudget(limit=1.0)
+    killed, retry = budget.slice("a"), budget.slice("a")
+    budget.clock.now += 3600.0
+    exchange(killed, figures(waiting=2))
+    budget.clock.now -= 3600.0
+
+    assert retry.claim_earlier() == slices.TAKE_OVER_AFTER
+
+
 def test_what_was_reserved_before_midnight_counts_on_that_day() -> None:
     budget = SharedBudget(limit=0.02)
     table = budget.slice("a")
