@@ -33,7 +33,7 @@ from airflow_provider_segmind.execution.answers import locate_answers
 from airflow_provider_segmind.execution.enrichment import writer_timeout
 from airflow_provider_segmind.hooks.budgets import budget_store
 from airflow_provider_segmind.masking import mask_known
-from airflow_provider_segmind.money import micros, usd
+from airflow_provider_segmind.money import exact_micros, usd
 from airflow_provider_segmind.monitoring.budgets import (
     InFlight,
     budget_name,
@@ -390,7 +390,7 @@ def _account(conn_id: str) -> dict[str, Any]:
         found |= {"gateway": config.endpoints.gateway, "requests_per_minute": config.requests_per_minute}
         found["works"], found["message"] = hook.test_connection()
         if found["works"]:
-            found["balance_micros"] = micros(hook.get_balance())
+            found["balance_micros"] = exact_micros(hook.get_balance())
     except (SegmindError, AirflowException) as error:
         found |= {"works": False, "message": mask_known(str(error))}
     finally:
@@ -487,7 +487,7 @@ def _list_history(values: Namespace, reader: Reader) -> int:
             "model": row.model_name,
             "state": row.model_status,
             "at": next((iso(at) for at in row_times(row)), None),
-            "cost_micros": micros(row.cost),
+            "cost_micros": exact_micros(row.cost),
         }
         for conn_id, row in found
         for task in [known.get(row.request_id)]
@@ -556,7 +556,7 @@ def _manifest_facts(manifest: Manifest) -> dict[str, Any]:
         "reused": manifest.reused or None,
         "requests": manifest.requests,
         "calls": manifest.calls,
-        "cost_micros": micros(manifest.cost),
+        "cost_micros": exact_micros(manifest.cost),
         "without_a_cost": manifest.unpriced or None,
         "tokens": manifest.tokens,
         "seconds": manifest.seconds,
@@ -587,13 +587,13 @@ def _totals_facts(totals: LedgerTotals) -> dict[str, Any]:
         "waiting_for_an_answer": totals.waiting or None,
         "unknown_whether_sent": totals.unresolved or None,
         "models": dict(totals.models.most_common()),
-        "cost_micros": micros(sum(each.cost for each in totals.runs.values())),
+        "cost_micros": exact_micros(sum(each.cost for each in totals.runs.values())),
         "runs": [
             {
                 "run": name,
                 "last_outcome": iso(each.last_at),
                 "distinct_rows": each.rows,
-                "cost_micros": micros(each.cost),
+                "cost_micros": exact_micros(each.cost),
                 "without_a_cost": each.unpriced or None,
                 "tokens": each.tokens,
             }
@@ -605,7 +605,7 @@ def _totals_facts(totals: LedgerTotals) -> dict[str, Any]:
 def _progress_facts(values: Mapping[str, Any]) -> dict[str, Any]:
     at = values.get("at")
     shown = {name: values.get(name) for name in ("run", "rows_done", "rows_total", "in_flight", "outcomes", "reasons")}
-    shown |= {"cost_micros": micros(values.get("cost")), "eta_seconds": values.get("eta")}
+    shown |= {"cost_micros": exact_micros(values.get("cost")), "eta_seconds": values.get("eta")}
     return {**shown, "at": at and iso(at), "age_seconds": at and round(time.time() - at)}
 
 
@@ -635,7 +635,7 @@ def _spend_cells(group: SpendGroup) -> tuple[str, ...]:
 
 def _spend_json(view: SpendView, by: Sequence[Dimension]) -> dict[str, Any]:
     def group(one: SpendGroup) -> dict[str, Any]:
-        values = {**asdict(one), "cost_micros": round(one.cost_micros)}
+        values = asdict(one)
         return {**dict(zip(by, values.pop("key"), strict=False)), **values}
 
     since = view.since and iso(view.since)
@@ -663,7 +663,7 @@ def _reconcile(reader: Reader, since: float | None, conn_ids: Sequence[str] | No
             continue
         finally:
             hook.close()
-        figures = {"added": done.added, "priced": done.priced, "cost_micros": round(done.cost_micros)}
+        figures = {"added": done.added, "priced": done.priced, "cost_micros": round(done.cost_micros, 6)}
         added.append({"connection": conn_id, **figures})
     return added
 
@@ -696,5 +696,5 @@ def _since(text: str | None, argument: str = "--since") -> float | None:
         ) from None
 
 
-def _cost(amount: int | None) -> str | None:
+def _cost(amount: float | None) -> str | None:
     return None if amount is None else usd(amount)

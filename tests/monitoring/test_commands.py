@@ -239,9 +239,9 @@ def test_spend_completes_the_record_from_the_history(
     assert without[0] == 1
     assert "no spend record to complete" in without[1]
     assert first["reconciled"] == [
-        {"connection": "segmind_default", "added": 1, "priced": 0, "cost_micros": round(charge.cost * 1e6)}
+        {"connection": "segmind_default", "added": 1, "priced": 0, "cost_micros": round(charge.cost * 1e6, 6)}
     ]
-    assert first["total"]["cost_micros"] == round(charge.cost * 1e6)
+    assert first["total"]["cost_micros"] == round(charge.cost * 1e6, 6)
     assert code == 0
     assert "0 requests added" in again
 

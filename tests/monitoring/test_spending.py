@@ -36,9 +36,9 @@ def test_spend_shows_what_xcoms_and_manifests_have(stored: Metadata, command: Co
 
     assert code == 0
     assert found["source"] == "XComs and manifests"
-    assert found["total"] == {"requests": 12, "cost_micros": 750_012, "unpriced": 1, "tokens": 30 + manifest.tokens}
+    assert found["total"] == {"requests": 12, "cost_micros": 750_012.3, "unpriced": 1, "tokens": 30 + manifest.tokens}
     by_task = {one["task"]: one["cost_micros"] for one in found["groups"]}
-    assert by_task == {"result": 500_000, "table": 250_000, "ask": 12} or "wait" in by_task
+    assert by_task == {"result": 500_000, "table": 250_000, "ask": 12.3} or "wait" in by_task
     shown = command("spend", "--by", "day,model")[1]
     assert "$0.75" in shown
     assert "2026-11-26" in shown
@@ -85,6 +85,6 @@ def test_spend_comes_from_the_record_where_there_is_one(
     recent = json.loads(command("spend", "--since", "7d", "--dag", "a", "-o", "json")[1])
 
     assert everything["source"] == "spend record"
-    assert everything["total"] == {"requests": 3, "cost_micros": 31, "unpriced": 1, "tokens": 0}
-    assert [(one["dag"], one["cost_micros"]) for one in everything["groups"]] == [("a", 31), ("b", 0)]
-    assert recent["total"]["cost_micros"] == 20
+    assert everything["total"] == {"requests": 3, "cost_micros": 30.8, "unpriced": 1, "tokens": 0}
+    assert [(one["dag"], one["cost_micros"]) for one in everything["groups"]] == [("a", 30.8), ("b", 0)]
+    assert recent["total"]["cost_micros"] == 20.4

@@ -44,7 +44,7 @@ def test_a_table_is_shown_from_its_manifest(table: Table, command: Command) -> N
     assert str(table.output) in printed
     assert (found["rows_read"], found["distinct_rows"], found["outcomes"]) == (5, 4, {"success": 4, "failed": 1})
     assert found["ledger"] == str(ledger_of(table))
-    assert found["cost_micros"] == round(sum(row["_segmind_cost"] for row in table.rows) * 1e6)
+    assert found["cost_micros"] == round(sum(row["_segmind_cost"] for row in table.rows) * 1e6, 6)
 
 
 def test_a_table_is_shown_from_its_ledger_with_the_progress_of_running_tasks(table: Table, command: Command) -> None:
