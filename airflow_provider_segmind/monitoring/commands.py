@@ -224,7 +224,7 @@ def _window_json(use: WindowUse) -> dict[str, Any]:
     return {
         **named,
         **{f"{name}_micros": amount for name, amount in amounts.items()},
-        "resets_at": use.window.resets_at,
+        "resets_at": iso(use.window.resets_at),
     }
 
 

@@ -44,6 +44,7 @@ def test_budgets_shows_what_is_spent_reserved_and_left(
     assert "segmind_default: 1 of 7 paid requests in flight." in printed
     assert [one["left_micros"] for one in found["windows"]] == [1_250_000, 100_000_000]
     assert [one["budget"] for one in found["windows"]] == ["connection:segmind_default", "team-a"]
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT00:00:00\+00:00", one["resets_at"]) for one in found["windows"])
     assert found["in_flight"] == [{"connection": "segmind_default", "in_flight": 1, "max_paid_in_flight": 7}]
     assert "a_database" in command("check")[1]
 
