@@ -39,6 +39,7 @@ from airflow_provider_segmind.exceptions import (
     SegmindEnrichmentError,
     SegmindError,
     SegmindInFlightError,
+    shorten,
 )
 from airflow_provider_segmind.execution.file_table import add_report
 from airflow_provider_segmind.execution.table_log import log_end, log_start, summarize
@@ -611,6 +612,16 @@ class EnrichmentRun:
                 return None
             sampled = self.settings.sample is not None
             manifest = self._table.store(engine, self._add_cost if sampled else None)
+        except SegmindError:
+            raise
+        except Exception as error:
+            # A store's library may raise anything.
+            raise SegmindEnrichmentError(
+                f"Writing the answers to {self._table.target} failed: "
+                f"{shorten(getattr(error, 'strerror', None) or type(error).__name__)}. They are in the ledger: a retry "
+                "writes them and pays nothing again.",
+                retryable=True,
+            ) from error
         finally:
             engine.close()
             if self._spend is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
+from airflow_provider_segmind.enrichment.storage import StorePath, write_whole
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindEnrichmentError
 from tests.support.table_tasks import Table, read, things
 
@@ -174,3 +176,25 @@ def test_a_broken_parquet_file_is_named(table: Table, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(AirflowFailException, match=r"t\.parquet' cannot be read: it is not Parquet.*Nothing was sent"):
         table.ask(source=str(path))
+
+
+def test_answers_that_cannot_be_written_are_in_the_ledger_and_a_retry_writes_them(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def on_a_full_disk(path: StorePath) -> Any:
+        if path == table.output:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write_whole(path)
+
+    with monkeypatch.context() as full:
+        full.setattr("airflow_provider_segmind.enrichment.files.writers.write_whole", on_a_full_disk)
+        with pytest.raises(
+            SegmindEnrichmentError,
+            match=r"Writing the answers to .*colours\.jsonl failed: No space left on device\. They are in the ledger: "
+            r"a retry writes them and pays nothing again",
+        ) as error:
+            table.ask(source=things("sky", "rose"))
+
+    assert error.value.retryable
+    assert table.ask(source=things("sky", "rose"))["outcomes"]["success"] == 2
+    assert table.posts == len(table.rows) == 2
