@@ -138,7 +138,9 @@ def test_an_import_error_of_a_dag_names_its_section_once(mistake: Callable[[], A
     with DAG("d", schedule=None), pytest.raises(SegmindError) as caught:
         mistake()
 
-    assert str(caught.value).endswith(". Help: troubleshooting#invalid-configuration")
+    assert str(caught.value).endswith(
+        (". Help: troubleshooting#invalid-configuration", "? Help: troubleshooting#invalid-configuration")
+    )
     assert str(caught.value).count("Help:") == 1
 
 
