@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import wraps
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from airflow_provider_segmind.argument_names import check_argument_names, check_constructor, check_expansion
@@ -97,6 +98,22 @@ def unmasked(value: Any) -> Any:
     return value.value if isinstance(value, MaskedValue) else value
 
 
+def _constructor(init: Callable[..., None]) -> Callable[..., None]:
+    helped = adds_help(init)
+
+    @wraps(init)
+    def construct(self: TemplatedOperator, *args: Any, **kwargs: Any) -> None:
+        if self.mapped_arguments is None:
+            helped(self, *args, **kwargs)
+            return
+        from airflow_provider_segmind.failures import task_failures
+
+        with task_failures():
+            init(self, *args, **kwargs)
+
+    return construct
+
+
 class TemplatedOperator(_Operator):
     """
     An operator or sensor whose arguments may be known only when it runs.
@@ -119,11 +136,12 @@ class TemplatedOperator(_Operator):
         Add the name of our class to that of a subclass; the metadata database has only the name of an operator.
 
         The command and the page recognize it by that. Airflow's UI shows it as ``MyOperator (SegmindChatOperator)``.
-        An error of a constructor of ours, which is an import error of the DAG, says where it is explained.
+        An error of a constructor of ours, which is an import error of the DAG, says where it is explained. A mapped
+        task is constructed by its worker: there it is a failure of the task, which no retry can help.
         """
         super().__init_subclass__(**kwargs)
         if cls.__module__.startswith(PACKAGE) and "__init__" in vars(cls):
-            type.__setattr__(cls, "__init__", adds_help(vars(cls)["__init__"]))
+            type.__setattr__(cls, "__init__", _constructor(vars(cls)["__init__"]))
         ours = next((one.__name__ for one in cls.__mro__ if one.__module__.startswith(PACKAGE)), "")
         inherited = getattr(cls, "custom_operator_name", None)
         if not cls.__module__.startswith(PACKAGE) and (inherited is None or inherited.endswith(subclass_mark(ours))):

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from airflow_provider_segmind.arguments import is_given_later, read_rerun
 from airflow_provider_segmind.compat import AirflowFailException
 from airflow_provider_segmind.emulator import SegmindEmulator
+from airflow_provider_segmind.exceptions import SegmindConfigError
 from airflow_provider_segmind.operators.chat import SegmindChatOperator
 from airflow_provider_segmind.operators.enrich import (
     SegmindEnrichFileOperator,
@@ -449,3 +450,25 @@ def test_paths_that_a_task_is_mapped_over_stay_as_they_are(sources: list[Any]) -
         inline_sources("expand", sources)
 
     assert dag.get_task("mapped")._get_specified_expand_input().value == {"source": sources}
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong"),
+    [
+        (SegmindChatOperator, {"prompt": None}),
+        (SegmindChatOperator, {"prompt": "hi", "timeout": "soon"}),
+        (SegmindRunOperator, {"inputs": ["hi"]}),
+        (SegmindRequestSensor, {"request_id": None}),
+    ],
+)
+def test_a_mapped_value_that_no_retry_can_help_uses_no_retries(kind: Any, wrong: dict[str, Any]) -> None:
+    with DAG("a_dag", schedule=None) as dag:
+        kind.partial(task_id="mapped", retries=3).expand_kwargs([wrong])
+        with pytest.raises(SegmindConfigError) as parsed:
+            kind(task_id="unmapped", **wrong)
+    assert not isinstance(parsed.value, AirflowFailException)
+
+    with pytest.raises(AirflowFailException) as failed:
+        dag.get_task("mapped").unmap(wrong)
+    assert isinstance(failed.value, SegmindConfigError)
+    assert str(failed.value) == str(parsed.value)
