@@ -114,6 +114,12 @@ class RequestRef:
             raise SegmindConfigError(
                 f"'request_id' is {given!r}: the task that should provide it has pushed no such XCom. Nothing was sent."
             )
+        if isinstance(given, Sequence) and not isinstance(given, str | bytes):
+            # The output of a mapped task is a sequence of Airflow's own.
+            raise SegmindConfigError(
+                "'request_id' is a sequence, as of a mapped task; it must be one id: map this task, too, with "
+                "expand(request_id=…). Nothing was sent."
+            )
         path_segment(given, "request_id")
         timestamp = read_timestamp(submitted_at, "submitted_at")
         return cls(str(given), model, timestamp, manifest, submitted_by)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections import UserList
 from typing import Any
 
 import pytest
@@ -36,6 +37,12 @@ def test_an_id_of_digits_may_be_a_number(given: Any) -> None:
 )
 def test_what_names_no_request_is_refused(given: Any) -> None:
     with pytest.raises(SegmindConfigError, match="request_id"):
+        RequestRef.read(given)
+
+
+@pytest.mark.parametrize("given", [["r-1"], ("r-1", "r-2"), [HANDED], UserList([HANDED])])
+def test_several_requests_are_not_one(given: Any) -> None:
+    with pytest.raises(SegmindConfigError, match=r"map this task, too, with expand\(request_id=…\)"):
         RequestRef.read(given)
 
 
