@@ -330,6 +330,21 @@ def check_request(*, model: Any, api_format: Any, options: Any, output_type: Any
             raise SegmindConfigError("options.response_format and output_type exclude each other: give one of them.")
 
 
+def check_multiple_outputs(multiple_outputs: Any, output_type: Any) -> None:
+    """
+    Check that an answer has the keys that ``multiple_outputs`` pushes.
+
+    Airflow raises an error for anything but an object, and with it drops the answer, which is paid for by then.
+    """
+    if not multiple_outputs or is_given_later(output_type):
+        return
+    read = read_output_type(output_type)
+    if read is None or read.wrapped:
+        raise SegmindConfigError(
+            "'multiple_outputs' needs an answer that is an object: give an output_type with fields. Nothing was sent."
+        )
+
+
 def check_repairs(max_repairs: Any) -> None:
     """Check how many follow-ups an answer may take."""
     check_number("max_repairs", max_repairs, zero=True)

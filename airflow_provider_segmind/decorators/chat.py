@@ -231,6 +231,10 @@ def segmind_task(python_callable: Any = None, multiple_outputs: bool = False, **
         return partial(segmind_task, multiple_outputs=multiple_outputs, **kwargs)
     name = getattr(python_callable, "__name__", None)
     check_argument_names(_SegmindDecoratedOperator, kwargs, task_id=kwargs.get("task_id", name))
+    if inspect.iscoroutinefunction(python_callable) or inspect.isasyncgenfunction(python_callable):
+        raise SegmindConfigError(
+            f"The function of @task.segmind {name!r} is async: it must be a plain function, which returns the prompt."
+        )
     # Airflow would infer multiple_outputs from the function's return type, which is that of the prompt.
     return task_decorator_factory(
         python_callable=python_callable,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 from airflow_provider_segmind.arguments import (
     ChatPrompt,
     check_choice,
+    check_multiple_outputs,
     check_question,
     check_repairs,
     check_request,
@@ -195,6 +196,7 @@ class SegmindChatOperator(SegmindRunOperator):
         """Check the arguments that have a range or a choice."""
         super().check_arguments()
         check_repairs(self.max_repairs)
+        check_multiple_outputs(self.multiple_outputs, self.output_type)
         check_choice("large_files", self.large_files, OnLargeFile)
 
     def chat_prompt(self, context: Context) -> ChatPrompt:

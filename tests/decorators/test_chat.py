@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import UserDict
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, ClassVar
 
 import pytest
@@ -178,7 +178,25 @@ def test_an_annotated_dict_does_not_turn_the_answer_into_multiple_outputs() -> N
 
     with DAG("d", schedule=None):
         assert segmind_task(ask)().operator.multiple_outputs is False  # type: ignore[attr-defined]
-        assert segmind_task(multiple_outputs=True)(ask)().operator.multiple_outputs is True
+        assert segmind_task(multiple_outputs=True, output_type=dict)(ask)().operator.multiple_outputs is True
+
+
+@pytest.mark.parametrize("output_type", [None, str, list[int], int | None])
+def test_multiple_outputs_of_an_answer_that_is_not_an_object_are_refused_before_it_is_paid(output_type: Any) -> None:
+    with DAG("d", schedule=None), pytest.raises(SegmindConfigError, match=r"'multiple_outputs' needs .* object"):
+        segmind_task(multiple_outputs=True, output_type=output_type, task_id="t")(lambda: "x")()
+
+
+def test_a_function_that_is_async_is_refused_at_dag_parse() -> None:
+    async def ask() -> str:
+        return "x"
+
+    async def ask_twice() -> AsyncIterator[str]:
+        yield "x"
+
+    for function in (ask, ask_twice):
+        with DAG("d", schedule=None), pytest.raises(SegmindConfigError, match=f"'{function.__name__}' is async"):
+            segmind_task(function)()
 
 
 def test_the_function_runs_once_for_a_deferred_task_that_gets_its_answer(made: Any, emulator: SegmindEmulator) -> None:

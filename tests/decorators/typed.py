@@ -21,7 +21,7 @@ def right() -> None:
     def by_attribute(text: str) -> str:
         return text
 
-    @segmind_task(model="gemini-3.1-flash-lite", max_repairs=2, deferrable=True, multiple_outputs=True)
+    @segmind_task(model="gemini-3.1-flash-lite", output_type=dict, deferrable=True, multiple_outputs=True)
     def by_name(text: str, number: int = 1) -> dict[str, Any]:
         return {"prompt": text}
 
