@@ -281,6 +281,7 @@ class EnrichmentRun:
         self._warn_of_balance()
         try:
             self._target = self._table.prepare(dry=False)
+            self._table.check_own(self.settings.run_id, "Nothing was sent in this try.")
             self._publish(None)
             self._rows_total = self._count_total()
             if self._resume_state is None:

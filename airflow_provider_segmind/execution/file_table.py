@@ -25,6 +25,7 @@ from airflow_provider_segmind.enrichment.report.history import (
     MANIFEST_ENDING,
     earlier_runs,
     example_keys,
+    mapped_sibling,
     other_output,
 )
 from airflow_provider_segmind.enrichment.report.page import write_report
@@ -134,6 +135,25 @@ class TableIO(ABC):
     def other_output(self) -> str | None:
         """Return the other output whose dead letters, manifest and report this one replaces."""
         return None
+
+    def mapped_sibling(self, run_id: str) -> int | None:
+        """Return the map index of another instance of the same mapped task whose output this one would replace."""
+        return None
+
+    def check_own(self, run_id: str, money: str) -> None:
+        """
+        Check that the output is not that of another instance of the same mapped task.
+
+        :param run_id: of this instance's enrichment.
+        :param money: what was sent before, and what became of it, as a sentence.
+        :raises SegmindConfigError: it is.
+        """
+        if (sibling := self.mapped_sibling(run_id)) is not None:
+            raise SegmindConfigError(
+                f"'output_path' ({self.target}) was written by the instance of this mapped task with map index "
+                f"{sibling}, whose rows would be lost. Give each instance an output of its own, for example with "
+                f"{{{{ ti.map_index }}}} in the name. {money}"
+            )
 
     @abstractmethod
     def total(self) -> int | None:
@@ -246,6 +266,10 @@ class FileTableIO(TableIO):
         """Return an output in the same folder whose name differs only by its ending, if it was written last."""
         return other_output(self.manifest_path, self.output)
 
+    def mapped_sibling(self, run_id: str) -> int | None:
+        """Read it from the manifest that is there."""
+        return mapped_sibling(self.manifest_path, run_id)
+
     def total(self) -> int | None:
         """Return the length of a list, or the row count in the metadata of Parquet files."""
         return table_size(self._source)
@@ -280,6 +304,11 @@ class FileTableIO(TableIO):
 
     def store(self, engine: Engine, each: ForEachRow | None) -> Manifest:
         """Write the output file, and next to it the dead letters and the manifest."""
+        # Instances of a mapped task run at the same time, so another one may have ended since this one began.
+        in_ledger = (
+            f"Its answers are in the ledger ({self.ledger}): with another file name it writes them and pays nothing"
+        )
+        self.check_own(engine.ledger.run, f"{in_ledger}.")
         manifest = write_output(engine, output=self.output, dead_letters=self._dead_letters, each=each)
         manifest.source, manifest.earlier = self.source, earlier_runs(self.manifest_path, run_id=manifest.run_id)
         manifest.write(self.manifest_path)

@@ -13,6 +13,8 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_provider_segmind.enrichment.storage import StorePath, write_whole
 from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindEnrichmentError
+from airflow_provider_segmind.execution import file_table
+from tests.support.airflow_fakes import Run
 from tests.support.table_tasks import Table, read, things
 
 
@@ -198,3 +200,48 @@ def test_answers_that_cannot_be_written_are_in_the_ledger_and_a_retry_writes_the
     assert error.value.retryable
     assert table.ask(source=things("sky", "rose"))["outcomes"]["success"] == 2
     assert table.posts == len(table.rows) == 2
+
+
+def test_instances_of_a_mapped_task_do_not_replace_each_others_output(table: Table) -> None:
+    table.run = Run(map_index=0)
+    table.ask(source=things("sky"))
+    table.run = Run(map_index=1)
+
+    with pytest.raises(
+        AirflowFailException, match=r"map index 0.*\{\{ ti.map_index \}\}.*Nothing was sent in this try"
+    ):
+        table.ask(source=things("grass"))
+
+    assert (table.posts, [row["id"] for row in table.rows]) == (1, [0])
+    table.ask(source=things("grass"), output_path=str(table.output.with_name("colours-1.jsonl")))
+    table.run = Run(map_index=0)
+    table.ask(source=things("sky", "sun"))
+    table.run = Run(map_index=1, run_id="manual__2")
+    table.ask(source=things("sky", "sun"))
+    assert (table.posts, len(table.rows)) == (3, 2)
+
+
+def test_an_instance_that_ends_after_another_one_keeps_its_answers_in_the_ledger(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    siblings = [Run(map_index=0), Run(map_index=1)]
+    own = file_table.FileTableIO.check_own
+
+    def while_the_other_ends(self: Any, run_id: str, money: str) -> None:
+        if table.posts == 1 and len(siblings) == 2:
+            table.run = siblings.pop(0)
+            table.ask(source=things("sky"))
+        own(self, run_id, money)
+
+    monkeypatch.setattr(file_table.FileTableIO, "check_own", while_the_other_ends)
+    table.run = siblings[1]
+    with pytest.raises(
+        AirflowFailException, match=r"map index 0.*in the ledger .*: with another file name it writes them"
+    ):
+        table.ask(source=things("grass"))
+    assert (table.posts, [row["id"] for row in table.rows]) == (2, [0])
+
+    table.run = Run(map_index=1)
+    other = table.output.with_name("colours-1.jsonl")
+    table.ask(source=things("grass"), output_path=str(other))
+    assert (table.posts, len(other.read_text().splitlines())) == (2, 1)

@@ -67,13 +67,32 @@ def other_output(path: StorePath, output: StorePath) -> str | None:
 
     Outputs that differ only by their endings share the names of the files next to them.
     """
+    replaced = _read_if_possible(path)
+    outputs = [] if replaced is None else replaced.outputs
+    return next((each for each in outputs if each != str(output)), None)
+
+
+def mapped_sibling(path: StorePath, run_id: str) -> int | None:
+    """
+    Return which other instance of a mapped task wrote the manifest at a path, in the same DAG run.
+
+    :param run_id: of this instance's enrichment.
+    :returns: its map index, None if none of them did.
+    """
+    written = _read_if_possible(path)
+    if written is None or written.run_id == run_id:
+        return None
+    *task, _ = Manifest(run_id=run_id, model="").task
+    *its_task, map_index = written.task
+    return map_index if its_task == task and map_index >= 0 else None
+
+
+def _read_if_possible(path: StorePath) -> Manifest | None:
     try:
-        replaced = _read(path)
+        return _read(path)
     except Exception as error:  # noqa: BLE001 - stores raise errors of their own, and whether files can be written is checked elsewhere
         log.debug("The manifest of an earlier run cannot be read: %s", type(error).__name__)
         return None
-    outputs = [] if replaced is None else replaced.outputs
-    return next((each for each in outputs if each != str(output)), None)
 
 
 def example_keys(paths: Iterable[StorePath]) -> dict[tuple[str, str], list[str]]:
