@@ -181,6 +181,13 @@ def after_sending(error: SegmindError, before: str) -> None:
     error.args = tuple(re.sub(_NOTHING_SENT, more, part) if isinstance(part, str) else part for part in error.args)
 
 
+def name_nothing_sent(error: SegmindConfigError) -> None:
+    """Say that nothing was sent in a message of a DAG parse, where it goes without saying, raised by a task."""
+    message = str(error.args[0]) if error.args else ""
+    if message and not re.search(_NOTHING_SENT, message):
+        error.args = (f"{message} Nothing was sent.", *error.args[1:])
+
+
 class SegmindConfigError(SegmindError):
     """A connection or an argument is invalid. Nothing was sent."""
 

@@ -196,3 +196,21 @@ def test_an_error_that_a_retry_may_help_keeps_its_type_and_fields() -> None:
 
     assert isinstance(shown, SegmindRateLimitError)
     assert (shown.args[0], shown.retry_after, shown.request_id, shown.status_code) == (SENTENCE, 3.0, "r-1", 429)
+
+
+@pytest.mark.parametrize(
+    ("said", "before", "shown"),
+    [
+        ("'prompt' is empty.", None, "'prompt' is empty. Nothing was sent."),
+        ("'prompt' is empty. Nothing was sent.", None, "'prompt' is empty. Nothing was sent."),
+        (
+            "'prompt' is empty.",
+            "request 'r' was sent",
+            "'prompt' is empty. Nothing more was sent; request 'r' was sent.",
+        ),
+    ],
+)
+def test_an_invalid_value_found_by_a_task_says_what_was_sent(said: str, before: str | None, shown: str) -> None:
+    error = raised(task_failures(lambda: before), SegmindConfigError(said))
+
+    assert str(error).startswith(f"{shown} Help: ")
