@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         emulator.serve_forever(announce)
-    except OSError as problem:
+    except (OSError, OverflowError) as problem:
         parser.exit(2, f"cannot listen on {host}:{port}: {problem}\n")
     return 0
 

@@ -15,7 +15,7 @@ class EmulatorClock:
     """
 
     def __init__(self, source: Callable[[], float], *, scale: float = 1.0) -> None:
-        if scale <= 0:
+        if not 0 < scale < math.inf:
             raise ValueError(f"clock scale must be positive, not {scale!r}")
         self.source = source
         self.scale = scale
@@ -35,7 +35,7 @@ class EmulatorClock:
 
     def rescale(self, scale: float) -> None:
         """Change the scale without a jump in time."""
-        if scale <= 0:
+        if not 0 < scale < math.inf:
             raise ValueError(f"clock scale must be positive, not {scale!r}")
         self._base, self._anchor = self.now(), self.source()
         self.scale = scale

@@ -151,7 +151,7 @@ def draw_latency(plan: Any, number: int) -> float:
     :param number: the index of the request; the same index gives the same latency in every run.
     :raises ValueError: the plan is anything else.
     """
-    if isinstance(plan, (int, float)) and not isinstance(plan, bool):
+    if isinstance(plan, (int, float)) and not isinstance(plan, bool) and 0 <= plan < math.inf:
         return float(plan)
     if isinstance(plan, (list, tuple)) and plan:
         return float(plan[number % len(plan)])

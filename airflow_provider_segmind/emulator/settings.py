@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,10 @@ _CHOICES = {
     "reset_clock": ("client", "emulator"),
     "file_key": ("log", "reject"),
 }
+
+
+_AMOUNTS = ("balance", "free_credits", "ttl", "file_ttl", "queue_time", "v1_timeout", "rpm", "history_delay")
+"""Settings that are numbers of at least 0, or None."""
 
 
 @dataclass(kw_only=True)
@@ -93,7 +98,7 @@ class Settings:
     def change(self, values: dict[str, Any]) -> None:
         """Change some settings, all or none.
 
-        :raises ValueError: a name is unknown, or a value is not one of the choices of its field.
+        :raises ValueError: a name is unknown, or a value is not one of the choices of its field, or not a number.
         """
         known = {item.name for item in dataclasses.fields(self)}
         unknown = sorted(set(values) - known)
@@ -103,6 +108,11 @@ class Settings:
             value = values.get(name, getattr(self, name))
             if value not in choices:
                 raise ValueError(f"emulator setting {name}={value!r} is not one of {list(choices)}")
+        for name in _AMOUNTS:
+            value = values.get(name)
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if value is not None and not (number and 0 <= value < math.inf):
+                raise ValueError(f"emulator setting {name}={value!r} is not a number of at least 0")
         if "latency" in values:
             draw_latency(values["latency"], 0)
         for name, value in values.items():

@@ -98,13 +98,20 @@ def test_another_process_can_script_it(start):
         control._send("fly", {})
 
 
-@pytest.mark.parametrize("arguments", [["--set", "ttl=soon"], ["--set", "tll=3"], ["--port", "taken"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["--set", "ttl=soon"], ["--set", "tll=3"], ["--set", 'ttl="3"'], ["--port", "taken"], ["--port", "99999"]),
+        *(["--ttl", "-1"], ["--rpm", "-5"], ["--latency", "nan"], ["--latency", "-1"], ["--scale", "nan"]),
+    ],
+)
 def test_invalid_arguments_exit_with_2_and_a_reason(start, arguments):
     process, line = start(*arguments)
 
     _, err = process.communicate(timeout=10)
     assert (process.returncode, line) == (2, "")
-    assert re.search(r"ttl|tll|taken|JSON", err)
+    assert re.search(r"ttl|tll|taken|JSON|rpm|latency|scale|cannot listen on", err)
+    assert "Traceback" not in err
 
 
 def test_an_occupied_port_is_reported(start):
