@@ -34,8 +34,8 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-_MOST_COST = 1e9
-"""USD above which a number is not the bill of a request; sums and micro-dollars of smaller ones are finite."""
+_MOST_COST = 1e6
+"""USD above which a number is not the bill of a request: the highest limit of a budget. A spend record can store it."""
 
 
 def _cost(value: Any) -> float | None:

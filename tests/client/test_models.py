@@ -42,6 +42,8 @@ JSON = st.recursive(
         ("NaN", None),
         (float("inf"), None),
         (1e308, None),
+        (1e8, None),
+        (1e6, 1e6),
         (-0.5, None),
         pytest.param(10**400, None, id="too large for a float"),
     ],
