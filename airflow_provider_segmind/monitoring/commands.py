@@ -421,7 +421,7 @@ def _stores(conn_ids: Sequence[str]) -> tuple[dict[str, str], bool]:
     try:
         store = configured_store()
         spend = "none; set [segmind] spend_path or spend_conn_id" if store is None else store.name
-    except SegmindError as error:
+    except (SegmindError, AirflowException) as error:
         spend, works = str(error), False
     try:
         found = budget_store()

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
-from airflow_provider_segmind.enrichment.sql.dialects import DIALECTS, again_after_conflicts, is_missing_table
+from airflow_provider_segmind.enrichment.sql.dialects import (
+    DIALECTS,
+    again_after_conflicts,
+    described,
+    is_missing_table,
+)
+from airflow_provider_segmind.exceptions import SegmindStateError
 from airflow_provider_segmind.spend.entries import SpendEntry, combine, merged
 
 SPEND_TABLE = "segmind_spend"
@@ -38,6 +44,7 @@ class SqlStore:
     The spend record in a table, which is created with the first entry.
 
     :param hook: of the database; its placeholders are positional.
+    :raises SegmindStateError: from every method: the database did not respond, or refused.
     """
 
     def __init__(self, hook: Any, conn_id: str) -> None:
@@ -50,7 +57,7 @@ class SqlStore:
 
     def write(self, entries: Sequence[SpendEntry]) -> None:
         """Insert the entries; an existing entry is completed with what the new one knows."""
-        with closing(self._connect()) as connection:
+        with self._opened() as connection:
             self._create(connection)
             for some in _parts(merged(entries).values()):
                 again_after_conflicts(partial(self._write_patiently, connection, some))
@@ -60,7 +67,7 @@ class SqlStore:
         bounds = [("finished_at >= ", since), ("finished_at < ", until)]
         given = [(condition + self._marker, value) for condition, value in bounds if value is not None]
         where = f" WHERE {' AND '.join(condition for condition, _ in given)}" if given else ""
-        with closing(self._connect()) as connection:
+        with self._opened() as connection:
             if not self._is_there(connection):
                 return
             cursor = connection.cursor()
@@ -73,11 +80,24 @@ class SqlStore:
 
     def known(self, request_ids: Iterable[str]) -> set[str]:
         """Return which of the given requests are in the table."""
-        with closing(self._connect()) as connection:
+        with self._opened() as connection:
             if not self._is_there(connection):
                 return set()
             parts = _parts(dict.fromkeys(request_ids))
             return {request_id for part in parts for request_id in self._select(connection, part)}
+
+    @contextmanager
+    def _opened(self) -> Iterator[Any]:
+        try:
+            with closing(self._connect()) as connection:
+                yield connection
+        except Exception as error:
+            # PEP 249 gives the drivers no common class, only its name.
+            if "Error" not in {kind.__name__ for kind in type(error).__mro__}:
+                raise
+            raise SegmindStateError(
+                f"The spend record ({self.name}) cannot be used: {described(error, values=True)}."
+            ) from None
 
     def _create(self, connection: Any) -> None:
         if self._is_there(connection):

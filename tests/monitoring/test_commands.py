@@ -81,8 +81,12 @@ def test_check_fails_where_the_connection_is_missing_or_the_spend_record_is_conf
     monkeypatch.setenv("AIRFLOW__SEGMIND__SPEND_PATH", str(tmp_path))
     monkeypatch.setenv("AIRFLOW__SEGMIND__SPEND_CONN_ID", "warehouse")
     twice = command("check")
+    monkeypatch.delenv("AIRFLOW__SEGMIND__SPEND_PATH")
+    nowhere = command("check")
 
-    assert missing[0] == twice[0] == 1
+    assert missing[0] == twice[0] == nowhere[0] == 1
+    assert "`warehouse` isn't defined" in nowhere[1]
+    assert "$100.00" in nowhere[1]
     assert "`nowhere` isn't defined" in missing[1]
     assert "spend_path and spend_conn_id are both set" in twice[1]
 
@@ -244,6 +248,27 @@ def test_spend_completes_the_record_from_the_history(
     assert first["total"]["cost_micros"] == round(charge.cost * 1e6, 6)
     assert code == 0
     assert "0 requests added" in again
+
+
+@pytest.mark.parametrize("arguments", [("spend",), ("spend", "--reconcile"), ("requests", "--at-segmind")])
+def test_a_spend_record_that_cannot_be_read_is_one_message(
+    stored: Metadata,
+    account: SegmindEmulator,
+    command: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+) -> None:
+    wait_for(stored, account)
+    (tmp_path / "spend.sqlite").write_bytes(b"no database" * 100)
+    warehouse = {"conn_type": "sqlite", "host": str(tmp_path / "spend.sqlite")}
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", json.dumps(warehouse))
+    monkeypatch.setenv("AIRFLOW__SEGMIND__SPEND_CONN_ID", "warehouse")
+
+    code, printed = command(*arguments)
+
+    assert code == 1
+    assert "The spend record (the table segmind_spend of connection 'warehouse') cannot be used" in printed
 
 
 def test_the_record_is_completed_for_named_accounts_and_one_that_fails_does_not_stop_the_others(

@@ -8,7 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from airflow_provider_segmind.exceptions import SegmindConfigError
+from airflow_provider_segmind.client.models import Metrics
+from airflow_provider_segmind.exceptions import SegmindConfigError, SegmindStateError
+from airflow_provider_segmind.money import exact_micros
 from airflow_provider_segmind.spend.sql_table import MOST_ROWS, SqlStore
 from airflow_provider_segmind.spend.store import SpendStore, configured_store
 from tests.support.databases import OneDatabase, database, postgres_server
@@ -40,6 +42,21 @@ def test_entries_are_read_back_as_they_were_written(store: SpendStore) -> None:
     store.write(entries)
     assert sorted(store.read(), key=lambda entry: entry.request_id) == entries
     assert store.known(["r1", "r3", "r4"]) == {"r1", "r3"}
+
+
+def test_a_database_that_refuses_is_named_without_its_values(store: SpendStore) -> None:
+    refused = replace(an_entry("a-secret"), model=None)  # type: ignore[arg-type]
+
+    with pytest.raises(SegmindStateError, match=r"spend record .*'a_database'\) cannot be used: \w+") as caught:
+        store.write([refused])
+    assert "a-secret" not in str(caught.value)
+
+
+def test_the_highest_bill_that_is_read_can_be_stored(store: SpendStore) -> None:
+    highest = Metrics.model_validate({"cost": 1e6}).cost
+    assert highest is not None
+    store.write([an_entry(cost_micros=exact_micros(highest))])
+    assert [entry.cost_micros for entry in store.read()] == [1e12]
 
 
 def test_a_request_counts_once_however_often_it_is_written(store: SpendStore) -> None:
