@@ -126,6 +126,7 @@ class Forgetting:
         self._places = places
         self._is_key = is_key
         self._noted: dict[str, float] = {}
+        self._named: frozenset[str] = given
         self.marks = self._find(given)
 
     def search(self) -> list[Trace]:
@@ -139,7 +140,7 @@ class Forgetting:
             found.append(Trace(str(ledger / FORGETTING), "ledger", len(names_if_any(ledger / FORGETTING))))
         found += [Trace(str(path), "report", int(self._is_named(path))) for path in places.reports]
         found += [Trace(str(path), "dead letters", count_rows(path, self._is_letter)) for path in places.dead_letters]
-        found += [Trace(str(path), "output", count_rows(path, self._is_key)) for path in places.outputs]
+        found += [Trace(str(path), "output", count_rows(path, self._is_row)) for path in places.outputs]
         found += [Trace(rows.name, "output", len(rows.marks())) for rows in places.keyed]
         return [trace for trace in found if trace.count]
 
@@ -182,7 +183,7 @@ class Forgetting:
         for path in places.dead_letters:
             remove_rows(path, self._is_letter)
         for path in places.outputs:
-            remove_rows(path, self._is_key)
+            remove_rows(path, self._is_row)
         for rows in places.keyed:
             rows.delete()
 
@@ -230,13 +231,14 @@ class Forgetting:
         fingerprints, ids, keys = set[str](), set[str](), set[str]()
         for path in self._places.dead_letters:
             for letter in _rows(path):
-                if self._is_key(letter.get("key") or {}):
+                marks_of_letter = {letter.get("fingerprint"), *(letter.get("request_ids") or ())}
+                if self._is_key(letter.get("key") or {}) or not given.isdisjoint(marks_of_letter):
                     fingerprints |= _present(letter.get("fingerprint"))
                     ids |= set(letter.get("request_ids") or ())
                     keys.add(shown_key(letter["key"]))
         for path in self._places.outputs:
             for row in _rows(path):
-                if self._is_key(row):
+                if self._is_row(row):
                     ids |= _present(row.get("_segmind_request_id"))
         for rows in self._places.keyed:
             for fingerprint, request_id in rows.marks():
@@ -253,6 +255,7 @@ class Forgetting:
     def _completed(self, given: frozenset[str], fingerprints: set[str], ids: set[str], keys: set[str]) -> Marks:
         """Add the fingerprints that requests have in the ledgers, and then all requests of those."""
         requests: dict[str, set[str]] = {}
+        named: set[str] = set()
         wanted = given | fingerprints | ids
         for ledger in self._places.ledgers:
             for _, name, lines in _segments(ledger):
@@ -260,9 +263,16 @@ class Forgetting:
                     fingerprint, *of_row = marks_of(_event(name, line))
                     if fingerprint in wanted or not wanted.isdisjoint(of_row):
                         requests.setdefault(fingerprint, set()).update(of_row)
+                    if not given.isdisjoint((fingerprint, *of_row)):
+                        named.add(fingerprint)
+        self._named = given.union(*(requests[fingerprint] for fingerprint in named))
         for found in requests.values():
             ids |= found
         return Marks(frozenset(fingerprints | requests.keys()), frozenset(ids), frozenset(keys))
+
+    def _is_row(self, row: Mapping[str, Any]) -> bool:
+        """Return whether a row of an output has the key, or its answer came from a request that was named instead."""
+        return self._is_key(row) or row.get("_segmind_request_id") in self._named
 
     def _is_letter(self, letter: Mapping[str, Any]) -> bool:
         return self._is_key(letter.get("key") or {}) or letter.get("fingerprint") in self.marks.fingerprints

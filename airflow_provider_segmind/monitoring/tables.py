@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -179,7 +179,12 @@ def places_of(tables: Sequence[OpenedTable], wanted: str, answer_path: Callable[
         outputs=[locate(path) for path in files],
         dead_letters=[locate(path) for path in _distinct(one.dead_letters for one in manifests)],
         reports=[locate(path) for path in _distinct([one.report] for one in manifests if one.report)],
-        keyed=[_rows_in_database(path, wanted, one) for path, one in outputs.items() if kind_of(path) is None],
+        keyed=[
+            _rows_in_database(path, columns)
+            for path, one in outputs.items()
+            if kind_of(path) is None
+            for columns in (_columns_of(wanted, one), *_marks_of(wanted))
+        ],
         answer_path=answer_path,
     )
 
@@ -188,12 +193,21 @@ def _distinct(lists: Iterable[Iterable[str]]) -> list[str]:
     return list(dict.fromkeys(path for paths in lists for path in paths))
 
 
-def _rows_in_database(address: str, wanted: str, manifest: Manifest) -> AnswerRows:
+def _columns_of(wanted: str, manifest: Manifest) -> Mapping[str, Any]:
+    columns = key_columns(wanted)
+    return columns or {next(column for column in manifest.columns if column != ROW_COLUMN): wanted}
+
+
+def _marks_of(wanted: str) -> Iterator[Mapping[str, Any]]:
+    """Yield the columns that have a request id or a fingerprint, if it may be one."""
+    if key_columns(wanted) is None:
+        yield {"_segmind_request_id": wanted}
+        yield {FINGERPRINT_COLUMN: wanted}
+
+
+def _rows_in_database(address: str, columns: Mapping[str, Any]) -> AnswerRows:
     conn_id, _, name = address.partition(":")
     hook = database_hook(conn_id, "MANIFEST")
-    columns = key_columns(wanted)
-    if columns is None:
-        columns = {next(column for column in manifest.columns if column != ROW_COLUMN): wanted}
     return AnswerRows(
         hook.get_conn,
         dialect=dialect_of(hook.conn_type),
@@ -247,7 +261,7 @@ def _in_databases(wanted: str, manifest: Manifest) -> dict[str, Any]:
     for address in manifest.outputs:
         if kind_of(address) is not None:
             continue
-        for row in _rows_in_database(address, wanted, manifest).read():
+        for row in _rows_in_database(address, _columns_of(wanted, manifest)).read():
             return _of_output(row) | {"fingerprint": row.get(FINGERPRINT_COLUMN)}
     return {}
 

@@ -16,6 +16,7 @@ from airflow_provider_segmind.answer_cache import Answer, AnswerCache, question_
 from airflow_provider_segmind.emulator import SegmindEmulator
 from airflow_provider_segmind.enrichment.files.readers import open_source
 from airflow_provider_segmind.monitoring.cli import main
+from airflow_provider_segmind.monitoring.tables import find_row, open_table
 from tests.execution.test_sql_table import Shop
 from tests.support.databases import opened
 from tests.support.table_tasks import Table, things
@@ -98,6 +99,25 @@ def test_a_row_is_listed_then_removed_and_nothing_remains(table: Table, command:
     assert "No such row was found." in printed
 
 
+@pytest.mark.parametrize("mark", ["request_id", "fingerprint"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+def test_a_row_named_by_its_request_or_fingerprint_leaves_the_output_too(
+    table: Table, command: Command, suffix: str, mark: str
+) -> None:
+    table.output = table.output.with_suffix(suffix)
+    table.ask(source=things("ice", "tea"))
+    request_id = next(row["_segmind_request_id"] for row in open_source(table.output) if str(row["id"]) == "0")
+    row = find_row(request_id, open_table(manifest(table)))
+    wanted = request_id if mark == "request_id" else row["fingerprint"]
+
+    found = json.loads(command(manifest(table), "--row", wanted, "--yes", "-o", "json")[1])
+
+    assert {one["what"] for one in found["found"]} == {"ledger", "output"}
+    assert found["left"] == []
+    assert [str(row["id"]) for row in open_source(table.output)] == ["1"]
+    assert request_id.encode() not in table.output.read_bytes()
+
+
 def test_a_row_without_an_answer_is_removed_from_dead_letters_and_the_report(table: Table, command: Command) -> None:
     code, printed = command(manifest(table), "--row", '{"id": 1}', "--yes")
 
@@ -152,6 +172,25 @@ def test_a_row_of_a_database_table_is_deleted_by_its_key(
         assert [row["id"] for row in shop.answers] == [1, 3]
         shop.ask_the_next_day()
         assert shop.posts == 4
+
+
+@pytest.mark.parametrize("column", ["_segmind_request_id", "_segmind_fingerprint"])
+def test_a_row_of_a_database_table_is_deleted_by_its_request_or_fingerprint(
+    tmp_path: Path, segmind_emulator: SegmindEmulator, monkeypatch: pytest.MonkeyPatch, command: Command, column: str
+) -> None:
+    with opened("sqlite", tmp_path) as database:
+        monkeypatch.setenv("AIRFLOW_CONN_SHOP", json.dumps(database.airflow))
+        shop = Shop(tmp_path, segmind_emulator, database)
+        shop.stock("sky", "rose", "snow")
+        shop.ask()
+        mark = next(row[column] for row in shop.answers if row["id"] == 2)
+        file = str(tmp_path / "ledger" / "reports" / "shop" / "answers.manifest.json")
+
+        code, printed = command(file, "--row", mark, "--yes")
+
+        assert code == 0
+        assert "Removed. A search for it now finds 0." in printed
+        assert [row["id"] for row in shop.answers] == [1, 3]
 
 
 @pytest.mark.parametrize(("target", "report"), [('"All answers"', "All_answers"), ('main."a.b"', "main.a.b")])
