@@ -97,11 +97,13 @@ def cases(runner: BudgetRunner) -> dict[int, BudgetCase]:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_budget_holds_over_tables_and_chats_that_are_killed(cases: dict[int, BudgetCase], seed: int) -> None:
     case = cases[seed]
-    assert set(case.states.values()) <= {"success", "failed"}, case.states
     assert case.kills > 0
     assert case.rows_left > 0
     assert case.billed <= LIMIT
-    assert case.open == []
     assert case.spent == pytest.approx(case.billed, abs=1e-6)
-    assert case.reserved == 0
-    assert LIMIT - case.billed <= case.bound
+    # A claim of a killed worker of which no later request of the table tells whether it was sent stays charged at its
+    # bound, and the tables that wait for it need not have ended.
+    assert set(case.states.values()) <= {"success", "failed"} or case.undecided
+    assert len(case.open) <= case.undecided
+    assert case.reserved <= case.undecided * case.bound
+    assert LIMIT - case.billed - case.reserved <= case.bound

@@ -57,6 +57,8 @@ class BudgetCase:
 
     :ivar kills: task processes that were killed by themselves.
     :ivar lost: tasks that ran on a worker when it was killed.
+    :ivar undecided: rows of tables that have used up their retries, of which the request history does not decide yet
+        whether their requests were sent. What they may cost stays reserved, and others wait for it.
     """
 
     seed: int
@@ -65,6 +67,7 @@ class BudgetCase:
     tries: dict[str, int] = field(default_factory=dict)
     states: dict[str, str] = field(default_factory=dict)
     rows_left: int = 0
+    undecided: int = 0
     billed: float = 0.0
     spent: float = 0.0
     reserved: float = 0.0
@@ -84,7 +87,8 @@ class BudgetCase:
         return (
             f"FIGURES seed {self.seed}: billed ${self.billed:.6f}, spent ${self.spent:.6f}, reserved "
             f"${self.reserved:.6f}, {self.kills} kills, {self.lost} tasks on lost workers, "
-            f"{sum(self.tries.values())} tries, {self.rows_left} rows left, bound ${self.bound:.6f}"
+            f"{sum(self.tries.values())} tries, {self.rows_left} rows left, {self.undecided} undecided, "
+            f"bound ${self.bound:.6f}"
         )
 
 
@@ -211,6 +215,8 @@ class BudgetRunner:
         for path in sorted((self.folder / case.name).glob("*/out.manifest.json")):
             manifest = json.loads(path.read_text())
             case.rows_left += manifest["outcomes"]["skipped"] + manifest["outcomes"]["unknown"]
+            if case.states[f"table_{path.parent.name}"] == "failed":
+                case.undecided += manifest["outcomes"]["unknown"]
         store = self._stores[case.seed % 2]
         (window,) = windows([BudgetRule(case.name, 1, None, self.timezone)], time.time())
         used = store.usage([window.key])[window.key]
