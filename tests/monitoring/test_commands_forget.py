@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -152,45 +152,43 @@ def test_an_object_without_columns_is_not_every_row(table: Table, command: Comma
     assert len(table.rows) == 3
 
 
-def test_a_row_of_a_database_table_is_deleted_by_its_key(
-    tmp_path: Path, segmind_emulator: SegmindEmulator, monkeypatch: pytest.MonkeyPatch, command: Command
-) -> None:
+@pytest.fixture
+def shop(tmp_path: Path, segmind_emulator: SegmindEmulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
+    """A table in SQLite with three answers."""
     with opened("sqlite", tmp_path) as database:
         monkeypatch.setenv("AIRFLOW_CONN_SHOP", json.dumps(database.airflow))
-        shop = Shop(tmp_path, segmind_emulator, database)
-        shop.stock("sky", "rose", "snow")
-        shop.ask()
-        row = (str(tmp_path / "ledger" / "reports" / "shop" / "answers.manifest.json"), "--row", "2")
+        made = Shop(tmp_path, segmind_emulator, database)
+        made.stock("sky", "rose", "snow")
+        made.ask()
+        yield made
 
-        assert "shop:answers" in command(*row)[1]
-        assert len(shop.answers) == 3
-        code, printed = command(*row, "--yes")
 
-        assert code == 0
-        assert "Removed. A search for it now finds 0." in printed
-        assert "No answer cache was searched" in printed
-        assert [row["id"] for row in shop.answers] == [1, 3]
-        shop.ask_the_next_day()
-        assert shop.posts == 4
+def test_a_row_of_a_database_table_is_deleted_by_its_key(shop: Shop, command: Command) -> None:
+    row = (str(shop.reports / "answers.manifest.json"), "--row", "2")
+
+    assert "shop:answers" in command(*row)[1]
+    assert len(shop.answers) == 3
+    code, printed = command(*row, "--yes")
+
+    assert code == 0
+    assert "Removed. A search for it now finds 0." in printed
+    assert "No answer cache was searched" in printed
+    assert [row["id"] for row in shop.answers] == [1, 3]
+    shop.ask_the_next_day()
+    assert shop.posts == 4
 
 
 @pytest.mark.parametrize("column", ["_segmind_request_id", "_segmind_fingerprint"])
 def test_a_row_of_a_database_table_is_deleted_by_its_request_or_fingerprint(
-    tmp_path: Path, segmind_emulator: SegmindEmulator, monkeypatch: pytest.MonkeyPatch, command: Command, column: str
+    shop: Shop, command: Command, column: str
 ) -> None:
-    with opened("sqlite", tmp_path) as database:
-        monkeypatch.setenv("AIRFLOW_CONN_SHOP", json.dumps(database.airflow))
-        shop = Shop(tmp_path, segmind_emulator, database)
-        shop.stock("sky", "rose", "snow")
-        shop.ask()
-        mark = next(row[column] for row in shop.answers if row["id"] == 2)
-        file = str(tmp_path / "ledger" / "reports" / "shop" / "answers.manifest.json")
+    mark = next(row[column] for row in shop.answers if row["id"] == 2)
 
-        code, printed = command(file, "--row", mark, "--yes")
+    code, printed = command(str(shop.reports / "answers.manifest.json"), "--row", mark, "--yes")
 
-        assert code == 0
-        assert "Removed. A search for it now finds 0." in printed
-        assert [row["id"] for row in shop.answers] == [1, 3]
+    assert code == 0
+    assert "Removed. A search for it now finds 0." in printed
+    assert [row["id"] for row in shop.answers] == [1, 3]
 
 
 @pytest.mark.parametrize(("target", "report"), [('"All answers"', "All_answers"), ('main."a.b"', "main.a.b")])
