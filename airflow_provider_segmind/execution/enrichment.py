@@ -93,6 +93,7 @@ class EnrichmentSettings:
     :param deadline: epoch second at which the task must have ended, infinity without an ``execution_timeout``.
     :param names: of DAG and task, as tags of its metrics.
     :param answers: the answer cache, None for a table that asks without it.
+    :param is_retry: whether an earlier try may have sent requests.
     """
 
     run_id: str
@@ -115,6 +116,7 @@ class EnrichmentSettings:
     notes: Mapping[str, str]
     task_url: str | None
     answers: TableAnswerCache | None = None
+    is_retry: bool = False
 
     def limits(self, config: ClientConfig) -> Iterator[str]:
         """Yield the limits of the run, for the log."""
@@ -281,7 +283,9 @@ class EnrichmentRun:
         self._warn_of_balance()
         try:
             self._target = self._table.prepare(dry=False)
-            self._table.check_own(self.settings.run_id, "Nothing was sent in this try.")
+            if self._resume_state is None and not self.settings.is_retry:
+                # Later, what was sent before is fetched first, because its results expire.
+                self._table.check_own(self.settings.run_id, "Nothing was sent.")
             self._publish(None)
             self._rows_total = self._count_total()
             if self._resume_state is None:

@@ -140,20 +140,23 @@ class TableIO(ABC):
         """Return the map index of another instance of the same mapped task whose output this one would replace."""
         return None
 
-    def check_own(self, run_id: str, money: str) -> None:
+    def check_own(self, run_id: str, money: str, *, retryable: bool = False) -> None:
         """
         Check that the output is not that of another instance of the same mapped task.
 
         :param run_id: of this instance's enrichment.
-        :param money: what was sent before, and what became of it, as a sentence.
+        :param money: what was sent, and where its answers are, as a sentence.
+        :param retryable: whether a retry has requests to fetch.
         :raises SegmindConfigError: it is.
         """
         if (sibling := self.mapped_sibling(run_id)) is not None:
-            raise SegmindConfigError(
+            error = SegmindConfigError(
                 f"'output_path' ({self.target}) was written by the instance of this mapped task with map index "
                 f"{sibling}, whose rows would be lost. Give each instance an output of its own, for example with "
                 f"{{{{ ti.map_index }}}} in the name. {money}"
             )
+            error.retryable = retryable
+            raise error
 
     @abstractmethod
     def total(self) -> int | None:
@@ -305,10 +308,12 @@ class FileTableIO(TableIO):
     def store(self, engine: Engine, each: ForEachRow | None) -> Manifest:
         """Write the output file, and next to it the dead letters and the manifest."""
         # Instances of a mapped task run at the same time, so another one may have ended since this one began.
-        in_ledger = (
-            f"Its answers are in the ledger ({self.ledger}): with another file name it writes them and pays nothing"
+        self.check_own(
+            engine.ledger.run,
+            f"Its answers are in the ledger ({self.ledger}): with another file name it writes them, and pays nothing "
+            "again.",
+            retryable=any(engine.ledger.open_rows()),
         )
-        self.check_own(engine.ledger.run, f"{in_ledger}.")
         manifest = write_output(engine, output=self.output, dead_letters=self._dead_letters, each=each)
         manifest.source, manifest.earlier = self.source, earlier_runs(self.manifest_path, run_id=manifest.run_id)
         manifest.write(self.manifest_path)

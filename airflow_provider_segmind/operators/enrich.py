@@ -447,6 +447,7 @@ class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
         from airflow_provider_segmind.deferral import deadline_of_task
         from airflow_provider_segmind.execution.answers import answers_for
         from airflow_provider_segmind.execution.enrichment import EnrichmentSettings
+        from airflow_provider_segmind.failures import earlier_try
 
         ti = context["ti"]
         return EnrichmentSettings(
@@ -471,6 +472,7 @@ class SegmindEnrichOperator(TemplatedOperator, BaseOperator):
             notes={name: str(note) for name, note in (self.notes or {}).items()},
             task_url=task_address(ti),
             answers=answers_for(self.reuse_answers, path_or_none(self.answers_path)),
+            is_retry=earlier_try(context) is not None,
         )
 
     def _sent_before(self, context: Context, resume_state: ResumeState | None, resumed: bool) -> str | None:

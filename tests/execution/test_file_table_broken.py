@@ -207,9 +207,7 @@ def test_instances_of_a_mapped_task_do_not_replace_each_others_output(table: Tab
     table.ask(source=things("sky"))
     table.run = Run(map_index=1)
 
-    with pytest.raises(
-        AirflowFailException, match=r"map index 0.*\{\{ ti.map_index \}\}.*Nothing was sent in this try"
-    ):
+    with pytest.raises(AirflowFailException, match=r"map index 0.*\{\{ ti.map_index \}\}.*Nothing was sent"):
         table.ask(source=things("grass"))
 
     assert (table.posts, [row["id"] for row in table.rows]) == (1, [0])
@@ -227,21 +225,43 @@ def test_an_instance_that_ends_after_another_one_keeps_its_answers_in_the_ledger
     siblings = [Run(map_index=0), Run(map_index=1)]
     own = file_table.FileTableIO.check_own
 
-    def while_the_other_ends(self: Any, run_id: str, money: str) -> None:
+    def while_the_other_ends(self: Any, *about: Any, **more: Any) -> None:
         if table.posts == 1 and len(siblings) == 2:
             table.run = siblings.pop(0)
             table.ask(source=things("sky"))
-        own(self, run_id, money)
+        own(self, *about, **more)
 
     monkeypatch.setattr(file_table.FileTableIO, "check_own", while_the_other_ends)
     table.run = siblings[1]
     with pytest.raises(
-        AirflowFailException, match=r"map index 0.*in the ledger .*: with another file name it writes them"
+        AirflowFailException, match=r"map index 0.*in the ledger .*: with another file name it writes them,"
     ):
         table.ask(source=things("grass"))
     assert (table.posts, [row["id"] for row in table.rows]) == (2, [0])
 
+    # A retry first fetches what an earlier try may have sent, and so gets as far as this one.
+    table.run = Run(map_index=1, try_number=2)
+    with pytest.raises(AirflowFailException, match="in the ledger"):
+        table.ask(source=things("grass", "rose"))
+    assert table.posts == 3
+
     table.run = Run(map_index=1)
     other = table.output.with_name("colours-1.jsonl")
-    table.ask(source=things("grass"), output_path=str(other))
-    assert (table.posts, len(other.read_text().splitlines())) == (2, 1)
+    table.ask(source=things("grass", "rose"), output_path=str(other))
+    assert (table.posts, len(other.read_text().splitlines())) == (3, 2)
+
+
+def test_an_instance_with_requests_in_progress_is_retried_for_their_answers(table: Table) -> None:
+    table.run = Run(map_index=0)
+    table.ask(source=things("sky"))
+    table.run = Run(map_index=1, try_number=2)
+    table.emulator.fault("status|result", status=401, times=None)
+
+    with pytest.raises(SegmindConfigError, match=r"map index 0.*in the ledger") as caught:
+        table.ask(source=things("grass"))
+
+    assert caught.value.retryable
+    table.emulator.unfault()
+    with pytest.raises(AirflowFailException, match="in the ledger"):
+        table.ask(source=things("grass"))
+    assert table.posts == 2

@@ -79,12 +79,11 @@ def mapped_sibling(path: StorePath, run_id: str) -> int | None:
     :param run_id: of this instance's enrichment.
     :returns: its map index, None if none of them did.
     """
-    written = _read_if_possible(path)
-    if written is None or written.run_id == run_id:
+    *task, own_index = Manifest(run_id=run_id, model="").task
+    if own_index < 0 or (written := _read_if_possible(path)) is None:
         return None
-    *task, _ = Manifest(run_id=run_id, model="").task
     *its_task, map_index = written.task
-    return map_index if its_task == task and map_index >= 0 else None
+    return map_index if its_task == task and map_index not in (own_index, -1) else None
 
 
 def _read_if_possible(path: StorePath) -> Manifest | None:
