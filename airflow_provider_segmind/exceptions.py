@@ -41,8 +41,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache, wraps
 from typing import Any, ClassVar, ParamSpec, TypeVar
 
@@ -181,11 +181,16 @@ def after_sending(error: SegmindError, before: str) -> None:
     error.args = tuple(re.sub(_NOTHING_SENT, more, part) if isinstance(part, str) else part for part in error.args)
 
 
-def name_nothing_sent(error: SegmindConfigError) -> None:
-    """Say that nothing was sent in a message of a DAG parse, where it goes without saying, raised by a task."""
-    message = str(error.args[0]) if error.args else ""
-    if message and not re.search(_NOTHING_SENT, message):
-        error.args = (f"{message} Nothing was sent.", *error.args[1:])
+@contextmanager
+def before_sending() -> Iterator[None]:
+    """Add to the error of an invalid argument that nothing was sent; at DAG parse that goes without saying."""
+    try:
+        yield
+    except SegmindConfigError as error:
+        message = str(error.args[0]) if error.args else ""
+        if message and not re.search(_NOTHING_SENT, message):
+            error.args = (f"{message} Nothing was sent.", *error.args[1:])
+        raise
 
 
 class SegmindConfigError(SegmindError):

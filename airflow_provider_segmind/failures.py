@@ -25,11 +25,9 @@ from airflow_provider_segmind.compat import AirflowFailException, AirflowSensorT
 from airflow_provider_segmind.defaults import OnBudget
 from airflow_provider_segmind.exceptions import (
     SegmindBudgetError,
-    SegmindConfigError,
     SegmindError,
     SegmindRequestTimeoutError,
     after_sending,
-    name_nothing_sent,
     with_help,
 )
 from airflow_provider_segmind.masking import masked
@@ -44,7 +42,7 @@ def earlier_try(context: Any) -> str | None:
 
 
 def task_failures(
-    sent: Callable[[], str | None] | None = None,
+    sent: Callable[[], str | None] = lambda: None,
     *,
     ended: Callable[[], object] = lambda: None,
     on_budget: OnBudget = "fail",
@@ -52,18 +50,14 @@ def task_failures(
     """
     Turn an error that a retry cannot resolve into one that Airflow does not retry.
 
-    :param sent: returns a clause about what the task had sent before, None if nothing; not given where messages are
-        about free calls only, or what was sent is not known.
+    :param sent: returns a clause about what the task had sent before, None if nothing.
     :param ended: called when the block has ended, in whatever way.
     :param on_budget: ``skip_downstream`` skips the task where a budget has no room.
     """
 
     def failure(error: SegmindError) -> Exception:
-        if sent is not None:
-            if isinstance(error, SegmindConfigError):
-                name_nothing_sent(error)
-            if (before := sent()) is not None:
-                after_sending(error, before)
+        if (before := sent()) is not None:
+            after_sending(error, before)
         if isinstance(error, SegmindBudgetError) and on_budget == "skip_downstream":
             return AirflowSkipException(f"Skipped, because of on_budget='skip_downstream': {error}")
         return _failed(error, None if error.retryable else AirflowFailException)

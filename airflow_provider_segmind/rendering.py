@@ -28,7 +28,7 @@ from airflow_provider_segmind.arguments import (
 )
 from airflow_provider_segmind.compat import SET_DURING_EXECUTION
 from airflow_provider_segmind.defaults import as_seconds
-from airflow_provider_segmind.exceptions import SegmindConfigError, adds_help, type_name
+from airflow_provider_segmind.exceptions import SegmindConfigError, adds_help, before_sending, type_name
 
 if TYPE_CHECKING:
     from airflow_provider_segmind.compat import BaseOperator, Context
@@ -188,9 +188,10 @@ class TemplatedOperator(_Operator):
 
         :raises SegmindConfigError: one is invalid or was not resolved; names it. Nothing was sent.
         """
-        for name in (*self.template_fields, *self.late_fields):
-            _check_resolved(name, getattr(self, name), any_string=name not in self.late_fields)
-        self.check_arguments()
+        with before_sending():
+            for name in (*self.template_fields, *self.late_fields):
+                _check_resolved(name, getattr(self, name), any_string=name not in self.late_fields)
+            self.check_arguments()
 
     def finish_rendering(self) -> None:
         """Adjust rendered fields before Airflow stores them."""

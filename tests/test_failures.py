@@ -20,6 +20,7 @@ from airflow_provider_segmind.exceptions import (
     SegmindRequestError,
     SegmindRequestFailedError,
     SegmindRequestTimeoutError,
+    before_sending,
 )
 from airflow_provider_segmind.failures import sensor_failures, task_failures
 
@@ -211,6 +212,15 @@ def test_an_error_that_a_retry_may_help_keeps_its_type_and_fields() -> None:
     ],
 )
 def test_an_invalid_value_found_by_a_task_says_what_was_sent(said: str, before: str | None, shown: str) -> None:
-    error = raised(task_failures(lambda: before), SegmindConfigError(said))
+    with pytest.raises(SegmindConfigError) as invalid, before_sending():
+        raise SegmindConfigError(said)
+
+    error = raised(task_failures(lambda: before), invalid.value)
 
     assert str(error).startswith(f"{shown} Help: ")
+
+
+def test_an_error_after_sending_does_not_say_that_nothing_was_sent() -> None:
+    error = raised(task_failures(lambda: None), SegmindConfigError("The answers are in the ledger."))
+
+    assert str(error).startswith("The answers are in the ledger. Help: ")

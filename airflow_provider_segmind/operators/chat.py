@@ -34,6 +34,7 @@ from airflow_provider_segmind.defaults import (
     OnUnknown,
     ReuseAnswers,
 )
+from airflow_provider_segmind.exceptions import before_sending
 from airflow_provider_segmind.operators.request import SegmindRunOperator
 from airflow_provider_segmind.rendering import named_files, once_rendered, read_text_file, unmasked
 
@@ -221,8 +222,9 @@ class SegmindChatOperator(SegmindRunOperator):
             self.log.warning(
                 "%r looks like the path of a file but is sent as it is, because this task is mapped", field
             )
-        request = build_request(settings, self.chat_prompt(context))
-        self.check_inputs(request.inputs)
+        with before_sending():
+            request = build_request(settings, self.chat_prompt(context))
+            self.check_inputs(request.inputs)
         return request
 
     def _chat_settings(self, context: Context) -> ChatSettings:

@@ -234,7 +234,8 @@ def test_an_instance_that_ends_after_another_one_keeps_its_answers_in_the_ledger
     monkeypatch.setattr(file_table.FileTableIO, "check_own", while_the_other_ends)
     table.run = siblings[1]
     with pytest.raises(
-        AirflowFailException, match=r"map index 0.*in the ledger .*: with another file name it writes them,"
+        AirflowFailException,
+        match=r"map index 0.*in the ledger .*: with another file name it writes them, and pays nothing again. Help:",
     ):
         table.ask(source=things("grass"))
     assert (table.posts, [row["id"] for row in table.rows]) == (2, [0])
